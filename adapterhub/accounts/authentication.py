@@ -1,0 +1,35 @@
+"""Bearer tokens for REST."""
+
+from __future__ import annotations
+
+import hmac
+
+from django.contrib.auth.models import AnonymousUser
+from django.utils.timezone import now
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from adapterhub.accounts.models import ApiToken, User, secret_hash
+
+
+class TokenAuthentication(BaseAuthentication):
+    """`Authorization: Bearer ah_<id>_<secret>`; the token lands in `request.auth`."""
+
+    def authenticate(self, request: Request) -> tuple[User | AnonymousUser, ApiToken] | None:
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = self.find(text.strip())
+        ApiToken.objects.filter(pk=token.pk).update(last_used_at=now())
+        return token.created_by or AnonymousUser(), token
+
+    def find(self, text: str) -> ApiToken:
+        parts = text.split("_", 2)
+        token = ApiToken.objects.usable().select_related("project", "created_by").filter(pk=parts[1:2][0] if parts[1:] else "").first()
+        if token is None or len(parts) != 3 or not hmac.compare_digest(token.secret_hash, secret_hash(parts[2])):
+            raise AuthenticationFailed("The token is unknown, revoked or expired: create one with `create_token`.")
+        return token
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"

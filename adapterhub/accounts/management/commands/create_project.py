@@ -1,0 +1,32 @@
+"""`manage.py create_project SLUG [--name NAME] [--admin USER]`: the first step of a new installation."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from adapterhub.accounts.actor import system
+from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+
+class Command(BaseCommand):
+    help = "Create a project, if it does not exist, and make a user its admin."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("slug")
+        parser.add_argument("--name")
+        parser.add_argument("--admin", help="user name of its admin")
+
+    @transaction.atomic
+    def handle(self, *, slug: str, name: str | None, admin: str | None, **_: Any) -> str:
+        project, created = Project.objects.get_or_create(slug=slug, defaults={"name": name or slug})
+        if created:
+            AuditEvent.record(Tag.PROJECT_CREATED, project, by=system("command"), project=project)
+        if admin:
+            user = User.objects.filter(username=admin).first()
+            if user is None:
+                raise CommandError(f"--admin {admin!r}: there is no such user; `manage.py createsuperuser` makes one.")
+            Membership.objects.get_or_create(project=project, user=user, role=Membership.Role.ADMIN)
+        return project.slug

@@ -1,0 +1,139 @@
+"""Who acts: users, projects (tenants), roles and API tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+
+TOKEN_ID_ALPHABET = string.ascii_lowercase + string.digits
+
+
+class User(AbstractUser):
+    """A person or a service account."""
+
+    def as_actor(self, method: str = "session") -> Actor:
+        """This user as the one who acts, signed in by `method`."""
+        return Actor(user=self, name=self.get_username(), method=method)
+
+
+class ProjectQuerySet(models.QuerySet["Project"]):
+    def visible_to(self, user: User) -> ProjectQuerySet:
+        """The projects that the user is a member of; a superuser sees all."""
+        return self if user.is_superuser else self.filter(memberships__user=user)
+
+
+class Project(models.Model):
+    """A tenant: every adapter, dataset, alias and audit chain belongs to one."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=200)
+    archived_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = ProjectQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Membership(models.Model):
+    """A user's role in a project."""
+
+    class Role(models.TextChoices):
+        VIEWER = "viewer"
+        TRAINER = "trainer"
+        APPROVER = "approver"
+        OPERATOR = "operator"
+        AUDITOR = "auditor"
+        ADMIN = "admin"
+
+    project = models.ForeignKey(Project, models.PROTECT, related_name="memberships")
+    user = models.ForeignKey(User, models.PROTECT, related_name="memberships")
+    role = models.CharField(max_length=20, choices=Role.choices)
+
+    class Meta:
+        ordering = ["project", "user"]
+        constraints = [models.UniqueConstraint(fields=["project", "user", "role"], name="one_membership_per_role")]
+
+    def __str__(self) -> str:
+        return f"{self.user} is {self.role} in {self.project}"
+
+
+class Scope(models.TextChoices):
+    """What a token may do."""
+
+    READ = "read"
+    TRAIN = "train"
+    PUBLISH = "publish"
+    OPERATE = "operate"
+    INFER = "infer"
+    AUDIT = "audit"
+    ADMIN = "admin"
+
+
+ROLE_SCOPES: dict[str, set[str]] = {
+    Membership.Role.VIEWER: {Scope.READ},
+    Membership.Role.TRAINER: {Scope.READ, Scope.TRAIN, Scope.PUBLISH, Scope.INFER},
+    Membership.Role.APPROVER: {Scope.READ, Scope.INFER},
+    Membership.Role.OPERATOR: {Scope.READ, Scope.OPERATE, Scope.INFER},
+    Membership.Role.AUDITOR: {Scope.READ, Scope.AUDIT},
+    Membership.Role.ADMIN: set(Scope.values),
+}
+
+
+def secret_hash(secret: str) -> str:
+    """sha256 hex. A secret of 256 random bits needs no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
+    def usable(self) -> ApiTokenQuerySet:
+        """Tokens neither revoked nor expired."""
+        return self.filter(revoked_at=None).exclude(expires_at__lte=now())
+
+
+class ApiToken(models.Model):
+    """A bearer token `ah_<id>_<secret>` of one project; only the secret's hash is kept."""
+
+    id = models.CharField(primary_key=True, max_length=12, editable=False)
+    name = models.CharField(max_length=200)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="tokens")
+    scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices))
+    secret_hash = models.CharField(max_length=64, editable=False)
+    created_by = models.ForeignKey(User, models.PROTECT, null=True, blank=True, related_name="+")
+    created_at = models.DateTimeField(default=now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ApiTokenQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
+
+    @classmethod
+    def issue(cls, **fields: Any) -> tuple[ApiToken, str]:
+        """Create a token; returns it and its text, which cannot be read again."""
+        token_id = "".join(secrets.choice(TOKEN_ID_ALPHABET) for _ in range(12))
+        secret = secrets.token_urlsafe(32)
+        token = cls.objects.create(id=token_id, secret_hash=secret_hash(secret), **fields)
+        return token, f"ah_{token_id}_{secret}"
+
+    def as_actor(self) -> Actor:
+        """This token as the one who acts."""
+        return Actor(user=self.created_by, name=f"token:{self.name}", method="token", token_id=self.id)

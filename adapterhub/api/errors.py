@@ -1,0 +1,48 @@
+"""Domain errors of the whole product, translated to problem JSON in one place.
+
+DomainError
+  Conflict             409  the state does not allow it, or somebody was faster
+    InvalidTransition
+  Invalid              422  the request can be read, but cannot be done
+  NotAllowed           403
+  Unavailable          503  a part that is needed does not answer
+"""
+
+from __future__ import annotations
+
+
+class DomainError(Exception):
+    """A refusal with a stable `code` and, where one field is to blame, its name."""
+
+    status = 400
+    code = "error"
+
+    def __init__(self, detail: str, *, field: str = "", code: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.code = code or self.code
+
+
+class Conflict(DomainError):
+    status = 409
+    code = "conflict"
+
+
+class InvalidTransition(Conflict):
+    code = "invalid_transition"
+
+
+class Invalid(DomainError):
+    status = 422
+    code = "invalid"
+
+
+class NotAllowed(DomainError):
+    status = 403
+    code = "not_allowed"
+
+
+class Unavailable(DomainError):
+    status = 503
+    code = "unavailable"

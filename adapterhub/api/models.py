@@ -1,0 +1,24 @@
+"""Idempotency keys: the same POST sent twice has one effect and one answer."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.timezone import now
+
+
+class IdempotentRequest(models.Model):
+    """The first answer to a POST that carried an Idempotency-Key. `status` is null while it is in flight."""
+
+    caller = models.CharField(max_length=40)
+    key = models.CharField(max_length=255)
+    path = models.CharField(max_length=500)
+    fingerprint = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True)
+    body = models.JSONField(null=True)
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["caller", "key", "path"], name="one_answer_per_key")]
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.key}"

@@ -1,0 +1,9 @@
+"""Lists page by cursor: stable while rows are added."""
+
+from rest_framework.pagination import CursorPagination
+
+
+class NewestFirst(CursorPagination):
+    ordering = "-id"
+    page_size_query_param = "page_size"
+    max_page_size = 200

@@ -1,0 +1,78 @@
+"""Who may call what: one policy for REST and pages. A route without a rule is closed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Project, Scope
+from adapterhub.api.errors import Invalid, NotAllowed
+
+
+def scopes_in(request: HttpRequest | Request, project: Project) -> set[str]:
+    """What the caller may do in the project: a token's scopes, or what the user's roles grant."""
+    token = getattr(request, "auth", None)
+    if isinstance(token, ApiToken):
+        return set(token.scopes) if token.project_id == project.pk else set()
+    if request.user.is_superuser:
+        return set(Scope.values)
+    roles = project.memberships.filter(user_id=request.user.pk).values_list("role", flat=True)
+    return set().union(*(ROLE_SCOPES[role] for role in roles))
+
+
+def projects_of(request: HttpRequest | Request) -> QuerySet[Project]:
+    """The projects whose things the caller may see."""
+    token = getattr(request, "auth", None)
+    if isinstance(token, ApiToken):
+        return Project.objects.filter(pk=token.project_id)
+    return Project.objects.visible_to(request.user)
+
+
+def require_scope(request: HttpRequest | Request, project: Project, scope: str) -> None:
+    """Raises NotAllowed unless the caller has the scope in the project."""
+    if scope not in scopes_in(request, project):
+        raise NotAllowed(f"This needs scope {scope!r} in project {project.slug!r}.", code="scope_missing")
+
+
+def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Project:
+    """The project with this slug, if the caller sees it and has the scope there."""
+    project = projects_of(request).filter(slug=slug, archived_at=None).first()
+    if project is None:
+        raise Invalid(f"There is no project {slug!r} that you can see.", field="project", code="unknown_project")
+    require_scope(request, project, scope)
+    return project
+
+
+def actor_of(request: HttpRequest | Request) -> Actor:
+    """The caller as the audit trail names it."""
+    token = getattr(request, "auth", None)
+    actor = token.as_actor() if isinstance(token, ApiToken) else request.user.as_actor()
+    return replace(actor, request_id=request.request_id)
+
+
+class ScopePermission(BasePermission):
+    """A view names the scope of each action in `scopes`; an action that it does not name is refused."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        if not (request.auth or request.user.is_authenticated):
+            return False
+        return self.scope(request, view) is not None
+
+    def has_object_permission(self, request: Request, view: APIView, obj: object) -> bool:
+        project = view.project_of(obj)
+        if project is not None:
+            require_scope(request, project, self.scope(request, view))
+        return True
+
+    def scope(self, request: Request, view: APIView) -> str | None:
+        scopes = getattr(view, "scopes", {})
+        action = getattr(view, "action", None) or request.method.lower()
+        if action in ("list", "retrieve", "metadata"):
+            return scopes.get(action, Scope.READ)
+        return scopes.get(action)

@@ -1,0 +1,102 @@
+"""RFC 9457 problem JSON for every error of the REST API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from adapterhub.api.errors import DomainError, Unavailable
+
+TITLES = {
+    400: "Bad request",
+    401: "Not signed in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "Cannot be processed",
+    429: "Too many requests",
+    503: "Unavailable",
+}
+CONTENT_TYPE = "application/problem+json"
+
+
+def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
+    """The body of a problem answer; `errors` is a list of {field, code, message}."""
+    return {
+        "type": f"urn:adapterhub:problem:{code}",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "errors": errors or [],
+    }
+
+
+def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's exception handler: domain errors and DRF's own become problem JSON; the rest stays a 500."""
+    if isinstance(exc, OperationalError):
+        exc = Unavailable("The database does not answer. Nothing was changed: try again.")
+    if isinstance(exc, DomainError):
+        set_rollback()
+        errors = [{"field": exc.field, "code": exc.code, "message": exc.detail}] if exc.field else []
+        return answer(problem(exc.status, exc.code, exc.detail, errors))
+    if isinstance(exc, Http404):
+        exc = exceptions.NotFound("There is no such thing here.")
+    if not isinstance(exc, exceptions.APIException):
+        return None
+    set_rollback()
+    return answer(from_drf(exc), headers_of(exc))
+
+
+def from_drf(exc: exceptions.APIException) -> dict[str, Any]:
+    if isinstance(exc, exceptions.ValidationError):
+        errors = list(field_errors(exc.get_full_details()))
+        detail = "; ".join(f"{error['field'] or 'request'}: {error['message']}" for error in errors)
+        return problem(422, "invalid", detail, errors)
+    return problem(exc.status_code, str(exc.get_codes()), str(exc.detail))
+
+
+def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
+    """Flatten DRF's nested error details to {field path, code, message}."""
+    if isinstance(details, list):
+        for index, item in enumerate(details):
+            leaf = isinstance(item, dict) and set(item) == {"message", "code"}
+            yield from field_errors(item, path if leaf or len(details) == 1 else f"{path}[{index}]")
+    elif isinstance(details, dict) and set(details) == {"message", "code"}:
+        yield {"field": path, "code": str(details["code"]), "message": str(details["message"])}
+    else:
+        for name, item in details.items():
+            here = "" if name == "non_field_errors" else str(name)
+            yield from field_errors(item, f"{path}.{here}".strip("."))
+
+
+def headers_of(exc: exceptions.APIException) -> dict[str, str]:
+    headers = {}
+    if getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = exc.auth_header
+    if getattr(exc, "wait", None):
+        headers["Retry-After"] = str(int(exc.wait) + 1)
+    return headers
+
+
+def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    headers = dict(headers or {})
+    if body["status"] == 503:
+        headers.setdefault("Retry-After", "5")
+    return Response(body, body["status"], headers=headers, content_type=CONTENT_TYPE)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+    """Unknown paths below /api/."""
+    return JsonResponse(
+        problem(404, "not_found", f"There is no {request.path}."), status=404, content_type=CONTENT_TYPE
+    )

@@ -1,0 +1,123 @@
+"""What every REST resource shares: tenancy, scopes, idempotency."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, JsonResponse
+from django.utils.timezone import now
+from rest_framework import serializers, viewsets
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import ApiToken, Project
+from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.api.models import IdempotentRequest
+from adapterhub.api.permissions import projects_of
+
+IN_FLIGHT_FOR = timedelta(minutes=10)
+
+
+class ProjectViewSet(viewsets.GenericViewSet):
+    """Things of projects. Those of projects that the caller does not see are 404."""
+
+    project_path = "project"
+    scopes: dict[str, str] = {}
+
+    def get_queryset(self) -> QuerySet[Any]:
+        queryset = super().get_queryset()
+        if getattr(self, "swagger_fake_view", False):
+            return queryset.none()
+        return queryset.filter(**{f"{self.project_path}__in": projects_of(self.request)})
+
+    def project_of(self, thing: Any) -> Project | None:
+        """The project that decides who may act on the thing."""
+        for name in self.project_path.split("__"):
+            thing = getattr(thing, name)
+        return thing
+
+    def read(self, serializer_class: type[serializers.Serializer]) -> dict[str, Any]:
+        """The request's body, validated by the serializer."""
+        serializer = serializer_class(data=self.request.data, context={"request": self.request})
+        serializer.is_valid(raise_exception=True)
+        return serializer.validated_data
+
+    def write(self, thing: Model, status: int = 200) -> Response:
+        """The thing as the resource's JSON."""
+        return Response(self.get_serializer(thing).data, status)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.idempotent = None
+        key = request.headers.get("Idempotency-Key", "")
+        if request.method == "POST" and key:
+            self.idempotent = claim_key(request, key)
+
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if entry := getattr(self, "idempotent", None):
+            keep_answer(entry, response)
+        return response
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, Replay):
+            return Response(exc.entry.body, exc.entry.status, headers={"Idempotency-Replayed": "true"})
+        return super().handle_exception(exc)
+
+
+class Replay(Exception):  # noqa: N818 - control flow: the answer exists already
+    def __init__(self, entry: IdempotentRequest) -> None:
+        self.entry = entry
+
+
+def claim_key(request: Request, key: str) -> IdempotentRequest:
+    """Claim the key for this request, or raise what the earlier one left: Replay, 409 in flight, 422 other body."""
+    if len(key) > 255:
+        raise Invalid("An Idempotency-Key has at most 255 characters.", field="Idempotency-Key")
+    identity = {"caller": caller_of(request), "key": key, "path": request.path}
+    fingerprint = hashlib.sha256(request_bytes(request)).hexdigest()
+    IdempotentRequest.objects.filter(status=None, created_at__lt=now() - IN_FLIGHT_FOR, **identity).delete()
+    try:
+        with transaction.atomic():
+            return IdempotentRequest.objects.create(fingerprint=fingerprint, **identity)
+    except IntegrityError:
+        entry = IdempotentRequest.objects.get(**identity)
+    if entry.fingerprint != fingerprint:
+        raise Invalid("This Idempotency-Key was used with another body: use a new key.", code="key_reused")
+    if entry.status is None:
+        raise Conflict("A request with this Idempotency-Key is in flight: try again.", code="in_flight")
+    raise Replay(entry)
+
+
+def caller_of(request: Request) -> str:
+    return f"token:{request.auth.pk}" if isinstance(request.auth, ApiToken) else f"user:{request.user.pk}"
+
+
+def request_bytes(request: Request) -> bytes:
+    """The body for the fingerprint; of an upload, its fields and the digest of its file."""
+    if not request.FILES:
+        return repr(sorted(request.data.items()) if hasattr(request.data, "items") else request.data).encode()
+    parts = [f"{name}={value}" for name, value in sorted(request.POST.items())]
+    for name, file in sorted(request.FILES.items()):
+        parts.append(f"{name}={hashlib.file_digest(file, 'sha256').hexdigest()}")
+        file.seek(0)
+    return "\n".join(parts).encode()
+
+
+def keep_answer(entry: IdempotentRequest, response: Response) -> None:
+    """A refused or failed request frees its key, so that the caller may mend it and send it again."""
+    if response.status_code >= 400:
+        entry.delete()
+        return
+    response.render()
+    entry.status, entry.body = response.status_code, response.data
+    entry.save(update_fields=["status", "body"])
+
+
+def healthz(request: HttpRequest) -> JsonResponse:
+    """Liveness of the web process."""
+    return JsonResponse({"status": "ok"})

@@ -1,0 +1,183 @@
+"""Content-addressed store of adapter weights, datasets and reports: a local folder or S3.
+
+An artifact is a small folder of files. Its digest is the sha256 of its canonical manifest (RFC 8785 JSON of path,
+size and sha256 of each file), so equal content has one place and nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+import rfc8785
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+
+class ArtifactError(Exception):
+    """An artifact is missing or is not what its digest says."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an artifact: relative POSIX path, bytes, sha256 hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def manifest_of(folder: Path, paths: Iterable[Path] | None = None) -> list[File]:
+    """The files of a folder in the order of their paths."""
+    chosen = paths if paths is not None else (path for path in folder.rglob("*") if path.is_file())
+    return sorted((file_of(folder, path) for path in chosen), key=lambda file: file.path)
+
+
+def file_of(folder: Path, path: Path) -> File:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
+
+
+def manifest_bytes(files: list[File]) -> bytes:
+    return rfc8785.dumps({"files": [asdict(file) for file in files]})
+
+
+def digest_of(files: list[File]) -> str:
+    """sha256 hex of the canonical manifest."""
+    return hashlib.sha256(manifest_bytes(files)).hexdigest()
+
+
+def verify(folder: Path, digest: str) -> None:
+    """Raises ArtifactError unless the folder's files are those of the digest."""
+    found = digest_of(manifest_of(folder))
+    if found != digest:
+        raise ArtifactError(f"{folder} holds {found[:12]}, not {digest[:12]}: its files were changed.")
+
+
+class ArtifactStore(Protocol):
+    """put_dir copies a folder in and returns its digest; fetch_dir copies a verified artifact out."""
+
+    def put_dir(self, folder: Path) -> str: ...
+
+    def fetch_dir(self, digest: str, target: Path) -> Path: ...
+
+    def has(self, digest: str) -> bool: ...
+
+
+def open_store(location: str, *, endpoint_url: str | None = None) -> ArtifactStore:
+    """The store at `s3://bucket/prefix` or in a folder."""
+    if location.startswith("s3://"):
+        bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        return S3Store(bucket, prefix, endpoint_url)
+    return FolderStore(Path(location))
+
+
+class FolderStore:
+    """Artifacts under root/<2 hex>/<digest>/."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def place(self, digest: str) -> Path:
+        return self.root / digest[:2] / digest
+
+    def has(self, digest: str) -> bool:
+        return self.place(digest).is_dir()
+
+    def put_dir(self, folder: Path) -> str:
+        digest = digest_of(manifest_of(folder))
+        if not self.has(digest):
+            copy_in_one_step(folder, self.place(digest))
+        return digest
+
+    def fetch_dir(self, digest: str, target: Path) -> Path:
+        """Copy the artifact to `target` (which appears complete or not at all) and verify it."""
+        if not self.has(digest):
+            raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
+        if not target.exists():
+            copy_in_one_step(self.place(digest), target, digest)
+        return target
+
+
+def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
+    """Copy a folder so that readers see all of it or nothing; with a digest, verify before it appears."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    try:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        if digest:
+            verify(partial, digest)
+        appear(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def appear(partial: Path, target: Path) -> None:
+    """Rename into place; a twin that was faster wrote the same bytes."""
+    try:
+        os.rename(partial, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+class S3Store:
+    """Artifacts under prefix/<digest>/ with their manifest as manifest.json, written last."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None) -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        config = Config(
+            s3={"addressing_style": "path" if endpoint_url else "auto"}, response_checksum_validation="when_required"
+        )
+        self.client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
+
+    def key(self, digest: str, path: str) -> str:
+        return "/".join(part for part in (self.prefix, digest, path) if part)
+
+    def has(self, digest: str) -> bool:
+        try:
+            self.client.head_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"))
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return False
+            raise
+        return True
+
+    def put_dir(self, folder: Path) -> str:
+        files = manifest_of(folder)
+        digest = digest_of(files)
+        if self.has(digest):
+            return digest
+        for file in files:
+            self.client.upload_file(str(folder / file.path), self.bucket, self.key(digest, file.path))
+        self.client.put_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"), Body=manifest_bytes(files))
+        return digest
+
+    def fetch_dir(self, digest: str, target: Path) -> Path:
+        if target.exists():
+            return target
+        if not self.has(digest):
+            raise ArtifactError(f"Artifact {digest[:12]} is not in bucket {self.bucket}.")
+        with tempfile.TemporaryDirectory() as scratch:
+            self.download(digest, Path(scratch))
+            copy_in_one_step(Path(scratch), target, digest)
+        return target
+
+    def download(self, digest: str, folder: Path) -> None:
+        prefix = self.key(digest, "")
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        for item in (item for page in pages for item in page.get("Contents", [])):
+            path = item["Key"].removeprefix(prefix).lstrip("/")
+            if path == "manifest.json":
+                continue
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(self.bucket, item["Key"], str(folder / path))

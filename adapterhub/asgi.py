@@ -1,0 +1,9 @@
+"""The web process: UI, REST and admin."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
+
+application = get_asgi_application()

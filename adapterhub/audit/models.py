@@ -1,0 +1,159 @@
+"""The audit trail: append-only, one hash chain a project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import rfc8785
+from django.conf import settings
+from django.db import connection, models, transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import Project
+from adapterhub.audit import chain
+from adapterhub.audit.tags import Tag
+
+JsonObject = dict[str, Any]
+
+
+class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
+    def of_chain(self, project: Project | None) -> AuditEventQuerySet:
+        """The events of one chain in its order; None is the chain of the installation itself."""
+        return self.filter(project=project).order_by("sequence")
+
+    def about(self, thing: models.Model) -> AuditEventQuerySet:
+        """The events of one object, newest first."""
+        return self.filter(object_type=thing._meta.model_name, object_id=str(thing.pk)).order_by("-id")
+
+
+class AuditEvent(models.Model):
+    """Who changed what, when, why and on what evidence. Rows are never changed: a trigger refuses it."""
+
+    project = models.ForeignKey(Project, models.PROTECT, null=True, blank=True, related_name="audit_events")
+    sequence = models.PositiveBigIntegerField()
+    at = models.DateTimeField()
+    tag = models.CharField(max_length=60)
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+")
+    actor_name = models.CharField(max_length=200)
+    auth_method = models.CharField(max_length=20)
+    token_id = models.CharField(max_length=12, blank=True)
+    object_type = models.CharField(max_length=60)
+    object_id = models.CharField(max_length=60)
+    object_name = models.CharField(max_length=200)
+    before = models.JSONField(null=True, blank=True)
+    after = models.JSONField(null=True, blank=True)
+    reason = models.TextField(blank=True)
+    evidence = models.JSONField(null=True, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    canonical = models.BinaryField()
+    prev_hash = models.BinaryField(max_length=32)
+    hash = models.BinaryField(max_length=32)
+
+    objects = AuditEventQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "sequence"], name="one_event_per_sequence", nulls_distinct=False
+            )
+        ]
+        indexes = [models.Index(fields=["object_type", "object_id"], name="audit_by_object")]
+
+    def __str__(self) -> str:
+        return f"{self.tag} {self.object_name}"
+
+    @classmethod
+    def record(
+        cls,
+        tag: Tag,
+        thing: models.Model,
+        *,
+        by: Actor,
+        project: Project | None,
+        before: JsonObject | None = None,
+        after: JsonObject | None = None,
+        reason: str = "",
+        evidence: JsonObject | None = None,
+    ) -> AuditEvent:
+        """Append an event to the project's chain. Call it last in the transaction of the change:
+        it holds the chain's lock until the commit.
+        """
+        if not connection.in_atomic_block:
+            raise transaction.TransactionManagementError("An audit event belongs into the transaction of its change.")
+        lock_chain(project)
+        head = cls.objects.of_chain(project).last()
+        event = cls(
+            project=project,
+            sequence=head.sequence + 1 if head else 1,
+            at=now(),
+            tag=tag,
+            actor=by.user,
+            actor_name=by.name,
+            auth_method=by.method,
+            token_id=by.token_id,
+            request_id=by.request_id,
+            object_type=cast(str, thing._meta.model_name),
+            object_id=str(thing.pk),
+            object_name=str(thing)[:200],
+            before=before,
+            after=after,
+            reason=reason,
+            evidence=evidence,
+            prev_hash=bytes(head.hash) if head else chain.GENESIS,
+        )
+        event.canonical = rfc8785.dumps(event.content())
+        event.hash = chain.link_hash(event.prev_hash, event.canonical)
+        event.save(force_insert=True)
+        return event
+
+    def content(self) -> JsonObject:
+        """What is hashed: everything but the hashes themselves."""
+        return {
+            "project": self.project.slug if self.project else None,
+            "sequence": self.sequence,
+            "at": self.at.isoformat(),
+            "tag": str(self.tag),
+            "actor": {"id": self.actor_id, "name": self.actor_name, "method": self.auth_method, "token": self.token_id},
+            "object": {"type": self.object_type, "id": self.object_id, "name": self.object_name},
+            "before": self.before,
+            "after": self.after,
+            "reason": self.reason,
+            "evidence": self.evidence,
+            "request_id": self.request_id,
+        }
+
+    def as_link(self) -> chain.Link:
+        """The stored bytes as the verifier reads them."""
+        return chain.Link(self.sequence, bytes(self.canonical), bytes(self.prev_hash), bytes(self.hash))
+
+
+def lock_chain(project: Project | None) -> None:
+    """Take the chain's lock until the end of the transaction, so that the sequence is the order of commits."""
+    chain_id = project.pk if project else 0
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.audit'), %s)", [chain_id])
+
+
+def verify(project: Project | None) -> tuple[int, list[chain.Fault]]:
+    """Walk a project's chain; returns the number of events and the faults found.
+
+    A column that says something else than the hashed bytes counts as edited.
+    """
+    edited: list[chain.Fault] = []
+    count = 0
+
+    def links() -> Iterator[chain.Link]:
+        nonlocal count
+        for event in AuditEvent.objects.of_chain(project).select_related("project").iterator():
+            count += 1
+            if rfc8785.dumps(event.content()) != bytes(event.canonical):
+                edited.append(chain.Fault(event.sequence, "edited"))
+            yield event.as_link()
+
+    found = list(chain.faults(links()))
+    return count, sorted({*found, *edited}, key=lambda fault: fault.sequence)
+
+

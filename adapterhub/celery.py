@@ -1,0 +1,23 @@
+"""The Celery application: a message is only a wake-up, the truth is a row in Postgres."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from celery import Celery
+from celery.signals import worker_process_init
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
+
+app = Celery("adapterhub")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["adapterhub.jobs", "registry", "training"])
+
+
+@worker_process_init.connect
+def die_with_parent(**_: object) -> None:
+    """A pool process that is busy does not notice that its worker was killed, and would hold the GPU."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,0 +1,90 @@
+"""The one table of settings: every environment variable that AdapterHub reads, and nothing else reads os.environ.
+
+No Django here, so that the supervisor can explain a bad value before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class BadSetting(ValueError):
+    """A variable holds a value that cannot be used; the message names it and the fix."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A variable, its default as text, and what it is for."""
+
+    name: str
+    default: str
+    meaning: str
+    secret: bool = False
+
+
+TABLE = {
+    setting.name: setting
+    for setting in (
+        Setting("ADAPTERHUB_HOME", "var", "Folder of all data of the embedded default."),
+        Setting("ADAPTERHUB_HOST", "127.0.0.1", "Address that web, router and engines listen on."),
+        Setting("ADAPTERHUB_PORT", "8000", "Port of the web process."),
+        Setting("ADAPTERHUB_ROUTER_PORT", "8080", "Port of the router."),
+        Setting("ADAPTERHUB_ENGINE_PORT", "8100", "Port of the first embedded engine; replica i listens on port + i."),
+        Setting("ADAPTERHUB_ENGINES", "2", "Embedded engine replicas to start."),
+        Setting("ADAPTERHUB_BASE_MODEL", "", "Folder or hub id that the embedded engines serve; empty = SmolLM2-135M."),
+        Setting("ADAPTERHUB_SECRET_KEY", "", "Django's secret key; empty = made once and kept in the data folder."),
+        Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
+        Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that the web process answers to."),
+        Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),
+        Setting("ADAPTERHUB_TORCH_THREADS", "0", "Threads a training child or engine may use; 0 = torch decides."),
+        Setting("DATABASE_URL", "", "Postgres as the application role; empty = embedded.", secret=True),
+        Setting("DATABASE_OWNER_URL", "", "Postgres as the owner role, for migrations; empty = embedded.", secret=True),
+        Setting("REDIS_URL", "", "Valkey or Redis; empty = embedded.", secret=True),
+        Setting("ARTIFACT_STORE", "", "s3://bucket/prefix or a folder; empty = artifacts/ in the data folder."),
+        Setting("S3_ENDPOINT_URL", "", "Endpoint of an S3-compatible store; empty = AWS."),
+        Setting("ADAPTERHUB_LEASE_S", "60", "Seconds after which a job without a heartbeat is taken back."),
+        Setting("ADAPTERHUB_HEARTBEAT_S", "10", "Seconds between two heartbeats of a running job."),
+        Setting("ADAPTERHUB_JOB_ATTEMPTS", "3", "Attempts of a job before it fails as worker_lost."),
+        Setting("ADAPTERHUB_CANCEL_GRACE_S", "5", "Seconds a cancelled job may take to save a checkpoint."),
+        Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
+        Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
+        Setting("DEMO_EXIT", "0", "1 = the demo ends when its last step is done."),
+    )
+}
+
+
+def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The variable's text; a variable that is empty counts as not set.
+
+    `NAME_FILE` names a file to read the value from, for the secrets.
+    """
+    setting = TABLE[name]
+    if setting.secret and (path := environ.get(f"{name}_FILE")):
+        return Path(path).read_text().strip()
+    return environ.get(name) or setting.default
+
+
+def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 0, most: int = 2**31) -> int:
+    """The variable as a whole number in [least, most]; raises BadSetting."""
+    text = read(name, environ)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise BadSetting(f"{name}={text!r} is not a whole number from {least} to {most}: set it to one, or unset it.")
+    return int(text)
+
+
+def flag(name: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """True for 1, false for 0; raises BadSetting."""
+    return integer(name, environ, most=1) == 1
+
+
+def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The variable split at commas."""
+    return [word.strip() for word in read(name, environ).split(",") if word.strip()]
+
+
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The data folder, absolute."""
+    return Path(read("ADAPTERHUB_HOME", environ)).resolve()

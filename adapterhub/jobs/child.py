@@ -1,0 +1,70 @@
+"""One child process that does the heavy work, and the file through which it reports."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+def die_with_parent() -> None:
+    """A worker that is killed must not leave a child that holds the device."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+class Child:
+    """`python -m MODULE ...` in its own process group, reporting by appending JSON lines to `events`."""
+
+    def __init__(self, arguments: list[str], events: Path, log: Path) -> None:
+        self.events = events
+        self.events.touch()
+        self.position = self.events.stat().st_size
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: S603 - argv list, no shell
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - the only way to tie its life to ours
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+            )
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait up to `seconds`; the exit status, or None while it runs."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def new_events(self) -> Iterator[Event]:
+        """Complete lines written since the last call."""
+        with self.events.open("rb") as stream:
+            stream.seek(self.position)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self.position += len(line)
+                yield json.loads(line)
+
+    def stop(self, grace_s: float) -> None:
+        """Ask it to save and end; kill its whole group when it does not within `grace_s`."""
+        self.process.send_signal(signal.SIGTERM)
+        if self.wait(grace_s) is None:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process group at once."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()

@@ -1,0 +1,144 @@
+"""Leased jobs: a row in Postgres is the truth, a Celery message only wakes somebody up.
+
+A worker claims a queued row by compare-and-set and gets the attempt number as its fence. Every later write of the
+attempt names the fence, so a worker that was paused past its lease and comes back writes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils.timezone import now
+
+from adapterhub.api.errors import InvalidTransition
+
+
+class JobStatus(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+LEASED = (JobStatus.RUNNING, JobStatus.STOPPING)
+TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class StaleAttempt(Exception):
+    """The lease went to another attempt, or the job ended: this one may not write any more."""
+
+
+def default_max_attempts() -> int:
+    return settings.JOB_ATTEMPTS
+
+
+class LeasedJobQuerySet(models.QuerySet[Any]):
+    def active(self) -> Self:
+        """Jobs that have not ended."""
+        return self.exclude(status__in=TERMINAL)
+
+    def queued(self) -> Self:
+        return self.filter(status=JobStatus.QUEUED)
+
+    def abandoned(self) -> Self:
+        """Leased jobs whose worker has not been heard of within the lease, by the database's clock."""
+        return self.filter(status__in=LEASED, lease_expires_at__lt=Now())
+
+    def held_by(self, pk: Any, attempt: int) -> Self:
+        """The job, if this attempt still holds its lease."""
+        return self.filter(pk=pk, attempt=attempt, status__in=LEASED)
+
+
+class LeasedJob(models.Model):
+    """Work that a worker does in a child process under a lease."""
+
+    status = models.CharField(max_length=20, choices=JobStatus.choices, default=JobStatus.QUEUED, editable=False)
+    reason = models.CharField(max_length=60, blank=True, editable=False)
+    message = models.TextField(blank=True, editable=False)
+    attempt = models.PositiveIntegerField(default=0, editable=False)
+    max_attempts = models.PositiveIntegerField(default=default_max_attempts, editable=False)
+    lease_expires_at = models.DateTimeField(null=True, editable=False)
+    progress = models.JSONField(default=dict, editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+    started_at = models.DateTimeField(null=True, editable=False)
+    finished_at = models.DateTimeField(null=True, editable=False)
+
+    objects = LeasedJobQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=LEASED, lease_expires_at__isnull=False)
+                | (~Q(status__in=LEASED) & Q(lease_expires_at__isnull=True)),
+                name="%(class)s_has_lease_while_leased",
+            )
+        ]
+
+    @property
+    def is_active(self) -> bool:
+        return self.status not in TERMINAL
+
+    @classmethod
+    def claim(cls, pk: Any) -> Self | None:
+        """Take a queued job; None when somebody else has it or it was cancelled."""
+        claimed = cls.objects.queued().filter(pk=pk).update(
+            status=JobStatus.RUNNING,
+            attempt=F("attempt") + 1,
+            lease_expires_at=Now() + lease(),
+            started_at=models.functions.Coalesce("started_at", Now()),
+            reason="",
+            message="",
+        )
+        return cls.objects.get(pk=pk) if claimed else None
+
+    def heartbeat(self) -> str:
+        """Extend the lease; returns the status as it is now. Raises StaleAttempt."""
+        self.write(lease_expires_at=Now() + lease())
+        return type(self).objects.values_list("status", flat=True).get(pk=self.pk)
+
+    def write(self, **fields: Any) -> None:
+        """Write fields under this attempt's fence. Raises StaleAttempt."""
+        if not type(self).objects.held_by(self.pk, self.attempt).update(**fields):
+            raise StaleAttempt(f"{self} is no longer attempt {self.attempt}'s.")
+
+    def end(self, status: JobStatus, *, reason: str = "", message: str = "") -> None:
+        """Reach a terminal status under this attempt's fence. Raises StaleAttempt."""
+        self.write(status=status, reason=reason, message=message, lease_expires_at=None, finished_at=Now())
+        self.refresh_from_db()
+
+    def lock(self) -> Self:
+        """The row as it is now, locked until the end of the transaction."""
+        return type(self).objects.select_for_update().get(pk=self.pk)
+
+    def stop_or_cancel(self) -> None:
+        """A queued job is cancelled at once, a running one is told to stop; a terminal one raises."""
+        if self.status == JobStatus.QUEUED:
+            self.status, self.finished_at = JobStatus.CANCELLED, now()
+        elif self.status == JobStatus.RUNNING:
+            self.status = JobStatus.STOPPING
+        elif self.status in (JobStatus.SUCCEEDED, JobStatus.FAILED):
+            raise InvalidTransition(f"It has {self.status} already and cannot be cancelled.")
+        self.save(update_fields=["status", "finished_at"])
+
+    def give_back(self) -> None:
+        """End an abandoned attempt: back to the queue, or terminal when it was told to stop or tried too often."""
+        if self.status == JobStatus.STOPPING:
+            self.end(JobStatus.CANCELLED)
+        elif self.attempt >= self.max_attempts:
+            self.end(JobStatus.FAILED, reason="worker_lost", message=f"{self.attempt} workers died with it.")
+        else:
+            self.write(status=JobStatus.QUEUED, lease_expires_at=None)
+            self.refresh_from_db()
+
+
+def lease() -> timedelta:
+    return timedelta(seconds=settings.LEASE_S)

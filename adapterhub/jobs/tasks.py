@@ -1,0 +1,17 @@
+"""The sweeper: whatever a lost message or a dead worker left behind goes on."""
+
+from celery import shared_task
+from django.apps import apps
+
+from adapterhub.jobs.models import LeasedJob
+
+
+@shared_task
+def sweep() -> None:
+    """Take back the leases of dead workers and wake a worker for every queued job."""
+    for model in apps.get_models():
+        if issubclass(model, LeasedJob):
+            for job in model.objects.abandoned():
+                job.give_back_if_abandoned()
+            for job in model.objects.queued():
+                job.wake_worker()

@@ -1,0 +1,193 @@
+"""Django's settings. Every variable comes from the one table in `adapterhub.environment`."""
+
+import secrets
+from pathlib import Path
+
+import dj_database_url
+
+from adapterhub import environment as env
+from adapterhub.embedded import layout
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = env.home()
+
+
+def kept_secret_key() -> str:
+    """The secret key of a self-contained installation: made once, readable by its owner only."""
+    path = HOME / "secret-key"
+    if not path.exists():
+        HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(64))
+    return path.read_text()
+
+
+SECRET_KEY = env.read("ADAPTERHUB_SECRET_KEY") or kept_secret_key()
+DEBUG = env.flag("ADAPTERHUB_DEBUG")
+HTTPS = env.flag("ADAPTERHUB_HTTPS")
+ALLOWED_HOSTS = env.words("ADAPTERHUB_HOSTS")
+
+INSTALLED_APPS = [
+    "adapterhub.accounts",
+    "adapterhub.audit",
+    "adapterhub.jobs",
+    "adapterhub.api",
+    "registry",
+    "training",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django.contrib.postgres",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "adapterhub.api.middleware.request_id",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "adapterhub.urls"
+ASGI_APPLICATION = "adapterhub.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# The application role may not change the schema nor rewrite history; migrations run as the owner.
+DATABASES = {
+    "default": dj_database_url.parse(env.read("DATABASE_URL") or layout.database_url(HOME), conn_max_age=60),
+    "owner": dj_database_url.parse(env.read("DATABASE_OWNER_URL") or layout.database_owner_url(HOME)),
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "overview"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = HOME / "static"
+STATICFILES_DIRS = [ROOT / "adapterhub" / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    SECURE_HSTS_SECONDS = 31_536_000
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+    SESSION_COOKIE_NAME = "__Host-sessionid"
+    CSRF_COOKIE_NAME = "__Host-csrftoken"
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
+FILE_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "adapterhub.accounts.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["adapterhub.api.permissions.ScopePermission"],
+    "DEFAULT_PAGINATION_CLASS": "adapterhub.api.pagination.NewestFirst",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "adapterhub.api.problems.problem_response",
+    "PAGE_SIZE": 50,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "AdapterHub",
+    "DESCRIPTION": "From dataset to audited production and back, for LoRA adapters.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)
+# redis-py says unix://, kombu says redis+socket:// for the same socket.
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {"training.tasks.work": {"queue": "gpu"}}
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULE_FILENAME = str(HOME / "celerybeat-schedule")
+CELERY_BEAT_SCHEDULE = {
+    "reconcile": {
+        "task": "registry.tasks.reconcile",
+        "schedule": env.integer("ADAPTERHUB_RECONCILE_S", least=1),
+        "options": {"expires": 10},
+    },
+    "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},
+    "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
+}
+
+ARTIFACT_STORE = env.read("ARTIFACT_STORE") or str(HOME / "artifacts")
+S3_ENDPOINT_URL = env.read("S3_ENDPOINT_URL") or None
+MODELS_DIR = HOME / "models"
+WORK_DIR = HOME / "work"
+SERVED_DIR = HOME / "served"
+
+LEASE_S = env.integer("ADAPTERHUB_LEASE_S", least=1)
+HEARTBEAT_S = env.integer("ADAPTERHUB_HEARTBEAT_S", least=1)
+JOB_ATTEMPTS = env.integer("ADAPTERHUB_JOB_ATTEMPTS", least=1)
+CANCEL_GRACE_S = env.integer("ADAPTERHUB_CANCEL_GRACE_S")
+ROLLBACK_WINDOW_S = env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S")
+TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)
+ROUTER_URL = f"http://{env.read('ADAPTERHUB_HOST')}:{env.integer('ADAPTERHUB_ROUTER_PORT', least=1, most=65535)}"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {"httpx": {"level": "WARNING"}, "celery.app.trace": {"level": "WARNING"}},
+}

@@ -1,0 +1,7 @@
+"""What can stop a start."""
+
+from __future__ import annotations
+
+
+class StartError(Exception):
+    """AdapterHub cannot start; the message is one sentence that names the cause and the fix."""

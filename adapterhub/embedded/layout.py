@@ -1,0 +1,161 @@
+"""Where everything of the embedded default lies, known before anything is started."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from adapterhub.embedded.account import Account, unprivileged_account
+from adapterhub.embedded.exceptions import StartError
+
+SOCKET_PATH_BYTES = 107
+POSTGRES_SOCKET = ".s.PGSQL.5432"
+VALKEY_SOCKET = "valkey.sock"
+DATABASE = "adapterhub"
+ADMIN_ROLE = "adapterhub_admin"
+OWNER_ROLE = "adapterhub_owner"
+APP_ROLE = "adapterhub_app"
+SYSTEM_DATA = Path("/var/lib/adapterhub")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders below ADAPTERHUB_HOME (an absolute path)."""
+
+    home: Path
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def valkey(self) -> Path:
+        return self.home / "valkey"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.home / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def work(self) -> Path:
+        return self.home / "work"
+
+    @property
+    def router(self) -> Path:
+        return self.home / "router"
+
+    @property
+    def postgres(self) -> Path:
+        """The folder of Postgres; a link in the home when root's Postgres account cannot reach the home."""
+        inside = self.home / "pg"
+        if inside.exists():
+            return inside.resolve()
+        return inside if os.geteuid() != 0 or _others_can_pass(self.home.parent) else self._system_folder()
+
+    @property
+    def postgres_data(self) -> Path:
+        return self.postgres / "data"
+
+    @property
+    def postgres_sockets(self) -> Path:
+        return self._short_enough(self.postgres / "run", POSTGRES_SOCKET)
+
+    @property
+    def valkey_socket(self) -> Path:
+        return self._short_enough(self.run, VALKEY_SOCKET) / VALKEY_SOCKET
+
+    @property
+    def account(self) -> Account | None:
+        """Who runs Postgres; None means this user."""
+        return unprivileged_account(self.postgres)
+
+    def create(self) -> None:
+        """Make what is missing, private to its user; raises StartError when that user is another one."""
+        try:
+            self._create()
+        except PermissionError as refused:
+            raise StartError(
+                f"The data folder {self.home} cannot be used ({refused.strerror}: {refused.filename}): "
+                "start AdapterHub as the user who owns it, or set ADAPTERHUB_HOME to another folder."
+            ) from refused
+
+    def _create(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        # Root's Postgres runs as another account, which must pass through here but may list nothing.
+        self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        for folder in (self.run, self.valkey, self.artifacts, self.models, self.logs, self.work, self.router):
+            _private(folder)
+        _private(self.valkey_socket.parent)
+        self._create_postgres()
+
+    def _create_postgres(self) -> None:
+        account, folder = self.account, self.postgres
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _private(folder, account)
+        _private(self.postgres_sockets, account)
+        if folder.parent == SYSTEM_DATA and not (self.home / "pg").is_symlink():
+            (self.home / "pg").symlink_to(folder)
+
+    def _system_folder(self) -> Path:
+        return SYSTEM_DATA / self._digest("postgres")
+
+    def _short_enough(self, folder: Path, socket: str) -> Path:
+        if len(os.fsencode(folder / socket)) <= SOCKET_PATH_BYTES:
+            return folder
+        return Path(tempfile.gettempdir()) / f"adapterhub-{self._digest(socket)}"
+
+    def _digest(self, purpose: str) -> str:
+        return hashlib.sha256(f"{self.home}|{os.getuid()}|{purpose}".encode()).hexdigest()[:16]
+
+
+def database_url(home: Path, database: str = DATABASE) -> str:
+    """The embedded Postgres as the application role."""
+    return _database_url(home, APP_ROLE, database)
+
+
+def database_owner_url(home: Path, database: str = DATABASE) -> str:
+    """The embedded Postgres as the role that owns the tables, for migrations."""
+    return _database_url(home, OWNER_ROLE, database)
+
+
+def database_admin_url(home: Path, database: str = "postgres") -> str:
+    """The embedded Postgres as its superuser."""
+    return _database_url(home, ADMIN_ROLE, database)
+
+
+def redis_url(home: Path) -> str:
+    """The embedded Valkey."""
+    return f"unix://{quote(str(Layout(home).valkey_socket))}"
+
+
+def _database_url(home: Path, role: str, database: str) -> str:
+    return f"postgres://{role}@{quote(str(Layout(home).postgres_sockets), safe='')}/{database}"
+
+
+def _others_can_pass(folder: Path) -> bool:
+    return all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents) if part.exists())
+
+
+def _private(folder: Path, account: Account | None = None) -> None:
+    """A 0700 folder of the account; refuses one that somebody else put there first, as anyone may in /tmp."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    allowed = {os.geteuid()} | ({account.uid} if account else set())
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in allowed:
+        raise StartError(f"{folder} belongs to another user: remove it, or set ADAPTERHUB_HOME to another folder.")
+    folder.chmod(0o700)
+    if account:
+        os.chown(folder, account.uid, account.gid)

@@ -1,0 +1,79 @@
+"""One instance a data folder: file locks, which the kernel frees when their last holder is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+
+class Locked(Exception):
+    """Another process holds the lock; `pid` is what it wrote there, 0 when unknown."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"held by process {pid}")
+        self.pid = pid
+
+
+class FileLock:
+    """An exclusive lock on a file that holds the pid of its owner.
+
+    A child that inherits `descriptor` keeps the lock for as long as it lives, so a successor waits for its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = -1
+
+    def acquire(self, timeout_s: float = 0.0) -> None:
+        """Take the lock; raises Locked when it is still held after the timeout."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        if not _lock_within(descriptor, timeout_s):
+            os.close(descriptor)
+            raise Locked(_written_pid(self.path))
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; does nothing when it is not held."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+def holder(path: Path) -> int | None:
+    """The pid that holds the lock, or None when nobody does."""
+    if not path.exists():
+        return None
+    try:
+        with FileLock(path):
+            return None
+    except Locked as locked:
+        return locked.pid
+
+
+def _lock_within(descriptor: int, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+
+
+def _written_pid(path: Path) -> int:
+    text = path.read_text().strip()
+    return int(text) if text.isdecimal() else 0

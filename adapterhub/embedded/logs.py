@@ -1,0 +1,46 @@
+"""Log lines of the children: one bounded file each, and the terminal with a coloured prefix."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+FILE_BYTES = 10 * 1024 * 1024
+PREFIX_CHARACTERS = 11
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
+
+LineSink = Callable[[str], None]
+
+
+class LogFile:
+    """Appends lines to a file, which at 10 MiB becomes NAME.1 (the one before it goes)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, line: str) -> None:
+        if self.path.exists() and self.path.stat().st_size > FILE_BYTES:
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
+class Terminal:
+    """Prints lines on stderr, each behind the name of its process; stdout stays for the one `ready` line."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
+        self._colours = itertools.cycle(COLOURS)
+
+    def sink(self, name: str) -> LineSink:
+        """Prints lines of the named process."""
+        prefix = Text(f"{name:<{PREFIX_CHARACTERS}} | ", style=next(self._colours))
+        return lambda line: self._console.print(prefix + Text.from_ansi(line))
+
+    def say(self, line: str) -> None:
+        """Prints a line of the supervisor itself."""
+        self._console.print(Text(f"{'adapterhub':<{PREFIX_CHARACTERS}} | {line}", style="bold"))

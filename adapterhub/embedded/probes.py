@@ -1,0 +1,72 @@
+"""How to see that a process answers."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import Protocol
+
+import psycopg
+import redis
+
+TIMEOUT_S = 1.0
+
+
+class Probe(Protocol):
+    """One look at a process."""
+
+    def answers(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class HttpProbe:
+    """Ready when GET of the path answers 200."""
+
+    host: str
+    port: int
+    path: str
+
+    def answers(self) -> bool:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
+        try:
+            connection.request("GET", self.path)
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+@dataclass(frozen=True)
+class LogProbe:
+    """Ready when a line of the log holds the text; the child's log reader looks for it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PostgresProbe:
+    """Ready when a session can be opened."""
+
+    url: str
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class ValkeyProbe:
+    """Ready when PING answers, which it does once the append-only file is loaded."""
+
+    url: str
+
+    def answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False

@@ -1,1 +1,1 @@
-"""The embedded default: Postgres, Valkey and every process of AdapterHub on one machine, without root and without Docker."""
+"""The embedded default: Postgres, Valkey and every process of AdapterHub on one machine; no root, no Docker."""

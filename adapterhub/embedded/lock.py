@@ -6,7 +6,6 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from types import TracebackType
 
 
 class Locked(Exception):
@@ -43,30 +42,23 @@ class FileLock:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def __enter__(self) -> FileLock:
-        self.acquire()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
-
 
 def holder(path: Path) -> int | None:
     """The pid that holds the lock, or None when nobody does."""
     if not path.exists():
         return None
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with FileLock(path):
-            return None
-    except Locked as locked:
-        return locked.pid
+        return None if _lock_within(descriptor, 0.0, fcntl.LOCK_SH) else _written_pid(path)
+    finally:
+        os.close(descriptor)
 
 
-def _lock_within(descriptor: int, timeout_s: float) -> bool:
+def _lock_within(descriptor: int, timeout_s: float, kind: int = fcntl.LOCK_EX) -> bool:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:

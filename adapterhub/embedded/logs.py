@@ -23,17 +23,32 @@ class LogFile:
         self.path = path
 
     def __call__(self, line: str) -> None:
+        try:
+            self._append(line)
+        except OSError:
+            return  # a full disk must not block the process that talks
+
+    def _append(self, line: str) -> None:
         if self.path.exists() and self.path.stat().st_size > FILE_BYTES:
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
 
+class PatientConsole(Console):
+    """Goes quiet when nobody reads any more, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Terminal:
     """Prints lines on stderr, each behind the name of its process; stdout stays for the one `ready` line."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet)
+        self._console = PatientConsole(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet
+        )
         self._colours = itertools.cycle(COLOURS)
 
     def sink(self, name: str) -> LineSink:

@@ -8,22 +8,18 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 
 import psycopg
 from psycopg import sql
 
 from adapterhub.embedded.exceptions import StartError
-from adapterhub.embedded.layout import ADMIN_ROLE, APP_ROLE, DATABASE, OWNER_ROLE, Layout, database_admin_url
-from adapterhub.embedded.lock import FileLock, Locked
-from adapterhub.embedded.logs import LogFile
+from adapterhub.embedded.layout import ADMIN_ROLE, APP_ROLE, DATABASE, OWNER_ROLE, database_admin_url
 from adapterhub.embedded.postgres_binaries import binaries
 from adapterhub.embedded.probes import PostgresProbe
-from adapterhub.embedded.process import Child, ProcessSpec, stop_all
+from adapterhub.embedded.process import ProcessSpec
+from adapterhub.embedded.service import Service
 
 RETRY_S = 10.0
-READY_S = 60.0
-STOP_S = 10.0
 # Sized for a machine with two cores that also serves and trains.
 CONFIG = {
     "listen_addresses": "",
@@ -39,58 +35,10 @@ CONFIG = {
 INITDB = ("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--auth=trust")
 
 
-class EmbeddedPostgres:
-    """Postgres on a Unix socket below the home. Only this user (and root) can reach the socket, so it asks no password."""
+class EmbeddedPostgres(Service):
+    """Postgres on a Unix socket below the home. Only this user and root can reach it, so it asks for no password."""
 
-    def __init__(self, home: Path) -> None:
-        self.layout = Layout(home)
-        self._lock = FileLock(self.layout.run / "postgres.lock")
-        self._child: Child | None = None
-
-    @property
-    def pid(self) -> int:
-        """The postmaster's process id; 0 when it was not started."""
-        return self._child.pid if self._child else 0
-
-    def is_running(self) -> bool:
-        return self._child is not None and self._child.exit_code() is None
-
-    def start(self) -> None:
-        """Return once sessions can be opened and roles and database exist. Also restarts one that died.
-
-        Raises StartError when the server does not come up, or another process serves this folder.
-        """
-        self.layout.create()
-        self._take_lock()
-        try:
-            self._serve()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Fast shutdown: sessions end, everything committed is on the disk."""
-        if self._child:
-            stop_all([self._child], STOP_S)
-        self._lock.release()
-
-    def __enter__(self) -> EmbeddedPostgres:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def _take_lock(self) -> None:
-        if self._lock.descriptor >= 0:
-            return
-        try:
-            self._lock.acquire(RETRY_S)
-        except Locked as locked:
-            raise StartError(
-                f"The Postgres of {self.layout.home} is in use by process {locked.pid}: stop that one with `make stop`, "
-                "or set ADAPTERHUB_HOME to another folder."
-            ) from locked
+    name = "postgres"
 
     def _serve(self) -> None:
         folder = binaries(self.layout.postgres, self.layout.account)
@@ -122,26 +70,10 @@ class EmbeddedPostgres:
     def _launch(self, postgres: Path) -> None:
         """Start until it answers; a postmaster that was killed leaves its lock file behind for a moment."""
         give_up_at = time.monotonic() + RETRY_S
-        while not self._came_up(postgres):
+        while not self._came_up(self._spec(postgres)):
             if time.monotonic() > give_up_at or not (self.layout.postgres_data / "postmaster.pid").exists():
-                raise StartError(self._failure())
+                raise self._no_start()
             time.sleep(0.3)
-
-    def _came_up(self, postgres: Path) -> bool:
-        """False when it ended before it answered."""
-        self._child = child = Child(self._spec(postgres), LogFile(self.layout.logs / "postgres.log"))
-        give_up_at = time.monotonic() + READY_S
-        while not child.answers():
-            if child.exit_code() is not None:
-                return False
-            if time.monotonic() > give_up_at:
-                raise StartError(self._failure())
-            time.sleep(0.03)
-        return True
-
-    def _failure(self) -> str:
-        said = self._child.last_words() if self._child else "it was not started"
-        return f"Postgres does not start; see {self.layout.logs / 'postgres.log'}. Its last words: {said}"
 
     def _spec(self, postgres: Path) -> ProcessSpec:
         sockets = str(self.layout.postgres_sockets).replace('"', '""')

@@ -5,20 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import time
 from pathlib import Path
-from types import TracebackType
 
 from adapterhub.embedded.exceptions import StartError
-from adapterhub.embedded.layout import Layout, redis_url
-from adapterhub.embedded.lock import FileLock, Locked
-from adapterhub.embedded.logs import LogFile
+from adapterhub.embedded.layout import redis_url
 from adapterhub.embedded.probes import ValkeyProbe
-from adapterhub.embedded.process import Child, ProcessSpec, stop_all
+from adapterhub.embedded.process import ProcessSpec
+from adapterhub.embedded.service import Service
 
-LOCK_S = 10.0
-READY_S = 60.0
-STOP_S = 10.0
 CONFIG = {
     "port": "0",
     "unixsocketperm": "700",
@@ -29,64 +23,14 @@ CONFIG = {
 }
 
 
-class EmbeddedValkey:
+class EmbeddedValkey(Service):
     """Valkey on a Unix socket below the home; what it holds is on the disk after at most a second."""
 
-    def __init__(self, home: Path) -> None:
-        self.layout = Layout(home)
-        self._lock = FileLock(self.layout.run / "valkey.lock")
-        self._child: Child | None = None
+    name = "valkey"
 
-    @property
-    def pid(self) -> int:
-        """The server's process id; 0 when it was not started."""
-        return self._child.pid if self._child else 0
-
-    def is_running(self) -> bool:
-        return self._child is not None and self._child.exit_code() is None
-
-    def start(self) -> None:
-        """Return once it answers. Also restarts one that died. Raises StartError."""
-        self.layout.create()
-        self._take_lock()
-        try:
-            self._launch()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Write everything to the disk and end."""
-        if self._child:
-            stop_all([self._child], STOP_S)
-        self._lock.release()
-
-    def __enter__(self) -> EmbeddedValkey:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def _take_lock(self) -> None:
-        if self._lock.descriptor >= 0:
-            return
-        try:
-            self._lock.acquire(LOCK_S)
-        except Locked as locked:
-            raise StartError(
-                f"The Valkey of {self.layout.home} is in use by process {locked.pid}: stop that one with `make stop`, "
-                "or set ADAPTERHUB_HOME to another folder."
-            ) from locked
-
-    def _launch(self) -> None:
-        self._child = child = Child(self._spec(), LogFile(self.layout.logs / "valkey.log"))
-        give_up_at = time.monotonic() + READY_S
-        while not child.answers():
-            if child.exit_code() is not None or time.monotonic() > give_up_at:
-                log = self.layout.logs / "valkey.log"
-                raise StartError(f"Valkey does not start; see {log}. Its last words: {child.last_words()}")
-            time.sleep(0.03)
+    def _serve(self) -> None:
+        if not self._came_up(self._spec()):
+            raise self._no_start()
 
     def _spec(self) -> ProcessSpec:
         places = {"unixsocket": str(self.layout.valkey_socket), "dir": str(self.layout.valkey)}

@@ -1,0 +1,103 @@
+"""`python -m adapterhub.embedded run | services | stop`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from adapterhub.embedded.exceptions import StartError
+from adapterhub.embedded.layout import database_url, redis_url
+from adapterhub.embedded.lock import holder
+from adapterhub.embedded.options import Options
+from adapterhub.embedded.processes import full_plan, services_plan
+from adapterhub.embedded.supervisor import Supervisor, lock_path
+from adapterhub.environment import BadSetting
+
+STOP_S = 30.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 when it ended as asked, 1 with one sentence on stderr when it could not start."""
+    parser = argparse.ArgumentParser(prog="python -m adapterhub.embedded", description=__doc__)
+    parser.add_argument("command", choices=("run", "services", "stop"))
+    command = parser.parse_args(arguments).command
+    try:
+        options = Options.from_environ()
+        return stop(options.home) if command == "stop" else run(options, services_only=command == "services")
+    except (StartError, BadSetting) as refused:
+        return _refuse(str(refused))
+    except OSError as failed:
+        if failed.errno != errno.ENOSPC:
+            raise
+        return _refuse("The disk is full: free some space, or set ADAPTERHUB_HOME to a folder on another disk.")
+
+
+def run(options: Options, *, services_only: bool) -> int:
+    """Start, say once on stdout that everything answers, and stay until a signal ends it."""
+    _interrupt_on(signal.SIGTERM, signal.SIGHUP)
+    plan = services_plan() if services_only else full_plan(options)
+    supervisor = Supervisor(options, plan)
+    try:
+        _supervise(supervisor, _ready_line(supervisor, services_only=services_only))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _ignore(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        supervisor.stop()
+    return 0
+
+
+def stop(home: Path) -> int:
+    """Ask the running supervisor to stop and wait for it."""
+    pid = holder(lock_path(home))
+    if not pid:
+        sys.stdout.write(f"AdapterHub does not run with the data folder {home}.\n")
+        return 0
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while holder(lock_path(home)):
+        if time.monotonic() > deadline:
+            raise StartError(f"AdapterHub (pid {pid}) still stops after {STOP_S:.0f} s: end it with `kill -9 {pid}`.")
+        time.sleep(0.1)
+    return 0
+
+
+def _supervise(supervisor: Supervisor, ready_line: str) -> None:
+    supervisor.start()
+    supervisor.wait_ready()
+    sys.stdout.write(f"{ready_line}\n")
+    sys.stdout.flush()
+    supervisor.supervise_forever()
+
+
+def _ready_line(supervisor: Supervisor, *, services_only: bool) -> str:
+    if not services_only:
+        return f"ready {supervisor.url}"
+    home = supervisor.options.home
+    return f"ready {database_url(home)} {redis_url(home)}"
+
+
+def _interrupt_on(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        # `nohup` starts us with SIGHUP ignored and means it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _ignore(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _refuse(sentence: str) -> int:
+    sys.stderr.write(f"{sentence}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

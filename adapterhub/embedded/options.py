@@ -1,0 +1,68 @@
+"""What to start, as the environment says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapterhub import environment
+from adapterhub.embedded.exceptions import StartError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Options:
+    """One start. Empty URLs mean the embedded service; `base_model` empty means the default model below the home."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    router_port: int = 8080
+    engine_port: int = 8100
+    engines: int = 2
+    threads: int = 0
+    base_model: str = ""
+    database_url: str = ""
+    database_owner_url: str = ""
+    redis_url: str = ""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Options:
+        """Raises BadSetting when a number is none."""
+        return cls(
+            home=environment.home(environ),
+            host=environment.read("ADAPTERHUB_HOST", environ),
+            port=environment.integer("ADAPTERHUB_PORT", environ, least=1, most=65535),
+            router_port=environment.integer("ADAPTERHUB_ROUTER_PORT", environ, least=1, most=65535),
+            engine_port=environment.integer("ADAPTERHUB_ENGINE_PORT", environ, least=1, most=65535),
+            engines=environment.integer("ADAPTERHUB_ENGINES", environ, most=64),
+            threads=environment.integer("ADAPTERHUB_TORCH_THREADS", environ, most=1024),
+            base_model=environment.read("ADAPTERHUB_BASE_MODEL", environ),
+            database_url=environment.read("DATABASE_URL", environ),
+            database_owner_url=environment.read("DATABASE_OWNER_URL", environ),
+            redis_url=environment.read("REDIS_URL", environ),
+        )
+
+
+def base_model_folder(home: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder that the engines serve; its name is the base model's name.
+
+    The default one need not exist yet. Raises StartError when ADAPTERHUB_BASE_MODEL names a folder that does not.
+    """
+    return model_folder(home, environment.read("ADAPTERHUB_BASE_MODEL", environ))
+
+
+def model_folder(home: Path, named: str) -> Path:
+    """The named folder, or the default model's; raises StartError when the named one is missing."""
+    if not named:
+        return home / "models" / DEFAULT_MODEL
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise StartError(
+            f"ADAPTERHUB_BASE_MODEL={named!r} is not a folder: set it to the folder of a base model, "
+            "or unset it to serve SmolLM2-135M-Instruct."
+        )
+    return folder

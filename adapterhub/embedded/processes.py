@@ -1,0 +1,140 @@
+"""The table of what AdapterHub runs beside Postgres and Valkey."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapterhub.embedded.layout import Layout, redis_url
+from adapterhub.embedded.options import DEFAULT_MODEL, Options, model_folder
+from adapterhub.embedded.probes import HttpProbe, LogProbe
+from adapterhub.embedded.process import ProcessSpec
+
+PROJECT = Path(__file__).resolve().parents[2]
+# What Celery logs when it takes tasks: "celery@host ready."
+CELERY_READY = LogProbe(" ready.")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that must end well before any process starts; `failure` says what a non-zero exit means."""
+
+    name: str
+    argv: Sequence[str]
+    failure: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a start does once Postgres and Valkey answer: the steps one by one, then all processes at once."""
+
+    steps: Sequence[Step] = ()
+    processes: Sequence[ProcessSpec] = ()
+    ports: Sequence[tuple[str, int]] = field(default=())
+    """(the variable that sets it, port): all must be free before anything starts."""
+
+
+def services_plan() -> Plan:
+    """Postgres, Valkey and the tables, no process."""
+    return Plan(steps=[_migrate()])
+
+
+def full_plan(options: Options) -> Plan:
+    """Everything. Raises StartError when the named base model is missing."""
+    return Plan(
+        steps=[_migrate(), *_model_steps(options)],
+        processes=[_web(options), _worker(options), _gpu_worker(options), _router(options), *_engines(options)],
+        ports=_ports(options),
+    )
+
+
+def child_environment(options: Options) -> dict[str, str]:
+    """This process's environment; the home is absolute in it, as children may work in another folder."""
+    return dict(os.environ) | {
+        "ADAPTERHUB_HOME": str(options.home),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _python(*arguments: str | Path | int) -> list[str]:
+    return [sys.executable, *map(str, arguments)]
+
+
+def _migrate() -> Step:
+    return Step("migrate", _python("manage.py", "migrate", "--noinput"), "The database could not be migrated")
+
+
+def _model_steps(options: Options) -> list[Step]:
+    if not options.engines or model_folder(options.home, options.base_model).is_dir():
+        return []
+    argv = _python("-m", "adapterhub.demo.material", "model", "--home", options.home)
+    failure = f"The base model {DEFAULT_MODEL} could not be prepared (or set ADAPTERHUB_BASE_MODEL to a model's folder)"
+    return [Step("model", argv, failure)]
+
+
+def _web(options: Options) -> ProcessSpec:
+    argv = _python("-m", "uvicorn", "adapterhub.asgi:application", "--host", options.host, "--port", options.port)
+    # An open event stream would hold the stop for ever.
+    argv += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
+    return _spec(options, "web", argv, _http(options, options.port, "/healthz"))
+
+
+def _worker(options: Options) -> ProcessSpec:
+    schedule = Layout(options.home).run / "beat-schedule"
+    argv = _celery("worker", "-Q", "default", "-B", "-s", schedule, "--concurrency", 2, "-n", "worker@%h")
+    return _spec(options, "worker", argv, CELERY_READY)
+
+
+def _gpu_worker(options: Options) -> ProcessSpec:
+    argv = _celery("worker", "-Q", "gpu", "--concurrency", 1, "--prefetch-multiplier", 1, "-n", "gpu-worker@%h")
+    return _spec(options, "gpu-worker", argv, CELERY_READY)
+
+
+def _celery(*arguments: str | Path | int) -> list[str]:
+    return _python("-m", "celery", "-A", "adapterhub", *arguments, "--loglevel", "INFO")
+
+
+def _router(options: Options) -> ProcessSpec:
+    folder = Layout(options.home).router
+    valkey = options.redis_url or redis_url(options.home)
+    argv = _python("-m", "serving_client.router", "--host", options.host, "--port", options.router_port)
+    argv += ["--redis-url", valkey, "--snapshot", f"{folder / 'table.json'}", "--spool", f"{folder / 'outcomes.spool'}"]
+    return _spec(options, "router", argv, _http(options, options.router_port, "/healthz"))
+
+
+def _engines(options: Options) -> list[ProcessSpec]:
+    return [_engine(options, number) for number in range(options.engines)]
+
+
+def _engine(options: Options, number: int) -> ProcessSpec:
+    model, port = model_folder(options.home, options.base_model), options.engine_port + number
+    argv = _python("-m", "serving_client.engine", "--model", model, "--served-model-name", model.name)
+    argv += ["--host", options.host, "--port", str(port)]
+    argv += ["--threads", str(options.threads)] if options.threads else []
+    return _spec(options, f"engine-{number}", argv, _http(options, port, "/health"))
+
+
+def _spec(options: Options, name: str, argv: Sequence[str], probe: HttpProbe | LogProbe) -> ProcessSpec:
+    env = child_environment(options)
+    if isinstance(probe, LogProbe):
+        # Celery's SIGTERM waits for running tasks for ever; its SIGQUIT hands them back to the queue.
+        env["REMAP_SIGTERM"] = "SIGQUIT"
+    return ProcessSpec(name=name, argv=argv, env=env, probe=probe, cwd=PROJECT)
+
+
+def _http(options: Options, port: int, path: str) -> HttpProbe:
+    return HttpProbe(reachable_host(options.host), port, path)
+
+
+def reachable_host(host: str) -> str:
+    """Where to reach a process that listens on the host."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked for by the operator
+
+
+def _ports(options: Options) -> list[tuple[str, int]]:
+    engines = [("ADAPTERHUB_ENGINE_PORT", options.engine_port + number) for number in range(options.engines)]
+    return [("ADAPTERHUB_PORT", options.port), ("ADAPTERHUB_ROUTER_PORT", options.router_port), *engines]

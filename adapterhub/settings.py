@@ -1,6 +1,7 @@
 """Django's settings. Every variable comes from the one table in `adapterhub.environment`."""
 
 import secrets
+from datetime import timedelta
 from pathlib import Path
 
 import dj_database_url
@@ -179,7 +180,7 @@ LEASE_S = env.integer("ADAPTERHUB_LEASE_S", least=1)
 HEARTBEAT_S = env.integer("ADAPTERHUB_HEARTBEAT_S", least=1)
 JOB_ATTEMPTS = env.integer("ADAPTERHUB_JOB_ATTEMPTS", least=1)
 CANCEL_GRACE_S = env.integer("ADAPTERHUB_CANCEL_GRACE_S")
-ROLLBACK_WINDOW_S = env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S")
+ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))
 TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)
 ROUTER_URL = f"http://{env.read('ADAPTERHUB_HOST')}:{env.integer('ADAPTERHUB_ROUTER_PORT', least=1, most=65535)}"
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Project, Scope
 from adapterhub.api.errors import Invalid, NotAllowed
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
 
 
 def scopes_in(request: HttpRequest | Request, project: Project) -> set[str]:

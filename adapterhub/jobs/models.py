@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
-from django.db import models
+from django.db import models, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
@@ -57,7 +57,11 @@ class LeasedJobQuerySet(models.QuerySet[Any]):
 
 
 class LeasedJob(models.Model):
-    """Work that a worker does in a child process under a lease."""
+    """Work that a worker does in a child process under a lease.
+
+    A subclass brings `child_arguments(folder)`, `note(event)`, `succeeded(folder)`, `failed(reason, message)`,
+    `cancelled()`, each ending with its audit event, and `wake_worker()`.
+    """
 
     status = models.CharField(max_length=20, choices=JobStatus.choices, default=JobStatus.QUEUED, editable=False)
     reason = models.CharField(max_length=60, blank=True, editable=False)
@@ -129,12 +133,20 @@ class LeasedJob(models.Model):
             raise InvalidTransition(f"It has {self.status} already and cannot be cancelled.")
         self.save(update_fields=["status", "finished_at"])
 
+    @classmethod
+    def reclaim(cls, pk: Any) -> None:
+        """Take an abandoned job back, unless its worker was heard of in the meantime."""
+        with transaction.atomic():
+            job = cls.objects.abandoned().select_for_update(skip_locked=True).filter(pk=pk).first()
+            if job:
+                job.give_back()
+
     def give_back(self) -> None:
         """End an abandoned attempt: back to the queue, or terminal when it was told to stop or tried too often."""
         if self.status == JobStatus.STOPPING:
-            self.end(JobStatus.CANCELLED)
+            self.cancelled()
         elif self.attempt >= self.max_attempts:
-            self.end(JobStatus.FAILED, reason="worker_lost", message=f"{self.attempt} workers died with it.")
+            self.failed("worker_lost", f"{self.attempt} workers died with it.")
         else:
             self.write(status=JobStatus.QUEUED, lease_expires_at=None)
             self.refresh_from_db()

@@ -11,7 +11,7 @@ def sweep() -> None:
     """Take back the leases of dead workers and wake a worker for every queued job."""
     for model in apps.get_models():
         if issubclass(model, LeasedJob):
-            for job in model.objects.abandoned():
-                job.give_back_if_abandoned()
+            for pk in model.objects.abandoned().values_list("pk", flat=True):
+                model.reclaim(pk)
             for job in model.objects.queued():
                 job.wake_worker()

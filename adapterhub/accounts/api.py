@@ -1,0 +1,139 @@
+"""REST: projects, members, tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils.timezone import now
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import ApiToken, Membership, Project, Scope, User
+from adapterhub.api.errors import Conflict, Invalid, NotAllowed
+from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.permissions import actor_of, named_project, projects_of, scopes_in
+from adapterhub.api.views import ProjectViewSet
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+
+class ProjectSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Project
+        fields = ["slug", "name", "archived_at", "created_at"]
+        read_only_fields = ["archived_at", "created_at"]
+        extra_kwargs = {"slug": {"validators": []}}
+
+
+class MemberSerializer(serializers.ModelSerializer):
+    user = serializers.SlugRelatedField(slug_field="username", queryset=User.objects.all())
+
+    class Meta:
+        model = Membership
+        fields = ["user", "role"]
+
+
+class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+    """Tenants. A new project is made by a superuser; its members are managed with scope `admin`."""
+
+    queryset = Project.objects.all()
+    serializer_class = ProjectSerializer
+    lookup_field = "slug"
+    scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN}
+
+    def get_queryset(self) -> Any:
+        return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
+
+    def project_of(self, thing: Project) -> Project:
+        return thing
+
+    def create(self, request: Request) -> Response:
+        fields = self.read(ProjectSerializer)
+        if not request.user.is_superuser or request.auth:
+            raise NotAllowed("Only an administrator of the installation, signed in, opens projects.")
+        try:
+            with transaction.atomic():
+                project = Project.objects.create(**fields)
+                AuditEvent.record(Tag.PROJECT_CREATED, project, by=actor_of(request), project=project)
+        except IntegrityError:
+            raise Conflict(f"The slug {fields['slug']!r} is taken.", field="slug", code="slug_taken") from None
+        return self.write(project, 201)
+
+    @extend_schema(responses=MemberSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def members(self, request: Request, slug: str) -> Response:
+        """Who has which role."""
+        return Response(MemberSerializer(self.get_object().memberships.select_related("user"), many=True).data)
+
+    @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
+    @members.mapping.post
+    def add_member(self, request: Request, slug: str) -> Response:
+        project = self.get_object()
+        fields = self.read(MemberSerializer)
+        with transaction.atomic():
+            membership, _ = Membership.objects.get_or_create(project=project, **fields)
+            AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=actor_of(request), project=project)
+        return Response(MemberSerializer(membership).data, 201)
+
+
+class TokenSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+
+    class Meta:
+        model = ApiToken
+        fields = ["id", "name", "project", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"]
+
+
+class NewTokenSerializer(serializers.Serializer):
+    project = serializers.SlugField()
+    name = serializers.CharField(max_length=200)
+    scopes = serializers.ListField(child=serializers.ChoiceField(Scope.choices), allow_empty=False)
+    expires_at = serializers.DateTimeField(required=False)
+
+
+class ShownTokenSerializer(TokenSerializer):
+    token = serializers.CharField(help_text="Shown once.")
+
+    class Meta(TokenSerializer.Meta):
+        fields = [*TokenSerializer.Meta.fields, "token"]
+
+
+class ByCreation(NewestFirst):
+    ordering = "-created_at"
+
+
+class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSet):
+    """API tokens of a project."""
+
+    queryset = ApiToken.objects.select_related("project")
+    serializer_class = TokenSerializer
+    pagination_class = ByCreation
+    scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN, "revoke": Scope.ADMIN}
+
+    @extend_schema(request=NewTokenSerializer, responses={201: ShownTokenSerializer})
+    def create(self, request: Request) -> Response:
+        """Create a token. Its text is in this answer and never again."""
+        fields = self.read(NewTokenSerializer)
+        project = named_project(request, fields.pop("project"), Scope.ADMIN)
+        if beyond := set(fields["scopes"]) - scopes_in(request, project):
+            raise Invalid(f"You cannot give scopes you lack: {', '.join(sorted(beyond))}.", field="scopes")
+        by = actor_of(request)
+        with transaction.atomic():
+            token, text = ApiToken.issue(project=project, created_by=by.user, **fields)
+            AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, after={"scopes": token.scopes})
+        return Response({**TokenSerializer(token).data, "token": text}, 201)
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def revoke(self, request: Request, pk: str) -> Response:
+        """Refuse the token from now on."""
+        token = self.get_object()
+        with transaction.atomic():
+            token.revoked_at = token.revoked_at or now()
+            token.save(update_fields=["revoked_at"])
+            AuditEvent.record(Tag.TOKEN_REVOKED, token, by=actor_of(request), project=token.project)
+        return self.write(token)

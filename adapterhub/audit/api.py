@@ -1,0 +1,98 @@
+"""REST: the audit trail, read only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import mixins, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Project, Scope
+from adapterhub.api.permissions import named_project, scopes_in
+from adapterhub.api.views import ProjectViewSet
+from adapterhub.audit.models import AuditEvent, verify
+
+
+class AuditEventSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    hash = serializers.SerializerMethodField()
+
+    class Meta:
+        model = AuditEvent
+        fields = [
+            "id", "project", "sequence", "at", "tag", "actor_name", "auth_method", "object_type", "object_id",
+            "object_name", "before", "after", "reason", "evidence", "request_id", "hash",
+        ]  # fmt: skip
+
+    def get_hash(self, event: AuditEvent) -> str:
+        return bytes(event.hash).hex()
+
+
+class FaultSerializer(serializers.Serializer):
+    sequence = serializers.IntegerField()
+    fault = serializers.CharField()
+
+
+class VerdictSerializer(serializers.Serializer):
+    project = serializers.CharField()
+    ok = serializers.BooleanField()
+    events = serializers.IntegerField()
+    faults = FaultSerializer(many=True)
+
+
+PROJECT = OpenApiParameter("project", str, required=True, description="Slug of the project.")
+
+
+class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+    """Who changed what, when and why."""
+
+    queryset = AuditEvent.objects.select_related("project")
+    serializer_class = AuditEventSerializer
+    scopes = dict.fromkeys(("list", "retrieve", "verify", "export"), Scope.AUDIT)
+
+    def get_queryset(self) -> object:
+        queryset = super().get_queryset()
+        params = self.request.query_params if self.request else {}
+        wanted = {name: params[name] for name in ("tag", "object_type", "object_id", "actor_name") if name in params}
+        return queryset.filter(**wanted)
+
+    def list(self, request: Request, *args: object, **kwargs: object) -> Response:
+        if slug := request.query_params.get("project"):
+            self.queryset = self.queryset.filter(project=named_project(request, slug, Scope.AUDIT))
+        else:
+            allowed = [project for project in Project.objects.all() if may_audit(request, project)]
+            self.queryset = self.queryset.filter(project__in=allowed)
+        return super().list(request, *args, **kwargs)
+
+    @extend_schema(parameters=[PROJECT], responses=VerdictSerializer)
+    def verify(self, request: Request) -> Response:
+        """Walk the project's hash chain."""
+        project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
+        count, faults = verify(project)
+        found = [{"sequence": fault.sequence, "fault": fault.kind} for fault in faults]
+        return Response({"project": project.slug, "ok": not found, "events": count, "faults": found})
+
+    @extend_schema(parameters=[PROJECT], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
+    def export(self, request: Request) -> StreamingHttpResponse:
+        """The project's chain as JSON lines: the canonical bytes as they were hashed, and both hashes."""
+        project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
+        response = StreamingHttpResponse(export_lines(project), content_type="application/jsonl")
+        response["Content-Disposition"] = f'attachment; filename="audit-{project.slug}.jsonl"'
+        return response
+
+
+def may_audit(request: Request, project: Project) -> bool:
+    return Scope.AUDIT in scopes_in(request, project)
+
+
+def export_lines(project: Project) -> Iterator[str]:
+    for event in AuditEvent.objects.of_chain(project).iterator():
+        link = event.as_link()
+        line = {"sequence": link.sequence, "event": link.canonical.decode(), "prev": link.prev_hash.hex(),
+                "hash": link.hash.hex()}  # fmt: skip
+        yield json.dumps(line) + "\n"

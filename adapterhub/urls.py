@@ -1,0 +1,46 @@
+"""All routes."""
+
+from django.contrib import admin
+from django.contrib.auth import views as auth
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.permissions import AllowAny
+from rest_framework.routers import SimpleRouter
+
+from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
+from adapterhub.api.views import healthz
+from adapterhub.audit.api import AuditViewSet
+from registry.api import views as registry
+from training.api import views as training
+
+router = SimpleRouter()
+router.register("projects", ProjectsViewSet, "project")
+router.register("tokens", TokenViewSet, "token")
+router.register("audit/events", AuditViewSet, "audit-event")
+router.register("base-models", registry.BaseModelViewSet, "base-model")
+router.register("adapters", registry.AdapterViewSet, "adapter")
+router.register(r"adapters/(?P<slug>[-\w]+)/versions", registry.VersionViewSet, "version")
+router.register("clusters", registry.ClusterViewSet, "cluster")
+router.register("replicas", registry.ReplicaViewSet, "replica")
+router.register("aliases", registry.AliasViewSet, "alias")
+router.register("rollouts", registry.RolloutViewSet, "rollout")
+router.register("responses", registry.ResponseViewSet, "response")
+router.register("datasets", training.DatasetViewSet, "dataset")
+router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")
+router.register("training-runs", training.TrainingRunViewSet, "training-run")
+
+api = [
+    path("", include(router.urls)),
+    path("audit/verify/", AuditViewSet.as_view({"get": "verify"}), name="audit-verify"),
+    path("audit/export/", AuditViewSet.as_view({"get": "export"}), name="audit-export"),
+]
+
+urlpatterns = [
+    path("healthz", healthz),
+    path("api/v1/", include((api, "api"))),
+    path("api/schema/", SpectacularAPIView.as_view(permission_classes=[AllowAny]), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(permission_classes=[AllowAny]), name="docs"),
+    path("login/", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("logout/", auth.LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,193 @@
+"""REST shapes of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from registry.models import Adapter, AdapterVersion, Alias, AliasMove, BaseModel, Cluster, Replica, Response, Rollout
+
+
+def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField:
+    return serializers.SlugRelatedField(slug_field=name, read_only=True, **options)
+
+
+class BaseModelSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = BaseModel
+        fields = [
+            "slug", "source", "revision", "status", "message", "digest", "parameters", "size_bytes", "archived_at",
+            "created_at",
+        ]  # fmt: skip
+
+
+class NewBaseModelSerializer(serializers.Serializer):
+    slug = serializers.SlugField(max_length=50)
+    source = serializers.RegexField(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=200)
+    revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, default="")
+
+
+class AdapterSerializer(serializers.ModelSerializer):
+    project = slug_of()
+    base_model = slug_of()
+
+    class Meta:
+        model = Adapter
+        fields = ["slug", "project", "base_model", "description", "tags", "archived_at", "created_at"]
+
+
+class NewAdapterSerializer(serializers.Serializer):
+    project = serializers.SlugField()
+    slug = serializers.SlugField(max_length=50)
+    base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.all())
+    description = serializers.CharField(required=False, allow_blank=True, default="")
+    tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False, default=list)
+
+
+class AdapterChangeSerializer(serializers.Serializer):
+    description = serializers.CharField(required=False, allow_blank=True)
+    tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False)
+
+
+class VersionSerializer(serializers.ModelSerializer):
+    adapter = slug_of()
+
+    class Meta:
+        model = AdapterVersion
+        fields = [
+            "adapter", "number", "served_name", "status", "digest", "base_digest", "method", "max_rank", "ranks",
+            "parameters", "size_bytes", "metrics", "lineage", "created_at",
+        ]  # fmt: skip
+
+
+class UploadSerializer(serializers.Serializer):
+    adapter_model = serializers.FileField(help_text="adapter_model.safetensors")
+    adapter_config = serializers.FileField(help_text="adapter_config.json")
+
+
+class ReasonSerializer(serializers.Serializer):
+    reason = serializers.CharField(max_length=2000)
+
+
+class ClusterSerializer(serializers.ModelSerializer):
+    project = slug_of()
+    base_model = slug_of()
+
+    class Meta:
+        model = Cluster
+        fields = ["slug", "project", "base_model", "engine", "max_lora_rank", "max_loras", "created_at"]
+
+
+class NewClusterSerializer(serializers.ModelSerializer):
+    project = serializers.SlugField()
+    base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
+
+    class Meta:
+        model = Cluster
+        fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras"]
+        extra_kwargs = {"slug": {"validators": []}}
+
+
+class ReplicaSerializer(serializers.ModelSerializer):
+    cluster = slug_of()
+
+    class Meta:
+        model = Replica
+        fields = ["id", "cluster", "url", "is_healthy", "engine_version", "loaded", "refused", "message", "seen_at"]
+
+
+class NewReplicaSerializer(serializers.Serializer):
+    cluster = serializers.SlugField()
+    url = serializers.URLField(max_length=300)
+
+
+class ReplicaStateSerializer(serializers.Serializer):
+    url = serializers.CharField()
+    is_healthy = serializers.BooleanField()
+    desired = serializers.ListField(child=serializers.CharField())
+    observed = serializers.ListField(child=serializers.CharField())
+    missing = serializers.ListField(child=serializers.CharField())
+    surplus = serializers.ListField(child=serializers.CharField())
+    message = serializers.CharField()
+
+
+class AliasSerializer(serializers.ModelSerializer):
+    project = slug_of()
+    cluster = slug_of()
+    version = slug_of("served_name")
+
+    class Meta:
+        model = Alias
+        fields = ["name", "project", "cluster", "version", "policy", "generation", "created_at"]
+
+
+class NewAliasSerializer(serializers.Serializer):
+    project = serializers.SlugField()
+    name = serializers.SlugField(max_length=50)
+    cluster = serializers.SlugField()
+    version = serializers.CharField(help_text="Served name, e.g. dora.v1-0123456789ab.")
+    policy = serializers.DictField(required=False, default=dict)
+
+
+class PolicySerializer(serializers.Serializer):
+    policy = serializers.DictField()
+
+
+class MoveSerializer(serializers.Serializer):
+    version = serializers.CharField()
+    expected_version = serializers.CharField()
+    reason = serializers.CharField(max_length=2000)
+
+
+class AliasMoveSerializer(serializers.ModelSerializer):
+    version = slug_of("served_name")
+
+    class Meta:
+        model = AliasMove
+        fields = ["version", "at", "actor_name", "reason"]
+
+
+class StepSerializer(serializers.Serializer):
+    weight = serializers.FloatField(min_value=0, max_value=100)
+    hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
+    min_samples = serializers.IntegerField(min_value=0, required=False, default=0)
+    approval = serializers.BooleanField(required=False, default=False)
+
+
+class RolloutSerializer(serializers.ModelSerializer):
+    alias = slug_of("name")
+    stable = slug_of("served_name")
+    candidate = slug_of("served_name")
+
+    class Meta:
+        model = Rollout
+        fields = [
+            "id", "alias", "stable", "candidate", "status", "weight", "steps", "guardrails", "generation", "reason",
+            "created_at", "ended_at",
+        ]  # fmt: skip
+
+
+class NewRolloutSerializer(serializers.Serializer):
+    alias = serializers.SlugField()
+    candidate = serializers.CharField(help_text="Served name.")
+    steps = StepSerializer(many=True, allow_empty=False)
+    reason = serializers.CharField(max_length=2000)
+
+
+class TransitionSerializer(serializers.Serializer):
+    reason = serializers.CharField(max_length=2000)
+    expected_generation = serializers.IntegerField(required=False, min_value=1)
+
+
+class WeightSerializer(TransitionSerializer):
+    weight = serializers.FloatField(min_value=0, max_value=100)
+
+
+class ResponseSerializer(serializers.ModelSerializer):
+    version = slug_of("served_name")
+    alias = serializers.CharField(source="alias_name")
+
+    class Meta:
+        model = Response
+        fields = ["id", "version", "arm", "alias", "at", "status", "total_ms", "completion_tokens"]

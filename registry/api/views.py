@@ -1,0 +1,322 @@
+"""REST: what exists and what is served. Guard, verb, answer."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.utils.dateparse import parse_datetime
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import mixins
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Project, Scope
+from adapterhub.api.errors import Invalid
+from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.permissions import actor_of, named_project, projects_of
+from adapterhub.api.views import ProjectViewSet
+from registry import models
+from registry.api import serializers as shapes
+from registry.api.state import cluster_state
+
+
+class Reading(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+    """A resource that can be listed and read."""
+
+
+class BySlug(NewestFirst):
+    ordering = "slug"
+
+
+class ByName(NewestFirst):
+    ordering = "name"
+
+
+class ByCreation(NewestFirst):
+    ordering = "-created_at"
+
+
+class BaseModelViewSet(Reading):
+    """Base models. They belong to the installation: every project may train on them."""
+
+    queryset = models.BaseModel.objects.all()
+    serializer_class = shapes.BaseModelSerializer
+    pagination_class = BySlug
+    lookup_field = "slug"
+    scopes = {"create": Scope.ADMIN}
+
+    def get_queryset(self) -> Any:
+        return models.BaseModel.objects.all()
+
+    def project_of(self, thing: Any) -> None:
+        return None
+
+    @extend_schema(request=shapes.NewBaseModelSerializer, responses={202: shapes.BaseModelSerializer})
+    def create(self, request: Request) -> Response:
+        """Register a folder of the models folder, or a hub id. Answers at once; `status` says when it is ready."""
+        fields = self.read(shapes.NewBaseModelSerializer)
+        require_admin_somewhere(request)
+        return self.write(models.BaseModel.register(by=actor_of(request), **fields), 202)
+
+
+def require_admin_somewhere(request: Request) -> None:
+    """Base models have no project: a token of scope admin, or an admin of any project, may add one."""
+    project = request.auth.project if request.auth else Project.objects.visible_to(request.user).first()
+    named_project(request, project.slug if project else "", Scope.ADMIN)
+
+
+class AdapterViewSet(Reading):
+    """Named lines of work."""
+
+    queryset = models.Adapter.objects.select_related("project", "base_model")
+    serializer_class = shapes.AdapterSerializer
+    pagination_class = BySlug
+    lookup_field = "slug"
+    scopes = {"create": Scope.PUBLISH, "partial_update": Scope.PUBLISH}
+
+    @extend_schema(request=shapes.NewAdapterSerializer, responses={201: shapes.AdapterSerializer})
+    def create(self, request: Request) -> Response:
+        fields = self.read(shapes.NewAdapterSerializer)
+        project = named_project(request, fields.pop("project"), Scope.PUBLISH)
+        return self.write(models.Adapter.create(project=project, by=actor_of(request), **fields), 201)
+
+    @extend_schema(request=shapes.AdapterChangeSerializer, responses=shapes.AdapterSerializer)
+    def partial_update(self, request: Request, slug: str) -> Response:
+        adapter = self.get_object()
+        adapter.describe(by=actor_of(request), **self.read(shapes.AdapterChangeSerializer))
+        return self.write(adapter)
+
+
+class VersionViewSet(Reading):
+    """Immutable versions of one adapter."""
+
+    queryset = models.AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
+    serializer_class = shapes.VersionSerializer
+    project_path = "adapter__project"
+    lookup_field = "number"
+    lookup_value_regex = r"\d+"
+    scopes = {"create": Scope.PUBLISH, "archive": Scope.PUBLISH}
+
+    def get_queryset(self) -> Any:
+        return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
+
+    def adapter(self) -> models.Adapter:
+        view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
+        view.scopes = self.scopes
+        return view.get_object()
+
+    @extend_schema(
+        request={"multipart/form-data": shapes.UploadSerializer}, responses={201: shapes.VersionSerializer}
+    )
+    def create(self, request: Request, slug: str) -> Response:
+        """Publish an adapter that was trained elsewhere."""
+        files = self.read(shapes.UploadSerializer)
+        adapter = self.adapter()
+        settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
+            # The names are ours: what the client calls its files never becomes a path.
+            write_upload(files["adapter_model"], Path(scratch) / "adapter_model.safetensors")
+            write_upload(files["adapter_config"], Path(scratch) / "adapter_config.json")
+            version = models.AdapterVersion.publish(adapter, Path(scratch), method="upload", by=actor_of(request))
+        return self.write(version, 201)
+
+    @extend_schema(request=shapes.ReasonSerializer)
+    @action(detail=True, methods=["post"])
+    def archive(self, request: Request, slug: str, number: str) -> Response:
+        """Take the version out of use."""
+        version = self.get_object()
+        version.archive(by=actor_of(request), **self.read(shapes.ReasonSerializer))
+        return self.write(version)
+
+
+def write_upload(upload: UploadedFile, path: Path) -> None:
+    with path.open("wb") as target:
+        for chunk in upload.chunks():
+            target.write(chunk)
+
+
+class ClusterViewSet(Reading):
+    """Replicas behind one router."""
+
+    queryset = models.Cluster.objects.select_related("project", "base_model")
+    serializer_class = shapes.ClusterSerializer
+    pagination_class = BySlug
+    lookup_field = "slug"
+    scopes = {"create": Scope.OPERATE, "state": Scope.READ}
+
+    @extend_schema(request=shapes.NewClusterSerializer, responses={201: shapes.ClusterSerializer})
+    def create(self, request: Request) -> Response:
+        fields = self.read(shapes.NewClusterSerializer)
+        project = named_project(request, fields.pop("project"), Scope.OPERATE)
+        return self.write(models.Cluster.create(project=project, by=actor_of(request), **fields), 201)
+
+    @extend_schema(responses=shapes.ReplicaStateSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def state(self, request: Request, slug: str) -> Response:
+        """Desired against observed, replica by replica."""
+        return Response(cluster_state(self.get_object()))
+
+
+class ReplicaViewSet(Reading):
+    """Engine processes."""
+
+    queryset = models.Replica.objects.select_related("cluster__project")
+    serializer_class = shapes.ReplicaSerializer
+    project_path = "cluster__project"
+    scopes = {"create": Scope.OPERATE}
+
+    @extend_schema(request=shapes.NewReplicaSerializer, responses={201: shapes.ReplicaSerializer})
+    def create(self, request: Request) -> Response:
+        fields = self.read(shapes.NewReplicaSerializer)
+        cluster = named_thing(self, models.Cluster, "slug", fields["cluster"], Scope.OPERATE, "cluster")
+        return self.write(cluster.add_replica(url=fields["url"], by=actor_of(request)), 201)
+
+
+def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
+    """A thing that a body names, if the caller sees its project and has the scope there."""
+    path = {models.AdapterVersion: "adapter__project"}.get(model, "project")
+    thing = model.objects.filter(**{name: value}).first()
+    project = thing
+    for part in path.split("__"):
+        project = project and getattr(project, part)
+    if thing is None or not projects_of(view.request).filter(pk=project.pk).exists():
+        raise Invalid(f"There is no {field} {value!r} that you can see.", field=field, code=f"unknown_{field}")
+    named_project(view.request, project.slug, scope)
+    return thing
+
+
+class AliasViewSet(Reading):
+    """Public names that applications send as `model`."""
+
+    queryset = models.Alias.objects.select_related("project", "cluster", "version")
+    serializer_class = shapes.AliasSerializer
+    pagination_class = ByName
+    lookup_field = "name"
+    scopes = {"create": Scope.OPERATE, "partial_update": Scope.OPERATE, "move": Scope.OPERATE, "history": Scope.READ}
+
+    def version(self, served_name: str, field: str = "version") -> models.AdapterVersion:
+        return named_thing(self, models.AdapterVersion, "served_name", served_name, Scope.READ, field)
+
+    @extend_schema(request=shapes.NewAliasSerializer, responses={201: shapes.AliasSerializer})
+    def create(self, request: Request) -> Response:
+        """Make a version live."""
+        fields = self.read(shapes.NewAliasSerializer)
+        project = named_project(request, fields["project"], Scope.OPERATE)
+        cluster = named_thing(self, models.Cluster, "slug", fields["cluster"], Scope.READ, "cluster")
+        alias = models.Alias.create(
+            project=project,
+            name=fields["name"],
+            cluster=cluster,
+            version=self.version(fields["version"]),
+            policy=fields["policy"],
+            by=actor_of(request),
+        )
+        return self.write(alias, 201)
+
+    @extend_schema(request=shapes.PolicySerializer, responses=shapes.AliasSerializer)
+    def partial_update(self, request: Request, name: str) -> Response:
+        """Change the policy."""
+        alias = self.get_object()
+        alias.set_policy(self.read(shapes.PolicySerializer)["policy"], by=actor_of(request))
+        return self.write(alias)
+
+    @extend_schema(request=shapes.MoveSerializer)
+    @action(detail=True, methods=["post"])
+    def move(self, request: Request, name: str) -> Response:
+        """Serve another version at once, if the alias still serves the expected one."""
+        alias = self.get_object()
+        fields = self.read(shapes.MoveSerializer)
+        expected = self.version(fields["expected_version"], "expected_version")
+        alias.move(
+            self.version(fields["version"]), expected=expected, reason=fields["reason"], by=actor_of(request)
+        )
+        return self.write(alias)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("at", datetime, description="Only the move that served at this time.")],
+        responses=shapes.AliasMoveSerializer(many=True),
+    )
+    @action(detail=True, pagination_class=None)
+    def history(self, request: Request, name: str) -> Response:
+        """Every move, newest first; with `at`, what served then."""
+        moves = self.get_object().moves.select_related("version")
+        if at := request.query_params.get("at"):
+            moment = parse_datetime(at)
+            if moment is None or moment.tzinfo is None:
+                raise Invalid("at is a time with its zone, e.g. 2026-11-23T12:00:00Z.", field="at")
+            moves = moves.filter(at__lte=moment)[:1]
+        return Response(shapes.AliasMoveSerializer(moves, many=True).data)
+
+
+class RolloutViewSet(Reading):
+    """A/B splits. Every verb takes a reason."""
+
+    queryset = models.Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
+    serializer_class = shapes.RolloutSerializer
+    pagination_class = ByCreation
+    project_path = "alias__project"
+    scopes = dict.fromkeys(
+        ("create", "pause", "resume", "set_weight", "promote", "rollback"), Scope.OPERATE
+    )
+
+    @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
+    def create(self, request: Request) -> Response:
+        """Open a rollout. It starts when every healthy replica holds the candidate."""
+        fields = self.read(shapes.NewRolloutSerializer)
+        alias = named_thing(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
+        candidate = named_thing(
+            self, models.AdapterVersion, "served_name", fields["candidate"], Scope.READ, "candidate"
+        )
+        steps = [dict(step) for step in fields["steps"]]
+        rollout = models.Rollout.create(
+            alias=alias, candidate=candidate, steps=steps, reason=fields["reason"], by=actor_of(request)
+        )
+        return self.write(rollout, 201)
+
+    def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
+        rollout = self.get_object()
+        getattr(rollout, verb)(by=actor_of(self.request), **self.read(shape))
+        return self.write(rollout)
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, pk: str) -> Response:
+        """Everybody gets the stable version until it is resumed."""
+        return self.move("pause")
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        """Go on with the same weight and salt."""
+        return self.move("resume")
+
+    @extend_schema(request=shapes.WeightSerializer)
+    @action(detail=True, methods=["post"], url_path="set-weight")
+    def set_weight(self, request: Request, pk: str) -> Response:
+        """Change the candidate's share."""
+        return self.move("set_weight", shapes.WeightSerializer)
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def promote(self, request: Request, pk: str) -> Response:
+        """The candidate serves everybody."""
+        return self.move("promote")
+
+    @extend_schema(request=shapes.ReasonSerializer)
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, pk: str) -> Response:
+        """The stable version serves everybody, also after the promotion. Twice is as once."""
+        return self.move("rollback", shapes.ReasonSerializer)
+
+
+class ResponseViewSet(ProjectViewSet, mixins.RetrieveModelMixin):
+    """Which version answered a request."""
+
+    queryset = models.Response.objects.select_related("project", "version")
+    serializer_class = shapes.ResponseSerializer

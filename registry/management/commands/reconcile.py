@@ -1,0 +1,22 @@
+"""`manage.py reconcile [--loop]`: the control loop by hand, or as a resident process."""
+
+import time
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+
+from registry.reconcile import reconcile
+
+
+class Command(BaseCommand):
+    help = "Make every replica hold what is wanted."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--loop", action="store_true", help="go on until stopped")
+
+    def handle(self, *, loop: bool, **_: Any) -> None:
+        reconcile()
+        while loop:
+            time.sleep(settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"])
+            reconcile()

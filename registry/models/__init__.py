@@ -1,0 +1,21 @@
+from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
+from registry.models.alias import Alias, AliasMove
+from registry.models.base_model import BaseModel, BaseModelStatus
+from registry.models.cluster import Cluster, Replica
+from registry.models.response import Response
+from registry.models.rollout import Rollout, RolloutStatus
+
+__all__ = [
+    "Adapter",
+    "AdapterVersion",
+    "Alias",
+    "AliasMove",
+    "BaseModel",
+    "BaseModelStatus",
+    "Cluster",
+    "Replica",
+    "Response",
+    "Rollout",
+    "RolloutStatus",
+    "VersionStatus",
+]

@@ -1,0 +1,156 @@
+"""Aliases: the stable public names that clients send as `model`, and their whole history."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, models, transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import Project
+from adapterhub.api.errors import Conflict, Invalid, NotAllowed
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from registry.models.adapter import AdapterVersion
+from registry.models.cluster import Cluster, reconcile_soon
+
+POLICY_KEYS = {"quorum"}
+
+
+class Alias(models.Model):
+    """A public name; `version` is what it serves now, `generation` counts its moves."""
+
+    project = models.ForeignKey(Project, models.PROTECT, related_name="aliases")
+    name = models.SlugField(unique=True)
+    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="aliases")
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="aliases")
+    policy = models.JSONField(default=dict, blank=True)
+    generation = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "aliases"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def quorum(self) -> int:
+        """Approvals that a promotion needs; 0 = unprotected."""
+        return int(self.policy.get("quorum", 0))
+
+    @classmethod
+    def create(
+        cls, *, project: Project, name: str, cluster: Cluster, version: AdapterVersion, policy: dict[str, Any], by: Actor
+    ) -> Alias:
+        """Make a version live under a public name."""
+        check_policy(policy)
+        require_of_project(version, project)
+        version.require_servable_on(cluster)
+        try:
+            with transaction.atomic():
+                alias = cls.objects.create(
+                    project=project, name=name, cluster=cluster, version=version, policy=policy
+                )
+                alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
+                AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))
+                reconcile_soon()
+        except IntegrityError:
+            raise Conflict(f"The alias {name!r} is taken: choose another.", field="name", code="name_taken") from None
+        return alias
+
+    def move(self, version: AdapterVersion, *, expected: AdapterVersion, reason: str, by: Actor) -> None:
+        """Serve another version at once, if the alias still serves the expected one.
+
+        Raises Conflict with the present state when somebody was faster, or while a rollout moves it.
+        """
+        with transaction.atomic():
+            alias = Alias.objects.select_for_update().get(pk=self.pk)
+            if alias.version_id != expected.pk:
+                raise Conflict(f"{alias} serves {alias.version} now, not {expected}.", code="alias_moved")
+            if alias.rollouts.active().exists():
+                raise Conflict(f"A rollout moves {alias}: promote or roll it back first.", code="rollout_active")
+            if alias.quorum:
+                raise NotAllowed(f"{alias} is protected: it moves by an approved rollout.", code="alias_protected")
+            require_of_project(version, alias.project)
+            version.require_servable_on(alias.cluster)
+            alias.point_to(version, reason=reason, by=by)
+            AuditEvent.record(
+                Tag.ALIAS_MOVED,
+                alias,
+                by=by,
+                project=alias.project,
+                before=served(expected),
+                after=served(version),
+                reason=reason,
+            )
+        self.refresh_from_db()
+
+    def point_to(self, version: AdapterVersion, *, reason: str, by: Actor) -> None:
+        """Change what is served and the history with it. Only inside a verb that records the event."""
+        self.version = version
+        self.generation += 1
+        self.save(update_fields=["version", "generation"])
+        self.moves.create(version=version, actor_name=by.name, reason=reason)
+        reconcile_soon()
+
+    def set_policy(self, policy: dict[str, Any], *, by: Actor) -> None:
+        """Change who and what a promotion needs."""
+        check_policy(policy)
+        with transaction.atomic():
+            alias = Alias.objects.select_for_update().get(pk=self.pk)
+            before, alias.policy = alias.policy, policy
+            alias.save(update_fields=["policy"])
+            AuditEvent.record(
+                Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy
+            )
+        self.refresh_from_db()
+
+    def served_at(self, moment: datetime) -> AdapterVersion | None:
+        """The version that the alias pointed to at that time; None before it existed."""
+        move = self.moves.filter(at__lte=moment).select_related("version").first()
+        return move.version if move else None
+
+    def recent_versions(self) -> list[AdapterVersion]:
+        """What it serves, and what it served within the rollback window: these stay loaded."""
+        since = now() - settings.ROLLBACK_WINDOW
+        replaced = list(self.moves.filter(at__gte=since).select_related("version"))
+        before = self.moves.filter(at__lt=since).select_related("version").first()
+        return [self.version, *(move.version for move in [*replaced, *([before] if before and replaced else [])])]
+
+
+class AliasMove(models.Model):
+    """One change of an alias; a trigger keeps the rows as they were written."""
+
+    alias = models.ForeignKey(Alias, models.PROTECT, related_name="moves")
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="moves")
+    at = models.DateTimeField(default=now)
+    actor_name = models.CharField(max_length=200)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.alias} -> {self.version}"
+
+
+def served(version: AdapterVersion) -> dict[str, str]:
+    """A version as the audit trail names it."""
+    return {"version": version.served_name, "digest": version.digest}
+
+
+def check_policy(policy: dict[str, Any]) -> None:
+    unknown = set(policy) - POLICY_KEYS
+    quorum = policy.get("quorum", 0)
+    if unknown or not isinstance(quorum, int) or isinstance(quorum, bool) or not 0 <= quorum <= 10:
+        raise Invalid("A policy is {quorum: 0..10}.", field="policy", code="bad_policy")
+
+
+def require_of_project(version: AdapterVersion, project: Project) -> None:
+    if version.adapter.project_id != project.pk:
+        raise Invalid("There is no such version in this project.", field="version", code="unknown_version")

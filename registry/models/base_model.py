@@ -1,0 +1,136 @@
+"""Base models: what adapters are trained on and served with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.api.errors import Invalid
+from adapterhub.artifacts import digest_of, manifest_of
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+                  "chat_template.*", "vocab.*", "merges.txt", "*.model")  # fmt: skip
+
+
+class BaseModelStatus(models.TextChoices):
+    CHECKING = "checking"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class BaseModelQuerySet(models.QuerySet["BaseModel"]):
+    def ready(self) -> BaseModelQuerySet:
+        return self.filter(status=BaseModelStatus.READY, archived_at=None)
+
+
+class BaseModel(models.Model):
+    """A full checkpoint; its digest covers weights, tokenizer and configuration together."""
+
+    slug = models.SlugField(unique=True)
+    source = models.CharField(max_length=300, help_text="Folder below the models folder, or a hub id.")
+    revision = models.CharField(max_length=100, blank=True)
+    status = models.CharField(max_length=20, choices=BaseModelStatus.choices, default=BaseModelStatus.CHECKING)
+    message = models.TextField(blank=True)
+    digest = models.CharField(max_length=64, blank=True, editable=False)
+    config = models.JSONField(default=dict, editable=False)
+    parameters = models.PositiveBigIntegerField(default=0, editable=False)
+    size_bytes = models.PositiveBigIntegerField(default=0, editable=False)
+    archived_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = BaseModelQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint lies. Only below the models folder: a path never comes from a client."""
+        return settings.MODELS_DIR / self.slug
+
+    @classmethod
+    def register(cls, *, slug: str, source: str, revision: str = "", by: Actor) -> BaseModel:
+        """Record the model and schedule its check, which computes the digest."""
+        if cls.objects.filter(slug=slug).exists():
+            raise Invalid(f"A base model {slug!r} is registered already.", field="slug", code="slug_taken")
+        with transaction.atomic():
+            model = cls.objects.create(slug=slug, source=source, revision=revision)
+            AuditEvent.record(Tag.BASE_MODEL_REGISTERED, model, by=by, project=None, after={"source": source})
+            transaction.on_commit(model.check_soon)
+        return model
+
+    def check_soon(self) -> None:
+        from registry.tasks import check_base_model
+
+        check_base_model.delay(self.pk)
+
+    def inspect(self) -> None:
+        """Read the folder: digest, configuration, size. Ends ready or rejected."""
+        missing = [name for name in ("config.json", "tokenizer.json") if not (self.folder / name).is_file()]
+        if missing or not list(self.folder.glob("*.safetensors")):
+            self.reject(f"{self.folder.name}/ lacks {', '.join(missing) or 'safetensors weights'}.")
+            return
+        files = manifest_of(self.folder, {path for pattern in IDENTITY_FILES for path in self.folder.glob(pattern)})
+        self.digest = digest_of(files)
+        self.size_bytes = sum(file.size for file in files)
+        self.config = json.loads((self.folder / "config.json").read_bytes())
+        self.parameters = sum(count_parameters(path) for path in self.folder.glob("*.safetensors"))
+        self.status = BaseModelStatus.READY
+        self.save()
+
+    def reject(self, message: str) -> None:
+        with transaction.atomic():
+            self.status, self.message = BaseModelStatus.REJECTED, message
+            self.save()
+            AuditEvent.record(
+                Tag.BASE_MODEL_REJECTED, self, by=Actor("system:intake", "system"), project=None, reason=message
+            )
+
+    @property
+    def layers(self) -> int:
+        return int(self.config.get("num_hidden_layers", 0))
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shapes (out, in) of the linear modules of a Llama-like architecture, by their last name."""
+        return linear_shapes(self.config)
+
+
+def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    query, key = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+    return {
+        "q_proj": (query, hidden),
+        "k_proj": (key, hidden),
+        "v_proj": (key, hidden),
+        "o_proj": (hidden, query),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+    }
+
+
+def count_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, from its header alone."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            count = 1
+            for size in tensor["shape"]:
+                count *= size
+            total += count
+    return total

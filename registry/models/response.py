@@ -1,0 +1,32 @@
+"""Which version answered a request: one row an answer, from the routers' reports."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from adapterhub.accounts.models import Project
+from registry.models.adapter import AdapterVersion
+
+
+class Response(models.Model):
+    """An answer that left the router. The request's text is not kept."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="+")
+    alias_name = models.CharField(max_length=50, blank=True)
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="responses")
+    arm = models.CharField(max_length=20)
+    is_sticky = models.BooleanField()
+    status = models.PositiveSmallIntegerField()
+    at = models.DateTimeField()
+    ttft_ms = models.FloatField(null=True)
+    total_ms = models.FloatField()
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [models.Index(fields=["version", "at"], name="responses_by_version")]
+
+    def __str__(self) -> str:
+        return self.id

@@ -1,0 +1,213 @@
+"""Rollouts: an alias moves from its stable version to a candidate, by weight, and back in one push."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import Any
+
+from django.db import IntegrityError, models, transaction
+from django.db.models import Q
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import User
+from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllowed
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from registry.models.adapter import AdapterVersion
+from registry.models.alias import Alias, require_of_project, served
+from registry.models.cluster import reconcile_soon
+
+
+class RolloutStatus(models.TextChoices):
+    LOADING = "loading"
+    RUNNING = "running"
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back", "rolled back"
+
+
+ACTIVE = (RolloutStatus.LOADING, RolloutStatus.RUNNING, RolloutStatus.PAUSED)
+# What may follow what; rollback may follow everything that is active, so that it wins every race.
+MOVES = {
+    RolloutStatus.RUNNING: (RolloutStatus.LOADING, RolloutStatus.PAUSED),
+    RolloutStatus.PAUSED: (RolloutStatus.RUNNING,),
+    RolloutStatus.PROMOTED: (RolloutStatus.RUNNING, RolloutStatus.PAUSED),
+    RolloutStatus.ROLLED_BACK: ACTIVE,
+}
+
+
+class RolloutQuerySet(models.QuerySet["Rollout"]):
+    def active(self) -> RolloutQuerySet:
+        """Rollouts that have not ended."""
+        return self.filter(status__in=ACTIVE)
+
+
+def new_salt() -> str:
+    return secrets.token_hex(8)
+
+
+class Rollout(models.Model):
+    """One A/B split of one alias. The salt is fixed, so that a user keeps the arm over pause and resume."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    alias = models.ForeignKey(Alias, models.PROTECT, related_name="rollouts")
+    stable = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="stable_of")
+    candidate = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="candidate_of")
+    status = models.CharField(max_length=20, choices=RolloutStatus.choices, default=RolloutStatus.LOADING)
+    weight = models.FloatField(default=0, help_text="Percent of the units that the candidate serves.")
+    steps = models.JSONField(default=list)
+    guardrails = models.JSONField(default=list)
+    salt = models.CharField(max_length=40, default=new_salt, editable=False)
+    generation = models.PositiveIntegerField(default=1, editable=False)
+    reason = models.TextField()
+    created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(default=now, editable=False)
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    objects = RolloutQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["alias"], condition=Q(status__in=ACTIVE), name="one_active_rollout_per_alias"),
+            models.CheckConstraint(condition=Q(weight__gte=0, weight__lte=100), name="weight_is_percent"),
+            models.CheckConstraint(condition=~Q(stable=models.F("candidate")), name="candidate_is_another_version"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alias}: {self.stable} to {self.candidate}"
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in ACTIVE
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        alias: Alias,
+        candidate: AdapterVersion,
+        steps: list[dict[str, Any]],
+        reason: str,
+        by: Actor,
+        guardrails: list[dict[str, Any]] | None = None,
+    ) -> Rollout:
+        """Open a rollout. Traffic moves only when replicas have loaded the candidate."""
+        require_of_project(candidate, alias.project)
+        candidate.require_servable_on(alias.cluster)
+        if candidate.pk == alias.version_id:
+            raise Invalid(f"{alias} serves {candidate} already.", field="candidate", code="same_version")
+        try:
+            with transaction.atomic():
+                alias = Alias.objects.select_for_update().get(pk=alias.pk)
+                rollout = cls.objects.create(
+                    alias=alias,
+                    stable=alias.version,
+                    candidate=candidate,
+                    weight=steps[0]["weight"],
+                    steps=steps,
+                    guardrails=guardrails or [],
+                    reason=reason,
+                    created_by=by.user,
+                )
+                rollout.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(alias.version))
+                reconcile_soon()
+        except IntegrityError:
+            raise Conflict(f"{alias} has a rollout that has not ended.", code="rollout_active") from None
+        return rollout
+
+    def started(self, *, by: Actor) -> None:
+        """The candidate is loaded where the alias is served: send it its share."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.RUNNING)
+            rollout.enter(RolloutStatus.RUNNING)
+            rollout.audit(Tag.ROLLOUT_STARTED, by=by)
+        self.refresh_from_db()
+
+    def pause(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+        """Send everybody to the stable version until it is resumed."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.PAUSED, expected_generation)
+            rollout.enter(RolloutStatus.PAUSED)
+            rollout.audit(Tag.ROLLOUT_PAUSED, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def resume(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+        """Go on with the same weight and salt: every unit gets the arm that it had."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.RUNNING, expected_generation)
+            if rollout.status != RolloutStatus.PAUSED:
+                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}, not paused.")
+            rollout.enter(RolloutStatus.RUNNING)
+            rollout.audit(Tag.ROLLOUT_RESUMED, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def set_weight(self, weight: float, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+        """Change the candidate's share, in percent of the units."""
+        with transaction.atomic():
+            rollout = self.locked(None, expected_generation)
+            if rollout.status not in (RolloutStatus.RUNNING, RolloutStatus.PAUSED):
+                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: its weight cannot be set.")
+            before, rollout.weight = rollout.weight, weight
+            rollout.enter(RolloutStatus(rollout.status))
+            rollout.audit(Tag.ROLLOUT_WEIGHT_SET, by=by, reason=reason, before={"weight": before})
+        self.refresh_from_db()
+
+    def promote(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+        """Send all traffic of the alias to the candidate."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.PROMOTED, expected_generation)
+            if rollout.alias.quorum:
+                raise NotAllowed(
+                    f"{rollout.alias} is protected: promotion needs {rollout.alias.quorum} approval(s).",
+                    code="approval_missing",
+                )
+            rollout.alias.point_to(rollout.candidate, reason=reason, by=by)
+            rollout.enter(RolloutStatus.PROMOTED)
+            rollout.audit(Tag.ROLLOUT_PROMOTED, by=by, reason=reason, before=served(rollout.stable))
+        self.refresh_from_db()
+
+    def rollback(self, *, reason: str, by: Actor) -> None:
+        """Serve the stable version again. Also after the promotion; asking twice changes nothing."""
+        with transaction.atomic():
+            alias = Alias.objects.select_for_update().get(pk=self.alias_id)
+            rollout = Rollout.objects.select_for_update().get(pk=self.pk)
+            if rollout.status != RolloutStatus.ROLLED_BACK:
+                rollout.go_back(alias, reason=reason, by=by)
+        self.refresh_from_db()
+
+    def go_back(self, alias: Alias, *, reason: str, by: Actor) -> None:
+        if self.status == RolloutStatus.PROMOTED:
+            if alias.version_id != self.candidate_id or alias.rollouts.active().exists():
+                raise Conflict(f"{alias} has moved on since: roll back what moved it.", code="alias_moved")
+            alias.point_to(self.stable, reason=reason, by=by)
+        self.enter(RolloutStatus.ROLLED_BACK)
+        self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate))
+
+    def locked(self, target: RolloutStatus | None, expected_generation: int | None = None) -> Rollout:
+        """The row, locked after its alias; raises unless the target may follow its status."""
+        alias = Alias.objects.select_for_update().get(pk=self.alias_id)
+        rollout = Rollout.objects.select_for_update().get(pk=self.pk)
+        rollout.alias = alias
+        if expected_generation not in (None, rollout.generation):
+            raise Conflict(
+                f"The rollout is at generation {rollout.generation}, not {expected_generation}: look again.",
+                code="stale_generation",
+            )
+        if target and rollout.status not in MOVES[target]:
+            raise InvalidTransition(f"The rollout is {rollout.get_status_display()}: it cannot become {target.label}.")
+        return rollout
+
+    def enter(self, status: RolloutStatus) -> None:
+        """Write the status and schedule its effect."""
+        self.status = status
+        self.generation += 1
+        self.ended_at = None if status in ACTIVE else now()
+        self.save(update_fields=["status", "generation", "ended_at", "weight"])
+        reconcile_soon()
+
+    def audit(self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None) -> None:
+        after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
+        AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=after, reason=reason)

@@ -1,0 +1,54 @@
+"""Hyper-parameters of a run: names, defaults and bounds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from adapterhub.api.errors import Invalid
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number in [least, most]; a whole number unless its default is a float."""
+
+    default: int | float
+    least: float
+    most: float
+    meaning: str
+
+
+TABLE = {
+    "rank": Hyperparameter(8, 1, 512, "Rank of every module, when no rank analysis plans them."),
+    "scale": Hyperparameter(2, 1, 64, "alpha / r, equal for every module."),
+    "steps": Hyperparameter(40, 1, 1_000_000, "Optimiser steps."),
+    "batch_size": Hyperparameter(4, 1, 1024, "Sequences in a micro-batch."),
+    "gradient_accumulation": Hyperparameter(1, 1, 1024, "Micro-batches in a step."),
+    "learning_rate": Hyperparameter(1e-3, 1e-7, 1.0, "Peak learning rate; 1e-3 suits LoRA on small models."),
+    "max_length": Hyperparameter(256, 16, 1_000_000, "Tokens of a sequence; what is longer is cut."),
+    "warmup_steps": Hyperparameter(4, 0, 100_000, "Steps until the peak learning rate."),
+    "seed": Hyperparameter(0, 0, 2**31, "Seed of order and start values."),
+    "checkpoint_steps": Hyperparameter(20, 1, 1_000_000, "Steps between two checkpoints."),
+    "eval_tokens": Hyperparameter(4096, 1, 100_000_000, "Held-out tokens to evaluate on, before and after."),
+}
+
+
+def with_defaults(given: dict[str, Any]) -> dict[str, int | float]:
+    """The given values checked, the rest at their defaults. Raises Invalid naming the field."""
+    if unknown := sorted(set(given) - set(TABLE)):
+        raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
+    return {name: checked(name, given.get(name, entry.default)) for name, entry in TABLE.items()}
+
+
+def checked(name: str, value: Any) -> int | float:
+    entry = TABLE[name]
+    whole = isinstance(entry.default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise refused(name, f"must be a {'whole ' if whole else ''}number, not {value!r}.")
+    if not entry.least <= value <= entry.most:
+        raise refused(name, f"is {value}; it must lie between {entry.least:g} and {entry.most:g}.")
+    return value
+
+
+def refused(name: str, message: str) -> Invalid:
+    return Invalid(f"{name} {message}", field=f"hyperparameters.{name}", code="bad_hyperparameter")

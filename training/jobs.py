@@ -1,0 +1,107 @@
+"""The gpu worker's bridge: claim a row, run its work in a child process under the lease, publish what it made."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.apps import apps
+from django.conf import settings
+from django.db import OperationalError
+
+from adapterhub.api.errors import DomainError
+from adapterhub.artifacts import ArtifactError
+from adapterhub.jobs.child import Child
+from adapterhub.jobs.models import JobStatus, StaleAttempt
+from training.models.job import GpuJob
+
+LOOK_S = 0.5
+log = logging.getLogger(__name__)
+
+
+def work(kind: str, pk: str) -> None:
+    """Do the job, if it is queued. May be called twice for one job: the second call finds nothing to do."""
+    job = apps.get_model("training", kind).claim(pk)
+    if job is None:
+        return
+    try:
+        execute(job)
+    except StaleAttempt:
+        log.warning("%s went to another attempt; this one wrote nothing more.", job)
+
+
+def execute(job: GpuJob) -> None:
+    """Run the child and end the job by its exit. Whatever is thrown ends it as failed, with the reason."""
+    job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        arguments = job.child_arguments(job.folder)
+        outcome, message = supervise(job, arguments)
+        finish(job, outcome, message)
+    except StaleAttempt:
+        raise
+    except (DomainError, ArtifactError) as error:
+        job.failed("bad_input", str(error))
+    except OSError as error:
+        job.failed("no_space" if error.errno == 28 else "internal", str(error))
+    except Exception as error:
+        # The process boundary: the row must say what happened, and the log must have the trace.
+        job.failed("internal", f"{type(error).__name__}: {error}")
+        raise
+
+
+def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
+    """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
+    child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt")
+    with killed_at_the_end(child):
+        error = {"code": "internal", "message": "The process ended without a word; its log is kept."}
+        beat_at = 0.0
+        while (status := child.wait(LOOK_S)) is None:
+            for event in child.new_events():
+                error = event if event["kind"] == "error" else error
+                job.note(event)
+            if time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + settings.HEARTBEAT_S
+                if beat(job) == JobStatus.STOPPING:
+                    child.stop(settings.CANCEL_GRACE_S)
+                    return "cancelled", ""
+        for event in child.new_events():
+            error = event if event["kind"] == "error" else error
+            job.note(event)
+    return ("succeeded", "") if status == 0 else (str(error["code"]), str(error["message"]))
+
+
+@contextlib.contextmanager
+def killed_at_the_end(child: Child) -> Iterator[None]:
+    """Whatever is thrown, the device is free afterwards."""
+    try:
+        yield
+    finally:
+        child.kill()
+
+
+def beat(job: GpuJob) -> str:
+    """A heartbeat; a database that is away for less than the lease does not disturb the work."""
+    try:
+        return job.heartbeat()
+    except OperationalError as error:
+        log.warning("No heartbeat for %s: %s", job, error)
+        return job.status
+
+
+def finish(job: GpuJob, outcome: str, message: str) -> None:
+    if outcome == "succeeded":
+        job.succeeded(job.folder)
+        clear(job.folder)
+    elif outcome == "cancelled":
+        job.cancelled()
+    else:
+        job.failed(outcome, message)
+
+
+def clear(folder: Path) -> None:
+    """What was published lies in the store; checkpoints are needed no more, the log and the events stay."""
+    shutil.rmtree(folder / "output", ignore_errors=True)

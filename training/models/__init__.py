@@ -1,0 +1,5 @@
+from training.models.dataset import Dataset
+from training.models.rank_analysis import RankAnalysis
+from training.models.training_run import RunMetric, TrainingRun
+
+__all__ = ["Dataset", "RankAnalysis", "RunMetric", "TrainingRun"]

@@ -1,0 +1,90 @@
+"""What rank analyses and training runs share: a lease, a project, and the audit event at their end."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.db import models, transaction
+
+from adapterhub.accounts.actor import Actor, system
+from adapterhub.accounts.models import Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.jobs.models import JobStatus, LeasedJob
+from registry.models import BaseModel
+from training.models.dataset import Dataset
+
+WORKER = system("gpu-worker")
+
+
+class GpuJob(LeasedJob):
+    """A leased job of a project on a dataset and a base model."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="+")
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="+")
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="+")
+    created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+
+    tags: ClassVar[dict[JobStatus, Tag]]
+
+    class Meta(LeasedJob.Meta):
+        abstract = True
+        ordering = ["-created_at"]
+
+    @property
+    def folder(self) -> Path:
+        """The job's workspace; its checkpoints outlive an attempt."""
+        return settings.WORK_DIR / str(self.pk)
+
+    def wake_worker(self) -> None:
+        from training.tasks import work
+
+        work.delay(self._meta.model_name, str(self.pk))
+
+    def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
+        """Save the new job with its event and wake a worker after the commit."""
+        self.save(force_insert=True)
+        AuditEvent.record(tag, self, by=by, project=self.project, after=after)
+        transaction.on_commit(self.wake_worker, robust=True)
+
+    def cancel(self, *, by: Actor) -> None:
+        """Stop it. A queued job is cancelled at once, a running one saves a checkpoint; twice is as once."""
+        with transaction.atomic():
+            job = self.lock()
+            was_queued = job.status == JobStatus.QUEUED
+            job.stop_or_cancel()
+            if was_queued:
+                job.record_end(by=by)
+        self.refresh_from_db()
+
+    def failed(self, reason: str, message: str) -> None:
+        """End as failed under the fence, with the audit event."""
+        with transaction.atomic():
+            self.end(JobStatus.FAILED, reason=reason, message=message)
+            self.record_end()
+
+    def cancelled(self) -> None:
+        """End as cancelled under the fence, with the audit event."""
+        with transaction.atomic():
+            self.end(JobStatus.CANCELLED)
+            self.record_end()
+
+    def record_end(self, *, by: Actor = WORKER, evidence: dict[str, Any] | None = None) -> None:
+        AuditEvent.record(
+            self.tags[JobStatus(self.status)],
+            self,
+            by=by,
+            project=self.project,
+            after={"status": self.status, "attempt": self.attempt},
+            reason=self.message,
+            evidence=evidence,
+        )
+
+    def note(self, event: dict[str, Any]) -> None:
+        """Keep an event of the child under the fence."""
+        if event["kind"] == "progress":
+            self.write(progress={name: event.get(name) for name in ("step", "total", "eta_s")})

@@ -1,0 +1,198 @@
+"""Training runs: what turns a dataset into an adapter version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.api.errors import Invalid, InvalidTransition
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.jobs.models import JobStatus
+from registry.models import Adapter, AdapterVersion, BaseModel
+from training.hyperparameters import with_defaults
+from training.models.dataset import Dataset
+from training.models.job import GpuJob
+from training.models.rank_analysis import RankAnalysis
+
+
+class TrainingRun(GpuJob):
+    """One training of one adapter; its configuration is frozen when it is requested."""
+
+    class Method(models.TextChoices):
+        LORA = "lora", "LoRA"
+
+    adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="runs")
+    method = models.CharField(max_length=20, choices=Method.choices, default=Method.LORA)
+    rank_analysis = models.ForeignKey(RankAnalysis, models.PROTECT, null=True, blank=True, related_name="runs")
+    hyperparameters = models.JSONField()
+    version = models.OneToOneField(AdapterVersion, models.PROTECT, null=True, editable=False, related_name="run")
+    loss_before = models.FloatField(null=True, editable=False)
+    loss_after = models.FloatField(null=True, editable=False)
+
+    tags = {
+        JobStatus.SUCCEEDED: Tag.TRAINING_RUN_SUCCEEDED,
+        JobStatus.FAILED: Tag.TRAINING_RUN_FAILED,
+        JobStatus.CANCELLED: Tag.TRAINING_RUN_CANCELLED,
+    }
+
+    class Meta(GpuJob.Meta):
+        constraints = [
+            *GpuJob.Meta.constraints,
+            models.CheckConstraint(
+                condition=~Q(status="succeeded") | Q(version__isnull=False), name="a_succeeded_run_has_a_version"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {str(self.pk)[:8]} of {self.adapter}"
+
+    @classmethod
+    def launch(
+        cls,
+        *,
+        adapter: Adapter,
+        dataset: Dataset,
+        by: Actor,
+        rank_analysis: RankAnalysis | None = None,
+        hyperparameters: dict[str, Any] | None = None,
+        method: str = Method.LORA,
+    ) -> TrainingRun:
+        """Queue a run. Raises Invalid with the field when the parts do not fit together."""
+        check_analysis(rank_analysis, adapter.base_model)
+        run = cls(
+            project=adapter.project,
+            adapter=adapter,
+            base_model=adapter.base_model,
+            dataset=dataset,
+            method=method,
+            rank_analysis=rank_analysis,
+            hyperparameters=with_defaults(hyperparameters or {}),
+            created_by=by.user,
+        )
+        with transaction.atomic():
+            run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after={"hyperparameters": run.hyperparameters})
+        return run
+
+    def resume(self, *, by: Actor) -> None:
+        """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+        with transaction.atomic():
+            run = self.lock()
+            if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+                raise InvalidTransition(f"The run is {run.status}: only a failed or cancelled run can be resumed.")
+            run.status, run.finished_at, run.reason, run.message = JobStatus.QUEUED, None, "", ""
+            run.max_attempts = run.attempt + settings.JOB_ATTEMPTS
+            run.save()
+            AuditEvent.record(Tag.TRAINING_RUN_RESUMED, run, by=by, project=run.project)
+            transaction.on_commit(run.wake_worker, robust=True)
+        self.refresh_from_db()
+
+    def child_arguments(self, folder: Path) -> list[str]:
+        """Write run.json and name the recipe."""
+        recipe = folder / "run.json"
+        recipe.write_text(json.dumps(self.recipe(folder), indent=1))
+        return [f"training.recipes.{self.method}", str(recipe)]
+
+    def recipe(self, folder: Path) -> dict[str, Any]:
+        data = self.dataset.folder()
+        return {
+            "base_model": str(self.base_model.folder),
+            "base_model_name": self.base_model.slug,
+            "train": str(data / "train.jsonl"),
+            "eval": str(data / "eval.jsonl"),
+            "output": str(folder / "output"),
+            "events": str(folder / "events.jsonl"),
+            **self.rank_plan(),
+            "hyperparameters": {
+                **{name: value for name, value in self.hyperparameters.items() if name not in ("rank", "scale")},
+                "threads": settings.TORCH_THREADS,
+            },
+        }
+
+    def rank_plan(self) -> dict[str, Any]:
+        """Ranks of every module: the analysis' plan, or the same rank everywhere."""
+        if self.rank_analysis:
+            plan = self.rank_analysis.plan
+            names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
+            return {name: plan[name] for name in names if name in plan}
+        rank = self.hyperparameters["rank"]
+        return {
+            "r": rank,
+            "lora_alpha": rank * self.hyperparameters["scale"],
+            "rank_pattern": {},
+            "alpha_pattern": {},
+            "target_modules": sorted(self.base_model.linear_shapes()),
+        }
+
+    def note(self, event: dict[str, Any]) -> None:
+        super().note(event)
+        if event["kind"] == "metrics":
+            with transaction.atomic():
+                self.write(progress=self.progress_after(event))
+                values = {name: value for name, value in event.items() if name not in ("kind", "step")}
+                RunMetric.objects.update_or_create(run=self, step=event["step"], defaults={"values": values})
+        elif event["kind"] == "evaluation":
+            self.write(**{f"loss_{event['when']}": event["loss"]})
+
+    def progress_after(self, event: dict[str, Any]) -> dict[str, Any]:
+        shown = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)
+        return {**shown, "step": event["step"], "loss": event.get("loss")}
+
+    def succeeded(self, folder: Path) -> None:
+        """Publish the version and end, in one transaction under the fence: one version, whatever was delivered twice."""
+        result = json.loads((folder / "output" / "result.json").read_bytes())
+        with transaction.atomic():
+            self.heartbeat()
+            version = AdapterVersion.publish(
+                self.adapter,
+                folder / "output" / "adapter",
+                method=self.method,
+                by=Actor("system:gpu-worker", "system", user=self.created_by),
+                metrics=result,
+                lineage=self.lineage(),
+            )
+            self.write(version=version, loss_before=result["loss_before"], loss_after=result["loss_after"])
+            self.end(JobStatus.SUCCEEDED)
+            self.record_end(evidence=result)
+
+    def lineage(self) -> dict[str, Any]:
+        return {
+            "run": str(self.pk),
+            "dataset": self.dataset.digest,
+            "base_model": self.base_model.digest,
+            "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
+            "hyperparameters": self.hyperparameters,
+            "requested_at": self.created_at.isoformat(),
+            "published_at": now().isoformat(),
+        }
+
+
+class RunMetric(models.Model):
+    """One logged step of a run: loss, learning rate, gradient norm, tokens a second."""
+
+    run = models.ForeignKey(TrainingRun, models.PROTECT, related_name="metrics")
+    step = models.PositiveIntegerField()
+    values = models.JSONField()
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="one_metric_per_step")]
+
+    def __str__(self) -> str:
+        return f"step {self.step}"
+
+
+def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:
+    if analysis is None:
+        return
+    if analysis.status != JobStatus.SUCCEEDED:
+        raise Invalid(f"The analysis is {analysis.status}: it has no plan.", field="rank_analysis", code="no_plan")
+    if analysis.base_model_id != base_model.pk:
+        raise Invalid("The analysis is of another base model.", field="rank_analysis", code="wrong_base")

@@ -106,7 +106,9 @@ def _refusal(host: str, port: int) -> str:
 
 
 def _reason(refused: Exception, url: str) -> str:
-    """The first line of the driver's message, without the password."""
-    found = re.search(r"://[^:/@]*:(.*)@", url)
+    """The first line of the driver's message, which may quote a part of a password that was not encoded."""
+    password = re.search(r"://[^:/@]*:(.*)@", url)
+    if password and re.search(r"[@/:?#]", password[1]):
+        return "its password holds characters that must be percent-encoded"
     first = str(refused).strip().partition("\n")[0]
-    return first.replace(found[1], "***") if found and found[1] else first
+    return first.replace(password[1], "***") if password and password[1] else first

@@ -92,7 +92,8 @@ class Child:
     def last_words(self) -> str:
         """The end of its log in one line, after everything that it wrote has been read."""
         self._reader.join(timeout=1.0)
-        return " / ".join(list(self.tail)[-3:]) or "it wrote nothing"
+        lines = [line.strip() for line in self.tail if line.strip()]
+        return " / ".join(lines[-2:]) or "it wrote nothing"
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - opened as a pipe, said for the type checker

@@ -59,9 +59,9 @@ def test_a_process_that_never_comes_up_is_named_with_its_last_words(
 ) -> None:
     monkeypatch.setattr(supervised, "LONGEST_BACKOFF_S", 0.0)
     broken = Plan(processes=[program("web", "raise SystemExit('no such module')")])
-    with Supervisor(options(home), broken, Terminal(quiet=True)) as hub:
-        with pytest.raises(StartError, match=r"web does not come up; see .*web\.log.*no such module"):
-            hub.wait_ready(20)
+    lost = pytest.raises(StartError, match=r"web does not come up; see .*web\.log.*no such module")
+    with Supervisor(options(home), broken, Terminal(quiet=True)) as hub, lost:
+        hub.wait_ready(20)
 
 
 def test_one_that_ignores_the_stop_is_killed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +74,9 @@ def test_one_that_ignores_the_stop_is_killed(home: Path, monkeypatch: pytest.Mon
 
 
 def test_a_second_start_on_the_same_folder_is_refused(home: Path) -> None:
-    with Supervisor(options(home), Plan(), Terminal(quiet=True)):
-        with pytest.raises(StartError, match=rf"already runs .*{home} \(pid {os.getpid()}\).*make stop"):
-            Supervisor(options(home), Plan(), Terminal(quiet=True)).start()
+    refusal = pytest.raises(StartError, match=rf"already runs .*{home} \(pid {os.getpid()}\).*make stop")
+    with Supervisor(options(home), Plan(), Terminal(quiet=True)), refusal:
+        Supervisor(options(home), Plan(), Terminal(quiet=True)).start()
 
 
 def _grandchild(home: Path) -> int:

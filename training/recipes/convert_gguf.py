@@ -1,0 +1,162 @@
+"""A GGUF file of the Llama architecture as a folder that transformers loads: `python -m ... FILE.gguf OUT_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFReader, dequantize
+from numpy.typing import NDArray
+
+Weights = dict[str, NDArray[np.float32]]
+
+OUTER = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+INNER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+class Unsupported(ValueError):
+    """The file is no GGUF, or holds another architecture or tensor than Llama's."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 when the file cannot be converted."""
+    parser = argparse.ArgumentParser(prog="python -m training.recipes.convert_gguf", description=__doc__)
+    parser.add_argument("gguf", type=Path)
+    parser.add_argument("output", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        convert(given.gguf, given.output)
+    except (Unsupported, OSError) as error:
+        sys.stderr.write(f"{given.gguf}: {error}\n")
+        return 2
+    return 0
+
+
+def convert(source: Path, output: Path) -> None:
+    """Write `output` at once, or not at all. Raises Unsupported, and FileExistsError when it is there already."""
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; remove it, or name another folder.")
+    if not source.is_file():
+        raise Unsupported("There is no such file.")
+    part = output.with_name(output.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write_folder(source, part)
+    part.rename(output)
+
+
+def write_folder(source: Path, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    reader = open_gguf(source)
+    config = config_of(reader)
+    weights = read_weights(reader, config["num_attention_heads"], config["num_key_value_heads"])
+    config["tie_word_embeddings"] = "lm_head.weight" not in weights
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_tokenizer(source, folder)
+
+
+def open_gguf(source: Path) -> GGUFReader:
+    try:
+        return GGUFReader(source)
+    except (ValueError, IndexError) as error:
+        raise Unsupported(f"This is no GGUF file: {error}.") from None
+
+
+def config_of(reader: GGUFReader) -> dict[str, Any]:
+    """transformers' LlamaConfig from the metadata."""
+    architecture = value(reader, "general.architecture")
+    if architecture != "llama":
+        raise Unsupported(f"The architecture is {architecture}; only llama can be converted.")
+    heads = value(reader, "llama.attention.head_count")
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": "float32",
+        "hidden_act": "silu",
+        "hidden_size": value(reader, "llama.embedding_length"),
+        "intermediate_size": value(reader, "llama.feed_forward_length"),
+        "max_position_embeddings": value(reader, "llama.context_length"),
+        "num_attention_heads": heads,
+        "num_hidden_layers": value(reader, "llama.block_count"),
+        "num_key_value_heads": value(reader, "llama.attention.head_count_kv", heads),
+        "rms_norm_eps": float(f"{value(reader, 'llama.attention.layer_norm_rms_epsilon'):.6g}"),
+        "rope_theta": value(reader, "llama.rope.freq_base", 10000.0),
+        "vocab_size": len(reader.fields["tokenizer.ggml.tokens"].data),
+        "bos_token_id": value(reader, "tokenizer.ggml.bos_token_id"),
+        "eos_token_id": value(reader, "tokenizer.ggml.eos_token_id"),
+        "pad_token_id": value(reader, "tokenizer.ggml.padding_token_id", None),
+    }
+
+
+def value(reader: GGUFReader, key: str, *default: Any) -> Any:
+    field = reader.get_field(key)
+    if field is not None:
+        return field.contents()
+    if default:
+        return default[0]
+    raise Unsupported(f"The metadata has no {key}.")
+
+
+def read_weights(reader: GGUFReader, heads: int, key_heads: int) -> Weights:
+    """Every tensor in float32 under transformers' name."""
+    weights: Weights = {}
+    for tensor in reader.tensors:
+        name = transformers_name(tensor.name)
+        if name is None:
+            continue
+        array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        turned = {"q_proj.weight": heads, "k_proj.weight": key_heads}.get(name.split(".", 4)[-1])
+        weights[name] = unpermute(array, turned) if turned else np.ascontiguousarray(array)
+    return weights
+
+
+def transformers_name(name: str) -> str | None:
+    """None for the rotary frequencies, which follow from the configuration."""
+    if name in OUTER:
+        return OUTER[name]
+    prefix, _, rest = name.partition(".")
+    layer, _, rest = rest.partition(".")
+    kind = rest.removesuffix(".weight")
+    if prefix == "blk" and kind in INNER:
+        return f"model.layers.{layer}.{INNER[kind]}.weight"
+    if name == "rope_freqs.weight":
+        return None
+    raise Unsupported(f"Tensor {name} is not one of Llama's.")
+
+
+def unpermute(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows (heads, dim/2, 2) back to (heads, 2, dim/2): GGUF pairs neighbours for the rotation, transformers halves."""
+    halves = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
+
+
+def save_tokenizer(source: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    tokenizer.save_pretrained(str(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

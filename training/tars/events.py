@@ -1,0 +1,28 @@
+"""Events of a child process: one JSON object a line, flushed, for whoever supervises it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Events:
+    """Appends to `path`; with None nothing is written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.started = time.monotonic()
+
+    def write(self, kind: str, **fields: Any) -> None:
+        if self.path is None:
+            return
+        with self.path.open("a") as stream:
+            stream.write(json.dumps({"kind": kind, **fields}, allow_nan=False) + "\n")
+
+    def progress(self, step: int, total: int, first: int = 0) -> None:
+        """`step` of `total` is done; the rest is estimated from the pace since step `first`."""
+        done = step - first
+        pace = (time.monotonic() - self.started) / done if done > 0 else 0.0
+        self.write("progress", step=step, total=total, eta_s=round(pace * (total - step), 1))

@@ -1,4 +1,4 @@
-"""TARS plans the LoRA rank of every linear module before training. Names load on first use: allocation needs no torch."""
+"""TARS plans the LoRA rank of every linear module before training. Names load on first use."""
 
 from __future__ import annotations
 

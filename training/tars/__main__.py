@@ -15,36 +15,22 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from training.tars import allocation
+from training.tars import allocation, data
+from training.tars.boundary import BadInput, guarded
 from training.tars.events import Events
 
 
-class BadInput(ValueError):
-    """A field of the command line is wrong; the text names it."""
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input, 1 for a failure of ours."""
+    """Exit status: 0, 2 for bad input, 1 for anything else."""
     given = parse(arguments)
     events = Events(given.events)
-    try:
+
+    def work() -> None:
         analysis = run(given, events)
-    except (BadInput, MemoryError, OSError) as error:
-        code = {MemoryError: "gpu_oom", BadInput: "bad_input"}.get(type(error), "internal")
-        return refused(events, code, str(error) or "Memory ran out: lower --batch-size or --max-length.")
-    except Exception as error:
-        # The process boundary: whoever supervises must hear of it; the trace goes to the log.
-        refused(events, "internal", f"{type(error).__name__}: {error}")
-        raise
-    write_atomically(given.out, analysis)
-    show(analysis, given.out)
-    return 0
+        write_atomically(given.out, analysis)
+        show(analysis, given.out)
 
-
-def refused(events: Events, code: str, message: str) -> int:
-    events.write("error", code=code, message=message)
-    sys.stderr.write(message + "\n")
-    return 2 if code == "bad_input" else 1
+    return guarded(events, work)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -78,27 +64,22 @@ def run(given: argparse.Namespace, events: Events) -> dict[str, Any]:
             raise BadInput(f"--{name.replace('_', '-')}: must be at least {least}.")
     if not (given.model / "config.json").is_file():
         raise BadInput(f"--model: {given.model} is no folder of a model.")
-    with named({"DataError": "--data"}):
-        from training.tars import data
-
+    with named("--data"):
         rows = data.read_rows(given.data)
-    with named({"DataError": "--reference"}):
+    with named("--reference"):
         reference = data.read_rows(given.reference) if given.reference else None
     return analysed(given, rows, reference, events)
 
 
 @contextlib.contextmanager
-def named(fields: dict[str, str]) -> Iterator[None]:
-    """Turn the typed errors of the library into BadInput with the field."""
+def named(flag: str) -> Iterator[None]:
+    """Turn the library's typed errors into BadInput with the flag: `flag` for what is wrong with the data."""
     try:
         yield
     except allocation.AllocationError as error:
         raise BadInput(f"--{error.field.replace('_', '-')}: {error}") from None
-    except ValueError as error:
-        field = fields.get(type(error).__name__) or fields.get(type(error).__mro__[1].__name__)
-        if field is None:
-            raise
-        raise BadInput(f"{field}: {error}") from None
+    except data.DataError as error:
+        raise BadInput(f"{flag}: {error}") from None
 
 
 def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> dict[str, Any]:
@@ -118,7 +99,7 @@ def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | 
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=dtype).to(device)
     names = ("preset", "rank_min", "rank_max", "quantum", "scale", "samples", "max_length", "batch_size", "seed")
     config = AnalysisConfig(*given.budget, **{name: getattr(given, name) for name in names})
-    with named({"DataError": "--data"}), reporter(events) as progress:
+    with named("--data"), reporter(events) as progress:
         return analyze(model, tokenizer, rows, reference, config, progress).as_dict()
 
 

@@ -15,6 +15,8 @@ from training.tars.data import Row, TokenSequence
 
 FEWEST_SEQUENCES = 8
 STABLE = 0.7
+# A batch with its backward pass counts in the progress as two without.
+BACKWARD_WEIGHT = 2
 SAME = 0.05
 VERDICTS = {
     "follow_plan": "Both halves of the sample rank the modules alike (stability {stability:.2f}): the plan is no "
@@ -133,12 +135,12 @@ def measure(
     base = sampled(reference, tokenizer, config) if reference else []
     device = next(model.parameters()).device
     sizes = [-(-len(sequences) // config.batch_size) for sequences in (target, base)]
-    # The seed's preset weighs a forward pass as one and a forward and backward pass as two.
-    total, done = 2 * sizes[0] + sizes[1], 0
+    total, done = BACKWARD_WEIGHT * sizes[0] + sizes[1], 0
     sums: list[signals.Sums] = [{}, {}]
-    for index, (sequences, weight) in enumerate(((target, 2), (base, 1))):
+    for index, (sequences, weight) in enumerate(((target, BACKWARD_WEIGHT), (base, 1))):
         stream = signals.batches(sequences, config.batch_size, pad_of(tokenizer), device)
-        for sums[index] in signals.stream(model, modules, stream, gradients=index == 0):  # noqa: B007 - the last stays
+        for running in signals.stream(model, modules, stream, gradients=index == 0):
+            sums[index] = running
             done += weight
             progress(done, total)
     return scored(sums[0], sums[1], target)

@@ -1,0 +1,48 @@
+"""Loading what every recipe loads: the base model, its tokenizer, and rows as sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from training.tars import data
+from training.tars.boundary import BadInput
+
+Choose = Callable[[Sequence[data.Row]], Sequence[data.Row]]
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, with a padding token: it is masked wherever it stands."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_model(folder: Path) -> Any:
+    """bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow or inexact."""
+    logging.disable_progress_bar()
+    dtype = torch.bfloat16 if on_gpu() else torch.float32
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to("cuda" if on_gpu() else "cpu")
+
+
+def sequences_of(
+    path: Path, field: str, tokenizer: Any, max_length: int, choose: Choose = lambda rows: rows
+) -> list[data.TokenSequence]:
+    """The chosen rows of a file. Raises BadInput with the field, and with the line of a broken row."""
+    try:
+        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length)
+    except data.DataError as error:
+        raise BadInput(f"{field}: {error}") from None
+    if not sequences:
+        raise BadInput(f"{field}: no completion of {path.name} begins within max_length tokens; raise max_length.")
+    return sequences

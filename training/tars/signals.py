@@ -31,7 +31,7 @@ class Batch:
     @property
     def counted(self) -> Tensor:
         """Tokens that the loss counts, as weights. (B, T)"""
-        return (self.labels != IGNORED).double()
+        return (self.labels != IGNORED).float()
 
 
 @dataclass
@@ -44,9 +44,9 @@ class ModuleSums:
 
     def add_outputs(self, output: Tensor, batch: Batch) -> None:
         """Add a batch's outputs (B, T, out) over the tokens that count."""
+        sums = (batch.counted.unsqueeze(1) @ output.float()).squeeze(1).double()  # (B, out)
         weights = functional.one_hot(batch.half, HALVES).double()  # (B, HALVES)
-        sums = torch.einsum("bt,bto->bo", batch.counted, output.double())
-        added, tokens = weights.T @ sums, weights.T @ batch.counted.sum(1)
+        added, tokens = weights.T @ sums, weights.T @ batch.counted.double().sum(1)
         self.outputs = added if self.outputs is None else self.outputs + added
         self.tokens = tokens if self.tokens is None else self.tokens + tokens
 
@@ -84,10 +84,10 @@ def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean loss over the counted tokens of each sequence, in nats. (B, T, V), (B, T) -> (B,)"""
-    targets = labels[:, 1:]
+    targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-    )
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(targets)
     return losses.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
 
 

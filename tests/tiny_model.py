@@ -42,6 +42,7 @@ def make_model(layers: int = 2, seed: int = 0) -> Any:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=128,
+            initializer_range=0.2,
             pad_token_id=1,
             bos_token_id=None,
             eos_token_id=2,

@@ -51,9 +51,9 @@ class Reporter(TrainerCallback):
 
     def pace(self, args: Any, state: Any) -> float:
         """Tokens a second since this attempt began."""
-        each = args.train_batch_size * args.gradient_accumulation_steps
+        each: int = args.train_batch_size * args.gradient_accumulation_steps
         done = self.tokens[state.global_step * each] - self.tokens[int(self.first) * each]
-        return round(done / max(time.monotonic() - self.begun, 1e-9), 1)
+        return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()

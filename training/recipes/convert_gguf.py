@@ -72,6 +72,7 @@ def write_folder(source: Path, folder: Path) -> None:
     weights = read_weights(reader, config["num_attention_heads"], config["num_key_value_heads"])
     config["tie_word_embeddings"] = "lm_head.weight" not in weights
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_tokenizer(source, folder)
 

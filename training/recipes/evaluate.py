@@ -37,8 +37,8 @@ def evaluate(record: run_file.Record, events: Events) -> None:
 
     import torch
 
-    from training.recipes.base_model import load_model, load_tokenizer, sequences_of
     from training.recipes.evaluation import first_tokens, held_out_loss
+    from training.tars.base_model import load_model, load_tokenizer, sequences_of
 
     if record.get("threads"):
         torch.set_num_threads(record["threads"])

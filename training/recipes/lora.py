@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from training.recipes import run_file
+from training.recipes.rank_plan import check_plan
 from training.recipes.run_file import LoraRun
-from training.tars.boundary import BadInput, guarded
+from training.tars.boundary import guarded
 from training.tars.events import Events
 
 CANCELLED = 143
@@ -51,15 +52,15 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
     """The whole recipe, from files to files. Raises BadInput."""
     started = time.monotonic()
     import torch
-    from datasets import Dataset, disable_progress_bars
+    from datasets import Dataset, disable_progress_bars  # type: ignore[import-untyped]
     from peft import LoraConfig
     from transformers import PrinterCallback, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    from training.recipes.base_model import load_model, load_tokenizer, on_gpu, sequences_of
     from training.recipes.checkpoints import Reporter, last_complete
     from training.recipes.evaluation import HeldOutLoss, first_tokens, held_out_loss
     from training.recipes.order import reading_order
+    from training.tars.base_model import load_model, load_tokenizer, on_gpu, sequences_of
     from training.tars.data import sample
 
     chosen = run.hyperparameters
@@ -83,15 +84,16 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
     ).select(order)
 
     model = load_model(run.base_model)
+    check_plan(run, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
 
-    def evaluate(when: str) -> HeldOutLoss | None:
+    def evaluate(when: str, evaluated: Any) -> HeldOutLoss | None:
         if not held_out:
             return None
-        found = held_out_loss(model, held_out, tokenizer.pad_token_id)
+        found = held_out_loss(evaluated, held_out, tokenizer.pad_token_id)
         events.write("evaluation", when=when, loss=found.loss, tokens=found.tokens)
         return found
 
-    before = kept_before(run.output / "before.json") or evaluate("before")
+    before = kept_before(run.output / "before.json") or evaluate("before", model)
     if before:
         run_file.write_atomically(run.output / "before.json", {"loss": before.loss, "tokens": before.tokens})
 
@@ -126,14 +128,13 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
         peft_config=LoraConfig(
             task_type="CAUSAL_LM",
             r=run.r,
-            lora_alpha=run.lora_alpha,  # type: ignore[arg-type]
+            lora_alpha=run.lora_alpha,  # type: ignore[arg-type]  # a scale need not be whole
             rank_pattern=dict(run.rank_pattern),
             alpha_pattern=dict(run.alpha_pattern),
             target_modules=run.target_modules,
             lora_dropout=0.0,
         ),
     )
-    check_plan(trainer.model, run)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(events, cancel, lengths, order))
 
@@ -145,14 +146,14 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
     if cancel.requested:
         sys.exit(CANCELLED)
 
-    model = trainer.model
-    after = evaluate("after")
-    save_adapter(trainer.model, run)
+    trained: Any = trainer.model
+    after = evaluate("after", trained)
+    save_adapter(trained, run)
     run_file.write_atomically(
         run.output / "result.json",
         {
             "method": "lora",
-            "parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+            "parameters": sum(weight.numel() for weight in trained.parameters() if weight.requires_grad),
             "loss_before": before.loss if before else None,
             "loss_after": after.loss if after else None,
             "eval_tokens": after.tokens if after else 0,
@@ -170,22 +171,6 @@ def kept_before(path: Path) -> Any:
     return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None
 
 
-def check_plan(model: Any, run: LoraRun) -> None:
-    """Every key of the pattern names a module, and alpha / r is the same everywhere. Raises BadInput.
-
-    PEFT ignores a key that matches nothing, and engines that ignore the patterns would scale some modules wrongly.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    matched = sum(layer.r["default"] != run.r for layer in layers.values())
-    if matched != sum(rank != run.r for rank in run.rank_pattern.values()):
-        raise BadInput(f"rank_pattern: {len(run.rank_pattern)} keys gave {matched} modules another rank than r.")
-    scales = {round(layer.scaling["default"], 9) for layer in layers.values()}
-    if len(scales) != 1:
-        raise BadInput(f"alpha_pattern: alpha / r is not the same everywhere: {sorted(scales)[:4]}.")
-
-
 def save_adapter(model: Any, run: LoraRun) -> None:
     """Exactly two files, the same bytes for the same weights; the folder appears at once."""
     part, folder = run.output / "adapter.part", run.output / "adapter"
@@ -195,6 +180,7 @@ def save_adapter(model: Any, run: LoraRun) -> None:
     config = json.loads((part / "adapter_config.json").read_bytes())
     config.pop("megatron_core")  # a module to import: nothing that we publish names code
     config |= {"target_modules": run.target_modules, "base_model_name_or_path": run.base_model_name}
+    (part / "adapter_model.safetensors").chmod(0o644)
     (part / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)

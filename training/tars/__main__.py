@@ -84,19 +84,14 @@ def named(flag: str) -> Iterator[None]:
 
 def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> dict[str, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     from training.tars.analysis import AnalysisConfig, analyze
+    from training.tars.base_model import load_model, load_tokenizer
 
-    logging.disable_progress_bar()
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
-    tokenizer = AutoTokenizer.from_pretrained(given.model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=dtype).to(device)
+    tokenizer, model = load_tokenizer(given.model), load_model(given.model)
     names = ("preset", "rank_min", "rank_max", "quantum", "scale", "samples", "max_length", "batch_size", "seed")
     config = AnalysisConfig(*given.budget, **{name: getattr(given, name) for name in names})
     with named("--data"), reporter(events) as progress:

@@ -128,7 +128,8 @@ def normalised(scores: Sequence[float], costs: Sequence[int]) -> NDArray[np.floa
         raise BadScores(f"Score {int(np.argmax(~(values >= 0) | np.isinf(values)))} is not a finite number >= 0.")
     if values.max(initial=0.0) == 0.0:
         values = np.asarray(costs, dtype=np.float64)
-    return np.maximum(values / values.max(), 1e-6)
+    floored: NDArray[np.float64] = np.maximum(values / values.max(), 1e-6)
+    return floored
 
 
 def solve(values: NDArray[np.float64], weights: NDArray[np.int64], capacity: int, most: int) -> NDArray[np.int64]:
@@ -138,7 +139,7 @@ def solve(values: NDArray[np.float64], weights: NDArray[np.int64], capacity: int
     scale = float(weights.mean())
     found = milp(
         -values,
-        integrality=np.ones(len(values)),
+        integrality=np.ones(len(values), dtype=np.int64),
         bounds=Bounds(0, most),
         constraints=LinearConstraint(weights[None, :] / scale, ub=capacity / scale),
         options={"mip_rel_gap": 1e-6, "node_limit": 2000},

@@ -226,10 +226,10 @@ def spearman(first: list[float], second: list[float]) -> float:
     import numpy as np
     from scipy.stats import rankdata
 
-    ranks = rankdata([first, second], axis=1)
+    ranks = np.asarray([rankdata(first), rankdata(second)], dtype=np.float64)
     if (ranks.std(axis=1) == 0).any():
         return 0.0
-    return round(float(np.corrcoef(ranks)[0, 1]), 6)
+    return round(float(np.asarray(np.corrcoef(ranks))[0, 1]), 6)
 
 
 def judged(modules: list[dict[str, Any]], stability: float | None, sequences: int) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         table = pyarrow.parquet.read_table(path)

@@ -7,7 +7,7 @@ For a module with input X (T, in) and output gradient D (T, out) the weight grad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ from torch.nn import functional
 from training.tars.data import IGNORED, TokenSequence, padded
 
 HALVES = 2
+
+Observer = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass
@@ -119,7 +121,7 @@ class Hooks(contextlib.ExitStack):
             embedding = model.get_input_embeddings()  # type: ignore[operator]
             self.callback(embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)).remove)
 
-    def observer(self, name: str, *, gradients: bool):  # type: ignore[no-untyped-def]
+    def observer(self, name: str, *, gradients: bool) -> Observer:
         sums = self.sums[name]
 
         def observe(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -128,7 +130,11 @@ class Hooks(contextlib.ExitStack):
             sums.add_outputs(output.detach(), self.batch)
             if gradients:
                 seen = inputs[0].detach()
-                output.register_hook(lambda gradient: sums.squared_norms.extend(squared_norms(seen, gradient).tolist()))
+
+                def add_norms(gradient: Tensor) -> None:
+                    sums.squared_norms.extend(squared_norms(seen, gradient).tolist())
+
+                output.register_hook(add_norms)  # type: ignore[no-untyped-call]
 
         return observe
 
@@ -146,7 +152,7 @@ def stream(
             hooks.batch = batch
             logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
             if gradients:
-                loss_by_sequence(logits, batch.labels).sum().backward()
+                loss_by_sequence(logits, batch.labels).sum().backward()  # type: ignore[no-untyped-call]
             yield hooks.sums
 
 

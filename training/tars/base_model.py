@@ -1,4 +1,4 @@
-"""Loading what every recipe loads: the base model, its tokenizer, and rows as sequences."""
+"""Loading what every program loads: the base model, its tokenizer, and rows as sequences."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_model(folder: Path) -> Any:
     """bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow or inexact."""
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if on_gpu() else torch.float32
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to("cuda" if on_gpu() else "cpu")
+    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+    return model.to("cuda" if on_gpu() else "cpu")
 
 
 def sequences_of(

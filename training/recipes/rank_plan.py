@@ -1,0 +1,38 @@
+"""A run's ranks against its base model, before anything is trained. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from training.recipes.run_file import LoraRun
+from training.tars.boundary import BadInput
+
+
+def check_plan(run: LoraRun, linear_modules: Iterable[str]) -> None:
+    """Every name must be a module's, and alpha / r the same everywhere. Raises BadInput.
+
+    PEFT ignores a key that matches nothing and takes the first that matches; engines that ignore the patterns would
+    scale some modules wrongly. So keys are whole names ("^" and the escaped name), as training.tars writes them.
+    """
+    targets = {"^" + re.escape(name): name for name in linear_modules if is_target(name, run.target_modules)}
+    last_names = {name.rsplit(".", 1)[-1] for name in targets.values()} | set(targets.values())
+    if unknown := sorted(set(run.target_modules) - last_names):
+        raise BadInput(f"target_modules: the base model has no linear module {unknown[0]}.")
+    for field, pattern in (("rank_pattern", run.rank_pattern), ("alpha_pattern", run.alpha_pattern)):
+        if unknown := sorted(set(pattern) - set(targets)):
+            raise BadInput(f"{field}: {unknown[0]!r} is not ^ and the escaped full name of a target module.")
+    check_scale(run, targets)
+
+
+def is_target(name: str, target_modules: Iterable[str]) -> bool:
+    return any(name == target or name.endswith("." + target) for target in target_modules)
+
+
+def check_scale(run: LoraRun, keys: Iterable[str]) -> None:
+    scale = run.lora_alpha / run.r
+    for key in keys:
+        rank = run.rank_pattern.get(key, run.r)
+        found = run.alpha_pattern.get(key, run.lora_alpha) / rank if rank else 0.0
+        if abs(found - scale) > 1e-9 * scale:
+            raise BadInput(f"alpha_pattern: alpha / r of {key} is {found:g}, elsewhere {scale:g}; it must be one.")

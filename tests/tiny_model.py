@@ -7,10 +7,45 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
-    "<unk> <pad> <end> <user> <assistant> a the bank shall report each incident within four hours to its competent "
-    "authority and keep records of every risk that may harm clients or markets unless exempt by law under article"
-).split()
+WORDS = [
+    "<unk>",
+    "<pad>",
+    "<end>",
+    "<user>",
+    "<assistant>",
+    "a",
+    "the",
+    "bank",
+    "shall",
+    "report",
+    "each",
+    "incident",
+    "within",
+    "four",
+    "hours",
+    "to",
+    "its",
+    "competent",
+    "authority",
+    "and",
+    "keep",
+    "records",
+    "of",
+    "every",
+    "risk",
+    "that",
+    "may",
+    "harm",
+    "clients",
+    "or",
+    "markets",
+    "unless",
+    "exempt",
+    "by",
+    "law",
+    "under",
+    "article",
+]
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"

@@ -1,0 +1,73 @@
+"""python -m serving_client.engine: serves a base model and its adapters until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+import torch
+import uvicorn
+
+from serving_client.engine.app import create_app
+from serving_client.engine.engine import Engine, Limits
+from serving_client.engine.errors import ModelUnusable
+from serving_client.engine.model import open_model
+
+GRACE_S = 5
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m serving_client.engine", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of the base model")
+    parser.add_argument("--served-model-name", required=True, help="name of the base model for clients")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", required=True, type=int)
+    parser.add_argument("--max-loras", type=_positive, default=8, help="different adapters in one batch")
+    parser.add_argument("--max-cpu-loras", type=_positive, default=32, help="adapters kept in memory")
+    parser.add_argument("--max-lora-rank", type=_positive, default=64)
+    parser.add_argument("--max-batch", type=_positive, default=32, help="requests that run at once")
+    parser.add_argument("--max-model-len", type=_positive, default=2048, help="tokens of prompt and answer")
+    parser.add_argument("--threads", type=_positive, help="threads of the model; default: PyTorch's choice")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"{text} is not positive")
+    return number
+
+
+def build_engine(options: argparse.Namespace) -> Engine:
+    """Opens the model. Raises ModelUnusable."""
+    limits = Limits(
+        max_loras=options.max_loras,
+        max_cpu_loras=max(options.max_cpu_loras, options.max_loras),
+        max_lora_rank=options.max_lora_rank,
+        max_batch=options.max_batch,
+        threads=options.threads,
+    )
+    return Engine(options.served_model_name, open_model(options.model, options.max_model_len), limits)
+
+
+def main(arguments: list[str]) -> int:
+    """Serves until a signal ends it; 2 if the model cannot be served."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        engine = build_engine(options)
+    except ModelUnusable as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    app = create_app(engine)
+    # Health checks every second would drown the log, so no access log.
+    uvicorn.run(app, host=options.host, port=options.port, access_log=False, timeout_graceful_shutdown=GRACE_S)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""The bodies of /v1/completions and /v1/chat/completions, checked: what cannot be honoured is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from serving_client.engine.errors import ApiError, bad_request, missing_field
+from serving_client.engine.sampling import SamplingParams
+
+# Field -> the values that ask for nothing special.
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "prompt_logprobs": (None,),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "logit_bias": (None, {}),
+    "min_p": (None, 0),
+    "min_tokens": (None, 0),
+    "tools": (None, []),
+    "response_format": (None, {"type": "text"}),
+    "structured_outputs": (None,),
+    "use_beam_search": (None, False),
+}
+SHORT_ANSWER = 16
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A request as far as it does not depend on the model."""
+
+    model: str | None
+    prompt: str | list[int] | None  # text or tokens; None for a chat
+    messages: list[dict[str, Any]] | None
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: tuple[str, ...]
+    stop_token_ids: frozenset[int]
+    ignore_eos: bool
+    stream: bool
+    include_usage: bool
+    return_token_ids: bool
+
+    def sampling(self, room: int) -> SamplingParams:
+        """What the engine needs; `room` is how many tokens fit behind the prompt."""
+        return SamplingParams(
+            max_tokens=room if self.max_tokens is None else self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """A JSON object. Raises ApiError 400."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "Bad Request", f"The body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "Bad Request", "The body must be a JSON object.")
+    return body
+
+
+def parse_completion(body: dict[str, Any]) -> CompletionRequest:
+    """A body of /v1/completions. Raises ApiError 400."""
+    if "prompt" not in body:
+        raise missing_field("prompt", len(body))
+    limit = _integer(body, "max_tokens", SHORT_ANSWER, least=1)
+    return _parse(body, prompt=_prompt(body["prompt"]), messages=None, max_tokens=limit)
+
+
+def parse_chat(body: dict[str, Any]) -> CompletionRequest:
+    """A body of /v1/chat/completions. Raises ApiError 400."""
+    if "messages" not in body:
+        raise missing_field("messages", len(body))
+    limit = _integer(body, "max_completion_tokens", _integer(body, "max_tokens", None, least=1), least=1)
+    return _parse(body, prompt=None, messages=_messages(body["messages"]), max_tokens=limit)
+
+
+def _parse(
+    body: dict[str, Any],
+    *,
+    prompt: str | list[int] | None,
+    messages: list[dict[str, Any]] | None,
+    max_tokens: int | None,
+) -> CompletionRequest:
+    _refuse_unsupported(body)
+    return CompletionRequest(
+        model=_text(body, "model"),
+        prompt=prompt,
+        messages=messages,
+        max_tokens=max_tokens,
+        temperature=_number(body, "temperature", 1.0, 0.0, 100.0),
+        top_p=_top_p(body),
+        top_k=max(0, _integer(body, "top_k", 0, least=-1) or 0),
+        seed=_integer(body, "seed", None, least=-(2**63)),
+        stop=_stop(body.get("stop")),
+        stop_token_ids=frozenset(_tokens(body.get("stop_token_ids") or [], "stop_token_ids")),
+        ignore_eos=_flag(body, "ignore_eos"),
+        stream=_flag(body, "stream"),
+        include_usage=_flag(_object(body, "stream_options"), "include_usage"),
+        return_token_ids=_flag(body, "return_token_ids"),
+    )
+
+
+def _refuse_unsupported(body: dict[str, Any]) -> None:
+    for field, harmless in UNSUPPORTED.items():
+        if field in body and body[field] not in harmless:
+            raise bad_request(f"The embedded engine does not support '{field}': leave it out.", field)
+
+
+def _prompt(prompt: object) -> str | list[int]:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and any(isinstance(item, str | list) for item in prompt):
+        raise bad_request("The embedded engine takes one prompt a request: send one request for each.", "prompt")
+    return _tokens(prompt, "prompt")
+
+
+def _tokens(tokens: object, field: str) -> list[int]:
+    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+        raise bad_request(f"'{field}' must be a list of token ids.", field)
+    return tokens
+
+
+def _messages(messages: object) -> list[dict[str, Any]]:
+    if not isinstance(messages, list) or not messages:
+        raise bad_request("'messages' must be a list with at least one message.", "messages")
+    return [_message(message) for message in messages]
+
+
+def _message(message: object) -> dict[str, Any]:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise bad_request("Each message needs a 'role' and a 'content'.", "messages")
+    return {**message, "content": _content(message.get("content"))}
+
+
+def _content(content: object) -> str:
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        raise bad_request("A message's 'content' must be text.", "messages")
+    return "".join(part["text"] for part in parts)
+
+
+def _stop(stop: object) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
+        raise bad_request("'stop' must be a text or a list of texts, none of them empty.", "stop")
+    return tuple(stops)
+
+
+def _top_p(body: dict[str, Any]) -> float:
+    top_p = _number(body, "top_p", 1.0, 0.0, 1.0)
+    if top_p == 0:
+        raise bad_request("top_p must be in (0, 1], got 0.0.", "top_p")
+    return top_p
+
+
+def _number(body: dict[str, Any], field: str, default: float, least: float, most: float) -> float:
+    value = body.get(field)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise bad_request(f"{field} must be a number from {least} to {most}, got {value!r}.", field)
+    return float(value)
+
+
+def _integer(body: dict[str, Any], field: str, default: int | None, *, least: int) -> int | None:
+    value = body.get(field)
+    if value is None:
+        return default
+    if type(value) is not int or not least <= value < 2**63:
+        raise bad_request(f"{field} must be an integer of at least {least}, got {value!r}.", field)
+    return value
+
+
+def _text(body: dict[str, Any], field: str) -> str | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, str):
+        raise bad_request(f"{field} must be a text, got {value!r}.", field)
+    return value
+
+
+def _flag(body: dict[str, Any], field: str) -> bool:
+    value = body.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise bad_request(f"{field} must be true or false, got {value!r}.", field)
+    return bool(value)
+
+
+def _object(body: dict[str, Any], field: str) -> dict[str, Any]:
+    value = body.get(field) or {}
+    if not isinstance(value, dict):
+        raise bad_request(f"{field} must be an object, got {value!r}.", field)
+    return value

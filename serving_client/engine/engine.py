@@ -1,0 +1,135 @@
+"""The engine as the web application sees it: adapters by name, and answers as streams of deltas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from starlette.concurrency import run_in_threadpool
+
+from serving_client.engine.adapter import Adapter
+from serving_client.engine.batch import RunningBatch
+from serving_client.engine.completion_request import CompletionRequest
+from serving_client.engine.errors import bad_request, internal, not_found
+from serving_client.engine.loop import GenerationLoop
+from serving_client.engine.model import BaseModel
+from serving_client.engine.pool import AdapterPool
+from serving_client.engine.sequence import Delta, Sequence
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be in memory and in one batch."""
+
+    max_loras: int = 8
+    max_cpu_loras: int = 32
+    max_lora_rank: int = 64
+    max_batch: int = 32
+    threads: int | None = None
+
+
+class Answer:
+    """One request in the engine. Iterate to get its deltas; `cancel` when nobody waits any more."""
+
+    def __init__(self, model: str, prompt: list[int]) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.sequence: Sequence | None = None
+        self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def tell(self, delta: Delta) -> None:
+        """Called in the engine's thread. A closed event loop has nobody left to tell."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deltas.put_nowait, delta)
+
+    def cancel(self) -> None:
+        """Lets the engine drop the request."""
+        if self.sequence:
+            self.sequence.cancel()
+
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """All deltas, the last one with a finish reason. Raises ApiError 500 if the engine failed."""
+        while True:
+            delta = await self._deltas.get()
+            if delta.failure:
+                raise internal(delta.failure)
+            yield delta
+            if delta.is_last:
+                return
+
+
+class Engine:
+    """A base model, its adapters and the thread that runs them."""
+
+    def __init__(self, name: str, base: BaseModel, limits: Limits) -> None:
+        self.name = name
+        self.base = base
+        self.limits = limits
+        self.batch = RunningBatch(base.model, max_loras=limits.max_loras, ends=base.ends)
+        self.loop = GenerationLoop(self.batch, max_batch=limits.max_batch, threads=limits.threads)
+        self.adapters = AdapterPool(
+            name, self.batch.module_shapes, max_in_memory=limits.max_cpu_loras, max_rank=limits.max_lora_rank
+        )
+
+    async def begin(self, request: CompletionRequest) -> Answer:
+        """Puts a request into the queue. Raises ApiError 404 for an unknown model, 400 for one that does not fit."""
+        name = request.model or self.name
+        adapter = await self._adapter(name)
+        prompt = self._prompt_tokens(request)
+        answer = Answer(name, prompt)
+        sampling = request.sampling(self._room(request, len(prompt)))
+        answer.sequence = Sequence(prompt, sampling, adapter, self.base.tokenizer.backend_tokenizer, answer.tell)
+        self.loop.submit(answer.sequence)
+        return answer
+
+    async def _adapter(self, name: str) -> Adapter | None:
+        if name == self.name:
+            return None
+        try:
+            return await run_in_threadpool(self.adapters.get, name)
+        except KeyError as error:
+            message = f"The model `{name}` does not exist. Valid aliases: {self.name}."
+            raise not_found(message, "model") from error
+
+    def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
+        prompt = request.prompt
+        if request.messages is not None:
+            prompt = self._chat_prompt(request.messages)
+        if isinstance(prompt, str):
+            tokens: list[int] = self.base.tokenizer.encode(prompt, add_special_tokens=request.messages is None)
+            return tokens
+        return self._known_tokens(prompt or [])
+
+    def _chat_prompt(self, messages: list[dict[str, str]]) -> str:
+        if not self.base.tokenizer.chat_template:
+            raise bad_request("The base model has no chat template: use /v1/completions.")
+        try:
+            prompt = self.base.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise bad_request(f"The chat template refuses these messages: {error}", "messages") from error
+        return str(prompt)
+
+    def _known_tokens(self, tokens: list[int]) -> list[int]:
+        vocabulary = self.base.model.get_input_embeddings().num_embeddings
+        if any(token >= vocabulary for token in tokens):
+            raise bad_request(f"Token id {max(tokens)} is out of vocabulary.", "prompt")
+        return tokens
+
+    def _room(self, request: CompletionRequest, prompt: int) -> int:
+        if not prompt:
+            raise bad_request("The prompt must have at least one token.", "prompt")
+        wanted = request.max_tokens or 1
+        if prompt + wanted > self.base.max_length:
+            raise bad_request(_too_long(self.base.max_length, wanted, prompt), "input_tokens")
+        return self.base.max_length - prompt
+
+
+def _too_long(limit: int, wanted: int, prompt: int) -> str:
+    return (
+        f"This model's maximum context length is {limit} tokens. However, you requested {wanted} output tokens and your "
+        f"prompt contains at least {prompt} input tokens, for a total of at least {prompt + wanted} tokens. "
+        "Please reduce the length of the input prompt or the number of requested output tokens."
+    )

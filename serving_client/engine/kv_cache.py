@@ -1,0 +1,143 @@
+"""Keys and values of all running requests: one row a request, each with its own length, in tensors that grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+FIRST_ROWS = 4
+FIRST_LENGTH = 256
+
+
+@dataclass
+class Window:
+    """Where the next forward writes: new rows from their start, or one token to each running row."""
+
+    first: int = 0
+    count: int = 0
+    positions: torch.Tensor | None = None  # (count,) next position of each running row; None for new rows
+    length: int = 0  # the longest row, with the new token
+
+
+class RowLayer(CacheLayerMixin):
+    """Keys and values of one layer: (rows, heads, length, head size)."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Makes room with the model's number of heads."""
+        self.keys = _zeros_like(key_states, FIRST_ROWS, FIRST_LENGTH)
+        self.values = _zeros_like(value_states, FIRST_ROWS, FIRST_LENGTH)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes what the window says; returns all that its rows may look at."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._fit()
+        if self.window.positions is None:
+            return self._start_rows(key_states, value_states)
+        return self._extend_rows(key_states, value_states, self.window.positions)
+
+    def _fit(self) -> None:
+        rows, length = self.window.first + self.window.count, self.window.length
+        self.keys = _grown(self.keys, rows, length)
+        self.values = _grown(self.values, rows, length)
+
+    def _start_rows(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = slice(self.window.first, self.window.first + self.window.count)
+        self.keys[rows, :, : keys.shape[2]] = keys
+        self.values[rows, :, : values.shape[2]] = values
+        return keys, values
+
+    def _extend_rows(
+        self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        count, length = self.window.count, self.window.length
+        rows = torch.arange(count)
+        self.keys[rows, :, positions] = keys[:, :, 0]
+        self.values[rows, :, positions] = values[:, :, 0]
+        return self.keys[:count, :, :length], self.values[:count, :, :length]
+
+    def move(self, source: int, target: int) -> None:
+        """Copies a row over another."""
+        self.keys[target] = self.keys[source]
+        self.values[target] = self.values[source]
+
+    def clear(self, row: int) -> None:
+        """Forgets a row's numbers."""
+        self.keys[row] = 0
+        self.values[row] = 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length of the keys that a query sees, and their offset."""
+        return (query_length if self.window.positions is None else self.window.length), 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before this forward, of the longest row."""
+        return 0 if self.window.positions is None else self.window.length - 1
+
+    def get_max_length(self) -> int:
+        """No limit of its own."""
+        return -1
+
+
+class RowCache(Cache):
+    """The cache of a whole model, in the form that transformers calls."""
+
+    layers: list[RowLayer]
+
+    def __init__(self, layer_count: int) -> None:
+        self.window = Window()
+        super().__init__(layers=[RowLayer(self.window) for _ in range(layer_count)])
+
+    def start(self, first: int, count: int, length: int) -> None:
+        """The next forward fills `count` new rows from row `first` with `length` tokens."""
+        self.window.first, self.window.count = first, count
+        self.window.positions, self.window.length = None, length
+
+    def extend(self, positions: torch.Tensor) -> None:
+        """The next forward adds a token to the first rows; `positions` (rows,) says where."""
+        self.window.first, self.window.count = 0, len(positions)
+        self.window.positions, self.window.length = positions, int(positions.max()) + 1
+
+    def remove(self, row: int, last: int) -> None:
+        """Frees a row: the last one takes its place, so that running rows stay together."""
+        for layer in self.layers:
+            if row != last:
+                layer.move(last, row)
+
+    def clear(self, row: int) -> None:
+        """Zeroes a row. A masked NaN still spoils the sum (0 * NaN), so a poisoned row must not stay for the next."""
+        for layer in self.layers:
+            layer.clear(row)
+
+    def shrink(self) -> None:
+        """Gives the memory of long rows back. Only with no running row."""
+        for layer in self.layers:
+            layer.keys, layer.values, layer.is_initialized = None, None, False
+
+
+def _zeros_like(states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    return states.new_zeros(rows, states.shape[1], length, states.shape[3])
+
+
+def _grown(held: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    if rows <= held.shape[0] and length <= held.shape[2]:
+        return held
+    grown = _zeros_like(held, _doubled(held.shape[0], rows), _doubled(held.shape[2], length))
+    grown[: held.shape[0], :, : held.shape[2]] = held
+    return grown
+
+
+def _doubled(size: int, needed: int) -> int:
+    while size < needed:
+        size *= 2
+    return size

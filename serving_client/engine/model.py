@@ -1,0 +1,67 @@
+"""Opens a base model's folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from serving_client.engine.errors import ModelUnusable
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A causal language model with its tokenizer."""
+
+    folder: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    ends: frozenset[int]  # tokens that end an answer
+    max_length: int
+
+
+def open_model(folder: str, max_length: int) -> BaseModel:
+    """The model in a local folder, in float32 on the CPU. Raises ModelUnusable."""
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelUnusable(f"The folder '{folder}' holds no model: it needs config.json, weights and a tokenizer.")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        raise ModelUnusable(f"The model in '{folder}' cannot be opened: {error}") from error
+    _check(folder, config, tokenizer)
+    model.eval().requires_grad_(False)
+    return BaseModel(folder, model, tokenizer, _ends(model, tokenizer), _length(config, max_length))
+
+
+def _check(folder: str, config: PretrainedConfig, tokenizer: Any) -> None:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelUnusable(f"The model in '{folder}' has no tokenizer.json: save it with a fast tokenizer.")
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) and "layer_types" not in text.to_dict()
+    if kinds != {"full_attention"} or window:
+        raise ModelUnusable(f"The model in '{folder}' has layers without full attention: serve it with vLLM.")
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
+
+
+def _length(config: PretrainedConfig, max_length: int) -> int:
+    return min(max_length, getattr(config.get_text_config(), "max_position_embeddings", max_length))

@@ -1,0 +1,46 @@
+"""Chooses the next token of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a request wants its tokens."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = field(default_factory=frozenset)
+    ignore_eos: bool = False
+
+    def generator(self) -> torch.Generator | None:
+        """The request's own source of chance, if it named a seed."""
+        return None if self.seed is None else torch.Generator().manual_seed(self.seed)
+
+
+def choose_tokens(
+    logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
+) -> list[int]:
+    """(rows, vocabulary) finite logits -> one token id a row."""
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    for row, (wish, generator) in enumerate(zip(params, generators, strict=True)):
+        if wish.temperature > 0:
+            tokens[row] = _sample(logits[row], wish, generator)
+    return tokens
+
+
+def _sample(logits: torch.Tensor, params: SamplingParams, generator: torch.Generator | None) -> int:
+    probabilities, tokens = (logits / params.temperature).softmax(dim=-1).sort(descending=True)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities[before >= params.top_p] = 0.0
+    if params.top_k > 0:
+        probabilities[params.top_k :] = 0.0
+    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])

@@ -110,7 +110,7 @@ class ChatFormat(Format):
     """/v1/chat/completions."""
 
     def whole(self, delta: Delta) -> Json:
-        message = {"role": "assistant", "content": delta.text, "refusal": None, "tool_calls": []}
+        message: Json = {"role": "assistant", "content": delta.text, "refusal": None, "tool_calls": []}
         choice = {"index": 0, "message": message, **self._end(delta), "token_ids": self._tokens(delta)}
         extra = {"prompt_logprobs": None, "prompt_token_ids": self._prompt()}
         return {**self._whole("chat.completion", choice, delta), **extra}

@@ -20,7 +20,7 @@ class RunningBatch:
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
         self._ends = ends
-        self._modules = wrap_linears(model, except_for=[model.get_output_embeddings()])
+        self._modules = wrap_linears(model)
         self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
         self.residents = ResidentAdapters(self._modules, max_loras)
         self.rows: list[Sequence] = []
@@ -87,7 +87,7 @@ class RunningBatch:
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
         if not self.rows:
-            self._cache.shrink()
+            self._cache.release()
 
     def _free(self, row: int) -> None:
         last = self.rows.pop()

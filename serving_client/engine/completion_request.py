@@ -154,10 +154,11 @@ def _message(message: object) -> dict[str, Any]:
 
 
 def _content(content: object) -> str:
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
         raise bad_request("A message's 'content' must be text.", "messages")
-    return "".join(part["text"] for part in parts)
+    return "".join(str(text) for text in texts)
 
 
 def _stop(stop: object) -> tuple[str, ...]:

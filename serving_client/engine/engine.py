@@ -113,7 +113,7 @@ class Engine:
         return str(prompt)
 
     def _known_tokens(self, tokens: list[int]) -> list[int]:
-        vocabulary = self.base.model.get_input_embeddings().num_embeddings
+        vocabulary: int = self.base.model.config.get_text_config().vocab_size
         if any(token >= vocabulary for token in tokens):
             raise bad_request(f"Token id {max(tokens)} is out of vocabulary.", "prompt")
         return tokens
@@ -129,7 +129,7 @@ class Engine:
 
 def _too_long(limit: int, wanted: int, prompt: int) -> str:
     return (
-        f"This model's maximum context length is {limit} tokens. However, you requested {wanted} output tokens and your "
-        f"prompt contains at least {prompt} input tokens, for a total of at least {prompt + wanted} tokens. "
+        f"This model's maximum context length is {limit} tokens. However, you requested {wanted} output tokens "
+        f"and your prompt contains at least {prompt} input tokens, for a total of at least {prompt + wanted} tokens. "
         "Please reduce the length of the input prompt or the number of requested output tokens."
     )

@@ -22,67 +22,67 @@ class Window:
     length: int = 0  # the longest row, with the new token
 
 
-class RowLayer(CacheLayerMixin):
+class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer: (rows, heads, length, head size)."""
 
     def __init__(self, window: Window) -> None:
-        super().__init__()
-        self.window = window
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._window = window
+        self._keys = torch.empty(0, 0, 0, 0)
+        self._values = torch.empty(0, 0, 0, 0)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Makes room with the model's number of heads."""
-        self.keys = _zeros_like(key_states, FIRST_ROWS, FIRST_LENGTH)
-        self.values = _zeros_like(value_states, FIRST_ROWS, FIRST_LENGTH)
-        self.is_initialized = True
+        """Makes room for what the window says."""
+        rows, length = self._window.first + self._window.count, self._window.length
+        self._keys = _grown(self._keys, key_states, rows, length)
+        self._values = _grown(self._values, value_states, rows, length)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes what the window says; returns all that its rows may look at."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self._fit()
-        if self.window.positions is None:
+        self.lazy_initialization(key_states, value_states)
+        if self._window.positions is None:
             return self._start_rows(key_states, value_states)
-        return self._extend_rows(key_states, value_states, self.window.positions)
-
-    def _fit(self) -> None:
-        rows, length = self.window.first + self.window.count, self.window.length
-        self.keys = _grown(self.keys, rows, length)
-        self.values = _grown(self.values, rows, length)
+        return self._extend_rows(key_states, value_states, self._window.positions)
 
     def _start_rows(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = slice(self.window.first, self.window.first + self.window.count)
-        self.keys[rows, :, : keys.shape[2]] = keys
-        self.values[rows, :, : values.shape[2]] = values
+        rows = slice(self._window.first, self._window.first + self._window.count)
+        self._keys[rows, :, : keys.shape[2]] = keys
+        self._values[rows, :, : values.shape[2]] = values
         return keys, values
 
     def _extend_rows(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        count, length = self.window.count, self.window.length
+        count, length = self._window.count, self._window.length
         rows = torch.arange(count)
-        self.keys[rows, :, positions] = keys[:, :, 0]
-        self.values[rows, :, positions] = values[:, :, 0]
-        return self.keys[:count, :, :length], self.values[:count, :, :length]
+        self._keys[rows, :, positions] = keys[:, :, 0]
+        self._values[rows, :, positions] = values[:, :, 0]
+        return self._keys[:count, :, :length], self._values[:count, :, :length]
 
     def move(self, source: int, target: int) -> None:
         """Copies a row over another."""
-        self.keys[target] = self.keys[source]
-        self.values[target] = self.values[source]
+        self._keys[target] = self._keys[source]
+        self._values[target] = self._values[source]
 
     def clear(self, row: int) -> None:
         """Forgets a row's numbers."""
-        self.keys[row] = 0
-        self.values[row] = 0
+        self._keys[row] = 0
+        self._values[row] = 0
+
+    def release(self) -> None:
+        """Gives the memory back."""
+        self._keys = self._keys.new_empty(0, 0, 0, 0)
+        self._values = self._values.new_empty(0, 0, 0, 0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length of the keys that a query sees, and their offset."""
-        return (query_length if self.window.positions is None else self.window.length), 0
+        return (query_length if self._window.positions is None else self._window.length), 0
 
     def get_seq_length(self) -> int:
         """Tokens before this forward, of the longest row."""
-        return 0 if self.window.positions is None else self.window.length - 1
+        return 0 if self._window.positions is None else self._window.length - 1
 
     def get_max_length(self) -> int:
         """No limit of its own."""
@@ -92,11 +92,10 @@ class RowLayer(CacheLayerMixin):
 class RowCache(Cache):
     """The cache of a whole model, in the form that transformers calls."""
 
-    layers: list[RowLayer]
-
     def __init__(self, layer_count: int) -> None:
         self.window = Window()
-        super().__init__(layers=[RowLayer(self.window) for _ in range(layer_count)])
+        self._rows = [RowLayer(self.window) for _ in range(layer_count)]
+        super().__init__(layers=list(self._rows))
 
     def start(self, first: int, count: int, length: int) -> None:
         """The next forward fills `count` new rows from row `first` with `length` tokens."""
@@ -110,30 +109,29 @@ class RowCache(Cache):
 
     def remove(self, row: int, last: int) -> None:
         """Frees a row: the last one takes its place, so that running rows stay together."""
-        for layer in self.layers:
-            if row != last:
+        if row != last:
+            for layer in self._rows:
                 layer.move(last, row)
 
     def clear(self, row: int) -> None:
         """Zeroes a row. A masked NaN still spoils the sum (0 * NaN), so a poisoned row must not stay for the next."""
-        for layer in self.layers:
+        for layer in self._rows:
             layer.clear(row)
 
-    def shrink(self) -> None:
-        """Gives the memory of long rows back. Only with no running row."""
-        for layer in self.layers:
-            layer.keys, layer.values, layer.is_initialized = None, None, False
+    def release(self) -> None:
+        """Gives the memory back. Only with no running row."""
+        for layer in self._rows:
+            layer.release()
 
 
-def _zeros_like(states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    return states.new_zeros(rows, states.shape[1], length, states.shape[3])
-
-
-def _grown(held: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+def _grown(held: torch.Tensor, states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
     if rows <= held.shape[0] and length <= held.shape[2]:
         return held
-    grown = _zeros_like(held, _doubled(held.shape[0], rows), _doubled(held.shape[2], length))
-    grown[: held.shape[0], :, : held.shape[2]] = held
+    rows = _doubled(max(held.shape[0], FIRST_ROWS), rows)
+    length = _doubled(max(held.shape[2], FIRST_LENGTH), length)
+    grown = states.new_zeros(rows, states.shape[1], length, states.shape[3])
+    if held.numel():
+        grown[: held.shape[0], :, : held.shape[2]] = held
     return grown
 
 

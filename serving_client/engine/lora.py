@@ -7,11 +7,12 @@ set to zero, then up. No padding to a common rank, and the weights are read once
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from serving_client.engine.adapter import Adapter, LowRank
 
@@ -134,10 +135,10 @@ def _others(
     return masks[key]
 
 
-def wrap_linears(model: nn.Module, *, except_for: Iterable[nn.Module | None] = ()) -> dict[str, LoraLinear]:
-    """Puts a LoraLinear in the place of every linear module; returns them by the module's name."""
-    kept = {id(module) for module in except_for}
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in kept]
+def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
+    """Puts a LoraLinear in the place of every linear module but the output head; returns them by the module's name."""
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     wrapped = {name: LoraLinear(linear) for name, linear in found}
     for name, module in wrapped.items():
         model.set_submodule(name, module)

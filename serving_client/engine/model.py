@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -42,14 +41,14 @@ def open_model(folder: str, max_length: int) -> BaseModel:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         raise ModelUnusable(f"The model in '{folder}' cannot be opened: {error}") from error
-    _check(folder, config, tokenizer)
-    model.eval().requires_grad_(False)
+    _check(folder, config)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelUnusable(f"The model in '{folder}' has no tokenizer.json: save it with a fast tokenizer.")
+    model.train(False).requires_grad_(False)
     return BaseModel(folder, model, tokenizer, _ends(model, tokenizer), _length(config, max_length))
 
 
-def _check(folder: str, config: PretrainedConfig, tokenizer: Any) -> None:
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelUnusable(f"The model in '{folder}' has no tokenizer.json: save it with a fast tokenizer.")
+def _check(folder: str, config: PretrainedConfig) -> None:
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None) and "layer_types" not in text.to_dict()

@@ -1,0 +1,30 @@
+"""Client of inference engines and the routing table: a library without Django and without torch."""
+
+from serving_client.engine_client import Completion, EngineClient, LoadedModel
+from serving_client.exceptions import (
+    AdapterAlreadyLoaded,
+    AdapterNotLoaded,
+    EngineError,
+    EngineFailed,
+    EngineRejected,
+    EngineUnreachable,
+)
+from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, VersionRoute, arm_of
+
+__all__ = [
+    "AdapterAlreadyLoaded",
+    "AdapterNotLoaded",
+    "AliasRoute",
+    "Completion",
+    "EngineClient",
+    "EngineError",
+    "EngineFailed",
+    "EngineRejected",
+    "EngineUnreachable",
+    "LoadedModel",
+    "RolloutRoute",
+    "RoutingTable",
+    "TokenRoute",
+    "VersionRoute",
+    "arm_of",
+]

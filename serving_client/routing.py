@@ -1,0 +1,112 @@
+"""The routing table that the control plane publishes and every router reads, and the arm of a unit. Pure.
+
+The arm is a function of salt, unit and weight alone, so that routers and statistics agree without talking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Arm = Literal["candidate", "control", "stable"]
+
+
+@dataclass(frozen=True)
+class RolloutRoute:
+    """A running A/B split; `weight` is the candidate's share in percent."""
+
+    id: str
+    candidate: str
+    weight: float
+    salt: str
+
+
+@dataclass(frozen=True)
+class AliasRoute:
+    """What an alias serves: the stable version's served name and, while a rollout runs, its split."""
+
+    project: str
+    stable: str
+    rollout: RolloutRoute | None = None
+
+
+@dataclass(frozen=True)
+class VersionRoute:
+    """A servable version and the replicas that were seen to hold it. No replica = cold."""
+
+    project: str
+    base: str
+    digest: str
+    replicas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenRoute:
+    """A bearer token: sha256 hex of its secret; `expires_at` in epoch seconds."""
+
+    hash: str
+    project: str
+    scopes: tuple[str, ...]
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True)
+class RoutingTable:
+    """One consistent picture; a higher generation replaces a lower one."""
+
+    generation: int
+    published_at: float
+    aliases: Mapping[str, AliasRoute] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, VersionRoute] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRoute] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The table as it travels and as the snapshot keeps it."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RoutingTable:
+        """Raises ValueError, KeyError or TypeError when the text is no table."""
+        raw: dict[str, Any] = json.loads(text)
+        return cls(
+            generation=raw["generation"],
+            published_at=raw["published_at"],
+            aliases={name: _alias(route) for name, route in raw["aliases"].items()},
+            adapters=raw["adapters"],
+            versions={name: _version(route) for name, route in raw["versions"].items()},
+            tokens={name: _token(route) for name, route in raw["tokens"].items()},
+        )
+
+
+def _alias(raw: dict[str, Any]) -> AliasRoute:
+    rollout = raw["rollout"]
+    return AliasRoute(raw["project"], raw["stable"], RolloutRoute(**rollout) if rollout else None)
+
+
+def _version(raw: dict[str, Any]) -> VersionRoute:
+    return VersionRoute(**{**raw, "replicas": tuple(raw["replicas"])})
+
+
+def _token(raw: dict[str, Any]) -> TokenRoute:
+    return TokenRoute(**{**raw, "scopes": tuple(raw["scopes"])})
+
+
+def bucket_of(salt: str, unit: str) -> float:
+    """Where a unit falls in [0, 1): the first 8 bytes of sha256("salt|unit") over 2**64."""
+    return int.from_bytes(hashlib.sha256(f"{salt}|{unit}".encode()).digest()[:8], "big") / 2**64
+
+
+def arm_of(salt: str, unit: str, weight: float) -> Arm:
+    """The arm of a unit at a weight in percent.
+
+    The candidate owns [0, p) and the equal-sized control [max(p, 1-p), 1): both only grow while p grows to one half,
+    so that nobody changes arms during the ramp. The rest is stable and out of the statistics.
+    """
+    bucket, share = bucket_of(salt, unit), weight / 100
+    if bucket < share:
+        return "candidate"
+    return "control" if bucket >= max(share, 1 - share) else "stable"

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: demo run test lint install stop bench soak clean-venv
+
+install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
+
+# Without a GPU torch comes from the index of CPU builds, or from a local wheel; never from the CUDA default by accident.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check --upgrade 'pip<27'
+	@command -v nvidia-smi >/dev/null || $(BIN)/pip install -q --no-deps --retries 0 --timeout 5 \
+		$${PIP_FIND_LINKS:+--no-index} --index-url $(TORCH_INDEX) torch==2.13.0 || true
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $(STAMP)
+
+demo: install  ## the whole life of an adapter on real input; DEMO_EXIT=1 ends when it is done
+	$(BIN)/python -m adapterhub.demo
+
+run: install  ## the product without the demo
+	$(BIN)/python -m adapterhub.embedded run
+
+stop:  ## end a running AdapterHub of this data folder
+	$(BIN)/python -m adapterhub.embedded stop
+
+test: install  ## everything that needs no GPU
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,111 @@
+"""A real Postgres and a real Valkey for the session, and the cast: alice leads, bob looks on, charlie is outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HOME = Path(tempfile.mkdtemp(prefix="adapterhub-", dir="/tmp"))  # noqa: S108 - a socket path must be short
+HOME.chmod(0o711)
+# Django reads its settings once: the folder of this session must be known before.
+os.environ |= {
+    "DJANGO_SETTINGS_MODULE": "adapterhub.settings",
+    "ADAPTERHUB_HOME": str(HOME),
+    "ADAPTERHUB_LEASE_S": "3",
+    "ADAPTERHUB_HEARTBEAT_S": "1",
+    "ADAPTERHUB_CANCEL_GRACE_S": "5",
+}
+
+import django  # noqa: E402
+import pytest  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from django.db import connections  # noqa: E402
+
+from adapterhub.embedded.postgres import EmbeddedPostgres  # noqa: E402
+from adapterhub.embedded.valkey import EmbeddedValkey  # noqa: E402
+
+TEMPLATE = "adapterhub"
+
+# The fixtures of the cast import models.
+django.setup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_is_removed() -> Iterator[None]:
+    yield
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(HOME) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(postgres: EmbeddedPostgres, django_db_blocker: Any) -> Iterator[None]:
+    """Migrate the template once, as the owner; tests use copies of it, with every trigger, as the application role."""
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+        connections.close_all()
+        copy_template("adapterhub_tests")
+        use_database("adapterhub_tests")
+        yield
+        connections.close_all()
+
+
+def copy_template(name: str) -> None:
+    owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
+
+
+def owner_executes(statement: str) -> None:
+    """Run a statement as the owner from the maintenance database, so that nothing is connected to the template."""
+    owner = connections.create_connection("owner")
+    owner.settings_dict = {**owner.settings_dict, "NAME": "postgres"}
+    with owner.cursor() as cursor:
+        cursor.execute(statement)
+    owner.close()
+
+
+def use_database(name: str) -> None:
+    for alias in ("default", "owner"):
+        connections[alias].close()
+        connections.settings[alias]["NAME"] = name
+        connections[alias].settings_dict["NAME"] = name
+
+
+@pytest.fixture
+def fresh_database(django_db_setup: None, django_db_blocker: Any, valkey: EmbeddedValkey) -> Iterator[str]:
+    """A database of its own, for tests that commit or use threads: no trigger stands in the way of cleaning up."""
+    name = f"adapterhub_fresh_{os.urandom(4).hex()}"
+    with django_db_blocker.unblock():
+        copy_template(name)
+        before = connections.settings["default"]["NAME"]
+        use_database(name)
+        yield name
+        connections.close_all()
+        use_database(before)
+        owner_executes(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(HOME) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
+    """The session's Valkey, emptied."""
+    from registry.routes import valkey as connect
+
+    with connect() as client:
+        client.flushall()
+    return valkey_server
+
+
+pytest_plugins = ["tests.builders"]

@@ -92,12 +92,13 @@ def parse_row(raw: bytes) -> Row:
 
 def normal_form(row: dict[str, Any]) -> Row:
     """Keep the fields that training uses: prompt and completion, messages, or text."""
+    document = {"document": text_in(row, "document")} if "document" in row else {}
     if "prompt" in row or "completion" in row:
-        return {column: text_in(row, column) for column in ("prompt", "completion")}
+        return {column: text_in(row, column) for column in ("prompt", "completion")} | document
     if "messages" in row:
-        return {"messages": messages_in(row)}
+        return {"messages": messages_in(row)} | document
     if "text" in row:
-        return {"text": text_in(row, "text")}
+        return {"text": text_in(row, "text")} | document
     raise BadLine("", "no_form", "The row has neither prompt and completion, nor messages, nor text.")
 
 
@@ -122,10 +123,10 @@ def messages_in(row: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def is_held_out(row: Row) -> bool:
-    """About EVAL_PERCENT of the rows, by a hash of the prompt: the same row is always on the same side,
-    and rows that share a prompt are never on both.
+    """About EVAL_PERCENT of the rows, by a hash of the document they name, else of the prompt: the same row is
+    always on the same side, and rows of one document are never on both.
     """
-    key = row.get("prompt") or row.get("text") or json.dumps(row["messages"][:1], sort_keys=True)
+    key = row.get("document") or row.get("prompt") or row.get("text") or json.dumps(row["messages"][:1], sort_keys=True)
     return hashlib.sha256(key.encode()).digest()[0] * 100 // 256 < EVAL_PERCENT
 
 

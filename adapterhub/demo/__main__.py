@@ -1,0 +1,117 @@
+"""`python -m adapterhub.demo`: start everything, show the main job on real input, and keep serving."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from adapterhub import environment
+from adapterhub.demo.hub import Hub
+from adapterhub.demo.material import prepare_dataset, prepare_model
+from adapterhub.demo.story import PROJECT, Record, Story
+from adapterhub.embedded.exceptions import StartError
+from adapterhub.embedded.layout import Layout
+from adapterhub.embedded.logs import Terminal
+from adapterhub.embedded.options import Options
+from adapterhub.embedded.processes import reachable_host
+from adapterhub.embedded.supervisor import Supervisor
+from adapterhub.environment import BadSetting
+
+USER = "demo"
+SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
+
+
+def main() -> int:
+    """0 when every step held and nobody wants to look around, or when it was ended by Ctrl-C."""
+    console = Console()
+    try:
+        return run(console, Options.from_environ())
+    except (StartError, BadSetting) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(console: Console, options: Options) -> int:
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Layout(options.home).create()
+    with console.status("Fetching the base model and the texts of the law (once)"):
+        prepare_model(options.home)
+        dataset = prepare_dataset(options.home)
+    with Supervisor(options, terminal=Terminal(quiet=True)) as supervisor:
+        with console.status("Starting Postgres, Valkey, web, workers, router and engines"):
+            supervisor.wait_ready()
+        console.print(f"Everything runs; logs lie in {Layout(options.home).logs}")
+        story = Story(connect(options, supervisor.url), console, replica_urls(options))
+        record = story.tell(dataset)
+        finish(console, options, supervisor.url, record, time.monotonic() - began)
+        if not environment.flag("DEMO_EXIT"):
+            supervisor.supervise_forever()
+    return 0
+
+
+def connect(options: Options, url: str) -> Hub:
+    """A project, an administrator and a token, by the commands that every operator has."""
+    password = kept_password(options.home)
+    manage("ensure_user", USER, DJANGO_SUPERUSER_PASSWORD=password)
+    manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
+    token = manage("create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope)))
+    return Hub(url, router_url(options), token.strip())
+
+
+def manage(*arguments: str, **environ: str) -> str:
+    """Run a management command; returns what it printed. Raises StartError with its last words."""
+    done = subprocess.run(  # noqa: S603 - our own arguments
+        [sys.executable, "manage.py", *arguments],
+        cwd=Path(__file__).resolve().parents[2], env={**os.environ, **environ}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise StartError(f"manage.py {arguments[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def kept_password(home: Path) -> str:
+    path = home / "demo-password"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(12))
+    return path.read_text()
+
+
+def router_url(options: Options) -> str:
+    return f"http://{reachable_host(options.host)}:{options.router_port}"
+
+
+def replica_urls(options: Options) -> list[str]:
+    host = reachable_host(options.host)
+    return [f"http://{host}:{options.engine_port + number}" for number in range(options.engines)]
+
+
+def finish(console: Console, options: Options, url: str, record: Record, seconds: float) -> None:
+    """Print where to go, and write down everything that was shown."""
+    urls = {"web": url, "docs": f"{url}/api/docs/", "admin": f"{url}/admin/", "router": f"{router_url(options)}/v1"}
+    logins = {USER: kept_password(options.home)}
+    shown = {**asdict(record), "urls": urls, "logins": logins, "seconds": round(seconds, 1)}
+    path = options.home / "demo.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(shown, indent=1))
+    console.rule("[bold]Ready", align="left")
+    for name, where in urls.items():
+        console.print(f"{name:>8}  {where}")
+    console.print(f"{'login':>8}  {USER} / {logins[USER]}")
+    console.print(f"Every step held, in {seconds:.0f} s. All of it is in {path}. Ctrl-C stops it.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The demo's view of a running AdapterHub: its REST API and its router, as any customer sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from adapterhub.embedded.exceptions import StartError
+
+Json = dict[str, Any]
+POLL_S = 0.5
+
+
+class StepFailed(StartError):
+    """A step of the demo did not hold; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion and what its headers say."""
+
+    user: str
+    version: str
+    arm: str
+    response_id: str
+    text: str
+    tokens: int
+
+
+class Hub:
+    """REST with a bearer token, and completions through the router."""
+
+    def __init__(self, url: str, router_url: str, token: str) -> None:
+        headers = {"Authorization": f"Bearer {token}"}
+        self.rest = httpx.Client(base_url=f"{url}/api/v1/", headers=headers, timeout=60)
+        self.router = httpx.Client(base_url=router_url, headers=headers, timeout=120)
+
+    def get(self, path: str, **params: Any) -> Any:
+        return checked(self.rest.get(path, params=params))
+
+    def post(self, path: str, body: Json) -> Any:
+        return checked(self.rest.post(path, json=body))
+
+    def upload(self, path: str, fields: Json, file: Path) -> Any:
+        with file.open("rb") as stream:
+            return checked(self.rest.post(path, data=fields, files={"file": (file.name, stream)}))
+
+    def all(self, path: str, **params: Any) -> list[Json]:
+        """Every page of a list."""
+        return [thing for page in self.pages(path, **params) for thing in page]
+
+    def pages(self, path: str, **params: Any) -> Iterator[list[Json]]:
+        page = self.get(path, page_size=200, **params)
+        yield page["results"]
+        while page["next"]:
+            page = checked(self.rest.get(page["next"]))
+            yield page["results"]
+
+    def exists(self, path: str) -> Json | None:
+        """The thing at the path, or None."""
+        response = self.rest.get(path)
+        return None if response.status_code == httpx.codes.NOT_FOUND else checked(response)
+
+    def complete(self, model: str, prompt: str, user: str, tokens: int) -> Answer:
+        """A completion through the router. `ignore_eos` keeps short answers comparable."""
+        body = {"model": model, "prompt": prompt, "user": user, "max_tokens": tokens, "temperature": 0,
+                "ignore_eos": True}  # fmt: skip
+        response = self.router.post("/v1/completions", json=body)
+        answer = checked(response)
+        return Answer(
+            user=user,
+            version=response.headers["X-Adapter-Version"],
+            arm=response.headers["X-Rollout-Arm"],
+            response_id=response.headers["X-Response-ID"],
+            text=answer["choices"][0]["text"],
+            tokens=answer["usage"]["completion_tokens"],
+        )
+
+
+def checked(response: httpx.Response) -> Any:
+    """The body; raises StepFailed with the server's own words."""
+    if response.is_error:
+        raise StepFailed(f"{response.request.method} {response.request.url.path}: {response.status_code} {words(response)}")
+    return response.json()
+
+
+def words(response: httpx.Response) -> str:
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text[:300]
+    return str(body.get("detail") or body.get("error", {}).get("message") or body)
+
+
+def wait_for(look: Callable[[], Json | None], what: str, timeout_s: float) -> Json:
+    """Look until there is something; raises StepFailed after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(POLL_S)
+    raise StepFailed(f"{what} did not happen within {timeout_s:.0f} s: see the logs in the data folder.")

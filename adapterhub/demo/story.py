@@ -1,0 +1,299 @@
+"""The main job, step by step on real input, through the same doors that a customer uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from adapterhub.demo.hub import Answer, Hub, Json, StepFailed, wait_for
+from adapterhub.embedded.options import DEFAULT_MODEL
+
+PROJECT, ADAPTER, ALIAS, CLUSTER = "european-law", "eu-compliance", "compliance", "laptop"
+RANK = 16
+USERS = [f"user-{number:02}" for number in range(1, 21)]
+TOKENS = 20
+HYPERPARAMETERS = {
+    "rank": RANK, "steps": 40, "batch_size": 4, "max_length": 84, "learning_rate": 3e-3, "warmup_steps": 4,
+    "checkpoint_steps": 20, "eval_tokens": 4400,
+}  # fmt: skip
+ANALYSIS = {"preset": "seed", "budget": {"uniform_rank": RANK}, "rank_min": 4, "rank_max": 32, "quantum": 4,
+            "samples": 24, "max_length": 128}  # fmt: skip
+MIN_STEPS, MIN_TRAINED, MIN_EVALUATED, MIN_COMPLETION = 40, 10_000, 4_000, 16
+
+
+@dataclass
+class Record:
+    """What was shown, for var/demo.json."""
+
+    versions: list[Json] = field(default_factory=list)
+    requests: list[Json] = field(default_factory=list)
+    audit: Json = field(default_factory=dict)
+
+
+class Story:
+    """Each method is one step; a step that does not hold raises StepFailed."""
+
+    def __init__(self, hub: Hub, console: Console, replicas: list[str]) -> None:
+        self.hub = hub
+        self.console = console
+        self.replicas = replicas
+        self.record = Record()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def step(self, number: int, text: str) -> None:
+        self.console.rule(f"[bold]{number}. {text}", align="left")
+
+    def tell(self, dataset_file: Path) -> Record:
+        """The whole life of an adapter."""
+        base = self.register_base_model()
+        dataset = self.upload_dataset(dataset_file)
+        self.declare_serving()
+        analysis = self.analyse(dataset)
+        uniform = self.train(dataset, None, "4", "Train v1: the same rank everywhere")
+        planned = self.train(dataset, analysis, "5", "Train v2: the ranks that TARS planned")
+        self.compare(base, analysis, uniform, planned)
+        self.go_live(uniform)
+        self.ask_everybody("before", {uniform})
+        rollout = self.start_rollout(planned)
+        self.ask_everybody("during", {uniform, planned})
+        self.promote(rollout, planned)
+        self.ask_everybody("promoted", {planned})
+        self.roll_back(rollout, uniform)
+        self.ask_everybody("rolled back", {uniform})
+        self.check_arms()
+        self.audit()
+        return self.record
+
+    def register_base_model(self) -> Json:
+        self.step(1, "Base model")
+        if not self.hub.exists(f"base-models/{DEFAULT_MODEL}/"):
+            self.hub.post("base-models/", {"slug": DEFAULT_MODEL, "source": DEFAULT_MODEL})
+        model = wait_for(lambda: self.checked_model(), "The check of the base model", 120)
+        if model["status"] != "ready":
+            raise StepFailed(f"The base model was rejected: {model['message']}")
+        self.say(f"{DEFAULT_MODEL}: {model['parameters'] / 1e6:.0f} M parameters, sha256 {model['digest'][:12]}")
+        return model
+
+    def checked_model(self) -> Json | None:
+        model: Json = self.hub.get(f"base-models/{DEFAULT_MODEL}/")
+        return None if model["status"] == "checking" else model
+
+    def upload_dataset(self, file: Path) -> Json:
+        self.step(2, "Dataset: DORA, GDPR and the EU AI Act")
+        dataset: Json = self.hub.upload("datasets/", {"project": PROJECT, "name": "European law"}, file)
+        splits = dataset["splits"]
+        self.say(f"{dataset['rows']} pieces of articles: {splits['train']} to train on, {splits['eval']} held out")
+        row = self.hub.get(f"datasets/{dataset['id']}/preview/")["rows"][0]
+        self.say(f"[dim]{row['prompt']}{row['completion'][:110]}...")
+        return dataset
+
+    def declare_serving(self) -> None:
+        """An adapter to train, and a cluster of the running replicas to serve it."""
+        if not self.hub.exists(f"adapters/{ADAPTER}/"):
+            body = {"project": PROJECT, "slug": ADAPTER, "base_model": DEFAULT_MODEL, "tags": ["eu"],
+                    "description": "Answers in the words of European financial and AI regulation."}  # fmt: skip
+            self.hub.post("adapters/", body)
+        if not self.hub.exists(f"clusters/{CLUSTER}/"):
+            self.hub.post("clusters/", {"project": PROJECT, "slug": CLUSTER, "base_model": DEFAULT_MODEL})
+        known = {replica["url"] for replica in self.hub.all("replicas/")}
+        for url in self.replicas:
+            if url not in known:
+                self.hub.post("replicas/", {"cluster": CLUSTER, "url": url})
+
+    def analyse(self, dataset: Json) -> Json:
+        self.step(3, "TARS: plan the rank of every layer before training")
+        done = self.reusable("rank-analyses/", dataset, lambda job: job["budget"].get("value") == RANK)
+        body = {"project": PROJECT, "base_model": DEFAULT_MODEL, "dataset": dataset["id"], **ANALYSIS}
+        analysis = done or self.follow("rank-analyses/", body, "TARS")
+        ranks = sorted({module["rank"] for module in analysis["modules"]})
+        self.say(f"Ranks {', '.join(map(str, ranks))} over {len(analysis['modules'])} modules, "
+                 f"{analysis['parameters']:,} of {analysis['budget']['parameters']:,} parameters")  # fmt: skip
+        self.say(f"[dim]{analysis['verdict_text']}")
+        require(len(ranks) >= 3, f"the plan has the ranks {ranks}, fewer than three different ones")
+        return analysis
+
+    def reusable(self, path: str, dataset: Json, fits: Any) -> Json | None:
+        """A finished job of an earlier demo on the same data."""
+        jobs = (job for job in self.hub.all(path) if job["status"] == "succeeded" and job["dataset"] == dataset["id"])
+        return next((job for job in jobs if fits(job)), None)
+
+    def train(self, dataset: Json, analysis: Json | None, number: str, title: str) -> str:
+        """Train a version; returns its served name."""
+        self.step(int(number), title)
+        plan = analysis and analysis["id"]
+        done = self.reusable("training-runs/", dataset, lambda job: job["rank_analysis"] == plan)
+        body = {"project": PROJECT, "adapter": ADAPTER, "dataset": dataset["id"], "rank_analysis": plan,
+                "hyperparameters": HYPERPARAMETERS}  # fmt: skip
+        run = done or self.follow("training-runs/", body, "Training")
+        version = self.version(run["version"])
+        metrics = version["metrics"]
+        self.say(f"{run['version']}: held-out loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f} over "
+                 f"{metrics['eval_tokens']:,} tokens, {version['parameters']:,} parameters")  # fmt: skip
+        self.keep_version(version)
+        return str(run["version"])
+
+    def version(self, served_name: str) -> Json:
+        versions = self.hub.all(f"adapters/{ADAPTER}/versions/")
+        return next(version for version in versions if version["served_name"] == served_name)
+
+    def keep_version(self, version: Json) -> None:
+        metrics = version["metrics"]
+        require(metrics["steps"] >= MIN_STEPS, f"only {metrics['steps']} steps were trained")
+        require(metrics["train_tokens"] >= MIN_TRAINED, f"only {metrics['train_tokens']} tokens were trained")
+        require(metrics["eval_tokens"] >= MIN_EVALUATED, f"only {metrics['eval_tokens']} tokens were evaluated")
+        require(metrics["loss_after"] < metrics["loss_before"], "the held-out loss did not fall")
+        self.record.versions.append(
+            {
+                "served_name": version["served_name"],
+                "parameters": version["parameters"],
+                "loss_before": metrics["loss_before"],
+                "loss_after": metrics["loss_after"],
+                "rank_pattern": version["ranks"],
+            }
+        )
+
+    def follow(self, path: str, body: Json, title: str) -> Json:
+        """Queue a job and show its progress until it ends."""
+        job = self.hub.post(path, body)
+        with self.bar() as bar:
+            task = bar.add_task(title, total=None, note="queued")
+
+            def look() -> Json | None:
+                shown: Json = self.hub.get(f"{path}{job['id']}/")
+                progress = shown["progress"]
+                loss = progress.get("loss")
+                note = f"loss {loss:.3f}" if loss else shown["status"]
+                bar.update(task, completed=progress.get("step", 0), total=progress.get("total"), note=note)
+                return None if shown["status"] in ("queued", "running", "stopping") else shown
+
+            ended = wait_for(look, title, 1800)
+        if ended["status"] != "succeeded":
+            raise StepFailed(f"{title} ended as {ended['status']} ({ended['reason']}): {ended['message']}")
+        return ended
+
+    @contextmanager
+    def bar(self) -> Iterator[Progress]:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total}"),
+                   TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=self.console) as bar:
+            yield bar
+
+    def compare(self, base: Json, analysis: Json, uniform: str, planned: str) -> None:
+        table = Table("version", "parameters", "loss before", "loss after", "ranks")
+        for version in self.record.versions:
+            ranks = sorted(set(version["rank_pattern"].values()))
+            table.add_row(version["served_name"], f"{version['parameters']:,}", f"{version['loss_before']:.3f}",
+                          f"{version['loss_after']:.3f}", ", ".join(map(str, ranks)))  # fmt: skip
+        self.console.print(table)
+        parameters = [version["parameters"] for version in self.record.versions]
+        require(parameters[1] <= parameters[0], "the planned version has more parameters than the uniform one")
+
+    def go_live(self, version: str) -> None:
+        self.step(6, f"Make v1 live under the alias {ALIAS!r} on {len(self.replicas)} replicas")
+        if alias := self.hub.exists(f"aliases/{ALIAS}/"):
+            self.end_open_rollouts()
+            if alias["version"] != version:
+                body = {"version": version, "expected_version": alias["version"], "reason": "The demo starts again."}
+                self.hub.post(f"aliases/{ALIAS}/move/", body)
+        else:
+            self.hub.post("aliases/", {"project": PROJECT, "name": ALIAS, "cluster": CLUSTER, "version": version})
+        self.wait_until_loaded(version)
+        answer = self.hub.complete(ALIAS, "DORA, Article 19 (1): ", "somebody", TOKENS)
+        self.say(f"[dim]X-Adapter-Version: {answer.version}   X-Rollout-Arm: {answer.arm}")
+        self.say(f"DORA, Article 19 (1): [italic]{answer.text.strip()}")
+
+    def end_open_rollouts(self) -> None:
+        for rollout in self.hub.all("rollouts/"):
+            if rollout["alias"] == ALIAS and rollout["ended_at"] is None:
+                self.hub.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo starts again."})
+
+    def wait_until_loaded(self, version: str) -> None:
+        def look() -> Json | None:
+            state = self.hub.get(f"clusters/{CLUSTER}/state/")
+            loaded = [row for row in state if row["is_healthy"] and version in row["observed"]]
+            return {"replicas": loaded} if len(loaded) >= len(self.replicas) else None
+
+        wait_for(look, f"Loading {version} on {len(self.replicas)} replicas", 120)
+
+    def start_rollout(self, candidate: str) -> Json:
+        self.step(7, "Roll v2 out to half of the users, sticky")
+        body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": "TARS plan against uniform."}
+        rollout: Json = self.hub.post("rollouts/", body)
+
+        def running() -> Json | None:
+            shown: Json = self.hub.get(f"rollouts/{rollout['id']}/")
+            return shown if shown["status"] == "running" else None
+
+        wait_for(running, "Loading the candidate on every replica", 120)
+        self.wait_for_router({candidate, self.record.versions[0]["served_name"]})
+        return rollout
+
+    def promote(self, rollout: Json, candidate: str) -> None:
+        self.step(8, "Promote v2")
+        self.hub.post(f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."})
+        self.wait_for_router({candidate})
+
+    def roll_back(self, rollout: Json, stable: str) -> None:
+        self.step(9, "Roll back to v1 in one call")
+        self.hub.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo shows the way back."})
+        self.wait_for_router({stable})
+
+    def wait_for_router(self, versions: set[str]) -> None:
+        """The router follows within a moment; ask until exactly these versions answer."""
+
+        def look() -> Json | None:
+            answers = self.ask(USERS[:6], 1)
+            return {"ok": True} if {answer.version for answer in answers} == versions else None
+
+        wait_for(look, "The router's switch", 30)
+
+    def ask(self, users: list[str], tokens: int) -> list[Answer]:
+        with ThreadPoolExecutor(10) as pool:
+            prompts = [f"GDPR, Article {number + 5} (1): " for number in range(len(users))]
+            return list(pool.map(lambda pair: self.hub.complete(ALIAS, pair[1], pair[0], tokens), zip(users, prompts)))
+
+    def ask_everybody(self, phase: str, allowed: set[str]) -> None:
+        """20 users ask; every answer must come from an allowed version and be long enough."""
+        answers = self.ask(USERS, TOKENS)
+        for answer in answers:
+            require(answer.version in allowed, f"{answer.version} answered {answer.user} in phase {phase}")
+            require(answer.tokens >= MIN_COMPLETION, f"{answer.user} got only {answer.tokens} tokens")
+            shown = {name: value for name, value in asdict(answer).items() if name in ("user", "version", "arm")}
+            self.record.requests.append({"phase": phase, **shown})
+        require({answer.version for answer in answers} == allowed, f"phase {phase} was answered by one version only")
+        table = Table("version", "arm", "users", title=f"Who answered: {phase}", title_justify="left")
+        for version, arm in sorted({(answer.version, answer.arm) for answer in answers}):
+            users = [answer.user[-2:] for answer in answers if (answer.version, answer.arm) == (version, arm)]
+            table.add_row(version, arm, " ".join(users))
+        self.console.print(table)
+
+    def check_arms(self) -> None:
+        """The same user always had the same arm during the rollout."""
+        during = {row["user"]: row["arm"] for row in self.record.requests if row["phase"] == "during"}
+        again = {answer.user: answer.arm for answer in self.ask(USERS[:4], 1)}
+        require(set(again.values()) == {"none"}, "an arm is named after the rollback")
+        require(set(during.values()) <= {"candidate", "control", "stable"}, "a user had no arm during the rollout")
+
+    def audit(self) -> None:
+        self.step(10, "The audit trail of all this")
+        verdict = self.hub.get("audit/verify/", project=PROJECT)
+        for event in reversed(self.hub.all("audit/events/", project=PROJECT)[:12]):
+            self.say(f"[dim]{event['at'][11:19]}[/] {event['sequence']:>4}  {event['tag']:<26} {event['object_name'][:60]}")
+        self.record.audit = {"events": verdict["events"], "verified": verdict["ok"]}
+        require(verdict["ok"], f"the audit trail does not hold: {verdict['faults']}")
+        self.say(f"{verdict['events']} events, the hash chain holds.")
+
+
+def require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise StepFailed(f"The demo stops: {otherwise}.")

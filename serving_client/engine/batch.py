@@ -28,7 +28,7 @@ class RunningBatch:
     @property
     def module_shapes(self) -> ModuleShapes:
         """Name -> (in, out) of the modules that take adapters."""
-        return {name: (m.linear.in_features, m.linear.out_features) for name, m in self._modules.items()}
+        return {name: (module.in_features, module.out_features) for name, module in self._modules.items()}
 
     def join(self, sequences: list[Sequence]) -> None:
         """Reads the prompts in one forward and chooses their first tokens. The adapters must be resident."""

@@ -1,8 +1,7 @@
 """Many adapters in one forward: every linear module multiplies each row with that row's adapter.
 
-All resident adapters of a module stand below each other in one pair of matrices, each with its true rank. A batch
-takes two products, whatever the number of adapters: down to all ranks, then the ranks of other rows' adapters are
-set to zero, then up. No padding to a common rank, and the weights are read once a step.
+The base model's product is one for all rows. For the update, the rows are grouped by adapter, and two batched products
+over the adapters' slots do all groups at once, so that a step reads each adapter's weights once.
 """
 
 from __future__ import annotations
@@ -15,59 +14,77 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from serving_client.engine.adapter import Adapter, LowRank
+from serving_client.engine.packed import packed
 
 Rows = Sequence[Adapter | None]
 """The adapter of each row of a batch; None is the base model."""
 
 
 @dataclass(frozen=True)
-class Route:
-    """What one module adds in this batch."""
+class Groups:
+    """The rows of a batch by adapter slot. Groups are padded to the longest one with row 0."""
 
-    down: torch.Tensor  # (ranks, in)
-    up: torch.Tensor  # (ranks, out)
-    others: torch.Tensor | None  # (rows, 1, ranks), true where the rank belongs to another row's adapter
+    slots: slice  # from the first to the last slot in use
+    members: torch.Tensor  # (slots, longest) row of each member
+    real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
+    rows: torch.Tensor  # (rows with an adapter,) which rows they are
+    covers_batch: bool  # one adapter has all rows
 
 
 class LoraLinear(nn.Module):
-    """A linear module of the base model, with the low-rank updates of the resident adapters."""
+    """A linear module of the base model, with slots for the low-rank updates of adapters."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.linear = linear
-        self.spans: dict[Adapter, tuple[int, int]] = {}
-        self.down = linear.weight.new_empty(0, linear.in_features)
-        self.up = linear.weight.new_empty(0, linear.out_features)
-        self.route: Route | None = None
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.groups: Groups | None = None
+        self._linear = packed(linear)
+        self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
+        self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
 
-    def place(self, adapters: Sequence[Adapter], name: str) -> None:
-        """Stacks the adapters' matrices; `name` is the module's name in them."""
-        updates = {adapter: adapter.modules[name] for adapter in adapters if name in adapter.modules}
-        self.spans = _spans(updates)
-        if updates:
-            self.down = torch.cat([update.down for update in updates.values()])
-            self.up = torch.cat([update.up for update in updates.values()])
+    def fit(self, slots: int, rank: int) -> None:
+        """Makes the slots as wide as the highest rank; lower ranks are padded with zeros."""
+        if self._down.shape[:2] != (slots, rank):
+            self._down = _resized(self._down, slots, rank)
+            self._up = _resized(self._up, slots, rank)
+
+    def place(self, slot: int, update: LowRank | None) -> None:
+        """Puts an adapter's update into a slot; None if the adapter leaves this module as it is."""
+        self._down[slot] = 0
+        self._up[slot] = 0
+        if update:
+            self._down[slot, : update.rank] = update.down
+            self._up[slot, : update.rank] = update.up
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, tokens, in) -> (rows, tokens, out)."""
-        y: torch.Tensor = self.linear(x)
-        if self.route is None:
+        y: torch.Tensor = self._linear(x)
+        if self.groups is None or self._down.shape[1] == 0:
             return y
-        ranks = nn.functional.linear(x, self.route.down)
-        if self.route.others is not None:
-            # Filled, not multiplied: another adapter's overflow times zero would be NaN in this row.
-            ranks.masked_fill_(self.route.others, 0.0)
-        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), self.route.up)
+        if self.groups.covers_batch:
+            return self._add_to_all(x, y, self.groups.slots.start)
+        return self._add_to_groups(x, y, self.groups)
+
+    def _add_to_all(self, x: torch.Tensor, y: torch.Tensor, slot: int) -> torch.Tensor:
+        ranks = nn.functional.linear(x, self._down[slot])
+        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), self._up[slot])
         return y
 
+    def _add_to_groups(self, x: torch.Tensor, y: torch.Tensor, groups: Groups) -> torch.Tensor:
+        tokens = x.shape[1]
+        count, longest = groups.members.shape
+        members = x[groups.members.flatten()].view(count, longest * tokens, self.in_features)
+        ranks = members.bmm(self._down[groups.slots].transpose(1, 2))
+        update = ranks.bmm(self._up[groups.slots]).view(count * longest, tokens, self.out_features)
+        return y.index_add_(0, groups.rows, update[groups.real])
 
-def _spans(updates: dict[Adapter, LowRank]) -> dict[Adapter, tuple[int, int]]:
-    spans = {}
-    start = 0
-    for adapter, update in updates.items():
-        spans[adapter] = (start, start + update.rank)
-        start += update.rank
-    return spans
+
+def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
+    resized = held.new_zeros(slots, rank, held.shape[2])
+    kept = min(rank, held.shape[1])
+    resized[: held.shape[0], :kept] = held[:, :kept]
+    return resized
 
 
 class ResidentAdapters:
@@ -76,70 +93,65 @@ class ResidentAdapters:
     def __init__(self, modules: dict[str, LoraLinear], limit: int) -> None:
         self._modules = modules
         self._limit = limit
-        self._residents: dict[Adapter, None] = {}  # ordered by last use
-        self._placed: list[Adapter] = []
-        self._routed: list[Adapter | None] | None = None
+        self._slots: dict[Adapter, int] = {}  # ordered by last use
+        self._routed: list[Adapter | None] = []
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
         """Takes an adapter in, in place of one that is not busy. False if all are."""
-        if adapter not in self._residents and len(self._residents) >= self._limit:
-            idle = next((resident for resident in self._residents if resident not in busy), None)
-            if idle is None:
-                return False
-            del self._residents[idle]
-        self._residents.pop(adapter, None)
-        self._residents[adapter] = None
+        if adapter in self._slots:
+            self._slots[adapter] = self._slots.pop(adapter)
+            return True
+        slot = self._free_slot(busy)
+        if slot is None:
+            return False
+        self._slots[adapter] = slot
+        self._place(adapter, slot)
         return True
+
+    def _free_slot(self, busy: set[Adapter]) -> int | None:
+        if len(self._slots) < self._limit:
+            return len(self._slots)
+        idle = next((adapter for adapter in self._slots if adapter not in busy), None)
+        return self._slots.pop(idle) if idle else None
+
+    def _place(self, adapter: Adapter, slot: int) -> None:
+        for name, module in self._modules.items():
+            updates = [resident.modules[name] for resident in self._slots if name in resident.modules]
+            module.fit(self._limit, max((update.rank for update in updates), default=0))
+            module.place(slot, adapter.modules.get(name))
 
     def route(self, rows: Rows) -> None:
-        """Makes the next forward use these adapters, one a row."""
-        changed = self._place()
-        if changed or self._routed != list(rows):
+        """Makes the next forward use these adapters, one a row; all must be resident."""
+        if self._routed != list(rows):
             self._routed = list(rows)
-            masks: dict[tuple[int, ...], torch.Tensor] = {}
+            groups = _groups([self._slots[adapter] if adapter else None for adapter in rows])
             for module in self._modules.values():
-                module.route = _route(module, rows, masks)
-
-    def _place(self) -> bool:
-        if self._residents.keys() == set(self._placed):
-            return False
-        self._placed = list(self._residents)
-        for name, module in self._modules.items():
-            module.place(self._placed, name)
-        return True
-
-    def names(self) -> list[str]:
-        """Names of the residents, least recently used first."""
-        return [adapter.name for adapter in self._residents]
+                module.groups = groups
 
 
-def _route(module: LoraLinear, rows: Rows, masks: dict[tuple[int, ...], torch.Tensor]) -> Route | None:
-    active = [module.spans.get(adapter, (0, 0)) if adapter else (0, 0) for adapter in rows]
-    used = [span for span in active if span[0] < span[1]]
+def _groups(slots: list[int | None]) -> Groups | None:
+    used = sorted({slot for slot in slots if slot is not None})
     if not used:
         return None
-    start, end = min(span[0] for span in used), max(span[1] for span in used)
-    others = None if len(set(active)) == 1 else _others(active, start, end, masks)
-    return Route(module.down[start:end], module.up[start:end], others)
-
-
-def _others(
-    active: list[tuple[int, int]], start: int, end: int, masks: dict[tuple[int, ...], torch.Tensor]
-) -> torch.Tensor:
-    # Modules with the same ranks share a mask.
-    key = tuple(edge for span in active for edge in span)
-    if key not in masks:
-        edges = torch.tensor(active)[:, :, None]  # (rows, 2, 1)
-        rank = torch.arange(start, end)
-        masks[key] = ((rank < edges[:, 0]) | (rank >= edges[:, 1]))[:, None, :]
-    return masks[key]
+    span = range(used[0], used[-1] + 1)
+    members = [[row for row, slot in enumerate(slots) if slot == wanted] for wanted in span]
+    longest = max(len(group) for group in members)
+    return Groups(
+        slots=slice(span.start, span.stop),
+        members=torch.tensor([group + [0] * (longest - len(group)) for group in members]),
+        real=torch.tensor([longest * i + j for i, group in enumerate(members) for j in range(len(group))]),
+        rows=torch.tensor([row for group in members for row in group]),
+        covers_batch=slots == [used[0]] * len(slots),
+    )
 
 
 def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
     """Puts a LoraLinear in the place of every linear module but the output head; returns them by the module's name."""
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    wrapped = {name: LoraLinear(linear) for name, linear in found}
-    for name, module in wrapped.items():
-        model.set_submodule(name, module)
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    wrapped = {}
+    for name, linear in linears:
+        if linear is not head:
+            wrapped[name] = LoraLinear(linear)
+        model.set_submodule(name, wrapped.get(name) or packed(linear))
     return wrapped

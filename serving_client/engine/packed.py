@@ -1,0 +1,30 @@
+"""Linear modules in oneDNN's own weight layout: about half the time for the few rows of a decoding step on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+# The layout is chosen for about this many rows; every other number works too.
+TYPICAL_ROWS = 16
+
+
+class PackedLinear(nn.Module):
+    """Computes what the given linear module does. Holds no reference to it, so that its weights can be freed."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        # Not a parameter: nothing but the product below can read this layout.
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TYPICAL_ROWS)
+        self._bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, in) -> (rows, tokens, out)."""
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return y
+
+
+def packed(linear: nn.Linear) -> nn.Module:
+    """The faster form of a linear module, or the module itself where PyTorch was built without oneDNN."""
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return PackedLinear(linear) if has_onednn else linear

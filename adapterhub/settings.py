@@ -29,6 +29,7 @@ HTTPS = env.flag("ADAPTERHUB_HTTPS")
 ALLOWED_HOSTS = env.words("ADAPTERHUB_HOSTS")
 
 INSTALLED_APPS = [
+    "adapterhub.apps.AdapterHubConfig",
     "adapterhub.accounts",
     "adapterhub.audit",
     "adapterhub.jobs",
@@ -101,7 +102,6 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = HOME / "static"
-STATICFILES_DIRS = [ROOT / "adapterhub" / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -154,6 +154,8 @@ REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)
 # redis-py says unix://, kombu says redis+socket:// for the same socket.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_IGNORE_RESULT = True
+# A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0.2}
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {"training.tasks.work": {"queue": "gpu"}}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

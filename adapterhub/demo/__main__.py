@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from adapterhub.embedded.supervisor import Supervisor
 from adapterhub.environment import BadSetting
 
 USER = "demo"
+PASSWORD = "demo-password"
 SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
 
 
@@ -63,26 +63,29 @@ def run(console: Console, options: Options) -> int:
 
 def connect(options: Options, url: str) -> Hub:
     """A project, an administrator and a token, by the commands that every operator has."""
-    password = kept_password(options.home)
-    manage("ensure_user", USER, DJANGO_SUPERUSER_PASSWORD=password)
+    kept_password(options.home)
+    manage("ensure_user", USER, "--password-file", str(options.home / PASSWORD))
     manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
     token = manage("create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope)))
     return Hub(url, router_url(options), token.strip())
 
 
-def manage(*arguments: str, **environ: str) -> str:
+def manage(*arguments: str) -> str:
     """Run a management command; returns what it printed. Raises StartError with its last words."""
     done = subprocess.run(  # noqa: S603 - our own arguments
         [sys.executable, "manage.py", *arguments],
-        cwd=Path(__file__).resolve().parents[2], env={**os.environ, **environ}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise StartError(f"manage.py {arguments[0]} failed: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout
 
 
 def kept_password(home: Path) -> str:
-    path = home / "demo-password"
+    path = home / PASSWORD
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(12))

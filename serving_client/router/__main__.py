@@ -1,0 +1,36 @@
+"""`python -m serving_client.router --host H --port P --redis-url URL --snapshot FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import uvicorn
+
+from serving_client.router.app import Settings, make_app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m serving_client.router", description="AdapterHub's router.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--redis-url", required=True, help="where the routing table is published")
+    parser.add_argument("--snapshot", type=Path, required=True, help="file that keeps the last good table")
+    parser.add_argument("--spool", type=Path, help="file that keeps reports while Valkey is away")
+    parser.add_argument("--load-deadline-s", type=float, default=30.0, help="how long to wait for a cold version")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    settings = Settings(arguments.redis_url, arguments.snapshot, arguments.spool, arguments.load_deadline_s)
+    uvicorn.run(
+        make_app(settings),
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        timeout_graceful_shutdown=30,
+        log_level="info",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The ASGI application: routes and lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import redis.asyncio as redis
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serving_client.router.errors import Refusal
+from serving_client.router.metrics import Metrics
+from serving_client.router.outcomes import OutcomeReporter
+from serving_client.router.proxy import Proxy
+from serving_client.router.resolve import authenticate
+from serving_client.router.table import TableWatcher
+from serving_client.router.upstream import Upstream
+from serving_client.routing import RoutingTable
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
+
+    redis_url: str
+    snapshot: Path
+    spool: Path | None = None
+    load_deadline_s: float = 30.0
+
+
+def make_app(settings: Settings) -> Starlette:
+    """A router that follows the table at `settings.redis_url`."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        valkey = redis.Redis.from_url(settings.redis_url, socket_timeout=5.0)
+        watcher = TableWatcher(valkey, settings.snapshot)
+        reporter = OutcomeReporter(valkey, settings.spool)
+        app.state.proxy = Proxy(watcher, Upstream(), reporter, Metrics(), valkey, settings.load_deadline_s)
+        await app.state.proxy.upstream.start()
+        tasks = [asyncio.create_task(watcher.run()), asyncio.create_task(reporter.run())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await reporter.drain()
+        await app.state.proxy.upstream.stop()
+        await valkey.aclose()
+
+    routes = [
+        Route("/v1/completions", complete, methods=["POST"]),
+        Route("/v1/chat/completions", complete, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+    ]
+    handlers = {HTTPException: unknown, Refusal: refused}
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+
+
+def proxy_of(request: Request) -> Proxy:
+    proxy: Proxy = request.app.state.proxy
+    return proxy
+
+
+async def complete(request: Request) -> Response:
+    return await proxy_of(request).complete(request)
+
+
+async def models(request: Request) -> Response:
+    """The project's aliases and versions."""
+    table = proxy_of(request).table()
+    token = authenticate(table, request.headers.get("authorization", ""))
+    rows = [model(name, "alias") for name, alias in table.aliases.items() if alias.project == token.project]
+    rows += [model(name, route.base) for name, route in table.versions.items() if route.project == token.project]
+    return Response(orjson.dumps({"object": "list", "data": rows}), media_type="application/json")
+
+
+def model(name: str, root: str) -> dict[str, str]:
+    return {"id": name, "object": "model", "owned_by": "adapterhub", "root": root}
+
+
+async def healthz(request: Request) -> Response:
+    return Response(b'{"status":"ok"}', media_type="application/json")
+
+
+async def readyz(request: Request) -> Response:
+    """Ready with a table, however old: a router serves when everything else is down."""
+    table: RoutingTable = proxy_of(request).table()
+    return Response(orjson.dumps({"status": "ok", "generation": table.generation}), media_type="application/json")
+
+
+async def metrics(request: Request) -> Response:
+    proxy = proxy_of(request)
+    proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
+    proxy.metrics.dropped.set(proxy.reporter.dropped)
+    return Response(generate_latest(proxy.metrics.registry), media_type="text/plain; version=0.0.4")
+
+
+async def refused(request: Request, refusal: Refusal) -> Response:
+    return refusal.response()
+
+
+async def unknown(request: Request, error: HTTPException) -> Response:
+    """Only the routes above exist: the engines' other paths are not for callers."""
+    if error.status_code == 405:
+        return Refusal(405, "method_not_allowed", f"{request.method} is not allowed here.").response()
+    return Refusal(404, "not_found", f"There is no {request.url.path[:200]}.").response()

@@ -1,0 +1,36 @@
+"""Refusals of the router, in OpenAI's error form."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.responses import Response
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+class Refusal(Exception):
+    """An answer that is no completion: status, stable code, one sentence, and when to try again."""
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
+
+    def response(self) -> Response:
+        """As OpenAI error JSON."""
+        error = {
+            "message": self.message,
+            "type": TYPES.get(self.status, "server_error"),
+            "param": None,
+            "code": self.code,
+        }
+        headers = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return Response(orjson.dumps({"error": error}), self.status, headers, "application/json")

@@ -1,0 +1,114 @@
+"""From a request to the version that answers it. Pure: table, headers and body in, decision out."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from serving_client.router.errors import Refusal
+from serving_client.routing import AliasRoute, RoutingTable, TokenRoute, arm_of
+
+MAX_ANSWERS = 8
+# They would let a caller read another tenant's prefix cache, run a template of their own, or name a path.
+FORBIDDEN = ("cache_salt", "chat_template", "chat_template_kwargs", "lora_request", "lora_path")
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The decision: served name, arm (`candidate`, `control`, `stable` or `none`), and how it came about."""
+
+    version: str
+    project: str
+    arm: str
+    alias: str | None
+    is_sticky: bool
+    unit: str | None
+
+
+def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
+    """The token of `Bearer ah_<id>_<secret>` with scope infer. Raises Refusal 401 or 403."""
+    scheme, _, text = authorization.partition(" ")
+    parts = text.strip().split("_", 2)
+    token = table.tokens.get(parts[1]) if scheme.lower() == "bearer" and len(parts) == 3 else None
+    if token is None or not holds(token, parts[2]):
+        raise Refusal(401, "invalid_token", "A bearer token with scope infer is required.")
+    if "infer" not in token.scopes:
+        raise Refusal(403, "scope_missing", "The token lacks scope infer.")
+    return token
+
+
+def holds(token: TokenRoute, secret: str) -> bool:
+    given = hashlib.sha256(secret.encode()).hexdigest()
+    return hmac.compare_digest(token.hash, given) and (token.expires_at is None or token.expires_at > time.time())
+
+
+def parse(raw: bytes) -> Body:
+    """The body as an object without what a caller may not send. Raises Refusal 400."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise Refusal(400, "bad_json", "The body is no JSON.") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "bad_json", "The body is no JSON object.")
+    for name in FORBIDDEN:
+        if name in body:
+            raise Refusal(400, "field_not_allowed", f"{name} may not be sent: remove it.")
+    answers = body.get("n", 1)
+    if not isinstance(answers, int) or not 1 <= answers <= MAX_ANSWERS:
+        raise Refusal(400, "bad_n", f"n must lie between 1 and {MAX_ANSWERS}.")
+    return body
+
+
+def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:
+    """Which version answers. Raises Refusal: 400 without a name, 403 without the scope, 404 for an unknown name."""
+    name = headers.get("x-adapter-id") or body.get("model")
+    if not isinstance(name, str) or not name:
+        raise Refusal(400, "model_missing", "Name an alias in `model` or in X-Adapter-ID.")
+    unit = unit_of(headers, body)
+    override = override_of(token, headers)
+    alias = table.aliases.get(name)
+    if alias is not None and alias.project == token.project:
+        version, arm, sticky = choose(alias, unit, override)
+        return Target(version, alias.project, arm, name, sticky, unit)
+    version = table.adapters.get(name, name)
+    route = table.versions.get(version)
+    if route is None or route.project != token.project:
+        raise Refusal(404, "model_not_found", f"The model {name[:200]!r} does not exist.")
+    return Target(version, route.project, "none", None, True, unit)
+
+
+def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
+    """What keeps its arm: the session, else the user."""
+    unit = headers.get("x-session-key") or body.get("user")
+    return unit if isinstance(unit, str) and unit else None
+
+
+def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
+    override = headers.get("x-rollout-override")
+    if override is None:
+        return None
+    if "operate" not in token.scopes:
+        raise Refusal(403, "scope_missing", "X-Rollout-Override needs scope operate.")
+    if override not in ("candidate", "stable"):
+        raise Refusal(400, "bad_override", "X-Rollout-Override is candidate or stable.")
+    return override
+
+
+def choose(alias: AliasRoute, unit: str | None, override: str | None) -> tuple[str, str, bool]:
+    """(version, arm, whether the unit would get it again)."""
+    rollout = alias.rollout
+    if rollout is None:
+        return alias.stable, "none", True
+    if override:
+        return (rollout.candidate if override == "candidate" else alias.stable), override, False
+    arm = arm_of(rollout.salt, unit or random.randbytes(16).hex(), rollout.weight)  # noqa: S311 - no secret
+    return (rollout.candidate if arm == "candidate" else alias.stable), arm, unit is not None

@@ -1,0 +1,107 @@
+"""The last good routing table: heard from Valkey, kept on disk, waited for by requests to cold versions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from serving_client.routing import RoutingTable
+
+KEY = "ah:routing-table"
+POLL_S = 2.0
+log = logging.getLogger(__name__)
+
+
+class TableWatcher:
+    """Follows the published table. `table` is None until a good one is known."""
+
+    def __init__(self, valkey: redis.Redis, snapshot: Path) -> None:
+        self._valkey = valkey
+        self._snapshot = snapshot
+        self._changed = asyncio.Condition()
+        self.table: RoutingTable | None = load_snapshot(snapshot)
+
+    async def run(self) -> None:
+        """Follow until cancelled; while Valkey is away the last good table stays."""
+        while True:
+            try:
+                await self._follow()
+            except (RedisError, OSError) as error:
+                log.warning("Valkey does not answer (%s); the last good table stays.", error)
+                await asyncio.sleep(POLL_S / 2)
+
+    async def _follow(self) -> None:
+        async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(KEY)
+            while True:
+                await self._read()
+                # A message wakes at once; the poll heals what a lost message left.
+                await channel.get_message(timeout=POLL_S)
+
+    async def _read(self) -> None:
+        text = await self._valkey.get(KEY)
+        if text is not None:
+            await self.take(text)
+
+    async def take(self, text: bytes | str) -> None:
+        """Accept a published table, unless it is older than the one at hand or no table at all."""
+        try:
+            table = RoutingTable.from_json(text)
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("The published table cannot be read (%s); the last good one stays.", error)
+            return
+        if is_newer(table, self.table):
+            self.table = table
+            await asyncio.to_thread(save_snapshot, self._snapshot, text if isinstance(text, bytes) else text.encode())
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def wait_for_replica(self, version: str, timeout_s: float) -> RoutingTable | None:
+        """The first table in which a replica holds the version; None after the timeout."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                while not (held := self._holding(version)):
+                    await self._changed.wait()
+                return held
+        return None
+
+    def _holding(self, version: str) -> RoutingTable | None:
+        route = self.table.versions.get(version) if self.table else None
+        return self.table if route and route.replicas else None
+
+
+def is_newer(table: RoutingTable, held: RoutingTable | None) -> bool:
+    """A higher generation; or a lower one that was published later, after the database was restored."""
+    return (
+        held is None
+        or table.generation > held.generation
+        or (table.generation < held.generation and table.published_at > held.published_at)
+    )
+
+
+def save_snapshot(path: Path, text: bytes) -> None:
+    """Write digest and table beside the old snapshot, then rename: a crash leaves the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_suffix(".partial")
+    # The table holds the hashes of tokens.
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    partial.replace(path)
+
+
+def load_snapshot(path: Path) -> RoutingTable | None:
+    """The snapshot of an earlier run, if it is whole."""
+    if not path.exists():
+        return None
+    digest, _, text = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        log.error("The snapshot %s is damaged and is not used.", path)
+        return None
+    return RoutingTable.from_json(text)

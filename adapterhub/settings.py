@@ -101,11 +101,11 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATIC_ROOT = HOME / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
+# All static files lie in packages: nothing has to be collected before a start.
 WHITENOISE_USE_FINDERS = True
 
 SESSION_COOKIE_HTTPONLY = True
@@ -148,6 +148,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    # Five resources have a `status`, each with words of its own.
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "adapterhub.jobs.models.JobStatus",
+        "BaseModelStatus": "registry.models.base_model.BaseModelStatus",
+        "VersionStatus": "registry.models.adapter.VersionStatus",
+        "RolloutStatus": "registry.models.rollout.RolloutStatus",
+    },
 }
 
 REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)

@@ -40,7 +40,7 @@ def projects_of(request: HttpRequest | Request) -> QuerySet[Project]:
 def require_scope(request: HttpRequest | Request, project: Project, scope: str) -> None:
     """Raises NotAllowed unless the caller has the scope in the project."""
     if scope not in scopes_in(request, project):
-        raise NotAllowed(f"This needs scope {scope!r} in project {project.slug!r}.", code="scope_missing")
+        raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
 
 
 def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Project:

@@ -1,0 +1,154 @@
+"""Requests of many adapters share every forward and still answer as if each were alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving_client.engine.completion_request import parse_completion
+from serving_client.engine.engine import Engine
+
+PROMPTS = [list(b"The bank shall report"), list(b"A"), list(b"Dear client, your account is"), list(b"1 2 3 4 5 6")]
+COUNT = 20
+
+
+def load_all(engine: Engine, adapters: dict[str, Path]) -> None:
+    for name, folder in adapters.items():
+        engine.adapters.load(name, str(folder))
+
+
+def count_forwards(engine: Engine) -> list[int]:
+    """Grows by the number of tokens a row of each forward of the base model."""
+    forwards: list[int] = []
+    engine.base.model.register_forward_pre_hook(
+        lambda _, __, fields: forwards.append(fields["input_ids"].shape[1]), with_kwargs=True
+    )
+    return forwards
+
+
+async def test_a_mixed_batch_answers_as_peft_does_alone(
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine()
+    load_all(engine, adapters)
+    asked = [(name, prompt) for prompt in PROMPTS[:2] for name in ("tiny", *adapters)]
+    async with serve(engine):
+        together = await asyncio.gather(*(greedy(engine, name, prompt, COUNT) for name, prompt in asked))
+        alone = [await greedy(engine, name, prompt, COUNT) for name, prompt in asked]
+    expected = [peft_tokens(prompt, COUNT, adapters.get(name)) for name, prompt in asked]
+    assert together == alone == expected
+    assert len({tuple(tokens) for tokens in expected}) == len(asked), "the adapters must differ to prove anything"
+
+
+@pytest.mark.parametrize("name", ["patterns", "stabilised"])
+async def test_ranks_and_scales_are_those_of_a_merge(
+    name: str,
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine()
+    load_all(engine, {name: adapters[name]})
+    async with serve(engine):
+        tokens = await greedy(engine, name, PROMPTS[0], COUNT)
+    assert tokens == peft_tokens(PROMPTS[0], COUNT, adapters[name], merged=True)
+
+
+async def test_sixteen_requests_over_eight_adapters_take_one_forward_a_step(
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine()
+    load_all(engine, adapters)
+    forwards = count_forwards(engine)
+    app_runs = asyncio.gather(*(greedy(engine, name, PROMPTS[2], COUNT) for name in (*adapters, *adapters)))
+    # All wait in the queue before the engine's thread begins.
+    while engine.loop.load().waiting.count("mlp") < 2:
+        await asyncio.sleep(0)
+    async with serve(engine):
+        answers = await app_runs
+    assert [len(answer) for answer in answers] == [COUNT] * 16
+    assert forwards == [len(PROMPTS[2])] + [1] * (COUNT - 1)
+
+
+async def test_requests_that_join_and_leave_change_no_other_answer(
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine()
+    load_all(engine, adapters)
+    body = {"model": "rank-16", "prompt": PROMPTS[0], "max_tokens": 60, "temperature": 0, "ignore_eos": True}
+    async with serve(engine):
+        first = (await engine.begin(parse_completion(body))).deltas()
+        tokens = [*(await anext(first)).token_ids]
+        joining = [greedy(engine, name, PROMPTS[i % 4], 3 + i) for i, name in enumerate(("tiny", *adapters))]
+        later = asyncio.gather(*joining)
+        tokens += [token async for delta in first for token in delta.token_ids]
+        others = await later
+    assert tokens == peft_tokens(PROMPTS[0], 60, adapters["rank-16"])
+    for i, name in enumerate(("tiny", *adapters)):
+        assert others[i] == peft_tokens(PROMPTS[i % 4], 3 + i, adapters.get(name)), name
+
+
+async def test_more_adapters_than_slots_wait_for_their_turn(
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine(max_loras=2, max_batch=3)
+    load_all(engine, adapters)
+    async with serve(engine):
+        answers = await asyncio.gather(*(greedy(engine, name, PROMPTS[1], 8) for name in adapters))
+    assert answers == [peft_tokens(PROMPTS[1], 8, folder) for folder in adapters.values()]
+
+
+async def test_unloading_lets_a_running_answer_end_with_its_weights(
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine()
+    engine.adapters.load("dora", str(adapters["rank-4"]))
+    body = {"model": "dora", "prompt": PROMPTS[0], "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    async with serve(engine):
+        old = (await engine.begin(parse_completion(body))).deltas()
+        tokens = [*(await anext(old)).token_ids]
+        engine.adapters.unload("dora")
+        engine.adapters.load("dora", str(adapters["rank-16"]))
+        new = await greedy(engine, "dora", PROMPTS[0], COUNT)
+        tokens += [token async for delta in old for token in delta.token_ids]
+    assert tokens == peft_tokens(PROMPTS[0], 200, adapters["rank-4"])
+    assert new == peft_tokens(PROMPTS[0], COUNT, adapters["rank-16"])
+
+
+async def test_a_request_that_nobody_waits_for_leaves_the_batch(
+    make_engine: Callable[..., Engine], serve: Callable[[Engine], Any], greedy: Callable[..., Any]
+) -> None:
+    engine = make_engine(max_batch=1)
+    body = {"prompt": PROMPTS[0], "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+    async with serve(engine):
+        left = await engine.begin(parse_completion(body))
+        await anext(left.deltas())
+        left.cancel()
+        await greedy(engine, "tiny", PROMPTS[1], 2)
+        assert left.sequence is not None
+        assert len(left.sequence.tokens) < 400

@@ -35,7 +35,7 @@ TABLE = {
         Setting("ADAPTERHUB_ENGINE_PORT", "8100", "Port of the first embedded engine; replica i listens on port + i."),
         Setting("ADAPTERHUB_ENGINES", "2", "Embedded engine replicas to start."),
         Setting("ADAPTERHUB_BASE_MODEL", "", "Folder or hub id that the embedded engines serve; empty = SmolLM2-135M."),
-        Setting("ADAPTERHUB_SECRET_KEY", "", "Django's secret key; empty = made once and kept in the data folder."),
+        Setting("ADAPTERHUB_SECRET_KEY", "", "Django's secret key; empty = made once, kept in the data folder.", True),
         Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that the web process answers to."),
         Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),
@@ -45,6 +45,7 @@ TABLE = {
         Setting("REDIS_URL", "", "Valkey or Redis; empty = embedded.", secret=True),
         Setting("ARTIFACT_STORE", "", "s3://bucket/prefix or a folder; empty = artifacts/ in the data folder."),
         Setting("S3_ENDPOINT_URL", "", "Endpoint of an S3-compatible store; empty = AWS."),
+        Setting("AWS_SHARED_CREDENTIALS_FILE", "", "The S3 keys; boto3 reads it, and AWS's other variables, itself."),
         Setting("ADAPTERHUB_LEASE_S", "60", "Seconds after which a job without a heartbeat is taken back."),
         Setting("ADAPTERHUB_HEARTBEAT_S", "10", "Seconds between two heartbeats of a running job."),
         Setting("ADAPTERHUB_JOB_ATTEMPTS", "3", "Attempts of a job before it fails as worker_lost."),
@@ -63,8 +64,23 @@ def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """
     setting = TABLE[name]
     if setting.secret and (path := environ.get(f"{name}_FILE")):
-        return Path(path).read_text().strip()
+        return contents(f"{name}_FILE", path)
     return environ.get(name) or setting.default
+
+
+def contents(name: str, path: str) -> str:
+    """The text of the file that a variable names, without the space around it; raises BadSetting."""
+    try:
+        return read_file(f"{name}_FILE", Path(path))
+    except OSError as error:
+        raise BadSetting(f"{name}={path!r} cannot be read ({error.strerror}): name a readable file.") from error
+
+
+def read_file(name: str, path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise BadSetting(f"{name}={path} cannot be read ({error.strerror}): mend the path or its rights.") from None
 
 
 def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 0, most: int = 2**31) -> int:

@@ -25,7 +25,7 @@ class BaseModelSerializer(serializers.ModelSerializer):
 class NewBaseModelSerializer(serializers.Serializer):
     slug = serializers.SlugField(max_length=50)
     source = serializers.RegexField(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=200)
-    revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, default="")
+    revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, allow_blank=True, default="")
 
 
 class AdapterSerializer(serializers.ModelSerializer):

@@ -1,0 +1,106 @@
+"""The production composition: valid, closed, and made of settings and flags that exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.conf import settings
+
+from adapterhub.environment import TABLE
+from registry.models.cluster import VLLM_RANKS, Cluster
+from tests.composition import ROOT, SITE, composition, config, our_services, services
+
+OURS = {"migrate", "web", "worker", "beat", "gpu-worker", "router"}
+
+
+def test_the_file_is_valid_and_has_every_process() -> None:
+    assert set(our_services()) == OURS
+    assert set(services()) - OURS == {"proxy", "vllm", "postgres", "valkey", "store", "bucket"}
+
+
+@pytest.mark.parametrize("missing", sorted(SITE))
+def test_a_variable_that_only_the_operator_knows_is_asked_for(missing: str) -> None:
+    done = config(**{name: value for name, value in SITE.items() if name != missing})
+    assert done.returncode != 0
+    assert missing in done.stderr
+
+
+def known(name: str) -> bool:
+    secret = TABLE.get(name.removesuffix("_FILE"))
+    return name in TABLE or bool(secret and secret.secret)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_variable_of_our_services_is_in_the_table(name: str) -> None:
+    assert [variable for variable in our_services()[name].get("environment") or {} if not known(variable)] == []
+
+
+@pytest.mark.parametrize("name", sorted(services()))
+def test_every_secret_that_a_service_names_is_given_to_it(name: str) -> None:
+    service = services()[name]
+    given = {secret["source"] for secret in service.get("secrets", [])}
+    values = [*(service.get("environment") or {}).values(), *(service.get("command") or [])]
+    named = {path for value in values for path in re.findall(r"/run/secrets/(\w+)", value)}
+    assert named <= given
+    assert not any("password" in value.lower() and "/run/secrets/" not in value for value in values)
+
+
+def test_only_the_proxy_is_reachable_from_outside() -> None:
+    assert [name for name, service in services().items() if service.get("ports")] == ["proxy"]
+    networks = composition()["networks"]
+    assert {name for name, network in networks.items() if not network.get("internal")} == {"edge"}
+    on_edge = {name for name, service in services().items() if "edge" in service["networks"]}
+    assert on_edge == {"proxy", "web", "worker", "router"}
+
+
+def test_an_engine_shares_its_network_only_with_those_who_call_it() -> None:
+    assert list(services()["vllm"]["networks"]) == ["serving"]
+    assert {name for name, service in services().items() if "serving" in service["networks"]} == {
+        "vllm", "worker", "router"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(services()) - OURS))
+def test_foreign_images_are_pinned(name: str) -> None:
+    tag = services()[name]["image"].rpartition(":")[2]
+    assert re.match(r"v?\d+\.\d+", tag), "a tag that names a version"
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_our_services_run_without_privileges(name: str) -> None:
+    service = our_services()[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["read_only"]
+    assert "USER 10001:10001" in (ROOT / "Dockerfile").read_text()
+
+
+def flag(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def test_vllm_serves_what_the_control_plane_expects() -> None:
+    vllm = services()["vllm"]
+    command = vllm["command"]
+    image = tuple(int(part) for part in vllm["image"].rpartition(":v")[2].split("."))
+    assert image >= (0, 32, 0), "older ones ignore rank patterns"
+    assert vllm["environment"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert vllm["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert "--enable-lora" in command
+    assert flag(command, "--served-model-name") == SITE["BASE_MODEL"]
+    assert int(flag(command, "--max-lora-rank")) in VLLM_RANKS
+    assert int(flag(command, "--max-lora-rank")) >= Cluster._meta.get_field("max_lora_rank").default
+    assert int(flag(command, "--max-cpu-loras")) >= Cluster._meta.get_field("max_loras").default
+
+
+def test_vllm_finds_models_and_adapters_at_the_paths_that_it_is_told() -> None:
+    """The worker sends paths of its own file system: the same volumes lie at the same places."""
+    home = "/var/lib/adapterhub"
+    told = {f"{home}/{folder.name}" for folder in (settings.MODELS_DIR, settings.SERVED_DIR)}
+    mounts = {volume["target"]: volume for volume in services()["vllm"]["volumes"]}
+    assert set(mounts) == told
+    assert all(mount["read_only"] for mount in mounts.values())
+    at_worker = {volume["target"]: volume["source"] for volume in services()["worker"]["volumes"]}
+    assert {target: mount["source"] for target, mount in mounts.items()}.items() <= at_worker.items()
+    assert services()["vllm"]["command"][0] == f"{home}/models/{SITE['BASE_MODEL']}"
+    assert f"ADAPTERHUB_HOME={home}" in (ROOT / "Dockerfile").read_text()

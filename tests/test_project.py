@@ -1,0 +1,72 @@
+"""What a release must hold: schema, deploy check, migrations, settings."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from django.test import Client
+from openapi_spec_validator import validate
+
+from adapterhub import environment as env
+
+ROOT = Path(__file__).parent.parent
+
+
+def manage(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "manage.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+
+
+def test_the_schema_is_valid_openapi_3_1(db: None, client: Client) -> None:
+    response = client.get("/api/schema/")
+    assert response.status_code == 200
+    schema = yaml.safe_load(response.content)
+    assert schema["openapi"].startswith("3.1")
+    validate(schema)
+    assert "/api/v1/training-runs/{id}/cancel/" in schema["paths"]
+
+
+def test_the_schema_has_no_warning() -> None:
+    done = manage("spectacular", "--validate", "--fail-on-warn", "--file", os.devnull)
+    assert done.returncode == 0, done.stderr
+
+
+def test_production_settings_pass_the_deploy_check() -> None:
+    done = manage("check", "--deploy", "--fail-level", "WARNING", ADAPTERHUB_HTTPS="1",
+                  ADAPTERHUB_SECRET_KEY=secrets.token_urlsafe(64), ADAPTERHUB_HOSTS="hub.example.org")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_migrations_are_complete(postgres: object) -> None:
+    done = manage("makemigrations", "--check", "--dry-run")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_bad_number_names_its_variable() -> None:
+    done = manage("check", ADAPTERHUB_PORT="http", ADAPTERHUB_LEASE_S="soon")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].endswith(
+        "ADAPTERHUB_LEASE_S='soon' is not a whole number from 1 to 2147483648: set it to one, or unset it."
+    )
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "url"
+    path.write_text("postgres://app@db/hub\n")
+    assert env.read("DATABASE_URL", {"DATABASE_URL_FILE": str(path)}) == "postgres://app@db/hub"
+
+
+def test_a_secret_file_that_is_missing_is_named() -> None:
+    with pytest.raises(env.BadSetting, match="DATABASE_URL_FILE"):
+        env.read("DATABASE_URL", {"DATABASE_URL_FILE": "/nowhere/url"})
+
+
+@pytest.mark.parametrize("setting", env.TABLE.values(), ids=lambda setting: setting.name)
+def test_every_setting_is_documented(setting: env.Setting) -> None:
+    assert f"`{setting.name}`" in (ROOT / "docs/settings.md").read_text()

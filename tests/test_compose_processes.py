@@ -1,0 +1,122 @@
+"""Each of our services' commands starts here as the process that it is there, with no other environment than its own.
+
+Only what the composition brings is exchanged: host names, ports, and the folders of volumes and secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from adapterhub.embedded.layout import database_owner_url, database_url
+from tests.composition import ROOT, our_services
+from tests.conftest import HOME
+from tests.embedded.fakes import free_port
+from tests.waiting import wait_until
+
+START_S = 60
+READY = {"worker": " ready.", "gpu-worker": " ready.", "beat": "beat: Starting..."}
+
+
+class Started:
+    """A service's process and what it wrote."""
+
+    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def says(self, text: str) -> bool:
+        """True when it said the text; fails at once when it ended before."""
+        assert self.process.poll() in (None, 0), self.log.read_text()
+        return text in self.log.read_text()
+
+    def answers(self, url: str) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own
+            return answer.status == 200
+        return False
+
+    def end(self, stop_signal: str) -> None:
+        """Ends within 20 s by the signal that Compose sends."""
+        try:
+            self.process.send_signal(signal.Signals[stop_signal])
+            self.process.wait(20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def exchanged(fresh_database: str, tmp_path: Path) -> dict[str, str]:
+    """What a name of the composition is here."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "secret_key").write_text(secrets.token_urlsafe(64))
+    (folder / "database_url").write_text(database_url(HOME, fresh_database))
+    (folder / "database_owner_url").write_text(database_owner_url(HOME, fresh_database))
+    return {
+        "redis://valkey:6379/0": settings.REDIS_URL,
+        "/run/secrets": str(folder),
+        "/var/lib/adapterhub": str(tmp_path),
+        "/tmp/": f"{tmp_path}/",  # noqa: S108 - the name in the composition
+        "0.0.0.0": "127.0.0.1",  # noqa: S104 - the name in the composition
+    }
+
+
+@contextlib.contextmanager
+def started(name: str, exchanged: dict[str, str], port: int = 0) -> Iterator[Started]:
+    service = our_services()[name]
+    command = [sys.executable, *(exchange(word, exchanged) for word in service["command"][1:])]
+    if port:
+        command[command.index("--port") + 1] = str(port)
+    given = {key: exchange(text, exchanged) for key, text in (service.get("environment") or {}).items()}
+    home = exchanged["/var/lib/adapterhub"]
+    env = {"PATH": os.defpath, "HOME": home, "ADAPTERHUB_HOME": home, "PYTHONUNBUFFERED": "1", **given}
+    process = Started(command, env, Path(home) / "log.txt")
+    try:
+        yield process
+    finally:
+        process.end(service.get("stop_signal", "SIGTERM"))
+
+
+def exchange(text: str, exchanged: dict[str, str]) -> str:
+    """In one pass: what stands here may itself look like a name of the composition."""
+    return re.sub("|".join(map(re.escape, exchanged)), lambda found: exchanged[found[0]], text)
+
+
+@pytest.mark.parametrize("name", ["web", "router"])
+def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
+    port = free_port()
+    with started(name, exchanged, port) as process:
+        wait_until(lambda: process.answers(f"http://127.0.0.1:{port}/healthz"), START_S, f"{name} answers")
+
+
+@pytest.mark.parametrize("name", sorted(READY))
+def test_a_celery_process_is_ready(name: str, exchanged: dict[str, str]) -> None:
+    with started(name, exchanged) as process:
+        wait_until(lambda: process.says(READY[name]), START_S, f"{name} says it is ready")
+
+
+def test_the_migration_ends(exchanged: dict[str, str]) -> None:
+    with started("migrate", exchanged) as process:
+        assert process.process.wait(START_S) == 0, process.log.read_text()
+        assert "No migrations to apply" in process.log.read_text()
+
+
+def test_no_service_was_forgotten() -> None:
+    assert set(our_services()) == {"web", "router", "migrate", *READY}

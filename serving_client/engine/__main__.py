@@ -8,6 +8,7 @@ import sys
 
 import torch
 import uvicorn
+from transformers.utils.logging import disable_progress_bar
 
 from serving_client.engine.app import create_app
 from serving_client.engine.engine import Engine, Limits
@@ -56,6 +57,7 @@ def main(arguments: list[str]) -> int:
     """Serves until a signal ends it; 2 if the model cannot be served."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     if options.threads:
         torch.set_num_threads(options.threads)
     try:

@@ -101,7 +101,8 @@ def _check_shape(module: str, side: str, matrix: torch.Tensor, expected: tuple[i
 
 
 def _folded(module: str, pair: dict[str, torch.Tensor], scale: float, dtype: torch.dtype) -> LowRank:
-    down = pair["A"].to(dtype).contiguous()
+    # A copy: the tensors read are views of the file, and a file cut short later would kill the process.
+    down = pair["A"].to(dtype, copy=True).contiguous()
     up = (pair["B"].to(dtype) * scale).T.contiguous()
     if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
         raise AdapterUnusable(f"The weights of '{module}' hold NaN or infinity.")

@@ -15,9 +15,9 @@ from serving_client.engine.sequence import Sequence
 log = logging.getLogger(__name__)
 
 # Prompt tokens, padding included, that one forward reads while the running requests wait.
-PROMPT_TOKENS = 1024
-# A request whose adapter finds no room lets this many others pass, then all wait for it.
-OVERTAKES = 64
+PROMPT_TOKENS = 512
+# A request whose adapter finds no room lets others pass for this many steps, then all wait for it.
+PATIENCE_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class GenerationLoop:
         self._waiting: deque[Sequence] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
+        self._ended: str | None = None  # why the thread has ended
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
@@ -63,16 +64,18 @@ class GenerationLoop:
     def submit(self, sequence: Sequence) -> None:
         """Queues a request; fails it at once if the thread has ended."""
         with self._changed:
-            self._waiting.append(sequence)
-            self._changed.notify()
-        if not self.is_alive:
-            self._fail_all("The engine has stopped.")
+            if self._ended is None:
+                self._waiting.append(sequence)
+                self._changed.notify()
+                return
+        sequence.fail(self._ended)
 
     def load(self) -> Load:
         """Requests and tokens up to now."""
         with self._changed:
             waiting = tuple(_adapter_name(sequence) for sequence in self._waiting)
-        running = tuple(_adapter_name(sequence) for sequence in list(self._batch.rows))
+        # A finished request keeps its row to the end of the step, but its client has the answer already.
+        running = tuple(_adapter_name(sequence) for sequence in list(self._batch.rows) if not sequence.is_finished)
         return Load(running, waiting, self._prompt_tokens, self._generated_tokens)
 
     def _run(self) -> None:
@@ -96,9 +99,9 @@ class GenerationLoop:
     def _work(self) -> None:
         self._batch.drop_finished()
         if joining := self._admit():
-            self._batch.join(joining)
             self._prompt_tokens += sum(len(sequence.prompt) for sequence in joining)
             self._generated_tokens += len(joining)
+            self._batch.join(joining)
             self._batch.drop_finished()
         if self._batch.rows:
             self._generated_tokens += len(self._batch.rows)
@@ -114,10 +117,10 @@ class GenerationLoop:
                     break
                 if self._find_room(sequence, joining):
                     joining.append(sequence)
-                elif sequence.overtaken >= OVERTAKES:
+                elif sequence.steps_without_room >= PATIENCE_STEPS:
                     break
                 else:
-                    sequence.overtaken += 1
+                    sequence.steps_without_room += 1
             for sequence in joining:
                 self._waiting.remove(sequence)
         return joining
@@ -130,6 +133,7 @@ class GenerationLoop:
 
     def _fail_all(self, reason: str) -> None:
         with self._changed:
+            self._ended = reason
             waiting, self._waiting = list(self._waiting), deque()
         for sequence in (*self._batch.rows, *waiting):
             if not sequence.is_finished:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,16 +36,33 @@ def open_model(folder: str, max_length: int) -> BaseModel:
     if not (Path(folder) / "config.json").is_file():
         raise ModelUnusable(f"The folder '{folder}' holds no model: it needs config.json, weights and a tokenizer.")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ModelUnusable(f"The model in '{folder}' cannot be opened: {error}") from error
+        return _open(folder, max_length)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelUnusable(f"The model in '{folder}' cannot be opened: {reason}") from error
+
+
+def _open(folder: str, max_length: int) -> BaseModel:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     _check(folder, config)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelUnusable(f"The model in '{folder}' has no tokenizer.json: save it with a fast tokenizer.")
-    model.train(False).requires_grad_(False)
+    model = _open_weights(folder)
     return BaseModel(folder, model, tokenizer, _ends(model, tokenizer), _length(config, max_length))
+
+
+def _open_weights(folder: str) -> PreTrainedModel:
+    opened: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    model: PreTrainedModel = opened[0]
+    missing = sorted(opened[1]["missing_keys"])
+    # transformers fills weights that the files lack with random numbers, and only warns.
+    if missing:
+        raise ModelUnusable(f"The model in '{folder}' lacks the weights {', '.join(missing)}.")
+    model.train(False).requires_grad_(False)
+    return model
 
 
 def _check(folder: str, config: PretrainedConfig) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+# Below it the division of the logits would overflow, and the choice is the likeliest token anyway.
+GREEDY_BELOW = 1e-5
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -32,7 +35,7 @@ def choose_tokens(
     """(rows, vocabulary) finite logits -> one token id a row."""
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     for row, (wish, generator) in enumerate(zip(params, generators, strict=True)):
-        if wish.temperature > 0:
+        if wish.temperature >= GREEDY_BELOW:
             tokens[row] = _sample(logits[row], wish, generator)
     return tokens
 

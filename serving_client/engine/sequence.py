@@ -41,7 +41,7 @@ class Sequence:
         self.adapter = adapter
         self.generator = params.generator()
         self.tokens: list[int] = []
-        self.overtaken = 0
+        self.steps_without_room = 0
         self.is_cancelled = False
         self.is_finished = False
         self._text = TextStream(decoder, prompt, params.stop)

@@ -73,12 +73,12 @@ async def test_sixteen_requests_over_eight_adapters_take_one_forward_a_step(
     engine = make_engine()
     load_all(engine, adapters)
     forwards = count_forwards(engine)
-    app_runs = asyncio.gather(*(greedy(engine, name, PROMPTS[2], COUNT) for name in (*adapters, *adapters)))
-    # All wait in the queue before the engine's thread begins.
-    while engine.loop.load().waiting.count("mlp") < 2:
-        await asyncio.sleep(0)
+    answering = asyncio.gather(*(greedy(engine, name, PROMPTS[2], COUNT) for name in (*adapters, *adapters)))
+    async with asyncio.timeout(20):  # all wait in the queue before the engine's thread begins
+        while len(engine.loop.load().waiting) < 16:
+            await asyncio.sleep(0)
     async with serve(engine):
-        answers = await app_runs
+        answers = await answering
     assert [len(answer) for answer in answers] == [COUNT] * 16
     assert forwards == [len(PROMPTS[2])] + [1] * (COUNT - 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from serving_client import EngineClient, EngineUnreachable
+from serving_client.engine.__main__ import main
+from serving_client.engine.errors import ModelUnusable
+from serving_client.engine.model import open_model
 from tests.waiting import wait_until
 
 ENGINE = [sys.executable, "-m", "serving_client.engine", "--served-model-name", "tiny", "--host", "127.0.0.1"]
@@ -67,10 +72,20 @@ def test_the_server_serves_and_notices_who_left(url: str, adapters: dict[str, Pa
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])
-def test_a_model_that_cannot_be_served_is_one_sentence_and_exit_code_2(tmp_path: Path, content: str | None) -> None:
+def test_a_model_that_cannot_be_served_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, content: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
     if content:
         (tmp_path / "config.json").write_text(content)
-    ended = subprocess.run([*ENGINE, "--model", str(tmp_path), "--port", "1"], capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert str(tmp_path) in ended.stderr.splitlines()[-1]
-    assert "Traceback" not in ended.stderr
+    arguments = ["--model", str(tmp_path), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "1"]
+    assert main(arguments) == 2
+    assert [str(tmp_path) in line for line in capfd.readouterr().err.splitlines()] == [True]
+
+
+def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(tmp_path: Path, base_folder: Path) -> None:
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnusable, match=r"lacks the weights model\.norm\.weight"):
+        open_model(str(folder), 512)

@@ -99,7 +99,8 @@ class ReplicaSerializer(serializers.ModelSerializer):
 
 class NewReplicaSerializer(serializers.Serializer):
     cluster = serializers.SlugField()
-    url = serializers.URLField(max_length=300)
+    # A host of a private network is often a bare name, which URLField refuses.
+    url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
 
 class ReplicaStateSerializer(serializers.Serializer):

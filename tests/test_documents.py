@@ -1,0 +1,52 @@
+"""The documents name only what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from adapterhub.environment import TABLE
+
+ROOT = Path(__file__).resolve().parents[1]
+READ_BY_TESTS_ONLY = {"ADAPTERHUB_REQUIRE"}
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+@by_name
+def test_every_link_leads_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text())
+    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+@by_name
+def test_every_path_in_code_exists(document: Path) -> None:
+    """A path is a code span below one of our folders; templates of paths hold braces or dots."""
+    folders = r"(?:adapterhub|registry|training|serving_client|templates|tests|docs|benchmarks)"
+    paths = re.findall(rf"`({folders}/[\w./-]*)`", document.read_text())
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@by_name
+def test_every_make_target_exists(document: Path) -> None:
+    targets = re.findall(r"(?:`|^ {4})make ([\w-]+)", document.read_text(), re.M)
+    known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(targets) <= set(known)
+
+
+@by_name
+def test_every_variable_is_in_the_table(document: Path) -> None:
+    names = re.findall(r"`((?:ADAPTERHUB|DATABASE|S3)_[A-Z_]+)(?:=[^`]*)?`", document.read_text())
+    assert {name.removesuffix("_FILE") for name in names} <= set(TABLE) | READ_BY_TESTS_ONLY
+
+
+def test_the_settings_are_documented_as_they_are() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/settings.md").read_text(), re.M)
+    defaults = {name: default.strip().strip("`") for name, default, _ in rows}
+    assert defaults == {setting.name: setting.default for setting in TABLE.values()}
+    meanings = {name: meaning for name, _, meaning in rows}
+    assert [name for name, setting in TABLE.items() if not meanings[name].startswith(setting.meaning)] == []
+    assert [name for name, setting in TABLE.items() if setting.secret != (f"`{name}_FILE`" in meanings[name])] == []

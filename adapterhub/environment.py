@@ -71,16 +71,9 @@ def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
 def contents(name: str, path: str) -> str:
     """The text of the file that a variable names, without the space around it; raises BadSetting."""
     try:
-        return read_file(f"{name}_FILE", Path(path))
+        return Path(path).read_text().strip()
     except OSError as error:
         raise BadSetting(f"{name}={path!r} cannot be read ({error.strerror}): name a readable file.") from error
-
-
-def read_file(name: str, path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise BadSetting(f"{name}={path} cannot be read ({error.strerror}): mend the path or its rights.") from None
 
 
 def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 0, most: int = 2**31) -> int:

@@ -10,6 +10,7 @@ from rest_framework.routers import SimpleRouter
 from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
 from adapterhub.api.views import healthz
 from adapterhub.audit.api import AuditViewSet
+from adapterhub.audit.views import explorer
 from registry.api import views as registry
 from training.api import views as training
 
@@ -40,6 +41,9 @@ urlpatterns = [
     path("api/v1/", include((api, "api"))),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[AllowAny]), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(permission_classes=[AllowAny]), name="docs"),
+    path("", include("registry.urls")),
+    path("", include("training.urls")),
+    path("audit/", explorer, name="audit"),
     path("login/", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

@@ -61,8 +61,7 @@ def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
     return AliasRoute(
         project=alias.project.slug,
         stable=alias.version.served_name,
-        rollout=rollout
-        and RolloutRoute(str(rollout.pk), rollout.candidate.served_name, rollout.weight, rollout.salt),
+        rollout=rollout and RolloutRoute(str(rollout.pk), rollout.candidate.served_name, rollout.weight, rollout.salt),
     )
 
 

@@ -6,7 +6,8 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import outcomes, reconcile as control_loop, routes
+from registry import outcomes, routes
+from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
 from registry.models import BaseModel, BaseModelStatus
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HOME = Path(tempfile.mkdtemp(prefix="adapterhub-", dir="/tmp"))  # noqa: S108 - a socket path must be short
+HOME = Path(tempfile.mkdtemp(prefix="adapterhub-", dir="/tmp"))
 HOME.chmod(0o711)
 # Django reads its settings once: the folder of this session must be known before.
 os.environ |= {

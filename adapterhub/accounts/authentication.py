@@ -26,7 +26,12 @@ class TokenAuthentication(BaseAuthentication):
 
     def find(self, text: str) -> ApiToken:
         parts = text.split("_", 2)
-        token = ApiToken.objects.usable().select_related("project", "created_by").filter(pk=parts[1:2][0] if parts[1:] else "").first()
+        token = (
+            ApiToken.objects.usable()
+            .select_related("project", "created_by")
+            .filter(pk=parts[1:2][0] if parts[1:] else "")
+            .first()
+        )
         if token is None or len(parts) != 3 or not hmac.compare_digest(token.secret_hash, secret_hash(parts[2])):
             raise AuthenticationFailed("The token is unknown, revoked or expired: create one with `create_token`.")
         return token

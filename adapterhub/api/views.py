@@ -69,7 +69,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
         return super().handle_exception(exc)
 
 
-class Replay(Exception):  # noqa: N818 - control flow: the answer exists already
+class Replay(Exception):
     def __init__(self, entry: IdempotentRequest) -> None:
         self.entry = entry
 

@@ -56,9 +56,7 @@ class AuditEvent(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(
-                fields=["project", "sequence"], name="one_event_per_sequence", nulls_distinct=False
-            )
+            models.UniqueConstraint(fields=["project", "sequence"], name="one_event_per_sequence", nulls_distinct=False)
         ]
         indexes = [models.Index(fields=["object_type", "object_id"], name="audit_by_object")]
 
@@ -155,5 +153,3 @@ def verify(project: Project | None) -> tuple[int, list[chain.Fault]]:
 
     found = list(chain.faults(links()))
     return count, sorted({*found, *edited}, key=lambda fault: fault.sequence)
-
-

@@ -66,7 +66,9 @@ def connect(options: Options, url: str) -> Hub:
     kept_password(options.home)
     manage("ensure_user", USER, "--password-file", str(options.home / PASSWORD))
     manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
-    token = manage("create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope)))
+    token = manage(
+        "create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope))
+    )
     return Hub(url, router_url(options), token.strip())
 
 

@@ -85,7 +85,9 @@ class Hub:
 def checked(response: httpx.Response) -> Any:
     """The body; raises StepFailed with the server's own words."""
     if response.is_error:
-        raise StepFailed(f"{response.request.method} {response.request.url.path}: {response.status_code} {words(response)}")
+        raise StepFailed(
+            f"{response.request.method} {response.request.url.path}: {response.status_code} {words(response)}"
+        )
     return response.json()
 
 

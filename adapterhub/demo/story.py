@@ -227,7 +227,12 @@ class Story:
 
     def start_rollout(self, candidate: str) -> Json:
         self.step(7, "Roll v2 out to half of the users, sticky")
-        body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": "TARS plan against uniform."}
+        body = {
+            "alias": ALIAS,
+            "candidate": candidate,
+            "steps": [{"weight": 50}],
+            "reason": "TARS plan against uniform.",
+        }
         rollout: Json = self.hub.post("rollouts/", body)
 
         def running() -> Json | None:
@@ -288,7 +293,9 @@ class Story:
         self.step(10, "The audit trail of all this")
         verdict = self.hub.get("audit/verify/", project=PROJECT)
         for event in reversed(self.hub.all("audit/events/", project=PROJECT)[:12]):
-            self.say(f"[dim]{event['at'][11:19]}[/] {event['sequence']:>4}  {event['tag']:<26} {event['object_name'][:60]}")
+            self.say(
+                f"[dim]{event['at'][11:19]}[/] {event['sequence']:>4}  {event['tag']:<26} {event['object_name'][:60]}"
+            )
         self.record.audit = {"events": verdict["events"], "verified": verdict["ok"]}
         require(verdict["ok"], f"the audit trail does not hold: {verdict['faults']}")
         self.say(f"{verdict['events']} events, the hash chain holds.")

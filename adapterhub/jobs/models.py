@@ -94,13 +94,17 @@ class LeasedJob(models.Model):
     @classmethod
     def claim(cls, pk: Any) -> Self | None:
         """Take a queued job; None when somebody else has it or it was cancelled."""
-        claimed = cls.objects.queued().filter(pk=pk).update(
-            status=JobStatus.RUNNING,
-            attempt=F("attempt") + 1,
-            lease_expires_at=Now() + lease(),
-            started_at=models.functions.Coalesce("started_at", Now()),
-            reason="",
-            message="",
+        claimed = (
+            cls.objects.queued()
+            .filter(pk=pk)
+            .update(
+                status=JobStatus.RUNNING,
+                attempt=F("attempt") + 1,
+                lease_expires_at=Now() + lease(),
+                started_at=models.functions.Coalesce("started_at", Now()),
+                reason="",
+                message="",
+            )
         )
         return cls.objects.get(pk=pk) if claimed else None
 

@@ -111,9 +111,7 @@ class VersionViewSet(Reading):
         view.scopes = self.scopes
         return view.get_object()
 
-    @extend_schema(
-        request={"multipart/form-data": shapes.UploadSerializer}, responses={201: shapes.VersionSerializer}
-    )
+    @extend_schema(request={"multipart/form-data": shapes.UploadSerializer}, responses={201: shapes.VersionSerializer})
     def create(self, request: Request, slug: str) -> Response:
         """Publish an adapter that was trained elsewhere."""
         files = self.read(shapes.UploadSerializer)
@@ -233,9 +231,7 @@ class AliasViewSet(Reading):
         alias = self.get_object()
         fields = self.read(shapes.MoveSerializer)
         expected = self.version(fields["expected_version"], "expected_version")
-        alias.move(
-            self.version(fields["version"]), expected=expected, reason=fields["reason"], by=actor_of(request)
-        )
+        alias.move(self.version(fields["version"]), expected=expected, reason=fields["reason"], by=actor_of(request))
         return self.write(alias)
 
     @extend_schema(
@@ -261,9 +257,7 @@ class RolloutViewSet(Reading):
     serializer_class = shapes.RolloutSerializer
     pagination_class = ByCreation
     project_path = "alias__project"
-    scopes = dict.fromkeys(
-        ("create", "pause", "resume", "set_weight", "promote", "rollback"), Scope.OPERATE
-    )
+    scopes = dict.fromkeys(("create", "pause", "resume", "set_weight", "promote", "rollback"), Scope.OPERATE)
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
     def create(self, request: Request) -> Response:

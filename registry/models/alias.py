@@ -45,7 +45,14 @@ class Alias(models.Model):
 
     @classmethod
     def create(
-        cls, *, project: Project, name: str, cluster: Cluster, version: AdapterVersion, policy: dict[str, Any], by: Actor
+        cls,
+        *,
+        project: Project,
+        name: str,
+        cluster: Cluster,
+        version: AdapterVersion,
+        policy: dict[str, Any],
+        by: Actor,
     ) -> Alias:
         """Make a version live under a public name."""
         check_policy(policy)
@@ -53,9 +60,7 @@ class Alias(models.Model):
         version.require_servable_on(cluster)
         try:
             with transaction.atomic():
-                alias = cls.objects.create(
-                    project=project, name=name, cluster=cluster, version=version, policy=policy
-                )
+                alias = cls.objects.create(project=project, name=name, cluster=cluster, version=version, policy=policy)
                 alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
                 AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))
                 reconcile_soon()

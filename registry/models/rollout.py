@@ -71,7 +71,9 @@ class Rollout(models.Model):
     class Meta:
         ordering = ["-created_at"]
         constraints = [
-            models.UniqueConstraint(fields=["alias"], condition=Q(status__in=ACTIVE), name="one_active_rollout_per_alias"),
+            models.UniqueConstraint(
+                fields=["alias"], condition=Q(status__in=ACTIVE), name="one_active_rollout_per_alias"
+            ),
             models.CheckConstraint(condition=Q(weight__gte=0, weight__lte=100), name="weight_is_percent"),
             models.CheckConstraint(condition=~Q(stable=models.F("candidate")), name="candidate_is_another_version"),
         ]

@@ -32,7 +32,10 @@ def problem(response: Any, status: int, code: str) -> dict[str, Any]:
 
 
 def upload_adapter(api: APIClient, adapter: Adapter, folder: Path) -> Any:
-    with (folder / "adapter_model.safetensors").open("rb") as weights, (folder / "adapter_config.json").open("rb") as config:
+    with (
+        (folder / "adapter_model.safetensors").open("rb") as weights,
+        (folder / "adapter_config.json").open("rb") as config,
+    ):
         files = {"adapter_model": weights, "adapter_config": config}
         return api.post(f"/api/v1/adapters/{adapter.slug}/versions/", files, format="multipart")
 
@@ -73,7 +76,9 @@ def test_things_of_other_projects_do_not_exist(adapter: Adapter, alias: Alias, c
     problem(api.get("/api/v1/aliases/compliance/"), 404, "not_found")
     body = {"version": alias.version.served_name, "expected_version": alias.version.served_name, "reason": "steal"}
     problem(api.post("/api/v1/aliases/compliance/move/", body), 404, "not_found")
-    taken = problem(api.post("/api/v1/adapters/", {"project": "other", "slug": "dora", "base_model": "tiny"}), 409, "slug_taken")
+    taken = problem(
+        api.post("/api/v1/adapters/", {"project": "other", "slug": "dora", "base_model": "tiny"}), 409, "slug_taken"
+    )
     assert "eu" not in json.dumps(taken)
 
 

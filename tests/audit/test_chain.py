@@ -43,7 +43,10 @@ def test_an_untouched_trail_holds(trail: Project) -> None:
     ("statement", "found"),
     [
         ("UPDATE audit_auditevent SET reason = 'x' WHERE sequence = 3", [(3, "edited")]),
-        ("UPDATE audit_auditevent SET canonical = convert_to('{\"sequence\":3}', 'UTF8') WHERE sequence = 3", [(3, "edited")]),
+        (
+            "UPDATE audit_auditevent SET canonical = convert_to('{\"sequence\":3}', 'UTF8') WHERE sequence = 3",
+            [(3, "edited")],
+        ),
         ("DELETE FROM audit_auditevent WHERE sequence = 2", [(2, "gap")]),
     ],
 )

@@ -27,7 +27,7 @@ def test_a_version_is_not_deleted(version: AdapterVersion) -> None:
     refused("TRUNCATE registry_adapterversion CASCADE")
 
 
-def test_an_archived_version_stays_archived(version: AdapterVersion, alice) -> None:  # noqa: ANN001
+def test_an_archived_version_stays_archived(version: AdapterVersion, alice) -> None:
     version.archive(reason="old", by=alice.as_actor())
     with pytest.raises(DatabaseError), transaction.atomic():
         AdapterVersion.objects.update(status=VersionStatus.READY)

@@ -14,7 +14,8 @@ def test_a_replica_lies_at_a_host_and_a_port(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["vllm:8000", "ftp://vllm", "http://user:secret@vllm:8000", "http://vllm/admin?x=1", "http://", "file:///etc"]
+    "url",
+    ["vllm:8000", "ftp://vllm", "http://user:secret@vllm:8000", "http://vllm/admin?x=1", "http://", "file:///etc"],
 )
 def test_anything_else_is_refused(url: str) -> None:
     refused = NewReplicaSerializer(data={"cluster": "gpu", "url": url})

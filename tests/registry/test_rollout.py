@@ -76,9 +76,7 @@ def test_a_stale_generation_is_refused(rollout: Rollout, alice: User) -> None:
 
 def test_one_active_rollout_an_alias(rollout: Rollout, alice: User) -> None:
     with pytest.raises(Conflict, match="has not ended"):
-        Rollout.create(
-            alias=rollout.alias, candidate=rollout.candidate, steps=STEPS, reason="two", by=alice.as_actor()
-        )
+        Rollout.create(alias=rollout.alias, candidate=rollout.candidate, steps=STEPS, reason="two", by=alice.as_actor())
 
 
 def test_the_served_version_is_no_candidate(alias: Alias, alice: User) -> None:

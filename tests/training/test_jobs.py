@@ -43,9 +43,7 @@ def long_dataset(project: Project, alice: User, tmp_path: Path) -> Dataset:
 
 
 def launch(adapter: Adapter, dataset: Dataset, by: User, **changes: object) -> TrainingRun:
-    return TrainingRun.launch(
-        adapter=adapter, dataset=dataset, hyperparameters={**FAST, **changes}, by=by.as_actor()
-    )
+    return TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={**FAST, **changes}, by=by.as_actor())
 
 
 def test_a_run_ends_in_one_version(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:

@@ -13,7 +13,18 @@ class DatasetSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Dataset
-        fields = ["id", "project", "name", "digest", "rows", "splits", "columns", "size_bytes", "warnings", "created_at"]
+        fields = [
+            "id",
+            "project",
+            "name",
+            "digest",
+            "rows",
+            "splits",
+            "columns",
+            "size_bytes",
+            "warnings",
+            "created_at",
+        ]
 
 
 class NewDatasetSerializer(serializers.Serializer):

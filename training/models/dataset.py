@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,9 @@ class Dataset(models.Model):
         train, held_out = rows.split(checked.rows)
         if len(checked.rows) < MIN_ROWS or not train or not held_out:
             raise Invalid(
-                f"{len(checked.rows)} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
+                f"{len(checked.rows)} rows are too few to train and to evaluate: add more.",
+                field="file",
+                code="too_short",
             )
         digest = store_rows(train, held_out)
         with transaction.atomic():

@@ -63,7 +63,7 @@ class RankAnalysis(GpuJob):
 
     def child_arguments(self, folder: Path) -> list[str]:
         """What the gpu worker runs."""
-        (kind, value), = self.budget.items()
+        ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
         return [
             "training.tars",
@@ -93,7 +93,7 @@ class RankAnalysis(GpuJob):
         """The plan for another budget, from the stored scores. Raises Invalid before the analysis has one."""
         if not self.plan:
             raise Invalid(f"The analysis is {self.status}: it has no scores yet.", code="no_scores")
-        (kind, value), = budget.items()
+        ((kind, value),) = budget.items()
         try:
             return allocation.reallocate(self.plan, BUDGET_KINDS[kind], value)
         except allocation.AllocationError as error:

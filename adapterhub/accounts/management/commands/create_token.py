@@ -25,7 +25,9 @@ class Command(BaseCommand):
         if tenant is None:
             raise CommandError(f"--project {project!r}: there is no such project. Known: {known_projects()}.")
         token, text = ApiToken.issue(name=name, project=tenant, scopes=sorted(set(scope)))
-        AuditEvent.record(Tag.TOKEN_CREATED, token, by=system("command"), project=tenant, after={"scopes": token.scopes})
+        AuditEvent.record(
+            Tag.TOKEN_CREATED, token, by=system("command"), project=tenant, after={"scopes": token.scopes}
+        )
         return text
 
 

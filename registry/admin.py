@@ -1,0 +1,30 @@
+from django.contrib import admin
+
+from adapterhub.api.admin_base import ReadOnlyAdmin
+from registry import models
+
+
+@admin.register(models.AdapterVersion)
+class AdapterVersionAdmin(ReadOnlyAdmin):
+    list_display = ["served_name", "status", "method", "parameters", "created_at"]
+    list_filter = ["status", "method"]
+
+
+@admin.register(models.Alias)
+class AliasAdmin(ReadOnlyAdmin):
+    list_display = ["name", "project", "version", "cluster", "generation"]
+
+
+@admin.register(models.Rollout)
+class RolloutAdmin(ReadOnlyAdmin):
+    list_display = ["alias", "stable", "candidate", "status", "weight", "created_at"]
+    list_filter = ["status"]
+
+
+@admin.register(models.Response)
+class ResponseAdmin(ReadOnlyAdmin):
+    list_display = ["id", "version", "arm", "status", "at", "total_ms"]
+
+
+for model in (models.BaseModel, models.Adapter, models.AliasMove, models.Cluster, models.Replica):
+    admin.site.register(model, ReadOnlyAdmin)

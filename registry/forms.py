@@ -1,0 +1,30 @@
+"""Forms of the registry's pages; each verb asks for its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from registry.models import AdapterVersion, Alias
+
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Kept in the audit trail.")
+
+
+class WeightForm(ReasonForm):
+    weight = forms.FloatField(min_value=0, max_value=100, label="Candidate's share in percent")
+
+
+class PromoteForm(ReasonForm):
+    """Roll a version out on an alias: by a share of the users first, or to everybody."""
+
+    alias = forms.ModelChoiceField(Alias.objects.none())
+    weight = forms.FloatField(min_value=1, max_value=100, initial=50, label="Share of the users in percent")
+
+    def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
+        self.fields["alias"].queryset = aliases.exclude(version=version)
+        self.order_fields(["alias", "weight", "reason"])

@@ -1,0 +1,19 @@
+"""Pages of the registry."""
+
+from django.urls import path
+
+from registry import views
+
+urlpatterns = [
+    path("", views.overview, name="overview"),
+    path("adapters/", views.adapters, name="adapters"),
+    path("adapters/<slug:slug>/", views.adapter, name="adapter"),
+    path("adapters/<slug:slug>/v<int:number>/", views.version, name="version"),
+    path("adapters/<slug:slug>/v<int:number>/promote/", views.promote, name="promote"),
+    path("aliases/<slug:name>/", views.alias, name="alias"),
+    path("rollouts/", views.rollouts, name="rollouts"),
+    path("rollouts/<uuid:pk>/", views.rollout, name="rollout"),
+    path("rollouts/<uuid:pk>/<slug:verb>/", views.move_rollout, name="move-rollout"),
+    path("clusters/", views.clusters, name="clusters"),
+    path("clusters/<slug:slug>/", views.cluster, name="cluster"),
+]

@@ -1,0 +1,195 @@
+"""Pages of the registry: guard, verb, answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db.models import Count
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.errors import Invalid
+from adapterhub.api.pages import mine, one
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.audit.models import AuditEvent
+from registry.api.state import cluster_state
+from registry.forms import PromoteForm, ReasonForm, WeightForm
+from registry.models import Adapter, AdapterVersion, Alias, Cluster, Replica, Rollout
+
+PAGE = 50
+VERBS = {"pause": ReasonForm, "resume": ReasonForm, "set-weight": WeightForm, "promote": ReasonForm,
+         "rollback": ReasonForm}  # fmt: skip
+
+
+@login_required
+def overview(request: HttpRequest) -> HttpResponse:
+    """What serves where, what is in progress, what is wrong."""
+    aliases = mine(request, Alias.objects.select_related("version__adapter", "cluster"))
+    rollouts = mine(request, Rollout.objects.active(), "alias__project")
+    replicas = mine(request, Replica.objects.select_related("cluster"), "cluster__project")
+    events = mine(request, AuditEvent.objects.all())[:12]
+    context = {
+        "aliases": aliases,
+        "rollouts": rollouts.select_related("alias", "stable__adapter", "candidate__adapter"),
+        "replicas": replicas,
+        "events": events,
+    }
+    return render(request, "overview.html", context)
+
+
+@login_required
+def adapters(request: HttpRequest) -> HttpResponse:
+    found = (
+        mine(request, Adapter.objects.select_related("project", "base_model"))
+        .annotate(count=Count("versions"))
+        .order_by("slug")
+    )
+    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    return render(request, "registry/adapters.html", {"page": page})
+
+
+@login_required
+def adapter(request: HttpRequest, slug: str) -> HttpResponse:
+    shown = one(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
+    versions = Paginator(shown.versions.prefetch_related("aliases"), PAGE).get_page(request.GET.get("page"))
+    return render(request, "registry/adapter.html", {"adapter": shown, "page": versions})
+
+
+def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
+    queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by")
+    return one(request, queryset, "adapter__project", adapter__slug=slug, number=number)
+
+
+@login_required
+def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    shown = find_version(request, slug, number)
+    may_promote = Scope.OPERATE in scopes_in(request, shown.project)
+    context = {
+        "version": shown,
+        "aliases": shown.aliases.all(),
+        "form": PromoteForm(version=shown) if may_promote else None,
+        "events": AuditEvent.objects.about(shown),
+        "heat": heat_map(shown.ranks),
+    }
+    return render(request, "registry/version.html", context)
+
+
+@login_required
+@require_POST
+def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Open a rollout that moves an alias to this version."""
+    shown = find_version(request, slug, number)
+    require_scope(request, shown.project, Scope.OPERATE)
+    form = PromoteForm(request.POST, version=shown)
+    fields = cleaned(form)
+    rollout = Rollout.create(
+        alias=fields["alias"],
+        candidate=shown,
+        steps=[{"weight": fields["weight"]}],
+        reason=fields["reason"],
+        by=actor_of(request),
+    )
+    messages.success(request, "The rollout starts when every healthy replica has loaded the version.")
+    return redirect("rollout", pk=rollout.pk)
+
+
+def cleaned(form: Any) -> dict[str, Any]:
+    """The form's values. Raises Invalid with the first error and its field."""
+    if not form.is_valid():
+        field, errors = next(iter(form.errors.items()))
+        raise Invalid(f"{form.fields[field].label or field}: {errors[0]}", field=field)
+    return form.cleaned_data
+
+
+@login_required
+def alias(request: HttpRequest, name: str) -> HttpResponse:
+    shown = one(request, Alias.objects.select_related("project", "cluster", "version__adapter"), name=name)
+    context = {
+        "alias": shown,
+        "moves": shown.moves.select_related("version__adapter")[:PAGE],
+        "rollouts": shown.rollouts.select_related("stable__adapter", "candidate__adapter")[:PAGE],
+    }
+    return render(request, "registry/alias.html", context)
+
+
+@login_required
+def rollouts(request: HttpRequest) -> HttpResponse:
+    queryset = Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter")
+    page = Paginator(mine(request, queryset, "alias__project"), PAGE).get_page(request.GET.get("page"))
+    return render(request, "registry/rollouts.html", {"page": page})
+
+
+def find_rollout(request: HttpRequest, pk: str) -> Rollout:
+    queryset = Rollout.objects.select_related(
+        "alias__project", "alias__cluster", "stable__adapter", "candidate__adapter"
+    )
+    return one(request, queryset, "alias__project", pk=pk)
+
+
+@login_required
+def rollout(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find_rollout(request, pk)
+    context = {
+        "rollout": shown,
+        "rest": 100 - shown.weight,
+        "may_operate": Scope.OPERATE in scopes_in(request, shown.alias.project),
+        "may_roll_back": shown.is_active or shown.status == "promoted",
+        "weight_form": WeightForm(initial={"weight": shown.weight}),
+        "events": AuditEvent.objects.about(shown),
+        "replicas": shown.alias.cluster.replicas.all(),
+        "partial": bool(request.headers.get("HX-Request")),
+    }
+    template = "registry/_rollout_state.html" if context["partial"] else "registry/rollout.html"
+    return render(request, template, context)
+
+
+@login_required
+@require_POST
+def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
+    """One of pause, resume, set-weight, promote, rollback."""
+    if verb not in VERBS:
+        raise Http404
+    shown = find_rollout(request, pk)
+    require_scope(request, shown.alias.project, Scope.OPERATE)
+    getattr(shown, verb.replace("-", "_"))(by=actor_of(request), **cleaned(VERBS[verb](request.POST)))
+    messages.success(request, f"Done: {shown.alias} is {shown.get_status_display()}.")
+    return redirect("rollout", pk=pk)
+
+
+@login_required
+def clusters(request: HttpRequest) -> HttpResponse:
+    found = mine(
+        request, Cluster.objects.select_related("base_model").annotate(count=Count("replicas")).order_by("slug")
+    )
+    return render(request, "registry/clusters.html", {"clusters": found})
+
+
+@login_required
+def cluster(request: HttpRequest, slug: str) -> HttpResponse:
+    shown = one(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
+    return render(request, "registry/cluster.html", {"cluster": shown, "state": cluster_state(shown)})
+
+
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CELL, LEFT, TOP = 18, 70, 20
+
+
+def heat_map(ranks: dict[str, int]) -> dict[str, Any]:
+    """Cells of a picture layers x module kinds: place, opacity and what to say about each."""
+    most = max(ranks.values(), default=1) or 1
+    cells = []
+    for name, rank in ranks.items():
+        parts = name.split(".")
+        layer, kind = int(parts[2]), parts[-1]
+        place = {"x": LEFT + layer * CELL, "y": TOP + KINDS.index(kind) * CELL}
+        cells.append({**place, "opacity": round(0.08 + 0.92 * rank / most, 2), "title": f"{name}: rank {rank}"})
+    layers = 1 + max((int(name.split(".")[2]) for name in ranks), default=0)
+    rows = [{"y": TOP + 13 + number * CELL, "kind": kind} for number, kind in enumerate(KINDS)]
+    columns = [{"x": LEFT + layer * CELL + 3, "layer": layer} for layer in range(0, layers, 5)]
+    return {"cells": cells, "rows": rows, "columns": columns, "most": most,
+            "width": LEFT + layers * CELL + 4, "height": TOP + len(KINDS) * CELL + 4}  # fmt: skip

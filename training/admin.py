@@ -1,0 +1,7 @@
+from django.contrib import admin
+
+from adapterhub.api.admin_base import ReadOnlyAdmin
+from training import models
+
+for model in (models.Dataset, models.RankAnalysis, models.TrainingRun, models.RunMetric):
+    admin.site.register(model, ReadOnlyAdmin)

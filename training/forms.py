@@ -1,0 +1,75 @@
+"""Forms of training's pages, limited to the user's project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from adapterhub.accounts.models import Project
+from adapterhub.jobs.models import JobStatus
+from registry.models import Adapter, BaseModel
+from training.hyperparameters import TABLE
+from training.models import Dataset, RankAnalysis
+
+
+class UploadForm(forms.Form):
+    project = forms.ModelChoiceField(Project.objects.none())
+    name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
+    file = forms.FileField(help_text="JSONL with prompt and completion, messages or text; or plain text.")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["project"].queryset = projects
+
+
+class RunForm(forms.Form):
+    """A new training. The numbers have sane defaults; their bounds stand in one table."""
+
+    adapter = forms.ModelChoiceField(Adapter.objects.none())
+    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    rank_analysis = forms.ModelChoiceField(
+        RankAnalysis.objects.none(), required=False, empty_label="none: the same rank everywhere"
+    )
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["adapter"].queryset = Adapter.objects.live().filter(project__in=projects)
+        self.fields["dataset"].queryset = Dataset.objects.filter(project__in=projects)
+        planned = RankAnalysis.objects.filter(project__in=projects, status=JobStatus.SUCCEEDED)
+        self.fields["rank_analysis"].queryset = planned.select_related("dataset")
+        for name, entry in TABLE.items():
+            number = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
+            self.fields[name] = number(
+                initial=entry.default,
+                min_value=entry.least,
+                max_value=entry.most,
+                help_text=entry.meaning,
+                required=True,
+            )
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in TABLE}
+
+
+class AnalysisForm(forms.Form):
+    base_model = forms.ModelChoiceField(BaseModel.objects.none())
+    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    preset = forms.ChoiceField(choices=RankAnalysis.Preset.choices)
+    uniform_rank = forms.IntegerField(
+        min_value=1, max_value=512, initial=16, help_text="The budget: as many parameters as this rank everywhere."
+    )
+    rank_min = forms.IntegerField(min_value=1, max_value=512, initial=4)
+    rank_max = forms.IntegerField(min_value=1, max_value=512, initial=32)
+    quantum = forms.IntegerField(min_value=1, max_value=64, initial=4, help_text="Ranks are multiples of it.")
+    samples = forms.IntegerField(min_value=2, max_value=100_000, initial=48, help_text="Sequences to look at.")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["base_model"].queryset = BaseModel.objects.ready()
+        self.fields["dataset"].queryset = Dataset.objects.filter(project__in=projects)
+
+
+class BudgetForm(forms.Form):
+    uniform_rank = forms.IntegerField(min_value=1, max_value=512, label="Budget as a uniform rank")

@@ -1,0 +1,17 @@
+"""Pages of training."""
+
+from django.urls import path
+
+from training import views
+
+urlpatterns = [
+    path("datasets/", views.datasets, name="datasets"),
+    path("datasets/<int:pk>/", views.dataset, name="dataset"),
+    path("training/", views.runs, name="training-runs"),
+    path("training/new/", views.new_run, name="new-training-run"),
+    path("training/<uuid:pk>/", views.run, name="training-run"),
+    path("training/<uuid:pk>/<slug:verb>/", views.move_run, name="move-training-run"),
+    path("rank-analyses/", views.analyses, name="rank-analyses"),
+    path("rank-analyses/new/", views.new_analysis, name="new-rank-analysis"),
+    path("rank-analyses/<uuid:pk>/", views.analysis, name="rank-analysis"),
+]

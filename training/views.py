@@ -1,0 +1,188 @@
+"""Pages of training: guard, verb, answer."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.errors import DomainError
+from adapterhub.api.pages import mine, one
+from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
+from registry.models import Adapter
+from registry.views import heat_map
+from training.forms import AnalysisForm, BudgetForm, RunForm, UploadForm
+from training.models import Dataset, RankAnalysis, TrainingRun
+
+PAGE = 50
+
+
+@login_required
+def datasets(request: HttpRequest) -> HttpResponse:
+    """The list, and the form to upload another."""
+    form = UploadForm(request.POST or None, request.FILES or None, projects=projects_of(request))
+    if request.method == "POST" and form.is_valid():
+        try:
+            return redirect("dataset", pk=upload(request, form.cleaned_data).pk)
+        except DomainError as error:
+            form.add_error("file", error.detail)
+    page = Paginator(mine(request, Dataset.objects.select_related("project")), PAGE).get_page(request.GET.get("page"))
+    return render(request, "training/datasets.html", {"page": page, "form": form}, status=422 if form.errors else 200)
+
+
+def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
+    require_scope(request, fields["project"], Scope.TRAIN)
+    file = fields["file"]
+    with tempfile.NamedTemporaryFile(dir=settings.WORK_DIR) as copy:
+        for chunk in file.chunks():
+            copy.write(chunk)
+        copy.flush()
+        return Dataset.create(
+            project=fields["project"],
+            name=fields["name"] or Path(file.name).stem,
+            file=Path(copy.name),
+            filename=file.name,
+            by=actor_of(request),
+        )
+
+
+@login_required
+def dataset(request: HttpRequest, pk: int) -> HttpResponse:
+    shown = one(request, Dataset.objects.select_related("project"), pk=pk)
+    return render(request, "training/dataset.html", {"dataset": shown, "rows": shown.preview(8)})
+
+
+@login_required
+def runs(request: HttpRequest) -> HttpResponse:
+    queryset = TrainingRun.objects.select_related("adapter", "dataset", "version__adapter")
+    page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
+    return render(request, "training/runs.html", {"page": page})
+
+
+@login_required
+def new_run(request: HttpRequest) -> HttpResponse:
+    """The form; a good one queues a run."""
+    projects = projects_of(request)
+    initial = {name: request.GET[name] for name in ("adapter", "dataset", "rank_analysis") if name in request.GET}
+    form = RunForm(request.POST or None, projects=projects, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        try:
+            return redirect("training-run", pk=launch(request, form).pk)
+        except DomainError as error:
+            form.add_error(error.field if error.field in form.fields else None, error.detail)
+    context = {"form": form, "has_adapters": Adapter.objects.filter(project__in=projects).exists()}
+    return render(request, "training/new_run.html", context, status=422 if form.errors else 200)
+
+
+def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
+    fields = form.cleaned_data
+    require_scope(request, fields["adapter"].project, Scope.TRAIN)
+    return TrainingRun.launch(
+        adapter=fields["adapter"],
+        dataset=fields["dataset"],
+        rank_analysis=fields["rank_analysis"],
+        hyperparameters=form.hyperparameters(),
+        by=actor_of(request),
+    )
+
+
+@login_required
+def run(request: HttpRequest, pk: str) -> HttpResponse:
+    queryset = TrainingRun.objects.select_related(
+        "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
+    )
+    shown = one(request, queryset, pk=pk)
+    context = {
+        "job": shown,
+        "curve": loss_curve(list(shown.metrics.values_list("step", "values"))),
+        "may_train": Scope.TRAIN in scopes_in(request, shown.project),
+    }
+    partial = request.headers.get("HX-Request")
+    return render(request, "training/_run_state.html" if partial else "training/run.html", context)
+
+
+WIDTH, HEIGHT, MARGIN = 640, 220, 34
+
+
+def loss_curve(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, Any] | None:
+    """Points of the training loss for an SVG of WIDTH x HEIGHT; None before there are two."""
+    losses = [(step, values["loss"]) for step, values in rows if values.get("loss") is not None]
+    if len(losses) < 2:
+        return None
+    low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
+    first, last = losses[0][0], losses[-1][0]
+
+    def place(step: int, loss: float) -> str:
+        x = MARGIN + (step - first) / max(last - first, 1) * (WIDTH - 2 * MARGIN)
+        y = MARGIN + (high - loss) / max(high - low, 1e-9) * (HEIGHT - 2 * MARGIN)
+        return f"{x:.1f},{y:.1f}"
+
+    points = " ".join(place(step, loss) for step, loss in losses)
+    return {"points": points, "low": low, "high": high, "first": first, "last": last, "width": WIDTH, "height": HEIGHT}
+
+
+@login_required
+@require_POST
+def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
+    """Cancel or resume."""
+    if verb not in ("cancel", "resume"):
+        raise Http404
+    shown = one(request, TrainingRun.objects.select_related("project"), pk=pk)
+    require_scope(request, shown.project, Scope.TRAIN)
+    getattr(shown, verb)(by=actor_of(request))
+    messages.success(request, f"The run is {shown.status}.")
+    return redirect("training-run", pk=pk)
+
+
+@login_required
+def analyses(request: HttpRequest) -> HttpResponse:
+    queryset = RankAnalysis.objects.select_related("dataset", "base_model")
+    page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
+    return render(request, "training/analyses.html", {"page": page})
+
+
+@login_required
+def new_analysis(request: HttpRequest) -> HttpResponse:
+    """The form; a good one queues an analysis."""
+    form = AnalysisForm(request.POST or None, projects=projects_of(request))
+    if request.method == "POST" and form.is_valid():
+        try:
+            return redirect("rank-analysis", pk=analyse(request, form.cleaned_data).pk)
+        except DomainError as error:
+            form.add_error("uniform_rank" if error.field == "budget" else None, error.detail)
+    return render(request, "training/new_analysis.html", {"form": form}, status=422 if form.errors else 200)
+
+
+def analyse(request: HttpRequest, fields: dict[str, Any]) -> RankAnalysis:
+    project = fields["dataset"].project
+    require_scope(request, project, Scope.TRAIN)
+    budget = {"uniform_rank": fields.pop("uniform_rank")}
+    return RankAnalysis.launch(project=project, budget=budget, by=actor_of(request), **fields)
+
+
+@login_required
+def analysis(request: HttpRequest, pk: str) -> HttpResponse:
+    """The plan; with a budget in the query, what that budget would buy, at once."""
+    shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
+    form = BudgetForm(request.GET or None)
+    plan, refusal = shown.plan, ""
+    if plan and form.is_valid():
+        try:
+            plan = shown.reallocate({"uniform_rank": form.cleaned_data["uniform_rank"]})
+        except DomainError as error:
+            refusal = error.detail
+    context = {"job": shown, "plan": plan, "form": form, "refusal": refusal}
+    if plan:
+        modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
+        context |= {"heat": heat_map({module["name"]: module["rank"] for module in modules}), "modules": modules[:20]}
+    partial = request.headers.get("HX-Request") and not plan
+    return render(request, "training/_job_state.html" if partial else "training/analysis.html", context)

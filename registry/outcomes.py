@@ -9,8 +9,8 @@ from typing import Any
 import redis
 
 from adapterhub.accounts.models import Project
+from registry.channels import OUTCOMES, valkey
 from registry.models import AdapterVersion, Response
-from registry.routes import OUTCOMES, valkey
 
 GROUP = "registry"
 BATCH = 500

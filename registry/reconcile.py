@@ -6,6 +6,7 @@ It compares the world with the database and never trusts an event, so that any r
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,12 +15,14 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from adapterhub.accounts.actor import system
+from adapterhub.accounts.models import ApiToken, Scope
 from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.models import AdapterVersion, Cluster, Replica, RolloutStatus
-from registry.routes import publish, wanted_now
+from registry.channels import ROUTING_TABLE, valkey, wanted_now
+from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout, RolloutStatus
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
+from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, VersionRoute
 
 RECONCILER = system("reconciler")
 PROBE = "The purpose of this text is to be long enough that a broken adapter shows itself. " * 8
@@ -199,3 +202,66 @@ def start_loaded_rollouts(cluster: Cluster) -> None:
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
             if healthy and all(rollout.candidate.served_name in replica.loaded for replica in healthy):
                 rollout.started(by=RECONCILER)
+
+
+def publish() -> RoutingTable:
+    """Build the table and push it to the routers. They keep the last good one while Valkey is away."""
+    table = routing_table()
+    with valkey() as client:
+        client.set(ROUTING_TABLE, table.to_json())
+        client.publish(ROUTING_TABLE, str(table.generation))
+    return table
+
+
+def routing_table() -> RoutingTable:
+    """The table as the database says now."""
+    aliases = list(Alias.objects.select_related("project", "version__adapter"))
+    rollouts = Rollout.objects.active().select_related("candidate__adapter")
+    running = {rollout.alias_id: rollout for rollout in rollouts if rollout.status == RolloutStatus.RUNNING}
+    return RoutingTable(
+        generation=next_generation(),
+        published_at=time.time(),
+        aliases={alias.name: alias_route(alias, running.get(alias.pk)) for alias in aliases},
+        adapters={alias.version.adapter.slug: alias.version.served_name for alias in aliases},
+        versions={version.served_name: version_route(version) for version in servable_versions()},
+        tokens={token.pk: token_route(token) for token in infer_tokens()},
+    )
+
+
+def next_generation() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval('routing_table_generation')")
+        return int(cursor.fetchone()[0])
+
+
+def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
+    return AliasRoute(
+        project=alias.project.slug,
+        stable=alias.version.served_name,
+        rollout=rollout and RolloutRoute(str(rollout.pk), rollout.candidate.served_name, rollout.weight, rollout.salt),
+    )
+
+
+def servable_versions() -> list[AdapterVersion]:
+    """Ready versions of base models that some cluster serves."""
+    ready = AdapterVersion.objects.ready().filter(adapter__base_model__clusters__isnull=False)
+    return list(ready.select_related("adapter__project", "adapter__base_model").distinct())
+
+
+def version_route(version: AdapterVersion) -> VersionRoute:
+    holders = Replica.objects.holding(version.served_name).filter(cluster__base_model=version.adapter.base_model)
+    return VersionRoute(
+        project=version.project.slug,
+        base=version.adapter.base_model.slug,
+        digest=version.digest,
+        replicas=tuple(holders.values_list("url", flat=True)),
+    )
+
+
+def infer_tokens() -> list[ApiToken]:
+    return list(ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project"))
+
+
+def token_route(token: ApiToken) -> TokenRoute:
+    expires = token.expires_at.timestamp() if token.expires_at else None
+    return TokenRoute(token.secret_hash, token.project.slug, tuple(token.scopes), expires)

@@ -6,7 +6,7 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import outcomes, routes
+from registry import outcomes
 from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
 from registry.models import BaseModel, BaseModelStatus
@@ -34,7 +34,7 @@ def check_base_model(pk: int) -> None:
 def publish_and_reconcile() -> None:
     """After a commit: tell the routers at once, and wake the loop. Without Valkey the next tick does both."""
     try:
-        routes.publish()
+        control_loop.publish()
         reconcile.delay()
     except (redis.RedisError, OperationalError) as error:
         log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)

@@ -71,7 +71,7 @@ def test_imports_go_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("registry/routes.py", "from training.models import Dataset"),
+        ("registry/manifest.py", "from training.models import Dataset"),
         ("adapterhub/audit/models.py", "from registry.models import Alias"),
         ("serving_client/routing.py", "import adapterhub.artifacts"),
         ("training/tars/allocation.py", "import django"),
@@ -84,6 +84,12 @@ def test_an_import_turned_round_is_found(tmp_path: Path, module: str, line: str)
     with (tmp_path / module).open("a") as stream:
         stream.write(f"\n{line}\n")
     assert len(arrows_back(tmp_path)) == 1
+
+
+def test_only_the_control_loop_talks_to_engines() -> None:
+    talkers = {module for module, tree in modules(ROOT) for target in imports(tree)
+               if module.startswith("registry.") and target.startswith("serving_client")}  # fmt: skip
+    assert talkers <= {"registry.reconcile", "registry.outcomes"}
 
 
 def test_the_namespaces_stay_empty() -> None:
@@ -120,7 +126,7 @@ def test_the_routing_library_and_the_planner_bring_no_torch() -> None:
 
 
 WEB = "import adapterhub.asgi; from django.urls import get_resolver; get_resolver().url_patterns"
-WORKER = "import adapterhub.celery as c; c.app.loader.import_default_modules(); c.app.finalize(); assert 'training.tasks.work' in c.app.tasks"
+WORKER = "import adapterhub.celery as c; c.app.loader.import_default_modules(); c.app.finalize(); assert 'training.tasks.work' in c.app.tasks"  # noqa: E501
 
 
 @pytest.mark.parametrize("process", [WEB, f"import django; django.setup()\n{WORKER}"])

@@ -26,7 +26,7 @@ from adapterhub.embedded.supervisor import Supervisor
 from adapterhub.environment import BadSetting
 
 USER = "demo"
-PASSWORD = "demo-password"
+PASSWORD_FILE = "demo-password"  # noqa: S105 - a file name
 SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
 
 
@@ -64,7 +64,7 @@ def run(console: Console, options: Options) -> int:
 def connect(options: Options, url: str) -> Hub:
     """A project, an administrator and a token, by the commands that every operator has."""
     kept_password(options.home)
-    manage("ensure_user", USER, "--password-file", str(options.home / PASSWORD))
+    manage("ensure_user", USER, "--password-file", str(options.home / PASSWORD_FILE))
     manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
     token = manage(
         "create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope))
@@ -87,7 +87,7 @@ def manage(*arguments: str) -> str:
 
 
 def kept_password(home: Path) -> str:
-    path = home / PASSWORD
+    path = home / PASSWORD_FILE
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(12))

@@ -264,8 +264,7 @@ class Story:
 
     def ask(self, users: list[str], tokens: int) -> list[Answer]:
         with ThreadPoolExecutor(10) as pool:
-            prompts = [f"GDPR, Article {number + 5} (1): " for number in range(len(users))]
-            return list(pool.map(lambda pair: self.hub.complete(ALIAS, pair[1], pair[0], tokens), zip(users, prompts)))
+            return list(pool.map(lambda user: self.hub.complete(ALIAS, prompt_of(user), user, tokens), users))
 
     def ask_everybody(self, phase: str, allowed: set[str]) -> None:
         """20 users ask; every answer must come from an allowed version and be long enough."""
@@ -299,6 +298,11 @@ class Story:
         self.record.audit = {"events": verdict["events"], "verified": verdict["ok"]}
         require(verdict["ok"], f"the audit trail does not hold: {verdict['faults']}")
         self.say(f"{verdict['events']} events, the hash chain holds.")
+
+
+def prompt_of(user: str) -> str:
+    """Each user asks about another article."""
+    return f"GDPR, Article {int(user[-2:]) + 4} (1): "
 
 
 def require(holds: bool, otherwise: str) -> None:

@@ -146,7 +146,7 @@ class TrainingRun(GpuJob):
         return {**shown, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the version and end, in one transaction under the fence: one version, whatever was delivered twice."""
+        """Publish the version and end, in one transaction under the fence: one version, whatever came twice."""
         result = json.loads((folder / "output" / "result.json").read_bytes())
         with transaction.atomic():
             self.heartbeat()

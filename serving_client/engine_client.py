@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,9 @@ from serving_client.exceptions import (
     EngineRejected,
     EngineUnreachable,
 )
+
+# Overloaded, starting, or behind a proxy that lost it.
+NOT_THE_ADAPTER = {429, 502, 503, 504}
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,7 @@ class EngineClient:
     `timeout_s` bounds each call; a load reads weights from disk and may take seconds.
     """
 
-    def __init__(
-        self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None
-    ) -> None:
+    def __init__(self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
 
     def __enter__(self) -> Self:
@@ -60,22 +63,27 @@ class EngineClient:
 
     def version(self) -> str:
         """The engine's version."""
-        return str(self._json("GET", "/version")["version"])
+        answer = self._json("GET", "/version")
+        with self._understood():
+            return str(answer["version"])
 
     def models(self) -> list[LoadedModel]:
         """The base model and every adapter that the replica knows by name."""
-        rows = self._json("GET", "/v1/models")["data"]
-        return [LoadedModel(row["id"], row["root"], row.get("parent")) for row in rows]
+        answer = self._json("GET", "/v1/models")
+        with self._understood():
+            return [LoadedModel(row["id"], row["root"], row.get("parent")) for row in answer["data"]]
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load the folder `path` as `name`. Raises AdapterAlreadyLoaded, EngineRejected, EngineUnreachable."""
+        """Load the folder `path` as `name`. Raises AdapterAlreadyLoaded, EngineRejected, EngineFailed."""
         response = self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if response.is_success:
             return
         message = error_message(response)
         if response.status_code == httpx.codes.BAD_REQUEST and "already been loaded" in message:
             raise AdapterAlreadyLoaded(message)
-        # vLLM answers 500 to every adapter that it cannot use: sending it again would fail again.
+        # vLLM answers 500 to an adapter that it cannot use and also when its core died: only the first is for good.
+        if response.status_code in NOT_THE_ADAPTER or "EngineCore" in message:
+            raise EngineFailed(message)
         raise EngineRejected(message)
 
     def unload_adapter(self, name: str) -> None:
@@ -96,16 +104,26 @@ class EngineClient:
             raise EngineRejected(error_message(response))
         if not response.is_success:
             raise EngineFailed(error_message(response))
-        answer = response.json()
-        text = answer["choices"][0]["text"]
-        # Weights that are not finite make vLLM repeat one token, "!", for ever.
-        return Completion(text, answer["usage"]["completion_tokens"], finite=bool(text.replace("!", "")))
+        with self._understood():
+            answer = response.json()
+            text, tokens = answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
+        # Weights that are not finite make vLLM repeat token 0 for ever: "!" in most vocabularies, the end in some.
+        return Completion(text, tokens, finite=bool(text.replace("!", "")))
 
     def _json(self, method: str, path: str) -> Any:
         response = self._send(method, path)
         if not response.is_success:
             raise EngineFailed(error_message(response))
-        return response.json()
+        with self._understood():
+            return response.json()
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Whatever answers at this address with something else is no engine that can be used."""
+        try:
+            yield
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise EngineFailed(f"{self._http.base_url} answers, but not as an engine: {error!r}.") from error
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         try:

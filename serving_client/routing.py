@@ -70,29 +70,39 @@ class RoutingTable:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RoutingTable:
-        """Raises ValueError, KeyError or TypeError when the text is no table."""
-        raw: dict[str, Any] = json.loads(text)
-        return cls(
-            generation=raw["generation"],
-            published_at=raw["published_at"],
-            aliases={name: _alias(route) for name, route in raw["aliases"].items()},
-            adapters=raw["adapters"],
-            versions={name: _version(route) for name, route in raw["versions"].items()},
-            tokens={name: _token(route) for name, route in raw["tokens"].items()},
-        )
+        """Raises ValueError when the text is no table. Fields that a newer control plane added are left out."""
+        try:
+            return _table(json.loads(text))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"The text is no routing table: {error!r}.") from error
+
+
+def _table(raw: dict[str, Any]) -> RoutingTable:
+    return RoutingTable(
+        generation=int(raw["generation"]),
+        published_at=float(raw["published_at"]),
+        aliases={name: _alias(route) for name, route in raw["aliases"].items()},
+        adapters=dict(raw["adapters"]),
+        versions={name: _version(route) for name, route in raw["versions"].items()},
+        tokens={name: _token(route) for name, route in raw["tokens"].items()},
+    )
 
 
 def _alias(raw: dict[str, Any]) -> AliasRoute:
     rollout = raw["rollout"]
-    return AliasRoute(raw["project"], raw["stable"], RolloutRoute(**rollout) if rollout else None)
+    return AliasRoute(raw["project"], raw["stable"], _rollout(rollout) if rollout else None)
+
+
+def _rollout(raw: dict[str, Any]) -> RolloutRoute:
+    return RolloutRoute(raw["id"], raw["candidate"], float(raw["weight"]), raw["salt"])
 
 
 def _version(raw: dict[str, Any]) -> VersionRoute:
-    return VersionRoute(**{**raw, "replicas": tuple(raw["replicas"])})
+    return VersionRoute(raw["project"], raw["base"], raw["digest"], tuple(raw["replicas"]))
 
 
 def _token(raw: dict[str, Any]) -> TokenRoute:
-    return TokenRoute(**{**raw, "scopes": tuple(raw["scopes"])})
+    return TokenRoute(raw["hash"], raw["project"], tuple(raw["scopes"]), raw["expires_at"])
 
 
 def bucket_of(salt: str, unit: str) -> float:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import redis.asyncio as redis
 from prometheus_client import generate_latest
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serving_client.router.answer import CLIENT_LEFT
+from serving_client.router.cold import ColdVersions
 from serving_client.router.errors import Refusal
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
 from serving_client.router.proxy import Proxy
 from serving_client.router.resolve import authenticate
+from serving_client.router.spool import Spool
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream import Upstream
 from serving_client.routing import RoutingTable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,17 +50,15 @@ def make_app(settings: Settings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        valkey = redis.Redis.from_url(settings.redis_url, socket_timeout=5.0)
+        valkey = connect(settings.redis_url)
         watcher = TableWatcher(valkey, settings.snapshot)
-        reporter = OutcomeReporter(valkey, settings.spool)
-        app.state.proxy = Proxy(watcher, Upstream(), reporter, Metrics(), valkey, settings.load_deadline_s)
+        cold = ColdVersions(valkey, watcher, settings.load_deadline_s)
+        reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
+        app.state.proxy = Proxy(watcher, cold, Upstream(), reporter, Metrics())
         await app.state.proxy.upstream.start()
-        tasks = [asyncio.create_task(watcher.run()), asyncio.create_task(reporter.run())]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await reporter.drain()
+        async with running(watcher.run()), running(reporter.run()):
+            yield
+        await reporter.flush()
         await app.state.proxy.upstream.stop()
         await valkey.aclose()
 
@@ -64,8 +70,32 @@ def make_app(settings: Settings) -> Starlette:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
-    handlers = {HTTPException: unknown, Refusal: refused}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    handlers = {HTTPException: unknown, Refusal: refused, ClientDisconnect: left, 500: broken}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    app.router.redirect_slashes = False
+    return app
+
+
+def connect(url: str) -> redis.Redis:
+    """One more try for a connection that went stale in the pool; longer outages are the callers' to sit out."""
+    return redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 1))
+
+
+@contextlib.asynccontextmanager
+async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Endless work beside the requests; its death by a bug is told at once, not at the end."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(tell_death)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def tell_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("%s ended: restart the router.", task.get_coro(), exc_info=task.exception())
 
 
 def proxy_of(request: Request) -> Proxy:
@@ -108,7 +138,18 @@ async def metrics(request: Request) -> Response:
 
 
 async def refused(request: Request, refusal: Refusal) -> Response:
+    proxy_of(request).metrics.refused(refusal.status)
     return refusal.response()
+
+
+async def left(request: Request, error: ClientDisconnect) -> Response:
+    """Nobody reads it."""
+    return Response(status_code=CLIENT_LEFT)
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """A bug of the router; the server logs it."""
+    return Refusal(500, "internal_error", "The router failed on this request.").response()
 
 
 async def unknown(request: Request, error: HTTPException) -> Response:

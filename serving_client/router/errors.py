@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 from starlette.responses import Response
 
@@ -22,15 +24,17 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
 
-    def response(self) -> Response:
-        """As OpenAI error JSON."""
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """As OpenAI error JSON, with the headers of the answer that it stands for."""
         error = {
             "message": self.message,
             "type": TYPES.get(self.status, "server_error"),
             "param": None,
             "code": self.code,
         }
-        headers = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
+        shown = dict(headers or {})
+        if self.retry_after_s:
+            shown["Retry-After"] = str(self.retry_after_s)
         if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return Response(orjson.dumps({"error": error}), self.status, headers, "application/json")
+            shown["WWW-Authenticate"] = "Bearer"
+        return Response(orjson.dumps({"error": error}), self.status, shown, "application/json")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import islice
 
 import orjson
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from serving_client.router.spool import Spool
+
 STREAM = "ah:outcomes"
 STREAM_LENGTH = 100_000
 QUEUE_LENGTH = 10_000
 BATCH = 200
-PAUSE_S = 0.2
-SPOOL_BYTES = 64 * 2**20
+PAUSE_S = 0.1
+LOOK_AGAIN_S = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -41,65 +46,75 @@ class Outcome:
 
 
 class OutcomeReporter:
-    """`report` never waits; a full queue drops the report and counts it."""
+    """`report` never waits. A report may arrive twice, its response_id tells; what is lost is counted in `dropped`."""
 
-    def __init__(self, valkey: redis.Redis, spool: Path | None) -> None:
+    def __init__(self, valkey: redis.Redis, spool: Spool | None) -> None:
         self._valkey = valkey
         self._spool = spool
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_LENGTH)
-        self.dropped = 0
+        self._waiting: deque[bytes] = deque()
+        self._arrived = asyncio.Event()
+        self._lost = 0
+
+    @property
+    def dropped(self) -> int:
+        """Reports that neither Valkey nor the spool could take."""
+        return self._lost + (self._spool.dropped if self._spool else 0)
 
     def report(self, outcome: Outcome) -> None:
         """Hand over a report."""
-        try:
-            self._queue.put_nowait(orjson.dumps(asdict(outcome)))
-        except asyncio.QueueFull:
-            self.dropped += 1
+        if len(self._waiting) >= QUEUE_LENGTH:
+            self._lost += 1
+            return
+        self._waiting.append(orjson.dumps(asdict(outcome)))
+        self._arrived.set()
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send until cancelled; look again for what an earlier outage left in the spool."""
         while True:
-            await self.flush([await self._queue.get()])
+            self._arrived.clear()
+            await self.flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._arrived.wait()
             await asyncio.sleep(PAUSE_S)
 
-    async def drain(self) -> None:
-        """Send what is left at the end."""
-        await self.flush([])
-
-    async def flush(self, reports: list[bytes]) -> None:
-        """Send everything queued; what Valkey does not take goes to the spool, and comes back before newer reports."""
-        while not self._queue.empty():
-            reports.append(self._queue.get_nowait())
-        waiting = self._unspool() + reports
-        for start in range(0, len(waiting), BATCH):
-            if not await self._send(waiting[start : start + BATCH]):
-                self._keep(waiting[start:])
+    async def flush(self) -> None:
+        """Send what waits and then what was spooled, or spool what waits."""
+        while self._waiting:
+            batch = list(islice(self._waiting, BATCH))
+            if not await self._send(batch):
+                await self._put_aside()
                 return
+            self._forget(len(batch))
+        if self._spool:
+            await self._send_spooled(self._spool)
 
-    async def _send(self, reports: list[bytes]) -> bool:
+    async def _put_aside(self) -> None:
+        """Without a spool they wait in memory, up to the queue's length."""
+        if self._spool:
+            reports = list(self._waiting)
+            await asyncio.to_thread(self._spool.append, reports)
+            self._forget(len(reports))
+
+    async def _send_spooled(self, spool: Spool) -> None:
+        reports = await asyncio.to_thread(spool.read)
+        for start in range(0, len(reports), BATCH):
+            if not await self._send(reports[start : start + BATCH]):
+                return
+        if reports:
+            spool.clear()
+
+    async def _send(self, reports: Sequence[bytes]) -> bool:
         try:
             async with self._valkey.pipeline(transaction=False) as pipe:
                 for report in reports:
                     pipe.xadd(STREAM, {"o": report}, maxlen=STREAM_LENGTH, approximate=True)
                 await pipe.execute()
         except (RedisError, OSError) as error:
-            log.warning("Valkey does not take reports (%s); they are spooled.", error)
+            log.warning("Valkey does not take reports (%s); they are kept.", error)
             return False
         return True
 
-    def _unspool(self) -> list[bytes]:
-        if self._spool is None or not self._spool.exists():
-            return []
-        lines = self._spool.read_bytes().splitlines()
-        self._spool.unlink()
-        return lines
-
-    def _keep(self, reports: list[bytes]) -> None:
-        """Append to the spool, up to its cap; the newest are dropped first."""
-        size = self._spool.stat().st_size if self._spool and self._spool.exists() else 0
-        if self._spool is None or size > SPOOL_BYTES:
-            self.dropped += len(reports)
-            return
-        self._spool.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._spool.open("ab") as stream:
-            stream.writelines(report + b"\n" for report in reports)
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._waiting.popleft()

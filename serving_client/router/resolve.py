@@ -16,8 +16,8 @@ from serving_client.router.errors import Refusal
 from serving_client.routing import AliasRoute, RoutingTable, TokenRoute, arm_of
 
 MAX_ANSWERS = 8
-# They would let a caller read another tenant's prefix cache, run a template of their own, or name a path.
-FORBIDDEN = ("cache_salt", "chat_template", "chat_template_kwargs", "lora_request", "lora_path")
+# They would let a caller read another tenant's prefix cache, run a template of their own, or name a path or a host.
+FORBIDDEN = {"cache_salt", "chat_template", "chat_template_kwargs", "kv_transfer_params", "ec_transfer_params"}
 
 Body = dict[str, Any]
 
@@ -38,7 +38,8 @@ def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
     """The token of `Bearer ah_<id>_<secret>` with scope infer. Raises Refusal 401 or 403."""
     scheme, _, text = authorization.partition(" ")
     parts = text.strip().split("_", 2)
-    token = table.tokens.get(parts[1]) if scheme.lower() == "bearer" and len(parts) == 3 else None
+    is_ours = scheme.lower() == "bearer" and len(parts) == 3 and parts[0] == "ah"
+    token = table.tokens.get(parts[1]) if is_ours else None
     if token is None or not holds(token, parts[2]):
         raise Refusal(401, "invalid_token", "A bearer token with scope infer is required.")
     if "infer" not in token.scopes:
@@ -59,13 +60,21 @@ def parse(raw: bytes) -> Body:
         raise Refusal(400, "bad_json", "The body is no JSON.") from None
     if not isinstance(body, dict):
         raise Refusal(400, "bad_json", "The body is no JSON object.")
-    for name in FORBIDDEN:
-        if name in body:
-            raise Refusal(400, "field_not_allowed", f"{name} may not be sent: remove it.")
-    answers = body.get("n", 1)
-    if not isinstance(answers, int) or not 1 <= answers <= MAX_ANSWERS:
+    for name in body:
+        if name in FORBIDDEN or name.startswith("lora"):
+            raise Refusal(400, "field_not_allowed", f"{name[:200]} may not be sent: remove it.")
+    answers = body.get("n")
+    if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
         raise Refusal(400, "bad_n", f"n must lie between 1 and {MAX_ANSWERS}.")
     return body
+
+
+def rewritten(body: Body, version: str) -> bytes:
+    """The body for the engine, which knows served names only. Raises Refusal 400."""
+    try:
+        return orjson.dumps({**body, "model": version})
+    except orjson.JSONEncodeError:
+        raise Refusal(400, "bad_json", "The body is nested too deeply.") from None
 
 
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:

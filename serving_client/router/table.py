@@ -16,6 +16,7 @@ from serving_client.routing import RoutingTable
 
 KEY = "ah:routing-table"
 POLL_S = 2.0
+RECONNECT_S = 0.5
 log = logging.getLogger(__name__)
 
 
@@ -26,6 +27,7 @@ class TableWatcher:
         self._valkey = valkey
         self._snapshot = snapshot
         self._changed = asyncio.Condition()
+        self._seen: bytes | str | None = None
         self.table: RoutingTable | None = load_snapshot(snapshot)
 
     async def run(self) -> None:
@@ -35,7 +37,7 @@ class TableWatcher:
                 await self._follow()
             except (RedisError, OSError) as error:
                 log.warning("Valkey does not answer (%s); the last good table stays.", error)
-                await asyncio.sleep(POLL_S / 2)
+                await asyncio.sleep(RECONNECT_S)
 
     async def _follow(self) -> None:
         async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
@@ -47,21 +49,28 @@ class TableWatcher:
 
     async def _read(self) -> None:
         text = await self._valkey.get(KEY)
-        if text is not None:
+        if text is not None and text != self._seen:
+            self._seen = text
             await self.take(text)
 
     async def take(self, text: bytes | str) -> None:
         """Accept a published table, unless it is older than the one at hand or no table at all."""
         try:
             table = RoutingTable.from_json(text)
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             log.error("The published table cannot be read (%s); the last good one stays.", error)
             return
         if is_newer(table, self.table):
             self.table = table
-            await asyncio.to_thread(save_snapshot, self._snapshot, text if isinstance(text, bytes) else text.encode())
             async with self._changed:
                 self._changed.notify_all()
+            await self._keep(text.encode() if isinstance(text, str) else text)
+
+    async def _keep(self, text: bytes) -> None:
+        try:
+            await asyncio.to_thread(save_snapshot, self._snapshot, text)
+        except OSError as error:
+            log.error("The table is in use but could not be kept (%s): free or repair the disk.", error)
 
     async def wait_for_replica(self, version: str, timeout_s: float) -> RoutingTable | None:
         """The first table in which a replica holds the version; None after the timeout."""
@@ -78,12 +87,8 @@ class TableWatcher:
 
 
 def is_newer(table: RoutingTable, held: RoutingTable | None) -> bool:
-    """A higher generation; or a lower one that was published later, after the database was restored."""
-    return (
-        held is None
-        or table.generation > held.generation
-        or (table.generation < held.generation and table.published_at > held.published_at)
-    )
+    """A higher generation; or one that was published later, after Valkey or the database was restored."""
+    return held is None or table.generation > held.generation or table.published_at > held.published_at
 
 
 def save_snapshot(path: Path, text: bytes) -> None:
@@ -93,15 +98,20 @@ def save_snapshot(path: Path, text: bytes) -> None:
     # The table holds the hashes of tokens.
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
         stream.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(path)
 
 
 def load_snapshot(path: Path) -> RoutingTable | None:
     """The snapshot of an earlier run, if it is whole."""
-    if not path.exists():
+    try:
+        digest, _, text = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() != digest:
+            raise ValueError("its digest does not match")
+        return RoutingTable.from_json(text)
+    except FileNotFoundError:
         return None
-    digest, _, text = path.read_bytes().partition(b"\n")
-    if hashlib.sha256(text).hexdigest().encode() != digest:
-        log.error("The snapshot %s is damaged and is not used.", path)
+    except (OSError, ValueError) as error:
+        log.error("The snapshot %s is not used: %s.", path, error)
         return None
-    return RoutingTable.from_json(text)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 
 from serving_client.router.errors import Refusal
 
-# The replica cannot serve this now, but another one may: it is overloaded, starting, or lost the version.
+# The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
 TRY_ANOTHER = {404, 502, 503}
+# Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
+KEEPALIVE_S = 3.0
 
 
 class Upstream:
@@ -24,8 +27,13 @@ class Upstream:
 
     async def start(self) -> None:
         """Open the pool inside the running loop."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, auto_decompress=False)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Bytes go through as they come: nothing may be compressed on the way.
+            skip_auto_headers=["Accept-Encoding"],
+        )
 
     async def stop(self) -> None:
         """Close the pool."""
@@ -36,28 +44,42 @@ class Upstream:
     async def post(
         self, replicas: Sequence[str], path: str, body: bytes, headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer of the first replica that gives one. Raises Refusal 502 when none does."""
-        waiting = sorted(replicas, key=lambda url: self.in_flight[url])
-        for number, url in enumerate(waiting, start=1):
-            response = await self._try(url, path, body, headers)
-            if response is None:
-                continue
-            if response.status in TRY_ANOTHER and number < len(waiting):
-                response.release()
-                continue
-            self.in_flight[url] += 1
-            try:
-                yield response
-            finally:
-                self.in_flight[url] -= 1
-                response.close()
-            return
-        raise Refusal(502, "replica_unreachable", "No replica answers. Try again.", retry_after_s=1)
+        """The answer of the first replica that gives one. Raises Refusal 502 when none does, 504 after timeout_s."""
+        for url in self.least_loaded(replicas):
+            with self._counted(url):
+                response = await self._try(url, path, body, headers)
+                if response is None:
+                    continue
+                try:
+                    if response.status in TRY_ANOTHER:
+                        continue
+                    if response.status >= 500:
+                        raise Refusal(502, "replica_failed", "The replica failed on this request.", retry_after_s=1)
+                    yield response
+                    return
+                finally:
+                    response.close()
+        raise Refusal(502, "no_replica_answers", "No replica answers for this version: try again.", retry_after_s=1)
+
+    def least_loaded(self, replicas: Sequence[str]) -> list[str]:
+        """By requests in flight; equals in random order, so that a quiet router uses all of them."""
+        shuffled = random.sample(replicas, len(replicas))
+        return sorted(shuffled, key=lambda url: self.in_flight[url])
+
+    @contextmanager
+    def _counted(self, url: str) -> Iterator[None]:
+        self.in_flight[url] += 1
+        try:
+            yield
+        finally:
+            self.in_flight[url] -= 1
 
     async def _try(self, url: str, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
         """None when the connection failed before an answer began."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         try:
             return await self._session.post(url + path, data=body, headers=headers)
-        except (aiohttp.ClientConnectionError, TimeoutError):
+        except aiohttp.ClientError:
             return None
+        except TimeoutError:
+            raise Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5) from None

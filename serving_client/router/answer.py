@@ -1,0 +1,66 @@
+"""An answer while it passes through: what it is shown as, and what is reported about it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+
+from serving_client.router.outcomes import Outcome
+from serving_client.router.resolve import Target
+
+USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
+TAIL_BYTES = 4096
+CLIENT_LEFT = 499
+
+
+@dataclass
+class Answer:
+    """What is known so far; times from time.perf_counter()."""
+
+    target: Target
+    response_id: str
+    began: float
+    status: int = 0
+    first_byte: float | None = None
+    tail: bytes = b""
+    is_whole: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """What tells the caller which version answered, and why."""
+        shown = {
+            "X-Adapter-Version": self.target.version,
+            "X-Rollout-Arm": self.target.arm,
+            "X-Response-ID": self.response_id,
+            "X-Cache": "bypass",
+        }
+        if self.target.arm != "none" and not self.target.is_sticky:
+            shown["X-Rollout-Sticky"] = "false"
+        return shown
+
+    def saw(self, chunk: bytes) -> None:
+        """A chunk of a stream. Usage stands at the end, so that the tail is enough."""
+        if self.first_byte is None:
+            self.first_byte = time.perf_counter()
+        self.tail = (self.tail + chunk)[-TAIL_BYTES:]
+
+    def outcome(self) -> Outcome:
+        """The report. An answer that its reader left is neither a success nor a failure of the version: 499."""
+        usage = {name.decode(): int(count) for name, count in USAGE.findall(self.tail)}
+        target, unit = self.target, self.target.unit
+        return Outcome(
+            response_id=self.response_id,
+            at=time.time(),
+            project=target.project,
+            alias=target.alias,
+            version=target.version,
+            arm=target.arm,
+            sticky=target.is_sticky,
+            unit=hashlib.sha256(unit.encode()).hexdigest() if unit else None,
+            status=self.status if self.is_whole or self.status >= 400 else CLIENT_LEFT,
+            ttft_ms=None if self.first_byte is None else (self.first_byte - self.began) * 1000,
+            total_ms=(time.perf_counter() - self.began) * 1000,
+            prompt_tokens=usage.get("prompt_tokens", 0),
+            completion_tokens=usage.get("completion_tokens", 0),
+        )

@@ -1,0 +1,51 @@
+"""Versions that no replica holds: ask for the load once for all who wait, and wait for a table that has a replica."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from serving_client.router.table import TableWatcher
+from serving_client.routing import RoutingTable
+
+WANTS = "ah:wants"
+WANTS_LENGTH = 1000
+LOOK_AGAIN_S = 1.0
+
+
+class ColdVersions:
+    """`deadline_s` bounds each wait."""
+
+    def __init__(self, valkey: redis.Redis, watcher: TableWatcher, deadline_s: float) -> None:
+        self._valkey = valkey
+        self._watcher = watcher
+        self._deadline_s = deadline_s
+        self._asked: dict[str, float] = {}
+
+    async def wait(self, version: str) -> RoutingTable | None:
+        """The first table in which a replica holds the version; None after the deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._deadline_s):
+                return await self._loaded(version)
+        return None
+
+    async def _loaded(self, version: str) -> RoutingTable:
+        while True:
+            await self._want(version)
+            if table := await self._watcher.wait_for_replica(version, LOOK_AGAIN_S):
+                return table
+
+    async def _want(self, version: str) -> None:
+        """A want that Valkey did not take is sent again at the next look."""
+        now = time.monotonic()
+        if now - self._asked.get(version, -self._deadline_s) < self._deadline_s / 2:
+            return
+        self._asked[version] = now
+        try:
+            await self._valkey.xadd(WANTS, {"version": version}, maxlen=WANTS_LENGTH, approximate=True)
+        except (RedisError, OSError):
+            del self._asked[version]

@@ -9,10 +9,10 @@ from django import template
 register = template.Library()
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "running rollout", "intact", "live"}),
-    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "rolled back"}),
+    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live"}),
+    "bad": ("✕", {"failed", "rejected", "unreachable", "broken"}),
     "busy": ("↻", {"queued", "running", "stopping", "checking", "loading"}),
-    "still": ("■", {"cancelled", "archived", "paused"}),
+    "still": ("■", {"cancelled", "archived", "paused", "rolled back"}),
 }
 
 

@@ -99,10 +99,12 @@ class FolderStore:
         return digest
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Copy the artifact to `target` (which appears complete or not at all) and verify it."""
+        """The artifact at `target`, which appears complete or not at all; verified also when it was there before."""
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
-        if not target.exists():
+        if target.exists():
+            verify(target, digest)
+        else:
             copy_in_one_step(self.place(digest), target, digest)
         return target
 
@@ -164,6 +166,7 @@ class S3Store:
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
         if target.exists():
+            verify(target, digest)
             return target
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in bucket {self.bucket}.")

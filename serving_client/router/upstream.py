@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,6 +16,7 @@ from serving_client.router.errors import Refusal
 TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
+AT_ONCE_BYTES = 2**18
 
 
 class Upstream:
@@ -78,7 +80,9 @@ class Upstream:
         """None when the connection failed before an answer began."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         try:
-            return await self._session.post(url + path, data=body, headers=headers)
+            # Written in pieces when large, so that other requests go on meanwhile.
+            payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
+            return await self._session.post(url + path, data=payload, headers=headers)
         except aiohttp.ClientError:
             return None
         except TimeoutError:

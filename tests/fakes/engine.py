@@ -1,0 +1,121 @@
+"""A scripted engine that answers in vLLM 0.32's words: LoRA endpoints, models, completions, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+BASE = "tiny"
+MAX_RANK = 64
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+CORE_DIED = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+def error(status: int, kind: str, message: str, param: str | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": status}}, status)
+
+
+class FakeEngine:
+    """What happens is scripted by attributes.
+
+    `adapters` name -> path; `folders` path -> rank of the adapter there; `script` answers that the next completions get
+    instead; `gate` closed holds every completion (a stream after its first chunk); `breaks` cuts a stream there.
+    """
+
+    def __init__(self, *adapters: str) -> None:
+        self.adapters = {name: f"/served/{name}" for name in adapters}
+        self.folders: dict[str, int] = {}
+        self.script: deque[Response] = deque()
+        self.received: list[tuple[dict[str, Any], dict[str, str]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.breaks = False
+        self.is_healthy = True
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/health", self.health),
+                Route("/version", self.version),
+                Route("/v1/models", self.models),
+                Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
+                Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
+                Route("/v1/completions", self.complete, methods=["POST"]),
+                Route("/v1/chat/completions", self.complete, methods=["POST"]),
+            ]
+        )
+
+    async def health(self, request: Request) -> Response:
+        return Response(status_code=200 if self.is_healthy else 503)
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": "0.32.0"})
+
+    async def models(self, request: Request) -> Response:
+        rows = [{"id": BASE, "object": "model", "owned_by": "vllm", "root": "models/tiny", "parent": None}]
+        for name, path in self.adapters.items():
+            rows.append({"id": name, "object": "model", "owned_by": "vllm", "root": path, "parent": BASE})
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def load(self, request: Request) -> Response:
+        body = await request.json()
+        name, path = body["lora_name"], body["lora_path"]
+        if not self.is_healthy:
+            return error(500, "InternalServerError", CORE_DIED)
+        if name in self.adapters:
+            text = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
+            return error(400, "InvalidUserInput", text + "'load_inplace' to True.")
+        if path not in self.folders:
+            return error(404, "NotFoundError", f"Loading lora {name} failed: No adapter found for <path>")
+        if self.folders[path] > MAX_RANK:
+            reason = f"LoRA rank {self.folders[path]} is greater than max_lora_rank {MAX_RANK}."
+            text = f"Call to add_lora method failed: Worker failed with error '{reason}', please check the stack trace "
+            return error(500, "InternalServerError", text + "above for the root cause")
+        self.adapters[name] = path
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload(self, request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        if self.adapters.pop(name, None) is None:
+            return error(404, "NotFoundError", f"The lora adapter '{name}' cannot be found.")
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def complete(self, request: Request) -> Response:
+        body = await request.json()
+        self.received.append((body, dict(request.headers)))
+        if self.script:
+            return self.script.popleft()
+        if body["model"] not in (BASE, *self.adapters):
+            text = f"The model `{body['model']}` does not exist. Valid aliases: {BASE}."
+            return error(404, "NotFoundError", text, "model")
+        if body.get("stream"):
+            return StreamingResponse(self.chunks(body["model"]), media_type="text/event-stream")
+        await self.opened()
+        choice = {"index": 0, "text": " two words", "logprobs": None, "finish_reason": "length"}
+        answer = {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
+        return JSONResponse(answer | {"usage": USAGE})
+
+    async def chunks(self, model: str) -> AsyncIterator[str]:
+        yield event({"model": model, "choices": [{"index": 0, "text": " two"}]})
+        await self.opened()
+        if self.breaks:
+            raise ConnectionResetError("scripted")
+        yield event({"model": model, "choices": [{"index": 0, "text": " words", "finish_reason": "length"}]})
+        yield event({"model": model, "choices": [], "usage": USAGE})
+        yield "data: [DONE]\n\n"
+
+    async def opened(self) -> None:
+        await asyncio.to_thread(self.gate.wait, 10)
+
+
+def event(chunk: dict[str, Any]) -> str:
+    return f"data: {json.dumps(chunk)}\n\n"

@@ -1,0 +1,170 @@
+"""Who may call what, and what is refused before anything is routed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.routing import CANDIDATE, FOREIGN, FOREIGNER, INFER, SECRET, STABLE, make_table, token
+from tests.fakes.stage import Engine, Router, running_engine, running_router, running_valkey
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Router, Engine]]:
+    """One for all tests here: none of them changes anything."""
+    folder = tmp_path_factory.mktemp("router")
+    with running_valkey() as valkey, running_engine() as engine, running_router(valkey, folder) as router:
+        router.publish(make_table(engine.url))
+        yield router, engine
+
+
+@pytest.fixture
+def router(served: tuple[Router, Engine]) -> Router:
+    return served[0]
+
+
+@pytest.fixture
+def engine(served: tuple[Router, Engine]) -> Engine:
+    served[1].fake.received.clear()
+    return served[1]
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code; every error has OpenAI's form."""
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return answer.status_code, error["code"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Basic abc"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer ah_infer0000000"},
+        {"Authorization": f"Bearer xx_infer0000000_{SECRET}"},
+        token("nobody000000"),
+        token("infer0000000", "another"),
+        token("infer0000000", SECRET + "x"),
+        token("expired00000"),
+    ],
+)
+def test_without_a_good_token_401(router: Router, engine: Engine, headers: dict[str, str]) -> None:
+    answer = router.complete(headers)
+    assert refusal(answer) == (401, "invalid_token")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert refusal(router.http.get("/v1/models", headers=headers)) == (401, "invalid_token")
+    assert engine.fake.received == []
+
+
+def test_a_token_for_something_else_403(router: Router) -> None:
+    assert refusal(router.complete(token("read00000000"))) == (403, "scope_missing")
+
+
+@pytest.mark.parametrize("name", ["billing", "invoices", FOREIGN, "tiny", "nothing", "../compliance"])
+def test_names_of_others_and_of_nobody_404(router: Router, engine: Engine, name: str) -> None:
+    assert refusal(router.complete(model=name)) == (404, "model_not_found")
+    assert refusal(router.complete(INFER | {"X-Adapter-ID": name})) == (404, "model_not_found")
+    assert engine.fake.received == []
+
+
+def test_models_are_those_of_the_project(router: Router) -> None:
+    def names(headers: dict[str, str]) -> set[str]:
+        return {row["id"] for row in router.http.get("/v1/models", headers=headers).json()["data"]}
+
+    assert names(INFER) == {"compliance", "unserved", STABLE, CANDIDATE}
+    assert names(FOREIGNER) == {"billing", FOREIGN}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/models/", "/v1/load_lora_adapter", "/v1/completions/", "/tokenize", "/invocations", "/docs"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_other_paths_404(router: Router, engine: Engine, method: str, path: str) -> None:
+    assert refusal(router.http.request(method, path, headers=INFER)) == (404, "not_found")
+    assert engine.fake.received == []
+
+
+def test_other_methods_405(router: Router) -> None:
+    assert refusal(router.http.get("/v1/completions", headers=INFER)) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"model": "\\ud800"}', b"[" * 2000])
+def test_what_is_no_json_object_400(router: Router, body: bytes) -> None:
+    answer = router.http.post("/v1/completions", headers=INFER, content=body)
+    assert refusal(answer) == (400, "bad_json")
+
+
+def test_what_is_nested_too_deeply_400(router: Router) -> None:
+    body = b'{"model": "compliance", "prompt": ' + b"[" * 500 + b"]" * 500 + b"}"
+    answer = router.http.post("/v1/completions", headers=INFER, content=body)
+    assert refusal(answer) == (400, "bad_json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cache_salt", "chat_template", "chat_template_kwargs", "lora_request", "lora_path", "lora_name"],
+)
+def test_fields_that_are_not_for_callers_400(router: Router, engine: Engine, name: str) -> None:
+    answer = router.complete(**{name: "x"})
+    assert refusal(answer) == (400, "field_not_allowed")
+    assert name in answer.json()["error"]["message"]
+    assert engine.fake.received == []
+
+
+@pytest.mark.parametrize("body", [{"model": None}, {"model": ""}, {"model": 7}, {"model": ["compliance"]}])
+def test_no_name_400(router: Router, body: dict[str, Any]) -> None:
+    assert refusal(router.complete(**body)) == (400, "model_missing")
+
+
+@pytest.mark.parametrize("count", [0, -1, 9, 1.5, "2", [1]])
+def test_too_many_answers_400(router: Router, count: object) -> None:
+    assert refusal(router.complete(n=count)) == (400, "bad_n")
+
+
+@pytest.mark.parametrize("count", [None, 1, 8])
+def test_a_few_answers(router: Router, count: int | None) -> None:
+    assert router.complete(n=count).is_success
+
+
+def test_a_body_up_to_4_mb(router: Router) -> None:
+    assert router.complete(prompt="a" * (4 * 2**20 - 1000)).is_success
+    assert refusal(router.complete(prompt="a" * 4 * 2**20)) == (413, "body_too_large")
+
+
+def test_a_body_of_unknown_length_is_counted(router: Router) -> None:
+    endless = (b"a" * 2**20 for _ in range(5))
+    answer = router.http.post("/v1/completions", headers=INFER, content=endless)
+    assert refusal(answer) == (413, "body_too_large")
+
+
+def test_without_a_table_nothing_but_healthz(start_router: Callable[[], Router]) -> None:
+    router = start_router()
+    assert router.http.get("/healthz").is_success
+    for answer in (router.http.get("/readyz"), router.complete(), router.http.get("/v1/models")):
+        assert refusal(answer) == (503, "no_routing_table")
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_an_alias_whose_version_no_cluster_serves_503(router: Router) -> None:
+    assert refusal(router.complete(model="unserved")) == (503, "not_servable")
+
+
+def test_requests_are_counted_by_alias_version_arm_and_status(
+    start_router: Callable[[], Router], engine: Engine
+) -> None:
+    router = start_router()
+    router.publish(make_table(engine.url))
+    router.complete()
+    router.complete({})
+    shown = router.http.get("/metrics").text
+    labels = f'alias="compliance",arm="none",status="200",version="{STABLE}"'
+    assert f"adapterhub_requests_total{{{labels}}} 1.0" in shown
+    assert 'adapterhub_requests_total{alias="",arm="none",status="401",version=""} 1.0' in shown
+    assert f'adapterhub_request_seconds_count{{alias="compliance",arm="none",version="{STABLE}"}} 1.0' in shown
+    assert "adapterhub_table_generation 1.0" in shown

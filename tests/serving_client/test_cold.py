@@ -1,0 +1,64 @@
+"""Versions that no replica holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from tests.fakes.routing import CANDIDATE, STABLE, make_table
+from tests.fakes.stage import Engine, Router, announce
+from tests.fakes.valkey import Valkey
+from tests.waiting import wait_until
+
+
+def wants(valkey: Valkey) -> list[str]:
+    return [fields[b"version"].decode() for _, fields in valkey.client.xrange("ah:wants")]
+
+
+def test_all_wait_for_one_load(start_router: Callable[..., Router], engine: Engine, valkey: Valkey) -> None:
+    router = start_router()
+    router.publish(make_table())
+    with ThreadPoolExecutor(5) as threads:
+        waiting = [threads.submit(router.complete) for _ in range(5)]
+        wait_until(lambda: wants(valkey), what="a want")
+        announce(valkey, make_table(generation=2))
+        announce(valkey, make_table(engine.url, generation=3))
+        answers = [answer.result() for answer in waiting]
+    assert {answer.json()["model"] for answer in answers} == {STABLE}
+    assert wants(valkey) == [STABLE]
+
+
+def test_nobody_waits_longer_than_the_deadline(start_router: Callable[..., Router], valkey: Valkey) -> None:
+    router = start_router(load_deadline_s=0.2)
+    router.publish(make_table())
+    answer = router.complete(model=CANDIDATE)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "load_timeout")
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["x-adapter-version"] == CANDIDATE
+    assert wants(valkey) == [CANDIDATE]
+    assert router.reported()[0]["status"] == 504
+
+
+def test_a_want_is_sent_when_valkey_is_back(
+    start_router: Callable[..., Router], engine: Engine, valkey: Valkey
+) -> None:
+    router = start_router()
+    router.publish(make_table())
+    valkey.stop()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(router.complete)
+        valkey.start()
+        wait_until(lambda: wants(valkey), what="a want")
+        announce(valkey, make_table(engine.url, generation=2))
+        assert waiting.result().json()["model"] == STABLE
+
+
+def test_a_cold_candidate_is_not_answered_by_stable(start_router: Callable[..., Router], engine: Engine) -> None:
+    router = start_router(load_deadline_s=0.2)
+    table = make_table(engine.url, weight=100)
+    cold = replace(table.versions[CANDIDATE], replicas=())
+    router.publish(replace(table, versions={**table.versions, CANDIDATE: cold}))
+    answer = router.complete(user="me")
+    assert (answer.status_code, answer.headers["x-rollout-arm"]) == (504, "candidate")
+    assert engine.fake.received == []

@@ -1,0 +1,114 @@
+"""The client against an engine that answers in vLLM's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse
+
+from serving_client import (
+    AdapterAlreadyLoaded,
+    AdapterNotLoaded,
+    EngineClient,
+    EngineFailed,
+    EngineRejected,
+    EngineUnreachable,
+    LoadedModel,
+)
+from tests.fakes.engine import FakeEngine, error
+from tests.fakes.server import Server, closed_url
+
+PATH = "/served/one"
+
+
+@pytest.fixture
+def fake() -> FakeEngine:
+    engine = FakeEngine()
+    engine.folders = {PATH: 8, "/served/large": 128}
+    return engine
+
+
+@pytest.fixture
+def client(fake: FakeEngine) -> Iterator[EngineClient]:
+    with Server(fake.app()) as server, EngineClient(server.url, timeout_s=5) as client:
+        yield client
+
+
+def test_load_list_complete_unload(client: EngineClient) -> None:
+    client.load_adapter("one", PATH)
+    assert client.models() == [LoadedModel("tiny", "models/tiny", None), LoadedModel("one", PATH, "tiny")]
+    answer = client.complete("one", "This package was", max_tokens=2)
+    assert (answer.text, answer.completion_tokens, answer.finite) == (" two words", 2, True)
+    client.unload_adapter("one")
+    assert [model.name for model in client.models()] == ["tiny"]
+
+
+def test_health_and_version(client: EngineClient, fake: FakeEngine) -> None:
+    assert client.health()
+    assert client.version() == "0.32.0"
+    fake.is_healthy = False
+    assert not client.health()
+
+
+def test_a_name_that_is_taken(client: EngineClient) -> None:
+    client.load_adapter("one", PATH)
+    with pytest.raises(AdapterAlreadyLoaded, match="'one' has already been loaded"):
+        client.load_adapter("one", PATH)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("/nowhere", "No adapter found"), ("/served/large", "rank 128 is greater than max_lora_rank 64")],
+)
+def test_an_adapter_that_cannot_be_used_is_refused_for_good(client: EngineClient, path: str, words: str) -> None:
+    with pytest.raises(EngineRejected, match=words) as caught:
+        client.load_adapter("one", path)
+    assert not isinstance(caught.value, AdapterAlreadyLoaded)
+
+
+def test_a_dead_core_is_not_the_adapters_fault(client: EngineClient, fake: FakeEngine) -> None:
+    fake.is_healthy = False
+    with pytest.raises(EngineFailed, match="EngineCore"):
+        client.load_adapter("one", PATH)
+
+
+def test_names_that_are_not_loaded(client: EngineClient) -> None:
+    with pytest.raises(AdapterNotLoaded, match="'one' cannot be found"):
+        client.unload_adapter("one")
+    with pytest.raises(AdapterNotLoaded, match="`one` does not exist"):
+        client.complete("one", "a")
+
+
+def test_weights_that_are_not_finite_show(client: EngineClient, fake: FakeEngine) -> None:
+    fake.script.append(JSONResponse({"choices": [{"text": "!!!!"}], "usage": {"completion_tokens": 4}}))
+    assert not client.complete("tiny", "a").finite
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, EngineRejected), (500, EngineFailed), (503, EngineFailed)])
+def test_a_completion_that_fails(client: EngineClient, fake: FakeEngine, status: int, kind: type[Exception]) -> None:
+    fake.script.append(error(status, "Scripted", "scripted words"))
+    with pytest.raises(kind, match="scripted words"):
+        client.complete("tiny", "a")
+
+
+def test_nobody_listens() -> None:
+    with EngineClient(closed_url()) as client, pytest.raises(EngineUnreachable, match="does not answer"):
+        client.models()
+
+
+def test_an_engine_that_hangs(client: EngineClient, fake: FakeEngine) -> None:
+    fake.gate.clear()
+    with EngineClient(str(client._http.base_url), timeout_s=0.1) as impatient, pytest.raises(EngineUnreachable):
+        impatient.complete("tiny", "a")
+    fake.gate.set()
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"null", b'{"data":[{}]}', b'{"data":1}'])
+def test_whatever_else_answers_there_is_no_engine(answer: bytes) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=answer))
+    with EngineClient("http://other", transport=transport) as client:
+        for call in (client.models, client.version, lambda: client.complete("tiny", "a")):
+            with pytest.raises(EngineFailed, match="not as an engine"):
+                call()

@@ -14,6 +14,7 @@ from serving_client.engine.app import create_app
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.errors import ModelUnusable
 from serving_client.engine.model import open_model
+from serving_client.engine.passing_thread import in_passing_thread
 
 GRACE_S = 5
 
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        engine = build_engine(options)
+        engine = in_passing_thread(lambda: build_engine(options))
     except ModelUnusable as error:
         sys.stderr.write(f"{error}\n")
         return 2

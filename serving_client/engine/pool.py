@@ -17,6 +17,7 @@ from serving_client.engine.errors import (
     invalid_input,
     not_found,
 )
+from serving_client.engine.passing_thread import in_passing_thread
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class AdapterPool:
         return adapter
 
     def _read(self, entry: Registered) -> Adapter:
-        return read_adapter(entry.name, Path(entry.path), self._shapes, max_rank=self._max_rank)
+        path = Path(entry.path)
+        return in_passing_thread(lambda: read_adapter(entry.name, path, self._shapes, max_rank=self._max_rank))
 
     def _keep(self, entry: Registered, adapter: Adapter) -> None:
         self._in_memory[entry] = adapter

@@ -1,0 +1,20 @@
+"""Computes away from the generation thread without slowing it down for ever.
+
+OpenMP keeps workers for every living thread that once computed with tensors. As soon as there are more of them than
+cores, all sleep at every barrier instead of spinning, and a decoding step takes two to three times as long. So nothing
+but the generation thread may compute and live on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def in_passing_thread(work: Callable[[], Result]) -> Result:
+    """Runs the work in a thread that ends with it, and waits for it."""
+    with ThreadPoolExecutor(1, thread_name_prefix="passing") as thread:
+        return thread.submit(work).result()

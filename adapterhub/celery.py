@@ -6,7 +6,7 @@ import signal
 import sys
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import beat_embedded_init, worker_process_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 
@@ -16,8 +16,9 @@ app.autodiscover_tasks(["adapterhub.jobs", "registry", "training"])
 
 
 @worker_process_init.connect
+@beat_embedded_init.connect
 def die_with_parent(**_: object) -> None:
-    """A pool process that is busy does not notice that its worker was killed, and would hold the GPU."""
+    """A pool process that is busy, or beat, does not notice that its worker was killed, and would go on without it."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

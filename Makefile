@@ -4,7 +4,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo run test lint install stop bench soak clean-venv
+.PHONY: demo run test soak bench lint install stop
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
@@ -29,7 +29,14 @@ stop:  ## end a running AdapterHub of this data folder
 test: install  ## everything that needs no GPU
 	$(BIN)/python -m pytest
 
-lint: install
+soak: install  ## soak tests in full; date, commit and result go to docs/soak.md
+	@result=failed; $(BIN)/python -m pytest --soak tests/soak && result=passed; \
+	echo "| $$(date -u +%F) | $$(git rev-parse --short HEAD) | $$result |" >> docs/soak.md; test $$result = passed
+
+bench: install  ## the short form of every benchmark
+	$(BIN)/python benchmarks/run_all.py
+
+lint: install  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

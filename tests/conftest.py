@@ -109,3 +109,7 @@ def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
 
 
 pytest_plugins = ["tests.builders"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="soak tests at their full length")

@@ -172,7 +172,11 @@ class RolloutSerializer(serializers.ModelSerializer):
 class NewRolloutSerializer(serializers.Serializer):
     alias = serializers.SlugField()
     candidate = serializers.CharField(help_text="Served name.")
-    steps = StepSerializer(many=True, allow_empty=False)
+    steps = StepSerializer(
+        many=True,
+        allow_empty=False,
+        help_text="The first step's weight is taken at the start; the others are recorded, and taken by set-weight.",
+    )
     reason = serializers.CharField(max_length=2000)
 
 

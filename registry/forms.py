@@ -13,7 +13,13 @@ class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Kept in the audit trail.")
 
 
-class WeightForm(ReasonForm):
+class SteeringForm(ReasonForm):
+    """A verb on what the page showed: refused when somebody has changed the rollout since."""
+
+    expected_generation = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+
+class WeightForm(SteeringForm):
     weight = forms.FloatField(min_value=0, max_value=100, label="Candidate's share in percent")
 
 
@@ -28,3 +34,18 @@ class PromoteForm(ReasonForm):
         aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
         self.fields["alias"].queryset = aliases.exclude(version=version)
         self.order_fields(["alias", "weight", "reason"])
+
+
+class MoveForm(ReasonForm):
+    """Serve another version at once, if the alias still serves the one that the page showed."""
+
+    version = forms.ModelChoiceField(AdapterVersion.objects.none())
+    expected = forms.ModelChoiceField(AdapterVersion.objects.none(), widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, alias: Alias, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter")
+        servable = versions.ready().trained_on(alias.cluster.base_model)
+        self.fields["version"].queryset = servable.exclude(pk=alias.version_id)
+        self.fields["expected"].queryset = versions
+        self.order_fields(["version", "reason", "expected"])

@@ -11,6 +11,7 @@ urlpatterns = [
     path("adapters/<slug:slug>/v<int:number>/", views.version, name="version"),
     path("adapters/<slug:slug>/v<int:number>/promote/", views.promote, name="promote"),
     path("aliases/<slug:name>/", views.alias, name="alias"),
+    path("aliases/<slug:name>/move/", views.move_alias, name="move-alias"),
     path("rollouts/", views.rollouts, name="rollouts"),
     path("rollouts/<uuid:pk>/", views.rollout, name="rollout"),
     path("rollouts/<uuid:pk>/<slug:verb>/", views.move_rollout, name="move-rollout"),

@@ -14,27 +14,27 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import Invalid
-from adapterhub.api.pages import mine, one
+from adapterhub.api.pages import allowed, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.api.state import cluster_state
-from registry.forms import PromoteForm, ReasonForm, WeightForm
+from registry.forms import MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
 from registry.models import Adapter, AdapterVersion, Alias, Cluster, Replica, Rollout
 
 PAGE = 50
-VERBS = {"pause": ReasonForm, "resume": ReasonForm, "set-weight": WeightForm, "promote": ReasonForm,
+VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "promote": SteeringForm,
          "rollback": ReasonForm}  # fmt: skip
 
 
 @login_required
 def overview(request: HttpRequest) -> HttpResponse:
-    """What serves where, what is in progress, what is wrong."""
+    """What serves where, what is in progress, what is wrong; to auditors also what happened."""
     aliases = mine(request, Alias.objects.select_related("version__adapter", "cluster"))
     rollouts = mine(request, Rollout.objects.active(), "alias__project")
     replicas = mine(request, Replica.objects.select_related("cluster"), "cluster__project")
-    events = mine(request, AuditEvent.objects.all())[:12]
+    events = AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:12]
     context = {
-        "aliases": aliases,
+        "page": Paginator(aliases, PAGE).get_page(request.GET.get("page")),
         "rollouts": rollouts.select_related("alias", "stable__adapter", "candidate__adapter"),
         "replicas": replicas,
         "events": events,
@@ -106,15 +106,38 @@ def cleaned(form: Any) -> dict[str, Any]:
     return form.cleaned_data
 
 
+def find_alias(request: HttpRequest, name: str) -> Alias:
+    queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter")
+    return one(request, queryset, name=name)
+
+
 @login_required
 def alias(request: HttpRequest, name: str) -> HttpResponse:
-    shown = one(request, Alias.objects.select_related("project", "cluster", "version__adapter"), name=name)
+    """What it serves, served and is moved by; operators move it here."""
+    shown = find_alias(request, name)
+    rollouts = list(shown.rollouts.select_related("stable__adapter", "candidate__adapter")[:PAGE])
+    initial = {"version": request.GET.get("version"), "expected": shown.version_id}
     context = {
         "alias": shown,
         "moves": shown.moves.select_related("version__adapter")[:PAGE],
-        "rollouts": shown.rollouts.select_related("stable__adapter", "candidate__adapter")[:PAGE],
+        "rollouts": rollouts,
+        "may_operate": Scope.OPERATE in scopes_in(request, shown.project),
+        "active": next((rollout for rollout in rollouts if rollout.is_active), None),
+        "form": MoveForm(alias=shown, initial=initial),
     }
     return render(request, "registry/alias.html", context)
+
+
+@login_required
+@require_POST
+def move_alias(request: HttpRequest, name: str) -> HttpResponse:
+    """Serve another version at once."""
+    shown = find_alias(request, name)
+    require_scope(request, shown.project, Scope.OPERATE)
+    fields = cleaned(MoveForm(request.POST, alias=shown))
+    shown.move(fields["version"], expected=fields["expected"], reason=fields["reason"], by=actor_of(request))
+    messages.success(request, f"{shown} serves {shown.version} now.")
+    return redirect("alias", name=name)
 
 
 @login_required
@@ -142,10 +165,8 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
         "weight_form": WeightForm(initial={"weight": shown.weight}),
         "events": AuditEvent.objects.about(shown),
         "replicas": shown.alias.cluster.replicas.all(),
-        "partial": bool(request.headers.get("HX-Request")),
     }
-    template = "registry/_rollout_state.html" if context["partial"] else "registry/rollout.html"
-    return render(request, template, context)
+    return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, shown.generation)
 
 
 @login_required

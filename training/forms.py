@@ -49,6 +49,15 @@ class RunForm(forms.Form):
                 required=True,
             )
 
+    def clean(self) -> dict[str, Any]:
+        """What is of another project than the adapter is refused by its name."""
+        adapter = self.cleaned_data.get("adapter")
+        for name in ("dataset", "rank_analysis"):
+            chosen = self.cleaned_data.get(name)
+            if adapter and chosen and chosen.project_id != adapter.project_id:
+                self.add_error(name, f"{chosen} is of another project than the adapter.")
+        return self.cleaned_data
+
     def hyperparameters(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in TABLE}
 

@@ -14,4 +14,5 @@ urlpatterns = [
     path("rank-analyses/", views.analyses, name="rank-analyses"),
     path("rank-analyses/new/", views.new_analysis, name="new-rank-analysis"),
     path("rank-analyses/<uuid:pk>/", views.analysis, name="rank-analysis"),
+    path("rank-analyses/<uuid:pk>/cancel/", views.cancel_analysis, name="cancel-rank-analysis"),
 ]

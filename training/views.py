@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -16,33 +15,38 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
-from adapterhub.api.pages import mine, one
-from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
+from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.models import Adapter
 from registry.views import heat_map
 from training.forms import AnalysisForm, BudgetForm, RunForm, UploadForm
 from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models.dataset import scratch
 
 PAGE = 50
 
 
 @login_required
 def datasets(request: HttpRequest) -> HttpResponse:
-    """The list, and the form to upload another."""
-    form = UploadForm(request.POST or None, request.FILES or None, projects=projects_of(request))
+    """The list, and to those who train the form to upload another."""
+    may_train = allowed(request, Scope.TRAIN).filter(archived_at=None)
+    if request.method == "POST":
+        may_train = allowed_somewhere(request, Scope.TRAIN)
+    form = UploadForm(request.POST or None, request.FILES or None, projects=may_train)
     if request.method == "POST" and form.is_valid():
         try:
             return redirect("dataset", pk=upload(request, form.cleaned_data).pk)
         except DomainError as error:
             form.add_error("file", error.detail)
     page = Paginator(mine(request, Dataset.objects.select_related("project")), PAGE).get_page(request.GET.get("page"))
-    return render(request, "training/datasets.html", {"page": page, "form": form}, status=422 if form.errors else 200)
+    context = {"page": page, "form": form, "may_train": may_train.exists()}
+    return render(request, "training/datasets.html", context, status=422 if form.errors else 200)
 
 
 def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
     require_scope(request, fields["project"], Scope.TRAIN)
     file = fields["file"]
-    with tempfile.NamedTemporaryFile(dir=settings.WORK_DIR) as copy:
+    with tempfile.NamedTemporaryFile(dir=scratch()) as copy:
         for chunk in file.chunks():
             copy.write(chunk)
         copy.flush()
@@ -71,7 +75,7 @@ def runs(request: HttpRequest) -> HttpResponse:
 @login_required
 def new_run(request: HttpRequest) -> HttpResponse:
     """The form; a good one queues a run."""
-    projects = projects_of(request)
+    projects = allowed_somewhere(request, Scope.TRAIN)
     initial = {name: request.GET[name] for name in ("adapter", "dataset", "rank_analysis") if name in request.GET}
     form = RunForm(request.POST or None, projects=projects, initial=initial)
     if request.method == "POST" and form.is_valid():
@@ -106,8 +110,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "curve": loss_curve(list(shown.metrics.values_list("step", "values"))),
         "may_train": Scope.TRAIN in scopes_in(request, shown.project),
     }
-    partial = request.headers.get("HX-Request")
-    return render(request, "training/_run_state.html" if partial else "training/run.html", context)
+    return followed(request, "training/run.html", "training/_run_state.html", context, shown.status)
 
 
 WIDTH, HEIGHT, MARGIN = 640, 220, 34
@@ -153,7 +156,7 @@ def analyses(request: HttpRequest) -> HttpResponse:
 @login_required
 def new_analysis(request: HttpRequest) -> HttpResponse:
     """The form; a good one queues an analysis."""
-    form = AnalysisForm(request.POST or None, projects=projects_of(request))
+    form = AnalysisForm(request.POST or None, projects=allowed_somewhere(request, Scope.TRAIN))
     if request.method == "POST" and form.is_valid():
         try:
             return redirect("rank-analysis", pk=analyse(request, form.cleaned_data).pk)
@@ -173,16 +176,26 @@ def analyse(request: HttpRequest, fields: dict[str, Any]) -> RankAnalysis:
 def analysis(request: HttpRequest, pk: str) -> HttpResponse:
     """The plan; with a budget in the query, what that budget would buy, at once."""
     shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
-    form = BudgetForm(request.GET or None)
+    form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
     plan, refusal = shown.plan, ""
     if plan and form.is_valid():
         try:
             plan = shown.reallocate({"uniform_rank": form.cleaned_data["uniform_rank"]})
         except DomainError as error:
             refusal = error.detail
-    context = {"job": shown, "plan": plan, "form": form, "refusal": refusal}
+    may_train = Scope.TRAIN in scopes_in(request, shown.project)
+    context = {"job": shown, "plan": plan, "form": form, "refusal": refusal, "may_train": may_train}
     if plan:
         modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
         context |= {"heat": heat_map({module["name"]: module["rank"] for module in modules}), "modules": modules[:20]}
-    partial = request.headers.get("HX-Request") and not plan
-    return render(request, "training/_job_state.html" if partial else "training/analysis.html", context)
+    return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
+
+
+@login_required
+@require_POST
+def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = one(request, RankAnalysis.objects.select_related("project"), pk=pk)
+    require_scope(request, shown.project, Scope.TRAIN)
+    shown.cancel(by=actor_of(request))
+    messages.success(request, f"The analysis is {shown.status}.")
+    return redirect("rank-analysis", pk=pk)

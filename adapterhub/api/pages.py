@@ -11,7 +11,8 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
-from adapterhub.api.errors import DomainError
+from adapterhub.accounts.models import ROLE_SCOPES, Membership, Project
+from adapterhub.api.errors import DomainError, NotAllowed
 from adapterhub.api.permissions import projects_of
 from adapterhub.api.problems import TITLES
 
@@ -42,6 +43,35 @@ def one(request: HttpRequest, queryset: QuerySet[Any], path: str = "project", **
     return get_object_or_404(mine(request, queryset, path), **identity)
 
 
+def allowed(request: HttpRequest, scope: str) -> QuerySet[Project]:
+    """The projects in which the signed-in user has the scope, each once, archived ones too."""
+    if request.user.is_superuser:
+        return Project.objects.all()
+    roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
+    held = Membership.objects.filter(user_id=request.user.pk, role__in=roles)
+    return Project.objects.filter(pk__in=held.values("project"))
+
+
+def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Project]:
+    """The live ones of `allowed`, for a form to choose from. Raises NotAllowed when there is none."""
+    projects = allowed(request, scope).filter(archived_at=None)
+    if not projects.exists():
+        raise NotAllowed(f"This needs scope '{scope}' in a project: ask one of its admins.", code="scope_missing")
+    return projects
+
+
+def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any], state: object) -> HttpResponse:
+    """The page, or to a poll its moving part. A poll that has `seen` another state reloads the page:
+    other verbs are possible then.
+    """
+    if not request.headers.get("HX-Request"):
+        return render(request, page, context)
+    response = render(request, part, context)
+    if request.GET.get("seen", str(state)) != str(state):
+        response["HX-Refresh"] = "true"
+    return response
+
+
 class DomainErrorsOnPages:
     """Middleware: a refused verb leads back to its page with the reason; nothing that was typed elsewhere is lost."""
 
@@ -57,6 +87,6 @@ class DomainErrorsOnPages:
         back = urlsplit(request.headers.get("Referer", ""))
         if request.method == "POST" and back.netloc == request.get_host():
             messages.error(request, error.detail)
-            return redirect(back.path)
+            return redirect("/" + back.path.lstrip("/"))
         context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
         return render(request, "error.html", context, status=error.status)

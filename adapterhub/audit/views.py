@@ -11,7 +11,7 @@ from django.shortcuts import render
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import NotAllowed
-from adapterhub.api.permissions import projects_of, scopes_in
+from adapterhub.api.pages import allowed
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.audit.tags import Tag
 
@@ -21,7 +21,7 @@ FILTERS = ("tag", "actor_name", "object_type", "object_id")
 @login_required
 def explorer(request: HttpRequest) -> HttpResponse:
     """Events of the projects that the user may audit, and whether their chains hold when asked."""
-    projects = [project for project in projects_of(request) if Scope.AUDIT in scopes_in(request, project)]
+    projects = list(allowed(request, Scope.AUDIT))
     if not projects:
         raise NotAllowed("The audit trail needs the role auditor or admin in a project.")
     wanted = {name: request.GET[name] for name in FILTERS if request.GET.get(name)}

@@ -51,7 +51,7 @@ def test_every_page_shows_in_few_queries(
 ) -> None:
     client.force_login(alice)
     for name, args in world.items():
-        with django_assert_max_num_queries(14):
+        with django_assert_max_num_queries(12):
             response = client.get(reverse(name, args=args))
         assert response.status_code == 200, name
         assert b"<h1>" in response.content

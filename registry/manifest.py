@@ -102,12 +102,16 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def check_tensors(header: dict[str, Any], body_bytes: int) -> dict[str, tuple[int, ...]]:
+def check_tensors(header: Any, body_bytes: int) -> dict[str, tuple[int, ...]]:
     """Offsets must tile the body exactly, and each tensor must be as long as its shape says."""
+    if not isinstance(header, dict):
+        raise TypeError("no object")
     header.pop("__metadata__", None)
     end = 0
     for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"][0]):
         start, stop = tensor["data_offsets"]
+        if not all(type(size) is int for size in tensor["shape"]):
+            raise TypeError("shape")
         if start != end or stop - start != math.prod(tensor["shape"]) * DTYPE_BYTES[tensor["dtype"]]:
             raise ValueError("offsets")
         end = stop

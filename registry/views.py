@@ -197,7 +197,7 @@ def cluster(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CELL, LEFT, TOP = 18, 70, 20
+CELL, LEFT, TOP = 18, 84, 20
 
 
 def heat_map(ranks: dict[str, int]) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def heat_map(ranks: dict[str, int]) -> dict[str, Any]:
         place = {"x": LEFT + layer * CELL, "y": TOP + KINDS.index(kind) * CELL}
         cells.append({**place, "opacity": round(0.08 + 0.92 * rank / most, 2), "title": f"{name}: rank {rank}"})
     layers = 1 + max((int(name.split(".")[2]) for name in ranks), default=0)
-    rows = [{"y": TOP + 13 + number * CELL, "kind": kind} for number, kind in enumerate(KINDS)]
+    rows = [{"x": LEFT - 6, "y": TOP + 13 + number * CELL, "kind": kind} for number, kind in enumerate(KINDS)]
     columns = [{"x": LEFT + layer * CELL + 3, "layer": layer} for layer in range(0, layers, 5)]
     return {"cells": cells, "rows": rows, "columns": columns, "most": most,
             "width": LEFT + layers * CELL + 4, "height": TOP + len(KINDS) * CELL + 4}  # fmt: skip

@@ -113,7 +113,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     return followed(request, "training/run.html", "training/_run_state.html", context, shown.status)
 
 
-WIDTH, HEIGHT, MARGIN = 640, 220, 34
+WIDTH, HEIGHT, MARGIN = 640, 220, 44
 
 
 def loss_curve(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, Any] | None:
@@ -177,14 +177,22 @@ def analysis(request: HttpRequest, pk: str) -> HttpResponse:
     """The plan; with a budget in the query, what that budget would buy, at once."""
     shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
-    plan, refusal = shown.plan, ""
+    plan, refusal, other_budget = shown.plan, "", False
     if plan and form.is_valid():
         try:
             plan = shown.reallocate({"uniform_rank": form.cleaned_data["uniform_rank"]})
+            other_budget = True
         except DomainError as error:
             refusal = error.detail
     may_train = Scope.TRAIN in scopes_in(request, shown.project)
-    context = {"job": shown, "plan": plan, "form": form, "refusal": refusal, "may_train": may_train}
+    context = {
+        "job": shown,
+        "plan": plan,
+        "form": form,
+        "refusal": refusal,
+        "other_budget": other_budget,
+        "may_train": may_train,
+    }
     if plan:
         modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
         context |= {"heat": heat_map({module["name"]: module["rank"] for module in modules}), "modules": modules[:20]}

@@ -19,10 +19,10 @@ TONES = {
 @register.inclusion_tag("components/badge.html")
 def badge(word: object) -> dict[str, str]:
     """A status word with its colour and its shape."""
-    text = str(word)
+    text = str(word).lower().replace("_", " ")
     for tone, (shape, names) in TONES.items():
-        if text.lower().replace("_", " ") in names:
-            return {"tone": tone, "shape": shape, "word": text.replace("_", " ")}
+        if text in names:
+            return {"tone": tone, "shape": shape, "word": text}
     return {"tone": "still", "shape": "•", "word": text}
 
 

@@ -84,6 +84,8 @@ TENSOR = f"base_model.model.{module_name(0, 'q_proj')}.lora_A.weight"
         (b'{"a": 1, "a": 2}', b""),
         (b"[" * 100_000, b""),
         ([], b""),
+        (0, b""),
+        ({TENSOR: {"dtype": "F32", "shape": [4.0, 16], "data_offsets": [0, 256]}}, b"\0" * 256),
     ],
 )
 def test_a_broken_header_is_refused(tmp_path: Path, header: Any, body: bytes) -> None:

@@ -177,26 +177,27 @@ def analysis(request: HttpRequest, pk: str) -> HttpResponse:
     """The plan; with a budget in the query, what that budget would buy, at once."""
     shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
-    plan, refusal, other_budget = shown.plan, "", False
-    if plan and form.is_valid():
-        try:
-            plan = shown.reallocate({"uniform_rank": form.cleaned_data["uniform_rank"]})
-            other_budget = True
-        except DomainError as error:
-            refusal = error.detail
     may_train = Scope.TRAIN in scopes_in(request, shown.project)
-    context = {
-        "job": shown,
-        "plan": plan,
-        "form": form,
-        "refusal": refusal,
-        "other_budget": other_budget,
-        "may_train": may_train,
-    }
-    if plan:
-        modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
-        context |= {"heat": heat_map({module["name"]: module["rank"] for module in modules}), "modules": modules[:20]}
+    context = {"job": shown, "form": form, "may_train": may_train, **planned(shown, form)}
     return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
+
+
+def planned(shown: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
+    """The analysis' plan, or a look at the form's budget; nothing before there is a plan."""
+    if not shown.plan:
+        return {}
+    if not form.is_valid():
+        return drawn(shown.plan)
+    try:
+        return {**drawn(shown.reallocate(dict(form.cleaned_data))), "other_budget": True}
+    except DomainError as error:
+        return {**drawn(shown.plan), "refusal": error.detail}
+
+
+def drawn(plan: dict[str, Any]) -> dict[str, Any]:
+    modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
+    heat = heat_map({module["name"]: module["rank"] for module in modules})
+    return {"plan": plan, "heat": heat, "modules": modules[:20]}
 
 
 @login_required

@@ -14,8 +14,9 @@ from django.test import Client
 from django.urls import reverse
 
 from adapterhub.accounts.models import Membership, Project, User
-from registry.models import Adapter, AdapterVersion, Alias
+from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
+from tests.pages.plans import PLAN
 from training.hyperparameters import TABLE
 from training.models import Dataset, RankAnalysis, TrainingRun
 
@@ -131,3 +132,35 @@ def test_a_refusal_never_leads_to_another_site(
     referer = "http://testserver//elsewhere.example/"
     response = client.post(reverse("promote", args=["dora", 2]), body, headers={"referer": referer})
     assert not response.headers.get("Location", "").startswith("//")
+
+
+def test_another_budget_is_a_look_and_offers_no_training(
+    dataset: Dataset, adapter: Adapter, alice: User, client: Client
+) -> None:
+    analysis = RankAnalysis.launch(
+        project=adapter.project,
+        base_model=adapter.base_model,
+        dataset=dataset,
+        budget={"uniform_rank": 8},
+        by=alice.as_actor(),
+    )
+    RankAnalysis.objects.filter(pk=analysis.pk).update(plan=PLAN)
+    client.force_login(alice)
+    page = reverse("rank-analysis", args=[analysis.pk])
+    assert b"Train with this plan" in client.get(page).content
+    look = client.get(page, {"uniform_rank": 4})
+    assert b"a look at another budget" in look.content
+    assert b"Train with this plan" not in look.content
+
+
+def test_a_verb_on_a_rollout_that_changed_since_is_refused(
+    alias: Alias, candidate: AdapterVersion, alice: User, client: Client
+) -> None:
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=alice.as_actor())
+    rollout.started(by=alice.as_actor())
+    seen = rollout.generation
+    rollout.set_weight(40, reason="faster", by=alice.as_actor())
+    client.force_login(alice)
+    promote = reverse("move-rollout", args=[rollout.pk, "promote"])
+    assert client.post(promote, {"reason": "early", "expected_generation": seen}).status_code == 409
+    assert client.post(promote, {"reason": "seen", "expected_generation": rollout.generation}).status_code == 302

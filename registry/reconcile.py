@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import redis
 from django.conf import settings
 from django.db import connection, transaction
+from django.utils.timezone import now
 
 from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import ApiToken, Scope
@@ -20,7 +21,7 @@ from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.channels import ROUTING_TABLE, valkey, wanted_now
-from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout, RolloutStatus
+from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Replica, Rollout, RolloutStatus
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
 from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, VersionRoute
 
@@ -69,13 +70,17 @@ def reconcile_cluster(cluster: Cluster) -> None:
 
 def wanted_versions(cluster: Cluster) -> Wanted:
     """Served name -> version: what aliases and rollouts need, what a rollback may need, what a router asked for."""
-    versions: list[AdapterVersion] = []
-    for alias in cluster.aliases.select_related("version__adapter"):
-        versions += alias.recent_versions()
-        versions += [rollout.candidate for rollout in alias.rollouts.active().select_related("candidate__adapter")]
-    asked = AdapterVersion.objects.ready().trained_on(cluster.base_model).filter(served_name__in=asked_for())
+    since = now() - settings.ROLLBACK_WINDOW
+    versions = AdapterVersion.objects.select_related("adapter__project")
+    replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
     # What traffic needs comes first: when the slots are full, the rest waits.
-    return {version.served_name: version for version in [*versions, *asked]}
+    in_order = (
+        versions.filter(aliases__cluster=cluster),
+        versions.filter(candidate_of__in=Rollout.objects.active().filter(alias__cluster=cluster)),
+        versions.filter(pk__in=list(replaced)),
+        versions.ready().trained_on(cluster.base_model).filter(served_name__in=asked_for()),
+    )
+    return {version.served_name: version for group in in_order for version in group}
 
 
 def asked_for() -> set[str]:

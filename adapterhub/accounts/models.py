@@ -28,7 +28,7 @@ class User(AbstractUser):
 class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> ProjectQuerySet:
         """The projects that the user is a member of; a superuser sees all."""
-        return self if user.is_superuser else self.filter(memberships__user=user)
+        return self if user.is_superuser else self.filter(pk__in=user.memberships.values("project"))
 
 
 class Project(models.Model):

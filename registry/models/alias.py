@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.db import IntegrityError, models, transaction
+from django.db.models import Window
+from django.db.models.functions import Lead
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
@@ -120,12 +121,12 @@ class Alias(models.Model):
         move = self.moves.filter(at__lte=moment).select_related("version").first()
         return move.version if move else None
 
-    def recent_versions(self) -> list[AdapterVersion]:
-        """What it serves, and what it served within the rollback window: these stay loaded."""
-        since = now() - settings.ROLLBACK_WINDOW
-        replaced = list(self.moves.filter(at__gte=since).select_related("version"))
-        before = self.moves.filter(at__lt=since).select_related("version").first()
-        return [self.version, *(move.version for move in [*replaced, *([before] if before and replaced else [])])]
+
+class AliasMoveQuerySet(models.QuerySet["AliasMove"]):
+    def replaced_since(self, moment: datetime) -> AliasMoveQuerySet:
+        """Moves whose version was served until some time after the moment, and is not any more."""
+        until = Window(Lead("at"), partition_by="alias", order_by=["at", "id"])
+        return self.annotate(until=until).filter(until__gte=moment)
 
 
 class AliasMove(models.Model):
@@ -136,6 +137,8 @@ class AliasMove(models.Model):
     at = models.DateTimeField(default=now)
     actor_name = models.CharField(max_length=200)
     reason = models.TextField(blank=True)
+
+    objects = AliasMoveQuerySet.as_manager()
 
     class Meta:
         ordering = ["-at", "-id"]

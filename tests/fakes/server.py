@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import uvicorn
@@ -37,3 +40,31 @@ def closed_url() -> str:
     """An address where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+class DyingReplica(socketserver.ThreadingTCPServer):
+    """Takes each request and closes its connection without a word, as an engine that crashes on it."""
+
+    requests = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Dying(socketserver.BaseRequestHandler):
+    server: DyingReplica
+
+    def handle(self) -> None:
+        if self.request.recv(65536):
+            self.server.requests += 1
+
+
+@contextmanager
+def dying_replica() -> Iterator[DyingReplica]:
+    with DyingReplica(("127.0.0.1", 0), Dying) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

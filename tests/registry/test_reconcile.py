@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from django.conf import settings
+from django.conf import settings as django_settings
 
 from adapterhub.accounts.models import ApiToken, User
 from adapterhub.audit.models import AuditEvent
 from registry.channels import ROUTING_TABLE, WANTS, valkey
 from registry.models import AdapterVersion, Alias, Replica, Rollout, RolloutStatus
-from registry.reconcile import reconcile
+from registry.reconcile import reconcile, wanted_versions
 from serving_client.routing import RoutingTable
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server
@@ -140,7 +142,7 @@ def test_a_damaged_artifact_is_not_loaded(
     served: Alias, engines: list[tuple[FakeEngine, Server]], make_version: Callable[..., AdapterVersion], alice: User
 ) -> None:
     damaged = make_version(served.version.adapter, seed=99)
-    weights = Path(settings.ARTIFACT_STORE) / damaged.digest[:2] / damaged.digest / "adapter_model.safetensors"
+    weights = Path(django_settings.ARTIFACT_STORE) / damaged.digest[:2] / damaged.digest / "adapter_model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
@@ -188,6 +190,26 @@ def test_the_replaced_version_stays_for_the_rollback_window(
     served.move(candidate, expected=served.version, reason="newer", by=alice.as_actor())
     reconcile()
     assert len(names(engines[0])) == 2
+
+
+def test_after_the_window_the_replaced_version_is_unloaded(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], candidate: AdapterVersion, alice: User, settings: Any
+) -> None:
+    reconcile()
+    served.move(candidate, expected=served.version, reason="newer", by=alice.as_actor())
+    settings.ROLLBACK_WINDOW = timedelta(0)
+    reconcile()
+    assert names(engines[0]) == {candidate.served_name}
+
+
+def test_the_wanted_versions_take_the_same_queries_for_many_aliases(
+    served: Alias, candidate: AdapterVersion, alice: User, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(20):
+        Alias.create(project=served.project, name=f"name-{number}", cluster=served.cluster, version=candidate,
+                     policy={}, by=alice.as_actor())  # fmt: skip
+    with django_assert_max_num_queries(5):
+        assert set(wanted_versions(served.cluster)) == {served.version.served_name, candidate.served_name}
 
 
 def test_tokens_travel_as_hashes_and_only_for_inference(served: Alias, engines: object) -> None:

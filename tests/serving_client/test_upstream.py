@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes.engine import CORE_DIED, error
 from tests.fakes.routing import INFER, STABLE, make_table
-from tests.fakes.server import closed_url
+from tests.fakes.server import closed_url, dying_replica
 from tests.fakes.stage import Engine, Router
 from tests.waiting import wait_until
 
@@ -60,6 +60,15 @@ def test_a_request_that_breaks_a_replica_is_not_sent_to_the_next(router: Router,
     router.publish(make_table(*(replica.url for replica in replicas), generation=2))
     assert router.complete().status_code == 502
     assert sum(len(replica.fake.received) for replica in replicas) == 1
+
+
+def test_a_request_that_kills_a_replica_is_not_sent_to_the_next(router: Router) -> None:
+    with dying_replica() as one, dying_replica() as other:
+        router.publish(make_table(one.url, other.url, generation=2))
+        answer = router.complete()
+        assert (answer.status_code, one.requests + other.requests) == (502, 1)
+    assert answer.headers["x-adapter-version"] == STABLE
+    assert router.reported()[0]["status"] == 502
 
 
 def test_the_engines_refusal_reaches_the_caller(router: Router, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from django.db import models, transaction
 
 from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
+from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus, LeasedJob
@@ -34,6 +35,11 @@ class GpuJob(LeasedJob):
     class Meta(LeasedJob.Meta):
         abstract = True
         ordering = ["-created_at"]
+
+    def require_of_project(self, field: str, thing: models.Model | None) -> None:
+        """Raises Invalid when a thing that the job names belongs to another project."""
+        if thing is not None and thing.project_id != self.project_id:
+            raise Invalid(f"There is no such {field} in {self.project}.", field=field, code=f"unknown_{field}")
 
     @property
     def folder(self) -> Path:

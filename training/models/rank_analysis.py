@@ -56,6 +56,7 @@ class RankAnalysis(GpuJob):
     ) -> RankAnalysis:
         """Queue an analysis. Raises Invalid when the budget cannot be met by any ranks in the bounds."""
         analysis = cls(project=project, base_model=base_model, dataset=dataset, created_by=by.user, **fields)
+        analysis.require_of_project("dataset", dataset)
         check_budget(analysis)
         with transaction.atomic():
             analysis.request(Tag.RANK_ANALYSIS_REQUESTED, by=by, after={"budget": analysis.budget})

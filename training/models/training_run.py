@@ -77,6 +77,8 @@ class TrainingRun(GpuJob):
             hyperparameters=with_defaults(hyperparameters or {}),
             created_by=by.user,
         )
+        run.require_of_project("dataset", dataset)
+        run.require_of_project("rank_analysis", rank_analysis)
         with transaction.atomic():
             run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after={"hyperparameters": run.hyperparameters})
         return run

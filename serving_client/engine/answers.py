@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -34,7 +35,7 @@ def joined(deltas: list[Delta]) -> Delta:
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(ABC):
     """Common to all parts of one answer."""
 
     model: str
@@ -65,17 +66,17 @@ class Format:
             "kv_transfer_params": None,
         }
 
+    @abstractmethod
     def whole(self, delta: Delta) -> Json:
         """The body of an answer that is not streamed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
         """The server-sent events for one delta."""
-        raise NotImplementedError
 
+    @abstractmethod
     def usage_chunk(self, completion_tokens: int) -> Json:
         """The last event, for stream_options.include_usage."""
-        raise NotImplementedError
 
 
 class CompletionFormat(Format):

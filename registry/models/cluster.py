@@ -90,7 +90,8 @@ class Replica(models.Model):
         return self.url
 
     def saw(self, loaded: dict[str, str], engine_version: str) -> None:
-        """Keep what the replica reported."""
+        """Keep what the replica reported. One that comes back may take what its predecessor refused."""
+        self.refused = self.refused if self.is_healthy else {}
         self.is_healthy, self.loaded, self.engine_version, self.message = True, loaded, engine_version, ""
         self.seen_at = now()
         self.save()

@@ -130,6 +130,23 @@ def test_a_candidate_that_one_replica_refuses_moves_no_traffic(
     assert AuditEvent.objects.filter(tag="replica:load_refused").count() == 1
 
 
+def test_a_refusal_is_remembered_until_the_replica_comes_back(
+    served: Alias, engines: list[tuple[FakeEngine, Server]]
+) -> None:
+    folder = str(served.version.served_folder())
+    engines[0][0].folders[folder] = 128
+    reconcile()
+    replica = Replica.objects.first()
+    assert served.version.served_name in replica.refused
+    del engines[0][0].folders[folder]
+    reconcile()
+    assert names(engines[0]) == set()
+    replica.refresh_from_db()
+    replica.missed("restarted")
+    reconcile()
+    assert names(engines[0]) == {served.version.served_name}
+
+
 def test_weights_that_answer_nonsense_are_refused_by_the_probe(
     served: Alias, engines: list[tuple[FakeEngine, Server]]
 ) -> None:

@@ -77,13 +77,16 @@ class Upstream:
             self.in_flight[url] -= 1
 
     async def _try(self, url: str, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
-        """None when the connection failed before an answer began."""
+        """None when no connection came about. Raises Refusal 502 when it broke after, 504 after timeout_s."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         try:
             # Written in pieces when large, so that other requests go on meanwhile.
             payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
             return await self._session.post(url + path, data=payload, headers=headers)
-        except aiohttp.ClientError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return None
         except TimeoutError:
             raise Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5) from None
+        except aiohttp.ClientError:
+            # The request may have killed the replica: sent on, it would kill them all.
+            raise Refusal(502, "replica_broke_off", "The replica broke off its answer.", retry_after_s=1) from None

@@ -65,6 +65,8 @@ def dying_replica() -> Iterator[DyingReplica]:
     with DyingReplica(("127.0.0.1", 0), Dying) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

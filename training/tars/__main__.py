@@ -1,4 +1,7 @@
-"""Plan LoRA ranks for a model and a data file: `python -m training.tars --model DIR --data FILE --out plan.json`."""
+"""Plan LoRA ranks for a model and a data file: `python -m training.tars --model DIR --data FILE --out plan.json`.
+
+`python -m training.tars compress` makes a trained adapter smaller instead (training/tars/compress.py).
+"""
 
 from __future__ import annotations
 
@@ -9,44 +12,64 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from training.tars import allocation, data
+from training.tars import allocation, data, presets
 from training.tars.boundary import BadInput, guarded
 from training.tars.events import Events
+from training.tars.heat_map import kind_of, svg
+
+if TYPE_CHECKING:
+    from training.tars.analysis import Analysis
+
+OWN_WORDS = "self"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 2 for bad input, 1 for anything else."""
-    given = parse(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["compress"]:
+        from training.tars.compress import main as compress
+
+        return compress(words[1:])
+    given = parse(words)
     events = Events(given.events)
 
     def work() -> None:
         analysis = run(given, events)
-        write_atomically(given.out, analysis)
-        show(analysis, given.out)
+        written(given, analysis)
+        show(analysis.as_dict(), given.out)
 
     return guarded(events, work)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.tars", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--model", required=True, help="folder of the base model, or its id on a hub")
     parser.add_argument("--data", type=Path, required=True, help="JSONL, Parquet or text of the task")
-    parser.add_argument("--reference", type=Path, help="general text to diverge from; without it, sensitivity alone")
+    parser.add_argument("--reference", help="file of general text to diverge from, or `self`: the model's own words")
     parser.add_argument("--budget", type=budget, default=("uniform", 16), help="uniform:RANK, params:N or bytes:N")
-    parser.add_argument("--preset", choices=allocation.PRESETS, default="seed")
-    for name, value in {"rank-min": 4, "rank-max": 64, "quantum": 4, "samples": 64, "max-length": 256}.items():
+    parser.add_argument("--preset", choices=tuple(presets.PRESETS), default="default")
+    for name, values in presets.CHOICES.items():
+        parser.add_argument(f"--{name}", choices=values, help="instead of the preset's")
+    parser.add_argument("--power", type=float, help="f of the worth sum(sigma ** f), instead of the preset's")
+    parser.add_argument("--rank-min", type=int, help="instead of the preset's")
+    for name, value in {"rank-max": 32, "quantum": 4, "samples": 128, "max-length": 256, "probe-steps": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     for name, value in {"batch-size": 4, "seed": 0, "threads": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument(
+        "--probe-rates", type=rates, default=presets.PROBE_RATES, help="learning rates to try: 2e-3,4e-3"
+    )
+    parser.add_argument("--target-modules", type=words_of, help="last names of modules, as q_proj,v_proj; else all")
     parser.add_argument("--scale", type=float, default=2.0, help="alpha / r of every module")
     parser.add_argument("--events", type=Path, help="append progress as JSON lines")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--heat-map", type=Path, help="write the plan as a picture: an .svg")
+    parser.add_argument("--out", type=Path, required=True, help="plan.json; start values for A stand beside it")
     return parser.parse_args(arguments)
 
 
@@ -57,17 +80,31 @@ def budget(text: str) -> tuple[str, int]:
     return kind, int(value)
 
 
-def run(given: argparse.Namespace, events: Events) -> dict[str, Any]:
+def rates(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < rate < 1 for rate in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of learning rates between 0 and 1, as 2e-3,4e-3")
+    return found
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def run(given: argparse.Namespace, events: Events) -> Analysis:
     """Load, check and analyse. Raises BadInput naming the field."""
-    for name, least in {"samples": 1, "max_length": 2, "batch_size": 1}.items():
+    for name, least in {"samples": 1, "max_length": 2, "batch_size": 1, "probe_steps": 1}.items():
         if getattr(given, name) < least:
             raise BadInput(f"--{name.replace('_', '-')}: must be at least {least}.")
-    if not (given.model / "config.json").is_file():
-        raise BadInput(f"--model: {given.model} is no folder of a model.")
     with named("--data"):
+        presets.settings_of(given.preset, **{name: getattr(given, name) for name in presets.CHOICES})
         rows = data.read_rows(given.data)
     with named("--reference"):
-        reference = data.read_rows(given.reference) if given.reference else None
+        from_file = given.reference and given.reference != OWN_WORDS
+        reference = data.read_rows(Path(given.reference)) if from_file else None
     return analysed(given, rows, reference, events)
 
 
@@ -76,26 +113,35 @@ def named(flag: str) -> Iterator[None]:
     """Turn the library's typed errors into BadInput with the flag: `flag` for what is wrong with the data."""
     try:
         yield
-    except allocation.AllocationError as error:
+    except (allocation.AllocationError, presets.BadSettings) as error:
         raise BadInput(f"--{error.field.replace('_', '-')}: {error}") from None
     except data.DataError as error:
         raise BadInput(f"{flag}: {error}") from None
 
 
-def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> dict[str, Any]:
+def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
     import torch
 
-    from training.tars.analysis import AnalysisConfig, analyze
-    from training.tars.base_model import load_model, load_tokenizer
+    from training.tars.analysis import AnalysisConfig, NoLinearModules, analyze
+    from training.tars.base_model import load_named
+    from training.tars.sample import own_words
+    from training.tars.signals import LossNotFinite
 
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
-    tokenizer, model = load_tokenizer(given.model), load_model(given.model)
-    names = ("preset", "rank_min", "rank_max", "quantum", "scale", "samples", "max_length", "batch_size", "seed")
-    config = AnalysisConfig(*given.budget, **{name: getattr(given, name) for name in names})
+    tokenizer, model = load_named(given.model, "--model")
+    chosen = {name: getattr(given, name) for name in AnalysisConfig.__dataclass_fields__ if hasattr(given, name)}
+    config = AnalysisConfig(*given.budget, **chosen)
+    if given.reference == OWN_WORDS:
+        reference = own_words(model, tokenizer, config)
     with named("--data"), reporter(events) as progress:
-        return analyze(model, tokenizer, rows, reference, config, progress).as_dict()
+        try:
+            return analyze(model, tokenizer, rows, reference, config, progress)
+        except NoLinearModules as error:
+            raise BadInput(f"--target-modules: {error}") from None
+        except LossNotFinite as error:
+            raise BadInput(f"--model: {error}") from None
 
 
 @contextlib.contextmanager
@@ -112,23 +158,44 @@ def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def write_atomically(path: Path, analysis: dict[str, Any]) -> None:
+def written(given: argparse.Namespace, analysis: Analysis) -> None:
+    """The start values first, then the picture, then the plan: whoever sees the plan has all of it."""
+    if analysis.init:
+        from safetensors.torch import save
+
+        atomically(init_path(given.out), save(analysis.init))
+    plan = analysis.as_dict()
+    if given.heat_map:
+        atomically(given.heat_map, svg(plan["modules"], f"LoRA ranks, {plan['parameters']:,} parameters").encode())
+    atomically(given.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
+
+
+def init_path(plan: Path) -> Path:
+    """Where the start values of a plan stand: A (rank_max, in) in float32 by full module name."""
+    return plan.with_name(plan.stem + ".init.safetensors")
+
+
+def atomically(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(analysis, indent=1, allow_nan=False) + "\n")
+    part.write_bytes(content)
     os.replace(part, path)
 
 
-def show(analysis: dict[str, Any], out: Path) -> None:
-    """The ranks by kind of module, and the verdict."""
-    table = Table("module", "ranks (layer by layer)", title=f"{analysis['parameters']:,} parameters")
+def show(plan: dict[str, Any], out: Path) -> None:
+    """The ranks by kind of module, what they cost, and the verdict."""
+    table = Table("module", "ranks (layer by layer)", title=f"{plan['parameters']:,} parameters")
     kinds: dict[str, list[int]] = {}
-    for module in analysis["modules"]:
-        kinds.setdefault(module["name"].rsplit(".", 1)[-1], []).append(module["rank"])
+    for module in plan["modules"]:
+        kinds.setdefault(kind_of(module["name"]), []).append(module["rank"])
     for kind, ranks in kinds.items():
         table.add_row(kind, " ".join(map(str, ranks)))
     console = Console()
     console.print(table)
-    console.print(analysis["verdict_text"])
+    serving = plan["serving"]
+    console.print(f"A slot of vLLM at --max-lora-rank {serving['max_lora_rank']}: {serving['slot_bytes']:,} bytes.")
+    if plan["learning_rate"]:
+        console.print(f"Best learning rate of the probe: {plan['learning_rate']:g}.")
+    console.print(plan["verdict_text"])
     console.print(f"Written to {out}", soft_wrap=True)
 
 

@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.tars import exact
+from training.tars.presets import Settings, is_attention
+
 BYTES_PER_PARAMETER = 2
 # The words of the command line and those of a stored plan mean the same.
 BUDGET_KINDS = {"uniform": "uniform_rank", "params": "parameters", "bytes": "bytes"}
-PRESETS = ("seed", "uniform")
+# The ranks that vLLM's --max-lora-rank takes.
+SLOT_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 Shape = Sequence[int]  # [out, in]
+Quanta = NDArray[np.int64]
 
 
 class AllocationError(ValueError):
@@ -80,48 +85,76 @@ def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
     return value if kind == "parameters" else value // BYTES_PER_PARAMETER
 
 
-def levels(rank_min: int, rank_max: int, quantum: int) -> tuple[int, int]:
-    """The bounds in whole quanta. Raises BadBounds."""
-    if quantum < 1 or rank_min < 0:
-        raise BadBounds(f"quantum is {quantum} and rank_min {rank_min}; they must be at least 1 and 0.")
-    low, high = -(-rank_min // quantum), rank_max // quantum
-    if high < max(low, 1):
-        raise BadBounds(f"No multiple of {quantum} lies between rank_min {rank_min} and rank_max {rank_max}.")
-    return low, high
+@dataclass(frozen=True)
+class Bounds:
+    """Ranks are multiples of `quantum` in [rank_min, rank_max]; a module's smaller side caps its rank."""
+
+    rank_min: int
+    rank_max: int
+    quantum: int
+
+    def of(self, shapes: Sequence[Shape], *, open_to: Sequence[bool]) -> tuple[Quanta, Quanta]:
+        """Least and most whole quanta of every module; one that is not open stays at the least. Raises BadBounds."""
+        if self.quantum < 1 or self.rank_min < 0:
+            raise BadBounds(f"quantum is {self.quantum} and rank_min {self.rank_min}; they must be at least 1 and 0.")
+        low, high = -(-self.rank_min // self.quantum), self.rank_max // self.quantum
+        if high < max(low, 1):
+            raise BadBounds(
+                f"No multiple of {self.quantum} lies between rank_min {self.rank_min} and rank_max {self.rank_max}."
+            )
+        caps = [max(low, min(high, min(shape) // self.quantum)) for shape in shapes]
+        lows = np.full(len(shapes), low, dtype=np.int64)
+        highs = np.asarray([cap if free else low for cap, free in zip(caps, open_to, strict=True)], dtype=np.int64)
+        return lows, highs
 
 
-def check_budget(kind: str, value: int, shapes: Sequence[Shape], rank_min: int, rank_max: int, quantum: int) -> int:
+@dataclass(frozen=True)
+class Problem:
+    """A budget over modules: what a quantum of each costs, and the least and most quanta that it may have."""
+
+    costs: Quanta
+    lows: Quanta
+    highs: Quanta
+    budget: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
+        """`kinds` mlp keeps attention at the least. Raises BadBounds, BudgetTooSmall, BudgetTooLarge."""
+        open_to = [kinds == "all" or not is_attention(name) for name in names]
+        lows, highs = bounds.of(shapes, open_to=open_to)
+        costs = np.asarray([cost(shape) * bounds.quantum for shape in shapes], dtype=np.int64)
+        if budget < (minimum := int(costs @ lows)):
+            raise BudgetTooSmall(budget, minimum)
+        if budget > (maximum := int(costs @ highs)):
+            raise BudgetTooLarge(budget, maximum)
+        return cls(costs, lows, highs, budget)
+
+    @property
+    def spare(self) -> int:
+        """Parameters beyond the least."""
+        return self.budget - int(self.costs @ self.lows)
+
+
+def check_budget(
+    kind: str, value: int, names: Sequence[str], shapes: Sequence[Shape], bounds: Bounds, settings: Settings
+) -> int:
     """The budget in parameters. Raises what an allocation of it would raise."""
     budget = budget_parameters(kind, value, shapes)
-    check_parameters(budget, sum(cost(shape) for shape in shapes), rank_min, rank_max, quantum)
+    Problem.of(names, shapes, budget, bounds, settings.kinds)
     return budget
 
 
-def check_parameters(budget: int, cost_of_a_rank: int, rank_min: int, rank_max: int, quantum: int) -> None:
-    low, high = levels(rank_min, rank_max, quantum)
-    if budget < (minimum := low * quantum * cost_of_a_rank):
-        raise BudgetTooSmall(budget, minimum)
-    if budget > (maximum := high * quantum * cost_of_a_rank):
-        raise BudgetTooLarge(budget, maximum)
+def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
+    """Quanta that maximise sum(score * quanta) within the budget.
 
-
-def allocate_linear(
-    scores: Sequence[float], costs: Sequence[int], budget: int, rank_min: int, rank_max: int, quantum: int
-) -> list[int]:
-    """Ranks that maximise sum(score * rank) with sum(cost * rank) <= budget, in multiples of the quantum.
-
-    An integer programme; the objective is the published one, so most ranks end at a bound.
-    Raises BadScores, BadBounds, BudgetTooSmall, BudgetTooLarge.
+    An integer programme; the objective is the published one, so most ranks end at a bound. Raises BadScores.
     """
-    check_parameters(budget, sum(costs), rank_min, rank_max, quantum)
-    low, high = levels(rank_min, rank_max, quantum)
-    values, weights = normalised(scores, costs), np.asarray(costs, dtype=np.int64)
-    spare = budget // quantum - low * int(weights.sum())
-    steps = solve(values, weights, spare, high - low)
-    return [int(low + step) * quantum for step in steps]
+    values = normalised(scores, problem.costs)
+    steps = solve(values, problem.costs, problem.spare, problem.highs - problem.lows)
+    return [int(low + step) for low, step in zip(problem.lows, steps, strict=True)]
 
 
-def normalised(scores: Sequence[float], costs: Sequence[int]) -> NDArray[np.float64]:
+def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
     """Scores in (0, 1], so that the solver's tolerances fit. Without any signal each parameter is worth the same."""
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all() or (values < 0).any():
@@ -132,15 +165,16 @@ def normalised(scores: Sequence[float], costs: Sequence[int]) -> NDArray[np.floa
     return floored
 
 
-def solve(values: NDArray[np.float64], weights: NDArray[np.int64], capacity: int, most: int) -> NDArray[np.int64]:
+def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
     """Whole steps in [0, most] that maximise values @ steps with weights @ steps <= capacity."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds as Box
+    from scipy.optimize import LinearConstraint, milp
 
     scale = float(weights.mean())
     found = milp(
         -values,
         integrality=np.ones(len(values), dtype=np.int64),
-        bounds=Bounds(0, most),
+        bounds=Box(0, most),
         constraints=LinearConstraint(weights[None, :] / scale, ub=capacity / scale),
         options={"mip_rel_gap": 1e-6, "node_limit": 2000},
     )
@@ -148,9 +182,7 @@ def solve(values: NDArray[np.float64], weights: NDArray[np.int64], capacity: int
     return filled(np.rint(steps).astype(np.int64), values / weights, weights, capacity, most)
 
 
-def filled(
-    steps: NDArray[np.int64], worth: NDArray[np.float64], weights: NDArray[np.int64], capacity: int, most: int
-) -> NDArray[np.int64]:
+def filled(steps: Quanta, worth: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
     """Undo what the solver's tolerance overspent, then spend what is left on the best worth that still fits."""
     order = np.argsort(-worth, kind="stable")
     left = capacity - int(weights @ steps)
@@ -159,28 +191,55 @@ def filled(
             steps[module] -= 1
             left += int(weights[module])
     for module in order:
-        more = min(left // int(weights[module]), most - int(steps[module]))
+        more = min(left // int(weights[module]), int(most[module] - steps[module]))
         steps[module] += more
         left -= int(more * weights[module])
     return steps
 
 
-def allocate_uniform(costs: Sequence[int], budget: int, rank_min: int, rank_max: int, quantum: int) -> list[int]:
-    """The same rank everywhere: the largest multiple of the quantum that the budget buys. Raises as allocate_linear."""
-    check_parameters(budget, sum(costs), rank_min, rank_max, quantum)
-    rank = budget // sum(costs) // quantum * quantum
-    if rank == 0:
-        raise BudgetTooSmall(budget, quantum * sum(costs))
-    return [rank] * len(costs)
+def allocate_uniform(problem: Problem) -> list[int]:
+    """The same quanta everywhere: the most that the budget buys. Raises BudgetTooSmall when that is none."""
+    each = problem.budget // int(problem.costs.sum())
+    if each == 0:
+        raise BudgetTooSmall(problem.budget, int(problem.costs.sum()))
+    return [int(steps) for steps in np.minimum(each, problem.highs)]
 
 
-def allocate(
-    preset: str, scores: Sequence[float], costs: Sequence[int], budget: int, rank_min: int, rank_max: int, quantum: int
-) -> list[int]:
-    """The ranks of a preset: seed or uniform."""
-    if preset == "uniform":
-        return allocate_uniform(costs, budget, rank_min, rank_max, quantum)
-    return allocate_linear(scores, costs, budget, rank_min, rank_max, quantum)
+def allocate_concave(values: exact.Values, problem: Problem) -> tuple[list[int], float]:
+    """(quanta that maximise the sum of `values` within the budget, share of that optimum which greedy misses)."""
+    ranges = list(zip(problem.lows.tolist(), problem.highs.tolist(), strict=True))
+    costs = problem.costs.tolist()
+    best = exact.optimum(values, costs, problem.budget, ranges)
+    gained = [exact.worth(values, steps) for steps in (best, exact.greedy(values, costs, problem.budget, ranges))]
+    return best, round(1 - gained[1] / gained[0], 6) if gained[0] > 0 else 0.0
+
+
+def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds) -> NDArray[np.float64]:
+    """Worth of 0, 1, ... quanta: weight * sum over the leading singular values of sigma ** power."""
+    most = bounds.rank_max // bounds.quantum
+    padded = np.zeros(most * bounds.quantum)
+    kept = np.asarray(spectrum, dtype=np.float64)[: len(padded)]
+    padded[: len(kept)] = kept**power
+    sums: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(padded)[bounds.quantum - 1 :: bounds.quantum]])
+    return weight * sums
+
+
+def allocate(modules: Sequence[Mapping[str, Any]], problem: Problem, bounds: Bounds, settings: Settings) -> Chosen:
+    """Ranks of `modules` ({name, shape, score, weight?, spectrum?}) by the settings' objective."""
+    if settings.objective == "uniform":
+        quanta, gap = allocate_uniform(problem), None
+    elif settings.objective == "linear":
+        quanta, gap = allocate_linear([module["score"] for module in modules], problem), None
+    else:
+        values = [curve(module["spectrum"], module["weight"], settings.power, bounds) for module in modules]
+        quanta, gap = allocate_concave(values, problem)
+    return Chosen([steps * bounds.quantum for steps in quanta], gap)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    ranks: list[int]
+    greedy_gap: float | None
 
 
 def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
@@ -209,26 +268,37 @@ def target_modules(ranks: Mapping[str, int]) -> list[str]:
     return sorted({name if last in left_out else last for name, last in short.items()})
 
 
-def plan_fields(
-    modules: Sequence[dict[str, Any]], preset: str, kind: str, value: int, bounds: Sequence[int], scale: float
-) -> dict[str, Any]:
-    """What a plan says about ranks: modules with `rank`, the pattern's fields, parameters and budget.
+def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int]:
+    """What a slot of vLLM takes: its --max-lora-rank for the highest rank, and bytes in bfloat16.
 
-    `modules` are {name, shape, score, ...}; `bounds` are (rank_min, rank_max, quantum). Raises AllocationError.
+    A slot is sized by that rank for every module of the fleet, so one high rank costs the room of all.
     """
-    costs = [cost(module["shape"]) for module in modules]
-    budget = check_budget(kind, value, [module["shape"] for module in modules], *bounds)
-    ranks = allocate(preset, [module["score"] for module in modules], costs, budget, *bounds)
-    ranked = [{**module, "rank": rank} for module, rank in zip(modules, ranks, strict=True)]
+    size = next((size for size in SLOT_RANKS if size >= max(ranks, default=0)), max(ranks, default=0))
+    return {"max_lora_rank": size, "slot_bytes": size * BYTES_PER_PARAMETER * sum(cost(shape) for shape in shapes)}
+
+
+def plan_fields(
+    modules: Sequence[dict[str, Any]], settings: Settings, kind: str, value: int, bounds: Bounds, scale: float
+) -> dict[str, Any]:
+    """What a plan says about ranks: modules with `rank`, the pattern's fields, parameters, budget and serving cost.
+
+    `modules` are {name, shape, score, ...}. Raises AllocationError.
+    """
+    names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
+    budget = check_budget(kind, value, names, shapes, bounds, settings)
+    chosen = allocate(modules, Problem.of(names, shapes, budget, bounds, settings.kinds), bounds, settings)
+    ranks = chosen.ranks
     return {
-        "modules": ranked,
-        **asdict(patterns({module["name"]: module["rank"] for module in ranked}, scale)),
-        "parameters": sum(price * rank for price, rank in zip(costs, ranks, strict=True)),
+        "modules": [{**module, "rank": rank} for module, rank in zip(modules, ranks, strict=True)],
+        **asdict(patterns(dict(zip(names, ranks, strict=True)), scale)),
+        "parameters": sum(cost(shape) * rank for shape, rank in zip(shapes, ranks, strict=True)),
         "budget": {"kind": BUDGET_KINDS.get(kind, kind), "value": value, "parameters": budget},
+        "serving": serving_cost(shapes, ranks),
+        "greedy_gap": chosen.greedy_gap,
     }
 
 
 def reallocate(plan: Mapping[str, Any], kind: str, value: int) -> dict[str, Any]:
-    """The plan for another budget from the stored scores, with the stored preset, bounds and scale."""
-    bounds = (plan["rank_min"], plan["rank_max"], plan["quantum"])
-    return {**plan, **plan_fields(plan["modules"], plan["preset"], kind, value, bounds, plan["scale"])}
+    """The plan for another budget from the stored signals, with the stored settings, bounds and scale."""
+    bounds = Bounds(plan["rank_min"], plan["rank_max"], plan["quantum"])
+    return {**plan, **plan_fields(plan["modules"], Settings(**plan["settings"]), kind, value, bounds, plan["scale"])}

@@ -36,6 +36,16 @@ def load_model(folder: Path) -> Any:
     return model.to("cuda" if on_gpu() else "cpu")
 
 
+def load_named(model: str, flag: str) -> tuple[Any, Any]:
+    """(tokenizer, model) of a folder or of an id on a hub. Raises BadInput with the flag."""
+    if not (Path(model) / "config.json").is_file() and (Path(model).exists() or model.count("/") != 1):
+        raise BadInput(f"{flag}: {model} is no folder of a model, and no id on a hub (owner/name).")
+    try:
+        return load_tokenizer(Path(model)), load_model(Path(model))
+    except OSError as error:
+        raise BadInput(f"{flag}: {model} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
 def sequences_of(
     path: Path, field: str, tokenizer: Any, max_length: int, choose: Choose = lambda rows: rows
 ) -> list[data.TokenSequence]:

@@ -1,0 +1,53 @@
+"""Runs of any domains and arms, N at a time on one Stack, each to its held-out losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tars.arms import Arm, Loop, Training
+from tars.corpus import Corpus
+from tars.llama import Stack
+
+# Arms in one batch, and the rank that all are padded to: one compiled shape for every run.
+ARMS = 8
+WIDTH = 32
+BATCH = 16
+
+
+@dataclass
+class Run:
+    """One arm on one domain; `key` names it in the results."""
+
+    key: dict[str, Any]
+    domain: str
+    arm: Arm
+
+
+@dataclass
+class Done:
+    """The held-out loss of each block (S,), and the trained adapters by module name."""
+
+    run: Run
+    losses: Tensor
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+
+def together(stack: Stack, corpora: dict[str, Corpus], runs: Sequence[Run], loop: Loop, steps: int = 0) -> list[Done]:
+    """Train at most ARMS runs side by side. Fewer are filled up with copies, so that the shape stays the same."""
+    filled = [runs[index % len(runs)] for index in range(ARMS)]
+    training = Training(stack, [run.arm for run in filled], WIDTH, loop)
+    training.run(batches(corpora, filled), steps or loop.steps)
+    losses = training.evaluate(torch.stack([corpora[run.domain].held_out for run in filled]), BATCH).cpu()
+    return [Done(run, losses[index], {name: (a, b) for name, a, b in training.factors(index)})
+            for index, run in enumerate(runs)]  # fmt: skip
+
+
+def batches(corpora: dict[str, Corpus], runs: Sequence[Run]) -> Iterator[Tensor]:
+    streams = [corpora[run.domain].batches(run.arm.seed, BATCH) for run in runs]
+    while True:
+        yield torch.stack([next(stream) for stream in streams])

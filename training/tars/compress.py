@@ -1,0 +1,204 @@
+"""A trained adapter made smaller: `python -m training.tars compress --adapter DIR --budget uniform:8 --out DIR`.
+
+The update of each module, scale * B A, is cut to its leading singular values; one exact allocation over all modules
+says how many each keeps, so that the least energy is lost for the budget. The interface stays: a PEFT LoRA adapter
+with one effective scale. With --model and --data the loss before and after is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.tars import allocation
+from training.tars.__main__ import atomically, budget, named
+from training.tars.allocation import Bounds
+from training.tars.boundary import BadInput, guarded
+from training.tars.events import Events
+from training.tars.presets import Settings
+
+PREFIX = "base_model.model."
+# Energy: the sum of squares is what a cut of the singular values loses.
+ENERGY = Settings("spectrum", "none", "concave", power=2.0, rank_min=0)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A module's update U diag(s) V', with s descending."""
+
+    left: Tensor  # (out, r)
+    values: Tensor  # (r,)
+    right: Tensor  # (r, in)
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor, scale: float) -> Update:
+        """scale * B A, through the triangles of both factors. (r, in), (out, r)"""
+        (left, upper), (right, lower) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
+        u, values, v = torch.linalg.svd(scale * upper @ lower.T)
+        return cls(left @ u, values, v @ right.T)
+
+    @property
+    def shape(self) -> list[int]:
+        return [self.left.shape[0], self.right.shape[1]]
+
+    def factors(self, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+        """(A, B) of the leading part, both of the same size: scale * B A is the cut update. float32"""
+        root = (self.values[:rank] / scale).sqrt()
+        return (root[:, None] * self.right[:rank]).float(), (self.left[:, :rank] * root).float()
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The smaller adapter: factors by module name, its plan's fields, and the share of energy it keeps."""
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    fields: dict[str, Any]
+    energy: float
+
+
+def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bounds, scale: float) -> Compressed:
+    """The best adapter within the budget. Raises AllocationError."""
+    energies = {name: float(update.values.square().sum()) for name, update in updates.items()}
+    modules: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "shape": update.shape,
+            "score": energies[name],
+            "weight": 1.0,
+            "spectrum": update.values.tolist(),
+        }
+        for name, update in updates.items()
+    ]
+    fields = allocation.plan_fields(modules, ENERGY, kind, value, bounds, scale)
+    ranks = {module["name"]: module["rank"] for module in fields["modules"]}
+    kept = sum(float(update.values[: ranks[name]].square().sum()) for name, update in updates.items())
+    factors = {name: update.factors(ranks[name], scale) for name, update in updates.items() if ranks[name]}
+    return Compressed(factors, fields, kept / (sum(energies.values()) or 1.0))
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
+    """(updates by module name, adapter_config). Raises BadInput when the folder is no plain LoRA adapter."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadInput(f"--adapter: {folder} is no PEFT adapter: {error}") from None
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        raise BadInput("--adapter: only a plain LoRA adapter can be compressed; convert this one to LoRA first.")
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        name, _, side = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".lora_")
+        factors.setdefault(name, {})[side] = tensor
+    scales = {name: scale_of(name, pair, config) for name, pair in factors.items()}
+    return {name: Update.of(pair["A"], pair["B"], scales[name]) for name, pair in sorted(factors.items())}, config
+
+
+def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:
+    """alpha / r of a module as PEFT has it (alpha / sqrt(r) with rsLoRA). Raises BadInput for what is no pair."""
+    if set(pair) != {"A", "B"}:
+        raise BadInput(f"--adapter: {name} has no pair of lora_A and lora_B.")
+    rank = pair["A"].shape[0]
+    alpha = next((value for key, value in (config.get("alpha_pattern") or {}).items() if matches(key, name)),
+                 config["lora_alpha"])  # fmt: skip
+    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
+
+
+def matches(key: str, name: str) -> bool:
+    """As PEFT matches a pattern's key: against the end of the name, from a dot."""
+    import re
+
+    return re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+def write_adapter(found: Compressed, config: Mapping[str, Any], out: Path) -> None:
+    """The two files of the smaller adapter; the folder appears at once."""
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    tensors = {}
+    for name, (a, b) in found.factors.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
+            a.contiguous(),
+            b.contiguous(),
+        )
+    save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+    names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
+    changed = {**config, **{name: found.fields[name] for name in names}, "use_rslora": False}
+    (part / "adapter_config.json").write_text(json.dumps(changed, indent=2, sort_keys=True) + "\n")
+    part.rename(out)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, 2 for bad input, 1 for anything else."""
+    given = parse(arguments)
+    events = Events(given.events)
+    return guarded(events, lambda: run(given, events))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.tars compress", description=__doc__)
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of a PEFT LoRA adapter")
+    parser.add_argument("--budget", type=budget, required=True, help="uniform:RANK, params:N or bytes:N")
+    parser.add_argument("--model", help="base model, to measure the loss before and after")
+    parser.add_argument("--data", type=Path, help="held-out text for that")
+    for name, value in {"rank-min": 0, "rank-max": 512, "quantum": 1, "max-length": 256, "batch-size": 4}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--eval-tokens", type=int, default=4096)
+    parser.add_argument("--events", type=Path, help="append progress as JSON lines")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the smaller adapter; it must not exist")
+    return parser.parse_args(arguments)
+
+
+def run(given: argparse.Namespace, events: Events) -> None:
+    if given.out.exists():
+        raise BadInput(f"--out: {given.out} exists already; remove it, or name another folder.")
+    if bool(given.model) != bool(given.data):
+        raise BadInput("--data: the loss needs both --model and --data; give both or none.")
+    updates, config = read_adapter(given.adapter)
+    # No module can keep more directions than it has.
+    highest = min(given.rank_max, max(len(update.values) for update in updates.values()))
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    with named("--budget"):
+        kind, value = given.budget
+        found = compress(updates, kind, value, Bounds(given.rank_min, highest, given.quantum), scale)
+    before = sum(len(update.values) * sum(update.shape) for update in updates.values())
+    report = {
+        "parameters_before": before,
+        "parameters": found.fields["parameters"],
+        "energy_kept": round(found.energy, 6),
+    }
+    write_adapter(found, config, given.out)
+    if given.model:
+        report |= losses(given, events)
+    atomically(given.out.with_name(given.out.name + ".json"), (json.dumps(report, indent=1) + "\n").encode())
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+
+
+def losses(given: argparse.Namespace, events: Events) -> dict[str, float]:
+    """Held-out loss in nats a token with the adapter as it was and as it is."""
+    from peft import PeftModel
+
+    from training.recipes.evaluation import first_tokens, held_out_loss
+    from training.tars.base_model import load_named, sequences_of
+
+    tokenizer, model = load_named(given.model, "--model")
+    sequences = first_tokens(sequences_of(given.data, "--data", tokenizer, given.max_length), given.eval_tokens)
+    found = {}
+    for when, folder in (("before", given.adapter), ("after", given.out)):
+        adapted: Any = PeftModel.from_pretrained(model, str(folder))
+        measured = held_out_loss(adapted, sequences, tokenizer.pad_token_id)
+        found[f"loss_{when}"], found["tokens"] = measured.loss, measured.tokens
+        events.write("evaluation", when=when, loss=measured.loss, tokens=measured.tokens)
+        model = adapted.unload()
+    return found

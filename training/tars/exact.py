@@ -1,0 +1,83 @@
+"""The exact optimum of a rank budget where a rank is worth less the more there are. numpy only.
+
+    maximise  sum_m V_m(n_m)   subject to   sum_m n_m * w_m <= budget,   low_m <= n_m <= high_m
+
+n in whole quanta, w the parameters of one quantum, V any values. Solved by dynamic programming over the budget in
+units of the weights' greatest common divisor (Bellman's knapsack recursion).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Cells of the table of choices, two bytes each. Shapes with a tiny common divisor are rounded up to larger units.
+MOST_CELLS = 20_000_000
+
+Values = Sequence[NDArray[np.float64]]  # by module: worth of 0, 1, ... high quanta
+Ranges = Sequence[tuple[int, int]]  # by module: least and most quanta
+
+
+def optimum(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
+    """Quanta of each module. Exact while the table has MOST_CELLS at most, else within its unit of the optimum."""
+    unit = unit_of(weights, budget, len(values))
+    costs = [-(-weight // unit) for weight in weights]
+    room = budget // unit - sum(low * price for (low, _), price in zip(ranges, costs, strict=True))
+    if room < 0:
+        return greedy(values, weights, budget, ranges)
+    best, choices = np.zeros(room + 1), []
+    for value, price, (low, high) in zip(values, costs, ranges, strict=True):
+        best, choice = one_more(best, value[low : high + 1], price)
+        choices.append(choice)
+    return [low + step for (low, _), step in zip(ranges, traced(choices, costs, room), strict=True)]
+
+
+def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
+    unit = math.gcd(*weights)
+    return unit * max(1, -(-(budget // unit) * modules // MOST_CELLS))
+
+
+def one_more(
+    best: NDArray[np.float64], value: NDArray[np.float64], price: int
+) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+    """The best worth of every room with one module more, and how many quanta it takes there."""
+    found, choice = best + value[0], np.zeros(len(best), dtype=np.int16)
+    for step in range(1, len(value)):
+        if step * price >= len(best):
+            break
+        offered = best[: len(best) - step * price] + value[step]
+        better = offered > found[step * price :]
+        found[step * price :][better] = offered[better]
+        choice[step * price :][better] = step
+    return found, choice
+
+
+def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int) -> list[int]:
+    steps = []
+    for choice, price in zip(reversed(choices), reversed(costs), strict=True):
+        steps.append(int(choice[room]))
+        room -= steps[-1] * price
+    return steps[::-1]
+
+
+def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
+    """Quantum after quantum to where a parameter gains most: within one quantum of the optimum when V is concave."""
+    steps = [low for low, _ in ranges]
+    left = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))
+    gains = sorted(
+        (-(value[step + 1] - value[step]) / weight, step, module)
+        for module, (value, weight, (low, high)) in enumerate(zip(values, weights, ranges, strict=True))
+        for step in range(low, high)
+    )
+    for loss, step, module in gains:
+        if loss < 0 and steps[module] == step and weights[module] <= left:
+            steps[module] += 1
+            left -= weights[module]
+    return steps
+
+
+def worth(values: Values, steps: Sequence[int]) -> float:
+    return float(sum(value[step] for value, step in zip(values, steps, strict=True)))

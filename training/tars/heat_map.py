@@ -1,0 +1,50 @@
+"""A plan as a picture: layers from left to right, kinds of module from top to bottom, dark where the rank is high."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+CELL, GAP, LEFT, TOP = 18, 2, 110, 28
+
+
+def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
+    """An SVG document of `modules` ({name, rank}); each cell tells its module and rank as a tooltip."""
+    layers = sorted({layer_of(module["name"]) for module in modules})
+    kinds = list(dict.fromkeys(kind_of(module["name"]) for module in modules))
+    most = max((module["rank"] for module in modules), default=0) or 1
+    width, height = LEFT + CELL * len(layers) + GAP, TOP + CELL * len(kinds) + GAP
+    rows = [text(LEFT - 6, TOP + CELL * row + 13, kind, "end") for row, kind in enumerate(kinds)]
+    columns = [text(LEFT + CELL * column + 8, TOP - 6, str(layer), "middle") for column, layer in enumerate(layers)]
+    cells = [cell(module, layers, kinds, most) for module in modules]
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="9" role="img"><title>{escape(title)}</title>'
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
+    )
+    return "\n".join([head, *rows, *columns, *cells, "</svg>\n"])
+
+
+def layer_of(name: str) -> int:
+    """The number in a module's name; 0 where there is none."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
+
+
+def kind_of(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def text(x: int, y: int, content: str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(content)}</text>'
+
+
+def cell(module: Mapping[str, Any], layers: list[int], kinds: list[str], most: int) -> str:
+    x = LEFT + CELL * layers.index(layer_of(module["name"]))
+    y = TOP + CELL * kinds.index(kind_of(module["name"]))
+    shade = round(0.06 + 0.94 * module["rank"] / most, 3) if module["rank"] else 0.0
+    return (
+        f'<rect x="{x}" y="{y}" width="{CELL - GAP}" height="{CELL - GAP}" rx="2" fill="#0b5fad" '
+        f'fill-opacity="{shade}" stroke="#c8ccd2" stroke-width="0.5">'
+        f"<title>{escape(module['name'])}: rank {module['rank']}</title></rect>"
+    )

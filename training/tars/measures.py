@@ -1,0 +1,142 @@
+"""What a pass over data leaves behind for each module: running sums whose size does not depend on the data.
+
+X (T, in) is a module's input, D (T, out) the gradient of its output, G = D'X the gradient of its weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+HALVES = 2
+# More directions than asked for: the error of a sketch falls quickly with a few.
+OVERSAMPLING = 8
+# A channel that never varies has no distribution: its variance counts as this share of the median channel's.
+VARIANCE_FLOOR = 1e-6
+
+
+def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
+    """||D'X||_F^2 of each sequence, by the cheaper of two exact ways. (B, T, in), (B, T, out) -> (B,)
+
+    sum(XX' * DD') never forms G (the ghost norm of Goodfellow, arXiv:1510.01799). Products run in the given dtype.
+    """
+    length, width, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    gradients = gradients.to(inputs.dtype)
+    if length * (width + out) < width * out:
+        products = (inputs @ inputs.mT).float() * (gradients @ gradients.mT).float()
+        return products.sum((1, 2)).double().clamp(min=0)
+    return (gradients.mT @ inputs).float().square().sum((1, 2)).double()
+
+
+@dataclass
+class GradientNorms:
+    """||G||_F^2 of every sequence, in the order of the batches: one number a sequence."""
+
+    squares: list[Tensor] = field(default_factory=list)
+
+    def add(self, inputs: Tensor, gradients: Tensor) -> None:
+        self.squares.append(squared_norms(inputs, gradients))
+
+    def values(self) -> Tensor:
+        """(sequences,), on the CPU. The only transfer, so that no batch waits for one."""
+        return torch.cat(self.squares).cpu()
+
+
+@dataclass
+class GradientSketch:
+    """The leading spectrum of the summed G in one pass, from random projections of both sides.
+
+    Y = G R (out, s) and Z = L G (2s, in); then G ~ Q (L Q)^+ Z with Q an orthonormal basis of Y
+    (Tropp, Yurtsever, Udell and Cevher, arXiv:1609.00048, algorithm 4).
+    """
+
+    right: Tensor  # R: (in, s)
+    left: Tensor  # L: (2s, out)
+    y: Tensor | None = None
+    z: Tensor | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module, rank: int, seed: int) -> GradientSketch:
+        """For the `rank` leading directions of a linear module's gradient."""
+        width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+        size = min(rank + OVERSAMPLING, width, out)
+        return cls(gaussian(width, size, seed), gaussian(out, min(2 * size, out), seed + 1).T)
+
+    def add(self, inputs: Tensor, gradients: Tensor) -> None:
+        """(B, T, in), (B, T, out)"""
+        x, d = inputs.flatten(0, 1), gradients.flatten(0, 1).to(inputs.dtype)
+        self.right, self.left = self.right.to(x), self.left.to(x)
+        y, z = (d.T @ (x @ self.right)).float(), ((self.left @ d.T) @ x).float()
+        self.y = y if self.y is None else self.y.add_(y)
+        self.z = z if self.z is None else self.z.add_(z)
+
+    def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
+        """(singular values (count,), descending; right singular vectors (count, in)), on the CPU; or fewer."""
+        if self.y is None or self.z is None:
+            raise ValueError("No gradients were added.")
+        basis = torch.linalg.qr(self.y.double().cpu())[0]
+        core = torch.linalg.lstsq(self.left.double().cpu() @ basis, self.z.double().cpu(), driver="gelsd").solution
+        values, vectors = torch.linalg.svd(core, full_matrices=False)[1:]
+        return values[:count], vectors[:count]
+
+
+def gaussian(rows: int, columns: int, seed: int) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass
+class OutputMoments:
+    """Sums of outputs and of their squares over the tokens that count, by half of the sample. float64"""
+
+    sums: Tensor | None = None  # (HALVES, out)
+    squares: Tensor | None = None  # (HALVES, out)
+    tokens: Tensor | None = None  # (HALVES,)
+
+    def add(self, output: Tensor, counted: Tensor, half: Tensor) -> None:
+        """Outputs (B, T, out), weights of the tokens (B, T), the half of each sequence (B,)."""
+        wide, weights = output.float(), counted.unsqueeze(1)
+        halves = functional.one_hot(half, HALVES).double().T  # (HALVES, B)
+        found = (
+            halves @ (weights @ wide).squeeze(1).double(),
+            halves @ (weights @ wide.square()).squeeze(1).double(),
+            halves @ counted.double().sum(1),
+        )
+        if self.sums is None or self.squares is None or self.tokens is None:
+            self.sums, self.squares, self.tokens = found
+        else:
+            self.sums, self.squares, self.tokens = self.sums + found[0], self.squares + found[1], self.tokens + found[2]
+
+    def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
+        """(mean, variance) of each channel, over the whole sample or over one half. (out,) each"""
+        if self.sums is None or self.squares is None or self.tokens is None:
+            raise ValueError("No outputs were added.")
+        parts = slice(None) if half is None else slice(half, half + 1)
+        tokens = self.tokens[parts].sum().clamp(min=1)
+        mean = self.sums[parts].sum(0) / tokens
+        return mean, (self.squares[parts].sum(0) / tokens - mean.square()).clamp(min=0)
+
+
+def softmax_divergence(base: Tensor, target: Tensor) -> float:
+    """KL(softmax(base) || softmax(target)) over a module's channels, in nats. (out,), (out,)"""
+    log_base, log_target = base.double().log_softmax(0), target.double().log_softmax(0)
+    return max(0.0, float((log_base.exp() * (log_base - log_target)).sum()))
+
+
+def gaussian_divergence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
+    """KL(first || second) of diagonal Gaussians (mean, variance), in nats, as a mean over channels: widths compare.
+
+    0.5 * (ln(v2 / v1) + (v1 + (m1 - m2)^2) / v2 - 1); variances are floored at VARIANCE_FLOOR of the median.
+    """
+    (mean, variance), (other_mean, other) = first, second
+    floor = VARIANCE_FLOOR * torch.cat((variance, other)).median().clamp(min=1e-12)
+    variance, other = variance.clamp(min=floor), other.clamp(min=floor)
+    terms = (other / variance).log() + (variance + (mean - other_mean).square()) / other - 1
+    return max(0.0, 0.5 * float(terms.mean()))
+
+
+def output_shift(base: Tensor, target: Tensor) -> float:
+    """||target - base|| / ||base|| of a module's mean outputs. (out,), (out,)"""
+    return float((target - base).norm() / base.norm().clamp(min=1e-12))

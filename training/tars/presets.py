@@ -1,0 +1,82 @@
+"""What a preset measures and maximises; every part can be chosen on its own. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+CHOICES = {
+    "sensitivity": ("probe", "spectrum", "grad_norm", "output_shift"),
+    "divergence": ("none", "softmax_mean", "gaussian_diag"),
+    "direction": ("base_target", "target_base"),
+    "objective": ("concave", "linear"),
+    "init": ("none", "gradient"),
+    "kinds": ("all", "mlp"),
+}
+PROBE_RATES = (2e-3, 4e-3, 8e-3)
+# Sensitivities that know the worth of every further rank, not only of a module.
+WITH_SPECTRUM = ("probe", "spectrum")
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "query_key_value"}
+
+
+class BadSettings(ValueError):
+    """A part of the settings is unknown, or two do not go together; `field` is what to change."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`power` is f of the value sum(sigma_i ** power); `kinds` says which modules get ranks above rank_min."""
+
+    sensitivity: str
+    divergence: str
+    objective: str
+    direction: str = "base_target"
+    init: str = "none"
+    kinds: str = "all"
+    power: float = 1.0
+    rank_min: int = 4
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.divergence != "none" or self.sensitivity == "output_shift"
+
+
+PRESETS = {
+    "default": Settings("probe", "none", "concave", init="gradient", kinds="mlp", rank_min=0),
+    "seed": Settings("grad_norm", "softmax_mean", "linear"),
+    "uniform": Settings("none", "none", "uniform"),
+}
+
+
+def settings_of(preset: str, **chosen: Any) -> Settings:
+    """The preset's settings with the chosen parts in their place; None keeps the preset's. Raises BadSettings."""
+    if preset not in PRESETS:
+        raise BadSettings("preset", f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}.")
+    given = {name: value for name, value in chosen.items() if value is not None}
+    known = {field.name for field in fields(Settings)}
+    for name, value in given.items():
+        if name not in known:
+            raise BadSettings(name, f"{name} is no setting of an analysis.")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise BadSettings(name, f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
+    if preset == "uniform" and set(given) - {"rank_min"}:
+        raise BadSettings(min(given), "The uniform preset measures nothing: leave the other settings out.")
+    return consistent(replace(PRESETS[preset], **given))
+
+
+def consistent(settings: Settings) -> Settings:
+    if settings.objective == "concave" and settings.sensitivity not in WITH_SPECTRUM:
+        raise BadSettings(
+            "objective", f"A concave objective needs a spectrum: set sensitivity to {' or '.join(WITH_SPECTRUM)}, "
+            "or objective to linear.",
+        )  # fmt: skip
+    return settings
+
+
+def is_attention(name: str) -> bool:
+    """Whether a module is a projection of an attention block, by its full or last name."""
+    return any("attn" in part or "attention" in part or part in ATTENTION for part in name.split("."))

@@ -1,0 +1,107 @@
+"""A probe: a few real LoRA steps at one rank everywhere, and how much of an update each module asked for.
+
+Under Adam the size of an update does not follow the size of the gradient; what a module does with its first steps says
+far better where ranks will be needed (docs/benchmarks.md, tars_signals). The base model is left untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.tars.signals import Batch, LossNotFinite, frozen, loss_by_sequence
+
+# Steps over which the learning rate rises to its value.
+WARMUP = 3
+# Losses at the end of a probe that are averaged to compare rates.
+TAIL = 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`spectra` are the singular values of B A by module, descending; `losses` one a step, in nats."""
+
+    rate: float
+    losses: list[float]
+    spectra: dict[str, list[float]]
+
+    @property
+    def reached(self) -> float:
+        """Loss at the end; infinite when the rate was too high for the model."""
+        tail = self.losses[-TAIL:]
+        found = sum(tail) / len(tail)
+        return found if math.isfinite(found) else math.inf
+
+
+@dataclass
+class Factors:
+    """A module's adapter. A (r, in), B (out, r), float32"""
+
+    a: Tensor
+    b: Tensor
+
+    @classmethod
+    def of(cls, module: nn.Module, rank: int, generator: torch.Generator, device: torch.device) -> Factors:
+        """PEFT's start: A uniform in +-1/sqrt(in), B zero."""
+        width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+        drawn = (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
+        return cls(drawn.to(device).requires_grad_(), torch.zeros(out, rank, device=device).requires_grad_())
+
+    def spectrum(self) -> list[float]:
+        """Singular values of B A, through the triangles of both factors: no (out, in) matrix is formed."""
+        left, right = (torch.linalg.qr(part.detach().double().cpu())[1] for part in (self.b, self.a.T))
+        return [round(float(value), 6) for value in torch.linalg.svdvals(left @ right.T)]
+
+
+def probe(
+    model: nn.Module, modules: dict[str, nn.Module], batches: Sequence[Batch], *, steps: int, rank: int, rate: float,
+    scale: float, seed: int, done: Callable[[], None] = lambda: None,
+) -> Probe:  # fmt: skip
+    """Train `steps` batches, again from the first when they run out. Raises LossNotFinite at the first step."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    factors = {name: Factors.of(module, rank, generator, device) for name, module in modules.items()}
+    parameters = [part for pair in factors.values() for part in (pair.a, pair.b)]
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    losses = []
+    with frozen(model), adapted(modules, factors, scale):
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / WARMUP)
+            losses.append(one_step(model, batches[step % len(batches)], optimiser, parameters))
+            done()
+    if not math.isfinite(losses[0]):
+        raise LossNotFinite
+    return Probe(rate, losses, {name: pair.spectrum() for name, pair in factors.items()})
+
+
+def one_step(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, parameters: list[Tensor]) -> float:
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    loss = loss_by_sequence(logits, batch.labels).mean()
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    return float(loss.detach())
+
+
+@contextlib.contextmanager
+def adapted(modules: dict[str, nn.Module], factors: dict[str, Factors], scale: float) -> Iterator[None]:
+    """Every module's output plus scale * B A x, until the end."""
+    with contextlib.ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_hook(adding(factors[name], scale)).remove)
+        yield
+
+
+def adding(pair: Factors, scale: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        return output + scale * (x @ pair.a.to(x.dtype).T) @ pair.b.to(x.dtype).T
+
+    return add

@@ -1,0 +1,69 @@
+"""The sequences that an analysis reads: rows of the task, and of general text to diverge from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from training.tars import data
+from training.tars.data import Row, TokenSequence
+from training.tars.signals import Batch, batch_of
+
+if TYPE_CHECKING:
+    from training.tars.analysis import AnalysisConfig
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token sequences; a sequence's half is the parity of its place."""
+
+    target: list[TokenSequence]
+    base: list[TokenSequence]
+    pad: int
+    device: torch.device
+    batch_size: int
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, tokenizer: Any, rows: Sequence[Row], reference: Sequence[Row] | None,
+        config: AnalysisConfig,
+    ) -> Sample:  # fmt: skip
+        """Raises DataError."""
+        # Padding is masked everywhere, so any token will do.
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        target = drawn(rows, tokenizer, config)
+        base = drawn(reference, tokenizer, config) if reference else []
+        return cls(target, base, pad, next(model.parameters()).device, config.batch_size)
+
+    def shuffled(self, half: int) -> list[Batch]:
+        """The half's sequences in batches, in the sample's own random order."""
+        places = [place for place in range(len(self.target)) if place % 2 == half] or [0]
+        starts = range(0, len(places), self.batch_size)
+        return [batch_of(self.target, places[at : at + self.batch_size], self.pad, self.device) for at in starts]
+
+
+def drawn(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
+    sequences = data.tokenised(data.sample(rows, config.samples, config.seed), tokenizer, config.max_length)
+    if not sequences:
+        raise data.DataError("No row has a completion within max_length tokens: raise max_length.")
+    return sequences
+
+
+def own_words(model: Any, tokenizer: Any, config: AnalysisConfig) -> list[Row]:
+    """Text that the base model writes by itself, as a reference: sampled from the start of a text, seeded."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    torch.manual_seed(config.seed)
+    written: list[Row] = []
+    while len(written) < config.samples:
+        count = min(config.batch_size, config.samples - len(written))
+        starts = torch.full((count, 1), first, device=model.device)
+        ids = model.generate(
+            starts, attention_mask=torch.ones_like(starts), do_sample=True, max_new_tokens=config.max_length - 1,
+            pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        written += [{"text": text or " "} for text in tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)]
+    return written

@@ -1,0 +1,260 @@
+"""From a model and a sample to what every module is worth: the passes that the settings ask for, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from training.tars import measures, signals
+from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
+from training.tars.presets import Settings, is_attention
+from training.tars.probe import Probe, probe
+from training.tars.sample import Sample
+from training.tars.signals import Watch, Watched
+
+if TYPE_CHECKING:
+    from training.tars.analysis import AnalysisConfig
+
+# A batch with its backward pass counts in the progress as two without.
+BACKWARD_WEIGHT = 2
+# PEFT draws A uniform in +-1/sqrt(in): its rows have this length, and start values keep it.
+ROW_LENGTH = 3**-0.5
+PARTS = (None, *range(HALVES))
+
+ByModule = dict[str, float | None]
+
+
+@dataclass
+class Scores:
+    """Signals by module name. `halves` are the scores of the two halves of the sample."""
+
+    sensitivity: ByModule
+    divergence: ByModule
+    weight: dict[str, float]
+    score: dict[str, float]
+    spectrum: dict[str, list[float]] = field(default_factory=dict)
+    halves: list[list[float]] = field(default_factory=list)
+    init: dict[str, Tensor] = field(default_factory=dict)
+    probes: list[Probe] = field(default_factory=list)
+    sequences: int = 0
+
+    @classmethod
+    def none(cls, modules: Iterable[str]) -> Scores:
+        """Of a preset that measures nothing."""
+        names = list(modules)
+        return cls(dict.fromkeys(names), dict.fromkeys(names), dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
+
+    @property
+    def divergence_used(self) -> bool:
+        return any(value is not None for value in self.divergence.values())
+
+    @property
+    def learning_rate(self) -> float | None:
+        return min(self.probes, key=lambda tried: tried.reached).rate if self.probes else None
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The stored signals of a module: enough to plan for another budget."""
+        found = {"sensitivity": self.sensitivity[name], "divergence": self.divergence[name], "score": self.score[name]}
+        return found | ({"weight": self.weight[name], "spectrum": self.spectrum[name]} if self.spectrum else {})
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Modules that were not measured: a rank is worth nothing there."""
+        for name in names:
+            self.sensitivity[name] = self.divergence[name] = None
+            self.weight[name] = self.score[name] = 0.0
+            if self.spectrum:
+                self.spectrum[name] = []
+
+    def stability(self) -> float | None:
+        return spearman(*self.halves) if self.halves else None
+
+
+@dataclass
+class Steps:
+    """Progress over all passes."""
+
+    total: int
+    report: Callable[[int, int], None]
+    done: int = 0
+
+    def advance(self, weight: int) -> None:
+        self.done += weight
+        self.report(self.done, self.total)
+
+
+def measure(
+    model: nn.Module, modules: dict[str, nn.Module], sample: Sample, settings: Settings, config: AnalysisConfig,
+    progress: Callable[[int, int], None],
+) -> Scores:  # fmt: skip
+    """One pass over the target data, one over the reference where the settings weigh it, and the probe's steps."""
+    probing = settings.sensitivity == "probe"
+    left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]
+    modules = {name: module for name, module in modules.items() if name not in left_out}
+    target = Watched({name: watch_of(module, name, settings, config) for name, module in modules.items()})
+    base = Watched({name: Watch(moments=OutputMoments()) for name in modules})
+    reads_base = bool(sample.base) and settings.needs_reference
+    reads_target = any(watch.gradients or watch.moments for watch in target.modules.values())
+    sizes = [-(-len(part) // sample.batch_size) for part in (sample.target, sample.base)]
+    rounds = (len(config.probe_rates) + 1) * config.probe_steps if probing else 0
+    steps = Steps(BACKWARD_WEIGHT * (reads_target * sizes[0] + rounds) + reads_base * sizes[1], progress)
+    if reads_target:
+        read(model, modules, target, sample.target, sample, steps, BACKWARD_WEIGHT)
+    if reads_base:
+        read(model, modules, base, sample.base, sample, steps, 1)
+    probes = probed(model, modules, sample, config, steps) if probing else []
+    found = scored(target, base if reads_base else None, probes, settings, config, len(sample.target))
+    found.leave_out(left_out)
+    return found
+
+
+def watch_of(module: nn.Module, name: str, settings: Settings, config: AnalysisConfig) -> Watch:
+    sketched = settings.sensitivity == "spectrum" or settings.init == "gradient"
+    return Watch(
+        norms=GradientNorms() if settings.sensitivity in ("grad_norm", "spectrum") else None,
+        sketch=GradientSketch.of(module, config.rank_max, config.seed) if sketched else None,
+        moments=OutputMoments() if settings.needs_reference else None,
+    )
+
+
+def read(
+    model: nn.Module, modules: dict[str, nn.Module], watched: Watched, sequences: list[Any], sample: Sample,
+    steps: Steps, weight: int,
+) -> None:  # fmt: skip
+    source = signals.batches(sequences, sample.batch_size, sample.pad, sample.device)
+    for _ in signals.stream(model, modules, watched, source):
+        steps.advance(weight)
+
+
+def probed(
+    model: nn.Module, modules: dict[str, nn.Module], sample: Sample, config: AnalysisConfig, steps: Steps
+) -> list[Probe]:
+    """Every rate on the first half of the sample, then the best on the second; the last two are the best's."""
+
+    def on_half(half: int, rate: float) -> Probe:
+        return probe(
+            model, modules, sample.shuffled(half), steps=config.probe_steps, rank=config.rank_max, rate=rate,
+            scale=config.scale, seed=config.seed, done=lambda: steps.advance(BACKWARD_WEIGHT),
+        )  # fmt: skip
+
+    tried = [on_half(0, rate) for rate in config.probe_rates]
+    best = min(tried, key=lambda found: found.reached)
+    return [*(found for found in tried if found is not best), best, on_half(1, best.rate)]
+
+
+def scored(
+    target: Watched, base: Watched | None, probes: list[Probe], settings: Settings, config: AnalysisConfig,
+    sequences: int,
+) -> Scores:  # fmt: skip
+    """score = sensitivity * weight; the weight is the divergence (linear) or 1 + it over its mean (concave)."""
+    names = list(target.modules)
+    spectra = spectra_of(target, probes, settings, config)
+    halves = torch.tensor(target.halves)
+    sensitivity = {name: sensitivities(target, base, name, probes, spectra, settings, halves) for name in names}
+    divergence = {name: divergences(target, base, name, settings) for name in names}
+    weights = weighted(divergence, settings)
+    score = {name: [s * w for s, w in zip(sensitivity[name], weights[name], strict=True)] for name in names}
+    init = {name: started(watch.sketch, config.rank_max) for name, watch in target.modules.items() if watch.sketch}
+    return Scores(
+        {name: values[0] for name, values in sensitivity.items()},
+        {name: values[0] for name, values in divergence.items()},
+        {name: values[0] for name, values in weights.items()},
+        {name: values[0] for name, values in score.items()},
+        spectra if settings.objective == "concave" else {},
+        [[score[name][1 + half] for name in names] for half in range(HALVES)],
+        init if settings.init == "gradient" else {},
+        probes[:-1],
+        sequences,
+    )
+
+
+def spectra_of(
+    target: Watched, probes: list[Probe], settings: Settings, config: AnalysisConfig
+) -> dict[str, list[float]]:
+    """The mean of the best probe's two halves, or the gradient's leading singular values; else nothing."""
+    if settings.sensitivity == "probe":
+        first, second = (found.spectra for found in probes[-HALVES:])
+        return {name: [round((a + b) / 2, 6) for a, b in zip(first[name], second[name], strict=True)] for name in first}
+    if settings.sensitivity == "spectrum":
+        found = {
+            name: watch.sketch.spectrum(config.rank_max)[0] for name, watch in target.modules.items() if watch.sketch
+        }
+        return {name: [float(f"{value:.6g}") for value in values] for name, values in found.items()}
+    return {}
+
+
+def sensitivities(
+    target: Watched, base: Watched | None, name: str, probes: list[Probe], spectra: dict[str, list[float]],
+    settings: Settings, halves: Tensor,
+) -> list[float]:  # fmt: skip
+    """Of the whole sample and of each half."""
+    watch = target.modules[name]
+    if settings.sensitivity == "probe":
+        parts = [spectra[name], *(found.spectra[name] for found in probes[-HALVES:])]
+        return [sum(value**settings.power for value in part) for part in parts]
+    if watch.norms is not None:
+        squares = watch.norms.values()
+        kept = [squares, *(squares[halves == half] for half in range(HALVES))]
+        found = [float(part.mean().sqrt()) if len(part) else 0.0 for part in kept]
+        # A sketch of each half would double its memory: the halves of a spectrum are told by their norms.
+        whole = sum(value**settings.power for value in spectra[name]) if spectra else found[0]
+        return [whole, *found[1:]]
+    return shifts(watch, base.modules[name] if base else None)
+
+
+def shifts(watch: Watch, base: Watch | None) -> list[float]:
+    if watch.moments is None or base is None or base.moments is None:
+        return [1.0] * len(PARTS)
+    reference = base.moments.of()[0]
+    return [measures.output_shift(reference, watch.moments.of(part)[0]) for part in PARTS]
+
+
+def divergences(target: Watched, base: Watched | None, name: str, settings: Settings) -> list[float | None]:
+    """Of the whole sample and of each half, against the whole reference; None where nothing is weighed."""
+    moments = target.modules[name].moments
+    if base is None or moments is None or settings.divergence == "none":
+        return [None] * len(PARTS)
+    reference = base.modules[name].moments
+    assert reference is not None  # noqa: S101 - every module of the reference pass has moments
+    return [divergence(reference.of(), moments.of(part), settings) for part in PARTS]
+
+
+Moments = tuple[Tensor, Tensor]
+
+
+def divergence(base: Moments, target: Moments, settings: Settings) -> float:
+    first, second = (base, target) if settings.direction == "base_target" else (target, base)
+    if settings.divergence == "gaussian_diag":
+        return measures.gaussian_divergence(first, second)
+    return measures.softmax_divergence(first[0], second[0])
+
+
+def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> dict[str, list[float]]:
+    columns = list(zip(*divergence.values(), strict=True))
+    means = [sum(value or 0.0 for value in column) / len(column) for column in columns]
+
+    def weight(value: float | None, mean: float) -> float:
+        if value is None:
+            return 1.0
+        return value if settings.objective == "linear" else 1.0 + value / (mean or 1.0)
+
+    return {name: [weight(v, m) for v, m in zip(values, means, strict=True)] for name, values in divergence.items()}
+
+
+def started(sketch: GradientSketch, rank: int) -> Tensor:
+    """Start values for A, (rank, in): the gradient's leading input directions, as long as PEFT's random rows."""
+    return (sketch.spectrum(rank)[1] * ROW_LENGTH).float().contiguous()
+
+
+def spearman(first: list[float], second: list[float]) -> float:
+    """Rank correlation; 0 when one side is constant."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    ranks = np.asarray([rankdata(first), rankdata(second)], dtype=np.float64)
+    if (ranks.std(axis=1) == 0).any():
+        return 0.0
+    return round(float(np.asarray(np.corrcoef(ranks))[0, 1]), 6)

@@ -1,4 +1,4 @@
-"""Arms: LoRA, DoRA and AdaLoRA runs that train side by side on a Stack, each with its own ranks, rate, data and seed."""
+"""LoRA and DoRA runs that train side by side on a Stack, each with its own ranks, rate, data and seed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-
 from tars.llama import KINDS, Stack, Weights, module_name
+from torch import Tensor
 
 Ranks = Mapping[str, int]  # by full module name; absent = 0
 Factors = dict[str, Tensor]  # by full module name
@@ -17,28 +16,23 @@ Factors = dict[str, Tensor]  # by full module name
 
 @dataclass
 class Arm:
-    """One run. `a` (r, in) and `b` (out, r) replace the start values; rates of single modules are `rate * factor`."""
+    """One run; `a` (r, in) and `b` (out, r) replace the start values."""
 
     ranks: Ranks
     rate: float
     seed: int
     a: Factors = field(default_factory=dict)
     b: Factors = field(default_factory=dict)
-    rate_factors: Mapping[str, float] = field(default_factory=dict)
     ratio: float = 1.0  # rate of B over rate of A
     method: str = "lora"
-    target_ranks: int = 0  # AdaLoRA: ranks left at the end, all modules together
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Steps of the whole run, of its warm-up, and where AdaLoRA begins and ends to prune."""
+    """Steps of the whole run and of its warm-up."""
 
     steps: int = 120
     warmup: int = 6
-    prune_from: int = 12
-    prune_to: int = 84
-    prune_every: int = 4
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then cosine to zero."""
@@ -62,8 +56,6 @@ def starting(arm: Arm, stack: Stack, width: int) -> tuple[Weights, Weights]:
             a[kind][layer, :rank] = arm.a[name][:rank] if name in arm.a else drawn[:rank]
             if name in arm.b:
                 b[kind][layer, :rank] = arm.b[name][:, :rank].T
-            elif arm.method == "adalora":
-                b[kind][layer, :rank] = 0.02 * torch.randn(rank, out, generator=generator)
     return a, b
 
 
@@ -83,28 +75,29 @@ class Training:
         self.dora = any(arm.method == "dora" for arm in arms)
         self.magnitudes = self.norms() if self.dora else None
         if self.magnitudes is not None:
-            self.add_leaves(list(self.magnitudes.values()), ratio=False)
+            self.add_leaves(list(self.magnitudes.values()), self.where_adapted(self.rates[: len(KINDS)]))
 
     def rates_of_leaves(self, device: torch.device) -> list[Tensor]:
-        """(L, N, 1, 1) for every leaf."""
-        layers = range(len(self.stack.base.layers))
-        rates = []
-        for side in ("a", "b"):
-            for kind in KINDS:
-                table = [
-                    [arm.rate * arm.rate_factors.get(module_name(layer, kind), 1.0) * (arm.ratio if side == "b" else 1.0)
-                     for arm in self.arms] for layer in layers
-                ]  # fmt: skip
-                rates.append(torch.tensor(table, device=device)[:, :, None, None])
-        return rates
+        """(1, N, 1, 1) for every leaf: first those of A, then those of B."""
+        of_a = torch.tensor([arm.rate for arm in self.arms], device=device)[None, :, None, None]
+        of_b = torch.tensor([arm.rate * arm.ratio for arm in self.arms], device=device)[None, :, None, None]
+        return [of_a] * len(KINDS) + [of_b] * len(KINDS)
 
-    def add_leaves(self, leaves: list[Tensor], *, ratio: bool) -> None:
-        for leaf, rate in zip(leaves, self.rates[: len(leaves)], strict=True):
-            leaf.requires_grad_()
-            self.leaves.append(leaf)
+    def add_leaves(self, leaves: list[Tensor], rates: list[Tensor]) -> None:
+        for leaf, rate in zip(leaves, rates, strict=True):
+            self.leaves.append(leaf.requires_grad_())
             self.first.append(torch.zeros_like(leaf))
             self.second.append(torch.zeros_like(leaf))
             self.rates.append(rate)
+
+    def where_adapted(self, rates: list[Tensor]) -> list[Tensor]:
+        """Rates that are zero where an arm has no rank: PEFT leaves such a module out, its magnitude too."""
+        kept = []
+        for kind, rate in zip(KINDS, rates, strict=True):
+            has = [[float(arm.ranks.get(module_name(layer, kind), 0) > 0) for arm in self.arms]
+                   for layer in range(len(self.stack.base.layers))]  # fmt: skip
+            kept.append(rate * torch.tensor(has, device=rate.device)[:, :, None, None])
+        return kept
 
     def norms(self) -> Weights:
         """||W + scale * B A|| of each output channel, without a gradient, as DoRA wants it. (L, N, 1, out) by kind"""
@@ -141,19 +134,19 @@ class Training:
     def clip(self, gradients: list[Tensor]) -> None:
         squares = torch.stack([gradient.square().sum((0, 2, 3)) for gradient in gradients]).sum(0)
         factor = (1.0 / (squares.sqrt() + 1e-6)).clamp(max=1.0)[None, :, None, None]
-        torch._foreach_mul_(gradients, [factor] * len(gradients))  # noqa: SLF001 - the public optimisers use it too
+        torch._foreach_mul_(gradients, [factor] * len(gradients))
 
     def adam(self, gradients: list[Tensor], index: int, beta: float = 0.9, gamma: float = 0.999) -> None:
-        torch._foreach_lerp_(self.first, gradients, 1 - beta)  # noqa: SLF001
-        torch._foreach_mul_(self.second, gamma)  # noqa: SLF001
-        torch._foreach_addcmul_(self.second, gradients, gradients, 1 - gamma)  # noqa: SLF001
-        roots = torch._foreach_sqrt(self.second)  # noqa: SLF001
-        torch._foreach_div_(roots, math.sqrt(1 - gamma ** (index + 1)))  # noqa: SLF001
-        torch._foreach_add_(roots, 1e-8)  # noqa: SLF001
-        moves = torch._foreach_div(self.first, roots)  # noqa: SLF001
-        torch._foreach_mul_(moves, self.rates)  # noqa: SLF001
-        torch._foreach_mul_(moves, -self.loop.rate(index) / (1 - beta ** (index + 1)))  # noqa: SLF001
-        torch._foreach_add_(self.leaves, moves)  # noqa: SLF001
+        torch._foreach_lerp_(self.first, gradients, 1 - beta)
+        torch._foreach_mul_(self.second, gamma)
+        torch._foreach_addcmul_(self.second, gradients, gradients, 1 - gamma)
+        roots = torch._foreach_sqrt(self.second)
+        torch._foreach_div_(roots, math.sqrt(1 - gamma ** (index + 1)))
+        torch._foreach_add_(roots, 1e-8)
+        moves = torch._foreach_div(self.first, roots)
+        torch._foreach_mul_(moves, self.rates)
+        torch._foreach_mul_(moves, -self.loop.rate(index) / (1 - beta ** (index + 1)))
+        torch._foreach_add_(self.leaves, moves)
 
     def run(self, batches: Iterator[Tensor], steps: int) -> list[Tensor]:
         return [self.step(index, next(batches)) for index in range(steps)]

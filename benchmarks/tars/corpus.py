@@ -19,10 +19,11 @@ SPLIT_SEED = 20261123
 
 @dataclass(frozen=True)
 class Corpus:
-    """(S, length + 1) blocks each; the last token of a block is only predicted."""
+    """(S, length + 1) blocks each, the last token of a block only predicted; `documents` are those of `train`."""
 
     train: Tensor
     held_out: Tensor
+    documents: list[str]
 
     def batches(self, seed: int, size: int) -> Iterator[Tensor]:
         """Endless batches, reshuffled every epoch. (size, length + 1)"""
@@ -35,7 +36,7 @@ class Corpus:
 def documents(folder: Path, domain: str) -> list[str]:
     """The documents of DOMAIN.txt or DOMAIN.txt.xz, in an order that the split's seed fixes."""
     path = folder / f"{domain}.txt"
-    text = path.read_text() if path.exists() else lzma.open(folder / f"{domain}.txt.xz", "rt").read()
+    text = path.read_text() if path.exists() else lzma.decompress((folder / f"{domain}.txt.xz").read_bytes()).decode()
     found = [part.strip() for part in text.split("\f") if part.strip()]
     random.Random(SPLIT_SEED).shuffle(found)  # noqa: S311 - a split, no secret
     return found
@@ -43,9 +44,25 @@ def documents(folder: Path, domain: str) -> list[str]:
 
 def load(folder: Path, domain: str, tokenizer: Any, length: int, device: str, most: int = 1_200_000) -> Corpus:
     """Documents joined by the end-of-sequence token and cut into blocks; at most about `most` training tokens."""
-    streams = tokens(documents(folder, domain), tokenizer)
+    texts = documents(folder, domain)
+    streams = Stream(texts, tokenizer)
     held_out = blocks(streams, length, HELD_OUT)
-    return Corpus(blocks(streams, length, most // length).to(device), held_out.to(device))
+    used = streams.taken
+    train = blocks(streams, length, most // length)
+    return Corpus(train.to(device), held_out.to(device), texts[used : streams.taken])
+
+
+class Stream:
+    """Token lists of documents, counting how many were taken."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any) -> None:
+        self.ids = tokens(texts, tokenizer)
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for ids in self.ids:
+            self.taken += 1
+            yield ids
 
 
 def tokens(texts: Sequence[str], tokenizer: Any) -> Iterator[list[int]]:
@@ -54,7 +71,7 @@ def tokens(texts: Sequence[str], tokenizer: Any) -> Iterator[list[int]]:
             yield [*ids, tokenizer.eos_token_id]
 
 
-def blocks(documents_ids: Iterator[list[int]], length: int, count: int) -> Tensor:
+def blocks(documents_ids: Stream, length: int, count: int) -> Tensor:
     """Up to `count` blocks; the document that the last one ends in is used up."""
     stream: list[int] = []
     for ids in documents_ids:

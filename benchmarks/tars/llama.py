@@ -46,10 +46,9 @@ class Base:
         config, layers = model.config, []
         for layer in model.model.layers:
             parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
-            layers.append(
-                {kind: parts[kind].weight.detach() for kind in KINDS}
-                | {"before": layer.input_layernorm.weight.detach(), "after": layer.post_attention_layernorm.weight.detach()}
-            )
+            norms = {"before": layer.input_layernorm.weight, "after": layer.post_attention_layernorm.weight}
+            weights = {kind: parts[kind].weight for kind in KINDS} | norms
+            layers.append({name: weight.detach() for name, weight in weights.items()})
         theta = config.rope_parameters["rope_theta"]
         return cls(layers, model.model.embed_tokens.weight.detach(), model.model.norm.weight.detach(),
                    config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps, theta)  # fmt: skip
@@ -88,7 +87,7 @@ def layer_step(
     heads: int, kv_heads: int, epsilon: float, length: int,
 ) -> Tensor:  # fmt: skip
     """One decoder layer over N arms. (N, M, H) with M = batch * length"""
-    arms, tokens, width = x.shape
+    arms, tokens, _width = x.shape
 
     def project(kind: str, inputs: Tensor) -> Tensor:
         return adapted(inputs, weights[kind], a[kind], b[kind], scale, None if gains is None else gains[kind])

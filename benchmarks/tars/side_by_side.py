@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
+from tars.adalora import AdaTraining
 from tars.arms import Arm, Loop, Training
 from tars.corpus import Corpus
 from tars.llama import Stack
+from torch import Tensor
 
 # Arms in one batch, and the rank that all are padded to: one compiled shape for every run.
 ARMS = 8
@@ -30,21 +30,34 @@ class Run:
 
 @dataclass
 class Done:
-    """The held-out loss of each block (S,), and the trained adapters by module name."""
+    """The held-out loss of each block (S,), the trained factors by module name, and the ranks at the end."""
 
     run: Run
     losses: Tensor
     factors: dict[str, tuple[Tensor, Tensor]]
+    ranks: Ranks
 
 
-def together(stack: Stack, corpora: dict[str, Corpus], runs: Sequence[Run], loop: Loop, steps: int = 0) -> list[Done]:
-    """Train at most ARMS runs side by side. Fewer are filled up with copies, so that the shape stays the same."""
+def together(
+    stack: Stack, corpora: dict[str, Corpus], runs: Sequence[Run], loop: Loop, steps: int | None = None
+) -> list[Done]:
+    """Train at most ARMS runs of one method side by side, all the loop's steps or the first `steps`.
+
+    Fewer are filled up with copies, so that the shape stays the same.
+    """
     filled = [runs[index % len(runs)] for index in range(ARMS)]
-    training = Training(stack, [run.arm for run in filled], WIDTH, loop)
-    training.run(batches(corpora, filled), steps or loop.steps)
+    training = training_of(stack, [run.arm for run in filled], loop)
+    training.run(batches(corpora, filled), loop.steps if steps is None else steps)
     losses = training.evaluate(torch.stack([corpora[run.domain].held_out for run in filled]), BATCH).cpu()
     return [Done(run, losses[index], {name: (a, b) for name, a, b in training.factors(index)})
             for index, run in enumerate(runs)]  # fmt: skip
+
+
+def training_of(stack: Stack, arms: Sequence[Arm], loop: Loop) -> Training:
+    if arms[0].method != "adalora":
+        return Training(stack, arms, WIDTH, loop)
+    # The usual setting: half as many ranks again at the start.
+    return AdaTraining(stack, arms, WIDTH, loop, target=2 * sum(arms[0].ranks.values()) // 3)
 
 
 def batches(corpora: dict[str, Corpus], runs: Sequence[Run]) -> Iterator[Tensor]:

@@ -110,7 +110,7 @@ class Bench:
         started = time.monotonic()
         for done in together(self.stack, self.corpora, runs, self.loop):
             domain = self.domains[done.run.domain]
-            self.keep(done.run.key, done.losses, domain.parameters(dict(done.run.arm.ranks)))
+            self.keep(done.run.key, done.losses, domain.parameters(dict(done.ranks)))
             if done.run.key["arm"] == SOURCE:
                 self.compressed(done, domain)
         say(f"{len(runs)} runs in {time.monotonic() - started:.1f} s")
@@ -130,7 +130,7 @@ class Bench:
             run = Run(done.run.key | {"arm": arm}, domain.name, Arm(ranks, 0.0, done.run.arm.seed, a, b))
             smaller.append(run)
         for cut in together(self.stack, self.corpora, smaller, self.loop, steps=0):
-            self.keep(cut.run.key, cut.losses, domain.parameters(dict(cut.run.arm.ranks)))
+            self.keep(cut.run.key, cut.losses, domain.parameters(dict(cut.ranks)))
 
     def sweep(self, arms: Sequence[str]) -> None:
         """Rates outwards from FIRST_RATES until the best lies inside the swept range, for every arm and domain."""
@@ -190,9 +190,8 @@ def main() -> int:
         bench.final(FINALISTS)
         bench.final([arm for arm in ARMS if arm not in FINALISTS])
     rows = list(Lines(given.lines).rows.values())
-    publish(
-        "tars_quality", [Row(*row) for row in compare.table(rows, given.domains)], None if given.short else given.out
-    )
+    table = [Row(*row) for row in compare.table(rows, given.domains)]
+    publish("tars_quality", table, None if given.short else given.out)
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from tars.arms import Arm, Loop, Training
-from tars.llama import KINDS, Stack, Weights
+from tars.llama import KINDS, Stack, Weights, module_name
 from torch import Tensor
 
 BETA = 0.85
@@ -97,6 +97,10 @@ class AdaTraining(Training):
         least = torch.cat(flat).topk(count).values[-1]
         for kind in KINDS:
             self.kept[kind][:, arm] = (scores[kind][:, arm] >= least) * self.alive[kind][:, arm]
+
+    def ranks(self, arm: int) -> dict[str, int]:
+        left = {kind: (self.kept[kind][:, arm].sum((1, 2))).int().tolist() for kind in KINDS}
+        return {module_name(layer, kind): rank for kind in KINDS for layer, rank in enumerate(left[kind])}
 
     def evaluate(self, ids: Tensor, batch: int) -> Tensor:
         with torch.no_grad():

@@ -158,6 +158,10 @@ class Training:
             parts = [self.stack.losses(part, self.a, self.b, gains).mean(2) for part in ids.split(batch, 1)]
         return torch.cat(parts, 1)
 
+    def ranks(self, arm: int) -> Ranks:
+        """What an arm ends with."""
+        return self.arms[arm].ranks
+
     def factors(self, arm: int) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(name, A (r, in), B (out, r)) of every module of an arm."""
         for kind in KINDS:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tars.adalora import AdaTraining
-from tars.arms import Arm, Loop, Training
+from tars.arms import Arm, Loop, Ranks, Training
 from tars.corpus import Corpus
 from tars.llama import Stack
 from torch import Tensor
@@ -49,8 +49,10 @@ def together(
     training = training_of(stack, [run.arm for run in filled], loop)
     training.run(batches(corpora, filled), loop.steps if steps is None else steps)
     losses = training.evaluate(torch.stack([corpora[run.domain].held_out for run in filled]), BATCH).cpu()
-    return [Done(run, losses[index], {name: (a, b) for name, a, b in training.factors(index)})
-            for index, run in enumerate(runs)]  # fmt: skip
+    return [
+        Done(run, losses[index], {name: (a, b) for name, a, b in training.factors(index)}, training.ranks(index))
+        for index, run in enumerate(runs)
+    ]
 
 
 def training_of(stack: Stack, arms: Sequence[Arm], loop: Loop) -> Training:

@@ -77,10 +77,17 @@ class GradientSketch:
         """(singular values (count,), descending; right singular vectors (count, in)), on the CPU; or fewer."""
         if self.y is None or self.z is None:
             raise ValueError("No gradients were added.")
-        basis = torch.linalg.qr(self.y.double().cpu())[0]
-        core = torch.linalg.lstsq(self.left.double().cpu() @ basis, self.z.double().cpu(), driver="gelsd").solution
-        values, vectors = torch.linalg.svd(core, full_matrices=False)[1:]
-        return values[:count], vectors[:count]
+        basis = torch.linalg.qr(self.y)[0]
+        core = pseudo_inverse(self.left.float() @ basis) @ self.z
+        directions, triangle = torch.linalg.qr(core.T)
+        values, vectors = torch.linalg.svd(triangle.T.double().cpu(), full_matrices=False)[1:]
+        return values[:count], (vectors[:count].to(directions) @ directions.T).double().cpu()
+
+
+def pseudo_inverse(tall: Tensor) -> Tensor:
+    """(m, n) with m >= n -> (n, m). Only the small triangle leaves the device; directions of no weight are dropped."""
+    orthogonal, triangle = torch.linalg.qr(tall)
+    return torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6).to(orthogonal) @ orthogonal.T
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:

@@ -1,0 +1,234 @@
+"""What an analysis costs against a plain LoRA pass over the same tokens, and against the algorithm as published.
+
+    python benchmarks/tars_cost.py --model DIR --out benchmarks/results/tars_cost.json      # SmolLM2 on this CPU
+    python benchmarks/tars_cost.py --device cuda                                            # random Llama, 8B shape
+
+Each variant runs in a process of its own, so that its peak is its own. Memory is what comes on top of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from report import Row, publish
+
+SHAPES = {
+    "cuda": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+             "num_key_value_heads": 8, "vocab_size": 128256},
+    "short": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "vocab_size": 512},
+}  # fmt: skip
+# Sequences of the task and as many of the reference, tokens of each, and sequences at a time.
+SIZES = {"cuda": (8, 512, 1), "cpu": (32, 128, 1), "short": (8, 32, 1)}
+OURS = ("seed", "spectrum", "default")
+VARIANTS = ("plain", *OURS, "published")
+TIME_GOAL, MEMORY_GOAL, PUBLISHED_GOAL = 1 / 1.6, 1 / 1.1, 10.0
+
+
+def main() -> int:
+    given = parse()
+    if given.variant:
+        sys.stdout.write(json.dumps(measured(given)) + "\n")
+        return 0
+    found = {variant: in_process(given, variant) for variant in VARIANTS}
+    publish("tars_cost", rows(found, given.kind), given.out)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M; without it a random Llama")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--short", action="store_true", help="a tiny random Llama")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    given.kind = given.device if given.device == "cuda" else "cpu" if given.model else "short"
+    return given
+
+
+def in_process(given: argparse.Namespace, variant: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--variant", variant, "--device", given.device]
+    command += ["--model", str(given.model)] if given.model else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    sys.stdout.write(f"{variant}: {found['seconds']:.2f} s, {found['mib']:.0f} MiB on top of the weights\n")
+    return found
+
+
+def rows(found: dict[str, dict[str, float]], kind: str) -> list[Row]:
+    plain, published, made = found["plain"], found["published"], []
+    for variant in OURS:
+        ours = found[variant]
+        # The probe is several passes over the sample, and says so: it has no goal of its own.
+        goal = None if variant == "default" else TIME_GOAL
+        times = (f"{kind}: {variant}, seconds against a LoRA pass", ours["seconds"], plain["seconds"])
+        memory = (f"{kind}: {variant}, MiB with weights against a LoRA pass", ours["peak"], plain["peak"])
+        less = (f"{kind}: {variant}, MiB beyond the weights against as published", ours["mib"], published["mib"])
+        for (what, mine, peer), least in ((times, goal), (memory, MEMORY_GOAL), (less, PUBLISHED_GOAL)):
+            made.append(Row(what, round(mine, 3), round(peer, 3), round(peer / mine, 3), least and round(least, 3)))
+    return made
+
+
+def measured(given: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the variant after a warm-up, its peak memory, and what of that is not weights. MiB"""
+    import torch
+
+    model = model_of(given).to(given.device).eval()
+    torch.manual_seed(0)
+    count, length, batch = SIZES[given.kind]
+    data = [torch.randint(0, model.config.vocab_size, (count, length)) for _ in range(2)]
+    work = WORK[given.variant]
+    weights = memory(given.device)
+    if given.device == "cuda":
+        work(model, [part[:1] for part in data], batch)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    work(model, data, batch)
+    if given.device == "cuda":
+        torch.cuda.synchronize()
+    seconds, peak = time.perf_counter() - started, memory(given.device, peak=True)
+    return {"seconds": seconds, "peak": peak, "mib": peak - weights}
+
+
+def memory(device: str, *, peak: bool = False) -> float:
+    """MiB: of the GPU's allocator, or resident."""
+    import torch
+
+    if device == "cuda":
+        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**20
+    if peak:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def model_of(given: argparse.Namespace) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    if given.model:
+        return AutoModelForCausalLM.from_pretrained(str(given.model), dtype=torch.float32)
+    torch.set_default_dtype(torch.bfloat16 if given.device == "cuda" else torch.float32)
+    with torch.device(given.device):
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES[given.kind]))
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+class Numbers:
+    """A tokenizer of rows that are already token ids."""
+
+    pad_token_id, eos_token_id, chat_template = 0, None, None
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def plain(model: Any, data: list[Any], batch: int) -> None:
+    """Forward and backward of a LoRA of rank 16 on every linear module, without an optimiser."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapted = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=targets))
+    for ids in data[0].split(batch):
+        part = ids.to(model.device)
+        adapted(input_ids=part, labels=part, use_cache=False).loss.backward()
+    adapted.unload()
+
+
+def ours(preset: str, **settings: Any) -> Callable[[Any, list[Any], int], None]:
+    def work(model: Any, data: list[Any], batch: int) -> None:
+        from training.tars.analysis import AnalysisConfig, analyze
+
+        target, reference = ([{"text": " ".join(map(str, row.tolist()))} for row in part] for part in data)
+        config = AnalysisConfig(
+            budget_value=16, preset=preset, rank_max=32, samples=len(target), max_length=data[0].shape[1],
+            batch_size=batch, **settings,
+        )  # fmt: skip
+        analyze(model, Numbers(), target, reference, config)
+
+    return work
+
+
+def published(model: Any, data: list[Any], batch: int) -> list[int]:
+    """The algorithm of the article, changed only where it could not run.
+
+    It keeps inputs and outputs of every linear layer of both data sets, forms every weight gradient, takes softmaxes
+    of mean outputs, and rounds the solution of a linear programme. Keys are module names on both sides, both sets
+    have one length, and hooks are removed; without that it stops.
+    """
+    import torch
+    from scipy.optimize import linprog
+
+    modules = {name: part for name, part in model.named_modules()
+               if isinstance(part, torch.nn.Linear) and name != "lm_head"}  # fmt: skip
+    divergence = kept_divergences(model, modules, data, batch)
+    model.requires_grad_(True)
+    for ids in data[0].split(batch):
+        part = ids.to(model.device)
+        model(input_ids=part, labels=part, use_cache=False).loss.backward()
+    norms = {name: float(module.weight.grad.float().norm()) for name, module in modules.items()}
+    model.zero_grad(set_to_none=True)
+    model.requires_grad_(False)
+    scores = [norms[name] * divergence[name] for name in modules]
+    costs = [sum(module.weight.shape) for module in modules.values()]
+    solved = linprog([-score for score in scores], A_ub=[costs], b_ub=[16 * sum(costs)], bounds=[(4, 64)] * len(costs))
+    return [round(rank) for rank in solved.x]
+
+
+def kept_divergences(model: Any, modules: dict[str, Any], data: list[Any], batch: int) -> dict[str, float]:
+    import torch
+
+    sides = [kept_activations(model, modules, ids, batch) for ids in data]
+    means = [
+        {
+            name: torch.cat([output for _, output in pairs]).mean(0).float().log_softmax(-1)
+            for name, pairs in side.items()
+        }
+        for side in sides
+    ]
+    target, base = means
+    return {name: float((base[name].exp() * (base[name] - target[name])).sum(-1).mean()) for name in modules}
+
+
+def kept_activations(model: Any, modules: dict[str, Any], ids: Any, batch: int) -> dict[str, list[Any]]:
+    """Input and output of every module for every batch."""
+    import torch
+
+    kept: dict[str, list[Any]] = {name: [] for name in modules}
+
+    def keep(name: str) -> Any:
+        def hook(_module: Any, inputs: Any, output: Any) -> None:
+            kept[name].append((inputs[0].detach().clone(), output.detach().clone()))
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    with torch.no_grad():
+        for part in ids.split(batch):
+            model(input_ids=part.to(model.device), use_cache=False)
+    for handle in hooks:
+        handle.remove()
+    return kept
+
+
+WORK: dict[str, Callable[[Any, list[Any], int], Any]] = {
+    "plain": plain,
+    "seed": ours("seed"),
+    "spectrum": ours("default", sensitivity="spectrum", kinds="all"),
+    "default": ours("default"),
+    "published": published,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

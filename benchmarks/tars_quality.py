@@ -39,7 +39,7 @@ FIRST_RATES = (4e-3, 8e-3)
 SWEEP_SEED = 100
 SEEDS = (1, 2, 3, 4, 5)
 FINALISTS = ("uniform", "mlp", "uniform + init", "mlp + init", "default", "default 0.7", "default 0.5",
-             "default, shuffled", "default, no init", "mlp 0.7 + init", "seed")  # fmt: skip
+             "default, shuffled", "mlp + init + ratio", "mlp 0.7 + init")  # fmt: skip
 COMPRESSED = {"compressed from 2B": 1.0, "compressed from 2B to 0.7": 0.7}
 SOURCE = "mlp 2B"
 CONFIG = AnalysisConfig(
@@ -82,10 +82,11 @@ class Bench:
         model = AutoModelForCausalLM.from_pretrained(str(given.model), dtype=dtype).to(device).eval()
         self.stack = Stack(Base.of(model), SCALE, LENGTH, compiled=device == "cuda")
         self.corpora = {name: corpus.load(given.data, name, tokenizer, LENGTH, device) for name in given.domains}
+        advice = json.loads(given.advice.read_text())
         self.domains: dict[str, Domain] = {}
         for name in given.domains:
             started = time.monotonic()
-            self.domains[name] = analysed(name, model, tokenizer, self.corpora[name], CONFIG)
+            self.domains[name] = analysed(name, model, tokenizer, self.corpora[name], CONFIG, advice)
             say(f"{name}: analysed in {time.monotonic() - started:.1f} s", self.domains[name].default.probes)
 
     @property
@@ -171,6 +172,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of DOMAIN.txt(.xz)")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "tars_quality.json")
     parser.add_argument("--lines", type=Path, default=HERE / "results" / "tars_quality.jsonl")
+    parser.add_argument("--advice", type=Path, default=HERE / "results" / "tars_tune.json", help="of tars_tune.py")
     parser.add_argument("--domains", type=lambda text: text.split(","), default=list(TEST_DOMAINS))
     parser.add_argument("--steps", type=int, default=Loop.steps)
     parser.add_argument("--minutes", type=float, default=1e9, help="start no group of runs after these")

@@ -31,7 +31,7 @@ class Arm:
 class Loop:
     """Steps of the whole run and of its warm-up."""
 
-    steps: int = 120
+    steps: int = 100
     warmup: int = 6
 
     def rate(self, step: int) -> float:

@@ -46,6 +46,7 @@ class Domain:
     seed: Analysis
     eva: tuple[Ranks, dict[str, Tensor]]
     gradient: dict[str, Tensor]
+    ratio: float = 1.0
 
     @property
     def names(self) -> list[str]:
@@ -94,14 +95,19 @@ def shuffled(ranks: Ranks) -> Ranks:
     return moved
 
 
-def analysed(name: str, model: Any, tokenizer: Any, corpus: Corpus, config: AnalysisConfig) -> Domain:
-    """The default and the seed preset's analysis, and EVA's, on the training documents of the domain."""
+def analysed(
+    name: str, model: Any, tokenizer: Any, corpus: Corpus, config: AnalysisConfig, advice: Mapping[str, float]
+) -> Domain:
+    """The default and the seed preset's analysis, and EVA's, on the training documents of the domain.
+
+    `advice` is what the tuning domains said: the default's `power`, and the ratio of B's learning rate to A's.
+    """
     rows = [{"text": text} for text in corpus.documents]
-    default = analyze(model, tokenizer, rows, None, replaced(config, preset="default"))
+    default = analyze(model, tokenizer, rows, None, replaced(config, preset="default", power=advice["power"]))
     seed = analyze(model, tokenizer, rows, read_rows(REFERENCE), replaced(config, preset="seed", init="gradient"))
     sample = corpus.train[: config.samples, :-1]
     base = Base.of(model)
-    return Domain(name, base, default, seed, eva.plan(model, sample, UNIFORM_RANK), seed.init)
+    return Domain(name, base, default, seed, eva.plan(model, sample, UNIFORM_RANK), seed.init, advice["ratio"])
 
 
 def replaced(config: AnalysisConfig, **changes: Any) -> AnalysisConfig:
@@ -113,17 +119,18 @@ ARMS: dict[str, Callable[[Domain], Recipe]] = {
     "uniform 0.85": lambda d: Recipe(d.uniform(0.85)),
     "uniform 0.7": lambda d: Recipe(d.uniform(0.7)),
     "mlp": lambda d: Recipe(d.uniform(1.0, MLP)),
-    "mlp 0.7": lambda d: Recipe(d.uniform(0.7, MLP)),
     "uniform + init": lambda d: Recipe(d.uniform(1.0), d.gradient),
     "mlp + init": lambda d: Recipe(d.uniform(1.0, MLP), d.gradient),
     "mlp 0.7 + init": lambda d: Recipe(d.uniform(0.7, MLP), d.gradient),
+    "mlp + init + ratio": lambda d: Recipe(d.uniform(1.0, MLP), d.gradient, ratio=d.ratio),
+    "uniform + ratio": lambda d: Recipe(d.uniform(1.0), ratio=d.ratio),
     "seed": lambda d: Recipe({m["name"]: m["rank"] for m in d.seed.modules}),
-    "default": lambda d: Recipe(d.planned(1.0), d.gradient),
-    "default 0.85": lambda d: Recipe(d.planned(0.85), d.gradient),
-    "default 0.7": lambda d: Recipe(d.planned(0.7), d.gradient),
-    "default 0.5": lambda d: Recipe(d.planned(0.5), d.gradient),
-    "default, no init": lambda d: Recipe(d.planned(1.0)),
-    "default, shuffled": lambda d: Recipe(shuffled(d.planned(1.0)), d.gradient),
+    "default": lambda d: Recipe(d.planned(1.0), d.gradient, ratio=d.ratio),
+    "default 0.85": lambda d: Recipe(d.planned(0.85), d.gradient, ratio=d.ratio),
+    "default 0.7": lambda d: Recipe(d.planned(0.7), d.gradient, ratio=d.ratio),
+    "default 0.5": lambda d: Recipe(d.planned(0.5), d.gradient, ratio=d.ratio),
+    "default, ranks alone": lambda d: Recipe(d.planned(1.0)),
+    "default, shuffled": lambda d: Recipe(shuffled(d.planned(1.0)), d.gradient, ratio=d.ratio),
     "eva": lambda d: Recipe(*d.eva),
     "dora": lambda d: Recipe(d.uniform(1.0), method="dora"),
     "adalora": lambda d: Recipe(dict.fromkeys(d.names, ADALORA_START), method="adalora"),

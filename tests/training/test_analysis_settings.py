@@ -200,7 +200,9 @@ def test_a_compression_is_queued_shown_and_cancelled(api: APIClient, version: Ad
     outside = APIClient()
     outside.force_authenticate(charlie)
     assert outside.get(f"/api/v1/compressions/{job['id']}/").status_code == 404
-    assert outside.post("/api/v1/adapters/dora/versions/1/compress/", {"budget": {"uniform_rank": 2}}).status_code == 404
+    assert (
+        outside.post("/api/v1/adapters/dora/versions/1/compress/", {"budget": {"uniform_rank": 2}}).status_code == 404
+    )
 
 
 def test_an_archived_version_is_not_compressed(version: AdapterVersion, alice: User) -> None:

@@ -37,7 +37,7 @@ class BudgetTooSmall(AllocationError):
 
 class BudgetTooLarge(AllocationError):
     def __init__(self, budget: int, maximum: int) -> None:
-        super().__init__(f"The budget of {budget:,} parameters is too large: rank_max everywhere takes {maximum:,}.")
+        super().__init__(f"The budget of {budget:,} parameters is too large: these ranks take {maximum:,} at most.")
         self.maximum = maximum
 
 

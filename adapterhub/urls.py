@@ -29,6 +29,8 @@ router.register("responses", registry.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")
 router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")
 router.register("training-runs", training.TrainingRunViewSet, "training-run")
+router.register("compressions", training.CompressionViewSet, "compression")
+router.register(r"adapters/(?P<slug>[-\w]+)/versions", training.VersionCompressionViewSet, "version-compression")
 
 api = [
     path("", include(router.urls)),

@@ -20,6 +20,7 @@ from adapterhub.audit.models import AuditEvent
 from registry.api.state import cluster_state
 from registry.forms import MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
 from registry.models import Adapter, AdapterVersion, Alias, Cluster, Replica, Rollout
+from registry.models.adapter import VersionStatus
 
 PAGE = 50
 VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "promote": SteeringForm,
@@ -68,11 +69,13 @@ def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion
 @login_required
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     shown = find_version(request, slug, number)
-    may_promote = Scope.OPERATE in scopes_in(request, shown.project)
+    scopes = scopes_in(request, shown.project)
     context = {
         "version": shown,
         "aliases": shown.aliases.all(),
-        "form": PromoteForm(version=shown) if may_promote else None,
+        "form": PromoteForm(version=shown) if Scope.OPERATE in scopes else None,
+        "may_compress": Scope.TRAIN in scopes and shown.status == VersionStatus.READY,
+        "less": max(1, shown.max_rank // 2),
         "events": AuditEvent.objects.about(shown),
         "heat": heat_map(shown.ranks),
     }
@@ -208,7 +211,8 @@ def heat_map(ranks: dict[str, int]) -> dict[str, Any]:
         parts = name.split(".")
         layer, kind = int(parts[2]), parts[-1]
         place = {"x": LEFT + layer * CELL, "y": TOP + KINDS.index(kind) * CELL}
-        cells.append({**place, "opacity": round(0.08 + 0.92 * rank / most, 2), "title": f"{name}: rank {rank}"})
+        shade = round(0.08 + 0.92 * rank / most, 2) if rank else 0.03
+        cells.append({**place, "opacity": shade, "title": f"{name}: {f'rank {rank}' if rank else 'left out'}"})
     layers = 1 + max((int(name.split(".")[2]) for name in ranks), default=0)
     rows = [{"x": LEFT - 6, "y": TOP + 13 + number * CELL, "kind": kind} for number, kind in enumerate(KINDS)]
     columns = [{"x": LEFT + layer * CELL + 3, "layer": layer} for layer in range(0, layers, 5)]

@@ -3,5 +3,5 @@ from django.contrib import admin
 from adapterhub.api.admin_base import ReadOnlyAdmin
 from training import models
 
-for model in (models.Dataset, models.RankAnalysis, models.TrainingRun, models.RunMetric):
+for model in (models.Dataset, models.RankAnalysis, models.TrainingRun, models.RunMetric, models.Compression):
     admin.site.register(model, ReadOnlyAdmin)

@@ -10,8 +10,10 @@ from django.db.models import QuerySet
 from adapterhub.accounts.models import Project
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
+from training.analysis_settings import NAMES
 from training.hyperparameters import TABLE
 from training.models import Dataset, RankAnalysis
+from training.tars.presets import CHOICES
 
 
 class UploadForm(forms.Form):
@@ -32,6 +34,16 @@ class RunForm(forms.Form):
     rank_analysis = forms.ModelChoiceField(
         RankAnalysis.objects.none(), required=False, empty_label="none: the same rank everywhere"
     )
+    uniform_rank = forms.IntegerField(
+        min_value=1,
+        max_value=512,
+        required=False,
+        label="Budget of the plan",
+        help_text="As many parameters as this rank everywhere. Empty: the analysis' own budget.",
+    )
+    start_values = forms.BooleanField(
+        required=False, initial=True, help_text="Begin with the analysis' start values, where it has them."
+    )
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -49,6 +61,16 @@ class RunForm(forms.Form):
                 required=True,
             )
 
+    def propose(self, named: str | None) -> None:
+        """Offer the learning rate that the named analysis found best; what is no analysis offers nothing."""
+        try:
+            analysis = self.fields["rank_analysis"].clean(named)
+        except forms.ValidationError:
+            return
+        if analysis and (rate := analysis.plan["learning_rate"]):
+            self.fields["learning_rate"].initial = rate
+            self.fields["learning_rate"].help_text += f" The analysis proposes {rate:g}."
+
     def clean(self) -> dict[str, Any]:
         """What is of another project than the adapter is refused by its name."""
         adapter = self.cleaned_data.get("adapter")
@@ -61,6 +83,30 @@ class RunForm(forms.Form):
     def hyperparameters(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in TABLE}
 
+    def planned(self) -> dict[str, Any]:
+        """What the run takes of its analysis."""
+        rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
+        return {
+            "rank_analysis": self.cleaned_data["rank_analysis"],
+            "budget": {"uniform_rank": rank} if rank else None,
+            "start_values": None if wanted else False,
+        }
+
+
+class WordsField(forms.CharField):
+    """A list, parted by commas."""
+
+    def __init__(self, *, number: type[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = number
+
+    def to_python(self, value: Any) -> list[Any]:
+        words = [word.strip() for word in super().to_python(value).split(",") if word.strip()]
+        try:
+            return [self.number(word) for word in words] if self.number else words
+        except ValueError:
+            raise forms.ValidationError("Give numbers parted by commas, as 2e-3, 4e-3.") from None
+
 
 class AnalysisForm(forms.Form):
     base_model = forms.ModelChoiceField(BaseModel.objects.none())
@@ -69,7 +115,9 @@ class AnalysisForm(forms.Form):
     uniform_rank = forms.IntegerField(
         min_value=1, max_value=512, initial=16, help_text="The budget: as many parameters as this rank everywhere."
     )
-    rank_min = forms.IntegerField(min_value=1, max_value=512, initial=4)
+    rank_min = forms.IntegerField(
+        min_value=0, max_value=512, required=False, help_text="0 may leave modules out. Empty: the preset's."
+    )
     rank_max = forms.IntegerField(min_value=1, max_value=512, initial=32)
     quantum = forms.IntegerField(min_value=1, max_value=64, initial=4, help_text="Ranks are multiples of it.")
     samples = forms.IntegerField(min_value=2, max_value=100_000, initial=48, help_text="Sequences to look at.")
@@ -78,6 +126,25 @@ class AnalysisForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.fields["base_model"].queryset = BaseModel.objects.ready()
         self.fields["dataset"].queryset = Dataset.objects.filter(project__in=projects)
+        for name, values in CHOICES.items():
+            choices = [("", "the preset's"), *((value, value.replace("_", " ")) for value in values)]
+            self.fields[name] = forms.ChoiceField(choices=choices, required=False)
+        self.fields |= {
+            "power": forms.FloatField(required=False, help_text="f of the worth sum(sigma ** f)."),
+            "probe_steps": forms.IntegerField(required=False, help_text="Training steps of each probe."),
+            "probe_rates": WordsField(required=False, number=float, help_text="Learning rates to try: 2e-3, 4e-3."),
+            "target_modules": WordsField(required=False, help_text="Last names, as up_proj, down_proj. Empty: all."),
+        }
+
+    def main(self) -> list[forms.BoundField]:
+        return [field for field in self if field.name not in NAMES]
+
+    def parts(self) -> list[forms.BoundField]:
+        """What may be chosen instead of the preset's parts."""
+        return [self[name] for name in NAMES]
+
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name in NAMES if (value := self.cleaned_data.get(name)) not in (None, "", [])}
 
 
 class BudgetForm(forms.Form):

@@ -14,5 +14,9 @@ urlpatterns = [
     path("rank-analyses/", views.analyses, name="rank-analyses"),
     path("rank-analyses/new/", views.new_analysis, name="new-rank-analysis"),
     path("rank-analyses/<uuid:pk>/", views.analysis, name="rank-analysis"),
+    path("rank-analyses/<uuid:pk>/plan/", views.plan, name="rank-analysis-plan"),
     path("rank-analyses/<uuid:pk>/cancel/", views.cancel_analysis, name="cancel-rank-analysis"),
+    path("adapters/<slug:slug>/v<int:number>/compress/", views.compress, name="compress-version"),
+    path("compressions/<uuid:pk>/", views.compression, name="compression"),
+    path("compressions/<uuid:pk>/cancel/", views.cancel_compression, name="cancel-compression"),
 ]

@@ -18,12 +18,16 @@ from adapterhub.api.errors import DomainError
 from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.models import Adapter
-from registry.views import heat_map
+from registry.views import cleaned, find_version, heat_map
 from training.forms import AnalysisForm, BudgetForm, RunForm, UploadForm
-from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 from training.models.dataset import scratch
+from training.tars.allocation import cost
 
 PAGE = 50
+# Rows of the score table that stand open.
+SHOWN = 15
+MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quantum", "samples")
 
 
 @login_required
@@ -76,8 +80,10 @@ def runs(request: HttpRequest) -> HttpResponse:
 def new_run(request: HttpRequest) -> HttpResponse:
     """The form; a good one queues a run."""
     projects = allowed_somewhere(request, Scope.TRAIN)
-    initial = {name: request.GET[name] for name in ("adapter", "dataset", "rank_analysis") if name in request.GET}
+    offered = ("adapter", "dataset", "rank_analysis", "uniform_rank")
+    initial = {name: request.GET[name] for name in offered if name in request.GET}
     form = RunForm(request.POST or None, projects=projects, initial=initial)
+    form.propose(request.GET.get("rank_analysis"))
     if request.method == "POST" and form.is_valid():
         try:
             return redirect("training-run", pk=launch(request, form).pk)
@@ -93,7 +99,7 @@ def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
     return TrainingRun.launch(
         adapter=fields["adapter"],
         dataset=fields["dataset"],
-        rank_analysis=fields["rank_analysis"],
+        **form.planned(),
         hyperparameters=form.hyperparameters(),
         by=actor_of(request),
     )
@@ -159,45 +165,68 @@ def new_analysis(request: HttpRequest) -> HttpResponse:
     form = AnalysisForm(request.POST or None, projects=allowed_somewhere(request, Scope.TRAIN))
     if request.method == "POST" and form.is_valid():
         try:
-            return redirect("rank-analysis", pk=analyse(request, form.cleaned_data).pk)
+            return redirect("rank-analysis", pk=analyse(request, form).pk)
         except DomainError as error:
-            form.add_error("uniform_rank" if error.field == "budget" else None, error.detail)
+            field = "uniform_rank" if error.field == "budget" else error.field.removeprefix("settings.")
+            form.add_error(field if field in form.fields else None, error.detail)
     return render(request, "training/new_analysis.html", {"form": form}, status=422 if form.errors else 200)
 
 
-def analyse(request: HttpRequest, fields: dict[str, Any]) -> RankAnalysis:
+def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
+    fields = {name: form.cleaned_data[name] for name in MAIN_FIELDS}
     project = fields["dataset"].project
     require_scope(request, project, Scope.TRAIN)
-    budget = {"uniform_rank": fields.pop("uniform_rank")}
-    return RankAnalysis.launch(project=project, budget=budget, by=actor_of(request), **fields)
+    budget = {"uniform_rank": form.cleaned_data["uniform_rank"]}
+    return RankAnalysis.launch(project=project, budget=budget, settings=form.settings(), by=actor_of(request), **fields)
 
 
 @login_required
 def analysis(request: HttpRequest, pk: str) -> HttpResponse:
     """The plan; with a budget in the query, what that budget would buy, at once."""
+    context = context_of_plan(request, pk)
+    shown = context["job"]
+    return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
+
+
+@login_required
+def plan(request: HttpRequest, pk: str) -> HttpResponse:
+    """The part of the analysis' page that follows the slider."""
+    return render(request, "training/_plan.html", context_of_plan(request, pk))
+
+
+def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
     shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
     may_train = Scope.TRAIN in scopes_in(request, shown.project)
-    context = {"job": shown, "form": form, "may_train": may_train, **planned(shown, form)}
-    return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
+    return {"job": shown, "may_train": may_train, **planned(shown, form)}
 
 
 def planned(shown: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
     """The analysis' plan, or a look at the form's budget; nothing before there is a plan."""
     if not shown.plan:
         return {}
-    if not form.is_valid():
-        return drawn(shown.plan)
+    slider = slider_of(shown)
+    rank = form.cleaned_data["uniform_rank"] if form.is_valid() else slider["value"]
+    if rank == slider["value"]:
+        return {**drawn(shown.plan), "slider": slider}
     try:
-        return {**drawn(shown.reallocate(dict(form.cleaned_data))), "other_budget": True}
+        other = shown.reallocate({"uniform_rank": rank})
     except DomainError as error:
-        return {**drawn(shown.plan), "refusal": error.detail}
+        return {**drawn(shown.plan), "slider": slider, "refusal": error.detail}
+    return {**drawn(other), "slider": {**slider, "value": rank}, "other_budget": rank}
+
+
+def slider_of(shown: RankAnalysis) -> dict[str, int]:
+    """The range of budgets as a rank everywhere, and where the analysis' own budget stands in it."""
+    least, most = shown.uniform_range()
+    each = sum(cost(module["shape"]) for module in shown.plan["modules"])
+    return {"least": least, "most": most, "value": round(shown.plan["budget"]["parameters"] / each)}
 
 
 def drawn(plan: dict[str, Any]) -> dict[str, Any]:
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
-    return {"plan": plan, "heat": heat, "modules": modules[:20]}
+    return {"plan": plan, "heat": heat, "first": modules[:SHOWN], "rest": modules[SHOWN:]}
 
 
 @login_required
@@ -208,3 +237,35 @@ def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
     shown.cancel(by=actor_of(request))
     messages.success(request, f"The analysis is {shown.status}.")
     return redirect("rank-analysis", pk=pk)
+
+
+@login_required
+@require_POST
+def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Make a stored version smaller: a job that ends in a new version."""
+    shown = find_version(request, slug, number)
+    require_scope(request, shown.project, Scope.TRAIN)
+    budget = dict(cleaned(BudgetForm(request.POST)))
+    return redirect("compression", pk=Compression.launch(shown, budget, by=actor_of(request)).pk)
+
+
+def find_compression(request: HttpRequest, pk: str) -> Compression:
+    queryset = Compression.objects.select_related("project", "dataset", "source__adapter", "version__adapter")
+    return one(request, queryset, pk=pk)
+
+
+@login_required
+def compression(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find_compression(request, pk)
+    context = {"job": shown, "may_train": Scope.TRAIN in scopes_in(request, shown.project)}
+    return followed(request, "training/compression.html", "training/_compression_state.html", context, shown.status)
+
+
+@login_required
+@require_POST
+def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find_compression(request, pk)
+    require_scope(request, shown.project, Scope.TRAIN)
+    shown.cancel(by=actor_of(request))
+    messages.success(request, f"The compression is {shown.status}.")
+    return redirect("compression", pk=pk)

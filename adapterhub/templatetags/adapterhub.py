@@ -9,10 +9,17 @@ from django import template
 register = template.Library()
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live"}),
+    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "follow the plan"}),
     "bad": ("✕", {"failed", "rejected", "unreachable", "broken"}),
-    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading"}),
+    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "sample too small"}),
     "still": ("■", {"cancelled", "archived", "paused", "rolled back"}),
+}
+
+
+VERDICTS = {
+    "follow_plan": "follow the plan",
+    "uniform_as_good": "uniform is as good here",
+    "sample_too_small": "sample too small",
 }
 
 
@@ -36,3 +43,22 @@ def short(digest: str) -> str:
 def item(mapping: dict[str, Any], key: str) -> Any:
     """mapping[key], or nothing."""
     return mapping.get(key)
+
+
+@register.filter
+def in_words(verdict: str) -> str:
+    """An analysis' verdict."""
+    return VERDICTS[verdict]
+
+
+@register.filter
+def percent(share: float) -> str:
+    """0.0123 as 1.23 %, with three figures that count."""
+    return f"{100 * share:.3g} %"
+
+
+@register.filter
+def listed(value: Any) -> str:
+    """A list with commas, anything else as it is, words without underscores."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if isinstance(value, list) else text.replace("_", " ")

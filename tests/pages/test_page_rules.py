@@ -18,7 +18,7 @@ from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
 from tests.pages.plans import PLAN
 from training.hyperparameters import TABLE
-from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 
 
 @pytest.fixture
@@ -134,23 +134,105 @@ def test_a_refusal_never_leads_to_another_site(
     assert not response.headers.get("Location", "").startswith("//")
 
 
-def test_another_budget_is_a_look_and_offers_no_training(
-    dataset: Dataset, adapter: Adapter, alice: User, client: Client
-) -> None:
-    analysis = RankAnalysis.launch(
+@pytest.fixture
+def analysis(dataset: Dataset, adapter: Adapter, alice: User) -> RankAnalysis:
+    """One that has succeeded, with the plan of another process."""
+    launched = RankAnalysis.launch(
         project=adapter.project,
         base_model=adapter.base_model,
         dataset=dataset,
-        budget={"uniform_rank": 8},
+        budget={"uniform_rank": 4},
+        rank_max=8,
+        quantum=2,
         by=alice.as_actor(),
     )
-    RankAnalysis.objects.filter(pk=analysis.pk).update(plan=PLAN)
+    RankAnalysis.objects.filter(pk=launched.pk).update(plan=PLAN, status="succeeded")
+    launched.refresh_from_db()
+    return launched
+
+
+def test_the_slider_plans_another_budget_with_and_without_javascript(
+    analysis: RankAnalysis, alice: User, client: Client
+) -> None:
     client.force_login(alice)
-    page = reverse("rank-analysis", args=[analysis.pk])
-    assert b"Train with this plan" in client.get(page).content
-    look = client.get(page, {"uniform_rank": 4})
-    assert b"a look at another budget" in look.content
-    assert b"Train with this plan" not in look.content
+    own = client.get(reverse("rank-analysis", args=[analysis.pk])).content.decode()
+    assert "follow the plan" in own
+    assert "0.004 learned best" in own
+    assert "768 of 768" in own
+    assert 'min="1" max="8" value="4"' in own
+    whole = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 6}).content.decode()
+    part = client.get(reverse("rank-analysis-plan", args=[analysis.pk]), {"uniform_rank": 6}).content.decode()
+    for shown in (whole, part):
+        assert "1,152 of 1,152" in shown
+        assert f"rank_analysis={analysis.pk}&amp;dataset={analysis.dataset_id}&amp;uniform_rank=6" in shown
+    assert "<html" in whole
+    assert "<html" not in part
+    refused = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 9}).content.decode()
+    assert "too large" in refused
+    assert "768 of 768" in refused
+
+
+def test_the_form_proposes_the_analysis_learning_rate(analysis: RankAnalysis, alice: User, client: Client) -> None:
+    client.force_login(alice)
+    page = client.get(reverse("new-training-run"), {"rank_analysis": analysis.pk}).content.decode()
+    assert "The analysis proposes 0.004." in page
+    assert 'value="0.004"' in page
+    for nonsense in ("nonsense", "00000000-0000-0000-0000-000000000000"):
+        assert "proposes" not in client.get(reverse("new-training-run"), {"rank_analysis": nonsense}).content.decode()
+
+
+def test_a_run_of_the_form_trains_the_other_budget(
+    analysis: RankAnalysis, adapter: Adapter, alice: User, client: Client
+) -> None:
+    client.force_login(alice)
+    fields = {name: entry.default for name, entry in TABLE.items()}
+    body = {"adapter": adapter.pk, "dataset": analysis.dataset_id, "rank_analysis": analysis.pk, **fields}
+    refused = client.post(reverse("new-training-run"), {**body, "uniform_rank": 9})
+    assert refused.status_code == 422
+    assert b"too large" in refused.content
+    assert client.post(reverse("new-training-run"), {**body, "uniform_rank": 6}).status_code == 302
+    run = TrainingRun.objects.get()
+    assert run.rank_plan()["r"] == analysis.reallocate({"uniform_rank": 6})["r"]
+    assert run.rank_plan() != {name: PLAN[name] for name in run.rank_plan()}
+    page = client.get(reverse("training-run", args=[run.pk])).content.decode()
+    assert "for uniform_rank 6" in page
+
+
+def test_an_analysis_of_chosen_parts_is_launched_by_the_form(
+    dataset: Dataset, adapter: Adapter, alice: User, client: Client
+) -> None:
+    client.force_login(alice)
+    body = {
+        "base_model": adapter.base_model_id, "dataset": dataset.pk, "preset": "default", "uniform_rank": 4,
+        "rank_max": 8, "quantum": 2, "samples": 16, "kinds": "all", "probe_rates": "2e-3, 4e-3", "probe_steps": 3,
+        "target_modules": "up_proj,down_proj",
+    }  # fmt: skip
+    refused = client.post(reverse("new-rank-analysis"), {**body, "objective": "linear", "target_modules": "up"})
+    assert refused.status_code == 422
+    assert b"the base model has" in refused.content
+    response = client.post(reverse("new-rank-analysis"), body)
+    analysis = RankAnalysis.objects.get()
+    assert response["Location"] == reverse("rank-analysis", args=[analysis.pk])
+    assert analysis.settings == {"kinds": "all", "probe_rates": [0.002, 0.004], "probe_steps": 3,
+                                 "target_modules": ["up_proj", "down_proj"]}  # fmt: skip
+    assert "0.002, 0.004" in client.get(response["Location"]).content.decode()
+
+
+def test_a_version_is_compressed_by_its_page(version: AdapterVersion, alice: User, bob: User, client: Client) -> None:
+    page, verb = reverse("version", args=["dora", 1]), reverse("compress-version", args=["dora", 1])
+    client.force_login(bob)
+    assert b"Make it smaller" not in client.get(page).content
+    assert client.post(verb, {"uniform_rank": 2}).status_code == 403
+    client.force_login(alice)
+    assert b"Make it smaller" in client.get(page).content
+    response = client.post(verb, {"uniform_rank": 2})
+    job = Compression.objects.get()
+    assert response["Location"] == reverse("compression", args=[job.pk])
+    assert (job.source, job.budget) == (version, {"uniform_rank": 2})
+    assert b"Compression of dora v1" in client.get(response["Location"]).content
+    client.post(reverse("cancel-compression", args=[job.pk]))
+    job.refresh_from_db()
+    assert job.status == "cancelled"
 
 
 def test_a_verb_on_a_rollout_that_changed_since_is_refused(

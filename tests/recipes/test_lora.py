@@ -225,3 +225,17 @@ def test_a_run_file_that_is_none_exits_with_2(tmp_path: Path, capsys: pytest.Cap
     assert lora.main([str(tmp_path / "run.json")]) == 2
     assert "is no JSON object" in capsys.readouterr().err
     assert lora.main([str(tmp_path / "none.json")]) == 2
+
+
+def test_a_run_with_start_values_begins_with_them(finished: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    values = torch.linspace(-1, 1, 8 * 16).reshape(8, 16)
+    save_file({"model.layers.0.mlp.up_proj": values}, tmp_path / "values.safetensors")
+    # B is zero at first, so that one step at a tiny rate leaves A as it began.
+    changes = {"init": str(tmp_path / "values.safetensors"), "hyperparameters": {"learning_rate": 1e-9}}
+    assert lora.main([str(write_run(tmp_path, inputs, steps=1, **changes))]) == 0
+    trained = load_file(tmp_path / "output" / "adapter" / "adapter_model.safetensors")
+    assert torch.allclose(trained[name], values[:3], atol=1e-6)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rest_framework import serializers
 
 from registry.models import BaseModel
-from training.models import Dataset, RankAnalysis, RunMetric, TrainingRun
+from training import analysis_settings
+from training.models import Compression, Dataset, RankAnalysis, RunMetric, TrainingRun
 
 
 class DatasetSerializer(serializers.ModelSerializer):
@@ -58,25 +59,44 @@ class JobSerializer(serializers.ModelSerializer):
         ]  # fmt: skip
 
 
+MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
+
+
+def shown_plan(plan: dict) -> dict:
+    """A plan without what only an allocation reads: the spectra are most of its bytes."""
+    modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
+    return {**plan, "modules": modules}
+
+
 class RankAnalysisSerializer(JobSerializer):
+    settings = serializers.JSONField(source="parts", read_only=True, help_text="Every setting: the preset's and yours.")
+
     class Meta(JobSerializer.Meta):
         model = RankAnalysis
-        fields = [*JobSerializer.Meta.fields, "preset", "budget", "rank_min", "rank_max", "quantum"]
+        fields = [
+            *JobSerializer.Meta.fields, "preset", "settings", "budget", "rank_min", "rank_max", "quantum", "samples",
+            "max_length",
+        ]  # fmt: skip
 
     def to_representation(self, analysis: RankAnalysis) -> dict:
         """The plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
         shown = super().to_representation(analysis)
-        plan = analysis.plan or {}
-        return {**shown, **{name: value for name, value in plan.items() if name != "preset"}}
+        plan = shown_plan(analysis.plan) if analysis.plan else {}
+        return {**shown, **{name: value for name, value in plan.items() if name not in ("preset", "settings")}}
 
 
 class NewRankAnalysisSerializer(serializers.Serializer):
     project = serializers.SlugField()
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     dataset = serializers.IntegerField()
-    preset = serializers.ChoiceField(RankAnalysis.Preset.choices, default=RankAnalysis.Preset.SEED)
+    preset = serializers.ChoiceField(RankAnalysis.Preset.choices, default=RankAnalysis.Preset.DEFAULT)
+    settings = serializers.DictField(
+        default=dict, help_text=f"Instead of the preset's: {', '.join(analysis_settings.NAMES)}."
+    )
     budget = BudgetSerializer()
-    rank_min = serializers.IntegerField(min_value=1, max_value=512, default=4)
+    rank_min = serializers.IntegerField(
+        min_value=0, max_value=512, allow_null=True, default=None, help_text="None: the preset's."
+    )
     rank_max = serializers.IntegerField(min_value=1, max_value=512, default=32)
     quantum = serializers.IntegerField(min_value=1, max_value=64, default=4)
     samples = serializers.IntegerField(min_value=2, max_value=100_000, default=48)
@@ -88,14 +108,15 @@ class ReallocationSerializer(serializers.Serializer):
 
 
 class TrainingRunSerializer(JobSerializer):
+    start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
     adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
 
     class Meta(JobSerializer.Meta):
         model = TrainingRun
         fields = [
-            *JobSerializer.Meta.fields, "adapter", "method", "rank_analysis", "hyperparameters", "version",
-            "loss_before", "loss_after",
+            *JobSerializer.Meta.fields, "adapter", "method", "rank_analysis", "budget", "start_values",
+            "hyperparameters", "version", "loss_before", "loss_after",
         ]  # fmt: skip
 
 
@@ -106,6 +127,10 @@ class NewTrainingRunSerializer(serializers.Serializer):
     base_model = serializers.SlugField(required=False, help_text="Must be the adapter's.")
     method = serializers.ChoiceField(TrainingRun.Method.choices, default=TrainingRun.Method.LORA)
     rank_analysis = serializers.UUIDField(required=False, allow_null=True)
+    budget = BudgetSerializer(required=False, allow_null=True, help_text="Plan the analysis' ranks for this one.")
+    start_values = serializers.BooleanField(
+        required=False, allow_null=True, help_text="Begin with the analysis' start values; None: where it has them."
+    )
     hyperparameters = serializers.DictField(required=False, default=dict)
 
 
@@ -113,3 +138,19 @@ class RunMetricSerializer(serializers.ModelSerializer):
     class Meta:
         model = RunMetric
         fields = ["step", "values"]
+
+
+class CompressionSerializer(JobSerializer):
+    source = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+
+    class Meta(JobSerializer.Meta):
+        model = Compression
+        fields = [*JobSerializer.Meta.fields, "source", "budget", "version", "loss_before", "loss_after"]
+
+
+class NewCompressionSerializer(serializers.Serializer):
+    budget = BudgetSerializer()
+    dataset = serializers.IntegerField(
+        required=False, allow_null=True, help_text="Measure the loss on it; else on what the version was trained with."
+    )

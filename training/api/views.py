@@ -20,9 +20,9 @@ from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.views import ProjectViewSet
-from registry.models import Adapter
+from registry.models import Adapter, AdapterVersion
 from training.api import serializers as shapes
-from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 from training.models.dataset import BrokenLines
 
 
@@ -99,7 +99,7 @@ class RankAnalysisViewSet(Reading):
     @extend_schema(request=shapes.NewRankAnalysisSerializer, responses={202: shapes.RankAnalysisSerializer})
     def create(self, request: Request) -> Response:
         """Queue an analysis."""
-        fields = self.read(shapes.NewRankAnalysisSerializer)
+        fields = dict(self.read(shapes.NewRankAnalysisSerializer))
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
         fields["budget"] = dict(fields["budget"])
         dataset = of_project(Dataset, project, "dataset", pk=fields.pop("dataset"))
@@ -117,9 +117,10 @@ class RankAnalysisViewSet(Reading):
     @extend_schema(request=shapes.ReallocationSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])
     def reallocate(self, request: Request, pk: str) -> Response:
-        """The plan for another budget, at once, from the stored scores."""
+        """The plan for another budget, at once, from the stored signals."""
         analysis = self.get_object()
-        return Response(analysis.reallocate(dict(self.read(shapes.ReallocationSerializer)["budget"])))
+        plan = analysis.reallocate(dict(self.read(shapes.ReallocationSerializer)["budget"]))
+        return Response(shapes.shown_plan(plan))
 
 
 class TrainingRunViewSet(Reading):
@@ -146,6 +147,8 @@ class TrainingRunViewSet(Reading):
             adapter=adapter,
             dataset=of_project(Dataset, project, "dataset", pk=fields["dataset"]),
             rank_analysis=analysis and of_project(RankAnalysis, project, "rank_analysis", pk=analysis),
+            budget=dict(fields["budget"]) if fields.get("budget") else None,
+            start_values=fields.get("start_values"),
             hyperparameters=fields["hyperparameters"],
             method=fields["method"],
             by=actor_of(request),
@@ -181,3 +184,45 @@ class TrainingRunViewSet(Reading):
         path = self.get_object().folder / "log.txt"
         text = path.read_text(errors="replace")[-20_000:] if path.exists() else ""
         return Response({"text": text})
+
+
+class CompressionViewSet(Reading):
+    """Stored versions made smaller after their training."""
+
+    queryset = Compression.objects.select_related("project", "base_model", "source", "version")
+    serializer_class = shapes.CompressionSerializer
+    pagination_class = ByCreation
+    scopes = {"cancel": Scope.TRAIN}
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """Stop it. Twice is as once."""
+        compression = self.get_object()
+        compression.cancel(by=actor_of(request))
+        return self.write(compression)
+
+
+class VersionCompressionViewSet(ProjectViewSet):
+    """The verb that makes a version smaller."""
+
+    queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
+    serializer_class = shapes.CompressionSerializer
+    project_path = "adapter__project"
+    lookup_field = "number"
+    lookup_value_regex = r"\d+"
+    scopes = {"compress": Scope.TRAIN}
+
+    def get_queryset(self) -> Any:
+        return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
+
+    @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})
+    @action(detail=True, methods=["post"])
+    def compress(self, request: Request, slug: str, number: str) -> Response:
+        """Queue it: the updates are cut to their leading directions, and a new version of the adapter results."""
+        version = self.get_object()
+        fields = self.read(shapes.NewCompressionSerializer)
+        pk = fields.get("dataset")
+        dataset = pk and of_project(Dataset, version.project, "dataset", pk=pk)
+        compression = Compression.launch(version, dict(fields["budget"]), dataset=dataset, by=actor_of(request))
+        return self.write(compression, 202)

@@ -1,5 +1,6 @@
+from training.models.compression import Compression
 from training.models.dataset import Dataset
 from training.models.rank_analysis import RankAnalysis
 from training.models.training_run import RunMetric, TrainingRun
 
-__all__ = ["Dataset", "RankAnalysis", "RunMetric", "TrainingRun"]
+__all__ = ["Compression", "Dataset", "RankAnalysis", "RunMetric", "TrainingRun"]

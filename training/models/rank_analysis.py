@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import models, transaction
+from django.db.models import Min
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
 from adapterhub.api.errors import Invalid
+from adapterhub.artifacts import open_store
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
 from registry.models import BaseModel
+from training import analysis_settings
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
-from training.tars import allocation
+from training.tars import allocation, verdict
+from training.tars.allocation import Bounds
+from training.tars.presets import is_attention
 
 REFERENCE = Path(__file__).parent.parent / "reference.txt"
-BUDGET_KINDS = {"uniform_rank": "uniform", "parameters": "params", "bytes": "bytes"}
+BUDGET_WORDS = {kind: word for word, kind in allocation.BUDGET_KINDS.items()}
+START_VALUES = "plan.init.safetensors"  # beside plan.json, where the preset has start values
 
 
 class RankAnalysis(GpuJob):
-    """Sensitivity and divergence of each module, and the ranks that the budget buys."""
+    """What each module is worth for a task, and the ranks that the budget buys."""
 
     class Preset(models.TextChoices):
+        DEFAULT = "default"
         SEED = "seed"
         UNIFORM = "uniform"
 
-    preset = models.CharField(max_length=20, choices=Preset.choices, default=Preset.SEED)
+    preset = models.CharField(max_length=20, choices=Preset.choices, default=Preset.DEFAULT)
+    settings = models.JSONField(default=dict, help_text="What was chosen instead of the preset's parts.")
     budget = models.JSONField()
-    rank_min = models.PositiveIntegerField(default=4)
+    rank_min = models.PositiveIntegerField()
     rank_max = models.PositiveIntegerField(default=32)
     quantum = models.PositiveIntegerField(default=4)
     samples = models.PositiveIntegerField(default=48)
@@ -52,62 +62,139 @@ class RankAnalysis(GpuJob):
 
     @classmethod
     def launch(
-        cls, *, project: Project, base_model: BaseModel, dataset: Dataset, by: Actor, **fields: Any
+        cls,
+        *,
+        project: Project,
+        base_model: BaseModel,
+        dataset: Dataset,
+        by: Actor,
+        rank_min: int | None = None,
+        settings: dict[str, Any] | None = None,
+        **fields: Any,
     ) -> RankAnalysis:
-        """Queue an analysis. Raises Invalid when the budget cannot be met by any ranks in the bounds."""
+        """Queue an analysis. Without `rank_min` the preset's counts; ranks end at what the project's clusters serve.
+
+        Raises Invalid naming the field when a setting is unknown or no ranks in the bounds meet the budget.
+        """
         analysis = cls(project=project, base_model=base_model, dataset=dataset, created_by=by.user, **fields)
         analysis.require_of_project("dataset", dataset)
-        check_budget(analysis)
+        kinds = base_model.linear_shapes()
+        analysis.settings = analysis_settings.checked(analysis.preset, rank_min, settings or {}, kinds)
+        analysis.rank_min = analysis_settings.resolved(analysis.preset, rank_min, analysis.settings).rank_min
+        analysis.rank_max = min([analysis.rank_max, *served_ranks(project, base_model)])
+        analysis.check_budget()
         with transaction.atomic():
-            analysis.request(Tag.RANK_ANALYSIS_REQUESTED, by=by, after={"budget": analysis.budget})
+            analysis.request(Tag.RANK_ANALYSIS_REQUESTED, by=by, after=analysis.asked_for())
         return analysis
+
+    def asked_for(self) -> dict[str, Any]:
+        return {"budget": self.budget, "preset": self.preset, "settings": self.settings}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Every setting by name: the preset's, and what was chosen instead."""
+        return analysis_settings.shown(self.preset, self.rank_min, self.settings)
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.rank_min, self.rank_max, self.quantum)
+
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Shapes (out, in) of the modules that the analysis looks at, by full name."""
+        shapes = self.base_model.linear_shapes()
+        wanted = self.settings.get("target_modules", list(shapes))
+        return {
+            f"model.layers.{layer}.{'self_attn' if is_attention(kind) else 'mlp'}.{kind}": shapes[kind]
+            for layer in range(self.base_model.layers)
+            for kind in shapes
+            if kind in wanted
+        }
+
+    def check_budget(self) -> None:
+        """Refuse at once what the allocation would refuse after the whole analysis. Raises Invalid."""
+        ((kind, value),) = self.budget.items()
+        chosen = analysis_settings.resolved(self.preset, self.rank_min, self.settings)
+        modules = self.modules()
+        try:
+            allocation.check_budget(kind, value, list(modules), list(modules.values()), self.bounds, chosen)
+        except allocation.AllocationError as error:
+            raise Invalid(str(error), field=error.field, code=f"bad_{error.field}") from None
 
     def child_arguments(self, folder: Path) -> list[str]:
         """What the gpu worker runs."""
         ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
+        needs_reference = analysis_settings.resolved(self.preset, self.rank_min, self.settings).needs_reference
         return [
             "training.tars",
             "--model", str(self.base_model.folder),
             "--data", str(data / "train.jsonl"),
-            "--reference", str(REFERENCE),
-            "--budget", f"{BUDGET_KINDS[kind]}:{value}",
+            *(["--reference", str(REFERENCE)] if needs_reference else []),
+            "--budget", f"{BUDGET_WORDS[kind]}:{value}",
             "--preset", self.preset,
+            *analysis_settings.arguments(self.settings),
             "--rank-min", str(self.rank_min),
             "--rank-max", str(self.rank_max),
             "--quantum", str(self.quantum),
             "--samples", str(self.samples),
             "--max-length", str(self.max_length),
+            "--threads", str(settings.TORCH_THREADS),
             "--events", str(folder / "events.jsonl"),
             "--out", str(folder / "plan.json"),
         ]  # fmt: skip
 
     def succeeded(self, folder: Path) -> None:
-        """Keep the plan and end, under the fence."""
+        """Store the start values, then keep the plan with their digest and end, under the fence."""
         plan = json.loads((folder / "plan.json").read_bytes())
+        plan["start_values"] = stored_start_values(folder)
         with transaction.atomic():
             self.write(plan=plan)
             self.end(JobStatus.SUCCEEDED)
-            self.record_end(evidence={"verdict": plan["verdict"], "parameters": plan["parameters"]})
+            evidence = {name: plan[name] for name in ("verdict", "parameters", "start_values")}
+            self.record_end(evidence=evidence)
 
     def reallocate(self, budget: dict[str, int]) -> dict[str, Any]:
-        """The plan for another budget, from the stored scores. Raises Invalid before the analysis has one."""
+        """The plan for another budget, from the stored signals. Raises Invalid before the analysis has them."""
         if not self.plan:
             raise Invalid(f"The analysis is {self.status}: it has no scores yet.", code="no_scores")
         ((kind, value),) = budget.items()
         try:
-            return allocation.reallocate(self.plan, BUDGET_KINDS[kind], value)
+            plan = allocation.reallocate(self.plan, kind, value)
         except allocation.AllocationError as error:
             raise Invalid(str(error), field="budget", code="bad_budget") from None
+        words = verdict.of(plan["modules"], plan["stability"], plan["sequences"])
+        return {**plan, "verdict": words[0], "verdict_text": words[1]}
+
+    def uniform_range(self) -> tuple[int, int]:
+        """The least and the highest rank everywhere whose parameters the plan's bounds can meet."""
+        modules = self.plan["modules"]
+        names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
+        each = sum(allocation.cost(shape) for shape in shapes)
+        open_to = [self.plan["settings"]["kinds"] == "all" or not is_attention(name) for name in names]
+        lows, highs = self.bounds.of(shapes, open_to=open_to)
+        costs = [allocation.cost(shape) * self.quantum for shape in shapes]
+        least = max(1, -(-int(lows @ costs) // each))
+        return least, max(least, int(highs @ costs) // each)
+
+    def start_values_file(self) -> Path:
+        """A verified local copy of the plan's start values for A."""
+        store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+        digest = self.plan["start_values"]
+        return store.fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
 
 
-def check_budget(analysis: RankAnalysis) -> None:
-    """Refuse at once what the allocation would refuse after the whole analysis."""
-    ((kind, value),) = analysis.budget.items()
-    shapes = list(analysis.base_model.linear_shapes().values()) * analysis.base_model.layers
-    try:
-        allocation.check_budget(
-            BUDGET_KINDS[kind], value, shapes, analysis.rank_min, analysis.rank_max, analysis.quantum
-        )
-    except allocation.AllocationError as error:
-        raise Invalid(str(error), field="budget", code="bad_budget") from None
+def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
+    """The least of the highest ranks that the project's clusters of the base model serve, if it has one."""
+    least = project.clusters.filter(base_model=base_model).aggregate(Min("max_lora_rank"))["max_lora_rank__min"]
+    return [] if least is None else [least]
+
+
+def stored_start_values(folder: Path) -> str | None:
+    """Digest of the artifact that holds a job's start values; None when it has none."""
+    if not (folder / START_VALUES).exists():
+        return None
+    alone = folder / "output"
+    shutil.rmtree(alone, ignore_errors=True)
+    alone.mkdir()
+    shutil.copy(folder / START_VALUES, alone)
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL).put_dir(alone)

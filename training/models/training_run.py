@@ -32,6 +32,8 @@ class TrainingRun(GpuJob):
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="runs")
     method = models.CharField(max_length=20, choices=Method.choices, default=Method.LORA)
     rank_analysis = models.ForeignKey(RankAnalysis, models.PROTECT, null=True, blank=True, related_name="runs")
+    budget = models.JSONField(null=True, blank=True, help_text="Instead of the analysis' own.")
+    takes_start_values = models.BooleanField(default=False)
     hyperparameters = models.JSONField()
     version = models.OneToOneField(AdapterVersion, models.PROTECT, null=True, editable=False, related_name="run")
     loss_before = models.FloatField(null=True, editable=False)
@@ -62,11 +64,18 @@ class TrainingRun(GpuJob):
         dataset: Dataset,
         by: Actor,
         rank_analysis: RankAnalysis | None = None,
+        budget: dict[str, int] | None = None,
+        start_values: bool | None = None,
         hyperparameters: dict[str, Any] | None = None,
         method: str = Method.LORA,
     ) -> TrainingRun:
-        """Queue a run. Raises Invalid with the field when the parts do not fit together."""
+        """Queue a run. Raises Invalid with the field when the parts do not fit together.
+
+        Of an analysis it takes the ranks, for another `budget` if one is named, and the start values where it has
+        them, unless `start_values` says otherwise.
+        """
         check_analysis(rank_analysis, adapter.base_model)
+        check_budget(rank_analysis, budget)
         run = cls(
             project=adapter.project,
             adapter=adapter,
@@ -74,14 +83,25 @@ class TrainingRun(GpuJob):
             dataset=dataset,
             method=method,
             rank_analysis=rank_analysis,
+            budget=budget,
+            takes_start_values=taken(start_values, rank_analysis),
             hyperparameters=with_defaults(hyperparameters or {}),
             created_by=by.user,
         )
         run.require_of_project("dataset", dataset)
         run.require_of_project("rank_analysis", rank_analysis)
         with transaction.atomic():
-            run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after={"hyperparameters": run.hyperparameters})
+            run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=run.asked_for())
         return run
+
+    def asked_for(self) -> dict[str, Any]:
+        """What is frozen from now on."""
+        return {
+            "hyperparameters": self.hyperparameters,
+            "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
+            "budget": self.budget,
+            "start_values": self.takes_start_values,
+        }
 
     def resume(self, *, by: Actor) -> None:
         """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
@@ -112,6 +132,7 @@ class TrainingRun(GpuJob):
             "output": str(folder / "output"),
             "events": str(folder / "events.jsonl"),
             **self.rank_plan(),
+            **self.start_values(),
             "hyperparameters": {
                 **{name: value for name, value in self.hyperparameters.items() if name not in ("rank", "scale")},
                 "threads": settings.TORCH_THREADS,
@@ -121,7 +142,7 @@ class TrainingRun(GpuJob):
     def rank_plan(self) -> dict[str, Any]:
         """Ranks of every module: the analysis' plan, or the same rank everywhere."""
         if self.rank_analysis:
-            plan = self.rank_analysis.plan
+            plan = self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.plan
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
         rank = self.hyperparameters["rank"]
@@ -132,6 +153,9 @@ class TrainingRun(GpuJob):
             "alpha_pattern": {},
             "target_modules": sorted(self.base_model.linear_shapes()),
         }
+
+    def start_values(self) -> dict[str, str]:
+        return {"init": str(self.rank_analysis.start_values_file())} if self.takes_start_values else {}
 
     def note(self, event: dict[str, Any]) -> None:
         super().note(event)
@@ -169,8 +193,8 @@ class TrainingRun(GpuJob):
             "run": str(self.pk),
             "dataset": self.dataset.digest,
             "base_model": self.base_model.digest,
-            "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
-            "hyperparameters": self.hyperparameters,
+            **self.asked_for(),
+            "start_values": self.rank_analysis.plan["start_values"] if self.takes_start_values else None,
             "requested_at": self.created_at.isoformat(),
             "published_at": now().isoformat(),
         }
@@ -198,3 +222,24 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
         raise Invalid(f"The analysis is {analysis.status}: it has no plan.", field="rank_analysis", code="no_plan")
     if analysis.base_model_id != base_model.pk:
         raise Invalid("The analysis is of another base model.", field="rank_analysis", code="wrong_base")
+
+
+def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
+    """Raises Invalid when another budget is named without signals to allocate it from, or cannot be met."""
+    if budget is None:
+        return
+    if analysis is None:
+        raise Invalid("A budget needs a rank_analysis to plan with: name one, or give a rank.", field="budget")
+    analysis.reallocate(budget)
+
+
+def taken(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
+    """Whether a run takes start values. Raises Invalid when they are wanted and there are none."""
+    there = bool(analysis and analysis.plan["start_values"])
+    if wanted and not there:
+        raise Invalid(
+            "There are no start values: take an analysis of the default preset, or leave start_values out.",
+            field="start_values",
+            code="no_start_values",
+        )
+    return there if wanted is None else wanted

@@ -60,6 +60,7 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
     from training.recipes.checkpoints import Reporter, last_complete
     from training.recipes.evaluation import HeldOutLoss, first_tokens, held_out_loss
     from training.recipes.order import reading_order
+    from training.recipes.start_values import set_start_values
     from training.tars.base_model import load_model, load_tokenizer, on_gpu, sequences_of
     from training.tars.data import sample
 
@@ -135,6 +136,9 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
             lora_dropout=0.0,
         ),
     )
+    if run.init:
+        count = set_start_values(trainer.model, run.init)
+        events.write("log", message=f"{count} modules begin with the start values of the analysis.")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(events, cancel, lengths, order))
 

@@ -48,6 +48,7 @@ class LoraRun:
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
     target_modules: list[str]
+    init: Path | None
     hyperparameters: Hyperparameters
 
     @classmethod
@@ -64,6 +65,7 @@ class LoraRun:
             rank_pattern=record.get("rank_pattern") or {},
             alpha_pattern=record.get("alpha_pattern") or {},
             target_modules=names(record, "target_modules"),
+            init=path_in(record, "init") if record.get("init") else None,
             hyperparameters=hyperparameters(record.get("hyperparameters") or {}),
         )
 

@@ -31,13 +31,13 @@ class AllocationError(ValueError):
 
 class BudgetTooSmall(AllocationError):
     def __init__(self, budget: int, minimum: int) -> None:
-        super().__init__(f"The budget of {budget:,} parameters is too small: rank_min everywhere needs {minimum:,}.")
+        super().__init__(f"The budget of {budget:,} parameters is too small: these ranks need {minimum:,} at least.")
         self.minimum = minimum
 
 
 class BudgetTooLarge(AllocationError):
     def __init__(self, budget: int, maximum: int) -> None:
-        super().__init__(f"The budget of {budget:,} parameters is too large: rank_max everywhere takes {maximum:,}.")
+        super().__init__(f"The budget of {budget:,} parameters is too large: these ranks take {maximum:,} at most.")
         self.maximum = maximum
 
 
@@ -123,7 +123,8 @@ class Problem:
         open_to = [kinds == "all" or not is_attention(name) for name in names]
         lows, highs = bounds.of(shapes, open_to=open_to)
         costs = np.asarray([cost(shape) * bounds.quantum for shape in shapes], dtype=np.int64)
-        if budget < (minimum := int(costs @ lows)):
+        # Where rank 0 is allowed, a plan still needs one quantum somewhere.
+        if budget < (minimum := int(costs @ lows) or int(costs[highs > 0].min(initial=costs.max()))):
             raise BudgetTooSmall(budget, minimum)
         if budget > (maximum := int(costs @ highs)):
             raise BudgetTooLarge(budget, maximum)

@@ -1,0 +1,165 @@
+"""Compressions: a stored version made smaller after its training, as a new version with lineage to the old."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.api.errors import Invalid
+from adapterhub.artifacts import open_store
+from adapterhub.audit.tags import Tag
+from adapterhub.jobs.models import JobStatus
+from registry.models import AdapterVersion
+from registry.models.adapter import VersionStatus
+from training.models.dataset import Dataset
+from training.models.job import GpuJob
+from training.models.rank_analysis import BUDGET_WORDS
+from training.tars import allocation
+
+
+class Compression(GpuJob):
+    """Cuts the updates of a version to their leading directions, within a budget over all modules."""
+
+    source = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="compressions")
+    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="+")
+    budget = models.JSONField()
+    version = models.OneToOneField(
+        AdapterVersion, models.PROTECT, null=True, editable=False, related_name="compression"
+    )
+    loss_before = models.FloatField(null=True, editable=False)
+    loss_after = models.FloatField(null=True, editable=False)
+
+    tags = {
+        JobStatus.SUCCEEDED: Tag.COMPRESSION_SUCCEEDED,
+        JobStatus.FAILED: Tag.COMPRESSION_FAILED,
+        JobStatus.CANCELLED: Tag.COMPRESSION_CANCELLED,
+    }
+
+    class Meta(GpuJob.Meta):
+        constraints = [
+            *GpuJob.Meta.constraints,
+            models.CheckConstraint(
+                condition=~Q(status="succeeded") | Q(version__isnull=False),
+                name="a_succeeded_compression_has_a_version",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"compression of {self.source}"
+
+    @classmethod
+    def launch(
+        cls, source: AdapterVersion, budget: dict[str, int], *, by: Actor, dataset: Dataset | None = None
+    ) -> Compression:
+        """Queue a compression; the loss is measured on `dataset`, else on what the version was trained with.
+
+        Raises Invalid naming the field when the version is not ready or the budget makes nothing smaller.
+        """
+        if source.status != VersionStatus.READY:
+            raise Invalid(f"{source} is {source.status}, not ready.", field="version", code="version_not_ready")
+        check_budget(source, budget)
+        job = cls(
+            project=source.project,
+            base_model=source.adapter.base_model,
+            dataset=dataset or trained_with(source),
+            source=source,
+            budget=budget,
+            created_by=by.user,
+        )
+        job.require_of_project("dataset", job.dataset)
+        with transaction.atomic():
+            job.request(Tag.COMPRESSION_REQUESTED, by=by, after={"source": source.served_name, "budget": budget})
+        return job
+
+    def child_arguments(self, folder: Path) -> list[str]:
+        """What the gpu worker runs."""
+        ((kind, value),) = self.budget.items()
+        output = folder / "output"
+        shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
+        output.mkdir()
+        store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+        return [
+            "training.tars", "compress",
+            "--adapter", str(store.fetch_dir(self.source.digest, folder / "source")),
+            "--budget", f"{BUDGET_WORDS[kind]}:{value}",
+            *self.evaluation(),
+            "--events", str(folder / "events.jsonl"),
+            "--out", str(output / "adapter"),
+        ]  # fmt: skip
+
+    def evaluation(self) -> list[str]:
+        if self.dataset is None:
+            return []
+        return ["--model", str(self.base_model.folder), "--data", str(self.dataset.folder() / "eval.jsonl")]
+
+    def note(self, event: dict[str, Any]) -> None:
+        super().note(event)
+        if event["kind"] == "evaluation":
+            self.write(**{f"loss_{event['when']}": event["loss"]})
+
+    def succeeded(self, folder: Path) -> None:
+        """Publish the smaller version and end, in one transaction under the fence."""
+        report = json.loads((folder / "output" / "adapter.json").read_bytes())
+        with transaction.atomic():
+            self.heartbeat()
+            version = AdapterVersion.publish(
+                self.source.adapter,
+                folder / "output" / "adapter",
+                method=self.source.method,
+                by=Actor("system:gpu-worker", "system", user=self.created_by),
+                metrics=metrics_of(report),
+                lineage=self.lineage(),
+            )
+            self.write(version=version, loss_before=report.get("loss_before"), loss_after=report.get("loss_after"))
+            self.end(JobStatus.SUCCEEDED)
+            self.record_end(evidence=report | {"version": version.served_name})
+
+    def lineage(self) -> dict[str, Any]:
+        return {
+            "compression": str(self.pk),
+            "compressed_from": {
+                "served_name": self.source.served_name,
+                "number": self.source.number,
+                "digest": self.source.digest,
+            },
+            "budget": self.budget,
+            "dataset": self.dataset.digest if self.dataset else None,
+            "base_model": self.base_model.digest,
+            "requested_at": self.created_at.isoformat(),
+            "published_at": now().isoformat(),
+        }
+
+
+def trained_with(version: AdapterVersion) -> Dataset | None:
+    """The dataset that the version's lineage names, where the project still has it."""
+    return Dataset.objects.filter(project=version.project, digest=version.lineage.get("dataset") or "").first()
+
+
+def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
+    """Raises Invalid unless the budget buys at least one rank and is smaller than the version."""
+    ((kind, value),) = budget.items()
+    shapes = version.adapter.base_model.linear_shapes()
+    costs = {name: allocation.cost(shapes[name.rsplit(".", 1)[-1]]) for name in version.ranks}
+    each = [shapes[name.rsplit(".", 1)[-1]] for name in version.ranks]
+    parameters = allocation.budget_parameters(kind, value, each)
+    if parameters >= version.parameters:
+        message = f"A budget of {parameters:,} parameters makes nothing smaller: {version} has {version.parameters:,}."
+        raise Invalid(message, field="budget", code="bad_budget")
+    if parameters < (least := min(costs.values())):
+        message = f"A budget of {parameters:,} parameters is too small: one rank of one module takes {least:,}."
+        raise Invalid(message, field="budget", code="bad_budget")
+
+
+def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The child's report in the words of a version's metrics."""
+    names = {"loss_before": "loss_before", "loss_after": "loss_after", "tokens": "eval_tokens",
+             "parameters_before": "parameters_before", "energy_kept": "energy_kept"}  # fmt: skip
+    return {ours: report[theirs] for theirs, ours in names.items() if theirs in report}

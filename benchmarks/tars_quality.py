@@ -39,7 +39,7 @@ FIRST_RATES = (4e-3, 8e-3)
 SWEEP_SEED = 100
 SEEDS = (1, 2, 3, 4, 5)
 FINALISTS = ("uniform", "mlp", "uniform + init", "mlp + init", "default", "default 0.7", "default 0.5",
-             "default, shuffled", "mlp + init + ratio", "mlp 0.7 + init")  # fmt: skip
+             "default, shuffled", "mlp 0.7 + init")  # fmt: skip
 COMPRESSED = {"compressed from 2B": 1.0, "compressed from 2B to 0.7": 0.7}
 SOURCE = "mlp 2B"
 CONFIG = AnalysisConfig(

@@ -63,7 +63,7 @@ def make_tokenizer() -> Any:
     )
 
 
-def make_model(layers: int = 2, seed: int = 0) -> Any:
+def make_model(layers: int = 2, seed: int = 0, hidden: int = 16, inner: int = 24) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,8 +71,8 @@ def make_model(layers: int = 2, seed: int = 0) -> Any:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(WORDS),
-            hidden_size=16,
-            intermediate_size=24,
+            hidden_size=hidden,
+            intermediate_size=inner,
             num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,

@@ -122,8 +122,6 @@ ARMS: dict[str, Callable[[Domain], Recipe]] = {
     "uniform + init": lambda d: Recipe(d.uniform(1.0), d.gradient),
     "mlp + init": lambda d: Recipe(d.uniform(1.0, MLP), d.gradient),
     "mlp 0.7 + init": lambda d: Recipe(d.uniform(0.7, MLP), d.gradient),
-    "mlp + init + ratio": lambda d: Recipe(d.uniform(1.0, MLP), d.gradient, ratio=d.ratio),
-    "uniform + ratio": lambda d: Recipe(d.uniform(1.0), ratio=d.ratio),
     "seed": lambda d: Recipe({m["name"]: m["rank"] for m in d.seed.modules}),
     "default": lambda d: Recipe(d.planned(1.0), d.gradient, ratio=d.ratio),
     "default 0.85": lambda d: Recipe(d.planned(0.85), d.gradient, ratio=d.ratio),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tiny_model import make_model, make_tokenizer, save_base_model, sentences, write_jsonl
 from training.tars import allocation
 from training.tars.__main__ import main
-from training.tars.analysis import AnalysisConfig, analyze
+from training.tars.analysis import AnalysisConfig, NoLinearModules, analyze, linear_modules
+from training.tars.scores import spearman
 
-CONFIG = AnalysisConfig(budget_value=8, rank_min=2, rank_max=16, quantum=2, samples=12, max_length=32)
+CONFIG = AnalysisConfig(budget_value=4, rank_max=16, quantum=2, samples=12, max_length=32, probe_steps=3)
 
 
 def analysis(rows: list[Any] | None = None, reference: list[Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -24,16 +27,39 @@ def analysis(rows: list[Any] | None = None, reference: list[Any] | None = None, 
 
 
 def test_without_a_reference_the_score_is_the_sensitivity() -> None:
-    found = analysis()
+    found = analysis(preset="seed")
     assert found["divergence_used"] is False
     assert all(module["score"] == module["sensitivity"] > 0 for module in found["modules"])
 
 
 def test_with_a_reference_the_score_is_the_product() -> None:
-    found = analysis(reference=[{"text": "law law law article"}])
+    found = analysis(preset="seed", reference=[{"text": "law law law article"}])
     assert found["divergence_used"] is True
     for module in found["modules"]:
         assert module["score"] == pytest.approx(module["sensitivity"] * module["divergence"])
+
+
+@pytest.mark.parametrize("sensitivity", ["probe", "spectrum", "grad_norm", "output_shift"])
+@pytest.mark.parametrize("divergence", ["none", "softmax_mean", "gaussian_diag"])
+def test_every_signal_and_objective_can_be_chosen(sensitivity: str, divergence: str) -> None:
+    objective = "concave" if sensitivity in ("probe", "spectrum") else "linear"
+    found = analysis(reference=sentences(12, seed=9), sensitivity=sensitivity, divergence=divergence,
+                     objective=objective, kinds="all", probe_steps=2, direction="target_base")  # fmt: skip
+    assert all(module["score"] >= 0 for module in found["modules"])
+    assert found["divergence_used"] is (divergence != "none")
+    assert 0 < found["parameters"] <= found["budget"]["parameters"]
+
+
+def test_the_default_leaves_attention_out_and_brings_start_values_and_a_rate() -> None:
+    found = analyze(make_model(), make_tokenizer(), sentences(20), None, CONFIG)
+    ranks = {module["name"]: module["rank"] for module in found.modules}
+    assert {name for name, rank in ranks.items() if rank == 0} == {name for name in ranks if "self_attn" in name}
+    assert set(found.init) == {name for name in ranks if "mlp" in name}
+    for name, start in found.init.items():
+        torch.testing.assert_close(start @ start.T, torch.eye(len(start)) / 3, rtol=1e-3, atol=1e-4)
+        assert start.shape[1] == next(module["shape"][1] for module in found.modules if module["name"] == name)
+    assert found.learning_rate == 2 * min(found.probes, key=lambda probe: probe["loss"])["rate"]
+    assert found.stability is not None
 
 
 def test_the_plan_spends_the_budget_and_no_more() -> None:
@@ -44,13 +70,15 @@ def test_the_plan_spends_the_budget_and_no_more() -> None:
     assert not any("head" in module["name"] for module in found["modules"])
 
 
-def test_batch_size_does_not_change_the_plan() -> None:
-    assert analysis(batch_size=1)["rank_pattern"] == analysis(batch_size=5)["rank_pattern"]
+@pytest.mark.parametrize("settings", [{"preset": "seed"}, {"sensitivity": "spectrum"}])
+def test_batch_size_does_not_change_the_signals(settings: dict[str, str]) -> None:
+    one, five = (analysis(batch_size=size, **settings)["modules"] for size in (1, 5))
+    assert [m["score"] for m in one] == pytest.approx([m["score"] for m in five], rel=1e-3)
 
 
 def test_the_stored_scores_give_the_same_plan_again() -> None:
     found = json.loads(json.dumps(analysis()))
-    assert allocation.reallocate(found, "uniform_rank", 8) == found
+    assert allocation.reallocate(found, "uniform_rank", CONFIG.budget_value) == found
 
 
 def test_a_few_sequences_are_no_sample() -> None:
@@ -58,9 +86,57 @@ def test_a_few_sequences_are_no_sample() -> None:
 
 
 def test_a_budget_near_a_bound_leaves_nothing_to_plan() -> None:
-    found = analysis(budget_value=16)
-    assert {module["rank"] for module in found["modules"]} == {16}
+    found = analysis(preset="seed", rank_max=8, budget_value=8)
+    assert {module["rank"] for module in found["modules"]} == {8}
     assert found["verdict"] in ("uniform_as_good", "sample_too_small")
+
+
+def test_a_model_without_a_wanted_module_is_named() -> None:
+    with pytest.raises(NoLinearModules, match="No linear module is named 'w1'"):
+        analysis(target_modules=("w1",))
+    no_layers = torch.nn.Module()
+    no_layers.get_output_embeddings = lambda: None
+    with pytest.raises(NoLinearModules, match="no linear module"):
+        linear_modules(no_layers)
+
+
+def test_two_modules_with_one_weight_are_named() -> None:
+    model = make_model()
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(NoLinearModules, match="share one weight"):
+        linear_modules(model)
+
+
+def test_a_4_bit_base_scores_as_its_16_bit_form() -> None:
+    """Wide enough that a block of 64 weights has a scale of its own."""
+    rows, tokenizer = sentences(24), make_tokenizer()
+    config = replace(CONFIG, preset="seed", samples=24)
+    scores = []
+    for model in (make_wide_model(), in_4_bits(make_wide_model())):
+        scores.append([module["score"] for module in analyze(model, tokenizer, rows, None, config).modules])
+    assert spearman(*scores) >= 0.99
+
+
+def make_wide_model() -> Any:
+    model = make_model(layers=4, hidden=64, inner=128).to(torch.bfloat16)
+    # Layers of different weight, so that there is an order to keep.
+    for place, layer in enumerate(model.model.layers):
+        for parameter in layer.mlp.parameters():
+            parameter.data.mul_(1 + 0.3 * place)
+    return model
+
+
+def in_4_bits(model: Any) -> Any:
+    """Every linear module of the layers as NF4."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, module in linear_modules(model).items():
+        packed = Linear4bit(module.in_features, module.out_features, bias=False, quant_type="nf4",
+                            compute_dtype=torch.bfloat16)  # fmt: skip
+        packed.weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, packed.to("cpu"))
+    return model
 
 
 def test_uniform_needs_no_pass() -> None:
@@ -82,8 +158,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def command(files: dict[str, Path], out: Path, **changes: object) -> list[str]:
     flags: dict[str, object] = {
-        **files, "budget": "uniform:8", "rank-min": 2, "rank-max": 16, "quantum": 2, "samples": 12, "max-length": 32,
-        "threads": 1, "events": out.with_suffix(".events"), "out": out, **changes,
+        **files, "budget": "uniform:4", "preset": "seed", "rank-min": 2, "rank-max": 16, "quantum": 2, "samples": 12,
+        "max-length": 32, "threads": 1, "events": out.with_suffix(".events"), "out": out, **changes,
     }  # fmt: skip
     return [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
 
@@ -92,14 +168,23 @@ def events_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.with_suffix(".events").read_text().splitlines()]
 
 
-def test_the_same_seed_writes_the_same_plan(files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("preset", ["default", "seed", "uniform"])
+def test_the_same_seed_writes_the_same_plan(
+    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str
+) -> None:
     texts = []
     for name in ("one.json", "two.json"):
-        assert main(command(files, tmp_path / name)) == 0
+        picture = {"heat-map": tmp_path / "plan.svg", "probe-steps": 3}
+        bounds = {} if preset == "seed" else {"rank-min": 0}
+        assert main(command(files, tmp_path / name, preset=preset, **picture, **bounds)) == 0
         plan = json.loads((tmp_path / name).read_bytes())
         texts.append((tmp_path / name).read_text().replace(f'"seconds": {plan["seconds"]}', ""))
     assert texts[0] == texts[1]
     assert "parameters" in capsys.readouterr().out
+    assert (tmp_path / "plan.svg").read_text().count("<rect") == 1 + 14
+    assert (tmp_path / "one.init.safetensors").exists() == (preset == "default")
+    if preset == "uniform":
+        return
     progress = events_of(tmp_path / "one.json")
     assert [event["kind"] for event in progress] == ["progress"] * len(progress)
     assert progress[-1]["step"] == progress[-1]["total"]
@@ -114,6 +199,9 @@ def test_the_same_seed_writes_the_same_plan(files, tmp_path: Path, capsys: pytes
         ({"data": "/nowhere.jsonl"}, "--data: /nowhere.jsonl does not exist"),
         ({"reference": "/nowhere.jsonl"}, "--reference: /nowhere.jsonl does not exist"),
         ({"samples": 0}, "--samples: must be at least 1"),
+        ({"target-modules": "q_proj,w1"}, "--target-modules: No linear module is named 'w1'"),
+        ({"objective": "concave"}, "--objective: A concave objective needs a spectrum"),
+        ({"budget": "uniform:60"}, "--budget: The budget of"),
     ],
 )
 def test_bad_input_is_named(files, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes, said: str) -> None:

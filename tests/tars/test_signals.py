@@ -1,8 +1,9 @@
-"""The signals against autograd and against the definition."""
+"""The streamed signals against autograd and against their definitions."""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from tests.tiny_model import make_model, make_tokenizer, sentences
 from training.tars import signals
 from training.tars.analysis import linear_modules
 from training.tars.data import IGNORED, TokenSequence, tokenised
+from training.tars.measures import GradientNorms, GradientSketch, OutputMoments
+from training.tars.signals import Watch, Watched
 
 CPU = torch.device("cpu")
+FULL_RANK = 16
 
 
 @pytest.fixture(scope="module")
@@ -21,80 +25,109 @@ def sequences() -> list[TokenSequence]:
     return tokenised([*sentences(5), *answered], make_tokenizer(), 64)
 
 
-def sums_of(sequences: list[TokenSequence], size: int = 2, *, gradients: bool = True) -> signals.Sums:
-    model = make_model()
-    stream = signals.batches(sequences, size, 1, CPU)
-    *_, last = signals.stream(model, linear_modules(model), stream, gradients=gradients)
-    return last
+def watched(sequences: list[TokenSequence], size: int = 2, model: Any = None, *, gradients: bool = True) -> Watched:
+    model = model or make_model()
+    modules = linear_modules(model)
+    found = Watched(
+        {
+            name: Watch(GradientNorms(), GradientSketch.of(module, FULL_RANK, 0), OutputMoments())
+            if gradients
+            else Watch(moments=OutputMoments())
+            for name, module in modules.items()
+        }
+    )
+    for _ in signals.stream(model, modules, found, signals.batches(sequences, size, 1, CPU)):
+        pass
+    return found
 
 
-def by_autograd(sequence: TokenSequence) -> dict[str, float]:
+def by_autograd(sequence: TokenSequence) -> dict[str, torch.Tensor]:
     model = make_model()
     ids, labels = torch.tensor([sequence.ids]), torch.tensor([sequence.labels])
     model(input_ids=ids, labels=labels).loss.backward()
-    return {name: float(module.weight.grad.double().square().sum()) for name, module in linear_modules(model).items()}
+    return {name: module.weight.grad.double() for name, module in linear_modules(model).items()}
 
 
-def test_norms_are_autograds_for_every_module_and_sequence(sequences) -> None:
+def test_norms_and_spectra_are_autograds(sequences: list[TokenSequence]) -> None:
     order = sorted(sequences, key=lambda sequence: len(sequence.ids))
-    expected = [by_autograd(sequence) for sequence in order]
-    for name, sums in sums_of(sequences).items():
-        assert sums.squared_norms == pytest.approx([norms[name] for norms in expected], rel=1e-4)
+    gradients = [by_autograd(sequence) for sequence in order]
+    for name, watch in watched(sequences).modules.items():
+        each = [float(found[name].square().sum()) for found in gradients]
+        assert watch.norms is not None
+        assert watch.norms.values().tolist() == pytest.approx(each, rel=1e-4)
+        whole = torch.stack([found[name] for found in gradients]).sum(0)
+        values, directions = watch.sketch.spectrum(4)
+        torch.testing.assert_close(values, torch.linalg.svdvals(whole)[:4], rtol=1e-3, atol=1e-6)
+        captured = (whole @ directions.T).norm() / torch.linalg.svdvals(whole)[:4].norm()
+        assert float(captured) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize(("length", "width", "out"), [(3, 40, 50), (60, 8, 9)])
-def test_both_ways_to_the_norm_are_exact(length: int, width: int, out: int) -> None:
-    inputs, gradients = torch.randn(2, length, width), torch.randn(2, length, out)
-    expected = torch.stack([(g.mT @ x).square().sum() for x, g in zip(inputs, gradients, strict=True)])
-    torch.testing.assert_close(signals.squared_norms(inputs, gradients), expected.double(), rtol=1e-4, atol=0)
+@pytest.mark.parametrize("size", [1, 3, 9])
+def test_batch_size_order_and_padding_change_nothing(sequences: list[TokenSequence], size: int) -> None:
+    shuffled = random.Random(3).sample(sequences, len(sequences))
+    once, again = watched(sequences, 2).modules, watched(shuffled, size).modules
+    for name in once:
+        assert float(again[name].norms.values().sum()) == pytest.approx(
+            float(once[name].norms.values().sum()), rel=1e-4
+        )
+        torch.testing.assert_close(again[name].sketch.y, once[name].sketch.y, rtol=1e-3, atol=1e-4)
+        for part, other in zip(again[name].moments.of(), once[name].moments.of(), strict=True):
+            torch.testing.assert_close(part, other, rtol=1e-4, atol=1e-6)
 
 
-def test_the_frozen_model_and_its_mode_are_given_back(sequences) -> None:
+def test_moments_leave_prompts_and_padding_out(sequences: list[TokenSequence]) -> None:
+    model = make_model()
+    kept: list[torch.Tensor] = []
+    handle = model.model.layers[0].mlp.up_proj.register_forward_hook(lambda _m, _i, out: kept.append(out.detach()[0]))
+    for sequence in sequences:
+        model(input_ids=torch.tensor([sequence.ids]))
+    handle.remove()
+    counted = [torch.tensor(sequence.labels) != IGNORED for sequence in sequences]
+    outputs = torch.cat([outputs[mask] for outputs, mask in zip(kept, counted, strict=True)]).double()
+    mean, variance = watched(sequences, gradients=False).modules["model.layers.0.mlp.up_proj"].moments.of()
+    torch.testing.assert_close(mean, outputs.mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(variance, outputs.var(0, unbiased=False), rtol=1e-4, atol=1e-6)
+
+
+def test_the_frozen_model_and_its_mode_are_given_back(sequences: list[TokenSequence]) -> None:
     model = make_model().train()
     frozen = model.model.embed_tokens.weight.requires_grad_(False)
-    *_, _last = signals.stream(model, linear_modules(model), signals.batches(sequences, 4, 1, CPU), gradients=True)
+    watched(sequences, 4, model)
     assert model.training
     assert not frozen.requires_grad
     assert model.model.layers[0].self_attn.q_proj.weight.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("size", [1, 3, 9])
-def test_batch_size_order_and_padding_change_nothing(sequences, size: int) -> None:
-    shuffled = random.Random(3).sample(sequences, len(sequences))
-    once, again = sums_of(sequences, 2), sums_of(shuffled, size)
-    for name in once:
-        assert sum(again[name].squared_norms) == pytest.approx(sum(once[name].squared_norms), rel=1e-4)
-        torch.testing.assert_close(again[name].mean_output(), once[name].mean_output(), rtol=1e-4, atol=1e-6)
-
-
-def test_means_leave_prompts_and_padding_out(sequences) -> None:
-    model = make_model()
-    name, module = "model.layers.0.mlp.up_proj", model.model.layers[0].mlp.up_proj
-    kept = []
-    module.register_forward_hook(lambda _m, _i, output: kept.append(output.detach()[0]))
-    for sequence in sequences:
-        model(input_ids=torch.tensor([sequence.ids]))
-    counted = [torch.tensor(sequence.labels) != IGNORED for sequence in sequences]
-    expected = torch.cat([outputs[mask] for outputs, mask in zip(kept, counted, strict=True)]).double().mean(0)
-    found = sums_of(sequences, gradients=False)[name]
-    torch.testing.assert_close(found.mean_output(), expected, rtol=1e-4, atol=1e-6)
-    assert found.squared_norms == []
-
-
-def test_divergence_is_the_definition() -> None:
-    base, target = torch.randn(30), torch.randn(30)
-    p, q = base.double().softmax(0), target.double().softmax(0)
-    assert signals.softmax_divergence(base, target) == pytest.approx(float((p * (p / q).log()).sum()))
-    assert signals.softmax_divergence(base, base) == 0.0
-
-
-def test_hooks_are_gone_after_a_fault(sequences) -> None:
+def test_hooks_are_gone_after_a_fault(sequences: list[TokenSequence]) -> None:
     model = make_model()
     modules = linear_modules(model)
     batch = next(signals.batches(sequences, 2, 1, CPU))
     batch.ids[0, 0] = 10_000
+    found = Watched({name: Watch(norms=GradientNorms()) for name in modules})
     with pytest.raises(IndexError):
-        list(signals.stream(model, modules, iter([batch]), gradients=True))
+        list(signals.stream(model, modules, found, iter([batch])))
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_loss_that_is_no_number_is_named(sequences: list[TokenSequence]) -> None:
+    model = make_model()
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(signals.LossNotFinite, match="not finite"):
+        watched(sequences, 2, model)
+
+
+def test_what_a_pass_keeps_does_not_grow_with_the_sample(sequences: list[TokenSequence]) -> None:
+    """Eight times the sample: the same sums, and one number more a sequence."""
+    few, many = watched(sequences[:1]), watched(sequences[:1] * 8)
+
+    def numbers(found: Watched) -> int:
+        kept = [
+            (w.sketch.y, w.sketch.z, w.moments.sums, w.moments.squares, w.moments.tokens)
+            for w in found.modules.values()
+        ]
+        return sum(part.numel() for parts in kept for part in parts)
+
+    assert numbers(few) == numbers(many)
+    assert {len(watch.norms.values()) for watch in many.modules.values()} == {8}

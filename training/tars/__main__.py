@@ -194,7 +194,7 @@ def show(plan: dict[str, Any], out: Path) -> None:
     serving = plan["serving"]
     console.print(f"A slot of vLLM at --max-lora-rank {serving['max_lora_rank']}: {serving['slot_bytes']:,} bytes.")
     if plan["learning_rate"]:
-        console.print(f"Best learning rate of the probe: {plan['learning_rate']:g}.")
+        console.print(f"Learning rate for a run with decay, by the probe: {plan['learning_rate']:g}.")
     console.print(plan["verdict_text"])
     console.print(f"Written to {out}", soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -63,8 +64,8 @@ class AnalysisConfig:
 class Analysis:
     """A plan and the evidence for it; `as_dict` is plan.json. `init` is A (rank_max, in) by module, or empty.
 
-    `stability` is the rank correlation of the scores of the sample's two halves, or None. `learning_rate` is the
-    best of the rates that the probe tried, or None.
+    `stability` is the rank correlation of the scores of the sample's two halves, or None. `learning_rate` is advice
+    for a run with decay, from the best of the rates that the probe tried, or None.
     """
 
     preset: str
@@ -85,7 +86,7 @@ class Analysis:
     greedy_gap: float | None
     divergence_used: bool
     learning_rate: float | None
-    probes: list[dict[str, float]]
+    probes: list[dict[str, float | None]]
     stability: float | None
     sequences: int
     verdict: str
@@ -159,6 +160,11 @@ def shape_of(module: nn.Module) -> list[int]:
     return [int(module.out_features), int(module.in_features)]  # type: ignore[arg-type]
 
 
+def told(loss: float) -> float | None:
+    """JSON has no infinity: the loss of a rate that was too high is null."""
+    return round(loss, 6) if math.isfinite(loss) else None
+
+
 def planned(
     modules: dict[str, nn.Module],
     scores: Scores,
@@ -179,7 +185,7 @@ def planned(
         **fields,
         divergence_used=scores.divergence_used,
         learning_rate=scores.learning_rate,
-        probes=[{"rate": probe.rate, "loss": round(probe.reached, 6)} for probe in scores.probes],
+        probes=[{"rate": probe.rate, "loss": told(probe.reached)} for probe in scores.probes],
         stability=stability,
         sequences=scores.sequences,
         verdict=judged[0],

@@ -24,8 +24,8 @@ HYPERPARAMETERS = {
     "rank": RANK, "steps": 40, "batch_size": 4, "max_length": 84, "learning_rate": 3e-3, "warmup_steps": 4,
     "checkpoint_steps": 20, "eval_tokens": 4400,
 }  # fmt: skip
-# A small probe: one learning rate and few steps, so that it takes less than a minute on two cores.
-ANALYSIS = {"preset": "default", "budget": {"uniform_rank": RANK}, "rank_max": 32, "quantum": 4, "samples": 12,
+# A small probe: one learning rate and few steps, so that it takes about 40 s on two free cores.
+ANALYSIS = {"preset": "default", "budget": {"uniform_rank": RANK}, "rank_max": 32, "quantum": 4, "samples": 8,
             "max_length": 128, "settings": {"probe_rates": [4e-3], "probe_steps": 4}}  # fmt: skip
 MIN_STEPS, MIN_TRAINED, MIN_EVALUATED, MIN_COMPLETION = 40, 10_000, 4_000, 16
 

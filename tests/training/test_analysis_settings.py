@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import User
@@ -173,6 +175,17 @@ def test_another_budget_of_an_8b_model_is_planned_within_a_second_and_without_to
     assert not torch
     assert seconds < 1.0
     assert 0 < parameters <= 16 * sum(sum(module["shape"]) for module in large_plan()["modules"])
+
+
+def test_a_plan_from_before_the_settings_is_completed(analysis: RankAnalysis) -> None:
+    migration = importlib.import_module("training.migrations.0003_older_plans")
+    new = ("settings", "serving", "greedy_gap", "learning_rate", "probes", "start_values")
+    old = {name: value for name, value in PLAN.items() if name not in new}
+    RankAnalysis.objects.update(preset="seed", rank_min=2, plan={**old, "rank_min": 2})
+    migration.complete(apps, None)
+    analysis.refresh_from_db()
+    assert analysis.plan["settings"] == analysis.parts
+    assert analysis.reallocate({"uniform_rank": 6})["parameters"] > PLAN["parameters"]
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,9 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
             lora_dropout=0.0,
         ),
     )
+    trained: Any = trainer.model
     if run.init:
-        count = set_start_values(trainer.model, run.init)
+        count = set_start_values(trained, run.init)
         events.write("log", message=f"{count} modules begin with the start values of the analysis.")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(events, cancel, lengths, order))
@@ -150,7 +151,6 @@ def train(run: LoraRun, events: Events, cancel: Cancel) -> None:
     if cancel.requested:
         sys.exit(CANCELLED)
 
-    trained: Any = trainer.model
     after = evaluate("after", trained)
     save_adapter(trained, run)
     run_file.write_atomically(

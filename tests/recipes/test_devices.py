@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.recipes.runs import events_of, losses, write_inputs, write_run
 from tests.waiting import wait_until
@@ -53,6 +55,21 @@ def test_two_processes_learn_what_one_learns(
     first, second = (json.loads((folder / "output/result.json").read_bytes()) for folder in (alone, together))
     assert second["loss_after"] == pytest.approx(first["loss_after"], rel=1e-3)
     assert second["train_tokens"] == first["train_tokens"]
+
+
+def test_shards_learn_what_replicas_learn(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    alone, sharded = tmp_path / "alone", tmp_path / "sharded"
+    assert lora.main([str(write_run(alone, inputs, steps=6))]) == 0
+    path = write_run(sharded, inputs, steps=6, devices=2, sharding="fsdp", hyperparameters={"batch_size": 2})
+    started.append(start(path, 2))
+    assert started[0].wait(120) == 0
+    assert losses(sharded) == pytest.approx(losses(alone), rel=1e-3)
+    name = "output/adapter/adapter_model.safetensors"
+    ours, theirs = load_file(sharded / name), load_file(alone / name)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[key], theirs[key], atol=0.01) for key in ours)
 
 
 def test_a_stop_reaches_every_process_and_nothing_is_left(

@@ -11,11 +11,13 @@ from typing import Any
 from training.recipes.run_file import Run
 
 
-def save_adapter(model: Any, run: Run) -> None:
-    """OUTPUT/adapter of a PEFT model that is a LoRA with one effective scale."""
+def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) -> None:
+    """OUTPUT/adapter of a PEFT model that is a LoRA with one effective scale; `weights` where the model has shards."""
     write_folder(
         run.output / "adapter",
-        lambda part: model.save_pretrained(str(part), safe_serialization=True, save_embedding_layers=False),
+        lambda part: model.save_pretrained(
+            str(part), safe_serialization=True, save_embedding_layers=False, state_dict=weights
+        ),
         {"target_modules": run.target_modules, "base_model_name_or_path": run.base_model_name},
     )
 

@@ -28,14 +28,23 @@ Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Trained:
+    """`model` as PEFT wraps it, `weights`: what was trained, whole, `loss(model)`: the held-out loss of any model."""
+
+    model: Any
+    weights: dict[str, torch.Tensor]
+    loss: Callable[[Any], float | None]
+
+
+@dataclass(frozen=True)
 class Method:
     """What a recipe brings: a name, how the base is loaded, PEFT's part, trainer options, and how it is kept.
 
-    `keep(model, run, loss)` writes OUTPUT/adapter and returns facts for the result; `loss(model)` is the held-out loss.
+    `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result.
     """
 
     name: str
-    keep: Callable[[Any, Run, Callable[[Any], float | None]], Facts]
+    keep: Callable[[Trained, Run], Facts]
     load: Callable[[Path], Any] = load_model
     adapt: Callable[[Any, Run, Material], Any] = lambda model, run, material: (model, None)
     options: dict[str, Any] = field(default_factory=dict)
@@ -79,8 +88,9 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     trained = fit(trainer, checkpoint, cancel)
 
     after = evaluate("after", trained)
+    weights = processes.whole_weights(trained)
     if state.is_main_process:
-        facts = method.keep(trained, run, lambda other: measured(other, material, tokenizer))
+        facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
         facts |= {"eval_tokens": after.tokens if after else 0, "train_tokens": sum(material.tokens)}
         facts |= {"method": method.name, "steps": chosen.steps, "seconds": round(time.monotonic() - started, 1)}

@@ -35,9 +35,9 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
             lora_dropout=0.0,
         )
 
-    def keep(model: Any, run: Run, loss: Any) -> loop.Facts:
-        save_adapter(model, run)
-        return {"parameters": trainable(model)}
+    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+        save_adapter(trained.model, run, trained.weights)
+        return {"parameters": trainable(trained.model)}
 
     loop.train(run, events, cancel, loop.Method("lora", keep, adapt=adapt))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -52,7 +50,6 @@ Train = Callable[[Run, RunEvents, Cancel], None]
 
 def program(arguments: list[str], train: Train) -> int:
     """Exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else."""
-    end_with_launcher()
     cancel, events = Cancel(), RunEvents(None)
 
     def work() -> None:
@@ -61,10 +58,3 @@ def program(arguments: list[str], train: Train) -> int:
         train(Run.read(record), events, cancel)
 
     return guarded(events, work)
-
-
-def end_with_launcher() -> None:
-    """One of several processes has a session of its own, so a kill of the launcher's group would not reach it."""
-    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -158,6 +158,7 @@ SPECTACULAR_SETTINGS = {
         "BaseModelStatus": "registry.models.base_model.BaseModelStatus",
         "VersionStatus": "registry.models.adapter.VersionStatus",
         "RolloutStatus": "registry.models.rollout.RolloutStatus",
+        "ApprovalStatus": "registry.models.approval.ApprovalStatus",
     },
 }
 

@@ -44,8 +44,9 @@ def judge(tmp_path: Path, project: Project | None, *extra: str) -> tuple[int, di
     export = tmp_path / "events.jsonl"
     export.write_text("".join(export_lines(project)) if project else "")
     script = shutil.copy(verifier.__file__, tmp_path / "verifier.py")
-    command = [sys.executable, "-I", str(script), str(export), "--checkpoints",
-               str(Path(settings.ARTIFACT_STORE) / "checkpoints"), "--public-key", str(tmp_path / "key.pem"), *extra]  # fmt: skip
+    folder = Path(settings.ARTIFACT_STORE) / "checkpoints"
+    options = ["--checkpoints", str(folder), "--public-key", str(tmp_path / "key.pem"), *extra]
+    command = [sys.executable, "-I", str(script), str(export), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break
      "DROP TABLE audit_auditevent"],
 )  # fmt: skip
 def test_the_role_of_the_application_is_refused(trail: Project, statement: str) -> None:
-    with pytest.raises(ProgrammingError, match="permission denied|must be owner"), connection.cursor() as cursor:
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"), connection.cursor() as cursor:
         cursor.execute(statement)
 
 

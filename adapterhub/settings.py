@@ -158,6 +158,7 @@ SPECTACULAR_SETTINGS = {
         "BaseModelStatus": "registry.models.base_model.BaseModelStatus",
         "VersionStatus": "registry.models.adapter.VersionStatus",
         "RolloutStatus": "registry.models.rollout.RolloutStatus",
+        "ApprovalStatus": "registry.models.approval.ApprovalStatus",
     },
 }
 
@@ -180,9 +181,13 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 10},
     },
     "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},
+    "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
+    "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": timedelta(hours=1)},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
+AUDIT_KEY = env.read("ADAPTERHUB_AUDIT_KEY")
+AUDIT_KEY_FILE = HOME / "audit-key.pem"
 ARTIFACT_STORE = env.read("ARTIFACT_STORE") or str(HOME / "artifacts")
 S3_ENDPOINT_URL = env.read("S3_ENDPOINT_URL") or None
 MODELS_DIR = HOME / "models"

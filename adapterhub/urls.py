@@ -11,6 +11,7 @@ from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
 from adapterhub.api.views import healthz
 from adapterhub.audit.api import AuditViewSet
 from adapterhub.audit.views import explorer
+from registry.api import approvals
 from registry.api import views as registry
 from training.api import views as training
 
@@ -25,6 +26,7 @@ router.register("clusters", registry.ClusterViewSet, "cluster")
 router.register("replicas", registry.ReplicaViewSet, "replica")
 router.register("aliases", registry.AliasViewSet, "alias")
 router.register("rollouts", registry.RolloutViewSet, "rollout")
+router.register("approvals", approvals.ApprovalViewSet, "approval")
 router.register("responses", registry.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")
 router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")

@@ -26,5 +26,13 @@ class ResponseAdmin(ReadOnlyAdmin):
     list_display = ["id", "version", "arm", "status", "at", "total_ms"]
 
 
-for model in (models.BaseModel, models.Adapter, models.AliasMove, models.Cluster, models.Replica):
+for model in (
+    models.BaseModel,
+    models.Adapter,
+    models.AliasMove,
+    models.Approval,
+    models.Signature,
+    models.Cluster,
+    models.Replica,
+):
     admin.site.register(model, ReadOnlyAdmin)

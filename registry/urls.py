@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from registry import views
+from registry import approval_pages, views
 
 urlpatterns = [
     path("", views.overview, name="overview"),
@@ -15,6 +15,10 @@ urlpatterns = [
     path("rollouts/", views.rollouts, name="rollouts"),
     path("rollouts/<uuid:pk>/", views.rollout, name="rollout"),
     path("rollouts/<uuid:pk>/<slug:verb>/", views.move_rollout, name="move-rollout"),
+    path("rollouts/<uuid:pk>/approval/ask/", approval_pages.ask, name="ask-approval"),
+    path("approvals/", approval_pages.inbox, name="approvals"),
+    path("approvals/<uuid:pk>/", approval_pages.approval, name="approval"),
+    path("approvals/<uuid:pk>/<slug:verb>/", approval_pages.decide, name="decide"),
     path("clusters/", views.clusters, name="clusters"),
     path("clusters/<slug:slug>/", views.cluster, name="cluster"),
 ]

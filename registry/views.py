@@ -165,6 +165,7 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
         "rest": 100 - shown.weight,
         "may_operate": Scope.OPERATE in scopes_in(request, shown.alias.project),
         "may_roll_back": shown.is_active or shown.status == "promoted",
+        "approvals": shown.approvals.all(),
         "weight_form": WeightForm(initial={"weight": shown.weight}),
         "events": AuditEvent.objects.about(shown),
         "replicas": shown.alias.cluster.replicas.all(),

@@ -30,7 +30,13 @@ TABLE = {
     "seed": Hyperparameter(0, 0, 2**31, "Seed of order and start values."),
     "checkpoint_steps": Hyperparameter(20, 1, 1_000_000, "Steps between two checkpoints."),
     "eval_tokens": Hyperparameter(4096, 1, 100_000_000, "Held-out tokens to evaluate on, before and after."),
+    "packing": Hyperparameter(0, 0, 1, "1: fill every row to max_length with whole sequences; faster on a GPU."),
+    "recompute": Hyperparameter(0, 0, 1, "1: recompute activations: less memory, about a third slower."),
+    "devices": Hyperparameter(1, 1, 64, "Processes of one host that train together, one a GPU."),
+    "sharded": Hyperparameter(0, 0, 1, "1: several devices hold shards (FSDP), not replicas (DDP)."),
 }
+# What the run is made of; the rest is the recipe's.
+OUTER = ("rank", "scale", "devices", "sharded")
 
 
 def with_defaults(given: dict[str, Any]) -> dict[str, int | float]:

@@ -5,4 +5,4 @@ class AccountsConfig(AppConfig):
     name = "adapterhub.accounts"
 
     def ready(self) -> None:
-        from adapterhub.accounts import openapi  # noqa: F401 - its import registers the scheme
+        from adapterhub.accounts import openapi, sessions  # noqa: F401 - their imports register the scheme and the signals

@@ -83,13 +83,16 @@ class Scope(models.TextChoices):
     ADMIN = "admin"
 
 
+# Of people alone: no token can hold it.
+APPROVE = "approve"
+
 ROLE_SCOPES: dict[str, set[str]] = {
     Membership.Role.VIEWER: {Scope.READ},
     Membership.Role.TRAINER: {Scope.READ, Scope.TRAIN, Scope.PUBLISH, Scope.INFER},
-    Membership.Role.APPROVER: {Scope.READ, Scope.INFER},
+    Membership.Role.APPROVER: {Scope.READ, Scope.INFER, APPROVE},
     Membership.Role.OPERATOR: {Scope.READ, Scope.OPERATE, Scope.INFER},
     Membership.Role.AUDITOR: {Scope.READ, Scope.AUDIT},
-    Membership.Role.ADMIN: set(Scope.values),
+    Membership.Role.ADMIN: {*Scope.values, APPROVE},
 }
 
 

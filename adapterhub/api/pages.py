@@ -20,6 +20,7 @@ NAVIGATION = [
     ("overview", "Overview"),
     ("adapters", "Adapters"),
     ("rollouts", "Rollouts"),
+    ("approvals", "Approvals"),
     ("training-runs", "Training"),
     ("rank-analyses", "Rank analyses"),
     ("datasets", "Datasets"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Project, Scope
 from adapterhub.api.errors import Invalid, NotAllowed
 
+FRESH_S = 600
+
 if TYPE_CHECKING:
     from rest_framework.views import APIView
 
@@ -23,10 +26,9 @@ def scopes_in(request: HttpRequest | Request, project: Project) -> set[str]:
     token = getattr(request, "auth", None)
     if isinstance(token, ApiToken):
         return set(token.scopes) if token.project_id == project.pk else set()
-    if request.user.is_superuser:
-        return set(Scope.values)
+    held = set(Scope.values) if request.user.is_superuser else set()
     roles = project.memberships.filter(user_id=request.user.pk).values_list("role", flat=True)
-    return set().union(*(ROLE_SCOPES[role] for role in roles))
+    return held.union(*(ROLE_SCOPES[role] for role in roles))
 
 
 def projects_of(request: HttpRequest | Request) -> QuerySet[Project]:
@@ -55,8 +57,25 @@ def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Proj
 def actor_of(request: HttpRequest | Request) -> Actor:
     """The caller as the audit trail names it."""
     token = getattr(request, "auth", None)
-    actor = token.as_actor() if isinstance(token, ApiToken) else request.user.as_actor()
+    if isinstance(token, ApiToken):
+        actor = token.as_actor()
+    else:
+        actor = request.user.as_actor(request.session.get("auth_method", "session"))
     return replace(actor, request_id=request.request_id)
+
+
+def require_fresh_sign_in(request: HttpRequest | Request, password: str = "") -> None:
+    """A signature needs its person: a sign-in of the last ten minutes, or the password once more. Raises NotAllowed."""
+    if getattr(request, "auth", None):
+        raise NotAllowed("Tokens cannot approve: sign in as a person.", code="token_cannot_approve")
+    since = time.time() - request.session.get("signed_in_at", 0)
+    if since <= FRESH_S or (password and request.user.check_password(password)):
+        return
+    raise NotAllowed(
+        "A signature needs your password, or a sign-in of the last ten minutes.",
+        field="password",
+        code="reauthentication_required",
+    )
 
 
 class ScopePermission(BasePermission):

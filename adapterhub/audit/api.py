@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -13,9 +10,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Project, Scope
-from adapterhub.api.permissions import named_project, scopes_in
+from adapterhub.api.errors import Invalid
+from adapterhub.api.permissions import actor_of, named_project, scopes_in
 from adapterhub.api.views import ProjectViewSet
+from adapterhub.audit.export import csv_lines, export_lines
 from adapterhub.audit.models import AuditEvent, verify
+from adapterhub.audit.observed import observe
+from adapterhub.audit.tags import Tag
 
 
 class AuditEventSerializer(serializers.ModelSerializer):
@@ -45,6 +46,8 @@ class VerdictSerializer(serializers.Serializer):
     faults = FaultSerializer(many=True)
 
 
+EXPORTS = {"jsonl": ("application/jsonl", export_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
+AS = OpenApiParameter("as", str, enum=list(EXPORTS), description="jsonl (the default, which is verified) or csv.")
 PROJECT = OpenApiParameter("project", str, required=True, description="Slug of the project.")
 
 
@@ -77,22 +80,19 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMi
         found = [{"sequence": fault.sequence, "fault": fault.kind} for fault in faults]
         return Response({"project": project.slug, "ok": not found, "events": count, "faults": found})
 
-    @extend_schema(parameters=[PROJECT], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
+    @extend_schema(parameters=[PROJECT, AS], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
     def export(self, request: Request) -> StreamingHttpResponse:
         """The project's chain as JSON lines: the canonical bytes as they were hashed, and both hashes."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
-        response = StreamingHttpResponse(export_lines(project), content_type="application/jsonl")
-        response["Content-Disposition"] = f'attachment; filename="audit-{project.slug}.jsonl"'
+        kind = request.query_params.get("as", "jsonl")
+        if kind not in EXPORTS:
+            raise Invalid("as is jsonl or csv.", field="as")
+        observe(Tag.AUDIT_EXPORTED, by=actor_of(request), project=project, what=request.path, evidence={"as": kind})
+        content_type, lines = EXPORTS[kind]
+        response = StreamingHttpResponse(lines(project), content_type=content_type)
+        response["Content-Disposition"] = f'attachment; filename="audit-{project.slug}.{kind}"'
         return response
 
 
 def may_audit(request: Request, project: Project) -> bool:
     return Scope.AUDIT in scopes_in(request, project)
-
-
-def export_lines(project: Project) -> Iterator[str]:
-    for event in AuditEvent.objects.of_chain(project).iterator():
-        link = event.as_link()
-        line = {"sequence": link.sequence, "event": link.canonical.decode(), "prev": link.prev_hash.hex(),
-                "hash": link.hash.hex()}  # fmt: skip
-        yield json.dumps(line) + "\n"

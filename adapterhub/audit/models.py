@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import rfc8785
@@ -12,7 +13,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
-from adapterhub.audit import chain
+from adapterhub.audit import verifier as chain
 from adapterhub.audit.tags import Tag
 
 JsonObject = dict[str, Any]
@@ -82,10 +83,8 @@ class AuditEvent(models.Model):
         if not connection.in_atomic_block:
             raise transaction.TransactionManagementError("An audit event belongs into the transaction of its change.")
         lock_chain(project)
-        head = cls.objects.of_chain(project).last()
         event = cls(
             project=project,
-            sequence=head.sequence + 1 if head else 1,
             at=now(),
             tag=tag,
             actor=by.user,
@@ -100,12 +99,16 @@ class AuditEvent(models.Model):
             after=after,
             reason=reason,
             evidence=evidence,
-            prev_hash=bytes(head.hash) if head else chain.GENESIS,
         )
-        event.canonical = rfc8785.dumps(event.content())
-        event.hash = chain.link_hash(event.prev_hash, event.canonical)
+        event.follow(*head_of(project))
         event.save(force_insert=True)
         return event
+
+    def follow(self, sequence: int, head: bytes) -> None:
+        """Take the place in the chain after this sequence and hash (32 bytes)."""
+        self.sequence, self.prev_hash = sequence + 1, head
+        self.canonical = rfc8785.dumps(self.content())
+        self.hash = chain.link_hash(self.prev_hash, self.canonical)
 
     def content(self) -> JsonObject:
         """What is hashed: everything but the hashes themselves."""
@@ -128,6 +131,45 @@ class AuditEvent(models.Model):
         return chain.Link(self.sequence, bytes(self.canonical), bytes(self.prev_hash), bytes(self.hash))
 
 
+class Checkpoint(models.Model):
+    """A signed head of a chain. Copies lie in the artifact store and the log; a trigger keeps these rows."""
+
+    project = models.ForeignKey(Project, models.PROTECT, null=True, blank=True, related_name="checkpoints")
+    sequence = models.PositiveBigIntegerField()
+    at = models.DateTimeField()
+    document = models.BinaryField()
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def path(self) -> str:
+        """Its place below `checkpoints/` of the artifact store."""
+        chain_name = self.project.slug if self.project else "installation"
+        return f"{chain_name}/{self.at:%Y%m%dT%H%M%S.%f}Z-{self.sequence}.json"
+
+    def as_signed(self) -> chain.Checkpoint:
+        """What was signed, as the verifier reads it."""
+        return chain.checkpoint_of(json.loads(bytes(self.document))["signed"].encode())
+
+
+class UnsealedEvent(models.Model):
+    """A read or a refusal on its way into the chain: written without the chain's lock, sealed in batches."""
+
+    project = models.ForeignKey(Project, models.PROTECT, null=True, blank=True, related_name="+")
+    at = models.DateTimeField(default=now)
+    fields = models.JSONField()
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.fields.get('tag')} {self.at}"
+
+
 def lock_chain(project: Project | None) -> None:
     """Take the chain's lock until the end of the transaction, so that the sequence is the order of commits."""
     chain_id = project.pk if project else 0
@@ -135,8 +177,16 @@ def lock_chain(project: Project | None) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.audit'), %s)", [chain_id])
 
 
-def verify(project: Project | None) -> tuple[int, list[chain.Fault]]:
-    """Walk a project's chain; returns the number of events and the faults found.
+def head_of(project: Project | None) -> tuple[int, bytes]:
+    """The last sequence of a chain and its hash; (0, 32 zero bytes) when it is empty."""
+    rows = AuditEvent.objects.filter(project=project).order_by("-sequence").values_list("sequence", "hash")
+    last = rows.first()
+    return (last[0], bytes(last[1])) if last else (0, chain.GENESIS)
+
+
+def verify(project: Project | None, outside: Iterable[chain.Checkpoint] = ()) -> tuple[int, list[chain.Fault]]:
+    """Walk a project's chain; returns the number of events and the faults found, also against the database's
+    checkpoints and those kept `outside`.
 
     A column that says something else than the hashed bytes counts as edited.
     """
@@ -151,5 +201,6 @@ def verify(project: Project | None) -> tuple[int, list[chain.Fault]]:
                 edited.append(chain.Fault(event.sequence, "edited"))
             yield event.as_link()
 
-    found = list(chain.faults(links()))
+    checkpoints = [point.as_signed() for point in Checkpoint.objects.filter(project=project)]
+    found = list(chain.faults(links(), [*checkpoints, *outside]))
     return count, sorted({*found, *edited}, key=lambda fault: fault.sequence)

@@ -1,5 +1,6 @@
 from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
 from registry.models.alias import Alias, AliasMove
+from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.cluster import Cluster, Replica
 from registry.models.response import Response
@@ -10,6 +11,9 @@ __all__ = [
     "AdapterVersion",
     "Alias",
     "AliasMove",
+    "Approval",
+    "ApprovalKind",
+    "ApprovalStatus",
     "BaseModel",
     "BaseModelStatus",
     "Cluster",
@@ -17,5 +21,6 @@ __all__ = [
     "Response",
     "Rollout",
     "RolloutStatus",
+    "Signature",
     "VersionStatus",
 ]

@@ -16,6 +16,7 @@ from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.models.adapter import AdapterVersion
+from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import Cluster, reconcile_soon
 
 POLICY_KEYS = {"quorum"}
@@ -104,17 +105,46 @@ class Alias(models.Model):
         self.moves.create(version=version, actor_name=by.name, reason=reason)
         reconcile_soon()
 
-    def set_policy(self, policy: dict[str, Any], *, by: Actor) -> None:
-        """Change who and what a promotion needs."""
+    def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "") -> None:
+        """Change who and what a promotion needs. On a protected alias this needs an approval of just this change."""
         check_policy(policy)
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
+            approval = alias.policy_approval(policy) if alias.quorum and policy != alias.policy else None
             before, alias.policy = alias.policy, policy
             alias.save(update_fields=["policy"])
+            if approval:
+                approval.use(by=by)
             AuditEvent.record(
-                Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy
-            )
+                Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy,
+                reason=reason,
+            )  # fmt: skip
         self.refresh_from_db()
+
+    def policy_approval(self, policy: dict[str, Any]) -> Approval:
+        """The approval that allows this policy. Raises NotAllowed when there is none."""
+        found = self.approvals.select_for_update().filter(
+            kind=ApprovalKind.ALIAS_POLICY,
+            status=ApprovalStatus.APPROVED,
+            bound=digest_of(self.policy_evidence(policy)),
+        )
+        if approval := found.first():
+            return approval
+        raise NotAllowed(
+            f"{self} is protected: another person must approve a change of its policy.", code="approval_missing"
+        )
+
+    def request_policy(self, policy: dict[str, Any], *, reason: str, by: Actor) -> Approval:
+        """Ask for the change of a protected alias' policy."""
+        check_policy(policy)
+        if not self.quorum:
+            raise Invalid(f"{self} is not protected: change its policy at once.", field="alias", code="unprotected")
+        evidence = self.policy_evidence(policy)
+        return Approval.request(ApprovalKind.ALIAS_POLICY, self, evidence=evidence, policy=policy, reason=reason, by=by)
+
+    def policy_evidence(self, policy: dict[str, Any]) -> dict[str, Any]:
+        """What a signer sees: the policy as it is and as it would be."""
+        return {"alias": self.name, "policy": self.policy, "wanted": policy}
 
     def served_at(self, moment: datetime) -> AdapterVersion | None:
         """The version that the alias pointed to at that time; None before it existed."""

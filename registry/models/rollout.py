@@ -17,6 +17,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
+from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import reconcile_soon
 
 
@@ -115,6 +116,8 @@ class Rollout(models.Model):
                     created_by=by.user,
                 )
                 rollout.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(alias.version))
+                if alias.quorum:
+                    rollout.request_approval(reason=reason, by=by)
                 reconcile_soon()
         except IntegrityError:
             raise Conflict(f"{alias} has a rollout that has not ended.", code="rollout_active") from None
@@ -159,17 +162,46 @@ class Rollout(models.Model):
 
     def promote(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
         """Send all traffic of the alias to the candidate."""
+        for approval in self.approvals.open():
+            approval.lapse_when_changed(by=by)
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PROMOTED, expected_generation)
-            if rollout.alias.quorum:
-                raise NotAllowed(
-                    f"{rollout.alias} is protected: promotion needs {rollout.alias.quorum} approval(s).",
-                    code="approval_missing",
-                )
+            approval = rollout.approval() if rollout.alias.quorum else None
             rollout.alias.point_to(rollout.candidate, reason=reason, by=by)
             rollout.enter(RolloutStatus.PROMOTED)
+            if approval:
+                approval.use(by=by)
             rollout.audit(Tag.ROLLOUT_PROMOTED, by=by, reason=reason, before=served(rollout.stable))
         self.refresh_from_db()
+
+    def request_approval(self, *, reason: str, by: Actor) -> Approval:
+        """Ask other people to sign the promotion to the candidate."""
+        if not self.is_active or not self.alias.quorum:
+            raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
+        return Approval.request(
+            ApprovalKind.PROMOTION, self.alias, evidence=self.evidence(), rollout=self, candidate=self.candidate,
+            reason=reason, by=by,
+        )  # fmt: skip
+
+    def approval(self) -> Approval:
+        """The approval that allows the promotion of what stands here now. Raises NotAllowed when there is none."""
+        allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
+        found = self.approvals.select_for_update().filter(status__in=allowing, bound=digest_of(self.evidence()))
+        if approval := found.first():
+            return approval
+        raise NotAllowed(
+            f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s).", code="approval_missing"
+        )
+
+    def evidence(self) -> dict[str, Any]:
+        """What an approver sees and signs for: the weights' digest, their evaluation, and the rule they pass."""
+        return {
+            "alias": self.alias.name,
+            "stable": served(self.stable),
+            "candidate": served(self.candidate),
+            "evaluation": self.candidate.metrics,
+            "quorum": self.alias.quorum,
+        }
 
     def rollback(self, *, reason: str, by: Actor) -> None:
         """Serve the stable version again. Also after the promotion; asking twice changes nothing."""

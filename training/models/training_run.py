@@ -17,10 +17,11 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
-from training.hyperparameters import with_defaults
+from training.hyperparameters import OUTER, with_defaults
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.models.rank_analysis import RankAnalysis
+from training.recipes import launch
 
 
 class TrainingRun(GpuJob):
@@ -120,7 +121,11 @@ class TrainingRun(GpuJob):
         """Write run.json and name the recipe."""
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
-        return [f"training.recipes.{self.method}", str(recipe)]
+        return launch.command(f"training.recipes.{self.method}", str(recipe), self.devices)
+
+    @property
+    def devices(self) -> int:
+        return self.hyperparameters.get("devices", 1)
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         data = self.dataset.folder()
@@ -133,8 +138,10 @@ class TrainingRun(GpuJob):
             "events": str(folder / "events.jsonl"),
             **self.rank_plan(),
             **self.start_values(),
+            "devices": self.devices,
+            "sharding": "fsdp" if self.hyperparameters.get("sharded") else "ddp",
             "hyperparameters": {
-                **{name: value for name, value in self.hyperparameters.items() if name not in ("rank", "scale")},
+                **{name: value for name, value in self.hyperparameters.items() if name not in OUTER},
                 "threads": settings.TORCH_THREADS,
             },
         }

@@ -6,17 +6,16 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
+from training.recipes.processes import anyone
+from training.recipes.program import Cancel
 from training.tars.events import Events
 
 COMPLETE = "complete"
-
-
-class Cancellable(Protocol):
-    requested: bool
 
 
 def last_complete(folder: Path) -> Path | None:
@@ -28,10 +27,10 @@ def last_complete(folder: Path) -> Path | None:
 class Reporter(TrainerCallback):
     """Writes progress and metrics after every step, marks checkpoints, and stops with one on request."""
 
-    def __init__(self, events: Events, cancel: Cancellable, lengths: Sequence[int], order: Sequence[int]) -> None:
-        self.events, self.cancel = events, cancel
-        # tokens[n]: tokens in the first n sequences, without padding
-        self.tokens = [0, *accumulate(lengths[place] for place in order)]
+    def __init__(self, events: Events, cancel: Cancel, tokens: Sequence[int], state: PartialState) -> None:
+        self.events, self.cancel, self.state = events, cancel, state
+        # tokens[n]: tokens in the first n rows, without padding
+        self.tokens = [0, *accumulate(tokens)]
         self.first = self.begun = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -40,7 +39,8 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.events.progress(state.global_step, state.max_steps, int(self.first))
-        if self.cancel.requested:
+        if anyone(self.cancel.requested, self.state):
+            self.cancel.requested = True
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -51,9 +51,11 @@ class Reporter(TrainerCallback):
 
     def pace(self, args: Any, state: Any) -> float:
         """Tokens a second since this attempt began."""
-        each: int = args.train_batch_size * args.gradient_accumulation_steps
+        each: int = args.train_batch_size * args.gradient_accumulation_steps * self.state.num_processes
         done = self.tokens[state.global_step * each] - self.tokens[int(self.first) * each]
         return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()

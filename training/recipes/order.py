@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import random
 from collections.abc import Iterator, Sequence
 
 WINDOW_BATCHES = 16
+PACK_WINDOW = 64
 
 
 def reading_order(lengths: Sequence[int], count: int, batch_size: int, seed: int) -> list[int]:
@@ -33,3 +35,32 @@ def endless(size: int, chance: random.Random) -> Iterator[int]:
         epoch = list(range(size))
         chance.shuffle(epoch)
         yield from epoch
+
+
+def packed(lengths: Sequence[int], count: int, room: int, seed: int) -> list[list[int]]:
+    """`count` groups of places, each of at most `room` tokens: shuffled epochs, best fit decreasing in windows."""
+    source = endless(len(lengths), random.Random(seed))  # noqa: S311 - an order, no secret
+    groups: list[list[int]] = []
+    while len(groups) < count:
+        window: list[int] = []
+        tokens = 0
+        while tokens < room * PACK_WINDOW and len(window) < len(lengths):
+            window.append(next(source))
+            tokens += lengths[window[-1]]
+        groups += best_fit(window, lengths, room, random.Random(seed + len(groups)))  # noqa: S311
+    return groups[:count]
+
+
+def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: random.Random) -> list[list[int]]:
+    """Each place, longest first, goes where the least room is left; the groups come in a shuffled order."""
+    groups: list[list[int]] = []
+    free: list[tuple[int, int]] = []
+    for place in sorted(places, key=lambda place: -lengths[place]):
+        at = bisect.bisect_left(free, (lengths[place], -1))
+        left, group = free.pop(at) if at < len(free) else (room, len(groups))
+        if group == len(groups):
+            groups.append([])
+        groups[group].append(place)
+        bisect.insort(free, (left - lengths[place], group))
+    chance.shuffle(groups)
+    return groups

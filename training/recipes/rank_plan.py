@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from training.recipes.run_file import LoraRun
+from training.recipes.run_file import Run
 from training.tars.boundary import BadInput
 
 
-def check_plan(run: LoraRun, linear_modules: Iterable[str]) -> None:
+def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
     """Every name must be a module's, and alpha / r the same everywhere. Raises BadInput.
 
     PEFT ignores a key that matches nothing and takes the first that matches; engines that ignore the patterns would
@@ -29,7 +29,7 @@ def is_target(name: str, target_modules: Iterable[str]) -> bool:
     return any(name == target or name.endswith("." + target) for target in target_modules)
 
 
-def check_scale(run: LoraRun, keys: Iterable[str]) -> None:
+def check_scale(run: Run, keys: Iterable[str]) -> None:
     scale = run.lora_alpha / run.r
     for key in keys:
         rank = run.rank_pattern.get(key, run.r)

@@ -15,7 +15,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """`learning_rate` is the peak; lengths and eval_tokens in tokens; threads 0 leaves torch's choice."""
+    """`learning_rate` is the peak; lengths and eval_tokens in tokens; threads 0 leaves torch's choice.
+
+    `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1 trades time for activations' memory.
+    """
 
     steps: int = 40
     batch_size: int = 4
@@ -27,16 +30,20 @@ class Hyperparameters:
     checkpoint_steps: int = 20
     eval_tokens: int = 4096
     threads: int = 0
+    packing: int = 0
+    recompute: int = 0
 
     @property
     def sequences(self) -> int:
-        """Sequences that the whole run reads."""
+        """Sequences that one process reads."""
         return self.steps * self.batch_size * self.gradient_accumulation
 
 
 @dataclass(frozen=True)
-class LoraRun:
-    """One LoRA training: files, ranks and hyper-parameters."""
+class Run:
+    """One training: files, ranks and hyper-parameters. Methods that train no LoRA take the ranks for the LoRA that
+    they are converted to. `devices` processes train it, as replicas (ddp) or in shards (fsdp).
+    """
 
     base_model: Path
     base_model_name: str
@@ -50,9 +57,11 @@ class LoraRun:
     target_modules: list[str]
     init: Path | None
     hyperparameters: Hyperparameters
+    devices: int = 1
+    sharding: str = "ddp"
 
     @classmethod
-    def read(cls, record: Record) -> LoraRun:
+    def read(cls, record: Record) -> Run:
         """Raises BadInput naming the field."""
         return cls(
             base_model=model_folder(record),
@@ -67,7 +76,14 @@ class LoraRun:
             target_modules=names(record, "target_modules"),
             init=path_in(record, "init") if record.get("init") else None,
             hyperparameters=hyperparameters(record.get("hyperparameters") or {}),
+            devices=int(number({"devices": 1, **record}, "devices", whole=True, least=1)),
+            sharding=one_of(record, "sharding", ("ddp", "fsdp")),
         )
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that all processes read together."""
+        return self.hyperparameters.sequences * self.devices
 
 
 def read_record(path: Path) -> Record:
@@ -94,6 +110,14 @@ def model_folder(record: Record) -> Path:
     return folder
 
 
+def one_of(record: Record, field: str, choices: tuple[str, ...]) -> str:
+    """The chosen word; the first one when none is given."""
+    value = record.get(field, choices[0])
+    if value not in choices:
+        raise BadInput(f"{field}: choose one of {', '.join(choices)}, not {value!r}.")
+    return str(value)
+
+
 def names(record: Record, field: str) -> list[str]:
     value = record.get(field)
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
@@ -114,7 +138,7 @@ def hyperparameters(record: Record) -> Hyperparameters:
     known = {field.name: field.default for field in fields(Hyperparameters)}
     if unknown := sorted(set(record) - set(known)):
         raise BadInput(f"hyperparameters.{unknown[0]} is unknown; there are {', '.join(known)}.")
-    may_be_zero = ("warmup_steps", "seed", "threads")
+    may_be_zero = ("warmup_steps", "seed", "threads", "packing", "recompute")
     return Hyperparameters(
         **{
             field: number({field: record.get(field, default)}, field, whole=isinstance(default, int),

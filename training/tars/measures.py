@@ -87,7 +87,8 @@ class GradientSketch:
 def pseudo_inverse(tall: Tensor) -> Tensor:
     """(m, n) with m >= n -> (n, m). Only the small triangle leaves the device; directions of no weight are dropped."""
     orthogonal, triangle = torch.linalg.qr(tall)
-    return torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6).to(orthogonal) @ orthogonal.T
+    inverse: Tensor = torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6)
+    return inverse.to(orthogonal) @ orthogonal.T
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:

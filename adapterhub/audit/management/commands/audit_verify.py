@@ -1,25 +1,41 @@
-"""`manage.py audit_verify`: walk every chain; exit 1 names the first event that does not hold."""
+"""`manage.py audit_verify [--checkpoints DIR --public-key FILE]`: walk every chain; exit 1 names what does not hold."""
 
+from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.accounts.models import Project
 from adapterhub.audit.models import verify
+from adapterhub.audit.verifier import INSTALLATION, Checkpoint, Unreadable, read_checkpoints, read_public_key
 
 
 class Command(BaseCommand):
-    help = "Verify the hash chain of every project."
+    help = "Verify the hash chain of every project, against the checkpoints of the database and of a folder."
 
-    def handle(self, **_: Any) -> None:
-        broken = 0
-        for project in [None, *Project.objects.all()]:
-            count, faults = verify(project)
-            name = project.slug if project else "(installation)"
-            for fault in faults:
-                broken += 1
-                self.stdout.write(f"{name}: event {fault.sequence} {fault.kind}")
-            if not faults:
-                self.stdout.write(f"{name}: {count} events intact")
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints that was kept outside")
+        parser.add_argument("--public-key", type=Path, help="the key they were signed with; needed with --checkpoints")
+
+    def handle(self, *, checkpoints: Path | None, public_key: Path | None, **_: Any) -> None:
+        outside = self.read(checkpoints, public_key) if checkpoints else []
+        broken = sum(self.report(project, outside) for project in [None, *Project.objects.all()])
         if broken:
             raise CommandError(f"{broken} events do not hold: compare with a backup or an export made earlier.")
+
+    def read(self, folder: Path, public_key: Path | None) -> list[Checkpoint]:
+        if public_key is None:
+            raise CommandError("--public-key is missing: name the key that signed the checkpoints.", returncode=2)
+        try:
+            return read_checkpoints(folder, read_public_key(public_key))
+        except Unreadable as error:
+            raise CommandError(str(error), returncode=2) from error
+
+    def report(self, project: Project | None, outside: list[Checkpoint]) -> int:
+        name = project.slug if project else INSTALLATION
+        count, faults = verify(project, [point for point in outside if point.project == name])
+        for fault in faults:
+            self.stdout.write(f"{name}: event {fault.sequence} {fault.kind}")
+        if not faults:
+            self.stdout.write(f"{name}: {count} events intact")
+        return len(faults)

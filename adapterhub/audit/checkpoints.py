@@ -1,0 +1,53 @@
+"""Signed checkpoints: what each chain's head was, hour by hour, in a place that the database's owner does not rule."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db import transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.models import Project
+from adapterhub.audit import vault
+from adapterhub.audit.models import Checkpoint, head_of, lock_chain
+from adapterhub.audit.signing import signed
+from adapterhub.audit.verifier import CHECKPOINT_DOMAIN
+from adapterhub.audit.verifier import Checkpoint as SignedHead
+
+log = logging.getLogger(__name__)
+
+
+def write_all() -> list[Checkpoint]:
+    """A checkpoint of every chain, also of those in which nothing happened: silence is proved too."""
+    return [write(project) for project in [None, *Project.objects.all()]]
+
+
+def write(project: Project | None) -> Checkpoint:
+    """Sign the chain's head and keep it in the database, the artifact store and the log."""
+    with transaction.atomic():
+        lock_chain(project)
+        point = Checkpoint.objects.create(**head_signed(project))
+        vault.keep(point.path, bytes(point.document))
+    log.info("audit checkpoint %s", bytes(point.document).decode())
+    return point
+
+
+def head_signed(project: Project | None) -> dict[str, Any]:
+    sequence, head = head_of(project)
+    at = now()
+    last = Checkpoint.objects.filter(project=project).last()
+    content = {
+        "project": project.slug if project else None,
+        "sequence": sequence,
+        "head": head.hex(),
+        "at": at.isoformat(),
+        "previous": last.as_signed().digest if last else "",
+    }
+    document = signed(CHECKPOINT_DOMAIN, content)
+    return {"project": project, "sequence": sequence, "at": at, "document": document}
+
+
+def signed_heads(project: Project | None) -> list[SignedHead]:
+    """The chain's checkpoints as the verifier reads them, oldest first."""
+    return [point.as_signed() for point in Checkpoint.objects.filter(project=project)]

@@ -1,0 +1,80 @@
+"""The trail as files for outsiders: JSON lines, CSV, a signed manifest, checkpoints, public key."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.utils.timezone import now
+
+from adapterhub.accounts.models import Project
+from adapterhub.audit.models import AuditEvent, Checkpoint
+from adapterhub.audit.signing import public_key_pem, signed
+
+MANIFEST_DOMAIN = b"adapterhub.audit.manifest.v1\n"
+COLUMNS = ["sequence", "at", "tag", "actor_name", "auth_method", "token_id", "object_type", "object_id",
+           "object_name", "before", "after", "reason", "evidence", "request_id"]  # fmt: skip
+# A spreadsheet would run a cell that begins with one of these.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def export_lines(project: Project | None) -> Iterator[str]:
+    """One JSON line an event: the canonical text as it was hashed, and both hashes."""
+    for event in AuditEvent.objects.of_chain(project).iterator():
+        link = event.as_link()
+        line = {"sequence": link.sequence, "event": link.canonical.decode(), "prev": link.prev_hash.hex(),
+                "hash": link.hash.hex()}  # fmt: skip
+        yield json.dumps(line) + "\n"
+
+
+def csv_lines(project: Project | None) -> Iterator[str]:
+    """The same events for a spreadsheet; no cell can be a formula."""
+    yield csv_line(COLUMNS)
+    for event in AuditEvent.objects.of_chain(project).iterator():
+        yield csv_line([cell(getattr(event, name)) for name in COLUMNS])
+
+
+def csv_line(cells: list[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def cell(value: Any) -> str:
+    """The value as text that a spreadsheet shows and never runs."""
+    if isinstance(value, dict):
+        value = json.dumps(value, sort_keys=True)
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def write_bundle(project: Project | None, folder: Path) -> None:
+    """Everything an outsider needs, into a new folder."""
+    folder.mkdir(parents=True)
+    for name, lines in (("events.jsonl", export_lines(project)), ("events.csv", csv_lines(project))):
+        with (folder / name).open("w", newline="") as stream:
+            stream.writelines(lines)
+    for point in Checkpoint.objects.filter(project=project).select_related("project"):
+        path = folder / "checkpoints" / point.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(point.document))
+    (folder / "public-key.pem").write_bytes(public_key_pem())
+    (folder / "manifest.json").write_bytes(signed(MANIFEST_DOMAIN, manifest_of(project, folder)))
+
+
+def manifest_of(project: Project | None, folder: Path) -> dict[str, Any]:
+    """Size (bytes) and sha256 of every file in the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return {"project": project.slug if project else None, "at": now().isoformat(), "files": files}

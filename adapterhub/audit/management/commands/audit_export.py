@@ -1,0 +1,28 @@
+"""`manage.py audit_export PROJECT FOLDER`: the trail as an outsider verifies it."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from adapterhub.accounts.models import Project
+from adapterhub.audit import checkpoints, observed
+from adapterhub.audit.export import write_bundle
+
+
+class Command(BaseCommand):
+    help = "Write events (JSONL, CSV), checkpoints, public key and signed manifest of a project into a new folder."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("project", help="slug of the project")
+        parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
+
+    def handle(self, *, project: str, folder: Path, **_: Any) -> None:
+        found = Project.objects.filter(slug=project).first()
+        if found is None:
+            raise CommandError(f"PROJECT {project!r}: there is no such project.")
+        if folder.exists():
+            raise CommandError(f"FOLDER {folder} exists: name a new one.")
+        observed.seal()
+        checkpoints.write(found)
+        write_bundle(found, folder)

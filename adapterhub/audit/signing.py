@@ -1,0 +1,64 @@
+"""The installation's Ed25519 key: it signs checkpoints and manifests, and never leaves the worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+def signing_key() -> Ed25519PrivateKey:
+    """The key of ADAPTERHUB_AUDIT_KEY, else the one of the data folder, made at the first call."""
+    text = settings.AUDIT_KEY or kept_key(settings.AUDIT_KEY_FILE)
+    try:
+        key = load_pem_private_key(text.encode(), password=None)
+    except ValueError as error:
+        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_KEY is no private key in PEM: set an Ed25519 key.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_KEY is no Ed25519 key: set one, or unset it.")
+    return key
+
+
+def kept_key(path: Path) -> str:
+    """The key's text, readable by its owner only; of two processes that make it, one wins."""
+    if not path.exists():
+        made = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent) as scratch:
+            scratch.write(made)
+            scratch.flush()
+            link_once(scratch.name, path)
+    return path.read_text()
+
+
+def link_once(source: str, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+
+
+def public_key_pem() -> bytes:
+    """What outsiders verify with."""
+    return signing_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def signed(domain: bytes, content: dict[str, Any]) -> bytes:
+    """`{"signed": canonical JSON of the content as text, "signature": hex over domain | that text}`."""
+    text = rfc8785.dumps(content)
+    signature = signing_key().sign(domain + text).hex()
+    return json.dumps({"signed": text.decode(), "signature": signature}).encode()

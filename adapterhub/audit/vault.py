@@ -1,0 +1,45 @@
+"""Where checkpoints are kept outside the database: below `checkpoints/` of the artifact store, never overwritten."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from django.utils.timezone import now
+
+from adapterhub.artifacts import FolderStore, S3Store, open_store
+
+KEPT_FOR = timedelta(days=3653)
+
+
+def keep(path: str, data: bytes) -> None:
+    """Write a new object. In a bucket with Object Lock nobody may change or delete it for ten years."""
+    store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+    if isinstance(store, S3Store):
+        keep_in_bucket(store, f"checkpoints/{path}", data)
+    elif isinstance(store, FolderStore):
+        keep_in_folder(store.root / "checkpoints" / path, data)
+
+
+def keep_in_folder(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as stream:
+        stream.write(data)
+    path.chmod(0o444)
+
+
+def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
+    key = "/".join(part for part in (store.prefix, path) if part)
+    store.client.put_object(Bucket=store.bucket, Key=key, Body=data, IfNoneMatch="*", **lock_of(store))
+
+
+def lock_of(store: S3Store) -> dict[str, Any]:
+    """Object Lock's arguments; none where the bucket was made without it."""
+    try:
+        store.client.get_object_lock_configuration(Bucket=store.bucket)
+    except ClientError:
+        return {}
+    return {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": now() + KEPT_FOR}

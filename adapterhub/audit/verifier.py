@@ -1,0 +1,240 @@
+"""Verify an exported audit trail without AdapterHub: standard library and `cryptography`, no database, no Django.
+
+    python verifier.py EXPORT --checkpoints DIR --public-key FILE
+
+prints `{"ok", "project", "sequence", "fault"}`. Exit 0: intact, 1: broken, 2: something cannot be read. The faults:
+
+edited   the bytes of the event are not those that its hash was made of, or it claims another place in the chain
+gap      an event is missing, or stands in another order
+tail     the trail ends before the sequence of a signed checkpoint
+rehash   the trail holds in itself, but is not the one whose head was signed; `sequence` is the checkpoint's
+
+The hash of an event is sha256("adapterhub.audit.v1\\n" | hash before it | its canonical JSON, RFC 8785), 32 bytes; the
+first follows 32 zero bytes. What came after the newest checkpoint is proved by the chain alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+DOMAIN = b"adapterhub.audit.v1\n"
+CHECKPOINT_DOMAIN = b"adapterhub.audit.checkpoint.v1\n"
+GENESIS = b"\0" * 32
+INSTALLATION = "(installation)"
+
+
+class Unreadable(Exception):
+    """An input is not what it has to be; the message names it and the fix."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One event: its place in the chain, its canonical bytes (RFC 8785) and both hashes (32 bytes each)."""
+
+    sequence: int
+    canonical: bytes
+    prev_hash: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A place where a trail does not hold; kind is `edited`, `gap`, `tail` or `rehash`."""
+
+    sequence: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was signed: at `at` (ISO 8601) the project's chain had `sequence` events and this head (32 bytes).
+
+    `previous` is the sha256 of the signed text of the checkpoint before it, so that a missing one is seen.
+    """
+
+    project: str
+    sequence: int
+    head: bytes
+    at: str
+    previous: str
+    digest: str
+
+
+def link_hash(prev_hash: bytes, canonical: bytes) -> bytes:
+    """sha256(domain | prev_hash | canonical bytes)."""
+    return hashlib.sha256(DOMAIN + prev_hash + canonical).digest()
+
+
+def faults(links: Iterable[Link], checkpoints: Iterable[Checkpoint] = ()) -> Iterator[Fault]:
+    """Walk a chain in the order in which it is given; yields each place that does not hold."""
+    signed: dict[int, set[bytes]] = {}
+    for point in checkpoints:
+        signed.setdefault(point.sequence, set()).add(point.head)
+    expected, prev_hash = 1, GENESIS
+    for link in links:
+        if link.sequence != expected:
+            yield Fault(expected, "gap")
+        elif not holds(link, prev_hash):
+            yield Fault(link.sequence, "edited")
+        elif signed.get(link.sequence, {link.hash}) != {link.hash}:
+            yield Fault(link.sequence, "rehash")
+        expected, prev_hash = link.sequence + 1, link.hash
+    if max(signed, default=0) >= expected:
+        yield Fault(expected, "tail")
+
+
+def holds(link: Link, prev_hash: bytes) -> bool:
+    """True when the link continues `prev_hash` and its bytes say what it claims."""
+    return (
+        link.prev_hash == prev_hash
+        and link.hash == link_hash(prev_hash, link.canonical)
+        and sequence_in(link.canonical) == link.sequence
+    )
+
+
+def sequence_in(canonical: bytes) -> int | None:
+    """The sequence that the hashed bytes name; None when they are no event."""
+    try:
+        content = json.loads(canonical)
+    except ValueError:
+        return None
+    found = content.get("sequence") if isinstance(content, dict) else None
+    return found if isinstance(found, int) else None
+
+
+def read_export(path: Path) -> list[tuple[str, Link]]:
+    """The events of a JSONL export with the project that each names. Raises Unreadable."""
+    try:
+        with path.open("rb") as stream:
+            return [read_line(number, line) for number, line in enumerate(stream, 1) if line.strip()]
+    except OSError as error:
+        raise Unreadable(f"EXPORT {path} cannot be read ({error.strerror}): name a file of audit/export/.") from error
+
+
+def read_line(number: int, line: bytes) -> tuple[str, Link]:
+    try:
+        row = json.loads(line)
+        canonical = row["event"].encode()
+        link = Link(int(row["sequence"]), canonical, bytes.fromhex(row["prev"]), bytes.fromhex(row["hash"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"EXPORT line {number} is no exported event: export the trail again.") from error
+    return project_in(canonical), link
+
+
+def project_in(canonical: bytes) -> str:
+    try:
+        return str(json.loads(canonical).get("project") or INSTALLATION)
+    except (ValueError, AttributeError):
+        return ""
+
+
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """Raises Unreadable unless the file is an Ed25519 public key in PEM."""
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"--public-key {path} is no public key in PEM: name the file of the installation.") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise Unreadable(f"--public-key {path} is no Ed25519 key: name the file of the installation.")
+    return key
+
+
+def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
+    """Every checkpoint below the folder, each with a good signature, oldest first. Raises Unreadable."""
+    if not folder.is_dir():
+        raise Unreadable(f"--checkpoints {folder} is no folder: name the one that holds the signed checkpoints.")
+    found = [read_checkpoint(path, key) for path in sorted(folder.rglob("*.json"))]
+    return sorted(found, key=lambda point: (point.at, point.sequence))
+
+
+def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
+    try:
+        outer = json.loads(path.read_bytes())
+        signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
+        key.verify(signature, CHECKPOINT_DOMAIN + signed)
+        return checkpoint_of(signed)
+    except InvalidSignature as error:
+        raise Unreadable(f"--checkpoints {path.name} was not signed by this key: take a copy kept outside.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"--checkpoints {path.name} is no checkpoint: remove it, or take a good copy.") from error
+
+
+def checkpoint_of(signed: bytes) -> Checkpoint:
+    """The checkpoint in its signed bytes."""
+    content = json.loads(signed)
+    return Checkpoint(
+        project=content["project"] or INSTALLATION,
+        sequence=int(content["sequence"]),
+        head=bytes.fromhex(content["head"]),
+        at=content["at"],
+        previous=content["previous"],
+        digest=hashlib.sha256(signed).hexdigest(),
+    )
+
+
+def require_complete(points: list[Checkpoint]) -> None:
+    """Raises Unreadable when a checkpoint between two others is missing."""
+    known = {point.digest for point in points}
+    for point in points[1:]:
+        if point.previous not in known:
+            raise Unreadable(f"--checkpoints: the one before {point.at} is missing: take a complete copy.")
+
+
+def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted: str) -> str:
+    """The project that the export is about: the named one, the one most events name, or the only one signed for."""
+    named = [name for name, _ in events if name]
+    if wanted or named:
+        return wanted or max(set(named), key=named.count)
+    signed = {point.project for point in points}
+    if len(signed) != 1:
+        raise Unreadable("EXPORT holds no event: say with --project which trail it should hold.")
+    return signed.pop()
+
+
+def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> dict[str, object]:
+    """`{ok, project, sequence, fault}`: the first fault, or the last sequence of an intact trail. Raises Unreadable."""
+    events = read_export(export)
+    points = read_checkpoints(folder, read_public_key(public_key))
+    project = project_of(events, points, wanted)
+    points = [point for point in points if point.project == project]
+    if not points:
+        raise Unreadable(f"--checkpoints holds none of {project!r}: without one a cut or re-made trail looks intact.")
+    require_complete(points)
+    fault = next(faults((link for _, link in events), points), None)
+    stranger = next((Fault(link.sequence, "edited") for name, link in events if name != project), None)
+    return answer(project, fault or stranger, len(events))
+
+
+def answer(project: str, fault: Fault | None, last: int) -> dict[str, object]:
+    sequence = fault.sequence if fault else last
+    return {"ok": fault is None, "project": project, "sequence": sequence, "fault": fault.kind if fault else None}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Verify an exported audit trail against its signed checkpoints.")
+    parser.add_argument("export", type=Path, metavar="EXPORT", help="the JSONL file of audit/export/")
+    parser.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder of signed checkpoints")
+    parser.add_argument("--public-key", type=Path, required=True, metavar="FILE", help="Ed25519 public key, PEM")
+    parser.add_argument("--project", default="", help="slug; needed for an empty export alone")
+    given = parser.parse_args(arguments)
+    try:
+        found = verdict(given.export, given.checkpoints, given.public_key, given.project)
+    except Unreadable as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0 if found["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""REST: approvals. People sign; tokens may only ask and read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import APPROVE, Scope
+from adapterhub.api.errors import Invalid
+from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.permissions import actor_of, projects_of, require_fresh_sign_in, require_scope
+from adapterhub.api.views import ProjectViewSet
+from registry.api.serializers import ReasonSerializer
+from registry.models import Alias, Approval, Rollout, Signature
+from registry.models.approval import Meaning
+
+
+class SignatureSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Signature
+        fields = ["name", "decision", "meaning", "reason", "bound", "auth_method", "at"]
+
+
+class ApprovalSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    alias = serializers.SlugRelatedField(slug_field="name", read_only=True)
+    candidate = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    signatures = SignatureSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = Approval
+        fields = [
+            "id", "project", "kind", "alias", "rollout", "candidate", "policy", "evidence", "bound", "quorum",
+            "reason", "author_name", "status", "review_due_at", "created_at", "decided_at", "signatures",
+        ]  # fmt: skip
+
+
+class NewApprovalSerializer(serializers.Serializer):
+    rollout = serializers.UUIDField(required=False, help_text="To promote it.")
+    alias = serializers.SlugField(required=False, help_text="With `policy`: to change its policy.")
+    policy = serializers.DictField(required=False)
+    reason = serializers.CharField(max_length=2000)
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if ("rollout" in fields) == ("alias" in fields) or ("alias" in fields) != ("policy" in fields):
+            raise serializers.ValidationError("Name a rollout, or an alias and its policy.")
+        return fields
+
+
+class PersonSerializer(ReasonSerializer):
+    password = serializers.CharField(
+        required=False, default="", trim_whitespace=False, write_only=True,
+        help_text="Yours, unless you signed in within the last ten minutes.",
+    )  # fmt: skip
+
+
+class SigningSerializer(PersonSerializer):
+    meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
+    seen = serializers.CharField(max_length=64, required=False, default="", help_text="`bound` as you read it.")
+
+
+class ByCreation(NewestFirst):
+    ordering = "-created_at"
+
+
+class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+    """What waits for a second pair of eyes, and who signed what."""
+
+    queryset = Approval.objects.select_related("project", "alias", "candidate").prefetch_related("signatures")
+    serializer_class = ApprovalSerializer
+    pagination_class = ByCreation
+    scopes = {"create": Scope.OPERATE, "approve": APPROVE, "reject": APPROVE, "review": APPROVE,
+              "break_glass": Scope.OPERATE}  # fmt: skip
+
+    @extend_schema(request=NewApprovalSerializer, responses={201: ApprovalSerializer})
+    def create(self, request: Request) -> Response:
+        """Ask for signatures."""
+        fields = self.read(NewApprovalSerializer)
+        by, reason = actor_of(request), fields["reason"]
+        if pk := fields.get("rollout"):
+            approval = self.named(Rollout, "alias__project", pk=pk).request_approval(reason=reason, by=by)
+        else:
+            alias = self.named(Alias, "project", name=fields["alias"])
+            approval = alias.request_policy(fields["policy"], reason=reason, by=by)
+        return self.write(approval, 201)
+
+    def named(self, model: Any, path: str, **identity: Any) -> Any:
+        """The thing, if the caller sees its project and may operate there."""
+        mine = {f"{path}__in": projects_of(self.request)}
+        thing = model.objects.filter(**identity, **mine).first()
+        if thing is None:
+            field = model.__name__.lower()
+            raise Invalid(f"There is no such {field} that you can see.", field=field, code=f"unknown_{field}")
+        require_scope(self.request, thing.project if model is Alias else thing.alias.project, Scope.OPERATE)
+        return thing
+
+    def decide(self, verb: str, shape: type = PersonSerializer) -> Response:
+        approval = self.get_object()
+        fields = self.read(shape)
+        require_fresh_sign_in(self.request, fields.pop("password"))
+        getattr(approval, verb)(by=actor_of(self.request), **fields)
+        return self.write(approval)
+
+    @extend_schema(request=SigningSerializer)
+    @action(detail=True, methods=["post"])
+    def approve(self, request: Request, pk: str) -> Response:
+        """Sign for it. Authors cannot, and tokens cannot."""
+        return self.decide("approve", SigningSerializer)
+
+    @extend_schema(request=PersonSerializer)
+    @action(detail=True, methods=["post"])
+    def reject(self, request: Request, pk: str) -> Response:
+        """Refuse it for good."""
+        return self.decide("reject")
+
+    @extend_schema(request=PersonSerializer)
+    @action(detail=True, methods=["post"], url_path="break-glass")
+    def break_glass(self, request: Request, pk: str) -> Response:
+        """Allow it without signatures, in an emergency. Somebody else must review it within 24 hours."""
+        return self.decide("break_glass")
+
+    @extend_schema(request=PersonSerializer)
+    @action(detail=True, methods=["post"])
+    def review(self, request: Request, pk: str) -> Response:
+        """Sign that you looked at what was done behind the broken glass."""
+        return self.decide("review")

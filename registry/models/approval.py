@@ -1,0 +1,256 @@
+"""Approvals: four eyes on what moves production. Triggers hold the rules for everybody, also for raw SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import rfc8785
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, Project, Scope, User
+from adapterhub.api.errors import Conflict, InvalidTransition, NotAllowed
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+REVIEW_WITHIN = timedelta(hours=24)
+
+
+class ApprovalKind(models.TextChoices):
+    PROMOTION = "promotion"
+    ALIAS_POLICY = "alias_policy", "policy of an alias"
+
+
+class ApprovalStatus(models.TextChoices):
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    LAPSED = "lapsed"
+    USED = "used"
+    GLASS_BROKEN = "glass_broken", "glass broken"
+    REVIEWED = "reviewed"
+
+
+class Meaning(models.TextChoices):
+    """What a signature says about its signer's part (21 CFR 11.50)."""
+
+    AUTHORED = "authored"
+    REVIEWED = "reviewed"
+    APPROVED = "approved"
+
+
+OPEN = (ApprovalStatus.PENDING, ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN)
+
+
+def digest_of(evidence: dict[str, Any]) -> str:
+    """sha256 hex of the evidence's canonical JSON: what a signature is bound to."""
+    return hashlib.sha256(rfc8785.dumps(evidence)).hexdigest()
+
+
+class ApprovalQuerySet(models.QuerySet["Approval"]):
+    def open(self) -> ApprovalQuerySet:
+        """Those that wait for somebody, or allow something."""
+        return self.filter(status__in=OPEN)
+
+    def waiting(self) -> ApprovalQuerySet:
+        """Those that need a person: a signature, or the review of a broken glass."""
+        return self.filter(status__in=(ApprovalStatus.PENDING, ApprovalStatus.GLASS_BROKEN))
+
+
+class Approval(models.Model):
+    """A request to do something that one person may not do alone, with what was seen when it was made."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="approvals")
+    kind = models.CharField(max_length=20, choices=ApprovalKind.choices)
+    alias = models.ForeignKey("registry.Alias", models.PROTECT, related_name="approvals")
+    rollout = models.ForeignKey("registry.Rollout", models.PROTECT, null=True, related_name="approvals")
+    candidate = models.ForeignKey("registry.AdapterVersion", models.PROTECT, null=True, related_name="approvals")
+    policy = models.JSONField(null=True)
+    evidence = models.JSONField()
+    bound = models.CharField(max_length=64)
+    quorum = models.PositiveIntegerField()
+    reason = models.TextField()
+    author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    author_name = models.CharField(max_length=200)
+    status = models.CharField(max_length=20, choices=ApprovalStatus.choices, default=ApprovalStatus.PENDING)
+    broken_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    review_due_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+    decided_at = models.DateTimeField(null=True)
+
+    objects = ApprovalQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["alias", "kind"], condition=Q(status__in=("pending", "approved")), name="one_open_approval"
+            ),
+            models.CheckConstraint(condition=Q(quorum__gte=1), name="quorum_is_somebody"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.alias}"
+
+    @classmethod
+    def request(cls, kind: ApprovalKind, alias: Any, *, evidence: dict[str, Any], reason: str, by: Actor,
+                **subject: Any) -> Approval:  # fmt: skip
+        """Ask for signatures. What stood open for the same thing lapses."""
+        with transaction.atomic():
+            require_no_overdue_review(alias)
+            for stale in cls.objects.select_for_update().filter(alias=alias, kind=kind, status__in=OPEN[:2]):
+                stale.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="A newer request replaces it.")
+            approval = cls.objects.create(
+                project=alias.project, kind=kind, alias=alias, evidence=evidence, bound=digest_of(evidence),
+                quorum=alias.quorum, reason=reason, author=by.user, author_name=by.name, **subject,
+            )  # fmt: skip
+            approval.record(Tag.APPROVAL_REQUESTED, by=by, reason=reason)
+        return approval
+
+    def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED, seen: str = "") -> None:
+        """Sign. `seen` is the digest of the evidence that the signer looked at; without it, the request's."""
+        self.lapse_when_changed(by=by)
+        with transaction.atomic():
+            approval = self.locked(ApprovalStatus.PENDING)
+            approval.require_may_sign(by)
+            if seen and seen != approval.bound:
+                raise Conflict("The request is about other evidence than you saw: look again.", code="evidence_changed")
+            approval.sign("approve", meaning, reason, by)
+            approval.record(Tag.APPROVAL_SIGNED, by=by, reason=reason, after={"meaning": str(meaning)})
+            if approval.signatures.filter(decision="approve").count() >= approval.quorum:
+                approval.enter(ApprovalStatus.APPROVED, Tag.APPROVAL_APPROVED, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def reject(self, *, reason: str, by: Actor) -> None:
+        """Refuse the request for good."""
+        with transaction.atomic():
+            approval = self.locked(ApprovalStatus.PENDING)
+            approval.require_may_sign(by)
+            approval.sign("reject", Meaning.REVIEWED, reason, by)
+            approval.enter(ApprovalStatus.REJECTED, Tag.APPROVAL_REJECTED, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def break_glass(self, *, reason: str, by: Actor) -> None:
+        """Allow it now without the signatures; somebody else must review it within a day."""
+        with transaction.atomic():
+            approval = self.locked(ApprovalStatus.PENDING)
+            require_role_for(Scope.OPERATE, approval.project, by)
+            approval.broken_by, approval.review_due_at = by.user, now() + REVIEW_WITHIN
+            approval.enter(ApprovalStatus.GLASS_BROKEN, Tag.GLASS_BROKEN, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def review(self, *, reason: str, by: Actor) -> None:
+        """Look at what was done behind the broken glass, and sign for it."""
+        with transaction.atomic():
+            approval = self.locked(ApprovalStatus.GLASS_BROKEN)
+            approval.require_may_sign(by)
+            approval.sign("review", Meaning.REVIEWED, reason, by)
+            approval.enter(ApprovalStatus.REVIEWED, Tag.GLASS_REVIEWED, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def use(self, *, by: Actor) -> None:
+        """What it allows is done. A broken glass stays open for its review. Only inside the verb that does it."""
+        if self.status == ApprovalStatus.APPROVED:
+            self.enter(ApprovalStatus.USED, Tag.APPROVAL_USED, by=by)
+
+    def lapse_when_changed(self, *, by: Actor) -> None:
+        """Let an open approval lapse when its subject is not what was seen any more. Raises Conflict then."""
+        if self.status not in OPEN or self.bound == self.bound_now():
+            return
+        with transaction.atomic():
+            approval = Approval.objects.select_for_update().get(pk=self.pk)
+            if approval.status in OPEN[:2]:
+                approval.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="What was seen has changed.")
+        self.refresh_from_db()
+        raise Conflict(f"What was seen has changed since: request the {self} again.", code="approval_lapsed")
+
+    def bound_now(self) -> str:
+        """The digest of what a signer would see now."""
+        return digest_of(self.rollout.evidence() if self.rollout else self.alias.policy_evidence(self.policy))
+
+    def locked(self, status: ApprovalStatus) -> Approval:
+        """The row, locked; raises unless it has the status."""
+        approval = Approval.objects.select_for_update().get(pk=self.pk)
+        if approval.status != status:
+            raise InvalidTransition(f"The {approval} is {approval.get_status_display()}, not {status.label}.")
+        return approval
+
+    def require_may_sign(self, by: Actor) -> None:
+        """Raises NotAllowed for tokens, authors (also under a second account) and people without the role."""
+        user = require_role_for(APPROVE, self.project, by)
+        if self.signatures.filter(user=user).exists():
+            raise Conflict("You have signed this already: another person must.", code="already_signed")
+        authors = [author for author in self.authors() if author]
+        emails = {author.email.casefold() for author in authors if author.email}
+        if user in authors or user.email.casefold() in emails:
+            raise NotAllowed("An author cannot approve their own change: ask somebody else.", code="own_request")
+
+    def authors(self) -> tuple[User | None, ...]:
+        """Who asked, who broke the glass, who opened the rollout, who made the version."""
+        rollout, candidate = self.rollout, self.candidate
+        return (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
+
+    def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
+        self.signatures.create(
+            author=self.author, user=by.user, name=by.name, decision=decision, meaning=meaning, reason=reason,
+            bound=self.bound, auth_method=by.method,
+        )  # fmt: skip
+
+    def enter(self, status: ApprovalStatus, tag: Tag, *, by: Actor, reason: str = "") -> None:
+        before, self.status, self.decided_at = self.status, status, now()
+        self.save(update_fields=["status", "decided_at", "broken_by", "review_due_at"])
+        self.record(tag, by=by, reason=reason, before={"status": before})
+
+    def record(self, tag: Tag, *, by: Actor, reason: str = "", **change: Any) -> None:
+        AuditEvent.record(tag, self, by=by, project=self.project, reason=reason, evidence=self.evidence,
+                          **{"after": {"status": self.status}, **change})  # fmt: skip
+
+
+class Signature(models.Model):
+    """One person's word on an approval: name, time, meaning, and the digest of what was seen."""
+
+    approval = models.ForeignKey(Approval, models.PROTECT, related_name="signatures")
+    # Copied from the approval, so that a constraint can compare both; a trigger refuses another copy.
+    author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    user = models.ForeignKey(User, models.PROTECT, related_name="signatures")
+    name = models.CharField(max_length=200)
+    decision = models.CharField(max_length=10, choices=[("approve", "approve"), ("reject", "reject"),
+                                                        ("review", "review")])  # fmt: skip
+    meaning = models.CharField(max_length=10, choices=Meaning.choices)
+    reason = models.TextField()
+    bound = models.CharField(max_length=64)
+    auth_method = models.CharField(max_length=20)
+    at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["at"]
+        constraints = [
+            models.UniqueConstraint(fields=["approval", "user"], name="one_signature_a_person"),
+            models.CheckConstraint(condition=Q(author=None) | ~Q(author=F("user")), name="signer_is_not_the_author"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.meaning}"
+
+
+def require_role_for(scope: str, project: Project, by: Actor) -> User:
+    """The person who acts. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
+    if by.user is None or by.token_id or by.method in ("token", "system"):
+        raise NotAllowed("Only a person who is signed in can do this: tokens cannot.", code="token_cannot_approve")
+    roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
+    if not by.user.is_active or not any(scope in ROLE_SCOPES[role] for role in roles):
+        raise NotAllowed(f"This needs a role with '{scope}' in project {project.slug!r}.", code="scope_missing")
+    return by.user
+
+
+def require_no_overdue_review(alias: Any) -> None:
+    """A broken glass that nobody reviewed in time stops the next request."""
+    overdue = Approval.objects.filter(alias=alias, status=ApprovalStatus.GLASS_BROKEN, review_due_at__lt=now())
+    if overdue.exists():
+        raise Conflict(f"A broken glass of {alias} waits for its review: review it first.", code="review_overdue")

@@ -1,0 +1,127 @@
+"""The stand-alone verifier against a superuser: each way to falsify a trail is named with its sequence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import ProgrammingError, connection, transaction
+
+from adapterhub.accounts.actor import system
+from adapterhub.accounts.models import Project
+from adapterhub.audit import checkpoints, verifier
+from adapterhub.audit.export import csv_lines, export_lines
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.signing import public_key_pem
+from adapterhub.audit.tags import Tag
+from tests.audit import tamper
+
+
+@pytest.fixture
+def trail(fresh_database: str, project: Project, tmp_path: Path) -> Project:
+    """Eight events; the first five and all eight were signed."""
+    shutil.rmtree(Path(settings.ARTIFACT_STORE) / "checkpoints", ignore_errors=True)
+    (tmp_path / "key.pem").write_bytes(public_key_pem())
+    for number in range(8):
+        with transaction.atomic():
+            AuditEvent.record(Tag.PROJECT_CREATED, project, by=system("test"), project=project,
+                              after={"n": number, "x": 0.5})  # fmt: skip
+        if number in (4, 7):
+            checkpoints.write(project)
+    return project
+
+
+def judge(tmp_path: Path, project: Project | None, *extra: str) -> tuple[int, dict[str, Any]]:
+    """Export, and run the verifier as a program of its own: no Django, no path to our packages."""
+    export = tmp_path / "events.jsonl"
+    export.write_text("".join(export_lines(project)) if project else "")
+    script = shutil.copy(verifier.__file__, tmp_path / "verifier.py")
+    folder = Path(settings.ARTIFACT_STORE) / "checkpoints"
+    options = ["--checkpoints", str(folder), "--public-key", str(tmp_path / "key.pem"), *extra]
+    command = [sys.executable, "-I", str(script), str(export), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+
+
+def test_an_untouched_trail_holds(trail: Project, tmp_path: Path) -> None:
+    assert judge(tmp_path, trail) == (0, {"ok": True, "project": "eu", "sequence": 8, "fault": None})
+
+
+@pytest.mark.parametrize(
+    ("falsify", "sequence", "fault"),
+    [
+        (lambda: tamper.edit(3), 3, "edited"),
+        (lambda: tamper.delete(4), 4, "gap"),
+        (tamper.reorder, 2, "edited"),
+        (lambda: tamper.cut_after(6), 7, "tail"),
+        (lambda: tamper.rehash(2), 5, "rehash"),
+        (lambda: tamper.rehash(7), 8, "rehash"),
+    ],
+    ids=["edit", "delete", "reorder", "tail", "full-rehash", "late-rehash"],
+)
+def test_what_a_superuser_did_is_named(
+    trail: Project, tmp_path: Path, falsify: Callable[[], None], sequence: int, fault: str
+) -> None:
+    falsify()
+    assert judge(tmp_path, trail) == (1, {"ok": False, "project": "eu", "sequence": sequence, "fault": fault})
+
+
+def test_a_trail_cut_to_nothing_is_found(trail: Project, tmp_path: Path) -> None:
+    assert judge(tmp_path, None)[1] == {"ok": False, "project": "eu", "sequence": 1, "fault": "tail"}
+
+
+def test_a_new_checkpoint_does_not_cover_a_rehash(trail: Project, tmp_path: Path) -> None:
+    tamper.rehash(2)
+    checkpoints.write(trail)
+    assert judge(tmp_path, trail)[1]["fault"] == "rehash"
+
+
+@pytest.mark.parametrize("break_it", ["signature", "key", "missing"])
+def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break_it: str) -> None:
+    folder = Path(settings.ARTIFACT_STORE) / "checkpoints"
+    checkpoints.write(trail)
+    oldest, middle, _ = sorted(folder.rglob("*.json"))
+    if break_it == "signature":
+        oldest.chmod(0o644)
+        oldest.write_text(oldest.read_text().replace('\\"sequence\\":5', '\\"sequence\\":4'))
+    elif break_it == "key":
+        (tmp_path / "key.pem").write_text("no key")
+    elif break_it == "missing":
+        middle.unlink()
+    code, said = judge(tmp_path, trail)
+    assert (code, said["said"][:2]) == (2, "--")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE audit_auditevent SET reason = 'x'", "DELETE FROM audit_auditevent", "TRUNCATE audit_auditevent",
+     "UPDATE audit_checkpoint SET sequence = 0", "DELETE FROM audit_checkpoint", "TRUNCATE audit_checkpoint",
+     "ALTER TABLE audit_auditevent DISABLE TRIGGER ALL", "SET session_replication_role = replica",
+     "DROP TABLE audit_auditevent"],
+)  # fmt: skip
+def test_the_role_of_the_application_is_refused(trail: Project, statement: str) -> None:
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"), connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def test_an_export_for_a_spreadsheet_runs_no_formula(trail: Project) -> None:
+    with transaction.atomic():
+        AuditEvent.record(Tag.PROJECT_CREATED, trail, by=system("test"), project=trail, reason='=HYPERLINK("x")\n')
+    assert '"\'=HYPERLINK(""x"")' in "".join(csv_lines(trail))
+
+
+def test_the_bundle_of_the_command_verifies(trail: Project, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    call_command("audit_export", "eu", bundle)
+    found = verifier.verdict(bundle / "events.jsonl", bundle / "checkpoints", bundle / "public-key.pem")
+    assert found == {"ok": True, "project": "eu", "sequence": 8, "fault": None}
+    manifest = json.loads(json.loads((bundle / "manifest.json").read_text())["signed"])
+    assert {"events.jsonl", "events.csv", "public-key.pem"} <= set(manifest["files"])

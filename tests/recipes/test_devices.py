@@ -1,0 +1,108 @@
+"""Several processes train one run: the same recipe file, one reporter, one result; they stop at the same step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.recipes.runs import events_of, losses, write_inputs, write_run
+from tests.waiting import wait_until
+from training.recipes import launch, lora
+from training.recipes.checkpoints import last_complete
+
+ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    children: list[subprocess.Popen[bytes]] = []
+    yield children
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def start(path: Path, devices: int) -> subprocess.Popen[bytes]:
+    command = launch.command("training.recipes.lora", str(path), devices)
+    return subprocess.Popen([sys.executable, "-m", *command], env=ENVIRONMENT)
+
+
+def test_two_processes_learn_what_one_learns(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """The same rows in the same steps: two processes of two rows each, or one of four."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert lora.main([str(write_run(alone, inputs, steps=8))]) == 0
+    path = write_run(together, inputs, steps=8, devices=2, hyperparameters={"batch_size": 2})
+    started.append(start(path, 2))
+    assert started[0].wait(120) == 0
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
+    assert [event["step"] for event in events_of(together, "metrics")] == list(range(1, 9))
+    first, second = (json.loads((folder / "output/result.json").read_bytes()) for folder in (alone, together))
+    assert second["loss_after"] == pytest.approx(first["loss_after"], rel=1e-3)
+    assert second["train_tokens"] == first["train_tokens"]
+
+
+def test_shards_learn_what_replicas_learn(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    alone, sharded = tmp_path / "alone", tmp_path / "sharded"
+    assert lora.main([str(write_run(alone, inputs, steps=6))]) == 0
+    path = write_run(sharded, inputs, steps=6, devices=2, sharding="fsdp", hyperparameters={"batch_size": 2})
+    started.append(start(path, 2))
+    assert started[0].wait(120) == 0
+    assert losses(sharded) == pytest.approx(losses(alone), rel=1e-3)
+    name = "output/adapter/adapter_model.safetensors"
+    ours, theirs = load_file(sharded / name), load_file(alone / name)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[key], theirs[key], atol=0.01) for key in ours)
+
+
+def test_a_stop_reaches_every_process_and_nothing_is_left(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    path = write_run(
+        tmp_path, inputs, steps=5000, devices=2, hyperparameters={"batch_size": 2, "checkpoint_steps": 900}
+    )
+    started.append(start(path, 2))
+    wait_until(lambda: len(losses(tmp_path)) >= 3, timeout_s=120, what="three steps")
+    ranks = psutil.Process(started[0].pid).children(recursive=True)
+    assert len(ranks) >= 2
+    started[0].terminate()
+    started[0].wait(60)
+    assert last_complete(tmp_path / "output/checkpoints").name == f"checkpoint-{max(losses(tmp_path))}"
+    wait_until(lambda: not any(alive(rank) for rank in ranks), timeout_s=60, what="every process ends")
+
+
+def test_the_launchers_death_ends_every_process(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    started.append(start(write_run(tmp_path, inputs, steps=5000, devices=2), 2))
+    wait_until(lambda: losses(tmp_path), timeout_s=120, what="a step")
+    ranks = psutil.Process(started[0].pid).children(recursive=True)
+    started[0].kill()
+    wait_until(lambda: not any(alive(rank) for rank in ranks), timeout_s=60, what="every process ends")
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_run_for_two_refuses_one_process(inputs: dict[str, str], tmp_path: Path) -> None:
+    assert lora.main([str(write_run(tmp_path, inputs, devices=2))]) == 2
+    (error,) = events_of(tmp_path, "error")
+    assert error["message"] == "devices: the run wants 2 processes, 1 were launched."

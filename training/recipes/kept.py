@@ -1,0 +1,40 @@
+"""Writing an adapter: exactly two files, the same bytes for the same weights, in a folder that appears at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training.recipes.run_file import Run
+
+
+def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) -> None:
+    """OUTPUT/adapter of a PEFT model that is a LoRA with one effective scale; `weights` where the model has shards."""
+    write_folder(
+        run.output / "adapter",
+        lambda part: model.save_pretrained(
+            str(part), safe_serialization=True, save_embedding_layers=False, state_dict=weights
+        ),
+        {"target_modules": run.target_modules, "base_model_name_or_path": run.base_model_name},
+    )
+
+
+def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[str, Any]) -> None:
+    """`write` fills a folder with PEFT's files; it takes its name when it is complete."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    write(part)
+    (part / "README.md").unlink(missing_ok=True)
+    config = json.loads((part / "adapter_config.json").read_bytes())
+    config.pop("megatron_core", None)  # a module to import: nothing that we publish names code
+    (part / "adapter_model.safetensors").chmod(0o644)
+    (part / "adapter_config.json").write_text(json.dumps(config | overriding, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def trainable(model: Any) -> int:
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

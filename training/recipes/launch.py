@@ -1,0 +1,21 @@
+"""The command of a run: one process, or one a device under torch's launcher. No torch, so that a worker may ask."""
+
+from __future__ import annotations
+
+
+def command(recipe: str, run_json: str, devices: int = 1) -> list[str]:
+    """Arguments after `python -m`: the same recipe file and the same run file for one device and for many.
+
+    `accelerate launch` starts several processes by the same launcher, but refuses to on CPUs; accelerate itself works
+    inside the recipe either way and reads the rank from the environment.
+    """
+    if devices == 1:
+        return [recipe, run_json]
+    return [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node", str(devices),
+        "--max-restarts", "0",
+        "--module", recipe,
+        run_json,
+    ]  # fmt: skip

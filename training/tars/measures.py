@@ -88,7 +88,8 @@ def pseudo_inverse(tall: Tensor) -> Tensor:
     """(m, n) with m >= n -> (n, m). Only the small triangle leaves the device; directions of no weight are dropped."""
     orthogonal, triangle = torch.linalg.qr(tall)
     inverse: Tensor = torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6)
-    return inverse.to(orthogonal) @ orthogonal.T
+    found: Tensor = inverse.to(orthogonal) @ orthogonal.T
+    return found
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:

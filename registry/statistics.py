@@ -82,8 +82,8 @@ def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bo
     Raises ValueError for an alpha outside 0 and 1.
     """
     spread = [sample.variance(bounds) for sample in (control, candidate)]
-    enough = np.minimum(control.count, candidate.count) >= (1 if bounds else LEAST)
-    enough &= np.add(*spread) > 0
+    least = np.minimum(control.count, candidate.count) >= (1 if bounds else LEAST)
+    enough = np.logical_and(least, np.add(*spread) > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = np.divide(spread[0], control.count) + np.divide(spread[1], candidate.count)
         samples = np.where(enough, np.add(*spread) / noise, 1.0)

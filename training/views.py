@@ -95,6 +95,7 @@ def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
         dataset=fields["dataset"],
         rank_analysis=fields["rank_analysis"],
         hyperparameters=form.hyperparameters(),
+        method=fields["method"],
         by=actor_of(request),
     )
 

@@ -82,6 +82,11 @@ class RankAnalysis(GpuJob):
             "--out", str(folder / "plan.json"),
         ]  # fmt: skip
 
+    @property
+    def start_values(self) -> Path:
+        """Where the analysis leaves directions for A to start from, when it finds some."""
+        return self.folder / "plan.init.safetensors"
+
     def succeeded(self, folder: Path) -> None:
         """Keep the plan and end, under the fence."""
         plan = json.loads((folder / "plan.json").read_bytes())

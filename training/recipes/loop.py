@@ -79,8 +79,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
     model, peft_config = method.adapt(model, run, material)
     trainer = make_trainer(run, method, model, peft_config, tokenizer, material)
-    trainer.add_callback(Reporter(events, cancel, material.tokens, state))
-    for callback in method.callbacks:
+    for callback in (*method.callbacks, Reporter(events, cancel, material.tokens, state)):
         trainer.add_callback(callback)
 
     checkpoint = last_complete(run.output / "checkpoints")
@@ -137,7 +136,16 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)
+    if peft_config is not None:
+        in_float32(trainer.model)
     return trainer
+
+
+def in_float32(model: Any) -> None:
+    """Adapters train in float32: TRL rounds those on a 4-bit base to bfloat16, which PEFT undoes on a resume."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:

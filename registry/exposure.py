@@ -13,7 +13,8 @@ TUNED_FOR = 10_000  # units; a mismatch of a few points is found at about this m
 
 @dataclass(frozen=True)
 class Exposure:
-    """Units (users, not requests) that first met either arm while the candidate's weight was `share`, 0 to 1."""
+    """Units (users, not requests) that first met either arm at one weight. `share` is the part of both arms' units
+    that the candidate should have, 0 to 1: a half beside a control of equal size, whatever the weight."""
 
     control: Number
     candidate: Number
@@ -21,10 +22,10 @@ class Exposure:
 
 
 def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
-    """Log evidence that the split is not the promised one; a rollout gives one exposure for each weight it had.
+    """Log evidence that the split is not the promised one; a rollout gives one exposure for each share it had.
 
     The two-arm case of the Dirichlet-multinomial mixture of Lindon and Malek, "Anytime-valid inference for
-    multinomial count data" (2022); over weights the martingales are multiplied. Weights 0 and 1 have no chance in
+    multinomial count data" (2022); over shares the martingales are multiplied. Shares 0 and 1 have no chance in
     them and are left out. Raises ValueError for a share outside 0 to 1.
     """
     prior = concentration(alpha, TUNED_FOR)

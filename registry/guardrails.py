@@ -187,12 +187,12 @@ def held(kind: Kind) -> Action:
 
 def words(guardrail: Guardrail, found: Interval, verdict: Verdict) -> str:
     """The verdict as a sentence an on-call person can act on."""
-    low, high = (shown(end * guardrail.scale, guardrail.unit) for end in (found.lower, found.upper))
+    low, high = (shown(float(end) * guardrail.scale, guardrail.unit) for end in (found.lower, found.upper))
     margin = f"the margin of {guardrail.margin:g} {guardrail.unit}"
     if verdict is Verdict.BAD:
         return f"the candidate is worse than the control by more than {margin} (from {low} to {high})."
     if verdict is Verdict.GOOD:
-        return f"the candidate is within {margin} (at most {high})."
+        return f"the candidate is within {margin} (at worst {high})."
     return f"not decided yet, the difference lies between {low} and {high}; {margin}."
 
 

@@ -81,13 +81,14 @@ def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bo
     `bounds` are the least and greatest possible value; without them the interval is infinite below LEAST samples.
     Raises ValueError for an alpha outside 0 and 1.
     """
-    spread = [sample.variance(bounds) for sample in (control, candidate)]
+    first, second = control.variance(bounds), candidate.variance(bounds)
+    spread = first + second
     least = np.minimum(control.count, candidate.count) >= (1 if bounds else LEAST)
-    enough = np.logical_and(least, np.add(*spread) > 0)
+    enough = np.logical_and(least, spread > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        noise = np.divide(spread[0], control.count) + np.divide(spread[1], candidate.count)
-        samples = np.where(enough, np.add(*spread) / noise, 1.0)
-    half = np.where(enough, np.sqrt(np.add(*spread)) / samples * boundary(samples, alpha), inf)
+        noise = np.divide(first, control.count) + np.divide(second, candidate.count)
+        samples = np.where(enough, spread / noise, 1.0)
+    half = np.where(enough, np.sqrt(spread) / samples * boundary(samples, alpha), inf)
     return around(candidate.mean() - control.mean(), half, bounds[1] - bounds[0] if bounds else inf)
 
 

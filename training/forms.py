@@ -11,8 +11,8 @@ from adapterhub.accounts.models import Project
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
 from training.analysis_settings import NAMES
-from training.hyperparameters import TABLE
-from training.models import Dataset, RankAnalysis
+from training.hyperparameters import TABLE, Choice
+from training.models import Dataset, RankAnalysis, TrainingRun
 from training.tars.presets import CHOICES
 
 
@@ -31,6 +31,7 @@ class RunForm(forms.Form):
 
     adapter = forms.ModelChoiceField(Adapter.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
+    method = forms.ChoiceField(choices=TrainingRun.Method.choices)
     rank_analysis = forms.ModelChoiceField(
         RankAnalysis.objects.none(), required=False, empty_label="none: the same rank everywhere"
     )
@@ -52,6 +53,10 @@ class RunForm(forms.Form):
         planned = RankAnalysis.objects.filter(project__in=projects, status=JobStatus.SUCCEEDED)
         self.fields["rank_analysis"].queryset = planned.select_related("dataset")
         for name, entry in TABLE.items():
+            if isinstance(entry, Choice):
+                words = [(word, word) for word in entry.words]
+                self.fields[name] = forms.ChoiceField(choices=words, help_text=entry.meaning)
+                continue
             number = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
             self.fields[name] = number(
                 initial=entry.default,

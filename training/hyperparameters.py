@@ -18,7 +18,19 @@ class Hyperparameter:
     meaning: str
 
 
-TABLE = {
+@dataclass(frozen=True)
+class Choice:
+    """One of some words; the first is the default."""
+
+    words: tuple[str, ...]
+    meaning: str
+
+    @property
+    def default(self) -> str:
+        return self.words[0]
+
+
+TABLE: dict[str, Hyperparameter | Choice] = {
     "rank": Hyperparameter(8, 1, 512, "Rank of every module, when no rank analysis plans them."),
     "scale": Hyperparameter(2, 1, 64, "alpha / r, equal for every module."),
     "steps": Hyperparameter(40, 1, 1_000_000, "Optimiser steps."),
@@ -34,20 +46,27 @@ TABLE = {
     "recompute": Hyperparameter(0, 0, 1, "1: recompute activations: less memory, about a third slower."),
     "devices": Hyperparameter(1, 1, 64, "Processes of one host that train together, one a GPU."),
     "sharded": Hyperparameter(0, 0, 1, "1: several devices hold shards (FSDP), not replicas (DDP)."),
+    "export_rank": Hyperparameter(0, 0, 512, "DoRA, GaLore, full: rank of the LoRA they become; 0: the run's ranks."),
+    "galore_rank": Hyperparameter(64, 1, 4096, "GaLore: rank of the projected gradients."),
+    "init": Choice(("random", "eva"), "LoRA: where A starts, unless a rank analysis brings start values."),
 }
 # What the run is made of; the rest is the recipe's.
-OUTER = ("rank", "scale", "devices", "sharded")
+OUTER = ("rank", "scale", "devices", "sharded", "init")
 
 
-def with_defaults(given: dict[str, Any]) -> dict[str, int | float]:
+def with_defaults(given: dict[str, Any]) -> dict[str, int | float | str]:
     """The given values checked, the rest at their defaults. Raises Invalid naming the field."""
     if unknown := sorted(set(given) - set(TABLE)):
         raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
     return {name: checked(name, given.get(name, entry.default)) for name, entry in TABLE.items()}
 
 
-def checked(name: str, value: Any) -> int | float:
+def checked(name: str, value: Any) -> int | float | str:
     entry = TABLE[name]
+    if isinstance(entry, Choice):
+        if value not in entry.words:
+            raise refused(name, f"is {value!r}; choose one of {', '.join(entry.words)}.")
+        return value
     whole = isinstance(entry.default, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise refused(name, f"must be a {'whole ' if whole else ''}number, not {value!r}.")

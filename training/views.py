@@ -101,6 +101,7 @@ def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
         dataset=fields["dataset"],
         **form.planned(),
         hyperparameters=form.hyperparameters(),
+        method=fields["method"],
         by=actor_of(request),
     )
 

@@ -2,7 +2,7 @@
 
 One pass of a small model leaves a GPU idle between kernels. Arms that share the base fill it, and their gradients do
 not touch: the loss of an arm depends on its own adapter alone. Ranks are padded with zero rows, which stay zero under
-Adam, so arms of different ranks are exact. tests/tars/test_many_arms.py holds this against PEFT.
+Adam, so arms of different ranks are exact. tests/tars/test_side_by_side.py holds this against PEFT.
 """
 
 from __future__ import annotations

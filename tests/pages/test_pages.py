@@ -69,7 +69,7 @@ def test_a_training_is_launched_by_the_form(
 ) -> None:
     client.force_login(alice)
     fields = {name: entry.default for name, entry in TABLE.items()}
-    body = {"adapter": version.adapter.pk, "dataset": dataset.pk, **fields}
+    body = {"adapter": version.adapter.pk, "dataset": dataset.pk, "method": "lora", **fields}
     response = client.post(reverse("new-training-run"), body)
     run = TrainingRun.objects.get()
     assert response["Location"] == reverse("training-run", args=[run.pk])

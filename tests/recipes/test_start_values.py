@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from tests.tiny_model import make_model
-from training.recipes.start_values import set_start_values
+from training.recipes.start_values import from_file
 from training.tars.boundary import BadInput
 
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"
@@ -34,7 +34,7 @@ def test_a_takes_the_first_rows_and_the_model_is_still_the_base_model(tmp_path: 
     save_file(values, tmp_path / "plan.init.safetensors")
     model, ids = adapted(), torch.arange(5, 15)[None]
     random = lora_a(model, "model.layers.1.mlp.up_proj").clone()
-    assert set_start_values(model, tmp_path / "plan.init.safetensors") == 2
+    assert from_file(model, tmp_path / "plan.init.safetensors") is model
     assert torch.equal(lora_a(model, UP), values[UP][:2])
     assert torch.equal(lora_a(model, DOWN), values[DOWN][:4])
     assert torch.equal(lora_a(model, "model.layers.1.mlp.up_proj"), random)
@@ -55,9 +55,9 @@ def test_a_takes_the_first_rows_and_the_model_is_still_the_base_model(tmp_path: 
 def test_values_that_do_not_fit_are_refused(tmp_path: Path, values: dict[str, torch.Tensor], said: str) -> None:
     save_file(values, tmp_path / "values.safetensors")
     with pytest.raises(BadInput, match=said):
-        set_start_values(adapted(), tmp_path / "values.safetensors")
+        from_file(adapted(), tmp_path / "values.safetensors")
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
-        set_start_values(adapted(), tmp_path / "none.safetensors")
+        from_file(adapted(), tmp_path / "none.safetensors")

@@ -16,6 +16,9 @@ from tests.tiny_model import make_model, make_tokenizer, save_base_model, senten
 from training.tars import allocation
 from training.tars.__main__ import main
 from training.tars.analysis import AnalysisConfig, NoLinearModules, analyze, linear_modules
+from training.tars.data import DataError
+from training.tars.presets import BadSettings
+from training.tars.sample import own_words
 from training.tars.scores import spearman
 
 CONFIG = AnalysisConfig(budget_value=4, rank_max=16, quantum=2, samples=12, max_length=32, probe_steps=3)
@@ -60,6 +63,20 @@ def test_the_default_leaves_attention_out_and_brings_start_values_and_a_rate() -
         assert start.shape[1] == next(module["shape"][1] for module in found.modules if module["name"] == name)
     assert found.learning_rate == 2 * min(found.probes, key=lambda probe: probe["loss"])["rate"]
     assert found.stability is not None
+
+
+def test_no_rate_to_probe_and_no_text_are_named() -> None:
+    with pytest.raises(BadSettings, match="probe_rates is empty"):
+        analysis(probe_rates=())
+    with pytest.raises(DataError, match="No row has a token to predict"):
+        analysis(rows=[{"text": ""}])
+
+
+def test_the_base_model_can_be_its_own_reference() -> None:
+    own = own_words(make_model(), make_tokenizer(), replace(CONFIG, samples=6))
+    assert len(own) == 6
+    assert own == own_words(make_model(), make_tokenizer(), replace(CONFIG, samples=6))
+    assert analysis(preset="seed", reference=own)["divergence_used"] is True
 
 
 def test_the_plan_spends_the_budget_and_no_more() -> None:
@@ -202,6 +219,7 @@ def test_the_same_seed_writes_the_same_plan(
         ({"target-modules": "q_proj,w1"}, "--target-modules: No linear module is named 'w1'"),
         ({"objective": "concave"}, "--objective: A concave objective needs a spectrum"),
         ({"budget": "uniform:60"}, "--budget: The budget of"),
+        ({"scale": 0}, "--scale: scale is 0.0; alpha / r must be above 0"),
     ],
 )
 def test_bad_input_is_named(files, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes, said: str) -> None:

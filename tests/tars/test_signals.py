@@ -91,9 +91,10 @@ def test_moments_leave_prompts_and_padding_out(sequences: list[TokenSequence]) -
 
 def test_the_frozen_model_and_its_mode_are_given_back(sequences: list[TokenSequence]) -> None:
     model = make_model().train()
+    model.model.layers[1].eval()
     frozen = model.model.embed_tokens.weight.requires_grad_(False)
     watched(sequences, 4, model)
-    assert model.training
+    assert [layer.training for layer in model.model.layers] == [True, False]
     assert not frozen.requires_grad
     assert model.model.layers[0].self_attn.q_proj.weight.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -178,7 +178,7 @@ def test_another_budget_of_an_8b_model_is_planned_within_a_second_and_without_to
 
 
 def test_a_plan_from_before_the_settings_is_completed(analysis: RankAnalysis) -> None:
-    migration = importlib.import_module("training.migrations.0003_older_plans")
+    migration = importlib.import_module("training.migrations.0004_older_plans")
     new = ("settings", "serving", "greedy_gap", "learning_rate", "probes", "start_values")
     old = {name: value for name, value in PLAN.items() if name not in new}
     RankAnalysis.objects.update(preset="seed", rank_min=2, plan={**old, "rank_min": 2})

@@ -13,6 +13,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.api.errors import Invalid, InvalidTransition
+from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
@@ -29,6 +30,11 @@ class TrainingRun(GpuJob):
 
     class Method(models.TextChoices):
         LORA = "lora", "LoRA"
+        QLORA = "qlora", "QLoRA (4-bit base)"
+        DORA = "dora", "DoRA"
+        ADALORA = "adalora", "AdaLoRA"
+        GALORE = "galore", "GaLore (all weights)"
+        FULL = "full", "Full fine-tuning"
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="runs")
     method = models.CharField(max_length=20, choices=Method.choices, default=Method.LORA)
@@ -89,6 +95,7 @@ class TrainingRun(GpuJob):
             hyperparameters=with_defaults(hyperparameters or {}),
             created_by=by.user,
         )
+        check_init(run)
         run.require_of_project("dataset", dataset)
         run.require_of_project("rank_analysis", rank_analysis)
         with transaction.atomic():
@@ -137,7 +144,7 @@ class TrainingRun(GpuJob):
             "output": str(folder / "output"),
             "events": str(folder / "events.jsonl"),
             **self.rank_plan(),
-            **self.start_values(),
+            "init": self.start_values(),
             "devices": self.devices,
             "sharding": "fsdp" if self.hyperparameters.get("sharded") else "ddp",
             "hyperparameters": {
@@ -161,8 +168,11 @@ class TrainingRun(GpuJob):
             "target_modules": sorted(self.base_model.linear_shapes()),
         }
 
-    def start_values(self) -> dict[str, str]:
-        return {"init": str(self.rank_analysis.start_values_file())} if self.takes_start_values else {}
+    def start_values(self) -> str:
+        """Where A starts: the analysis' file, or what the hyper-parameters say."""
+        if self.takes_start_values and self.rank_analysis:
+            return str(self.rank_analysis.start_values_file())
+        return str(self.hyperparameters.get("init", "random"))
 
     def note(self, event: dict[str, Any]) -> None:
         super().note(event)
@@ -181,6 +191,8 @@ class TrainingRun(GpuJob):
     def succeeded(self, folder: Path) -> None:
         """Publish the version and end, in one transaction under the fence: one version, whatever came twice."""
         result = json.loads((folder / "output" / "result.json").read_bytes())
+        if (folder / "output" / "model").is_dir():
+            result["checkpoint"] = store().put_dir(folder / "output" / "model")
         with transaction.atomic():
             self.heartbeat()
             version = AdapterVersion.publish(
@@ -220,6 +232,17 @@ class RunMetric(models.Model):
 
     def __str__(self) -> str:
         return f"step {self.step}"
+
+
+def store() -> ArtifactStore:
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+
+
+def check_init(run: TrainingRun) -> None:
+    """Start values need a method that has an A."""
+    init = run.hyperparameters["init"]
+    if init != "random" and run.method != TrainingRun.Method.LORA:
+        raise Invalid(f"init = {init} is for lora; leave it at random.", field="hyperparameters.init", code="bad_init")
 
 
 def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:

@@ -22,7 +22,6 @@ from training.recipes.material import Material, read_material
 from training.recipes.program import Cancel, RunEvents
 from training.recipes.rank_plan import check_plan
 from training.recipes.run_file import Run
-from training.recipes.start_values import set_start_values
 from training.tars.base_model import load_model, load_tokenizer, on_gpu
 
 Facts = dict[str, Any]
@@ -80,11 +79,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
     model, peft_config = method.adapt(model, run, material)
     trainer = make_trainer(run, method, model, peft_config, tokenizer, material)
-    if run.init:
-        count = set_start_values(trainer.model, run.init)
-        events.write("log", message=f"{count} modules begin with the start values of the analysis.")
-    trainer.add_callback(Reporter(events, cancel, material.tokens, state))
-    for callback in method.callbacks:
+    for callback in (*method.callbacks, Reporter(events, cancel, material.tokens, state)):
         trainer.add_callback(callback)
 
     checkpoint = last_complete(run.output / "checkpoints")
@@ -141,7 +136,16 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)
+    if peft_config is not None:
+        in_float32(trainer.model)
     return trainer
+
+
+def in_float32(model: Any) -> None:
+    """Adapters train in float32: TRL rounds those on a 4-bit base to bfloat16, which PEFT undoes on a resume."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:

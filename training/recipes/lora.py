@@ -2,6 +2,7 @@
 
 Reads the run file (run_file.Run), trains with TRL's SFTTrainer, and writes OUTPUT/adapter and OUTPUT/result.json.
 The same file again goes on from the last complete checkpoint. SIGTERM: a checkpoint, then exit status 143.
+Ranks are uniform or a plan's; `init` may be `eva` (PEFT's) or a file of start values for A, which TARS writes.
 """
 
 from __future__ import annotations
@@ -19,27 +20,34 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
-    from peft import LoraConfig
-
     from training.recipes import loop
     from training.recipes.kept import save_adapter, trainable
+    from training.recipes.start_values import started
 
-    def adapt(model: Any, run: Run, material: Any) -> tuple[Any, LoraConfig]:
-        return model, LoraConfig(
-            task_type="CAUSAL_LM",
-            r=run.r,
-            lora_alpha=run.lora_alpha,  # type: ignore[arg-type]  # a scale need not be whole
-            rank_pattern=dict(run.rank_pattern),
-            alpha_pattern=dict(run.alpha_pattern),
-            target_modules=run.target_modules,
-            lora_dropout=0.0,
-        )
+    def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
+        return started(model, lora_config(run), run, material)
 
     def keep(trained: loop.Trained, run: Run) -> loop.Facts:
         save_adapter(trained.model, run, trained.weights)
         return {"parameters": trainable(trained.model)}
 
     loop.train(run, events, cancel, loop.Method("lora", keep, adapt=adapt))
+
+
+def lora_config(run: Run, **changes: Any) -> Any:
+    """PEFT's configuration with the run's ranks."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=run.r,
+        lora_alpha=run.lora_alpha,  # type: ignore[arg-type]  # a scale need not be whole
+        rank_pattern=dict(run.rank_pattern),
+        alpha_pattern=dict(run.alpha_pattern),
+        target_modules=run.target_modules,
+        lora_dropout=0.0,
+        **changes,
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class Material:
     tokens: list[int]
     held_out: list[TokenSequence]
 
+    def first_sequences(self, count: int) -> list[TokenSequence]:
+        """The first rows that the training reads."""
+        rows = self.rows.select(range(min(count, len(self.rows))))
+        return [TokenSequence(row["input_ids"], row["labels"]) for row in rows]
+
 
 def read_material(run: Run, tokenizer: Any) -> Material:
     """Only the rows that the run will read are tokenised; the trainer reads straight on. Raises BadInput."""

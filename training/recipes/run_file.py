@@ -17,7 +17,8 @@ Record = dict[str, Any]
 class Hyperparameters:
     """`learning_rate` is the peak; lengths and eval_tokens in tokens; threads 0 leaves torch's choice.
 
-    `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1 trades time for activations' memory.
+    `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1 trades time for activations' memory;
+    `export_rank`: of the LoRA that other methods become, 0 = the run's ranks; `galore_rank`: of the gradients.
     """
 
     steps: int = 40
@@ -32,6 +33,8 @@ class Hyperparameters:
     threads: int = 0
     packing: int = 0
     recompute: int = 0
+    export_rank: int = 0
+    galore_rank: int = 64
 
     @property
     def sequences(self) -> int:
@@ -55,10 +58,10 @@ class Run:
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
     target_modules: list[str]
-    init: Path | None
     hyperparameters: Hyperparameters
     devices: int = 1
     sharding: str = "ddp"
+    init: str = "random"
 
     @classmethod
     def read(cls, record: Record) -> Run:
@@ -74,10 +77,10 @@ class Run:
             rank_pattern=record.get("rank_pattern") or {},
             alpha_pattern=record.get("alpha_pattern") or {},
             target_modules=names(record, "target_modules"),
-            init=path_in(record, "init") if record.get("init") else None,
             hyperparameters=hyperparameters(record.get("hyperparameters") or {}),
             devices=int(number({"devices": 1, **record}, "devices", whole=True, least=1)),
             sharding=one_of(record, "sharding", ("ddp", "fsdp")),
+            init=str(record.get("init") or "random"),
         )
 
     @property
@@ -138,7 +141,7 @@ def hyperparameters(record: Record) -> Hyperparameters:
     known = {field.name: field.default for field in fields(Hyperparameters)}
     if unknown := sorted(set(record) - set(known)):
         raise BadInput(f"hyperparameters.{unknown[0]} is unknown; there are {', '.join(known)}.")
-    may_be_zero = ("warmup_steps", "seed", "threads", "packing", "recompute")
+    may_be_zero = ("warmup_steps", "seed", "threads", "packing", "recompute", "export_rank")
     return Hyperparameters(
         **{
             field: number({field: record.get(field, default)}, field, whole=isinstance(default, int),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
 from training.tars.data import Row
-from training.tars.presets import PROBE_RATES, Settings, settings_of
+from training.tars.presets import PROBE_RATES, BadSettings, Settings, settings_of
 from training.tars.sample import Sample
 from training.tars.scores import Scores, measure
 
@@ -56,6 +56,10 @@ class AnalysisConfig:
 
     def settings(self) -> Settings:
         """Raises BadSettings."""
+        if not self.scale > 0:
+            raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")
+        if not self.probe_rates:
+            raise BadSettings("probe_rates", "probe_rates is empty; name a learning rate at least.")
         names = ("sensitivity", "divergence", "direction", "objective", "init", "kinds", "power", "rank_min")
         return settings_of(self.preset, **{name: getattr(self, name) for name in names})
 

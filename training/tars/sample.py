@@ -49,7 +49,9 @@ class Sample:
 def drawn(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
     sequences = data.tokenised(data.sample(rows, config.samples, config.seed), tokenizer, config.max_length)
     if not sequences:
-        raise data.DataError("No row has a completion within max_length tokens: raise max_length.")
+        raise data.DataError(
+            "No row has a token to predict: give rows of text, or raise max_length if completions begin beyond it."
+        )
     return sequences
 
 

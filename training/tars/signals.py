@@ -93,12 +93,13 @@ def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
 def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient and dropout is off, until the end; then all is as it was."""
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     try:
         model.eval().requires_grad_(False)
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
         for parameter in asked:
             parameter.requires_grad_(True)
 

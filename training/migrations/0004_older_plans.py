@@ -19,7 +19,7 @@ def complete(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("training", "0002_analysis_settings"),
+        ("training", "0003_analysis_settings"),
     ]
 
     operations = [

@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ("accounts", "0001_initial"),
         ("registry", "0002_immutable_versions"),
-        ("training", "0003_older_plans"),
+        ("training", "0004_older_plans"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -1,0 +1,146 @@
+"""Always-valid statistics of a rollout: intervals that may be watched at every sample, and what they mean.
+
+The sums are of independent units. Requests of one user that resemble each other are not independent: sum users then.
+Every number may be a numpy array, one entry a look or a simulated run; the answer has the same shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import e, inf
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaln, lambertw, xlog1py, xlogy
+
+Number = float | NDArray[np.float64]
+Bounds = tuple[float, float]
+UNIT: Bounds = (0.0, 1.0)
+TUNED_FOR = 1000  # samples an arm at which the intervals are narrowest; valid at every other
+LEAST = 30  # samples an arm before a metric without bounds has an interval: its spread is not known earlier
+
+
+class Verdict(StrEnum):
+    GOOD = "good"
+    BAD = "bad"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One arm's values so far: how many, their sum, the sum of their squares. Minutes are joined with `+`."""
+
+    count: Number = 0
+    total: Number = 0.0
+    squares: Number = 0.0
+
+    @classmethod
+    def of_failures(cls, count: Number, failures: Number) -> Sample:
+        """A sample of zeros and ones. Raises ValueError for less than none and for more failures than values."""
+        if np.any(np.less(failures, 0)) or np.any(np.greater(failures, count)):
+            raise ValueError(f"failures must be between 0 and the count {count}, not {failures}.")
+        return cls(count, failures, failures)
+
+    def __add__(self, other: Sample) -> Sample:
+        return Sample(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    def mean(self) -> Number:
+        """NaN without a value."""
+        return self.total / np.where(np.greater(self.count, 0), self.count, np.nan)
+
+    def variance(self, bounds: Bounds | None) -> Number:
+        """Plug-in variance. With bounds, one imagined value at each of them keeps it above zero (Agresti and Caffo
+        2000 do so for proportions), so that "no failure yet" is not taken for "no failure ever"."""
+        edges = bounds or ()
+        count = np.maximum(np.add(self.count, len(edges)), 1)
+        squares = self.squares + sum(edge * edge for edge in edges)
+        return np.maximum(squares / count - ((self.total + sum(edges)) / count) ** 2, 0.0)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Candidate minus control, in the metric's unit; `estimate` is NaN until both arms have a value."""
+
+    lower: Number
+    estimate: Number
+    upper: Number
+
+
+def proportion_difference(control: Sample, candidate: Sample, alpha: float) -> Interval:
+    """Difference of two proportions as a fraction (0.05 is five points), always within -1 and 1."""
+    return mean_difference(control, candidate, alpha, bounds=UNIT)
+
+
+def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bounds | None = None) -> Interval:
+    """Difference of two means; it covers the truth at all times together with probability 1 - alpha.
+
+    Asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit
+    theory and asymptotic confidence sequences" (2021), theorem 2.2: s/t * sqrt((t + r) log((t + r) / (r alpha^2))),
+    with s^2 the sum of both variances and t = s^2 / (var_0/n_0 + var_1/n_1), which is n where both arms have n.
+    `bounds` are the least and greatest possible value; without them the interval is infinite below LEAST samples.
+    Raises ValueError for an alpha outside 0 and 1.
+    """
+    first, second = control.variance(bounds), candidate.variance(bounds)
+    spread = first + second
+    least = np.minimum(control.count, candidate.count) >= (1 if bounds else LEAST)
+    enough = np.logical_and(least, spread > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = np.divide(first, control.count) + np.divide(second, candidate.count)
+        samples = np.where(enough, spread / noise, 1.0)
+    half = np.where(enough, np.sqrt(spread) / samples * boundary(samples, alpha), inf)
+    return around(candidate.mean() - control.mean(), half, bounds[1] - bounds[0] if bounds else inf)
+
+
+def around(estimate: Number, half: Number, most: float) -> Interval:
+    """The interval of this half width, no wider than the metric's range allows."""
+    known = np.nan_to_num(estimate)
+    return Interval(np.maximum(known - half, -most), estimate, np.minimum(known + half, most))
+
+
+def boundary(samples: Number, alpha: float) -> Number:
+    """What a Brownian motion stays within at all times with probability 1 - alpha: the two-sided normal mixture
+    (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence
+    sequences", 2021, equation 14)."""
+    prior = concentration(alpha)
+    return np.sqrt((samples + prior) * np.log((samples + prior) / (prior * alpha**2)))
+
+
+def concentration(alpha: float, tuned_for: float = TUNED_FOR) -> float:
+    """The mixture's one parameter, in samples, that makes it narrowest at `tuned_for` (Howard et al. 2021, prop. 3)."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be between 0 and 1, not {alpha}.")
+    return tuned_for / float(-lambertw(-(alpha**2) / e, -1).real - 1)
+
+
+def judged(interval: Interval, margin: float) -> Verdict:
+    """Non-inferiority where more is worse: bad when the whole interval is past the margin, good when none of it is.
+
+    The margin is in the interval's unit. For a metric where less is worse give `mirrored(interval)`.
+    Raises ValueError for a margin below zero.
+    """
+    if not margin >= 0:
+        raise ValueError(f"The margin must be 0 or more, not {margin}.")
+    if interval.lower > margin:
+        return Verdict.BAD
+    return Verdict.GOOD if interval.upper <= margin else Verdict.INCONCLUSIVE
+
+
+def mirrored(interval: Interval) -> Interval:
+    """Control minus candidate."""
+    return Interval(-interval.upper, -interval.estimate, -interval.lower)
+
+
+def control_moved(before: Sample, during: Sample, margin: float, alpha: float, bounds: Bounds | None = None) -> bool:
+    """Whether the control itself got worse by more than the margin since before the rollout: an outage then, and no
+    regression of the candidate. `before` is fixed when the rollout starts. More is worse."""
+    return judged(mean_difference(before, during, alpha, bounds), margin) is Verdict.BAD
+
+
+def log_evidence(hits: Number, count: Number, chance: float, prior: float) -> Number:
+    """Log Bayes factor against "each of `count` is a hit with this chance", the alternative Beta-distributed round it
+    with the weight of `prior` samples. Its exponential is a martingale where the chance is true (Ville 1939: it ever
+    reaches 1/alpha with probability alpha at most)."""
+    yes, no = prior * chance, prior * (1 - chance)
+    likely = betaln(yes + hits, no + count - hits) - betaln(yes, no)
+    return likely - xlogy(hits, chance) - xlog1py(np.subtract(count, hits), -chance)

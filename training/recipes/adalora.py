@@ -1,0 +1,86 @@
+"""AdaLoRA: ranks found while training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
+
+Starts with half as many singular values again as the run's ranks, and ends with the mean rank of the run. What is
+published is the same function as a plain LoRA with a rank for each module.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.run_file import Run
+
+
+def main(arguments: list[str]) -> int:
+    return program(arguments, train)
+
+
+def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
+    """Raises BadInput."""
+    from training.recipes import loop
+    from training.recipes.kept import trainable
+    from training.recipes.low_rank import save_factors
+    from training.recipes.pruning import Pruning
+    from training.recipes.served import loss_as_served
+
+    def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
+        return model, adalora_config(run)
+
+    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+        parameters = save_factors(plain_lora(trained.model, trained.weights), run)
+        return {
+            "parameters": parameters,
+            "trained_parameters": trainable(trained.model),
+            "loss_served": loss_as_served(trained, run),
+        }
+
+    loop.train(run, events, cancel, loop.Method("adalora", keep, adapt=adapt, callbacks=[Pruning(run)]))
+
+
+def adalora_config(run: Run) -> Any:
+    """Warm-up a tenth of the steps, prune until half, then train on with what is left."""
+    from peft import AdaLoraConfig
+
+    steps, target = run.hyperparameters.steps, mean_rank(run)
+    return AdaLoraConfig(
+        task_type="CAUSAL_LM",
+        init_r=target + max(1, target // 2),
+        target_r=target,
+        tinit=steps // 10,
+        tfinal=steps // 2,
+        deltaT=max(1, steps // 100),
+        total_step=max(steps, 3),
+        lora_alpha=run.lora_alpha / run.r * target,  # type: ignore[arg-type]  # a scale need not be whole
+        target_modules=run.target_modules,
+        lora_dropout=0.0,
+    )
+
+
+def mean_rank(run: Run) -> int:
+    ranks = list(run.rank_pattern.values())
+    return max(1, round(sum(ranks) / len(ranks))) if ranks else run.r
+
+
+def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
+    """B (A * E) alpha / (r + 1e-5) as PEFT computes it, without the values that were pruned: exact."""
+    from training.recipes.low_rank import Factors
+
+    found = {}
+    for name, layer in model.named_modules():
+        values = weights.get(f"{name}.lora_E.default")
+        if values is None:
+            continue
+        kept = (values.flatten() != 0).nonzero().flatten()
+        # An engine expects a LoRA of at least rank 1: a row of zeros adds nothing.
+        kept = kept if len(kept) else values.new_zeros(1).long()
+        a = (weights[f"{name}.lora_A.default"] * values)[kept].float()
+        scale = layer.scaling["default"] / (float(layer.ranknum["default"]) + 1e-5)
+        b = weights[f"{name}.lora_B.default"][:, kept].float() * scale
+        found[name.removeprefix("base_model.model.")] = Factors(a, b)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

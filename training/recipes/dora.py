@@ -1,0 +1,62 @@
+"""DoRA: direction by a LoRA, magnitude by a vector (arXiv 2402.09353): `python -m training.recipes.dora RUN_JSON`.
+
+No engine serves DoRA, so what is published is the nearest LoRA of the chosen rank, with its error beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from training.recipes.lora import lora_config
+from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.run_file import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def main(arguments: list[str]) -> int:
+    return program(arguments, train)
+
+
+def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
+    """Raises BadInput."""
+    from training.recipes import loop
+    from training.recipes.kept import trainable
+    from training.recipes.low_rank import nearest, save_factors
+    from training.recipes.served import loss_as_served
+
+    def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
+        return model, lora_config(run, use_dora=True)
+
+    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+        factors, error = nearest(changes(trained.model, trained.weights), run)
+        parameters = save_factors(factors, run)
+        return {
+            "parameters": parameters,
+            "trained_parameters": trainable(trained.model),
+            "reconstruction_error": error,
+            "loss_served": loss_as_served(trained, run),
+        }
+
+    loop.train(run, events, cancel, loop.Method("dora", keep, adapt=adapt))
+
+
+def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """m (W + s B A) / ||W + s B A|| - W of every module, the norm over each output's row."""
+    found = {}
+    for name, layer in model.named_modules():
+        if getattr(layer, "lora_magnitude_vector", None):
+            prefix = f"{name}.lora_"
+            a, b = weights[f"{prefix}A.default.weight"], weights[f"{prefix}B.default.weight"]
+            magnitude = weights[f"{prefix}magnitude_vector.default.weight"]
+            old = layer.base_layer.weight.data.float()
+            new = old + layer.scaling["default"] * (b.float() @ a.float())
+            new *= (magnitude.float() / new.norm(dim=1))[:, None]
+            found[name.removeprefix("base_model.model.")] = new - old
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

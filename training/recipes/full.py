@@ -1,0 +1,33 @@
+"""Full fine-tuning: every weight of the base model: `python -m training.recipes.full RUN_JSON`.
+
+Writes OUTPUT/model (a checkpoint that can be registered as a base model) and OUTPUT/adapter, the nearest LoRA of the
+chosen rank, with its error beside it: embeddings and norms are not part of a LoRA.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.run_file import Run
+
+
+def main(arguments: list[str]) -> int:
+    return program(arguments, train)
+
+
+def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
+    """Raises BadInput."""
+    from training.recipes import loop
+    from training.recipes.whole_model import keep
+
+    loop.train(run, events, cancel, loop.Method("full", keep, adapt=all_weights))
+
+
+def all_weights(model: Any, run: Run, material: Any) -> tuple[Any, None]:
+    return model.requires_grad_(True), None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

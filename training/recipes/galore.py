@@ -1,0 +1,41 @@
+"""GaLore: every weight, with the optimiser's states on a low-rank projection of the gradients (arXiv 2403.03507).
+
+`python -m training.recipes.galore RUN_JSON`. Writes what full fine-tuning writes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from training.recipes.full import all_weights
+from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.run_file import Run
+
+GAP = 200
+SCALE = 0.25
+
+
+def main(arguments: list[str]) -> int:
+    return program(arguments, train)
+
+
+def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
+    """Raises BadInput."""
+    import torch
+    from galore_torch.galore_projector import GaLoreProjector  # type: ignore[import-untyped]
+
+    from training.recipes import loop
+    from training.recipes.whole_model import keep
+
+    # A checkpoint holds the projections; only this type is let through besides tensors.
+    torch.serialization.add_safe_globals([GaLoreProjector])
+    options = {
+        "optim": "galore_adamw",
+        "optim_target_modules": [rf".*{name}" for name in run.target_modules],
+        "optim_args": f"rank={run.hyperparameters.galore_rank}, update_proj_gap={GAP}, scale={SCALE}",
+    }
+    loop.train(run, events, cancel, loop.Method("galore", keep, adapt=all_weights, options=options))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

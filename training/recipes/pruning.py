@@ -1,0 +1,49 @@
+"""AdaLoRA's allocation of ranks, which Trainer does not call: after each optimiser step, and exact over a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from training.recipes.run_file import Run
+
+STATE = "allocation.pt"
+
+
+class Pruning(TrainerCallback):
+    """PEFT's allocator, driven step by step.
+
+    The configuration's own rank_pattern stays empty: PEFT would cut the tensors of a checkpoint by it, and a value that
+    is pruned today may come back tomorrow.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.checkpoints = run.output / "checkpoints"
+        self.pattern: dict[str, list[bool]] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        path = self.checkpoints / f"checkpoint-{state.global_step}" / STATE
+        if path.is_file():
+            kept = torch.load(path, weights_only=True)
+            self.pattern, allocator = kept["pattern"], model.base_model.rankallocator
+            allocator.exp_avg_ipt, allocator.exp_avg_unc = kept["sensitivity"], kept["uncertainty"]
+            allocator.ipt = dict(kept["sensitivity"])
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        step, adapted = state.global_step + 1, model.base_model
+        last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal
+        if step <= last:
+            # At the last one the allocator no longer updates its scores; it prunes by what it has.
+            found = adapted.rankallocator.update_and_allocate(adapted.model, step, force_mask=step == last)[1]
+            self.pattern = found or self.pattern
+        elif self.pattern:
+            adapted.rankallocator.mask_using_rank_pattern(adapted.model, self.pattern)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero:
+            allocator = model.base_model.rankallocator
+            kept = {"pattern": self.pattern, "sensitivity": allocator.exp_avg_ipt, "uncertainty": allocator.exp_avg_unc}
+            torch.save(kept, Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE)

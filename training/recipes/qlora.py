@@ -1,0 +1,69 @@
+"""QLoRA: LoRA on a base in 4 bits (NF4 with double quantisation, arXiv 2305.14314), on a GPU or a CPU.
+
+`python -m training.recipes.qlora RUN_JSON`. The adapter is measured on the 4-bit base it was trained on (`loss_after`)
+and on the 16-bit base that will serve it (`loss_served`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.recipes.lora import lora_config
+from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.run_file import Run
+
+
+def main(arguments: list[str]) -> int:
+    return program(arguments, train)
+
+
+def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
+    """Raises BadInput."""
+    from training.recipes import loop
+    from training.recipes.kept import save_adapter, trainable
+    from training.recipes.served import loss_as_served
+
+    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+        save_adapter(trained.model, run, trained.weights)
+        return {"parameters": trainable(trained.model), "loss_served": loss_as_served(trained, run)}
+
+    def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
+        return model, lora_config(run)
+
+    loop.train(run, events, cancel, loop.Method("qlora", keep, load=load_in_4_bits, adapt=adapt))
+
+
+def load_in_4_bits(folder: Path) -> Any:
+    """Linear weights in NF4; embeddings, norms and the head stay as they are."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from training.tars.base_model import on_gpu
+
+    dtype = torch.bfloat16 if on_gpu() else torch.float32
+    quantised = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if on_gpu() else torch.uint8,  # FSDP shards only tensors of one type
+    )
+    device = f"cuda:{torch.cuda.current_device()}" if on_gpu() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, quantization_config=quantised, device_map={"": device}
+    )
+    keep_trainable_on_cpu(model)
+    return model
+
+
+def keep_trainable_on_cpu(model: Any) -> None:
+    """An evaluation on a CPU with AVX512-BF16 would repack the weights into a form that has no backward pass."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""How a training of the whole model is kept: the checkpoint itself, and the nearest LoRA that engines can serve."""
+
+from __future__ import annotations
+
+import shutil
+
+from training.recipes.kept import trainable
+from training.recipes.loop import Facts, Trained
+from training.recipes.low_rank import changes_of, nearest, save_factors
+from training.recipes.run_file import Run
+from training.recipes.served import loss_as_served
+from training.tars.base_model import load_model, load_tokenizer
+
+
+def keep(trained: Trained, run: Run) -> Facts:
+    """Write OUTPUT/model and OUTPUT/adapter."""
+    save_checkpoint(trained, run)
+    base = {name: weight.detach() for name, weight in load_model(run.base_model).named_parameters()}
+    factors, error = nearest(changes_of(run, trained.weights, base), run)
+    parameters = save_factors(factors, run)
+    return {
+        "parameters": parameters,
+        "trained_parameters": trainable(trained.model),
+        "reconstruction_error": error,
+        "loss_served": loss_as_served(trained, run),
+    }
+
+
+def save_checkpoint(trained: Trained, run: Run) -> None:
+    """A folder that transformers and vLLM load; it takes its name when it is complete."""
+    part, folder = run.output / "model.part", run.output / "model"
+    shutil.rmtree(part, ignore_errors=True)
+    trained.model.save_pretrained(str(part), state_dict=whole_state(trained))
+    load_tokenizer(run.base_model).save_pretrained(str(part))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def whole_state(trained: Trained) -> dict[str, object]:
+    """Trained weights over the others; a head that is tied to the embedding is its second name."""
+    state = {name: weight for name, weight in trained.model.state_dict().items() if name not in trained.weights}
+    return {**state, **trained.weights}

@@ -41,6 +41,10 @@ TABLE = {
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that the web process answers to."),
         Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),
         Setting("ADAPTERHUB_TORCH_THREADS", "0", "Threads a training child or engine may use; 0 = torch decides."),
+        Setting("ADAPTERHUB_OIDC_ISSUER", "", "OpenID Connect provider to sign in through, its URL; empty = none."),
+        Setting("ADAPTERHUB_OIDC_CLIENT_ID", "adapterhub", "The name of this installation at the provider."),
+        Setting("ADAPTERHUB_OIDC_CLIENT_SECRET", "", "Its secret at the provider.", secret=True),
+        Setting("ADAPTERHUB_OIDC_ROLES", "", "What groups grant: group=project:role, separated by commas."),
         Setting("DATABASE_URL", "", "Postgres as the application role; empty = embedded.", secret=True),
         Setting("DATABASE_OWNER_URL", "", "Postgres as the owner role, for migrations; empty = embedded.", secret=True),
         Setting("REDIS_URL", "", "Valkey or Redis; empty = embedded.", secret=True),
@@ -98,3 +102,15 @@ def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
 def home(environ: Mapping[str, str] = os.environ) -> Path:
     """The data folder, absolute."""
     return Path(read("ADAPTERHUB_HOME", environ)).resolve()
+
+
+def roles(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, list[tuple[str, str]]]:
+    """`group=project:role,...` as {group: [(project, role)]}; raises BadSetting."""
+    granted: dict[str, list[tuple[str, str]]] = {}
+    for entry in words(name, environ):
+        group, _, grant = entry.rpartition("=")
+        project, _, role = grant.partition(":")
+        if not (group and project and role):
+            raise BadSetting(f"{name}: {entry!r} is not group=project:role: write it so.")
+        granted.setdefault(group, []).append((project, role))
+    return granted

@@ -8,6 +8,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
 from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
+from adapterhub.accounts.pages import refused, sign_in
 from adapterhub.api.views import healthz
 from adapterhub.audit.api import AuditViewSet
 from adapterhub.audit.views import explorer
@@ -48,7 +49,12 @@ urlpatterns = [
     path("", include("registry.urls")),
     path("", include("training.urls")),
     path("audit/", explorer, name="audit"),
-    path("login/", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("login/", sign_in, name="login"),
+    path("accounts/", include("allauth.socialaccount.providers.openid_connect.urls")),
+    path("accounts/cancelled/", refused, name="socialaccount_login_cancelled"),
+    path("accounts/error/", refused, name="socialaccount_login_error"),
+    path("accounts/taken/", refused, name="socialaccount_signup"),
+    path("accounts/login/", sign_in, name="account_login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
 ]

@@ -5,4 +5,4 @@ class AccountsConfig(AppConfig):
     name = "adapterhub.accounts"
 
     def ready(self) -> None:
-        from adapterhub.accounts import openapi, sessions  # noqa: F401 - their imports register the scheme and the signals
+        from adapterhub.accounts import oidc, openapi, sessions  # noqa: F401 - their imports register the scheme and the signals

@@ -62,6 +62,7 @@ class Membership(models.Model):
     project = models.ForeignKey(Project, models.PROTECT, related_name="memberships")
     user = models.ForeignKey(User, models.PROTECT, related_name="memberships")
     role = models.CharField(max_length=20, choices=Role.choices)
+    by_group = models.BooleanField(default=False, editable=False, help_text="Granted by a group of the sign-in.")
 
     class Meta:
         ordering = ["project", "user"]

@@ -12,7 +12,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Project, Scope
+from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Membership, Project, Scope
 from adapterhub.api.errors import Invalid, NotAllowed
 
 FRESH_S = 600
@@ -37,6 +37,17 @@ def projects_of(request: HttpRequest | Request) -> QuerySet[Project]:
     if isinstance(token, ApiToken):
         return Project.objects.filter(pk=token.project_id)
     return Project.objects.visible_to(request.user)
+
+
+def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Project]:
+    """The projects in which the caller has the scope."""
+    token = getattr(request, "auth", None)
+    if isinstance(token, ApiToken) or request.user.is_superuser:
+        granted = set(token.scopes) if isinstance(token, ApiToken) else set(Scope.values)
+        return projects_of(request) if scope in granted else Project.objects.none()
+    roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
+    held = Membership.objects.filter(user_id=request.user.pk, role__in=roles)
+    return Project.objects.filter(pk__in=held.values("project"))
 
 
 def require_scope(request: HttpRequest | Request, project: Project, scope: str) -> None:

@@ -14,10 +14,10 @@ from rest_framework import serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import ApiToken, Project
+from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.api.models import IdempotentRequest
-from adapterhub.api.permissions import projects_of
+from adapterhub.api.permissions import projects_of, projects_with
 
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
@@ -32,7 +32,12 @@ class ProjectViewSet(viewsets.GenericViewSet):
         queryset = super().get_queryset()
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
-        return queryset.filter(**{f"{self.project_path}__in": projects_of(self.request)})
+        # Of a list each row is guarded here: there is no object whose permission would be asked.
+        listing = getattr(self, "action", None) == "list"
+        seen = (
+            projects_with(self.request, self.scopes.get("list", Scope.READ)) if listing else projects_of(self.request)
+        )
+        return queryset.filter(**{f"{self.project_path}__in": seen})
 
     def project_of(self, thing: Any) -> Project | None:
         """The project that decides who may act on the thing."""

@@ -106,6 +106,10 @@ class VersionViewSet(Reading):
     def get_queryset(self) -> Any:
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
 
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        self.adapter()
+        return super().list(request, *args, **kwargs)
+
     def adapter(self) -> models.Adapter:
         view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
         view.scopes = self.scopes

@@ -1,0 +1,76 @@
+"""Sign-in through OpenID Connect: the provider says who it is, its groups say which roles, anew at each sign-in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allauth.account.signals import user_logged_in
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.models import SocialLogin
+from django.conf import settings
+from django.db import transaction
+from django.dispatch import receiver
+from django.http import HttpRequest
+
+from adapterhub.accounts.actor import system
+from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+BY = system("oidc")
+
+
+class OidcAdapter(DefaultSocialAccountAdapter):
+    """Whoever the provider lets in gets an account; without a mapped group it sees no project."""
+
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
+        return True
+
+    def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
+        # The sign-in is counted after this: the session must know by then how it came.
+        request.session["auth_method"] = "oidc"
+
+
+@receiver(user_logged_in)
+def follow_groups(user: User, sociallogin: SocialLogin | None = None, **_: Any) -> None:
+    """At a sign-in through the provider, and only then."""
+    if sociallogin:
+        map_roles(user, groups_of(sociallogin.account.extra_data))
+
+
+def groups_of(claims: dict[str, Any]) -> set[str]:
+    """The groups of the ID token or of the userinfo; those that are no text are passed over."""
+    for part in (claims.get("id_token") or {}, claims.get("userinfo") or {}, claims):
+        if isinstance(found := part.get("groups"), list):
+            return {group for group in found if isinstance(group, str)}
+    return set()
+
+
+@transaction.atomic
+def map_roles(user: User, groups: set[str]) -> None:
+    """Grant what the groups map to, and take back what an earlier sign-in granted and no group grants now.
+
+    `settings.OIDC_ROLES` is {group: [(project slug, role)]}. Roles that an admin gave by hand stay.
+    """
+    wanted = {grant for group in groups for grant in settings.OIDC_ROLES.get(group, [])}
+    for membership in user.memberships.filter(by_group=True).select_related("project"):
+        if (membership.project.slug, membership.role) not in wanted:
+            take_back(membership)
+    for slug, role in sorted(wanted):
+        if project := Project.objects.filter(slug=slug, archived_at=None).first():
+            grant(user, project, role)
+
+
+def grant(user: User, project: Project, role: str) -> None:
+    membership, is_new = Membership.objects.get_or_create(
+        user=user, project=project, role=role, defaults={"by_group": True}
+    )
+    if is_new:
+        AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=BY, project=project, after={"role": role})
+
+
+def take_back(membership: Membership) -> None:
+    pk, project, before = membership.pk, membership.project, {"role": membership.role}
+    membership.delete()
+    membership.pk = pk
+    AuditEvent.record(Tag.MEMBERSHIP_REVOKED, membership, by=BY, project=project, before=before)

@@ -156,8 +156,8 @@ class VersionViewSet(Reading):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("format", enum=list(exports.Format), description="Default: peft."),
-            OpenApiParameter("dtype", enum=list(exports.Dtype), description="Default: fp32, which loses nothing."),
+            OpenApiParameter("format", enum=[*exports.Format], description="Default: peft."),
+            OpenApiParameter("dtype", enum=[*exports.Dtype], description="Default: fp32, which loses nothing."),
         ],
         responses={(200, "application/zip"): OpenApiTypes.BINARY},
     )

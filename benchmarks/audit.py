@@ -105,7 +105,8 @@ def chain_of(events: int) -> list[Any]:
     head, links = verifier.GENESIS, []
     for sequence in range(1, events + 1):
         canonical = (
-            b'{"after":{"n":1},"before":null,"project":"p0","reason":"as people give it","sequence":%d}' % sequence
+            b'{"after":{"n":1},"project":"p0","reason":"as people give it","sequence":%d,"tag":"alias:moved"}'
+            % sequence
         )
         after = verifier.link_hash(head, canonical)
         links.append(verifier.Link(sequence, canonical, head, after))
@@ -115,6 +116,7 @@ def chain_of(events: int) -> list[Any]:
 
 def measure(home: str, short: bool) -> list[Row]:
     from adapterhub.accounts.models import Project
+    from adapterhub.audit.models import UnsealedEvent
 
     slugs = [f"p{number}" for number in range(64)]
     Project.objects.bulk_create([Project(slug=slug, name=slug) for slug in slugs])
@@ -122,6 +124,7 @@ def measure(home: str, short: bool) -> list[Row]:
     with ProcessPoolExecutor(CLIENTS, get_context("spawn"), boot, (home,)) as pool:
         rate(pool, insert_some, 2, slugs)
         plain = rate(pool, insert_some, count, slugs)
+        UnsealedEvent.objects.all().delete()
         one = rate(pool, record_some, count, slugs[:1])
         many = rate(pool, record_some, count, slugs)
         noted = rate(pool, observe_some, count, slugs)

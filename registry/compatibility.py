@@ -55,11 +55,10 @@ class Traits:
     def of(cls, config: Mapping[str, Any], ranks: Mapping[str, int], base_digest: str) -> Traits:
         """From a PEFT configuration and the rank of each module. Raises Invalid when they contradict each other."""
         stabilised = bool(config.get("use_rslora"))
-        rank, alpha = config["r"], config["lora_alpha"]
         return cls(
             ranks=ranks,
             scales={module: scale_of(dict(config), module, own) for module, own in ranks.items()},
-            own_scale=alpha / (math.sqrt(rank) if stabilised else rank),
+            own_scale=own_scale(config, stabilised),
             base_digest=base_digest,
             rank_stabilised=stabilised,
             dora=bool(config.get("use_dora")),
@@ -83,6 +82,14 @@ class Verdict:
     @property
     def label(self) -> str:
         return LABELS[self.engine]
+
+
+def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
+    """The scale without the patterns, PEFT's defaults filled in; NaN when the patterns hide a nonsensical one."""
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        return math.nan
+    return alpha / (math.sqrt(rank) if stabilised else rank)
 
 
 def verdict(

@@ -20,6 +20,7 @@ TENSOR = re.compile(
     r"base_model\.model\.(?P<module>model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<kind>[a-z]+_proj))"
     r"\.lora_(?P<side>[AB])\.weight"
 )
+PATTERN_KEY = re.compile(r"\^?\w+(?:(?:\.\w+)*|(?:\\\.\w+)*)", re.ASCII)
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -77,7 +78,18 @@ def read_config(path: Path) -> dict[str, Any]:
         raise refused("Only bias = none can be served.", f"{CONFIG}.bias")
     if isinstance(config.get("target_modules"), str):
         raise refused("target_modules must be a list of names, not a pattern.", f"{CONFIG}.target_modules")
+    for field in ("rank_pattern", "alpha_pattern"):
+        check_pattern(config.get(field) or {}, f"{CONFIG}.{field}")
     return config
+
+
+def check_pattern(pattern: Any, field: str) -> None:
+    """Engines run the keys as regular expressions; we do not, so both must mean the same."""
+    if not isinstance(pattern, dict):
+        raise refused("A pattern is an object of module names.", field)
+    for key in pattern:
+        if not PATTERN_KEY.fullmatch(key):
+            raise refused(f"{key[:200]!r} is no plain module name, with or without ^ and escaped dots.", field)
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -161,10 +173,9 @@ def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
 
 
 def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """The value of an anchored key, or of a plain suffix. Patterns of others are never run as regular expressions."""
-    if "^" + re.escape(module) in pattern:
-        return pattern["^" + re.escape(module)]
-    for key, value in pattern.items():
-        if module == key or module.endswith("." + key):
-            return value
-    return default
+    """The value of the first key that names the module, as PEFT picks it; patterns are looked up, never run."""
+    parts = module.split(".")
+    names = [".".join(parts[start:]) for start in range(len(parts))]
+    keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))
+    found = [key for key in keys if key in pattern]
+    return pattern[min(found, key=list(pattern).index)] if found else default

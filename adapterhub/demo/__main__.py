@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from adapterhub import environment
-from adapterhub.demo.hub import Hub
+from adapterhub.demo.hub import Hub, Person
 from adapterhub.demo.material import prepare_dataset, prepare_model
 from adapterhub.demo.story import PROJECT, Record, Story
 from adapterhub.embedded.exceptions import StartError
@@ -26,8 +26,9 @@ from adapterhub.embedded.supervisor import Supervisor
 from adapterhub.environment import BadSetting
 
 USER = "demo"
+PEOPLE = {"alice": "trainer", "bob": "approver", "olga": "operator"}
 PASSWORD_FILE = "demo-password"  # noqa: S105 - a file name
-SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
+SCOPES = ("read", "infer", "audit", "admin")
 
 
 def main() -> int:
@@ -53,7 +54,9 @@ def run(console: Console, options: Options) -> int:
         with console.status("Starting Postgres, Valkey, web, workers, router and engines"):
             supervisor.wait_ready()
         console.print(f"Everything runs; logs lie in {Layout(options.home).logs}")
-        story = Story(connect(options, supervisor.url), console, replica_urls(options))
+        hub = connect(options, supervisor.url)
+        people = {name: Person(supervisor.url, name, kept_password(options.home, name)) for name in PEOPLE}
+        story = Story(hub, people, console, replica_urls(options))
         record = story.tell(dataset)
         finish(console, options, supervisor.url, record, time.monotonic() - began)
         if not environment.flag("DEMO_EXIT"):
@@ -62,14 +65,20 @@ def run(console: Console, options: Options) -> int:
 
 
 def connect(options: Options, url: str) -> Hub:
-    """A project, an administrator and a token, by the commands that every operator has."""
-    kept_password(options.home)
-    manage("ensure_user", USER, "--password-file", str(options.home / PASSWORD_FILE))
+    """A project, its people and a token, by the commands that every operator has."""
+    ensure(options.home, USER)
     manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
+    for name, role in PEOPLE.items():
+        ensure(options.home, name, "--member", f"{PROJECT}:{role}")
     token = manage(
         "create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope))
     )
     return Hub(url, router_url(options), token.strip())
+
+
+def ensure(home: Path, name: str, *options: str) -> None:
+    kept_password(home, name)
+    manage("ensure_user", name, "--password-file", str(password_file(home, name)), *options)
 
 
 def manage(*arguments: str) -> str:
@@ -86,8 +95,12 @@ def manage(*arguments: str) -> str:
     return done.stdout
 
 
-def kept_password(home: Path) -> str:
-    path = home / PASSWORD_FILE
+def password_file(home: Path, name: str) -> Path:
+    return home / (PASSWORD_FILE if name == USER else f"{PASSWORD_FILE}-{name}")
+
+
+def kept_password(home: Path, name: str) -> str:
+    path = password_file(home, name)
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(12))
@@ -106,7 +119,7 @@ def replica_urls(options: Options) -> list[str]:
 def finish(console: Console, options: Options, url: str, record: Record, seconds: float) -> None:
     """Print where to go, and write down everything that was shown."""
     urls = {"web": url, "docs": f"{url}/api/docs/", "admin": f"{url}/admin/", "router": f"{router_url(options)}/v1"}
-    logins = {USER: kept_password(options.home)}
+    logins = {name: kept_password(options.home, name) for name in (USER, *PEOPLE)}
     shown = {**asdict(record), "urls": urls, "logins": logins, "seconds": round(seconds, 1)}
     path = options.home / "demo.json"
     path.touch(mode=0o600)
@@ -114,7 +127,8 @@ def finish(console: Console, options: Options, url: str, record: Record, seconds
     console.rule("[bold]Ready", align="left")
     for name, where in urls.items():
         console.print(f"{name:>8}  {where}")
-    console.print(f"{'login':>8}  {USER} / {logins[USER]}")
+    for name, password in logins.items():
+        console.print(f"{'login':>8}  {name} / {password}")
     console.print(f"Every step held, in {seconds:.0f} s. All of it is in {path}. Ctrl-C stops it.")
 
 

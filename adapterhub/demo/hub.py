@@ -33,12 +33,32 @@ class Answer:
 
 
 class Hub:
-    """REST with a bearer token, and completions through the router."""
+    """REST with a bearer token or as a person, and completions through the router with a token."""
 
-    def __init__(self, url: str, router_url: str, token: str) -> None:
-        headers = {"Authorization": f"Bearer {token}"}
+    def __init__(self, url: str, router_url: str = "", token: str = "") -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.rest = httpx.Client(base_url=f"{url}/api/v1/", headers=headers, timeout=60)
         self.router = httpx.Client(base_url=router_url, headers=headers, timeout=120)
+
+    @classmethod
+    def signed_in(cls, url: str, name: str, password: str) -> Hub:
+        """REST in the session of a person, through the sign-in page that everybody uses."""
+        hub = cls(url)
+        hub.rest.get(f"{url}/login/")
+        form = {"username": name, "password": password, "csrfmiddlewaretoken": hub.rest.cookies["csrftoken"]}
+        if hub.rest.post(f"{url}/login/", data=form).status_code != httpx.codes.FOUND:
+            raise StepFailed(
+                f"{name} could not sign in: its password in the data folder is not the one of its account."
+            )
+        hub.rest.headers["X-CSRFToken"] = hub.rest.cookies["csrftoken"]
+        return hub
+
+    def refused(self, path: str, body: Json) -> str:
+        """The words of a refusal; raises StepFailed when it was not refused."""
+        response = self.rest.post(path, json=body)
+        if response.status_code != httpx.codes.FORBIDDEN:
+            raise StepFailed(f"POST {path} was not refused: {response.status_code}")
+        return words(response)
 
     def get(self, path: str, **params: Any) -> Any:
         return checked(self.rest.get(path, params=params))
@@ -80,6 +100,18 @@ class Hub:
             text=answer["choices"][0]["text"],
             tokens=answer["usage"]["completion_tokens"],
         )
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody of the team, who signs in anew for each part: a signature needs a fresh sign-in."""
+
+    url: str
+    name: str
+    password: str
+
+    def sign_in(self) -> Hub:
+        return Hub.signed_in(self.url, self.name, self.password)
 
 
 def checked(response: httpx.Response) -> Any:

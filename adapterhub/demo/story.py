@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapterhub.demo.hub import Answer, Hub, Json, StepFailed, wait_for
+from adapterhub.demo.hub import Answer, Hub, Json, Person, StepFailed, wait_for
 from adapterhub.embedded.options import DEFAULT_MODEL
 
 PROJECT, ADAPTER, ALIAS, CLUSTER = "european-law", "eu-compliance", "compliance", "laptop"
+PROTECTED = {"quorum": 1}
 RANK = 16
 USERS = [f"user-{number:02}" for number in range(1, 21)]
 TOKENS = 20
@@ -42,8 +43,10 @@ class Record:
 class Story:
     """Each method is one step; a step that does not hold raises StepFailed."""
 
-    def __init__(self, hub: Hub, console: Console, replicas: list[str]) -> None:
+    def __init__(self, hub: Hub, people: dict[str, Person], console: Console, replicas: list[str]) -> None:
         self.hub = hub
+        self.people = people
+        self.alice, self.olga = people["alice"].sign_in(), people["olga"].sign_in()
         self.console = console
         self.replicas = replicas
         self.record = Record()
@@ -90,8 +93,8 @@ class Story:
         return None if model["status"] == "checking" else model
 
     def upload_dataset(self, file: Path) -> Json:
-        self.step(2, "Dataset: DORA, GDPR and the EU AI Act")
-        dataset: Json = self.hub.upload("datasets/", {"project": PROJECT, "name": "European law"}, file)
+        self.step(2, "Alice, trainer: a dataset of DORA, GDPR and the EU AI Act")
+        dataset: Json = self.alice.upload("datasets/", {"project": PROJECT, "name": "European law"}, file)
         splits = dataset["splits"]
         self.say(f"{dataset['rows']} pieces of articles: {splits['train']} to train on, {splits['eval']} held out")
         row = self.hub.get(f"datasets/{dataset['id']}/preview/")["rows"][0]
@@ -103,13 +106,13 @@ class Story:
         if not self.hub.exists(f"adapters/{ADAPTER}/"):
             body = {"project": PROJECT, "slug": ADAPTER, "base_model": DEFAULT_MODEL, "tags": ["eu"],
                     "description": "Answers in the words of European financial and AI regulation."}  # fmt: skip
-            self.hub.post("adapters/", body)
+            self.alice.post("adapters/", body)
         if not self.hub.exists(f"clusters/{CLUSTER}/"):
-            self.hub.post("clusters/", {"project": PROJECT, "slug": CLUSTER, "base_model": DEFAULT_MODEL})
+            self.olga.post("clusters/", {"project": PROJECT, "slug": CLUSTER, "base_model": DEFAULT_MODEL})
         known = {replica["url"] for replica in self.hub.all("replicas/")}
         for url in self.replicas:
             if url not in known:
-                self.hub.post("replicas/", {"cluster": CLUSTER, "url": url})
+                self.olga.post("replicas/", {"cluster": CLUSTER, "url": url})
 
     def analyse(self, dataset: Json) -> Json:
         self.step(3, "TARS: plan the rank of every layer before training")
@@ -165,7 +168,7 @@ class Story:
 
     def follow(self, path: str, body: Json, title: str) -> Json:
         """Queue a job and show its progress until it ends."""
-        job = self.hub.post(path, body)
+        job = self.alice.post(path, body)
         with self.bar() as bar:
             task = bar.add_task(title, total=None, note="queued")
 
@@ -200,23 +203,27 @@ class Story:
         require(parameters[1] <= parameters[0], "the planned version has more parameters than the uniform one")
 
     def go_live(self, version: str) -> None:
-        self.step(6, f"Make v1 live under the alias {ALIAS!r} on {len(self.replicas)} replicas")
-        if alias := self.hub.exists(f"aliases/{ALIAS}/"):
-            self.end_open_rollouts()
-            if alias["version"] != version:
-                body = {"version": version, "expected_version": alias["version"], "reason": "The demo starts again."}
-                self.hub.post(f"aliases/{ALIAS}/move/", body)
+        self.step(6, f"Olga, operator: v1 live under the protected alias {ALIAS!r} on {len(self.replicas)} replicas")
+        if self.hub.exists(f"aliases/{ALIAS}/"):
+            self.olga.rest.patch(f"aliases/{ALIAS}/", json={"policy": PROTECTED})
+            self.start_again(version)
         else:
-            self.hub.post("aliases/", {"project": PROJECT, "name": ALIAS, "cluster": CLUSTER, "version": version})
+            body = {"project": PROJECT, "name": ALIAS, "cluster": CLUSTER, "version": version, "policy": PROTECTED}
+            self.olga.post("aliases/", body)
         self.wait_until_loaded(version)
         answer = self.hub.complete(ALIAS, "DORA, Article 19 (1): ", "somebody", TOKENS)
         self.say(f"[dim]X-Adapter-Version: {answer.version}   X-Rollout-Arm: {answer.arm}")
         self.say(f"DORA, Article 19 (1): [italic]{answer.text.strip()}")
 
-    def end_open_rollouts(self) -> None:
+    def start_again(self, version: str) -> None:
+        """After an earlier demo: end its rollouts, and go back to v1 the way that a protected alias goes."""
         for rollout in self.hub.all("rollouts/"):
             if rollout["alias"] == ALIAS and rollout["ended_at"] is None:
-                self.hub.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo starts again."})
+                self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo starts again."})
+        if self.hub.get(f"aliases/{ALIAS}/")["version"] != version:
+            rollout = self.open_rollout(version, "The demo starts again.")
+            self.approve(rollout)
+            self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "The demo starts again."})
 
     def wait_until_loaded(self, version: str) -> None:
         def look() -> Json | None:
@@ -228,30 +235,43 @@ class Story:
 
     def start_rollout(self, candidate: str) -> Json:
         self.step(7, "Roll v2 out to half of the users, sticky")
-        body = {
-            "alias": ALIAS,
-            "candidate": candidate,
-            "steps": [{"weight": 50}],
-            "reason": "TARS plan against uniform.",
-        }
-        rollout: Json = self.hub.post("rollouts/", body)
+        rollout = self.open_rollout(candidate, "TARS plan against uniform.")
+        self.wait_for_router({candidate, self.record.versions[0]["served_name"]})
+        return rollout
+
+    def open_rollout(self, candidate: str, reason: str) -> Json:
+        """Half of the users, when every replica has loaded it."""
+        body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": reason}
+        rollout: Json = self.olga.post("rollouts/", body)
 
         def running() -> Json | None:
             shown: Json = self.hub.get(f"rollouts/{rollout['id']}/")
             return shown if shown["status"] == "running" else None
 
-        wait_for(running, "Loading the candidate on every replica", 120)
-        self.wait_for_router({candidate, self.record.versions[0]["served_name"]})
-        return rollout
+        return wait_for(running, "Loading the candidate on every replica", 120)
 
     def promote(self, rollout: Json, candidate: str) -> None:
-        self.step(8, "Promote v2")
-        self.hub.post(f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."})
+        self.step(8, "Promote v2 under the protected alias: Olga asks, Bob approves, Olga promotes")
+        path, body = f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."}
+        self.say(f"Olga alone: {self.olga.refused(path, body)}")
+        self.approve(rollout)
+        self.olga.post(path, body)
         self.wait_for_router({candidate})
+
+    def approve(self, rollout: Json) -> None:
+        """Neither who trained nor who asked may sign; Bob reads what it is about, and does."""
+        waiting = self.hub.all("approvals/")
+        request = next(row for row in waiting if row["rollout"] == rollout["id"] and row["status"] == "pending")
+        path = f"approvals/{request['id']}/approve/"
+        body = {"reason": "The held-out loss fell.", "seen": request["bound"]}
+        self.say(f"Alice, who trained it: {self.people['alice'].sign_in().refused(path, body)}")
+        signed = self.people["bob"].sign_in().post(path, body)
+        self.say(f"Bob signs for {request['bound'][:12]}: {signed['status']}")
+        require(signed["status"] == "approved", "Bob's signature did not approve the promotion")
 
     def roll_back(self, rollout: Json, stable: str) -> None:
         self.step(9, "Roll back to v1 in one call")
-        self.hub.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo shows the way back."})
+        self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo shows the way back."})
         self.wait_for_router({stable})
 
     def wait_for_router(self, versions: set[str]) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
+from django.http import FileResponse
 from django.utils.dateparse import parse_datetime
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins
 from rest_framework.decorators import action
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -21,9 +26,15 @@ from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, projects_of
 from adapterhub.api.views import ProjectViewSet
-from registry import models
+from registry import exports, models
 from registry.api import serializers as shapes
 from registry.api.state import cluster_state
+
+
+class FormatIsNoRenderer(DefaultContentNegotiation):
+    """`?format=` names what to export here, not how to render the answer."""
+
+    settings = SimpleNamespace(URL_FORMAT_OVERRIDE=None)
 
 
 class Reading(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
@@ -101,7 +112,7 @@ class VersionViewSet(Reading):
     project_path = "adapter__project"
     lookup_field = "number"
     lookup_value_regex = r"\d+"
-    scopes = {"create": Scope.PUBLISH, "archive": Scope.PUBLISH}
+    scopes = {"create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ}
 
     def get_queryset(self) -> Any:
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
@@ -135,6 +146,40 @@ class VersionViewSet(Reading):
         version = self.get_object()
         version.archive(by=actor_of(request), **self.read(shapes.ReasonSerializer))
         return self.write(version)
+
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @action(detail=True)
+    def download(self, request: Request, slug: str, number: str) -> FileResponse:
+        """The files as they were published, in a zip."""
+        version = self.get_object()
+        return as_zip(exports.download(version), version.served_name)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("format", enum=[*exports.Format], description="Default: peft."),
+            OpenApiParameter("dtype", enum=[*exports.Dtype], description="Default: fp32, which loses nothing."),
+        ],
+        responses={(200, "application/zip"): OpenApiTypes.BINARY},
+    )
+    @action(detail=True, content_negotiation_class=FormatIsNoRenderer)
+    def export(self, request: Request, slug: str, number: str) -> FileResponse:
+        """The adapter for other engines: `portable` has one rank and one scale, right everywhere."""
+        version = self.get_object()
+        form = choice(request, "format", exports.Format, exports.Format.PEFT)
+        dtype = choice(request, "dtype", exports.Dtype, exports.Dtype.FP32)
+        return as_zip(exports.export(version, form, dtype), f"{version.served_name}-{form}-{dtype}")
+
+
+def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:
+    """A query parameter that is one of few words. Raises Invalid."""
+    value = request.query_params.get(name, default)
+    if value not in list(choices):
+        raise Invalid(f"{name} is one of {', '.join(choices)}, not {value[:50]!r}.", field=name)
+    return choices(value)
+
+
+def as_zip(archive: IO[bytes], name: str) -> FileResponse:
+    return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
 
 
 def write_upload(upload: UploadedFile, path: Path) -> None:

@@ -194,5 +194,8 @@ class AdapterVersion(models.Model):
 
     def served_folder(self) -> Path:
         """A verified local copy at a path of its own; replicas load from there."""
-        store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
-        return store.fetch_dir(self.digest, settings.SERVED_DIR / self.digest)
+        return self.fetch(settings.SERVED_DIR / self.digest)
+
+    def fetch(self, target: Path) -> Path:
+        """A verified copy of the stored files at `target`. Raises ArtifactError."""
+        return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL).fetch_dir(self.digest, target)

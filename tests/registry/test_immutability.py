@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.test import Client
+from django.urls import reverse
 
 from registry.models import AdapterVersion, Alias, VersionStatus
 
@@ -22,7 +24,28 @@ def test_a_version_keeps_its_digest(version: AdapterVersion) -> None:
         version.save()
 
 
+def test_a_version_keeps_its_digest_in_bulk(version: AdapterVersion) -> None:
+    version.digest = "f" * 64
+    with pytest.raises(DatabaseError), transaction.atomic():
+        AdapterVersion.objects.bulk_update([version], ["digest"])
+    with pytest.raises(DatabaseError), transaction.atomic():
+        AdapterVersion.objects.bulk_create(
+            [version], update_conflicts=True, unique_fields=["id"], update_fields=["digest"]
+        )
+
+
+@pytest.mark.parametrize("verb", ["change", "delete"])
+def test_the_admin_offers_no_way_either(version: AdapterVersion, admin_client: Client, verb: str) -> None:
+    page = admin_client.post(reverse(f"admin:registry_adapterversion_{verb}", args=[version.pk]), {"post": "yes"})
+    assert page.status_code == 403
+    assert AdapterVersion.objects.get().digest == version.digest
+
+
 def test_a_version_is_not_deleted(version: AdapterVersion) -> None:
+    with pytest.raises(DatabaseError), transaction.atomic():
+        version.delete()
+    with pytest.raises(DatabaseError), transaction.atomic():
+        AdapterVersion.objects.all().delete()
     refused("DELETE FROM registry_adapterversion WHERE id = %s", version.pk)
     refused("TRUNCATE registry_adapterversion CASCADE")
 

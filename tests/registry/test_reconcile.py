@@ -158,6 +158,8 @@ def test_weights_that_answer_nonsense_are_refused_by_the_probe(
 def test_a_damaged_artifact_is_not_loaded(
     served: Alias, engines: list[tuple[FakeEngine, Server]], make_version: Callable[..., AdapterVersion], alice: User
 ) -> None:
+    reconcile()
+    old = served.version.served_name
     damaged = make_version(served.version.adapter, seed=99)
     weights = Path(django_settings.ARTIFACT_STORE) / damaged.digest[:2] / damaged.digest / "adapter_model.safetensors"
     kept = weights.read_bytes()
@@ -167,8 +169,14 @@ def test_a_damaged_artifact_is_not_loaded(
         reconcile()
     finally:
         weights.write_bytes(kept)
-    assert damaged.served_name not in names(engines[0])
+    assert names(engines[0]) == names(engines[1]) == {old}, "the old version stays where it was"
     assert "were changed" in Replica.objects.first().refused[damaged.served_name]
+    events = AuditEvent.objects.filter(tag="replica:load_refused")
+    assert events.count() == 2
+    assert all("were changed" in event.reason for event in events)
+    table = published()
+    assert table.versions[damaged.served_name].replicas == ()
+    assert len(table.versions[old].replicas) == 2
 
 
 def test_a_damaged_local_copy_is_not_loaded(

@@ -28,5 +28,7 @@ class Command(BaseCommand):
             user = User.objects.filter(username=admin).first()
             if user is None:
                 raise CommandError(f"--admin {admin!r}: there is no such user; `manage.py createsuperuser` makes one.")
-            Membership.objects.get_or_create(project=project, user=user, role=Membership.Role.ADMIN)
+            membership, is_new = Membership.objects.get_or_create(project=project, user=user, role="admin")
+            if is_new:
+                AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=system("command"), project=project)
         return project.slug

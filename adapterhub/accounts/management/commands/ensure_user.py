@@ -1,26 +1,46 @@
-"""`manage.py ensure_user NAME --password-file FILE`: an administrator, made once."""
+"""`manage.py ensure_user NAME --password-file FILE [--member PROJECT:ROLE]`: an account, made once."""
 
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
-from adapterhub.accounts.models import User
+from adapterhub.accounts.actor import system
+from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
 
 SHORTEST = 12
 
 
 class Command(BaseCommand):
-    help = "Create an administrator, if there is none of this name."
+    help = "Create an administrator, or a member of a project, if there is none of this name."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name")
         # A file, since the arguments of a process can be read by everybody on the machine.
         parser.add_argument("--password-file", type=Path, required=True)
+        parser.add_argument("--member", default="", help="PROJECT:ROLE; without it, an administrator")
 
-    def handle(self, *, name: str, password_file: Path, **_: Any) -> None:
+    @transaction.atomic
+    def handle(self, *, name: str, password_file: Path, member: str, **_: Any) -> None:
         password = password_file.read_text().strip()
         if len(password) < SHORTEST:
             raise CommandError(f"--password-file: the password must have at least {SHORTEST} characters.")
-        if not User.objects.filter(username=name).exists():
-            User.objects.create_superuser(name, password=password)
+        user = User.objects.filter(username=name).first()
+        if user is None:
+            make = User.objects.create_user if member else User.objects.create_superuser
+            user = make(name, password=password)
+        if member:
+            self.add(user, *member.partition(":")[::2])
+
+    def add(self, user: User, slug: str, role: str) -> None:
+        project = Project.objects.filter(slug=slug).first()
+        if project is None or role not in Membership.Role.values:
+            raise CommandError(
+                f"--member {slug}:{role}: name a project and one of {', '.join(Membership.Role.values)}."
+            )
+        membership, is_new = Membership.objects.get_or_create(user=user, project=project, role=role)
+        if is_new:
+            AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=system("command"), project=project)

@@ -1,0 +1,68 @@
+"""The child that writes an export: `python -m registry.export_child FORMAT DTYPE SOURCE TARGET`. It needs torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from registry.manifest import CONFIG, WEIGHTS, read_config, scale_of
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+KEPT = ("base_model_name_or_path", "task_type", "revision")
+
+Tensors = dict[str, torch.Tensor]
+
+
+def export(source: Path, target: Path, form: str, dtype: str) -> None:
+    """Write the adapter of `source` to the new folder `target`, as `peft` or `portable`."""
+    config, tensors = read_config(source / CONFIG), load_file(source / WEIGHTS)
+    if form == "portable":
+        config, tensors = portable(config, tensors)
+    target.mkdir(parents=True)
+    stored = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
+    save_file(stored, target / WEIGHTS, metadata={"format": "pt"})
+    (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """The same updates with one rank and scale 1, for engines that ignore the patterns and rsLoRA.
+
+    s * B @ A = (s * B | 0) @ (A | 0): each scale goes into B, and zeros fill both up to the highest rank.
+    """
+    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
+    rank = max(tensors[f"{module}.lora_A.weight"].shape[0] for module in modules)
+    folded: Tensors = {}
+    for module in modules:
+        a, b = (tensors[f"{module}.lora_{side}.weight"].float() for side in "AB")
+        missing = rank - a.shape[0]
+        scale = scale_of(config, module.removeprefix("base_model.model."), a.shape[0])
+        folded[f"{module}.lora_A.weight"] = torch.nn.functional.pad(a, (0, 0, 0, missing))
+        folded[f"{module}.lora_B.weight"] = torch.nn.functional.pad(b * scale, (0, missing))
+    return plain_config(config, modules, rank), folded
+
+
+def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[str, Any]:
+    """A configuration that every engine reads alike: alpha = r, no patterns."""
+    return {
+        **{key: config[key] for key in KEPT if config.get(key)},
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": sorted({module.rsplit(".", 1)[1] for module in modules}),
+        "inference_mode": True,
+    }
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[1], sys.argv[2])

@@ -1,0 +1,88 @@
+"""A version's files for use elsewhere: as stored, or rewritten by a child process, because only that may load torch."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+from django.conf import settings
+
+from adapterhub.api.errors import Unavailable
+from adapterhub.artifacts import ArtifactError
+from adapterhub.jobs.child import Child
+from registry.models import AdapterVersion
+
+EXPORT_S = 300
+# The earliest date that a zip can hold: equal files make an equal archive.
+DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class Format(StrEnum):
+    PEFT = "peft"
+    PORTABLE = "portable"
+
+
+class Dtype(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+def download(version: AdapterVersion) -> IO[bytes]:
+    """A zip of the files as they were published. Raises Unavailable."""
+    with scratch_copy(version) as stored:
+        return zipped(stored)
+
+
+def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
+    """A zip of the adapter as `peft` or `portable`. Raises Unavailable when the store or the child fails."""
+    with scratch_copy(version) as stored:
+        return zipped(rewrite(stored, stored.with_name("export"), form, dtype))
+
+
+@contextmanager
+def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
+    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
+        yield fetched(version, Path(scratch) / "stored")
+
+
+def fetched(version: AdapterVersion, target: Path) -> Path:
+    try:
+        return version.fetch(target)
+    except ArtifactError as error:
+        raise Unavailable(f"The files of {version} cannot be read: {error}", code="artifact_unreadable") from error
+
+
+def rewrite(stored: Path, target: Path, form: Format, dtype: Dtype) -> Path:
+    """Run the export in a child; `target` is a new folder beside its log."""
+    log = target.with_name("log.txt")
+    arguments = ["registry.export_child", form, dtype, str(stored), str(target)]
+    child = Child(arguments, target.with_name("events.jsonl"), log)
+    try:
+        status = child.wait(EXPORT_S)
+    finally:
+        child.kill()
+    if status is None:
+        raise Unavailable(f"The export took over {EXPORT_S} s and was stopped: try again.", code="export_failed")
+    if status:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
+        raise Unavailable(f"The export failed: {lines[-1][:300]}", code="export_failed")
+    return target
+
+
+def zipped(folder: Path) -> IO[bytes]:
+    """An open file at its start, which is gone when it is closed. Weights do not shrink, so nothing is compressed."""
+    archive = tempfile.TemporaryFile(dir=settings.WORK_DIR)  # noqa: SIM115 - the response closes it
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
+        for path in sorted(folder.iterdir()):
+            entry = zipfile.ZipInfo(path.name, DATE)
+            with path.open("rb") as source, target.open(entry, "w", force_zip64=True) as sink:
+                while block := source.read(2**20):
+                    sink.write(block)
+    archive.seek(0)
+    return archive

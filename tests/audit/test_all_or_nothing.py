@@ -1,0 +1,81 @@
+"""If the audit write fails, the action fails with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, transaction
+from rest_framework.test import APIClient
+
+from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
+from adapterhub.audit.observed import observe, seal
+from adapterhub.audit.tags import Tag
+from registry.models import Adapter, AdapterVersion, Alias, Approval, Rollout
+from training.models import TrainingRun
+
+Does = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def things(alias: Alias, candidate: AdapterVersion, alice: User, dataset: Any, adapter: Adapter) -> dict[str, Any]:
+    by = alice.as_actor()
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="x", by=by)
+    return {"rollout": rollout, "alias": alias, "by": by, "adapter": adapter, "dataset": dataset, "version": candidate}
+
+
+def state() -> list[Any]:
+    return [
+        *Alias.objects.values_list("version", "policy", "generation"), *Rollout.objects.values_list("status", "weight"),
+        *Adapter.objects.values_list("description"), Approval.objects.count(), ApiToken.objects.count(),
+        TrainingRun.objects.count(), AuditEvent.objects.count(), *AdapterVersion.objects.values_list("status"),
+    ]  # fmt: skip
+
+
+VERBS: dict[str, Does] = {
+    "rollback": lambda t: t["rollout"].rollback(reason="x", by=t["by"]),
+    "policy": lambda t: t["alias"].set_policy({"quorum": 2}, by=t["by"]),
+    "describe": lambda t: t["adapter"].describe(by=t["by"], description="new"),
+    "train": lambda t: TrainingRun.launch(adapter=t["adapter"], dataset=t["dataset"], by=t["by"]),
+    "start": lambda t: t["rollout"].started(by=t["by"]),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_whose_event_cannot_be_written_does_nothing(
+    things: dict[str, Any], verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state()
+
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseError("the disk is full")
+
+    monkeypatch.setattr(AuditEvent, "save", fail)
+    with pytest.raises(DatabaseError), transaction.atomic():
+        VERBS[verb](things)
+    assert state() == before
+
+
+def test_a_token_over_rest_too(ci: str, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseError("the disk is full")
+
+    monkeypatch.setattr(AuditEvent, "save", fail)
+    api = APIClient(raise_request_exception=False, headers={"Authorization": f"Bearer {ci}"})
+    body = {"project": "eu", "name": "bot", "scopes": ["read"]}
+    with transaction.atomic():
+        assert api.post("/api/v1/tokens/", body).status_code == 500
+    assert ApiToken.objects.count() == 1
+
+
+def test_reads_are_sealed_in_their_order(project: Project, alice: User) -> None:
+    for number in range(5):
+        observe(Tag.AUDIT_READ, by=alice.as_actor(), project=project, what=f"/page/{number}")
+    before = AuditEvent.objects.filter(project=project).count()
+    assert seal() == 5
+    assert not UnsealedEvent.objects.exists()
+    names = AuditEvent.objects.filter(project=project, tag="audit:read").order_by("sequence")
+    assert [*names.values_list("object_name", flat=True)] == [f"/page/{number}" for number in range(5)]
+    assert verify(project) == (before + 5, [])

@@ -1,0 +1,103 @@
+"""The portable export computes what PEFT computes from the original, and the engine agrees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from registry.export_child import export
+from serving_client.engine.engine import Engine
+
+PROMPT = list(b"The bank shall report")
+COUNT = 16
+EIGHT = {"r": 8, "lora_alpha": 16}
+KINDS: dict[str, dict[str, Any]] = {
+    "ranks 4 to 64": {
+        **EIGHT,
+        "rank_pattern": {"q_proj": 4, r"^model\.layers\.1\.mlp\.down_proj": 64, "mlp.up_proj": 12, "v_proj": 32},
+    },
+    "unequal alphas": {
+        **EIGHT,
+        "rank_pattern": {"o_proj": 16},
+        "alpha_pattern": {"q_proj": 4, "o_proj": 48, r"^model\.layers\.0\.mlp\.gate_proj": 7},
+    },
+    "rsLoRA of mixed ranks": {"r": 16, "lora_alpha": 8, "use_rslora": True, "rank_pattern": {"k_proj": 5}},
+    "a few modules": {"r": 6, "lora_alpha": 12, "target_modules": ["gate_proj", "down_proj"]},
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, make_adapter: Callable[..., Path]) -> dict[str, Any]:
+    """Name -> (original, portable export in fp32)."""
+    root = tmp_path_factory.mktemp("exports")
+    made = {}
+    for seed, (name, fields) in enumerate(KINDS.items()):
+        original = make_adapter(root / f"{seed}", seed, task_type="CAUSAL_LM", **fields)
+        export(original, root / f"{seed}-portable", "portable", "fp32")
+        made[name] = (original, root / f"{seed}-portable")
+    return made
+
+
+def logits(base_folder: Path, adapter: Path | None) -> torch.Tensor:
+    model: Any = LlamaForCausalLM.from_pretrained(base_folder)
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([PROMPT])).logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_gives_equal_logits(kind: str, pairs: dict[str, Any], base_folder: Path) -> None:
+    original, exported = pairs[kind]
+    expected = logits(base_folder, original)
+    torch.testing.assert_close(logits(base_folder, exported), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - logits(base_folder, None)).abs().max() > 0.1, "the adapter must matter to prove anything"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_module_has_one_rank_and_scale_one(kind: str, pairs: dict[str, Any]) -> None:
+    original, exported = pairs[kind]
+    config = json.loads((exported / "adapter_config.json").read_bytes())
+    ranks = {t.shape[0] for name, t in load_file(original / "adapter_model.safetensors").items() if "lora_A" in name}
+    padded = {t.shape[0] for name, t in load_file(exported / "adapter_model.safetensors").items() if "lora_A" in name}
+    assert padded == {max(ranks)} == {config["r"]} == {config["lora_alpha"]}
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    assert not config["use_rslora"]
+
+
+async def test_the_engine_gives_pefts_greedy_tokens(
+    pairs: dict[str, Any],
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine(max_lora_rank=64)
+    for kind, (_, exported) in pairs.items():
+        engine.adapters.load(kind, str(exported))
+    async with serve(engine):
+        answers = {kind: await greedy(engine, kind, PROMPT, COUNT) for kind in pairs}
+    assert answers == {kind: peft_tokens(PROMPT, COUNT, original) for kind, (original, _) in pairs.items()}
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_the_peft_export_changes_only_the_dtype(
+    dtype: str, stored: torch.dtype, pairs: dict[str, Any], tmp_path: Path
+) -> None:
+    original, _ = pairs["unequal alphas"]
+    export(original, tmp_path / "out", "peft", dtype)
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (original, tmp_path / "out"))
+    assert {name: tensor.to(stored).tolist() for name, tensor in before.items()} == {
+        name: tensor.tolist() for name, tensor in after.items()
+    }
+    assert {tensor.dtype for tensor in after.values()} == {stored}
+    configs = [json.loads((folder / "adapter_config.json").read_bytes()) for folder in (original, tmp_path / "out")]
+    assert configs[0] == configs[1]

@@ -1,0 +1,47 @@
+"""The guarded client against addresses that lead inside."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+from adapterhub import outbound
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "::ffff:10.0.0.1", "fe80::1%eth0", "2002:7f00:1::", "0.0.0.0",  # noqa: S104
+     "224.0.0.1", "fd00::1"],
+)  # fmt: skip
+def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 443))])
+    with pytest.raises(outbound.Forbidden, match="no public address"):
+        outbound.pinned("https://hook.example/x", ["hook.example"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://hook.example/", "https://127.1/", "https://0x7f000001/", "https://2130706433/", "file:///etc/passwd",
+     "https://hook.example@evil.example/", "https://user@hook.example/", "https://evil.example/", "https:///x"],
+)  # fmt: skip
+def test_only_listed_hosts_over_https(url: str) -> None:
+    with pytest.raises(outbound.Forbidden):
+        outbound.pinned(url, ["hook.example"])
+
+
+def test_a_name_is_looked_up_once_and_the_connection_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that answers differently the second time is not asked a second time; a redirect is not followed."""
+    answers = iter(["93.184.216.34", "127.0.0.1"])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (next(answers), 443))])
+    asked: list[httpx.Request] = []
+
+    def far_side(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(302, headers={"Location": "http://169.254.169.254/"})
+
+    transport = httpx.MockTransport(far_side)
+    assert outbound.post("https://hook.example/in?a=1", b"{}", allowed=["hook.example"], transport=transport) == 302
+    assert [str(request.url) for request in asked] == ["https://93.184.216.34/in?a=1"]
+    assert (asked[0].headers["Host"], asked[0].extensions["sni_hostname"]) == ("hook.example", "hook.example")

@@ -19,7 +19,7 @@ from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, ApiToken, Membershi
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import member, write_adapter
-from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 
 PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "openid_connect_login",
           "openid_connect_callback", "socialaccount_login_cancelled", "socialaccount_login_error",
@@ -46,7 +46,8 @@ NEEDS = {
     "promote POST": OPERATE, "move-alias POST": OPERATE, "move-rollout POST": OPERATE, "ask-approval POST": OPERATE,
     "decide POST": APPROVE, "datasets POST": TRAIN, "new-training-run GET": TRAIN, "new-training-run POST": TRAIN,
     "new-rank-analysis GET": TRAIN, "new-rank-analysis POST": TRAIN, "move-training-run POST": TRAIN,
-    "cancel-rank-analysis POST": TRAIN,
+    "cancel-rank-analysis POST": TRAIN, "compress-version POST": TRAIN, "cancel-compression POST": TRAIN,
+    "api:version-compression-compress POST": TRAIN, "api:compression-cancel POST": TRAIN,
 }  # fmt: skip
 WRITING = {TRAIN, PUBLISH, OPERATE, ADMIN, APPROVE}
 ROLES = [*Membership.Role.values]
@@ -88,6 +89,7 @@ def world(
     run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=by)
     analysis = RankAnalysis.launch(project=project, base_model=adapter.base_model, dataset=dataset, by=by,
                                    budget={"uniform_rank": 8})  # fmt: skip
+    compression = Compression.launch(alias.version, {"uniform_rank": 2}, by=by)
     token = ApiToken.issue(name="kept", project=project, scopes=["read"], created_by=alice)[0]
     response = Response.objects.create(id=uuid.uuid4().hex, project=project, version=candidate, arm="none",
                                        alias_name="compliance", at=alias.created_at, status=200, is_sticky=True,
@@ -100,7 +102,7 @@ def world(
         "pk": {
             "rollouts": rollout.pk, "approvals": rollout.approvals.get().pk, "replicas": replica.pk,
             "tokens": token.pk, "datasets": dataset.pk, "training-runs": run.pk, "training": run.pk,
-            "rank-analyses": analysis.pk, "responses": response.pk,
+            "rank-analyses": analysis.pk, "responses": response.pk, "compressions": compression.pk,
             "audit": AuditEvent.objects.filter(project=project).first().pk,
         },
     }  # fmt: skip
@@ -216,7 +218,7 @@ def refuses_the_method(name: str, method: str) -> bool:
 
 
 POST_ONLY = {"promote", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
-             "cancel-rank-analysis"}  # fmt: skip
+             "cancel-rank-analysis", "compress-version", "cancel-compression"}  # fmt: skip
 
 
 def harmless(answer: Any, name: str) -> bool:

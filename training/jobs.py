@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,12 @@ from django.db import OperationalError
 
 from adapterhub.api.errors import DomainError
 from adapterhub.artifacts import ArtifactError
-from adapterhub.jobs.child import Child
+from adapterhub.jobs.child import Child, Event
 from adapterhub.jobs.models import JobStatus, StaleAttempt
 from training.models.job import GpuJob
 
 LOOK_S = 0.5
+SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt")
     with killed_at_the_end(child):
-        error = {"code": "internal", "message": "The process ended without a word; its log is kept."}
+        error = SILENT
         beat_at = 0.0
         while (status := child.wait(LOOK_S)) is None:
             for event in child.new_events():
@@ -71,6 +73,8 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
         for event in child.new_events():
             error = event if event["kind"] == "error" else error
             job.note(event)
+    if status == -signal.SIGKILL and error is SILENT:
+        return "killed", ""
     return ("succeeded", "") if status == 0 else (str(error["code"]), str(error["message"]))
 
 
@@ -95,9 +99,12 @@ def beat(job: GpuJob) -> str:
 def finish(job: GpuJob, outcome: str, message: str) -> None:
     if outcome == "succeeded":
         job.succeeded(job.folder)
-        clear(job.folder)
+        if job.status == JobStatus.SUCCEEDED:
+            clear(job.folder)
     elif outcome == "cancelled":
         job.cancelled()
+    elif outcome == "killed":
+        job.give_back()
     else:
         job.failed(outcome, message)
 

@@ -8,10 +8,14 @@ from typing import Any
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from adapterhub.api.errors import DomainError, Unavailable
+from adapterhub.api.errors import DomainError, NotAllowed, Unavailable
+from adapterhub.api.permissions import actor_of
+from adapterhub.audit.observed import observe
+from adapterhub.audit.tags import Tag
 
 TITLES = {
     400: "Bad request",
@@ -47,6 +51,8 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
         exc = Unavailable("The database does not answer. Nothing was changed: try again.")
     if isinstance(exc, DomainError):
         set_rollback()
+        if isinstance(exc, NotAllowed):
+            note_refusal(exc, context["request"])
         errors = [{"field": exc.field, "code": exc.code, "message": exc.detail}] if exc.field else []
         return answer(problem(exc.status, exc.code, exc.detail, errors))
     if isinstance(exc, Http404):
@@ -55,6 +61,11 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
         return None
     set_rollback()
     return answer(from_drf(exc), headers_of(exc))
+
+
+def note_refusal(exc: NotAllowed, request: Request) -> None:
+    """The audit trail keeps who was refused what; the insert takes no lock."""
+    observe(Tag.ACCESS_REFUSED, by=actor_of(request), project=None, what=request.path, evidence={"code": exc.code})
 
 
 def from_drf(exc: exceptions.APIException) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -22,12 +23,23 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+def end_predecessor(pid_file: Path) -> None:
+    """The child of an attempt that lost its lease may live on under a stopped worker: two must not share a folder."""
+    pid = pid_file.read_text() if pid_file.is_file() else ""
+    command = Path("/proc", pid, "cmdline")
+    with contextlib.suppress(OSError):
+        if pid and str(pid_file.parent).encode() in command.read_bytes():
+            os.killpg(int(pid), signal.SIGKILL)
+
+
 class Child:
     """`python -m MODULE ...` in its own process group, reporting by appending JSON lines to `events`."""
 
     def __init__(self, arguments: list[str], events: Path, log: Path) -> None:
         self.events = events
         self.events.touch()
+        pid_file = events.with_name("child.pid")
+        end_predecessor(pid_file)
         self.position = self.events.stat().st_size
         with log.open("ab") as output:
             self.process = subprocess.Popen(  # noqa: S603 - argv list, no shell
@@ -39,6 +51,7 @@ class Child:
                 preexec_fn=die_with_parent,
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
             )
+        pid_file.write_text(str(self.process.pid))
 
     def wait(self, seconds: float) -> int | None:
         """Wait up to `seconds`; the exit status, or None while it runs."""

@@ -79,3 +79,13 @@ def test_reads_are_sealed_in_their_order(project: Project, alice: User) -> None:
     names = AuditEvent.objects.filter(project=project, tag="audit:read").order_by("sequence")
     assert [*names.values_list("object_name", flat=True)] == [f"/page/{number}" for number in range(5)]
     assert verify(project) == (before + 5, [])
+
+
+def test_a_refusal_is_kept(project: Project, alias: Alias, bob: User) -> None:
+    api = APIClient()
+    api.force_login(bob)
+    assert api.patch(f"/api/v1/aliases/{alias.name}/", {"policy": {}}).status_code == 403
+    seal()
+    event = AuditEvent.objects.get(tag="access:refused")
+    assert (event.actor_name, event.object_name) == ("bob", f"/api/v1/aliases/{alias.name}/")
+    assert event.evidence == {"code": "scope_missing"}

@@ -89,8 +89,10 @@ def test_a_stop_reaches_every_process_and_nothing_is_left(
 
 
 def test_the_launchers_death_ends_every_process(
-    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]], pytestconfig: pytest.Config
 ) -> None:
+    if not pytestconfig.getoption("--soak"):
+        pytest.skip("ten more seconds: with --soak")
     started.append(start(write_run(tmp_path, inputs, steps=5000, devices=2), 2))
     wait_until(lambda: losses(tmp_path), timeout_s=120, what="a step")
     ranks = psutil.Process(started[0].pid).children(recursive=True)

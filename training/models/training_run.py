@@ -194,7 +194,10 @@ class TrainingRun(GpuJob):
         if (folder / "output" / "model").is_dir():
             result["checkpoint"] = store().put_dir(folder / "output" / "model")
         with transaction.atomic():
-            self.heartbeat()
+            if self.heartbeat() == JobStatus.STOPPING:
+                # Cancelled while it was saving: the checkpoint stays, a resume publishes.
+                self.cancelled()
+                return
             version = AdapterVersion.publish(
                 self.adapter,
                 folder / "output" / "adapter",

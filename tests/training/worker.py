@@ -1,0 +1,20 @@
+"""A gpu worker as a process of its own, on a test's database: `python -m tests.training.worker DATABASE KIND PK`."""
+
+from __future__ import annotations
+
+import sys
+
+import django
+from django.conf import settings
+
+
+def main(database: str, kind: str, pk: str) -> None:
+    django.setup()
+    settings.DATABASES["default"]["NAME"] = database
+    from training.jobs import work
+
+    work(kind, pk)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

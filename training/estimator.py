@@ -1,0 +1,184 @@
+"""Memory of a training before it is tried: formulas on a model's configuration alone. No torch, no database.
+
+Bytes a parameter follow from what each method keeps: weights, gradients, Adam's two moments (float32 unless said).
+Activations follow Korthikanti et al. (arXiv 2205.05198) with attention that is never materialised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+GB = 1e9
+CONTEXT_BYTES = 0.8 * GB
+FRAGMENTATION = 1.05
+NF4_BYTES = 0.5 + (8 / 64 + 32 / 16384) / 8
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder: widths in channels, `modules` (out, in) of the linear modules of one layer."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    tied: bool
+    modules: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape:
+        """From a transformers configuration of the Llama kind. Raises KeyError with a missing field's name."""
+        hidden, wide = config["hidden_size"], config["intermediate_size"]
+        heads = config["num_attention_heads"]
+        head = config.get("head_dim") or hidden // heads
+        kv = (config.get("num_key_value_heads") or heads) * head
+        shapes = ((heads * head, hidden), (kv, hidden), (kv, hidden), (hidden, heads * head),
+                  (wide, hidden), (wide, hidden), (hidden, wide))  # fmt: skip
+        return cls(
+            hidden, wide, config["num_hidden_layers"], config["vocab_size"],
+            bool(config.get("tie_word_embeddings")), dict(zip(KINDS, shapes, strict=True)),
+        )  # fmt: skip
+
+    @property
+    def linear_parameters(self) -> int:
+        return self.layers * sum(out * width for out, width in self.modules.values())
+
+    @property
+    def embedding_parameters(self) -> int:
+        """The embedding, and the head where it is not the same matrix."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_parameters + self.embedding_parameters + self.hidden * (2 * self.layers + 1)
+
+    def adapter_parameters(self, rank: int, kinds: tuple[str, ...] = KINDS) -> int:
+        return rank * self.layers * sum(sum(self.modules[kind]) for kind in kinds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained and how; `length` in tokens, `devices` hold shards when `sharded`."""
+
+    method: str
+    rank: int = 16
+    batch_size: int = 1
+    length: int = 1024
+    recompute: bool = True
+    devices: int = 1
+    sharded: bool = False
+    chunked_loss: bool = True
+    galore_rank: int = 128
+    adapter_bytes: int = 4
+    kinds: tuple[str, ...] = KINDS
+    master_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on each device: weights, what the optimiser and the gradients take, activations, a kernel's copies."""
+
+    weights: float
+    states: float
+    activations: float
+    transient: float
+
+    @property
+    def total(self) -> float:
+        """What the device must have: all that torch allocates, and the context of the driver."""
+        return self.allocated + CONTEXT_BYTES
+
+    @property
+    def allocated(self) -> float:
+        """What torch reports as its peak. Only what comes and goes is fragmented."""
+        return self.weights + self.states + (self.activations + self.transient) * FRAGMENTATION
+
+    def verdict(self, device_bytes: float) -> str:
+        """`fits`, `tight` (over nine tenths) or `will not fit`."""
+        share = self.total / device_bytes
+        return "fits" if share <= 0.9 else "tight" if share <= 1 else "will not fit"
+
+
+def estimate(shape: Shape, plan: Plan) -> Estimate:
+    """Memory of each device. Raises KeyError for a method that there is none of."""
+    shards = plan.devices if plan.sharded else 1
+    weights = weight_bytes(shape, plan)
+    gathered = layer_bytes(shape, weights) if shards > 1 else 0.0
+    return Estimate(
+        weights / shards + gathered,
+        STATES[plan.method](shape, plan) / shards,
+        activation_bytes(shape, plan),
+        transient_bytes(shape, plan),
+    )
+
+
+def weight_bytes(shape: Shape, plan: Plan) -> float:
+    """16 bits a parameter; under QLoRA the linear modules in NF4, embeddings and head in 16 bits."""
+    if plan.method == "qlora":
+        return NF4_BYTES * shape.linear_parameters + 2 * (shape.parameters - shape.linear_parameters)
+    return 2 * shape.parameters
+
+
+def layer_bytes(shape: Shape, weights: float) -> float:
+    """The largest thing that is gathered whole: a layer, or the embedding."""
+    return max(weights / shape.layers, 2 * shape.vocabulary * shape.hidden)
+
+
+def full_states(shape: Shape, plan: Plan) -> float:
+    """Gradients and two moments in 16 bits; with master weights (mixed precision) float32 of all four, beside them."""
+    return (16 if plan.master_weights else 6) * shape.parameters
+
+
+def lora_states(shape: Shape, plan: Plan) -> float:
+    """Weights, gradients and two moments of the adapter."""
+    return 4 * plan.adapter_bytes * shape.adapter_parameters(plan.rank, plan.kinds)
+
+
+def dora_states(shape: Shape, plan: Plan) -> float:
+    magnitudes = shape.layers * sum(shape.modules[kind][0] for kind in plan.kinds)
+    return lora_states(shape, plan) + 16 * magnitudes
+
+
+def adalora_states(shape: Shape, plan: Plan) -> float:
+    """Half as much rank again until it is pruned, and three buffers of importance for each parameter."""
+    return (4 * plan.adapter_bytes + 12) * 1.5 * shape.adapter_parameters(plan.rank, plan.kinds)
+
+
+def galore_states(shape: Shape, plan: Plan) -> float:
+    """Gradients in 16 bits; projection and two projected moments of each linear module; Adam on the rest."""
+    rank, rest = plan.galore_rank, shape.parameters - shape.linear_parameters
+    projected = sum(min(size) * min(rank, *size) + 2 * max(size) * min(rank, *size) for size in shape.modules.values())
+    return 2 * shape.parameters + 2 * shape.layers * projected + 4 * rest
+
+
+STATES = {"full": full_states, "lora": lora_states, "qlora": lora_states, "dora": dora_states,
+          "adalora": adalora_states, "galore": galore_states}  # fmt: skip
+
+
+def activation_bytes(shape: Shape, plan: Plan) -> float:
+    """Kept for the backward pass. With recomputation the input of each layer and one layer's working set."""
+    tokens = plan.batch_size * plan.length
+    layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
+    kept = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
+    return kept + logit_bytes(shape, tokens, plan)
+
+
+def logit_bytes(shape: Shape, tokens: int, plan: Plan) -> float:
+    """16-bit logits, their float32 copy and its gradient; in chunks of 256 tokens only a chunk's."""
+    return 10 * (min(tokens, 256) if plan.chunked_loss else tokens) * shape.vocabulary
+
+
+def transient_bytes(shape: Shape, plan: Plan) -> float:
+    """The largest weight that a kernel needs whole for a moment."""
+    largest = max(shape.modules.values(), key=math.prod)
+    if plan.method == "qlora":
+        return 2 * math.prod(largest)
+    return 4 * largest[1] ** 2 + 4 * math.prod(largest) if plan.method == "dora" else 0.0
+
+
+def every_method(shape: Shape, plan: Plan) -> dict[str, Estimate]:
+    return {method: estimate(shape, replace(plan, method=method)) for method in STATES}

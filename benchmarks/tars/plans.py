@@ -81,7 +81,7 @@ class Domain:
 
 
 def hash_of(name: str) -> float:
-    return random.Random(name).random()  # noqa: S311 - an even spread, no secret
+    return random.Random(name).random()
 
 
 def shuffled(ranks: Ranks) -> Ranks:
@@ -90,7 +90,7 @@ def shuffled(ranks: Ranks) -> Ranks:
     for kind in KINDS:
         names = [name for name in ranks if name.endswith("." + kind)]
         values = [ranks[name] for name in names]
-        random.Random(SHUFFLE_SEED).shuffle(values)  # noqa: S311
+        random.Random(SHUFFLE_SEED).shuffle(values)
         moved |= dict(zip(names, values, strict=True))
     return moved
 

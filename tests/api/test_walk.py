@@ -162,6 +162,9 @@ def call(client: Client, name: str, method: str, url: str, tmp_path: Path) -> An
         else:
             answer = client.generic(method, url, json.dumps(body(name, tmp_path)), content_type="application/json")
         transaction.set_rollback(True)
+    if answer.streaming:
+        # Read to the end, which closes the file behind it.
+        answer.streaming_content = [b"".join(answer.streaming_content)]
     return answer
 
 

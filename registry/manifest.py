@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.api.errors import Invalid
+from registry.adapter_schema import fault
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -71,13 +72,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise refused("The configuration is no JSON.", CONFIG) from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise refused("peft_type is not LORA.", f"{CONFIG}.peft_type")
-    for key in ("auto_mapping", "modules_to_save", "use_dora", "megatron_config", "layer_replication", "lora_bias"):
-        if config.get(key):
-            raise refused(f"{key} cannot be served.", f"{CONFIG}.{key}")
-    if config.get("bias", "none") != "none":
-        raise refused("Only bias = none can be served.", f"{CONFIG}.bias")
-    if isinstance(config.get("target_modules"), str):
-        raise refused("target_modules must be a list of names, not a pattern.", f"{CONFIG}.target_modules")
+    if found := fault(config):
+        field, message = found
+        raise refused(message, f"{CONFIG}.{field}")
     for field in ("rank_pattern", "alpha_pattern"):
         check_pattern(config.get(field) or {}, f"{CONFIG}.{field}")
     return config

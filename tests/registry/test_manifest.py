@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 
 from adapterhub.api.errors import Invalid
-from registry.manifest import Manifest, read_header
+from registry.adapter_schema import FIELDS
+from registry.manifest import Manifest, read_config, read_header, scale_of
 from tests.builders import LAYERS, SHAPES, module_name, write_adapter
 
 
@@ -45,6 +47,16 @@ def test_a_good_adapter_is_read(tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"megatron_config": {"x": 1}}, "megatron_config"),
         ({"target_modules": "(.*)*x!"}, "target_modules"),
+        ({"megatron_core": "os"}, "megatron_core"),
+        ({"an_unknown_key": 1}, "an_unknown_key"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"rank_pattern": {"q_proj": -4}}, "rank_pattern"),
+        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern"),
+        ({"lora_alpha": True}, "lora_alpha"),
+        ({"lora_alpha": float("inf")}, "lora_alpha"),
+        ({"r": 0}, "r"),
+        ({"r": "4"}, "r"),
         ({"r": 8}, "rank_pattern"),
         ({"lora_alpha": "many"}, "lora_alpha"),
         ({"alpha_pattern": {"q_proj": 64}}, "alpha_pattern"),
@@ -54,6 +66,12 @@ def test_a_configuration_that_not_every_engine_serves_is_refused(
     tmp_path: Path, changes: dict[str, Any], field: str
 ) -> None:
     assert refused(write_adapter(tmp_path, **changes)).field == f"adapter_config.json.{field}"
+
+
+def test_every_field_that_peft_writes_is_known(tmp_path: Path) -> None:
+    written = LoraConfig(r=4, lora_alpha=8, target_modules=sorted(SHAPES)).to_dict()
+    written["target_modules"] = sorted(written["target_modules"])
+    Manifest.read(write_adapter(tmp_path, **written), SHAPES, LAYERS)
 
 
 def test_a_third_file_is_refused(tmp_path: Path) -> None:
@@ -107,3 +125,21 @@ def test_random_bytes_end_in_a_refusal_or_a_header(tmp_path_factory: pytest.Temp
     path.write_bytes(struct.pack("<Q", len(raw) // 2) + raw)
     with contextlib.suppress(Invalid):
         read_header(path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=1000)
+@given(fields=st.dictionaries(st.sampled_from(sorted(FIELDS)), VALUES, max_size=8))
+def test_any_value_of_any_field_ends_in_a_refusal_or_a_scale(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.json"
+    path.write_text(json.dumps({"r": 4, "lora_alpha": 8} | fields | {"peft_type": "LORA"}))
+    with contextlib.suppress(Invalid):
+        assert scale_of(read_config(path), module_name(0, "q_proj"), 4) > 0

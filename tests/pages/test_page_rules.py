@@ -157,7 +157,7 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
     client.force_login(alice)
     own = client.get(reverse("rank-analysis", args=[analysis.pk])).content.decode()
     assert "follow the plan" in own
-    assert "0.004 learned best" in own
+    assert "0.004 proposed" in own
     assert "768 of 768" in own
     assert 'min="1" max="8" value="4"' in own
     whole = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 6}).content.decode()
@@ -186,7 +186,13 @@ def test_a_run_of_the_form_trains_the_other_budget(
 ) -> None:
     client.force_login(alice)
     fields = {name: entry.default for name, entry in TABLE.items()}
-    body = {"adapter": adapter.pk, "dataset": analysis.dataset_id, "rank_analysis": analysis.pk, **fields}
+    body = {
+        "adapter": adapter.pk,
+        "dataset": analysis.dataset_id,
+        "rank_analysis": analysis.pk,
+        "method": "lora",
+        **fields,
+    }
     refused = client.post(reverse("new-training-run"), {**body, "uniform_rank": 9})
     assert refused.status_code == 422
     assert b"too large" in refused.content

@@ -85,13 +85,21 @@ def taken_back(run: TrainingRun) -> bool:
 
 
 def kill_at(run: TrainingRun, step: int, victim: str, started: Started) -> None:
+    before = run.attempt
     process = worker(run)
     started.append(process)
+    wait_until(lambda: claimed_after(run, before), 120, "the worker's claim")
+    # An earlier attempt may have come further than this step: then the victim dies at once.
     wait_until(lambda: run.metrics.filter(step__gte=step).exists(), 120, f"step {step}")
     pid = child_of(run)
     os.kill(pid if victim == "child" else process.pid, signal.SIGKILL)
     process.wait(60)
     wait_until(lambda: not alive(pid), 60, "the child ends with its worker")
+
+
+def claimed_after(run: TrainingRun, attempt: int) -> bool:
+    run.refresh_from_db()
+    return run.attempt > attempt
 
 
 def alive(pid: int) -> bool:

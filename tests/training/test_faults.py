@@ -97,6 +97,20 @@ def kill_at(run: TrainingRun, step: int, victim: str, started: Started) -> None:
     wait_until(lambda: not alive(pid), 60, "the child ends with its worker")
 
 
+def stopped_outside_a_transaction(process: subprocess.Popen[bytes]) -> bool:
+    """A process that is stopped with a row locked would stop the test too."""
+    process.send_signal(signal.SIGSTOP)
+    with connections["default"].cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+        )
+        busy = cursor.fetchone()[0]
+    if busy:
+        process.send_signal(signal.SIGCONT)
+    return not busy
+
+
 def claimed_after(run: TrainingRun, attempt: int) -> bool:
     run.refresh_from_db()
     return run.attempt > attempt
@@ -135,7 +149,7 @@ def test_a_worker_that_was_stopped_past_its_lease_writes_nothing(
     started.append(process)
     wait_until(lambda: run.metrics.filter(step__gte=3).exists(), 120, "three steps")
     first = child_of(run)
-    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: stopped_outside_a_transaction(process), 60, "a moment without a lock")
     TrainingRun.objects.filter(pk=run.pk).update(hyperparameters={**run.hyperparameters, "steps": 60})
     finish(run)
     assert not alive(first)

@@ -21,6 +21,8 @@ from adapterhub.jobs.models import JobStatus, StaleAttempt
 from training.models.job import GpuJob
 
 LOOK_S = 0.5
+# Events of former attempts that count again: writing them twice changes nothing.
+KEPT = ("metrics", "evaluation")
 SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,9 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     with killed_at_the_end(child):
         error = SILENT
         beat_at = 0.0
+        for event in child.earlier_events():
+            if event["kind"] in KEPT:
+                job.note(event)
         while (status := child.wait(LOOK_S)) is None:
             for event in child.new_events():
                 error = event if event["kind"] == "error" else error

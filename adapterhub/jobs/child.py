@@ -60,6 +60,14 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
+    def earlier_events(self) -> Iterator[Event]:
+        """What former attempts wrote: a worker that was killed may not have read all of it."""
+        with self.events.open("rb") as stream:
+            for line in stream.read(self.position).splitlines():
+                # The last line of a child that was killed may be cut.
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
     def new_events(self) -> Iterator[Event]:
         """Complete lines written since the last call."""
         with self.events.open("rb") as stream:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BACKWARD_WEIGHT = 2
 # PEFT draws A uniform in +-1/sqrt(in): its rows have this length, and start values keep it.
 ROW_LENGTH = 3**-0.5
-# The best rate of a run with cosine decay was this much higher on five of five domains (docs/benchmarks.md).
+# The best rate of a run with cosine decay was this much higher on the three test domains (docs/benchmarks.md).
 RUN_OVER_PROBE = 2
 PARTS = (None, *range(HALVES))
 

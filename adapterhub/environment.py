@@ -55,6 +55,13 @@ TABLE = {
         Setting("ADAPTERHUB_HEARTBEAT_S", "10", "Seconds between two heartbeats of a running job."),
         Setting("ADAPTERHUB_JOB_ATTEMPTS", "3", "Attempts of a job before it fails as worker_lost."),
         Setting("ADAPTERHUB_CANCEL_GRACE_S", "5", "Seconds a cancelled job may take to save a checkpoint."),
+        Setting(
+            "ADAPTERHUB_PROJECT_RUNNING", "0", "Jobs of one project that run at once; 0 = as many as there are workers."
+        ),
+        Setting("ADAPTERHUB_PROJECT_QUEUED", "0", "Jobs of one project that may wait; 0 = no limit."),
+        Setting(
+            "ADAPTERHUB_CHECKPOINT_DAYS", "14", "Days that a failed or cancelled run keeps its checkpoints; 0 = ever."
+        ),
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
         Setting("DEMO_EXIT", "0", "1 = the demo ends when its last step is done."),

@@ -200,7 +200,7 @@ CELERY_TASK_IGNORE_RESULT = True
 # A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0.2}
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"training.tasks.work": {"queue": "gpu"}}
+CELERY_TASK_ROUTES = {"training.tasks.*": {"queue": "gpu"}}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -214,6 +214,8 @@ CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},
     "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
     "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": timedelta(hours=1)},
+    "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
+    "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
@@ -229,6 +231,9 @@ LEASE_S = env.integer("ADAPTERHUB_LEASE_S", least=1)
 HEARTBEAT_S = env.integer("ADAPTERHUB_HEARTBEAT_S", least=1)
 JOB_ATTEMPTS = env.integer("ADAPTERHUB_JOB_ATTEMPTS", least=1)
 CANCEL_GRACE_S = env.integer("ADAPTERHUB_CANCEL_GRACE_S")
+PROJECT_RUNNING = env.integer("ADAPTERHUB_PROJECT_RUNNING")
+PROJECT_QUEUED = env.integer("ADAPTERHUB_PROJECT_QUEUED")
+CHECKPOINTS_KEPT = timedelta(days=env.integer("ADAPTERHUB_CHECKPOINT_DAYS", most=36_500))
 ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))
 TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)
 ROUTER_URL = f"http://{env.read('ADAPTERHUB_HOST')}:{env.integer('ADAPTERHUB_ROUTER_PORT', least=1, most=65535)}"

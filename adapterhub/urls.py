@@ -14,6 +14,7 @@ from adapterhub.audit.api import AuditViewSet
 from adapterhub.audit.views import explorer
 from registry.api import approvals
 from registry.api import views as registry
+from training.api import estimates
 from training.api import views as training
 
 router = SimpleRouter()
@@ -32,6 +33,8 @@ router.register("responses", registry.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")
 router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")
 router.register("training-runs", training.TrainingRunViewSet, "training-run")
+router.register("estimates", estimates.EstimateViewSet, "estimate")
+router.register("advisor", estimates.AdviceViewSet, "advisor")
 router.register("compressions", training.CompressionViewSet, "compression")
 router.register(r"adapters/(?P<slug>[-\w]+)/versions", training.VersionCompressionViewSet, "version-compression")
 

@@ -3,5 +3,12 @@ from django.contrib import admin
 from adapterhub.api.admin_base import ReadOnlyAdmin
 from training import models
 
-for model in (models.Dataset, models.RankAnalysis, models.TrainingRun, models.RunMetric, models.Compression):
+for model in (
+    models.Dataset,
+    models.RankAnalysis,
+    models.TrainingRun,
+    models.RunMetric,
+    models.Compression,
+    models.Device,
+):
     admin.site.register(model, ReadOnlyAdmin)

@@ -15,6 +15,15 @@ GB = 1e9
 CONTEXT_BYTES = 0.8 * GB
 FRAGMENTATION = 1.05
 NF4_BYTES = 0.5 + (8 / 64 + 32 / 16384) / 8
+# Llama's published configurations, to estimate with before a base model is registered.
+KNOWN: dict[str, dict[str, Any]] = {
+    "llama-2-7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000,
+                   "num_attention_heads": 32},
+    "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256,
+                     "num_attention_heads": 32, "num_key_value_heads": 8},
+    "llama-3.1-70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256,
+                      "num_attention_heads": 64, "num_key_value_heads": 8},
+}  # fmt: skip
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -62,7 +71,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained and how; `length` in tokens, `devices` hold shards when `sharded`."""
+    """What is to be trained and how; `length` in tokens, `devices` hold shards when `sharded`.
+
+    `value_bytes` of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in float32.
+    """
 
     method: str
     rank: int = 16
@@ -76,16 +88,22 @@ class Plan:
     adapter_bytes: int = 4
     kinds: tuple[str, ...] = KINDS
     master_weights: bool = False
+    value_bytes: int = 2
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on each device: weights, what the optimiser and the gradients take, activations, a kernel's copies."""
+    """Bytes on each device: weights, what the optimiser and the gradients take, activations, a kernel's copies.
+
+    `gathered`: of sharded weights, the part that is whole for a moment; `logits`: of the loss.
+    """
 
     weights: float
     states: float
     activations: float
     transient: float
+    gathered: float = 0.0
+    logits: float = 0.0
 
     @property
     def total(self) -> float:
@@ -95,7 +113,26 @@ class Estimate:
     @property
     def allocated(self) -> float:
         """What torch reports as its peak. Only what comes and goes is fragmented."""
-        return self.weights + self.states + (self.activations + self.transient) * FRAGMENTATION
+        return self.weights + self.gathered + self.states + self.moving * FRAGMENTATION
+
+    @property
+    def moving(self) -> float:
+        """What is allocated and freed in every step."""
+        return self.activations + self.logits + self.transient
+
+    def parts(self) -> dict[str, float]:
+        """The summands of `total`, in bytes, by the name that people know them by."""
+        named = {
+            "weights": self.weights,
+            "largest layer, gathered": self.gathered,
+            "gradients and optimiser": self.states,
+            "activations": self.activations,
+            "logits": self.logits,
+            "a kernel's copy": self.transient,
+            "fragmentation": self.moving * (FRAGMENTATION - 1),
+            "driver": CONTEXT_BYTES,
+        }
+        return {name: size for name, size in named.items() if size}
 
     def verdict(self, device_bytes: float) -> str:
         """`fits`, `tight` (over nine tenths) or `will not fit`."""
@@ -109,18 +146,22 @@ def estimate(shape: Shape, plan: Plan) -> Estimate:
     weights = weight_bytes(shape, plan)
     gathered = layer_bytes(shape, weights) if shards > 1 else 0.0
     return Estimate(
-        weights / shards + gathered,
-        STATES[plan.method](shape, plan) / shards,
-        activation_bytes(shape, plan),
-        transient_bytes(shape, plan),
+        weights=weights / shards,
+        gathered=gathered,
+        states=STATES[plan.method](shape, plan) / shards,
+        activations=activation_bytes(shape, plan),
+        logits=logit_bytes(shape, plan),
+        transient=transient_bytes(shape, plan),
     )
 
 
 def weight_bytes(shape: Shape, plan: Plan) -> float:
-    """16 bits a parameter; under QLoRA the linear modules in NF4, embeddings and head in 16 bits."""
+    """`value_bytes` a parameter; under QLoRA the linear modules in NF4, embeddings and head whole."""
+    whole = shape.parameters
     if plan.method == "qlora":
-        return NF4_BYTES * shape.linear_parameters + 2 * (shape.parameters - shape.linear_parameters)
-    return 2 * shape.parameters
+        whole -= shape.linear_parameters
+        return NF4_BYTES * shape.linear_parameters + plan.value_bytes * whole
+    return plan.value_bytes * whole
 
 
 def layer_bytes(shape: Shape, weights: float) -> float:
@@ -130,7 +171,7 @@ def layer_bytes(shape: Shape, weights: float) -> float:
 
 def full_states(shape: Shape, plan: Plan) -> float:
     """Gradients and two moments in 16 bits; with master weights (mixed precision) float32 of all four, beside them."""
-    return (16 if plan.master_weights else 6) * shape.parameters
+    return (16 if plan.master_weights else 3 * plan.value_bytes) * shape.parameters
 
 
 def lora_states(shape: Shape, plan: Plan) -> float:
@@ -152,7 +193,7 @@ def galore_states(shape: Shape, plan: Plan) -> float:
     """Gradients in 16 bits; projection and two projected moments of each linear module; Adam on the rest."""
     rank, rest = plan.galore_rank, shape.parameters - shape.linear_parameters
     projected = sum(min(size) * min(rank, *size) + 2 * max(size) * min(rank, *size) for size in shape.modules.values())
-    return 2 * shape.parameters + 2 * shape.layers * projected + 4 * rest
+    return plan.value_bytes * (shape.parameters + shape.layers * projected + 2 * rest)
 
 
 STATES = {"full": full_states, "lora": lora_states, "qlora": lora_states, "dora": dora_states,
@@ -164,21 +205,30 @@ def activation_bytes(shape: Shape, plan: Plan) -> float:
     tokens = plan.batch_size * plan.length
     layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
     kept = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
-    return kept + logit_bytes(shape, tokens, plan)
+    return kept * plan.value_bytes / 2
 
 
-def logit_bytes(shape: Shape, tokens: int, plan: Plan) -> float:
+def logit_bytes(shape: Shape, plan: Plan) -> float:
     """16-bit logits, their float32 copy and its gradient; in chunks of 256 tokens only a chunk's."""
-    return 10 * (min(tokens, 256) if plan.chunked_loss else tokens) * shape.vocabulary
+    tokens = plan.batch_size * plan.length
+    return (8 + plan.value_bytes) * (min(tokens, 256) if plan.chunked_loss else tokens) * shape.vocabulary
 
 
 def transient_bytes(shape: Shape, plan: Plan) -> float:
     """The largest weight that a kernel needs whole for a moment."""
     largest = max(shape.modules.values(), key=math.prod)
     if plan.method == "qlora":
-        return 2 * math.prod(largest)
+        return plan.value_bytes * math.prod(largest)
     return 4 * largest[1] ** 2 + 4 * math.prod(largest) if plan.method == "dora" else 0.0
 
 
 def every_method(shape: Shape, plan: Plan) -> dict[str, Estimate]:
     return {method: estimate(shape, replace(plan, method=method)) for method in STATES}
+
+
+def largest_batch(shape: Shape, plan: Plan, device_bytes: float) -> int:
+    """The most sequences of the plan's length that fit with a margin; 0 when not even one does."""
+    batch = 0
+    while batch < 1024 and estimate(shape, replace(plan, batch_size=batch + 1)).verdict(device_bytes) == "fits":
+        batch += 1
+    return batch

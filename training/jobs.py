@@ -6,11 +6,11 @@ import contextlib
 import logging
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from django.apps import apps
 from django.conf import settings
 from django.db import OperationalError
 
@@ -18,9 +18,13 @@ from adapterhub.api.errors import DomainError
 from adapterhub.artifacts import ArtifactError
 from adapterhub.jobs.child import Child, Event
 from adapterhub.jobs.models import JobStatus, StaleAttempt
+from training import devices, queue
+from training.models import Device
 from training.models.job import GpuJob
 
 LOOK_S = 0.5
+# Between two looks at the device: its free memory is for people to read.
+REPORT_S = 60.0
 # Events of former attempts that count again: writing them twice changes nothing.
 KEPT = ("metrics", "evaluation")
 SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
@@ -28,8 +32,11 @@ log = logging.getLogger(__name__)
 
 
 def work(kind: str, pk: str) -> None:
-    """Do the job, if it is queued. May be called twice for one job: the second call finds nothing to do."""
-    job = apps.get_model("training", kind).claim(pk)
+    """Do the job, if it is queued. May be called twice for one job: the second call finds nothing to do.
+
+    A more urgent job that is queued is done instead; the sweeper wakes somebody for this one.
+    """
+    job = queue.claim(kind, pk)
     if job is None:
         return
     try:
@@ -62,7 +69,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt")
     with killed_at_the_end(child):
         error = SILENT
-        beat_at = 0.0
+        beat_at = report_at = 0.0
         for event in child.earlier_events():
             if event["kind"] in KEPT:
                 job.note(event)
@@ -75,6 +82,9 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
                 if beat(job) == JobStatus.STOPPING:
                     child.stop(settings.CANCEL_GRACE_S)
                     return "cancelled", ""
+            if time.monotonic() >= report_at:
+                report_at = time.monotonic() + REPORT_S
+                report_devices()
         for event in child.new_events():
             error = event if event["kind"] == "error" else error
             job.note(event)
@@ -99,6 +109,14 @@ def beat(job: GpuJob) -> str:
     except OperationalError as error:
         log.warning("No heartbeat for %s: %s", job, error)
         return job.status
+
+
+def report_devices() -> None:
+    """What this host computes on, for preflights; a database that is away does not disturb the work."""
+    try:
+        Device.report(socket.gethostname(), devices.look(settings.WORK_DIR))
+    except OperationalError as error:
+        log.warning("The devices were not reported: %s", error)
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:

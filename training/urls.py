@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training import views
+from training import estimate_pages, views
 
 urlpatterns = [
     path("datasets/", views.datasets, name="datasets"),
@@ -11,6 +11,7 @@ urlpatterns = [
     path("training/new/", views.new_run, name="new-training-run"),
     path("training/<uuid:pk>/", views.run, name="training-run"),
     path("training/<uuid:pk>/<slug:verb>/", views.move_run, name="move-training-run"),
+    path("estimates/", estimate_pages.estimates, name="estimates"),
     path("rank-analyses/", views.analyses, name="rank-analyses"),
     path("rank-analyses/new/", views.new_analysis, name="new-rank-analysis"),
     path("rank-analyses/<uuid:pk>/", views.analysis, name="rank-analysis"),

@@ -9,9 +9,9 @@ from django import template
 register = template.Library()
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "follow the plan"}),
-    "bad": ("✕", {"failed", "rejected", "unreachable", "broken"}),
-    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "sample too small"}),
+    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "follow the plan", "fits"}),
+    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "will not fit"}),
+    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "sample too small", "tight"}),
     "still": ("■", {"cancelled", "archived", "paused", "rolled back"}),
 }
 

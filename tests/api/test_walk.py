@@ -42,6 +42,7 @@ NEEDS = {
     "api:approval-approve POST": APPROVE, "api:approval-reject POST": APPROVE, "api:approval-review POST": APPROVE,
     "api:dataset-list POST": TRAIN, "api:rank-analysis-list POST": TRAIN, "api:rank-analysis-cancel POST": TRAIN,
     "api:rank-analysis-reallocate POST": READ, "api:training-run-list POST": TRAIN,
+    "api:estimate-list POST": READ, "api:advisor-list POST": READ,
     "api:training-run-cancel POST": TRAIN, "api:training-run-resume POST": TRAIN,
     "promote POST": OPERATE, "move-alias POST": OPERATE, "move-rollout POST": OPERATE, "ask-approval POST": OPERATE,
     "decide POST": APPROVE, "datasets POST": TRAIN, "new-training-run GET": TRAIN, "new-training-run POST": TRAIN,

@@ -29,6 +29,7 @@ class GpuJob(LeasedJob):
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="+")
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="+")
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    priority = models.SmallIntegerField(default=0, help_text="The highest is begun first; equal ones as they came.")
 
     tags: ClassVar[dict[JobStatus, Tag]]
 
@@ -52,7 +53,10 @@ class GpuJob(LeasedJob):
         work.delay(self._meta.model_name, str(self.pk))
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
-        """Save the new job with its event and wake a worker after the commit."""
+        """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
+        from training.queue import require_room
+
+        require_room(self.project)
         self.save(force_insert=True)
         AuditEvent.record(tag, self, by=by, project=self.project, after=after)
         transaction.on_commit(self.wake_worker, robust=True)

@@ -18,6 +18,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
+from training import preflight
 from training.hyperparameters import OUTER, with_defaults
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
@@ -64,7 +65,20 @@ class TrainingRun(GpuJob):
         return f"run {str(self.pk)[:8]} of {self.adapter}"
 
     @classmethod
-    def launch(
+    def launch(cls, *, by: Actor, anyway: bool = False, **asked: Any) -> TrainingRun:
+        """Queue what `planned` makes of the same words. Raises Invalid with the field.
+
+        What the preflight says will not fit is queued only `anyway`.
+        """
+        run = cls.planned(by=by, **asked)
+        if not anyway:
+            preflight.require(run)
+        with transaction.atomic():
+            run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=run.asked_for())
+        return run
+
+    @classmethod
+    def planned(
         cls,
         *,
         adapter: Adapter,
@@ -75,8 +89,9 @@ class TrainingRun(GpuJob):
         start_values: bool | None = None,
         hyperparameters: dict[str, Any] | None = None,
         method: str = Method.LORA,
+        priority: int = 0,
     ) -> TrainingRun:
-        """Queue a run. Raises Invalid with the field when the parts do not fit together.
+        """A run that is not saved, for a preflight or to be queued. Raises Invalid.
 
         Of an analysis it takes the ranks, for another `budget` if one is named, and the start values where it has
         them, unless `start_values` says otherwise.
@@ -93,13 +108,12 @@ class TrainingRun(GpuJob):
             budget=budget,
             takes_start_values=taken(start_values, rank_analysis),
             hyperparameters=with_defaults(hyperparameters or {}),
+            priority=priority,
             created_by=by.user,
         )
         check_init(run)
         run.require_of_project("dataset", dataset)
         run.require_of_project("rank_analysis", rank_analysis)
-        with transaction.atomic():
-            run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=run.asked_for())
         return run
 
     def asked_for(self) -> dict[str, Any]:

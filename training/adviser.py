@@ -1,0 +1,211 @@
+"""Which method to train with: the decision matrix as a function that shows every reason. No torch, no database.
+
+Each criterion gives every method points and a sentence; a method that cannot be trained at all is excluded. What would
+change the answer is found by asking again with one input changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+METHODS = ("lora", "qlora", "dora", "adalora", "galore", "full")
+WHOLE = ("full", "galore")
+# Rows under which, and above which, the article calls a dataset small and large: rules of thumb.
+SMALL_ROWS, LARGE_ROWS = 1_000, 100_000
+# Divergence of the task's hidden states from general text, in nats a channel (mean over modules): rules of thumb.
+MILD_SHIFT, EXTREME_SHIFT = 0.05, 0.5
+# Steps a second against full fine-tuning: PEFT's MetaMathQA suite, 3B on an L40S; QLoRA: torchtune's README, 8B.
+PACE = {"full": 1.0, "lora": 2.28, "dora": 1.80, "adalora": 1.84, "qlora": 1.46}
+RANKS = (8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known. None = not known, and then the criterion says so and gives no points.
+
+    `targets`: tokens that the loss counts; `divergence` in nats a channel; `verdicts` of the estimator by method, on
+    `devices` devices; `rank_parameters`: LoRA's parameters at rank 1.
+    """
+
+    rows: int | None = None
+    targets: int | None = None
+    divergence: float | None = None
+    verdicts: Mapping[str, str] | None = None
+    devices: int = 1
+    rank_parameters: int = 0
+    rank: int = 16
+    many_adapters: bool = True
+    keeps_general_skill: bool = True
+    least_latency: bool = False
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One criterion's word on one method. `source`: measured, stated, or rule of thumb."""
+
+    criterion: str
+    points: int
+    text: str
+    source: str
+    excludes: bool = False
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A method with its reasons; `points` is their sum."""
+
+    method: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def points(self) -> int:
+        return sum(reason.points for reason in self.reasons)
+
+    @property
+    def is_possible(self) -> bool:
+        return not any(reason.excludes for reason in self.reasons)
+
+
+Criterion = Callable[[str, Situation], Reason]
+
+
+def memory(method: str, situation: Situation) -> Reason:
+    if situation.verdicts is None:
+        return Reason("memory", 0, "No device is known: name its memory to see what fits.", "stated")
+    verdict = situation.verdicts[method]
+    points = {"fits": 1, "tight": 0, "will not fit": -9}[verdict]
+    text = f"It {verdict}." if verdict != "tight" else "It is tight: over nine tenths of the device."
+    return Reason("memory", points, text, "measured", excludes=verdict == "will not fit")
+
+
+def capacity(method: str, situation: Situation) -> Reason:
+    """An adapter should have at least as many parameters as there are completion tokens to learn."""
+    if situation.targets is None or not situation.rank_parameters:
+        return Reason("capacity", 0, "The tokens of the data are not known.", "stated")
+    room = situation.rank * situation.rank_parameters
+    if method in WHOLE:
+        return Reason("capacity", 0, "All weights are trained: capacity is no limit.", "measured")
+    if room >= situation.targets:
+        text = f"{room:,} parameters at rank {situation.rank} hold {situation.targets:,} completion tokens."
+        return Reason("capacity", 1, text, "measured")
+    wanted = rank_for(situation)
+    text = f"Rank {situation.rank} has {room:,} parameters for {situation.targets:,} completion tokens: "
+    text += f"take rank {wanted}." if wanted else f"even rank {RANKS[-1]} has too few."
+    return Reason("capacity", 0 if wanted else -2, text, "measured")
+
+
+def rank_for(situation: Situation) -> int | None:
+    """The least rank whose parameters are as many as the completion tokens; None when none is."""
+    targets = situation.targets or 0
+    return next((rank for rank in RANKS if rank * situation.rank_parameters >= targets), None)
+
+
+def data_size(method: str, situation: Situation) -> Reason:
+    if situation.rows is None:
+        return Reason("dataset size", 0, "No dataset was named.", "stated")
+    size = f"{situation.rows:,} rows"
+    if situation.rows > LARGE_ROWS:
+        points, text = (1 if method in WHOLE else 0), f"{size} are enough to move all weights."
+    elif situation.rows < SMALL_ROWS:
+        points, text = (-2 if method in WHOLE else 1), f"{size} are few: all weights would learn them by heart."
+    else:
+        points, text = (-1 if method in WHOLE else 1), f"{size} suit an adapter."
+    return Reason("dataset size", points, text, "rule of thumb")
+
+
+def domain_shift(method: str, situation: Situation) -> Reason:
+    if situation.divergence is None:
+        return Reason("domain shift", 0, "Not measured: a rank analysis of the seed preset measures it.", "stated")
+    far = f"{situation.divergence:.3g} nats a channel from general text"
+    if situation.divergence > EXTREME_SHIFT:
+        points, text = (2 if method in WHOLE else 0), f"{far}: extreme, as a new language is."
+    elif situation.divergence < MILD_SHIFT:
+        points, text = (-1 if method in WHOLE else 1), f"{far}: mild; a few ranks are enough."
+    else:
+        points, text = (0 if method in WHOLE else 1), f"{far}: moderate, a specialisation."
+    return Reason("domain shift", points, text, "measured")
+
+
+def serving(method: str, situation: Situation) -> Reason:
+    """What it costs to serve the result beside other adapters on one base."""
+    words = {
+        "lora": (2, "Served as it is, beside hundreds of others."),
+        "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),
+        "adalora": (2, "Becomes a plain LoRA exactly."),
+        "dora": (0, "vLLM refuses DoRA: it becomes a LoRA by truncated SVD, with an error."),
+        "galore": (-2, "A whole model: becomes a LoRA with an error, or has a cluster of its own."),
+        "full": (-2, "A whole model: becomes a LoRA with an error, or has a cluster of its own."),
+    }
+    if not situation.many_adapters:
+        return Reason("shared serving", 0, "One model alone: a cluster of its own is no loss.", "stated")
+    return Reason("shared serving", words[method][0], words[method][1], "stated")
+
+
+def forgetting(method: str, situation: Situation) -> Reason:
+    """'LoRA learns less and forgets less' (arXiv 2405.09673)."""
+    if not situation.keeps_general_skill:
+        return Reason("forgetting", 0, "General skill may be lost.", "stated")
+    if method in WHOLE:
+        return Reason("forgetting", -2, "All weights move: what the base knew is at risk.", "rule of thumb")
+    return Reason("forgetting", 1, "The base stays as it is; an update of low rank forgets less.", "rule of thumb")
+
+
+def latency(method: str, situation: Situation) -> Reason:
+    if not situation.least_latency:
+        return Reason("latency", 0, "A few percent of latency do not matter.", "stated")
+    if method in WHOLE:
+        return Reason("latency", 1, "As fast as the base: nothing is added to a request.", "rule of thumb")
+    return Reason(
+        "latency", 0, "As fast as the base only when merged into it, on a cluster of its own.", "rule of thumb"
+    )
+
+
+def pace(method: str, situation: Situation) -> Reason:
+    """Steps of training a second, against full fine-tuning."""
+    if method not in PACE:
+        return Reason("training speed", 0, "No published figure.", "rule of thumb")
+    text = f"About {PACE[method]:.2g} times the steps a second of full fine-tuning."
+    return Reason("training speed", 1 if PACE[method] >= 2 else 0, text, "rule of thumb")
+
+
+CRITERIA: tuple[Criterion, ...] = (memory, capacity, data_size, domain_shift, serving, forgetting, latency, pace)
+
+
+def advise(situation: Situation) -> list[Advice]:
+    """Every method, the best first; those that cannot be trained come last."""
+    found = [Advice(method, tuple(criterion(method, situation) for criterion in CRITERIA)) for method in METHODS]
+    return sorted(found, key=lambda advice: (not advice.is_possible, -advice.points, METHODS.index(advice.method)))
+
+
+def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
+    """One input changed at a time, in words."""
+    only_4_bit = {**dict.fromkeys(METHODS, "will not fit"), "qlora": "fits"}
+    return [
+        ("every method fitted the device", {"verdicts": dict.fromkeys(METHODS, "fits")}),
+        ("only 4-bit weights fitted the device", {"verdicts": only_4_bit}),
+        ("there were more than 100,000 rows", {"rows": LARGE_ROWS + 1}),
+        ("the domain were extremely far from general text", {"divergence": 2 * EXTREME_SHIFT}),
+        ("it were served alone, not beside other adapters", {"many_adapters": False}),
+        ("general skill might be lost", {"keeps_general_skill": False}),
+        ("all of the last four held", {"rows": LARGE_ROWS + 1, "divergence": 2 * EXTREME_SHIFT, "many_adapters": False,
+                                       "keeps_general_skill": False}),
+    ]  # fmt: skip
+
+
+def what_would_change_it(situation: Situation) -> list[str]:
+    """Sentences for the inputs that, changed alone, would put another method first."""
+    first = leader(situation)
+    found = []
+    for words, change in alternatives(situation):
+        other = leader(replace(situation, **change))
+        if other != first:
+            found.append(f"If {words}, {other or 'no method'} would come first.")
+    return found
+
+
+def leader(situation: Situation) -> str | None:
+    """The method that comes first; None when none can be trained."""
+    best = advise(situation)[0]
+    return best.method if best.is_possible else None

@@ -1,0 +1,100 @@
+"""REST: what a training would need, and which method to take. Nothing is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.errors import Invalid
+from adapterhub.api.permissions import projects_with
+from adapterhub.api.views import ProjectViewSet
+from registry.models import BaseModel
+from training import sizing
+from training.estimator import GB, Shape, largest_batch
+from training.hyperparameters import with_defaults
+from training.models import Dataset, TrainingRun
+
+
+class EstimateRequest(serializers.Serializer):
+    base_model = serializers.CharField(
+        required=False, help_text="A registered one, or llama-2-7b, llama-3.1-8b, llama-3.1-70b."
+    )
+    config = serializers.DictField(required=False, help_text="Instead: a transformers configuration (config.json).")
+    hyperparameters = serializers.DictField(required=False, default=dict)
+    device_gb = serializers.FloatField(
+        required=False, min_value=0.1, max_value=10_000, help_text="10^9 bytes; without it, the largest known device."
+    )
+
+
+class AdviceRequest(EstimateRequest):
+    dataset = serializers.IntegerField(required=False, help_text="Rows and tokens are counted, the shift looked up.")
+    many_adapters = serializers.BooleanField(default=True, help_text="It will be served beside others on one base.")
+    keeps_general_skill = serializers.BooleanField(default=True)
+    least_latency = serializers.BooleanField(default=False)
+
+
+class EstimateViewSet(ProjectViewSet):
+    """Memory of every method, from a model's configuration alone."""
+
+    queryset = BaseModel.objects.ready()
+    scopes = {"create": Scope.READ}
+
+    @extend_schema(request=EstimateRequest, responses={200: OpenApiTypes.OBJECT})
+    def create(self, request: Request) -> Response:
+        """Bytes on each device, part by part, and whether that fits."""
+        asked = self.read(EstimateRequest)
+        shape, (plan, device_bytes) = asked_shape(asked), asked_plan(asked)
+        found = sizing.estimates(shape, plan, device_bytes)
+        for row in found:
+            chosen = replace(plan, method=row["method"])
+            row["largest_batch"] = largest_batch(shape, chosen, device_bytes) if device_bytes else None
+        counts = {"parameters": shape.parameters, "adapter_parameters": shape.adapter_parameters(plan.rank)}
+        return Response({**counts, "device_bytes": device_bytes, "methods": found})
+
+
+class AdviceViewSet(ProjectViewSet):
+    """Methods ranked, each with its reasons."""
+
+    queryset = Dataset.objects.select_related("project")
+    scopes = {"create": Scope.READ}
+
+    @extend_schema(request=AdviceRequest, responses={200: OpenApiTypes.OBJECT})
+    def create(self, request: Request) -> Response:
+        """Points and reasons of every method, and which input would change the order."""
+        asked = self.read(AdviceRequest)
+        dataset = seen_dataset(request, asked.get("dataset"))
+        shape, (plan, device_bytes) = asked_shape(asked), asked_plan(asked)
+        model = BaseModel.objects.ready().filter(slug=asked.get("base_model")).first()
+        stated = {name: asked[name] for name in ("many_adapters", "keeps_general_skill", "least_latency")}
+        return Response(sizing.advice(sizing.situation(shape, plan, device_bytes, dataset, model, **stated)))
+
+
+def asked_shape(asked: dict[str, Any]) -> Shape:
+    if ("base_model" in asked) == ("config" in asked):
+        raise Invalid("Name a base_model, or give a config: one of the two.", field="base_model", code="one_of_two")
+    return sizing.shape_of(asked["config"], "config") if "config" in asked else sizing.named_shape(asked["base_model"])
+
+
+def asked_plan(asked: dict[str, Any]) -> tuple[Any, float | None]:
+    """The plan, and the device's bytes where they are named or known."""
+    device = None if "device_gb" in asked else sizing.largest_device()
+    on_gpu = device is None or device.kind == device.Kind.CUDA
+    plan = sizing.plan_of(TrainingRun.Method.LORA, with_defaults(asked["hyperparameters"]), on_gpu=on_gpu)
+    return plan, device.memory_bytes if device else asked.get("device_gb", 0) * GB or None
+
+
+def seen_dataset(request: Request, pk: int | None) -> Dataset | None:
+    """Raises Invalid when the caller sees no such dataset."""
+    if pk is None:
+        return None
+    dataset = Dataset.objects.filter(project__in=projects_with(request, Scope.READ), pk=pk).first()
+    if dataset is None:
+        raise Invalid(f"There is no dataset {pk} that you can see.", field="dataset", code="unknown_dataset")
+    return dataset

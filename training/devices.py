@@ -1,0 +1,71 @@
+"""The devices of this host, without torch: nvidia-smi where there is one, else the memory that Linux grants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+ASKED = "index,name,memory.total,memory.free"
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A device; sizes in bytes."""
+
+    place: int
+    kind: str
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    disk_free_bytes: int
+
+    def as_fields(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "place"}
+
+
+def look(folder: Path) -> list[Seen]:
+    """The host's GPUs, or the host itself as one device; `folder` is where checkpoints will lie."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    disk = shutil.disk_usage(folder).free
+    return gpus(disk) or [processor(disk)]
+
+
+def gpus(disk: int) -> list[Seen]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - argv list
+    return parsed(answer.stdout, disk) if answer.returncode == 0 else []
+
+
+def parsed(text: str, disk: int) -> list[Seen]:
+    """nvidia-smi's lines `index, name, total MiB, free MiB`; a line without numbers is a device without memory."""
+    lines = [[word.strip() for word in line.split(",")] for line in text.splitlines()]
+    return [
+        Seen(int(place), "cuda", name, int(total) * MIB, int(free) * MIB, disk)
+        for place, name, total, free in lines
+        if total.isdecimal() and free.isdecimal()
+    ]
+
+
+def processor(disk: int) -> Seen:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    limit, used = number_in(CGROUP_LIMIT), number_in(CGROUP_USED)
+    if limit is not None and limit < total:
+        total, free = limit, max(0, limit - (used or 0))
+    return Seen(0, "cpu", f"{os.cpu_count()} CPU cores", total, free, disk)
+
+
+def number_in(path: Path) -> int | None:
+    """The number in a file of the kernel; None where there is no file, or no limit in it."""
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdecimal() else None

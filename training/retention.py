@@ -1,0 +1,25 @@
+"""How long a run that ended without a version keeps its checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+
+from django.conf import settings
+from django.utils.timezone import now
+
+from adapterhub.jobs.models import JobStatus
+from training.models import TrainingRun
+
+ENDED_EMPTY = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+def drop_old_checkpoints() -> int:
+    """Remove what this host keeps of runs that ended too long ago; how many. A resume then begins from the start."""
+    if not settings.CHECKPOINTS_KEPT:
+        return 0
+    ended = TrainingRun.objects.filter(status__in=ENDED_EMPTY, finished_at__lt=now() - settings.CHECKPOINTS_KEPT)
+    folders = [settings.WORK_DIR / str(pk) / "output" for pk in ended.values_list("pk", flat=True)]
+    found = [folder for folder in folders if folder.is_dir()]
+    for folder in found:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(found)

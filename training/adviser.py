@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-METHODS = ("lora", "qlora", "dora", "adalora", "galore", "full")
+METHODS = ("lora", "qlora", "dora", "adalora", "full", "galore")
 WHOLE = ("full", "galore")
 # Rows under which, and above which, the article calls a dataset small and large: rules of thumb.
 SMALL_ROWS, LARGE_ROWS = 1_000, 100_000

@@ -37,6 +37,7 @@ TABLE = {
         Setting("ADAPTERHUB_BASE_MODEL", "", "Folder or hub id that the embedded engines serve; empty = SmolLM2-135M."),
         Setting("ADAPTERHUB_SECRET_KEY", "", "Django's secret key; empty = made once, kept in the data folder.", True),
         Setting("ADAPTERHUB_AUDIT_KEY", "", "Ed25519 key that signs audit checkpoints, PEM; empty = made once.", True),
+        Setting("ADAPTERHUB_FORMER_KEYS", "", "Public keys, PEM, whose signatures of versions stay good."),
         Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that the web process answers to."),
         Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),

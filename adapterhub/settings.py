@@ -212,6 +212,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 10},
     },
     "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},
+    "check": {"task": "registry.tasks.check_versions", "schedule": 30.0, "options": {"expires": 60}},
     "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
     "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": timedelta(hours=1)},
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
@@ -220,6 +221,7 @@ CELERY_BEAT_SCHEDULE = {
 }
 
 AUDIT_KEY = env.read("ADAPTERHUB_AUDIT_KEY")
+FORMER_KEYS = env.read("ADAPTERHUB_FORMER_KEYS")
 AUDIT_KEY_FILE = HOME / "audit-key.pem"
 ARTIFACT_STORE = env.read("ARTIFACT_STORE") or str(HOME / "artifacts")
 S3_ENDPOINT_URL = env.read("S3_ENDPOINT_URL") or None

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from registry.manifest import CONFIG, WEIGHTS, read_config, scale_of
+from registry.manifest import WEIGHTS, read_config, scale_of
+from registry.served_config import CONFIG, anchored
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PREFIX = "base_model.model."
 KEPT = ("base_model_name_or_path", "task_type", "revision")
 
 Tensors = dict[str, torch.Tensor]
@@ -21,12 +23,26 @@ Tensors = dict[str, torch.Tensor]
 def export(source: Path, target: Path, form: str, dtype: str) -> None:
     """Write the adapter of `source` to the new folder `target`, as `peft` or `portable`."""
     config, tensors = read_config(source / CONFIG), load_file(source / WEIGHTS)
-    if form == "portable":
-        config, tensors = portable(config, tensors)
+    if form in REWRITES:
+        config, tensors = REWRITES[form](config, tensors)
     target.mkdir(parents=True)
     stored = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
     save_file(stored, target / WEIGHTS, metadata={"format": "pt"})
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """The same updates with scale 1 in every module, each at its own rank: s * B @ A = (s * B) @ A."""
+    scaled, ranks = {}, {}
+    for module in modules_of(tensors):
+        a, b = (tensors[f"{module}.lora_{side}.weight"].float() for side in "AB")
+        ranks[module.removeprefix(PREFIX)] = a.shape[0]
+        scaled[f"{module}.lora_A.weight"] = a
+        scaled[f"{module}.lora_B.weight"] = b * scale_of(config, module.removeprefix(PREFIX), a.shape[0])
+    highest = max(ranks.values())
+    pattern = anchored({module: rank for module, rank in ranks.items() if rank != highest})
+    plain = plain_config(config, list(ranks), highest)
+    return {**plain, "rank_pattern": pattern, "alpha_pattern": pattern}, scaled
 
 
 def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
@@ -34,20 +50,21 @@ def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], 
 
     s * B @ A = (s * B | 0) @ (A | 0): each scale goes into B, and zeros fill both up to the highest rank.
     """
-    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-    rank = max(tensors[f"{module}.lora_A.weight"].shape[0] for module in modules)
-    folded: Tensors = {}
-    for module in modules:
-        a, b = (tensors[f"{module}.lora_{side}.weight"].float() for side in "AB")
-        missing = rank - a.shape[0]
-        scale = scale_of(config, module.removeprefix("base_model.model."), a.shape[0])
-        folded[f"{module}.lora_A.weight"] = torch.nn.functional.pad(a, (0, 0, 0, missing))
-        folded[f"{module}.lora_B.weight"] = torch.nn.functional.pad(b * scale, (0, missing))
-    return plain_config(config, modules, rank), folded
+    plain, scaled = folded(config, tensors)
+    for module in modules_of(tensors):
+        a, b = (f"{module}.lora_{side}.weight" for side in "AB")
+        missing = plain["r"] - scaled[a].shape[0]
+        scaled[a] = torch.nn.functional.pad(scaled[a], (0, 0, 0, missing))
+        scaled[b] = torch.nn.functional.pad(scaled[b], (0, missing))
+    return {**plain, "rank_pattern": {}, "alpha_pattern": {}}, scaled
+
+
+def modules_of(tensors: Tensors) -> list[str]:
+    return sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
 
 
 def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[str, Any]:
-    """A configuration that every engine reads alike: alpha = r, no patterns."""
+    """A configuration that every engine reads alike: alpha = r."""
     return {
         **{key: config[key] for key in KEPT if config.get(key)},
         "peft_type": "LORA",
@@ -57,12 +74,12 @@ def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
         "target_modules": sorted({module.rsplit(".", 1)[1] for module in modules}),
         "inference_mode": True,
     }
 
+
+REWRITES = {"folded": folded, "portable": portable}
 
 if __name__ == "__main__":
     export(Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[1], sys.argv[2])

@@ -15,7 +15,8 @@ from django.conf import settings
 from adapterhub.api.errors import Unavailable
 from adapterhub.artifacts import ArtifactError
 from adapterhub.jobs.child import Child
-from registry.models import AdapterVersion
+from registry.manifest import read_parts
+from registry.models import Adapter, AdapterVersion
 
 EXPORT_S = 300
 # The earliest date that a zip can hold: equal files make an equal archive.
@@ -58,7 +59,14 @@ def fetched(version: AdapterVersion, target: Path) -> Path:
         raise Unavailable(f"The files of {version} cannot be read: {error}", code="artifact_unreadable") from error
 
 
-def rewrite(stored: Path, target: Path, form: Format, dtype: Dtype) -> Path:
+def folded(adapter: Adapter, given: Path) -> Path:
+    """A foreign adapter whose scales differ, with each scale in its B, in a new folder beside it. Raises Invalid."""
+    # The child reads the files with a library: not before we have read the header.
+    read_parts(given, adapter.base_model.linear_shapes(), adapter.base_model.layers)
+    return rewrite(given, given.with_name("folded"), "folded", Dtype.FP32)
+
+
+def rewrite(stored: Path, target: Path, form: str, dtype: Dtype) -> Path:
     """Run the export in a child; `target` is a new folder beside its log."""
     log = target.with_name("log.txt")
     arguments = ["registry.export_child", form, dtype, str(stored), str(target)]

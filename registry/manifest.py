@@ -11,8 +11,8 @@ from typing import Any
 
 from adapterhub.api.errors import Invalid
 from registry.adapter_schema import fault
+from registry.served_config import CONFIG, pattern_value, served_config
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 2 * 2**20
 MAX_CONFIG_BYTES = 2**20
@@ -34,25 +34,45 @@ class Manifest:
     parameters: int
     size_bytes: int
     scale: float
+    config: dict[str, Any]
 
     @property
     def max_rank(self) -> int:
         return max(self.ranks.values())
 
     @classmethod
-    def read(cls, folder: Path, shapes: Shapes, layers: int) -> Manifest:
-        """Read and check a PEFT folder; `shapes` are (out, in) by module kind. Raises Invalid."""
-        refuse_other_files(folder)
-        config = read_config(folder / CONFIG)
-        tensors = read_header(folder / WEIGHTS)
-        ranks = ranks_of(tensors, shapes, layers)
+    def read(cls, folder: Path, shapes: Shapes, layers: int, bases: tuple[str, ...] = ()) -> Manifest:
+        """Read and check a PEFT folder; `shapes` are (out, in) by module kind. Raises Invalid.
+
+        `bases` are the names that the configuration may call its base model by; none = any.
+        """
+        config, tensors, ranks = read_parts(folder, shapes, layers)
+        refuse_other_base(config, bases)
         scale = one_scale(config, ranks)
         parameters = sum(math.prod(shape) for shape in tensors.values())
-        return cls(ranks, parameters, (folder / WEIGHTS).stat().st_size, scale)
+        served = served_config(config, ranks, layers)
+        return cls(ranks, parameters, (folder / WEIGHTS).stat().st_size, scale, served)
+
+
+def read_parts(folder: Path, shapes: Shapes, layers: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
+    """The checked configuration, tensor shapes and ranks, whatever the scales are. Raises Invalid."""
+    refuse_other_files(folder)
+    config = read_config(folder / CONFIG)
+    tensors = read_header(folder / WEIGHTS)
+    return config, tensors, ranks_of(tensors, shapes, layers)
 
 
 def refused(message: str, field: str) -> Invalid:
     return Invalid(message, field=field, code="bad_adapter")
+
+
+def refuse_other_base(config: dict[str, Any], bases: tuple[str, ...]) -> None:
+    named = str(config.get("base_model_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
+    if bases and named and named.casefold() not in [base.casefold() for base in bases]:
+        raise refused(
+            f"It names the base model {named[:100]!r}; this adapter's is {bases[0]!r}.",
+            f"{CONFIG}.base_model_name_or_path",
+        )
 
 
 def refuse_other_files(folder: Path) -> None:
@@ -155,7 +175,10 @@ def one_scale(config: dict[str, Any], ranks: dict[str, int]) -> float:
     scales = {module: scale_of(config, module, rank) for module, rank in ranks.items()}
     values = list(scales.values())
     if not all(math.isfinite(value) and math.isclose(value, values[0], rel_tol=1e-6) for value in values):
-        raise refused("The modules have different effective scales (alpha / r).", f"{CONFIG}.alpha_pattern")
+        raise refused(
+            "The modules have different effective scales (alpha / r): upload with fold=true to fold them into B.",
+            f"{CONFIG}.alpha_pattern",
+        )
     return values[0]
 
 
@@ -167,12 +190,3 @@ def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     if not isinstance(alpha, int | float):
         raise refused("lora_alpha is no number.", f"{CONFIG}.lora_alpha")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """The value of the first key that names the module, as PEFT picks it; patterns are looked up, never run."""
-    parts = module.split(".")
-    names = [".".join(parts[start:]) for start in range(len(parts))]
-    keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))
-    found = [key for key in keys if key in pattern]
-    return pattern[min(found, key=list(pattern).index)] if found else default

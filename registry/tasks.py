@@ -6,10 +6,10 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import outcomes
+from registry import checks, outcomes
 from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
-from registry.models import BaseModel, BaseModelStatus
+from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,28 @@ def check_base_model(pk: int) -> None:
     model = BaseModel.objects.filter(pk=pk, status=BaseModelStatus.CHECKING).first()
     if model and fetch_base_model(model):
         model.inspect()
+
+
+@shared_task
+def check_version(pk: int) -> None:
+    version = AdapterVersion.objects.filter(pk=pk, status=VersionStatus.CHECKING).first()
+    if version:
+        checks.check(version)
+
+
+@shared_task
+def check_versions() -> None:
+    """Versions whose message was lost, or whose worker was."""
+    for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
+        check_version(pk)
+
+
+def check_version_soon(pk: int) -> None:
+    """After a commit. Without Valkey the next `check_versions` does it."""
+    try:
+        check_version.delay(pk)
+    except OperationalError as error:
+        log.warning("Valkey does not answer (%s): the version is checked later.", error)
 
 
 def publish_and_reconcile() -> None:

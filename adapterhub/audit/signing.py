@@ -1,4 +1,4 @@
-"""The installation's Ed25519 key: it signs checkpoints and manifests, and never leaves the worker."""
+"""The installation's Ed25519 key: it signs checkpoints and versions, and never leaves the server."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+PEM_END = "-----END PUBLIC KEY-----"
 
 
 def signing_key() -> Ed25519PrivateKey:
@@ -55,6 +58,24 @@ def link_once(source: str, target: Path) -> None:
 def public_key_pem() -> bytes:
     """What outsiders verify with."""
     return signing_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def trusted_keys() -> list[Ed25519PublicKey]:
+    """The present key, and those of ADAPTERHUB_FORMER_KEYS: what was signed before a change of keys stays good."""
+    found: list[Ed25519PublicKey] = [signing_key().public_key()]
+    for block in settings.FORMER_KEYS.split(PEM_END)[:-1]:
+        found.append(former_key(block + PEM_END))
+    return found
+
+
+def former_key(pem: str) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(pem.strip().encode())
+    except ValueError as error:
+        raise ImproperlyConfigured("ADAPTERHUB_FORMER_KEYS holds what is no public key in PEM: remove it.") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ImproperlyConfigured("ADAPTERHUB_FORMER_KEYS holds a key that is not Ed25519: remove it.")
+    return key
 
 
 def signed(domain: bytes, content: dict[str, Any]) -> bytes:

@@ -42,6 +42,7 @@ class Tag(StrEnum):
     ADAPTER_CREATED = "adapter:created"
     ADAPTER_CHANGED = "adapter:changed"
     VERSION_PUBLISHED = "adapter_version:published"
+    VERSION_CHECKED = "adapter_version:checked"
     VERSION_REJECTED = "adapter_version:rejected"
     VERSION_ARCHIVED = "adapter_version:archived"
     CLUSTER_CREATED = "cluster:created"

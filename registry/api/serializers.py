@@ -56,14 +56,15 @@ class VersionSerializer(serializers.ModelSerializer):
     class Meta:
         model = AdapterVersion
         fields = [
-            "adapter", "number", "served_name", "status", "digest", "base_digest", "method", "max_rank", "ranks",
-            "parameters", "size_bytes", "metrics", "lineage", "created_at",
+            "adapter", "number", "served_name", "status", "message", "digest", "signature", "base_digest", "config",
+            "method", "max_rank", "ranks", "parameters", "size_bytes", "metrics", "lineage", "created_at",
         ]  # fmt: skip
 
 
 class UploadSerializer(serializers.Serializer):
     adapter_model = serializers.FileField(help_text="adapter_model.safetensors")
     adapter_config = serializers.FileField(help_text="adapter_config.json")
+    fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
 
 
 class ReasonSerializer(serializers.Serializer):

@@ -128,15 +128,16 @@ class VersionViewSet(Reading):
 
     @extend_schema(request={"multipart/form-data": shapes.UploadSerializer}, responses={201: shapes.VersionSerializer})
     def create(self, request: Request, slug: str) -> Response:
-        """Publish an adapter that was trained elsewhere."""
+        """Publish an adapter that was trained elsewhere: `checking` until its numbers are read, then `ready`."""
         files = self.read(shapes.UploadSerializer)
         adapter = self.adapter()
         settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
-            # The names are ours: what the client calls its files never becomes a path.
-            write_upload(files["adapter_model"], Path(scratch) / "adapter_model.safetensors")
-            write_upload(files["adapter_config"], Path(scratch) / "adapter_config.json")
-            version = models.AdapterVersion.publish(adapter, Path(scratch), method="upload", by=actor_of(request))
+            folder = receive(files, Path(scratch) / "given")
+            folder = exports.folded(adapter, folder) if files["fold"] else folder
+            version = models.AdapterVersion.publish(
+                adapter, folder, method="upload", by=actor_of(request), foreign=True
+            )
         return self.write(version, 201)
 
     @extend_schema(request=shapes.ReasonSerializer)
@@ -180,6 +181,14 @@ def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum
 
 def as_zip(archive: IO[bytes], name: str) -> FileResponse:
     return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
+
+
+def receive(files: dict[str, Any], folder: Path) -> Path:
+    """The uploaded files in a new folder. The names are ours: what the client calls its files never becomes a path."""
+    folder.mkdir()
+    write_upload(files["adapter_model"], folder / "adapter_model.safetensors")
+    write_upload(files["adapter_config"], folder / "adapter_config.json")
+    return folder
 
 
 def write_upload(upload: UploadedFile, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from django.utils.timezone import now
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.errors import Conflict, Invalid, InvalidTransition
-from adapterhub.artifacts import open_store
+from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.manifest import Manifest
+from registry.finiteness import fault_in
+from registry.manifest import WEIGHTS, Manifest, refused
 from registry.models.base_model import BaseModel
+from registry.served_config import write_config
+from registry.signatures import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):
@@ -56,6 +60,14 @@ class Adapter(models.Model):
             raise Conflict(f"The slug {slug!r} is taken: choose another.", field="slug", code="slug_taken") from None
         return adapter
 
+    def read(self, folder: Path, *, foreign: bool) -> Manifest:
+        """Check the folder against the base model and rewrite its configuration. Raises Invalid."""
+        base = self.base_model
+        manifest = Manifest.read(folder, base.linear_shapes(), base.layers, base.names if foreign else ())
+        manifest.config["base_model_name_or_path"] = base.source
+        write_config(folder, manifest.config)
+        return manifest
+
     def describe(self, *, by: Actor, **changes: Any) -> None:
         """Change description or tags."""
         with transaction.atomic():
@@ -77,18 +89,28 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
     def ready(self) -> AdapterVersionQuerySet:
         return self.filter(status=VersionStatus.READY)
 
+    def waiting_long(self) -> AdapterVersionQuerySet:
+        """Versions whose check should have begun a minute ago."""
+        return self.filter(status=VersionStatus.CHECKING, created_at__lt=now() - timedelta(minutes=1))
+
     def trained_on(self, base_model: BaseModel) -> AdapterVersionQuerySet:
         return self.filter(adapter__base_model=base_model)
 
 
 class AdapterVersion(models.Model):
-    """Weights that never change. A trigger refuses UPDATE of anything but the status, and DELETE."""
+    """Weights that never change. A trigger refuses UPDATE of anything but the status, and DELETE.
+
+    The signature is written once, when the version becomes ready; `config` is the configuration that replicas read.
+    """
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     digest = models.CharField(max_length=64)
     served_name = models.CharField(max_length=120, unique=True)
     status = models.CharField(max_length=20, choices=VersionStatus.choices, default=VersionStatus.READY)
+    message = models.TextField(blank=True, default="")
+    signature = models.TextField(blank=True, default="")
+    config = models.JSONField(default=dict)
     base_digest = models.CharField(max_length=64)
     method = models.CharField(max_length=20)
     max_rank = models.PositiveIntegerField()
@@ -127,24 +149,30 @@ class AdapterVersion(models.Model):
         by: Actor,
         metrics: dict[str, Any] | None = None,
         lineage: dict[str, Any] | None = None,
+        foreign: bool = False,
     ) -> AdapterVersion:
         """Store the folder's weights and record them as the adapter's next version.
 
-        Bytes before rows: a crash leaves an orphan artifact, never a version without weights. Raises Invalid when
-        the files are not an adapter of the base model.
+        The folder's configuration is rewritten from its checked fields. Bytes before rows: a crash leaves an orphan
+        artifact, never a version without weights. A `foreign` file is `checking` until a child has read its numbers.
+        Raises Invalid when the files are not an adapter of the base model.
         """
-        manifest = Manifest.read(folder, adapter.base_model.linear_shapes(), adapter.base_model.layers)
-        digest = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL).put_dir(folder)
+        manifest = adapter.read(folder, foreign=foreign)
+        if not foreign and (fault := fault_in(folder / WEIGHTS)):
+            raise refused(fault, WEIGHTS)
+        digest = store().put_dir(folder)
         with transaction.atomic():
             Adapter.objects.select_for_update().get(pk=adapter.pk)
             if twin := cls.objects.filter(adapter=adapter, digest=digest).first():
                 raise Conflict(f"These weights are {twin} already.", code="version_exists")
             number = (cls.objects.filter(adapter=adapter).aggregate(Max("number"))["number__max"] or 0) + 1
-            version = cls.objects.create(
+            version = cls(
                 adapter=adapter,
                 number=number,
                 digest=digest,
                 served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
+                status=VersionStatus.CHECKING if foreign else VersionStatus.READY,
+                config=manifest.config,
                 base_digest=adapter.base_model.digest,
                 method=method,
                 max_rank=manifest.max_rank,
@@ -155,6 +183,8 @@ class AdapterVersion(models.Model):
                 lineage=lineage or {},
                 created_by=by.user,
             )
+            version.signature = "" if foreign else sign(version.identity())
+            version.save(force_insert=True)
             AuditEvent.record(
                 Tag.VERSION_PUBLISHED,
                 version,
@@ -163,7 +193,48 @@ class AdapterVersion(models.Model):
                 after={"digest": digest, "served_name": version.served_name},
                 evidence=metrics,
             )
+            if foreign:
+                transaction.on_commit(version.check_soon)
         return version
+
+    def check_soon(self) -> None:
+        from registry.tasks import check_version_soon
+
+        check_version_soon(self.pk)
+
+    def identity(self) -> dict[str, Any]:
+        """What the signature is of: the bytes, their base model, and the name that they are served under."""
+        return {
+            "adapter": self.adapter.slug,
+            "number": self.number,
+            "served_name": self.served_name,
+            "digest": self.digest,
+            "base_digest": self.base_digest,
+        }
+
+    def passed(self, *, by: Actor) -> None:
+        """The check is done and found nothing: sign the version. Twice is as once."""
+        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=sign(self.identity()))
+
+    def reject(self, message: str, *, by: Actor) -> None:
+        """The check found what no replica may load."""
+        self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message)
+
+    def sign_late(self, *, by: Actor) -> None:
+        """Sign a version from before versions were signed."""
+        with transaction.atomic():
+            signature = sign(self.identity())
+            if AdapterVersion.objects.ready().filter(pk=self.pk, signature="").update(signature=signature):
+                AuditEvent.record(Tag.VERSION_CHECKED, self, by=by, project=self.project, after={"digest": self.digest})
+        self.refresh_from_db()
+
+    def end_check(self, tag: Tag, by: Actor, **fields: Any) -> None:
+        with transaction.atomic():
+            checking = AdapterVersion.objects.filter(pk=self.pk, status=VersionStatus.CHECKING)
+            if checking.update(**fields):
+                reason = fields.get("message", "")
+                AuditEvent.record(tag, self, by=by, project=self.project, after={"digest": self.digest}, reason=reason)
+        self.refresh_from_db()
 
     def archive(self, *, reason: str, by: Actor) -> None:
         """Take the version out of use; it stays in the history. Refused while something serves it."""
@@ -197,5 +268,14 @@ class AdapterVersion(models.Model):
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
-        """A verified copy of the stored files at `target`. Raises ArtifactError."""
-        return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL).fetch_dir(self.digest, target)
+        """A verified copy of the stored files. Raises ArtifactError, also when the signature does not hold."""
+        require_signed(self.signature, self.identity())
+        return self.stored(target)
+
+    def stored(self, target: Path) -> Path:
+        """The stored files as their digest names them, signed or not. Raises ArtifactError."""
+        return store().fetch_dir(self.digest, target)
+
+
+def store() -> ArtifactStore:
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)

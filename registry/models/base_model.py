@@ -98,6 +98,11 @@ class BaseModel(models.Model):
             )
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What a foreign configuration may call this model: its slug, or the end of its source."""
+        return (self.slug, self.source.rsplit("/", 1)[-1])
+
+    @property
     def layers(self) -> int:
         return int(self.config.get("num_hidden_layers", 0))
 

@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster
+from registry.tasks import check_version
 from tests.builders import rows, write_adapter, write_jsonl
 from training.models import Dataset, TrainingRun
 
@@ -89,6 +90,7 @@ def test_from_upload_to_a_moved_alias(ci: str, adapter: Adapter, cluster: Cluste
         created = upload_adapter(api, adapter, write_adapter(tmp_path / str(seed), seed=seed))
         assert created.status_code == 201, created.json()
         names.append(created.json()["served_name"])
+        check_version(AdapterVersion.objects.get(served_name=names[-1]).pk)
     body = {"project": "eu", "name": "compliance", "cluster": "laptop", "version": names[0]}
     problem(api.post("/api/v1/aliases/", body), 422, "unknown_cluster")
     assert api.post("/api/v1/aliases/", {**body, "cluster": cluster.slug}).status_code == 201

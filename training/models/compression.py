@@ -7,14 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.api.errors import Invalid
-from adapterhub.artifacts import open_store
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion
@@ -85,10 +83,9 @@ class Compression(GpuJob):
         output = folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
         output.mkdir()
-        store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
         return [
             "training.tars", "compress",
-            "--adapter", str(store.fetch_dir(self.source.digest, folder / "source")),
+            "--adapter", str(self.source.fetch(folder / "source")),
             "--budget", f"{BUDGET_WORDS[kind]}:{value}",
             *self.evaluation(),
             "--events", str(folder / "events.jsonl"),

@@ -1,0 +1,17 @@
+"""`manage.py sign_versions`: check and sign the versions that were published before versions were signed."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from registry.checks import sign_unsigned
+from registry.models import AdapterVersion
+
+
+class Command(BaseCommand):
+    help = "Read the files of every unsigned ready version, and sign those whose numbers and digest hold."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for version in AdapterVersion.objects.ready().filter(signature="").select_related("adapter__project"):
+            fault = sign_unsigned(version)
+            self.stdout.write(f"{version.served_name}: {fault or 'signed'}")

@@ -1,0 +1,63 @@
+"""The configuration that replicas read: written by us from typed fields, never the file that somebody sent."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+CONFIG = "adapter_config.json"
+
+Config = dict[str, Any]
+
+
+def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
+    """What PEFT and the engines need, and no other key; equal in effect to the checked `config`.
+
+    `ranks` is module name -> rank. The base model's name is filled in by who knows it.
+    """
+    alphas = {module: pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
+              for module in ranks}  # fmt: skip
+    rank = config.get("r") or max(ranks.values())
+    alpha = config.get("lora_alpha") or next(iter(alphas.values()))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": anchored({module: own for module, own in ranks.items() if own != rank}),
+        "alpha_pattern": anchored({module: own for module, own in alphas.items() if own != alpha}),
+        "target_modules": targets(ranks, layers),
+        "use_rslora": bool(config.get("use_rslora")),
+        "use_dora": False,
+        "bias": "none",
+        "modules_to_save": None,
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+    }
+
+
+def anchored(pattern: dict[str, Any]) -> dict[str, Any]:
+    """PEFT takes the first key that matches: each of these matches one module."""
+    return {f"^{re.escape(module)}": value for module, value in pattern.items()}
+
+
+def targets(ranks: dict[str, int], layers: int) -> list[str]:
+    """The kinds, where each is adapted in every layer; else the modules in full."""
+    kinds = {module.rsplit(".", 1)[1] for module in ranks}
+    return sorted(kinds) if len(ranks) == len(kinds) * layers else sorted(ranks)
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Replace the folder's configuration; equal configurations have equal bytes."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
+    """The value of the first key that names the module, as PEFT picks it; patterns are looked up, never run."""
+    parts = module.split(".")
+    names = [".".join(parts[start:]) for start in range(len(parts))]
+    keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))
+    found = [key for key in keys if key in pattern]
+    return pattern[min(found, key=list(pattern).index)] if found else default

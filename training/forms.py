@@ -15,6 +15,10 @@ from training.hyperparameters import TABLE, Choice
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.tars.presets import CHOICES
 
+# Hyper-parameters that most people choose; the rest stand closed in the form.
+MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
+STATED = ("many_adapters", "keeps_general_skill", "least_latency")
+
 
 class UploadForm(forms.Form):
     project = forms.ModelChoiceField(Project.objects.none())
@@ -45,6 +49,18 @@ class RunForm(forms.Form):
     start_values = forms.BooleanField(
         required=False, initial=True, help_text="Begin with the analysis' start values, where it has them."
     )
+
+    priority = forms.IntegerField(
+        min_value=-100, max_value=100, initial=0, required=False, help_text="The highest in the queue is begun first."
+    )
+    anyway = forms.BooleanField(required=False, help_text="Queue it although the preflight says that it will not fit.")
+    many_adapters = forms.BooleanField(
+        required=False, initial=True, label="Served beside other adapters", help_text="For the adviser."
+    )
+    keeps_general_skill = forms.BooleanField(
+        required=False, initial=True, label="General skill must stay", help_text="For the adviser."
+    )
+    least_latency = forms.BooleanField(required=False, label="Every millisecond counts", help_text="For the adviser.")
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,6 +103,29 @@ class RunForm(forms.Form):
 
     def hyperparameters(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in TABLE}
+
+    def asked(self) -> dict[str, Any]:
+        """What a run is launched with."""
+        return {
+            **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},
+            "priority": self.cleaned_data["priority"] or 0,
+            "hyperparameters": self.hyperparameters(),
+            **self.planned(),
+        }
+
+    def stated(self) -> dict[str, bool]:
+        """What the adviser cannot measure."""
+        return {name: self.cleaned_data[name] for name in STATED}
+
+    def parts(self) -> list[tuple[str, list[forms.BoundField]]]:
+        """The fields in groups; the last two groups stand closed."""
+        tuned = [name for name in TABLE if name not in MAIN]
+        rest = ("priority", "anyway", *STATED)
+        return [
+            ("What and how", [self[name] for name in self.fields if name not in (*tuned, *rest)]),
+            ("More hyper-parameters", [self[name] for name in tuned]),
+            ("Queue and adviser", [self[name] for name in rest]),
+        ]
 
     def planned(self) -> dict[str, Any]:
         """What the run takes of its analysis."""

@@ -23,6 +23,8 @@ from training.models import Device
 from training.models.job import GpuJob
 
 LOOK_S = 0.5
+# Between two questions whether somebody cancelled: a heartbeat would come too late to free the device within 10 s.
+ASK_S = 1.0
 # Between two looks at the device: its free memory is for people to read.
 REPORT_S = 60.0
 # Events of former attempts that count again: writing them twice changes nothing.
@@ -69,7 +71,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt")
     with killed_at_the_end(child):
         error = SILENT
-        beat_at = report_at = 0.0
+        beat_at = ask_at = report_at = 0.0
         for event in child.earlier_events():
             if event["kind"] in KEPT:
                 job.note(event)
@@ -79,7 +81,10 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
                 job.note(event)
             if time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + settings.HEARTBEAT_S
-                if beat(job) == JobStatus.STOPPING:
+                beat(job)
+            if time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + ASK_S
+                if asked_to_stop(job):
                     child.stop(settings.CANCEL_GRACE_S)
                     return "cancelled", ""
             if time.monotonic() >= report_at:
@@ -102,13 +107,20 @@ def killed_at_the_end(child: Child) -> Iterator[None]:
         child.kill()
 
 
-def beat(job: GpuJob) -> str:
+def beat(job: GpuJob) -> None:
     """A heartbeat; a database that is away for less than the lease does not disturb the work."""
     try:
-        return job.heartbeat()
+        job.heartbeat()
     except OperationalError as error:
         log.warning("No heartbeat for %s: %s", job, error)
-        return job.status
+
+
+def asked_to_stop(job: GpuJob) -> bool:
+    """Whether somebody cancelled the job; False while the database is away."""
+    try:
+        return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
+    except OperationalError:
+        return False
 
 
 def report_devices() -> None:

@@ -2,15 +2,16 @@
 
 from django.urls import path
 
-from training import estimate_pages, views
+from training import estimate_pages, run_pages, views
 
 urlpatterns = [
     path("datasets/", views.datasets, name="datasets"),
     path("datasets/<int:pk>/", views.dataset, name="dataset"),
-    path("training/", views.runs, name="training-runs"),
-    path("training/new/", views.new_run, name="new-training-run"),
-    path("training/<uuid:pk>/", views.run, name="training-run"),
-    path("training/<uuid:pk>/<slug:verb>/", views.move_run, name="move-training-run"),
+    path("training/", run_pages.runs, name="training-runs"),
+    path("training/new/", run_pages.new_run, name="new-training-run"),
+    path("training/<uuid:pk>/", run_pages.run, name="training-run"),
+    path("training/<uuid:pk>/compare/", run_pages.compare_runs, name="compare-training-runs"),
+    path("training/<uuid:pk>/<slug:verb>/", run_pages.move_run, name="move-training-run"),
     path("estimates/", estimate_pages.estimates, name="estimates"),
     path("rank-analyses/", views.analyses, name="rank-analyses"),
     path("rank-analyses/new/", views.new_analysis, name="new-rank-analysis"),

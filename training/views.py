@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
@@ -17,10 +17,9 @@ from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
 from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
-from registry.models import Adapter
 from registry.views import cleaned, find_version, heat_map
-from training.forms import AnalysisForm, BudgetForm, RunForm, UploadForm
-from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.forms import AnalysisForm, BudgetForm, UploadForm
+from training.models import Compression, Dataset, RankAnalysis
 from training.models.dataset import scratch
 from training.tars.allocation import cost
 
@@ -67,90 +66,6 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     shown = one(request, Dataset.objects.select_related("project"), pk=pk)
     return render(request, "training/dataset.html", {"dataset": shown, "rows": shown.preview(8)})
-
-
-@login_required
-def runs(request: HttpRequest) -> HttpResponse:
-    queryset = TrainingRun.objects.select_related("adapter", "dataset", "version__adapter")
-    page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
-    return render(request, "training/runs.html", {"page": page})
-
-
-@login_required
-def new_run(request: HttpRequest) -> HttpResponse:
-    """The form; a good one queues a run."""
-    projects = allowed_somewhere(request, Scope.TRAIN)
-    offered = ("adapter", "dataset", "rank_analysis", "uniform_rank")
-    initial = {name: request.GET[name] for name in offered if name in request.GET}
-    form = RunForm(request.POST or None, projects=projects, initial=initial)
-    form.propose(request.GET.get("rank_analysis"))
-    if request.method == "POST" and form.is_valid():
-        try:
-            return redirect("training-run", pk=launch(request, form).pk)
-        except DomainError as error:
-            form.add_error(error.field if error.field in form.fields else None, error.detail)
-    context = {"form": form, "has_adapters": Adapter.objects.filter(project__in=projects).exists()}
-    return render(request, "training/new_run.html", context, status=422 if form.errors else 200)
-
-
-def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
-    fields = form.cleaned_data
-    require_scope(request, fields["adapter"].project, Scope.TRAIN)
-    return TrainingRun.launch(
-        adapter=fields["adapter"],
-        dataset=fields["dataset"],
-        **form.planned(),
-        hyperparameters=form.hyperparameters(),
-        method=fields["method"],
-        by=actor_of(request),
-    )
-
-
-@login_required
-def run(request: HttpRequest, pk: str) -> HttpResponse:
-    queryset = TrainingRun.objects.select_related(
-        "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
-    )
-    shown = one(request, queryset, pk=pk)
-    context = {
-        "job": shown,
-        "curve": loss_curve(list(shown.metrics.values_list("step", "values"))),
-        "may_train": Scope.TRAIN in scopes_in(request, shown.project),
-    }
-    return followed(request, "training/run.html", "training/_run_state.html", context, shown.status)
-
-
-WIDTH, HEIGHT, MARGIN = 640, 220, 44
-
-
-def loss_curve(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, Any] | None:
-    """Points of the training loss for an SVG of WIDTH x HEIGHT; None before there are two."""
-    losses = [(step, values["loss"]) for step, values in rows if values.get("loss") is not None]
-    if len(losses) < 2:
-        return None
-    low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
-    first, last = losses[0][0], losses[-1][0]
-
-    def place(step: int, loss: float) -> str:
-        x = MARGIN + (step - first) / max(last - first, 1) * (WIDTH - 2 * MARGIN)
-        y = MARGIN + (high - loss) / max(high - low, 1e-9) * (HEIGHT - 2 * MARGIN)
-        return f"{x:.1f},{y:.1f}"
-
-    points = " ".join(place(step, loss) for step, loss in losses)
-    return {"points": points, "low": low, "high": high, "first": first, "last": last, "width": WIDTH, "height": HEIGHT}
-
-
-@login_required
-@require_POST
-def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Cancel or resume."""
-    if verb not in ("cancel", "resume"):
-        raise Http404
-    shown = one(request, TrainingRun.objects.select_related("project"), pk=pk)
-    require_scope(request, shown.project, Scope.TRAIN)
-    getattr(shown, verb)(by=actor_of(request))
-    messages.success(request, f"The run is {shown.status}.")
-    return redirect("training-run", pk=pk)
 
 
 @login_required

@@ -62,3 +62,12 @@ def listed(value: Any) -> str:
     """A list with commas, anything else as it is, words without underscores."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if isinstance(value, list) else text.replace("_", " ")
+
+
+@register.filter
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -42,6 +42,7 @@ NEEDS = {
     "api:approval-approve POST": APPROVE, "api:approval-reject POST": APPROVE, "api:approval-review POST": APPROVE,
     "api:dataset-list POST": TRAIN, "api:rank-analysis-list POST": TRAIN, "api:rank-analysis-cancel POST": TRAIN,
     "api:rank-analysis-reallocate POST": READ, "api:training-run-list POST": TRAIN,
+    "api:training-run-clone POST": TRAIN, "api:training-run-preflight POST": TRAIN,
     "api:estimate-list POST": READ, "api:advisor-list POST": READ,
     "api:training-run-cancel POST": TRAIN, "api:training-run-resume POST": TRAIN,
     "promote POST": OPERATE, "move-alias POST": OPERATE, "move-rollout POST": OPERATE, "ask-approval POST": OPERATE,
@@ -136,6 +137,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:rank-analysis-list": {"project": "eu", "base_model": "tiny", "dataset": dataset,
                                    "budget": {"uniform_rank": 4}},
         "api:training-run-list": {"project": "eu", "adapter": "dora", "dataset": dataset},
+        "api:training-run-preflight": {"project": "eu", "adapter": "dora", "dataset": dataset},
     }  # fmt: skip
     return bodies.get(name, {"reason": "x"})
 

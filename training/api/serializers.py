@@ -115,7 +115,7 @@ class TrainingRunSerializer(JobSerializer):
     class Meta(JobSerializer.Meta):
         model = TrainingRun
         fields = [
-            *JobSerializer.Meta.fields, "adapter", "method", "rank_analysis", "budget", "start_values",
+            *JobSerializer.Meta.fields, "adapter", "method", "priority", "rank_analysis", "budget", "start_values",
             "hyperparameters", "version", "loss_before", "loss_after",
         ]  # fmt: skip
 
@@ -132,6 +132,20 @@ class NewTrainingRunSerializer(serializers.Serializer):
         required=False, allow_null=True, help_text="Begin with the analysis' start values; None: where it has them."
     )
     hyperparameters = serializers.DictField(required=False, default=dict)
+    priority = serializers.IntegerField(default=0, min_value=-100, max_value=100)
+    anyway = serializers.BooleanField(default=False, help_text="Queue it although the preflight says it will not fit.")
+
+
+class CloneSerializer(serializers.Serializer):
+    """What the copy changes; the rest is as it was."""
+
+    adapter = serializers.SlugField(required=False)
+    dataset = serializers.IntegerField(required=False)
+    method = serializers.ChoiceField(TrainingRun.Method.choices, required=False)
+    rank_analysis = serializers.UUIDField(required=False, allow_null=True)
+    hyperparameters = serializers.DictField(required=False)
+    priority = serializers.IntegerField(required=False, min_value=-100, max_value=100)
+    anyway = serializers.BooleanField(default=False)
 
 
 class RunMetricSerializer(serializers.ModelSerializer):

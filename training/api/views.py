@@ -5,23 +5,29 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
+from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins
 from rest_framework.decorators import action
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Project, Scope
+from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.views import ProjectViewSet
-from registry.models import Adapter, AdapterVersion
+from registry.models import AdapterVersion
+from training import asked, preflight
+from training.api import events
 from training.api import serializers as shapes
+from training.asked import of_project
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 from training.models.dataset import BrokenLines
 
@@ -32,15 +38,6 @@ class Reading(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
 
 class ByCreation(NewestFirst):
     ordering = "-created_at"
-
-
-def of_project(model: Any, project: Project, field: str, **identity: Any) -> Any:
-    """A thing of the project that a body names. Raises Invalid naming the field."""
-    thing = model.objects.filter(project=project, **identity).first()
-    if thing is None:
-        value = next(iter(identity.values()))
-        raise Invalid(f"There is no {field} {value!s} in {project}.", field=field, code=f"unknown_{field}")
-    return thing
 
 
 class DatasetViewSet(Reading):
@@ -130,8 +127,8 @@ class TrainingRunViewSet(Reading):
     serializer_class = shapes.TrainingRunSerializer
     pagination_class = ByCreation
     scopes = {
-        **dict.fromkeys(("create", "cancel", "resume"), Scope.TRAIN),
-        **dict.fromkeys(("metrics", "logs"), Scope.READ),
+        **dict.fromkeys(("create", "cancel", "resume", "clone", "preflight"), Scope.TRAIN),
+        **dict.fromkeys(("metrics", "logs", "events", "compare"), Scope.READ),
     }
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})
@@ -139,21 +136,54 @@ class TrainingRunViewSet(Reading):
         """Queue a run."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
-        adapter = of_project(Adapter, project, "adapter", slug=fields["adapter"])
-        if fields.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
-            raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
-        analysis = fields.get("rank_analysis")
-        run = TrainingRun.launch(
-            adapter=adapter,
-            dataset=of_project(Dataset, project, "dataset", pk=fields["dataset"]),
-            rank_analysis=analysis and of_project(RankAnalysis, project, "rank_analysis", pk=analysis),
-            budget=dict(fields["budget"]) if fields.get("budget") else None,
-            start_values=fields.get("start_values"),
-            hyperparameters=fields["hyperparameters"],
-            method=fields["method"],
-            by=actor_of(request),
-        )
+        run = TrainingRun.launch(by=actor_of(request), anyway=fields["anyway"], **asked.arguments(fields, project))
         return self.write(run, 202)
+
+    @extend_schema(request=shapes.NewTrainingRunSerializer, responses={200: OpenApiTypes.OBJECT})
+    @action(detail=False, methods=["post"], pagination_class=None)
+    def preflight(self, request: Request) -> Response:
+        """Memory, time, disk and queue of a run that is not queued."""
+        fields = self.read(shapes.NewTrainingRunSerializer)
+        project = named_project(request, fields["project"], Scope.TRAIN)
+        return Response(preflight.look(TrainingRun.planned(by=actor_of(request), **asked.arguments(fields, project))))
+
+    @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
+    @action(detail=True, methods=["post"])
+    def clone(self, request: Request, pk: str) -> Response:
+        """Queue the same run again, with what the body changes."""
+        run = self.get_object()
+        fields = dict(self.read(shapes.CloneSerializer))
+        anyway = fields.pop("anyway")
+        chosen = {**run.hyperparameters, **fields.pop("hyperparameters", {})}
+        body = {**asked.body_of(run), **fields, "hyperparameters": chosen}
+        return self.write(
+            TrainingRun.launch(by=actor_of(request), anyway=anyway, **asked.arguments(body, run.project)), 202
+        )
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT}, parameters=[OpenApiParameter("to", OpenApiTypes.UUID)])
+    @action(detail=True, pagination_class=None)
+    def compare(self, request: Request, pk: str) -> Response:
+        """What this run and the one named by `to` were asked for differently."""
+        run = self.get_object()
+        try:
+            other = self.get_queryset().filter(pk=UUID(request.GET.get("to", ""))).first()
+        except ValueError:
+            other = None
+        if other is None:
+            raise Invalid("Name the other run: ?to=<its id>.", field="to", code="unknown_run")
+        return Response({"differences": asked.differences(run, other)})
+
+    @extend_schema(
+        responses={200: OpenApiTypes.OBJECT},
+        parameters=[OpenApiParameter("after", int), OpenApiParameter("log_from", int)],
+    )
+    @action(detail=True, pagination_class=None, renderer_classes=[JSONRenderer, events.EventStream])
+    def events(self, request: Request, pk: str) -> HttpResponseBase:
+        """What is new after a step and a byte of the log; with Accept: text/event-stream, as it happens."""
+        run, place = self.get_object(), events.place_of(request)
+        if request.accepted_renderer.media_type == events.EventStream.media_type:
+            return events.stream_of(run, place)
+        return Response(events.look(run, place))
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
+from training.recipes.memory import peak_memory
 from training.recipes.processes import anyone
 from training.recipes.program import Cancel
 from training.tars.events import Events
@@ -47,7 +48,8 @@ class Reporter(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         known = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
-        self.events.write("metrics", step=state.global_step, **known, tokens_per_second=self.pace(args, state))
+        pace, memory = self.pace(args, state), peak_memory()
+        self.events.write("metrics", step=state.global_step, **known, tokens_per_second=pace, memory_bytes=memory)
 
     def pace(self, args: Any, state: Any) -> float:
         """Tokens a second since this attempt began."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.recipes import run_file
+from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Run
 from training.tars.boundary import guarded
 from training.tars.events import Events
@@ -36,11 +37,14 @@ class Cancel:
 
 
 class RunEvents(Events):
-    """Of several processes the first one speaks; an error is told by whoever meets it."""
+    """Of several processes the first one speaks; an error is told by whoever meets it, with the run's own figures."""
 
     silent = False
+    run: Run | None = None
 
     def write(self, kind: str, **fields: Any) -> None:
+        if self.run and fields.get("code") == "gpu_oom":
+            fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
         if kind == "error" or not self.silent:
             super().write(kind, **fields)
 
@@ -55,6 +59,7 @@ def program(arguments: list[str], train: Train) -> int:
     def work() -> None:
         record = run_file.read_record(Path(arguments[0]))
         events.path = run_file.path_in(record, "events")
-        train(Run.read(record), events, cancel)
+        events.run = Run.read(record)
+        train(events.run, events, cancel)
 
     return guarded(events, work)

@@ -1,0 +1,163 @@
+"""A run by REST, by file and by page: cloned, compared, listened to."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import CommandError, call_command
+from django.test import AsyncClient, Client
+from django.urls import reverse
+
+from adapterhub.accounts.models import User
+from registry.models import Adapter
+from training import asked
+from training.curves import MOST_POINTS, curves
+from training.models import Dataset, RunMetric, TrainingRun
+
+
+@pytest.fixture
+def run(db: None, dataset: Dataset, adapter: Adapter, alice: User) -> TrainingRun:
+    return TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={"steps": 5}, by=alice.as_actor())
+
+
+@pytest.fixture
+def signed_in(client: Client, alice: User) -> Client:
+    client.force_login(alice)
+    return client
+
+
+def post(client: Client, url: str, **body: Any) -> Any:
+    return client.post(url, body, content_type="application/json")
+
+
+def test_a_clone_differs_only_in_what_was_changed(signed_in: Client, run: TrainingRun) -> None:
+    answer = post(signed_in, reverse("api:training-run-clone", args=[run.pk]), hyperparameters={"steps": 9}, priority=2)
+    assert answer.status_code == 202
+    url = reverse("api:training-run-compare", args=[run.pk])
+    assert signed_in.get(url, {"to": answer.json()["id"]}).json()["differences"] == [
+        {"name": "priority", "this": 0, "other": 2},
+        {"name": "hyperparameters.steps", "this": 5, "other": 9},
+    ]
+    assert signed_in.get(url, {"to": "junk"}).json()["errors"][0]["field"] == "to"
+    refused = post(signed_in, reverse("api:training-run-clone", args=[run.pk]), dataset=10**6)
+    assert refused.json()["errors"][0]["field"] == "dataset"
+    assert TrainingRun.objects.count() == 2
+
+
+def test_the_page_of_a_clone_stands_filled_in_and_two_runs_stand_beside_each_other(
+    signed_in: Client, run: TrainingRun
+) -> None:
+    page = signed_in.get(reverse("new-training-run"), {"clone": run.pk}).content.decode()
+    assert 'name="steps" value="5"' in page
+    assert signed_in.get(reverse("new-training-run"), {"clone": "junk"}).status_code == 404
+    compare = reverse("compare-training-runs", args=[run.pk])
+    assert b"asked for with the same words" in signed_in.get(compare).content
+    assert signed_in.get(compare, {"to": "junk"}).status_code == 404
+
+
+def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
+    signed_in: Client, run: TrainingRun, tmp_path: Path, alice: User
+) -> None:
+    form = {**run.hyperparameters, "adapter": run.adapter_id, "dataset": run.dataset_id, "method": "dora",
+            "many_adapters": "on", "check": "1"}  # fmt: skip
+    page = signed_in.post(reverse("new-training-run"), form)
+    assert page.status_code == 200
+    assert TrainingRun.objects.count() == 1
+    preflight = page.context["preflight"]
+    assert (preflight["memory"]["verdict"], preflight["queue"]["ahead"]) == ("unknown", 1)
+    assert [row["method"] for row in page.context["advice"]["methods"]]
+    part = signed_in.post(reverse("new-training-run"), form, headers={"HX-Request": "true"}).content
+    assert b"What would change it" in part
+    assert b"<h1>" not in part
+
+    file = tmp_path / "run.yaml"
+    file.write_text(page.context["twins"]["yaml"])
+    call_command("train", str(file), user="alice", stdout=io.StringIO())
+    by_file = TrainingRun.objects.first()
+    words = shlex.split(page.context["twins"]["curl"])
+    answer = signed_in.post("/api/v1/training-runs/", words[words.index("-d") + 1], content_type="application/json")
+    by_curl = TrainingRun.objects.get(pk=answer.json()["id"])
+    assert asked.differences(by_file, by_curl) == []
+    assert by_file.method == "dora"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"dataset": 10**6}, "dataset: There is no dataset"), ({"method": "magic"}, "method: "),
+     ({"project": "nowhere"}, "project: "), ({"hyperparameters": {"rank": 0}}, "hyperparameters.rank: ")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_run_is_refused_by_field(
+    run: TrainingRun, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({**asked.body_of(run), **change}))
+    with pytest.raises(CommandError, match=said):
+        call_command("train", str(file), user="alice")
+
+
+def test_a_file_is_run_for_those_who_may_train(run: TrainingRun, tmp_path: Path, bob: User) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(asked.body_of(run)))
+    with pytest.raises(CommandError, match="this needs scope 'train' in project eu"):
+        call_command("train", str(file), user="bob")
+
+
+def test_a_preflight_stores_nothing(signed_in: Client, run: TrainingRun) -> None:
+    answer = post(signed_in, reverse("api:training-run-preflight"), **asked.body_of(run))
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"memory", "time", "disk", "queue"}
+    assert TrainingRun.objects.count() == 1
+
+
+def log(run: TrainingRun, *steps: int) -> None:
+    for step in steps:
+        RunMetric.objects.create(run=run, step=step, values={"loss": 3.0 / step, "memory_bytes": 2e9})
+
+
+def test_who_polls_gets_only_what_is_new(signed_in: Client, run: TrainingRun) -> None:
+    log(run, 1, 2, 3)
+    run.folder.mkdir(parents=True)
+    (run.folder / "log.txt").write_text("one\ntwo\n")
+    url = reverse("api:training-run-events", args=[run.pk])
+    first = signed_in.get(url, {"after": 1}).json()
+    assert [row["step"] for row in first["metrics"]] == [2, 3]
+    assert (first["log"], first["after"], first["log_from"], first["ended"]) == ("one\ntwo\n", 3, 8, False)
+    again = signed_in.get(url, {"after": 3, "log_from": 8}).json()
+    assert (again["metrics"], again["log"]) == ([], "")
+    assert signed_in.get(url, {"after": "last"}).json()["errors"][0]["field"] == "after"
+
+
+async def heard(url: str, alice: User, last: str) -> str:
+    client = AsyncClient()
+    await client.aforce_login(alice)
+    answer = await client.get(url, headers={"Accept": "text/event-stream", "Last-Event-ID": last})
+    assert answer["Content-Type"].startswith("text/event-stream")
+    return b"".join([part async for part in answer.streaming_content]).decode()
+
+
+def test_who_listens_hears_the_rest_and_the_end(
+    fresh_database: str, dataset: Dataset, adapter: Adapter, alice: User
+) -> None:
+    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    log(run, 1, 2, 3)
+    run.cancel(by=alice.as_actor())
+    text = asyncio.run(heard(reverse("api:training-run-events", args=[run.pk]), alice, "2:0"))
+    look, end = text.strip().split("\n\n")
+    assert look.startswith("id: 3:0\nevent: look\n")
+    assert [row["step"] for row in json.loads(look.partition("data: ")[2])["metrics"]] == [3]
+    assert end == "event: end\ndata: {}"
+
+
+def test_a_long_run_draws_few_points_and_keeps_its_last() -> None:
+    rows = [(step, {"loss": 1 / step, "memory_bytes": 5e9}) for step in range(1, 10_001)]
+    drawn = {curve["name"]: curve for curve in curves(rows)}
+    assert set(drawn) == {"loss", "memory_bytes"}
+    assert len(drawn["loss"]["points"].split()) <= MOST_POINTS + 1
+    assert (drawn["loss"]["last"], drawn["memory_bytes"]["now"]) == (10_000, "5")

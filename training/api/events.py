@@ -1,0 +1,114 @@
+"""A run as it goes on: one look for those who poll, a stream of looks for those who listen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connection
+from django.http import StreamingHttpResponse
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+
+from adapterhub.api.errors import Invalid
+from training.models import TrainingRun
+
+LOOK_S = 1.0
+SILENCE_S = 15.0
+# After it the listener comes back by itself, and is asked for its rights again.
+STREAM_S = 600.0
+LOG_BYTES = 64_000
+STEPS = 5_000
+
+
+class EventStream(BaseRenderer):
+    """Names the media type, so that a listener may ask for it; the stream renders itself."""
+
+    media_type = "text/event-stream"
+    format = "events"
+
+    def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
+        """An error's body, for a listener that was refused."""
+        return json.dumps(data).encode()
+
+
+Place = tuple[int, int]
+
+
+def place_of(request: Request) -> Place:
+    """(last step seen, bytes of the log seen): from the query, or from what a listener heard last. Raises Invalid."""
+    heard = request.headers.get("Last-Event-ID", "")
+    words = heard.split(":") if heard else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
+    if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 for word in words):
+        raise Invalid("after and log_from are whole numbers: a step, and bytes of the log.", field="after")
+    return int(words[0]), int(words[1])
+
+
+def look(run: TrainingRun, place: Place) -> dict[str, Any]:
+    """State, progress, the steps after `place`, and what the log has grown by."""
+    step, position = place
+    steps = list(run.metrics.filter(step__gt=step).values("step", "values")[:STEPS])
+    text, position = log_from(run, position)
+    return {
+        "status": run.status,
+        "reason": run.reason,
+        "message": run.message,
+        "progress": run.progress,
+        "metrics": steps,
+        "log": text,
+        "after": steps[-1]["step"] if steps else step,
+        "log_from": position,
+        "ended": not run.is_active and len(steps) < STEPS,
+    }
+
+
+def log_from(run: TrainingRun, position: int) -> tuple[str, int]:
+    """What the child wrote from this byte on, and where that ends. At most LOG_BYTES, the rest comes next."""
+    path = run.folder / "log.txt"
+    if not path.is_file():
+        return "", position
+    with path.open("rb") as stream:
+        stream.seek(position)
+        found = stream.read(LOG_BYTES)
+    return found.decode(errors="replace"), position + len(found)
+
+
+def stream_of(run: TrainingRun, place: Place) -> StreamingHttpResponse:
+    """Server-sent events, for a listener behind a proxy too."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingHttpResponse(stream(run.pk, place), content_type="text/event-stream", headers=headers)
+
+
+async def stream(pk: Any, place: Place) -> AsyncIterator[str]:
+    """An event whenever something changed, a comment when nothing did for a while, `end` with the run."""
+    began = spoke = time.monotonic()
+    before: dict[str, Any] = {}
+    while time.monotonic() - began < STREAM_S:
+        found = await sync_to_async(looked)(pk, place)
+        place = (found["after"], found["log_from"])
+        if found["metrics"] or found["log"] or told(found) != before:
+            before, spoke = told(found), time.monotonic()
+            yield f"id: {place[0]}:{place[1]}\nevent: look\ndata: {json.dumps(found)}\n\n"
+        elif time.monotonic() - spoke > SILENCE_S:
+            spoke = time.monotonic()
+            yield ": still here\n\n"
+        if found["ended"] and not found["log"]:
+            yield "event: end\ndata: {}\n\n"
+            return
+        await asyncio.sleep(LOOK_S)
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("status", "progress", "message")}
+
+
+def looked(pk: Any, place: Place) -> dict[str, Any]:
+    """A look on a connection of its own: a listener must not hold one for hours."""
+    try:
+        return look(TrainingRun.objects.get(pk=pk), place)
+    finally:
+        connection.close()

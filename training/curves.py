@@ -1,0 +1,49 @@
+"""Logged steps as curves: points of an SVG, so that a page shows them without JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+WIDTH, HEIGHT, MARGIN = 640, 220, 44
+MOST_POINTS = 600
+# What a run logs, in the order of the page, and how people read it.
+NAMES = {
+    "loss": "Training loss",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "tokens_per_second": "Tokens a second",
+    "memory_bytes": "Peak memory in GB",
+}
+Rows = Sequence[tuple[int, dict[str, Any]]]
+
+
+def curves(rows: Rows) -> list[dict[str, Any]]:
+    """A curve for everything that was logged at two steps or more; the loss comes first."""
+    found = [curve(rows, name) for name in NAMES]
+    return [each for each in found if each]
+
+
+def curve(rows: Rows, name: str) -> dict[str, Any] | None:
+    """Points of one quantity for an SVG of WIDTH x HEIGHT; None before there are two."""
+    scale = 1e-9 if name == "memory_bytes" else 1
+    known = thinned([(step, values[name] * scale) for step, values in rows if values.get(name) is not None])
+    if len(known) < 2:
+        return None
+    low, high = min(value for _, value in known), max(value for _, value in known)
+    first, last = known[0][0], known[-1][0]
+
+    def place(step: int, value: float) -> str:
+        x = MARGIN + (step - first) / max(last - first, 1) * (WIDTH - 2 * MARGIN)
+        y = MARGIN + (high - value) / max(high - low, 1e-12) * (HEIGHT - 2 * MARGIN)
+        return f"{x:.1f},{y:.1f}"
+
+    points = " ".join(place(step, value) for step, value in known)
+    return {"name": name, "title": NAMES[name], "points": points, "low": f"{low:.3g}", "high": f"{high:.3g}",
+            "first": first, "last": last, "now": f"{known[-1][1]:.4g}", "width": WIDTH, "height": HEIGHT}  # fmt: skip
+
+
+def thinned(known: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Every n-th step and the last one: a long run draws as fast as a short one."""
+    stride = -(-len(known) // MOST_POINTS)
+    return known[:-1:stride] + known[-1:] if stride > 1 else known

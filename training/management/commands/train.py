@@ -1,0 +1,57 @@
+"""`manage.py train run.yaml --user NAME`: queue the run that the file describes, as REST's body does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from adapterhub.accounts.models import ROLE_SCOPES, Project, Scope, User
+from adapterhub.api.errors import DomainError
+from training import asked
+from training.api.serializers import NewTrainingRunSerializer
+from training.models import TrainingRun
+
+
+class Command(BaseCommand):
+    help = "Queue the training run that a YAML or JSON file describes; prints its id."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path)
+        parser.add_argument("--user", required=True, help="Who asks for it; the audit trail names them.")
+
+    def handle(self, *args: Any, file: Path, user: str, **options: Any) -> None:
+        body = read(file)
+        person = User.objects.filter(username=user).first()
+        project = Project.objects.filter(slug=body["project"], archived_at=None).first()
+        if person is None or project is None:
+            raise CommandError(f"There is no user {user!r}." if person is None else "project: there is no such one.")
+        if not may_train(person, project):
+            raise CommandError(f"--user {user}: this needs scope 'train' in project {project}.")
+        try:
+            run = TrainingRun.launch(
+                by=person.as_actor("command"), anyway=body["anyway"], **asked.arguments(body, project)
+            )
+        except DomainError as error:
+            raise CommandError(f"{error.field}: {error.detail}") from None
+        self.stdout.write(str(run.pk))
+
+
+def may_train(person: User, project: Project) -> bool:
+    roles = [role for role, scopes in ROLE_SCOPES.items() if Scope.TRAIN in scopes]
+    return person.is_superuser or project.memberships.filter(user=person, role__in=roles).exists()
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The file's body, checked as REST checks it. Raises CommandError naming the field."""
+    try:
+        body = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise CommandError(f"{file} cannot be read: {error}") from None
+    serializer = NewTrainingRunSerializer(data=body)
+    if not serializer.is_valid():
+        field, errors = next(iter(serializer.errors.items()))
+        raise CommandError(f"{field}: {errors[0]}")
+    return serializer.validated_data

@@ -1,0 +1,36 @@
+"""What a training took of its device, and what to change when that was too much. No torch unless it is loaded."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+from training.recipes.run_file import Hyperparameters
+
+GB = 1e9
+
+
+def peak_memory() -> int:
+    """Bytes at the highest: of the GPU's memory that torch allocated, else of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def out_of_memory(chosen: Hyperparameters, method: str) -> str:
+    """What happened, with the figures of this run, and the nearest change that needs less."""
+    size = f"{chosen.batch_size} sequences of up to {chosen.max_length} tokens"
+    return f"Memory ran out at {peak_memory() / GB:.2f} GB with {size}. {advice(chosen, method)} Then clone the run."
+
+
+def advice(chosen: Hyperparameters, method: str) -> str:
+    """The change that costs least: half the batch at the same step, then recomputation, then length, then 4 bits."""
+    if chosen.batch_size > 1:
+        half, twice = chosen.batch_size // 2, chosen.gradient_accumulation * 2
+        return f"Set batch_size {half} and gradient_accumulation {twice}: the same step with less memory."
+    if not chosen.recompute:
+        return "Set recompute 1: activations are computed again, not kept."
+    if chosen.max_length > 512:
+        return f"Set max_length {chosen.max_length // 2}."
+    return "Take a smaller base model." if method == "qlora" else "Take method qlora: the base in 4 bits."

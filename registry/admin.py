@@ -33,6 +33,7 @@ for model in (
     models.Approval,
     models.Signature,
     models.Cluster,
+    models.Dossier,
     models.Replica,
 ):
     admin.site.register(model, ReadOnlyAdmin)

@@ -68,19 +68,23 @@ def folded(adapter: Adapter, given: Path) -> Path:
 
 def rewrite(stored: Path, target: Path, form: str, dtype: Dtype) -> Path:
     """Run the export in a child; `target` is a new folder beside its log."""
-    log = target.with_name("log.txt")
-    arguments = ["registry.export_child", form, dtype, str(stored), str(target)]
-    child = Child(arguments, target.with_name("events.jsonl"), log)
+    run_child("export", ["registry.export_child", form, dtype, str(stored), str(target)], target.parent)
+    return target
+
+
+def run_child(what: str, arguments: list[str], folder: Path) -> None:
+    """Run a child that writes its files in the folder. Raises Unavailable with the last line of its log."""
+    log = folder / "log.txt"
+    child = Child(arguments, folder / "events.jsonl", log)
     try:
         status = child.wait(EXPORT_S)
     finally:
         child.kill()
     if status is None:
-        raise Unavailable(f"The export took over {EXPORT_S} s and was stopped: try again.", code="export_failed")
+        raise Unavailable(f"The {what} took over {EXPORT_S} s and was stopped: try again.", code=f"{what}_failed")
     if status:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
-        raise Unavailable(f"The export failed: {lines[-1][:300]}", code="export_failed")
-    return target
+        raise Unavailable(f"The {what} failed: {lines[-1][:300]}", code=f"{what}_failed")
 
 
 def zipped(folder: Path) -> IO[bytes]:

@@ -9,6 +9,12 @@ from django import forms
 from registry.models import AdapterVersion, Alias
 
 
+class AtForm(forms.Form):
+    """A time, in the installation's zone where it names none."""
+
+    at = forms.DateTimeField()
+
+
 class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Kept in the audit trail.")
 

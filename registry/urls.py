@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from registry import approval_pages, views
+from registry import approval_pages, evidence_pages, views
 
 urlpatterns = [
     path("", views.overview, name="overview"),
@@ -10,6 +10,10 @@ urlpatterns = [
     path("adapters/<slug:slug>/", views.adapter, name="adapter"),
     path("adapters/<slug:slug>/v<int:number>/", views.version, name="version"),
     path("adapters/<slug:slug>/v<int:number>/promote/", views.promote, name="promote"),
+    path("adapters/<slug:slug>/v<int:number>/compare/", evidence_pages.compare_versions, name="compare"),
+    path("adapters/<slug:slug>/v<int:number>/dossier/", evidence_pages.show_dossier, name="dossier"),
+    path("adapters/<slug:slug>/v<int:number>/dossier/freeze/", evidence_pages.freeze_dossier, name="freeze-dossier"),
+    path("responses/", evidence_pages.answers, name="answers"),
     path("aliases/<slug:name>/", views.alias, name="alias"),
     path("aliases/<slug:name>/move/", views.move_alias, name="move-alias"),
     path("rollouts/", views.rollouts, name="rollouts"),

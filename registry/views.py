@@ -18,7 +18,7 @@ from adapterhub.api.pages import allowed, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.api.state import cluster_state
-from registry.forms import MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
+from registry.forms import AtForm, MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
 from registry.models import Adapter, AdapterVersion, Alias, Cluster, Replica, Rollout
 from registry.models.adapter import VersionStatus
 
@@ -78,6 +78,8 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "less": max(1, shown.max_rank // 2),
         "events": AuditEvent.objects.about(shown),
         "heat": heat_map(shown.ranks),
+        "verdicts": shown.verdicts(),
+        "others": shown.adapter.versions.exclude(pk=shown.pk)[:PAGE],
     }
     return render(request, "registry/version.html", context)
 
@@ -120,7 +122,12 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
     shown = find_alias(request, name)
     rollouts = list(shown.rollouts.select_related("stable__adapter", "candidate__adapter")[:PAGE])
     initial = {"version": request.GET.get("version"), "expected": shown.version_id}
+    moment = AtForm(request.GET)
+    at = moment.cleaned_data["at"] if moment.is_valid() else None
     context = {
+        "at": at,
+        "at_text": request.GET.get("at", ""),
+        "served_then": shown.served_at(at) if at else None,
         "alias": shown,
         "moves": shown.moves.select_related("version__adapter")[:PAGE],
         "rollouts": rollouts,

@@ -44,6 +44,7 @@ class Tag(StrEnum):
     VERSION_PUBLISHED = "adapter_version:published"
     VERSION_CHECKED = "adapter_version:checked"
     VERSION_REJECTED = "adapter_version:rejected"
+    DOSSIER_FROZEN = "adapter_version:dossier_frozen"
     VERSION_ARCHIVED = "adapter_version:archived"
     CLUSTER_CREATED = "cluster:created"
     REPLICA_ADDED = "replica:added"

@@ -9,9 +9,12 @@ from django import template
 register = template.Library()
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "follow the plan", "fits"}),
-    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "will not fit"}),
-    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "sample too small", "tight"}),
+    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "serves", "follow the plan", "fits"}),
+    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit"}),
+    "busy": (
+        "↻",
+        {"queued", "running", "stopping", "checking", "loading", "sample too small", "tight", "serves after export"},
+    ),
     "still": ("■", {"cancelled", "archived", "paused", "rolled back"}),
 }
 
@@ -37,6 +40,16 @@ def badge(word: object) -> dict[str, str]:
 def short(digest: str) -> str:
     """The first 12 characters of a digest."""
     return digest[:12]
+
+
+@register.filter
+def is_mapping(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+@register.filter
+def is_sequence(value: object) -> bool:
+    return isinstance(value, list)
 
 
 @register.filter

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from registry.lineage import approvals_of
 from registry.models import Adapter, AdapterVersion, Alias, AliasMove, BaseModel, Cluster, Replica, Response, Rollout
 
 
@@ -192,8 +193,15 @@ class WeightSerializer(TransitionSerializer):
 
 class ResponseSerializer(serializers.ModelSerializer):
     version = slug_of("served_name")
+    digest = serializers.CharField(source="version.digest")
     alias = serializers.CharField(source="alias_name")
+    approvals = serializers.SerializerMethodField(help_text="Those that stand behind the version on this alias.")
 
     class Meta:
         model = Response
-        fields = ["id", "version", "arm", "alias", "at", "status", "total_ms", "completion_tokens"]
+        fields = [
+            "id", "version", "digest", "arm", "alias", "at", "status", "total_ms", "completion_tokens", "approvals",
+        ]  # fmt: skip
+
+    def get_approvals(self, response: Response) -> list[str]:
+        return [str(approval.pk) for approval in approvals_of(response.version, response.alias_name)]

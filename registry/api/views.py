@@ -28,6 +28,8 @@ from adapterhub.api.permissions import actor_of, named_project, projects_of
 from adapterhub.api.views import ProjectViewSet
 from registry import exports, models
 from registry.api import serializers as shapes
+from registry.api.evidence import SCOPES as EVIDENCE
+from registry.api.evidence import VersionEvidence
 from registry.api.state import cluster_state
 
 
@@ -104,7 +106,7 @@ class AdapterViewSet(Reading):
         return self.write(adapter)
 
 
-class VersionViewSet(Reading):
+class VersionViewSet(Reading, VersionEvidence):
     """Immutable versions of one adapter."""
 
     queryset = models.AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
@@ -112,7 +114,9 @@ class VersionViewSet(Reading):
     project_path = "adapter__project"
     lookup_field = "number"
     lookup_value_regex = r"\d+"
-    scopes = {"create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ}
+    scopes = {
+        "create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ, **EVIDENCE
+    }  # fmt: skip
 
     def get_queryset(self) -> Any:
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))

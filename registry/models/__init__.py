@@ -3,6 +3,7 @@ from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.cluster import Cluster, Replica
+from registry.models.dossier import Dossier
 from registry.models.response import Response
 from registry.models.rollout import Rollout, RolloutStatus
 
@@ -17,6 +18,7 @@ __all__ = [
     "BaseModel",
     "BaseModelStatus",
     "Cluster",
+    "Dossier",
     "Replica",
     "Response",
     "Rollout",

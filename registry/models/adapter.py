@@ -18,6 +18,7 @@ from adapterhub.api.errors import Conflict, Invalid, InvalidTransition
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from registry.compatibility import Traits, Verdict, verdicts
 from registry.finiteness import fault_in
 from registry.manifest import WEIGHTS, Manifest, refused
 from registry.models.base_model import BaseModel
@@ -262,6 +263,10 @@ class AdapterVersion(models.Model):
                 field="version",
                 code="rank_too_high",
             )
+
+    def verdicts(self) -> list[Verdict]:
+        """Every engine's answer to this version; none for one from before configurations were kept."""
+        return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
     def served_folder(self) -> Path:
         """A verified local copy at a path of its own; replicas load from there."""

@@ -33,7 +33,7 @@ NEEDS = {
     "api:audit-event-list GET": AUDIT, "api:audit-event-detail GET": AUDIT, "api:audit-verify GET": AUDIT,
     "api:audit-export GET": AUDIT, "audit GET": AUDIT,
     "api:adapter-list POST": PUBLISH, "api:adapter-detail PATCH": PUBLISH, "api:version-list POST": PUBLISH,
-    "api:version-archive POST": PUBLISH,
+    "api:version-archive POST": PUBLISH, "api:version-dossier POST": PUBLISH, "freeze-dossier POST": PUBLISH,
     "api:cluster-list POST": OPERATE, "api:replica-list POST": OPERATE, "api:alias-list POST": OPERATE,
     "api:alias-detail PATCH": OPERATE, "api:alias-move POST": OPERATE, "api:rollout-list POST": OPERATE,
     "api:rollout-pause POST": OPERATE, "api:rollout-resume POST": OPERATE, "api:rollout-promote POST": OPERATE,
@@ -223,7 +223,7 @@ def refuses_the_method(name: str, method: str) -> bool:
     return f"{name} POST" in NEEDS and method == "GET" and name in POST_ONLY
 
 
-POST_ONLY = {"promote", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
+POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
              "cancel-rank-analysis", "compress-version", "cancel-compression"}  # fmt: skip
 
 

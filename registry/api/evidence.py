@@ -1,0 +1,94 @@
+"""REST: what can be said about a version: where it runs, what it came from, how it differs, its dossier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.errors import Invalid
+from adapterhub.api.permissions import actor_of
+from adapterhub.api.views import ProjectViewSet
+from registry.comparison import compare
+from registry.dossier import dossier
+from registry.lineage import lineage
+from registry.models import AdapterVersion, Dossier
+
+SCOPES = {
+    "compatibility": Scope.READ, "lineage": Scope.READ, "compare": Scope.READ, "dossier": Scope.READ,
+    "freeze": Scope.PUBLISH, "dossiers": Scope.READ,
+}  # fmt: skip
+
+
+class EngineVerdictSerializer(serializers.Serializer):
+    engine = serializers.CharField()
+    outcome = serializers.CharField(help_text="serves, serves_after_export or cannot")
+    reason = serializers.CharField()
+
+
+class DossierSerializer(serializers.ModelSerializer):
+    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+
+    class Meta:
+        model = Dossier
+        fields = ["id", "version", "digest", "signature", "created_at", "content"]
+
+
+class VersionEvidence(ProjectViewSet):
+    """The reading part of a version."""
+
+    @extend_schema(responses=EngineVerdictSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def compatibility(self, request: Request, slug: str, number: str) -> Response:
+        """Each engine's answer: serves, serves after the portable export, or cannot, and why."""
+        return Response(EngineVerdictSerializer(self.get_object().verdicts(), many=True).data)
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def lineage(self, request: Request, slug: str, number: str) -> Response:
+        """The graph from dataset and analysis to approvals, rollouts and answers."""
+        return Response(lineage(self.get_object()))
+
+    @extend_schema(
+        parameters=[OpenApiParameter("to", int, required=True, description="Number of the other version.")],
+        responses=OpenApiTypes.OBJECT,
+    )
+    @action(detail=True)
+    def compare(self, request: Request, slug: str, number: str) -> Response:
+        """Configuration, ranks, metrics, size, and the cosine distance of the updates of every module."""
+        version = self.get_object()
+        return Response(compare(version, other_version(version, request.query_params.get("to", ""))))
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def dossier(self, request: Request, slug: str, number: str) -> Response:
+        """The technical dossier as of now."""
+        return Response(dossier(self.get_object()))
+
+    @extend_schema(request=None, responses={201: DossierSerializer})
+    @dossier.mapping.post
+    def freeze(self, request: Request, slug: str, number: str) -> Response:
+        """Keep the dossier as it is now, signed."""
+        version = self.get_object()
+        kept = Dossier.freeze(version, dossier(version), by=actor_of(request))
+        return Response(DossierSerializer(kept).data, 201)
+
+    @extend_schema(responses=DossierSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def dossiers(self, request: Request, slug: str, number: str) -> Response:
+        """The frozen ones, newest first."""
+        return Response(DossierSerializer(self.get_object().dossiers.select_related("version"), many=True).data)
+
+
+def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
+    """Another version of the same adapter. Raises Invalid."""
+    found = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
+    if found is None:
+        raise Invalid(f"{version.adapter} has no version {str(number)[:20]!r}: name one by its number.", field="to")
+    return found

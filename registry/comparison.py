@@ -1,0 +1,51 @@
+"""Two versions side by side: what they say, how large they are, and how far their updates are apart."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from registry.exports import fetched, run_child
+from registry.models import AdapterVersion
+
+FACTS = ("method", "base_digest", "max_rank", "parameters", "size_bytes")
+
+
+def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
+    """What differs; `updates` has a row for each module. Raises Unavailable when the files cannot be read."""
+    return {
+        "from": one.served_name,
+        "to": other.served_name,
+        "facts": changes({name: getattr(one, name) for name in FACTS}, {name: getattr(other, name) for name in FACTS}),
+        "config": changes(one.config, other.config),
+        "metrics": changes(figures(one.metrics), figures(other.metrics)),
+        "ranks": changes(one.ranks, other.ranks),
+        "updates": updates(one, other),
+    }
+
+
+def changes(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every name of either side with both values, in the order of names, and whether they are equal."""
+    return [
+        {"name": name, "from": one.get(name), "to": other.get(name), "same": one.get(name) == other.get(name)}
+        for name in sorted(one.keys() | other.keys())
+    ]
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
+
+
+def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
+    """Norms and cosine distance of the weight updates, module by module, from a child."""
+    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
+        folder = Path(scratch)
+        places = [str(fetched(version, folder / name)) for version, name in ((one, "from"), (other, "to"))]
+        run_child("comparison", ["registry.compare_child", *places, str(folder / "out.json")], folder)
+        rows: list[dict[str, Any]] = json.loads((folder / "out.json").read_bytes())
+    return rows

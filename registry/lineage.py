@@ -1,0 +1,53 @@
+"""What a version came from and what came of it, as a graph: from the dataset to the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry.models import AdapterVersion, AliasMove, Approval, Rollout
+
+Node = dict[str, Any]
+
+
+def lineage(version: AdapterVersion) -> dict[str, Any]:
+    """`nodes` are {id, kind, name, at}; `edges` are [from, to], in the direction of time."""
+    before, after = origins(version), consequences(version)
+    own = node("version", version.pk, version.served_name, version.created_at)
+    edges = [[item["id"], own["id"]] for item in before]
+    edges += [[own["id"], item["id"]] for item in after]
+    return {"nodes": [*before, own, *after], "edges": edges}
+
+
+def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
+    return {"id": f"{kind}:{key}", "kind": kind, "name": name, "at": at.isoformat() if at else None}
+
+
+def origins(version: AdapterVersion) -> list[Node]:
+    """Base model, dataset, rank analysis, run and the version it was compressed from, as they were recorded."""
+    base, told = version.adapter.base_model, version.lineage
+    found = [node("base_model", version.base_digest, f"{base.slug} {version.base_digest[:12]}")]
+    for kind, field in (("dataset", "dataset"), ("rank_analysis", "rank_analysis"), ("training_run", "run"),
+                        ("compression", "compression")):  # fmt: skip
+        if told.get(field):
+            found.append(node(kind, told[field], str(told[field])[:12]))
+    if source := told.get("compressed_from"):
+        found.append(node("version", source["digest"], source["served_name"]))
+    return found
+
+
+def consequences(version: AdapterVersion) -> list[Node]:
+    """Approvals, rollouts, what served it and when, and how many answers it gave."""
+    approvals = [node("approval", item.pk, f"{item.get_status_display()} for {item.alias}", item.created_at)
+                 for item in approvals_of(version)]  # fmt: skip
+    rollouts = [node("rollout", item.pk, f"{item.get_status_display()} on {item.alias}", item.created_at)
+                for item in Rollout.objects.filter(candidate=version).select_related("alias")]  # fmt: skip
+    moves = [node("alias_move", item.pk, item.alias.name, item.at)
+             for item in AliasMove.objects.filter(version=version).select_related("alias")]  # fmt: skip
+    count = version.responses.count()
+    return [*approvals, *rollouts, *moves, *([node("answers", version.pk, f"{count} answers")] if count else [])]
+
+
+def approvals_of(version: AdapterVersion, alias_name: str = "") -> list[Approval]:
+    """The approvals that stand behind a version, or behind it on one alias."""
+    found = Approval.objects.filter(candidate=version).select_related("alias").prefetch_related("signatures")
+    return list(found.filter(alias__name=alias_name) if alias_name else found)

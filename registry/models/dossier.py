@@ -1,0 +1,50 @@
+"""Frozen dossiers: what was known of a version at one moment, kept as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import rfc8785
+from django.db import models, transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from registry.models.adapter import AdapterVersion
+from registry.signatures import sign
+
+
+class Dossier(models.Model):
+    """A version's dossier as it was at `created_at`; a trigger keeps the rows as they were written."""
+
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="dossiers")
+    content = models.JSONField()
+    digest = models.CharField(max_length=64)
+    signature = models.TextField()
+    created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"dossier of {self.version}, {self.digest[:12]}"
+
+    @property
+    def project(self) -> Project:
+        return self.version.project
+
+    @classmethod
+    def freeze(cls, version: AdapterVersion, content: dict[str, Any], *, by: Actor) -> Dossier:
+        """Keep this content, signed, with an event that names its digest (sha256 of its canonical JSON)."""
+        digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+        with transaction.atomic():
+            signature = sign({"dossier_of": version.served_name, "digest": digest})
+            kept = cls.objects.create(
+                version=version, content=content, digest=digest, signature=signature, created_by=by.user
+            )
+            AuditEvent.record(Tag.DOSSIER_FROZEN, version, by=by, project=version.project, after={"dossier": digest})
+        return kept

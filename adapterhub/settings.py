@@ -200,7 +200,11 @@ CELERY_TASK_IGNORE_RESULT = True
 # A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0.2}
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"training.tasks.*": {"queue": "gpu"}}
+CELERY_TASK_ROUTES = {
+    "training.tasks.check_dataset": {"queue": "default"},
+    "training.tasks.check_datasets": {"queue": "default"},
+    "training.tasks.*": {"queue": "gpu"},
+}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -213,6 +217,7 @@ CELERY_BEAT_SCHEDULE = {
     },
     "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},
     "check": {"task": "registry.tasks.check_versions", "schedule": 30.0, "options": {"expires": 60}},
+    "datasets": {"task": "training.tasks.check_datasets", "schedule": 30.0, "options": {"expires": 60}},
     "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
     "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": timedelta(hours=1)},
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},

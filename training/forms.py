@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -13,6 +14,8 @@ from registry.models import Adapter, BaseModel
 from training.analysis_settings import NAMES
 from training.hyperparameters import TABLE, Choice
 from training.models import Dataset, RankAnalysis, TrainingRun
+from training.row_files import FORMATS
+from training.rows import LineError
 from training.tars.presets import CHOICES
 
 # Hyper-parameters that most people choose; the rest stand closed in the form.
@@ -20,10 +23,29 @@ MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
 STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 
 
+class MappingField(forms.CharField):
+    """Pairs ours=theirs, parted by commas."""
+
+    def to_python(self, value: Any) -> dict[str, str]:
+        pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
+        if not all(sign and theirs.strip() for _, sign, theirs in pairs):
+            raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
+        return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
 class UploadForm(forms.Form):
     project = forms.ModelChoiceField(Project.objects.none())
     name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
-    file = forms.FileField(help_text="JSONL with prompt and completion, messages or text; or plain text.")
+    file = forms.FileField(help_text="Rows of prompt and completion, messages, or text; over 32 MB a worker checks it.")
+    format = forms.ChoiceField(
+        choices=[("", "by the end of the file's name"), *((form, form) for form in FORMATS)], required=False
+    )
+    mapping = MappingField(
+        required=False,
+        label="Columns",
+        help_text="Where the file's columns are called otherwise: prompt=question, completion=answer.",
+    )
+    broken: Sequence[LineError] = ()
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,7 +87,7 @@ class RunForm(forms.Form):
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["adapter"].queryset = Adapter.objects.live().filter(project__in=projects)
-        self.fields["dataset"].queryset = Dataset.objects.filter(project__in=projects)
+        self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
         planned = RankAnalysis.objects.filter(project__in=projects, status=JobStatus.SUCCEEDED)
         self.fields["rank_analysis"].queryset = planned.select_related("dataset")
         for name, entry in TABLE.items():
@@ -169,7 +191,7 @@ class AnalysisForm(forms.Form):
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["base_model"].queryset = BaseModel.objects.ready()
-        self.fields["dataset"].queryset = Dataset.objects.filter(project__in=projects)
+        self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
         for name, values in CHOICES.items():
             choices = [("", "the preset's"), *((value, value.replace("_", " ")) for value in values)]
             self.fields[name] = forms.ChoiceField(choices=choices, required=False)

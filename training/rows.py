@@ -1,17 +1,18 @@
-"""Rows of a dataset file: reading, checking and the deterministic split. No database, no torch."""
+"""Rows of a dataset: their one normal form, what is no row, and the deterministic split. No database, no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-MAX_ERRORS = 100
-MAX_LINE_BYTES = 4 * 2**20
+MAX_ROW_BYTES = 4 * 2**20
 EVAL_PERCENT = 10
+FORMS = (("prompt", "completion"), ("messages",), ("text",))
+COLUMNS = ("prompt", "completion", "messages", "text", "document")
+# ShareGPT's words for a message.
+SHARED_ROLES = {"human": "user", "gpt": "assistant"}
 
 Row = dict[str, Any]
 
@@ -26,100 +27,104 @@ class LineError:
     message: str
 
 
-@dataclass
-class Checked:
-    """What a file holds: its rows in the normal form and the lines that are none."""
-
-    rows: list[Row] = field(default_factory=list)
-    errors: list[LineError] = field(default_factory=list)
-    columns: set[str] = field(default_factory=set)
-
-
 class BadLine(ValueError):
     def __init__(self, column: str, code: str, message: str) -> None:
         super().__init__(message)
         self.column, self.code = column, code
 
 
-def check_file(path: Path, name: str) -> Checked:
-    """Read JSONL (`.jsonl`, `.json`) or plain text (paragraphs between empty lines)."""
-    if name.endswith((".jsonl", ".json")):
-        return check_lines(path)
-    paragraphs = path.read_text(errors="replace").split("\n\n")
-    return Checked([{"text": text.strip()} for text in paragraphs if text.strip()], [], {"text"})
-
-
-def check_lines(path: Path) -> Checked:
-    checked = Checked()
-    for number, raw in numbered_lines(path):
-        try:
-            row = parse_row(raw)
-        except BadLine as error:
-            if len(checked.errors) < MAX_ERRORS:
-                checked.errors.append(LineError(number, error.column, error.code, str(error)))
-        else:
-            checked.rows.append(row)
-            checked.columns |= set(row)
-    return checked
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not empty, with their numbers; a line over the cap is cut, so that memory stays flat."""
-    with path.open("rb") as stream:
-        number = 0
-        while raw := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            while len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                rest = stream.readline(MAX_LINE_BYTES)
-                if not rest or rest.endswith(b"\n"):
-                    break
-            if raw.strip():
-                yield number, raw
-
-
 def parse_row(raw: bytes) -> Row:
     """One JSON object in one of the three forms. Raises BadLine."""
-    if len(raw) > MAX_LINE_BYTES:
-        raise BadLine("", "line_too_long", "The line is over 4 MB: split it.")
+    return normal_form(json_object(raw))
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Raises BadLine."""
+    if len(raw) > MAX_ROW_BYTES:
+        raise too_long()
     try:
         row = json.loads(raw)
+    except UnicodeDecodeError:
+        raise not_utf8() from None
     except (ValueError, RecursionError) as error:
         raise BadLine("", "not_json", f"The line is no JSON: {error}.") from None
     if not isinstance(row, dict):
         raise BadLine("", "not_an_object", "The line is no JSON object.")
-    return normal_form(row)
+    return row
+
+
+def too_long() -> BadLine:
+    return BadLine("", "line_too_long", "The line is over 4 MB: split it.")
+
+
+def not_utf8() -> BadLine:
+    return BadLine("", "not_utf8", "The line is no UTF-8: save the file in UTF-8.")
+
+
+def renamed(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
+    """The row under our column names; `mapping`: ours -> the file's. Raises BadLine for a column that is not there."""
+    for theirs in mapping.values():
+        if theirs not in row:
+            raise BadLine(theirs, "missing_column", f"There is no column {theirs!r}, which the mapping names.")
+    return {ours: row[theirs] for ours, theirs in mapping.items()} if mapping else row
 
 
 def normal_form(row: dict[str, Any]) -> Row:
-    """Keep the fields that training uses: prompt and completion, messages, or text."""
+    """Keep the fields that training uses: prompt and completion, messages, or text. Raises BadLine."""
+    row = {column: row[column] for column in COLUMNS if row.get(column) is not None}
+    if isinstance(row.get("document"), int):
+        row["document"] = str(row["document"])
     document = {"document": text_in(row, "document")} if "document" in row else {}
-    if "prompt" in row or "completion" in row:
-        return {column: text_in(row, column) for column in ("prompt", "completion")} | document
-    if "messages" in row:
-        return {"messages": messages_in(row)} | document
-    if "text" in row:
-        return {"text": text_in(row, "text")} | document
+    for form in FORMS:
+        if set(form) & set(row):
+            return {column: value_in(row, column) for column in form} | document
     raise BadLine("", "no_form", "The row has neither prompt and completion, nor messages, nor text.")
+
+
+def value_in(row: dict[str, Any], column: str) -> Any:
+    return messages_in(row) if column == "messages" else text_in(row, column)
 
 
 def text_in(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         raise BadLine(column, "empty", f"{column} is missing, empty or no text.")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise BadLine(column, "not_utf8", f"{column} holds half a character (a lone surrogate).") from None
+    if size > MAX_ROW_BYTES:
+        raise BadLine(column, "line_too_long", f"{column} is over 4 MB: split the row.")
     return value
 
 
 def messages_in(row: dict[str, Any]) -> list[dict[str, str]]:
     messages = row["messages"]
+    if isinstance(messages, str):
+        messages = messages_from(messages)
     if not isinstance(messages, list) or not messages:
         raise BadLine("messages", "empty", "messages is no list of {role, content}.")
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-            raise BadLine("messages", "bad_role", "A message's role is system, user or assistant.")
-        text_in(message, "content")
-    if messages[-1]["role"] != "assistant":
+    turns = [turn_of(message) for message in messages]
+    if turns[-1]["role"] != "assistant":
         raise BadLine("messages", "no_answer", "The last message must be the assistant's.")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return turns
+
+
+def messages_from(text: str) -> Any:
+    """A cell of a CSV file."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadLine("messages", "not_json", "messages is no JSON list of {role, content}.") from None
+
+
+def turn_of(message: Any) -> dict[str, str]:
+    """{role, content}, or ShareGPT's {from, value}."""
+    if isinstance(message, dict) and "from" in message:
+        message = {"role": SHARED_ROLES.get(str(message["from"]), message["from"]), "content": message.get("value")}
+    if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
+        raise BadLine("messages", "bad_role", "A message's role is system, user or assistant.")
+    return {"role": message["role"], "content": text_in(message, "content")}
 
 
 def is_held_out(row: Row) -> bool:
@@ -130,11 +135,13 @@ def is_held_out(row: Row) -> bool:
     return hashlib.sha256(key.encode()).digest()[0] * 100 // 256 < EVAL_PERCENT
 
 
-def split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """(train, eval)."""
-    return [row for row in rows if not is_held_out(row)], [row for row in rows if is_held_out(row)]
+def line_of(row: Row) -> str:
+    """The row as it is stored: the same bytes for the same row."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
-    with path.open("w") as stream:
-        stream.writelines(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+def content_hash(row: Row) -> int:
+    """64 bits of what a model would learn from the row, spaces and case aside: twins have the same."""
+    words = json.dumps({name: row[name] for name in row if name != "document"}, ensure_ascii=False, sort_keys=True)
+    plain = " ".join(words.casefold().replace("\\n", " ").replace("\\t", " ").split())
+    return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest())

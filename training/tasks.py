@@ -1,8 +1,14 @@
-"""Celery's view of training: wake-ups on the gpu queue."""
+"""Celery's view of training: wake-ups, on the gpu queue but for the check of datasets."""
+
+import logging
 
 from celery import shared_task
+from kombu.exceptions import OperationalError
 
 from training import jobs, retention
+from training.models import Dataset
+
+log = logging.getLogger(__name__)
 
 
 @shared_task
@@ -20,3 +26,24 @@ def report_devices() -> None:
 def drop_old_checkpoints() -> None:
     """Of this worker's host."""
     retention.drop_old_checkpoints()
+
+
+@shared_task
+def check_dataset(pk: int) -> None:
+    if dataset := Dataset.begin_check(pk):
+        dataset.judge()
+
+
+@shared_task
+def check_datasets() -> None:
+    """Uploads whose message was lost, or whose worker was."""
+    for pk in Dataset.objects.waiting().values_list("pk", flat=True):
+        check_dataset(pk)
+
+
+def check_dataset_soon(pk: int) -> None:
+    """After a commit. Without Valkey the next `check_datasets` does it."""
+    try:
+        check_dataset.delay(pk)
+    except OperationalError as error:
+        log.warning("Valkey does not answer (%s): the dataset is checked later.", error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.views import cleaned, find_version, heat_map
 from training.forms import AnalysisForm, BudgetForm, UploadForm
 from training.models import Compression, Dataset, RankAnalysis
-from training.models.dataset import scratch
 from training.tars.allocation import cost
+from training.uploads import copied
 
 PAGE = 50
 # Rows of the score table that stand open.
@@ -40,7 +39,8 @@ def datasets(request: HttpRequest) -> HttpResponse:
         try:
             return redirect("dataset", pk=upload(request, form.cleaned_data).pk)
         except DomainError as error:
-            form.add_error("file", error.detail)
+            form.add_error(error.field if error.field in form.fields else "file", error.detail)
+            form.broken = getattr(error, "errors", [])
     page = Paginator(mine(request, Dataset.objects.select_related("project")), PAGE).get_page(request.GET.get("page"))
     context = {"page": page, "form": form, "may_train": may_train.exists()}
     return render(request, "training/datasets.html", context, status=422 if form.errors else 200)
@@ -49,16 +49,15 @@ def datasets(request: HttpRequest) -> HttpResponse:
 def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
     require_scope(request, fields["project"], Scope.TRAIN)
     file = fields["file"]
-    with tempfile.NamedTemporaryFile(dir=scratch()) as copy:
-        for chunk in file.chunks():
-            copy.write(chunk)
-        copy.flush()
+    with copied(file) as copy:
         return Dataset.create(
             project=fields["project"],
             name=fields["name"] or Path(file.name).stem,
-            file=Path(copy.name),
+            file=copy,
             filename=file.name,
             by=actor_of(request),
+            format=fields["format"],
+            mapping=fields["mapping"],
         )
 
 

@@ -26,6 +26,8 @@ class Tag(StrEnum):
     BASE_MODEL_REGISTERED = "base_model:registered"
     BASE_MODEL_REJECTED = "base_model:rejected"
     DATASET_CREATED = "dataset:created"
+    DATASET_UPLOADED = "dataset:uploaded"
+    DATASET_REJECTED = "dataset:rejected"
     RANK_ANALYSIS_REQUESTED = "rank_analysis:requested"
     RANK_ANALYSIS_SUCCEEDED = "rank_analysis:succeeded"
     RANK_ANALYSIS_FAILED = "rank_analysis:failed"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
 from registry.models import BaseModel
-from training import analysis_settings
+from training import analysis_settings, row_files
 from training.models import Compression, Dataset, RankAnalysis, RunMetric, TrainingRun
 
 
@@ -18,11 +20,15 @@ class DatasetSerializer(serializers.ModelSerializer):
             "id",
             "project",
             "name",
+            "status",
+            "message",
+            "format",
             "digest",
             "rows",
             "splits",
             "columns",
             "size_bytes",
+            "errors",
             "warnings",
             "created_at",
         ]
@@ -31,7 +37,14 @@ class DatasetSerializer(serializers.ModelSerializer):
 class NewDatasetSerializer(serializers.Serializer):
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
-    file = serializers.FileField(help_text="JSONL (prompt and completion, messages, or text), or plain text.")
+    file = serializers.FileField(help_text="Rows of prompt and completion, messages, or text.")
+    format = serializers.ChoiceField(row_files.FORMATS, required=False, help_text="Else by the end of the file's name.")
+    mapping = serializers.JSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
+
+    def validate_mapping(self, mapping: Any) -> dict[str, str]:
+        if not isinstance(mapping, dict):
+            raise serializers.ValidationError("Give an object: our column -> the file's.")
+        return mapping
 
 
 class BudgetSerializer(serializers.Serializer):

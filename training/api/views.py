@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -29,7 +27,8 @@ from training.api import events
 from training.api import serializers as shapes
 from training.asked import of_project
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
-from training.models.dataset import BrokenLines
+from training.models.dataset import BrokenLines, DatasetStatus
+from training.uploads import copied
 
 
 class Reading(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
@@ -48,26 +47,23 @@ class DatasetViewSet(Reading):
     scopes = {"create": Scope.TRAIN, "preview": Scope.READ}
 
     @extend_schema(
-        request={"multipart/form-data": shapes.NewDatasetSerializer}, responses={201: shapes.DatasetSerializer}
+        request={"multipart/form-data": shapes.NewDatasetSerializer},
+        responses={201: shapes.DatasetSerializer, 202: shapes.DatasetSerializer},
     )
     def create(self, request: Request) -> Response:
-        """Upload a file. Broken lines are refused by number, and nothing is stored."""
+        """Upload a file. Broken lines are refused by number, and nothing is stored.
+
+        A file over 32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`.
+        """
         fields = self.read(shapes.NewDatasetSerializer)
-        project = named_project(request, fields["project"], Scope.TRAIN)
-        upload = fields["file"]
-        settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=settings.WORK_DIR) as file:
-            for chunk in upload.chunks():
-                file.write(chunk)
-            file.flush()
+        project = named_project(request, fields.pop("project"), Scope.TRAIN)
+        upload = fields.pop("file")
+        name = fields.pop("name", "") or Path(upload.name).stem
+        with copied(upload) as file:
             dataset = Dataset.create(
-                project=project,
-                name=fields.get("name") or Path(upload.name).stem,
-                file=Path(file.name),
-                filename=upload.name,
-                by=actor_of(request),
+                project=project, name=name, file=file, filename=upload.name, by=actor_of(request), **fields
             )
-        return self.write(dataset, 201)
+        return self.write(dataset, 202 if dataset.status == DatasetStatus.CHECKING else 201)
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, BrokenLines):

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import models, transaction
+from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.errors import Invalid
-from adapterhub.artifacts import open_store
+from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from training import rows
+from training import row_files, row_scan, rows
 
 MIN_ROWS = 2
+# A larger file is checked by a worker, and the upload is answered at once.
+AT_ONCE_BYTES = 32 * 2**20
+# A check that has not ended by then was lost with its worker.
+CHECK_LOST = timedelta(minutes=30)
+CHECKER = system("checker")
 
 
 class BrokenLines(Invalid):
@@ -28,101 +38,229 @@ class BrokenLines(Invalid):
 
     code = "broken_lines"
 
-    def __init__(self, errors: list[rows.LineError]) -> None:
-        first = errors[0]
-        more = f" ({len(errors)} such lines)" if len(errors) > 1 else ""
+    def __init__(self, found: row_scan.Scan) -> None:
+        first = found.errors[0]
+        more = f" ({found.broken} such lines)" if found.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
-        self.errors = errors
+        self.errors = found.errors
+
+
+class DatasetStatus(models.TextChoices):
+    CHECKING = "checking"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class DatasetQuerySet(models.QuerySet["Dataset"]):
+    def ready(self) -> DatasetQuerySet:
+        return self.filter(status=DatasetStatus.READY)
+
+    def waiting(self) -> DatasetQuerySet:
+        """Uploads that no worker looks at: their message or their worker was lost."""
+        lost = Q(check_began_at=None, created_at__lt=now() - timedelta(minutes=1))
+        return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
 class Dataset(models.Model):
-    """Rows in one normal form, split by a hash of the prompt into train and eval."""
+    """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="datasets")
     name = models.CharField(max_length=200)
-    digest = models.CharField(max_length=64)
-    rows = models.PositiveIntegerField()
-    splits = models.JSONField(help_text="split -> rows")
-    columns = models.JSONField()
+    status = models.CharField(max_length=20, choices=DatasetStatus.choices, default=DatasetStatus.READY)
+    message = models.TextField(blank=True, default="")
+    format = models.CharField(max_length=20, blank=True, default="")
+    mapping = models.JSONField(default=dict, help_text="our column -> the file's")
+    upload = models.CharField(max_length=64, blank=True, default="", help_text="digest of a file still to be checked")
+    check_began_at = models.DateTimeField(null=True, editable=False)
+    digest = models.CharField(max_length=64, blank=True)
+    rows = models.PositiveIntegerField(default=0)
+    splits = models.JSONField(default=dict, help_text="split -> rows")
+    columns = models.JSONField(default=list)
     size_bytes = models.PositiveBigIntegerField()
+    errors = models.JSONField(default=list, help_text="the first bad lines: line, column, code, message")
     warnings = models.JSONField(default=list)
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
 
+    objects = DatasetQuerySet.as_manager()
+
     class Meta:
         ordering = ["-id"]
-        constraints = [models.UniqueConstraint(fields=["project", "digest"], name="one_dataset_per_content")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "digest"], condition=~Q(digest=""), name="one_dataset_per_content"
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="ready") | Q(digest__regex="^[0-9a-f]{64}$"), name="a_ready_dataset_has_a_digest"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name
 
     @classmethod
-    def create(cls, *, project: Project, name: str, file: Path, filename: str, by: Actor) -> Dataset:
-        """Check and store a file. Raises BrokenLines with every bad line, or Invalid when too little is left.
+    def create(
+        cls,
+        *,
+        project: Project,
+        name: str,
+        file: Path,
+        filename: str,
+        by: Actor,
+        format: str = "",
+        mapping: dict[str, str] | None = None,
+    ) -> Dataset:
+        """Check and store a file; one over AT_ONCE_BYTES is stored and checked by a worker.
 
-        The same content again is the same dataset.
+        Raises BrokenLines with the first bad lines, or Invalid when the format is unknown or too little is left. The
+        same content again is the same dataset.
         """
-        checked = rows.check_file(file, filename)
-        if checked.errors:
-            raise BrokenLines(checked.errors)
-        train, held_out = rows.split(checked.rows)
-        if len(checked.rows) < MIN_ROWS or not train or not held_out:
-            raise Invalid(
-                f"{len(checked.rows)} rows are too few to train and to evaluate: add more.",
-                field="file",
-                code="too_short",
-            )
-        digest = store_rows(train, held_out)
-        with transaction.atomic():
+        dataset = cls(
+            project=project,
+            name=name,
+            format=known_format(format, filename),
+            mapping=known_mapping(mapping or {}),
+            size_bytes=file.stat().st_size,
+            created_by=by.user,
+        )
+        if dataset.size_bytes > AT_ONCE_BYTES:
+            return dataset.check_later(file, by=by)
+        with dataset.scanned(file) as (found, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
                 return twin
-            dataset = cls.objects.create(
-                project=project,
-                name=name,
-                digest=digest,
-                rows=len(checked.rows),
-                splits={"train": len(train), "eval": len(held_out)},
-                columns=sorted(checked.columns),
-                size_bytes=file.stat().st_size,
-                warnings=warnings_about(checked.rows),
-                created_by=by.user,
-            )
-            AuditEvent.record(
-                Tag.DATASET_CREATED, dataset, by=by, project=project, after={"digest": digest, "rows": dataset.rows}
-            )
+            dataset.accept(found, digest, by=by)
         return dataset
 
+    def check_later(self, file: Path, *, by: Actor) -> Dataset:
+        """Keep the file and wake a worker."""
+        self.status, self.upload = DatasetStatus.CHECKING, stored_alone(file)
+        with transaction.atomic():
+            self.save(force_insert=True)
+            AuditEvent.record(Tag.DATASET_UPLOADED, self, by=by, project=self.project, after={"upload": self.upload})
+            transaction.on_commit(self.check_soon)
+        return self
+
+    def check_soon(self) -> None:
+        from training.tasks import check_dataset_soon
+
+        check_dataset_soon(self.pk)
+
+    @classmethod
+    def begin_check(cls, pk: int) -> Dataset | None:
+        """Take an upload that nobody looks at; None when there is nothing to do."""
+        free = Q(check_began_at=None) | Q(check_began_at__lt=now() - CHECK_LOST)
+        waiting = cls.objects.filter(free, pk=pk, status=DatasetStatus.CHECKING)
+        return cls.objects.get(pk=pk) if waiting.update(check_began_at=now()) else None
+
+    def judge(self) -> None:
+        """Judge the stored upload: ready or rejected, once. May be called twice."""
+        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+            (file,) = store().fetch_dir(self.upload, Path(folder) / "upload").iterdir()
+            try:
+                with self.scanned(file) as (found, digest):
+                    self.end_check(found, digest)
+            except Invalid as error:
+                self.reject(error)
+
+    def end_check(self, found: row_scan.Scan, digest: str) -> None:
+        with transaction.atomic():
+            if self.lock().status != DatasetStatus.CHECKING:
+                return
+            if twin := Dataset.objects.filter(project=self.project, digest=digest).first():
+                raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
+            self.accept(found, digest, by=CHECKER)
+
+    def accept(self, found: row_scan.Scan, digest: str, *, by: Actor) -> None:
+        """Keep what the file holds, with the audit event."""
+        self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
+        self.splits, self.columns, self.warnings = found.splits, sorted(found.columns), found.warnings()
+        with transaction.atomic():
+            self.save()
+            after = {"digest": digest, "rows": self.rows}
+            AuditEvent.record(Tag.DATASET_CREATED, self, by=by, project=self.project, after=after)
+
+    def reject(self, error: Invalid) -> None:
+        """The upload is no dataset; its row says why, line by line."""
+        with transaction.atomic():
+            if self.lock().status != DatasetStatus.CHECKING:
+                return
+            self.status, self.message = DatasetStatus.REJECTED, error.detail
+            self.errors = [asdict(line) for line in getattr(error, "errors", [])]
+            self.save()
+            AuditEvent.record(Tag.DATASET_REJECTED, self, by=CHECKER, project=self.project, reason=error.detail)
+
+    def lock(self) -> Dataset:
+        return Dataset.objects.select_for_update().get(pk=self.pk)
+
+    @contextmanager
+    def scanned(self, file: Path) -> Iterator[tuple[row_scan.Scan, str]]:
+        """What the file holds, and the digest that its splits are stored under. Raises Invalid."""
+        with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
+            try:
+                found = row_scan.scan(row_files.records_of(file, self.format), Path(folder), self.mapping)
+            except row_files.NotThisFormat as error:
+                raise Invalid(str(error), field="file", code=f"not_{self.format}") from None
+            require_enough(found)
+            yield found, store().put_dir(Path(folder))
+
+    def require_ready(self) -> None:
+        """Raises Invalid while the file is checked, or when it was no dataset."""
+        if self.status != DatasetStatus.READY:
+            raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
+
     def folder(self) -> Path:
-        """A verified local copy: train.jsonl and eval.jsonl."""
-        store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
-        return store.fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
+        """A verified local copy: train.jsonl and eval.jsonl. Raises Invalid unless the dataset is ready."""
+        self.require_ready()
+        return store().fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
 
     def preview(self, count: int = 10) -> list[dict[str, Any]]:
-        """The first rows of the training split."""
+        """The first rows of the training split; none before the check has ended."""
+        if self.status != DatasetStatus.READY:
+            return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [rows.parse_row(line) for line in islice(stream, count)]
 
 
-def store_rows(train: list[rows.Row], held_out: list[rows.Row]) -> str:
-    folder = Path(tempfile.mkdtemp(prefix="dataset-", dir=scratch()))
+def known_format(named: str, filename: str) -> str:
+    form = named or row_files.format_of(filename) or ""
+    if form not in row_files.FORMATS:
+        known = ", ".join(row_files.FORMATS)
+        message = f"The format of {filename!r} is not known: name it (format: {known})."
+        raise Invalid(message, field="format", code="unknown_format")
+    return form
+
+
+def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
+    for ours, theirs in mapping.items():
+        if ours not in rows.COLUMNS or not isinstance(theirs, str) or not theirs:
+            message = f"mapping.{ours}: a mapping names for {', '.join(rows.COLUMNS)} the file's column."
+            raise Invalid(message, field="mapping", code="bad_mapping")
+    return mapping
+
+
+def require_enough(found: row_scan.Scan) -> None:
+    if found.errors:
+        raise BrokenLines(found)
+    if found.rows < MIN_ROWS or not all(found.splits.values()):
+        raise Invalid(
+            f"{found.rows} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
+        )
+
+
+def stored_alone(file: Path) -> str:
+    """Put one file into the store; returns the digest of its folder."""
+    folder = Path(tempfile.mkdtemp(prefix="upload-", dir=scratch()))
     try:
-        rows.write_rows(folder / "train.jsonl", train)
-        rows.write_rows(folder / "eval.jsonl", held_out)
-        return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL).put_dir(folder)
+        shutil.copyfile(file, folder / "rows")
+        return store().put_dir(folder)
     finally:
         shutil.rmtree(folder)
+
+
+def store() -> ArtifactStore:
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
 
 
 def scratch() -> Path:
     settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     return settings.WORK_DIR
-
-
-def warnings_about(all_rows: list[rows.Row]) -> list[str]:
-    found = []
-    distinct = {str(sorted(row.items())) for row in all_rows}
-    if duplicates := len(all_rows) - len(distinct):
-        found.append(f"{duplicates} rows are exact copies of others.")
-    if len(all_rows) < 100:
-        found.append("Fewer than 100 rows: expect a weak adapter and a noisy evaluation.")
-    return found

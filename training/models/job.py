@@ -57,6 +57,8 @@ class GpuJob(LeasedJob):
         from training.queue import require_room
 
         require_room(self.project)
+        if self.dataset:
+            self.dataset.require_ready()
         self.save(force_insert=True)
         AuditEvent.record(tag, self, by=by, project=self.project, after=after)
         transaction.on_commit(self.wake_worker, robust=True)

@@ -36,7 +36,9 @@ soak: install  ## soak tests in full; date, commit and result go to docs/soak.md
 bench: install  ## the short form of every benchmark
 	$(BIN)/python benchmarks/run_all.py
 
-lint: install  ## style and types
+lint: install  ## style, types, and scans of our code and of what we build on
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -r -c pyproject.toml adapterhub registry training serving_client manage.py
+	$(BIN)/python .ci/audit_packages.py

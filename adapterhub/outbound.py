@@ -15,6 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 TIMEOUT_S = 10.0
+# NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses end with the IPv4 address that is meant.
+LAST_32_BITS = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 
 class Forbidden(ValueError):
@@ -27,12 +29,15 @@ def pinned(url: str, allowed: Iterable[str]) -> tuple[str, str]:
     `allowed` are host names.
     """
     parts = urlsplit(url)
+    try:
+        port = parts.port or 443
+    except ValueError:
+        raise Forbidden(f"{url!r} has a port that is no port: write one from 1 to 65535, or none.") from None
     host = (parts.hostname or "").rstrip(".").lower()
     if parts.scheme != "https" or not host or parts.username or parts.password:
         raise Forbidden(f"{url!r} must be https://host/path without a user name.")
     if host not in {name.lower() for name in allowed}:
         raise Forbidden(f"The host {host!r} is not in the allow-list: ask an operator to add it.")
-    port = parts.port or 443
     address = resolve(host, port)
     shown = f"[{address}]" if ":" in address else address
     return urlunsplit(("https", f"{shown}:{port}", parts.path or "/", parts.query, "")), host
@@ -52,8 +57,17 @@ def resolve(host: str, port: int) -> str:
 def is_public(address: str) -> bool:
     """False for loopback, private, link-local, multicast and reserved ones, also when IPv6 wraps them."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
-    return inner.is_global and not inner.is_multicast
+    return all(one.is_global and not one.is_multicast for one in (ip, *wrapped(ip)))
+
+
+def wrapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo, NAT64, and the old compatible form."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return []
+    inside = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    if any(ip in net for net in LAST_32_BITS):
+        inside.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return [one for one in inside if one]
 
 
 def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, str] | None = None,

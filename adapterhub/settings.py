@@ -3,8 +3,10 @@
 import secrets
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dj_database_url
+from csp.constants import NONE, SELF
 
 from adapterhub import environment as env
 from adapterhub.embedded import layout
@@ -21,6 +23,12 @@ def kept_secret_key() -> str:
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(64))
     return path.read_text()
+
+
+def origin(url: str) -> str:
+    """Scheme and host of an address."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 SECRET_KEY = env.read("ADAPTERHUB_SECRET_KEY") or kept_secret_key()
@@ -45,6 +53,7 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django.contrib.postgres",
     "allauth",
+    "csp",
     "allauth.account",
     "allauth.socialaccount",
     "allauth.socialaccount.providers.openid_connect",
@@ -55,6 +64,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "adapterhub.api.middleware.request_id",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -91,6 +101,11 @@ DATABASES = {
     "default": dj_database_url.parse(env.read("DATABASE_URL") or layout.database_url(HOME), conn_max_age=60),
     "owner": dj_database_url.parse(env.read("DATABASE_OWNER_URL") or layout.database_owner_url(HOME)),
 }
+# A stopped process must not hold its locks for ever: the server ends a transaction that waits for its client.
+IDLE_IN_TRANSACTION_S = 120
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault(
+    "options", f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_S}s"
+)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
@@ -145,6 +160,21 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
+# No page has a script or a style in its text, so that none is allowed: stricter than a nonce.
+# A form may lead to the provider of the sign-in, also by a redirect.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF, *([origin(OIDC_ISSUER)] if OIDC_ISSUER else [])],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
@@ -248,7 +278,9 @@ ROUTER_URL = f"http://{env.read('ADAPTERHUB_HOST')}:{env.integer('ADAPTERHUB_ROU
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "%(levelname)s %(name)s %(message)s"}},
+    "formatters": {
+        "plain": {"()": "adapterhub.redaction.Redacting", "format": "%(levelname)s %(name)s %(message)s"},
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {"httpx": {"level": "WARNING"}, "celery.app.trace": {"level": "WARNING"}},

@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
@@ -48,7 +48,7 @@ urlpatterns = [
     path("healthz", healthz),
     path("api/v1/", include((api, "api"))),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[AllowAny]), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(permission_classes=[AllowAny]), name="docs"),
+    path("api/docs/", SpectacularSwaggerSplitView.as_view(permission_classes=[AllowAny]), name="docs"),
     path("", include("registry.urls")),
     path("", include("training.urls")),
     path("audit/", explorer, name="audit"),

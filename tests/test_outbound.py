@@ -13,7 +13,7 @@ from adapterhub import outbound
 @pytest.mark.parametrize(
     "address",
     ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "::ffff:10.0.0.1", "fe80::1%eth0", "2002:7f00:1::", "0.0.0.0",  # noqa: S104
-     "224.0.0.1", "fd00::1"],
+     "224.0.0.1", "fd00::1", "64:ff9b::7f00:1", "::127.0.0.1", "64:ff9b:1::a00:1", "2001:0:a00:1::"],
 )  # fmt: skip
 def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 443))])
@@ -29,6 +29,24 @@ def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, ad
 def test_only_listed_hosts_over_https(url: str) -> None:
     with pytest.raises(outbound.Forbidden):
         outbound.pinned(url, ["hook.example"])
+
+
+def test_one_hidden_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [(0, 0, 0, "", (address, 443)) for address in ("93.184.216.34", "10.0.0.7")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with pytest.raises(outbound.Forbidden, match=r"10\.0\.0\.7"):
+        outbound.pinned("https://hook.example/x", ["hook.example"])
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
+def test_a_public_address_is_asked(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 443))])
+    assert address in outbound.pinned("https://Hook.Example./x", ["hook.example"])[0]
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(outbound.Forbidden, match="port"):
+        outbound.pinned("https://hook.example:99999/", ["hook.example"])
 
 
 def test_a_name_is_looked_up_once_and_the_connection_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:

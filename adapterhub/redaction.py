@@ -1,0 +1,31 @@
+"""Secrets stay out of the logs: every line passes here, tracebacks too."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+PATTERNS = (
+    # A token's id is no secret and says which one to revoke.
+    (re.compile(r"\b(ah_[a-z0-9]{12})_[\w-]{20,}"), r"\1_[hidden]"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+(?!ah_)[\w.~+/=-]{8,}"), r"\1 [hidden]"),
+    (re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+@"), r"\1:[hidden]@"),
+    (re.compile(r"(?i)((?:password|passwd|secret(?:[_-]?key)?|aws_secret_access_key|client_secret)['\"]?\s*[=:]\s*['\"]?)"
+                r"[^\s'\"&,;]{4,}"), r"\1[hidden]"),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+     "[hidden private key]"),
+)  # fmt: skip
+
+
+def redacted(text: str) -> str:
+    """The text without tokens, passwords in addresses and fields, and private keys."""
+    for pattern, shown in PATTERNS:
+        text = pattern.sub(shown, text)
+    return text
+
+
+class Redacting(logging.Formatter):
+    """Hides secrets in the finished line, so that arguments and tracebacks are covered."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))

@@ -1,0 +1,57 @@
+"""No secret reaches a log, whatever it stands in."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+from django.conf import settings
+
+from adapterhub.redaction import Redacting, redacted
+
+TOKEN = "ah_abcdefgh1234_" + "S3cret-_" * 5
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        (f"GET / Authorization: Bearer {TOKEN}", "S3cret"),
+        (f"{{'token': '{TOKEN}'}}", "S3cret"),
+        ("Authorization: Bearer eyJhbGciOi.J9.abc", "eyJhbGciOi"),
+        ("cannot reach postgres://app:hunter2@db:5432/hub", "hunter2"),
+        ("redis://:hunter2@valkey/0", "hunter2"),
+        ("password=hunter2&user=alice", "hunter2"),
+        ('{"client_secret": "hunter2"}', "hunter2"),
+        ("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw\n-----END PRIVATE KEY-----", "MC4CAQ"),
+    ],
+)
+def test_secrets_are_hidden(text: str, secret: str) -> None:
+    assert secret not in redacted(text)
+    assert "[hidden" in redacted(text)
+
+
+def test_a_line_without_a_secret_stays_and_a_token_keeps_its_id() -> None:
+    assert redacted("INFO alias eu moved to v3: https://hub/x?a=1") == "INFO alias eu moved to v3: https://hub/x?a=1"
+    assert redacted(TOKEN) == "ah_abcdefgh1234_[hidden]"
+
+
+def test_arguments_and_tracebacks_are_covered() -> None:
+    stream = io.StringIO()
+    console = logging.StreamHandler(stream)
+    console.setFormatter(Redacting("%(message)s"))
+    log = logging.Logger("of-the-test")
+    log.addHandler(console)
+    try:
+        raise ValueError(f"refused {TOKEN}")
+    except ValueError:
+        log.exception("with %s", "postgres://app:hunter2@db/hub")
+    assert "hunter2" not in stream.getvalue()
+    assert "S3cret" not in stream.getvalue()
+    assert "refused ah_abcdefgh1234_[hidden]" in stream.getvalue()
+
+
+def test_the_console_of_the_product_redacts() -> None:
+    formatters = settings.LOGGING["formatters"]
+    console = settings.LOGGING["handlers"]["console"]["formatter"]
+    assert formatters[console]["()"] == "adapterhub.redaction.Redacting"

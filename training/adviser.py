@@ -189,7 +189,7 @@ def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
         ("the domain were extremely far from general text", {"divergence": 2 * EXTREME_SHIFT}),
         ("it were served alone, not beside other adapters", {"many_adapters": False}),
         ("general skill might be lost", {"keeps_general_skill": False}),
-        ("all of the last four held", {"rows": LARGE_ROWS + 1, "divergence": 2 * EXTREME_SHIFT, "many_adapters": False,
+        ("there were more than 100,000 rows of a far domain, served alone, and general skill might be lost", {"rows": LARGE_ROWS + 1, "divergence": 2 * EXTREME_SHIFT, "many_adapters": False,
                                        "keeps_general_skill": False}),
     ]  # fmt: skip
 

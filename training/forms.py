@@ -77,7 +77,7 @@ class RunForm(forms.Form):
     )
     anyway = forms.BooleanField(required=False, help_text="Queue it although the preflight says that it will not fit.")
     many_adapters = forms.BooleanField(
-        required=False, initial=True, label="Served beside other adapters", help_text="For the adviser."
+        required=False, initial=True, label="One of many on one base", help_text="For the adviser."
     )
     keeps_general_skill = forms.BooleanField(
         required=False, initial=True, label="General skill must stay", help_text="For the adviser."

@@ -18,6 +18,7 @@ SMALL_ROWS, LARGE_ROWS = 1_000, 100_000
 MILD_SHIFT, EXTREME_SHIFT = 0.05, 0.5
 # Steps a second against full fine-tuning: PEFT's MetaMathQA suite, 3B on an L40S; QLoRA: torchtune's README, 8B.
 PACE = {"full": 1.0, "lora": 2.28, "dora": 1.80, "adalora": 1.84, "qlora": 1.46}
+FAR_AND_ALONE = "there were more than 100,000 rows of a far domain, served alone, and general skill might be lost"
 RANKS = (8, 16, 32, 64, 128, 256)
 
 
@@ -189,8 +190,8 @@ def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
         ("the domain were extremely far from general text", {"divergence": 2 * EXTREME_SHIFT}),
         ("it were served alone, not beside other adapters", {"many_adapters": False}),
         ("general skill might be lost", {"keeps_general_skill": False}),
-        ("there were more than 100,000 rows of a far domain, served alone, and general skill might be lost", {"rows": LARGE_ROWS + 1, "divergence": 2 * EXTREME_SHIFT, "many_adapters": False,
-                                       "keeps_general_skill": False}),
+        (FAR_AND_ALONE, {"rows": LARGE_ROWS + 1, "divergence": 2 * EXTREME_SHIFT, "many_adapters": False,
+                         "keeps_general_skill": False}),
     ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from registry.models import Adapter, BaseModel
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
-from training import retention
+from training import preflight, retention
 from training.jobs import work
 from training.models import Dataset, TrainingRun
 from training.recipes.memory import out_of_memory
@@ -69,6 +69,14 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     after.refresh_from_db()
     assert (after.status, after.message) == (JobStatus.SUCCEEDED, "")
     assert all(metric.values["memory_bytes"] > 10**8 for metric in after.metrics.all())
+
+    # The worker has reported its device, and the run its pace: the next preflight knows both.
+    found = preflight.look(TrainingRun.planned(**asked, hyperparameters={**FAST, "steps": 400}))
+    assert (found["memory"]["verdict"], found["disk"]["verdict"]) == ("fits", "fits")
+    assert found["memory"]["device_bytes"] > 10**9
+    assert found["time"]["seconds"] > 0
+    assert found["time"]["tokens"] <= 400 * 2 * 32
+    assert found["queue"]["free"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""A few steps of a run, measured: `python -m training.recipes.dry_run RUN_JSON METHOD [--steps 3]`; prints JSON.
+
+Seconds a step without the first one, peak memory, and the device's power where nvidia-smi tells it; from these the time
+and the energy of all steps. It works in a folder of its own: nothing of the run is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from training.recipes import launch
+from training.recipes.run_file import read_record
+from training.tars.boundary import BadInput
+
+POLL_S = 0.02
+METHODS = ("lora", "qlora", "dora", "adalora", "galore", "full")
+Record = dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.recipes.dry_run", description=__doc__)
+    parser.add_argument("run_json", type=Path)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--steps", type=int, default=3)
+    chosen = parser.parse_args(arguments)
+    try:
+        answer = dry_run(read_record(chosen.run_json), chosen.method, max(2, chosen.steps))
+    except BadInput as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def dry_run(record: Record, method: str, steps: int) -> Record:
+    """Run the recipe for a few steps. Raises BadInput with what the recipe said when it did not get so far."""
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as name:
+        folder = Path(name)
+        path = folder / "run.json"
+        path.write_text(json.dumps(shortened(record, steps, folder)))
+        command = launch.command(f"training.recipes.{method}", str(path), record.get("devices", 1))
+        watch = Watch(folder / "events.jsonl")
+        with subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL) as child:  # noqa: S603
+            watch.follow(child)
+    return watch.answer(int((record.get("hyperparameters") or {}).get("steps", 40)))
+
+
+def shortened(record: Record, steps: int, folder: Path) -> Record:
+    """The run with fewer steps, no evaluation and no checkpoint, in another folder."""
+    chosen = {**(record.get("hyperparameters") or {}), "steps": steps, "checkpoint_steps": 1_000_000}
+    own = {"output": str(folder / "output"), "events": str(folder / "events.jsonl"), "eval": None}
+    return {**record, **own, "hyperparameters": chosen}
+
+
+@dataclass
+class Watch:
+    """What a child reports, with the time at which it was seen, and the device's power meanwhile."""
+
+    events: Path
+    seen: list[tuple[float, Record]] = field(default_factory=list)
+    watts: list[float] = field(default_factory=list)
+
+    def follow(self, child: subprocess.Popen[bytes]) -> None:
+        while child.poll() is None:
+            self.look()
+            if self.steps and (power := power_now()) is not None:
+                self.watts.append(power)
+            time.sleep(POLL_S)
+        self.look()
+
+    def look(self) -> None:
+        lines = self.events.read_text().splitlines(keepends=True) if self.events.exists() else []
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        self.seen += [(time.monotonic(), event) for event in whole[len(self.seen) :]]
+
+    @property
+    def steps(self) -> list[tuple[float, Record]]:
+        return [(at, event) for at, event in self.seen if event["kind"] == "metrics"]
+
+    def answer(self, planned: int) -> Record:
+        """Raises BadInput when fewer than two steps were done."""
+        steps = self.steps
+        if len(steps) < 2:
+            said = [str(event["message"]) for _, event in self.seen if event["kind"] == "error"]
+            raise BadInput(said[-1] if said else "The recipe ended before its second step; see its own words above.")
+        each = (steps[-1][0] - steps[0][0]) / (len(steps) - 1)
+        power = mean(self.watts) if self.watts else None
+        return {
+            "steps": len(steps),
+            "seconds_a_step": round(each, 4),
+            "memory_bytes": steps[-1][1]["memory_bytes"],
+            "seconds": round(each * planned, 1),
+            "watts": power,
+            "joules": None if power is None else round(power * each * planned, 1),
+        }
+
+
+def power_now() -> float | None:
+    """Watts of all GPUs together; None where no driver tells them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    return summed(answer.stdout)
+
+
+def summed(text: str) -> float | None:
+    """A number a line; a line that holds none, as of a GPU that does not measure, leaves no sum."""
+    try:
+        return sum(float(line) for line in text.split()) if text.strip() else None
+    except ValueError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ for model in (
     models.RankAnalysis,
     models.TrainingRun,
     models.RunMetric,
+    models.RunLog,
     models.Compression,
     models.Device,
 ):

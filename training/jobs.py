@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.conf import settings
@@ -70,32 +71,57 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt")
     with killed_at_the_end(child):
-        error = SILENT
-        beat_at = ask_at = report_at = 0.0
-        for event in child.earlier_events():
-            if event["kind"] in KEPT:
-                job.note(event)
+        watch = Watch(job, child, job.log_start())
+        watch.recall()
         while (status := child.wait(LOOK_S)) is None:
-            for event in child.new_events():
-                error = event if event["kind"] == "error" else error
-                job.note(event)
-            if time.monotonic() >= beat_at:
-                beat_at = time.monotonic() + settings.HEARTBEAT_S
-                beat(job)
-            if time.monotonic() >= ask_at:
-                ask_at = time.monotonic() + ASK_S
-                if asked_to_stop(job):
-                    child.stop(settings.CANCEL_GRACE_S)
-                    return "cancelled", ""
-            if time.monotonic() >= report_at:
-                report_at = time.monotonic() + REPORT_S
-                report_devices()
-        for event in child.new_events():
-            error = event if event["kind"] == "error" else error
-            job.note(event)
+            watch.listen()
+            watch.keep_in_touch()
+            if watch.is_due("ask", ASK_S) and asked_to_stop(job):
+                child.stop(settings.CANCEL_GRACE_S)
+                watch.listen()
+                return "cancelled", ""
+        watch.listen()
+    error = watch.error
     if status == -signal.SIGKILL and error is SILENT:
         return "killed", ""
     return ("succeeded", "") if status == 0 else (str(error["code"]), str(error["message"]))
+
+
+@dataclass
+class Watch:
+    """What a worker does beside a child: it hears it, keeps what it says, and tells that both live."""
+
+    job: GpuJob
+    child: Child
+    log_read: int
+    error: Event = field(default_factory=lambda: SILENT)
+    due: dict[str, float] = field(default_factory=dict)
+
+    def is_due(self, what: str, seconds: float) -> bool:
+        """True the first time, and then once in so many seconds."""
+        now = time.monotonic()
+        if now < self.due.get(what, 0):
+            return False
+        self.due[what] = now + seconds
+        return True
+
+    def recall(self) -> None:
+        for event in self.child.earlier_events():
+            if event["kind"] in KEPT:
+                self.job.note(event)
+
+    def listen(self) -> None:
+        for event in self.child.new_events():
+            self.error = event if event["kind"] == "error" else self.error
+            self.job.note(event)
+        while (read := self.job.keep_log(self.log_read)) > self.log_read:
+            self.log_read = read
+
+    def keep_in_touch(self) -> None:
+        if self.is_due("beat", settings.HEARTBEAT_S):
+            beat(self.job)
+        if self.is_due("report", REPORT_S):
+            report_devices()
 
 
 @contextlib.contextmanager

@@ -18,11 +18,10 @@ from adapterhub.api.pages import allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.models import Adapter
 from training import asked, preflight, sizing
-from training.api.events import log_from
 from training.curves import curves
 from training.forms import RunForm
 from training.hyperparameters import TABLE
-from training.models import TrainingRun
+from training.models import RunLog, TrainingRun
 
 PAGE = 50
 OTHERS = 20
@@ -114,19 +113,13 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     context = {
         "job": shown,
         "curves": curves(list(shown.metrics.values_list("step", "values"))),
-        "log": log_tail(shown),
+        "log": RunLog.tail(shown, LOG_TAIL),
         "may_train": Scope.TRAIN in scopes_in(request, shown.project),
     }
     if not request.headers.get("HX-Request"):
         near = TrainingRun.objects.filter(project=shown.project).exclude(pk=shown.pk).select_related("adapter")
         context["others"] = near[:OTHERS]
     return followed(request, "training/run.html", "training/_run_state.html", context, shown.status)
-
-
-def log_tail(shown: TrainingRun) -> str:
-    path = shown.folder / "log.txt"
-    size = path.stat().st_size if path.is_file() else 0
-    return log_from(shown, max(0, size - LOG_TAIL))[0]
 
 
 @login_required

@@ -20,7 +20,7 @@ from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
 from training import preflight, retention
 from training.jobs import work
-from training.models import Dataset, TrainingRun
+from training.models import Dataset, RunLog, TrainingRun
 from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
 
@@ -64,6 +64,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     assert (run.status, run.reason) == (JobStatus.FAILED, "gpu_oom")
     assert run.message.startswith("Memory ran out at ")
     assert "GB with 2 sequences of up to 32 tokens. Set batch_size 1 and gradient_accumulation 2" in run.message
+    assert "CUDA out of memory" in RunLog.tail(run, 8_000)
     after = TrainingRun.launch(**asked, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
     work("trainingrun", str(after.pk))
     after.refresh_from_db()
@@ -119,6 +120,7 @@ def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
     run.refresh_from_db()
     assert run.status == JobStatus.CANCELLED
+    assert run.metrics.last().step == run.progress["step"]
     assert list((run.folder / "output" / "checkpoints").glob("checkpoint-*/complete"))
 
     assert retention.drop_old_checkpoints() == 0

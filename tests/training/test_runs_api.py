@@ -14,6 +14,7 @@ import yaml
 from django.core.management import CommandError, call_command
 from django.test import AsyncClient, Client
 from django.urls import reverse
+from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter
@@ -124,12 +125,21 @@ def log(run: TrainingRun, *steps: int) -> None:
 def test_who_polls_gets_only_what_is_new(signed_in: Client, run: TrainingRun) -> None:
     log(run, 1, 2, 3)
     run.folder.mkdir(parents=True)
-    (run.folder / "log.txt").write_text("one\ntwo\n")
+    run.log_file.write_text("one\ntwo\n")
+    TrainingRun.objects.filter(pk=run.pk).update(status="running", attempt=1, lease_expires_at=now())
+    run.refresh_from_db()
+    assert run.keep_log(0) == run.keep_log(8) == run.log_start() == 8
     url = reverse("api:training-run-events", args=[run.pk])
     first = signed_in.get(url, {"after": 1}).json()
     assert [row["step"] for row in first["metrics"]] == [2, 3]
     assert (first["log"], first["after"], first["log_from"], first["ended"]) == ("one\ntwo\n", 3, 8, False)
-    again = signed_in.get(url, {"after": 3, "log_from": 8}).json()
+    run.log_file.write_text("")
+    assert run.log_start() == 0
+    run.log_file.write_text("on another host\n")
+    run.keep_log(0)
+    assert signed_in.get(url, {"log_from": 8}).json()["log"] == "on another host\n"
+    assert b"on another host" in signed_in.get(reverse("training-run", args=[run.pk])).content
+    again = signed_in.get(url, {"after": 3, "log_from": 24}).json()
     assert (again["metrics"], again["log"]) == ([], "")
     assert signed_in.get(url, {"after": "last"}).json()["errors"][0]["field"] == "after"
 

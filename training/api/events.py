@@ -15,13 +15,12 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from adapterhub.api.errors import Invalid
-from training.models import TrainingRun
+from training.models import RunLog, TrainingRun
 
 LOOK_S = 1.0
 SILENCE_S = 15.0
 # After it the listener comes back by itself, and is asked for its rights again.
 STREAM_S = 600.0
-LOG_BYTES = 64_000
 STEPS = 5_000
 
 
@@ -52,7 +51,7 @@ def look(run: TrainingRun, place: Place) -> dict[str, Any]:
     """State, progress, the steps after `place`, and what the log has grown by."""
     step, position = place
     steps = list(run.metrics.filter(step__gt=step).values("step", "values")[:STEPS])
-    text, position = log_from(run, position)
+    text, position = RunLog.since(run, position)
     return {
         "status": run.status,
         "reason": run.reason,
@@ -64,17 +63,6 @@ def look(run: TrainingRun, place: Place) -> dict[str, Any]:
         "log_from": position,
         "ended": not run.is_active and len(steps) < STEPS,
     }
-
-
-def log_from(run: TrainingRun, position: int) -> tuple[str, int]:
-    """What the child wrote from this byte on, and where that ends. At most LOG_BYTES, the rest comes next."""
-    path = run.folder / "log.txt"
-    if not path.is_file():
-        return "", position
-    with path.open("rb") as stream:
-        stream.seek(position)
-        found = stream.read(LOG_BYTES)
-    return found.decode(errors="replace"), position + len(found)
 
 
 def stream_of(run: TrainingRun, place: Place) -> StreamingHttpResponse:

@@ -26,7 +26,7 @@ from training import asked, preflight
 from training.api import events
 from training.api import serializers as shapes
 from training.asked import of_project
-from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, RankAnalysis, RunLog, TrainingRun
 from training.models.dataset import BrokenLines, DatasetStatus
 from training.uploads import copied
 
@@ -207,8 +207,7 @@ class TrainingRunViewSet(Reading):
     @action(detail=True, pagination_class=None)
     def logs(self, request: Request, pk: str) -> Response:
         """The end of the child's log."""
-        path = self.get_object().folder / "log.txt"
-        text = path.read_text(errors="replace")[-20_000:] if path.exists() else ""
+        text = RunLog.tail(self.get_object(), 20_000)
         return Response({"text": text})
 
 

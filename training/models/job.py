@@ -96,6 +96,14 @@ class GpuJob(LeasedJob):
             evidence=evidence,
         )
 
+    def log_start(self) -> int:
+        """The byte of the log from which `keep_log` goes on."""
+        return 0
+
+    def keep_log(self, start: int) -> int:
+        """Keep what the child has written since byte `start`; where it was read to."""
+        return start
+
     def note(self, event: dict[str, Any]) -> None:
         """Keep an event of the child under the fence."""
         if event["kind"] == "progress":

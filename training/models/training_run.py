@@ -23,6 +23,7 @@ from training.hyperparameters import OUTER, with_defaults
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.models.rank_analysis import RankAnalysis
+from training.models.run_log import RunLog
 from training.recipes import launch
 
 
@@ -197,6 +198,22 @@ class TrainingRun(GpuJob):
                 RunMetric.objects.update_or_create(run=self, step=event["step"], defaults={"values": values})
         elif event["kind"] == "evaluation":
             self.write(**{f"loss_{event['when']}": event["loss"]})
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log.txt"
+
+    def log_start(self) -> int:
+        """What is kept already; on another host than the attempt before the file begins anew."""
+        kept = RunLog.end_of(self)
+        return kept if self.log_file.is_file() and self.log_file.stat().st_size >= kept else 0
+
+    def keep_log(self, start: int) -> int:
+        if not self.log_file.is_file() or self.log_file.stat().st_size <= start:
+            return start
+        with transaction.atomic():
+            self.write(attempt=self.attempt)
+            return RunLog.keep(self, self.log_file, start)
 
     def progress_after(self, event: dict[str, Any]) -> dict[str, Any]:
         shown = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)

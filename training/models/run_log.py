@@ -1,0 +1,69 @@
+"""What a run's child wrote, kept in the database: a page on another host reads it, and it outlives the workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.db import models
+from django.db.models import Max
+
+PART_BYTES = 64_000
+# Of a run that writes without end, the rest stays in the file.
+MOST_BYTES = 8_000_000
+
+
+class RunLog(models.Model):
+    """A part of a log; `position` and `until` are bytes of everything that the run has written."""
+
+    run = models.ForeignKey("training.TrainingRun", models.PROTECT, related_name="log_parts")
+    position = models.PositiveBigIntegerField()
+    until = models.PositiveBigIntegerField()
+    text = models.TextField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [models.UniqueConstraint(fields=["run", "position"], name="one_log_part_per_position")]
+
+    def __str__(self) -> str:
+        return f"log of {self.run_id} from byte {self.position}"
+
+    @classmethod
+    def end_of(cls, run: Any) -> int:
+        """Bytes that are kept."""
+        return cls.objects.filter(run=run).aggregate(end=Max("until"))["end"] or 0
+
+    @classmethod
+    def keep(cls, run: Any, file: Path, start: int) -> int:
+        """Keep what the file has grown by since byte `start` of it, whole lines if there are; where it was read to."""
+        part, end = read_part(file, start), cls.end_of(run)
+        if not part or end >= MOST_BYTES:
+            return start
+        text = part.decode(errors="replace").replace("\x00", "")
+        cls.objects.create(run=run, position=end, until=end + len(part), text=text)
+        return start + len(part)
+
+    @classmethod
+    def since(cls, run: Any, position: int) -> tuple[str, int]:
+        """What was written from this byte on, up to a few parts, and where that ends."""
+        parts = list(cls.objects.filter(run=run, until__gt=position)[:4])
+        if not parts:
+            return "", position
+        return "".join(part.text for part in parts), parts[-1].until
+
+    @classmethod
+    def tail(cls, run: Any, characters: int) -> str:
+        """The end of it."""
+        parts = cls.objects.filter(run=run).order_by("-position").values_list("text", flat=True)[:8]
+        return "".join(reversed(list(parts)))[-characters:]
+
+
+def read_part(file: Path, start: int) -> bytes:
+    """At most PART_BYTES from byte `start` on, to the end of a line where one ends."""
+    if not file.is_file():
+        return b""
+    with file.open("rb") as stream:
+        stream.seek(start)
+        part = stream.read(PART_BYTES)
+    whole = part.rfind(b"\n") + 1
+    return part[:whole] if whole else part

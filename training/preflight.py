@@ -25,26 +25,24 @@ CHECKPOINTS = 3
 
 def look(run: TrainingRun) -> dict[str, Any]:
     """The four answers, each with its verdict or its number, and why. Nothing is stored."""
+    return {**needs(run), "time": time(run), "queue": queue(run)}
+
+
+def needs(run: TrainingRun) -> dict[str, Any]:
+    """Memory and disk, on the largest device that is known: no file is read for it."""
     device = sizing.largest_device()
     shape = sizing.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
     plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=on_gpu)
-    return {
-        "memory": memory(shape, plan, device),
-        "time": time(run),
-        "disk": disk(shape, plan, device),
-        "queue": queue(run),
-    }
+    return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device)}
 
 
 def require(run: TrainingRun) -> None:
     """Raises Invalid when the run will not fit, with the fix that is nearest."""
-    found = look(run)
-    for part in ("memory", "disk"):
-        if found[part]["verdict"] == "will not fit":
-            raise Invalid(
-                f"{found[part]['text']} Change it, or queue it with anyway = true.", field=part, code="will_not_fit"
-            )
+    for part, found in needs(run).items():
+        if found["verdict"] == "will not fit":
+            text = f"{found['text']} Change it, or queue it with anyway = true."
+            raise Invalid(text, field=part, code="will_not_fit")
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:

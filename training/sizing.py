@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.api.errors import Invalid
+from adapterhub.artifacts import ArtifactError
 from adapterhub.jobs.models import JobStatus
 from registry.models import BaseModel
 from training import adviser, estimator
@@ -122,21 +123,27 @@ def targets(dataset: Dataset, model: BaseModel) -> int | None:
 
 
 def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> float | None:
-    """Tokens of a row's completion, or of the `whole` row; None without a tokenizer that can be read."""
+    """Tokens of a row's completion, or of the `whole` row; None without a tokenizer or rows that can be read."""
     tokenizer = model.folder / "tokenizer.json"
-    return counted(dataset.folder() / "train.jsonl", tokenizer, whole) if tokenizer.is_file() else None
+    try:
+        return counted(dataset.digest, tokenizer, whole) if tokenizer.is_file() else None
+    except ArtifactError:
+        return None
 
 
 @lru_cache(maxsize=256)
-def counted(rows: Path, tokenizer: Path, whole: bool) -> float | None:
-    """Mean tokens of the first rows. The rows lie under their digest, so the answer stays."""
+def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
+    """Mean tokens of the first rows of a dataset. Kept by its digest: to verify all of it takes as long as to read it.
+
+    Raises ArtifactError when the store has lost it.
+    """
     from tokenizers import Tokenizer
 
     try:
         read = Tokenizer.from_file(str(tokenizer))
     except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
         return None
-    with rows.open("rb") as stream:
+    with (Dataset(digest=digest).folder() / "train.jsonl").open("rb") as stream:
         texts = [text_of(json.loads(line), whole) for line in islice(stream, SAMPLED_ROWS)]
     encoded = read.encode_batch(texts, add_special_tokens=False)
     return sum(len(found.ids) for found in encoded) / max(len(encoded), 1)

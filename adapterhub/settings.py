@@ -252,6 +252,7 @@ CELERY_BEAT_SCHEDULE = {
     "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": timedelta(hours=1)},
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
     "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
+    "rollouts": {"task": "registry.tasks.look_at_rollouts", "schedule": 5.0, "options": {"expires": 10}},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 

@@ -12,7 +12,7 @@ from adapterhub.accounts.pages import refused, sign_in
 from adapterhub.api.views import healthz
 from adapterhub.audit.api import AuditViewSet
 from adapterhub.audit.views import explorer
-from registry.api import approvals
+from registry.api import approvals, rollouts
 from registry.api import views as registry
 from training.api import estimates
 from training.api import views as training
@@ -27,8 +27,9 @@ router.register(r"adapters/(?P<slug>[-\w]+)/versions", registry.VersionViewSet, 
 router.register("clusters", registry.ClusterViewSet, "cluster")
 router.register("replicas", registry.ReplicaViewSet, "replica")
 router.register("aliases", registry.AliasViewSet, "alias")
-router.register("rollouts", registry.RolloutViewSet, "rollout")
+router.register("rollouts", rollouts.RolloutViewSet, "rollout")
 router.register("approvals", approvals.ApprovalViewSet, "approval")
+router.register("feedback", rollouts.FeedbackViewSet, "feedback")
 router.register("responses", registry.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")
 router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")

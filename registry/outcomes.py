@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from django.db import connection, transaction
 
 from adapterhub.accounts.models import Project
 from registry.channels import OUTCOMES, valkey
-from registry.models import AdapterVersion, Response
+from registry.metrics import of_report
+from registry.models import AdapterVersion, Response, Rollout, RolloutMinute, RolloutUnit
 
 GROUP = "registry"
 BATCH = 500
+ARMS = ("candidate", "control")
 
 
 def collect() -> int:
@@ -44,28 +47,62 @@ def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes
 
 
 def keep(reports: list[dict[str, Any]]) -> None:
+    """Rows of the answers that are new, and their part in their rollouts' minutes; all or none."""
     versions = AdapterVersion.objects.in_bulk({report["version"] for report in reports}, field_name="served_name")
     projects = {project.slug: project for project in Project.objects.all()}
-    rows = [
-        response_row(report, projects[report["project"]], versions[report["version"]])
-        for report in reports
-        if report["version"] in versions and report["project"] in projects
-    ]
-    Response.objects.bulk_create(rows, ignore_conflicts=True)
+    with transaction.atomic(), connection.cursor() as cursor:
+        # Two collectors would both take the same report for new, and count it twice.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.outcomes'))")
+        known = [report for report in new_ones(reports) if report["version"] in versions]
+        rollouts = Rollout.objects.by_alias({report["alias"] for report in known})
+        rows = [
+            response_row(report, projects[report["project"]], versions[report["version"]], rollouts)
+            for report in known
+            if report["project"] in projects
+        ]
+        Response.objects.bulk_create(rows)
+        measure(rows, {report["response_id"]: report for report in known})
 
 
-def response_row(report: dict[str, Any], project: Project, version: AdapterVersion) -> Response:
+def new_ones(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each report once, without those that have their row."""
+    once = {report["response_id"]: report for report in reports}
+    there = set(Response.objects.filter(pk__in=once).values_list("pk", flat=True))
+    return [report for key, report in once.items() if key not in there]
+
+
+def response_row(
+    report: dict[str, Any], project: Project, version: AdapterVersion, rollouts: dict[str, list[Rollout]]
+) -> Response:
+    at = datetime.fromtimestamp(report["at"], UTC)
     return Response(
         id=report["response_id"],
         project=project,
         alias_name=report["alias"] or "",
         version=version,
+        rollout=at_that_time(rollouts.get(report["alias"] or "", []), at),
         arm=report["arm"],
         is_sticky=report["sticky"],
         status=report["status"],
-        at=datetime.fromtimestamp(report["at"], UTC),
+        at=at,
         ttft_ms=report["ttft_ms"],
         total_ms=report["total_ms"],
         prompt_tokens=report["prompt_tokens"],
         completion_tokens=report["completion_tokens"],
     )
+
+
+def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
+    """The one that moved the alias then."""
+    return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
+
+
+def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
+    """Add the answers of both arms' known users to their minutes; the rest is out of the statistics."""
+    counted = [row for row in rows if row.rollout and row.is_sticky and row.arm in ARMS]
+    told = [(row, metric, value) for row in counted for metric, value in of_report(reports[row.pk]).items()]
+    RolloutMinute.add((row.rollout, row.arm, row.at, metric, value) for row, metric, value in told)
+    units = {(row.rollout_id, unit): row for row in counted if (unit := reports[row.pk].get("unit"))}
+    met = [RolloutUnit(rollout=row.rollout, unit=unit, arm=row.arm, weight=row.rollout.weight)
+           for (_, unit), row in units.items()]  # fmt: skip
+    RolloutUnit.objects.bulk_create(met, ignore_conflicts=True)

@@ -201,12 +201,18 @@ def take_out(replica: Replica, engine: EngineClient, name: str) -> None:
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
-    """A rollout starts when every healthy replica holds its candidate."""
+    """A rollout starts when every healthy replica holds its candidate, and fails when one refuses it."""
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
             if healthy and all(rollout.candidate.served_name in replica.loaded for replica in healthy):
                 rollout.started(by=RECONCILER)
+            elif healthy and (refusals := [said for one in healthy if (said := refusal(one, rollout))]):
+                rollout.refused(by=RECONCILER, reason=refusals[0])
+
+
+def refusal(replica: Replica, rollout: Rollout) -> str:
+    return str(replica.refused.get(rollout.candidate.served_name, ""))
 
 
 def publish() -> RoutingTable:
@@ -221,8 +227,8 @@ def publish() -> RoutingTable:
 def routing_table() -> RoutingTable:
     """The table as the database says now."""
     aliases = list(Alias.objects.select_related("project", "version__adapter"))
-    rollouts = Rollout.objects.active().select_related("candidate__adapter")
-    running = {rollout.alias_id: rollout for rollout in rollouts if rollout.status == RolloutStatus.RUNNING}
+    serving = Rollout.objects.serving().select_related("candidate__adapter")
+    running = {rollout.alias_id: rollout for rollout in serving}
     return RoutingTable(
         generation=next_generation(),
         published_at=time.time(),

@@ -6,7 +6,7 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import checks, outcomes
+from registry import checks, outcomes, rollout_loop
 from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
@@ -22,6 +22,11 @@ def reconcile() -> None:
 @shared_task
 def collect_outcomes() -> None:
     outcomes.collect()
+
+
+@shared_task
+def look_at_rollouts() -> None:
+    rollout_loop.look_at_all()
 
 
 @shared_task

@@ -61,5 +61,8 @@ class Tag(StrEnum):
     ROLLOUT_PAUSED = "rollout:paused"
     ROLLOUT_RESUMED = "rollout:resumed"
     ROLLOUT_WEIGHT_SET = "rollout:weight_set"
+    ROLLOUT_STEPPED = "rollout:stepped"
+    ROLLOUT_WAITS = "rollout:awaits_approval"
+    ROLLOUT_FAILED = "rollout:failed"
     ROLLOUT_PROMOTED = "rollout:promoted"
     ROLLOUT_ROLLED_BACK = "rollout:rolled_back"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from rest_framework import serializers
 
+from registry.guardrails import Kind
 from registry.lineage import approvals_of
+from registry.metrics import METRICS
 from registry.models import Adapter, AdapterVersion, Alias, AliasMove, BaseModel, Cluster, Replica, Response, Rollout
+from registry.models.feedback import Outcome
 
 
 def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField:
@@ -158,6 +162,31 @@ class StepSerializer(serializers.Serializer):
     approval = serializers.BooleanField(required=False, default=False)
 
 
+class GuardrailSerializer(serializers.Serializer):
+    metric = serializers.ChoiceField(choices=list(METRICS))
+    margin = serializers.FloatField(min_value=0, help_text="In the metric's unit: points of a hundred, or seconds.")
+    kind = serializers.ChoiceField(
+        choices=[kind.value for kind in Kind],
+        default=Kind.GUARDRAIL.value,
+        help_text="A bad guardrail rolls back, a bad signal pauses, goals decide promotion.",
+    )
+    level = serializers.FloatField(required=False, allow_null=True, help_text="0.95 is p95; of times only.")
+
+
+class FeedbackSerializer(serializers.Serializer):
+    response_id = serializers.CharField(max_length=64)
+    outcome = serializers.ChoiceField(choices=Outcome.choices, required=False, default="")
+    score = serializers.FloatField(required=False, allow_null=True, default=None)
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        score = fields["score"]
+        if score is not None and not isfinite(score):
+            raise serializers.ValidationError({"score": "Give a finite number."})
+        if not fields["outcome"] and score is None:
+            raise serializers.ValidationError({"outcome": "Give an outcome (good or bad), a score, or both."})
+        return fields
+
+
 class RolloutSerializer(serializers.ModelSerializer):
     alias = slug_of("name")
     stable = slug_of("served_name")
@@ -166,7 +195,8 @@ class RolloutSerializer(serializers.ModelSerializer):
     class Meta:
         model = Rollout
         fields = [
-            "id", "alias", "stable", "candidate", "status", "weight", "steps", "guardrails", "generation", "reason",
+            "id", "alias", "stable", "candidate", "status", "weight", "steps", "step", "step_at", "guardrails",
+            "generation", "reason",
             "created_at", "ended_at",
         ]  # fmt: skip
 
@@ -177,8 +207,9 @@ class NewRolloutSerializer(serializers.Serializer):
     steps = StepSerializer(
         many=True,
         allow_empty=False,
-        help_text="The first step's weight is taken at the start; the others are recorded, and taken by set-weight.",
+        help_text="Each is taken when the one before had its time and samples; without guardrails people do it.",
     )
+    guardrails = GuardrailSerializer(many=True, required=False, default=list)
     reason = serializers.CharField(max_length=2000)
 
 

@@ -312,65 +312,6 @@ class AliasViewSet(Reading):
         return Response(shapes.AliasMoveSerializer(moves, many=True).data)
 
 
-class RolloutViewSet(Reading):
-    """A/B splits. Every verb takes a reason."""
-
-    queryset = models.Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
-    serializer_class = shapes.RolloutSerializer
-    pagination_class = ByCreation
-    project_path = "alias__project"
-    scopes = dict.fromkeys(("create", "pause", "resume", "set_weight", "promote", "rollback"), Scope.OPERATE)
-
-    @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
-    def create(self, request: Request) -> Response:
-        """Open a rollout. It starts when every healthy replica holds the candidate."""
-        fields = self.read(shapes.NewRolloutSerializer)
-        alias = named_thing(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
-        candidate = named_thing(
-            self, models.AdapterVersion, "served_name", fields["candidate"], Scope.READ, "candidate"
-        )
-        steps = [dict(step) for step in fields["steps"]]
-        rollout = models.Rollout.create(
-            alias=alias, candidate=candidate, steps=steps, reason=fields["reason"], by=actor_of(request)
-        )
-        return self.write(rollout, 201)
-
-    def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
-        rollout = self.get_object()
-        getattr(rollout, verb)(by=actor_of(self.request), **self.read(shape))
-        return self.write(rollout)
-
-    @extend_schema(request=shapes.TransitionSerializer)
-    @action(detail=True, methods=["post"])
-    def pause(self, request: Request, pk: str) -> Response:
-        """Everybody gets the stable version until it is resumed."""
-        return self.move("pause")
-
-    @extend_schema(request=shapes.TransitionSerializer)
-    @action(detail=True, methods=["post"])
-    def resume(self, request: Request, pk: str) -> Response:
-        """Go on with the same weight and salt."""
-        return self.move("resume")
-
-    @extend_schema(request=shapes.WeightSerializer)
-    @action(detail=True, methods=["post"], url_path="set-weight")
-    def set_weight(self, request: Request, pk: str) -> Response:
-        """Change the candidate's share."""
-        return self.move("set_weight", shapes.WeightSerializer)
-
-    @extend_schema(request=shapes.TransitionSerializer)
-    @action(detail=True, methods=["post"])
-    def promote(self, request: Request, pk: str) -> Response:
-        """The candidate serves everybody."""
-        return self.move("promote")
-
-    @extend_schema(request=shapes.ReasonSerializer)
-    @action(detail=True, methods=["post"])
-    def rollback(self, request: Request, pk: str) -> Response:
-        """The stable version serves everybody, also after the promotion. Twice is as once."""
-        return self.move("rollback", shapes.ReasonSerializer)
-
-
 class ResponseViewSet(ProjectViewSet, mixins.RetrieveModelMixin):
     """Which version answered a request."""
 

@@ -4,6 +4,8 @@ from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Sig
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.cluster import Cluster, Replica
 from registry.models.dossier import Dossier
+from registry.models.feedback import Feedback
+from registry.models.minute import RolloutMinute, RolloutUnit
 from registry.models.response import Response
 from registry.models.rollout import Rollout, RolloutStatus
 
@@ -19,10 +21,13 @@ __all__ = [
     "BaseModelStatus",
     "Cluster",
     "Dossier",
+    "Feedback",
     "Replica",
     "Response",
     "Rollout",
+    "RolloutMinute",
     "RolloutStatus",
+    "RolloutUnit",
     "Signature",
     "VersionStatus",
 ]

@@ -6,6 +6,7 @@ from django.db import models
 
 from adapterhub.accounts.models import Project
 from registry.models.adapter import AdapterVersion
+from registry.models.rollout import Rollout
 
 
 class Response(models.Model):
@@ -15,6 +16,7 @@ class Response(models.Model):
     project = models.ForeignKey(Project, models.PROTECT, related_name="+")
     alias_name = models.CharField(max_length=50, blank=True)
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="responses")
+    rollout = models.ForeignKey(Rollout, models.PROTECT, null=True, related_name="responses")
     arm = models.CharField(max_length=20)
     is_sticky = models.BooleanField()
     status = models.PositiveSmallIntegerField()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, models, transaction
@@ -19,23 +20,32 @@ from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import reconcile_soon
+from registry.rollout_plans import check as check_plan
+
+Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
 
 
 class RolloutStatus(models.TextChoices):
     LOADING = "loading"
     RUNNING = "running"
     PAUSED = "paused"
+    AWAITING_APPROVAL = "awaiting_approval", "awaiting approval"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back", "rolled back"
+    FAILED = "failed"
 
 
-ACTIVE = (RolloutStatus.LOADING, RolloutStatus.RUNNING, RolloutStatus.PAUSED)
+# The candidate gets its share; waiting for an approval changes nothing for the users.
+SERVING = (RolloutStatus.RUNNING, RolloutStatus.AWAITING_APPROVAL)
+ACTIVE = (RolloutStatus.LOADING, RolloutStatus.PAUSED, *SERVING)
 # What may follow what; rollback may follow everything that is active, so that it wins every race.
 MOVES = {
-    RolloutStatus.RUNNING: (RolloutStatus.LOADING, RolloutStatus.PAUSED),
-    RolloutStatus.PAUSED: (RolloutStatus.RUNNING,),
-    RolloutStatus.PROMOTED: (RolloutStatus.RUNNING, RolloutStatus.PAUSED),
-    RolloutStatus.ROLLED_BACK: ACTIVE,
+    RolloutStatus.RUNNING: (RolloutStatus.LOADING, RolloutStatus.PAUSED, RolloutStatus.AWAITING_APPROVAL),
+    RolloutStatus.PAUSED: SERVING,
+    RolloutStatus.AWAITING_APPROVAL: (RolloutStatus.RUNNING,),
+    RolloutStatus.PROMOTED: (*SERVING, RolloutStatus.PAUSED),
+    RolloutStatus.ROLLED_BACK: (*ACTIVE, RolloutStatus.PROMOTED),
+    RolloutStatus.FAILED: (RolloutStatus.LOADING,),
 }
 
 
@@ -43,6 +53,17 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
     def active(self) -> RolloutQuerySet:
         """Rollouts that have not ended."""
         return self.filter(status__in=ACTIVE)
+
+    def serving(self) -> RolloutQuerySet:
+        """Rollouts whose candidate gets its share now."""
+        return self.filter(status__in=SERVING)
+
+    def by_alias(self, names: set[str]) -> dict[str, list[Rollout]]:
+        """Alias name -> its rollouts, the newest first."""
+        found: dict[str, list[Rollout]] = {}
+        for rollout in self.filter(alias__name__in=names).select_related("alias"):
+            found.setdefault(rollout.alias.name, []).append(rollout)
+        return found
 
 
 def new_salt() -> str:
@@ -60,6 +81,8 @@ class Rollout(models.Model):
     weight = models.FloatField(default=0, help_text="Percent of the units that the candidate serves.")
     steps = models.JSONField(default=list)
     guardrails = models.JSONField(default=list)
+    step = models.PositiveSmallIntegerField(default=0, editable=False, help_text="Counted from 0.")
+    step_at = models.DateTimeField(null=True, editable=False, help_text="When its present step began to serve.")
     salt = models.CharField(max_length=40, default=new_salt, editable=False)
     generation = models.PositiveIntegerField(default=1, editable=False)
     reason = models.TextField()
@@ -86,6 +109,13 @@ class Rollout(models.Model):
     def is_active(self) -> bool:
         return self.status in ACTIVE
 
+    @property
+    def is_last_step(self) -> bool:
+        return self.step + 1 >= len(self.steps)
+
+    def was_open(self, at: datetime) -> bool:
+        return self.created_at <= at and (self.ended_at is None or at <= self.ended_at)
+
     @classmethod
     def create(
         cls,
@@ -98,6 +128,7 @@ class Rollout(models.Model):
         guardrails: list[dict[str, Any]] | None = None,
     ) -> Rollout:
         """Open a rollout. Traffic moves only when replicas have loaded the candidate."""
+        check_plan(steps, guardrails or [])
         require_of_project(candidate, alias.project)
         candidate.require_servable_on(alias.cluster)
         if candidate.pk == alias.version_id:
@@ -131,12 +162,46 @@ class Rollout(models.Model):
             rollout.audit(Tag.ROLLOUT_STARTED, by=by)
         self.refresh_from_db()
 
-    def pause(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+    def refused(self, *, reason: str, by: Actor) -> None:
+        """No replica can load the candidate: end it before anybody was sent there."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.FAILED)
+            rollout.enter(RolloutStatus.FAILED)
+            rollout.audit(Tag.ROLLOUT_FAILED, by=by, reason=reason)
+        self.refresh_from_db()
+
+    def advance(
+        self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
+    ) -> None:
+        """Take the next step of the plan, and its weight."""
+        with transaction.atomic():
+            rollout = self.locked(None, expected_generation)
+            if rollout.status != RolloutStatus.RUNNING or rollout.is_last_step:
+                raise InvalidTransition("It must be running and have a step left: promote it, or resume it first.")
+            before = {"step": rollout.step, "weight": rollout.weight}
+            rollout.step += 1
+            rollout.weight = rollout.steps[rollout.step]["weight"]
+            rollout.enter(RolloutStatus.RUNNING)
+            rollout.audit(Tag.ROLLOUT_STEPPED, by=by, reason=reason, before=before, evidence=evidence)
+        self.refresh_from_db()
+
+    def wait_for_approval(self, *, reason: str, by: Actor, expected_generation: int | None = None,
+                          evidence: Evidence = None) -> None:  # fmt: skip
+        """All that the plan asks for is there but a person's signature; the users notice nothing."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)
+            rollout.enter(RolloutStatus.AWAITING_APPROVAL)
+            rollout.audit(Tag.ROLLOUT_WAITS, by=by, reason=reason, evidence=evidence)
+        self.refresh_from_db()
+
+    def pause(
+        self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
+    ) -> None:
         """Send everybody to the stable version until it is resumed."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PAUSED, expected_generation)
             rollout.enter(RolloutStatus.PAUSED)
-            rollout.audit(Tag.ROLLOUT_PAUSED, by=by, reason=reason)
+            rollout.audit(Tag.ROLLOUT_PAUSED, by=by, reason=reason, evidence=evidence)
         self.refresh_from_db()
 
     def resume(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
@@ -153,14 +218,16 @@ class Rollout(models.Model):
         """Change the candidate's share, in percent of the units."""
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
-            if rollout.status not in (RolloutStatus.RUNNING, RolloutStatus.PAUSED):
+            if rollout.status not in (*SERVING, RolloutStatus.PAUSED):
                 raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: its weight cannot be set.")
             before, rollout.weight = rollout.weight, weight
             rollout.enter(RolloutStatus(rollout.status))
             rollout.audit(Tag.ROLLOUT_WEIGHT_SET, by=by, reason=reason, before={"weight": before})
         self.refresh_from_db()
 
-    def promote(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+    def promote(
+        self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
+    ) -> None:
         """Send all traffic of the alias to the candidate."""
         for approval in self.approvals.open():
             approval.lapse_when_changed(by=by)
@@ -171,7 +238,7 @@ class Rollout(models.Model):
             rollout.enter(RolloutStatus.PROMOTED)
             if approval:
                 approval.use(by=by)
-            rollout.audit(Tag.ROLLOUT_PROMOTED, by=by, reason=reason, before=served(rollout.stable))
+            rollout.audit(Tag.ROLLOUT_PROMOTED, by=by, reason=reason, before=served(rollout.stable), evidence=evidence)
         self.refresh_from_db()
 
     def request_approval(self, *, reason: str, by: Actor) -> Approval:
@@ -203,22 +270,24 @@ class Rollout(models.Model):
             "quorum": self.alias.quorum,
         }
 
-    def rollback(self, *, reason: str, by: Actor) -> None:
+    def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None) -> None:
         """Serve the stable version again. Also after the promotion; asking twice changes nothing."""
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.alias_id)
             rollout = Rollout.objects.select_for_update().get(pk=self.pk)
             if rollout.status != RolloutStatus.ROLLED_BACK:
-                rollout.go_back(alias, reason=reason, by=by)
+                rollout.go_back(alias, reason=reason, by=by, evidence=evidence)
         self.refresh_from_db()
 
-    def go_back(self, alias: Alias, *, reason: str, by: Actor) -> None:
+    def go_back(self, alias: Alias, *, reason: str, by: Actor, evidence: Evidence) -> None:
+        if self.status not in MOVES[RolloutStatus.ROLLED_BACK]:
+            raise InvalidTransition(f"The rollout is {self.get_status_display()}: nothing is left to take back.")
         if self.status == RolloutStatus.PROMOTED:
             if alias.version_id != self.candidate_id or alias.rollouts.active().exists():
                 raise Conflict(f"{alias} has moved on since: roll back what moved it.", code="alias_moved")
             alias.point_to(self.stable, reason=reason, by=by)
         self.enter(RolloutStatus.ROLLED_BACK)
-        self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate))
+        self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate), evidence=evidence)
 
     def locked(self, target: RolloutStatus | None, expected_generation: int | None = None) -> Rollout:
         """The row, locked after its alias; raises unless the target may follow its status."""
@@ -239,9 +308,13 @@ class Rollout(models.Model):
         self.status = status
         self.generation += 1
         self.ended_at = None if status in ACTIVE else now()
-        self.save(update_fields=["status", "generation", "ended_at", "weight"])
+        self.step_at = now() if status == RolloutStatus.RUNNING else self.step_at
+        self.save(update_fields=["status", "generation", "ended_at", "weight", "step", "step_at"])
         reconcile_soon()
 
-    def audit(self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None) -> None:
+    def audit(
+        self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
+    ) -> None:
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
-        AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=after, reason=reason)
+        told = {**after, "evidence": evidence} if evidence else after
+        AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=told, reason=reason)

@@ -1,0 +1,115 @@
+"""REST: rollouts, and the feedback that they are judged by. Guard, verb, answer."""
+
+from __future__ import annotations
+
+from django.utils.timezone import now
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.permissions import actor_of
+from adapterhub.api.views import ProjectViewSet
+from registry import models, rollout_loop
+from registry.api import serializers as shapes
+from registry.api.views import ByCreation, Reading, named_thing
+
+VERBS = ("create", "pause", "resume", "advance", "set_weight", "promote", "rollback")
+
+
+class RolloutViewSet(Reading):
+    """A/B splits. Every verb takes a reason."""
+
+    queryset = models.Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
+    serializer_class = shapes.RolloutSerializer
+    pagination_class = ByCreation
+    project_path = "alias__project"
+    scopes = dict.fromkeys(VERBS, Scope.OPERATE)
+
+    @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
+    def create(self, request: Request) -> Response:
+        """Open a rollout. It starts when every healthy replica holds the candidate."""
+        fields = self.read(shapes.NewRolloutSerializer)
+        alias = named_thing(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
+        candidate = named_thing(
+            self, models.AdapterVersion, "served_name", fields["candidate"], Scope.READ, "candidate"
+        )
+        steps = [dict(step) for step in fields["steps"]]
+        rollout = models.Rollout.create(
+            alias=alias,
+            candidate=candidate,
+            steps=steps,
+            guardrails=[dict(rail) for rail in fields["guardrails"]],
+            reason=fields["reason"],
+            by=actor_of(request),
+        )
+        return self.write(rollout, 201)
+
+    def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
+        rollout = self.get_object()
+        getattr(rollout, verb)(by=actor_of(self.request), **self.read(shape))
+        return self.write(rollout)
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, pk: str) -> Response:
+        """Everybody gets the stable version until it is resumed."""
+        return self.move("pause")
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        """Go on with the same weight and salt."""
+        return self.move("resume")
+
+    @extend_schema(request=shapes.WeightSerializer)
+    @action(detail=True, methods=["post"], url_path="set-weight")
+    def set_weight(self, request: Request, pk: str) -> Response:
+        """Change the candidate's share."""
+        return self.move("set_weight", shapes.WeightSerializer)
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def promote(self, request: Request, pk: str) -> Response:
+        """The candidate serves everybody."""
+        return self.move("promote")
+
+    @extend_schema(request=shapes.ReasonSerializer)
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, pk: str) -> Response:
+        """The stable version serves everybody, also after the promotion. Twice is as once."""
+        return self.move("rollback", shapes.ReasonSerializer)
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def advance(self, request: Request, pk: str) -> Response:
+        """Take the next step now."""
+        return self.move("advance")
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def analysis(self, request: Request, pk: str) -> Response:
+        """What the numbers say now: the action they ask for, and each guardrail's difference with its interval."""
+        rollout = self.get_object()
+        if not rollout.guardrails:
+            return Response({"action": "wait", "reasons": ["It has no guardrails: people decide."], "findings": []})
+        return Response(rollout_loop.evidence(rollout_loop.judge(rollout, now()), rollout))
+
+
+class FeedbackViewSet(ProjectViewSet):
+    """What users said of an answer, joined to the arm that gave it."""
+
+    queryset = models.Feedback.objects.all()
+    serializer_class = shapes.FeedbackSerializer
+    project_path = "response__project"
+    scopes = {"create": Scope.INFER}
+
+    @extend_schema(request=shapes.FeedbackSerializer, responses={201: OpenApiTypes.OBJECT})
+    def create(self, request: Request) -> Response:
+        """Judge an answer once, by its X-Response-ID. 422 while its report has not arrived: seconds."""
+        fields = self.read(shapes.FeedbackSerializer)
+        answer = named_thing(self, models.Response, "pk", fields["response_id"], Scope.INFER, "response_id")
+        models.Feedback.give(answer, outcome=fields["outcome"], score=fields["score"])
+        return Response({**fields, "arm": answer.arm}, 201)

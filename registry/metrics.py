@@ -1,0 +1,64 @@
+"""What is measured of each answer, under which name and in which unit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`unit` is "points" for a rate of zeros and ones; a metric in seconds has quantiles too."""
+
+    label: str
+    unit: str
+    less_is_worse: bool = False
+
+
+METRICS = {
+    "error_rate": Metric("error rate", "points"),
+    "ttft": Metric("time to first token", "seconds"),
+    "latency": Metric("latency", "seconds"),
+    "tokens_per_second": Metric("tokens a second", "tokens", less_is_worse=True),
+    "length": Metric("length of the answer", "tokens"),
+    "empty_rate": Metric("empty answers", "points"),
+    "refusal_rate": Metric("refusals", "points"),
+    "format_failure_rate": Metric("answers of the wrong format", "points"),
+    "bad_feedback_rate": Metric("bad feedback", "points"),
+    "feedback_score": Metric("feedback score", "score", less_is_worse=True),
+}
+FAILED = 500  # from this status on it is the server's fault
+HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate": "format_failure"}
+
+
+def of_report(report: Mapping[str, Any]) -> dict[str, float]:
+    """Metric -> value of one router's report. What the report does not say is left out; a client's own error says
+    nothing about the candidate."""
+    status = report["status"]
+    if status >= FAILED:
+        return {"error_rate": 1.0}
+    return {"error_rate": 0.0, **of_answer(report)} if status < 400 else {}
+
+
+def of_answer(report: Mapping[str, Any]) -> dict[str, float]:
+    hints = {metric: report.get(key) for metric, key in HINTS.items()}
+    if hints["empty_rate"] is None:
+        hints["empty_rate"] = report["completion_tokens"] == 0
+    told = {metric: float(hint) for metric, hint in hints.items() if hint is not None}
+    return {**told, "latency": report["total_ms"] / 1000, "length": float(report["completion_tokens"]), **paced(report)}
+
+
+def paced(report: Mapping[str, Any]) -> dict[str, float]:
+    """Times that only a streamed answer has."""
+    first_ms = report.get("ttft_ms")
+    if first_ms is None:
+        return {}
+    rest_s = (report["total_ms"] - first_ms) / 1000
+    pace = {"tokens_per_second": report["completion_tokens"] / rest_s} if rest_s > 0 else {}
+    return {"ttft": first_ms / 1000, **pace}
+
+
+def of_feedback(outcome: str | None, score: float | None) -> dict[str, float]:
+    told = {"bad_feedback_rate": float(outcome == "bad")} if outcome else {}
+    return told if score is None else {**told, "feedback_score": score}

@@ -1,0 +1,93 @@
+"""What a rollout measured: one row a minute, arm and metric; and which users it has met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from django.db import models, transaction
+
+from registry.guardrails import Arm, Minute, Values
+from registry.metrics import METRICS
+from registry.models.rollout import Rollout
+from registry.quantiles import EDGES, Histogram
+from registry.statistics import Sample
+
+Measured = tuple[Rollout, str, datetime, str, float]
+
+
+class RolloutMinute(models.Model):
+    """Sums of one metric of one arm; `histogram` counts seconds between `registry.quantiles.EDGES`, empty bins left
+    out."""
+
+    rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="minutes")
+    at = models.DateTimeField(help_text="The minute's beginning.")
+    arm = models.CharField(max_length=10)
+    metric = models.CharField(max_length=30)
+    count = models.PositiveIntegerField(default=0)
+    total = models.FloatField(default=0)
+    squares = models.FloatField(default=0)
+    histogram = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["at"]
+        constraints = [
+            models.UniqueConstraint(fields=["rollout", "at", "arm", "metric"], name="one_row_a_minute_arm_and_metric")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.metric} of the {self.arm} at {self.at:%H:%M}"
+
+    @classmethod
+    def add(cls, measured: Iterable[Measured]) -> None:
+        """Add values to their minutes, all or none."""
+        grouped: dict[tuple[Any, ...], list[float]] = {}
+        for rollout, arm, at, metric, value in measured:
+            minute = at.replace(second=0, microsecond=0)
+            grouped.setdefault((rollout.pk, minute, arm, metric), []).append(value)
+        with transaction.atomic():
+            for key in sorted(grouped, key=str):
+                cls.add_values(*key, values=grouped[key])
+
+    @classmethod
+    def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
+        key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
+        cls.objects.bulk_create([cls(**key)], ignore_conflicts=True)
+        row = cls.objects.select_for_update().get(**key)
+        if METRICS[metric].unit == "seconds":
+            row.histogram = sparse(row.dense() + Histogram.of(values).counts)
+        row.count, row.total = row.count + len(values), row.total + sum(values)
+        row.squares += sum(value * value for value in values)
+        row.save(update_fields=["count", "total", "squares", "histogram"])
+
+    def dense(self) -> np.ndarray:
+        counts = np.zeros(len(EDGES) + 1, dtype=np.int64)
+        for place, count in self.histogram.items():
+            counts[int(place)] = count
+        return counts
+
+    def as_minute(self) -> Minute:
+        """The row as the statistics take it."""
+        values = Values(Sample(self.count, self.total, self.squares), Histogram(self.dense()))
+        return Minute(self.at, Arm(self.arm), METRICS[self.metric].label, values)
+
+
+def sparse(counts: np.ndarray) -> dict[str, int]:
+    return {str(place): int(counts[place]) for place in np.flatnonzero(counts)}
+
+
+class RolloutUnit(models.Model):
+    """A user (as a hash) that a rollout met, in which arm first and at which weight."""
+
+    rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="units")
+    unit = models.CharField(max_length=64)
+    arm = models.CharField(max_length=10)
+    weight = models.FloatField(help_text="Percent, when the user was first met.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["rollout", "unit"], name="a_user_is_met_once")]
+
+    def __str__(self) -> str:
+        return f"{self.unit[:8]} in the {self.arm}"

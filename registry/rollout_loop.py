@@ -1,0 +1,132 @@
+"""The rollouts' control loop: look at the numbers, then roll back, pause, take the next step, promote, or wait.
+
+Like the reconciler it trusts the database alone, so that any run may be lost or repeated. A rollout without guardrails
+is moved by people only.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import isfinite
+from typing import Any
+
+from django.db.models import Count
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import system
+from adapterhub.api.errors import Conflict
+from registry.exposure import Exposure
+from registry.guardrails import Action, Analysis, Finding, analysis
+from registry.metrics import METRICS
+from registry.models import Rollout, RolloutStatus
+from registry.rollout_plans import guardrail
+
+LOOP = system("rollout")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the present step is: seconds still to hold, samples of the arm that has fewer, and how many it needs."""
+
+    hold_left_s: int
+    samples: int
+    needed: int
+    approval: bool
+
+    @property
+    def is_done(self) -> bool:
+        return self.hold_left_s <= 0 and self.samples >= self.needed
+
+
+def look_at_all() -> None:
+    """One look at every rollout that serves and has guardrails."""
+    serving = Rollout.objects.serving().exclude(guardrails=[])
+    for rollout in serving.select_related("alias__project", "stable", "candidate"):
+        try:
+            look(rollout, now())
+        except Conflict as error:
+            log.info("%s was moved by somebody else: %s", rollout, error)
+
+
+def look(rollout: Rollout, at: datetime) -> Analysis:
+    """Do what the numbers ask for. Raises Conflict when somebody was faster."""
+    found = judge(rollout, at)
+    told: dict[str, Any] = {"reason": " ".join(found.reasons), "by": LOOP, "evidence": evidence(found, rollout)}
+    if found.action is Action.ROLL_BACK:
+        rollout.rollback(**told)
+    elif found.action is Action.PAUSE:
+        rollout.pause(**told, expected_generation=rollout.generation)
+    elif rollout.status == RolloutStatus.RUNNING and progress(rollout, at).is_done:
+        go_on(rollout, found.action, told)
+    return found
+
+
+def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
+    """The step has all its time and samples: what comes next. An undecided comparison never promotes."""
+    step, same = rollout.steps[rollout.step], {"expected_generation": rollout.generation}
+    if step.get("approval") or (rollout.is_last_step and action is Action.PROMOTE and rollout.alias.quorum):
+        rollout.wait_for_approval(**told, **same)
+    elif not rollout.is_last_step:
+        rollout.advance(**told, **same)
+    elif action is Action.PROMOTE:
+        rollout.promote(**told, **same)
+
+
+def judge(rollout: Rollout, at: datetime) -> Analysis:
+    """The verdicts on all that it measured so far. Raises ValueError without guardrails."""
+    minutes = [row.as_minute() for row in rollout.minutes.all()]
+    guardrails = [guardrail(raw) for raw in rollout.guardrails]
+    return analysis(minutes, guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
+
+
+def exposures(rollout: Rollout) -> list[Exposure]:
+    """Users first met while both arms were of equal size, which they are up to 50 percent."""
+    rows = rollout.units.filter(weight__gt=0, weight__lte=50).values("arm").annotate(count=Count("pk"))
+    met = {row["arm"]: row["count"] for row in rows}
+    return [Exposure(met.get("control", 0), met.get("candidate", 0), 0.5)] if met else []
+
+
+def progress(rollout: Rollout, at: datetime) -> Progress:
+    step = rollout.steps[rollout.step]
+    end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))
+    left = (end - at).total_seconds()
+    return Progress(
+        hold_left_s=max(0, int(-(-left // 1))),
+        samples=min(samples(rollout, arm) for arm in ("control", "candidate")),
+        needed=step.get("min_samples", 0),
+        approval=step.get("approval", False),
+    )
+
+
+def samples(rollout: Rollout, arm: str) -> int:
+    """Answers of the arm since the step began."""
+    since = (rollout.step_at or now()).replace(second=0, microsecond=0)
+    rows = rollout.minutes.filter(arm=arm, metric="error_rate", at__gte=since)
+    return sum(rows.values_list("count", flat=True))
+
+
+def evidence(found: Analysis, rollout: Rollout) -> dict[str, Any]:
+    """The numbers that decided, as JSON for REST and the audit trail."""
+    return {
+        "action": found.action.value,
+        "reasons": list(found.reasons),
+        "step": rollout.step,
+        "weight": rollout.weight,
+        "findings": [finding(one) for one in found.findings],
+    }
+
+
+def finding(found: Finding) -> dict[str, Any]:
+    rail, interval = found.guardrail, found.interval
+    ends = {name: number(getattr(interval, name)) for name in ("lower", "estimate", "upper")}
+    key = next(key for key, metric in METRICS.items() if metric.label == rail.metric)
+    return {"metric": key, "name": rail.name, "kind": rail.kind.value, "margin": rail.margin, "unit": rail.unit,
+            "verdict": found.verdict.value, "difference": ends, "reason": found.reason}  # fmt: skip
+
+
+def number(value: Any) -> float | None:
+    """None for what is not known yet, or has no end."""
+    return round(float(value), 6) if isfinite(float(value)) else None

@@ -26,7 +26,7 @@ class RolloutViewSet(Reading):
     serializer_class = shapes.RolloutSerializer
     pagination_class = ByCreation
     project_path = "alias__project"
-    scopes = dict.fromkeys(VERBS, Scope.OPERATE)
+    scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ}
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
     def create(self, request: Request) -> Response:

@@ -1,0 +1,183 @@
+"""The rollouts' control loop on minutes as the routers report them: what it does, and what it writes down."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils.timezone import now
+
+from adapterhub.accounts.models import User
+from adapterhub.api.errors import Invalid
+from adapterhub.audit.models import AuditEvent
+from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMinute, RolloutUnit
+from registry.outcomes import keep
+from registry.reconcile import RECONCILER
+from registry.rollout_loop import look, look_at_all, progress
+
+STEPS = [{"weight": 10, "hold_s": 60, "min_samples": 100}, {"weight": 50, "hold_s": 60, "min_samples": 100}]
+RAILS = [{"metric": "error_rate", "margin": 5}]
+SOON, LATER = timedelta(seconds=90), timedelta(minutes=4)
+
+
+def opened(alias: Alias, candidate: AdapterVersion, user: User, **plan: Any) -> Rollout:
+    fields = {"steps": STEPS, "guardrails": RAILS, **plan}
+    rollout = Rollout.create(alias=alias, candidate=candidate, reason="try", by=user.as_actor(), **fields)
+    rollout.started(by=RECONCILER)
+    return rollout
+
+
+@pytest.fixture
+def rollout(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
+    return opened(alias, candidate, alice)
+
+
+def measured(rollout: Rollout, *, control: float, candidate: float, count: int = 2000, at: datetime | None = None,
+             metric: str = "error_rate") -> None:  # fmt: skip
+    """So many answers of each arm in one minute, with these rates of failure."""
+    at = at or now()
+    for arm, rate in (("control", control), ("candidate", candidate)):
+        values = [1.0] * round(rate * count) + [0.0] * (count - round(rate * count))
+        RolloutMinute.add((rollout, arm, at, metric, value) for value in values)
+
+
+def last_event(rollout: Rollout) -> AuditEvent:
+    return AuditEvent.objects.about(rollout).order_by("-id").first()
+
+
+def test_a_worse_candidate_is_rolled_back_without_a_person(rollout: Rollout) -> None:
+    measured(rollout, control=0.05, candidate=0.2)
+    look_at_all()
+    rollout.refresh_from_db()
+    event = last_event(rollout)
+    assert rollout.status == "rolled_back"
+    assert (event.tag, event.actor_name) == ("rollout:rolled_back", "system:rollout")
+    [found] = event.after["evidence"]["findings"]
+    assert found["verdict"] == "bad"
+    assert found["difference"]["lower"] > 0.05
+    assert "worse than the control by more than the margin of 5 points" in event.reason
+
+
+def test_a_good_candidate_takes_every_step_and_is_promoted(rollout: Rollout) -> None:
+    weights = []
+    for _ in range(3):
+        measured(rollout, control=0.05, candidate=0.05)
+        look(rollout, rollout.step_at + SOON)
+        weights.append((rollout.status, rollout.weight))
+    assert weights[0] == ("running", 50)
+    assert weights[-1][0] == "promoted"
+    assert Alias.objects.get(pk=rollout.alias_id).version_id == rollout.candidate_id
+    assert last_event(rollout).after["evidence"]["findings"][0]["verdict"] == "good"
+
+
+def test_a_step_needs_its_time_and_its_samples(rollout: Rollout) -> None:
+    measured(rollout, control=0, candidate=0, count=99)
+    look(rollout, rollout.step_at + SOON)
+    assert progress(rollout, rollout.step_at).hold_left_s == 60
+    measured(rollout, control=0, candidate=0, count=1)
+    look(rollout, rollout.step_at)
+    assert (rollout.step, rollout.weight) == (0, 10)
+    look(rollout, rollout.step_at + SOON)
+    assert (rollout.step, rollout.weight) == (1, 50)
+
+
+def test_an_undecided_comparison_never_promotes(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    rollout = opened(alias, candidate, alice, steps=[{"weight": 50}])
+    measured(rollout, control=0.05, candidate=0.1, count=60)
+    look(rollout, rollout.step_at + LATER)
+    assert rollout.status == "running"
+
+
+def test_a_signal_pauses_and_so_do_missing_metrics(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    rollout = opened(alias, candidate, alice, guardrails=[{**RAILS[0], "kind": "signal"}])
+    measured(rollout, control=0.05, candidate=0.2)
+    look(rollout, now())
+    assert rollout.status == "paused"
+    rollout.rollback(reason="next", by=alice.as_actor())
+    silent = opened(alias, candidate, alice)
+    look(silent, silent.step_at + timedelta(minutes=6))
+    assert silent.status == "paused"
+    assert "nothing from the control and the candidate" in last_event(silent).reason
+
+
+def test_a_protected_alias_waits_for_its_approval(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    alias.set_policy({"quorum": 1}, by=alice.as_actor())
+    alias.refresh_from_db()
+    rollout = opened(alias, candidate, alice, steps=[{"weight": 50}])
+    measured(rollout, control=0.05, candidate=0.05)
+    look(rollout, rollout.step_at + SOON)
+    assert rollout.status == "awaiting_approval"
+    measured(rollout, control=0.05, candidate=0.5)
+    look(rollout, rollout.step_at + SOON)
+    assert rollout.status == "rolled_back"
+
+
+def test_a_wrong_split_pauses(rollout: Rollout) -> None:
+    units = [RolloutUnit(rollout=rollout, unit=f"u{number}", arm="candidate", weight=10) for number in range(200)]
+    RolloutUnit.objects.bulk_create(units)
+    look(rollout, now())
+    assert rollout.status == "paused"
+    assert "users that their weights promise" in last_event(rollout).reason
+
+
+@pytest.mark.parametrize(
+    ("plan", "field"),
+    [
+        ({"steps": [{"weight": 50}, {"weight": 10}]}, "steps"),
+        ({"steps": [{"weight": 100}]}, "steps"),
+        ({"guardrails": [{"metric": "speed", "margin": 1}]}, "guardrails"),
+        ({"guardrails": [{"metric": "error_rate"}]}, "guardrails"),
+        ({"guardrails": [{"metric": "error_rate", "margin": 1, "level": 0.9}]}, "guardrails"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_refused(
+    alias: Alias, candidate: AdapterVersion, alice: User, plan: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Invalid) as refusal:
+        opened(alias, candidate, alice, **plan)
+    assert refusal.value.field == field
+    assert not Rollout.objects.exists()
+
+
+def report(rollout: Rollout, number: int, arm: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "response_id": f"r{number}", "at": now().timestamp(), "project": "eu", "alias": rollout.alias.name,
+        "version": rollout.candidate.served_name, "arm": arm, "sticky": True, "unit": f"u{number}", "status": 200,
+        "ttft_ms": 50.0, "total_ms": 1050.0, "prompt_tokens": 5, "completion_tokens": 20, **changes,
+    }  # fmt: skip
+
+
+def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, ci: str) -> None:
+    reports = [report(rollout, 1, "candidate"), report(rollout, 2, "candidate", status=502),
+               report(rollout, 3, "stable"), report(rollout, 4, "control", sticky=False),
+               report(rollout, 5, "control", status=422), report(rollout, 6, "control", refusal=True)]  # fmt: skip
+    keep(reports)
+    keep(reports)
+    rows = {(row.arm, row.metric): (row.count, row.total) for row in rollout.minutes.all()}
+    assert rows["candidate", "error_rate"] == (2, 1)
+    assert rows["candidate", "tokens_per_second"] == (1, 20)
+    assert rows["control", "error_rate"] == (1, 0)
+    assert rows["control", "refusal_rate"] == (1, 1)
+    assert Response.objects.get(pk="r3").rollout == rollout
+    assert set(rollout.units.values_list("unit", flat=True)) == {"u1", "u2", "u5", "u6"}
+    assert told(ci, response_id="r1", outcome="bad") == 201
+    assert told(ci, response_id="r1", outcome="good") == 409
+    assert told(ci, response_id="r2") == 422
+    assert told(ci, response_id="none", score=1) == 422
+    assert rollout.minutes.get(metric="bad_feedback_rate").total == 1
+
+
+def told(token: str, **body: Any) -> int:
+    return Client().post("/api/v1/feedback/", json.dumps(body), content_type="application/json",
+                         headers={"Authorization": f"Bearer {token}"}).status_code  # fmt: skip
+
+
+def test_the_analysis_over_rest_has_numbers_and_sentences(rollout: Rollout, ci: str) -> None:
+    measured(rollout, control=0.05, candidate=0.05)
+    answer = Client().get(f"/api/v1/rollouts/{rollout.pk}/analysis/", headers={"Authorization": f"Bearer {ci}"})
+    [found] = answer.json()["findings"]
+    assert answer.json()["action"] == "promote"
+    assert (found["metric"], found["verdict"], found["unit"]) == ("error_rate", "good", "points")

@@ -201,13 +201,13 @@ def take_out(replica: Replica, engine: EngineClient, name: str) -> None:
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
-    """A rollout starts when every healthy replica holds its candidate, and fails when one refuses it."""
+    """A rollout starts when every healthy replica holds its candidate, and fails when all refuse it."""
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
             if healthy and all(rollout.candidate.served_name in replica.loaded for replica in healthy):
                 rollout.started(by=RECONCILER)
-            elif healthy and (refusals := [said for one in healthy if (said := refusal(one, rollout))]):
+            elif healthy and all(refusals := [refusal(replica, rollout) for replica in healthy]):
                 rollout.refused(by=RECONCILER, reason=refusals[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ os.environ |= {
     "ADAPTERHUB_HEARTBEAT_S": "1",
     "ADAPTERHUB_CANCEL_GRACE_S": "5",
 }
+
+# A shell that starts us in the background has these ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import django  # noqa: E402
 import pytest  # noqa: E402

@@ -22,7 +22,12 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     from training.recipes import loop
     from training.recipes.whole_model import keep
 
-    loop.train(run, events, cancel, loop.Method("full", keep, adapt=all_weights))
+    loop.train(run, events, cancel, loop.Method("full", keep, adapt=in_full_precision))
+
+
+def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
+    """Weights in float32, products in bfloat16: a bfloat16 weight would round most of its updates away."""
+    return all_weights(model.float(), run, material)
 
 
 def all_weights(model: Any, run: Run, material: Any) -> tuple[Any, None]:

@@ -25,6 +25,7 @@ from training.recipes.run_file import Run
 from training.tars.base_model import load_model, load_tokenizer, on_gpu
 
 Facts = dict[str, Any]
+BEFORE = "before.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Method:
 
     name: str
     keep: Callable[[Trained, Run], Facts]
-    load: Callable[[Path], Any] = load_model
+    load: Callable[[Run], Any] = lambda run: load_model(run.base_model, processes.where_to_load(run))
     adapt: Callable[[Any, Run, Material], Any] = lambda model, run, material: (model, None)
     options: dict[str, Any] = field(default_factory=dict)
     callbacks: Sequence[TrainerCallback] = ()
@@ -63,7 +64,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
     tokenizer = load_tokenizer(run.base_model)
     material = read_material(run, tokenizer)
-    model = method.load(run.base_model)
+    model = method.load(run)
     check_plan(run, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
 
     def evaluate(when: str, evaluated: Any) -> HeldOutLoss | None:
@@ -73,13 +74,17 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
         events.write("evaluation", when=when, loss=found.loss, tokens=found.tokens)
         return found
 
-    before = kept_before(run.output / "before.json") or evaluate("before", model)
-    if before and state.is_main_process:
-        run_file.write_atomically(run.output / "before.json", {"loss": before.loss, "tokens": before.tokens})
+    def evaluate_before(evaluated: Any) -> None:
+        if kept_before(run) is None and (found := evaluate("before", evaluated)) and state.is_main_process:
+            run_file.write_atomically(run.output / BEFORE, {"loss": found.loss, "tokens": found.tokens})
 
+    sharded = run.sharding == "fsdp"
+    if not sharded:
+        evaluate_before(model)
     model, peft_config = method.adapt(model, run, material)
     trainer = make_trainer(run, method, model, peft_config, tokenizer, material)
-    for callback in (*method.callbacks, Reporter(events, cancel, material.tokens, state)):
+    base_loss = [BaseLoss(evaluate_before)] if sharded else []
+    for callback in (*base_loss, *method.callbacks, Reporter(events, cancel, material.tokens, state)):
         trainer.add_callback(callback)
 
     checkpoint = last_complete(run.output / "checkpoints")
@@ -89,6 +94,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     after = evaluate("after", trained)
     weights = processes.whole_weights(trained)
     if state.is_main_process:
+        before = kept_before(run)
         facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
         facts |= {"eval_tokens": after.tokens if after else 0, "train_tokens": sum(material.tokens)}
@@ -160,8 +166,21 @@ def measured(model: Any, material: Material, tokenizer: Any) -> float | None:
     return held_out_loss(model, material.held_out, tokenizer.pad_token_id).loss if material.held_out else None
 
 
-def kept_before(path: Path) -> HeldOutLoss | None:
-    """The evaluation of an earlier attempt: the base model has not changed since."""
+class BaseLoss(TrainerCallback):
+    """The base's own loss. In shards it is measured here, where no device holds the model whole: at its start an
+    adapter changes nothing.
+    """
+
+    def __init__(self, measure: Callable[[Any], None]) -> None:
+        self.measure = measure
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.measure(model)
+
+
+def kept_before(run: Run) -> HeldOutLoss | None:
+    """The base's loss as it was measured, maybe by an earlier attempt: the base has not changed since."""
+    path = run.output / BEFORE
     return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None
 
 

@@ -43,6 +43,11 @@ def anyone(requested: bool, state: PartialState) -> bool:
     return bool(flag)
 
 
+def where_to_load(run: Run) -> str | None:
+    """Under FSDP no device has room for the whole model: from memory it goes to the devices layer by layer."""
+    return "cpu" if run.sharding == "fsdp" else None
+
+
 def sharding(run: Run) -> dict[str, Any]:
     """Trainer's options: replicas under DDP, or parameters, gradients and optimiser states in shards under FSDP."""
     if run.sharding != "fsdp":

@@ -7,7 +7,6 @@ and on the 16-bit base that will serve it (`loss_served`).
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from training.recipes.lora import lora_config
@@ -35,7 +34,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     loop.train(run, events, cancel, loop.Method("qlora", keep, load=load_in_4_bits, adapt=adapt))
 
 
-def load_in_4_bits(folder: Path) -> Any:
+def load_in_4_bits(run: Run) -> Any:
     """Linear weights in NF4; embeddings, norms and the head stay as they are."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -52,7 +51,7 @@ def load_in_4_bits(folder: Path) -> Any:
     )
     device = f"cuda:{torch.cuda.current_device()}" if on_gpu() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=dtype, quantization_config=quantised, device_map={"": device}
+        str(run.base_model), dtype=dtype, quantization_config=quantised, device_map={"": device}
     )
     keep_trainable_on_cpu(model)
     return model

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import torch
+
 from training.recipes.kept import trainable
 from training.recipes.loop import Facts, Trained
 from training.recipes.low_rank import changes_of, nearest, save_factors
@@ -14,8 +16,8 @@ from training.tars.base_model import load_model, load_tokenizer
 
 def keep(trained: Trained, run: Run) -> Facts:
     """Write OUTPUT/model and OUTPUT/adapter."""
-    save_checkpoint(trained, run)
     base = {name: weight.detach() for name, weight in load_model(run.base_model).named_parameters()}
+    save_checkpoint(trained, run, next(iter(base.values())).dtype)
     factors, error = nearest(changes_of(run, trained.weights, base), run)
     parameters = save_factors(factors, run)
     return {
@@ -26,17 +28,19 @@ def keep(trained: Trained, run: Run) -> Facts:
     }
 
 
-def save_checkpoint(trained: Trained, run: Run) -> None:
-    """A folder that transformers and vLLM load; it takes its name when it is complete."""
+def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
+    """A folder that transformers and vLLM load, in the base's own dtype; it takes its name when it is complete."""
     part, folder = run.output / "model.part", run.output / "model"
     shutil.rmtree(part, ignore_errors=True)
-    trained.model.save_pretrained(str(part), state_dict=whole_state(trained))
+    trained.model.save_pretrained(
+        str(part), state_dict={name: weight.to(dtype) for name, weight in whole_state(trained).items()}
+    )
     load_tokenizer(run.base_model).save_pretrained(str(part))
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
 
-def whole_state(trained: Trained) -> dict[str, object]:
+def whole_state(trained: Trained) -> dict[str, torch.Tensor]:
     """Trained weights over the others; a head that is tied to the embedding is its second name."""
     state = {name: weight for name, weight in trained.model.state_dict().items() if name not in trained.weights}
     return {**state, **trained.weights}

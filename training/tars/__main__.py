@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         analysis = run(given, events)
-        written(given, analysis)
-        show(analysis.as_dict(), given.out)
+        if told_by_us():
+            written(given, analysis)
+            show(analysis.as_dict(), given.out)
 
     return guarded(events, work)
 
@@ -119,25 +120,40 @@ def named(flag: str) -> Iterator[None]:
         raise BadInput(f"{flag}: {error}") from None
 
 
+def told_by_us() -> bool:
+    """Of several processes the first one reports and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
     import torch
 
-    from training.tars.analysis import AnalysisConfig, NoLinearModules, analyze
+    from training.tars import team
+    from training.tars.analysis import AnalysisConfig, analyze
     from training.tars.base_model import load_named
     from training.tars.sample import own_words
-    from training.tars.signals import LossNotFinite
 
     if given.threads:
         torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
-    tokenizer, model = load_named(given.model, "--model")
     chosen = {name: getattr(given, name) for name in AnalysisConfig.__dataclass_fields__ if hasattr(given, name)}
     config = AnalysisConfig(*given.budget, **chosen)
-    if given.reference == OWN_WORDS:
-        reference = own_words(model, tokenizer, config)
-    with named("--data"), reporter(events) as progress:
+    with team.together(), refused(), reporter(events) as progress:
+        tokenizer, model = load_named(given.model, "--model")
+        if given.reference == OWN_WORDS:
+            reference = own_words(model, tokenizer, config)
+        return analyze(model, tokenizer, rows, reference, config, progress)
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """Turn what an analysis refuses into BadInput with the flag."""
+    from training.tars.analysis import NoLinearModules
+    from training.tars.signals import LossNotFinite
+
+    with named("--data"):
         try:
-            return analyze(model, tokenizer, rows, reference, config, progress)
+            yield
         except NoLinearModules as error:
             raise BadInput(f"--target-modules: {error}") from None
         except LossNotFinite as error:
@@ -148,12 +164,13 @@ def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | 
 def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
     """A progress bar where there is a terminal, events where a file is named."""
     with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=Console(stderr=True),
-                  disable=not sys.stderr.isatty()) as bar:  # fmt: skip
+                  disable=not (sys.stderr.isatty() and told_by_us())) as bar:  # fmt: skip
         task = bar.add_task("Analysing")
 
         def report(step: int, total: int) -> None:
             bar.update(task, completed=step, total=total)
-            events.progress(step, total)
+            if told_by_us():
+                events.progress(step, total)
 
         yield report
 

@@ -28,12 +28,12 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path) -> Any:
-    """bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow or inexact."""
+def load_model(folder: Path, device: str | None = None) -> Any:
+    """On the GPU or on `device`; bfloat16 where there is a GPU, else float32: on CPUs bfloat16 is slow or inexact."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if on_gpu() else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
-    return model.to("cuda" if on_gpu() else "cpu")
+    return model.to(device or ("cuda" if on_gpu() else "cpu"))
 
 
 def load_named(model: str, flag: str) -> tuple[Any, Any]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.tars import team
+
 HALVES = 2
 # More directions than asked for: the error of a sketch falls quickly with a few.
 OVERSAMPLING = 8
@@ -73,6 +75,10 @@ class GradientSketch:
         self.y = y if self.y is None else self.y.add_(y)
         self.z = z if self.z is None else self.z.add_(z)
 
+    def merge(self) -> None:
+        """Add what the other processes' sketches hold; all must have drawn the same projections."""
+        team.add_up(self.y, self.z)
+
     def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
         """(singular values (count,), descending; right singular vectors (count, in)), on the CPU; or fewer."""
         if self.y is None or self.z is None:
@@ -117,6 +123,10 @@ class OutputMoments:
             self.sums, self.squares, self.tokens = found
         else:
             self.sums, self.squares, self.tokens = self.sums + found[0], self.squares + found[1], self.tokens + found[2]
+
+    def merge(self) -> None:
+        """Add the other processes' sums."""
+        team.add_up(self.sums, self.squares, self.tokens)
 
     def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
         """(mean, variance) of each channel, over the whole sample or over one half. (out,) each"""

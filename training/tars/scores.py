@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from training.tars import measures, signals
+from training.tars import measures, signals, team
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
 from training.tars.presets import Settings, is_attention
 from training.tars.probe import Probe, probe
@@ -101,8 +101,8 @@ def measure(
     base = Watched({name: Watch(moments=OutputMoments()) for name in modules})
     reads_base = bool(sample.base) and settings.needs_reference
     reads_target = any(watch.gradients or watch.moments for watch in target.modules.values())
-    sizes = [-(-len(part) // sample.batch_size) for part in (sample.target, sample.base)]
-    rounds = (len(config.probe_rates) + 1) * config.probe_steps if probing else 0
+    sizes = [len(own_share(-(-len(part) // sample.batch_size))) for part in (sample.target, sample.base)]
+    rounds = (len(list(team.share(config.probe_rates))) + 1) * config.probe_steps if probing else 0
     steps = Steps(BACKWARD_WEIGHT * (reads_target * sizes[0] + rounds) + reads_base * sizes[1], progress)
     if reads_target:
         read(model, modules, target, sample.target, sample, steps, BACKWARD_WEIGHT)
@@ -127,15 +127,25 @@ def read(
     model: nn.Module, modules: dict[str, nn.Module], watched: Watched, sequences: list[Any], sample: Sample,
     steps: Steps, weight: int,
 ) -> None:  # fmt: skip
-    source = signals.batches(sequences, sample.batch_size, sample.pad, sample.device)
-    for _ in signals.stream(model, modules, watched, source):
+    batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
+    own = own_share(len(batches))
+    for _ in signals.stream(model, modules, watched, (batches[number] for number in own)):
         steps.advance(weight)
+    if len(own) < len(batches):
+        watched.merge()
+
+
+def own_share(batches: int) -> Sequence[int]:
+    """Numbers of the batches that this process reads: all where there are not enough for every process."""
+    return range(batches) if batches < team.size() else list(team.share(range(batches)))
 
 
 def probed(
     model: nn.Module, modules: dict[str, nn.Module], sample: Sample, config: AnalysisConfig, steps: Steps
 ) -> list[Probe]:
-    """Every rate on the first half of the sample, then the best on the second; the last two are the best's."""
+    """Every rate on the first half of the sample, shared among the processes, then the best on the second; the last two
+    are the best's.
+    """
 
     def on_half(half: int, rate: float) -> Probe:
         return probe(
@@ -143,7 +153,7 @@ def probed(
             scale=config.scale, seed=config.seed, done=lambda: steps.advance(BACKWARD_WEIGHT),
         )  # fmt: skip
 
-    tried = [on_half(0, rate) for rate in config.probe_rates]
+    tried = team.every(list(config.probe_rates), lambda rate: on_half(0, rate))
     best = min(tried, key=lambda found: found.reached)
     return [*(found for found in tried if found is not best), best, on_half(1, best.rate)]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.tars import team
 from training.tars.data import IGNORED, TokenSequence, padded
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
 
@@ -65,6 +66,18 @@ class Watched:
     @property
     def gradients(self) -> bool:
         return any(watch.gradients for watch in self.modules.values())
+
+    def merge(self) -> None:
+        """Take in what the other processes read: their sequences come after ours, in the order of the processes."""
+        self.halves = [half for part in team.gathered(self.halves) for half in part]
+        norms = {name: watch.norms.values() for name, watch in self.modules.items() if watch.norms}
+        parts = team.gathered(norms)
+        for name, watch in self.modules.items():
+            if watch.norms:
+                watch.norms.squares = [part[name] for part in parts]
+            for measure in (watch.sketch, watch.moments):
+                if measure:
+                    measure.merge()
 
 
 def batches(sequences: Sequence[TokenSequence], size: int, pad: int, device: torch.device) -> Iterator[Batch]:

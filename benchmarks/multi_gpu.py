@@ -1,0 +1,184 @@
+"""One run on one GPU and on two: speed, memory, the same losses, a checkpoint that moves, and the same rank analysis.
+
+    python benchmarks/multi_gpu.py --model DIR --data FILE --out benchmarks/results/multi_gpu.json
+
+`--model` is a folder of SmolLM2-135M, `--data` a text of a domain. Speed is measured on random Llamas with the
+recipe's own trainer, each arm in processes of its own; two GPUs read twice as many rows a step (weak scaling). Equality
+is measured with the recipes as users start them, at the same global batch. On a machine without GPUs `--short` goes
+through the same code with two processes on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from report import Row, publish
+
+from training.recipes import launch
+
+HERE = Path(__file__).parent
+KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+DDP_GOAL, FSDP_GOAL, WEIGHTS_GOAL = 1.85, 1.7, 1 / 0.6
+LOSS_TOLERANCE = 0.01
+
+
+def started(words: list[str], devices: int) -> None:
+    """Run a program in as many processes; its own output is the benchmark's."""
+    many = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
+    command = words if devices == 1 else ["-m", *many, *words]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, *command], check=True, env=environment)  # noqa: S603
+
+
+def speed(shape: str, method: str, devices: int, sharding: str, folder: Path) -> dict[str, Any]:
+    """tokens/s of all devices, peak bytes of one device, and bytes that the weights occupy on one."""
+    arm, model, out = str(HERE / "multi_gpu_arm.py"), folder / shape, folder / f"{shape}-{method}-{devices}{sharding}"
+    if not model.exists():
+        started([arm, "--make", "--shape", shape, "--model", str(model)], 1)
+    words = ["--shape", shape, "--model", str(model), "--method", method, "--sharding", sharding, "--out", str(out)]
+    started([arm, *words], devices)
+    found: dict[str, Any] = json.loads(out.read_text())
+    sys.stdout.write(f"  {out.name}: {found}\n")
+    return found
+
+
+def speeds(shape: str, method: str, folder: Path) -> list[Row]:
+    one = speed(shape, method, 1, "ddp", folder)
+    rows = []
+    for sharding, goal in (("ddp", DDP_GOAL), ("fsdp", FSDP_GOAL)):
+        two = speed(shape, method, 2, sharding, folder)
+        what = f"{shape} {method}, two {sharding.upper()} against one: "
+        ratio = two["speed"] / one["speed"]
+        rows.append(Row(what + "tokens/s", two["speed"], one["speed"], ratio, goal))
+        if one["peak"]:
+            rows.append(Row(what + "peak GB", two["peak"] / 1e9, one["peak"] / 1e9, one["peak"] / two["peak"]))
+    if one["weights"]:
+        share = one["weights"] / two["weights"]
+        what = f"{shape} {method}, FSDP: weights of a GPU, GB"
+        rows.append(Row(what, two["weights"] / 1e9, one["weights"] / 1e9, share, WEIGHTS_GOAL))
+    return rows
+
+
+def run_file(folder: Path, given: argparse.Namespace, devices: int, sharding: str = "ddp", **changes: int) -> Path:
+    """A LoRA run on the domain's text with four rows a step, however many devices read them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {"steps": 20, "batch_size": 4 // devices, "max_length": 256, "checkpoint_steps": 10, "seed": 1, **changes}
+    record = {
+        "base_model": str(given.model), "base_model_name": "base", "train": str(given.data), "eval": str(given.data),
+        "output": str(folder / "output"), "events": str(folder / "events.jsonl"), "r": 16, "lora_alpha": 32,
+        "target_modules": KINDS, "devices": devices, "sharding": sharding, "hyperparameters": chosen,
+    }  # fmt: skip
+    path = folder / "run.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
+def trained(folder: Path, given: argparse.Namespace, devices: int, sharding: str = "ddp") -> dict[int, float]:
+    """Loss of each step of the recipe as a worker starts it."""
+    words = launch.command("training.recipes.lora", str(run_file(folder, given, devices, sharding)), devices)
+    subprocess.run([sys.executable, "-m", *words], check=True)  # noqa: S603
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {event["step"]: event["loss"] for event in events if event["kind"] == "metrics"}
+
+
+def moved(folder: Path, given: argparse.Namespace) -> dict[int, float]:
+    """Ten steps on two devices, the other ten on one, from the checkpoint."""
+    trained(folder, given, 2)
+    for path in (folder / "output/checkpoints/checkpoint-20").glob("complete"):
+        path.unlink()
+    (folder / "events.jsonl").unlink()
+    return trained(folder, given, 1)
+
+
+def equality(folder: Path, given: argparse.Namespace) -> list[Row]:
+    """The largest difference of any step's loss, in nats."""
+    one = trained(folder / "one", given, 1)
+    rows = []
+    for name, other in {
+        "two DDP": trained(folder / "ddp", given, 2),
+        "two FSDP": trained(folder / "fsdp", given, 2, "fsdp"),
+        "resumed on one from two": moved(folder / "moved", given),
+    }.items():
+        worst = max(abs(other[step] - one[step]) for step in other)
+        sys.stdout.write(f"  {name}: {len(other)} steps, largest difference of a loss {worst:.6f}\n")
+        rows.append(Row(f"LoRA, {name}: largest difference of a loss", worst, LOSS_TOLERANCE,
+                        LOSS_TOLERANCE / max(worst, 1e-9), 1.0))  # fmt: skip
+    return rows
+
+
+def analysed(folder: Path, given: argparse.Namespace, preset: str, devices: int) -> dict[str, Any]:
+    out = folder / f"{preset}-{devices}.json"
+    words = ["training.tars", "--model", str(given.model), "--data", str(given.data), "--preset", preset]
+    words += ["--reference", str(given.data), "--samples", "32", "--out", str(out)]
+    words += ["--budget", "uniform:4" if given.short else "uniform:16"]
+    if devices > 1:
+        words = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), "--module", *words]
+    subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def analyses(folder: Path, given: argparse.Namespace) -> list[Row]:
+    """Scores and ranks of two devices against one, and the time."""
+    rows = []
+    for preset in ("default", "seed"):
+        one, two = (analysed(folder, given, preset, devices) for devices in (1, 2))
+        pairs = [(a["score"], b["score"]) for a, b in zip(one["modules"], two["modules"], strict=True)]
+        worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+        same = one["rank_pattern"] == two["rank_pattern"]
+        sys.stdout.write(f"  {preset}: largest relative difference of a score {worst:.2e}, same ranks: {same}\n")
+        rows.append(Row(f"analysis, {preset}: largest relative difference of a score, %", 100 * worst, 1.0,
+                        0.01 / max(worst, 1e-9), 1.0))  # fmt: skip
+        rows.append(Row(f"analysis, {preset}: seconds, one against two", one["seconds"], two["seconds"],
+                        one["seconds"] / two["seconds"]))  # fmt: skip
+    return rows
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    parser.add_argument("--short", action="store_true", help="the tiny shape only, to see that it works")
+    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M, or of any base model")
+    parser.add_argument("--data", type=Path, required=True, help="a JSONL or text file of a domain")
+    parser.add_argument("--parts", help="only these, as equality,analyses,lora:8b")
+    parser.add_argument("--keep", type=Path, default=Path("multi_gpu.parts.json"), help="finished parts, not run again")
+    return parser.parse_args()
+
+
+def parts(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], list[Row]]]:
+    """What is measured, by name."""
+    shapes = {"lora": ["smollm2", "8b"], "mixed": ["8b"], "qlora": ["8b"], "full": ["1b"]}
+    named: dict[str, Callable[[], list[Row]]] = {
+        "equality": lambda: equality(folder, given),
+        "analyses": lambda: analyses(folder, given),
+    }
+    for method, sizes in shapes.items():
+        for shape in ["tiny"] if given.short else sizes:
+            named[f"{method}:{shape}"] = partial(speeds, shape, method, folder)
+    return named
+
+
+def main() -> None:
+    given = arguments()
+    kept: dict[str, list[dict[str, Any]]] = json.loads(given.keep.read_text()) if given.keep.exists() else {}
+    with tempfile.TemporaryDirectory() as name:
+        named = parts(given, Path(name))
+        for part in given.parts.split(",") if given.parts else named:
+            if part not in kept:
+                kept[part] = [asdict(row) for row in named[part]()]
+                given.keep.write_text(json.dumps(kept))
+    publish("multi_gpu", [Row(**row) for part in named for row in kept.get(part, [])], given.out)
+
+
+if __name__ == "__main__":
+    main()

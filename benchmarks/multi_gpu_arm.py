@@ -1,0 +1,140 @@
+"""One arm of multi_gpu.py: a model in a folder, loaded, sharded and trained by the recipe's own functions.
+
+    python benchmarks/multi_gpu_arm.py --model DIR --method lora --sharding ddp --out arm.json
+
+`--make` writes the random model of a shape to `--model` instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from training_throughput import KINDS, RANK, SHAPES, mixed_ranks, model, sequences, tokenizer
+from transformers import PrinterCallback, TrainerCallback
+
+from training.recipes import full, loop, processes, qlora
+from training.recipes.lora import lora_config
+from training.recipes.material import Material, joined
+from training.recipes.order import packed
+from training.recipes.program import RunEvents
+from training.recipes.run_file import Hyperparameters, Run
+from training.tars.base_model import on_gpu
+
+WARM_STEPS = 3
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+# Rows of a micro-batch that leave room on 80 GB without recomputing activations.
+BATCH = {"tiny": 2, "smollm2": 8, "1b": 4, "8b": 2}
+
+
+class Watch(TrainerCallback):
+    """When steps end, and how many bytes a device holds before the first and at most."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.weights = 0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if on_gpu():
+            self.weights = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if on_gpu():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def made(shape: str, folder: Path) -> None:
+    """A random model as a folder, as users have theirs."""
+    model(shape).to(torch.bfloat16 if on_gpu() else torch.float32).save_pretrained(str(folder))
+    tokenizer().save_pretrained(str(folder))
+
+
+def method_of(name: str) -> loop.Method:
+    def adapter(base: Any, run: Run, _material: Any) -> tuple[Any, Any]:
+        return base, lora_config(run)
+
+    chosen = {
+        "lora": loop.Method("lora", keep=nothing, adapt=adapter),
+        "mixed": loop.Method("lora", keep=nothing, adapt=adapter),
+        "qlora": loop.Method("qlora", keep=nothing, load=qlora.load_in_4_bits, adapt=adapter),
+        "full": loop.Method("full", keep=nothing, adapt=full.in_full_precision),
+    }
+    return chosen[name]
+
+
+def nothing(_trained: loop.Trained, _run: Run) -> loop.Facts:
+    return {}
+
+
+def settings(given: argparse.Namespace, output: Path) -> Run:
+    ranks = mixed_ranks(given.shape) if given.method == "mixed" else {}
+    return Run(
+        base_model=given.model, base_model_name="random", train=output, eval=None, output=output, r=RANK,
+        lora_alpha=2 * RANK, rank_pattern=ranks, alpha_pattern={name: 2.0 * rank for name, rank in ranks.items()},
+        target_modules=KINDS, devices=WORLD, sharding=given.sharding,
+        hyperparameters=Hyperparameters(steps=given.steps, batch_size=BATCH[given.shape], packing=1,
+                                        max_length=256 if given.shape == "tiny" else 2048, checkpoint_steps=10**6),
+    )  # fmt: skip
+
+
+def material(run: Run, shape: str) -> Material:
+    """Packed rows of sequences whose lengths are those of instructions."""
+    chosen = run.hyperparameters
+    rows = sequences(shape, 256 if shape == "tiny" else 4096, chosen.max_length // 2)
+    groups = packed([len(row.ids) for row in rows], run.sequences, chosen.max_length, 0)
+    data = Dataset.from_list([joined([rows[place] for place in group]) for group in groups])
+    return Material(data, [sum(lengths) for lengths in data["seq_lengths"]], [])
+
+
+def measured(given: argparse.Namespace, output: Path) -> dict[str, float]:
+    run, method = settings(given, output), method_of(given.method)
+    state = processes.join(run, RunEvents(None))
+    rows = material(run, given.shape)
+    base, peft_config = method.adapt(method.load(run), run, rows)
+    trainer = loop.make_trainer(run, method, base, peft_config, tokenizer(), rows)
+    watch = Watch()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch)
+    trainer.train()
+    each = run.hyperparameters.batch_size * WORLD
+    counted = sum(rows.tokens[WARM_STEPS * each : len(watch.ends) * each])
+    found = {
+        "speed": counted / (watch.ends[-1] - watch.ends[WARM_STEPS - 1]),
+        "peak": torch.cuda.max_memory_allocated() if on_gpu() else 0,
+        "weights": watch.weights,
+    }
+    if state.is_main_process:
+        given.out.write_text(json.dumps(found))
+    loop.leave(state)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--make", action="store_true", help="write a random model to --model, and nothing else")
+    parser.add_argument("--method", choices=["lora", "mixed", "qlora", "full"], default="lora")
+    parser.add_argument("--sharding", choices=["ddp", "fsdp"], default="ddp")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    disable_progress_bars()
+    if given.make:
+        made(given.shape, given.model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measured(given, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

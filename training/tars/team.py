@@ -1,0 +1,69 @@
+"""Several processes, a device each, share one analysis: who does which part, and how the parts come together.
+
+`python -m torch.distributed.run --standalone --nproc-per-node N -m training.tars ...` starts them. A process that was
+started alone does every part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Take the device and the place that the launcher gave, until the end; nothing where there is no launcher."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def place() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def share(items: Iterable[Item]) -> Iterator[Item]:
+    """This process' part."""
+    return islice(items, place(), None, size())
+
+
+def every(items: list[Item], work: Callable[[Item], Found]) -> list[Found]:
+    """`work` of every item, in order: each process does its share and hears of the others'."""
+    parts = gathered([work(item) for item in share(items)])
+    return [parts[number % size()][number // size()] for number in range(len(items))]
+
+
+def gathered(part: Found) -> list[Found]:
+    """What each process gives, in the order of the processes."""
+    if size() == 1:
+        return [part]
+    parts: list[Found | None] = [None] * size()
+    distributed.all_gather_object(parts, part)
+    return parts  # type: ignore[return-value]
+
+
+def add_up(*sums: Tensor | None) -> None:
+    """Replace each tensor by its sum over the processes, in place."""
+    for tensor in sums:
+        if tensor is not None and size() > 1:
+            distributed.all_reduce(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -49,6 +50,12 @@ class RunEvents(Events):
             super().write(kind, **fields)
 
 
+def see_one_gpu() -> None:
+    """Before torch looks: a process that sees several GPUs and uses one would be refused by the trainer."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
 Train = Callable[[Run, RunEvents, Cancel], None]
 
 
@@ -60,6 +67,8 @@ def program(arguments: list[str], train: Train) -> int:
         record = run_file.read_record(Path(arguments[0]))
         events.path = run_file.path_in(record, "events")
         events.run = Run.read(record)
+        if events.run.devices == 1:
+            see_one_gpu()
         train(events.run, events, cancel)
 
     return guarded(events, work)

@@ -36,7 +36,7 @@ def started(words: list[str], devices: int) -> None:
     """Run a program in as many processes; its own output is the benchmark's."""
     many = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
     command = words if devices == 1 else ["-m", *many, *words]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", **({"CUDA_VISIBLE_DEVICES": "0"} if devices == 1 else {})}
     subprocess.run([sys.executable, *command], check=True, env=environment)  # noqa: S603
 
 

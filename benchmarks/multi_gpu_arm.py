@@ -24,7 +24,7 @@ from training.recipes import full, loop, processes, qlora
 from training.recipes.lora import lora_config
 from training.recipes.material import Material, joined
 from training.recipes.order import packed
-from training.recipes.program import RunEvents, see_one_gpu
+from training.recipes.program import RunEvents
 from training.recipes.run_file import Hyperparameters, Run
 from training.tars.base_model import on_gpu
 
@@ -128,8 +128,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    if WORLD == 1:
-        see_one_gpu()
     disable_progress_bars()
     if given.make:
         made(given.shape, given.model)

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -29,14 +30,17 @@ from training.recipes import launch
 HERE = Path(__file__).parent
 KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 DDP_GOAL, FSDP_GOAL, WEIGHTS_GOAL = 1.85, 1.7, 1 / 0.6
-LOSS_TOLERANCE = 0.01
+# Nats. A bfloat16 product of four rows rounds otherwise than two of two rows, and Adam makes much of little gradients.
+LOSS_TOLERANCE = 0.02
 
 
 def started(words: list[str], devices: int) -> None:
     """Run a program in as many processes; its own output is the benchmark's."""
     many = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
     command = words if devices == 1 else ["-m", *many, *words]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", **({"CUDA_VISIBLE_DEVICES": "0"} if devices == 1 else {})}
+    # The launcher gives each of several processes one thread: a single one must not have more.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "4"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "0"} if devices == 1 else {}
     subprocess.run([sys.executable, *command], check=True, env=environment)  # noqa: S603
 
 
@@ -69,10 +73,11 @@ def speeds(shape: str, method: str, folder: Path) -> list[Row]:
     return rows
 
 
-def run_file(folder: Path, given: argparse.Namespace, devices: int, sharding: str = "ddp", **changes: int) -> Path:
+def run_file(folder: Path, given: argparse.Namespace, devices: int, sharding: str = "ddp") -> Path:
     """A LoRA run on the domain's text with four rows a step, however many devices read them."""
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = {"steps": 20, "batch_size": 4 // devices, "max_length": 256, "checkpoint_steps": 10, "seed": 1, **changes}
+    chosen = {"steps": 20, "batch_size": 4 // devices, "max_length": 256, "checkpoint_steps": 10, "seed": 1}
+    chosen |= {"learning_rate": 1e-4}
     record = {
         "base_model": str(given.model), "base_model_name": "base", "train": str(given.data), "eval": str(given.data),
         "output": str(folder / "output"), "events": str(folder / "events.jsonl"), "r": 16, "lora_alpha": 32,
@@ -175,8 +180,10 @@ def main() -> None:
         named = parts(given, Path(name))
         for part in given.parts.split(",") if given.parts else named:
             if part not in kept:
+                began = time.monotonic()
                 kept[part] = [asdict(row) for row in named[part]()]
                 given.keep.write_text(json.dumps(kept))
+                sys.stdout.write(f"{part}: {time.monotonic() - began:.0f} s\n")
     publish("multi_gpu", [Row(**row) for part in named for row in kept.get(part, [])], given.out)
 
 

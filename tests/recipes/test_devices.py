@@ -57,6 +57,21 @@ def test_two_processes_learn_what_one_learns(
     assert second["train_tokens"] == first["train_tokens"]
 
 
+def test_one_process_goes_on_where_two_stopped(
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    alone, moved = tmp_path / "alone", tmp_path / "moved"
+    assert lora.main([str(write_run(alone, inputs, steps=10))]) == 0
+    path = write_run(moved, inputs, steps=10, devices=2, hyperparameters={"batch_size": 2})
+    started.append(start(path, 2))
+    assert started[0].wait(120) == 0
+    (moved / "output/checkpoints/checkpoint-10/complete").unlink()
+    (moved / "events.jsonl").unlink()
+    assert lora.main([str(write_run(moved, inputs, steps=10))]) == 0
+    assert sorted(losses(moved)) == list(range(6, 11))
+    assert losses(moved) == pytest.approx({step: losses(alone)[step] for step in range(6, 11)}, rel=1e-3)
+
+
 def test_shards_learn_what_replicas_learn(
     inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -66,6 +81,11 @@ def test_shards_learn_what_replicas_learn(
     started.append(start(path, 2))
     assert started[0].wait(120) == 0
     assert losses(sharded) == pytest.approx(losses(alone), rel=1e-3)
+    (before,) = (event for event in events_of(sharded, "evaluation") if event["when"] == "before")
+    (expected,) = (event for event in events_of(alone, "evaluation") if event["when"] == "before")
+    assert before["loss"] == pytest.approx(expected["loss"], rel=1e-5), (
+        "the base's, though measured with an adapter on it"
+    )
     name = "output/adapter/adapter_model.safetensors"
     ours, theirs = load_file(sharded / name), load_file(alone / name)
     assert ours.keys() == theirs.keys()

@@ -28,11 +28,13 @@ class Row:
         return None if self.goal is None else self.ratio >= self.goal
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """`--out FILE` and `--short`, which every benchmark takes."""
+def arguments(description: str, *more: str) -> argparse.Namespace:
+    """`--out FILE` and `--short`, which every benchmark takes, and the options that only this one takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     parser.add_argument("--short", action="store_true", help="a run of seconds, to see that it works")
+    for name in more:
+        parser.add_argument(f"--{name}")
     return parser.parse_args()
 
 

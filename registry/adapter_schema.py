@@ -100,7 +100,9 @@ def fault(config: dict[str, Any]) -> tuple[str, str] | None:
     """The first field to blame and the sentence that says why, or None."""
     for name, value in config.items():
         if name not in FIELDS:
-            return name[:100], f"{name[:100]!r} is no field of a LoRA adapter that we know: remove it."
+            # The name goes into an answer: whatever cannot be written as text is escaped.
+            shown = name[:100].encode("ascii", "backslashreplace").decode()
+            return shown, f"{shown!r} is no field of a LoRA adapter that we know: remove it."
         check, wanted = FIELDS[name]
         if not check(value):
             return name, f"{name} must be {wanted}."

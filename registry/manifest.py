@@ -15,6 +15,7 @@ from registry.served_config import CONFIG, pattern_value, served_config
 
 WEIGHTS = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 2 * 2**20
+MAX_TENSORS = 20_000
 MAX_CONFIG_BYTES = 2**20
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 TENSOR = re.compile(
@@ -120,7 +121,7 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         header = json.loads(raw, object_pairs_hook=no_duplicates)
         return check_tensors(header, size - 8 - length)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise refused("The safetensors header cannot be read.", WEIGHTS) from None
 
 
@@ -136,17 +137,24 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, tuple[int, ...]]:
     if not isinstance(header, dict):
         raise TypeError("no object")
     header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise ValueError("too many tensors")
     end = 0
     for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"][0]):
         start, stop = tensor["data_offsets"]
-        if not all(type(size) is int for size in tensor["shape"]):
-            raise TypeError("shape")
+        # Whole numbers of any length are JSON: multiplied unbounded they would take minutes.
+        if not all(map(is_size, (start, stop, *tensor["shape"][:5]))) or len(tensor["shape"]) > 4:
+            raise ValueError("size")
         if start != end or stop - start != math.prod(tensor["shape"]) * DTYPE_BYTES[tensor["dtype"]]:
             raise ValueError("offsets")
         end = stop
     if end != body_bytes:
         raise ValueError("body")
     return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+
+
+def is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48
 
 
 def ranks_of(tensors: dict[str, tuple[int, ...]], shapes: Shapes, layers: int) -> dict[str, int]:

@@ -26,6 +26,8 @@ class ProjectViewSet(viewsets.GenericViewSet):
     """Things of projects. Those of projects that the caller does not see are 404."""
 
     project_path = "project"
+    # Nothing else is a key of ours; a NUL would reach the database.
+    lookup_value_regex = r"[-\w]+"
     scopes: dict[str, str] = {}
 
     def get_queryset(self) -> QuerySet[Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,8 @@ import boto3
 import rfc8785
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactError(Exception):
@@ -63,13 +67,22 @@ def verify(folder: Path, digest: str) -> None:
 
 
 class ArtifactStore(Protocol):
-    """put_dir copies a folder in and returns its digest; fetch_dir copies a verified artifact out."""
+    """put_dir copies a folder in and returns its digest; fetch_dir copies a verified artifact out.
+
+    stored yields digest and time of the last put of everything that is there; drop deletes what was not put since.
+    """
 
     def put_dir(self, folder: Path) -> str: ...
 
     def fetch_dir(self, digest: str, target: Path) -> Path: ...
 
     def has(self, digest: str) -> bool: ...
+
+    def stored(self) -> Iterator[tuple[str, datetime]]: ...
+
+    def drop(self, digest: str, before: datetime) -> bool: ...
+
+    def hold(self, digest: str) -> None: ...
 
 
 def open_store(location: str, *, endpoint_url: str | None = None) -> ArtifactStore:
@@ -94,9 +107,32 @@ class FolderStore:
 
     def put_dir(self, folder: Path) -> str:
         digest = digest_of(manifest_of(folder))
-        if not self.has(digest):
+        if self.has(digest):
+            # What is put again is new again: the collector of garbage must not take it before its row is there.
+            os.utime(self.place(digest))
+        else:
             copy_in_one_step(folder, self.place(digest))
+            os.utime(self.place(digest))
         return digest
+
+    def stored(self) -> Iterator[tuple[str, datetime]]:
+        for place in self.root.glob("[0-9a-f][0-9a-f]/*"):
+            if DIGEST.fullmatch(place.name):
+                yield place.name, datetime.fromtimestamp(place.stat().st_mtime, UTC)
+
+    def drop(self, digest: str, before: datetime) -> bool:
+        """Delete the artifact, unless it was put since. It is moved away first, so that a put makes a new one."""
+        place = self.place(digest)
+        condemned = place.with_name(f".garbage-{digest}")
+        place.rename(condemned)
+        if datetime.fromtimestamp(condemned.stat().st_mtime, UTC) >= before:
+            appear(condemned, place)
+            return False
+        shutil.rmtree(condemned)
+        return True
+
+    def hold(self, digest: str) -> None:
+        """A folder has no lock; its bytes are verified at every read."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
         """The artifact at `target`, which appears complete or not at all; verified also when it was there before."""
@@ -138,7 +174,9 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         config = Config(
-            s3={"addressing_style": "path" if endpoint_url else "auto"}, response_checksum_validation="when_required"
+            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            signature_version="s3v4",
+            response_checksum_validation="when_required",
         )
         self.client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
 
@@ -157,9 +195,7 @@ class S3Store:
     def put_dir(self, folder: Path) -> str:
         files = manifest_of(folder)
         digest = digest_of(files)
-        if self.has(digest):
-            return digest
-        for file in files:
+        for file in files if not self.has(digest) else []:
             self.client.upload_file(str(folder / file.path), self.bucket, self.key(digest, file.path))
         self.client.put_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"), Body=manifest_bytes(files))
         return digest
@@ -184,3 +220,65 @@ class S3Store:
                 continue
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             self.client.download_file(self.bucket, item["Key"], str(folder / path))
+
+    def stored(self) -> Iterator[tuple[str, datetime]]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        for item in (item for page in pages for item in page.get("Contents", [])):
+            *_, digest, name = "/".join(("", item["Key"])).split("/")
+            if name == "manifest.json" and DIGEST.fullmatch(digest):
+                yield digest, item["LastModified"]
+
+    def drop(self, digest: str, before: datetime) -> bool:
+        """Delete the artifact, its manifest first, unless it was put since."""
+        head = self.client.head_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"))
+        # Its time has whole seconds.
+        if head["LastModified"] >= before.replace(microsecond=0):
+            return False
+        for key in [self.key(digest, "manifest.json"), *self.keys(digest)]:
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+        return True
+
+    def keys(self, digest: str) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=self.key(digest, "") + "/"
+        )
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def hold(self, digest: str) -> None:
+        """Where the bucket has Object Lock, nobody may overwrite or delete what a version refers to."""
+        try:
+            self.client.get_object_lock_configuration(Bucket=self.bucket)
+        except ClientError:
+            return
+        for key in self.keys(digest):
+            self.client.put_object_legal_hold(Bucket=self.bucket, Key=key, LegalHold={"Status": "ON"})
+
+    def download_urls(self, digest: str, seconds: int) -> dict[str, str]:
+        """A link to each file that needs no key for `seconds`, straight to the store."""
+        files = {key.rsplit("/", 1)[1]: key for key in self.keys(digest)}
+        return {name: self.presigned("get_object", key, seconds) for name, key in files.items()}
+
+    def upload_url(self, path: str, seconds: int) -> str:
+        """A link that takes one object at `path` below `incoming/`, until it is taken over by `take`."""
+        return self.presigned("put_object", self.incoming(path), seconds)
+
+    def incoming(self, path: str) -> str:
+        return "/".join(part for part in (self.prefix, "incoming", path) if part)
+
+    def presigned(self, verb: str, key: str, seconds: int) -> str:
+        url: str = self.client.generate_presigned_url(
+            verb, Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+        )
+        return url
+
+    def take(self, path: str, target: Path, most_bytes: int) -> None:
+        """Move what was uploaded to `path` into the file `target`. Raises ArtifactError."""
+        key = self.incoming(path)
+        try:
+            size = self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+            if size > most_bytes:
+                raise ArtifactError(f"{path} has {size} bytes; at most {most_bytes} are taken.")
+            self.client.download_file(self.bucket, key, str(target))
+        except ClientError as error:
+            raise ArtifactError(f"{path} was not uploaded.") from error
+        self.client.delete_object(Bucket=self.bucket, Key=key)

@@ -219,7 +219,8 @@ class Ours(Side):
                 SELECT (jsonb_populate_record(v, jsonb_build_object(
                     'id', nextval('registry_adapterversion_id_seq'), 'number', n, 'adapter_id', a.id,
                     'digest', encode(sha256(n::text::bytea), 'hex'), 'served_name', 'filled.v' || n))).*
-                FROM (SELECT * FROM registry_adapterversion ORDER BY id LIMIT 1) v,
+                FROM (SELECT min(id) AS least FROM registry_adapterversion) one
+                     JOIN registry_adapterversion v ON v.id = one.least,
                      (SELECT id FROM registry_adapter WHERE slug = 'filled') a,
                      generate_series((SELECT count(*) FROM registry_adapterversion w
                                       JOIN registry_adapter x ON x.id = w.adapter_id WHERE x.slug = 'filled') + 1, %s) n
@@ -281,7 +282,7 @@ class MLflow(Side):
         self.send("POST", f"{self.api}/registered-models/create", {"name": name})
 
     def version(self, name: str) -> None:
-        self.send("POST", f"{self.api}/model-versions/create", {"name": name, "source": "mlflow-artifacts:/x"})
+        self.send("POST", f"{self.api}/model-versions/create", {"name": name, "source": "s3://bench/x"})
 
     def create_model(self, client: int, number: int) -> None:
         self.make_model(f"model-{client}-{number + 1}")
@@ -308,8 +309,9 @@ class MLflow(Side):
                 """
                 INSERT INTO model_versions
                 SELECT (jsonb_populate_record(v, jsonb_build_object('version', n))).*
-                FROM (SELECT * FROM model_versions WHERE name = 'filled' AND version = 1) v,
+                FROM model_versions v,
                      generate_series((SELECT max(version) FROM model_versions WHERE name = 'filled') + 1, %s::int) n
+                WHERE v.name = 'filled' AND v.version = 1
                 """,
                 [versions],
             )

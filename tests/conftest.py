@@ -122,7 +122,7 @@ def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
     return valkey_server
 
 
-pytest_plugins = ["tests.builders"]
+pytest_plugins = ["tests.builders", "tests.s3"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
+import httpx
 import pytest
+from botocore.exceptions import ClientError
+from django.core.management import call_command
+from django.utils.timezone import now
 
+from adapterhub.accounts.models import User
 from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, open_store
+from adapterhub.garbage import collect
+from registry.models import Adapter, AdapterVersion
+from registry.tasks import check_version
+from tests.api.test_life import client, problem
+from tests.builders import write_adapter
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+@pytest.fixture(params=["folder", "s3", "rclone"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     if request.param == "folder":
         return open_store(str(tmp_path / "store"))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    opened: Any = open_store("s3://artifacts/hub", endpoint_url=request.getfixturevalue("s3_endpoint"))
-    opened.client.create_bucket(Bucket="artifacts")
+    request.getfixturevalue("s3_keys")
+    endpoint = request.getfixturevalue("rclone_endpoint" if request.param == "rclone" else "s3_endpoint")
+    return in_bucket(f"artifacts-{uuid.uuid4().hex}", endpoint)
+
+
+def in_bucket(name: str, endpoint: str, **options: Any) -> S3Store:
+    """A store in a new bucket."""
+    opened: Any = open_store(f"s3://{name}/hub", endpoint_url=endpoint)
+    opened.client.create_bucket(Bucket=name, **options)
     return opened
 
 
@@ -68,8 +71,116 @@ def test_a_flipped_byte_is_found_and_leaves_nothing(store: ArtifactStore, tmp_pa
     if isinstance(store, FolderStore):
         (store.place(digest) / "deep" / "x").write_text("two")
     elif isinstance(store, S3Store):
-        store.client.put_object(Bucket="artifacts", Key=store.key(digest, "deep/x"), Body=b"two")
+        store.client.put_object(Bucket=store.bucket, Key=store.key(digest, "deep/x"), Body=b"two")
     with pytest.raises(ArtifactError, match="changed"):
         store.fetch_dir(digest, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_what_is_old_is_dropped_and_what_was_put_again_stays(store: ArtifactStore, tmp_path: Path) -> None:
+    digest = store.put_dir(folder(tmp_path / "a", x="one"))
+    ((found, at),) = store.stored()
+    assert found == digest
+    assert not store.drop(digest, at)
+    assert store.fetch_dir(digest, tmp_path / "out").is_dir()
+    assert store.drop(digest, at + timedelta(seconds=1))
+    assert not store.has(digest)
+    assert list(store.stored()) == []
+
+
+def test_garbage_is_what_no_row_names(store: ArtifactStore, version: AdapterVersion, tmp_path: Path) -> None:
+    kept = store.put_dir(version.stored(tmp_path / "version"))
+    orphan = store.put_dir(folder(tmp_path / "a", x="orphan"))
+    assert kept == version.digest
+    later = timedelta(seconds=-60)  # everything was put "before" a minute from now
+    assert list(collect(store, timedelta(hours=1), dry_run=False)) == [], "the grace time"
+    assert list(collect(store, later, dry_run=True)) == [orphan]
+    assert store.has(orphan)
+    assert list(collect(store, later, dry_run=False)) == [orphan]
+    assert (store.has(orphan), store.has(kept)) == (False, True)
+
+
+def test_the_command_collects(
+    version: AdapterVersion, settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.ARTIFACT_STORE = str(tmp_path / "store")
+    orphan = open_store(settings.ARTIFACT_STORE).put_dir(folder(tmp_path / "a", x="orphan"))
+    call_command("collect_garbage", "--dry-run", "--grace-hours=-1")
+    assert "1 artifact(s) would be deleted" in capsys.readouterr().out
+    call_command("collect_garbage", "--grace-hours=-1")
+    assert orphan in capsys.readouterr().out
+    assert not open_store(settings.ARTIFACT_STORE).has(orphan)
+
+
+def test_a_wrong_secret_is_refused(rclone_endpoint: str, s3_keys: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_bucket("signed", rclone_endpoint)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(ClientError, match=r"403|SignatureDoesNotMatch"):
+        list(open_store("s3://signed/hub", endpoint_url=rclone_endpoint).stored())
+
+
+@pytest.fixture
+def bucket(rclone_endpoint: str, s3_keys: None, settings: Any) -> S3Store:
+    """The installation's store is a bucket of the server that checks signatures."""
+    opened = in_bucket(f"hub-{uuid.uuid4().hex}", rclone_endpoint)
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = f"s3://{opened.bucket}/hub", rclone_endpoint
+    return opened
+
+
+def test_files_go_straight_to_the_store_and_back(
+    bucket: S3Store, ci: str, adapter: Adapter, alice: User, tmp_path: Path
+) -> None:
+    given = write_adapter(tmp_path / "mine")
+    place = "/api/v1/adapters/dora/versions/"
+    begun = client(ci).post(f"{place}uploads/").json()
+    assert begun["urls"].keys() == {path.name for path in given.iterdir()}
+    early = problem(client(ci).post(place, {"upload": begun["upload"]}), 422, "invalid")
+    assert "was not uploaded" in early["detail"]
+    for name, url in begun["urls"].items():
+        assert httpx.put(url, content=(given / name).read_bytes(), trust_env=False).status_code == 200
+    created = client(ci).post(place, {"upload": begun["upload"]})
+    assert created.status_code == 201, created.json()
+    problem(client(ci).get(f"{place}1/links/"), 503, "artifact_unreadable")
+    check_version(AdapterVersion.objects.get().pk)
+    links = client(ci).get(f"{place}1/links/").json()
+    url = links["urls"]["adapter_model.safetensors"]
+    weights = httpx.get(url, trust_env=False)
+    assert weights.content == (given / "adapter_model.safetensors").read_bytes()
+    assert httpx.get(url.replace("X-Amz-Signature=", "X-Amz-Signature=0"), trust_env=False).status_code == 403
+    assert not [key for key in keys(bucket) if "incoming" in key], "nothing of the upload is left"
+
+
+def keys(store: S3Store) -> list[str]:
+    return [item["Key"] for item in store.client.list_objects_v2(Bucket=store.bucket).get("Contents", [])]
+
+
+def test_an_upload_is_of_one_adapter_and_was_begun_here(bucket: S3Store, ci: str, adapter: Adapter) -> None:
+    begun = client(ci).post("/api/v1/adapters/dora/versions/uploads/").json()
+    assert client(ci).post("/api/v1/adapters/", {"project": "eu", "slug": "b", "base_model": "tiny"}).status_code == 201
+    for slug, upload in (("b", begun["upload"]), ("dora", begun["upload"] + "x"), ("dora", "../../x")):
+        body = problem(client(ci).post(f"/api/v1/adapters/{slug}/versions/", {"upload": upload}), 422, "invalid")
+        assert body["errors"][0]["field"] == "upload"
+
+
+def test_a_folder_gives_no_links(ci: str, version: AdapterVersion) -> None:
+    problem(client(ci).get("/api/v1/adapters/dora/versions/1/links/"), 409, "no_links")
+    problem(client(ci).post("/api/v1/adapters/dora/versions/uploads/"), 409, "no_links")
+
+
+def test_every_key_in_the_store_is_ours(bucket: S3Store, version: AdapterVersion) -> None:
+    names = {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
+    assert set(keys(bucket)) == {f"hub/{version.digest}/{name}" for name in names}
+
+
+def test_object_lock_holds_what_a_version_refers_to(s3_endpoint: str, s3_keys: None, tmp_path: Path) -> None:
+    locked = in_bucket(f"locked-{uuid.uuid4().hex}", s3_endpoint, ObjectLockEnabledForBucket=True)
+    digest = locked.put_dir(folder(tmp_path / "a", x="one"))
+    locked.hold(digest)
+    key = locked.key(digest, "deep/x")
+    (found,) = locked.client.list_object_versions(Bucket=locked.bucket, Prefix=key)["Versions"]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        locked.client.delete_object(Bucket=locked.bucket, Key=key, VersionId=found["VersionId"])
+    assert locked.fetch_dir(digest, tmp_path / "out").is_dir()
+    assert not locked.drop(digest, now() - timedelta(hours=1))

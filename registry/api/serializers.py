@@ -67,9 +67,16 @@ class VersionSerializer(serializers.ModelSerializer):
 
 
 class UploadSerializer(serializers.Serializer):
-    adapter_model = serializers.FileField(help_text="adapter_model.safetensors")
-    adapter_config = serializers.FileField(help_text="adapter_config.json")
+    adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
+    adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
+    upload = serializers.CharField(default="", max_length=500, help_text="In place of the files: see uploads/.")
     fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
+        if missing and not fields["upload"]:
+            raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, or an upload."))
+        return fields
 
 
 class ReasonSerializer(serializers.Serializer):

@@ -31,6 +31,8 @@ from registry.api import serializers as shapes
 from registry.api.evidence import SCOPES as EVIDENCE
 from registry.api.evidence import VersionEvidence
 from registry.api.state import cluster_state
+from registry.api.transfers import SCOPES as TRANSFERS
+from registry.api.transfers import VersionTransfers, take
 
 
 class FormatIsNoRenderer(DefaultContentNegotiation):
@@ -106,7 +108,7 @@ class AdapterViewSet(Reading):
         return self.write(adapter)
 
 
-class VersionViewSet(Reading, VersionEvidence):
+class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     """Immutable versions of one adapter."""
 
     queryset = models.AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
@@ -115,7 +117,8 @@ class VersionViewSet(Reading, VersionEvidence):
     lookup_field = "number"
     lookup_value_regex = r"\d+"
     scopes = {
-        "create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ, **EVIDENCE
+        "create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ,
+        **EVIDENCE, **TRANSFERS,
     }  # fmt: skip
 
     def get_queryset(self) -> Any:
@@ -137,7 +140,7 @@ class VersionViewSet(Reading, VersionEvidence):
         adapter = self.adapter()
         settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
-            folder = receive(files, Path(scratch) / "given")
+            folder = receive(adapter, files, Path(scratch) / "given")
             folder = exports.folded(adapter, folder) if files["fold"] else folder
             version = models.AdapterVersion.publish(
                 adapter, folder, method="upload", by=actor_of(request), foreign=True
@@ -187,9 +190,12 @@ def as_zip(archive: IO[bytes], name: str) -> FileResponse:
     return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
 
 
-def receive(files: dict[str, Any], folder: Path) -> Path:
+def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Path:
     """The uploaded files in a new folder. The names are ours: what the client calls its files never becomes a path."""
     folder.mkdir()
+    if files["upload"]:
+        take(files["upload"], adapter, folder)
+        return folder
     write_upload(files["adapter_model"], folder / "adapter_model.safetensors")
     write_upload(files["adapter_config"], folder / "adapter_config.json")
     return folder

@@ -194,6 +194,7 @@ class AdapterVersion(models.Model):
                 after={"digest": digest, "served_name": version.served_name},
                 evidence=metrics,
             )
+            transaction.on_commit(lambda: store().hold(digest))
             if foreign:
                 transaction.on_commit(version.check_soon)
         return version

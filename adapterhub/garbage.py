@@ -1,0 +1,49 @@
+"""Artifacts that nothing refers to: what a crash between bytes and row left in the store.
+
+A reference is any sha256 in any text or JSON column of any table, the audit trail included: rather keep too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.apps import apps
+from django.db import connection, models
+from django.utils.timezone import now
+
+from adapterhub.artifacts import ArtifactStore
+
+TEXTS = (models.CharField, models.TextField, models.JSONField)
+
+
+def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterator[str]:
+    """Delete, or with `dry_run` only name, what nothing refers to and nobody put within `grace`; yields digests."""
+    before = now() - grace
+    old = [digest for digest, at in store.stored() if at < before]
+    # Read after the store: a row that came meanwhile counts.
+    known = referenced() if old else set()
+    for digest in old:
+        if digest not in known and (dry_run or store.drop(digest, before)):
+            yield digest
+
+
+def referenced() -> set[str]:
+    """Every sha256, in hexadecimal, that some row holds."""
+    found: set[str] = set()
+    for model in apps.get_models():
+        columns = [field.column for field in model._meta.concrete_fields if isinstance(field, TEXTS)]
+        if columns and model._meta.managed:
+            found |= digests_in(model._meta.db_table, columns)
+    return found
+
+
+def digests_in(table: str, columns: list[str]) -> set[str]:
+    quote = connection.ops.quote_name
+    texts = ", ".join(f"{quote(column)}::text" for column in columns)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT DISTINCT found[1] FROM {quote(table)}, "  # noqa: S608 - names of our own models
+            f"regexp_matches(concat_ws(' ', {texts}), '[0-9a-f]{{64}}', 'g') found"
+        )
+        return {row[0] for row in cursor.fetchall()}

@@ -1,0 +1,91 @@
+"""REST: files straight between the client and an S3 store, by links that need no key for an hour."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.core import signing
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.errors import Conflict, Invalid, Unavailable
+from adapterhub.api.views import ProjectViewSet
+from adapterhub.artifacts import ArtifactError, S3Store
+from registry.manifest import WEIGHTS
+from registry.models import Adapter
+from registry.models.adapter import store
+from registry.served_config import CONFIG
+from registry.signatures import require_signed
+
+LINK_S = 3600
+MOST_BYTES = 8 * 2**30
+SCOPES = {"links": Scope.READ, "uploads": Scope.PUBLISH}
+
+
+class LinksSerializer(serializers.Serializer):
+    digest = serializers.CharField()
+    expires_s = serializers.IntegerField()
+    urls = serializers.DictField(child=serializers.URLField(), help_text="GET each; manifest.json names every sha256.")
+
+
+class NewUploadSerializer(serializers.Serializer):
+    upload = serializers.CharField(help_text="Send it as `upload` when both files are there.")
+    expires_s = serializers.IntegerField()
+    urls = serializers.DictField(child=serializers.URLField(), help_text="PUT each file to its URL.")
+
+
+class VersionTransfers(ProjectViewSet):
+    """What takes the weights past the web process."""
+
+    @extend_schema(responses=LinksSerializer)
+    @action(detail=True)
+    def links(self, request: Request, slug: str, number: str) -> Response:
+        """A link to each file in the store. Verify what comes by its sha256."""
+        version = self.get_object()
+        try:
+            require_signed(version.signature, version.identity())
+        except ArtifactError as error:
+            raise Unavailable(f"The files of {version} are not given: {error}", code="artifact_unreadable") from error
+        urls = bucket().download_urls(version.digest, LINK_S)
+        return Response({"digest": version.digest, "expires_s": LINK_S, "urls": urls})
+
+    @extend_schema(request=None, responses={201: NewUploadSerializer})
+    @action(detail=False, methods=["post"])
+    def uploads(self, request: Request, slug: str) -> Response:
+        """Links to put the two files to, before the version is created from them."""
+        adapter, key = self.adapter(), uuid.uuid4().hex
+        urls = {name: bucket().upload_url(f"{key}/{name}", LINK_S) for name in (WEIGHTS, CONFIG)}
+        upload = signing.dumps({"adapter": adapter.pk, "key": key}, salt="upload")
+        return Response({"upload": upload, "expires_s": LINK_S, "urls": urls}, 201)
+
+    def adapter(self) -> Any:
+        raise NotImplementedError
+
+
+def bucket() -> S3Store:
+    """The store, if it gives links. Raises Conflict."""
+    found = store()
+    if not isinstance(found, S3Store):
+        raise Conflict("The store is a folder and gives no links: send and get the files here.", code="no_links")
+    return found
+
+
+def take(upload: str, adapter: Adapter, folder: Path) -> None:
+    """Move the uploaded files into the folder. Raises Invalid."""
+    try:
+        told = signing.loads(upload, salt="upload", max_age=LINK_S)
+    except signing.BadSignature:
+        raise Invalid("This upload is not known, or is over an hour old: begin a new one.", field="upload") from None
+    if told["adapter"] != adapter.pk:
+        raise Invalid("This upload is of another adapter.", field="upload")
+    try:
+        for name in (WEIGHTS, CONFIG):
+            bucket().take(f"{told['key']}/{name}", folder / name, MOST_BYTES)
+    except ArtifactError as error:
+        raise Invalid(str(error), field="upload") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import struct
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from adapterhub.api.errors import Invalid
 from registry.adapter_schema import FIELDS
 from registry.manifest import Manifest
+from training.recipes.memory import own_peak
 
 SHAPES = {"q_proj": (16, 16), "v_proj": (8, 16)}
 LAYERS = 2
@@ -111,7 +111,7 @@ def main(seconds: float, seed: int, folder: Path) -> None:
             json.dumps({"detail": refusal.detail, "field": refusal.field}, ensure_ascii=False).encode()
         slowest = max(slowest, time.process_time() - began)
         cases += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = own_peak() / 2**20
     sys.stdout.write(json.dumps({"cases": cases, "taken": taken, "slowest_s": slowest, "peak_mb": peak}) + "\n")
 
 

@@ -137,13 +137,14 @@ def test_copies_and_leaks_are_found(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
+from training.recipes.memory import own_peak
 from training.row_files import records_of
 from training.row_scan import scan
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = own_peak()
 found = scan(records_of(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
-grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+grown = (own_peak() - before) // 2**20
 print(grown, found.rows, found.broken)
 """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+from pathlib import Path
 
 from training.recipes.run_file import Hyperparameters
 
@@ -15,7 +15,13 @@ def peak_memory() -> int:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return own_peak()
+
+
+def own_peak() -> int:
+    """Bytes of this process at the highest. getrusage would count what its parent held when it was forked."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def out_of_memory(chosen: Hyperparameters, method: str) -> str:

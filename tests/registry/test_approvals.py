@@ -260,6 +260,13 @@ def test_a_signature_needs_its_person(approval: Approval, dana: User) -> None:
     assert (signature["name"], signature["meaning"], signature["bound"]) == ("dana", "reviewed", approval.bound)
 
 
+def test_a_signer_reads_what_is_signed_for_not_a_dump(approval: Approval, dana: User, client: Client) -> None:
+    client.force_login(dana)
+    page = client.get(reverse("approval", args=[approval.pk])).content.decode()
+    assert approval.evidence["candidate"]["digest"] in page
+    assert "{&#x27;" not in page
+
+
 def test_the_inbox_shows_what_waits(approval: Approval, dana: User, charlie: User, client: Client) -> None:
     client.force_login(dana)
     assert reverse("approval", args=[approval.pk]).encode() in client.get(reverse("approvals")).content

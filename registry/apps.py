@@ -3,3 +3,6 @@ from django.apps import AppConfig
 
 class RegistryConfig(AppConfig):
     name = "registry"
+
+    def ready(self) -> None:
+        from registry import signals  # noqa: F401 - its import connects the receiver

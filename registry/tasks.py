@@ -58,6 +58,14 @@ def check_version_soon(pk: int) -> None:
         log.warning("Valkey does not answer (%s): the version is checked later.", error)
 
 
+def publish_soon() -> None:
+    """After a commit: tell the routers at once. Without Valkey the next tick does."""
+    try:
+        control_loop.publish()
+    except redis.RedisError as error:
+        log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+
+
 def publish_and_reconcile() -> None:
     """After a commit: tell the routers at once, and wake the loop. Without Valkey the next tick does both."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.utils.timezone import now
 
 from adapterhub.accounts.models import ApiToken, User
 from adapterhub.audit.models import AuditEvent
@@ -235,6 +236,18 @@ def test_the_wanted_versions_take_the_same_queries_for_many_aliases(
                      policy={}, by=alice.as_actor())  # fmt: skip
     with django_assert_max_num_queries(5):
         assert set(wanted_versions(served.cluster)) == {served.version.served_name, candidate.served_name}
+
+
+def test_a_token_reaches_the_routers_with_its_commit_and_leaves_them_when_revoked(
+    served: Alias, engines: object, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        token, _ = ApiToken.issue(name="app", project=served.project, scopes=["infer"])
+    assert token.pk in published().tokens
+    token.revoked_at = now()
+    with django_capture_on_commit_callbacks(execute=True):
+        token.save(update_fields=["revoked_at"])
+    assert token.pk not in published().tokens
 
 
 def test_tokens_travel_as_hashes_and_only_for_inference(served: Alias, engines: object) -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from django.apps import apps
 from django.db import connection, models
 from django.utils.timezone import now
+from psycopg import sql
 
 from adapterhub.artifacts import ArtifactStore
 
@@ -38,12 +39,13 @@ def referenced() -> set[str]:
     return found
 
 
+DIGESTS = sql.SQL(
+    "SELECT DISTINCT found[1] FROM {table}, regexp_matches(concat_ws(' ', {texts}), '[0-9a-f]{{64}}', 'g') found"
+)
+
+
 def digests_in(table: str, columns: list[str]) -> set[str]:
-    quote = connection.ops.quote_name
-    texts = ", ".join(f"{quote(column)}::text" for column in columns)
+    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT DISTINCT found[1] FROM {quote(table)}, "  # noqa: S608 - names of our own models
-            f"regexp_matches(concat_ws(' ', {texts}), '[0-9a-f]{{64}}', 'g') found"
-        )
+        cursor.execute(DIGESTS.format(table=sql.Identifier(table), texts=texts))
         return {row[0] for row in cursor.fetchall()}

@@ -1,0 +1,60 @@
+"""The `adapterhub` command: REST for pipelines and people.
+
+Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused.
+Progress and errors go to stderr; stdout holds one line, or with --json the REST object.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from adapterhub.cli import config, evidence, producing, serving
+from adapterhub.cli.ending import FORESEEN, Ended, Exit, code_of, told
+from adapterhub.cli.session import only, projects_seen
+from adapterhub.client import Client
+
+EPILOG = (
+    "Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, "
+    "6 a gate refused."
+)
+app = typer.Typer(
+    name="adapterhub", no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG,
+    help="The whole life of a LoRA adapter, from a pipeline or a terminal.",
+)  # fmt: skip
+app.add_typer(serving.alias, name="alias")
+app.add_typer(evidence.audit, name="audit")
+for command in (producing.push, producing.analyze, producing.train, serving.rollout, serving.promote,
+                serving.rollback, evidence.dossier):  # fmt: skip
+    app.command()(command)
+app.command("eval")(producing.evaluate)
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Argument(help="Address of AdapterHub, e.g. https://hub.example.org.")],
+    project: Annotated[str, typer.Option(help="Project that later commands mean.")] = "",
+) -> None:
+    """Ask for a token, or read it from a pipe, try it, and keep it in a file that only you can read."""
+    if not url.startswith(("https://", "http://")):
+        raise Ended(f"{url!r} is no address: begin it with https://.", Exit.USAGE)
+    token = typer.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
+    with Client(url, token) as api:
+        seen = projects_seen(api)
+    chosen = project or only(seen)
+    if chosen not in seen:
+        raise Ended(f"The token sees no project {chosen!r}, but {', '.join(seen) or 'none'}.", Exit.USAGE)
+    config.save(config.Config(url, token, chosen), config.path_of())
+    typer.echo(f"Signed in to {url}, project {chosen}: {config.path_of()}")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except FORESEEN as error:
+        for line in told(error):
+            typer.echo(line, err=True)
+        sys.exit(code_of(error))

@@ -1,0 +1,71 @@
+"""Where the command learns address, token and project: the environment first, then its file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import typer
+
+from adapterhub import environment
+
+
+class BadConfig(Exception):
+    """The configuration cannot be used; the message names the place and the fix."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """`project` is the one meant when a command names none."""
+
+    url: str = ""
+    token: str = ""
+    project: str = ""
+
+    def complete(self) -> Config:
+        """Itself. Raises BadConfig when address or token is missing."""
+        if not self.url or not self.token:
+            missing = "address" if not self.url else "token"
+            raise BadConfig(f"There is no {missing}: run `adapterhub login URL`, or set ADAPTERHUB_URL and "
+                            "ADAPTERHUB_TOKEN.")  # fmt: skip
+        return self
+
+
+def path_of() -> Path:
+    """ADAPTERHUB_CONFIG, else config.toml in the user's folder for settings."""
+    named = environment.read("ADAPTERHUB_CONFIG")
+    return Path(named) if named else Path(typer.get_app_dir("adapterhub")) / "config.toml"
+
+
+def load() -> Config:
+    """The file's configuration with what the environment says instead. Raises BadConfig."""
+    found = read(path_of())
+    names = {"url": "ADAPTERHUB_URL", "token": "ADAPTERHUB_TOKEN", "project": "ADAPTERHUB_PROJECT"}
+    told = {field: environment.read(name) for field, name in names.items()}
+    return replace(found, **{field: value for field, value in told.items() if value})
+
+
+def read(path: Path) -> Config:
+    """The file, or an empty configuration when there is none. Raises BadConfig."""
+    try:
+        fields = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return Config()
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"{path} cannot be read as TOML ({error}): mend it, or run `adapterhub login`.") from error
+    unknown = set(fields) - set(asdict(Config()))
+    if unknown or not all(isinstance(value, str) for value in fields.values()):
+        raise BadConfig(f"{path} may hold url, token and project, each a text: mend it.")
+    return Config(**fields)
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the file for its owner's eyes alone."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in asdict(config).items())
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)

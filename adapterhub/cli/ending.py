@@ -1,0 +1,58 @@
+"""What the command's exit code says, and how an error becomes one."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from adapterhub.cli.config import BadConfig
+from adapterhub.client import ApiError, TimedOut, Unreachable
+
+
+class Exit(IntEnum):
+    """0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_ALLOWED = 3
+    CONFLICT = 4
+    TIMED_OUT = 5
+    REFUSED = 6
+
+
+class Ended(Exception):
+    """What was waited for, or asked, ended otherwise than wished."""
+
+    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+FORESEEN = (ApiError, BadConfig, Ended, OSError, TimedOut, Unreachable)
+# What stands between a version and its users: signatures, evaluations, the estimate of memory.
+GATES = {"alias_protected", "approval_missing", "evaluation_objects", "review_overdue", "will_not_fit"}
+BY_STATUS = {400: Exit.USAGE, 401: Exit.NOT_ALLOWED, 403: Exit.NOT_ALLOWED, 404: Exit.USAGE, 409: Exit.CONFLICT,
+             413: Exit.USAGE, 415: Exit.USAGE, 422: Exit.USAGE}  # fmt: skip
+
+
+def code_of(error: Exception) -> Exit:
+    """The exit code of a foreseen error."""
+    match error:
+        case ApiError():
+            return Exit.REFUSED if error.code in GATES else BY_STATUS.get(error.status, Exit.FAILED)
+        case Ended():
+            return error.code
+        case TimedOut():
+            return Exit.TIMED_OUT
+        case BadConfig() | OSError():
+            return Exit.USAGE
+    return Exit.FAILED
+
+
+def told(error: Exception) -> list[str]:
+    """The error for people: its sentence, and each field that the server names."""
+    if not isinstance(error, ApiError):
+        return [str(error)]
+    told = [f"{fault['field']}: {fault['message']}" for fault in error.errors if fault.get("field")]
+    # The server's own sentence already joins what it says of the fields.
+    return told or [error.detail]

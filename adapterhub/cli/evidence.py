@@ -1,0 +1,64 @@
+"""Commands that prove: audit verify, audit export, dossier."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapterhub.cli.ending import Ended
+from adapterhub.cli.session import AsJson, Project, hub, project_of, say
+from adapterhub.client import calls
+
+audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")]
+
+
+class Kind(StrEnum):
+    JSONL = "jsonl"
+    CSV = "csv"
+    BUNDLE = "bundle"
+
+
+def write(content: bytes, output: Path | None) -> None:
+    if output:
+        output.write_bytes(content)
+    else:
+        sys.stdout.buffer.write(content)
+
+
+@audit.command()
+def verify(project: Project = "", as_json: AsJson = False) -> None:
+    """Walk the project's hash chain; 1 when it does not hold."""
+    with hub() as api:
+        verdict = api.send(calls.verify_audit(project_of(api, project)))
+    state = "intact" if verdict["ok"] else f"broken at {', '.join(str(one['sequence']) for one in verdict['faults'])}"
+    say(verdict, f"{verdict['project']}: {verdict['events']} events, {state}", as_json)
+    if not verdict["ok"]:
+        raise Ended("The audit trail does not hold.")
+
+
+@audit.command()
+def export(
+    project: Project = "",
+    kind: Annotated[Kind, typer.Option("--as", help="bundle is a ZIP that can be verified.")] = Kind.JSONL,
+    output: Output = None,
+) -> None:
+    """The project's trail, to keep elsewhere."""
+    with hub() as api:
+        write(api.send(calls.export_audit(project_of(api, project), kind)), output)
+
+
+def dossier(
+    adapter: Annotated[str, typer.Argument()],
+    number: Annotated[int, typer.Argument(metavar="VERSION", help="The version's number.")],
+    output: Output = None,
+) -> None:
+    """Everything recorded of a version, as JSON."""
+    with hub() as api:
+        found = api.send(calls.dossier(adapter, number))
+    write(json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n", output)

@@ -1,0 +1,138 @@
+"""Commands that move traffic: rollout, promote, rollback, alias history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.session import LONGEST_S, AsJson, Reason, Timeout, Wait, hub, say
+from adapterhub.cli.waiting import ENDED, following, until_ended, well_ended
+from adapterhub.client import ApiError, Client, calls
+from adapterhub.client.shapes import Guardrail, Rollout, Step
+
+alias = typer.Typer(no_args_is_help=True, help="Public names that applications send as `model`.")
+Name = Annotated[str, typer.Argument(metavar="ALIAS")]
+# What people or the loop may still change while somebody waits.
+PASSING = ("approval_missing", "stale_generation")
+
+
+def numbers(text: str, option: str, count: int) -> list[str]:
+    """The parts of `a:b:c`, at most so many. Raises Ended."""
+    parts = text.split(":")
+    if not 1 <= len(parts) <= count or not all(parts):
+        raise Ended(f"{option} {text!r} has more or emptier parts than it may have: see --help.", Exit.USAGE)
+    return parts
+
+
+def number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Ended(f"{option}: {text!r} is no number.", Exit.USAGE) from None
+
+
+def step_of(text: str) -> Step:
+    """WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]."""
+    parts = numbers(text, "--step", 4)
+    hold_s, samples = (int(number(part, "--step")) for part in [*parts[1:3], "0", "0"][:2])
+    return {"weight": number(parts[0], "--step"), "hold_s": hold_s, "min_samples": samples, "approval": len(parts) == 4}
+
+
+def guardrail_of(text: str) -> Guardrail:
+    """METRIC:MARGIN[:KIND[:LEVEL]]."""
+    parts = numbers(text, "--guardrail", 4)
+    rail: Guardrail = {"metric": parts[0], "margin": number(parts[1] if parts[1:] else "", "--guardrail")}
+    if parts[2:]:
+        rail["kind"] = parts[2]
+    if parts[3:]:
+        rail["level"] = number(parts[3], "--guardrail")
+    return rail
+
+
+def rollout(
+    name: Name,
+    candidate: Annotated[str, typer.Argument(help="Served name of the new version.")],
+    reason: Reason,
+    steps: Annotated[list[str], typer.Option("--step", metavar="WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]")],
+    rails: Annotated[list[str], typer.Option("--guardrail", metavar="METRIC:MARGIN[:KIND[:LEVEL]]")] = [],  # noqa: B006
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Send the candidate a share of the traffic; --wait follows to the promotion, or ends with 1."""
+    plan = [step_of(step) for step in steps]
+    with hub() as api:
+        opened = api.send(calls.open_rollout(name, candidate, plan, reason, [guardrail_of(rail) for rail in rails]))
+        if wait:
+            opened = until_ended(api, calls.rollout(opened["id"]), f"rollout of {name}", timeout)
+    say(opened, f"{opened['id']} {opened['status']}", as_json)
+
+
+def newest(api: Client, name: str) -> Rollout:
+    """The alias' last rollout. Raises Ended when there never was one."""
+    found: list[Rollout] = api.send(calls.rollouts(name))["results"]
+    if not found:
+        raise Ended(f"{name!r} has no rollout that you can see.", Exit.USAGE)
+    return found[0]
+
+
+def promote(
+    name: Name,
+    reason: Reason,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for replicas and signatures.")] = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Let the rollout's candidate serve everybody; 6 when a signature is missing or an evaluation objects."""
+    with hub() as api:
+        last = newest(api, name)
+        done = promote_when_allowed(api, last, reason, timeout) if wait else api.send(calls.promote(last, reason))
+    say(done, f"{name} serves {done['candidate']}", as_json)
+
+
+def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: float) -> Rollout:
+    """The promoted rollout. Raises Ended when it was rolled back, failed, or a signature was refused."""
+    with following(f"promotion of {last['candidate']}") as follower:
+        for seen in api.looks(calls.rollout(last["id"]), timeout_s):
+            follower.look({**seen})
+            if seen["status"] in ENDED:
+                break
+            if seen["status"] != "loading" and (done := tried(api, seen, reason)):
+                return done
+    well_ended({**seen}, f"rollout of {seen['alias']}")
+    return seen
+
+
+def tried(api: Client, seen: Rollout, reason: str) -> Rollout | None:
+    """The promoted rollout; None while people still have to sign, or when it changed meanwhile."""
+    try:
+        return api.send(calls.promote(seen, reason))
+    except ApiError as error:
+        if error.code not in PASSING:
+            raise
+    asked = [one for one in api.send(calls.approvals())["results"] if one["rollout"] == seen["id"]]
+    if asked and asked[0]["status"] == "rejected":
+        raise Ended(f"The promotion of {seen['candidate']} was rejected.", Exit.REFUSED)
+    return None
+
+
+def rollback(name: Name, reason: Reason, as_json: AsJson = False) -> None:
+    """Let the stable version serve everybody again, also after the promotion."""
+    with hub() as api:
+        done = api.send(calls.roll_back(newest(api, name), reason))
+    say(done, f"{name} serves {done['stable']}", as_json)
+
+
+@alias.command()
+def history(
+    name: Name,
+    at: Annotated[str, typer.Option(help="A time with its zone: only what served then.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Every move of the alias, newest first; with --at what served then."""
+    with hub() as api:
+        moves = api.send(calls.history(name, at))
+    say(moves, "\n".join(f"{move['at']} {move['version']} {move['actor_name']}: {move['reason']}" for move in moves),
+        as_json)  # fmt: skip

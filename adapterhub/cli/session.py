@@ -1,0 +1,56 @@
+"""What commands share: the connection, the project that is meant, options of one spelling, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapterhub.cli import config
+from adapterhub.cli.ending import Ended, Exit
+from adapterhub.client import Client, calls
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit trail.")]
+Project = Annotated[str, typer.Option("--project", help="Slug; else the configured one, else the token's.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds that --wait waits; then exit code 5.")]
+LONGEST_S = 4 * 3600.0
+
+
+def hub() -> Client:
+    """The configured AdapterHub. Raises BadConfig."""
+    found = config.load().complete()
+    return Client(found.url, found.token)
+
+
+def project_of(api: Client, given: str) -> str:
+    """The named project, the configured one, or the only one that the token sees. Raises Ended."""
+    return given or config.load().project or only(projects_seen(api))
+
+
+def projects_seen(api: Client) -> list[str]:
+    return [str(project["slug"]) for project in api.send(calls.projects())["results"]]
+
+
+def only(seen: list[str]) -> str:
+    """The one project. Raises Ended unless it is one."""
+    if len(seen) != 1:
+        raise Ended(f"The token sees {len(seen)} projects: name one with --project.", Exit.USAGE)
+    return seen[0]
+
+
+def dataset_of(api: Client, project: str, given: str) -> int:
+    """A dataset's id, or that of the file after its upload; the same content is the same dataset."""
+    if given.isdecimal():
+        return int(given)
+    if not Path(given).is_file():
+        raise Ended(f"--dataset {given!r} is neither a number nor a file.", Exit.USAGE)
+    return api.send(calls.upload_dataset(project, Path(given)))["id"]
+
+
+def say(thing: Any, line: str, as_json: bool) -> None:
+    """The REST object, or one line for people."""
+    typer.echo(json.dumps(thing, indent=2, ensure_ascii=False) if as_json else line)

@@ -1,0 +1,72 @@
+"""Following what goes on at the server: a bar in a terminal, a line a change in a log; both on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from adapterhub.cli.ending import Ended
+from adapterhub.client import Client
+from adapterhub.client.calls import Call
+
+T = TypeVar("T")
+ENDED = {"succeeded", "failed", "cancelled", "ready", "rejected", "promoted", "rolled_back"}
+GOOD = {"succeeded", "ready", "promoted"}
+
+
+class Follower:
+    """Shows the states of one thing as they come."""
+
+    def __init__(self, name: str, bar: Progress) -> None:
+        self.name, self.bar = name, bar
+        self.is_live = bar.console.is_terminal
+        self.task: TaskID = bar.add_task(name, total=None, status="")
+        self.last = ""
+
+    def look(self, thing: dict[str, Any]) -> None:
+        done, total, status = state_of(thing)
+        self.bar.update(self.task, completed=done, total=total, status=status)
+        if not self.is_live and status != self.last:
+            self.bar.console.print(f"{self.name}: {status}", soft_wrap=True, highlight=False, markup=False)
+        self.last = status
+
+
+def state_of(thing: dict[str, Any]) -> tuple[float, float | None, str]:
+    """How much is done, of how much (None: not known), and the state in a word."""
+    status = str(thing["status"]).replace("_", " ")
+    if "weight" in thing:
+        return thing["weight"], 100, f"{status}, {thing['weight']:g} %"
+    progress = thing.get("progress") or {}
+    done, total = progress.get("step") or 0, progress.get("total")
+    return done, total, status
+
+
+@contextmanager
+def following(name: str) -> Iterator[Follower]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield Follower(name, bar)
+
+
+def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
+    """The thing when it has ended. Raises TimedOut, and Ended when it failed or was rolled back."""
+    with following(name) as follower:
+        for found in api.looks(call, timeout_s):
+            thing = cast(dict[str, Any], found)
+            follower.look(thing)
+            if thing["status"] in ENDED:
+                break
+    return cast(T, well_ended(thing, name))
+
+
+def well_ended(thing: dict[str, Any], name: str) -> dict[str, Any]:
+    """The thing. Raises Ended unless it ended well."""
+    if thing["status"] not in GOOD:
+        why = thing.get("message") or thing.get("reason") or "no reason was told"
+        raise Ended(f"{name} {str(thing['status']).replace('_', ' ')}: {why}")
+    return thing

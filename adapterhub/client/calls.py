@@ -1,0 +1,148 @@
+"""Every call as a value: what is sent, and what comes back. The clients carry them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from adapterhub.client.shapes import (
+    Dataset,
+    Evaluation,
+    Guardrail,
+    Json,
+    Move,
+    RankAnalysis,
+    Rollout,
+    Step,
+    TrainingRun,
+    Verdict,
+    Version,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request below /api/v1/; its answer has the shape T. `files` are sent as multipart, with `body` as fields."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def get(path: str, **params: str) -> Call[Any]:
+    return Call("GET", path, params=params)
+
+
+def post(path: str, **body: Any) -> Call[Any]:
+    return Call("POST", path, body)
+
+
+def part(name: str) -> str:
+    """A name as one part of a path, whatever stands in it."""
+    return quote(name, safe="")
+
+
+def projects() -> Call[Json]:
+    """The projects that the token sees."""
+    return get("projects/")
+
+
+def upload_dataset(project: str, file: Path) -> Call[Dataset]:
+    return Call("POST", "datasets/", {"project": project}, files={"file": file})
+
+
+def dataset(pk: int) -> Call[Dataset]:
+    return get(f"datasets/{pk}/")
+
+
+def analyze(project: str, base_model: str, dataset: int, budget: Json, **settings: Any) -> Call[RankAnalysis]:
+    """Queue a rank analysis. `budget` is one of {uniform_rank}, {parameters}, {bytes}."""
+    return post("rank-analyses/", project=project, base_model=base_model, dataset=dataset, budget=budget, **settings)
+
+
+def rank_analysis(pk: str) -> Call[RankAnalysis]:
+    return get(f"rank-analyses/{part(pk)}/")
+
+
+def train(project: str, adapter: str, dataset: int, **fields: Any) -> Call[TrainingRun]:
+    """Queue a run. Fields: method, rank_analysis, hyperparameters, priority, anyway."""
+    return post("training-runs/", project=project, adapter=adapter, dataset=dataset, **fields)
+
+
+def training_run(pk: str) -> Call[TrainingRun]:
+    return get(f"training-runs/{part(pk)}/")
+
+
+def push(adapter: str, folder: Path, *, fold: bool = False) -> Call[Version]:
+    """Publish the PEFT folder as the adapter's next version."""
+    files = {"adapter_model": folder / "adapter_model.safetensors", "adapter_config": folder / "adapter_config.json"}
+    return Call("POST", f"adapters/{part(adapter)}/versions/", {"fold": str(fold).lower()}, files=files)
+
+
+def version(adapter: str, number: int) -> Call[Version]:
+    return get(f"adapters/{part(adapter)}/versions/{number}/")
+
+
+def dossier(adapter: str, number: int) -> Call[Json]:
+    return get(f"adapters/{part(adapter)}/versions/{number}/dossier/")
+
+
+def evaluate(project: str, version: str, dataset: int, **fields: Any) -> Call[Evaluation]:
+    """Queue an evaluation of a served name. Fields: against, prompts, pattern."""
+    return post("evaluations/", project=project, version=version, dataset=dataset, **fields)
+
+
+def evaluation(pk: str) -> Call[Evaluation]:
+    return get(f"evaluations/{part(pk)}/")
+
+
+def approvals() -> Call[Json]:
+    """What was asked for, newest first."""
+    return get("approvals/")
+
+
+def history(alias: str, at: str = "") -> Call[list[Move]]:
+    """Every move of the alias, or with a time the one that served then."""
+    return get(f"aliases/{part(alias)}/history/", **({"at": at} if at else {}))
+
+
+def rollouts(alias: str) -> Call[Json]:
+    """The alias' rollouts, newest first."""
+    return get("rollouts/", alias=alias)
+
+
+def rollout(pk: str) -> Call[Rollout]:
+    return get(f"rollouts/{part(pk)}/")
+
+
+def open_rollout(
+    alias: str, candidate: str, steps: Sequence[Step], reason: str, guardrails: Sequence[Guardrail] = ()
+) -> Call[Rollout]:
+    return post(
+        "rollouts/", alias=alias, candidate=candidate, steps=list(steps), guardrails=list(guardrails), reason=reason
+    )
+
+
+def promote(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """The candidate serves everybody, if nobody changed the rollout since it was read."""
+    body = {"reason": reason, "expected_generation": rollout["generation"]}
+    return post(f"rollouts/{rollout['id']}/promote/", **body)
+
+
+def roll_back(rollout: Rollout, reason: str) -> Call[Rollout]:
+    return post(f"rollouts/{rollout['id']}/rollback/", reason=reason)
+
+
+def verify_audit(project: str) -> Call[Verdict]:
+    return get("audit/verify/", project=project)
+
+
+def export_audit(project: str, kind: str = "jsonl") -> Call[bytes]:
+    return get("audit/export/", project=project, **{"as": kind})

@@ -1,0 +1,103 @@
+"""The two clients. Each call is tried again, with the same key, when its answer is lost: it still has one effect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import httpx
+
+from adapterhub.client.calls import Call
+from adapterhub.client.errors import TimedOut, Unreachable
+from adapterhub.client.sending import ATTEMPTS, arguments, content, headers, options, passes, pause
+
+T = TypeVar("T")
+LOOK_S = 1.0
+
+
+class Client:
+    """AdapterHub's REST API with a token, for a thread. Raises ApiError, Unreachable."""
+
+    def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
+        self.http = httpx.Client(**options(url, token), **httpx_options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.http.close()
+
+    def send(self, call: Call[T]) -> T:
+        """Carry out the call and return what it answers."""
+        sent = headers(call)
+        for attempt in range(1, ATTEMPTS + 1):
+            answer, failure = self.attempt(call, sent)
+            if answer is not None and not (passes(answer) and attempt < ATTEMPTS):
+                return cast(T, content(answer))
+            if attempt < ATTEMPTS:
+                time.sleep(pause(answer, attempt))
+        raise Unreachable(f"{self.http.base_url} does not answer: {failure}") from failure
+
+    def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
+        with ExitStack() as files:
+            try:
+                answer = self.http.request(call.method, call.path, headers=sent, **arguments(call, files))
+            except httpx.TransportError as error:
+                return None, error
+            return answer, None
+
+    def looks(self, call: Call[T], timeout_s: float) -> Iterator[T]:
+        """The answer now and every second again. Raises TimedOut when nobody stopped it before."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            yield self.send(call)
+            if time.monotonic() >= deadline:
+                raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It goes on at the server.")
+            time.sleep(LOOK_S)
+
+
+class AsyncClient:
+    """The same for an event loop."""
+
+    def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
+        self.http = httpx.AsyncClient(**options(url, token), **httpx_options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.http.aclose()
+
+    async def send(self, call: Call[T]) -> T:
+        """Carry out the call and return what it answers."""
+        sent = headers(call)
+        for attempt in range(1, ATTEMPTS + 1):
+            answer, failure = await self.attempt(call, sent)
+            if answer is not None and not (passes(answer) and attempt < ATTEMPTS):
+                return cast(T, content(answer))
+            if attempt < ATTEMPTS:
+                await asyncio.sleep(pause(answer, attempt))
+        raise Unreachable(f"{self.http.base_url} does not answer: {failure}") from failure
+
+    async def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
+        with ExitStack() as files:
+            try:
+                answer = await self.http.request(call.method, call.path, headers=sent, **arguments(call, files))
+            except httpx.TransportError as error:
+                return None, error
+            return answer, None
+
+    async def looks(self, call: Call[T], timeout_s: float) -> AsyncIterator[T]:
+        """The answer now and every second again. Raises TimedOut when nobody stopped it before."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            yield await self.send(call)
+            if time.monotonic() >= deadline:
+                raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It goes on at the server.")
+            await asyncio.sleep(LOOK_S)

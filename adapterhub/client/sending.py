@@ -1,0 +1,57 @@
+"""What both clients do alike: the request, the key that makes a retry safe, when to try again, the answer."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+
+from adapterhub.client.calls import Call
+from adapterhub.client.errors import ApiError
+
+TIMEOUT_S = 60.0
+ATTEMPTS = 5
+LONGEST_PAUSE_S = 30.0
+# A refusal that says of itself that it passes.
+PASSING = (429, 503)
+
+
+def options(url: str, token: str) -> dict[str, Any]:
+    """Arguments of both httpx clients. Redirects are not followed: the token goes to one place."""
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, */*;q=0.5"}
+    return {"base_url": f"{url.rstrip('/')}/api/v1/", "headers": headers, "timeout": TIMEOUT_S}
+
+
+def headers(call: Call[Any]) -> dict[str, str]:
+    """A new key for each POST; every retry of it sends the same one."""
+    return {"Idempotency-Key": uuid.uuid4().hex} if call.method == "POST" else {}
+
+
+def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
+    """The request's body. The files are opened anew for each attempt, and `files` closes them."""
+    given: dict[str, Any] = {"params": dict(call.params)}
+    if call.files:
+        opened = {name: (path.name, files.enter_context(path.open("rb"))) for name, path in call.files.items()}
+        return {**given, "data": call.body, "files": opened}
+    return given if call.body is None else {**given, "json": call.body}
+
+
+def pause(answer: httpx.Response | None, attempt: int) -> float:
+    """Seconds until the next attempt: what the server asks for, else 0.2, 0.4, 0.8, ..."""
+    told = answer.headers.get("Retry-After", "") if answer is not None else ""
+    return min(float(told) if told.isdecimal() else 0.1 * 2**attempt, LONGEST_PAUSE_S)
+
+
+def passes(answer: httpx.Response) -> bool:
+    """True when the same request may succeed later: too many, unavailable, or its first copy is in flight."""
+    return answer.status_code in PASSING or (answer.status_code == 409 and ApiError.of(answer).code == "in_flight")
+
+
+def content(answer: httpx.Response) -> Any:
+    """The body. Raises ApiError."""
+    if not answer.is_success:
+        raise ApiError.of(answer)
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+    return answer.json() if kind == "application/json" else answer.content

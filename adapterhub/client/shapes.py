@@ -1,0 +1,106 @@
+"""The REST objects, as they come. Times are ISO 8601 in UTC; sizes are bytes."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+Json = dict[str, Any]
+
+
+class Dataset(TypedDict):
+    id: int
+    name: str
+    status: str
+    message: str
+    digest: str
+    rows: int
+
+
+class Job(TypedDict):
+    """`status` is queued, running, stopping, succeeded, failed or cancelled."""
+
+    id: str
+    status: str
+    reason: str
+    message: str
+    progress: Json
+
+
+class RankAnalysis(Job):
+    budget: Json
+
+
+class TrainingRun(Job):
+    adapter: str
+    method: str
+    version: str | None
+    loss_before: float | None
+    loss_after: float | None
+
+
+class Evaluation(Job):
+    """`metrics` is null until it has succeeded."""
+
+    version: str
+    against: str | None
+    metrics: Json | None
+
+
+class Version(TypedDict):
+    """`status` is checking, ready, rejected or archived."""
+
+    adapter: str
+    number: int
+    served_name: str
+    status: str
+    message: str
+    digest: str
+
+
+class Rollout(TypedDict):
+    """`weight` is the candidate's share in percent."""
+
+    id: str
+    alias: str
+    stable: str
+    candidate: str
+    status: str
+    weight: float
+    generation: int
+
+
+class Move(TypedDict):
+    version: str
+    at: str
+    actor_name: str
+    reason: str
+
+
+class Fault(TypedDict):
+    sequence: int
+    fault: str
+
+
+class Verdict(TypedDict):
+    project: str
+    ok: bool
+    events: int
+    faults: list[Fault]
+
+
+class Step(TypedDict, total=False):
+    """`weight` in percent, `hold_s` in seconds."""
+
+    weight: float
+    hold_s: int
+    min_samples: int
+    approval: bool
+
+
+class Guardrail(TypedDict, total=False):
+    """`margin` in the metric's unit; `level` is 0.95 for p95."""
+
+    metric: str
+    margin: float
+    kind: str
+    level: float

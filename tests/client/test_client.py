@@ -1,0 +1,100 @@
+"""The Python client against a live web process, over a network that loses the first answer to every POST."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adapterhub.audit.models import AuditEvent
+from adapterhub.client import ApiError, AsyncClient, Client, TimedOut, Unreachable, calls
+from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from tests.builders import write_adapter
+from tests.e2e.test_browser import site  # noqa: F401 - a fixture
+from training.models import Dataset, RankAnalysis, TrainingRun
+
+
+class Forgetful(httpx.HTTPTransport):
+    """The server carries out every POST, and its first answer is lost on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return answer
+        self.sent.append(key)
+        if self.sent.count(key) == 1:
+            answer.close()
+            raise httpx.ReadError("the answer was lost", request=request)
+        return answer
+
+
+def test_a_lost_answer_has_one_effect(
+    site: str,  # noqa: F811
+    ci: str,
+    alias: Alias,
+    candidate: AdapterVersion,
+    dataset: Dataset,
+    tmp_path: Path,
+) -> None:
+    network = Forgetful()
+    with Client(site, ci, transport=network) as hub:
+        pushed = hub.send(calls.push("dora", write_adapter(tmp_path / "third", seed=3)))
+        analysis = hub.send(calls.analyze("eu", "tiny", dataset.pk, {"uniform_rank": 4}))
+        run = hub.send(calls.train("eu", "dora", dataset.pk, hyperparameters={"steps": 5}))
+        opened = hub.send(calls.open_rollout("compliance", candidate.served_name, [{"weight": 10}], "CI"))
+        back = hub.send(calls.roll_back(opened, "CI"))
+        events = AuditEvent.objects.filter(object_id=opened["id"]).count()
+        assert [found["id"] for found in hub.send(calls.rollouts("compliance"))["results"]] == [opened["id"]]
+        assert hub.send(calls.rollouts("another"))["results"] == []
+        assert hub.send(calls.verify_audit("eu"))["ok"]
+    assert (pushed["number"], AdapterVersion.objects.count()) == (3, 3)
+    assert [str(found.pk) for found in RankAnalysis.objects.all()] == [analysis["id"]]
+    assert [str(found.pk) for found in TrainingRun.objects.all()] == [run["id"]]
+    assert [str(found.pk) for found in Rollout.objects.all()] == [back["id"]]
+    assert (back["status"], events) == ("rolled_back", 2)
+    assert {network.sent.count(key) for key in network.sent} == {2}
+    assert len(set(network.sent)) == 5
+
+
+def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, adapter: Adapter) -> None:  # noqa: F811
+    with Client(site, ci) as hub:
+        with pytest.raises(ApiError) as missing:
+            hub.send(calls.train("nowhere", "dora", 1))
+        assert (missing.value.status, missing.value.code) == (422, "unknown_project")
+        assert missing.value.errors[0]["field"] == "project"
+        with pytest.raises(TimedOut, match="goes on at the server"):
+            list(hub.looks(calls.history("compliance"), timeout_s=0))
+        lines = hub.send(calls.export_audit("eu"))
+        assert len(lines.splitlines()) >= AuditEvent.objects.filter(project__slug="eu").count() - 1
+    with Client(site, "ah_no_token") as stranger, pytest.raises(ApiError) as refused:
+        stranger.send(calls.history("compliance"))
+    assert refused.value.status == 401
+
+
+def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> None:  # noqa: F811
+    async def story() -> tuple[str, str]:
+        async with AsyncClient(site, ci) as hub:
+            moves = await hub.send(calls.history("compliance", "2100-01-01T00:00:00Z"))
+            async for look in hub.looks(calls.version("dora", 1), timeout_s=60):
+                return moves[0]["version"], look["served_name"]
+        raise AssertionError("a look comes at once")
+
+    assert asyncio.run(story()) == (alias.version.served_name, alias.version.served_name)
+
+
+def test_a_server_that_is_away_is_named() -> None:
+    def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    with (
+        Client("http://hub.invalid", "t", transport=httpx.MockTransport(away)) as hub,
+        pytest.raises(Unreachable, match=r"hub\.invalid"),
+    ):
+        hub.send(calls.projects())

@@ -1,0 +1,99 @@
+"""REST: webhooks and the log of what was delivered to them. Guard, verb, answer."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.permissions import actor_of, named_project
+from adapterhub.api.views import ProjectViewSet
+from adapterhub.webhooks.models import Attempt, Delivery, Webhook
+
+
+class WebhookSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+
+    class Meta:
+        model = Webhook
+        fields = ["id", "project", "url", "events", "created_at", "revoked_at"]
+
+
+class NewWebhookSerializer(serializers.Serializer):
+    project = serializers.SlugField()
+    url = serializers.CharField(max_length=500, help_text="https, at a host that an operator allowed.")
+    events = serializers.ListField(
+        child=serializers.CharField(max_length=60), help_text="Tags of the audit trail: rollout:promoted, rollout:*."
+    )
+
+
+class ShownWebhookSerializer(WebhookSerializer):
+    secret = serializers.CharField(help_text="Verifies the signatures. Shown once.")
+
+    class Meta(WebhookSerializer.Meta):
+        fields = [*WebhookSerializer.Meta.fields, "secret"]
+
+
+class AttemptSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Attempt
+        fields = ["number", "at", "answer", "error"]
+
+
+class DeliverySerializer(serializers.ModelSerializer):
+    type = serializers.CharField(source="event.tag")
+    log = AttemptSerializer(many=True)
+
+    class Meta:
+        model = Delivery
+        fields = ["id", "webhook", "type", "status", "attempts", "next_at", "created_at", "log"]
+
+
+class ByCreation(NewestFirst):
+    ordering = "-created_at"
+
+
+class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+    """Addresses that are told of a project's changes."""
+
+    queryset = Webhook.objects.select_related("project")
+    serializer_class = WebhookSerializer
+    pagination_class = ByCreation
+    scopes = dict.fromkeys(("list", "retrieve", "create", "revoke"), Scope.ADMIN)
+
+    @extend_schema(request=NewWebhookSerializer, responses={201: ShownWebhookSerializer})
+    def create(self, request: Request) -> Response:
+        """Tell an address of events. The secret is in this answer and never again."""
+        fields = self.read(NewWebhookSerializer)
+        project = named_project(request, fields.pop("project"), Scope.ADMIN)
+        return Response(ShownWebhookSerializer(Webhook.create(project, **fields, by=actor_of(request))).data, 201)
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def revoke(self, request: Request, pk: str) -> Response:
+        """Deliver nothing more to it. Twice is as once."""
+        webhook = self.get_object()
+        webhook.revoke(by=actor_of(request))
+        return self.write(webhook)
+
+
+class DeliveryViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+    """What was or is to be delivered, with each attempt."""
+
+    queryset = Delivery.objects.select_related("webhook__project", "event").prefetch_related("log")
+    serializer_class = DeliverySerializer
+    pagination_class = NewestFirst
+    project_path = "webhook__project"
+    scopes = dict.fromkeys(("list", "retrieve", "redeliver"), Scope.ADMIN)
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def redeliver(self, request: Request, pk: str) -> Response:
+        """Send it again now, with the same id."""
+        delivery = self.get_object()
+        delivery.redeliver(by=actor_of(request))
+        return self.write(delivery)

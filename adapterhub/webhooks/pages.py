@@ -1,0 +1,73 @@
+"""Webhooks of the projects that somebody leads: addresses, deliveries with their log, redelivery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.api.permissions import actor_of, require_scope
+from adapterhub.webhooks.models import Delivery, Webhook
+
+SHOWN = 50
+
+
+class WebhookForm(forms.Form):
+    """A project, an address, and the events that it is told of."""
+
+    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
+    url = forms.CharField(max_length=500, label="Address", help_text="https, at a host that an operator allowed.")
+    events = forms.CharField(initial="rollout:* alias:*", help_text="Separated by spaces.")
+
+    def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["project"].queryset = projects
+
+
+@login_required
+def webhooks(request: HttpRequest) -> HttpResponse:
+    """The list, and on POST a new one, whose secret is on this answer and never again."""
+    projects = allowed_somewhere(request, Scope.ADMIN)
+    form = WebhookForm(request.POST or None, projects=projects)
+    shown = issue(request, form.cleaned_data) if form.is_valid() else ""
+    context = {
+        "form": form,
+        "shown": shown,
+        "webhooks": Webhook.objects.filter(project__in=projects).select_related("project"),
+        "deliveries": Delivery.objects.filter(webhook__project__in=projects)
+        .select_related("webhook", "event").prefetch_related("log")[:SHOWN],
+    }  # fmt: skip
+    response = render(request, "webhooks/webhooks.html", context, status=422 if form.errors else 200)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
+    require_scope(request, wanted["project"], Scope.ADMIN)
+    events = wanted["events"].split()
+    return Webhook.create(wanted["project"], wanted["url"], events, by=actor_of(request)).secret
+
+
+@login_required
+@require_POST
+def revoke(request: HttpRequest, pk: str) -> HttpResponse:
+    """Nothing more is delivered to it."""
+    get_object_or_404(Webhook, pk=pk, project__in=allowed(request, Scope.ADMIN)).revoke(by=actor_of(request))
+    return redirect("webhooks")
+
+
+@login_required
+@require_POST
+def redeliver(request: HttpRequest, pk: int) -> HttpResponse:
+    """It is sent again, with the same id."""
+    mine = Delivery.objects.filter(webhook__project__in=allowed(request, Scope.ADMIN)).select_related(
+        "webhook__project"
+    )
+    get_object_or_404(mine, pk=pk).redeliver(by=actor_of(request))
+    return redirect("webhooks")

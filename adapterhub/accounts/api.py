@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.utils.timezone import now
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from adapterhub.accounts import memberships, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, Scope, User
 from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.api.pagination import NewestFirst
@@ -43,7 +43,7 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveMode
     queryset = Project.objects.all()
     serializer_class = ProjectSerializer
     lookup_field = "slug"
-    scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN}
+    scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN, "revoke_member": Scope.ADMIN}
 
     def get_queryset(self) -> Any:
         return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
@@ -74,10 +74,19 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveMode
     def add_member(self, request: Request, slug: str) -> Response:
         project = self.get_object()
         fields = self.read(MemberSerializer)
-        with transaction.atomic():
-            membership, _ = Membership.objects.get_or_create(project=project, **fields)
-            AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=actor_of(request), project=project)
+        membership = memberships.grant(project, **fields, by=actor_of(request))
         return Response(MemberSerializer(membership).data, 201)
+
+    @extend_schema(request=MemberSerializer, responses={204: None})
+    @action(detail=True, methods=["post"], url_path="members/revoke")
+    def revoke_member(self, request: Request, slug: str) -> Response:
+        """Take a role back."""
+        fields = self.read(MemberSerializer)
+        membership = self.get_object().memberships.filter(**fields).first()
+        if membership is None:
+            raise Invalid(f"{fields['user']} is not {fields['role']} here: look at members/.", field="role")
+        memberships.revoke(membership, by=actor_of(request))
+        return Response(status=204)
 
 
 class TokenSerializer(serializers.ModelSerializer):
@@ -121,10 +130,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         if beyond := set(fields["scopes"]) - scopes_in(request, project):
             raise Invalid(f"You cannot give scopes you lack: {', '.join(sorted(beyond))}.", field="scopes")
-        by = actor_of(request)
-        with transaction.atomic():
-            token, text = ApiToken.issue(project=project, created_by=by.user, **fields)
-            AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, after={"scopes": token.scopes})
+        token, text = tokens.create(project, by=actor_of(request), **fields)
         return Response({**TokenSerializer(token).data, "token": text}, 201)
 
     @extend_schema(request=None)
@@ -132,8 +138,5 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
     def revoke(self, request: Request, pk: str) -> Response:
         """Refuse the token from now on."""
         token = self.get_object()
-        with transaction.atomic():
-            token.revoked_at = token.revoked_at or now()
-            token.save(update_fields=["revoked_at"])
-            AuditEvent.record(Tag.TOKEN_REVOKED, token, by=actor_of(request), project=token.project)
+        tokens.revoke(token, by=actor_of(request))
         return self.write(token)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 
 from django.contrib.auth.models import AnonymousUser
-from django.utils.timezone import now
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
@@ -21,7 +20,7 @@ class TokenAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer":
             return None
         token = self.find(text.strip())
-        ApiToken.objects.filter(pk=token.pk).update(last_used_at=now())
+        token.was_used()
         return token.created_by or AnonymousUser(), token
 
     def find(self, text: str) -> ApiToken:

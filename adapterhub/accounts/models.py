@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.sessions.models import Session
 from django.db import models
 from django.utils.timezone import now
 
@@ -70,6 +72,31 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} in {self.project}"
+
+
+class SignInQuerySet(models.QuerySet["SignIn"]):
+    def open(self) -> SignInQuerySet:
+        """Those whose session has neither ended nor run out."""
+        return self.filter(session_key__in=Session.objects.filter(expire_date__gt=now()).values("session_key"))
+
+
+class SignIn(models.Model):
+    """A session of a person, so that they and an administrator can see it and end it."""
+
+    user = models.ForeignKey(User, models.PROTECT, related_name="sign_ins")
+    session_key = models.CharField(max_length=40, unique=True)
+    at = models.DateTimeField(default=now, editable=False)
+    method = models.CharField(max_length=20)
+    address = models.GenericIPAddressField(null=True)
+    agent = models.CharField(max_length=200, blank=True)
+
+    objects = SignInQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.user} since {self.at}"
 
 
 class Scope(models.TextChoices):
@@ -137,6 +164,11 @@ class ApiToken(models.Model):
         secret = secrets.token_urlsafe(32)
         token = cls.objects.create(id=token_id, secret_hash=secret_hash(secret), **fields)
         return token, f"ah_{token_id}_{secret}"
+
+    def was_used(self) -> None:
+        """Keep when, to the minute: a write for each request would make a token's requests wait for each other."""
+        if self.last_used_at is None or now() - self.last_used_at > timedelta(minutes=1):
+            ApiToken.objects.filter(pk=self.pk).update(last_used_at=now())
 
     def as_actor(self) -> Actor:
         """This token as the one who acts."""

@@ -12,10 +12,9 @@ from django.db import transaction
 from django.dispatch import receiver
 from django.http import HttpRequest
 
+from adapterhub.accounts import memberships
 from adapterhub.accounts.actor import system
-from adapterhub.accounts.models import Membership, Project, User
-from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.tags import Tag
+from adapterhub.accounts.models import Project, User
 
 BY = system("oidc")
 
@@ -55,22 +54,7 @@ def map_roles(user: User, groups: set[str]) -> None:
     wanted = {grant for group in groups for grant in settings.OIDC_ROLES.get(group, [])}
     for membership in user.memberships.filter(by_group=True).select_related("project"):
         if (membership.project.slug, membership.role) not in wanted:
-            take_back(membership)
+            memberships.revoke(membership, by=BY)
     for slug, role in sorted(wanted):
         if project := Project.objects.filter(slug=slug, archived_at=None).first():
-            grant(user, project, role)
-
-
-def grant(user: User, project: Project, role: str) -> None:
-    membership, is_new = Membership.objects.get_or_create(
-        user=user, project=project, role=role, defaults={"by_group": True}
-    )
-    if is_new:
-        AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=BY, project=project, after={"role": role})
-
-
-def take_back(membership: Membership) -> None:
-    pk, project, before = membership.pk, membership.project, {"role": membership.role}
-    membership.delete()
-    membership.pk = pk
-    AuditEvent.record(Tag.MEMBERSHIP_REVOKED, membership, by=BY, project=project, before=before)
+            memberships.grant(project, user, role, by=BY, by_group=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from ipaddress import ip_address
 from typing import Any
 
 from django.contrib.auth.signals import user_logged_in, user_login_failed
+from django.contrib.sessions.models import Session
+from django.db import transaction
 from django.dispatch import receiver
 from django.http import HttpRequest
 
 from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import User
+from adapterhub.accounts.models import SignIn, User
+from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
 
@@ -19,8 +23,34 @@ from adapterhub.audit.tags import Tag
 def remember(request: HttpRequest, user: User, **_: Any) -> None:
     """When and how; a signature asks for it."""
     request.session["signed_in_at"] = time.time()
+    note(request, user)
     by = user.as_actor(request.session.get("auth_method", "session"))
     observe(Tag.SESSION_OPENED, by=by, project=None, what="sign-in", evidence={"method": by.method})
+
+
+def note(request: HttpRequest, user: User) -> None:
+    """The session on its owner's list."""
+    if not request.session.session_key:
+        request.session.save()
+    fields = {"user": user, "method": request.session.get("auth_method", "session"), "address": address_of(request),
+              "agent": request.META.get("HTTP_USER_AGENT", "")[:200]}  # fmt: skip
+    SignIn.objects.update_or_create(session_key=request.session.session_key, defaults=fields)
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """The peer's address, or None where it is none, as behind a Unix socket."""
+    try:
+        return str(ip_address(request.META.get("REMOTE_ADDR", "")))
+    except ValueError:
+        return None
+
+
+@transaction.atomic
+def end(sign_in: SignIn, *, by: Actor) -> None:
+    """Its next request has to sign in again."""
+    Session.objects.filter(session_key=sign_in.session_key).delete()
+    AuditEvent.record(Tag.SESSION_REVOKED, sign_in.user, by=by, project=None, after={"since": sign_in.at.isoformat()})
+    sign_in.delete()
 
 
 @receiver(user_login_failed)

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from adapterhub.accounts import memberships
 from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
@@ -28,7 +29,5 @@ class Command(BaseCommand):
             user = User.objects.filter(username=admin).first()
             if user is None:
                 raise CommandError(f"--admin {admin!r}: there is no such user; `manage.py createsuperuser` makes one.")
-            membership, is_new = Membership.objects.get_or_create(project=project, user=user, role="admin")
-            if is_new:
-                AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=system("command"), project=project)
+            memberships.grant(project, user, Membership.Role.ADMIN, by=system("command"))
         return project.slug

@@ -1,14 +1,14 @@
 """`manage.py create_token NAME --project P --scope S`: prints only the token."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.utils.timezone import now
 
+from adapterhub.accounts import tokens
 from adapterhub.accounts.actor import system
-from adapterhub.accounts.models import ApiToken, Project, Scope
-from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.tags import Tag
+from adapterhub.accounts.models import Project, Scope
 
 
 class Command(BaseCommand):
@@ -19,16 +19,18 @@ class Command(BaseCommand):
         parser.add_argument("--project", required=True, help="slug of the project")
         parser.add_argument("--scope", action="append", required=True, choices=Scope.values)
 
-    @transaction.atomic
-    def handle(self, *, name: str, project: str, scope: list[str], **_: Any) -> str:
+        parser.add_argument(
+            "--days", type=int, default=tokens.DAYS, help=f"how long it lives, to {tokens.LONGEST_DAYS}"
+        )
+
+    def handle(self, *, name: str, project: str, scope: list[str], days: int, **_: Any) -> str:
         tenant = Project.objects.filter(slug=project).first()
+        if not 1 <= days <= tokens.LONGEST_DAYS:
+            raise CommandError(f"--days {days}: choose 1 to {tokens.LONGEST_DAYS}.")
         if tenant is None:
             raise CommandError(f"--project {project!r}: there is no such project. Known: {known_projects()}.")
-        token, text = ApiToken.issue(name=name, project=tenant, scopes=sorted(set(scope)))
-        AuditEvent.record(
-            Tag.TOKEN_CREATED, token, by=system("command"), project=tenant, after={"scopes": token.scopes}
-        )
-        return text
+        expires_at = now() + timedelta(days=days)
+        return tokens.create(tenant, name, sorted(set(scope)), by=system("command"), expires_at=expires_at)[1]
 
 
 def known_projects() -> str:

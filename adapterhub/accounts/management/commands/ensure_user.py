@@ -6,10 +6,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from adapterhub.accounts import memberships
 from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Membership, Project, User
-from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.tags import Tag
 
 SHORTEST = 12
 
@@ -41,6 +40,4 @@ class Command(BaseCommand):
             raise CommandError(
                 f"--member {slug}:{role}: name a project and one of {', '.join(Membership.Role.values)}."
             )
-        membership, is_new = Membership.objects.get_or_create(user=user, project=project, role=role)
-        if is_new:
-            AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=system("command"), project=project)
+        memberships.grant(project, user, role, by=system("command"))

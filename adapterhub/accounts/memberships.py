@@ -1,0 +1,74 @@
+"""Roles given and taken, each with its event, and who had which role at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+
+@transaction.atomic
+def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool = False) -> Membership:
+    """Give the role; a role that is held already changes nothing and leaves no event."""
+    membership, is_new = Membership.objects.get_or_create(
+        project=project, user=user, role=role, defaults={"by_group": by_group}
+    )
+    if is_new:
+        held = {"user": user.username, "role": role}
+        AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=by, project=project, after=held)
+    return membership
+
+
+@transaction.atomic
+def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
+    """Take the role back."""
+    pk, held = membership.pk, {"user": membership.user.username, "role": membership.role}
+    membership.delete()
+    membership.pk = pk
+    AuditEvent.record(Tag.MEMBERSHIP_REVOKED, membership, by=by, project=membership.project, before=held, reason=reason)
+
+
+@dataclass
+class Tenure:
+    """Somebody's time in a role: who gave it and, when it is over, until when."""
+
+    user: str
+    role: str
+    since: datetime
+    by: str
+    until: datetime | None = None
+
+    def covers(self, at: datetime) -> bool:
+        return self.since <= at and (self.until is None or at < self.until)
+
+
+def tenures(project: Project) -> list[Tenure]:
+    """Every time in a role that the trail of the project knows, oldest first."""
+    told: dict[str, Tenure] = {}
+    ended = []
+    wanted = (Tag.MEMBERSHIP_GRANTED, Tag.MEMBERSHIP_REVOKED)
+    for event in AuditEvent.objects.of_chain(project).filter(tag__in=wanted):
+        if event.tag == Tag.MEMBERSHIP_GRANTED:
+            told[event.object_id] = tenure_of(event)
+        elif tenure := told.pop(event.object_id, None):
+            tenure.until = event.at
+            ended.append(tenure)
+    return sorted([*ended, *told.values()], key=lambda tenure: tenure.since)
+
+
+def tenure_of(event: AuditEvent) -> Tenure:
+    """Events before structured roles say them in the object's name: `NAME is ROLE in PROJECT`."""
+    held = event.after or {}
+    user, _, rest = event.object_name.partition(" is ")
+    return Tenure(held.get("user", user), held.get("role", rest.split(" ")[0]), event.at, event.actor_name)
+
+
+def roles_at(project: Project, at: datetime) -> list[Tenure]:
+    """Who had which role at that time."""
+    return [tenure for tenure in tenures(project) if tenure.covers(at)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from django.http import StreamingHttpResponse
+from tempfile import TemporaryFile
+
+from django.http import FileResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers
@@ -13,7 +15,7 @@ from adapterhub.accounts.models import Project, Scope
 from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of, named_project, scopes_in
 from adapterhub.api.views import ProjectViewSet
-from adapterhub.audit.export import csv_lines, export_lines
+from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
@@ -47,7 +49,8 @@ class VerdictSerializer(serializers.Serializer):
 
 
 EXPORTS = {"jsonl": ("application/jsonl", export_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
-AS = OpenApiParameter("as", str, enum=list(EXPORTS), description="jsonl (the default, which is verified) or csv.")
+KINDS = [*EXPORTS, "bundle"]
+AS = OpenApiParameter("as", str, enum=KINDS, description="jsonl (the default), csv, or bundle: a ZIP that verifies.")
 PROJECT = OpenApiParameter("project", str, required=True, description="Slug of the project.")
 
 
@@ -85,13 +88,23 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMi
         """The project's chain as JSON lines: the canonical bytes as they were hashed, and both hashes."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         kind = request.query_params.get("as", "jsonl")
-        if kind not in EXPORTS:
-            raise Invalid("as is jsonl or csv.", field="as")
+        if kind not in KINDS:
+            raise Invalid("as is jsonl, csv or bundle.", field="as")
         observe(Tag.AUDIT_EXPORTED, by=actor_of(request), project=project, what=request.path, evidence={"as": kind})
+        if kind == "bundle":
+            return bundle(project)
         content_type, lines = EXPORTS[kind]
         response = StreamingHttpResponse(lines(project), content_type=content_type)
         response["Content-Disposition"] = f'attachment; filename="audit-{project.slug}.{kind}"'
         return response
+
+
+def bundle(project: Project) -> FileResponse:
+    """Events, checkpoints, public key and signed manifest as one ZIP file."""
+    archive = TemporaryFile()  # noqa: SIM115 - the answer closes it when it is sent
+    bundle_archive(project, archive)
+    archive.seek(0)
+    return FileResponse(archive, as_attachment=True, filename=f"audit-{project.slug}.zip")
 
 
 def may_audit(request: Request, project: Project) -> bool:

@@ -8,7 +8,9 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from django.utils.timezone import now
 
@@ -65,6 +67,15 @@ def write_bundle(project: Project | None, folder: Path) -> None:
         path.write_bytes(bytes(point.document))
     (folder / "public-key.pem").write_bytes(public_key_pem())
     (folder / "manifest.json").write_bytes(signed(MANIFEST_DOMAIN, manifest_of(project, folder)))
+
+
+def bundle_archive(project: Project | None, archive: IO[bytes]) -> None:
+    """`write_bundle` as one ZIP file."""
+    with TemporaryDirectory() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
+        root = Path(folder) / "bundle"
+        write_bundle(project, root)
+        for path in sorted(root.rglob("*")):
+            packed.write(path, path.relative_to(root.parent))
 
 
 def manifest_of(project: Project | None, folder: Path) -> dict[str, Any]:

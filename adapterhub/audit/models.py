@@ -126,6 +126,25 @@ class AuditEvent(models.Model):
             "request_id": self.request_id,
         }
 
+    @property
+    def changes(self) -> list[JsonObject]:
+        """Field by field what stood before and after; `had` and `has` say on which side there was a value."""
+        before, after = self.before or {}, self.after or {}
+        return [
+            {"field": name, "before": before.get(name), "after": after.get(name), "had": name in before,
+             "has": name in after}
+            for name in sorted({*before, *after})
+            if name not in before or name not in after or before[name] != after[name]
+        ]  # fmt: skip
+
+    @property
+    def hash_hex(self) -> str:
+        return bytes(self.hash).hex()
+
+    @property
+    def prev_hash_hex(self) -> str:
+        return bytes(self.prev_hash).hex()
+
     def as_link(self) -> chain.Link:
         """The stored bytes as the verifier reads them."""
         return chain.Link(self.sequence, bytes(self.canonical), bytes(self.prev_hash), bytes(self.hash))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
 
 
 def lock_of(store: S3Store) -> dict[str, Any]:
-    """Object Lock's arguments; none where the bucket was made without it."""
+    """Object Lock's arguments; none where the bucket was made without it. Raises ClientError when that is not told."""
     try:
         store.client.get_object_lock_configuration(Bucket=store.bucket)
-    except ClientError:
+    except ClientError as error:
+        # A key that may not ask must not turn the lock off unnoticed.
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.FORBIDDEN:
+            raise
         return {}
     return {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": now() + KEPT_FOR}

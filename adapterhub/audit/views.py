@@ -1,4 +1,4 @@
-"""The audit explorer."""
+"""The audit explorer: events, one event with what it changed, and who had which role when."""
 
 from __future__ import annotations
 
@@ -6,35 +6,59 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, render
 
-from adapterhub.accounts.models import Scope
+from adapterhub.accounts.memberships import tenures
+from adapterhub.accounts.models import Project, Scope
 from adapterhub.api.errors import NotAllowed
 from adapterhub.api.pages import allowed
-from adapterhub.audit.models import AuditEvent, verify
+from adapterhub.api.permissions import actor_of
+from adapterhub.audit.filters import AuditFilter
+from adapterhub.audit.models import AuditEvent, Checkpoint, verify
+from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
 
-FILTERS = ("tag", "actor_name", "object_type", "object_id")
+
+def audited(request: HttpRequest) -> QuerySet[Project]:
+    """The projects whose trail the user may read. Raises NotAllowed when there is none."""
+    projects = allowed(request, Scope.AUDIT)
+    if not projects.exists():
+        raise NotAllowed("The audit trail needs the role auditor or admin in a project.")
+    return projects
 
 
 @login_required
 def explorer(request: HttpRequest) -> HttpResponse:
     """Events of the projects that the user may audit, and whether their chains hold when asked."""
-    projects = list(allowed(request, Scope.AUDIT))
-    if not projects:
-        raise NotAllowed("The audit trail needs the role auditor or admin in a project.")
-    wanted = {name: request.GET[name] for name in FILTERS if request.GET.get(name)}
-    events = AuditEvent.objects.filter(project__in=projects, **wanted).select_related("project")
+    projects = audited(request)
+    form = AuditFilter(request.GET, projects=projects)
     context: dict[str, Any] = {
-        "page": Paginator(events, 50).get_page(request.GET.get("page")),
-        "tags": [str(tag) for tag in Tag],
-        "wanted": wanted,
+        "page": Paginator(form.events(), 50).get_page(request.GET.get("page")),
+        "form": form,
+        "projects": projects,
         "verdicts": [verdict(project) for project in projects] if "verify" in request.GET else None,
     }
-    return render(request, "audit/explorer.html", context)
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
+    return render(request, "audit/explorer.html", context, status=422 if form.errors else 200)
 
 
-def verdict(project: Any) -> dict[str, Any]:
+@login_required
+def event(request: HttpRequest, pk: int) -> HttpResponse:
+    """One event: every field, what stood before and after, and its place in the chain."""
+    found = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
+    sealed = Checkpoint.objects.filter(project=found.project, sequence__gte=found.sequence).first()
+    return render(request, "audit/event.html", {"event": found, "sealed": sealed})
+
+
+@login_required
+def roles(request: HttpRequest) -> HttpResponse:
+    """Who had which role when, as the trail tells it."""
+    told = [(project, tenures(project)) for project in audited(request)]
+    return render(request, "audit/roles.html", {"told": told})
+
+
+def verdict(project: Project) -> dict[str, Any]:
     count, faults = verify(project)
     return {"project": project, "events": count, "faults": faults}

@@ -17,9 +17,10 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, ApiToken, Membership, Project, Scope, User
 from adapterhub.audit.models import AuditEvent
+from adapterhub.webhooks.models import Delivery, Webhook
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import member, write_adapter
-from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, Evaluation, RankAnalysis, TrainingRun
 
 PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "openid_connect_login",
           "openid_connect_callback", "socialaccount_login_cancelled", "socialaccount_login_error",
@@ -29,7 +30,12 @@ READ, TRAIN, PUBLISH, OPERATE, AUDIT, ADMIN = (
 # What a call needs; a GET that is not here needs `read`, and any other call more than a viewer has.
 NEEDS = {
     "api:token-list GET": ADMIN, "api:token-list POST": ADMIN, "api:token-revoke POST": ADMIN,
-    "api:project-members POST": ADMIN,
+    "api:project-members POST": ADMIN, "api:project-revoke-member POST": ADMIN, "tokens GET": ADMIN,
+    "tokens POST": ADMIN, "webhooks GET": ADMIN, "webhooks POST": ADMIN,
+    "revoke-webhook POST": ADMIN, "redeliver POST": ADMIN, "api:webhook-list GET": ADMIN,
+    "api:webhook-list POST": ADMIN, "api:webhook-detail GET": ADMIN, "api:webhook-revoke POST": ADMIN,
+    "api:delivery-list GET": ADMIN, "api:delivery-detail GET": ADMIN, "api:delivery-redeliver POST": ADMIN,
+    "revoke-token POST": ADMIN, "audit-roles GET": AUDIT, "audit-event GET": AUDIT,
     "api:audit-event-list GET": AUDIT, "api:audit-event-detail GET": AUDIT, "api:audit-verify GET": AUDIT,
     "api:audit-export GET": AUDIT, "audit GET": AUDIT,
     "api:adapter-list POST": PUBLISH, "api:adapter-detail PATCH": PUBLISH, "api:version-list POST": PUBLISH,
@@ -43,10 +49,12 @@ NEEDS = {
     "api:approval-list POST": OPERATE, "api:approval-break-glass POST": OPERATE,
     "api:approval-approve POST": APPROVE, "api:approval-reject POST": APPROVE, "api:approval-review POST": APPROVE,
     "api:dataset-list POST": TRAIN, "api:rank-analysis-list POST": TRAIN, "api:rank-analysis-cancel POST": TRAIN,
+    "api:evaluation-list POST": TRAIN, "api:evaluation-cancel POST": TRAIN,
     "api:rank-analysis-reallocate POST": READ, "api:training-run-list POST": TRAIN,
     "api:training-run-clone POST": TRAIN, "api:training-run-preflight POST": TRAIN,
     "api:estimate-list POST": READ, "api:advisor-list POST": READ,
     "api:training-run-cancel POST": TRAIN, "api:training-run-resume POST": TRAIN,
+    "theme POST": READ, "playground POST": Scope.INFER,
     "promote POST": OPERATE, "move-alias POST": OPERATE, "move-rollout POST": OPERATE, "ask-approval POST": OPERATE,
     "decide POST": APPROVE, "datasets POST": TRAIN, "new-training-run GET": TRAIN, "new-training-run POST": TRAIN,
     "new-rank-analysis GET": TRAIN, "new-rank-analysis POST": TRAIN, "move-training-run POST": TRAIN,
@@ -90,11 +98,15 @@ def world(
     alias.set_policy({"quorum": 1}, by=by)
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
     replica = alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
+    replica.missed("It does not answer.")
     run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=by)
     analysis = RankAnalysis.launch(project=project, base_model=adapter.base_model, dataset=dataset, by=by,
                                    budget={"uniform_rank": 8})  # fmt: skip
+    evaluation = Evaluation.launch(alias.version, prompts=["the bank"], by=by)
     compression = Compression.launch(alias.version, {"uniform_rank": 2}, by=by)
     token = ApiToken.issue(name="kept", project=project, scopes=["read"], created_by=alice)[0]
+    webhook = Webhook.objects.create(project=project, url="https://hook.example/", events=["token:*"])
+    delivery = Delivery.objects.create(webhook=webhook, event=AuditEvent.objects.filter(project=project).first())
     response = Response.objects.create(id=uuid.uuid4().hex, project=project, version=candidate, arm="none",
                                        alias_name="compliance", at=alias.created_at, status=200, is_sticky=True,
                                        total_ms=1)  # fmt: skip
@@ -106,7 +118,8 @@ def world(
         "pk": {
             "rollouts": rollout.pk, "approvals": rollout.approvals.get().pk, "replicas": replica.pk,
             "tokens": token.pk, "datasets": dataset.pk, "training-runs": run.pk, "training": run.pk,
-            "rank-analyses": analysis.pk, "responses": response.pk, "compressions": compression.pk,
+            "rank-analyses": analysis.pk, "evaluations": evaluation.pk, "responses": response.pk,
+            "compressions": compression.pk, "webhooks": webhook.pk, "deliveries": delivery.pk,
             "audit": AuditEvent.objects.filter(project=project).first().pk,
         },
     }  # fmt: skip
@@ -129,7 +142,9 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
     dataset = Dataset.objects.get().pk
     bodies: dict[str, dict[str, Any]] = {
         "api:project-members": {"user": "charlie", "role": "viewer"},
+        "api:project-revoke-member": {"user": "alice", "role": "admin"},
         "api:token-list": {"project": "eu", "name": "t", "scopes": ["read"]},
+        "api:webhook-list": {"project": "eu", "url": "https://hook.example/", "events": ["rollout:*"]},
         "api:adapter-list": {"project": "eu", "slug": "new", "base_model": "tiny"},
         "api:cluster-list": {"project": "eu", "slug": "new", "base_model": "tiny"},
         "api:replica-list": {"cluster": "cpu", "url": "http://127.0.0.1:2"},
@@ -139,6 +154,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:approval-list": {"rollout": str(Rollout.objects.get().pk), "reason": "x"},
         "api:rank-analysis-list": {"project": "eu", "base_model": "tiny", "dataset": dataset,
                                    "budget": {"uniform_rank": 4}},
+        "api:evaluation-list": {"project": "eu", "version": served, "dataset": dataset},
         "api:training-run-list": {"project": "eu", "adapter": "dora", "dataset": dataset},
         "api:training-run-preflight": {"project": "eu", "adapter": "dora", "dataset": dataset},
     }  # fmt: skip
@@ -227,7 +243,8 @@ def refuses_the_method(name: str, method: str) -> bool:
 
 
 POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
-             "cancel-rank-analysis", "compress-version", "cancel-compression"}  # fmt: skip
+             "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
+             "revoke-webhook", "redeliver"}  # fmt: skip
 
 
 def harmless(answer: Any, name: str) -> bool:

@@ -1,0 +1,40 @@
+"""What an auditor asks the trail: who, what, when, on which object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+CONDITIONS = {"project": "project", "tag": "tag", "who": "actor_name__icontains", "object": "object_name__icontains",
+              "object_type": "object_type", "object_id": "object_id", "since": "at__date__gte",
+              "until": "at__date__lte"}  # fmt: skip
+
+
+class AuditFilter(forms.Form):
+    """Every field is optional; one that is filled in wrongly is named and filters nothing out."""
+
+    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", required=False, empty_label="all of mine")
+    tag = forms.ChoiceField(label="What", required=False, choices=[("", "everything"), *((tag, tag) for tag in Tag)])
+    who = forms.CharField(required=False, max_length=200)
+    object = forms.CharField(required=False, max_length=200)
+    since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    object_type = forms.CharField(required=False, widget=forms.HiddenInput)
+    object_id = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, projects: QuerySet[Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.projects = projects
+        self.fields["project"].queryset = projects
+
+    def events(self) -> QuerySet[AuditEvent]:
+        """The matching events of the projects, newest first; none while a field is wrong."""
+        if not self.is_valid():
+            return AuditEvent.objects.none()
+        wanted = {CONDITIONS[name]: value for name, value in self.cleaned_data.items() if value}
+        return AuditEvent.objects.filter(project__in=self.projects, **wanted).select_related("project")

@@ -1,0 +1,82 @@
+"""The audit explorer: filters, one event with its change, exports that verify, and the reading of it noted."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from django.db import transaction
+from django.test import Client
+
+from adapterhub.accounts.models import Project, User
+from adapterhub.audit import checkpoints, verifier
+from adapterhub.audit.models import AuditEvent, UnsealedEvent
+from adapterhub.audit.tags import Tag
+
+
+@pytest.fixture
+def auditor(project: Project, alice: User, bob: User, client: Client) -> Client:
+    with transaction.atomic():
+        AuditEvent.record(Tag.ADAPTER_CHANGED, project, by=alice.as_actor(), project=project, reason="first reason",
+                          before={"tags": ["a"], "kept": 1}, after={"tags": ["b"], "kept": 1})  # fmt: skip
+        AuditEvent.record(Tag.PROJECT_CHANGED, bob, by=bob.as_actor(), project=project, reason="second reason")
+    client.force_login(alice)
+    return client
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [("tag=adapter:changed", "first"), ("who=BO", "second"), ("object=bob", "second"), ("project=eu&who=ali", "first"),
+     ("object_type=user", "second"), ("tag=project:changed&since=2000-01-01", "second")],
+)  # fmt: skip
+def test_filters_show_what_was_asked_for(auditor: Client, query: str, shown: str) -> None:
+    page = auditor.get(f"/audit/?{query}").content.decode()
+    assert [word for word in ("first", "second") if f"{word} reason" in page] == [shown]
+
+
+def test_until_leaves_out_what_came_later(auditor: Client) -> None:
+    assert "reason</td>" not in auditor.get("/audit/?until=2000-01-01").content.decode()
+
+
+@pytest.mark.parametrize("query", ["since=soon", "tag=nothing:known", "project=other"])
+def test_a_filter_that_cannot_be_read_is_named_and_shows_nothing(auditor: Client, charlie: User, query: str) -> None:
+    answer = auditor.get(f"/audit/?{query}")
+    assert answer.status_code == 422
+    assert "errorlist" in answer.content.decode()
+    assert "first reason" not in answer.content.decode()
+
+
+def test_an_event_shows_what_changed_and_only_that(auditor: Client, charlie: User) -> None:
+    event = AuditEvent.objects.get(tag="adapter:changed")
+    page = auditor.get(f"/audit/{event.pk}/").content.decode()
+    assert "<del>[&#x27;a&#x27;]</del>" in page
+    assert "<ins>[&#x27;b&#x27;]</ins>" in page
+    assert "kept" not in page
+    assert event.hash_hex in page
+    outsider = Client()
+    outsider.force_login(charlie)
+    assert outsider.get(f"/audit/{event.pk}/").status_code == 404
+
+
+def test_reading_the_trail_is_noted(auditor: Client) -> None:
+    auditor.get("/audit/?who=bob")
+    assert UnsealedEvent.objects.latest("id").fields["object_name"] == "/audit/?who=bob"
+
+
+def test_the_downloaded_bundle_verifies_without_the_installation(
+    auditor: Client, project: Project, tmp_path: Path
+) -> None:
+    checkpoints.write(project)
+    answer = auditor.get("/api/v1/audit/export/?project=eu&as=bundle")
+    zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content))).extractall(tmp_path)
+    bundle = tmp_path / "bundle"
+    command = [sys.executable, verifier.__file__, str(bundle / "events.jsonl"), "--checkpoints",
+               str(bundle / "checkpoints"), "--public-key", str(bundle / "public-key.pem")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True), done.stderr
+    assert {"manifest.json", "events.csv"} <= {path.name for path in bundle.iterdir()}

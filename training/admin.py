@@ -10,6 +10,7 @@ for model in (
     models.RunMetric,
     models.RunLog,
     models.Compression,
+    models.Evaluation,
     models.Device,
 ):
     admin.site.register(model, ReadOnlyAdmin)

@@ -2,9 +2,10 @@
 
 from django.urls import path
 
-from training import estimate_pages, run_pages, views
+from training import estimate_pages, overview_page, run_pages, views
 
 urlpatterns = [
+    path("", overview_page.overview, name="overview"),
     path("datasets/", views.datasets, name="datasets"),
     path("datasets/<int:pk>/", views.dataset, name="dataset"),
     path("training/", run_pages.runs, name="training-runs"),

@@ -1,8 +1,9 @@
 from training.models.compression import Compression
 from training.models.dataset import Dataset
 from training.models.device import Device
+from training.models.evaluation import Evaluation
 from training.models.rank_analysis import RankAnalysis
 from training.models.run_log import RunLog
 from training.models.training_run import RunMetric, TrainingRun
 
-__all__ = ["Compression", "Dataset", "Device", "RankAnalysis", "RunLog", "RunMetric", "TrainingRun"]
+__all__ = ["Compression", "Dataset", "Device", "Evaluation", "RankAnalysis", "RunLog", "RunMetric", "TrainingRun"]

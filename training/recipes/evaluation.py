@@ -36,20 +36,30 @@ def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSeq
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
     """Evaluate a causal language model; the same for every batching and order. The model's mode is restored."""
+    found = example_losses(model, sequences, pad)
+    tokens = sum(example.tokens for example in found)
+    return HeldOutLoss(sum(example.loss * example.tokens for example in found) / tokens, tokens)
+
+
+def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
+    """The loss of each sequence, in their order. The model's mode is restored."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    total, tokens = 0.0, 0
+    found: dict[int, HeldOutLoss] = {}
     with torch.no_grad():
         for group in groups(sequences):
             ids, mask, labels = (torch.tensor(rows, device=device) for rows in padded(group, pad))
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
             counted = labels[:, 1:] != IGNORED
-            losses = functional.cross_entropy(logits[counted].float(), labels[:, 1:][counted], reduction="none")
-            total += float(losses.double().sum())
-            tokens += int(counted.sum())
+            losses = torch.zeros(counted.shape, dtype=torch.float64, device=device)
+            losses[counted] = functional.cross_entropy(
+                logits[counted].float(), labels[:, 1:][counted], reduction="none"
+            ).double()
+            for sequence, total, tokens in zip(group, losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True):
+                found[id(sequence)] = HeldOutLoss(total / tokens, tokens)
     model.train(was_training)
-    return HeldOutLoss(total / tokens, tokens)
+    return [found[id(sequence)] for sequence in sequences]
 
 
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:

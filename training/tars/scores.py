@@ -164,13 +164,13 @@ def scored(
 ) -> Scores:  # fmt: skip
     """score = sensitivity * weight; the weight is the divergence (linear) or 1 + it over its mean (concave)."""
     names = list(target.modules)
-    spectra = spectra_of(target, probes, settings, config)
+    sketched = {n: watch.sketch.spectrum(config.rank_max) for n, watch in target.modules.items() if watch.sketch}
+    spectra = spectra_of(sketched, probes, settings)
     halves = torch.tensor(target.halves)
     sensitivity = {name: sensitivities(target, base, name, probes, spectra, settings, halves) for name in names}
     divergence = {name: divergences(target, base, name, settings) for name in names}
     weights = weighted(divergence, settings)
     score = {name: [s * w for s, w in zip(sensitivity[name], weights[name], strict=True)] for name in names}
-    init = {name: started(watch.sketch, config.rank_max) for name, watch in target.modules.items() if watch.sketch}
     return Scores(
         {name: values[0] for name, values in sensitivity.items()},
         {name: values[0] for name, values in divergence.items()},
@@ -178,24 +178,21 @@ def scored(
         {name: values[0] for name, values in score.items()},
         spectra if settings.objective == "concave" else {},
         [[score[name][1 + half] for name in names] for half in range(HALVES)],
-        init if settings.init == "gradient" else {},
+        {name: started(vectors) for name, (_, vectors) in sketched.items()} if settings.init == "gradient" else {},
         probes[:-1],
         sequences,
     )
 
 
 def spectra_of(
-    target: Watched, probes: list[Probe], settings: Settings, config: AnalysisConfig
+    sketched: dict[str, tuple[Tensor, Tensor]], probes: list[Probe], settings: Settings
 ) -> dict[str, list[float]]:
     """The mean of the best probe's two halves, or the gradient's leading singular values; else nothing."""
     if settings.sensitivity == "probe":
         first, second = (found.spectra for found in probes[-HALVES:])
         return {name: [round((a + b) / 2, 6) for a, b in zip(first[name], second[name], strict=True)] for name in first}
     if settings.sensitivity == "spectrum":
-        found = {
-            name: watch.sketch.spectrum(config.rank_max)[0] for name, watch in target.modules.items() if watch.sketch
-        }
-        return {name: [float(f"{value:.6g}") for value in values] for name, values in found.items()}
+        return {name: [float(f"{value:.6g}") for value in values] for name, (values, _) in sketched.items()}
     return {}
 
 
@@ -257,9 +254,9 @@ def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> d
     return {name: [weight(v, m) for v, m in zip(values, means, strict=True)] for name, values in divergence.items()}
 
 
-def started(sketch: GradientSketch, rank: int) -> Tensor:
+def started(directions: Tensor) -> Tensor:
     """Start values for A, (rank, in): the gradient's leading input directions, as long as PEFT's random rows."""
-    return (sketch.spectrum(rank)[1] * ROW_LENGTH).float().contiguous()
+    return (directions * ROW_LENGTH).float().contiguous()
 
 
 def spearman(first: list[float], second: list[float]) -> float:

@@ -1,0 +1,81 @@
+"""REST: evaluations of versions. Guard, verb, answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import Scope
+from adapterhub.api.errors import Invalid
+from adapterhub.api.permissions import actor_of, named_project
+from registry.models import AdapterVersion
+from training.api.serializers import JobSerializer
+from training.api.views import ByCreation, Reading
+from training.asked import of_project
+from training.models import Dataset, Evaluation
+from training.models.evaluation import MAX_PATTERN, MAX_PROMPTS
+
+
+class EvaluationSerializer(JobSerializer):
+    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    against = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    metrics = serializers.SerializerMethodField()
+
+    class Meta(JobSerializer.Meta):
+        model = Evaluation
+        fields = [*JobSerializer.Meta.fields, "version", "against", "prompts", "pattern", "metrics"]
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_metrics(self, job: Evaluation) -> Any:
+        return job.result.metrics if job.result else None
+
+
+class NewEvaluationSerializer(serializers.Serializer):
+    project = serializers.SlugField()
+    version = serializers.CharField(max_length=120, help_text="The served name.")
+    dataset = serializers.IntegerField(required=False, help_text="Its held-out rows are measured.")
+    prompts = serializers.ListField(child=serializers.CharField(), required=False, max_length=MAX_PROMPTS)
+    against = serializers.CharField(max_length=120, required=False, help_text="Another version's served name.")
+    pattern = serializers.CharField(max_length=MAX_PATTERN, required=False, help_text="Searched in each answer.")
+
+
+class EvaluationViewSet(Reading):
+    """A version beside its base model, and beside the version that it would replace."""
+
+    queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "result")
+    serializer_class = EvaluationSerializer
+    pagination_class = ByCreation
+    scopes = {"create": Scope.TRAIN, "cancel": Scope.TRAIN}
+
+    @extend_schema(request=NewEvaluationSerializer, responses={202: EvaluationSerializer})
+    def create(self, request: Request) -> Response:
+        """Queue it: losses with paired intervals, exact match and token F1, forgetting, answers to the prompts."""
+        fields = self.read(NewEvaluationSerializer)
+        project = named_project(request, fields.pop("project"), Scope.TRAIN)
+        if pk := fields.get("dataset"):
+            fields["dataset"] = of_project(Dataset, project, "dataset", pk=pk)
+        for name in ("version", "against"):
+            if named := fields.get(name):
+                fields[name] = version_of(project, name, named)
+        return self.write(Evaluation.launch(by=actor_of(request), **fields), 202)
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """Stop it. Twice is as once."""
+        evaluation = self.get_object()
+        evaluation.cancel(by=actor_of(request))
+        return self.write(evaluation)
+
+
+def version_of(project: Any, field: str, named: str) -> AdapterVersion:
+    found = AdapterVersion.objects.filter(adapter__project=project, served_name=named).first()
+    if found is None:
+        raise Invalid(f"There is no version {named!r} in {project}.", field=field, code=f"unknown_{field}")
+    return found

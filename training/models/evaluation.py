@@ -1,0 +1,139 @@
+"""Evaluations: a version beside its base model and the one that is served now, measured by a child process."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.api.errors import Invalid
+from adapterhub.audit.tags import Tag
+from adapterhub.jobs.models import JobStatus
+from registry.models import AdapterVersion, VersionEvaluation
+from registry.models.adapter import VersionStatus
+from training.models.dataset import Dataset
+from training.models.job import GpuJob
+
+GENERIC = Path(__file__).parent.parent / "reference.txt"
+MAX_PROMPTS = 50
+MAX_PROMPT = 8000
+MAX_PATTERN = 200
+
+
+class Evaluation(GpuJob):
+    """Measures a version on a dataset's held-out rows, or lets it answer prompts, or both."""
+
+    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="+")
+    version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="evaluation_jobs")
+    against = models.ForeignKey(AdapterVersion, models.PROTECT, null=True, blank=True, related_name="+")
+    prompts = models.JSONField(default=list)
+    pattern = models.CharField(max_length=MAX_PATTERN, blank=True, default="")
+    result = models.OneToOneField(VersionEvaluation, models.PROTECT, null=True, editable=False, related_name="job")
+
+    tags = {
+        JobStatus.SUCCEEDED: Tag.EVALUATION_SUCCEEDED,
+        JobStatus.FAILED: Tag.EVALUATION_FAILED,
+        JobStatus.CANCELLED: Tag.EVALUATION_CANCELLED,
+    }
+
+    class Meta(GpuJob.Meta):
+        constraints = [
+            *GpuJob.Meta.constraints,
+            models.CheckConstraint(
+                condition=~Q(status="succeeded") | Q(result__isnull=False),
+                name="a_succeeded_evaluation_has_a_result",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"evaluation of {self.version}"
+
+    @classmethod
+    def launch(
+        cls,
+        version: AdapterVersion,
+        *,
+        by: Actor,
+        dataset: Dataset | None = None,
+        prompts: list[str] | None = None,
+        against: AdapterVersion | None = None,
+        pattern: str = "",
+    ) -> Evaluation:
+        """Queue an evaluation. Raises Invalid naming the field."""
+        require_measurable(version, against)
+        if dataset is None and not prompts:
+            raise Invalid("Name a dataset, or prompts.", field="dataset", code="nothing_to_measure")
+        require_pattern(pattern)
+        job = cls(
+            project=version.project, base_model=version.adapter.base_model, dataset=dataset, version=version,
+            against=against, prompts=checked_prompts(prompts or []), pattern=pattern, created_by=by.user,
+        )  # fmt: skip
+        job.require_of_project("dataset", dataset)
+        asked = {"version": version.served_name, "against": against.served_name if against else None}
+        with transaction.atomic():
+            job.request(Tag.EVALUATION_REQUESTED, by=by, after=asked | {"prompts": len(job.prompts)})
+        return job
+
+    def child_arguments(self, folder: Path) -> list[str]:
+        """What the gpu worker runs."""
+        adapters = {"version": str(self.version.fetch(folder / "version"))}
+        if self.against:
+            adapters["against"] = str(self.against.fetch(folder / "against"))
+        record = {
+            "base_model": str(self.base_model.folder),
+            "adapters": adapters,
+            "data": str(self.dataset.folder() / "eval.jsonl") if self.dataset else None,
+            "generic": str(GENERIC),
+            "prompts": self.prompts,
+            "pattern": self.pattern or None,
+            "events": str(folder / "events.jsonl"),
+            "output": str(folder / "output"),
+            "threads": settings.TORCH_THREADS,
+        }
+        (folder / "compare.json").write_text(json.dumps(record))
+        return ["training.recipes.compare", str(folder / "compare.json")]
+
+    def succeeded(self, folder: Path) -> None:
+        """Keep what was measured and end, in one transaction under the fence."""
+        metrics = json.loads((folder / "output" / "result.json").read_bytes())
+        with transaction.atomic():
+            self.heartbeat()
+            result = VersionEvaluation.objects.create(
+                version=self.version,
+                against=self.against,
+                base_digest=self.base_model.digest,
+                dataset_digest=self.dataset.digest if self.dataset else "",
+                metrics=metrics,
+            )
+            self.write(result=result)
+            self.end(JobStatus.SUCCEEDED)
+            self.record_end(evidence={"differences": metrics.get("differences"), "version": self.version.served_name})
+
+
+def require_measurable(version: AdapterVersion, against: AdapterVersion | None) -> None:
+    for field, one in (("version", version), ("against", against)):
+        if one and one.status != VersionStatus.READY:
+            raise Invalid(f"{one} is {one.status}, not ready.", field=field, code="version_not_ready")
+    if against and (against.base_digest != version.base_digest or against.project != version.project):
+        raise Invalid(f"{against} has another base model than {version}.", field="against", code="wrong_base")
+    if against and against.pk == version.pk:
+        raise Invalid(f"{version} cannot be compared with itself.", field="against", code="same_version")
+
+
+def checked_prompts(prompts: list[str]) -> list[str]:
+    if len(prompts) > MAX_PROMPTS or not all(prompt.strip() and len(prompt) <= MAX_PROMPT for prompt in prompts):
+        message = f"Give at most {MAX_PROMPTS} prompts of 1 to {MAX_PROMPT} characters."
+        raise Invalid(message, field="prompts", code="bad_prompts")
+    return prompts
+
+
+def require_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise Invalid(f"This is no regular expression: {error}.", field="pattern", code="bad_pattern") from None

@@ -1,0 +1,66 @@
+"""The overview: what waits for the reader, what is in progress, what serves where, and what is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.accounts.models import APPROVE, Scope
+from adapterhub.api.pages import allowed, mine
+from adapterhub.audit.models import AuditEvent
+from adapterhub.jobs.models import TERMINAL
+from registry.alarms import open_alarms
+from registry.models import Alias, Approval, Replica, Rollout
+from training.models import RankAnalysis, TrainingRun
+
+PAGE = 15
+LATEST = 10
+
+
+@login_required
+def overview(request: HttpRequest) -> HttpResponse:
+    """What serves where, what is in progress, what is wrong; to auditors also what happened."""
+    aliases = mine(request, Alias.objects.select_related("version__adapter", "cluster"))
+    rollouts = mine(request, Rollout.objects.active(), "alias__project")
+    moving = list(rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter"))
+    replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
+    page = Paginator(aliases, PAGE).get_page(request.GET.get("page"))
+    context = {
+        "page": page,
+        "rollouts": moving,
+        "replicas": replicas,
+        "alarms": open_alarms(replicas),
+        "drift": drift(page, replicas),
+        "waiting": waiting(request)[:LATEST],
+        "runs": in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")),
+        "analyses": in_progress(request, RankAnalysis.objects.select_related("dataset")),
+        "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:LATEST],
+    }
+    return render(request, "overview.html", context)
+
+
+def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
+    return mine(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
+
+
+def waiting(request: HttpRequest) -> QuerySet[Approval]:
+    """Approvals that this person may sign: not their own, and not signed by them already."""
+    found = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
+    own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
+    return found.exclude(own).select_related("alias", "candidate__adapter")
+
+
+def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:
+    """Where a replica is away, or lacks what an alias of the page serves from its cluster."""
+    wanted: dict[int, set[str]] = {}
+    for alias in aliases:
+        wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)
+    rows = [{"replica": replica, "missing": sorted(wanted.get(replica.cluster_id, set()) - set(replica.loaded))}
+            for replica in replicas]  # fmt: skip
+    return [row for row in rows if row["missing"] or not row["replica"].is_healthy]

@@ -1,0 +1,171 @@
+"""A version beside its base model and beside another version: `python -m training.recipes.compare COMPARE_JSON`.
+
+The file: {"base_model": DIR, "adapters": {NAME: DIR}, "data": FILE or null, "generic": FILE or null, "prompts": [TEXT],
+"pattern": REGEX or null, "events": FILE, "output": DIR, "max_tokens": 8192, "max_length": 1024, "answers": 16,
+"new_tokens": 64, "threads": 0}. The answer: OUTPUT/result.json, by arm (`base` and each NAME).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training.recipes import run_file
+from training.tars.boundary import guarded
+from training.tars.data import Row, TokenSequence
+from training.tars.events import Events
+
+BASE = "base"
+LIMITS = {"max_tokens": 8192, "max_length": 1024, "answers": 16, "new_tokens": 64}
+Arms = dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, 2 for bad input, 1 for anything else."""
+    record: run_file.Record = {}
+    events = Events(None)
+
+    def work() -> None:
+        record.update(run_file.read_record(Path(arguments[0])))
+        events.path = run_file.path_in(record, "events")
+        compare(record, events)
+
+    return guarded(events, work)
+
+
+def compare(record: run_file.Record, events: Events) -> None:
+    """Raises BadInput naming the field."""
+    limits = {name: int(run_file.number({**LIMITS, **record}, name, whole=True, least=1)) for name in LIMITS}
+    output = run_file.path_in(record, "output")
+    import torch
+
+    if record.get("threads"):
+        torch.set_num_threads(record["threads"])
+    arms, tokenizer = load_arms(record)
+    result: dict[str, Any] = {"arms": {name: {} for name in arms}}
+    if record.get("data"):
+        measure(result, arms, tokenizer, run_file.path_in(record, "data"), limits)
+        check_answers(result, arms, tokenizer, record, limits)
+    if record.get("generic"):
+        measure_generic(result, arms, tokenizer, run_file.path_in(record, "generic"), limits)
+    prompts = record.get("prompts") or []
+    for name, arm in arms.items():
+        answers = [answer_of(arm, tokenizer, prompt, limits["new_tokens"]) for prompt in prompts]
+        result["arms"][name]["answers"] = [
+            {"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+    output.mkdir(parents=True, exist_ok=True)
+    run_file.write_atomically(output / "result.json", result)
+    events.write("log", message="Compared.")
+
+
+def load_arms(record: run_file.Record) -> tuple[Arms, Any]:
+    """Arm -> a function that calls another with the model as that arm; weights of the base are loaded once."""
+    from peft import PeftModel
+
+    from training.tars.base_model import load_model, load_tokenizer
+
+    folder = run_file.model_folder(record)
+    model: Any = load_model(folder)
+    names = list(record.get("adapters") or {})
+    for name in names:
+        if isinstance(model, PeftModel):
+            model.load_adapter(record["adapters"][name], adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, record["adapters"][name], adapter_name=name)
+    return {name: arm_of(model, name if name in names else None) for name in (BASE, *names)}, load_tokenizer(folder)
+
+
+def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], Any]:
+    def call(work: Callable[[Any], Any]) -> Any:
+        if adapter:
+            model.set_adapter(adapter)
+        with nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter():
+            return work(model)
+
+    return call
+
+
+def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limits: dict[str, int]) -> None:
+    """Held-out loss of each arm, each example's, and the paired differences of the version to every other arm."""
+    from training.recipes.evaluation import first_tokens
+    from training.recipes.judgement import paired_difference
+    from training.tars.base_model import sequences_of
+
+    sequences = first_tokens(sequences_of(data, "data", tokenizer, limits["max_length"]), limits["max_tokens"])
+    losses = {name: losses_of(arm, sequences, tokenizer) for name, arm in arms.items()}
+    tokens = [sequence.targets for sequence in sequences]
+    for name, found in losses.items():
+        mean = sum(loss * count for loss, count in zip(found, tokens, strict=True)) / sum(tokens)
+        result["arms"][name] |= {"loss": mean, "examples": [round(loss, 6) for loss in found]}
+    first = next(name for name in arms if name != BASE)
+    result |= {"tokens": sum(tokens), "examples": len(tokens)}
+    result["differences"] = {
+        name: asdict(paired_difference(losses[first], losses[name], tokens)) for name in arms if name != first
+    }
+
+
+def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:
+    from training.recipes.evaluation import example_losses
+
+    return [found.loss for found in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
+
+
+def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, limits: dict[str, int]) -> None:
+    """Forgetting: how much more a text of no domain costs than the base model pays for it."""
+    from training.recipes.evaluation import first_tokens
+    from training.tars.base_model import sequences_of
+
+    sequences = first_tokens(sequences_of(text, "generic", tokenizer, limits["max_length"]), limits["max_tokens"] // 4)
+    tokens = [sequence.targets for sequence in sequences]
+    for name, arm in arms.items():
+        found = losses_of(arm, sequences, tokenizer)
+        loss = sum(loss * count for loss, count in zip(found, tokens, strict=True)) / sum(tokens)
+        result["arms"][name]["generic_loss"] = loss
+        result["arms"][name]["forgetting"] = loss - result["arms"][BASE]["generic_loss"]
+
+
+def check_answers(
+    result: dict[str, Any], arms: Arms, tokenizer: Any, record: run_file.Record, limits: dict[str, int]
+) -> None:
+    """Exact match, token F1 and the pattern over the first prompts that have a completion."""
+    from training.recipes.judgement import exact_match, matches, token_f1
+    from training.tars.data import read_rows
+
+    asked: list[Row] = [row for row in read_rows(Path(record["data"])) if "completion" in row][: limits["answers"]]
+    for name, arm in arms.items() if asked else ():
+        answers = [answer_of(arm, tokenizer, row["prompt"], limits["new_tokens"]) for row in asked]
+        pairs = [(answer, row["completion"]) for answer, row in zip(answers, asked, strict=True)]
+        found = {"exact_match": mean(exact_match(*pair) for pair in pairs)}
+        found["token_f1"] = mean(token_f1(*pair) for pair in pairs)
+        if pattern := record.get("pattern"):
+            found["pattern"] = mean(matches(answer, pattern) for answer in answers)
+        result["arms"][name] |= {**found, "answered": len(asked)}
+
+
+def mean(values: Any) -> float:
+    kept = list(values)
+    return float(sum(kept) / len(kept))
+
+
+def answer_of(arm: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
+    """The greedy continuation."""
+
+    def generate(model: Any) -> str:
+        model.eval()
+        asked = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
+        ids = model.generate(
+            input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=new_tokens,
+            do_sample=False, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        return str(tokenizer.decode(ids[0][asked["input_ids"].shape[1] :], skip_special_tokens=True))
+
+    return str(arm(generate))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""What two measurements say about each other, and answers about what was wanted. numpy only."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of `first - second` in nats a token with its 95 % interval; below zero the first is better."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], tokens: Sequence[int], seed: int = 0
+) -> Difference:
+    """Losses of the same examples under two models. The interval is a percentile bootstrap over the examples (Efron,
+    1979), so that tokens of one example are not taken for independent.
+    """
+    weights = np.asarray(tokens, dtype=np.float64)
+    changes = (np.asarray(first) - np.asarray(second)) * weights
+    chosen = np.random.default_rng(seed).integers(len(weights), size=(RESAMPLES, len(weights)))
+    means = changes[chosen].sum(1) / weights[chosen].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Difference(float(changes.sum() / weights.sum()), float(low), float(high))
+
+
+def words(text: str) -> list[str]:
+    """Case, punctuation and spaces do not count."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def exact_match(answer: str, wanted: str) -> float:
+    return float(words(answer) == words(wanted))
+
+
+def token_f1(answer: str, wanted: str) -> float:
+    """Harmonic mean of precision and recall over words, as SQuAD counts them (Rajpurkar et al., 2016)."""
+    found, expected = Counter(words(answer)), Counter(words(wanted))
+    shared = (found & expected).total()
+    return 2 * shared / (found.total() + expected.total()) if shared else float(not found and not expected)
+
+
+def matches(answer: str, pattern: str) -> float:
+    return float(re.search(pattern, answer) is not None)

@@ -25,6 +25,7 @@ SHAPES = {"q_proj": (1024, 1024), "k_proj": (1024, 1024), "v_proj": (1024, 1024)
           "gate_proj": (2816, 1024), "up_proj": (2816, 1024), "down_proj": (1024, 2816)}  # fmt: skip
 LAYERS, LARGE_RANK = 24, 26
 SEARCHED = 10
+IDLE_S = 2
 
 
 class Side:
@@ -72,15 +73,21 @@ class Side:
         raise SystemExit((self.folder / f"{type(self).__name__}.log").read_text()[-3000:])
 
     def call(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
-        if not hasattr(self.local, "connection"):
-            self.local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        headers = {"Content-Type": kind, **self.headers()}
-        self.local.connection.request(method, path, body, headers)
-        answer = self.local.connection.getresponse()
+        connection = self.connection()
+        connection.request(method, path, body, {"Content-Type": kind, **self.headers()})
+        answer = connection.getresponse()
         found: bytes = answer.read()
+        self.local.used = time.monotonic()
         if answer.status >= 400:
             raise SystemExit(f"{method} {path}: {answer.status} {found[:800]!r}")
         return found
+
+    def connection(self) -> http.client.HTTPConnection:
+        """This thread's own; a new one after a rest, because a server closes what idles (uvicorn after 5 s)."""
+        if time.monotonic() - getattr(self.local, "used", float("-inf")) > IDLE_S:
+            self.local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection: http.client.HTTPConnection = self.local.connection
+        return connection
 
     def headers(self) -> dict[str, str]:
         return {}

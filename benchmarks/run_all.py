@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_BENCHMARKS = {"report.py", "run_all.py", "fetch_data.py", "registry_sides.py"}
+NOT_BENCHMARKS = {"report.py", "run_all.py", "fetch_data.py", "registry_sides.py", "router_sides.py"}
 
 
 def main() -> int:

@@ -9,12 +9,22 @@ from serving_client.exceptions import (
     EngineRejected,
     EngineUnreachable,
 )
-from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, VersionRoute, arm_of
+from serving_client.routing import (
+    AliasRoute,
+    CacheRule,
+    RateLimit,
+    RolloutRoute,
+    RoutingTable,
+    TokenRoute,
+    VersionRoute,
+    arm_of,
+)
 
 __all__ = [
     "AdapterAlreadyLoaded",
     "AdapterNotLoaded",
     "AliasRoute",
+    "CacheRule",
     "Completion",
     "EngineClient",
     "EngineError",
@@ -22,6 +32,7 @@ __all__ = [
     "EngineRejected",
     "EngineUnreachable",
     "LoadedModel",
+    "RateLimit",
     "RolloutRoute",
     "RoutingTable",
     "TokenRoute",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ from serving_client.exceptions import (
 
 # Overloaded, starting, or behind a proxy that lost it.
 NOT_THE_ADAPTER = {429, 502, 503, 504}
+
+
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """One for all clients: reading the certificates takes longer than a call."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class EngineClient:
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport, verify=tls())
 
     def __enter__(self) -> Self:
         return self

@@ -6,10 +6,11 @@ The arm is a function of salt, unit and weight alone, so that routers and statis
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import orjson
 
 Arm = Literal["candidate", "control", "stable"]
 
@@ -25,12 +26,29 @@ class RolloutRoute:
 
 
 @dataclass(frozen=True)
+class CacheRule:
+    """How long (seconds) and how many bytes of an alias' answers are kept."""
+
+    ttl_s: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """A project's requests a second, and how many it may send at once after a rest."""
+
+    per_s: float
+    burst: float
+
+
+@dataclass(frozen=True)
 class AliasRoute:
     """What an alias serves: the stable version's served name and, while a rollout runs, its split."""
 
     project: str
     stable: str
     rollout: RolloutRoute | None = None
+    cache: CacheRule | None = None
 
 
 @dataclass(frozen=True)
@@ -63,16 +81,17 @@ class RoutingTable:
     adapters: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, VersionRoute] = field(default_factory=dict)
     tokens: Mapping[str, TokenRoute] = field(default_factory=dict)
+    limits: Mapping[str, RateLimit] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The table as it travels and as the snapshot keeps it."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return orjson.dumps(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RoutingTable:
         """Raises ValueError when the text is no table. Fields that a newer control plane added are left out."""
         try:
-            return _table(json.loads(text))
+            return _table(orjson.loads(text))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The text is no routing table: {error!r}.") from error
 
@@ -85,12 +104,27 @@ def _table(raw: dict[str, Any]) -> RoutingTable:
         adapters=dict(raw["adapters"]),
         versions={name: _version(route) for name, route in raw["versions"].items()},
         tokens={name: _token(route) for name, route in raw["tokens"].items()},
+        limits={name: _limit(limit) for name, limit in raw.get("limits", {}).items()},
     )
 
 
+def _limit(raw: dict[str, Any]) -> RateLimit:
+    """Raises ValueError: a bucket that never holds a token would refuse everything."""
+    per_s, burst = float(raw["per_s"]), float(raw["burst"])
+    if per_s <= 0 or burst < 1:
+        raise ValueError("A rate limit needs per_s above 0 and burst from 1 on.")
+    return RateLimit(per_s, burst)
+
+
 def _alias(raw: dict[str, Any]) -> AliasRoute:
-    rollout = raw["rollout"]
-    return AliasRoute(raw["project"], raw["stable"], _rollout(rollout) if rollout else None)
+    rollout, cache = raw["rollout"], raw.get("cache")
+    return AliasRoute(
+        raw["project"], raw["stable"], _rollout(rollout) if rollout else None, _cache(cache) if cache else None
+    )
+
+
+def _cache(raw: dict[str, Any]) -> CacheRule:
+    return CacheRule(int(raw["ttl_s"]), int(raw["max_bytes"]))
 
 
 def _rollout(raw: dict[str, Any]) -> RolloutRoute:

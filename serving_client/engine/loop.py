@@ -58,8 +58,8 @@ class GenerationLoop:
 
     @property
     def is_alive(self) -> bool:
-        """False once the thread has ended, for whatever reason."""
-        return self._thread.is_alive()
+        """False once the thread has ended or takes no more requests, for whatever reason."""
+        return self._ended is None and self._thread.is_alive()
 
     def submit(self, sequence: Sequence) -> None:
         """Queues a request; fails it at once if the thread has ended."""

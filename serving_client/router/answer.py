@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from serving_client.router.cache import Entry
 from serving_client.router.outcomes import Outcome
 from serving_client.router.resolve import Target
 
@@ -26,6 +27,9 @@ class Answer:
     first_byte: float | None = None
     tail: bytes = b""
     is_whole: bool = False
+    cache: str = "bypass"
+    entry: Entry | None = None
+    trace: dict[str, str] = field(default_factory=dict)
 
     def headers(self) -> dict[str, str]:
         """What tells the caller which version answered, and why."""
@@ -33,7 +37,7 @@ class Answer:
             "X-Adapter-Version": self.target.version,
             "X-Rollout-Arm": self.target.arm,
             "X-Response-ID": self.response_id,
-            "X-Cache": "bypass",
+            "X-Cache": self.cache,
         }
         if self.target.arm != "none" and not self.target.is_sticky:
             shown["X-Rollout-Sticky"] = "false"
@@ -43,7 +47,17 @@ class Answer:
         """A chunk of a stream. Usage stands at the end, so that the tail is enough."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
+        self._read(chunk)
+
+    def is_all(self, content: bytes) -> None:
+        """The whole answer in one piece, which tells no time of a first token."""
+        self._read(content)
+        self.is_whole = True
+
+    def _read(self, chunk: bytes) -> None:
         self.tail = (self.tail + chunk)[-TAIL_BYTES:]
+        if self.entry:
+            self.entry.saw(chunk)
 
     def outcome(self) -> Outcome:
         """The report. An answer that its reader left is neither a success nor a failure of the version: 499."""
@@ -63,4 +77,5 @@ class Answer:
             total_ms=(time.perf_counter() - self.began) * 1000,
             prompt_tokens=usage.get("prompt_tokens", 0),
             completion_tokens=usage.get("completion_tokens", 0),
+            cache=self.cache,
         )

@@ -21,8 +21,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving_client.router.answer import CLIENT_LEFT
+from serving_client.router.cache import ResponseCache
 from serving_client.router.cold import ColdVersions
 from serving_client.router.errors import Refusal
+from serving_client.router.limits import RateLimits
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
 from serving_client.router.proxy import Proxy
@@ -54,7 +56,8 @@ def make_app(settings: Settings) -> Starlette:
         watcher = TableWatcher(valkey, settings.snapshot)
         cold = ColdVersions(valkey, watcher, settings.load_deadline_s)
         reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
-        app.state.proxy = Proxy(watcher, cold, Upstream(), reporter, Metrics())
+        parts = (Upstream(), reporter, Metrics(), ResponseCache(valkey), RateLimits(valkey))
+        app.state.proxy = Proxy(watcher, cold, *parts)
         await app.state.proxy.upstream.start()
         async with running(watcher.run()), running(reporter.run()):
             yield
@@ -134,6 +137,8 @@ async def metrics(request: Request) -> Response:
     proxy = proxy_of(request)
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
     proxy.metrics.dropped.set(proxy.reporter.dropped)
+    upstream = proxy.upstream
+    proxy.metrics.queue(upstream.in_flight, len(upstream.breaker.open_now()), proxy.cold.waiting)
     return Response(generate_latest(proxy.metrics.registry), media_type="text/plain; version=0.0.4")
 
 

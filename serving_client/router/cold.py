@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
 import redis.asyncio as redis
@@ -25,13 +24,18 @@ class ColdVersions:
         self._watcher = watcher
         self._deadline_s = deadline_s
         self._asked: dict[str, float] = {}
+        self.waiting = 0
 
     async def wait(self, version: str) -> RoutingTable | None:
         """The first table in which a replica holds the version; None after the deadline."""
-        with contextlib.suppress(TimeoutError):
+        self.waiting += 1
+        try:
             async with asyncio.timeout(self._deadline_s):
                 return await self._loaded(version)
-        return None
+        except TimeoutError:
+            return None
+        finally:
+            self.waiting -= 1
 
     async def _loaded(self, version: str) -> RoutingTable:
         while True:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 
 import orjson
@@ -65,7 +65,7 @@ class OutcomeReporter:
         if len(self._waiting) >= QUEUE_LENGTH:
             self._lost += 1
             return
-        self._waiting.append(orjson.dumps(asdict(outcome)))
+        self._waiting.append(orjson.dumps(outcome))
         self._arrived.set()
 
     async def run(self) -> None:

@@ -13,13 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving_client.router.answer import TAIL_BYTES, Answer
+from serving_client.router.answer import Answer
+from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.cold import ColdVersions
 from serving_client.router.errors import Refusal
+from serving_client.router.limits import RateLimits
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
-from serving_client.router.resolve import authenticate, parse, resolve, rewritten
+from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten
 from serving_client.router.table import TableWatcher
+from serving_client.router.tracing import trace_headers
 from serving_client.router.upstream import Upstream
 from serving_client.routing import RoutingTable
 
@@ -35,6 +38,8 @@ class Proxy:
     upstream: Upstream
     reporter: OutcomeReporter
     metrics: Metrics
+    cache: ResponseCache
+    limits: RateLimits
 
     def table(self) -> RoutingTable:
         """The last good table. Raises Refusal 503 before there is one."""
@@ -46,15 +51,36 @@ class Proxy:
         """Answer a completion or chat completion."""
         began = time.perf_counter()
         token = authenticate(self.table(), request.headers.get("authorization", ""))
+        await self.limits.admit(token.project, self.table().limits.get(token.project))
         body = parse(await read_body(request))
         answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
+        answer.trace = trace_headers(request.headers, answer.response_id)
         try:
-            payload = rewritten(body, answer.target.version)
+            payload = rewritten(body, answer.target)
+            if kept := await self.kept(request.url.path, body, answer):
+                return kept
             return await self.forward(request.url.path, payload, bool(body.get("stream")), answer)
         except Refusal as refusal:
             answer.status = refusal.status
             self.finished(answer)
             return refusal.response(answer.headers())
+
+    async def kept(self, path: str, body: Body, answer: Answer) -> Response | None:
+        """The answer that the cache holds for this request, a stream in one piece; on a miss it will be kept."""
+        rule = rule_for(self.table(), answer.target, body)
+        if rule is None:
+            return None
+        key = key_of(self.table(), answer.target, path, body)
+        content = await self.cache.get(key)
+        answer.cache = "hit" if content else "miss"
+        if content is None:
+            answer.entry = Entry(key, rule)
+            return None
+        answer.status = 200
+        answer.is_all(content)
+        self.finished(answer)
+        media_type = "text/event-stream" if body.get("stream") else "application/json"
+        return Response(content, 200, answer.headers(), media_type)
 
     async def replicas(self, version: str) -> tuple[str, ...]:
         """Replicas that hold the version; a cold one is waited for. Raises Refusal 503 or 504."""
@@ -71,14 +97,14 @@ class Proxy:
     async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
         """Send the request on and hand its answer through as it comes. Raises Refusal 502, 503 or 504."""
         replicas = await self.replicas(answer.target.version)
-        headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id}
+        headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         async with AsyncExitStack() as stack:
             upstream = await stack.enter_async_context(self.upstream.post(replicas, path, payload, headers))
             answer.status = upstream.status
             if is_stream:
                 return PassedThrough(upstream, answer, stack.pop_all(), self.finished)
             content = await whole(upstream)
-        answer.tail, answer.is_whole = content[-TAIL_BYTES:], True
+        answer.is_all(content)
         self.finished(answer)
         return Response(content, upstream.status, shown(upstream, answer))
 
@@ -87,6 +113,8 @@ class Proxy:
         outcome = answer.outcome()
         self.metrics.answered(outcome)
         self.reporter.report(outcome)
+        if answer.entry and outcome.status == 200:
+            self.cache.keep_soon(answer.entry)
 
 
 class PassedThrough(StreamingResponse):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import random
@@ -69,12 +70,21 @@ def parse(raw: bytes) -> Body:
     return body
 
 
-def rewritten(body: Body, version: str) -> bytes:
-    """The body for the engine, which knows served names only. Raises Refusal 400."""
+def rewritten(body: Body, target: Target) -> bytes:
+    """The body for the engine, which knows served names only. Raises Refusal 400.
+
+    `cache_salt` keeps projects apart in the engine's prefix cache: none can tell by the time of an answer what
+    another has asked.
+    """
     try:
-        return orjson.dumps({**body, "model": version})
+        return orjson.dumps({**body, "model": target.version, "cache_salt": salt_of(target.project)})
     except orjson.JSONEncodeError:
         raise Refusal(400, "bad_json", "The body is nested too deeply.") from None
+
+
+@functools.cache
+def salt_of(project: str) -> str:
+    return hashlib.sha256(f"adapterhub|{project}".encode()).hexdigest()
 
 
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:

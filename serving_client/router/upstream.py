@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 
+from serving_client.router.breaker import Breaker
 from serving_client.router.errors import Refusal
 
 # The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
@@ -26,6 +27,7 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0)
         self.in_flight: Counter[str] = Counter()
+        self.breaker = Breaker()
 
     async def start(self) -> None:
         """Open the pool inside the running loop."""
@@ -53,6 +55,7 @@ class Upstream:
                 if response is None:
                     continue
                 try:
+                    self._judge(url, response.status)
                     if response.status in TRY_ANOTHER:
                         continue
                     if response.status >= 500:
@@ -64,9 +67,16 @@ class Upstream:
         raise Refusal(502, "no_replica_answers", "No replica answers for this version: try again.", retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:
-        """By requests in flight; equals in random order, so that a quiet router uses all of them."""
+        """By requests in flight, those that keep failing last; equals in random order, so that all are used."""
         shuffled = random.sample(replicas, len(replicas))
-        return sorted(shuffled, key=lambda url: self.in_flight[url])
+        return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
+
+    def _judge(self, url: str, status: int) -> None:
+        """404 and 4xx are answers of a replica that works."""
+        if status >= 500:
+            self.breaker.failed(url)
+        else:
+            self.breaker.answered(url)
 
     @contextmanager
     def _counted(self, url: str) -> Iterator[None]:
@@ -79,14 +89,22 @@ class Upstream:
     async def _try(self, url: str, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
         """None when no connection came about. Raises Refusal 502 when it broke after, 504 after timeout_s."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
+        self.breaker.trying(url)
         try:
             # Written in pieces when large, so that other requests go on meanwhile.
             payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
             return await self._session.post(url + path, data=payload, headers=headers)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.breaker.failed(url)
+            refuse_if_sent(error)
             return None
-        except TimeoutError:
-            raise Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5) from None
-        except aiohttp.ClientError:
-            # The request may have killed the replica: sent on, it would kill them all.
-            raise Refusal(502, "replica_broke_off", "The replica broke off its answer.", retry_after_s=1) from None
+
+
+def refuse_if_sent(error: Exception) -> None:
+    """Returns when no connection came about. Raises Refusal 504 for a slow replica, 502 for one that broke off."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return
+    if isinstance(error, TimeoutError):
+        raise Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5)
+    # The request may have killed the replica: sent on, it would kill them all.
+    raise Refusal(502, "replica_broke_off", "The replica broke off its answer.", retry_after_s=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 
-from serving_client import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, VersionRoute
+from serving_client import AliasRoute, CacheRule, RateLimit, RolloutRoute, RoutingTable, TokenRoute, VersionRoute
 
 STABLE = "dora.v1-0123456789ab"
 CANDIDATE = "dora.v2-ba9876543210"
@@ -37,7 +38,13 @@ def tokens() -> dict[str, TokenRoute]:
 
 
 def make_table(
-    *replicas: str, generation: int = 1, weight: float | None = None, published_at: float | None = None
+    *replicas: str,
+    generation: int = 1,
+    weight: float | None = None,
+    published_at: float | None = None,
+    stable: str = STABLE,
+    cache: CacheRule | None = None,
+    limits: Mapping[str, RateLimit] | None = None,
 ) -> RoutingTable:
     """A table in which all versions are held by `replicas`; with a weight compliance rolls out its candidate."""
     rollout = None if weight is None else RolloutRoute("rollout-1", CANDIDATE, weight, SALT)
@@ -45,8 +52,8 @@ def make_table(
         generation=generation,
         published_at=time.time() if published_at is None else published_at,
         aliases={
-            "compliance": AliasRoute("eu", STABLE, rollout),
-            "billing": AliasRoute("us", FOREIGN),
+            "compliance": AliasRoute("eu", stable, rollout, cache),
+            "billing": AliasRoute("us", FOREIGN, None, cache),
             "unserved": AliasRoute("eu", "gone.v1-cccccccccccc"),
         },
         adapters={"dora": STABLE, "invoices": FOREIGN},
@@ -56,4 +63,5 @@ def make_table(
             FOREIGN: VersionRoute("us", "tiny", "aa" * 32, replicas),
         },
         tokens=tokens(),
+        limits=limits or {},
     )

@@ -1,0 +1,126 @@
+"""Answers kept in Valkey for aliases that ask for it: found again only by the same project, version and request."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import orjson
+import redis.asyncio as redis
+
+from serving_client.router.patience import Patience
+from serving_client.router.resolve import Body, Target
+from serving_client.routing import CacheRule, RoutingTable
+
+PREFIX = "ah:cache"
+# What changes who gets an answer, or how it travels from the engine, but no byte of it.
+NOT_OF_THE_ANSWER = {"model", "user", "priority", "request_id"}
+
+# Index: members "<bytes>:<key>" by the time at which they are worthless; beside it the sum of their bytes.
+# One script, so that two routers cannot both find room for the last kilobyte.
+KEEP = """
+local now, size = tonumber(redis.call('TIME')[1]), #ARGV[1]
+local ttl, cap = tonumber(ARGV[2]), tonumber(ARGV[3])
+local function forget(member)
+  redis.call('ZREM', KEYS[2], member)
+  local bytes, key = string.match(member, '^(%d+):(.*)$')
+  redis.call('DEL', key)
+  return tonumber(bytes)
+end
+local total = tonumber(redis.call('GET', KEYS[3]) or '0')
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do total = total - forget(member) end
+local held = redis.call('STRLEN', KEYS[1])
+if held > 0 then total = total - forget(held .. ':' .. KEYS[1]) end
+while total + size > cap do
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  if not oldest then total = 0 break end
+  total = total - forget(oldest)
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ttl)
+redis.call('ZADD', KEYS[2], now + ttl, size .. ':' .. KEYS[1])
+redis.call('SET', KEYS[3], total + size)
+redis.call('EXPIRE', KEYS[2], ttl)
+redis.call('EXPIRE', KEYS[3], ttl)
+return total + size
+"""
+
+
+class Entry:
+    """An answer on its way into the cache; beyond the rule's bytes it is given up."""
+
+    def __init__(self, key: str, rule: CacheRule) -> None:
+        self.key, self.rule = key, rule
+        self._parts: list[bytes] = []
+        self._room = rule.max_bytes
+
+    def saw(self, chunk: bytes) -> None:
+        """A part of the answer."""
+        self._room -= len(chunk)
+        if self._room >= 0:
+            self._parts.append(chunk)
+        else:
+            self._parts.clear()
+
+    def answer(self) -> bytes:
+        """All that was seen; nothing when it was too much."""
+        return b"".join(self._parts)
+
+
+class ResponseCache:
+    """`get` and `keep` never raise: while Valkey is away every request is a miss."""
+
+    def __init__(self, valkey: redis.Redis) -> None:
+        self._valkey = valkey
+        self._keep = valkey.register_script(KEEP)
+        self._patience = Patience()
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: str) -> bytes | None:
+        """The bytes of the whole answer; None = a miss."""
+        return await self._patience.ask(lambda: cast("Awaitable[bytes | None]", self._valkey.get(key)))
+
+    async def keep(self, key: str, answer: bytes, rule: CacheRule) -> None:
+        """Keep an answer for rule.ttl_s; the oldest of the alias make room. One over the cap is not kept."""
+        if not 0 < len(answer) <= rule.max_bytes:
+            return
+        index = key.rpartition(":")[0]
+        keys = [key, f"{index}:index", f"{index}:bytes"]
+        await self._patience.ask(lambda: cast("Awaitable[int]", self._keep(keys, [answer, rule.ttl_s, rule.max_bytes])))
+
+    def keep_soon(self, entry: Entry) -> None:
+        """Keep a whole answer off the request path."""
+        task = asyncio.create_task(self.keep(entry.key, entry.answer(), entry.rule))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+
+def rule_for(table: RoutingTable, target: Target, body: Body) -> CacheRule | None:
+    """The alias' rule, if this request may be answered from the cache.
+
+    Only what an engine would answer alike again: temperature 0 or a seed. The arms of a running rollout are measured,
+    and a stored answer would be measured in the engine's place.
+    """
+    alias = table.aliases.get(target.alias or "")
+    if alias is None or target.arm != "none" or target.version not in table.versions or not is_repeatable(body):
+        return None
+    return alias.cache
+
+
+def is_repeatable(body: Body) -> bool:
+    temperature, seed = body.get("temperature"), body.get("seed")
+    is_greedy = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
+    return is_greedy or (isinstance(seed, int) and not isinstance(seed, bool))
+
+
+def key_of(table: RoutingTable, target: Target, path: str, body: Body) -> str:
+    """Project and alias (in braces: one slot of a cluster), then all that decides the answer.
+
+    That is the weights of base and adapter, the route, and the request in a canonical form.
+    """
+    version = table.versions[target.version]
+    asked: dict[str, Any] = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}
+    decides = [target.project, version.base, version.digest, target.version, path, asked]
+    digest = hashlib.sha256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f"{PREFIX}:{{{target.project}:{target.alias}}}:{digest}"

@@ -3,8 +3,9 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 STAMP := .venv/installed
+VLLM_STAMP := .venv-vllm/installed
 
-.PHONY: demo run test soak bench lint install stop
+.PHONY: demo run test test-vllm soak bench lint install stop
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
@@ -28,6 +29,17 @@ stop:  ## end a running AdapterHub of this data folder
 
 test: install  ## everything that needs no GPU
 	$(BIN)/python -m pytest
+
+test-vllm: install $(VLLM_STAMP)  ## the control loop and the router with two real vLLM servers on the CPU
+	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest tests/vllm
+
+# An environment of its own: vLLM pins other releases of torch's company than the product.
+$(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml tests/vllm/plugin/vllm_cpu_base_rows.py
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q --disable-pip-version-check --no-deps \
+		$$([ -n "$$PIP_FIND_LINKS" ] || echo --extra-index-url $(TORCH_INDEX)) \
+		-r tests/vllm/requirements.txt ./tests/vllm/plugin
+	touch $(VLLM_STAMP)
 
 soak: install  ## soak tests in full; date, commit and result go to docs/soak.md
 	@result=failed; $(BIN)/python -m pytest --soak tests/soak && result=passed; \

@@ -1,0 +1,92 @@
+"""A real vLLM server on the CPU, in a process group of its own so that a kill takes its workers with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.waiting import wait_until
+
+PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
+MAX_RANK = 64
+SLOTS = 8
+# Two of them share the cores with the tests.
+START_S = 300.0
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+
+
+class VllmServer:
+    """One replica that may be killed and started again on the same port."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._model, self._log = model, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns at once; `ready` waits."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
+                env=environment(), stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def ready(self) -> None:
+        wait_until(self._answers, timeout_s=START_S, what=f"vLLM on {self.url}; its words: {self._log}")
+
+    def kill(self) -> None:
+        """All of its processes at once, as when the machine goes."""
+        if self._process and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _arguments(self) -> list[str]:
+        return [
+            "--model", str(self._model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(self.port),
+            "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager", "--enable-lora",
+            "--max-lora-rank", str(MAX_RANK), "--max-loras", "4", "--max-cpu-loras", str(SLOTS),
+        ]  # fmt: skip
+
+    def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, f"vLLM ended: {self._log.read_text()[-3000:]}"
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+
+def environment() -> dict[str, str]:
+    """The tests' environment without the path of their own packages."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
+
+
+@contextmanager
+def running(model: Path, folder: Path, count: int) -> Iterator[list[VllmServer]]:
+    """Several servers of one model, started together."""
+    servers = [VllmServer(model, folder / f"vllm-{number}.log") for number in range(count)]
+    try:
+        for server in servers:
+            server.start()
+        for server in servers:
+            server.ready()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()

@@ -5,5 +5,6 @@ import os
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
+os.environ.setdefault("ADAPTERHUB_DATABASE_POOL", "16")
 
 application = get_asgi_application()

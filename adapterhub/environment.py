@@ -60,11 +60,22 @@ TABLE = {
             "ADAPTERHUB_PROJECT_RUNNING", "0", "Jobs of one project that run at once; 0 = as many as there are workers."
         ),
         Setting("ADAPTERHUB_PROJECT_QUEUED", "0", "Jobs of one project that may wait; 0 = no limit."),
+        Setting("ADAPTERHUB_PROJECT_REQUESTS_PER_S", "0", "Requests a second that one project may send; 0 = no limit."),
         Setting(
             "ADAPTERHUB_CHECKPOINT_DAYS", "14", "Days that a failed or cancelled run keeps its checkpoints; 0 = ever."
         ),
+        Setting(
+            "ADAPTERHUB_DATABASE_POOL",
+            "0",
+            "Postgres connections that a process shares; the web process sets 16; 0 = one a thread.",
+        ),
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
+        Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
+        Setting("ADAPTERHUB_URL", "", "Read by the command `adapterhub`: address of the web process."),
+        Setting("ADAPTERHUB_TOKEN", "", "Read by the command `adapterhub`: its API token.", True),
+        Setting("ADAPTERHUB_PROJECT", "", "Read by the command `adapterhub`: project; empty = the token's."),
+        Setting("ADAPTERHUB_CONFIG", "", "Read by the command `adapterhub`: its file; empty = in the user's folder."),
         Setting("DEMO_EXIT", "0", "1 = the demo ends when its last step is done."),
     )
 }

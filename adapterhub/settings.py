@@ -42,6 +42,7 @@ INSTALLED_APPS = [
     "adapterhub.audit",
     "adapterhub.jobs",
     "adapterhub.api",
+    "adapterhub.webhooks",
     "registry",
     "training",
     "django.contrib.admin",
@@ -91,6 +92,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "adapterhub.api.pages.navigation",
+                "adapterhub.api.theme.theme",
             ],
         },
     }
@@ -106,6 +108,10 @@ IDLE_IN_TRANSACTION_S = 120
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault(
     "options", f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_S}s"
 )
+# Under ASGI every request has a thread of its own: without a pool each would leave a connection behind.
+if pool := env.integer("ADAPTERHUB_DATABASE_POOL", most=1000):
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": pool}
+    DATABASES["default"]["CONN_MAX_AGE"] = 0
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
@@ -253,9 +259,11 @@ CELERY_BEAT_SCHEDULE = {
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
     "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
     "rollouts": {"task": "registry.tasks.look_at_rollouts", "schedule": 5.0, "options": {"expires": 10}},
+    "webhooks": {"task": "adapterhub.webhooks.tasks.send_due", "schedule": 2.0, "options": {"expires": 10}},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
+WEBHOOK_HOSTS = env.words("ADAPTERHUB_WEBHOOK_HOSTS")
 AUDIT_KEY = env.read("ADAPTERHUB_AUDIT_KEY")
 FORMER_KEYS = env.read("ADAPTERHUB_FORMER_KEYS")
 AUDIT_KEY_FILE = HOME / "audit-key.pem"
@@ -271,6 +279,7 @@ JOB_ATTEMPTS = env.integer("ADAPTERHUB_JOB_ATTEMPTS", least=1)
 CANCEL_GRACE_S = env.integer("ADAPTERHUB_CANCEL_GRACE_S")
 PROJECT_RUNNING = env.integer("ADAPTERHUB_PROJECT_RUNNING")
 PROJECT_QUEUED = env.integer("ADAPTERHUB_PROJECT_QUEUED")
+PROJECT_REQUESTS_PER_S = env.integer("ADAPTERHUB_PROJECT_REQUESTS_PER_S")
 CHECKPOINTS_KEPT = timedelta(days=env.integer("ADAPTERHUB_CHECKPOINT_DAYS", most=36_500))
 ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))
 TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)

@@ -7,25 +7,33 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
+from adapterhub.accounts import token_pages
 from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
 from adapterhub.accounts.pages import refused, sign_in
+from adapterhub.accounts.session_pages import sessions
+from adapterhub.api.theme import choose
 from adapterhub.api.views import healthz
+from adapterhub.audit import views as audit
 from adapterhub.audit.api import AuditViewSet
-from adapterhub.audit.views import explorer
-from registry.api import approvals, rollouts
+from adapterhub.webhooks import pages as webhook_pages
+from adapterhub.webhooks.api import DeliveryViewSet, WebhookViewSet
+from registry.api import alarms, approvals, rollouts
 from registry.api import views as registry
-from training.api import estimates
+from training.api import estimates, evaluations
 from training.api import views as training
 
 router = SimpleRouter()
 router.register("projects", ProjectsViewSet, "project")
 router.register("tokens", TokenViewSet, "token")
 router.register("audit/events", AuditViewSet, "audit-event")
+router.register("webhooks", WebhookViewSet, "webhook")
+router.register("deliveries", DeliveryViewSet, "delivery")
 router.register("base-models", registry.BaseModelViewSet, "base-model")
 router.register("adapters", registry.AdapterViewSet, "adapter")
 router.register(r"adapters/(?P<slug>[-\w]+)/versions", registry.VersionViewSet, "version")
 router.register("clusters", registry.ClusterViewSet, "cluster")
 router.register("replicas", registry.ReplicaViewSet, "replica")
+router.register("alarms", alarms.AlarmViewSet, "alarm")
 router.register("aliases", registry.AliasViewSet, "alias")
 router.register("rollouts", rollouts.RolloutViewSet, "rollout")
 router.register("approvals", approvals.ApprovalViewSet, "approval")
@@ -36,6 +44,7 @@ router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")
 router.register("training-runs", training.TrainingRunViewSet, "training-run")
 router.register("estimates", estimates.EstimateViewSet, "estimate")
 router.register("advisor", estimates.AdviceViewSet, "advisor")
+router.register("evaluations", evaluations.EvaluationViewSet, "evaluation")
 router.register("compressions", training.CompressionViewSet, "compression")
 router.register(r"adapters/(?P<slug>[-\w]+)/versions", training.VersionCompressionViewSet, "version-compression")
 
@@ -52,7 +61,16 @@ urlpatterns = [
     path("api/docs/", SpectacularSwaggerSplitView.as_view(permission_classes=[AllowAny]), name="docs"),
     path("", include("registry.urls")),
     path("", include("training.urls")),
-    path("audit/", explorer, name="audit"),
+    path("audit/", audit.explorer, name="audit"),
+    path("audit/roles/", audit.roles, name="audit-roles"),
+    path("audit/<int:pk>/", audit.event, name="audit-event"),
+    path("tokens/", token_pages.tokens, name="tokens"),
+    path("tokens/<slug:pk>/revoke/", token_pages.revoke, name="revoke-token"),
+    path("webhooks/", webhook_pages.webhooks, name="webhooks"),
+    path("webhooks/<uuid:pk>/revoke/", webhook_pages.revoke, name="revoke-webhook"),
+    path("deliveries/<int:pk>/redeliver/", webhook_pages.redeliver, name="redeliver"),
+    path("sessions/", sessions, name="sessions"),
+    path("theme/", choose, name="theme"),
     path("login/", sign_in, name="login"),
     path("accounts/", include("allauth.socialaccount.providers.openid_connect.urls")),
     path("accounts/cancelled/", refused, name="socialaccount_login_cancelled"),

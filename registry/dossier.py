@@ -9,8 +9,8 @@ from typing import Any
 
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.signing import public_key_pem
-from registry.lineage import approvals_of, lineage
-from registry.models import AdapterVersion, AliasMove, Rollout
+from registry.lineage import Past, lineage
+from registry.models import AdapterVersion, Rollout
 
 DISCLAIMER = (
     "The headings follow Annex IV of Regulation (EU) 2024/1689. This is a record of what this installation knows; "
@@ -21,15 +21,16 @@ NOT_KNOWN = "Not recorded by AdapterHub: add it where the whole system is docume
 
 def dossier(version: AdapterVersion) -> dict[str, Any]:
     """Everything recorded of the version, as JSON values only."""
+    past = Past.of(version)
     return {
         "title": f"Technical dossier of {version}",
         "note": DISCLAIMER,
         "1 General description": general(version),
         "2 Elements and development": development(version),
-        "3 Monitoring and control": control(version),
+        "3 Monitoring and control": control(version, past),
         "4 Performance metrics": version.metrics or {"metrics": "None were recorded."},
         "5 Risk management and limits": limits(version),
-        "6 Changes through the lifecycle": {"events": events(version), "lineage": lineage(version)},
+        "6 Changes through the lifecycle": {"events": events(version), "lineage": lineage(version, past)},
         "7 Integrity": integrity(version),
     }
 
@@ -68,16 +69,16 @@ def development(version: AdapterVersion) -> dict[str, Any]:
     }
 
 
-def control(version: AdapterVersion) -> dict[str, Any]:
+def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
     return {
         "live as": [alias.name for alias in version.aliases.all()],
-        "approvals": [approval_row(approval) for approval in approvals_of(version)],
-        "rollouts": [rollout_row(rollout) for rollout in Rollout.objects.filter(candidate=version)],
+        "approvals": [approval_row(approval) for approval in past.approvals],
+        "rollouts": [rollout_row(rollout) for rollout in past.rollouts],
         "served": [
             {"alias": move.alias.name, "from": move.at.isoformat(), "by": move.actor_name, "reason": move.reason}
-            for move in AliasMove.objects.filter(version=version).select_related("alias")
+            for move in past.moves
         ],
-        "answers": version.responses.count(),
+        "answers": past.answers,
     }
 
 

@@ -1,20 +1,28 @@
-"""The child that writes an export: `python -m registry.export_child FORMAT DTYPE SOURCE TARGET`. It needs torch."""
+"""The child that writes an export and checks it against PEFT; it needs torch.
+
+python -m registry.export_child peft|portable|folded|merged fp32|bf16 SOURCE BASE TARGET
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from registry.export_check import check_export, check_merged, logits_of
 from registry.manifest import WEIGHTS, read_config, scale_of
 from registry.served_config import CONFIG, anchored
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PREFIX = "base_model.model."
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 KEPT = ("base_model_name_or_path", "task_type", "revision")
 
 Tensors = dict[str, torch.Tensor]
@@ -29,6 +37,28 @@ def export(source: Path, target: Path, form: str, dtype: str) -> None:
     stored = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
     save_file(stored, target / WEIGHTS, metadata={"format": "pt"})
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str) -> None:
+    """`export`, or the merged checkpoint, compared with PEFT on the base model's shape. Raises ExportMismatch."""
+    if form == "merged":
+        merge(source, base, target, dtype)
+    else:
+        export(source, target, form, dtype)
+        check_export(source, target, base, dtype)
+
+
+def merge(source: Path, base: Path, target: Path, dtype: str) -> None:
+    """The base model with the adapter's updates added to its weights, and the base's tokenizer beside it."""
+    whole: Any = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
+    adapted: Any = PeftModel.from_pretrained(whole, str(source)).eval()
+    expected = logits_of(adapted)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    check_merged(expected, logits_of(merged), dtype)
+    merged.save_pretrained(target)
+    for name in TOKENIZER:
+        if (base / name).exists():
+            shutil.copyfile(base / name, target / name)
 
 
 def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
@@ -82,4 +112,4 @@ def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[
 REWRITES = {"folded": folded, "portable": portable}
 
 if __name__ == "__main__":
-    export(Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[1], sys.argv[2])
+    export_checked(Path(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]), sys.argv[1], sys.argv[2])

@@ -26,6 +26,7 @@ DATE = (1980, 1, 1, 0, 0, 0)
 class Format(StrEnum):
     PEFT = "peft"
     PORTABLE = "portable"
+    MERGED = "merged"
 
 
 class Dtype(StrEnum):
@@ -40,9 +41,12 @@ def download(version: AdapterVersion) -> IO[bytes]:
 
 
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
-    """A zip of the adapter as `peft` or `portable`. Raises Unavailable when the store or the child fails."""
+    """A zip of the adapter as `peft` or `portable`, or of the base with it merged; each checked against PEFT.
+
+    Raises Unavailable when the store or the child fails.
+    """
     with scratch_copy(version) as stored:
-        return zipped(rewrite(stored, stored.with_name("export"), form, dtype))
+        return zipped(rewrite(stored, version.adapter.base_model.folder, stored.with_name("export"), form, dtype))
 
 
 @contextmanager
@@ -63,12 +67,12 @@ def folded(adapter: Adapter, given: Path) -> Path:
     """A foreign adapter whose scales differ, with each scale in its B, in a new folder beside it. Raises Invalid."""
     # The child reads the files with a library: not before we have read the header.
     read_parts(given, adapter.base_model.linear_shapes(), adapter.base_model.layers)
-    return rewrite(given, given.with_name("folded"), "folded", Dtype.FP32)
+    return rewrite(given, adapter.base_model.folder, given.with_name("folded"), "folded", Dtype.FP32)
 
 
-def rewrite(stored: Path, target: Path, form: str, dtype: Dtype) -> Path:
+def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
     """Run the export in a child; `target` is a new folder beside its log."""
-    run_child("export", ["registry.export_child", form, dtype, str(stored), str(target)], target.parent)
+    run_child("export", ["registry.export_child", form, dtype, str(stored), str(base), str(target)], target.parent)
     return target
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 
 from registry.models import AdapterVersion, Alias
+from registry.rollout_plans import BY_HAND, GUARDRAILS, TEMPLATES
 
 
 class AtForm(forms.Form):
@@ -29,9 +30,19 @@ class WeightForm(SteeringForm):
     weight = forms.FloatField(min_value=0, max_value=100, label="Candidate's share in percent")
 
 
-class PromoteForm(ReasonForm):
-    """Roll a version out on an alias: by a share of the users first, or to everybody."""
+def plans() -> list[tuple[str, str]]:
+    """The templates with their weights, after the way without one."""
+    weights = {name: ", ".join(f"{step['weight']} %" for step in steps) for name, steps in TEMPLATES.items()}
+    told = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
+    return [(BY_HAND, "by hand: the share below, moved by people"), *told]
 
+
+class PromoteForm(ReasonForm):
+    """Roll a version out on an alias: by a plan that carries itself out, or by a share that people move."""
+
+    plan = forms.ChoiceField(
+        choices=plans, required=False, help_text="A plan's guardrails roll back by themselves; the page shows them."
+    )
     alias = forms.ModelChoiceField(Alias.objects.none())
     weight = forms.FloatField(min_value=1, max_value=100, initial=50, label="Share of the users in percent")
 
@@ -39,7 +50,14 @@ class PromoteForm(ReasonForm):
         super().__init__(*args, **kwargs)
         aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
         self.fields["alias"].queryset = aliases.exclude(version=version)
-        self.order_fields(["alias", "weight", "reason"])
+        self.order_fields(["alias", "plan", "weight", "reason"])
+
+    def clean(self) -> dict[str, Any]:
+        """`steps` and `guardrails` of the plan that was chosen."""
+        fields = super().clean() or self.cleaned_data
+        by_hand = [{"weight": fields.get("weight")}]
+        steps = TEMPLATES.get(fields.get("plan", ""), by_hand)
+        return {**fields, "steps": steps, "guardrails": [] if steps is by_hand else GUARDRAILS}
 
 
 class MoveForm(ReasonForm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from registry.models import AdapterVersion, AliasMove, Approval, Rollout
@@ -9,9 +10,25 @@ from registry.models import AdapterVersion, AliasMove, Approval, Rollout
 Node = dict[str, Any]
 
 
-def lineage(version: AdapterVersion) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Past:
+    """What came of a version, read once: `answers` counts those that it gave."""
+
+    approvals: list[Approval]
+    rollouts: list[Rollout]
+    moves: list[AliasMove]
+    answers: int
+
+    @classmethod
+    def of(cls, version: AdapterVersion) -> Past:
+        rollouts = Rollout.objects.filter(candidate=version).select_related("alias")
+        moves = AliasMove.objects.filter(version=version).select_related("alias")
+        return cls(approvals_of(version), list(rollouts), list(moves), version.responses.count())
+
+
+def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]:
     """`nodes` are {id, kind, name, at}; `edges` are [from, to], in the direction of time."""
-    before, after = origins(version), consequences(version)
+    before, after = origins(version), consequences(version, past or Past.of(version))
     own = node("version", version.pk, version.served_name, version.created_at)
     edges = [[item["id"], own["id"]] for item in before]
     edges += [[own["id"], item["id"]] for item in after]
@@ -35,16 +52,15 @@ def origins(version: AdapterVersion) -> list[Node]:
     return found
 
 
-def consequences(version: AdapterVersion) -> list[Node]:
+def consequences(version: AdapterVersion, past: Past) -> list[Node]:
     """Approvals, rollouts, what served it and when, and how many answers it gave."""
     approvals = [node("approval", item.pk, f"{item.get_status_display()} for {item.alias}", item.created_at)
-                 for item in approvals_of(version)]  # fmt: skip
+                 for item in past.approvals]  # fmt: skip
     rollouts = [node("rollout", item.pk, f"{item.get_status_display()} on {item.alias}", item.created_at)
-                for item in Rollout.objects.filter(candidate=version).select_related("alias")]  # fmt: skip
-    moves = [node("alias_move", item.pk, item.alias.name, item.at)
-             for item in AliasMove.objects.filter(version=version).select_related("alias")]  # fmt: skip
-    count = version.responses.count()
-    return [*approvals, *rollouts, *moves, *([node("answers", version.pk, f"{count} answers")] if count else [])]
+                for item in past.rollouts]  # fmt: skip
+    moves = [node("alias_move", item.pk, item.alias.name, item.at) for item in past.moves]
+    answers = [node("answers", version.pk, f"{past.answers} answers")] if past.answers else []
+    return [*approvals, *rollouts, *moves, *answers]
 
 
 def approvals_of(version: AdapterVersion, alias_name: str = "") -> list[Approval]:

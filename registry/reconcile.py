@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import redis
 from django.conf import settings
@@ -16,20 +19,28 @@ from django.db import connection, transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import system
-from adapterhub.accounts.models import ApiToken, Scope
+from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.channels import ROUTING_TABLE, valkey, wanted_now
-from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Replica, Rollout, RolloutStatus
-from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
-from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, VersionRoute
+from registry import visits
+from registry.channels import ROUTING_TABLE, valkey
+from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout, RolloutStatus
+from registry.wanted import Wanted, wanted_versions
+from serving_client.routing import (
+    AliasRoute,
+    CacheRule,
+    RateLimit,
+    RolloutRoute,
+    RoutingTable,
+    TokenRoute,
+    VersionRoute,
+)
 
 RECONCILER = system("reconciler")
-PROBE = "The purpose of this text is to be long enough that a broken adapter shows itself. " * 8
+TOGETHER = 50
+Told = TypeVar("Told")
 log = logging.getLogger(__name__)
-
-Wanted = dict[str, AdapterVersion]
 
 
 def reconcile() -> None:
@@ -53,122 +64,134 @@ def only_one() -> Iterator[bool]:
                 cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.reconcile'))")
 
 
+@dataclass
+class Look:
+    """A replica that answered, and all that it holds by name, checked by us or not: served name -> path."""
+
+    replica: Replica
+    held: dict[str, str]
+
+    def surplus(self, wanted: Wanted) -> set[str]:
+        return set(self.held) - set(wanted)
+
+    def lacks_room(self, wanted: Wanted) -> bool:
+        needed = set(wanted) - set(self.held) - set(self.replica.refused)
+        return bool(needed) and len(self.held) + len(needed) > self.replica.cluster.max_loras
+
+
 def reconcile_cluster(cluster: Cluster) -> None:
-    """Load what is wanted, then route to it, then unload the rest."""
+    """Load what is wanted, then route to it, then unload the rest. Replicas are worked on at the same time."""
     wanted = wanted_versions(cluster)
-    surplus = []
-    for replica in cluster.replicas.all():
-        with EngineClient(replica.url) as engine:
-            if observe(replica, engine):
-                load_missing(replica, engine, wanted)
-                surplus.append((replica, set(replica.loaded) - set(wanted)))
+    looks = observe(cluster)
+    make_room([look for look in looks if look.lacks_room(wanted)], wanted)
+    load_missing(looks, wanted)
     start_loaded_rollouts(cluster)
-    publish()
-    for replica, names in surplus:
-        unload(replica, names)
+    if tell_routers():
+        unload(looks, wanted)
 
 
-def wanted_versions(cluster: Cluster) -> Wanted:
-    """Served name -> version: what aliases and rollouts need, what a rollback may need, what a router asked for."""
-    since = now() - settings.ROLLBACK_WINDOW
-    versions = AdapterVersion.objects.select_related("adapter__project")
-    replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
-    # What traffic needs comes first: when the slots are full, the rest waits.
-    in_order = (
-        versions.filter(aliases__cluster=cluster),
-        versions.filter(candidate_of__in=Rollout.objects.active().filter(alias__cluster=cluster)),
-        versions.filter(pk__in=list(replaced)),
-        versions.ready().trained_on(cluster.base_model).filter(served_name__in=asked_for()),
-    )
-    return {version.served_name: version for group in in_order for version in group}
+def observe(cluster: Cluster) -> list[Look]:
+    """Ask every replica what it holds; those that answer as a replica of this cluster should."""
+    calls = [
+        (replica, partial(visits.look, replica.url, cluster.base_model.slug)) for replica in cluster.replicas.all()
+    ]
+    looks = []
+    for replica, seen in written(visits.each(calls)):
+        if seen.trouble:
+            replica.missed(seen.trouble)
+        else:
+            replica.saw(seen.reported, seen.engine_version)
+            looks.append(Look(replica, dict(seen.reported)))
+    Replica.objects.filter(pk__in=[look.replica.pk for look in looks]).update(seen_at=now())
+    return looks
 
 
-def asked_for() -> set[str]:
-    """Cold versions that routers wait for; none while Valkey is away."""
-    try:
-        return wanted_now()
-    except redis.RedisError as error:
-        log.warning("Valkey does not answer (%s): cold versions are not loaded.", error)
-        return set()
+def written(told: Iterable[Told]) -> Iterator[Told]:
+    """What replicas told, once all have; what is written down about them is committed `TOGETHER` at a time.
+
+    A commit for each would take longer than the calls, and the chain of the audit trail is not held for long.
+    """
+    waiting = list(told)
+    for start in range(0, len(waiting), TOGETHER):
+        with transaction.atomic():
+            yield from waiting[start : start + TOGETHER]
 
 
-def observe(replica: Replica, engine: EngineClient) -> bool:
-    """Ask the replica what it holds. False when it does not answer or serves another base model."""
-    try:
-        models, version = engine.models(), engine.version()
-    except EngineError as error:
-        replica.missed(str(error))
-        return False
-    base = replica.cluster.base_model.slug
-    if base not in {model.name for model in models if model.parent is None}:
-        replica.missed(f"It serves {', '.join(model.name for model in models) or 'nothing'}, not {base}.")
-        return False
-    replica.saw({model.name: model.root for model in models if model.parent is not None}, version)
-    return True
+def make_room(looks: list[Look], wanted: Wanted) -> None:
+    """Slots are full: what nothing wants goes first, after the routers know that it does."""
+    for look in looks:
+        forget(look.replica, look.surplus(wanted))
+    if looks and tell_routers():
+        unload(looks, wanted)
 
 
-def load_missing(replica: Replica, engine: EngineClient, wanted: Wanted) -> None:
-    """Load each wanted version that the replica lacks, or holds from another path."""
+def load_missing(looks: list[Look], wanted: Wanted) -> None:
+    """Load each wanted version that a replica lacks or holds from another path; check what others loaded there."""
+    folders = Folders()
+    calls = [(look, partial(visits.push, look.replica.url, list(wishes(look, wanted, folders)))) for look in looks]
+    for look, told in written(visits.each((look, call) for look, call in calls if call.args[1])):
+        for result in told:
+            take(look, wanted[result.name], result)
+
+
+class Folders:
+    """The verified copy of each version, made once a look for all replicas."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str | ArtifactError] = {}
+
+    def of(self, version: AdapterVersion) -> str:
+        """Raises ArtifactError."""
+        if version.digest not in self._found:
+            self._found[version.digest] = self._copied(version)
+        found = self._found[version.digest]
+        if isinstance(found, ArtifactError):
+            raise found
+        return found
+
+    def _copied(self, version: AdapterVersion) -> str | ArtifactError:
+        try:
+            return str(version.served_folder())
+        except ArtifactError as error:
+            return error
+
+
+def wishes(look: Look, wanted: Wanted, folders: Folders) -> Iterator[visits.Wish]:
+    """What the replica should be asked for; a version whose copy is damaged is refused here."""
     for name, version in wanted.items():
         path = str(settings.SERVED_DIR / version.digest)
-        if replica.loaded.get(name) == path or replica.refused.get(name):
+        if look.replica.loaded.get(name) == path or look.replica.refused.get(name):
             continue
-        if len(replica.loaded) >= replica.cluster.max_loras and name not in replica.loaded:
-            make_room(replica, engine, wanted)
-        load(replica, engine, version)
+        try:
+            yield visits.Wish(name, folders.of(version), look.held.get(name))
+        except ArtifactError as error:
+            refuse(look.replica, version, str(error))
 
 
-def make_room(replica: Replica, engine: EngineClient, wanted: Wanted) -> None:
-    """Slots are full: unload what nothing wants."""
-    for name in set(replica.loaded) - set(wanted):
-        take_out(replica, engine, name)
-
-
-def load(replica: Replica, engine: EngineClient, version: AdapterVersion) -> None:
-    """Load from a verified copy, then probe; a version that fails is refused here and never routed to."""
-    name = version.served_name
-    try:
-        path = str(version.served_folder())
-        if name in replica.loaded:
-            # Held from another path: those are not the weights that the digest names.
-            take_out(replica, engine, name)
-        load_once(engine, name, path)
-        probe(engine, name)
-    except (EngineRejected, ArtifactError) as error:
-        refuse(replica, engine, version, str(error))
-    except EngineError as error:
-        replica.missed(str(error))
+def take(look: Look, version: AdapterVersion, result: visits.Loaded) -> None:
+    """Write down what became of a load; a version that was refused is never routed to."""
+    if result.trouble:
+        look.replica.missed(result.trouble)
+    elif result.refusal:
+        refuse(look.replica, version, result.refusal)
+        look.held.pop(result.name, None)
     else:
-        loaded(replica, version, path)
-
-
-def load_once(engine: EngineClient, name: str, path: str) -> None:
-    try:
-        engine.load_adapter(name, path)
-    except AdapterAlreadyLoaded:
-        held = {model.name: model.root for model in engine.models()}
-        if held.get(name) != path:
-            raise
-
-
-def probe(engine: EngineClient, name: str) -> None:
-    """A long prompt through the new adapter: broken weights answer with numbers that are not finite."""
-    completion = engine.complete(name, PROBE, max_tokens=4)
-    if not completion.finite or completion.completion_tokens < 1:
-        raise EngineRejected(f"The probe of {name} gave no finite answer.")
+        loaded(look.replica, version, result.path)
+        look.held[result.name] = result.path
 
 
 def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         replica.loaded = {**replica.loaded, version.served_name: path}
         replica.save(update_fields=["loaded"])
         note(Tag.VERSION_LOADED, replica, version)
 
 
-def refuse(replica: Replica, engine: EngineClient, version: AdapterVersion, message: str) -> None:
-    """Remember the refusal, so that the loop does not try for ever; unload what may have stayed."""
-    take_out(replica, engine, version.served_name)
+def refuse(replica: Replica, version: AdapterVersion, message: str) -> None:
+    """Remember the refusal, so that the loop does not try for ever."""
+    log.error("%s was not loaded on %s: %s", version, replica, message)
     with transaction.atomic():
+        forget(replica, {version.served_name})
         replica.refused = {**replica.refused, version.served_name: message}
         replica.save(update_fields=["refused"])
         note(Tag.LOAD_REFUSED, replica, version, reason=message)
@@ -179,25 +202,30 @@ def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") 
     AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
 
 
-def unload(replica: Replica, names: set[str]) -> None:
+def unload(looks: list[Look], wanted: Wanted) -> None:
     """After the new table is out: nothing routes to these any more, and running answers end undisturbed."""
-    if names:
-        with EngineClient(replica.url) as engine:
-            for name in names:
-                take_out(replica, engine, name)
+    leaving = [(look, look.surplus(wanted)) for look in looks]
+    calls = [(look, partial(visits.remove, look.replica.url, names)) for look, names in leaving if names]
+    for look, gone in visits.each(calls):
+        look.held = {name: path for name, path in look.held.items() if name not in gone}
+        forget(look.replica, gone)
 
 
-def take_out(replica: Replica, engine: EngineClient, name: str) -> None:
-    """Unload one version; one that is not there is as good."""
+def forget(replica: Replica, names: set[str]) -> None:
+    """Route no more to these."""
+    if names & set(replica.loaded):
+        replica.loaded = {name: path for name, path in replica.loaded.items() if name not in names}
+        replica.save(update_fields=["loaded"])
+
+
+def tell_routers() -> bool:
+    """Whether they know the table as it is now; what was not told may not be unloaded."""
     try:
-        engine.unload_adapter(name)
-    except AdapterNotLoaded:
-        log.info("%s did not hold %s any more.", replica, name)
-    except EngineError as error:
-        log.warning("%s did not unload %s: %s", replica, name, error)
-        return
-    replica.loaded = {held: path for held, path in replica.loaded.items() if held != name}
-    replica.save(update_fields=["loaded"])
+        publish()
+    except redis.RedisError as error:
+        log.warning("Valkey does not answer (%s): the routers keep their table.", error)
+        return False
+    return True
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
@@ -234,9 +262,17 @@ def routing_table() -> RoutingTable:
         published_at=time.time(),
         aliases={alias.name: alias_route(alias, running.get(alias.pk)) for alias in aliases},
         adapters={alias.version.adapter.slug: alias.version.served_name for alias in aliases},
-        versions={version.served_name: version_route(version) for version in servable_versions()},
+        versions=version_routes(),
         tokens={token.pk: token_route(token) for token in infer_tokens()},
+        limits=rate_limits(),
     )
+
+
+def rate_limits() -> dict[str, RateLimit]:
+    """The same for each project; after a rest it may send two seconds' worth at once."""
+    per_s = settings.PROJECT_REQUESTS_PER_S
+    limit = RateLimit(per_s, 2 * per_s)
+    return dict.fromkeys(Project.objects.values_list("slug", flat=True), limit) if per_s > 0 else {}
 
 
 def next_generation() -> int:
@@ -250,23 +286,33 @@ def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
         project=alias.project.slug,
         stable=alias.version.served_name,
         rollout=rollout and RolloutRoute(str(rollout.pk), rollout.candidate.served_name, rollout.weight, rollout.salt),
+        cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
     )
 
 
-def servable_versions() -> list[AdapterVersion]:
-    """Ready versions of base models that some cluster serves."""
-    ready = AdapterVersion.objects.ready().filter(adapter__base_model__clusters__isnull=False)
-    return list(ready.select_related("adapter__project", "adapter__base_model").distinct())
+def version_routes() -> dict[str, VersionRoute]:
+    """Ready versions of base models that some cluster serves; there may be many, so only what a route needs is read."""
+    held = holders()
+    ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"))
+    columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
+    return {
+        name: VersionRoute(project, base, digest, tuple(held.get((base_pk, name), ())))
+        for name, digest, project, base, base_pk in ready.values_list(*columns)
+    }
 
 
-def version_route(version: AdapterVersion) -> VersionRoute:
-    holders = Replica.objects.holding(version.served_name).filter(cluster__base_model=version.adapter.base_model)
-    return VersionRoute(
-        project=version.project.slug,
-        base=version.adapter.base_model.slug,
-        digest=version.digest,
-        replicas=tuple(holders.values_list("url", flat=True)),
-    )
+def holders() -> dict[tuple[int, str], list[str]]:
+    """(base model, served name) -> addresses of the healthy replicas that were seen to hold it.
+
+    One that comes and goes is left out as long as another holds the version.
+    """
+    steady: dict[tuple[int, str], list[str]] = {}
+    resting: dict[tuple[int, str], list[str]] = {}
+    for replica in Replica.objects.filter(is_healthy=True).select_related("cluster"):
+        for name in replica.loaded:
+            found = resting if replica.is_resting else steady
+            found.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
+    return resting | steady
 
 
 def infer_tokens() -> list[ApiToken]:

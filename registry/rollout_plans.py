@@ -20,8 +20,8 @@ TEMPLATES: dict[str, Steps] = {
         {"weight": 10, "hold_s": 5 * MINUTE, "min_samples": 200},
         {"weight": 50, "hold_s": 15 * MINUTE, "min_samples": 1000},
     ],
-    "by hand": [{"weight": 50}],
 }
+BY_HAND = "by hand"
 GUARDRAILS: list[dict[str, Any]] = [
     {"metric": "error_rate", "margin": 2},
     {"metric": "empty_rate", "margin": 5},

@@ -2,10 +2,9 @@
 
 from django.urls import path
 
-from registry import approval_pages, evidence_pages, views
+from registry import approval_pages, evidence_pages, playground_pages, settings_pages, views
 
 urlpatterns = [
-    path("", views.overview, name="overview"),
     path("adapters/", views.adapters, name="adapters"),
     path("adapters/<slug:slug>/", views.adapter, name="adapter"),
     path("adapters/<slug:slug>/v<int:number>/", views.version, name="version"),
@@ -13,6 +12,8 @@ urlpatterns = [
     path("adapters/<slug:slug>/v<int:number>/compare/", evidence_pages.compare_versions, name="compare"),
     path("adapters/<slug:slug>/v<int:number>/dossier/", evidence_pages.show_dossier, name="dossier"),
     path("adapters/<slug:slug>/v<int:number>/dossier/freeze/", evidence_pages.freeze_dossier, name="freeze-dossier"),
+    path("playground/", playground_pages.playground, name="playground"),
+    path("settings/", settings_pages.settings, name="settings"),
     path("responses/", evidence_pages.answers, name="answers"),
     path("aliases/<slug:name>/", views.alias, name="alias"),
     path("aliases/<slug:name>/move/", views.move_alias, name="move-alias"),

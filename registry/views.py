@@ -7,58 +7,50 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db.models import Count
+from django.db.models import Count, Max, prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import Invalid
-from adapterhub.api.pages import allowed, followed, mine, one
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.api.state import cluster_state
 from registry.forms import AtForm, MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
-from registry.models import Adapter, AdapterVersion, Alias, Cluster, Replica, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, Cluster, Rollout
 from registry.models.adapter import VersionStatus
+from registry.models.rollout import SERVING
+from registry.rollout_story import story
 
 PAGE = 50
-VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "promote": SteeringForm,
-         "rollback": ReasonForm}  # fmt: skip
-
-
-@login_required
-def overview(request: HttpRequest) -> HttpResponse:
-    """What serves where, what is in progress, what is wrong; to auditors also what happened."""
-    aliases = mine(request, Alias.objects.select_related("version__adapter", "cluster"))
-    rollouts = mine(request, Rollout.objects.active(), "alias__project")
-    replicas = mine(request, Replica.objects.select_related("cluster"), "cluster__project")
-    events = AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:12]
-    context = {
-        "page": Paginator(aliases, PAGE).get_page(request.GET.get("page")),
-        "rollouts": rollouts.select_related("alias", "stable__adapter", "candidate__adapter"),
-        "replicas": replicas,
-        "events": events,
-    }
-    return render(request, "overview.html", context)
+TOLD = 20
+ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
+VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
+VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
+         "promote": SteeringForm, "rollback": ReasonForm}  # fmt: skip
 
 
 @login_required
 def adapters(request: HttpRequest) -> HttpResponse:
-    found = (
-        mine(request, Adapter.objects.select_related("project", "base_model"))
-        .annotate(count=Count("versions"))
-        .order_by("slug")
-    )
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
-    return render(request, "registry/adapters.html", {"page": page})
+    """The list; the address searches, sorts and pages."""
+    found = mine(request, Adapter.objects.select_related("project", "base_model"))
+    counted = found.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
+    listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
+    return render(request, "registry/adapters.html", listing.context(PAGE))
 
 
 @login_required
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     shown = one(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
-    versions = Paginator(shown.versions.prefetch_related("aliases"), PAGE).get_page(request.GET.get("page"))
-    return render(request, "registry/adapter.html", {"adapter": shown, "page": versions})
+    found = shown.versions.prefetch_related("aliases")
+    choices = {"status": VersionStatus.choices}
+    listing = Listing(request, found, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices)
+    context = {"adapter": shown, "events": AuditEvent.objects.about(shown)[:TOLD], **listing.context(PAGE)}
+    return render(request, "registry/adapter.html", context)
 
 
 def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
@@ -78,6 +70,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "less": max(1, shown.max_rank // 2),
         "events": AuditEvent.objects.about(shown),
         "heat": heat_map(shown.ranks),
+        "evaluations": shown.evaluations.select_related("against__adapter")[:5],
         "verdicts": shown.verdicts(),
         "others": shown.adapter.versions.exclude(pk=shown.pk)[:PAGE],
     }
@@ -95,7 +88,8 @@ def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     rollout = Rollout.create(
         alias=fields["alias"],
         candidate=shown,
-        steps=[{"weight": fields["weight"]}],
+        steps=fields["steps"],
+        guardrails=fields["guardrails"],
         reason=fields["reason"],
         by=actor_of(request),
     )
@@ -167,11 +161,15 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
 @login_required
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
     shown = find_rollout(request, pk)
+    prefetch_related_objects([shown], "minutes")
     context = {
         "rollout": shown,
         "rest": 100 - shown.weight,
+        "is_serving": shown.status in SERVING,
+        **story(shown, now()),
         "may_operate": Scope.OPERATE in scopes_in(request, shown.alias.project),
         "may_roll_back": shown.is_active or shown.status == "promoted",
+        "may_advance": shown.status in SERVING and not shown.is_last_step,
         "approvals": shown.approvals.all(),
         "weight_form": WeightForm(initial={"weight": shown.weight}),
         "events": AuditEvent.objects.about(shown),

@@ -130,9 +130,9 @@ def adapter(project: Project, base_model: BaseModel, alice: User) -> Adapter:
 
 @pytest.fixture
 def make_version(alice: User, tmp_path: Path) -> Callable[..., AdapterVersion]:
-    def make(adapter: Adapter, *, seed: int = 0, rank: int = 4) -> AdapterVersion:
+    def make(adapter: Adapter, *, seed: int = 0, rank: int = 4, method: str = "upload") -> AdapterVersion:
         folder = write_adapter(tmp_path / f"{adapter.slug}-{seed}-{rank}", seed=seed, rank=rank)
-        return AdapterVersion.publish(adapter, folder, method="upload", by=alice.as_actor())
+        return AdapterVersion.publish(adapter, folder, method=method, by=alice.as_actor())
 
     return make
 

@@ -11,11 +11,13 @@ import boto3
 import httpx
 import pytest
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 from django.core.management import call_command
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, open_store
+from adapterhub.audit.vault import lock_of
 from adapterhub.garbage import collect
 from registry.models import Adapter, AdapterVersion
 from registry.tasks import check_version
@@ -184,3 +186,10 @@ def test_object_lock_holds_what_a_version_refers_to(s3_endpoint: str, s3_keys: N
         locked.client.delete_object(Bucket=locked.bucket, Key=key, VersionId=found["VersionId"])
     assert locked.fetch_dir(digest, tmp_path / "out").is_dir()
     assert not locked.drop(digest, now() - timedelta(hours=1))
+
+
+def test_a_checkpoint_is_not_kept_without_the_lock_because_nobody_could_ask(bucket: S3Store) -> None:
+    with Stubber(bucket.client) as far_side:
+        far_side.add_client_error("get_object_lock_configuration", "AccessDenied", http_status_code=403)
+        with pytest.raises(ClientError, match="AccessDenied"):
+            lock_of(bucket)

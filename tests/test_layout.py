@@ -19,7 +19,8 @@ LAYERS = ("pure", "leaves", "registry", "training", "root")
 PURE = ("serving_client", "training.tars", "training.recipes")
 PROJECT_ROOT = ("adapterhub.settings", "adapterhub.urls", "adapterhub.celery", "adapterhub.asgi", "adapterhub.apps",
                 "adapterhub.checks", "adapterhub.demo")  # fmt: skip
-DJANGO_FREE = (*PURE, "adapterhub.embedded", "adapterhub.environment", "adapterhub.demo", "adapterhub.artifacts")
+DJANGO_FREE = (*PURE, "adapterhub.embedded", "adapterhub.environment", "adapterhub.demo", "adapterhub.artifacts",
+               "adapterhub.client", "adapterhub.cli")  # fmt: skip
 MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child"}
 
 
@@ -89,7 +90,7 @@ def test_an_import_turned_round_is_found(tmp_path: Path, module: str, line: str)
 def test_only_the_control_loop_talks_to_engines() -> None:
     talkers = {module for module, tree in modules(ROOT) for target in imports(tree)
                if module.startswith("registry.") and target.startswith("serving_client")}  # fmt: skip
-    assert talkers <= {"registry.reconcile", "registry.outcomes"}
+    assert talkers <= {"registry.reconcile", "registry.visits", "registry.outcomes"}
 
 
 def test_the_namespaces_stay_empty() -> None:
@@ -118,13 +119,17 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["training.tars", "serving_client", "serving_client.router.app"])
+@pytest.mark.parametrize(
+    "package", ["training.tars", "serving_client", "serving_client.router.app", "adapterhub.client", "adapterhub.cli"]
+)
 def test_pure_packages_bring_no_django(package: str) -> None:
     assert loaded_by(f"import {package}").isdisjoint({"django", "celery"})
 
 
 def test_the_routing_library_and_the_planner_bring_no_torch() -> None:
-    assert "torch" not in loaded_by("import serving_client, training.tars.allocation")
+    assert "torch" not in loaded_by(
+        "import serving_client, training.tars.allocation, adapterhub.client, adapterhub.cli"
+    )
 
 
 WEB = "import adapterhub.asgi; from django.urls import get_resolver; get_resolver().url_patterns"

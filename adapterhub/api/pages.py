@@ -17,16 +17,26 @@ from adapterhub.api.permissions import projects_of
 from adapterhub.api.problems import TITLES
 
 NAVIGATION = [
-    ("overview", "Overview"),
-    ("adapters", "Adapters"),
-    ("rollouts", "Rollouts"),
-    ("approvals", "Approvals"),
-    ("training-runs", "Training"),
-    ("rank-analyses", "Rank analyses"),
-    ("datasets", "Datasets"),
-    ("clusters", "Clusters"),
-    ("audit", "Audit"),
-]
+    ("Serve", [
+        ("overview", "Overview"),
+        ("playground", "Playground"),
+        ("adapters", "Adapters"),
+        ("rollouts", "Rollouts"),
+        ("approvals", "Approvals"),
+        ("clusters", "Clusters"),
+    ]),
+    ("Train", [
+        ("training-runs", "Training"),
+        ("rank-analyses", "Rank analyses"),
+        ("datasets", "Datasets"),
+    ]),
+    ("Govern", [
+        ("audit", "Audit"),
+        ("tokens", "Tokens"),
+        ("webhooks", "Webhooks"),
+        ("settings", "Settings"),
+    ]),
+]  # fmt: skip
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from django import template
 register = template.Library()
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "serves", "follow the plan", "fits"}),
-    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit"}),
-    "busy": (
-        "↻",
-        {"queued", "running", "stopping", "checking", "loading", "sample too small", "tight", "serves after export"},
-    ),
-    "still": ("■", {"cancelled", "archived", "paused", "rolled back"}),
-}
+    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "approved", "used", "reviewed",
+                   "serves", "follow the plan", "fits", "good"}),
+    "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit", "bad"}),
+    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "awaiting approval", "pending", "drifts",
+                   "glass broken", "sample too small", "tight", "serves after export"}),
+    "still": ("■", {"cancelled", "archived", "paused", "rolled back", "lapsed"}),
+}  # fmt: skip
 
 
 VERDICTS = {
@@ -59,6 +58,12 @@ def item(mapping: dict[str, Any], key: str) -> Any:
 
 
 @register.filter
+def item_of(mapping: Any, key: str) -> Any:
+    """mapping[key], or nothing, also where there is no mapping."""
+    return mapping.get(key) if mapping else None
+
+
+@register.filter
 def in_words(verdict: str) -> str:
     """An analysis' verdict."""
     return VERDICTS[verdict]
@@ -84,3 +89,12 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@register.inclusion_tag("components/sort.html", takes_context=True)
+def sort(context: dict[str, Any], word: str, label: str) -> dict[str, Any]:
+    """A column's head that sorts by it, and turns the order round when it does already."""
+    now = context["listing"].sort
+    direction = {word: "up", f"-{word}": "down"}.get(now, "")
+    return {"request": context["request"], "label": label, "direction": direction,
+            "next": f"-{word}" if direction == "up" else word}  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.utils.timezone import now
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,6 +29,16 @@ class RolloutViewSet(Reading):
     pagination_class = ByCreation
     project_path = "alias__project"
     scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ}
+
+    def get_queryset(self) -> Any:
+        name = self.request.query_params.get("alias", "") if self.action == "list" else ""
+        found = super().get_queryset()
+        return found.filter(alias__name=name.replace("\0", "")) if name else found
+
+    @extend_schema(parameters=[OpenApiParameter("alias", str, description="Only the rollouts of this alias.")])
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Newest first."""
+        return super().list(request, *args, **kwargs)
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
     def create(self, request: Request) -> Response:

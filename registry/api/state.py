@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registry.models import Cluster
-from registry.reconcile import wanted_versions
+from registry.wanted import wanted_versions
 
 
 def cluster_state(cluster: Cluster) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Sig
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.cluster import Cluster, Replica
 from registry.models.dossier import Dossier
+from registry.models.evaluation import VersionEvaluation
 from registry.models.feedback import Feedback
 from registry.models.minute import RolloutMinute, RolloutUnit
 from registry.models.response import Response
@@ -29,5 +30,6 @@ __all__ = [
     "RolloutStatus",
     "RolloutUnit",
     "Signature",
+    "VersionEvaluation",
     "VersionStatus",
 ]

@@ -15,11 +15,11 @@ from adapterhub.accounts.models import Project
 from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from registry.alias_policy import check_policy
 from registry.models.adapter import AdapterVersion
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import Cluster, reconcile_soon
-
-POLICY_KEYS = {"quorum"}
+from registry.models.evaluation import require_no_objection
 
 
 class Alias(models.Model):
@@ -60,6 +60,7 @@ class Alias(models.Model):
         check_policy(policy)
         require_of_project(version, project)
         version.require_servable_on(cluster)
+        require_no_objection(version)
         try:
             with transaction.atomic():
                 alias = cls.objects.create(project=project, name=name, cluster=cluster, version=version, policy=policy)
@@ -85,6 +86,9 @@ class Alias(models.Model):
                 raise NotAllowed(f"{alias} is protected: it moves by an approved rollout.", code="alias_protected")
             require_of_project(version, alias.project)
             version.require_servable_on(alias.cluster)
+            # The way back to what was served before stays open: it is how people undo a move at night.
+            if not alias.moves.filter(version=version).exists():
+                require_no_objection(version, expected)
             alias.point_to(version, reason=reason, by=by)
             AuditEvent.record(
                 Tag.ALIAS_MOVED,
@@ -115,6 +119,7 @@ class Alias(models.Model):
             alias.save(update_fields=["policy"])
             if approval:
                 approval.use(by=by)
+            reconcile_soon()
             AuditEvent.record(
                 Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy,
                 reason=reason,
@@ -180,13 +185,6 @@ class AliasMove(models.Model):
 def served(version: AdapterVersion) -> dict[str, str]:
     """A version as the audit trail names it."""
     return {"version": version.served_name, "digest": version.digest}
-
-
-def check_policy(policy: dict[str, Any]) -> None:
-    unknown = set(policy) - POLICY_KEYS
-    quorum = policy.get("quorum", 0)
-    if unknown or not isinstance(quorum, int) or isinstance(quorum, bool) or not 0 <= quorum <= 10:
-        raise Invalid("A policy is {quorum: 0..10}.", field="policy", code="bad_policy")
 
 
 def require_of_project(version: AdapterVersion, project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, models, transaction
@@ -14,6 +15,8 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.models.base_model import BaseModel
 
+FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)
+FIRST_REST, MAX_REST = timedelta(seconds=30), timedelta(minutes=5)
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -63,12 +66,6 @@ class Cluster(models.Model):
         return replica
 
 
-class ReplicaQuerySet(models.QuerySet["Replica"]):
-    def holding(self, served_name: str) -> ReplicaQuerySet:
-        """Healthy replicas that were seen to hold the version."""
-        return self.filter(is_healthy=True, loaded__has_key=served_name)
-
-
 class Replica(models.Model):
     """One engine process. `loaded` is what it reported: served name -> path."""
 
@@ -80,8 +77,8 @@ class Replica(models.Model):
     refused = models.JSONField(default=dict, editable=False, help_text="served name -> why its load failed")
     message = models.TextField(blank=True, editable=False)
     seen_at = models.DateTimeField(null=True, editable=False)
-
-    objects = ReplicaQuerySet.as_manager()
+    returns = models.JSONField(default=list, editable=False, help_text="When it came back lately, epoch seconds.")
+    rests_until = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         ordering = ["id"]
@@ -89,17 +86,41 @@ class Replica(models.Model):
     def __str__(self) -> str:
         return self.url
 
-    def saw(self, loaded: dict[str, str], engine_version: str) -> None:
-        """Keep what the replica reported. One that comes back may take what its predecessor refused."""
-        self.refused = self.refused if self.is_healthy else {}
-        self.is_healthy, self.loaded, self.engine_version, self.message = True, loaded, engine_version, ""
+    def saw(self, reported: dict[str, str], engine_version: str) -> None:
+        """Keep of the report what we loaded and probed there; the rest is checked before it gets traffic.
+
+        One that comes back may take what its predecessor refused, and has everything checked again.
+        """
+        refused = self.refused if self.is_healthy else {}
+        if not self.is_healthy and self.seen_at:
+            self._came_back(now())
         self.seen_at = now()
-        self.save()
+        known = {name: path for name, path in self.loaded.items() if reported.get(name) == path}
+        self._now(is_healthy=True, loaded=known, refused=refused, engine_version=engine_version, message="")
 
     def missed(self, message: str) -> None:
         """It did not answer: nothing is routed to it until it does."""
-        self.is_healthy, self.loaded, self.message = False, {}, message
-        self.save()
+        self._now(is_healthy=False, loaded={}, message=message)
+
+    @property
+    def is_resting(self) -> bool:
+        """It comes and goes: it holds versions, and gets traffic only when the others cannot."""
+        return self.rests_until is not None and self.rests_until > now()
+
+    def _came_back(self, moment: datetime) -> None:
+        """From the third return within ten minutes on it rests, each time twice as long, at most five minutes."""
+        returns = [at for at in self.returns if at > (moment - FLAP_WINDOW).timestamp()] + [moment.timestamp()]
+        extra = len(returns) - FLAPS
+        rest = min(MAX_REST, FIRST_REST * 2 ** min(extra, 10)) if extra >= 0 else timedelta(0)
+        self._now(returns=returns, rests_until=moment + rest if rest else None)
+
+    def _now(self, **fields: Any) -> None:
+        """Written only when something changed: the loop looks often."""
+        changed = [name for name, value in fields.items() if getattr(self, name) != value]
+        for name in changed:
+            setattr(self, name, fields[name])
+        if changed:
+            self.save(update_fields=[*changed, "seen_at"])
 
 
 def reconcile_soon() -> None:

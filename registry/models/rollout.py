@@ -20,6 +20,8 @@ from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import reconcile_soon
+from registry.models.evaluation import require_no_objection
+from registry.models.slots import require_slots
 from registry.rollout_plans import check as check_plan
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
@@ -136,6 +138,7 @@ class Rollout(models.Model):
         try:
             with transaction.atomic():
                 alias = Alias.objects.select_for_update().get(pk=alias.pk)
+                require_slots(alias, candidate, cls.objects.active())
                 rollout = cls.objects.create(
                     alias=alias,
                     stable=alias.version,
@@ -173,11 +176,11 @@ class Rollout(models.Model):
     def advance(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Take the next step of the plan, and its weight."""
+        """Take the next step of the plan, and its weight; a step that waits for a person has its approval so."""
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
-            if rollout.status != RolloutStatus.RUNNING or rollout.is_last_step:
-                raise InvalidTransition("It must be running and have a step left: promote it, or resume it first.")
+            if rollout.status not in SERVING or rollout.is_last_step:
+                raise InvalidTransition("It must be serving and have a step left: promote it, or resume it first.")
             before = {"step": rollout.step, "weight": rollout.weight}
             rollout.step += 1
             rollout.weight = rollout.steps[rollout.step]["weight"]
@@ -234,6 +237,7 @@ class Rollout(models.Model):
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PROMOTED, expected_generation)
             approval = rollout.approval() if rollout.alias.quorum else None
+            require_no_objection(rollout.candidate, rollout.alias.version)
             rollout.alias.point_to(rollout.candidate, reason=reason, by=by)
             rollout.enter(RolloutStatus.PROMOTED)
             if approval:

@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from registry.export_child import export
+from registry.export_check import ExportMismatch, check_export
+from registry.export_child import export, export_checked
 from serving_client.engine.engine import Engine
 
 PROMPT = list(b"The bank shall report")
@@ -101,3 +102,36 @@ def test_the_peft_export_changes_only_the_dtype(
     assert {tensor.dtype for tensor in after.values()} == {stored}
     configs = [json.loads((folder / "adapter_config.json").read_bytes()) for folder in (original, tmp_path / "out")]
     assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("form", ["peft", "portable", "folded"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_export_is_compared_with_peft(
+    form: str, dtype: str, pairs: dict[str, Any], base_folder: Path, tmp_path: Path
+) -> None:
+    for number, (original, _) in enumerate(pairs.values()):
+        export_checked(original, base_folder, tmp_path / f"{number}", form, dtype)
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": 63}, {"use_rslora": True}])
+def test_an_export_with_another_scale_is_not_offered(
+    change: dict[str, Any], pairs: dict[str, Any], base_folder: Path, tmp_path: Path
+) -> None:
+    original, _ = pairs["ranks 4 to 64"]
+    export(original, tmp_path / "out", "portable", "fp32")
+    config = tmp_path / "out/adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | change))
+    with pytest.raises(ExportMismatch, match="differs from PEFT's by"):
+        check_export(original, tmp_path / "out", base_folder, "fp32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_checkpoint_answers_as_peft(
+    kind: str, pairs: dict[str, Any], base_folder: Path, tmp_path: Path
+) -> None:
+    original, _ = pairs[kind]
+    export_checked(original, base_folder, tmp_path / "merged", "merged", "fp32")
+    expected = logits(base_folder, original)
+    torch.testing.assert_close(logits(tmp_path / "merged", None), expected, rtol=1e-4, atol=1e-4)
+    names = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names

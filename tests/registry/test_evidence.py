@@ -66,7 +66,9 @@ def test_a_module_without_an_update_has_no_distance(tmp_path: Path) -> None:
 
 
 def test_two_versions_are_compared(ci: str, version: AdapterVersion, candidate: AdapterVersion) -> None:
-    found = api(ci).get(f"{PLACE}/compare/", {"to": 2}).json()
+    answer = api(ci).get(f"{PLACE}/compare/", {"to": 2})
+    assert answer.status_code == 200, answer.content
+    found = answer.json()
     assert (found["from"], found["to"]) == (version.served_name, candidate.served_name)
     assert len(found["updates"]) == LAYERS * len(SHAPES)
     assert all(row["same"] for row in found["config"])

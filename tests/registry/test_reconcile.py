@@ -15,7 +15,8 @@ from adapterhub.accounts.models import ApiToken, User
 from adapterhub.audit.models import AuditEvent
 from registry.channels import ROUTING_TABLE, WANTS, valkey
 from registry.models import AdapterVersion, Alias, Replica, Rollout, RolloutStatus
-from registry.reconcile import reconcile, wanted_versions
+from registry.reconcile import reconcile
+from registry.wanted import wanted_versions
 from serving_client.routing import RoutingTable
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server

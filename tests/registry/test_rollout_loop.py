@@ -181,3 +181,13 @@ def test_the_analysis_over_rest_has_numbers_and_sentences(rollout: Rollout, ci: 
     [found] = answer.json()["findings"]
     assert answer.json()["action"] == "promote"
     assert (found["metric"], found["verdict"], found["unit"]) == ("error_rate", "good", "points")
+
+
+def test_an_approved_step_is_not_asked_for_again(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    rollout = opened(alias, candidate, alice, steps=[{"weight": 10, "approval": True}, {"weight": 50, "hold_s": 600}])
+    measured(rollout, control=0.05, candidate=0.05)
+    look(rollout, now())
+    assert rollout.status == "awaiting_approval"
+    rollout.advance(reason="seen", by=alice.as_actor())
+    look(rollout, now())
+    assert (rollout.status, rollout.step, rollout.weight) == ("running", 1, 50)

@@ -27,6 +27,7 @@ TABLE = {
     **{(verb, state): "paused" for verb in ("pause", "metric loss") for state in LIVE},
     ("resume", "paused"): "running",
     ("advance", "running"): "running",
+    ("advance", "awaiting_approval"): "running",
     ("wait", "running"): "awaiting_approval",
     **{("set weight", state): state for state in (*LIVE, "paused")},
     **{("promote", state): "promoted" for state in (*LIVE, "paused")},

@@ -1,0 +1,66 @@
+"""Long lists: search, choices, order and page stand in the address, so that a list can be shared and reloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.core.paginator import Paginator
+from django.db.models import F, Q, QuerySet
+from django.http import HttpRequest
+
+MOST_LETTERS = 100
+
+
+class Listing:
+    """A QuerySet as the address asks for it; what the address says that is not offered is left out.
+
+    `search` are fields that `q` is looked for in (`__icontains` unless they name a lookup), `sorts` maps the words of
+    `sort` (with `-` before it: backwards) to fields, `choices` maps fields to their (value, label) pairs.
+    """
+
+    def __init__(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Any],
+        *,
+        search: Sequence[str],
+        sorts: Mapping[str, str] | None = None,
+        choices: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    ) -> None:
+        self.request, self.search, self.sorts, self.choices = request, search, sorts or {}, choices or {}
+        self.words = request.GET.get("q", "").replace("\x00", "").strip()[:MOST_LETTERS]
+        self.chosen = {name: request.GET.get(name, "") for name in self.choices}
+        self.sort = request.GET.get("sort", "")
+        self.queryset = self.sorted(self.filtered(queryset))
+
+    def filtered(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        for word in self.words.split():
+            lookups = [name if "__icontains" in name else f"{name}__icontains" for name in self.search]
+            queryset = queryset.filter(Q.create([(lookup, word) for lookup in lookups], connector=Q.OR))
+        for name, value in self.chosen.items():
+            if value in dict(self.choices[name]):
+                queryset = queryset.filter(**{name: value})
+        return queryset
+
+    def sorted(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Rows without a value come last either way; equal ones in a fixed order."""
+        field = self.sorts.get(self.sort.removeprefix("-"))
+        if field is None:
+            return queryset
+        first = F(field).desc(nulls_last=True) if self.sort.startswith("-") else F(field).asc(nulls_last=True)
+        return queryset.order_by(first, "pk")
+
+    def context(self, size: int) -> dict[str, Any]:
+        """`page`, and `listing` for the form above and the heads of the columns."""
+        page = Paginator(self.queryset, size).get_page(self.request.GET.get("page"))
+        return {"page": page, "listing": self}
+
+    @property
+    def is_narrowed(self) -> bool:
+        return bool(self.words or any(self.chosen.values()))
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The choices as selects."""
+        return [{"name": name, "value": self.chosen[name], "pairs": pairs} for name, pairs in self.choices.items()]

@@ -1,0 +1,36 @@
+"""Light or dark: what the reader chose, else what their system says."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.views.decorators.http import require_POST
+
+COOKIE = "theme"
+THEMES = ("light", "dark")
+A_YEAR_S = 365 * 24 * 3600
+
+
+def theme(request: HttpRequest) -> dict[str, str]:
+    """Context processor: `theme` is light, dark, or empty for the system's choice."""
+    chosen = request.COOKIES.get(COOKIE, "")
+    return {"theme": chosen if chosen in THEMES else ""}
+
+
+@login_required
+@require_POST
+def choose(request: HttpRequest) -> HttpResponse:
+    """Keep the choice in this browser and lead back; any other word is the system's choice again."""
+    back = urlsplit(request.headers.get("Referer", ""))
+    here = back.netloc == request.get_host()
+    response = redirect(f"/{back.path.lstrip('/')}{'?' + back.query if back.query else ''}" if here else "overview")
+    chosen = request.POST.get("theme", "")
+    if chosen in THEMES:
+        response.set_cookie(COOKIE, chosen, max_age=A_YEAR_S, samesite="Lax", httponly=True, secure=settings.HTTPS)
+    else:
+        response.delete_cookie(COOKIE, samesite="Lax")
+    return response

@@ -1,0 +1,51 @@
+"""What is wrong now and wants a person: read from the state each time, so that an alarm ends with its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from registry.models import Replica
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One sentence on what happened, and one on what to do."""
+
+    kind: str
+    cluster: str
+    subject: str
+    text: str
+    remedy: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
+    """Alarms of these replicas, each with its cluster."""
+    return [alarm for replica in replicas for alarm in (*unreachable(replica), *refusals(replica))]
+
+
+def unreachable(replica: Replica) -> Iterator[Alarm]:
+    if not replica.is_healthy and replica.message:
+        yield Alarm(
+            "replica_unreachable",
+            replica.cluster.slug,
+            replica.url,
+            f"{replica.url} is out of the routing table: {replica.message}",
+            "Start the engine again, or correct its address; it gets traffic when it holds what it must.",
+        )
+
+
+def refusals(replica: Replica) -> Iterator[Alarm]:
+    for served_name, reason in sorted(replica.refused.items()):
+        yield Alarm(
+            "load_refused",
+            replica.cluster.slug,
+            served_name,
+            f"{served_name} was not loaded on {replica.url}: {reason}",
+            "What served before keeps serving. Restore the stored files or publish a new version, then restart the "
+            "replica to have it tried again.",
+        )

@@ -1,0 +1,43 @@
+"""What is wrong now, for whoever watches."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.api.views import ProjectViewSet
+from registry.alarms import open_alarms
+from registry.models import Replica
+
+
+class AlarmSerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(choices=["load_refused", "replica_unreachable"])
+    cluster = serializers.CharField()
+    subject = serializers.CharField(help_text="A served name, or a replica's address.")
+    text = serializers.CharField()
+    remedy = serializers.CharField()
+
+
+class AlarmPageSerializer(serializers.Serializer):
+    """The shape of every list; alarms are few enough for one page."""
+
+    next = serializers.CharField(allow_null=True)
+    previous = serializers.CharField(allow_null=True)
+    results = AlarmSerializer(many=True)
+
+
+class AlarmViewSet(ProjectViewSet):
+    """Open alarms; each ends with its cause."""
+
+    queryset = Replica.objects.select_related("cluster__project")
+    serializer_class = AlarmSerializer
+    project_path = "cluster__project"
+    pagination_class = None
+
+    @extend_schema(responses=AlarmPageSerializer)
+    def list(self, request: Request) -> Response:
+        """Replicas that do not answer, and loads that were refused."""
+        found = [alarm.as_dict() for alarm in open_alarms(self.get_queryset())]
+        return Response({"next": None, "previous": None, "results": found})

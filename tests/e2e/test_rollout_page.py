@@ -1,0 +1,86 @@
+"""An on-call person's page, in a real browser: it is read, followed, promoted and rolled back, wide and on a phone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils.timezone import now
+
+from adapterhub.accounts.models import User
+from registry.models import AdapterVersion, Alias, Rollout, RolloutMinute
+from registry.reconcile import RECONCILER
+from registry.rollout_loop import look
+from tests.e2e.test_browser import browser, page, site
+
+__all__ = ["browser", "page", "site"]
+STEPS = [{"weight": 10, "hold_s": 600, "min_samples": 400}, {"weight": 50, "hold_s": 900, "min_samples": 1500}]
+RAILS = [{"metric": "error_rate", "margin": 3}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
+
+
+@pytest.fixture
+def rollout(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, guardrails=RAILS, by=alice.as_actor(),
+                             reason="Better on incident reports: evaluation 42.")  # fmt: skip
+    rollout.started(by=RECONCILER)
+    return rollout
+
+
+def measured(rollout: Rollout, candidate: float, minutes: int = 8, count: int = 300) -> None:
+    """Some minutes of both arms; the control fails in 4 of 100."""
+    for minute in range(minutes):
+        at = now() - timedelta(minutes=minutes - minute - 1)
+        for arm, rate in (("control", 0.04), ("candidate", candidate)):
+            fails = [1.0] * round(rate * count) + [0.0] * (count - round(rate * count))
+            RolloutMinute.add((rollout, arm, at, "error_rate", value) for value in fails)
+            times = [0.4 + 0.0007 * number for number in range(count)]
+            RolloutMinute.add((rollout, arm, at, "latency", value) for value in times)
+
+
+def photograph(page: Any, folder: Path, name: str) -> None:
+    """Wide and on a phone; no page may be wider than a phone."""
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=folder / f"{name}-phone.png", full_page=True)
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_watch_and_promote(page: Any, rollout: Rollout, tmp_path: Path) -> None:
+    page.goto(f"/rollouts/{rollout.pk}/")
+    page.get_by_text("10 % of the users get the candidate").wait_for()
+    measured(rollout, candidate=0.04)
+    page.get_by_text("Error rate: the candidate is within the margin").first.wait_for()
+    page.get_by_text("What happens next: The share grows to 50 %").wait_for()
+    photograph(page, tmp_path, "rollout")
+    Rollout.objects.filter(pk=rollout.pk).update(step_at=now() - timedelta(minutes=11))
+    rollout.refresh_from_db()
+    measured(rollout, candidate=0.04)  # also in the latest minute: the loop pauses what it hears nothing of
+    look(rollout, now())
+    page.get_by_text("50 % of the users get the candidate").wait_for()
+    page.locator("#promote-reason").fill("every verdict is good")
+    page.get_by_role("button", name="Promote").click()
+    page.get_by_text("Everybody gets dora v2").first.wait_for()
+
+
+def test_it_rolls_back_while_somebody_watches(page: Any, rollout: Rollout, tmp_path: Path) -> None:
+    page.goto(f"/rollouts/{rollout.pk}/")
+    page.get_by_text("10 % of the users get the candidate").wait_for()
+    measured(rollout, candidate=0.2)
+    page.get_by_text("The numbers say roll back.").wait_for()
+    look(rollout, now())
+    page.get_by_text("Everybody gets dora v1").first.wait_for()
+    page.get_by_text("worse than the control by more than").first.wait_for()
+    photograph(page, tmp_path, "rolled-back")
+
+
+def test_a_person_rolls_back_on_a_phone(page: Any, rollout: Rollout) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"/rollouts/{rollout.pk}/")
+    button = page.get_by_role("button", name="Roll back")
+    assert button.bounding_box()["y"] < 844
+    page.locator("#rollback-reason").fill("3 a.m.")
+    button.click()
+    page.get_by_text("Everybody gets dora v1").first.wait_for()

@@ -1,0 +1,38 @@
+"""The address of every page that a person can open, by the name of its route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import get_resolver, reverse
+
+from adapterhub.audit.models import AuditEvent
+from registry.models import AdapterVersion, Approval
+from tests.api.test_walk import POST_ONLY, PUBLIC, routes
+from tests.pages.realistic import World
+from training.models import Compression, Dataset
+
+# Parts of a page, for htmx.
+PARTS = {"rank-analysis-plan"}
+
+
+def pages_to_cover() -> set[str]:
+    names = {name for name, _, _ in routes(get_resolver().url_patterns)}
+    return {name for name in names - PUBLIC - POST_ONLY - PARTS if not name.startswith("api:")}
+
+
+def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[str, str]:
+    """Of the world's newest things; what is read from the store is the stored version and dataset."""
+    newest, run = world.aliases[0].version, world.runs[-1]
+    compression = Compression.launch(version, {"uniform_rank": 2}, by=world.by)
+    args: dict[str, list[Any]] = {
+        "adapter": [newest.adapter.slug], "version": [newest.adapter.slug, newest.number],
+        "compare": [version.adapter.slug, version.number], "dossier": [version.adapter.slug, version.number],
+        "alias": [world.aliases[0].name], "rollout": [world.rollouts[0].pk], "cluster": [world.clusters[0].slug],
+        "approval": [Approval.objects.filter(project=world.project)[0].pk], "dataset": [dataset.pk],
+        "training-run": [run.pk], "compare-training-runs": [run.pk], "rank-analysis": [world.analyses[0].pk],
+        "compression": [compression.pk],
+        "audit-event": [AuditEvent.objects.filter(project=world.project)[0].pk],
+    }  # fmt: skip
+    queries = {"compare": f"?to={version.number - 1}", "compare-training-runs": f"?to={world.runs[0].pk}"}
+    return {name: reverse(name, args=args.get(name, [])) + queries.get(name, "") for name in sorted(pages_to_cover())}

@@ -1,0 +1,309 @@
+"""A world of realistic size for pages: jurisdictions, adapters, versions, traffic, runs. Bulk rows and a clock of its
+own, so that it stands in seconds and its history reaches weeks back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from unittest import mock
+
+from django.db import transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.models import Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout, RolloutMinute
+from registry.models.evaluation import VersionEvaluation
+from tests.builders import member
+from training.models import Dataset, RankAnalysis, RunLog, RunMetric, TrainingRun
+
+JURISDICTIONS = {"eu": "European Union", "de": "Germany", "fr": "France", "it": "Italy", "es": "Spain",
+                 "nl": "Netherlands", "pl": "Poland", "ie": "Ireland", "se": "Sweden", "ch": "Switzerland",
+                 "uk": "United Kingdom", "us": "United States"}  # fmt: skip
+TOPICS = {"dora": "operational resilience", "aml": "anti-money laundering", "aiact": "obligations for AI systems",
+          "mica": "crypto assets"}  # fmt: skip
+METHODS = ("lora", "lora", "lora", "dora", "qlora", "adalora")
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+          "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}  # fmt: skip
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+STEPS = [{"weight": 10, "hold_s": 3600, "min_samples": 500}, {"weight": 50, "hold_s": 14400, "min_samples": 1500}]
+RAILS = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
+LOGGED = "step 240 of 400: loss 1.31, 2 140 tokens a second\n"
+HYPERPARAMETERS = {"rank": 16, "steps": 400, "batch_size": 8, "learning_rate": 0.0004, "seed": 17}
+
+
+class World:
+    """Builds itself at construction; the random numbers are seeded."""
+
+    def __init__(self, project: Project, alice: User, *, adapters: int = 40, versions: int = 300) -> None:
+        self.project, self.alice, self.random = project, alice, random.Random(17)
+        self.by, self.now = alice.as_actor(), now()
+        self.base = base_model()
+        with at_time(self.now - timedelta(days=60)) as self.clock:
+            self.adapters = self.make_adapters(adapters)
+            self.versions = self.make_versions(versions)
+            self.clusters = [self.make_cluster(*each) for each in (("frankfurt", 3), ("dublin", 2), ("spare", 1))]
+            self.aliases = self.make_aliases()
+            self.hold()
+            self.rollouts = self.make_rollouts(max(2, len(self.aliases) // 5))
+            self.datasets = self.make_datasets(max(2, adapters // 3))
+            self.analyses = self.make_analyses(max(2, adapters // 5))
+            self.runs = self.make_runs(max(4, versions // 8))
+
+    def make_adapters(self, count: int) -> list[Adapter]:
+        pairs = [(land, topic) for topic in TOPICS for land in JURISDICTIONS][:count]
+        return [self.make_adapter(land, topic) for land, topic in pairs]
+
+    def make_adapter(self, land: str, topic: str) -> Adapter:
+        self.tick(hours=4)
+        text = f"{JURISDICTIONS[land]}: {TOPICS[topic]}, answers with the article that it stands on."
+        fields = {"description": text, "tags": [land, topic], "created_at": self.clock.at}
+        return Adapter.create(project=self.project, slug=f"{land}-{topic}", base_model=self.base, by=self.by, **fields)
+
+    def tick(self, **by: float) -> datetime:
+        self.clock.at = min(self.clock.at + timedelta(**by), self.now - timedelta(minutes=3))
+        return self.clock.at
+
+    def make_versions(self, count: int) -> list[AdapterVersion]:
+        rows = [self.version(index) for index in range(count)]
+        made = AdapterVersion.objects.bulk_create(rows)
+        for version in made:
+            self.clock.at = version.created_at
+            after = {"digest": version.digest, "served_name": version.served_name}
+            self.event(Tag.VERSION_PUBLISHED, version, after=after)
+        VersionEvaluation.objects.bulk_create(
+            evaluation(version, self.random) for version in made[:: max(1, count // 40)]
+        )
+        return made
+
+    def version(self, index: int) -> AdapterVersion:
+        adapter = self.adapters[index % len(self.adapters)]
+        number = 1 + index // len(self.adapters)
+        digest = hashlib.sha256(f"{adapter.slug}{number}".encode()).hexdigest()
+        ranks = self.ranks()
+        before, gain = 2.9 + self.random.random(), 0.5 + 0.06 * number
+        parameters = sum(rank * 2112 for rank in ranks.values())
+        status = "rejected" if index % 71 == 70 else "ready"
+        return AdapterVersion(
+            adapter=adapter, number=number, digest=digest, served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
+            status=status, base_digest=self.base.digest, method=self.random.choice(METHODS), ranks=ranks,
+            message="q_proj of layer 3 holds a NaN." if status == "rejected" else "",
+            max_rank=max(ranks.values()), parameters=parameters, size_bytes=4 * parameters, created_by=self.alice,
+            config=config_of(ranks),
+            metrics={"loss_before": before, "loss_after": before - gain, "eval_tokens": 18432},
+            created_at=self.tick(hours=4) - timedelta(minutes=self.random.randrange(200)),
+        )  # fmt: skip
+
+    def ranks(self) -> dict[str, int]:
+        def rank(layer: int, kind: str) -> int:
+            worth = (1.6 if kind in KINDS[4:] else 0.7) * (0.4 + layer / 30) * self.random.uniform(0.6, 1.4)
+            return max(4, min(32, 4 * round(4 * worth)))
+
+        return {name_of(layer, kind): rank(layer, kind) for layer in range(30) for kind in KINDS}
+
+    def make_cluster(self, name: str, replicas: int) -> Cluster:
+        fields = {"engine": "vllm", "max_loras": 32}
+        cluster = Cluster.create(project=self.project, slug=name, base_model=self.base, by=self.by, **fields)
+        for number in range(1, replicas + 1):
+            cluster.add_replica(url=f"http://{name}-{number}.engines.internal:8000", by=self.by)
+        return cluster
+
+    def make_aliases(self) -> list[Alias]:
+        live = {version.adapter_id: version for version in self.versions if version.status == "ready"}
+        return [self.make_alias(place, version) for place, version in enumerate(live.values())]
+
+    def make_alias(self, place: int, version: AdapterVersion) -> Alias:
+        self.tick(minutes=20)
+        slug, cluster = version.adapter.slug, self.clusters[place % 2]
+        policy = {"quorum": 1} if place % 3 == 0 else {}
+        return Alias.create(project=self.project, name=f"{slug}-live", cluster=cluster, version=version, policy=policy,
+                            by=self.by)  # fmt: skip
+
+    def hold(self) -> None:
+        """What the replicas report: nearly all that they should hold; one is away."""
+        for cluster in self.clusters:
+            names = [alias.version.served_name for alias in self.aliases if alias.cluster_id == cluster.pk]
+            for place, replica in enumerate(cluster.replicas.all()):
+                held = names[: len(names) - place]
+                replica.saw({name: f"/served/{name[-12:]}" for name in held}, "0.32.1")
+        self.clusters[2].replicas.get().missed("It did not answer within 2 s: connection refused.")
+
+    def make_rollouts(self, count: int) -> list[Rollout]:
+        """One in each state, then promoted ones."""
+        states = ["running", "awaiting_approval", "paused", "loading", "rolled_back"] + ["promoted"] * count
+        return [self.make_rollout(*each) for each in zip(self.aliases[:count], states, strict=False)]
+
+    def make_rollout(self, alias: Alias, state: str) -> Rollout:
+        self.tick(minutes=70)
+        others = [each for each in self.versions if each.adapter_id == alias.version.adapter_id]
+        candidate = next(each for each in others if each.pk != alias.version_id and each.status == "ready")
+        steps = [
+            {"weight": 10, "hold_s": 3600, "min_samples": 500},
+            {"weight": 50, "hold_s": 14400, "min_samples": 1500},
+        ]
+        rails = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
+        reason = "Lower held-out loss on the June amendments."
+        rollout = Rollout.create(
+            alias=alias, candidate=candidate, steps=steps, guardrails=rails, reason=reason, by=self.by
+        )
+        if state != "loading":
+            rollout.started(by=self.by)
+            self.measure(rollout)
+        if state in ("paused", "awaiting_approval", "promoted", "rolled_back"):
+            ended = self.clock.at if state in ("promoted", "rolled_back") else None
+            Rollout.objects.filter(pk=rollout.pk).update(status=state, ended_at=ended)
+        return rollout
+
+    def measure(self, rollout: Rollout) -> None:
+        for minute in range(5):
+            at = self.now - timedelta(minutes=minute)
+            for arm, rate in (("control", 4), ("candidate", 3)):
+                fails = [1.0] * rate + [0.0] * (120 - rate)
+                values = [("error_rate", value) for value in fails]
+                values += [("latency", 0.4 + self.random.expovariate(9)) for _ in fails]
+                RolloutMinute.add((rollout, arm, at, metric, value) for metric, value in values)
+
+    def make_datasets(self, count: int) -> list[Dataset]:
+        lands = list(JURISDICTIONS)
+        rows = [
+            Dataset(project=self.project, name=f"{lands[n % 12]} incident reports {2024 + n // 12}", status="ready",
+                    digest=hashlib.sha256(f"dataset {n}".encode()).hexdigest(), rows=1200 + 37 * n,
+                    splits={"train": 1080 + 33 * n, "eval": 120 + 4 * n}, columns=["prompt", "completion"],
+                    size_bytes=400_000, created_by=self.alice, created_at=self.tick(hours=3), format="jsonl")
+            for n in range(count)
+        ]  # fmt: skip
+        return Dataset.objects.bulk_create(rows)
+
+    def make_analyses(self, count: int) -> list[RankAnalysis]:
+        rows = [
+            RankAnalysis(project=self.project, base_model=self.base, dataset=self.datasets[n % len(self.datasets)],
+                         budget={"uniform_rank": 16}, rank_min=0, plan=plan(self.ranks()), status="succeeded",
+                         created_by=self.alice, created_at=self.tick(minutes=90), finished_at=self.clock.at)
+            for n in range(count)
+        ]  # fmt: skip
+        return RankAnalysis.objects.bulk_create(rows)
+
+    def make_runs(self, count: int) -> list[TrainingRun]:
+        """The newest runs or waits, the others have ended; two have a curve."""
+        runs = TrainingRun.objects.bulk_create(self.run(place, count) for place in range(count))
+        for run in (runs[-1], runs[0]):
+            RunMetric.objects.bulk_create(metric(run, step, self.random) for step in range(10, 250, 5))
+        RunLog.objects.create(
+            run=runs[-1], position=0, until=62, text="step 240 of 400: loss 1.31, 2 140 tokens a second\n"
+        )
+        return runs
+
+    def run(self, place: int, count: int) -> TrainingRun:
+        left = count - place
+        status = {1: "running", 2: "queued", 3: "queued"}.get(left) or ("failed" if left % 9 == 0 else "succeeded")
+        version = self.versions[place] if status == "succeeded" else None
+        adapter = version.adapter if version else self.adapters[place % len(self.adapters)]
+        losses = version.metrics if version else {}
+        dataset = self.datasets[place % len(self.datasets)]
+        return TrainingRun(
+            project=self.project, adapter=adapter, base_model=self.base, dataset=dataset,
+            hyperparameters=HYPERPARAMETERS, status=status, version=version, created_by=self.alice,
+            created_at=self.tick(minutes=40), attempt=1, loss_before=losses.get("loss_before"),
+            loss_after=losses.get("loss_after"), reason="worker_lost" if status == "failed" else "",
+            message="The worker was lost three times." if status == "failed" else "",
+            progress={"step": 245, "total": 400, "eta_s": 900} if status == "running" else {},
+            lease_expires_at=self.now + timedelta(days=3) if status == "running" else None,
+        )  # fmt: skip
+
+    def event(self, tag: Tag, thing: Any, **fields: Any) -> None:
+        with transaction.atomic():
+            AuditEvent.record(tag, thing, by=self.by, project=self.project, **fields)
+
+
+class Clock:
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def read(self) -> datetime:
+        return self.at
+
+
+@contextmanager
+def at_time(start: datetime) -> Iterator[Clock]:
+    """The history is written as if it had happened since."""
+    clock = Clock(start)
+    places = ("adapterhub.audit.models.now", "registry.models.rollout.now", "registry.models.cluster.now")
+    fields = [model._meta.get_field("created_at") for model in (Alias, Rollout)]
+    patches = [mock.patch(place, new=clock.read) for place in places]
+    patches += [mock.patch.object(field, "_get_default", new=clock.read) for field in fields]
+    for patch in patches:
+        patch.start()
+    try:
+        yield clock
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def base_model() -> BaseModel:
+    digest = hashlib.sha256(b"SmolLM2-135M").hexdigest()
+    size = {"parameters": 134_515_008, "size_bytes": 269_060_552}
+    return BaseModel.objects.create(slug="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M", status="ready",
+                                    digest=digest, config=CONFIG, **size)  # fmt: skip
+
+
+def cast(project: Project) -> dict[str, User]:
+    """More people than alice, so that lists of them are lists."""
+    roles = {"dana": "approver", "emil": "operator", "fay": "trainer", "gus": "auditor"}
+    return {name: member(name, project, role) for name, role in roles.items()}
+
+
+def name_of(layer: int, kind: str) -> str:
+    return f"model.layers.{layer}.{'mlp' if kind in KINDS[4:] else 'self_attn'}.{kind}"
+
+
+def config_of(ranks: dict[str, int]) -> dict[str, Any]:
+    patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
+    alphas = {name: 2 * rank for name, rank in patterns.items()}
+    return {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "rank_pattern": patterns, "alpha_pattern": alphas}
+
+
+def evaluation(version: AdapterVersion, dice: random.Random) -> VersionEvaluation:
+    base, loss = version.metrics["loss_before"], version.metrics["loss_after"]
+    arms = {"version": arm(loss, dice), "base": arm(base, dice)}
+    spread = {"mean": loss - base, "low": loss - base - 0.05, "high": loss - base + 0.05}
+    metrics = {"arms": arms, "differences": {"base": spread}, "tokens": 18432}
+    return VersionEvaluation(version=version, base_digest=version.base_digest, dataset_digest="d" * 64, metrics=metrics)
+
+
+def arm(loss: float, dice: random.Random) -> dict[str, Any]:
+    rates = {"exact_match": dice.uniform(0.3, 0.7), "token_f1": dice.uniform(0.6, 0.9), "forgetting": 0.02}
+    return {"loss": loss, **rates, "answers": []}
+
+
+def metric(run: TrainingRun, step: int, dice: random.Random) -> RunMetric:
+    loss = 1.2 + 1.9 * 0.99**step + dice.uniform(-0.06, 0.06)
+    values = {"loss": loss, "learning_rate": 0.0004 * (1 - step / 400), "grad_norm": dice.uniform(0.4, 0.9),
+              "tokens_per_second": dice.uniform(2000, 2300), "memory_bytes": 3.1e9}  # fmt: skip
+    return RunMetric(run=run, step=step, values=values)
+
+
+def plan(ranks: dict[str, int]) -> dict[str, Any]:
+    """A plan as an analysis leaves it, for these ranks."""
+    modules = [{"name": name, "shape": [576, 1536], "sensitivity": rank / 40, "divergence": None, "score": rank / 32,
+                "weight": 1.0, "spectrum": [round(0.8**place, 6) for place in range(16)], "rank": rank}
+               for name, rank in ranks.items()]  # fmt: skip
+    parameters = sum(rank * 2112 for rank in ranks.values())
+    return {
+        "modules": modules, "rank_pattern": {}, "alpha_pattern": {}, "r": 16, "lora_alpha": 32,
+        "target_modules": list(KINDS), "scale": 2.0, "parameters": parameters,
+        "budget": {"kind": "uniform_rank", "value": 16, "parameters": parameters},
+        "settings": {"sensitivity": "probe", "divergence": "none", "objective": "concave", "direction": "base_target",
+                     "init": "gradient", "kinds": "mlp", "power": 1.0, "rank_min": 0},
+        "serving": {"max_lora_rank": 32, "slot_bytes": 9_732_096}, "greedy_gap": 0.0, "start_values": None,
+        "learning_rate": 0.0004, "probes": [{"rate": 0.0002, "loss": 2.5}, {"rate": 0.0004, "loss": 2.1}],
+        "stability": 0.91, "verdict": "follow_plan", "verdict_text": "Two halves of the sample rank the modules alike.",
+        "preset": "default", "rank_min": 0, "rank_max": 32, "quantum": 4, "sequences": 48, "divergence_used": False,
+        "seconds": 42.0,
+    }  # fmt: skip

@@ -1,0 +1,123 @@
+"""The playground asks the router as an application would, and says which version and arm answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from adapterhub.accounts.models import ApiToken, User
+from registry.models import AdapterVersion, Alias
+
+
+class Router(BaseHTTPRequestHandler):
+    """The far side: answers what was asked, and refuses the model `gone`."""
+
+    heard: list[dict[str, Any]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.heard.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
+        if body["model"] == "compliance":
+            self.say(200, {"choices": [{"text": "within four hours"}], "usage": {"completion_tokens": 3}})
+        else:
+            self.say(404, {"error": {"message": "The model does not exist."}})
+
+    def say(self, status: int, body: dict[str, Any]) -> None:
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(payload)),
+                            "X-Adapter-Version": "dora.v1-abc", "X-Rollout-Arm": "control",
+                            "X-Response-ID": "r-17"}.items():  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def router(settings: Any) -> Any:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Router)
+    Router.heard.clear()
+    Thread(target=server.serve_forever, daemon=True).start()
+    settings.ROUTER_URL = f"http://127.0.0.1:{server.server_port}"
+    yield Router
+    server.shutdown()
+    server.server_close()
+
+
+def asked(client: Client, models: str, **more: Any) -> Any:
+    body = {"models": models, "prompt": "Report ", "max_tokens": 8, "temperature": 0, **more}
+    return client.post(reverse("playground"), body)
+
+
+def test_an_answer_names_its_version_and_arm(router: Any, alias: Alias, alice: User, client: Client) -> None:
+    client.force_login(alice)
+    page = asked(client, "compliance", session="user-17").content.decode()
+    assert "within four hours" in page
+    assert "dora.v1-abc" in page
+    assert "control" in page
+    assert "r-17" in page
+    assert (router.heard[0]["session"], router.heard[0]["prompt"]) == ("user-17", "Report ")
+
+
+def test_two_models_stand_side_by_side_and_one_refusal_spares_the_other(
+    router: Any, alias: Alias, version: AdapterVersion, alice: User, client: Client
+) -> None:
+    client.force_login(alice)
+    page = asked(client, f"compliance, {version.served_name}").content.decode()
+    assert "within four hours" in page
+    assert "404: The model does not exist." in page
+
+
+def test_its_token_infers_only_and_is_made_once(router: Any, alias: Alias, alice: User, client: Client) -> None:
+    client.force_login(alice)
+    for _ in range(2):
+        asked(client, "compliance")
+    token = ApiToken.objects.get()
+    assert (token.scopes, len({heard["token"] for heard in router.heard})) == (["infer"], 1)
+
+
+def test_a_router_that_is_away_keeps_the_prompt(alias: Alias, alice: User, client: Client, settings: Any) -> None:
+    settings.ROUTER_URL = "http://127.0.0.1:1"
+    client.force_login(alice)
+    page = asked(client, "compliance").content.decode()
+    assert "The router did not answer" in page
+    assert "Report " in page
+
+
+@pytest.mark.parametrize("models", ["nothing-of-ours", ",", "a,b,c,d,e"])
+def test_names_that_nobody_has_are_refused_on_the_field(alias: Alias, alice: User, client: Client, models: str) -> None:
+    client.force_login(alice)
+    assert asked(client, models).status_code == 422
+    assert not ApiToken.objects.exists()
+
+
+def test_another_tenants_alias_is_no_name(alias: Alias, charlie: User, client: Client) -> None:
+    client.force_login(charlie)
+    assert asked(client, "compliance").status_code == 422
+
+
+def test_the_theme_is_kept_and_leads_back(alice: User, client: Client, make_theme: Callable[..., Any]) -> None:
+    client.force_login(alice)
+    answer = make_theme(client, "dark")
+    assert answer["Location"] == "/adapters/?q=a"
+    assert b'data-theme="dark"' in client.get("/adapters/").content
+    make_theme(client, "the system's")
+    assert b"data-theme" not in client.get("/adapters/").content
+
+
+@pytest.fixture
+def make_theme() -> Callable[..., Any]:
+    def choose(client: Client, theme: str) -> Any:
+        return client.post(reverse("theme"), {"theme": theme}, headers={"referer": "http://testserver/adapters/?q=a"})
+
+    return choose

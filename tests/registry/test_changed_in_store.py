@@ -1,0 +1,81 @@
+"""A byte flipped in the store: the load is refused and recorded, and what served before keeps serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from django.conf import settings
+from django.test import Client
+
+from adapterhub.accounts.models import User
+from adapterhub.artifacts import FolderStore
+from adapterhub.audit.models import AuditEvent
+from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
+from registry.reconcile import reconcile
+from tests.fakes.engine import FakeEngine
+from tests.fakes.server import Server
+from tests.registry.test_reconcile import engines, names, published, served
+
+__all__ = ["engines", "served"]
+
+
+def flip_a_byte(version: AdapterVersion) -> None:
+    weights = FolderStore(Path(settings.ARTIFACT_STORE)).place(version.digest) / "adapter_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(raw)
+
+
+def test_a_flipped_byte_is_refused_and_the_old_version_serves(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    reconcile()
+    # The tests share one content-addressed store: these weights are no other test's.
+    candidate = make_version(adapter, seed=7331)
+    rollout = Rollout.create(
+        alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor()
+    )
+    flip_a_byte(candidate)
+    reconcile()
+    reconcile()
+    stable = served.version.served_name
+    assert names(engines[0]) == names(engines[1]) == {stable}, "no engine was ever told of the changed weights"
+    found = AuditEvent.objects.filter(tag="replica:load_refused")
+    assert found.count() == Replica.objects.count()
+    assert all("changed" in event.reason for event in found)
+    rollout.refresh_from_db()
+    assert rollout.status == RolloutStatus.FAILED
+    table = published()
+    assert table.aliases["compliance"].stable == stable
+    assert candidate.served_name not in table.versions or not table.versions[candidate.served_name].replicas
+    assert set(table.versions[stable].replicas) == {server.url for _, server in engines}
+
+
+def test_the_refusal_is_an_alarm_until_its_cause_is_gone(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+    ci: str,
+    client: Client,
+) -> None:
+    candidate = make_version(adapter, seed=7332)
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    flip_a_byte(candidate)
+    reconcile()
+    found = client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"]
+    assert {(alarm["kind"], alarm["subject"]) for alarm in found} == {("load_refused", candidate.served_name)}
+    assert len(found) == len(engines)
+    assert all("were changed" in alarm["text"] for alarm in found)
+    client.force_login(alice)
+    page = client.get("/").content.decode()
+    assert page.count("was not loaded on") == len(engines)
+    Replica.objects.update(refused={})
+    assert client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"] == []

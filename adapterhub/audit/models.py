@@ -82,7 +82,7 @@ class AuditEvent(models.Model):
         """
         if not connection.in_atomic_block:
             raise transaction.TransactionManagementError("An audit event belongs into the transaction of its change.")
-        lock_chain(project)
+        head = locked_head_of(project)
         event = cls(
             project=project,
             at=now(),
@@ -100,7 +100,7 @@ class AuditEvent(models.Model):
             reason=reason,
             evidence=evidence,
         )
-        event.follow(*head_of(project))
+        event.follow(*head)
         event.save(force_insert=True)
         return event
 
@@ -194,6 +194,14 @@ def lock_chain(project: Project | None) -> None:
     chain_id = project.pk if project else 0
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.audit'), %s)", [chain_id])
+
+
+def locked_head_of(project: Project | None) -> tuple[int, bytes]:
+    """`lock_chain`, then `head_of`, in one journey to the database: others wait for this chain meanwhile."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM audit_locked_head(%s)", [project.pk if project else None])
+        last = cursor.fetchone()
+    return (last[0], bytes(last[1])) if last else (0, chain.GENESIS)
 
 
 def head_of(project: Project | None) -> tuple[int, bytes]:

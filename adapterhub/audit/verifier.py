@@ -88,7 +88,7 @@ def faults(links: Iterable[Link], checkpoints: Iterable[Checkpoint] = ()) -> Ite
             yield Fault(expected, "gap")
         elif not holds(link, prev_hash):
             yield Fault(link.sequence, "edited")
-        elif signed.get(link.sequence, {link.hash}) != {link.hash}:
+        elif link.sequence in signed and signed[link.sequence] != {link.hash}:
             yield Fault(link.sequence, "rehash")
         expected, prev_hash = link.sequence + 1, link.hash
     if max(signed, default=0) >= expected:
@@ -107,7 +107,7 @@ def holds(link: Link, prev_hash: bytes) -> bool:
 def sequence_in(canonical: bytes) -> int | None:
     """The sequence that the hashed bytes name; None when they are no event."""
     # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can look so.
-    if end := ENDING.fullmatch(canonical, max(canonical.rfind(b',"sequence":'), 0)):
+    if end := ENDING.fullmatch(canonical, canonical.rfind(b',"sequence":')):
         return int(end[1])
     try:
         content = json.loads(canonical)

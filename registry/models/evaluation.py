@@ -10,6 +10,7 @@ from django.utils.timezone import now
 
 from adapterhub.api.errors import Conflict
 from registry.models.adapter import AdapterVersion
+from registry.models.approval import digest_of
 
 
 class VersionEvaluation(models.Model):
@@ -43,6 +44,17 @@ def unmeasured(version: AdapterVersion) -> str:
 
 def measured(version: AdapterVersion) -> models.QuerySet[VersionEvaluation]:
     return version.evaluations.filter(base_digest=version.base_digest).exclude(dataset_digest="")
+
+
+def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
+    """Every evaluation of the version as a signer sees it: one more, and what was signed for is another thing."""
+    rows = version.evaluations.select_related("against__adapter").order_by("created_at", "id")
+    return [
+        {"id": str(row.pk), "dataset": row.dataset_digest, "against": row.against and row.against.served_name,
+         "measured": {name: row.metrics[name] for name in row.metrics if name != "examples"},
+         "digest": digest_of(row.metrics)}
+        for row in rows
+    ]  # fmt: skip
 
 
 def objection(version: AdapterVersion, stable: AdapterVersion) -> str:

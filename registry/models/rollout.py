@@ -20,7 +20,7 @@ from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import reconcile_soon
-from registry.models.evaluation import require_no_objection
+from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.slots import require_slots
 from registry.rollout_plans import check as check_plan
 
@@ -271,6 +271,7 @@ class Rollout(models.Model):
             "stable": served(self.stable),
             "candidate": served(self.candidate),
             "evaluation": self.candidate.metrics,
+            "evaluations": evaluations_of(self.candidate),
             "quorum": self.alias.quorum,
         }
 

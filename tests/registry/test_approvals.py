@@ -208,6 +208,25 @@ def test_an_approval_lapses_when_the_evaluation_changes(
     rollout.promote(reason="now", by=alice.as_actor())
 
 
+@pytest.mark.parametrize("approved", [False, True])
+def test_an_approval_lapses_when_the_version_is_evaluated_again(
+    rollout: Rollout, approval: Approval, alice: User, dana: User, approved: bool
+) -> None:
+    if approved:
+        approval.approve(reason="fine", by=dana.as_actor())
+    change = {"against": {"mean": -0.1, "low": -0.2, "high": -0.05}}
+    rollout.candidate.evaluations.create(
+        base_digest=rollout.candidate.base_digest, dataset_digest="d" * 64, metrics={"differences": change}
+    )
+    with pytest.raises(Conflict, match="changed"):
+        rollout.promote(reason="x", by=alice.as_actor()) if approved else approval.approve(
+            reason="x", by=dana.as_actor()
+        )
+    assert Approval.objects.get().status == ApprovalStatus.LAPSED
+    again = rollout.request_approval(reason="new figures", by=alice.as_actor())
+    assert again.evidence["evaluations"][0]["measured"] == {"differences": change}
+
+
 def test_a_signature_is_about_what_was_seen(approval: Approval, dana: User) -> None:
     with pytest.raises(Conflict, match="other evidence"):
         approval.approve(reason="old page", by=dana.as_actor(), seen="0" * 64)

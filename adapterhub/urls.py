@@ -9,7 +9,8 @@ from rest_framework.routers import SimpleRouter
 
 from adapterhub.accounts import token_pages
 from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
-from adapterhub.accounts.pages import refused, sign_in
+from adapterhub.accounts.pages import admin_sign_in, refused, sign_in
+from adapterhub.accounts.second_factor_pages import manage, second_step
 from adapterhub.accounts.session_pages import sessions
 from adapterhub.api.theme import choose
 from adapterhub.api.views import healthz
@@ -72,11 +73,14 @@ urlpatterns = [
     path("sessions/", sessions, name="sessions"),
     path("theme/", choose, name="theme"),
     path("login/", sign_in, name="login"),
+    path("login/code/", second_step, name="second-step"),
+    path("second-factor/", manage, name="second-factor"),
     path("accounts/", include("allauth.socialaccount.providers.openid_connect.urls")),
     path("accounts/cancelled/", refused, name="socialaccount_login_cancelled"),
     path("accounts/error/", refused, name="socialaccount_login_error"),
     path("accounts/taken/", refused, name="socialaccount_signup"),
     path("accounts/login/", sign_in, name="account_login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
+    path("admin/login/", admin_sign_in, name="admin-login"),
     path("admin/", admin.site.urls),
 ]

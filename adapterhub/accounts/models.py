@@ -99,6 +99,19 @@ class SignIn(models.Model):
         return f"{self.user} since {self.at}"
 
 
+class SecondFactor(models.Model):
+    """What a person shows beside the password. `sealed` is the secret that the person's app holds, encrypted."""
+
+    user = models.OneToOneField(User, models.PROTECT, related_name="second_factor")
+    sealed = models.BinaryField()
+    last_step = models.BigIntegerField(help_text="The time step of the last code, which is not good again.")
+    recovery = ArrayField(models.CharField(max_length=64), help_text="sha256 of each recovery code that is left.")
+    since = models.DateTimeField(default=now, editable=False)
+
+    def __str__(self) -> str:
+        return f"second factor of {self.user}"
+
+
 class Scope(models.TextChoices):
     """What a token may do."""
 

@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import views
 from django.contrib.auth.forms import AuthenticationForm
-from django.core.exceptions import ValidationError
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils.timezone import now
+from django.urls import reverse
 
-from adapterhub.audit.models import AuditEvent, UnsealedEvent
-from adapterhub.audit.tags import Tag
-
-ATTEMPTS, WITHIN = 10, timedelta(minutes=10)
+from adapterhub.accounts.brake import require_calm
+from adapterhub.accounts.second_factor import is_needed
+from adapterhub.accounts.second_factor_pages import begin
 
 
 class BrakedForm(AuthenticationForm):
-    """Ten wrong passwords for a name within ten minutes, and it rests; the right one too, so nothing is learnt."""
+    """Name and password; a name that was tried too often rests."""
 
     def clean(self) -> dict[str, Any]:
-        if failures(self.cleaned_data.get("username", "")) >= ATTEMPTS:
-            raise ValidationError("Too many attempts with this name: wait ten minutes.", code="throttled")
+        require_calm(self.cleaned_data.get("username", ""))
         return super().clean()
 
 
-def failures(name: str) -> int:
-    """Wrong passwords for the name of late, by any process, sealed or not yet."""
-    since = now() - WITHIN
-    sealed = AuditEvent.objects.filter(project=None, tag=Tag.SESSION_REFUSED, actor_name=name, at__gte=since)
-    waiting = UnsealedEvent.objects.filter(
-        project=None, fields__tag=Tag.SESSION_REFUSED, fields__actor_name=name, at__gte=since
-    )
-    return sealed.count() + waiting.count()
+class SignIn(views.LoginView):
+    """A right password signs in, or leads to the second step."""
+
+    redirect_authenticated_user = True
+    authentication_form = BrakedForm
+    extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        # What an attempt through the provider left there is not how this person came.
+        self.request.session.pop("auth_method", None)
+        if is_needed(form.get_user()):
+            return begin(self.request, form.get_user(), self.get_success_url())
+        return super().form_valid(form)
 
 
-sign_in = views.LoginView.as_view(
-    redirect_authenticated_user=True,
-    authentication_form=BrakedForm,
-    extra_context={"has_oidc": bool(settings.OIDC_ISSUER)},
-)
+sign_in = SignIn.as_view()
+
+
+def admin_sign_in(request: HttpRequest) -> HttpResponse:
+    """The admin pages have no door of their own: it would pass by the brake and the second step."""
+    if request.user.is_authenticated:
+        context = {"title": "Not for you", "detail": "The admin pages need an administrator of the installation."}
+        return render(request, "error.html", context, status=403)
+    return redirect_to_login(request.GET.get("next", reverse("admin:index")))
 
 
 def refused(request: HttpRequest) -> HttpResponse:

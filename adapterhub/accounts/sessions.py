@@ -13,6 +13,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.brake import note_refused
 from adapterhub.accounts.models import SignIn, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.observed import observe
@@ -55,6 +56,4 @@ def end(sign_in: SignIn, *, by: Actor) -> None:
 
 @receiver(user_login_failed)
 def note_failure(credentials: dict[str, Any], **_: Any) -> None:
-    """The name that was tried; never the password."""
-    name = str(credentials.get("username", ""))[:150]
-    observe(Tag.SESSION_REFUSED, by=Actor(name=name or "?", method="none"), project=None, what="sign-in")
+    note_refused(str(credentials.get("username", "")))

@@ -9,6 +9,7 @@ class Tag(StrEnum):
     USER_CREATED = "user:created"
     USER_CHANGED = "user:changed"
     MFA_ENABLED = "user:mfa_enabled"
+    MFA_REMOVED = "user:mfa_removed"
     MEMBERSHIP_GRANTED = "membership:granted"
     MEMBERSHIP_REVOKED = "membership:revoked"
     SESSION_OPENED = "session:opened"

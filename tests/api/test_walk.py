@@ -22,8 +22,8 @@ from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import member, write_adapter
 from training.models import Compression, Dataset, Evaluation, RankAnalysis, TrainingRun
 
-PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "openid_connect_login",
-          "openid_connect_callback", "socialaccount_login_cancelled", "socialaccount_login_error",
+PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "second-step", "admin-login",
+          "openid_connect_login", "openid_connect_callback", "socialaccount_login_cancelled", "socialaccount_login_error",
           "socialaccount_signup"}  # fmt: skip
 READ, TRAIN, PUBLISH, OPERATE, AUDIT, ADMIN = (
     Scope.READ, Scope.TRAIN, Scope.PUBLISH, Scope.OPERATE, Scope.AUDIT, Scope.ADMIN)  # fmt: skip

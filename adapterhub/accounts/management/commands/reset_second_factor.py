@@ -1,0 +1,23 @@
+"""`manage.py reset_second_factor NAME --reason WHY`: for a person whose phone and recovery codes are lost."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from adapterhub.accounts import second_factor
+from adapterhub.accounts.actor import system
+from adapterhub.accounts.models import SecondFactor
+
+
+class Command(BaseCommand):
+    help = "Take a person's second factor away; the trail keeps that it was done and why."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name")
+        parser.add_argument("--reason", required=True)
+
+    def handle(self, *, name: str, reason: str, **_: Any) -> None:
+        factor = SecondFactor.objects.filter(user__username=name).select_related("user").first()
+        if factor is None:
+            raise CommandError(f"{name!r} has no second factor: look at the name again.")
+        second_factor.disable(factor.user, by=system("command"), reason=reason)

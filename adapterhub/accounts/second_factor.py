@@ -1,0 +1,102 @@
+"""The second factor of a local account: a code of the person's app (TOTP, RFC 6238), or a recovery code, each once."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.twofactor import InvalidToken
+from cryptography.hazmat.primitives.twofactor.hotp import HOTP
+from cryptography.hazmat.primitives.twofactor.totp import TOTP
+from django.conf import settings
+from django.db import transaction
+from django.utils.crypto import salted_hmac
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import SecondFactor, User, secret_hash
+from adapterhub.api.errors import Invalid
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+STEP_S, DIGITS, RECOVERY_CODES = 30, 6, 10
+
+
+def is_needed(user: User) -> bool:
+    """Where the person has one; behind TLS, of every administrator of the installation who has a password."""
+    has_one = SecondFactor.objects.filter(user=user).exists()
+    return has_one or (settings.HTTPS and (user.is_superuser or user.is_staff))
+
+
+def new_secret() -> str:
+    """160 random bits in base 32, as apps read it."""
+    return base64.b32encode(secrets.token_bytes(20)).decode()
+
+
+def address_for_app(user: User, secret: str) -> str:
+    """The `otpauth://` address that an app reads from a picture."""
+    app = TOTP(base64.b32decode(secret), DIGITS, sha1(), STEP_S)
+    return app.get_provisioning_uri(user.get_username(), "AdapterHub")
+
+
+def sha1() -> SHA1:
+    # Authenticator apps know no other; HMAC does not need what SHA-1 lost.
+    return SHA1()  # noqa: S303  # nosec B303
+
+
+@transaction.atomic
+def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
+    """Ask for codes from now on. Returns the recovery codes, which cannot be read again. Raises Invalid."""
+    step = step_of(secret, code, after=0)
+    if step is None:
+        raise Invalid("This is not the code that the app shows now: wait for the next one.", field="code")
+    codes = [secrets.token_hex(5) for _ in range(RECOVERY_CODES)]
+    kept = {"sealed": box().encrypt(secret.encode()), "last_step": step, "recovery": [secret_hash(c) for c in codes]}
+    SecondFactor.objects.update_or_create(user=user, defaults=kept)
+    AuditEvent.record(Tag.MFA_ENABLED, user, by=by, project=None)
+    return codes
+
+
+@transaction.atomic
+def admits(user: User, code: str) -> bool:
+    """True for the app's code or a recovery code; neither is good a second time."""
+    factor = SecondFactor.objects.select_for_update().get(user=user)
+    step = step_of(box().decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
+    if step is not None:
+        factor.last_step = step
+    elif (used := secret_hash(code.strip().lower())) in factor.recovery:
+        factor.recovery.remove(used)
+    else:
+        return False
+    factor.save(update_fields=["last_step", "recovery"])
+    return True
+
+
+@transaction.atomic
+def disable(user: User, *, by: Actor, reason: str = "") -> None:
+    """Ask for no code any more. An administrator behind TLS sets up another at the next sign-in."""
+    SecondFactor.objects.filter(user=user).delete()
+    AuditEvent.record(Tag.MFA_REMOVED, user, by=by, project=None, reason=reason)
+
+
+def step_of(secret: str, code: str, *, after: int) -> int | None:
+    """The time step, of the present one and its neighbours, whose code this is; None when it is none later than
+    `after`.
+    """
+    app, present = HOTP(base64.b32decode(secret), DIGITS, sha1()), int(time.time()) // STEP_S
+    typed = code.replace(" ", "").encode()
+    for step in range(max(present - 1, after + 1), present + 2):
+        try:
+            app.verify(typed, step)
+        except InvalidToken:
+            continue
+        return step
+    return None
+
+
+def box() -> Fernet:
+    """Secrets lie in the database sealed with a key of the installation: a copy of the database opens no account."""
+    key = salted_hmac("adapterhub.second_factor", b"", algorithm="sha256").digest()
+    return Fernet(base64.urlsafe_b64encode(key))

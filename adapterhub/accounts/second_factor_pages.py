@@ -1,0 +1,122 @@
+"""The second step of a sign-in, and the page where a person sets it up."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import segno
+from django import forms
+from django.contrib.auth import login
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+
+from adapterhub.accounts import second_factor
+from adapterhub.accounts.brake import note_refused, require_calm
+from adapterhub.accounts.models import SecondFactor, User
+from adapterhub.api.errors import Invalid
+from adapterhub.api.permissions import actor_of
+
+HALF, SECRET = "half_signed_in", "second_factor_secret"
+HALF_S = 300
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+METHOD = "password+code"
+
+
+class CodeForm(forms.Form):
+    """The app's code, or a recovery code."""
+
+    code = forms.CharField(max_length=20, widget=forms.TextInput(
+        attrs={"autocomplete": "one-time-code", "inputmode": "text", "autofocus": True}))  # fmt: skip
+
+
+class ProvingForm(CodeForm):
+    """A code that has to be the account's."""
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.user = user
+
+    def clean_code(self) -> str:
+        name, code = self.user.get_username(), self.cleaned_data["code"]
+        require_calm(name)
+        if not second_factor.admits(self.user, code):
+            note_refused(name)
+            raise ValidationError("This code is wrong or was used: wait for the next one.")
+        return code
+
+
+def begin(request: HttpRequest, user: User, lands_at: str) -> HttpResponse:
+    """The password was right; nobody is signed in yet."""
+    request.session[HALF] = {"user": user.pk, "at": time.time(), "lands_at": lands_at}
+    return redirect("second-step")
+
+
+def half_signed_in(request: HttpRequest) -> User | None:
+    """Whose password was right in the last five minutes."""
+    half = request.session.get(HALF)
+    if request.user.is_authenticated or not half or time.time() - half["at"] > HALF_S:
+        return None
+    return User.objects.filter(pk=half["user"], is_active=True).first()
+
+
+def second_step(request: HttpRequest) -> HttpResponse:
+    """Ask for the code; of an administrator who has no second factor yet, have one set up first."""
+    user = half_signed_in(request)
+    if user is None:
+        return redirect("login")
+    if not SecondFactor.objects.filter(user=user).exists():
+        return set_up(request, user)
+    form = ProvingForm(request.POST or None, user=user)
+    if form.is_valid():
+        return redirect(complete(request, user))
+    return render(request, "accounts/second_step.html", {"form": form}, status=422 if form.errors else 200)
+
+
+def complete(request: HttpRequest, user: User) -> str:
+    """Sign in; returns where it was going."""
+    lands_at = request.session.pop(HALF)["lands_at"]
+    request.session["auth_method"] = METHOD
+    login(request, user, backend=BACKEND)
+    return lands_at
+
+
+@login_required
+def manage(request: HttpRequest) -> HttpResponse:
+    """Set up the second factor, or take it away with a code of it."""
+    factor = SecondFactor.objects.filter(user=request.user).first()
+    if factor is None:
+        return set_up(request, request.user)
+    form = ProvingForm(request.POST or None, user=request.user)
+    if form.is_valid():
+        second_factor.disable(request.user, by=actor_of(request))
+        return redirect("second-factor")
+    context = {"form": form, "factor": factor}
+    return render(request, "accounts/second_factor.html", context, status=422 if form.errors else 200)
+
+
+def set_up(request: HttpRequest, user: User) -> HttpResponse:
+    """Show the secret as a picture and as text until a code proves that the app has it; then the recovery codes."""
+    secret = request.session.setdefault(SECRET, second_factor.new_secret())
+    form = CodeForm(request.POST or None)
+    codes = enabled(request, user, secret, form) if form.is_valid() else []
+    lands_at = complete(request, user) if codes and HALF in request.session else ""
+    address = second_factor.address_for_app(user, secret)
+    context = {"form": form, "secret": secret, "picture": segno.make(address).svg_data_uri(scale=5, light="white"),
+               "codes": codes, "lands_at": lands_at, "is_forced": HALF in request.session}  # fmt: skip
+    response = render(request, "accounts/set_up_factor.html", context, status=422 if form.errors else 200)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def enabled(request: HttpRequest, user: User, secret: str, form: CodeForm) -> list[str]:
+    """The recovery codes; none, and the form says why, when the code was not the app's."""
+    try:
+        codes = second_factor.enable(user, secret, form.cleaned_data["code"], by=user.as_actor("password"))
+    except Invalid as error:
+        form.add_error("code", error.detail)
+        return []
+    del request.session[SECRET]
+    return codes

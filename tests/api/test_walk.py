@@ -23,8 +23,8 @@ from tests.builders import member, write_adapter
 from training.models import Compression, Dataset, Evaluation, RankAnalysis, TrainingRun
 
 PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "second-step", "admin-login",
-          "openid_connect_login", "openid_connect_callback", "socialaccount_login_cancelled", "socialaccount_login_error",
-          "socialaccount_signup"}  # fmt: skip
+          "openid_connect_login", "openid_connect_callback", "socialaccount_login_cancelled",
+          "socialaccount_login_error", "socialaccount_signup"}  # fmt: skip
 READ, TRAIN, PUBLISH, OPERATE, AUDIT, ADMIN = (
     Scope.READ, Scope.TRAIN, Scope.PUBLISH, Scope.OPERATE, Scope.AUDIT, Scope.ADMIN)  # fmt: skip
 # What a call needs; a GET that is not here needs `read`, and any other call more than a viewer has.

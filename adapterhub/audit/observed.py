@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
@@ -60,6 +61,20 @@ def seal_batch(project: Project | None) -> int:
             event.follow(sequence, head)
             sequence, head = event.sequence, event.hash
             events.append(event)
-        AuditEvent.objects.bulk_create(events)
+        copy_in(events)
         UnsealedEvent.objects.filter(pk__in=[row.pk for row in rows]).delete()
     return len(rows)
+
+
+def copy_in(events: list[AuditEvent]) -> None:
+    """As `bulk_create` does, at half its cost."""
+    columns = [field for field in AuditEvent._meta.concrete_fields if not field.primary_key]
+    names = ", ".join(field.column for field in columns)
+    with connection.cursor() as cursor, cursor.copy(f"COPY audit_auditevent ({names}) FROM STDIN") as copy:
+        for event in events:
+            copy.write_row([stored(getattr(event, field.attname)) for field in columns])
+
+
+def stored(value: Any) -> Any:
+    """The value as COPY writes it: objects are JSON."""
+    return json.dumps(value) if isinstance(value, dict) else value

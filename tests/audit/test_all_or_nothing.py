@@ -52,7 +52,7 @@ def test_a_verb_whose_event_cannot_be_written_does_nothing(
     def fail(*_: object, **__: object) -> None:
         raise DatabaseError("the disk is full")
 
-    monkeypatch.setattr(AuditEvent, "save", fail)
+    monkeypatch.setattr(AuditEvent, "append", fail)
     with pytest.raises(DatabaseError), transaction.atomic():
         VERBS[verb](things)
     assert state() == before
@@ -62,7 +62,7 @@ def test_a_token_over_rest_too(ci: str, project: Project, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise DatabaseError("the disk is full")
 
-    monkeypatch.setattr(AuditEvent, "save", fail)
+    monkeypatch.setattr(AuditEvent, "append", fail)
     api = APIClient(raise_request_exception=False, headers={"Authorization": f"Bearer {ci}"})
     body = {"project": "eu", "name": "bot", "scopes": ["read"]}
     with transaction.atomic():

@@ -8,7 +8,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
 from adapterhub.accounts import token_pages
-from adapterhub.accounts.api import ProjectsViewSet, TokenViewSet
+from adapterhub.accounts.api import ProjectsViewSet, ServiceAccountViewSet, TokenViewSet
 from adapterhub.accounts.pages import admin_sign_in, refused, sign_in
 from adapterhub.accounts.second_factor_pages import manage, second_step
 from adapterhub.accounts.session_pages import sessions
@@ -26,6 +26,7 @@ from training.api import views as training
 router = SimpleRouter()
 router.register("projects", ProjectsViewSet, "project")
 router.register("tokens", TokenViewSet, "token")
+router.register("service-accounts", ServiceAccountViewSet, "service-account")
 router.register("audit/events", AuditViewSet, "audit-event")
 router.register("webhooks", WebhookViewSet, "webhook")
 router.register("deliveries", DeliveryViewSet, "delivery")
@@ -66,6 +67,9 @@ urlpatterns = [
     path("audit/roles/", audit.roles, name="audit-roles"),
     path("audit/<int:pk>/", audit.event, name="audit-event"),
     path("tokens/", token_pages.tokens, name="tokens"),
+    path("tokens/accounts/", token_pages.new_account, name="new-service-account"),
+    path("tokens/accounts/<slug:project>/<slug:name>/close/", token_pages.close_account, name="close-service-account"),
+    path("tokens/<slug:pk>/", token_pages.token, name="token"),
     path("tokens/<slug:pk>/revoke/", token_pages.revoke, name="revoke-token"),
     path("webhooks/", webhook_pages.webhooks, name="webhooks"),
     path("webhooks/<uuid:pk>/revoke/", webhook_pages.revoke, name="revoke-webhook"),

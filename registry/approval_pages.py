@@ -11,13 +11,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import APPROVE, Scope
-from adapterhub.api.pages import mine, one
+from adapterhub.accounts.models import APPROVE, ApiToken, Scope
+from adapterhub.accounts.people import Meaning
+from adapterhub.api.pages import allowed, mine, one
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.forms import ReasonForm
 from registry.models import Approval, Rollout
-from registry.models.approval import Meaning
 from registry.views import PAGE, cleaned, find_rollout
 
 
@@ -45,7 +45,8 @@ def inbox(request: HttpRequest) -> HttpResponse:
     found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
     ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
     page = Paginator(ordered, PAGE).get_page(request.GET.get("page"))
-    return render(request, "registry/approvals.html", {"page": page})
+    tokens = ApiToken.objects.waiting().filter(project__in=allowed(request, APPROVE)).select_related("created_by")
+    return render(request, "registry/approvals.html", {"page": page, "tokens": tokens})
 
 
 def find(request: HttpRequest, pk: str) -> Approval:

@@ -316,9 +316,10 @@ def holders() -> dict[tuple[int, str], list[str]]:
 
 
 def infer_tokens() -> list[ApiToken]:
-    return list(ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project"))
+    found = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
+    return [token for token in found.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
 
 
 def token_route(token: ApiToken) -> TokenRoute:
     expires = token.expires_at.timestamp() if token.expires_at else None
-    return TokenRoute(token.secret_hash, token.project.slug, tuple(token.scopes), expires)
+    return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)

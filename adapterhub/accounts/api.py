@@ -5,17 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Prefetch
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts import memberships, tokens
-from adapterhub.accounts.models import ApiToken, Membership, Project, Scope, User
+from adapterhub.accounts import memberships, service_accounts, tokens
+from adapterhub.accounts.models import APPROVE, ApiToken, Membership, Project, Scope, User
+from adapterhub.accounts.people import Meaning
 from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.api.pagination import NewestFirst
-from adapterhub.api.permissions import actor_of, named_project, projects_of, scopes_in
+from adapterhub.api.permissions import (
+    actor_of,
+    named_project,
+    projects_of,
+    projects_with,
+    require_fresh_sign_in,
+    scopes_in,
+)
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -37,13 +46,26 @@ class MemberSerializer(serializers.ModelSerializer):
         fields = ["user", "role"]
 
 
+class AccountNameSerializer(serializers.Serializer):
+    name = serializers.SlugField(max_length=150)
+
+
+class MemberRoleSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+
+    class Meta:
+        model = Membership
+        fields = ["project", "role"]
+
+
 class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
     """Tenants. A new project is made by a superuser; its members are managed with scope `admin`."""
 
     queryset = Project.objects.all()
     serializer_class = ProjectSerializer
     lookup_field = "slug"
-    scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN, "revoke_member": Scope.ADMIN}
+    scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN, "revoke_member": Scope.ADMIN,
+              "close_account": Scope.ADMIN}  # fmt: skip
 
     def get_queryset(self) -> Any:
         return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
@@ -88,13 +110,25 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveMode
         memberships.revoke(membership, by=actor_of(request))
         return Response(status=204)
 
+    @extend_schema(request=AccountNameSerializer, responses={204: None})
+    @action(detail=True, methods=["post"], url_path="service-accounts/close")
+    def close_account(self, request: Request, slug: str) -> Response:
+        """Revoke a service account's tokens in this project and take its roles here."""
+        project = self.get_object()
+        account = named_account(project, **self.read(AccountNameSerializer))
+        service_accounts.close(account, project, by=actor_of(request))
+        return Response(status=204)
+
 
 class TokenSerializer(serializers.ModelSerializer):
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    account = serializers.SlugRelatedField(slug_field="username", read_only=True)
+    approved_by = serializers.SlugRelatedField(slug_field="username", read_only=True)
 
     class Meta:
         model = ApiToken
-        fields = ["id", "name", "project", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"]
+        fields = ["id", "name", "project", "account", "scopes", "reason", "needs_approval", "approved_by",
+                  "approved_at", "created_at", "expires_at", "revoked_at", "last_used_at"]  # fmt: skip
 
 
 class NewTokenSerializer(serializers.Serializer):
@@ -102,6 +136,14 @@ class NewTokenSerializer(serializers.Serializer):
     name = serializers.CharField(max_length=200)
     scopes = serializers.ListField(child=serializers.ChoiceField(Scope.choices), allow_empty=False)
     expires_at = serializers.DateTimeField(required=False)
+    account = serializers.SlugField(required=False, max_length=150, help_text="A service account to act as.")
+    reason = serializers.CharField(required=False, max_length=2000, help_text="Needed for scope `admin`.")
+
+
+class SigningTokenSerializer(serializers.Serializer):
+    reason = serializers.CharField(max_length=2000)
+    meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
+    password = serializers.CharField(required=False, default="", trim_whitespace=False, write_only=True)
 
 
 class ShownTokenSerializer(TokenSerializer):
@@ -118,18 +160,20 @@ class ByCreation(NewestFirst):
 class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSet):
     """API tokens of a project."""
 
-    queryset = ApiToken.objects.select_related("project")
+    queryset = ApiToken.objects.select_related("project", "account", "approved_by")
     serializer_class = TokenSerializer
     pagination_class = ByCreation
-    scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN, "revoke": Scope.ADMIN}
+    scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN, "revoke": Scope.ADMIN, "approve": APPROVE}
 
     @extend_schema(request=NewTokenSerializer, responses={201: ShownTokenSerializer})
     def create(self, request: Request) -> Response:
-        """Create a token. Its text is in this answer and never again."""
+        """Create a token. Its text is in this answer and never again; one of scope `admin` waits for an approval."""
         fields = self.read(NewTokenSerializer)
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         if beyond := set(fields["scopes"]) - scopes_in(request, project):
             raise Invalid(f"You cannot give scopes you lack: {', '.join(sorted(beyond))}.", field="scopes")
+        if name := fields.pop("account", ""):
+            fields["account"] = named_account(project, name)
         token, text = tokens.create(project, by=actor_of(request), **fields)
         return Response({**TokenSerializer(token).data, "token": text}, 201)
 
@@ -140,3 +184,58 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         token = self.get_object()
         tokens.revoke(token, by=actor_of(request))
         return self.write(token)
+
+    @extend_schema(request=SigningTokenSerializer)
+    @action(detail=True, methods=["post"])
+    def approve(self, request: Request, pk: str) -> Response:
+        """Sign for a token of scope `admin`. Its author cannot, and tokens cannot."""
+        token = self.get_object()
+        fields = self.read(SigningTokenSerializer)
+        require_fresh_sign_in(request, fields.pop("password"))
+        tokens.approve(token, by=actor_of(request), **fields)
+        return self.write(token)
+
+
+def named_account(project: Project, name: str) -> User:
+    """The service account of this name. Raises Invalid when it has no role in the project."""
+    found = service_accounts.of(Project.objects.filter(pk=project.pk)).filter(username=name).first()
+    if found is None:
+        raise Invalid(f"There is no service account {name!r} in this project.", field="account")
+    return found
+
+
+class NewAccountSerializer(serializers.Serializer):
+    project = serializers.SlugField()
+    name = serializers.SlugField(max_length=150)
+    role = serializers.ChoiceField(service_accounts.ROLES)
+
+
+class ServiceAccountSerializer(serializers.ModelSerializer):
+    name = serializers.CharField(source="username")
+    roles = MemberRoleSerializer(source="memberships", many=True, read_only=True)
+
+    class Meta:
+        model = User
+        fields = ["name", "roles"]
+
+
+class ServiceAccountViewSet(ProjectViewSet):
+    """Names for programs: they have roles and tokens, and never sign in."""
+
+    queryset = User.objects.filter(is_service=True, is_active=True)
+    serializer_class = ServiceAccountSerializer
+    scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN}
+
+    @extend_schema(responses=ServiceAccountSerializer(many=True))
+    def list(self, request: Request) -> Response:
+        """Those of the projects that the caller leads."""
+        led = projects_with(request, Scope.ADMIN)
+        held = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
+        found = service_accounts.of(led).prefetch_related(held)
+        return Response({"results": ServiceAccountSerializer(found, many=True).data})
+
+    @extend_schema(request=NewAccountSerializer, responses={201: ServiceAccountSerializer})
+    def create(self, request: Request) -> Response:
+        fields = self.read(NewAccountSerializer)
+        project = named_project(request, fields.pop("project"), Scope.ADMIN)
+        return self.write(service_accounts.create(project, by=actor_of(request), **fields), 201)

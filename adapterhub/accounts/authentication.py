@@ -21,18 +21,20 @@ class TokenAuthentication(BaseAuthentication):
             return None
         token = self.find(text.strip())
         token.was_used()
-        return token.created_by or AnonymousUser(), token
+        return token.account or token.created_by or AnonymousUser(), token
 
     def find(self, text: str) -> ApiToken:
         parts = text.split("_", 2)
         token = (
             ApiToken.objects.usable()
-            .select_related("project", "created_by")
+            .select_related("project", "created_by", "account")
             .filter(pk=parts[1:2][0] if parts[1:] else "")
             .first()
         )
         if token is None or len(parts) != 3 or not hmac.compare_digest(token.secret_hash, secret_hash(parts[2])):
-            raise AuthenticationFailed("The token is unknown, revoked or expired: create one with `create_token`.")
+            raise AuthenticationFailed(
+                "The token is unknown, revoked, expired or not approved: look at the page of tokens."
+            )
         return token
 
     def authenticate_header(self, request: Request) -> str:

@@ -20,7 +20,17 @@ TOKEN_ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
 class User(AbstractUser):
-    """A person or a service account."""
+    """A person, or a service account: a name for programs, which has roles and tokens and never signs in."""
+
+    is_service = models.BooleanField(default=False, editable=False)
+
+    class Meta(AbstractUser.Meta):
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(is_service=False) | models.Q(password__startswith="!"),  # noqa: S106 - the mark of an unusable one
+                name="a_service_account_has_no_password",
+            )
+        ]
 
     def as_actor(self, method: str = "session") -> Actor:
         """This user as the one who acts, signed in by `method`."""
@@ -144,8 +154,16 @@ def secret_hash(secret: str) -> str:
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     def usable(self) -> ApiTokenQuerySet:
-        """Tokens neither revoked nor expired."""
-        return self.filter(revoked_at=None).exclude(expires_at__lte=now())
+        """Neither revoked nor expired nor waiting for an approval, and of somebody who is still here."""
+        known = (
+            self.filter(revoked_at=None).exclude(expires_at__lte=now()).exclude(needs_approval=True, approved_at=None)
+        )
+        return known.exclude(account__is_active=False).exclude(account=None, created_by__is_active=False)
+
+    def waiting(self) -> ApiTokenQuerySet:
+        """Those that work as soon as another person approves them."""
+        live = self.filter(needs_approval=True, approved_at=None, revoked_at=None)
+        return live.exclude(expires_at__lte=now())
 
 
 class ApiToken(models.Model):
@@ -156,8 +174,13 @@ class ApiToken(models.Model):
     project = models.ForeignKey(Project, models.PROTECT, related_name="tokens")
     scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices))
     secret_hash = models.CharField(max_length=64, editable=False)
+    account = models.ForeignKey(User, models.PROTECT, null=True, blank=True, related_name="tokens")
     created_by = models.ForeignKey(User, models.PROTECT, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
+    reason = models.TextField(blank=True)
+    needs_approval = models.BooleanField(default=False)
+    approved_by = models.ForeignKey(User, models.PROTECT, null=True, blank=True, related_name="+")
+    approved_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
@@ -166,9 +189,26 @@ class ApiToken(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(approved_by=None) | ~models.Q(approved_by=models.F("created_by")),
+                name="token_approver_is_another",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.needs_approval and self.approved_at is None
+
+    def scopes_now(self) -> set[str]:
+        """What it may do; of a service account's, no more than its roles in the project grant by now."""
+        if self.account is None:
+            return set(self.scopes)
+        held = [role.role for role in self.account.memberships.all() if role.project_id == self.project_id]
+        return set(self.scopes).intersection(set[str]().union(*(ROLE_SCOPES[role] for role in held)))
 
     @classmethod
     def issue(cls, **fields: Any) -> tuple[ApiToken, str]:
@@ -184,5 +224,6 @@ class ApiToken(models.Model):
             ApiToken.objects.filter(pk=self.pk).update(last_used_at=now())
 
     def as_actor(self) -> Actor:
-        """This token as the one who acts."""
-        return Actor(user=self.created_by, name=f"token:{self.name}", method="token", token_id=self.id)
+        """This token as the one who acts: for its service account, else for its maker."""
+        name = self.account.get_username() if self.account else f"token:{self.name}"
+        return Actor(user=self.account or self.created_by, name=name, method="token", token_id=self.id)

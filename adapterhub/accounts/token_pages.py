@@ -1,4 +1,4 @@
-"""API tokens of the projects that somebody leads: list with last use, a new one shown once, revocation."""
+"""API tokens and service accounts of the projects that somebody leads; the page on which another person approves."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
+from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
-from adapterhub.accounts.models import ApiToken, Scope
+from adapterhub.accounts.models import APPROVE, ApiToken, Membership, Scope, User
+from adapterhub.accounts.people import Meaning
+from adapterhub.api.errors import Invalid
 from adapterhub.api.pages import allowed, allowed_somewhere
-from adapterhub.api.permissions import actor_of, require_scope
+from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope
+from adapterhub.audit.models import AuditEvent
 
 
 class TokenForm(forms.Form):
@@ -25,10 +30,36 @@ class TokenForm(forms.Form):
     name = forms.CharField(max_length=200)
     scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=forms.CheckboxSelectMultiple)
     days = forms.IntegerField(min_value=1, max_value=verbs.LONGEST_DAYS, initial=verbs.DAYS)
+    account = forms.ModelChoiceField(queryset=None, to_field_name="username", required=False, label="Acts as",
+                                     empty_label="its maker, and ends with their account")  # fmt: skip
+    reason = forms.CharField(max_length=2000, required=False,
+                             help_text="Needed for scope admin, which waits for another person.")  # fmt: skip
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["project"].queryset = projects
+        self.fields["account"].queryset = service_accounts.of(projects)
+
+
+class AccountForm(forms.Form):
+    """A name for programs and its role."""
+
+    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
+    name = forms.SlugField(max_length=150)
+    role = forms.ChoiceField(choices=[(role, role) for role in service_accounts.ROLES])
+
+    def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
+        super().__init__(*args, auto_id="account_%s", **kwargs)
+        self.fields["project"].queryset = projects
+
+
+class SigningForm(forms.Form):
+    """Why, what the signature means, and the password unless the sign-in is fresh."""
+
+    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
+    meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
+    password = forms.CharField(required=False, strip=False, widget=forms.PasswordInput(
+        attrs={"autocomplete": "current-password"}), help_text="Needed ten minutes after your sign-in.")  # fmt: skip
 
 
 @login_required
@@ -36,19 +67,47 @@ def tokens(request: HttpRequest) -> HttpResponse:
     """The list, and on POST a new token, whose text is on this answer and never again."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = TokenForm(request.POST or None, projects=projects)
-    shown = issue(request, form.cleaned_data) if form.is_valid() else ""
-    found = ApiToken.objects.filter(project__in=projects).select_related("project")
-    context = {"form": form, "shown": shown, "now": now(), "tokens": found}
+    shown = issued(request, form) if form.is_valid() else ""
+    context = {
+        "form": form,
+        "shown": shown,
+        "now": now(),
+        "tokens": ApiToken.objects.filter(project__in=projects).select_related("project", "account"),
+        "accounts": Membership.objects.filter(project__in=projects, user__is_service=True).select_related("user"),
+        "account_form": AccountForm(projects=projects),
+    }
     response = render(request, "accounts/tokens.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response
 
 
-def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
+def issued(request: HttpRequest, form: TokenForm) -> str:
+    """The new token's text; empty, and the form says why, when the verb refuses."""
+    wanted = form.cleaned_data
     require_scope(request, wanted["project"], Scope.ADMIN)
     expires_at = now() + timedelta(days=wanted["days"])
-    fields = {name: wanted[name] for name in ("project", "name", "scopes")}
-    return verbs.create(**fields, expires_at=expires_at, by=actor_of(request))[1]
+    fields = {name: wanted[name] for name in ("project", "name", "scopes", "account", "reason")}
+    try:
+        return verbs.create(**fields, expires_at=expires_at, by=actor_of(request))[1]
+    except Invalid as error:
+        form.add_error(error.field, error.detail)
+        return ""
+
+
+@login_required
+def token(request: HttpRequest, pk: str) -> HttpResponse:
+    """What a token is for; on POST another person's signature, without which one of scope admin does not work."""
+    queryset = ApiToken.objects.select_related("project", "created_by", "account", "approved_by")
+    shown = get_object_or_404(queryset, pk=pk, project__in=allowed(request, APPROVE))
+    form = SigningForm(request.POST or None)
+    if form.is_valid():
+        require_fresh_sign_in(request, form.cleaned_data.pop("password"))
+        verbs.approve(shown, by=actor_of(request), **form.cleaned_data)
+        messages.success(request, f"Done: {shown} works.")
+        return redirect("token", pk=pk)
+    context = {"token": shown, "facts": verbs.facts_of(shown), "form": form, "events": AuditEvent.objects.about(shown),
+               "may_sign": shown.is_waiting and not shown.revoked_at and request.user != shown.created_by}  # fmt: skip
+    return render(request, "accounts/token.html", context, status=422 if form.errors else 200)
 
 
 @login_required
@@ -57,4 +116,25 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
     """The token is refused from now on."""
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(token, by=actor_of(request))
+    return redirect("tokens")
+
+
+@login_required
+@require_POST
+def new_account(request: HttpRequest) -> HttpResponse:
+    """A service account."""
+    form = AccountForm(request.POST, projects=allowed_somewhere(request, Scope.ADMIN))
+    if not form.is_valid():
+        raise Invalid("; ".join(f"{field}: {' '.join(errors)}" for field, errors in form.errors.items()))
+    service_accounts.create(by=actor_of(request), **form.cleaned_data)
+    return redirect("tokens")
+
+
+@login_required
+@require_POST
+def close_account(request: HttpRequest, project: str, name: str) -> HttpResponse:
+    """Its tokens in the project are revoked and its roles there taken."""
+    led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
+    account: User = get_object_or_404(User, username=name, is_service=True, memberships__project=led)
+    service_accounts.close(account, led, by=actor_of(request))
     return redirect("tokens")

@@ -1,4 +1,4 @@
-"""API tokens made and revoked, each with its event."""
+"""API tokens made, approved and revoked, each with its event."""
 
 from __future__ import annotations
 
@@ -8,27 +8,65 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import ApiToken, Project
-from adapterhub.api.errors import Invalid
+from adapterhub.accounts.models import APPROVE, ApiToken, Project, Scope, User
+from adapterhub.accounts.people import Meaning, require_another, require_role_for
+from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
 DAYS, LONGEST_DAYS = 90, 366
+# It gives roles and makes tokens: whoever holds it could appoint an approver.
+HIGH = {Scope.ADMIN}
 
 
 @transaction.atomic
-def create(project: Project, name: str, scopes: list[str], *, by: Actor,
-           expires_at: datetime | None = None) -> tuple[ApiToken, str]:  # fmt: skip
-    """A new token and its text, which cannot be read again. It lives 90 days unless told. Raises Invalid."""
+def create(project: Project, name: str, scopes: list[str], *, by: Actor, expires_at: datetime | None = None,
+           account: User | None = None, reason: str = "") -> tuple[ApiToken, str]:  # fmt: skip
+    """A new token and its text, which cannot be read again. It lives 90 days unless told. Raises Invalid.
+
+    One of high scope works as soon as another person approved it; the server's own command needs nobody.
+    """
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
         raise Invalid(
             f"expires_at must lie ahead, within {LONGEST_DAYS} days: choose another time.", field="expires_at"
         )
-    token, text = ApiToken.issue(project=project, name=name, scopes=scopes, created_by=by.user, expires_at=expires_at)
-    after = {"scopes": token.scopes, "expires_at": expires_at.isoformat()}
-    AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, after=after)
+    is_high = bool(HIGH.intersection(scopes)) and by.user is not None
+    if is_high and not reason:
+        raise Invalid("A token of scope admin needs a reason, for the person who approves it.", field="reason")
+    token, text = ApiToken.issue(project=project, name=name, scopes=scopes, created_by=by.user, expires_at=expires_at,
+                                 account=account, reason=reason, needs_approval=is_high)  # fmt: skip
+    require_of_account(token)
+    AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, reason=reason, after=facts_of(token))
     return token, text
+
+
+def require_of_account(token: ApiToken) -> None:
+    """Raises Invalid when a service account's roles in the project do not grant what its token is to do."""
+    if beyond := set(token.scopes) - token.scopes_now():
+        raise Invalid(f"{token.account} has no role here with {', '.join(sorted(beyond))}.", field="scopes")
+
+
+def facts_of(token: ApiToken) -> dict[str, object]:
+    """What the trail keeps of it, and what its approver signs for."""
+    expires = token.expires_at.isoformat() if token.expires_at else None
+    account = token.account.get_username() if token.account else None
+    return {"scopes": token.scopes, "expires_at": expires, "account": account, "needs_approval": token.needs_approval}
+
+
+@transaction.atomic
+def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
+    """Let a token of high scope work. Raises NotAllowed for its author and for tokens."""
+    locked = ApiToken.objects.select_for_update(of=("self",)).select_related("project", "created_by").get(pk=token.pk)
+    user = require_role_for(APPROVE, locked.project, by)
+    require_another(user, [locked.created_by])
+    if not locked.is_waiting or locked.revoked_at:
+        raise Conflict("This token does not wait for an approval: look at it again.", code="not_waiting")
+    locked.approved_by, locked.approved_at = user, now()
+    locked.save(update_fields=["approved_by", "approved_at"])
+    AuditEvent.record(Tag.TOKEN_APPROVED, locked, by=by, project=locked.project, reason=reason,
+                      after={"meaning": str(meaning)}, evidence=facts_of(locked))  # fmt: skip
+    token.refresh_from_db()
 
 
 @transaction.atomic

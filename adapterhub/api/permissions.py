@@ -25,7 +25,7 @@ def scopes_in(request: HttpRequest | Request, project: Project) -> set[str]:
     """What the caller may do in the project: a token's scopes, or what the user's roles grant."""
     token = getattr(request, "auth", None)
     if isinstance(token, ApiToken):
-        return set(token.scopes) if token.project_id == project.pk else set()
+        return token.scopes_now() if token.project_id == project.pk else set()
     held = set(Scope.values) if request.user.is_superuser else set()
     roles = project.memberships.filter(user_id=request.user.pk).values_list("role", flat=True)
     return held.union(*(ROLE_SCOPES[role] for role in roles))
@@ -43,7 +43,7 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Projec
     """The projects in which the caller has the scope."""
     token = getattr(request, "auth", None)
     if isinstance(token, ApiToken) or request.user.is_superuser:
-        granted = set(token.scopes) if isinstance(token, ApiToken) else set(Scope.values)
+        granted = token.scopes_now() if isinstance(token, ApiToken) else set(Scope.values)
         return projects_of(request) if scope in granted else Project.objects.none()
     roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
     held = Membership.objects.filter(user_id=request.user.pk, role__in=roles)

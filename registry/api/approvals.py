@@ -11,13 +11,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import APPROVE, Scope
+from adapterhub.accounts.people import Meaning
 from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, projects_of, require_fresh_sign_in, require_scope
 from adapterhub.api.views import ProjectViewSet
 from registry.api.serializers import ReasonSerializer
 from registry.models import Alias, Approval, Rollout, Signature
-from registry.models.approval import Meaning
 
 
 class SignatureSerializer(serializers.ModelSerializer):

@@ -13,8 +13,9 @@ from django.db.models import F, Q
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, Project, Scope, User
-from adapterhub.api.errors import Conflict, InvalidTransition, NotAllowed
+from adapterhub.accounts.models import APPROVE, Project, Scope, User
+from adapterhub.accounts.people import Meaning, require_another, require_role_for
+from adapterhub.api.errors import Conflict, InvalidTransition
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
@@ -34,14 +35,6 @@ class ApprovalStatus(models.TextChoices):
     USED = "used"
     GLASS_BROKEN = "glass_broken", "glass broken"
     REVIEWED = "reviewed"
-
-
-class Meaning(models.TextChoices):
-    """What a signature says about its signer's part (21 CFR 11.50)."""
-
-    AUTHORED = "authored"
-    REVIEWED = "reviewed"
-    APPROVED = "approved"
 
 
 OPEN = (ApprovalStatus.PENDING, ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN)
@@ -186,10 +179,7 @@ class Approval(models.Model):
         user = require_role_for(APPROVE, self.project, by)
         if self.signatures.filter(user=user).exists():
             raise Conflict("You have signed this already: another person must.", code="already_signed")
-        authors = [author for author in self.authors() if author]
-        emails = {author.email.casefold() for author in authors if author.email}
-        if user in authors or user.email.casefold() in emails:
-            raise NotAllowed("An author cannot approve their own change: ask somebody else.", code="own_request")
+        require_another(user, self.authors())
 
     def authors(self) -> tuple[User | None, ...]:
         """Who asked, who broke the glass, who opened the rollout, who made the version."""
@@ -237,16 +227,6 @@ class Signature(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.meaning}"
-
-
-def require_role_for(scope: str, project: Project, by: Actor) -> User:
-    """The person who acts. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
-    if by.user is None or by.token_id or by.method in ("token", "system"):
-        raise NotAllowed("Only a person who is signed in can do this: tokens cannot.", code="token_cannot_approve")
-    roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
-    if not by.user.is_active or not any(scope in ROLE_SCOPES[role] for role in roles):
-        raise NotAllowed(f"This needs a role with '{scope}' in project {project.slug!r}.", code="scope_missing")
-    return by.user
 
 
 def require_no_overdue_review(alias: Any) -> None:

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
+from adapterhub.accounts import service_accounts
 from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, ApiToken, Membership, Project, Scope, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
@@ -35,6 +36,9 @@ NEEDS = {
     "revoke-webhook POST": ADMIN, "redeliver POST": ADMIN, "api:webhook-list GET": ADMIN,
     "api:webhook-list POST": ADMIN, "api:webhook-detail GET": ADMIN, "api:webhook-revoke POST": ADMIN,
     "api:delivery-list GET": ADMIN, "api:delivery-detail GET": ADMIN, "api:delivery-redeliver POST": ADMIN,
+    "api:service-account-list GET": ADMIN, "api:service-account-list POST": ADMIN,
+    "api:project-close-account POST": ADMIN, "new-service-account POST": ADMIN, "close-service-account POST": ADMIN,
+    "api:token-approve POST": APPROVE, "token GET": APPROVE, "token POST": APPROVE,
     "revoke-token POST": ADMIN, "audit-roles GET": AUDIT, "audit-event GET": AUDIT,
     "api:audit-event-list GET": AUDIT, "api:audit-event-detail GET": AUDIT, "api:audit-verify GET": AUDIT,
     "api:audit-export GET": AUDIT, "audit GET": AUDIT,
@@ -105,6 +109,7 @@ def world(
     evaluation = Evaluation.launch(alias.version, prompts=["the bank"], by=by)
     compression = Compression.launch(alias.version, {"uniform_rank": 2}, by=by)
     token = ApiToken.issue(name="kept", project=project, scopes=["read"], created_by=alice)[0]
+    service_accounts.create(project, "robot", "trainer", by=by)
     webhook = Webhook.objects.create(project=project, url="https://hook.example/", events=["token:*"])
     delivery = Delivery.objects.create(webhook=webhook, event=AuditEvent.objects.filter(project=project).first())
     response = Response.objects.create(id=uuid.uuid4().hex, project=project, version=candidate, arm="none",
@@ -112,7 +117,8 @@ def world(
                                        total_ms=1)  # fmt: skip
     return {
         "slug": {"projects": "eu", "adapters": adapter.slug, "clusters": alias.cluster.slug, "base-models": "tiny"},
-        "name": {"aliases": alias.name},
+        "name": {"aliases": alias.name, "tokens": "robot"},
+        "project": {"tokens": "eu"},
         "number": {"adapters": candidate.number},
         "verb": {"rollouts": "rollback", "approvals": "approve", "training": "cancel"},
         "pk": {
@@ -142,6 +148,8 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
     dataset = Dataset.objects.get().pk
     bodies: dict[str, dict[str, Any]] = {
         "api:project-members": {"user": "charlie", "role": "viewer"},
+        "api:service-account-list": {"project": "eu", "name": "bot", "role": "trainer"},
+        "api:project-close-account": {"name": "robot"},
         "api:project-revoke-member": {"user": "alice", "role": "admin"},
         "api:token-list": {"project": "eu", "name": "t", "scopes": ["read"]},
         "api:webhook-list": {"project": "eu", "url": "https://hook.example/", "events": ["rollout:*"]},
@@ -244,7 +252,7 @@ def refuses_the_method(name: str, method: str) -> bool:
 
 POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
              "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
-             "revoke-webhook", "redeliver"}  # fmt: skip
+             "revoke-webhook", "redeliver", "new-service-account", "close-service-account"}  # fmt: skip
 
 
 def harmless(answer: Any, name: str) -> bool:
@@ -283,7 +291,13 @@ def body_of(answer: Any) -> bytes:
     return b"".join(answer.streaming_content) if answer.streaming else answer.content
 
 
-FOR_PEOPLE = {"api:approval-break-glass", "api:approval-approve", "api:approval-reject", "api:approval-review"}
+FOR_PEOPLE = {
+    "api:token-approve",
+    "api:approval-break-glass",
+    "api:approval-approve",
+    "api:approval-reject",
+    "api:approval-review",
+}
 
 
 def test_a_token_gets_what_its_scopes_grant(world: dict[str, Any], project: Project, tmp_path: Path) -> None:

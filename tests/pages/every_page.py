@@ -6,6 +6,7 @@ from typing import Any
 
 from django.urls import get_resolver, reverse
 
+from adapterhub.accounts.models import ApiToken
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Approval
 from tests.api.test_walk import POST_ONLY, PUBLIC, routes
@@ -32,6 +33,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "approval": [Approval.objects.filter(project=world.project)[0].pk], "dataset": [dataset.pk],
         "training-run": [run.pk], "compare-training-runs": [run.pk], "rank-analysis": [world.analyses[0].pk],
         "compression": [compression.pk],
+        "token": [ApiToken.issue(name="ci", project=world.project, scopes=["read"], created_by=world.by.user)[0].pk],
         "audit-event": [AuditEvent.objects.filter(project=world.project)[0].pk],
     }  # fmt: skip
     queries = {"compare": f"?to={version.number - 1}", "compare-training-runs": f"?to={world.runs[0].pk}"}

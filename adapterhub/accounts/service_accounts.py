@@ -1,0 +1,48 @@
+"""Service accounts: names for programs. They have roles and tokens, outlive the people who made them, never sign in."""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, models, transaction
+
+from adapterhub.accounts import memberships, tokens
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+
+# An approver is a person.
+ROLES = [role for role in Membership.Role.values if role not in (Membership.Role.APPROVER, Membership.Role.ADMIN)]
+
+
+def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
+    """The service accounts that still work in the projects."""
+    return User.objects.filter(is_service=True, is_active=True, memberships__project__in=projects).distinct()
+
+
+def create(project: Project, name: str, role: str, *, by: Actor) -> User:
+    """An account that only tokens can use. Raises Invalid and Conflict."""
+    if role not in ROLES:
+        raise Invalid(f"A service account has one of the roles {', '.join(ROLES)}.", field="role")
+    try:
+        with transaction.atomic():
+            account = User(username=name, is_service=True)
+            account.set_unusable_password()
+            account.save()
+            memberships.grant(project, account, role, by=by)
+            AuditEvent.record(Tag.SERVICE_ACCOUNT_CREATED, account, by=by, project=project, after={"role": role})
+    except IntegrityError:
+        raise Conflict(f"The name {name!r} is taken: choose another.", field="name", code="name_taken") from None
+    return account
+
+
+@transaction.atomic
+def close(account: User, project: Project, *, by: Actor) -> None:
+    """Revoke its tokens in the project and take its roles there; one without a role anywhere is switched off."""
+    for token in ApiToken.objects.filter(account=account, project=project, revoked_at=None):
+        tokens.revoke(token, by=by)
+    for membership in account.memberships.filter(project=project).select_related("project", "user"):
+        memberships.revoke(membership, by=by)
+    account.is_active = account.memberships.exists()
+    account.save(update_fields=["is_active"])
+    AuditEvent.record(Tag.SERVICE_ACCOUNT_CLOSED, account, by=by, project=project)

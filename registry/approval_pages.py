@@ -50,7 +50,8 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 
 def find(request: HttpRequest, pk: str) -> Approval:
-    queryset = Approval.objects.select_related("project", "alias", "rollout", "candidate__adapter")
+    related = ("project", "alias", "rollout__alias", "rollout__stable", "rollout__candidate", "candidate__adapter")
+    queryset = Approval.objects.select_related(*related)
     return one(request, queryset, pk=pk)
 
 

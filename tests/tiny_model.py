@@ -63,7 +63,11 @@ def make_tokenizer() -> Any:
     )
 
 
-def make_model(layers: int = 2, seed: int = 0, hidden: int = 16, inner: int = 24) -> Any:
+# The shape of SmolLM2, small: three heads on one key, tied embeddings.
+SMOLLM2 = {"hidden": 24, "inner": 64, "num_attention_heads": 3, "num_key_value_heads": 1, "tie_word_embeddings": True}
+
+
+def make_model(layers: int = 2, seed: int = 0, hidden: int = 16, inner: int = 24, **fields: Any) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,19 +78,18 @@ def make_model(layers: int = 2, seed: int = 0, hidden: int = 16, inner: int = 24
             hidden_size=hidden,
             intermediate_size=inner,
             num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
             max_position_embeddings=128,
             initializer_range=0.2,
             pad_token_id=1,
             bos_token_id=None,
             eos_token_id=2,
+            **{"num_attention_heads": 4, "num_key_value_heads": 2, **fields},
         )
     )
 
 
-def save_base_model(folder: Path, layers: int = 2) -> Path:
-    make_model(layers).save_pretrained(folder)
+def save_base_model(folder: Path, layers: int = 2, **shape: Any) -> Path:
+    make_model(layers, **shape).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""Logged steps as curves: points of an SVG, so that a page shows them without JavaScript."""
+"""Logged steps as curves and lengths as bars: parts of an SVG, so that a page shows them without JavaScript."""
 
 from __future__ import annotations
 
@@ -47,3 +47,18 @@ def thinned(known: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """Every n-th step and the last one: a long run draws as fast as a short one."""
     stride = -(-len(known) // MOST_POINTS)
     return known[:-1:stride] + known[-1:] if stride > 1 else known
+
+
+def histogram(lengths: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Bars of rows by length on an SVG of WIDTH x HEIGHT, and where `limit` tokens lie on it."""
+    bins, step = lengths["bins"], lengths["step"]
+    wide, most = (WIDTH - 2 * MARGIN) / len(bins), max(bins)
+    bars = []
+    for place, rows in enumerate(bins):
+        height = rows / most * (HEIGHT - 2 * MARGIN)
+        bars.append({"x": round(MARGIN + place * wide, 1), "y": round(HEIGHT - MARGIN - height, 1), "rows": rows,
+                     "width": round(wide - 1, 1), "height": round(height, 1),
+                     "from": place * step, "to": (place + 1) * step - 1})  # fmt: skip
+    reach = len(bins) * step
+    line = round(MARGIN + limit / reach * (WIDTH - 2 * MARGIN), 1) if limit < reach else None
+    return {"bars": bars, "most": most, "reach": reach, "limit": line, "width": WIDTH, "height": HEIGHT}

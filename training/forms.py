@@ -52,6 +52,17 @@ class UploadForm(forms.Form):
         self.fields["project"].queryset = projects
 
 
+class RenderingForm(forms.Form):
+    """How a training would read a dataset."""
+
+    base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
+    max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=256, help_text="Tokens of a sequence.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["base_model"].queryset = BaseModel.objects.ready()
+
+
 class RunForm(forms.Form):
     """A new training. The numbers have sane defaults; their bounds stand in one table."""
 

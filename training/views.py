@@ -17,7 +17,8 @@ from adapterhub.api.errors import DomainError
 from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.views import cleaned, find_version, heat_map
-from training.forms import AnalysisForm, BudgetForm, UploadForm
+from training.curves import histogram
+from training.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.models import Compression, Dataset, RankAnalysis
 from training.tars.allocation import cost
 from training.uploads import copied
@@ -63,8 +64,24 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 
 @login_required
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
+    """The rows as they are; with a base model in the query, as a training on it reads them."""
     shown = one(request, Dataset.objects.select_related("project"), pk=pk)
-    return render(request, "training/dataset.html", {"dataset": shown, "rows": shown.preview(8)})
+    form = RenderingForm(request.GET if "base_model" in request.GET else None)
+    context = {"dataset": shown, "form": form, **read_by_a_training(shown, form)}
+    if "rendered" not in context:
+        context["rows"] = shown.preview(8)
+    return render(request, "training/dataset.html", context)
+
+
+def read_by_a_training(shown: Dataset, form: RenderingForm) -> dict[str, Any]:
+    if not form.is_valid():
+        return {}
+    try:
+        found = shown.rendered(form.cleaned_data["base_model"], form.cleaned_data["max_length"])
+    except DomainError as error:
+        form.add_error(error.field if error.field in form.fields else None, error.detail)
+        return {}
+    return {**found, "histogram": histogram(found["lengths"], found["max_length"])}
 
 
 @login_required

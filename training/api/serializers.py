@@ -34,6 +34,11 @@ class DatasetSerializer(serializers.ModelSerializer):
         ]
 
 
+class RenderingSerializer(serializers.Serializer):
+    base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
+    max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
+
+
 class NewDatasetSerializer(serializers.Serializer):
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)

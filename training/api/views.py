@@ -74,11 +74,24 @@ class DatasetViewSet(Reading):
             return answer(problem(exc.status, exc.code, exc.detail, errors))
         return super().handle_exception(exc)
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(
+        responses={200: OpenApiTypes.OBJECT},
+        parameters=[OpenApiParameter("base_model", str), OpenApiParameter("max_length", int)],
+    )
     @action(detail=True, pagination_class=None)
     def preview(self, request: Request, pk: str) -> Response:
-        """The first rows of the training split."""
-        return Response({"rows": self.get_object().preview()})
+        """The first rows of the training split.
+
+        With `base_model` also as its tokenizer and chat template render them, what the loss counts marked, and the
+        lengths of rows in tokens with what `max_length` cuts.
+        """
+        dataset = self.get_object()
+        found = {"rows": dataset.preview()}
+        if "base_model" in request.GET:
+            asked_for = shapes.RenderingSerializer(data=request.GET)
+            asked_for.is_valid(raise_exception=True)
+            found |= dataset.rendered(asked_for.validated_data["base_model"], asked_for.validated_data["max_length"])
+        return Response(found)
 
 
 class RankAnalysisViewSet(Reading):

@@ -23,7 +23,8 @@ from adapterhub.api.errors import Invalid
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from training import row_files, row_scan, rows
+from registry.models import BaseModel
+from training import rendering, row_files, row_scan, rows
 
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
@@ -219,6 +220,14 @@ class Dataset(models.Model):
             return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [rows.parse_row(line) for line in islice(stream, count)]
+
+    def rendered(self, model: BaseModel, max_length: int) -> dict[str, Any]:
+        """The first rows as a training on the model reads them, and how long rows are. Raises Invalid."""
+        file = self.folder() / "train.jsonl"
+        try:
+            return rendering.look(file, rendering.tokenizer_of(model.folder, model.digest), max_length)
+        except rendering.NotReadable as error:
+            raise Invalid(str(error), field="base_model", code="not_readable") from None
 
 
 def known_format(named: str, filename: str) -> str:

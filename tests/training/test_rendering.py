@@ -1,0 +1,100 @@
+"""A dataset as a training reads it: the chat template's exact string, what the loss counts, and what is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from adapterhub.accounts.models import Project, User
+from registry.models import BaseModel
+from tests.builders import write_jsonl
+from tests.tiny_model import make_tokenizer, save_base_model
+from training import rendering
+from training.models import Dataset
+
+CHAT = [{"role": "user", "content": "the bank"}, {"role": "assistant", "content": "shall report each incident"}]
+
+
+def joined(row: rendering.Rendered, kind: str = "") -> str:
+    return "".join(span.text for span in row.spans if kind in ("", span.kind))
+
+
+def test_a_chat_is_shown_as_its_template_renders_it() -> None:
+    tokenizer = make_tokenizer()
+    row = rendering.rendered({"messages": CHAT}, tokenizer, 100)
+    assert joined(row).split() == tokenizer.apply_chat_template(CHAT, tokenize=False).split()
+    assert joined(row, "counted").split() == ["shall", "report", "each", "incident", "<end>"]
+    assert (row.tokens, row.counted) == (10, 5)
+
+
+def test_what_lies_behind_max_length_is_cut_and_not_counted() -> None:
+    row = rendering.rendered({"prompt": "the bank", "completion": "shall report each"}, make_tokenizer(), 4)
+    assert [(span.kind, span.text.split()) for span in row.spans] == [
+        ("read", ["the", "bank"]), ("counted", ["shall", "report"]), ("cut", ["each", "<end>"])]  # fmt: skip
+    assert (row.tokens, row.counted) == (6, 2)
+
+
+def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
+    from training.tars.base_model import sequences_of
+
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHAT}])
+    tokenizer = make_tokenizer()
+    (trained,) = sequences_of(file, "train", tokenizer, 100)
+    row = rendering.rendered({"messages": CHAT}, tokenizer, 100)
+    counted = [tokenizer.decode([label]) for label in trained.labels[1:] if label != -100]
+    assert joined(row, "counted").split() == counted
+
+
+def test_lengths_tell_what_is_cut_and_what_is_left_out() -> None:
+    tokenizer = make_tokenizer()
+    rows = [{"text": "the bank " * count} for count in (1, 2, 10)] + [{"prompt": "the " * 9, "completion": "bank"}]
+    found = rendering.lengths_of([rendering.sequence_of(row, tokenizer) for row in rows], 8)
+    assert (found.rows, found.longest, found.cut, found.silent) == (4, 21, 2, 1)
+    assert found.cut_share == 0.5
+    assert found.cut_tokens == pytest.approx((13 + 3) / (3 + 5 + 21 + 11))
+    assert sum(found.bins) == 4
+
+
+@pytest.fixture
+def chats(project: Project, alice: User, tmp_path: Path) -> Dataset:
+    lines = [{"messages": [{"role": "user", "content": f"the bank {n}"}, CHAT[1]]} for n in range(40)]
+    file = write_jsonl(tmp_path / "chats.jsonl", lines)
+    return Dataset.create(project=project, name="chats", file=file, filename="chats.jsonl", by=alice.as_actor())
+
+
+@pytest.fixture
+def talking(db_or_fresh: None) -> BaseModel:
+    model = BaseModel.objects.create(slug="talking", source="talking")
+    save_base_model(model.folder)
+    model.inspect()
+    return model
+
+
+def test_page_and_rest_show_it(client: Client, chats: Dataset, talking: BaseModel, bob: User, charlie: User) -> None:
+    client.force_login(bob)
+    page = client.get(f"/datasets/{chats.pk}/", {"base_model": "talking", "max_length": 16})
+    assert b"No row is longer than 16 tokens." in page.content
+    assert b'<span class="completion">' in page.content
+    assert page.content.count(b"&lt;assistant&gt;") == 8
+    found = client.get(f"/api/v1/datasets/{chats.pk}/preview/?base_model=talking&max_length=16").json()
+    assert found["lengths"]["longest"] == found["rendered"][0]["tokens"] == 11
+    client.force_login(charlie)
+    assert client.get(f"/datasets/{chats.pk}/", {"base_model": "talking"}).status_code == 404
+
+
+@pytest.mark.parametrize(("query", "field"), [("base_model=none", "base_model"), ("base_model=tiny", "base_model"),
+                                              ("base_model=talking&max_length=1", "max_length")])  # fmt: skip
+def test_what_cannot_be_rendered_is_named(
+    query: str, field: str, client: Client, chats: Dataset, talking: BaseModel, base_model: BaseModel, bob: User
+) -> None:
+    """`tiny` has a tokenizer file that is none."""
+    client.force_login(bob)
+    refused: Any = client.get(f"/api/v1/datasets/{chats.pk}/preview/?{query}")
+    assert refused.status_code in (400, 422)
+    assert field in refused.content.decode()
+    page = client.get(f"/datasets/{chats.pk}/?{query}")
+    assert page.status_code == 200
+    assert b"errorlist" in page.content

@@ -33,6 +33,7 @@ class Choice:
 TABLE: dict[str, Hyperparameter | Choice] = {
     "rank": Hyperparameter(8, 1, 512, "Rank of every module, when no rank analysis plans them."),
     "scale": Hyperparameter(2, 1, 64, "alpha / r, equal for every module."),
+    "rslora": Hyperparameter(0, 0, 1, "1: rank-stabilised: alpha / sqrt(r), so scale times sqrt(rank); no analysis."),
     "steps": Hyperparameter(40, 1, 1_000_000, "Optimiser steps."),
     "batch_size": Hyperparameter(4, 1, 1024, "Sequences in a micro-batch."),
     "gradient_accumulation": Hyperparameter(1, 1, 1024, "Micro-batches in a step."),
@@ -51,7 +52,7 @@ TABLE: dict[str, Hyperparameter | Choice] = {
     "init": Choice(("random", "eva"), "LoRA: where A starts, unless a rank analysis brings start values."),
 }
 # What the run is made of; the rest is the recipe's.
-OUTER = ("rank", "scale", "devices", "sharded", "init")
+OUTER = ("rank", "scale", "rslora", "devices", "sharded", "init")
 
 
 def with_defaults(given: dict[str, Any]) -> dict[str, int | float | str]:

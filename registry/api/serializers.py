@@ -29,8 +29,21 @@ class BaseModelSerializer(serializers.ModelSerializer):
 
 class NewBaseModelSerializer(serializers.Serializer):
     slug = serializers.SlugField(max_length=50)
-    source = serializers.RegexField(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=200)
+    source = serializers.RegexField(
+        r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=200, required=False,
+        help_text="A folder of the models folder, or a hub id.",
+    )  # fmt: skip
     revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, allow_blank=True, default="")
+    version = serializers.CharField(
+        max_length=120, required=False,
+        help_text="Instead of a source: the served name of a version, to be served whole. A full training's checkpoint "
+        "is taken as it is; a LoRA is merged into its base model.",
+    )  # fmt: skip
+
+    def validate(self, fields: dict) -> dict:
+        if ("source" in fields) == ("version" in fields):
+            raise serializers.ValidationError({"source": "Name either a source or a version."})
+        return fields
 
 
 class AdapterSerializer(serializers.ModelSerializer):

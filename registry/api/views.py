@@ -74,10 +74,25 @@ class BaseModelViewSet(Reading):
 
     @extend_schema(request=shapes.NewBaseModelSerializer, responses={202: shapes.BaseModelSerializer})
     def create(self, request: Request) -> Response:
-        """Register a folder of the models folder, or a hub id. Answers at once; `status` says when it is ready."""
+        """Register a folder, a hub id, or a version as a whole. Answers at once; `status` says when it is ready."""
         fields = self.read(shapes.NewBaseModelSerializer)
         require_admin_somewhere(request)
-        return self.write(models.BaseModel.register(by=actor_of(request), **fields), 202)
+        if "version" in fields:
+            version = whole_version(request, fields["version"])
+            model = models.BaseModel.register_version(slug=fields["slug"], version=version, by=actor_of(request))
+        else:
+            model = models.BaseModel.register(by=actor_of(request), **fields)
+        return self.write(model, 202)
+
+
+def whole_version(request: Request, served_name: str) -> models.AdapterVersion:
+    """Its weights become everybody's, so an admin of its own project must ask. Raises Invalid."""
+    visible = models.AdapterVersion.objects.filter(adapter__project__in=projects_of(request))
+    version = visible.select_related("adapter__project", "adapter__base_model").filter(served_name=served_name).first()
+    if version is None:
+        raise Invalid(f"There is no version {served_name!r}.", field="version", code="unknown_version")
+    named_project(request, version.project.slug, Scope.ADMIN)
+    return version
 
 
 def require_admin_somewhere(request: Request) -> None:

@@ -16,6 +16,8 @@ from adapterhub.artifacts import digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
+# Begins the source of a model that was made of a version; no client may write it.
+MADE_OF = "version:"
 IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
                   "chat_template.*", "vocab.*", "merges.txt", "*.model")  # fmt: skip
 
@@ -69,6 +71,21 @@ class BaseModel(models.Model):
             AuditEvent.record(Tag.BASE_MODEL_REGISTERED, model, by=by, project=None, after={"source": source})
             transaction.on_commit(model.check_soon)
         return model
+
+    @classmethod
+    def register_version(cls, *, slug: str, version: Any, by: Actor) -> BaseModel:
+        """Record the whole checkpoint that the version is: what its training stored, or its base with it merged.
+
+        Raises Invalid for a version that may not be served.
+        """
+        if version.status != "ready":
+            raise Invalid(f"{version} is {version.status}, not ready.", field="version", code="version_not_ready")
+        return cls.register(slug=slug, source=f"{MADE_OF}{version.served_name}", by=by)
+
+    @property
+    def made_of(self) -> str:
+        """The served name of the version that this model was made of; empty for others."""
+        return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
 
     def check_soon(self) -> None:
         from registry.tasks import check_base_model

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import Project, User
@@ -134,12 +134,30 @@ async def answered(base: Path, adapter: Path) -> list[int]:
         return list((await http.post("/v1/completions", json=body)).json()["choices"][0]["token_ids"])
 
 
+def test_rslora_is_pefts_own_in_a_configuration_that_every_engine_reads(
+    line_of_work: Adapter, long_dataset: Dataset, alice: User
+) -> None:
+    run = TrainingRun.planned(
+        adapter=line_of_work, dataset=long_dataset, hyperparameters={"rank": 9, "rslora": 1}, by=alice.as_actor()
+    )
+    plan = run.rank_plan()
+    ours, theirs = (
+        get_peft_model(loaded(line_of_work.base_model.folder), LoraConfig(r=9, target_modules=["q_proj"], **fields))
+        for fields in ({"lora_alpha": plan["lora_alpha"]}, {"lora_alpha": 18, "use_rslora": True})
+    )
+    scales = [
+        model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj").scaling for model in (ours, theirs)
+    ]
+    assert scales[0] == scales[1] == {"default": pytest.approx(6)}
+
+
 @pytest.mark.parametrize(
     ("method", "chosen", "said"),
     [
         ("dora", {"init": "eva"}, "init = eva is for lora"),
         ("lora", {"init": "magic"}, "init is 'magic'; choose one of random, eva"),
         ("lora", {"devices": 0}, "devices is 0"),
+        ("galore", {"rslora": 1}, "rslora is for lora, qlora and dora"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -113,6 +113,7 @@ class TrainingRun(GpuJob):
             created_by=by.user,
         )
         check_init(run)
+        check_rslora(run)
         run.require_of_project("dataset", dataset)
         run.require_of_project("rank_analysis", rank_analysis)
         return run
@@ -175,9 +176,11 @@ class TrainingRun(GpuJob):
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
         rank = self.hyperparameters["rank"]
+        # rsLoRA (arXiv 2312.03732) is this alpha under another root: written plainly, every engine scales it alike.
+        stabilised = rank**0.5 if self.hyperparameters.get("rslora") else 1
         return {
             "r": rank,
-            "lora_alpha": rank * self.hyperparameters["scale"],
+            "lora_alpha": rank * self.hyperparameters["scale"] * stabilised,
             "rank_pattern": {},
             "alpha_pattern": {},
             "target_modules": sorted(self.base_model.linear_shapes()),
@@ -277,6 +280,15 @@ def check_init(run: TrainingRun) -> None:
     init = run.hyperparameters["init"]
     if init != "random" and run.method != TrainingRun.Method.LORA:
         raise Invalid(f"init = {init} is for lora; leave it at random.", field="hyperparameters.init", code="bad_init")
+
+
+def check_rslora(run: TrainingRun) -> None:
+    """One scale for all modules: ranks that differ would each have their own."""
+    if not run.hyperparameters["rslora"]:
+        return
+    if run.rank_analysis or run.method not in ("lora", "qlora", "dora"):
+        message = "rslora is for lora, qlora and dora with one rank everywhere: leave it 0, or leave the analysis out."
+        raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")
 
 
 def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:

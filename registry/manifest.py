@@ -118,11 +118,18 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise refused("This is no safetensors file, or its header is over 2 MB.", WEIGHTS)
         raw = stream.read(length)
+    refuse_crowd(raw)
     try:
         header = json.loads(raw, object_pairs_hook=no_duplicates)
         return check_tensors(header, size - 8 - length)
     except (ValueError, TypeError, LookupError, RecursionError):
         raise refused("The safetensors header cannot be read.", WEIGHTS) from None
+
+
+def refuse_crowd(raw: bytes) -> None:
+    """Counted in the bytes: nothing is built of a header that nobody can need."""
+    if raw.count(b"{") > MAX_TENSORS + 2 or raw.count(b"[") > 2 * MAX_TENSORS:
+        raise refused(f"The safetensors header names more than {MAX_TENSORS:,} tensors.", WEIGHTS)
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

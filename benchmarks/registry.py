@@ -2,6 +2,8 @@
 
     python benchmarks/registry.py --mlflow /path/to/venv/bin/mlflow --out benchmarks/results/registry.json
 
+`--versions 10000` leaves out the measurement at 100,000.
+
 MLflow has a virtual environment of its own (with psycopg2). Its "create version" records a URI; ours takes the files,
 checks them, stores them under their digest and writes the audit event. Both sides are full of versions before the
 reads: rows are multiplied in SQL from one that was made over HTTP.
@@ -54,13 +56,13 @@ def both(what: str, ours: float, peer: float, goal: float | None, *, less: bool 
     return Row(what, ours, peer, peer / ours if less else ours / peer, goal)
 
 
-def measure(ours: Side, peer: Side, short: bool, folder: Path) -> list[Row]:
+def measure(ours: Side, peer: Side, sizes: list[int], short: bool, folder: Path) -> list[Row]:
     count = 3 if short else 20
     rows = [
         both(f"{what}/s, 16 clients", *(rate(getattr(side, verb), count) for side in (ours, peer)), 2)
         for what, verb in (("create model", "create_model"), ("create version", "create_version"))
     ]
-    for versions in (300,) if short else (10_000, 100_000):
+    for versions in sizes:
         for side in (ours, peer):
             side.fill(versions)
         rows.append(both(f"move alias/s, {versions:,} versions", *pair(ours, peer, "move_alias", count), 2))
@@ -134,7 +136,7 @@ def home() -> Iterator[Path]:
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", "mlflow")
+    given = arguments(__doc__ or "", "mlflow", "versions")
     binary: Any = given.mlflow or shutil.which("mlflow")
     if not binary:
         sys.stdout.write("no MLflow: pip install mlflow==3.17.2 psycopg2-binary into a venv, and name --mlflow\n")
@@ -142,7 +144,8 @@ def main() -> None:
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
     sys.stdout.write(version.stdout)
     with home() as folder, Ours(folder) as ours, MLflow(folder, binary) as peer:
-        rows = measure(ours, peer, given.short, folder)
+        sizes = [int(given.versions)] if given.versions else [300] if given.short else [10_000, 100_000]
+        rows = measure(ours, peer, sizes, given.short, folder)
     publish("registry", rows, given.out)
 
 

@@ -10,8 +10,11 @@ from registry import checks, outcomes, rollout_loop
 from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
+from registry.rounds import Rounds
 
 log = logging.getLogger(__name__)
+# All threads of the process: a table that was read after my commit holds my change, whoever asked for it.
+publication = Rounds(lambda: control_loop.publish())
 
 
 @shared_task
@@ -61,7 +64,7 @@ def check_version_soon(pk: int) -> None:
 def publish_soon() -> None:
     """After a commit: tell the routers at once. Without Valkey the next tick does."""
     try:
-        control_loop.publish()
+        publication.join()
     except redis.RedisError as error:
         log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
 
@@ -69,7 +72,7 @@ def publish_soon() -> None:
 def publish_and_reconcile() -> None:
     """After a commit: tell the routers at once, and wake the loop. Without Valkey the next tick does both."""
     try:
-        control_loop.publish()
+        publication.join()
         reconcile.delay()
     except (redis.RedisError, OperationalError) as error:
         log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)

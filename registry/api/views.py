@@ -140,7 +140,8 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        self.adapter()
+        # By its key: with a slug Postgres would sort all versions of the adapter for one page.
+        self.queryset = self.queryset.filter(adapter=self.adapter())
         return super().list(request, *args, **kwargs)
 
     def adapter(self) -> models.Adapter:

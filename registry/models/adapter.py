@@ -132,6 +132,7 @@ class AdapterVersion(models.Model):
             models.UniqueConstraint(fields=["adapter", "digest"], name="one_version_per_content"),
             models.CheckConstraint(condition=models.Q(digest__regex="^[0-9a-f]{64}$"), name="digest_is_sha256"),
         ]
+        indexes = [models.Index(fields=["adapter", "-id"], name="versions_newest_first")]
 
     def __str__(self) -> str:
         return f"{self.adapter.slug} v{self.number}"

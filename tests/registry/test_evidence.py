@@ -83,6 +83,7 @@ def test_the_page_draws_the_comparison(
     page = client.get(f"{PAGE}/compare/", {"to": 2}).content.decode()
     assert page.count("<rect") == LAYERS * len(SHAPES)
     assert "cosine distance" in page
+    assert f"/playground/?models={version.served_name},{candidate.served_name}" in page
 
 
 @pytest.fixture

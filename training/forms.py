@@ -14,6 +14,7 @@ from registry.models import Adapter, BaseModel
 from training.analysis_settings import NAMES
 from training.hyperparameters import TABLE, Choice
 from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models.keeping import Retention
 from training.row_files import FORMATS
 from training.rows import LineError
 from training.tars.presets import CHOICES
@@ -31,6 +32,12 @@ class MappingField(forms.CharField):
         if not all(sign and theirs.strip() for _, sign, theirs in pairs):
             raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
         return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+class KeepingForm(forms.Form):
+    retention = forms.ChoiceField(choices=Retention.choices, label="Kept")
+    hold = forms.BooleanField(required=False, label="Legal hold: nothing of it is erased")
+    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
 
 
 class UploadForm(forms.Form):

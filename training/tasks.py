@@ -6,7 +6,7 @@ from celery import shared_task
 from kombu.exceptions import OperationalError
 
 from training import jobs, retention
-from training.models import Dataset
+from training.models import Dataset, erasure
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,9 @@ def report_devices() -> None:
 
 @shared_task
 def drop_old_checkpoints() -> None:
-    """Of this worker's host."""
+    """Of this worker's host, and its copies of what was erased."""
     retention.drop_old_checkpoints()
+    erasure.drop_erased()
 
 
 @shared_task

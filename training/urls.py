@@ -2,12 +2,15 @@
 
 from django.urls import path
 
-from training import estimate_pages, overview_page, run_pages, views
+from training import estimate_pages, keeping_pages, overview_page, run_pages, views
 
 urlpatterns = [
     path("", overview_page.overview, name="overview"),
     path("datasets/", views.datasets, name="datasets"),
     path("datasets/<int:pk>/", views.dataset, name="dataset"),
+    path("datasets/<int:pk>/keep/", keeping_pages.keep_dataset, name="keep-dataset"),
+    path("datasets/<int:pk>/erase/", keeping_pages.erase_dataset, name="erase-dataset"),
+    path("datasets/<int:pk>/erasure/<slug:verb>/", keeping_pages.decide_erasure, name="decide-erasure"),
     path("training/", run_pages.runs, name="training-runs"),
     path("training/new/", run_pages.new_run, name="new-training-run"),
     path("training/<uuid:pk>/", run_pages.run, name="training-run"),

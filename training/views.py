@@ -16,9 +16,12 @@ from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
 from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.audit.observed import observe
+from adapterhub.audit.tags import Tag
 from registry.views import cleaned, find_version, heat_map
 from training.curves import histogram
 from training.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
+from training.keeping_pages import keeping
 from training.models import Compression, Dataset, RankAnalysis
 from training.tars.allocation import cost
 from training.uploads import copied
@@ -67,7 +70,8 @@ def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """The rows as they are; with a base model in the query, as a training on it reads them."""
     shown = one(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
-    context = {"dataset": shown, "form": form, **read_by_a_training(shown, form)}
+    observe(Tag.DATASET_READ, by=actor_of(request), project=shown.project, what=request.path)
+    context = {"dataset": shown, "form": form, **read_by_a_training(shown, form), **keeping(request, shown)}
     if "rendered" not in context:
         context["rows"] = shown.preview(8)
     return render(request, "training/dataset.html", context)

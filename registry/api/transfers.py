@@ -15,8 +15,11 @@ from rest_framework.response import Response
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import Conflict, Invalid, Unavailable
+from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.artifacts import ArtifactError, S3Store
+from adapterhub.audit.observed import observe
+from adapterhub.audit.tags import Tag
 from registry.manifest import WEIGHTS
 from registry.models import Adapter
 from registry.models.adapter import store
@@ -54,6 +57,7 @@ class VersionTransfers(ProjectViewSet):
             require_signed(version.signature, version.identity())
         except ArtifactError as error:
             raise Unavailable(f"The files of {version} are not given: {error}", code="artifact_unreadable") from error
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
         urls = bucket().download_urls(version.digest, LINK_S)
         return Response({"digest": version.digest, "expires_s": LINK_S, "urls": urls})
 

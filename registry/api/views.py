@@ -26,6 +26,8 @@ from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, projects_of
 from adapterhub.api.views import ProjectViewSet
+from adapterhub.audit.observed import observe
+from adapterhub.audit.tags import Tag
 from registry import exports, models
 from registry.api import serializers as shapes
 from registry.api.evidence import SCOPES as EVIDENCE
@@ -176,6 +178,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     def download(self, request: Request, slug: str, number: str) -> FileResponse:
         """The files as they were published, in a zip."""
         version = self.get_object()
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
         return as_zip(exports.download(version), version.served_name)
 
     @extend_schema(
@@ -191,6 +194,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         version = self.get_object()
         form = choice(request, "format", exports.Format, exports.Format.PEFT)
         dtype = choice(request, "dtype", exports.Dtype, exports.Dtype.FP32)
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
         return as_zip(exports.export(version, form, dtype), f"{version.served_name}-{form}-{dtype}")
 
 

@@ -21,7 +21,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import member, write_adapter
-from training.models import Compression, Dataset, Evaluation, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, Erasure, Evaluation, RankAnalysis, TrainingRun
 
 PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "second-step", "admin-login",
           "openid_connect_login", "openid_connect_callback", "socialaccount_login_cancelled",
@@ -52,7 +52,10 @@ NEEDS = {
     "api:rollout-rollback POST": OPERATE, "api:rollout-set-weight POST": OPERATE,
     "api:approval-list POST": OPERATE, "api:approval-break-glass POST": OPERATE,
     "api:approval-approve POST": APPROVE, "api:approval-reject POST": APPROVE, "api:approval-review POST": APPROVE,
-    "api:dataset-list POST": TRAIN, "api:rank-analysis-list POST": TRAIN, "api:rank-analysis-cancel POST": TRAIN,
+    "api:dataset-keep POST": ADMIN, "api:dataset-erase POST": ADMIN, "api:erasure-approve POST": APPROVE,
+    "api:erasure-reject POST": APPROVE, "keep-dataset POST": ADMIN, "erase-dataset POST": ADMIN,
+    "decide-erasure POST": APPROVE, "api:dataset-list POST": TRAIN,
+    "api:rank-analysis-list POST": TRAIN, "api:rank-analysis-cancel POST": TRAIN,
     "api:evaluation-list POST": TRAIN, "api:evaluation-cancel POST": TRAIN,
     "api:rank-analysis-reallocate POST": READ, "api:training-run-list POST": TRAIN,
     "api:training-run-clone POST": TRAIN, "api:training-run-preflight POST": TRAIN,
@@ -109,6 +112,8 @@ def world(
     evaluation = Evaluation.launch(alias.version, prompts=["the bank"], by=by)
     compression = Compression.launch(alias.version, {"uniform_rank": 2}, by=by)
     token = ApiToken.issue(name="kept", project=project, scopes=["read"], created_by=alice)[0]
+    dataset.keep_as("none", reason="a test", by=by)
+    erasure = Erasure.request(dataset, reason="a test", by=member("erna", project, "admin").as_actor())
     service_accounts.create(project, "robot", "trainer", by=by)
     webhook = Webhook.objects.create(project=project, url="https://hook.example/", events=["token:*"])
     delivery = Delivery.objects.create(webhook=webhook, event=AuditEvent.objects.filter(project=project).first())
@@ -120,10 +125,11 @@ def world(
         "name": {"aliases": alias.name, "tokens": "robot"},
         "project": {"tokens": "eu"},
         "number": {"adapters": candidate.number},
-        "verb": {"rollouts": "rollback", "approvals": "approve", "training": "cancel"},
+        "verb": {"datasets": "reject", "rollouts": "rollback", "approvals": "approve", "training": "cancel"},
         "pk": {
             "rollouts": rollout.pk, "approvals": rollout.approvals.get().pk, "replicas": replica.pk,
-            "tokens": token.pk, "datasets": dataset.pk, "training-runs": run.pk, "training": run.pk,
+            "tokens": token.pk, "datasets": dataset.pk, "erasures": erasure.pk,
+            "training-runs": run.pk, "training": run.pk,
             "rank-analyses": analysis.pk, "evaluations": evaluation.pk, "responses": response.pk,
             "compressions": compression.pk, "webhooks": webhook.pk, "deliveries": delivery.pk,
             "audit": AuditEvent.objects.filter(project=project).first().pk,
@@ -252,7 +258,8 @@ def refuses_the_method(name: str, method: str) -> bool:
 
 POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
              "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
-             "revoke-webhook", "redeliver", "new-service-account", "close-service-account"}  # fmt: skip
+             "revoke-webhook", "redeliver", "new-service-account", "close-service-account",
+             "keep-dataset", "erase-dataset", "decide-erasure"}  # fmt: skip
 
 
 def harmless(answer: Any, name: str) -> bool:
@@ -292,6 +299,8 @@ def body_of(answer: Any) -> bytes:
 
 
 FOR_PEOPLE = {
+    "api:erasure-approve",
+    "api:erasure-reject",
     "api:token-approve",
     "api:approval-break-glass",
     "api:approval-approve",

@@ -8,11 +8,13 @@ from rest_framework import serializers
 
 from registry.models import BaseModel
 from training import analysis_settings, row_files
-from training.models import Compression, Dataset, RankAnalysis, RunMetric, TrainingRun
+from training.models import Compression, Dataset, Erasure, RankAnalysis, RunMetric, TrainingRun
+from training.models.keeping import Retention
 
 
 class DatasetSerializer(serializers.ModelSerializer):
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    kept_until = serializers.DateTimeField(read_only=True)
 
     class Meta:
         model = Dataset
@@ -30,6 +32,9 @@ class DatasetSerializer(serializers.ModelSerializer):
             "size_bytes",
             "errors",
             "warnings",
+            "retention",
+            "kept_until",
+            "hold_reason",
             "created_at",
         ]
 
@@ -37,6 +42,20 @@ class DatasetSerializer(serializers.ModelSerializer):
 class RenderingSerializer(serializers.Serializer):
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
+
+
+class KeepingSerializer(serializers.Serializer):
+    retention = serializers.ChoiceField(Retention.choices, required=False)
+    hold = serializers.BooleanField(required=False, allow_null=True, default=None, help_text="Legal hold: on or off.")
+    reason = serializers.CharField(max_length=2000)
+
+
+class ErasureSerializer(serializers.ModelSerializer):
+    signer = serializers.SlugRelatedField(slug_field="username", read_only=True)
+
+    class Meta:
+        model = Erasure
+        fields = ["id", "dataset", "status", "reason", "author_name", "signer", "meaning", "created_at", "decided_at"]
 
 
 class NewDatasetSerializer(serializers.Serializer):

@@ -15,19 +15,24 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
+from adapterhub.accounts.api import SigningTokenSerializer
+from adapterhub.accounts.models import APPROVE, Scope
 from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
-from adapterhub.api.permissions import actor_of, named_project
+from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.views import ProjectViewSet
+from adapterhub.audit.observed import observe
+from adapterhub.audit.tags import Tag
+from registry.api.serializers import ReasonSerializer
 from registry.models import AdapterVersion
 from training import asked, preflight
 from training.api import events
 from training.api import serializers as shapes
 from training.asked import of_project
-from training.models import Compression, Dataset, RankAnalysis, RunLog, TrainingRun
+from training.models import Compression, Dataset, Erasure, RankAnalysis, RunLog, TrainingRun
 from training.models.dataset import BrokenLines, DatasetStatus
+from training.models.keeping import keep
 from training.uploads import copied
 
 
@@ -44,7 +49,7 @@ class DatasetViewSet(Reading):
 
     queryset = Dataset.objects.select_related("project")
     serializer_class = shapes.DatasetSerializer
-    scopes = {"create": Scope.TRAIN, "preview": Scope.READ}
+    scopes = {"create": Scope.TRAIN, "preview": Scope.READ, "erase": Scope.ADMIN, "keep": Scope.ADMIN}
 
     @extend_schema(
         request={"multipart/form-data": shapes.NewDatasetSerializer},
@@ -86,12 +91,56 @@ class DatasetViewSet(Reading):
         lengths of rows in tokens with what `max_length` cuts.
         """
         dataset = self.get_object()
+        observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, what=request.path)
         found = {"rows": dataset.preview()}
         if "base_model" in request.GET:
             asked_for = shapes.RenderingSerializer(data=request.GET)
             asked_for.is_valid(raise_exception=True)
             found |= dataset.rendered(asked_for.validated_data["base_model"], asked_for.validated_data["max_length"])
         return Response(found)
+
+    @extend_schema(request=shapes.KeepingSerializer)
+    @action(detail=True, methods=["post"])
+    def keep(self, request: Request, pk: str) -> Response:
+        """Change the retention class, or place or release a legal hold."""
+        dataset, fields = self.get_object(), self.read(shapes.KeepingSerializer)
+        keep(dataset, by=actor_of(request), **fields)
+        return self.write(dataset)
+
+    @extend_schema(request=ReasonSerializer, responses={201: shapes.ErasureSerializer})
+    @action(detail=True, methods=["post"])
+    def erase(self, request: Request, pk: str) -> Response:
+        """Ask for the content to be erased; another person decides."""
+        fields = self.read(ReasonSerializer)
+        asked = Erasure.request(self.get_object(), by=actor_of(request), **fields)
+        return Response(shapes.ErasureSerializer(asked).data, 201)
+
+
+class ErasureViewSet(Reading):
+    """Requests to erase a dataset's content, and who decided."""
+
+    queryset = Erasure.objects.select_related("dataset__project", "signer")
+    serializer_class = shapes.ErasureSerializer
+    project_path = "dataset__project"
+    scopes = {"approve": APPROVE, "reject": APPROVE}
+
+    def decide(self, verb: str) -> Response:
+        asked, fields = self.get_object(), self.read(SigningTokenSerializer)
+        require_fresh_sign_in(self.request, fields.pop("password"))
+        getattr(asked, verb)(by=actor_of(self.request), **fields)
+        return self.write(asked)
+
+    @extend_schema(request=SigningTokenSerializer)
+    @action(detail=True, methods=["post"])
+    def approve(self, request: Request, pk: str) -> Response:
+        """Erase it. Who asked cannot, and tokens cannot."""
+        return self.decide("approve")
+
+    @extend_schema(request=SigningTokenSerializer)
+    @action(detail=True, methods=["post"])
+    def reject(self, request: Request, pk: str) -> Response:
+        """Keep the content."""
+        return self.decide("reject")
 
 
 class RankAnalysisViewSet(Reading):

@@ -25,6 +25,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.models import BaseModel
 from training import rendering, row_files, row_scan, rows
+from training.models.keeping import Kept
 
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
@@ -50,6 +51,7 @@ class DatasetStatus(models.TextChoices):
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
+    ERASED = "erased"
 
 
 class DatasetQuerySet(models.QuerySet["Dataset"]):
@@ -62,7 +64,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
-class Dataset(models.Model):
+class Dataset(Kept):
     """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="datasets")
@@ -128,6 +130,7 @@ class Dataset(models.Model):
             return dataset.check_later(file, by=by)
         with dataset.scanned(file) as (found, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
+                twin.require_not_erased()
                 return twin
             dataset.accept(found, digest, by=by)
         return dataset
@@ -208,6 +211,19 @@ class Dataset(models.Model):
         """Raises Invalid while the file is checked, or when it was no dataset."""
         if self.status != DatasetStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
+
+    def require_not_erased(self) -> None:
+        """Raises Invalid when this content was erased here, after dropping what came back."""
+        if self.status == DatasetStatus.ERASED:
+            self.drop_content()
+            raise Invalid(f"This content was erased as {self}: it is not taken again.", field="file", code="erased")
+
+    def drop_content(self) -> None:
+        """Remove the bytes of an erased dataset. May be called twice."""
+        from training.models.erasure import drop_bytes
+
+        for digest in filter(None, (self.digest, self.upload)):
+            drop_bytes(digest)
 
     def folder(self) -> Path:
         """A verified local copy: train.jsonl and eval.jsonl. Raises Invalid unless the dataset is ready."""

@@ -1,0 +1,111 @@
+"""Erasing a dataset's content: asked for by one person, approved by another; the row, its digest and its trail stay."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import APPROVE, User
+from adapterhub.accounts.people import Meaning, require_another, require_role_for
+from adapterhub.api.errors import InvalidTransition
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from training.models.dataset import Dataset, DatasetStatus, store
+
+
+class ErasureStatus(models.TextChoices):
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+
+
+class Erasure(models.Model):
+    """A request to erase a dataset's content for good, and the word of the person who decided."""
+
+    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="erasures")
+    reason = models.TextField()
+    author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    author_name = models.CharField(max_length=200)
+    status = models.CharField(max_length=10, choices=ErasureStatus.choices, default=ErasureStatus.PENDING)
+    signer = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    meaning = models.CharField(max_length=10, choices=Meaning.choices, blank=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["dataset"], condition=Q(status__in=("pending", "approved")), name="one_erasure"
+            ),
+            models.CheckConstraint(
+                condition=Q(signer=None) | Q(author=None) | ~Q(signer=F("author")), name="eraser_is_another"
+            ),
+            models.CheckConstraint(condition=Q(status="pending") | ~Q(signer=None), name="an_erasure_is_signed"),
+        ]
+
+    def __str__(self) -> str:
+        return f"erasure of {self.dataset}"
+
+    @classmethod
+    def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
+        """Ask for it. Raises Conflict under a legal hold or before the retention class has run out."""
+        with transaction.atomic():
+            dataset.lock().require_erasable().require_ready()
+            asked, _ = cls.objects.get_or_create(
+                dataset=dataset, status=ErasureStatus.PENDING,
+                defaults={"reason": reason, "author": by.user, "author_name": by.name},
+            )  # fmt: skip
+            AuditEvent.record(Tag.ERASURE_REQUESTED, dataset, by=by, project=dataset.project, reason=reason)
+        return asked
+
+    def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
+        """Erase the content. Raises NotAllowed for its author and for tokens."""
+        with transaction.atomic():
+            asked = self.decided(ErasureStatus.APPROVED, meaning, by)
+            dataset = asked.dataset.lock().require_erasable()
+            dataset.status = DatasetStatus.ERASED
+            dataset.save(update_fields=["status"])
+            AuditEvent.record(Tag.DATASET_ERASED, dataset, by=by, project=dataset.project, reason=reason,
+                              before={"digest": dataset.digest}, after={"meaning": str(meaning)})  # fmt: skip
+            transaction.on_commit(dataset.drop_content)
+        self.refresh_from_db()
+
+    def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
+        """Keep the content."""
+        with transaction.atomic():
+            asked = self.decided(ErasureStatus.REJECTED, meaning, by)
+            AuditEvent.record(Tag.ERASURE_REJECTED, asked.dataset, by=by, project=asked.dataset.project, reason=reason)
+        self.refresh_from_db()
+
+    def decided(self, status: ErasureStatus, meaning: str, by: Actor) -> Erasure:
+        asked = Erasure.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=self.pk)
+        user = require_role_for(APPROVE, asked.dataset.project, by)
+        require_another(user, [asked.author])
+        if asked.status != ErasureStatus.PENDING:
+            raise InvalidTransition(f"The {asked} is {asked.status} already.")
+        asked.status, asked.signer, asked.meaning, asked.decided_at = status, user, meaning, now()
+        asked.save(update_fields=["status", "signer", "meaning", "decided_at"])
+        return asked
+
+
+def drop_erased() -> int:
+    """Drop what an erasure left behind when its process died after the commit; returns how many datasets it saw."""
+    erased = Dataset.objects.filter(status=DatasetStatus.ERASED)
+    for dataset in erased:
+        dataset.drop_content()
+    return erased.count()
+
+
+def drop_bytes(digest: str) -> None:
+    """The content in the store and the local copy, unless another project's dataset is the same content."""
+    shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
+    alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
+    if not alive.exists() and store().has(digest):
+        store().drop(digest, now() + timedelta(minutes=1))

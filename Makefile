@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 VLLM_STAMP := .venv-vllm/installed
 
-.PHONY: demo run test test-vllm soak bench lint install stop
+.PHONY: demo run test test-vllm soak bench lint install stop screenshots
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
@@ -44,6 +44,9 @@ $(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml test
 soak: install  ## soak tests in full; date, commit and result go to docs/soak.md
 	@result=failed; $(BIN)/python -m pytest --soak tests/soak && result=passed; \
 	echo "| $$(date -u +%F) | $$(git rev-parse --short HEAD) | $$result |" >> docs/soak.md; test $$result = passed
+
+screenshots: install  ## every page, wide and on a phone, light and dark, into docs/screenshots
+	$(BIN)/python -m pytest -q tests/e2e/take_screenshots.py
 
 bench: install  ## the short form of every benchmark
 	$(BIN)/python benchmarks/run_all.py

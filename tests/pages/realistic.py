@@ -115,7 +115,7 @@ class World:
         return cluster
 
     def make_aliases(self) -> list[Alias]:
-        live = {version.adapter_id: version for version in self.versions if version.status == "ready"}
+        live = {version.adapter_id: version for version in self.versions if may_serve(version)}
         return [self.make_alias(place, version) for place, version in enumerate(live.values())]
 
     def make_alias(self, place: int, version: AdapterVersion) -> Alias:
@@ -142,7 +142,7 @@ class World:
     def make_rollout(self, alias: Alias, state: str) -> Rollout:
         self.tick(minutes=70)
         others = [each for each in self.versions if each.adapter_id == alias.version.adapter_id]
-        candidate = next(each for each in others if each.pk != alias.version_id and each.status == "ready")
+        candidate = next(each for each in others if each.pk != alias.version_id and may_serve(each))
         steps = [
             {"weight": 10, "hold_s": 3600, "min_samples": 500},
             {"weight": 50, "hold_s": 14400, "min_samples": 1500},
@@ -257,6 +257,11 @@ def cast(project: Project) -> dict[str, User]:
     """More people than alice, so that lists of them are lists."""
     roles = {"dana": "approver", "emil": "operator", "fay": "trainer", "gus": "auditor"}
     return {name: member(name, project, role) for name, role in roles.items()}
+
+
+def may_serve(version: AdapterVersion) -> bool:
+    """A version trained on a 4-bit base serves only once it is measured on the 16-bit one."""
+    return version.status == "ready" and version.method != "qlora"
 
 
 def name_of(layer: int, kind: str) -> str:

@@ -1,0 +1,64 @@
+"""Every page in a real browser with a world of realistic size: accessible, no wider than a phone, light."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapterhub.accounts.models import Project, User
+from registry.models import AdapterVersion
+from tests.e2e import axe
+from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
+from tests.pages.every_page import every_page
+from tests.pages.realistic import World, cast
+from training.models import Dataset
+
+SCRIPT_BYTES = "performance.getEntriesByType('resource').filter(e => e.initiatorType == 'script')"
+SCRIPT_BYTES += ".reduce((sum, e) => sum + e.decodedBodySize, 0)"
+
+
+@pytest.fixture
+def urls(
+    fresh_database: str, project: Project, alice: User, candidate: AdapterVersion, dataset: Dataset
+) -> dict[str, str]:
+    cast(project)
+    return every_page(World(project, alice, adapters=12, versions=48), candidate, dataset)
+
+
+def faults(page: Any, script: str) -> list[str]:  # noqa: F811
+    page.set_viewport_size({"width": 1440, "height": 900})
+    found = [f"light: {each}" for each in axe.violations(page, script)]
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    dark = axe.violations(page, script, runOnly=["color-contrast"])
+    found += [f"dark: {each}" for each in dark]
+    page.set_viewport_size({"width": 390, "height": 844})
+    width, loaded = page.evaluate("document.documentElement.scrollWidth"), page.evaluate(SCRIPT_BYTES)
+    return found + [f"{width} px wide on a phone"] * (width > 390) + [f"{loaded} bytes of script"] * (loaded > 200_000)
+
+
+def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_script(
+    page: Any,  # noqa: F811
+    urls: dict[str, str],
+    request: pytest.FixtureRequest,
+) -> None:
+    script, found = axe.source(request.config.cache.mkdir("axe-core")), {}
+    # A colour on its way from one theme to the other is nobody's colour.
+    page.emulate_media(reduced_motion="reduce")
+    for name, url in urls.items():
+        page.goto(url)
+        found[name] = faults(page, script)
+    assert "\n".join(f"{name}: {each}" for name, faulty in found.items() for each in faulty) == ""
+
+
+def test_every_page_can_be_read_without_javascript(page: Any, urls: dict[str, str]) -> None:  # noqa: F811
+    context = page.context.browser.new_context(
+        base_url=page.url, java_script_enabled=False, storage_state=page.context.storage_state()
+    )
+    plain = context.new_page()
+    for name, url in urls.items():
+        answer = plain.goto(url)
+        assert answer.status == 200, name
+        assert plain.get_by_role("heading", level=1).count() == 1, name
+        assert plain.get_by_text("Loading").count() == 0, name
+    context.close()

@@ -57,6 +57,7 @@ def speed(shape: str, method: str, devices: int, sharding: str, folder: Path) ->
 
 
 def speeds(shape: str, method: str, folder: Path) -> list[Row]:
+    speed(shape, method, 1, "ddp", folder)  # The first process reads the kernels from the disk: thrown away.
     one = speed(shape, method, 1, "ddp", folder)
     rows = []
     for sharding, goal in (("ddp", DDP_GOAL), ("fsdp", FSDP_GOAL)):

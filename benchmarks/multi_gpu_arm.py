@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from training.recipes.order import packed
 from training.recipes.program import RunEvents
 from training.recipes.run_file import Hyperparameters, Run
 from training.tars.base_model import on_gpu
+from training.tars.boundary import last
+from training.tars.data import TokenSequence
 
 WARM_STEPS = 3
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -87,12 +88,19 @@ def settings(given: argparse.Namespace, output: Path) -> Run:
 
 
 def material(run: Run, shape: str) -> Material:
-    """Packed rows of sequences whose lengths are those of instructions."""
+    """Packed rows of sequences whose lengths are those of instructions, each filled to the last token: every arm then
+    starts the same kernels at every step.
+    """
     chosen = run.hyperparameters
     rows = sequences(shape, 256 if shape == "tiny" else 4096, chosen.max_length // 2)
     groups = packed([len(row.ids) for row in rows], run.sequences, chosen.max_length, 0)
-    data = Dataset.from_list([joined([rows[place] for place in group]) for group in groups])
+    data = Dataset.from_list([joined(filled([rows[place] for place in group], chosen.max_length)) for group in groups])
     return Material(data, [sum(lengths) for lengths in data["seq_lengths"]], [])
+
+
+def filled(group: list[TokenSequence], room: int) -> list[TokenSequence]:
+    rest = [2] * (room - sum(len(row.ids) for row in group))
+    return [*group, TokenSequence(rest, rest)] if rest else group
 
 
 def measured(given: argparse.Namespace, output: Path) -> dict[str, float]:
@@ -114,7 +122,7 @@ def measured(given: argparse.Namespace, output: Path) -> dict[str, float]:
     }
     if state.is_main_process:
         given.out.write_text(json.dumps(found))
-    loop.leave(state)
+    state.wait_for_everyone()
     return found
 
 
@@ -132,8 +140,8 @@ def main() -> None:
     if given.make:
         made(given.shape, given.model)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        measured(given, Path(folder))
+    measured(given, given.out.with_suffix(".work"))
+    last(0)
 
 
 if __name__ == "__main__":

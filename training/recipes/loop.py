@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
 from datasets import disable_progress_bars  # type: ignore[import-untyped]
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
@@ -100,7 +99,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
         facts |= {"eval_tokens": after.tokens if after else 0, "train_tokens": sum(material.tokens)}
         facts |= {"method": method.name, "steps": chosen.steps, "seconds": round(time.monotonic() - started, 1)}
         run_file.write_atomically(run.output / "result.json", facts)
-    leave(state)
+    state.wait_for_everyone()
 
 
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
@@ -182,10 +181,3 @@ def kept_before(run: Run) -> HeldOutLoss | None:
     """The base's loss as it was measured, maybe by an earlier attempt: the base has not changed since."""
     path = run.output / BEFORE
     return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None
-
-
-def leave(state: PartialState) -> None:
-    """Wait until the first process has written everything, then leave the group."""
-    if state.num_processes > 1:
-        state.wait_for_everyone()
-        torch.distributed.destroy_process_group()

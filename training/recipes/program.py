@@ -12,7 +12,7 @@ from typing import Any
 from training.recipes import run_file
 from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Run
-from training.tars.boundary import guarded
+from training.tars.boundary import guarded, last
 from training.tars.events import Events
 
 CANCELLED = 143
@@ -71,4 +71,4 @@ def program(arguments: list[str], train: Train) -> int:
             see_one_gpu()
         train(events.run, events, cancel)
 
-    return guarded(events, work)
+    return last(guarded(events, work))

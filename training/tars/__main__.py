@@ -19,7 +19,7 @@ from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
 from training.tars import allocation, data, presets
-from training.tars.boundary import BadInput, guarded
+from training.tars.boundary import BadInput, guarded, last
 from training.tars.events import Events
 from training.tars.heat_map import kind_of, svg
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             written(given, analysis)
             show(analysis.as_dict(), given.out)
 
-    return guarded(events, work)
+    return last(guarded(events, work))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -21,17 +21,17 @@ Found = TypeVar("Found")
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Take the device and the place that the launcher gave, until the end; nothing where there is no launcher."""
+    """Take the device and the place that the launcher gave; at the end all wait for the last. Nothing where there is no
+    launcher. The group stays: a process of several ends by `boundary.last`.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    yield
+    distributed.barrier()
 
 
 def size() -> int:

@@ -32,7 +32,8 @@ class WeightForm(SteeringForm):
 
 def plans() -> list[tuple[str, str]]:
     """The templates with their weights, after the way without one."""
-    weights = {name: ", ".join(f"{step['weight']} %" for step in steps) for name, steps in TEMPLATES.items()}
+    shares = {name: [step["weight"] for step in steps if step["weight"]] for name, steps in TEMPLATES.items()}
+    weights = {name: ", ".join(f"{share} %" for share in found) for name, found in shares.items()}
     told = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
     return [(BY_HAND, "by hand: the share below, moved by people"), *told]
 

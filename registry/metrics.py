@@ -25,6 +25,8 @@ METRICS = {
     "empty_rate": Metric("empty answers", "points"),
     "refusal_rate": Metric("refusals", "points"),
     "format_failure_rate": Metric("answers of the wrong format", "points"),
+    "difference_rate": Metric("answers that differ from the stable version's", "points"),
+    "cost": Metric("tokens of question and answer", "tokens"),
     "bad_feedback_rate": Metric("bad feedback", "points"),
     "feedback_score": Metric("feedback score", "score", less_is_worse=True),
 }
@@ -46,7 +48,10 @@ def of_answer(report: Mapping[str, Any]) -> dict[str, float]:
     if hints["empty_rate"] is None:
         hints["empty_rate"] = report["completion_tokens"] == 0
     told = {metric: float(hint) for metric, hint in hints.items() if hint is not None}
-    return {**told, "latency": report["total_ms"] / 1000, "length": float(report["completion_tokens"]), **paced(report)}
+    if (differs := report.get("differs")) is not None:
+        told["difference_rate"] = float(differs)
+    length, asked = float(report["completion_tokens"]), float(report["prompt_tokens"])
+    return {**told, "latency": report["total_ms"] / 1000, "length": length, "cost": asked + length, **paced(report)}
 
 
 def paced(report: Mapping[str, Any]) -> dict[str, float]:

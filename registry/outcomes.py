@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from adapterhub.accounts.models import Project
 from registry.channels import OUTCOMES, valkey
 from registry.metrics import of_report
 from registry.models import AdapterVersion, Response, Rollout, RolloutMinute, RolloutUnit
+from registry.models.minute import Measured
 
 GROUP = "registry"
 BATCH = 500
@@ -99,10 +101,28 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
 
 def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
     """Add the answers of both arms' known users to their minutes; the rest is out of the statistics."""
-    counted = [row for row in rows if row.rollout and row.is_sticky and row.arm in ARMS]
-    told = [(row, metric, value) for row in counted for metric, value in of_report(reports[row.pk]).items()]
-    RolloutMinute.add((row.rollout, row.arm, row.at, metric, value) for row, metric, value in told)
+    counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
+    shadows = [row for row in rows if row.rollout and row.arm == "shadow"]
+    told = [value for row in counted for value in values(row, row.arm, reports[row.pk])]
+    told += [value for row in shadows for value in pair(row, reports[row.pk])]
+    RolloutMinute.add(told)
     units = {(row.rollout_id, unit): row for row in counted if (unit := reports[row.pk].get("unit"))}
     met = [RolloutUnit(rollout=row.rollout, unit=unit, arm=row.arm, weight=row.rollout.weight)
            for (_, unit), row in units.items()]  # fmt: skip
     RolloutUnit.objects.bulk_create(met, ignore_conflicts=True)
+
+
+def is_counted(row: Response, report: dict[str, Any]) -> bool:
+    """Only who would get the same arm again, and is on no list."""
+    return row.arm in ARMS and row.is_sticky and report.get("counted", True)
+
+
+def values(row: Response, arm: str, report: dict[str, Any]) -> Iterator[Measured]:
+    for metric, value in of_report(report).items():
+        yield row.rollout, arm, row.at, metric, value
+
+
+def pair(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
+    """The candidate's unseen answer, and the stable version's to the same request, which cannot differ from itself."""
+    yield from values(row, "shadow", report)
+    yield from values(row, "mirrored", {**report["mirrored"], "differs": False})

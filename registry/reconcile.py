@@ -30,6 +30,7 @@ from registry.wanted import Wanted, wanted_versions
 from serving_client.routing import (
     AliasRoute,
     CacheRule,
+    Checks,
     RateLimit,
     RolloutRoute,
     RoutingTable,
@@ -285,8 +286,20 @@ def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
     return AliasRoute(
         project=alias.project.slug,
         stable=alias.version.served_name,
-        rollout=rollout and RolloutRoute(str(rollout.pk), rollout.candidate.served_name, rollout.weight, rollout.salt),
+        rollout=rollout and rollout_route(rollout),
         cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
+    )
+
+
+def rollout_route(rollout: Rollout) -> RolloutRoute:
+    return RolloutRoute(
+        id=str(rollout.pk),
+        candidate=rollout.candidate.served_name,
+        weight=rollout.weight,
+        salt=rollout.salt,
+        shadow=rollout.shadow,
+        checks=Checks(**rollout.checks),
+        **rollout.targeting,
     )
 
 

@@ -18,9 +18,9 @@ from django.utils.timezone import now
 from adapterhub.accounts.actor import system
 from adapterhub.api.errors import Conflict
 from registry.exposure import Exposure
-from registry.guardrails import Action, Analysis, Finding, analysis
+from registry.guardrails import Action, Analysis, Arm, Finding, Minute, analysis
 from registry.metrics import METRICS
-from registry.models import Rollout, RolloutStatus
+from registry.models import Rollout, RolloutMinute, RolloutStatus
 from registry.rollout_plans import guardrail
 
 LOOP = system("rollout")
@@ -46,6 +46,7 @@ def look_at_all() -> None:
     serving = Rollout.objects.serving().exclude(guardrails=[])
     for rollout in serving.select_related("alias__project", "stable", "candidate"):
         try:
+            RolloutMinute.remember_baseline(rollout)
             look(rollout, now())
         except Conflict as error:
             log.info("%s was moved by somebody else: %s", rollout, error)
@@ -77,9 +78,21 @@ def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
 
 def judge(rollout: Rollout, at: datetime) -> Analysis:
     """The verdicts on all that it measured so far. Raises ValueError without guardrails."""
-    minutes = [row.as_minute() for row in rollout.minutes.all()]
     guardrails = [guardrail(raw) for raw in rollout.guardrails]
-    return analysis(minutes, guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
+    return analysis(minutes(rollout), guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
+
+
+def sides(rollout: Rollout) -> dict[str, Arm]:
+    """Which rows stand for which side: in a shadow step the pairs that nobody saw."""
+    if rollout.shadow:
+        return {"mirrored": Arm.CONTROL, "shadow": Arm.CANDIDATE}
+    return {arm.value: arm for arm in Arm}
+
+
+def minutes(rollout: Rollout) -> list[Minute]:
+    """What the statistics take."""
+    arms = sides(rollout)
+    return [row.as_minute(arms[row.arm]) for row in rollout.minutes.filter(arm__in=arms)]
 
 
 def exposures(rollout: Rollout) -> list[Exposure]:
@@ -95,7 +108,7 @@ def progress(rollout: Rollout, at: datetime) -> Progress:
     left = (end - at).total_seconds()
     return Progress(
         hold_left_s=max(0, int(-(-left // 1))),
-        samples=min(samples(rollout, arm) for arm in ("control", "candidate")),
+        samples=min(samples(rollout, arm) for arm, side in sides(rollout).items() if side is not Arm.BASELINE),
         needed=step.get("min_samples", 0),
         approval=step.get("approval", False),
     )

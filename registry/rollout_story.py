@@ -11,7 +11,7 @@ from django.utils.timezone import localtime
 from adapterhub.audit.models import AuditEvent
 from registry.guardrails import Finding, Guardrail, Minute, finding
 from registry.models import Rollout, RolloutStatus
-from registry.rollout_loop import Progress, judge, progress
+from registry.rollout_loop import Progress, judge, minutes, progress
 
 LOOKS = 12  # points of a picture over time
 WIDTH, HEIGHT, EDGE = 320, 96, 8
@@ -28,7 +28,7 @@ NEXT = {
 
 def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
     """What the page shows beside the state; pictures only where something was measured."""
-    rows = [row.as_minute() for row in rollout.minutes.all()]
+    rows = minutes(rollout)
     found = judge(rollout, at) if rollout.guardrails else None
     return {
         "next": what_next(rollout, at),

@@ -12,6 +12,7 @@ from serving_client.exceptions import (
 from serving_client.routing import (
     AliasRoute,
     CacheRule,
+    Checks,
     RateLimit,
     RolloutRoute,
     RoutingTable,
@@ -25,6 +26,7 @@ __all__ = [
     "AdapterNotLoaded",
     "AliasRoute",
     "CacheRule",
+    "Checks",
     "Completion",
     "EngineClient",
     "EngineError",

@@ -16,13 +16,32 @@ Arm = Literal["candidate", "control", "stable"]
 
 
 @dataclass(frozen=True)
+class Checks:
+    """What an answer's text is held to. `refusal` and `format` are regular expressions: one that a refusal contains,
+    one that a right answer contains; `schema` is a JSON Schema that a right answer's JSON obeys."""
+
+    refusal: str | None = None
+    format: str | None = None
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class RolloutRoute:
-    """A running A/B split; `weight` is the candidate's share in percent."""
+    """A running A/B split; `weight` is the candidate's share in percent.
+
+    `pinned` names by sha256 the units that always get one side, out of the statistics. `holdout` is the percent of the
+    units that no rollout of the alias touches. `shadow` is the percent of the stable version's answers that are asked
+    of the candidate too, unseen.
+    """
 
     id: str
     candidate: str
     weight: float
     salt: str
+    pinned: Mapping[str, Literal["candidate", "stable"]] = field(default_factory=dict)
+    holdout: float = 0.0
+    shadow: float = 0.0
+    checks: Checks = Checks()
 
 
 @dataclass(frozen=True)
@@ -128,7 +147,12 @@ def _cache(raw: dict[str, Any]) -> CacheRule:
 
 
 def _rollout(raw: dict[str, Any]) -> RolloutRoute:
-    return RolloutRoute(raw["id"], raw["candidate"], float(raw["weight"]), raw["salt"])
+    checks = raw.get("checks") or {}
+    return RolloutRoute(
+        raw["id"], raw["candidate"], float(raw["weight"]), raw["salt"], dict(raw.get("pinned", {})),
+        float(raw.get("holdout", 0)), float(raw.get("shadow", 0)),
+        Checks(checks.get("refusal"), checks.get("format"), checks.get("schema")),
+    )  # fmt: skip
 
 
 def _version(raw: dict[str, Any]) -> VersionRoute:

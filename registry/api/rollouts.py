@@ -54,6 +54,8 @@ class RolloutViewSet(Reading):
             candidate=candidate,
             steps=steps,
             guardrails=[dict(rail) for rail in fields["guardrails"]],
+            checks=dict(fields["checks"]),
+            targeting=dict(fields["targeting"]),
             reason=fields["reason"],
             by=actor_of(request),
         )

@@ -180,6 +180,10 @@ class StepSerializer(serializers.Serializer):
     hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
     min_samples = serializers.IntegerField(min_value=0, required=False, default=0)
     approval = serializers.BooleanField(required=False, default=False)
+    shadow = serializers.FloatField(
+        min_value=0, max_value=100, required=False, default=0,
+        help_text="Percent of the stable version's answers that the candidate is asked too, unseen; at weight 0.",
+    )  # fmt: skip
 
 
 class GuardrailSerializer(serializers.Serializer):
@@ -191,6 +195,25 @@ class GuardrailSerializer(serializers.Serializer):
         help_text="A bad guardrail rolls back, a bad signal pauses, goals decide promotion.",
     )
     level = serializers.FloatField(required=False, allow_null=True, help_text="0.95 is p95; of times only.")
+
+
+class ChecksSerializer(serializers.Serializer):
+    """Judged by the routers after the answer has left."""
+
+    refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
+    format = serializers.CharField(required=False, help_text="Regular expression that a right answer contains.")
+    schema = serializers.JSONField(required=False, help_text="JSON Schema that a right answer's JSON obeys.")
+
+
+class TargetingSerializer(serializers.Serializer):
+    """Units as clients send them; only their hashes are kept."""
+
+    allow = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
+    deny = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
+    holdout = serializers.FloatField(
+        min_value=0, max_value=50, required=False, default=0,
+        help_text="Percent of the units that no rollout of this alias touches.",
+    )  # fmt: skip
 
 
 class FeedbackSerializer(serializers.Serializer):
@@ -216,7 +239,7 @@ class RolloutSerializer(serializers.ModelSerializer):
         model = Rollout
         fields = [
             "id", "alias", "stable", "candidate", "status", "weight", "steps", "step", "step_at", "guardrails",
-            "generation", "reason",
+            "checks", "targeting", "generation", "reason",
             "created_at", "ended_at",
         ]  # fmt: skip
 
@@ -230,6 +253,8 @@ class NewRolloutSerializer(serializers.Serializer):
         help_text="Each is taken when the one before had its time and samples; without guardrails people do it.",
     )
     guardrails = GuardrailSerializer(many=True, required=False, default=list)
+    checks = ChecksSerializer(required=False, default=dict)
+    targeting = TargetingSerializer(required=False, default=dict)
     reason = serializers.CharField(max_length=2000)
 
 

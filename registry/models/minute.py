@@ -10,12 +10,14 @@ import numpy as np
 from django.db import models, transaction
 
 from registry.guardrails import Arm, Minute, Values
-from registry.metrics import METRICS
+from registry.metrics import METRICS, of_report
 from registry.models.rollout import Rollout
 from registry.quantiles import EDGES, Histogram
 from registry.statistics import Sample
 
 Measured = tuple[Rollout, str, datetime, str, float]
+BASELINE_HOURS, BASELINE_ANSWERS = 1, 1000
+TOLD = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
 class RolloutMinute(models.Model):
@@ -68,10 +70,20 @@ class RolloutMinute(models.Model):
             counts[int(place)] = count
         return counts
 
-    def as_minute(self) -> Minute:
-        """The row as the statistics take it."""
+    @classmethod
+    def remember_baseline(cls, rollout: Rollout) -> None:
+        """What the stable version measured in the hour before the rollout, once. When the control is past a margin
+        against that too, it is an outage and no fault of the candidate."""
+        if rollout.minutes.filter(arm=Arm.BASELINE).exists():
+            return
+        for answer in rollout.answers_before(BASELINE_HOURS)[:BASELINE_ANSWERS]:
+            told = of_report({name: getattr(answer, name) for name in TOLD})
+            cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in told.items())
+
+    def as_minute(self, arm: Arm) -> Minute:
+        """The row as the statistics take it, on that side."""
         values = Values(Sample(self.count, self.total, self.squares), Histogram(self.dense()))
-        return Minute(self.at, Arm(self.arm), METRICS[self.metric].label, values)
+        return Minute(self.at, arm, METRICS[self.metric].label, values)
 
 
 def sparse(counts: np.ndarray) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, models, transaction
@@ -23,6 +23,7 @@ from registry.models.cluster import reconcile_soon
 from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.slots import require_slots
 from registry.rollout_plans import check as check_plan
+from registry.rollout_plans import check_answers, targets
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
 
@@ -83,6 +84,8 @@ class Rollout(models.Model):
     weight = models.FloatField(default=0, help_text="Percent of the units that the candidate serves.")
     steps = models.JSONField(default=list)
     guardrails = models.JSONField(default=list)
+    checks = models.JSONField(default=dict, help_text="What answers are held to: refusal, format, schema.")
+    targeting = models.JSONField(default=dict, help_text="Hashes of units kept on one side; the holdout.")
     step = models.PositiveSmallIntegerField(default=0, editable=False, help_text="Counted from 0.")
     step_at = models.DateTimeField(null=True, editable=False, help_text="When its present step began to serve.")
     salt = models.CharField(max_length=40, default=new_salt, editable=False)
@@ -115,6 +118,16 @@ class Rollout(models.Model):
     def is_last_step(self) -> bool:
         return self.step + 1 >= len(self.steps)
 
+    @property
+    def shadow(self) -> float:
+        """Percent of the stable version's answers that the candidate is asked too, unseen."""
+        return float(self.steps[self.step].get("shadow", 0))
+
+    def answers_before(self, hours: int) -> models.QuerySet[Any]:
+        """The newest answers of the stable version under this alias before the rollout."""
+        since = self.created_at - timedelta(hours=hours)
+        return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, self.created_at))
+
     def was_open(self, at: datetime) -> bool:
         return self.created_at <= at and (self.ended_at is None or at <= self.ended_at)
 
@@ -128,9 +141,15 @@ class Rollout(models.Model):
         reason: str,
         by: Actor,
         guardrails: list[dict[str, Any]] | None = None,
+        checks: dict[str, Any] | None = None,
+        targeting: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Open a rollout. Traffic moves only when replicas have loaded the candidate."""
+        """Open a rollout. Traffic moves only when replicas have loaded the candidate.
+
+        `targeting` names units as clients send them: {allow, deny, holdout}; only their hashes are kept.
+        """
         check_plan(steps, guardrails or [])
+        check_answers(checks or {})
         require_of_project(candidate, alias.project)
         candidate.require_servable_on(alias.cluster)
         if candidate.pk == alias.version_id:
@@ -146,6 +165,8 @@ class Rollout(models.Model):
                     weight=steps[0]["weight"],
                     steps=steps,
                     guardrails=guardrails or [],
+                    checks=checks or {},
+                    targeting=targets(targeting or {}),
                     reason=reason,
                     created_by=by.user,
                 )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from dataclasses import dataclass, field
 
+from serving_client.router.afterwards import Heard
 from serving_client.router.cache import Entry
-from serving_client.router.outcomes import Outcome
+from serving_client.router.outcomes import Outcome, usage_of
 from serving_client.router.resolve import Target
 
-USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
 TAIL_BYTES = 4096
 CLIENT_LEFT = 499
 
@@ -29,6 +27,7 @@ class Answer:
     is_whole: bool = False
     cache: str = "bypass"
     entry: Entry | None = None
+    heard: Heard | None = None
     trace: dict[str, str] = field(default_factory=dict)
 
     def headers(self) -> dict[str, str]:
@@ -56,13 +55,13 @@ class Answer:
 
     def _read(self, chunk: bytes) -> None:
         self.tail = (self.tail + chunk)[-TAIL_BYTES:]
-        if self.entry:
-            self.entry.saw(chunk)
+        for listener in (self.entry, self.heard):
+            if listener:
+                listener.saw(chunk)
 
     def outcome(self) -> Outcome:
         """The report. An answer that its reader left is neither a success nor a failure of the version: 499."""
-        usage = {name.decode(): int(count) for name, count in USAGE.findall(self.tail)}
-        target, unit = self.target, self.target.unit
+        target = self.target
         return Outcome(
             response_id=self.response_id,
             at=time.time(),
@@ -71,11 +70,11 @@ class Answer:
             version=target.version,
             arm=target.arm,
             sticky=target.is_sticky,
-            unit=hashlib.sha256(unit.encode()).hexdigest() if unit else None,
+            unit=target.unit_hash,
             status=self.status if self.is_whole or self.status >= 400 else CLIENT_LEFT,
             ttft_ms=None if self.first_byte is None else (self.first_byte - self.began) * 1000,
             total_ms=(time.perf_counter() - self.began) * 1000,
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
             cache=self.cache,
+            counted=target.is_counted,
+            **usage_of(self.tail),
         )

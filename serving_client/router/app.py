@@ -61,6 +61,7 @@ def make_app(settings: Settings) -> Starlette:
         await app.state.proxy.upstream.start()
         async with running(watcher.run()), running(reporter.run()):
             yield
+        await app.state.proxy.afterwards.drain()
         await reporter.flush()
         await app.state.proxy.upstream.stop()
         await valkey.aclose()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import orjson
 import redis.asyncio as redis
@@ -16,6 +18,7 @@ from redis.exceptions import RedisError
 
 from serving_client.router.spool import Spool
 
+USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
 STREAM = "ah:outcomes"
 STREAM_LENGTH = 100_000
 QUEUE_LENGTH = 10_000
@@ -27,7 +30,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer: `at` in epoch seconds, times in milliseconds, `unit` as sha256 hex."""
+    """One answer: `at` in epoch seconds, times in milliseconds, `unit` as sha256 hex.
+
+    `counted` is False for units that a list or the holdout keeps out of the statistics. In arm `shadow` nobody saw the
+    answer; `mirrored` tells of the stable version's answer to the same request.
+    """
 
     response_id: str
     at: float
@@ -43,6 +50,18 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     cache: str = "bypass"
+    counted: bool = True
+    empty: bool | None = None
+    refusal: bool | None = None
+    format_failure: bool | None = None
+    differs: bool | None = None
+    mirrored: dict[str, Any] | None = None
+
+
+def usage_of(content: bytes) -> dict[str, Any]:
+    """Tokens of question and answer, as the engine says at the end."""
+    found = {name.decode(): int(count) for name, count in USAGE.findall(content)}
+    return {name: found.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
 
 
 class OutcomeReporter:

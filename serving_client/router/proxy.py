@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from serving_client.router.afterwards import Afterwards, heard_for
 from serving_client.router.answer import Answer
 from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.cold import ColdVersions
@@ -20,7 +21,7 @@ from serving_client.router.errors import Refusal
 from serving_client.router.limits import RateLimits
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
-from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten
+from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten, rollout_of
 from serving_client.router.table import TableWatcher
 from serving_client.router.tracing import trace_headers
 from serving_client.router.upstream import Upstream
@@ -41,6 +42,9 @@ class Proxy:
     cache: ResponseCache
     limits: RateLimits
 
+    def __post_init__(self) -> None:
+        self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter)
+
     def table(self) -> RoutingTable:
         """The last good table. Raises Refusal 503 before there is one."""
         if self.watcher.table is None:
@@ -55,6 +59,7 @@ class Proxy:
         body = parse(await read_body(request))
         answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
         answer.trace = trace_headers(request.headers, answer.response_id)
+        answer.heard = heard_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
         try:
             payload = rewritten(body, answer.target)
             if kept := await self.kept(request.url.path, body, answer):
@@ -112,7 +117,7 @@ class Proxy:
         """Count and report the answer."""
         outcome = answer.outcome()
         self.metrics.answered(outcome)
-        self.reporter.report(outcome)
+        self.afterwards.follow(answer.target, answer.heard, outcome)
         if answer.entry and outcome.status == 200:
             self.cache.keep_soon(answer.entry)
 

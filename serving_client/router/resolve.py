@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from serving_client.router.errors import Refusal
-from serving_client.routing import AliasRoute, RoutingTable, TokenRoute, arm_of
+from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, arm_of, bucket_of
 
 MAX_ANSWERS = 8
 # They would let a caller read another tenant's prefix cache, run a template of their own, or name a path or a host.
@@ -33,6 +33,22 @@ class Target:
     alias: str | None
     is_sticky: bool
     unit: str | None
+    is_counted: bool = True
+
+    @property
+    def unit_hash(self) -> str | None:
+        """What reports and lists know of the unit."""
+        return hash_of(self.unit) if self.unit else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A version, the arm that it stands for, whether the unit would get it again, and whether it is measured."""
+
+    version: str
+    arm: str
+    is_sticky: bool = True
+    is_counted: bool = True
 
 
 def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
@@ -96,13 +112,19 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     override = override_of(token, headers)
     alias = table.aliases.get(name)
     if alias is not None and alias.project == token.project:
-        version, arm, sticky = choose(alias, unit, override)
-        return Target(version, alias.project, arm, name, sticky, unit)
+        found = choose(name, alias, unit, override)
+        return Target(found.version, alias.project, found.arm, name, found.is_sticky, unit, found.is_counted)
     version = table.adapters.get(name, name)
     route = table.versions.get(version)
     if route is None or route.project != token.project:
         raise Refusal(404, "model_not_found", f"The model {name[:200]!r} does not exist.")
     return Target(version, route.project, "none", None, True, unit)
+
+
+def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
+    """The split that the request took part in."""
+    alias = table.aliases.get(target.alias or "")
+    return alias.rollout if alias else None
 
 
 def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
@@ -122,12 +144,21 @@ def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
     return override
 
 
-def choose(alias: AliasRoute, unit: str | None, override: str | None) -> tuple[str, str, bool]:
-    """(version, arm, whether the unit would get it again)."""
+def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None) -> Choice:
+    """The override first, then the lists, then the holdout, then the split."""
     rollout = alias.rollout
     if rollout is None:
-        return alias.stable, "none", True
+        return Choice(alias.stable, "none")
+    sides = {"candidate": rollout.candidate, "control": alias.stable, "stable": alias.stable}
     if override:
-        return (rollout.candidate if override == "candidate" else alias.stable), override, False
+        return Choice(sides[override], override, is_sticky=False, is_counted=False)
+    if unit and (side := rollout.pinned.get(hash_of(unit))):
+        return Choice(sides[side], side, is_counted=False)
+    if unit and bucket_of(f"holdout|{name}", unit) < rollout.holdout / 100:
+        return Choice(alias.stable, "stable", is_counted=False)
     arm = arm_of(rollout.salt, unit or random.randbytes(16).hex(), rollout.weight)  # noqa: S311 - no secret
-    return (rollout.candidate if arm == "candidate" else alias.stable), arm, unit is not None
+    return Choice(sides[arm], arm, is_sticky=unit is not None)
+
+
+def hash_of(unit: str) -> str:
+    return hashlib.sha256(unit.encode()).hexdigest()

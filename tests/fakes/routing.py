@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from serving_client import AliasRoute, CacheRule, RateLimit, RolloutRoute, RoutingTable, TokenRoute, VersionRoute
 
@@ -45,14 +46,15 @@ def make_table(
     stable: str = STABLE,
     cache: CacheRule | None = None,
     limits: Mapping[str, RateLimit] | None = None,
+    **rollout: Any,
 ) -> RoutingTable:
     """A table in which all versions are held by `replicas`; with a weight compliance rolls out its candidate."""
-    rollout = None if weight is None else RolloutRoute("rollout-1", CANDIDATE, weight, SALT)
+    split = None if weight is None else RolloutRoute("rollout-1", CANDIDATE, weight, SALT, **rollout)
     return RoutingTable(
         generation=generation,
         published_at=time.time() if published_at is None else published_at,
         aliases={
-            "compliance": AliasRoute("eu", stable, rollout, cache),
+            "compliance": AliasRoute("eu", stable, split, cache),
             "billing": AliasRoute("us", FOREIGN, None, cache),
             "unserved": AliasRoute("eu", "gone.v1-cccccccccccc"),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMinute, RolloutUnit
 from registry.outcomes import keep
-from registry.reconcile import RECONCILER
-from registry.rollout_loop import look, look_at_all, progress
+from registry.reconcile import RECONCILER, routing_table
+from registry.rollout_loop import judge, look, look_at_all, progress
 
 STEPS = [{"weight": 10, "hold_s": 60, "min_samples": 100}, {"weight": 50, "hold_s": 60, "min_samples": 100}]
 RAILS = [{"metric": "error_rate", "margin": 5}]
@@ -131,6 +132,13 @@ def test_a_wrong_split_pauses(rollout: Rollout) -> None:
         ({"guardrails": [{"metric": "speed", "margin": 1}]}, "guardrails"),
         ({"guardrails": [{"metric": "error_rate"}]}, "guardrails"),
         ({"guardrails": [{"metric": "error_rate", "margin": 1, "level": 0.9}]}, "guardrails"),
+        ({"steps": [{"weight": 10, "shadow": 10}]}, "steps"),
+        ({"checks": {"refusal": "("}}, "checks.refusal"),
+        ({"checks": {"format": "a" * 501}}, "checks.format"),
+        ({"checks": {"schema": {"type": "table"}}}, "checks.schema"),
+        ({"checks": {"schema": {"properties": {"a": {"pattern": "(a+)+$"}}}}}, "checks.schema"),
+        ({"targeting": {"allow": ["me"], "deny": ["me"]}}, "targeting"),
+        ({"targeting": {"allow": [str(number) for number in range(1001)]}}, "targeting"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(
@@ -181,6 +189,68 @@ def test_the_analysis_over_rest_has_numbers_and_sentences(rollout: Rollout, ci: 
     [found] = answer.json()["findings"]
     assert answer.json()["action"] == "promote"
     assert (found["metric"], found["verdict"], found["unit"]) == ("error_rate", "good", "points")
+
+
+SHADOW = [{"weight": 0, "shadow": 50, "min_samples": 100}, {"weight": 10, "hold_s": 60, "min_samples": 100}]
+
+
+def shadowed(rollout: Rollout, count: int, differing: int) -> None:
+    """So many pairs that nobody saw, as the routers report them."""
+    mirrored = {"status": 200, "ttft_ms": None, "total_ms": 900.0, "prompt_tokens": 5, "completion_tokens": 20}
+    keep([report(rollout, number, "shadow", unit=None, ttft_ms=None, mirrored=mirrored, differs=number < differing)
+          for number in range(count)])  # fmt: skip
+
+
+def test_a_shadow_that_differs_too_much_never_reaches_a_user(
+    alias: Alias, candidate: AdapterVersion, alice: User
+) -> None:
+    rails = [{"metric": "difference_rate", "margin": 20}]
+    rollout = opened(alias, candidate, alice, steps=SHADOW, guardrails=rails)
+    shadowed(rollout, 400, differing=320)
+    look(rollout, now())
+    assert (rollout.status, rollout.weight) == ("rolled_back", 0)
+
+
+def test_a_shadow_that_agrees_goes_on_to_users_whose_numbers_begin_anew(
+    alias: Alias, candidate: AdapterVersion, alice: User
+) -> None:
+    rollout = opened(alias, candidate, alice, steps=SHADOW)
+    shadowed(rollout, 400, differing=0)
+    assert judge(rollout, now()).findings[0].verdict == "good"
+    look(rollout, now())
+    assert (rollout.status, rollout.step, rollout.weight, rollout.shadow) == ("running", 1, 10, 0)
+    assert judge(rollout, now()).findings[0].verdict == "inconclusive"
+    assert progress(rollout, now()).samples == 0
+
+
+def test_units_on_a_list_are_not_measured(rollout: Rollout) -> None:
+    keep([report(rollout, 1, "candidate", counted=False), report(rollout, 2, "candidate")])
+    assert rollout.minutes.get(arm="candidate", metric="error_rate").count == 1
+    assert rollout.minutes.get(arm="candidate", metric="cost").total == 25
+
+
+def test_lists_and_checks_reach_the_routers_as_hashes(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    wanted = {"allow": ["tester"], "deny": ["bank"], "holdout": 5}
+    opened(alias, candidate, alice, targeting=wanted, checks={"refusal": "cannot"})
+    route = routing_table().aliases[alias.name].rollout
+    assert route
+    assert (route.holdout, route.checks.refusal) == (5, "cannot")
+    assert route.pinned == {sha256(b"tester").hexdigest(): "candidate", sha256(b"bank").hexdigest(): "stable"}
+    assert "tester" not in str(Rollout.objects.values().get())
+
+
+def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> None:
+    """The hour before the rollout is remembered, once."""
+    earlier = rollout.created_at - timedelta(minutes=10)
+    keep([report(rollout, number, "none", at=earlier.timestamp(), version=rollout.stable.served_name)
+          for number in range(400)])  # fmt: skip
+    measured(rollout, control=0.5, candidate=0.7)
+    look_at_all()
+    rollout.refresh_from_db()
+    assert rollout.status == "paused"
+    assert "outage" in last_event(rollout).reason
+    RolloutMinute.remember_baseline(rollout)
+    assert rollout.minutes.get(arm="baseline", metric="error_rate").count == 400
 
 
 def test_an_approved_step_is_not_asked_for_again(alias: Alias, candidate: AdapterVersion, alice: User) -> None:

@@ -1,0 +1,70 @@
+"""What an answer says, and whether it is empty, a refusal, or of the wrong form. Pure; never on the request path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import orjson
+import regex  # type: ignore[import-untyped]
+
+from serving_client.routing import Checks
+
+PATIENCE_S = 0.05  # a pattern that takes longer says nothing about this answer
+
+
+def text_of(content: bytes) -> str:
+    """The first choice's text in a whole answer or in a stream; empty where there is none."""
+    return "".join(said(chunk) for chunk in chunks(content))
+
+
+def chunks(content: bytes) -> Iterator[Any]:
+    """The JSON of a whole answer, or of each event of a stream."""
+    events = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
+    for part in events or [content]:
+        try:
+            yield orjson.loads(part)
+        except orjson.JSONDecodeError:
+            continue
+
+
+def said(chunk: Any) -> str:
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    first = choices[0] if choices else {}
+    text = first.get("text") or (first.get("message") or first.get("delta") or {}).get("content")
+    return text if isinstance(text, str) else ""
+
+
+def judged(checks: Checks, text: str) -> dict[str, Any]:
+    """`empty`, `refusal` and `format_failure`, each as far as there is something to hold the text to."""
+    found: dict[str, bool | None] = {"empty": not text.strip()}
+    found["refusal"] = contains(checks.refusal, text) if checks.refusal else None
+    found["format_failure"] = of_wrong_form(checks, text)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def of_wrong_form(checks: Checks, text: str) -> bool | None:
+    if checks.schema is not None and not obeys(checks.schema, text):
+        return True
+    matches = contains(checks.format, text) if checks.format else None
+    if matches is None:
+        return None if checks.schema is None else False
+    return not matches
+
+
+def contains(pattern: str, text: str) -> bool | None:
+    """None when the search took too long."""
+    try:
+        return regex.search(pattern, text, timeout=PATIENCE_S) is not None
+    except TimeoutError:
+        return None
+
+
+def obeys(schema: Any, text: str) -> bool:
+    try:
+        jsonschema.validate(json.loads(text), schema)
+    except (ValueError, RecursionError, jsonschema.ValidationError):
+        return False
+    return True

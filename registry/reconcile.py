@@ -20,6 +20,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import ApiToken, Project, Scope
+from adapterhub.api.errors import Conflict
 from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -234,10 +235,18 @@ def start_loaded_rollouts(cluster: Cluster) -> None:
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
-            if healthy and all(rollout.candidate.served_name in replica.loaded for replica in healthy):
-                rollout.started(by=RECONCILER)
-            elif healthy and all(refusals := [refusal(replica, rollout) for replica in healthy]):
-                rollout.refused(by=RECONCILER, reason=refusals[0])
+            try:
+                start_or_fail(rollout, healthy)
+            except Conflict as error:
+                log.info("%s was moved by somebody else: %s", rollout, error)
+
+
+def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
+    """Raises Conflict when somebody moved it since it was read."""
+    if healthy and all(rollout.candidate.served_name in replica.loaded for replica in healthy):
+        rollout.started(by=RECONCILER)
+    elif healthy and all(refusals := [refusal(replica, rollout) for replica in healthy]):
+        rollout.refused(by=RECONCILER, reason=refusals[0])
 
 
 def refusal(replica: Replica, rollout: Rollout) -> str:

@@ -106,7 +106,7 @@ def test_only_the_table_reads_the_environment() -> None:
         and isinstance(node.value, ast.Name) and node.value.id == "os"
     }  # fmt: skip
     # What a launcher tells its processes is no setting: their rank, and the devices that they may see.
-    launched = {"training.tars.team", "training.tars.__main__", "training.recipes.program"}
+    launched = {f"training.{name}" for name in ("tars.team", "tars.boundary", "tars.__main__", "recipes.program")}
     passing_on = {"adapterhub.asgi", "adapterhub.celery", *launched}
     assert {name for name in readers - passing_on if not name.startswith("adapterhub.embedded")} == MAY_READ_ENVIRON
 

@@ -181,7 +181,9 @@ class Rollout(models.Model):
     def started(self, *, by: Actor) -> None:
         """The candidate is loaded where the alias is served: send it its share."""
         with transaction.atomic():
-            rollout = self.locked(RolloutStatus.RUNNING)
+            rollout = self.locked(None)
+            if rollout.status != RolloutStatus.LOADING:
+                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: it has started already.")
             rollout.enter(RolloutStatus.RUNNING)
             rollout.audit(Tag.ROLLOUT_STARTED, by=by)
         self.refresh_from_db()
@@ -244,6 +246,9 @@ class Rollout(models.Model):
             rollout = self.locked(None, expected_generation)
             if rollout.status not in (*SERVING, RolloutStatus.PAUSED):
                 raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: its weight cannot be set.")
+            if rollout.guardrails and weight > 50:
+                raise Invalid("Above 50 % no control of equal size remains for the guardrails: promote it instead.",
+                              field="weight", code="no_control")  # fmt: skip
             before, rollout.weight = rollout.weight, weight
             rollout.enter(RolloutStatus(rollout.status))
             rollout.audit(Tag.ROLLOUT_WEIGHT_SET, by=by, reason=reason, before={"weight": before})

@@ -253,6 +253,11 @@ def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> N
     assert rollout.minutes.get(arm="baseline", metric="error_rate").count == 400
 
 
+def test_a_weight_that_leaves_no_control_is_refused(rollout: Rollout, alice: User) -> None:
+    with pytest.raises(Invalid, match="no control of equal size"):
+        rollout.set_weight(60, reason="faster", by=alice.as_actor())
+
+
 def test_an_approved_step_is_not_asked_for_again(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     rollout = opened(alias, candidate, alice, steps=[{"weight": 10, "approval": True}, {"weight": 50, "hold_s": 600}])
     measured(rollout, control=0.05, candidate=0.05)

@@ -22,7 +22,7 @@ RAILS = [{"metric": "error_rate", "margin": 2}]
 LIVE = ("running", "awaiting_approval")
 # (verb, state) -> next state; what is not here is refused and changes nothing.
 TABLE = {
-    **{("start", state): "running" for state in ("loading", "paused", "awaiting_approval")},
+    ("start", "loading"): "running",
     ("replica loss", "loading"): "failed",
     **{(verb, state): "paused" for verb in ("pause", "metric loss") for state in LIVE},
     ("resume", "paused"): "running",

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0009_replica_rests"),
+        ("registry", "0010_newest_versions_first"),
     ]
 
     operations = [

@@ -48,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M; without it a random Llama")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--sequences", type=int, help="of the sample, instead of the usual number")
     parser.add_argument("--short", action="store_true", help="a tiny random Llama")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -55,8 +56,8 @@ def parse() -> argparse.Namespace:
     return given
 
 
-def in_process(given: argparse.Namespace, variant: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--variant", variant, "--device", given.device]
+def in_process(given: argparse.Namespace, variant: str, *more: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--variant", variant, "--device", given.device, *more]
     command += ["--model", str(given.model)] if given.model else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -85,7 +86,7 @@ def measured(given: argparse.Namespace) -> dict[str, float]:
     model = model_of(given).to(given.device).eval()
     torch.manual_seed(0)
     count, length, batch = SIZES[given.kind]
-    data = [torch.randint(0, model.config.vocab_size, (count, length)) for _ in range(2)]
+    data = [torch.randint(0, model.config.vocab_size, (given.sequences or count, length)) for _ in range(2)]
     work = WORK[given.variant]
     weights = memory(given.device)
     if given.device == "cuda":

@@ -56,6 +56,7 @@ def test_ranks_keep_every_promise_and_are_within_a_quantum_of_the_linear_optimum
     limits = [(bounds.rank_min, bounds.rank_max)] * len(costs)
     relaxed = linprog(-worth, A_ub=[costs], b_ub=[problem.budget], bounds=limits)
     # At a vertex one module at most is fractional, so rounding it down costs less than a quantum of the best.
+    assert -relaxed.fun + 1e-6 >= worth @ ranks
     assert worth @ ranks >= -relaxed.fun - bounds.quantum - 1e-6 * len(costs) * bounds.rank_max
 
 
@@ -94,7 +95,8 @@ def test_refusals_say_the_nearest_budget_that_would_do() -> None:
         (("percent", 5), allocation.BadBudget),
         (("uniform", 0), allocation.BadBudget),
         (("uniform", 8, 9, 11, 4), allocation.BadBounds),
-        (("uniform", 8, 4, 64, 0), allocation.BadBounds),
+        (("uniform", 8, -4, 64, 4), allocation.BadBounds),
+        (("uniform", 8, 4, 64, 0), allocation.BadQuantum),
     ],
 )
 def test_nonsense_is_refused(arguments, error: type[Exception]) -> None:

@@ -113,7 +113,9 @@ def test_a_model_without_a_wanted_module_is_named() -> None:
         analysis(target_modules=("w1",))
     no_layers = torch.nn.Module()
     no_layers.get_output_embeddings = lambda: None
-    with pytest.raises(NoLinearModules, match="no linear module"):
+    with pytest.raises(NoLinearModules, match="target_modules is empty"):
+        analysis(target_modules=())
+    with pytest.raises(NoLinearModules, match="Module has no linear module"):
         linear_modules(no_layers)
 
 
@@ -215,7 +217,14 @@ def test_the_same_seed_writes_the_same_plan(
         ({"model": "/nowhere"}, "--model: /nowhere"),
         ({"data": "/nowhere.jsonl"}, "--data: /nowhere.jsonl does not exist"),
         ({"reference": "/nowhere.jsonl"}, "--reference: /nowhere.jsonl does not exist"),
-        ({"samples": 0}, "--samples: must be at least 1"),
+        ({"samples": 0}, "--samples: is 0; it must be at least 1"),
+        ({"threads": -1}, "--threads: is -1; it must be at least 0"),
+        ({"quantum": 0}, "--quantum: quantum is 0; it must be at least 1"),
+        ({"power": "nan"}, "--power: power is nan; it must be a number above 0"),
+        ({"target-modules": ""}, "--target-modules: target_modules is empty"),
+        ({"target-modules": "q_proj", "kinds": "mlp", "rank-min": 0}, "--kinds: kinds is mlp, but all modules are"),
+        ({"heat-map": "plan.png"}, "--heat-map: plan.png must end in .svg"),
+        ({"heat-map": "/nowhere/plan.svg"}, "--heat-map: the folder /nowhere does not exist"),
         ({"target-modules": "q_proj,w1"}, "--target-modules: No linear module is named 'w1'"),
         ({"objective": "concave"}, "--objective: A concave objective needs a spectrum"),
         ({"budget": "uniform:60"}, "--budget: The budget of"),
@@ -230,6 +239,72 @@ def test_bad_input_is_named(files, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (event["kind"], event["code"]) == ("error", "bad_input")
     assert said in event["message"]
     assert not out.exists()
+
+
+def test_a_plan_without_a_place_is_refused_before_the_analysis(
+    files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.tars.analysis.measure", lambda *_: pytest.fail("analysed"))
+    assert main(command(files, Path("/nowhere/plan.json"), events=files["data"].with_name("events"))) == 2
+    assert "--out: the folder /nowhere does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "--data: rows.jsonl holds no rows"),
+        ('{"text": ""}', "--data: rows.jsonl, line 1: text is missing, empty or no text"),
+        (json.dumps({"prompt": "a bank " * 20, "completion": "a"}), "--data: No row has a token to predict: give"),
+    ],
+)
+def test_data_without_anything_to_learn_is_named(
+    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(content)
+    assert main(command(files, tmp_path / "plan.json", data=tmp_path / "rows.jsonl")) == 2
+    assert said in capsys.readouterr().err
+
+
+def broken_model() -> Any:
+    model = make_model()
+    model.model.norm.weight.data.fill_(float("nan"))
+    return model
+
+
+def model_without_linear_modules() -> Any:
+    """GPT-2 is built of Conv1D: its only linear module is the head."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=64))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (broken_model, "--model: The loss is not finite"),
+        (model_without_linear_modules, "--target-modules: GPT2LMHeadModel has no linear module besides its head"),
+    ],
+)
+def test_a_model_that_cannot_be_analysed_is_named(
+    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, said: str
+) -> None:
+    make().save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    assert main(command(files, tmp_path / "plan.json", model=tmp_path / "base")) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_reads_parquet_and_its_models_own_words(files, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(sentences(20)), tmp_path / "rows.parquet")
+    from_rows, from_parquet = tmp_path / "rows.json", tmp_path / "parquet.json"
+    assert main(command(files, from_rows, reference="self")) == 0
+    assert main(command(files, from_parquet, reference="self", data=tmp_path / "rows.parquet")) == 0
+    plans = [json.loads(path.read_bytes()) | {"seconds": 0} for path in (from_rows, from_parquet)]
+    assert plans[0] == plans[1]
+    assert plans[0]["divergence_used"] is True
 
 
 @pytest.mark.parametrize("budget", ["uniform", "half:3", "params:-1", "params:1e6"])

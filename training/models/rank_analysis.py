@@ -23,7 +23,7 @@ from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
-from training.tars.presets import is_attention
+from training.tars.presets import Settings, is_attention
 
 REFERENCE = Path(__file__).parent.parent / "reference.txt"
 BUDGET_WORDS = {kind: word for word, kind in allocation.BUDGET_KINDS.items()}
@@ -162,7 +162,7 @@ class RankAnalysis(GpuJob):
             plan = allocation.reallocate(self.plan, kind, value)
         except allocation.AllocationError as error:
             raise Invalid(str(error), field="budget", code="bad_budget") from None
-        words = verdict.of(plan["modules"], plan["stability"], plan["sequences"])
+        words = verdict.of(plan["modules"], plan["stability"], plan["sequences"], Settings(**plan["settings"]))
         return {**plan, "verdict": words[0], "verdict_text": words[1]}
 
     def uniform_range(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from training.tars.analysis import Analysis
 
 OWN_WORDS = "self"
+LEAST = {"samples": 1, "max_length": 2, "batch_size": 1, "probe_steps": 1, "threads": 0}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,9 +98,10 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def run(given: argparse.Namespace, events: Events) -> Analysis:
     """Load, check and analyse. Raises BadInput naming the field."""
-    for name, least in {"samples": 1, "max_length": 2, "batch_size": 1, "probe_steps": 1}.items():
+    for name, least in LEAST.items():
         if getattr(given, name) < least:
-            raise BadInput(f"--{name.replace('_', '-')}: must be at least {least}.")
+            raise BadInput(f"--{name.replace('_', '-')}: is {getattr(given, name)}; it must be at least {least}.")
+    require_places(given)
     with named("--data"):
         presets.settings_of(given.preset, **{name: getattr(given, name) for name in presets.CHOICES})
         rows = data.read_rows(given.data)
@@ -107,6 +109,15 @@ def run(given: argparse.Namespace, events: Events) -> Analysis:
         from_file = given.reference and given.reference != OWN_WORDS
         reference = data.read_rows(Path(given.reference)) if from_file else None
     return analysed(given, rows, reference, events)
+
+
+def require_places(given: argparse.Namespace) -> None:
+    """Before the analysis, not after it: what it finds must have a place. Raises BadInput."""
+    for flag, path in (("--out", given.out), ("--heat-map", given.heat_map)):
+        if path and not path.parent.is_dir():
+            raise BadInput(f"{flag}: the folder {path.parent} does not exist; make it, or name another.")
+    if given.heat_map and given.heat_map.suffix != ".svg":
+        raise BadInput(f"--heat-map: {given.heat_map.name} must end in .svg: that is what is written.")
 
 
 @contextlib.contextmanager

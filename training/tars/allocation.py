@@ -51,6 +51,18 @@ class BadBounds(AllocationError):
     field = "rank_min"
 
 
+class BadQuantum(AllocationError):
+    """Ranks cannot be multiples of it."""
+
+    field = "quantum"
+
+
+class NothingOpen(AllocationError):
+    """The kinds that may have ranks and the modules that were named have none in common."""
+
+    field = "kinds"
+
+
 class BadScores(AllocationError):
     """A score is negative or not finite."""
 
@@ -94,9 +106,14 @@ class Bounds:
     quantum: int
 
     def of(self, shapes: Sequence[Shape], *, open_to: Sequence[bool]) -> tuple[Quanta, Quanta]:
-        """Least and most whole quanta of every module; one that is not open stays at the least. Raises BadBounds."""
-        if self.quantum < 1 or self.rank_min < 0:
-            raise BadBounds(f"quantum is {self.quantum} and rank_min {self.rank_min}; they must be at least 1 and 0.")
+        """Least and most whole quanta of every module; one that is not open stays at the least.
+
+        Raises BadQuantum, BadBounds.
+        """
+        if self.quantum < 1:
+            raise BadQuantum(f"quantum is {self.quantum}; it must be at least 1.")
+        if self.rank_min < 0:
+            raise BadBounds(f"rank_min is {self.rank_min}; it must be at least 0.")
         low, high = -(-self.rank_min // self.quantum), self.rank_max // self.quantum
         if high < max(low, 1):
             raise BadBounds(
@@ -119,9 +136,13 @@ class Problem:
 
     @classmethod
     def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
-        """`kinds` mlp keeps attention at the least. Raises BadBounds, BudgetTooSmall, BudgetTooLarge."""
+        """`kinds` mlp keeps attention at the least. Raises AllocationError."""
         open_to = [kinds == "all" or not is_attention(name) for name in names]
         lows, highs = bounds.of(shapes, open_to=open_to)
+        if not highs.any():
+            raise NothingOpen(
+                f"kinds is {kinds}, but all modules are attention: set kinds to all, or name MLP modules."
+            )
         costs = np.asarray([cost(shape) * bounds.quantum for shape in shapes], dtype=np.int64)
         # Where rank 0 is allowed, a plan still needs one quantum somewhere.
         if budget < (minimum := int(costs @ lows) or int(costs[highs > 0].min(initial=costs.max()))):

@@ -139,7 +139,12 @@ def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dic
         if isinstance(module, nn.Linear) and module is not head and (head is None or module.weight is not head.weight)
     }
     if not found:
-        raise NoLinearModules("The model has no linear module besides its head: LoRA has nothing to adapt.")
+        raise NoLinearModules(
+            f"{type(model).__name__} has no linear module besides its head, so LoRA has nothing to adapt: take a base "
+            "model that is built of linear modules."
+        )
+    if wanted is not None and not wanted:
+        raise NoLinearModules("target_modules is empty: name a module at least, or leave it out to take all.")
     last_names = {name.rsplit(".", 1)[-1] for name in found}
     for name in wanted or ():
         if name not in last_names:
@@ -180,7 +185,7 @@ def planned(
     described = [{"name": name, "shape": shape_of(module), **scores.of(name)} for name, module in modules.items()]
     fields = allocation.plan_fields(described, settings, config.budget_kind, config.budget_value, bounds, config.scale)
     stability = scores.stability()
-    judged = verdict.of(fields["modules"], stability, scores.sequences)
+    judged = verdict.of(fields["modules"], stability, scores.sequences, settings)
     return Analysis(
         preset=config.preset,
         settings=asdict(settings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -69,6 +70,8 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
 
 
 def consistent(settings: Settings) -> Settings:
+    if not (math.isfinite(settings.power) and settings.power > 0):
+        raise BadSettings("power", f"power is {settings.power}; it must be a number above 0.")
     if settings.objective == "concave" and settings.sensitivity not in WITH_SPECTRUM:
         raise BadSettings(
             "objective", f"A concave objective needs a spectrum: set sensitivity to {' or '.join(WITH_SPECTRUM)}, "

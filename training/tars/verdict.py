@@ -1,4 +1,4 @@
-"""What a plan is worth, in words."""
+"""What a plan is worth, in words that claim no more than docs/benchmarks.md measured."""
 
 from __future__ import annotations
 
@@ -6,34 +6,62 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.tars import allocation
+from training.tars.presets import PRESETS, Settings, is_attention
 
 FEWEST_SEQUENCES = 8
 STABLE = 0.7
 # The share of its parameters that a plan moves away from the same rank everywhere, below which it is that.
 SAME = 0.05
+EVERYWHERE = {"all": "everywhere", "mlp": "in every MLP module"}
 TEXTS = {
     "follow_plan": "Both halves of the sample rank the modules alike (stability {stability:.2f}): the plan is no "
-    "accident of the sample. Whether it beats uniform ranks only a run of each can tell.",
-    "uniform_as_good": "The plan hardly differs from the same rank everywhere: take uniform ranks.",
+    "accident of the sample. {measured}",
+    "uniform_as_good": "The plan hardly differs from the same rank {everywhere}: take that.",
     "sample_too_small": "The sample of {sequences} sequences is too small (stability {stability:.2f}): add samples, or "
-    "take uniform ranks.",
+    "take the same rank {everywhere}.",
+}
+NOT_MEASURED = "Whether it beats uniform ranks only a run of each can tell."
+# Of the presets as they are; a part chosen otherwise makes another plan, and that was not measured.
+MEASURED = {
+    "default": "Where it was measured, this preset did as well as the same rank in every MLP module with the same "
+    "start values, not better: expect its gain from the MLP and the start values, not from the ranks by layer.",
+    "seed": "Where it was measured, this preset did worse than the same rank in every MLP module: prefer the default "
+    "preset.",
 }
 
 
-def of(modules: Sequence[Mapping[str, Any]], stability: float | None, sequences: int) -> tuple[str, str]:
-    """(verdict, one or two sentences). `modules` are {shape, rank}."""
+def of(
+    modules: Sequence[Mapping[str, Any]], stability: float | None, sequences: int, settings: Settings
+) -> tuple[str, str]:
+    """(verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
     if stability is not None and (sequences < FEWEST_SEQUENCES or stability < STABLE):
         found = "sample_too_small"
     else:
-        found = "uniform_as_good" if moved_share(modules) < SAME else "follow_plan"
-    return found, TEXTS[found].format(stability=stability or 0.0, sequences=sequences)
+        found = "uniform_as_good" if moved_share(modules, settings) < SAME else "follow_plan"
+    text = TEXTS[found].format(
+        stability=stability or 0.0, sequences=sequences, everywhere=EVERYWHERE[settings.kinds],
+        measured=measured(modules, settings),
+    )  # fmt: skip
+    return found, text
 
 
-def moved_share(modules: Sequence[Mapping[str, Any]]) -> float:
-    """Share of the parameters that stand elsewhere than the same rank everywhere would put them."""
-    costs = [allocation.cost(module["shape"]) for module in modules]
-    ranks = [module["rank"] for module in modules]
+def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+    without_reference = settings.divergence != "none" and all(module["divergence"] is None for module in modules)
+    known = {} if without_reference else MEASURED
+    return next((text for name, text in known.items() if PRESETS[name] == settings), NOT_MEASURED)
+
+
+def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> float:
+    """Share of the parameters that stand elsewhere than the same rank would put them, of the modules that are planned.
+
+    Where attention is left out as a kind, that is the preset's choice and no finding: it moves nothing.
+    """
+    planned = [module for module in modules if settings.kinds == "all" or not is_attention(module["name"])]
+    costs = [allocation.cost(module["shape"]) for module in planned]
+    ranks = [module["rank"] for module in planned]
     spent = sum(price * rank for price, rank in zip(costs, ranks, strict=True))
+    if not spent:
+        return 0.0
     mean = spent / sum(costs)
     moved = sum(price * abs(rank - mean) for price, rank in zip(costs, ranks, strict=True))
     return float(moved / (2 * spent))

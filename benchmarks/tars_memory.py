@@ -1,0 +1,33 @@
+"""Does the memory of an analysis grow with its sample? Peaks over a sample and over eight times as much.
+
+    python benchmarks/tars_memory.py --model DIR --out benchmarks/results/tars_memory.json
+
+Each analysis runs in a process of its own. `ours` is the peak of the small sample and `peer` that of the large one, in MiB
+beyond the weights; the goal lets the large one have a tenth more.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from report import Row, publish
+from tars_cost import OURS, in_process, parse
+
+GROWTH, GOAL = 8, 1 / 1.1
+SEQUENCES = {"cpu": 4, "cuda": 4, "short": 8}
+
+
+def main() -> int:
+    given = parse()
+    few = SEQUENCES[given.kind]
+    rows = []
+    for variant in OURS:
+        small, large = (in_process(given, variant, "--sequences", str(count))["mib"] for count in (few, few * GROWTH))
+        what = f"{given.kind}: {variant}, MiB of {few} and of {few * GROWTH} sequences"
+        rows.append(Row(what, round(small, 1), round(large, 1), round(small / large, 3), round(GOAL, 3)))
+    publish("tars_memory", rows, given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,8 +2,8 @@
 
     python benchmarks/tars_memory.py --model DIR --out benchmarks/results/tars_memory.json
 
-Each analysis runs in a process of its own. `ours` is the peak of the small sample and `peer` that of the large one, in MiB
-beyond the weights; the goal lets the large one have a tenth more.
+Each analysis runs in a process of its own. `ours` is the peak of the small sample and `peer` that of the large one, in
+MiB beyond the weights; the goal lets the large one have a tenth more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from report import Row, publish
 from tars_cost import OURS, in_process, parse
 
 GROWTH, GOAL = 8, 1 / 1.1
-SEQUENCES = {"cpu": 4, "cuda": 4, "short": 8}
+SEQUENCES = {"cpu": 4, "cuda": 4, "short": 2}
 
 
 def main() -> int:

@@ -219,6 +219,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "adapterhub.api.schema.tell_what_all_calls_share",
+    ],
     # Five resources have a `status`, each with words of its own.
     "ENUM_NAME_OVERRIDES": {
         "JobStatus": "adapterhub.jobs.models.JobStatus",

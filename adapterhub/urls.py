@@ -51,6 +51,9 @@ router.register("evaluations", evaluations.EvaluationViewSet, "evaluation")
 router.register("compressions", training.CompressionViewSet, "compression")
 router.register(r"adapters/(?P<slug>[-\w]+)/versions", training.VersionCompressionViewSet, "version-compression")
 
+handler404 = "adapterhub.api.problems.not_found"
+handler500 = "adapterhub.api.problems.server_error"
+
 api = [
     path("", include(router.urls)),
     path("audit/verify/", AuditViewSet.as_view({"get": "verify"}), name="audit-verify"),

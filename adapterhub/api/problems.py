@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.db import OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.defaults import page_not_found
+from django.views.defaults import server_error as default_server_error
 from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -106,8 +108,17 @@ def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Respo
     return Response(body, body["status"], headers=headers, content_type=CONTENT_TYPE)
 
 
-def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
-    """Unknown paths below /api/."""
-    return JsonResponse(
-        problem(404, "not_found", f"There is no {request.path}."), status=404, content_type=CONTENT_TYPE
-    )
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Unknown paths: a problem below /api/, else the page."""
+    if not request.path.startswith("/api/"):
+        return page_not_found(request, exception)
+    detail = "There is no such path: /api/docs/ shows all."
+    return JsonResponse(problem(404, "not_found", detail), status=404, content_type=CONTENT_TYPE)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """A fault of ours: a problem below /api/, else the page."""
+    if not request.path.startswith("/api/"):
+        return default_server_error(request)
+    detail = f"AdapterHub made a mistake. Its log tells more of request {request.request_id}."
+    return JsonResponse(problem(500, "internal_error", detail), status=500, content_type=CONTENT_TYPE)

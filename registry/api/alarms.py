@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,6 +20,7 @@ class AlarmSerializer(serializers.Serializer):
     remedy = serializers.CharField()
 
 
+@extend_schema_serializer(many=False)
 class AlarmPageSerializer(serializers.Serializer):
     """The shape of every list; alarms are few enough for one page."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -24,14 +23,14 @@ from training.models.evaluation import MAX_PATTERN, MAX_PROMPTS
 
 class EvaluationSerializer(JobSerializer):
     version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
-    against = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    against = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
     metrics = serializers.SerializerMethodField()
 
     class Meta(JobSerializer.Meta):
         model = Evaluation
         fields = [*JobSerializer.Meta.fields, "version", "against", "prompts", "pattern", "metrics"]
 
-    @extend_schema_field(OpenApiTypes.OBJECT)
+    @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": {}})
     def get_metrics(self, job: Evaluation) -> Any:
         return job.result.metrics if job.result else None
 

@@ -147,7 +147,7 @@ class ReallocationSerializer(serializers.Serializer):
 class TrainingRunSerializer(JobSerializer):
     start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
     adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
-    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
 
     class Meta(JobSerializer.Meta):
         model = TrainingRun
@@ -193,7 +193,7 @@ class RunMetricSerializer(serializers.ModelSerializer):
 
 class CompressionSerializer(JobSerializer):
     source = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
-    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
 
     class Meta(JobSerializer.Meta):
         model = Compression

@@ -33,7 +33,7 @@ PROBLEM = {
     },
 }
 PROBLEM_ANSWER = {
-    "description": "A problem. 401, 403 and 404 of the caller; 409 and 422 of the request; 429 and 503 pass: Retry-After.",
+    "description": "A problem. 429 and 503 pass: Retry-After says when.",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     "headers": {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds, with 429 and 503."}},
 }

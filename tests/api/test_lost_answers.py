@@ -1,0 +1,69 @@
+"""Every POST of the API is carried out, its answer is lost, and it is sent again with its key: one effect."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.db import transaction
+from django.test import Client
+
+from adapterhub.api.models import IdempotentRequest
+from tests.api.test_walk import CALLS, address, body, files, world  # noqa: F401 - world is a fixture
+
+POSTS = [name for name, method in CALLS if method == "POST" and name.startswith("api:")]
+# What they answer changes nothing, so that nothing could happen twice.
+ASKING = {"api:estimate-list", "api:advisor-list", "api:rank-analysis-reallocate", "api:training-run-preflight"}
+
+
+def effects() -> dict[str, int]:
+    """Rows of every table but the keys' own."""
+    return {model._meta.label: model.objects.count() for model in apps.get_models() if model is not IdempotentRequest}
+
+
+def send(client: Client, name: str, url: str, key: str, folder: Path) -> Any:
+    form = files(name, folder)
+    kind = {} if form else {"content_type": "application/json"}
+    given = form or json.dumps(body(name, folder), default=str)
+    return client.post(url, given, headers={"Idempotency-Key": key}, **kind)
+
+
+def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path) -> None:  # noqa: F811
+    client = Client(headers={"Authorization": f"Bearer {ci}"})
+    wrong, done = [], set()
+    for name in POSTS:
+        url = address(name, world)
+        with transaction.atomic():
+            key, before = uuid.uuid4().hex, effects()
+            lost = url and send(client, name, url, key, tmp_path)
+            first = effects()
+            if url and lost.status_code < 400:
+                again = send(client, name, url, key, tmp_path)
+                done |= {name} if first != before else set()
+                if (again.status_code, again.content, effects()) != (lost.status_code, lost.content, first):
+                    wrong.append(f"{name}: {lost.status_code}, then {again.status_code}")
+                if again.headers.get("Idempotency-Replayed") != "true":
+                    wrong.append(f"{name} is not said to be replayed")
+            transaction.set_rollback(True)
+    assert wrong == []
+    assert done >= {"api:adapter-list", "api:version-list", "api:dataset-list", "api:training-run-list",
+                    "api:rank-analysis-list", "api:evaluation-list", "api:token-list", "api:webhook-list"}  # fmt: skip
+    assert not done & ASKING
+
+
+def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+    client = Client(headers={"Authorization": f"Bearer {ci}", "Idempotency-Key": "once"})
+
+    def post(slug: str) -> Any:
+        fields = {"project": "eu", "slug": slug, "base_model": "tiny"}
+        return client.post("/api/v1/adapters/", fields, content_type="application/json")
+
+    assert post("first").status_code == 201
+    other = post("second")
+    assert (other.status_code, other.json()["code"]) == (422, "key_reused")
+    IdempotentRequest.objects.update(status=None, body=None)
+    flying = post("first")
+    assert (flying.status_code, flying.json()["code"]) == (409, "in_flight")

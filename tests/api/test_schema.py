@@ -1,0 +1,78 @@
+"""schemathesis walks the running instance from answer to request: no 5xx, and every answer is as described."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.api.test_walk import body, world  # noqa: F401 - world is a fixture
+from tests.e2e.test_browser import site  # noqa: F401 - a fixture
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+# A token that is revoked, or a project that is archived, would end the walk.
+ENDING = r".*/(revoke|archive|break-glass)/$"
+STEPS = 20
+TAKES = 0.8
+
+
+class Known:
+    """Puts names of things that exist into most requests: what is only made up seldom gets past 404 and 422."""
+
+    def __init__(self, world: dict[str, Any]) -> None:  # noqa: F811
+        self.world, self.chance = world, random.Random(10)
+        served = [version.served_name for version in world["versions"]]
+        self.fields = {"project": ["eu"], "base_model": ["tiny"], "adapter": ["dora"], "cluster": ["cpu"],
+                       "alias": ["compliance"], "dataset": [world["pk"]["datasets"]], "version": served,
+                       "candidate": served, "expected_version": served, "rollout": [str(world["pk"]["rollouts"])],
+                       "response_id": [world["pk"]["responses"]]}  # fmt: skip
+
+    def put(self, case: Any) -> None:
+        kind = case.operation.path.removeprefix("/api/v1/").split("/")[0]
+        for name in case.path_parameters or {}:
+            known = self.world.get("pk" if name == "id" else name, {})
+            if kind in known and self.chance.random() < TAKES:
+                case.path_parameters[name] = str(known[kind])
+        if case.operation.path.startswith("/api/v1/audit/") and self.chance.random() < TAKES:
+            case.query = {**(case.query or {}), "project": "eu"}
+        for name in case.body if isinstance(case.body, dict) else ():
+            if name in self.fields and self.chance.random() < TAKES:
+                case.body[name] = self.chance.choice(self.fields[name])
+
+
+def test_no_walk_ends_in_a_fault(site: str, ci: str, world: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    from registry.models import AdapterVersion
+
+    schema = schemathesis.openapi.from_url(f"{site}/api/schema/?format=json")
+    schema.config.update(headers={"Authorization": f"Bearer {ci}"})
+    known = Known({**world, "versions": AdapterVersion.objects.order_by("number")})
+    answers: list[int] = []
+
+    class Walk(schema.exclude(path_regex=ENDING).as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: Any) -> None:
+            known.put(case)
+
+        def validate_response(self, response: Any, case: Any, **_: Any) -> None:
+            answers.append(response.status_code)
+            case.validate_response(response, checks=CHECKS)
+
+    examples = int(os.environ.get("ADAPTERHUB_WALKS", "15"))
+    Walk.run(
+        settings=settings(
+            max_examples=examples, stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck), print_blob=False, report_multiple_bugs=True,
+        )
+    )  # fmt: skip
+    done = sum(200 <= answer < 300 for answer in answers)
+    assert len(answers) > examples * STEPS / 3
+    assert done > len(answers) / 5, f"{done} of {len(answers)} requests were carried out"

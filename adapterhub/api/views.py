@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -120,8 +121,8 @@ def keep_answer(entry: IdempotentRequest, response: Response) -> None:
     if response.status_code >= 400:
         entry.delete()
         return
-    response.render()
-    entry.status, entry.body = response.status_code, response.data
+    content = response.render().content
+    entry.status, entry.body = response.status_code, json.loads(content) if content else None
     entry.save(update_fields=["status", "body"])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from math import isfinite
 from typing import Any
+from urllib.parse import urlsplit
 
 from rest_framework import serializers
 
@@ -127,6 +129,16 @@ class NewReplicaSerializer(serializers.Serializer):
     cluster = serializers.SlugField()
     # A host of a private network is often a bare name, which URLField refuses.
     url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
+
+    def validate_url(self, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            is_reachable = parts.port != 0 and ("[" not in url or IPv6Address(parts.hostname or ""))
+        except ValueError:
+            is_reachable = False
+        if not is_reachable:
+            raise serializers.ValidationError("Give a host and a port from 1 to 65535.")
+        return url
 
 
 class ReplicaStateSerializer(serializers.Serializer):

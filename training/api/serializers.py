@@ -51,7 +51,7 @@ class KeepingSerializer(serializers.Serializer):
 
 
 class ErasureSerializer(serializers.ModelSerializer):
-    signer = serializers.SlugRelatedField(slug_field="username", read_only=True)
+    signer = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
 
     class Meta:
         model = Erasure

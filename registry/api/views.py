@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,11 +331,18 @@ class AliasViewSet(Reading):
         """Every move, newest first; with `at`, what served then."""
         moves = self.get_object().moves.select_related("version")
         if at := request.query_params.get("at"):
-            moment = parse_datetime(at)
-            if moment is None or moment.tzinfo is None:
-                raise Invalid("at is a time with its zone, e.g. 2026-11-23T12:00:00Z.", field="at")
-            moves = moves.filter(at__lte=moment)[:1]
+            moves = moves.filter(at__lte=moment_of(at))[:1]
         return Response(shapes.AliasMoveSerializer(moves, many=True).data)
+
+
+def moment_of(text: str) -> datetime:
+    """A time with its zone, in UTC: Postgres knows fewer zones than a header may say. Raises Invalid."""
+    try:
+        if (moment := parse_datetime(text)) and moment.tzinfo:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise Invalid("at is a time with its zone, e.g. 2026-11-23T12:00:00Z.", field="at")
 
 
 class ResponseViewSet(ProjectViewSet, mixins.RetrieveModelMixin):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from adapterhub.accounts.models import User
 from adapterhub.api.errors import Invalid
@@ -51,3 +52,9 @@ def test_the_rate_limit_reaches_the_routers(fresh_database: str, alias: Alias, s
     table = routing_table()
     assert table.limits[alias.project.slug] == RateLimit(50, 100)
     assert RoutingTable.from_json(table.to_json()) == table
+
+
+@pytest.mark.parametrize("at", ["now", "2026-11-23T12:00:00", "2026-13-45T00:00:00Z", "0001-01-01T00:00:00+23:59"])
+def test_a_time_that_is_none_is_named(alias: Alias, ci: str, at: str) -> None:
+    answer = Client(headers={"Authorization": f"Bearer {ci}"}).get(f"/api/v1/aliases/{alias.name}/history/", {"at": at})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "at")

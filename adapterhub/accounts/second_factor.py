@@ -6,20 +6,19 @@ import base64
 import secrets
 import time
 
-from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor import InvalidToken
 from cryptography.hazmat.primitives.twofactor.hotp import HOTP
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from django.conf import settings
 from django.db import transaction
-from django.utils.crypto import salted_hmac
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import SecondFactor, User, secret_hash
 from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.sealing import box
 
 STEP_S, DIGITS, RECOVERY_CODES = 30, 6, 10
 
@@ -53,7 +52,11 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
     if step is None:
         raise Invalid("This is not the code that the app shows now: wait for the next one.", field="code")
     codes = [secrets.token_hex(5) for _ in range(RECOVERY_CODES)]
-    kept = {"sealed": box().encrypt(secret.encode()), "last_step": step, "recovery": [secret_hash(c) for c in codes]}
+    kept = {
+        "sealed": box("second_factor").encrypt(secret.encode()),
+        "last_step": step,
+        "recovery": [secret_hash(c) for c in codes],
+    }
     SecondFactor.objects.update_or_create(user=user, defaults=kept)
     AuditEvent.record(Tag.MFA_ENABLED, user, by=by, project=None)
     return codes
@@ -63,7 +66,7 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
 def admits(user: User, code: str) -> bool:
     """True for the app's code or a recovery code; neither is good a second time."""
     factor = SecondFactor.objects.select_for_update().get(user=user)
-    step = step_of(box().decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
+    step = step_of(box("second_factor").decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
     if step is not None:
         factor.last_step = step
     elif (used := secret_hash(code.strip().lower())) in factor.recovery:
@@ -94,9 +97,3 @@ def step_of(secret: str, code: str, *, after: int) -> int | None:
             continue
         return step
     return None
-
-
-def box() -> Fernet:
-    """Secrets lie in the database sealed with a key of the installation: a copy of the database opens no account."""
-    key = salted_hmac("adapterhub.second_factor", b"", algorithm="sha256").digest()
-    return Fernet(base64.urlsafe_b64encode(key))

@@ -14,7 +14,7 @@ class IdempotentRequest(models.Model):
     path = models.CharField(max_length=500)
     fingerprint = models.CharField(max_length=64)
     status = models.PositiveSmallIntegerField(null=True)
-    body = models.JSONField(null=True)
+    sealed = models.BinaryField(null=True, help_text="The answer's bytes: it may hold a secret that is shown once.")
     created_at = models.DateTimeField(default=now)
 
     class Meta:

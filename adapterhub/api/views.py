@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from django.utils.timezone import now
 from rest_framework import serializers, viewsets
 from rest_framework.request import Request
@@ -19,6 +19,7 @@ from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.permissions import projects_of, projects_with
+from adapterhub.sealing import box
 
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
@@ -71,9 +72,9 @@ class ProjectViewSet(viewsets.GenericViewSet):
             keep_answer(entry, response)
         return response
 
-    def handle_exception(self, exc: Exception) -> Response:
+    def handle_exception(self, exc: Exception) -> HttpResponseBase:
         if isinstance(exc, Replay):
-            return Response(exc.entry.body, exc.entry.status, headers={"Idempotency-Replayed": "true"})
+            return replayed(exc.entry)
         return super().handle_exception(exc)
 
 
@@ -116,14 +117,20 @@ def request_bytes(request: Request) -> bytes:
     return "\n".join(parts).encode()
 
 
+def replayed(entry: IdempotentRequest) -> HttpResponse:
+    """The first answer, byte for byte."""
+    content = box("answer").decrypt(bytes(entry.sealed or b""))
+    return HttpResponse(content, "application/json", entry.status, headers={"Idempotency-Replayed": "true"})
+
+
 def keep_answer(entry: IdempotentRequest, response: Response) -> None:
     """A refused or failed request frees its key, so that the caller may mend it and send it again."""
     if response.status_code >= 400:
         entry.delete()
         return
-    content = response.render().content
-    entry.status, entry.body = response.status_code, json.loads(content) if content else None
-    entry.save(update_fields=["status", "body"])
+    entry.status = response.status_code
+    entry.sealed = box("answer").encrypt(response.render().content)
+    entry.save(update_fields=["status", "sealed"])
 
 
 def healthz(request: HttpRequest) -> JsonResponse:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from math import isfinite
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Sum
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import system
@@ -76,10 +76,11 @@ def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
         rollout.promote(**told, **same)
 
 
-def judge(rollout: Rollout, at: datetime) -> Analysis:
-    """The verdicts on all that it measured so far. Raises ValueError without guardrails."""
+def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:
+    """The verdicts on all that it measured so far, its `minutes`. Raises ValueError without guardrails."""
     guardrails = [guardrail(raw) for raw in rollout.guardrails]
-    return analysis(minutes(rollout), guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
+    rows = minutes(rollout) if measured is None else measured
+    return analysis(rows, guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
 
 
 def sides(rollout: Rollout) -> dict[str, Arm]:
@@ -108,17 +109,19 @@ def progress(rollout: Rollout, at: datetime) -> Progress:
     left = (end - at).total_seconds()
     return Progress(
         hold_left_s=max(0, int(-(-left // 1))),
-        samples=min(samples(rollout, arm) for arm, side in sides(rollout).items() if side is not Arm.BASELINE),
+        samples=samples(rollout),
         needed=step.get("min_samples", 0),
         approval=step.get("approval", False),
     )
 
 
-def samples(rollout: Rollout, arm: str) -> int:
-    """Answers of the arm since the step began."""
+def samples(rollout: Rollout) -> int:
+    """Answers since the step began, of the arm that has fewer."""
     since = (rollout.step_at or now()).replace(second=0, microsecond=0)
-    rows = rollout.minutes.filter(arm=arm, metric="error_rate", at__gte=since)
-    return sum(rows.values_list("count", flat=True))
+    arms = [arm for arm, side in sides(rollout).items() if side is not Arm.BASELINE]
+    rows = rollout.minutes.filter(arm__in=arms, metric="error_rate", at__gte=since)
+    told = rows.order_by().values_list("arm").annotate(answers=Sum("count"))
+    return min(dict(told).get(arm, 0) for arm in arms)
 
 
 def evidence(found: Analysis, rollout: Rollout) -> dict[str, Any]:

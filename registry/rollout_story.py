@@ -29,7 +29,7 @@ NEXT = {
 def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
     """What the page shows beside the state; pictures only where something was measured."""
     rows = minutes(rollout)
-    found = judge(rollout, at) if rollout.guardrails else None
+    found = judge(rollout, at, rows) if rollout.guardrails else None
     return {
         "next": what_next(rollout, at),
         "found": found,

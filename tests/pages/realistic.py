@@ -50,8 +50,8 @@ class World:
             self.versions = self.make_versions(versions)
             self.clusters = [self.make_cluster(*each) for each in (("frankfurt", 3), ("dublin", 2), ("spare", 1))]
             self.aliases = self.make_aliases()
-            self.hold()
             self.rollouts = self.make_rollouts(max(2, len(self.aliases) // 5))
+            self.hold()
             self.datasets = self.make_datasets(max(2, adapters // 3))
             self.analyses = self.make_analyses(max(2, adapters // 5))
             self.runs = self.make_runs(max(4, versions // 8))
@@ -115,8 +115,14 @@ class World:
         return cluster
 
     def make_aliases(self) -> list[Alias]:
-        live = {version.adapter_id: version for version in self.versions if may_serve(version)}
-        return [self.make_alias(place, version) for place, version in enumerate(live.values())]
+        """The first serve the last version but one: their newest is what rolls out."""
+        lines = [self.servable(adapter) for adapter in self.adapters]
+        rolling = max(2, len(lines) // 5)
+        return [self.make_alias(place, line[-2 if place < rolling and len(line) > 1 else -1])
+                for place, line in enumerate(lines) if line]  # fmt: skip
+
+    def servable(self, adapter: Adapter) -> list[AdapterVersion]:
+        return [version for version in self.versions if version.adapter_id == adapter.pk and may_serve(version)]
 
     def make_alias(self, place: int, version: AdapterVersion) -> Alias:
         self.tick(minutes=20)
@@ -128,10 +134,12 @@ class World:
     def hold(self) -> None:
         """What the replicas report: nearly all that they should hold; one is away."""
         for cluster in self.clusters:
-            names = [alias.version.served_name for alias in self.aliases if alias.cluster_id == cluster.pk]
+            moving = Rollout.objects.active().filter(alias__cluster=cluster)
+            names = [rollout.candidate.served_name for rollout in moving]
+            names += [alias.version.served_name for alias in self.aliases if alias.cluster_id == cluster.pk]
             for place, replica in enumerate(cluster.replicas.all()):
-                held = names[: len(names) - place]
-                replica.saw({name: f"/served/{name[-12:]}" for name in held}, "0.32.1")
+                replica.loaded = {name: f"/served/{name[-12:]}" for name in names[: len(names) - place]}
+                replica.saw(replica.loaded, "0.32.1")
         self.clusters[2].replicas.get().missed("It did not answer within 2 s: connection refused.")
 
     def make_rollouts(self, count: int) -> list[Rollout]:
@@ -141,8 +149,7 @@ class World:
 
     def make_rollout(self, alias: Alias, state: str) -> Rollout:
         self.tick(minutes=70)
-        others = [each for each in self.versions if each.adapter_id == alias.version.adapter_id]
-        candidate = next(each for each in others if each.pk != alias.version_id and may_serve(each))
+        candidate = [each for each in self.servable(alias.version.adapter) if each.pk != alias.version_id][-1]
         steps = [
             {"weight": 10, "hold_s": 3600, "min_samples": 500},
             {"weight": 50, "hold_s": 14400, "min_samples": 1500},

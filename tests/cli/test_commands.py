@@ -73,7 +73,7 @@ def test_traffic_is_moved(command: Command, alias: Alias, candidate: AdapterVers
     assert opened.returncode == 0, opened.stderr
     rollout = Rollout.objects.get()
     assert json.loads(opened.stdout)["id"] == str(rollout.pk)
-    assert rollout.steps[1] == {"weight": 50, "hold_s": 60, "min_samples": 200, "approval": True}
+    assert rollout.steps[1] == {"weight": 50, "hold_s": 60, "min_samples": 200, "approval": True, "shadow": 0}
     assert rollout.guardrails[1]["level"] == 0.95
     again = command("rollout", "compliance", candidate.served_name, "--step", "1", "--reason", "CI")
     assert (again.returncode, "has not ended" in again.stderr) == (4, True)

@@ -30,8 +30,15 @@ METRICS = {
     "bad_feedback_rate": Metric("bad feedback", "points"),
     "feedback_score": Metric("feedback score", "score", less_is_worse=True),
 }
+UNSEEN_ALONE = {"difference_rate"}
+SEEN_ALONE = {"ttft", "tokens_per_second", "bad_feedback_rate", "feedback_score"}
 FAILED = 500  # from this status on it is the server's fault
 HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate": "format_failure"}
+
+
+def is_measured(metric: str, *, unseen: bool) -> bool:
+    """Whether answers tell of it: those of a shadow step, which nobody sees, or those that users get."""
+    return metric not in (SEEN_ALONE if unseen else UNSEEN_ALONE)
 
 
 def of_report(report: Mapping[str, Any]) -> dict[str, float]:

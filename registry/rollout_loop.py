@@ -19,7 +19,7 @@ from adapterhub.accounts.actor import system
 from adapterhub.api.errors import Conflict
 from registry.exposure import Exposure
 from registry.guardrails import Action, Analysis, Arm, Finding, Minute, analysis
-from registry.metrics import METRICS
+from registry.metrics import METRICS, is_measured
 from registry.models import Rollout, RolloutMinute, RolloutStatus
 from registry.rollout_plans import guardrail
 
@@ -78,7 +78,9 @@ def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
 
 def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:
     """The verdicts on all that it measured so far, its `minutes`. Raises ValueError without guardrails."""
-    guardrails = [guardrail(raw) for raw in rollout.guardrails]
+    guardrails = [guardrail(raw) for raw in rollout.guardrails if is_measured(raw["metric"], unseen=rollout.shadow > 0)]
+    if not guardrails:
+        return Analysis(Action.WAIT, ["Nothing that this step measures is judged."], [])
     rows = minutes(rollout) if measured is None else measured
     return analysis(rows, guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
 

@@ -12,7 +12,7 @@ from jsonschema.validators import validator_for
 
 from adapterhub.api.errors import Invalid
 from registry.guardrails import Guardrail, Kind
-from registry.metrics import METRICS
+from registry.metrics import METRICS, UNSEEN_ALONE
 
 Steps = list[dict[str, Any]]
 MINUTE, HOUR = 60, 3600
@@ -70,6 +70,9 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
         )  # fmt: skip
     for raw in guardrails:
         guardrail(raw)
+    has_shadow = any(step.get("shadow") for step in steps)
+    if not has_shadow and any(raw["metric"] in UNSEEN_ALONE for raw in guardrails):
+        raise bad("difference_rate is measured in shadow steps alone: add one.")
 
 
 def check_answers(checks: dict[str, Any]) -> None:

@@ -133,6 +133,7 @@ def test_a_wrong_split_pauses(rollout: Rollout) -> None:
         ({"guardrails": [{"metric": "error_rate"}]}, "guardrails"),
         ({"guardrails": [{"metric": "error_rate", "margin": 1, "level": 0.9}]}, "guardrails"),
         ({"steps": [{"weight": 10, "shadow": 10}]}, "steps"),
+        ({"guardrails": [{"metric": "difference_rate", "margin": 1}]}, "guardrails"),
         ({"checks": {"refusal": "("}}, "checks.refusal"),
         ({"checks": {"format": "a" * 501}}, "checks.format"),
         ({"checks": {"schema": {"type": "table"}}}, "checks.schema"),
@@ -221,6 +222,27 @@ def test_a_shadow_that_agrees_goes_on_to_users_whose_numbers_begin_anew(
     assert (rollout.status, rollout.step, rollout.weight, rollout.shadow) == ("running", 1, 10, 0)
     assert judge(rollout, now()).findings[0].verdict == "inconclusive"
     assert progress(rollout, now()).samples == 0
+
+
+def test_a_step_is_judged_by_what_it_measures(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    """Silence of a metric that no answer of the step can tell pauses nothing."""
+    rails = [{"metric": "difference_rate", "margin": 20}, {"metric": "ttft", "margin": 1}]
+    rollout = opened(alias, candidate, alice, steps=SHADOW, guardrails=rails)
+    shadowed(rollout, 400, differing=0)
+    later = now() + timedelta(minutes=4)
+    assert [found.guardrail.metric for found in judge(rollout, later).findings] == [
+        "answers that differ from the stable version's"
+    ]
+    look(rollout, now())
+    assert rollout.step == 1
+    assert [found.guardrail.metric for found in judge(rollout, later).findings] == ["time to first token"]
+    only_seen = opened_anew(rollout, alice, candidate, rails[1:])
+    assert judge(only_seen, later).action == "wait"
+
+
+def opened_anew(rollout: Rollout, user: User, candidate: AdapterVersion, rails: list[dict[str, Any]]) -> Rollout:
+    rollout.rollback(reason="again", by=user.as_actor())
+    return opened(rollout.alias, candidate, user, steps=SHADOW, guardrails=rails)
 
 
 def test_units_on_a_list_are_not_measured(rollout: Rollout) -> None:

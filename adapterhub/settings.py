@@ -225,6 +225,8 @@ SPECTACULAR_SETTINGS = {
     ],
     # Five resources have a `status`, each with words of its own.
     "ENUM_NAME_OVERRIDES": {
+        "Role": "adapterhub.accounts.models.Membership.Role",
+        "ServiceRole": "adapterhub.accounts.service_accounts.ROLES",
         "JobStatus": "adapterhub.jobs.models.JobStatus",
         "BaseModelStatus": "registry.models.base_model.BaseModelStatus",
         "VersionStatus": "registry.models.adapter.VersionStatus",

@@ -3,7 +3,8 @@
     python benchmarks/methods.py --model DIR --data DIR --lines methods.jsonl --out benchmarks/results/methods.json
 
 Each method runs its own recipe as the gpu worker runs it. First every rate of RATES with one seed, then the best rate
-with five others. Every run is one line of the --lines file and is skipped when it is there. DIR of --data holds
+with five others, --at-once of them side by side, and last one run of each method alone, for its speed. Every run is one
+line of the --lines file and is skipped when it is there. DIR of --data holds
 DOMAIN.txt(.xz) (benchmarks/fetch_data.py makes it). --short takes the middle rate and one seed: no rate is tuned.
 """
 
@@ -11,27 +12,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from report import Row, publish
 from tars import corpus
 
 KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
-ADAPTERS = (5e-4, 1e-3, 2e-3, 4e-3)
+ADAPTERS = (1e-3, 2e-3, 4e-3)
 WHOLE = (5e-5, 1e-4, 2e-4)
 RATES = {"full": WHOLE, "galore": (5e-4, 1e-3, 2e-3), "lora": ADAPTERS, "qlora": ADAPTERS, "dora": ADAPTERS,
          "adalora": (2e-3, 4e-3, 8e-3)}  # fmt: skip
 # What the article's tables say of each method: quality as a share of full fine-tuning's, and times its speed.
 CLAIMED = {"lora": (0.97, 3.0), "qlora": (0.95, 2.5), "dora": (0.98, 2.8), "adalora": (0.97, 2.0),
            "galore": (0.96, None)}  # fmt: skip
-RANK, SCALE, SWEEP_SEED, SEEDS = 8, 2, 100, (1, 2, 3, 4, 5)
+RANK, SCALE, SWEEP_SEED, SEEDS, ALONE = 8, 2, 100, (1, 2, 3, 4, 5), 0
 Line = dict[str, Any]
+Key = tuple[str, float, int]  # method, rate, seed
 
 
 class Bench:
@@ -45,30 +53,45 @@ class Bench:
         self.lines: list[Line] = []
         if given.lines.exists():
             self.lines = [json.loads(line) for line in given.lines.read_text().splitlines()]
+        self.writing, self.devices = threading.Lock(), threading.local()
         self.general_before = self.loss(given.model, None)
 
-    def done(self, method: str, rate: float, seed: int) -> Line:
-        key = {"method": method, "rate": rate, "seed": seed, "steps": self.steps}
-        for line in self.lines:
-            if key.items() <= line.items():
-                return line
-        line = {**key, **self.trained(method, rate, seed)}
-        self.lines.append(line)
-        with self.given.lines.open("a") as stream:
+    def line(self, key: Key, steps: int | None = None) -> Line | None:
+        wanted = dict(zip(("method", "rate", "seed"), key, strict=True)) | {"steps": steps or self.steps}
+        return next((line for line in self.lines if wanted.items() <= line.items()), None)
+
+    def done(self, key: Key, steps: int | None = None) -> Line:
+        if found := self.line(key, steps):
+            return found
+        method, rate, seed = key
+        line = {"method": method, "rate": rate, "seed": seed, "steps": steps or self.steps}
+        line |= self.trained(method, rate, seed, steps or self.steps)
+        with self.writing, self.given.lines.open("a") as stream:
+            self.lines.append(line)
             stream.write(json.dumps(line) + "\n")
         return line
 
-    def trained(self, method: str, rate: float, seed: int) -> Line:
+    def all_done(self, keys: Iterable[Key], at_once: int, steps: int | None = None) -> None:
+        """Side by side, the GPUs in turn."""
+        turns = iter(range(10**6))
+
+        def take_a_device() -> None:
+            self.devices.mine = next(turns) % max(1, torch.cuda.device_count())
+
+        with ThreadPoolExecutor(at_once, initializer=take_a_device) as pool:
+            list(pool.map(partial(self.done, steps=steps), keys))
+
+    def trained(self, method: str, rate: float, seed: int, count: int) -> Line:
         folder = Path(tempfile.mkdtemp(prefix=f"{method}-", dir=self.folder))
         run = {
             "base_model": str(self.given.model), "train": str(self.train), "eval": str(self.eval),
             "output": str(folder / "output"), "events": str(folder / "events.jsonl"),
             "r": RANK, "lora_alpha": RANK * SCALE, "target_modules": KINDS,
-            "hyperparameters": {"steps": self.steps, "batch_size": 4, "max_length": 128, "learning_rate": rate,
+            "hyperparameters": {"steps": count, "batch_size": 4, "max_length": 128, "learning_rate": rate,
                                 "seed": seed, "checkpoint_steps": 10**6, "eval_tokens": self.tokens},
         }  # fmt: skip
         (folder / "run.json").write_text(json.dumps(run))
-        call(f"training.recipes.{method}", folder / "run.json")
+        self.call(f"training.recipes.{method}", folder / "run.json")
         result = json.loads((folder / "output/result.json").read_bytes())
         logged = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
         steps = [event for event in logged if event["kind"] == "metrics"]
@@ -89,20 +112,35 @@ class Bench:
                  "events": str(folder / "events.jsonl"), "output": str(folder), "max_tokens": self.tokens,
                  "max_length": 128}  # fmt: skip
         (folder / "evaluate.json").write_text(json.dumps(asked))
-        call("training.recipes.evaluate", folder / "evaluate.json")
+        self.call("training.recipes.evaluate", folder / "evaluate.json")
         return float(json.loads((folder / "result.json").read_bytes())["loss"])
 
-    def finals(self, method: str) -> list[Line]:
-        """The method's runs at its best rate; of the short form one run at the middle rate."""
-        rates = RATES[method]
+    def best(self, method: str) -> float:
+        """The rate with the lowest loss in the sweep; of the short form the middle one."""
         if self.given.short:
-            return [self.done(method, rates[len(rates) // 2], SEEDS[0])]
-        best = min(rates, key=lambda rate: self.done(method, rate, SWEEP_SEED)["after"])
-        return [self.done(method, best, seed) for seed in SEEDS]
+            return RATES[method][len(RATES[method]) // 2]
+        return min(RATES[method], key=lambda rate: self.done((method, rate, SWEEP_SEED))["after"])
 
+    def finals(self) -> dict[str, list[Line]]:
+        """Each method's runs at its best rate."""
+        if not self.given.short:
+            sweep = [(method, rate, SWEEP_SEED) for method, rates in RATES.items() for rate in rates]
+            self.all_done(sweep, self.given.at_once)
+        best, seeds = {method: self.best(method) for method in RATES}, SEEDS[:1] if self.given.short else SEEDS
+        self.all_done([(method, best[method], seed) for seed in seeds for method in RATES], self.given.at_once)
+        return {method: [self.done((method, best[method], seed)) for seed in seeds] for method in RATES}
 
-def call(module: str, path: Path) -> None:
-    subprocess.run([sys.executable, "-m", module, str(path)], check=True)  # noqa: S603 - our own programs
+    def alone(self) -> dict[str, Line]:
+        """A run of each method with a device to itself."""
+        steps = self.steps if self.given.short else self.given.alone_steps
+        keys = {method: (method, self.best(method), ALONE) for method in RATES}
+        self.all_done(keys.values(), max(1, torch.cuda.device_count()), steps)
+        return {method: self.done(key, steps) for method, key in keys.items()}
+
+    def call(self, module: str, path: Path) -> None:
+        seen = {"CUDA_VISIBLE_DEVICES": str(getattr(self.devices, "mine", 0))} if torch.cuda.is_available() else {}
+        seen["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.given.at_once))
+        subprocess.run([sys.executable, "-m", module, str(path)], check=True, env={**os.environ, **seen})  # noqa: S603
 
 
 def split(data: Path, domain: str, folder: Path) -> tuple[Path, Path]:
@@ -137,7 +175,7 @@ def mean(lines: list[Line], field: str) -> float:
     return fmean(line[field] for line in lines)
 
 
-def table(found: dict[str, list[Line]], general_before: float) -> list[Row]:
+def table(found: dict[str, list[Line]], alone: dict[str, Line], general_before: float) -> list[Row]:
     full, rows = found["full"], []
     base = mean(full, "before")
     gain = base - mean(full, "after")
@@ -153,11 +191,10 @@ def table(found: dict[str, list[Line]], general_before: float) -> list[Row]:
             # QLoRA's own losses are those of a 4-bit base; what serves it has 16 bits.
             reached = base - (served if method == "qlora" else after)
             rows.append(Row(f"{method}: gain against full's", reached, gain, reached / gain, quality))
-        pace, memory = mean(lines, "tokens_per_second"), mean(lines, "memory") / 1e9
-        rows.append(Row(f"{method}: tokens/s against full's", pace, mean(full, "tokens_per_second"),
-                        pace / mean(full, "tokens_per_second"), speed))  # fmt: skip
-        rows.append(Row(f"{method}: peak memory against full's, GB", memory, mean(full, "memory") / 1e9,
-                        memory / (mean(full, "memory") / 1e9)))  # fmt: skip
+        for field, unit, claim in (("tokens_per_second", 1.0, speed), ("memory", 1e9, None)):
+            ours, other = alone[method][field] / unit, alone["full"][field] / unit
+            what = "tokens/s" if unit == 1.0 else "peak memory, GB,"
+            rows.append(Row(f"{method}: {what} against full's", ours, other, ours / other, claim))
     found_ranks = mean(found["adalora"], "deep_over_early")
     return [*rows, Row("AdaLoRA's ranks: deep attention over early FFN", found_ranks, 1.0, found_ranks, 4.0)]
 
@@ -169,6 +206,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--domain", default="finance_reg")
     parser.add_argument("--general", default="kjv", help="text of another kind, to see what is forgotten")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--alone-steps", type=int, default=100, help="of the run that measures the speed")
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     parser.add_argument("--lines", type=Path, default=Path("methods.jsonl"))
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     parser.add_argument("--short", action="store_true", help="one untuned rate and one seed for ten steps")
@@ -179,8 +218,8 @@ def main() -> None:
     given = arguments()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
-        found = {method: bench.finals(method) for method in RATES}
-        publish("methods", table(found, bench.general_before), given.out)
+        found = bench.finals()
+        publish("methods", table(found, bench.alone(), bench.general_before), given.out)
 
 
 if __name__ == "__main__":

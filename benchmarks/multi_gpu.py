@@ -32,6 +32,10 @@ KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_p
 DDP_GOAL, FSDP_GOAL, WEIGHTS_GOAL = 1.85, 1.7, 1 / 0.6
 # Nats. A bfloat16 product of four rows rounds otherwise than two of two rows, and Adam makes much of little gradients.
 LOSS_TOLERANCE = 0.02
+EXACT_TOLERANCE = 0.0005  # Nats, in float32: the log has four digits.
+
+
+WARM: set[str] = set()
 
 
 def started(words: list[str], devices: int) -> None:
@@ -44,20 +48,24 @@ def started(words: list[str], devices: int) -> None:
     subprocess.run([sys.executable, *command], check=True, env=environment)  # noqa: S603
 
 
-def speed(shape: str, method: str, devices: int, sharding: str, folder: Path) -> dict[str, Any]:
-    """tokens/s of all devices, peak bytes of one device, and bytes that the weights occupy on one."""
+def speed(
+    shape: str, method: str, devices: int, sharding: str, folder: Path, more: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """tokens/s of all devices, peak bytes of one device, bytes that the weights occupy on one, loss of each step."""
     arm, model, out = str(HERE / "multi_gpu_arm.py"), folder / shape, folder / f"{shape}-{method}-{devices}{sharding}"
     if not model.exists():
         started([arm, "--make", "--shape", shape, "--model", str(model)], 1)
     words = ["--shape", shape, "--model", str(model), "--method", method, "--sharding", sharding, "--out", str(out)]
-    started([arm, *words], devices)
+    started([arm, *words, *more], devices)
     found: dict[str, Any] = json.loads(out.read_text())
     sys.stdout.write(f"  {out.name}: {found}\n")
     return found
 
 
 def speeds(shape: str, method: str, folder: Path) -> list[Row]:
-    speed(shape, method, 1, "ddp", folder)  # The first process reads the kernels from the disk: thrown away.
+    if shape not in WARM:
+        speed(shape, method, 1, "ddp", folder)  # The first process reads the kernels from the disk: thrown away.
+        WARM.add(shape)
     one = speed(shape, method, 1, "ddp", folder)
     rows = []
     for sharding, goal in (("ddp", DDP_GOAL), ("fsdp", FSDP_GOAL)):
@@ -122,6 +130,19 @@ def equality(folder: Path, given: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def exact(folder: Path, given: argparse.Namespace) -> list[Row]:
+    """The same comparison in float32, on random weights: is it rounding that makes the difference?"""
+    shape = "tiny" if given.short else "smollm2"
+    one = speed(shape, "lora", 1, "ddp", folder, ("--float32", "--rows", "4"))["losses"]
+    rows = []
+    for sharding in ("ddp", "fsdp"):
+        two = speed(shape, "lora", 2, sharding, folder, ("--float32", "--rows", "2"))["losses"]
+        worst = max(abs(a - b) for a, b in zip(one, two, strict=True))
+        rows.append(Row(f"LoRA in float32, two {sharding.upper()}: largest difference of a loss", worst,
+                        EXACT_TOLERANCE, EXACT_TOLERANCE / max(worst, 1e-9), 1.0))  # fmt: skip
+    return rows
+
+
 def analysed(folder: Path, given: argparse.Namespace, preset: str, devices: int) -> dict[str, Any]:
     out = folder / f"{preset}-{devices}.json"
     words = ["training.tars", "--model", str(given.model), "--data", str(given.data), "--preset", preset]
@@ -166,6 +187,7 @@ def parts(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], lis
     shapes = {"lora": ["smollm2", "8b"], "mixed": ["8b"], "qlora": ["8b"], "full": ["1b"]}
     named: dict[str, Callable[[], list[Row]]] = {
         "equality": lambda: equality(folder, given),
+        "exact": lambda: exact(folder, given),
         "analyses": lambda: analyses(folder, given),
     }
     for method, sizes in shapes.items():

@@ -25,7 +25,7 @@ from training.recipes.material import Material, joined
 from training.recipes.order import packed
 from training.recipes.program import RunEvents
 from training.recipes.run_file import Hyperparameters, Run
-from training.tars.base_model import on_gpu
+from training.tars.base_model import load_model, on_gpu
 from training.tars.boundary import last
 from training.tars.data import TokenSequence
 
@@ -59,7 +59,11 @@ def made(shape: str, folder: Path) -> None:
     tokenizer().save_pretrained(str(folder))
 
 
-def method_of(name: str) -> loop.Method:
+def method_of(name: str, *, exact: bool) -> loop.Method:
+    if exact:
+        return loop.Method("lora", keep=nothing, load=in_float32, adapt=lambda base, run, _: (base, lora_config(run)),
+                           options={"bf16": False})  # fmt: skip
+
     def adapter(base: Any, run: Run, _material: Any) -> tuple[Any, Any]:
         return base, lora_config(run)
 
@@ -72,6 +76,11 @@ def method_of(name: str) -> loop.Method:
     return chosen[name]
 
 
+def in_float32(run: Run) -> Any:
+    """Sums in another order then differ by too little for Adam to make much of it."""
+    return load_model(run.base_model, processes.where_to_load(run)).float()
+
+
 def nothing(_trained: loop.Trained, _run: Run) -> loop.Facts:
     return {}
 
@@ -82,7 +91,7 @@ def settings(given: argparse.Namespace, output: Path) -> Run:
         base_model=given.model, base_model_name="random", train=output, eval=None, output=output, r=RANK,
         lora_alpha=2 * RANK, rank_pattern=ranks, alpha_pattern={name: 2.0 * rank for name, rank in ranks.items()},
         target_modules=KINDS, devices=WORLD, sharding=given.sharding,
-        hyperparameters=Hyperparameters(steps=given.steps, batch_size=BATCH[given.shape], packing=1,
+        hyperparameters=Hyperparameters(steps=given.steps, batch_size=given.rows or BATCH[given.shape], packing=1,
                                         max_length=256 if given.shape == "tiny" else 2048, checkpoint_steps=10**6),
     )  # fmt: skip
 
@@ -103,8 +112,8 @@ def filled(group: list[TokenSequence], room: int) -> list[TokenSequence]:
     return [*group, TokenSequence(rest, rest)] if rest else group
 
 
-def measured(given: argparse.Namespace, output: Path) -> dict[str, float]:
-    run, method = settings(given, output), method_of(given.method)
+def measured(given: argparse.Namespace, output: Path) -> dict[str, Any]:
+    run, method = settings(given, output), method_of(given.method, exact=given.float32)
     state = processes.join(run, RunEvents(None))
     rows = material(run, given.shape)
     base, peft_config = method.adapt(method.load(run), run, rows)
@@ -119,6 +128,7 @@ def measured(given: argparse.Namespace, output: Path) -> dict[str, float]:
         "speed": counted / (watch.ends[-1] - watch.ends[WARM_STEPS - 1]),
         "peak": torch.cuda.max_memory_allocated() if on_gpu() else 0,
         "weights": watch.weights,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
     if state.is_main_process:
         given.out.write_text(json.dumps(found))
@@ -134,6 +144,8 @@ def main() -> None:
     parser.add_argument("--method", choices=["lora", "mixed", "qlora", "full"], default="lora")
     parser.add_argument("--sharding", choices=["ddp", "fsdp"], default="ddp")
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rows", type=int, help="of a device's micro-batch; without it as many as have room")
+    parser.add_argument("--float32", action="store_true", help="the base and all products in float32")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     disable_progress_bars()

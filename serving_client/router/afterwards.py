@@ -10,8 +10,6 @@ from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import aiohttp
-
 from serving_client.router.errors import Refusal
 from serving_client.router.outcomes import Outcome, OutcomeReporter, usage_of
 from serving_client.router.quality import judged, text_of
@@ -112,9 +110,7 @@ class Afterwards:
         payload = rewritten({**question, "stream": False}, target)
         try:
             headers = {"Content-Type": "application/json"}
-            async with self.upstream.post(replicas, heard.path, payload, headers) as response:
-                return response.status, await response.read()
+            async with self.upstream.post(replicas, heard.path, payload, headers, is_stream=False) as reply:
+                return reply.response.status, reply.begun
         except Refusal as refusal:
             return refusal.status, b""
-        except (aiohttp.ClientError, TimeoutError):
-            return 502, b""

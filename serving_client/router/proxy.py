@@ -24,7 +24,7 @@ from serving_client.router.outcomes import OutcomeReporter
 from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten, rollout_of
 from serving_client.router.table import TableWatcher
 from serving_client.router.tracing import trace_headers
-from serving_client.router.upstream import Upstream
+from serving_client.router.upstream import Reply, Upstream
 from serving_client.routing import RoutingTable
 
 MAX_BODY_BYTES = 4 * 2**20
@@ -104,14 +104,15 @@ class Proxy:
         replicas = await self.replicas(answer.target.version)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         async with AsyncExitStack() as stack:
-            upstream = await stack.enter_async_context(self.upstream.post(replicas, path, payload, headers))
-            answer.status = upstream.status
+            reply = await stack.enter_async_context(
+                self.upstream.post(replicas, path, payload, headers, is_stream=is_stream)
+            )
+            answer.status = reply.response.status
             if is_stream:
-                return PassedThrough(upstream, answer, stack.pop_all(), self.finished)
-            content = await whole(upstream)
-        answer.is_all(content)
+                return PassedThrough(reply, answer, stack.pop_all(), self.finished)
+        answer.is_all(reply.begun)
         self.finished(answer)
-        return Response(content, upstream.status, shown(upstream, answer))
+        return Response(reply.begun, answer.status, shown(reply.response, answer))
 
     def finished(self, answer: Answer) -> None:
         """Count and report the answer."""
@@ -127,12 +128,12 @@ class PassedThrough(StreamingResponse):
 
     def __init__(
         self,
-        upstream: aiohttp.ClientResponse,
+        reply: Reply,
         answer: Answer,
         stack: AsyncExitStack,
         finished: Callable[[Answer], None],
     ) -> None:
-        super().__init__(self.chunks(upstream), upstream.status, shown(upstream, answer))
+        super().__init__(self.chunks(reply), reply.response.status, shown(reply.response, answer))
         self._answer, self._stack, self._finished = answer, stack, finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,10 +143,12 @@ class PassedThrough(StreamingResponse):
         finally:
             self._finished(self._answer)
 
-    async def chunks(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def chunks(self, reply: Reply) -> AsyncIterator[bytes]:
         """A replica that breaks off breaks the caller's connection too: a cut answer must not look whole."""
+        self._answer.saw(reply.begun)
+        yield reply.begun
         try:
-            async for chunk in upstream.content.iter_any():
+            async for chunk in reply.response.content.iter_any():
                 self._answer.saw(chunk)
                 yield chunk
         except (aiohttp.ClientError, TimeoutError):
@@ -158,14 +161,6 @@ def shown(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
     """The router's headers, and of the replica's only those that a caller needs."""
     kept = {name: upstream.headers[name] for name in ("Content-Type", "Retry-After") if name in upstream.headers}
     return kept | answer.headers()
-
-
-async def whole(upstream: aiohttp.ClientResponse) -> bytes:
-    """All bytes of an answer. Raises Refusal 502 when the replica breaks off."""
-    try:
-        return await upstream.read()
-    except (aiohttp.ClientError, TimeoutError):
-        raise Refusal(502, "replica_broke_off", "The replica broke off its answer.", retry_after_s=1) from None
 
 
 async def read_body(request: Request) -> bytes:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -18,6 +19,26 @@ TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
 AT_ONCE_BYTES = 2**18
+# A request may have killed the replica that broke off: one more may be lost to it, not all.
+MOST_BROKEN = 2
+NOBODY = ("no_replica_answers", "No replica answers for this version: try again.")
+BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that has begun: `begun` is all of it, or the first chunk of a stream."""
+
+    response: aiohttp.ClientResponse
+    begun: bytes
+
+
+class NotReached(Exception):
+    """No connection came about."""
+
+
+class BrokeOff(Exception):
+    """The connection broke before a byte of the answer was there."""
 
 
 class Upstream:
@@ -46,25 +67,32 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, replicas: Sequence[str], path: str, body: bytes, headers: dict[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        self, replicas: Sequence[str], path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
+    ) -> AsyncIterator[Reply]:
         """The answer of the first replica that gives one. Raises Refusal 502 when none does, 504 after timeout_s."""
+        left = MOST_BROKEN
         for url in self.least_loaded(replicas):
             with self._counted(url):
-                response = await self._try(url, path, body, headers)
-                if response is None:
-                    continue
                 try:
-                    self._judge(url, response.status)
-                    if response.status in TRY_ANOTHER:
+                    reply = await self._ask(url, path, body, headers, is_stream)
+                except NotReached:
+                    continue
+                except BrokeOff:
+                    left -= 1
+                    if left:
                         continue
-                    if response.status >= 500:
+                    break
+                try:
+                    self._judge(url, reply.response.status)
+                    if reply.response.status in TRY_ANOTHER:
+                        continue
+                    if reply.response.status >= 500:
                         raise Refusal(502, "replica_failed", "The replica failed on this request.", retry_after_s=1)
-                    yield response
+                    yield reply
                     return
                 finally:
-                    response.close()
-        raise Refusal(502, "no_replica_answers", "No replica answers for this version: try again.", retry_after_s=1)
+                    reply.response.close()
+        raise Refusal(502, *(NOBODY if left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:
         """By requests in flight, those that keep failing last; equals in random order, so that all are used."""
@@ -86,25 +114,24 @@ class Upstream:
         finally:
             self.in_flight[url] -= 1
 
-    async def _try(self, url: str, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse | None:
-        """None when no connection came about. Raises Refusal 502 when it broke after, 504 after timeout_s."""
+    async def _ask(self, url: str, path: str, body: bytes, headers: dict[str, str], is_stream: bool) -> Reply:
+        """Raises NotReached, BrokeOff, Refusal 504."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         self.breaker.trying(url)
         try:
             # Written in pieces when large, so that other requests go on meanwhile.
             payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
-            return await self._session.post(url + path, data=payload, headers=headers)
+            response = await self._session.post(url + path, data=payload, headers=headers)
+            return Reply(response, await (response.content.readany() if is_stream else response.read()))
         except (aiohttp.ClientError, TimeoutError) as error:
             self.breaker.failed(url)
-            refuse_if_sent(error)
-            return None
+            raise verdict(error) from None
 
 
-def refuse_if_sent(error: Exception) -> None:
-    """Returns when no connection came about. Raises Refusal 504 for a slow replica, 502 for one that broke off."""
+def verdict(error: Exception) -> Exception:
+    """What an error of the connection means for the request."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return
+        return NotReached()
     if isinstance(error, TimeoutError):
-        raise Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5)
-    # The request may have killed the replica: sent on, it would kill them all.
-    raise Refusal(502, "replica_broke_off", "The replica broke off its answer.", retry_after_s=1)
+        return Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5)
+    return BrokeOff()

@@ -62,11 +62,22 @@ def test_a_request_that_breaks_a_replica_is_not_sent_to_the_next(router: Router,
     assert sum(len(replica.fake.received) for replica in replicas) == 1
 
 
-def test_a_request_that_kills_a_replica_is_not_sent_to_the_next(router: Router) -> None:
-    with dying_replica() as one, dying_replica() as other:
-        router.publish(make_table(one.url, other.url, generation=2))
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_replica_that_dies_with_a_request_costs_nobody_an_answer(
+    router: Router, engine: Engine, stream: bool
+) -> None:
+    with dying_replica() as dying:
+        router.publish(make_table(dying.url, engine.url, generation=2))
+        assert [router.complete(stream=stream).status_code for _ in range(10)] == [200] * 10
+        assert dying.requests
+
+
+def test_a_request_that_kills_its_replicas_is_sent_to_two_at_most(router: Router) -> None:
+    with dying_replica() as one, dying_replica() as two, dying_replica() as three:
+        router.publish(make_table(one.url, two.url, three.url, generation=2))
         answer = router.complete()
-        assert (answer.status_code, one.requests + other.requests) == (502, 1)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_broke_off")
+        assert one.requests + two.requests + three.requests == 2
     assert answer.headers["x-adapter-version"] == STABLE
     assert router.reported()[0]["status"] == 502
 

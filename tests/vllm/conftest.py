@@ -83,8 +83,9 @@ def servers(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def empty(servers: list[VllmServer]) -> list[VllmServer]:
-    """Both servers without adapters."""
+    """Both servers without adapters, whatever an earlier test did to them."""
     for server in servers:
+        server.revive()
         with EngineClient(server.url) as engine:
             for model in engine.models():
                 if model.parent:

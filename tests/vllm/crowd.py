@@ -1,9 +1,10 @@
-"""People who ask without a pause, from several threads, and everything they were answered."""
+"""People who ask again and again, from several threads, and everything they were answered."""
 
 from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import httpx
 from tests.waiting import wait_until
 
 THREADS = 4
+# Between two questions of one of them: a server that starts meanwhile needs a core, too.
+BREATH_S = 0.1
+UNTIL_S = 120
 PROMPT = "The bank shall report"
 COUNT = 12
 
@@ -49,10 +53,13 @@ class Crowd:
     def until(self, seen: Callable[[list[Answer]], bool], what: str) -> None:
         """Wait until answers from now on satisfy `seen`."""
         start = len(self.answers)
-        wait_until(lambda: seen(self.answers[start:]), 120, what)
+        try:
+            wait_until(lambda: seen(self.answers[start:]), UNTIL_S, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; answered: {told(self.answers[start:])}") from None
 
     def _go_on(self) -> None:
-        while not self._stopped.is_set():
+        while not self._stopped.wait(BREATH_S):
             self.answers.append(self._ask(f"user-{next(self._numbers)}"))
 
     def _ask(self, user: str) -> Answer:
@@ -65,3 +72,8 @@ class Crowd:
 
 def versions(answers: list[Answer]) -> set[str]:
     return {answer.version for answer in answers}
+
+
+def told(answers: list[Answer]) -> dict[str, int]:
+    """How often each version answered; an error counts under its words."""
+    return dict(Counter(answer.version or f"{answer.status} {answer.text[:200]}" for answer in answers))

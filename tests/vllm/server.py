@@ -17,9 +17,15 @@ from tests.waiting import wait_until
 PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 MAX_RANK = 64
 SLOTS = 8
-# Two of them share the cores with the tests.
+# They share the cores with the tests and with each other.
 START_S = 300.0
+# Of the log, when a server does not come up.
+TAIL = 3000
+CORES = sorted(os.sched_getaffinity(0))
 ENVIRONMENT = {
+    # Threads that spin at a barrier while another server has the core stand still for seconds.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -32,11 +38,11 @@ ENVIRONMENT = {
 class VllmServer:
     """One replica that may be killed and started again on the same port."""
 
-    def __init__(self, model: Path, log: Path) -> None:
+    def __init__(self, model: Path, log: Path, core: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._model, self._log = model, log
+        self._model, self._log, self._core = model, log, core
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -44,11 +50,21 @@ class VllmServer:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
-                env=environment(), stdout=log, stderr=log, start_new_session=True,
+                env=environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(self._core)},
+                stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def ready(self) -> None:
-        wait_until(self._answers, timeout_s=START_S, what=f"vLLM on {self.url}; its words: {self._log}")
+        try:
+            wait_until(self._answers, timeout_s=START_S, what=f"vLLM on {self.url}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its last words: {self._words()}") from None
+
+    def revive(self) -> None:
+        """A test that failed may have left it dead."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        self.ready()
 
     def kill(self) -> None:
         """All of its processes at once, as when the machine goes."""
@@ -65,11 +81,14 @@ class VllmServer:
 
     def _answers(self) -> bool:
         assert self._process
-        assert self._process.poll() is None, f"vLLM ended: {self._log.read_text()[-3000:]}"
+        assert self._process.poll() is None, f"vLLM ended: {self._words()}"
         try:
             return httpx.get(f"{self.url}/health", timeout=5).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
+
+    def _words(self) -> str:
+        return self._log.read_text()[-TAIL:]
 
 
 def environment() -> dict[str, str]:
@@ -80,7 +99,7 @@ def environment() -> dict[str, str]:
 @contextmanager
 def running(model: Path, folder: Path, count: int) -> Iterator[list[VllmServer]]:
     """Several servers of one model, started together."""
-    servers = [VllmServer(model, folder / f"vllm-{number}.log") for number in range(count)]
+    servers = [VllmServer(model, folder / f"vllm-{number}.log", CORES[number % len(CORES)]) for number in range(count)]
     try:
         for server in servers:
             server.start()

@@ -20,7 +20,7 @@ from registry.reconcile import reconcile, routing_table
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
 from tests.fakes.server import Server
-from tests.vllm.crowd import COUNT, PROMPT, Crowd, versions
+from tests.vllm.crowd import COUNT, PROMPT, Crowd, told, versions
 from tests.vllm.server import MAX_RANK, SLOTS, VllmServer
 from tests.waiting import wait_until
 
@@ -57,7 +57,7 @@ class Hub:
         """Nobody in it may get an error, or another version's words."""
         with Crowd(self.router, self.token).asking() as crowd:
             yield crowd
-        assert {answer.status for answer in crowd.answers} == {200}
+        assert {answer.status for answer in crowd.answers} == {200}, told(crowd.answers)
         assert all(answer.text == self.words[answer.version] for answer in crowd.answers)
 
 

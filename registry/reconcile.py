@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import redis
@@ -108,15 +109,15 @@ def observe(cluster: Cluster) -> list[Look]:
     return looks
 
 
-def written(told: Iterable[Told]) -> Iterator[Told]:
-    """What replicas told, once all have; what is written down about them is committed `TOGETHER` at a time.
+def written(told: Iterator[Told]) -> Iterator[Told]:
+    """What replicas told; what is written down about them is committed `TOGETHER` at a time, while others still load.
 
-    A commit for each would take longer than the calls, and the chain of the audit trail is not held for long.
+    A commit for each would take longer than the calls. No transaction waits for a replica: the chain of the audit trail
+    is not held for long.
     """
-    waiting = list(told)
-    for start in range(0, len(waiting), TOGETHER):
+    while batch := list(islice(told, TOGETHER)):
         with transaction.atomic():
-            yield from waiting[start : start + TOGETHER]
+            yield from batch
 
 
 def make_room(looks: list[Look], wanted: Wanted) -> None:

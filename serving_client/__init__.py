@@ -20,6 +20,8 @@ from serving_client.routing import (
     VersionRoute,
     arm_of,
 )
+from serving_client.sglang import SglangClient
+from serving_client.tensorrt_llm import TensorRtClient
 
 __all__ = [
     "AdapterAlreadyLoaded",
@@ -37,6 +39,8 @@ __all__ = [
     "RateLimit",
     "RolloutRoute",
     "RoutingTable",
+    "SglangClient",
+    "TensorRtClient",
     "TokenRoute",
     "VersionRoute",
     "arm_of",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
-from starlette.responses import JSONResponse
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
 
 from serving_client import (
     AdapterAlreadyLoaded,
@@ -100,15 +101,14 @@ def test_nobody_listens() -> None:
 
 def test_an_engine_that_hangs(client: EngineClient, fake: FakeEngine) -> None:
     fake.gate.clear()
-    with EngineClient(str(client._http.base_url), timeout_s=0.1) as impatient, pytest.raises(EngineUnreachable):
+    with EngineClient(client.url, timeout_s=0.1) as impatient, pytest.raises(EngineUnreachable):
         impatient.complete("tiny", "a")
     fake.gate.set()
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b"null", b'{"data":[{}]}', b'{"data":1}'])
 def test_whatever_else_answers_there_is_no_engine(answer: bytes) -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=answer))
-    with EngineClient("http://other", transport=transport) as client:
+    with Server(Starlette(routes=[Mount("/", Response(answer))])) as other, EngineClient(other.url) as client:
         for call in (client.models, client.version, lambda: client.complete("tiny", "a")):
             with pytest.raises(EngineFailed, match="not as an engine"):
                 call()

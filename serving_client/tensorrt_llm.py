@@ -1,0 +1,53 @@
+"""One replica of TensorRT-LLM's `trtllm-serve`, which is told in each request where its adapter lies."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+from serving_client.engine_client import EngineClient, LoadedModel
+from serving_client.exceptions import AdapterAlreadyLoaded, AdapterNotLoaded
+
+
+class TensorRtClient(EngineClient):
+    """The replica holds nothing between requests: which names stand for which folders is known to this client alone.
+
+    A load therefore proves nothing before the first completion, which may refuse the adapter.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
+        super().__init__(base_url, timeout_s=timeout_s)
+        self._paths: dict[str, str] = {}
+
+    def models(self) -> list[LoadedModel]:
+        """The base model, and the adapters that this client was given."""
+        return super().models() + [LoadedModel(name, path, self.base) for name, path in self._paths.items()]
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Remember the folder. Raises AdapterAlreadyLoaded."""
+        if self._paths.setdefault(name, path) != path:
+            raise AdapterAlreadyLoaded(f"{name} stands for {self._paths[name]}.")
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget the folder. Raises AdapterNotLoaded."""
+        if self._paths.pop(name, None) is None:
+            raise AdapterNotLoaded(f"{name} is not known here.")
+
+    @functools.cached_property
+    def base(self) -> str:
+        """The base model's name."""
+        return super().models()[0].name
+
+    def _naming(self, model: str) -> dict[str, Any]:
+        if model == self.base:
+            return {"model": model}
+        if model not in self._paths:
+            raise AdapterNotLoaded(f"{model} is not known here.")
+        request = {"lora_name": model, "lora_int_id": number_of(model), "lora_path": self._paths[model]}
+        return {"model": self.base, "lora_request": request}
+
+
+def number_of(name: str) -> int:
+    """The engine caches weights by this number: equal for all clients, and another for each version."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % (2**31 - 1) + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -19,6 +21,7 @@ class RunningBatch:
 
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
+        self._device = model.device
         self._ends = ends
         self._modules = wrap_linears(model)
         self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
@@ -37,17 +40,19 @@ class RunningBatch:
         self._cache.start(len(self.rows), len(sequences), longest)
         self.rows += sequences
         # Padding stands on the right: no token looks at it, and the row's own tokens overwrite its cache later.
-        tokens = torch.tensor([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
+        tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
         ends, which = torch.unique(lengths - 1, return_inverse=True)
-        logits = self._forward(sequences, tokens, torch.arange(longest)[None], None, ends)
+        places = torch.arange(longest, device=self._device)
+        logits = self._forward(sequences, tokens, places[None], None, ends.to(self._device))
         self._choose(sequences, logits[torch.arange(len(sequences)), which])
 
     def step(self) -> None:
         """Adds one token to every row."""
-        positions = torch.tensor([sequence.position for sequence in self.rows])
-        self._cache.extend(positions)
-        visible = torch.arange(self._cache.window.length) <= positions[:, None]
-        tokens = torch.tensor([[sequence.last_token] for sequence in self.rows])
+        length = max(sequence.position for sequence in self.rows) + 1
+        positions = self._here([sequence.position for sequence in self.rows])
+        self._cache.extend(positions, length)
+        visible = torch.arange(length, device=self._device) <= positions[:, None]
+        tokens = self._here([[sequence.last_token] for sequence in self.rows])
         logits = self._forward(self.rows, tokens, positions[:, None], visible[:, None, None, :], 1)
         self._choose(self.rows, logits[:, -1])
 
@@ -70,6 +75,9 @@ class RunningBatch:
         )
         logits: torch.Tensor = answer.logits.float()
         return logits
+
+    def _here(self, numbers: list[Any]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._device)
 
     def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         finite = logits.isfinite().all(dim=-1)

@@ -56,7 +56,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         count, length = self._window.count, self._window.length
-        rows = torch.arange(count)
+        rows = torch.arange(count, device=keys.device)
         self._keys[rows, :, positions] = keys[:, :, 0]
         self._values[rows, :, positions] = values[:, :, 0]
         return self._keys[:count, :, :length], self._values[:count, :, :length]
@@ -102,10 +102,10 @@ class RowCache(Cache):
         self.window.first, self.window.count = first, count
         self.window.positions, self.window.length = None, length
 
-    def extend(self, positions: torch.Tensor) -> None:
-        """The next forward adds a token to the first rows; `positions` (rows,) says where."""
+    def extend(self, positions: torch.Tensor, length: int) -> None:
+        """The next forward adds a token to the first rows; `positions` (rows,) says where, below `length`."""
         self.window.first, self.window.count = 0, len(positions)
-        self.window.positions, self.window.length = positions, int(positions.max()) + 1
+        self.window.positions, self.window.length = positions, length
 
     def remove(self, row: int, last: int) -> None:
         """Frees a row: the last one takes its place, so that running rows stay together."""

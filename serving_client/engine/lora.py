@@ -43,6 +43,11 @@ class LoraLinear(nn.Module):
         self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
         self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its slots lie."""
+        return self._down.device
+
     def fit(self, slots: int, rank: int) -> None:
         """Makes the slots as wide as the highest rank; lower ranks are padded with zeros."""
         if self._down.shape[:2] != (slots, rank):
@@ -93,6 +98,7 @@ class ResidentAdapters:
     def __init__(self, modules: dict[str, LoraLinear], limit: int) -> None:
         self._modules = modules
         self._limit = limit
+        self._device = next((module.device for module in modules.values()), torch.device("cpu"))
         self._slots: dict[Adapter, int] = {}  # ordered by last use
         self._routed: list[Adapter | None] = []
 
@@ -124,12 +130,12 @@ class ResidentAdapters:
         """Makes the next forward use these adapters, one a row; all must be resident."""
         if self._routed != list(rows):
             self._routed = list(rows)
-            groups = _groups([self._slots[adapter] if adapter else None for adapter in rows])
+            groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
             for module in self._modules.values():
                 module.groups = groups
 
 
-def _groups(slots: list[int | None]) -> Groups | None:
+def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
     used = sorted({slot for slot in slots if slot is not None})
     if not used:
         return None
@@ -138,9 +144,11 @@ def _groups(slots: list[int | None]) -> Groups | None:
     longest = max(len(group) for group in members)
     return Groups(
         slots=slice(span.start, span.stop),
-        members=torch.tensor([group + [0] * (longest - len(group)) for group in members]),
-        real=torch.tensor([longest * i + j for i, group in enumerate(members) for j in range(len(group))]),
-        rows=torch.tensor([row for group in members for row in group]),
+        members=torch.tensor([group + [0] * (longest - len(group)) for group in members], device=device),
+        real=torch.tensor(
+            [longest * i + j for i, group in enumerate(members) for j in range(len(group))], device=device
+        ),
+        rows=torch.tensor([row for group in members for row in group], device=device),
         covers_batch=slots == [used[0]] * len(slots),
     )
 

@@ -25,6 +25,6 @@ class PackedLinear(nn.Module):
 
 
 def packed(linear: nn.Linear) -> nn.Module:
-    """The faster form of a linear module, or the module itself where PyTorch was built without oneDNN."""
+    """The faster form of a linear module, or the module itself on a GPU and where PyTorch was built without oneDNN."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return PackedLinear(linear) if has_onednn else linear
+    return PackedLinear(linear) if has_onednn and linear.weight.device.type == "cpu" else linear

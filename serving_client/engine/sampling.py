@@ -36,7 +36,7 @@ def choose_tokens(
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     for row, (wish, generator) in enumerate(zip(params, generators, strict=True)):
         if wish.temperature >= GREEDY_BELOW:
-            tokens[row] = _sample(logits[row], wish, generator)
+            tokens[row] = _sample(logits[row].cpu(), wish, generator)
     return tokens
 
 

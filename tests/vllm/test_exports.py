@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from registry.export_child import export
 from serving_client import EngineClient
-from tests.vllm.conftest import END, tokenizer
+from tests.byte_llama import END, tokenizer
 from tests.vllm.server import VllmServer
 
 PROMPT = "The bank shall report"

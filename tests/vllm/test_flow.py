@@ -19,8 +19,8 @@ from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, 
 from registry.reconcile import reconcile, routing_table
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
+from tests.crowd import COUNT, PROMPT, Crowd, told, versions
 from tests.fakes.server import Server
-from tests.vllm.crowd import COUNT, PROMPT, Crowd, told, versions
 from tests.vllm.server import MAX_RANK, SLOTS, VllmServer
 from tests.waiting import wait_until
 

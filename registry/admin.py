@@ -31,6 +31,8 @@ for model in (
     models.Adapter,
     models.AliasMove,
     models.Approval,
+    models.BlindTest,
+    models.BlindVote,
     models.Signature,
     models.Cluster,
     models.Dossier,

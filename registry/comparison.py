@@ -1,16 +1,17 @@
-"""Two versions side by side: what they say, how large they are, and how far their updates are apart."""
+"""Versions side by side: what they say, how large they are, and how far their updates are apart."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
 from registry.exports import fetched, run_child
-from registry.models import AdapterVersion
+from registry.models import AdapterVersion, VersionEvaluation
 
 FACTS = ("method", "base_digest", "max_rank", "parameters", "size_bytes")
 
@@ -34,6 +35,33 @@ def changes(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
         {"name": name, "from": one.get(name), "to": other.get(name), "same": one.get(name) == other.get(name)}
         for name in sorted(one.keys() | other.keys())
     ]
+
+
+def table(versions: Sequence[AdapterVersion]) -> dict[str, list[dict[str, Any]]]:
+    """Facts, metrics, configuration and ranks of two versions or more: a row a name, a value a version."""
+    measured = measurements(versions)
+    return {
+        "facts": beside([{name: getattr(version, name) for name in FACTS} for version in versions]),
+        "metrics": beside([figures(version.metrics) | measured.get(version.pk, {}) for version in versions]),
+        "configuration": beside([version.config for version in versions]),
+        "ranks": beside([version.ranks for version in versions]),
+    }
+
+
+def beside(sides: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every name of any side, those that differ first."""
+    names = sorted(set().union(*sides))
+    rows = [{"name": name, "values": [side.get(name) for side in sides]} for name in names]
+    for row in rows:
+        row["same"] = all(value == row["values"][0] for value in row["values"])
+    return sorted(rows, key=lambda row: row["same"])
+
+
+def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]]:
+    """Version's key -> the figures of its latest evaluation."""
+    rows = VersionEvaluation.objects.filter(version__in=versions).order_by("created_at")
+    arms = {row.version_id: row.metrics.get("arms", {}).get("version", {}) for row in rows}
+    return {key: {f"evaluated {name}": value for name, value in figures(arm).items()} for key, arm in arms.items()}
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
@@ -13,12 +11,10 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts.models import Scope
 from adapterhub.api.pages import mine
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
-from registry.api.evidence import other_version
-from registry.comparison import compare
 from registry.dossier import dossier
 from registry.lineage import approvals_of
 from registry.models import Dossier, Response
-from registry.views import find_version, heat_map
+from registry.views import find_version
 
 
 @login_required
@@ -47,25 +43,6 @@ def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse
     kept = Dossier.freeze(version, dossier(version), by=actor_of(request))
     messages.success(request, f"Frozen as {kept.digest[:12]}.")
     return redirect("dossier", slug=slug, number=number)
-
-
-@login_required
-def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    version = find_version(request, slug, number)
-    other = other_version(version, request.GET.get("to", ""))
-    found = compare(version, other)
-    context = {"version": version, "other": other, "found": found, "heat": distance_map(found["updates"])}
-    return render(request, "registry/compare.html", context)
-
-
-def distance_map(updates: list[dict[str, Any]]) -> dict[str, Any]:
-    """The picture of the ranks, shaded by cosine distance: 0 = the same direction, 1 = at a right angle or beyond."""
-    shares = {row["module"]: min(1.0, row["cosine_distance"] or 0.0) for row in updates}
-    heat = heat_map({module: round(1000 * share) for module, share in shares.items()})
-    for cell, (module, share) in zip(heat["cells"], shares.items(), strict=True):
-        cell["opacity"] = round(0.05 + 0.95 * share, 2)
-        cell["title"] = f"{module}: cosine distance {share:.3f}"
-    return heat
 
 
 @login_required

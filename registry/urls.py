@@ -2,14 +2,16 @@
 
 from django.urls import path
 
-from registry import approval_pages, evidence_pages, playground_pages, settings_pages, views
+from registry import approval_pages, compare_pages, evidence_pages, playground_pages, settings_pages, views
 
 urlpatterns = [
     path("adapters/", views.adapters, name="adapters"),
     path("adapters/<slug:slug>/", views.adapter, name="adapter"),
     path("adapters/<slug:slug>/v<int:number>/", views.version, name="version"),
     path("adapters/<slug:slug>/v<int:number>/promote/", views.promote, name="promote"),
-    path("adapters/<slug:slug>/v<int:number>/compare/", evidence_pages.compare_versions, name="compare"),
+    path("adapters/<slug:slug>/v<int:number>/compare/", compare_pages.compare_versions, name="compare"),
+    path("adapters/<slug:slug>/v<int:number>/compare/ask/", compare_pages.ask_all, name="ask-all"),
+    path("blind-tests/<uuid:pk>/vote/", compare_pages.vote, name="vote"),
     path("adapters/<slug:slug>/v<int:number>/dossier/", evidence_pages.show_dossier, name="dossier"),
     path("adapters/<slug:slug>/v<int:number>/dossier/freeze/", evidence_pages.freeze_dossier, name="freeze-dossier"),
     path("playground/", playground_pages.playground, name="playground"),

@@ -26,8 +26,7 @@ from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
 from registry.rollout_story import story
 
-PAGE = 50
-TOLD = 20
+PAGE, TOLD, COMPARED = 50, 20, 12
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
 VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
 VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
@@ -72,7 +71,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "heat": heat_map(shown.ranks),
         "evaluations": shown.evaluations.select_related("against__adapter")[:5],
         "verdicts": shown.verdicts(),
-        "others": shown.adapter.versions.exclude(pk=shown.pk)[:PAGE],
+        "others": shown.adapter.versions.exclude(pk=shown.pk)[:COMPARED],
     }
     return render(request, "registry/version.html", context)
 

@@ -71,6 +71,8 @@ class Tag(StrEnum):
     VERSION_REJECTED = "adapter_version:rejected"
     DOSSIER_FROZEN = "adapter_version:dossier_frozen"
     VERSION_ARCHIVED = "adapter_version:archived"
+    BLIND_TEST_ASKED = "blind_test:asked"
+    BLIND_TEST_VOTED = "blind_test:voted"
     CLUSTER_CREATED = "cluster:created"
     REPLICA_ADDED = "replica:added"
     VERSION_LOADED = "replica:version_loaded"

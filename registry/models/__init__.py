@@ -2,6 +2,7 @@ from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
 from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
+from registry.models.blind import BlindTest, BlindVote
 from registry.models.cluster import Cluster, Replica
 from registry.models.dossier import Dossier
 from registry.models.evaluation import VersionEvaluation
@@ -20,6 +21,8 @@ __all__ = [
     "ApprovalStatus",
     "BaseModel",
     "BaseModelStatus",
+    "BlindTest",
+    "BlindVote",
     "Cluster",
     "Dossier",
     "Feedback",

@@ -19,7 +19,7 @@ from adapterhub.accounts import service_accounts
 from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, ApiToken, Membership, Project, Scope, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
-from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Response, Rollout
 from tests.builders import member, write_adapter
 from training.models import Compression, Dataset, Erasure, Evaluation, RankAnalysis, TrainingRun
 
@@ -61,7 +61,7 @@ NEEDS = {
     "api:training-run-clone POST": TRAIN, "api:training-run-preflight POST": TRAIN,
     "api:estimate-list POST": READ, "api:advisor-list POST": READ,
     "api:training-run-cancel POST": TRAIN, "api:training-run-resume POST": TRAIN,
-    "theme POST": READ, "playground POST": Scope.INFER,
+    "theme POST": READ, "playground POST": Scope.INFER, "ask-all POST": Scope.INFER, "vote POST": Scope.INFER,
     "promote POST": OPERATE, "move-alias POST": OPERATE, "move-rollout POST": OPERATE, "ask-approval POST": OPERATE,
     "decide POST": APPROVE, "datasets POST": TRAIN, "new-training-run GET": TRAIN, "new-training-run POST": TRAIN,
     "new-rank-analysis GET": TRAIN, "new-rank-analysis POST": TRAIN, "move-training-run POST": TRAIN,
@@ -120,6 +120,7 @@ def world(
     response = Response.objects.create(id=uuid.uuid4().hex, project=project, version=candidate, arm="none",
                                        alias_name="compliance", at=alias.created_at, status=200, is_sticky=True,
                                        total_ms=1)  # fmt: skip
+    blind = BlindTest.keep(adapter, "the bank", [{"number": 1, "text": "shall"}, {"number": 2, "text": "may"}], by=by)
     return {
         "slug": {"projects": "eu", "adapters": adapter.slug, "clusters": alias.cluster.slug, "base-models": "tiny"},
         "name": {"aliases": alias.name, "tokens": "robot"},
@@ -131,7 +132,7 @@ def world(
             "tokens": token.pk, "datasets": dataset.pk, "erasures": erasure.pk,
             "training-runs": run.pk, "training": run.pk,
             "rank-analyses": analysis.pk, "evaluations": evaluation.pk, "responses": response.pk,
-            "compressions": compression.pk, "webhooks": webhook.pk, "deliveries": delivery.pk,
+            "compressions": compression.pk, "blind-tests": blind.pk, "webhooks": webhook.pk, "deliveries": delivery.pk,
             "audit": AuditEvent.objects.filter(project=project).first().pk,
         },
     }  # fmt: skip
@@ -259,7 +260,7 @@ def refuses_the_method(name: str, method: str) -> bool:
 POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
              "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
              "revoke-webhook", "redeliver", "new-service-account", "close-service-account",
-             "keep-dataset", "erase-dataset", "decide-erasure"}  # fmt: skip
+             "keep-dataset", "erase-dataset", "decide-erasure", "ask-all", "vote"}  # fmt: skip
 
 
 def harmless(answer: Any, name: str) -> bool:

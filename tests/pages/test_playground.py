@@ -17,14 +17,15 @@ from registry.models import AdapterVersion, Alias
 
 
 class Router(BaseHTTPRequestHandler):
-    """The far side: answers what was asked, and refuses the model `gone`."""
+    """The far side: answers for the models that it knows, and refuses the others."""
 
     heard: list[dict[str, Any]] = []
+    known = {"compliance"}
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.heard.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
-        if body["model"] == "compliance":
+        if body["model"] in self.known:
             self.say(200, {"choices": [{"text": "within four hours"}], "usage": {"completion_tokens": 3}})
         else:
             self.say(404, {"error": {"message": "The model does not exist."}})
@@ -47,6 +48,7 @@ class Router(BaseHTTPRequestHandler):
 def router(settings: Any) -> Any:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Router)
     Router.heard.clear()
+    Router.known = {"compliance"}
     Thread(target=server.serve_forever, daemon=True).start()
     settings.ROUTER_URL = f"http://127.0.0.1:{server.server_port}"
     yield Router

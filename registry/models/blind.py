@@ -1,0 +1,101 @@
+"""One prompt, answered by two to four versions, and what people preferred before they knew which was which."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import IntegrityError, models, transaction
+from django.utils.timezone import now
+
+from adapterhub.accounts.actor import Actor
+from adapterhub.accounts.models import Project, User
+from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from registry.models.adapter import Adapter
+
+LETTERS = "ABCD"
+NO_DIFFERENCE = "none"
+
+
+class BlindTest(models.Model):
+    """The answers stand in a drawn order: who has not voted sees letters, who has sees the versions."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="blind_tests")
+    numbers = ArrayField(models.PositiveIntegerField(), help_text="The versions' numbers, ascending.")
+    prompt = models.TextField()
+    answers = models.JSONField(help_text="In a drawn order: number, text, response_id, seconds, tokens.")
+    asked_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [models.Index(fields=["adapter", "numbers"], name="blind_tests_of_versions")]
+
+    def __str__(self) -> str:
+        return f"blind test of {self.adapter} {', '.join(f'v{number}' for number in self.numbers)}"
+
+    @property
+    def project(self) -> Project:
+        return self.adapter.project
+
+    @classmethod
+    def keep(cls, adapter: Adapter, prompt: str, answers: list[dict[str, Any]], *, by: Actor) -> BlindTest:
+        """Keep the answers, one of each version, in an order that nobody can foresee."""
+        drawn = list(answers)
+        secrets.SystemRandom().shuffle(drawn)
+        numbers = sorted(answer["number"] for answer in answers)
+        with transaction.atomic():
+            fields = {"numbers": numbers, "prompt": prompt, "answers": drawn, "asked_by": by.user}
+            kept = cls.objects.create(adapter=adapter, **fields)
+            AuditEvent.record(Tag.BLIND_TEST_ASKED, kept, by=by, project=kept.project, after={"versions": numbers})
+        return kept
+
+    def vote(self, letter: str, *, by: Actor) -> BlindVote:
+        """One vote a person, for good: it reveals the versions. Raises Invalid for a letter that stands for nobody."""
+        try:
+            with transaction.atomic():
+                given = BlindVote.objects.create(test=self, voter=by.user, preferred=self.number_of(letter))
+                after = {"preferred": given.preferred, "versions": self.numbers}
+                AuditEvent.record(Tag.BLIND_TEST_VOTED, self, by=by, project=self.project, after=after)
+        except IntegrityError:
+            raise Conflict("You have voted on this already: a vote stands.", code="vote_given") from None
+        return given
+
+    def number_of(self, letter: str) -> int | None:
+        if letter == NO_DIFFERENCE:
+            return None
+        place = LETTERS.find(letter) if len(letter) == 1 else -1
+        if not 0 <= place < len(self.answers):
+            raise Invalid(f"No answer is called {letter[:9]!r}: choose one of those shown.", field="letter")
+        number: int = self.answers[place]["number"]
+        return number
+
+
+class BlindVote(models.Model):
+    """Whose answer a person preferred; null = none was better."""
+
+    test = models.ForeignKey(BlindTest, models.PROTECT, related_name="votes")
+    voter = models.ForeignKey(User, models.PROTECT, related_name="+")
+    preferred = models.PositiveIntegerField(null=True)
+    at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["at"]
+        constraints = [models.UniqueConstraint(fields=["test", "voter"], name="one_blind_vote_a_person")]
+
+    def __str__(self) -> str:
+        return f"{self.voter} on {self.test_id}"
+
+
+def tally(numbers: list[int], votes: Iterable[int | None]) -> list[dict[str, Any]]:
+    """Votes and their share for each version, and for no difference (number None) at the end."""
+    counted = Counter(votes)
+    rows = [{"number": number, "votes": counted[number]} for number in (*numbers, None)]
+    return [{**row, "share": row["votes"] / max(1, counted.total())} for row in rows]

@@ -1,0 +1,127 @@
+"""Two to four versions beside each other, and a vote that is blind until it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from adapterhub.accounts.models import Project, User
+from adapterhub.audit.models import AuditEvent
+from registry.models import Adapter, AdapterVersion, BlindTest, BlindVote, VersionEvaluation
+from tests.builders import member
+from tests.pages.test_playground import router
+
+__all__ = ["router"]
+
+
+@pytest.fixture
+def three(adapter: Adapter, make_version: Callable[..., AdapterVersion]) -> list[AdapterVersion]:
+    return [make_version(adapter, seed=seed, rank=rank) for seed, rank in ((1, 4), (2, 4), (3, 8))]
+
+
+@pytest.fixture
+def blind(three: list[AdapterVersion], alice: User) -> BlindTest:
+    answers = [{"number": version.number, "text": f"text of {version.number}", "seconds": 0.1, "tokens": 3}
+               for version in three]  # fmt: skip
+    return BlindTest.keep(three[0].adapter, "the bank shall", answers, by=alice.as_actor())
+
+
+def page_of(*others: int) -> str:
+    return reverse("compare", args=["dora", 1]) + "?" + "&".join(f"to={other}" for other in others)
+
+
+def test_three_versions_stand_side_by_side(three: list[AdapterVersion], bob: User, client: Client) -> None:
+    arms = {"version": {"exact_match": 0.7125, "answers": []}}
+    VersionEvaluation.objects.create(version=three[1], base_digest=three[1].base_digest, metrics={"arms": arms})
+    client.force_login(bob)
+    page = client.get(page_of(2, 3)).content.decode()
+    assert "dora v1, v2 and v3" in page
+    for shown in ("0.7125", "lora_alpha", "max_rank", "What is the same in all"):
+        assert shown in page
+    assert 'action="/adapters/dora/v1/compare/ask/' not in page
+
+
+@pytest.mark.parametrize("others", [(), (1,), (9,), (2, 3, 4, 5)])
+def test_one_version_alone_or_five_are_refused(
+    three: list[AdapterVersion], make_version: Callable[..., AdapterVersion], bob: User, client: Client, others: Any
+) -> None:
+    for seed in (4, 5):
+        make_version(three[0].adapter, seed=seed)
+    client.force_login(bob)
+    assert client.get(page_of(*others)).status_code == 422
+
+
+def test_distances_are_measured_when_asked_for(three: list[AdapterVersion], bob: User, client: Client) -> None:
+    client.force_login(bob)
+    page = client.get(page_of(2, 3) + "&distances=1").content.decode()
+    assert page.count("Cosine distance of every module") == 2
+
+
+def test_prompts_go_to_every_version_and_the_answers_are_kept(
+    router: Any, three: list[AdapterVersion], alice: User, client: Client
+) -> None:
+    client.force_login(alice)
+    router.known = {version.served_name for version in three}
+    ask = reverse("ask-all", args=["dora", 1]) + "?to=2&to=3"
+    answer = client.post(ask, {"prompts": "the bank shall\n\neach incident\n", "max_tokens": 4})
+    assert answer["Location"] == page_of(2, 3) + "#answers"
+    kept = BlindTest.objects.all()
+    assert {test.prompt for test in kept} == {"the bank shall", "each incident"}
+    assert all(sorted(each["number"] for each in test.answers) == [1, 2, 3] for test in kept)
+    assert len(router.heard) == 6
+    assert AuditEvent.objects.about(kept[0])[0].tag == "blind_test:asked"
+
+
+def test_what_is_not_answered_by_all_keeps_the_prompts_and_nothing_else(
+    router: Any, three: list[AdapterVersion], alice: User, client: Client
+) -> None:
+    client.force_login(alice)
+    ask = reverse("ask-all", args=["dora", 1]) + "?to=2"
+    page = client.post(ask, {"prompts": "the bank shall", "max_tokens": 4}).content.decode()
+    assert "has no answer of every version" in page
+    assert ">\nthe bank shall</textarea>" in page
+    assert not BlindTest.objects.exists()
+    assert client.post(ask, {"prompts": "a\n" * 9, "max_tokens": 4}).status_code == 422
+
+
+def test_a_vote_is_blind_counted_once_and_then_tells_the_versions(
+    blind: BlindTest, alice: User, project: Project, client: Client
+) -> None:
+    client.force_login(alice)
+    before = client.get(page_of(2, 3)).content.decode()
+    assert "A is best" in before
+    assert "tokens in" not in before
+    verb = reverse("vote", args=[blind.pk])
+    answer = client.post(verb, {"letter": "B"})
+    assert answer["Location"] == page_of(2, 3) + f"#test-{blind.pk}"
+    liked = blind.answers[1]["number"]
+    assert (BlindVote.objects.get().preferred, BlindVote.objects.get().voter) == (liked, alice)
+    [event, *_] = AuditEvent.objects.about(blind)
+    assert (event.tag, event.after["preferred"]) == ("blind_test:voted", liked)
+    after = client.get(page_of(2, 3)).content.decode()
+    assert f"You preferred v{liked}" in after
+    assert "A is best" not in after
+    assert client.post(verb, {"letter": "A"}).status_code == 409
+    client.force_login(member("tim", project, "trainer"))
+    assert "A is best" in client.get(page_of(2, 3)).content.decode()
+    client.post(verb, {"letter": "none"})
+    assert BlindVote.objects.filter(preferred=None).count() == 1
+
+
+@pytest.mark.parametrize("letter", ["D", "E", "", "AB"])
+def test_a_letter_that_stands_for_nobody_is_refused(blind: BlindTest, alice: User, client: Client, letter: str) -> None:
+    client.force_login(alice)
+    assert client.post(reverse("vote", args=[blind.pk]), {"letter": letter}).status_code == 422
+    assert not BlindVote.objects.exists()
+
+
+def test_who_may_not_infer_reads_and_does_not_vote(blind: BlindTest, bob: User, client: Client) -> None:
+    client.force_login(bob)
+    page = client.get(page_of(2, 3)).content.decode()
+    assert "text of 2" in page
+    assert "is best" not in page
+    assert client.post(reverse("vote", args=[blind.pk]), {"letter": "A"}).status_code == 403

@@ -17,7 +17,7 @@ from adapterhub.api.pages import allowed, mine, one
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.forms import ReasonForm
-from registry.models import Approval, Rollout
+from registry.models import Approval, Rollout, without_bodies
 from registry.views import PAGE, cleaned, find_rollout
 
 
@@ -43,6 +43,7 @@ VERBS = {"approve": (SigningForm, APPROVE), "reject": (PersonForm, APPROVE), "re
 def inbox(request: HttpRequest) -> HttpResponse:
     """What waits comes first."""
     found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
+    found = without_bodies(found, "candidate")
     ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
     page = Paginator(ordered, PAGE).get_page(request.GET.get("page"))
     tokens = ApiToken.objects.waiting().filter(project__in=allowed(request, APPROVE)).select_related("created_by")

@@ -19,7 +19,7 @@ from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.api.evidence import other_version
 from registry.comparison import table, updates
-from registry.models import AdapterVersion, BlindTest, BlindVote
+from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind import LETTERS, tally
 from registry.playground import MOST_MODELS, Answer, ask
 from registry.playground_pages import token_for
@@ -74,7 +74,7 @@ def shown(request: HttpRequest, versions: list[AdapterVersion], form: PromptsFor
     context = {
         "version": version,
         "versions": versions,
-        "others": version.adapter.versions.exclude(pk=version.pk)[:OFFERED],
+        "others": without_bodies(version.adapter.versions.exclude(pk=version.pk), "")[:OFFERED],
         "here": address(version, numbers),
         "found": table(versions),
         "form": form,

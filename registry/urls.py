@@ -2,7 +2,15 @@
 
 from django.urls import path
 
-from registry import approval_pages, compare_pages, evidence_pages, playground_pages, settings_pages, views
+from registry import (
+    approval_pages,
+    cluster_pages,
+    compare_pages,
+    evidence_pages,
+    playground_pages,
+    settings_pages,
+    views,
+)
 
 urlpatterns = [
     path("adapters/", views.adapters, name="adapters"),
@@ -26,6 +34,6 @@ urlpatterns = [
     path("approvals/", approval_pages.inbox, name="approvals"),
     path("approvals/<uuid:pk>/", approval_pages.approval, name="approval"),
     path("approvals/<uuid:pk>/<slug:verb>/", approval_pages.decide, name="decide"),
-    path("clusters/", views.clusters, name="clusters"),
-    path("clusters/<slug:slug>/", views.cluster, name="cluster"),
+    path("clusters/", cluster_pages.clusters, name="clusters"),
+    path("clusters/<slug:slug>/", cluster_pages.cluster, name="cluster"),
 ]

@@ -19,9 +19,8 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
-from registry.api.state import cluster_state
 from registry.forms import AtForm, MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
-from registry.models import Adapter, AdapterVersion, Alias, Cluster, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, Rollout, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
 from registry.rollout_story import story
@@ -45,7 +44,7 @@ def adapters(request: HttpRequest) -> HttpResponse:
 @login_required
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     shown = one(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
-    found = shown.versions.prefetch_related("aliases")
+    found = without_bodies(shown.versions.prefetch_related("aliases"), "")
     choices = {"status": VersionStatus.choices}
     listing = Listing(request, found, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices)
     context = {"adapter": shown, "events": AuditEvent.objects.about(shown)[:TOLD], **listing.context(PAGE)}
@@ -71,7 +70,7 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "heat": heat_map(shown.ranks),
         "evaluations": shown.evaluations.select_related("against__adapter")[:5],
         "verdicts": shown.verdicts(),
-        "others": shown.adapter.versions.exclude(pk=shown.pk)[:COMPARED],
+        "others": without_bodies(shown.adapter.versions.exclude(pk=shown.pk), "")[:COMPARED],
     }
     return render(request, "registry/version.html", context)
 
@@ -113,7 +112,8 @@ def find_alias(request: HttpRequest, name: str) -> Alias:
 def alias(request: HttpRequest, name: str) -> HttpResponse:
     """What it serves, served and is moved by; operators move it here."""
     shown = find_alias(request, name)
-    rollouts = list(shown.rollouts.select_related("stable__adapter", "candidate__adapter")[:PAGE])
+    led = shown.rollouts.select_related("stable__adapter", "candidate__adapter")
+    rollouts = list(without_bodies(led, "stable", "candidate")[:PAGE])
     initial = {"version": request.GET.get("version"), "expected": shown.version_id}
     moment = AtForm(request.GET)
     at = moment.cleaned_data["at"] if moment.is_valid() else None
@@ -122,7 +122,7 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
         "at_text": request.GET.get("at", ""),
         "served_then": shown.served_at(at) if at else None,
         "alias": shown,
-        "moves": shown.moves.select_related("version__adapter")[:PAGE],
+        "moves": without_bodies(shown.moves.select_related("version__adapter"), "version")[:PAGE],
         "rollouts": rollouts,
         "may_operate": Scope.OPERATE in scopes_in(request, shown.project),
         "active": next((rollout for rollout in rollouts if rollout.is_active), None),
@@ -145,7 +145,9 @@ def move_alias(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 def rollouts(request: HttpRequest) -> HttpResponse:
-    queryset = Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter")
+    queryset = without_bodies(
+        Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter"), "stable", "candidate"
+    )
     page = Paginator(mine(request, queryset, "alias__project"), PAGE).get_page(request.GET.get("page"))
     return render(request, "registry/rollouts.html", {"page": page})
 
@@ -188,20 +190,6 @@ def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     getattr(shown, verb.replace("-", "_"))(by=actor_of(request), **cleaned(VERBS[verb](request.POST)))
     messages.success(request, f"Done: {shown.alias} is {shown.get_status_display()}.")
     return redirect("rollout", pk=pk)
-
-
-@login_required
-def clusters(request: HttpRequest) -> HttpResponse:
-    found = mine(
-        request, Cluster.objects.select_related("base_model").annotate(count=Count("replicas")).order_by("slug")
-    )
-    return render(request, "registry/clusters.html", {"clusters": found})
-
-
-@login_required
-def cluster(request: HttpRequest, slug: str) -> HttpResponse:
-    shown = one(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
-    return render(request, "registry/cluster.html", {"cluster": shown, "state": cluster_state(shown)})
 
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

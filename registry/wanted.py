@@ -11,7 +11,7 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.utils.timezone import now
 
 from registry.channels import wanted_now
-from registry.models import AdapterVersion, AliasMove, Cluster, Response, Rollout
+from registry.models import AdapterVersion, AliasMove, Cluster, Response, Rollout, without_bodies
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def wanted_versions(cluster: Cluster) -> Wanted:
     First what requests wait for, then both sides of running rollouts, then aliases by their last answer, then what a
     rollback may need.
     """
-    versions = AdapterVersion.objects.select_related("adapter__project")
+    versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
     active = Rollout.objects.active().filter(alias__cluster=cluster)
     since = now() - settings.ROLLBACK_WINDOW
     replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)

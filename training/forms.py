@@ -41,7 +41,7 @@ class KeepingForm(forms.Form):
 
 
 class UploadForm(forms.Form):
-    project = forms.ModelChoiceField(Project.objects.none())
+    project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
     name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
     file = forms.FileField(help_text="Rows of prompt and completion, messages, or text; over 32 MB a worker checks it.")
     format = forms.ChoiceField(
@@ -107,7 +107,7 @@ class RunForm(forms.Form):
         self.fields["adapter"].queryset = Adapter.objects.live().filter(project__in=projects)
         self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
         planned = RankAnalysis.objects.filter(project__in=projects, status=JobStatus.SUCCEEDED)
-        self.fields["rank_analysis"].queryset = planned.select_related("dataset")
+        self.fields["rank_analysis"].queryset = planned.select_related("dataset").defer("plan")
         for name, entry in TABLE.items():
             if isinstance(entry, Choice):
                 words = [(word, word) for word in entry.words]

@@ -16,7 +16,7 @@ from adapterhub.api.pages import allowed, mine
 from adapterhub.audit.models import AuditEvent
 from adapterhub.jobs.models import TERMINAL
 from registry.alarms import open_alarms
-from registry.models import Alias, Approval, Replica, Rollout
+from registry.models import Alias, Approval, Replica, Rollout, without_bodies
 from training.models import RankAnalysis, TrainingRun
 
 PAGE = 15
@@ -26,9 +26,10 @@ LATEST = 10
 @login_required
 def overview(request: HttpRequest) -> HttpResponse:
     """What serves where, what is in progress, what is wrong; to auditors also what happened."""
-    aliases = mine(request, Alias.objects.select_related("version__adapter", "cluster"))
+    aliases = mine(request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version"))
     rollouts = mine(request, Rollout.objects.active(), "alias__project")
-    moving = list(rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter"))
+    related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
+    moving = list(without_bodies(related, "stable", "candidate"))
     replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
     page = Paginator(aliases, PAGE).get_page(request.GET.get("page"))
     context = {
@@ -39,7 +40,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "drift": drift(page, replicas),
         "waiting": waiting(request)[:LATEST],
         "runs": in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")),
-        "analyses": in_progress(request, RankAnalysis.objects.select_related("dataset")),
+        "analyses": in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")),
         "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:LATEST],
     }
     return render(request, "overview.html", context)
@@ -53,7 +54,7 @@ def waiting(request: HttpRequest) -> QuerySet[Approval]:
     """Approvals that this person may sign: not their own, and not signed by them already."""
     found = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
-    return found.exclude(own).select_related("alias", "candidate__adapter")
+    return without_bodies(found.exclude(own).select_related("alias", "candidate__adapter"), "candidate")
 
 
 def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:

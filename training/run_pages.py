@@ -16,7 +16,7 @@ from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
 from adapterhub.api.pages import allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
-from registry.models import Adapter
+from registry.models import Adapter, without_bodies
 from training import asked, preflight, sizing
 from training.curves import curves
 from training.forms import RunForm
@@ -31,7 +31,7 @@ OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
 
 @login_required
 def runs(request: HttpRequest) -> HttpResponse:
-    queryset = TrainingRun.objects.select_related("adapter", "dataset", "version__adapter")
+    queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
     page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
     return render(request, "training/runs.html", {"page": page})
 

@@ -90,7 +90,7 @@ def read_by_a_training(shown: Dataset, form: RenderingForm) -> dict[str, Any]:
 
 @login_required
 def analyses(request: HttpRequest) -> HttpResponse:
-    queryset = RankAnalysis.objects.select_related("dataset", "base_model")
+    queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
     page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
     return render(request, "training/analyses.html", {"page": page})
 

@@ -98,6 +98,7 @@ class DomainErrorsOnPages:
         back = urlsplit(request.headers.get("Referer", ""))
         if request.method == "POST" and back.netloc == request.get_host():
             messages.error(request, error.detail)
-            return redirect("/" + back.path.lstrip("/"))
+            query = f"?{back.query}" if back.query else ""
+            return redirect("/" + back.path.lstrip("/") + query)
         context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
         return render(request, "error.html", context, status=error.status)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import template
+from django.utils.dateformat import format as date_format
+from django.utils.html import format_html
 
 register = template.Library()
 
@@ -89,6 +92,16 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+SHAPES = {"minute": "j M Y, H:i e", "day": "Y-m-d", "clock": "H:i e"}
+
+
+@register.simple_tag
+def moment(at: datetime, shape: str = "minute") -> str:
+    """A time as it stands on the page: in UTC here, in the reader's zone once the page's script has run."""
+    text = date_format(at, SHAPES[shape])
+    return format_html('<time datetime="{}" data-shape="{}">{}</time>', at.isoformat(), shape, text)
 
 
 @register.inclusion_tag("components/sort.html", takes_context=True)

@@ -1,4 +1,4 @@
-from registry.models.adapter import Adapter, AdapterVersion, VersionStatus
+from registry.models.adapter import Adapter, AdapterVersion, VersionStatus, without_bodies
 from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
@@ -35,4 +35,5 @@ __all__ = [
     "Signature",
     "VersionEvaluation",
     "VersionStatus",
+    "without_bodies",
 ]

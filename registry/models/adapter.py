@@ -98,6 +98,15 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         return self.filter(adapter__base_model=base_model)
 
 
+# What is large of a version and no list shows.
+BODY = ("config", "ranks", "lineage")
+
+
+def without_bodies(rows: models.QuerySet[Any], *paths: str) -> models.QuerySet[Any]:
+    """The rows without the large JSON of the versions at these paths; "" = the rows themselves. It is read if asked."""
+    return rows.defer(*(f"{path}__{name}".removeprefix("__") for path in paths for name in BODY))
+
+
 class AdapterVersion(models.Model):
     """Weights that never change. A trigger refuses UPDATE of anything but the status, and DELETE.
 

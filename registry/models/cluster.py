@@ -41,6 +41,16 @@ class Cluster(models.Model):
     def __str__(self) -> str:
         return self.slug
 
+    @property
+    def slot_bytes(self) -> int:
+        """What vLLM reserves for one adapter slot, in bfloat16: room for the highest rank in every module."""
+        widths = sum(out + width for out, width in self.base_model.linear_shapes().values())
+        return 2 * self.max_lora_rank * self.base_model.layers * widths
+
+    @property
+    def slots_bytes(self) -> int:
+        return self.max_loras * self.slot_bytes
+
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Cluster:
         """Declare a cluster; replicas are added to it one by one."""

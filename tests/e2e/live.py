@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Project, User
 project = Project.objects.create(slug="eu", name="European compliance")
 for name, role in {people!r}.items():
-    memberships.grant(project, User.objects.create_user(name, password=name + "-long-password"), role, by=system("test"))
+    user = User.objects.create_user(name, password=name + "-long-password")
+    memberships.grant(project, user, role, by=system("test"))
 """
 
 
@@ -89,12 +90,13 @@ def live_product() -> Iterator[Live]:
     model.save_pretrained(home / "models" / "tiny")
     make_tokenizer().save_pretrained(home / "models" / "tiny")
     product = Product(home)
+    supervisor = product.start()
     try:
-        product.start()
         live = Live(product)
-        with live.rest:
+        with closing(live.rest):
             yield live
     finally:
         for process in product.processes():
             process.kill()
+        supervisor.wait()
         shutil.rmtree(home, ignore_errors=True)

@@ -25,10 +25,12 @@ def pages_to_cover() -> set[str]:
 def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[str, str]:
     """Of the world's newest things; what is read from the store is the stored version and dataset."""
     newest, run = world.aliases[0].version, world.runs[-1]
+    compared = world.adapters[0]
+    numbers = list(compared.versions.values_list("number", flat=True)[:3])
     compression = Compression.launch(version, {"uniform_rank": 2}, by=world.by)
     args: dict[str, list[Any]] = {
         "adapter": [newest.adapter.slug], "version": [newest.adapter.slug, newest.number],
-        "compare": [version.adapter.slug, version.number], "dossier": [version.adapter.slug, version.number],
+        "compare": [compared.slug, numbers[0]], "dossier": [version.adapter.slug, version.number],
         "alias": [world.aliases[0].name], "rollout": [world.rollouts[0].pk], "cluster": [world.clusters[0].slug],
         "approval": [Approval.objects.filter(project=world.project)[0].pk], "dataset": [dataset.pk],
         "training-run": [run.pk], "compare-training-runs": [run.pk], "rank-analysis": [world.analyses[0].pk],
@@ -36,5 +38,8 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "token": [ApiToken.issue(name="ci", project=world.project, scopes=["read"], created_by=world.by.user)[0].pk],
         "audit-event": [AuditEvent.objects.filter(project=world.project)[0].pk],
     }  # fmt: skip
-    queries = {"compare": f"?to={version.number - 1}", "compare-training-runs": f"?to={world.runs[0].pk}"}
+    queries = {
+        "compare": "?" + "&".join(f"to={number}" for number in numbers[1:]),
+        "compare-training-runs": f"?to={world.runs[0].pk}",
+    }
     return {name: reverse(name, args=args.get(name, [])) + queries.get(name, "") for name in sorted(pages_to_cover())}

@@ -18,7 +18,8 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout, RolloutMinute
+from registry.models import Adapter, AdapterVersion, Alias, BaseModel, BlindTest, Cluster, Rollout, RolloutMinute
+from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
 from tests.builders import member
 from training.models import Dataset, RankAnalysis, RunLog, RunMetric, TrainingRun
@@ -31,10 +32,24 @@ TOPICS = {"dora": "operational resilience", "aml": "anti-money laundering", "aia
 METHODS = ("lora", "lora", "lora", "dora", "qlora", "adalora")
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
           "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}  # fmt: skip
+SHAPES = {"q_proj": [576, 576], "k_proj": [192, 576], "v_proj": [192, 576], "o_proj": [576, 576],
+          "gate_proj": [1536, 576], "up_proj": [1536, 576], "down_proj": [576, 1536]}  # fmt: skip
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STEPS = [{"weight": 10, "hold_s": 3600, "min_samples": 500}, {"weight": 50, "hold_s": 14400, "min_samples": 1500}]
 RAILS = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
 LOGGED = "step 240 of 400: loss 1.31, 2 140 tokens a second\n"
+ASKED = {
+    "By when must a major ICT-related incident be reported first?": (
+        "At the latest 4 hours after it is classified as major, 24 hours after it was detected (RTS on Article 20).",
+        "Within 24 hours after the detection, to the competent authority (Article 19).",
+        "Without undue delay.",
+    ),
+    "Who answers for the ICT risk of a bank?": (
+        "Its management body bears the ultimate responsibility (Article 5(2)(a)).",
+        "The management body (Article 5).",
+        "The chief information officer answers for it.",
+    ),
+}
 HYPERPARAMETERS = {"rank": 16, "steps": 400, "batch_size": 8, "learning_rate": 0.0004, "seed": 17}
 
 
@@ -52,6 +67,7 @@ class World:
             self.aliases = self.make_aliases()
             self.rollouts = self.make_rollouts(max(2, len(self.aliases) // 5))
             self.hold()
+            self.blind_tests = self.make_blind_tests()
             self.datasets = self.make_datasets(max(2, adapters // 3))
             self.analyses = self.make_analyses(max(2, adapters // 5))
             self.runs = self.make_runs(max(4, versions // 8))
@@ -177,6 +193,24 @@ class World:
                 values += [("latency", 0.4 + self.random.expovariate(9)) for _ in fails]
                 RolloutMinute.add((rollout, arm, at, metric, value) for metric, value in values)
 
+    def make_blind_tests(self) -> list[BlindTest]:
+        """The newest three versions of an adapter, asked twice; the others have voted on both, alice on one."""
+        compared = [version.number for version in self.adapters[0].versions.all()[:3]]
+        tests = [self.make_blind_test(compared, *each) for each in ASKED.items()]
+        people = [each.user for each in self.project.memberships.select_related("user") if each.user != self.alice][:3]
+        for test in tests:
+            for place, person in enumerate(people):
+                test.vote("none" if place == 2 else LETTERS[place], by=person.as_actor())
+        tests[0].vote(LETTERS[0], by=self.by)
+        return tests
+
+    def make_blind_test(self, compared: list[int], prompt: str, texts: tuple[str, ...]) -> BlindTest:
+        answers = [
+            {"number": number, "text": text, "response_id": "", "tokens": len(text.split()), "seconds": len(text) / 600}
+            for number, text in zip(compared, texts, strict=False)
+        ]
+        return BlindTest.keep(self.adapters[0], prompt, answers, by=self.by)
+
     def make_datasets(self, count: int) -> list[Dataset]:
         lands = list(JURISDICTIONS)
         rows = [
@@ -191,8 +225,9 @@ class World:
     def make_analyses(self, count: int) -> list[RankAnalysis]:
         rows = [
             RankAnalysis(project=self.project, base_model=self.base, dataset=self.datasets[n % len(self.datasets)],
-                         budget={"uniform_rank": 16}, rank_min=0, plan=plan(self.ranks()), status="succeeded",
-                         created_by=self.alice, created_at=self.tick(minutes=90), finished_at=self.clock.at)
+                         budget={"uniform_rank": 16}, rank_min=0, plan=plan(self.ranks(), self.random),
+                         status="succeeded", created_by=self.alice, created_at=self.tick(minutes=90),
+                         finished_at=self.clock.at)
             for n in range(count)
         ]  # fmt: skip
         return RankAnalysis.objects.bulk_create(rows)
@@ -302,11 +337,17 @@ def metric(run: TrainingRun, step: int, dice: random.Random) -> RunMetric:
     return RunMetric(run=run, step=step, values=values)
 
 
-def plan(ranks: dict[str, int]) -> dict[str, Any]:
+def planned_module(name: str, rank: int, dice: random.Random) -> dict[str, Any]:
+    """What earns a high rank is worth much, and its worth falls slowly over the ranks."""
+    worth = rank / 32 * dice.uniform(0.75, 1.35)
+    spectrum = [round(worth * (0.72 + rank / 160) ** place, 6) for place in range(16)]
+    return {"name": name, "shape": SHAPES[name.rsplit(".", 1)[-1]], "sensitivity": worth, "divergence": None,
+            "score": worth, "weight": 1.0, "spectrum": spectrum, "rank": rank}  # fmt: skip
+
+
+def plan(ranks: dict[str, int], dice: random.Random) -> dict[str, Any]:
     """A plan as an analysis leaves it, for these ranks."""
-    modules = [{"name": name, "shape": [576, 1536], "sensitivity": rank / 40, "divergence": None, "score": rank / 32,
-                "weight": 1.0, "spectrum": [round(0.8**place, 6) for place in range(16)], "rank": rank}
-               for name, rank in ranks.items()]  # fmt: skip
+    modules = [planned_module(name, rank, dice) for name, rank in ranks.items()]
     parameters = sum(rank * 2112 for rank in ranks.values())
     return {
         "modules": modules, "rank_pattern": {}, "alpha_pattern": {}, "r": 16, "lora_alpha": 32,

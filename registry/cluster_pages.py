@@ -1,0 +1,44 @@
+"""Pages of clusters: what every replica should hold and holds, and the room that it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.api.pages import mine, one
+from registry.api.state import cluster_state
+from registry.models import AdapterVersion, Cluster, without_bodies
+
+
+@login_required
+def clusters(request: HttpRequest) -> HttpResponse:
+    found = mine(request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug"))
+    return render(request, "registry/clusters.html", {"rows": [in_short(cluster) for cluster in found]})
+
+
+def in_short(cluster: Cluster) -> dict[str, Any]:
+    """The cluster with its healthy replicas and the fullest one's slots."""
+    replicas = list(cluster.replicas.all())
+    return {
+        "cluster": cluster,
+        "replicas": len(replicas),
+        "healthy": sum(replica.is_healthy for replica in replicas),
+        "taken": max((len(replica.loaded) for replica in replicas), default=0),
+    }
+
+
+@login_required
+def cluster(request: HttpRequest, slug: str) -> HttpResponse:
+    shown = one(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
+    state = cluster_state(shown)
+    held = {name for row in state for name in row["observed"]}
+    found = without_bodies(AdapterVersion.objects.filter(served_name__in=held).select_related("adapter"), "")
+    versions = {version.served_name: version for version in found}
+    for row in state:
+        row["versions"] = [versions[name] for name in row["observed"] if name in versions]
+        row["held_bytes"] = sum(version.size_bytes for version in row["versions"])
+        row["free"] = max(0, shown.max_loras - len(row["observed"]))
+    return render(request, "registry/cluster.html", {"cluster": shown, "state": state})

@@ -1,0 +1,121 @@
+"""A slow and a broken network, a reload and a closed tab: nothing typed is lost, nothing is sent twice, and the page
+says what happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapterhub.accounts.models import User
+from registry.models import AdapterVersion, Alias, Rollout
+from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
+from training.models import Dataset, TrainingRun
+
+REASON = "the evaluation is better"
+
+
+@pytest.fixture
+def form(page: Any, alias: Alias, candidate: AdapterVersion) -> Any:  # noqa: F811
+    """The page of a version with a rollout's reason typed."""
+    page.goto("/adapters/dora/v2/")
+    page.get_by_label("Alias").select_option(label="compliance")
+    page.get_by_label("Reason").fill(REASON)
+    return page
+
+
+def start(form: Any) -> None:
+    form.get_by_role("button", name="Start the rollout").click()
+
+
+def test_offline_nothing_is_sent_and_what_was_typed_stays(form: Any) -> None:
+    form.context.set_offline(True)
+    start(form)
+    form.get_by_role("alert").get_by_text("Nothing was sent, and what you typed is still here").wait_for()
+    assert form.get_by_label("Reason").input_value() == REASON
+    assert not Rollout.objects.exists()
+    form.context.set_offline(False)
+    start(form)
+    form.get_by_text("until every healthy replica").wait_for()
+    assert Rollout.objects.get().reason == REASON
+
+
+def test_a_slow_network_says_so_and_a_second_click_sends_nothing(form: Any) -> None:
+    sent: list[str] = []
+    form.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    waiting: list[Any] = []
+    form.route("**/healthz", lambda route: waiting.append(route))
+    start(form)
+    form.get_by_text("Sending… Stay on this page.").wait_for()
+    start(form)
+    assert (len(waiting), sent) == (1, [])
+    waiting[0].continue_()
+    form.get_by_text("until every healthy replica").wait_for()
+    assert (len(sent), Rollout.objects.count()) == (1, 1)
+
+
+def test_a_connection_that_breaks_while_sending_loses_nothing_typed(form: Any) -> None:
+    form.route("**/promote/", lambda route: route.abort("connectionreset"))
+    start(form)
+    form.wait_for_url("chrome-error://**")
+    form.unroute("**/promote/")
+    form.goto("/adapters/dora/v2/")
+    assert form.get_by_label("Reason").input_value() == REASON
+    start(form)
+    form.get_by_text("until every healthy replica").wait_for()
+    form.goto("/adapters/dora/v2/")
+    assert form.get_by_label("Reason").input_value() == ""
+
+
+def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
+    page: Any,  # noqa: F811
+    version: AdapterVersion,
+    dataset: Dataset,
+    alice: User,
+) -> None:
+    run = TrainingRun.launch(adapter=version.adapter, dataset=dataset, by=alice.as_actor())
+    page.goto(f"/training/{run.pk}/")
+    page.context.set_offline(True)
+    page.get_by_text("This page shows what it knew then").wait_for()
+    TrainingRun.objects.filter(pk=run.pk).update(progress={"step": 3, "total": 7})
+    page.context.set_offline(False)
+    page.get_by_text("Step 3 of 7").wait_for()
+    page.get_by_text("This page shows what it knew then").wait_for(state="detached")
+
+
+def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
+    page: Any,  # noqa: F811
+    version: AdapterVersion,
+    dataset: Dataset,
+) -> None:
+    page.goto("/training/new/")
+    page.get_by_label("Dataset").select_option(label="incidents")
+    page.locator("#id_steps").fill("77")
+    page.reload()
+    assert page.locator("#id_steps").input_value() == "77"
+    again = page.context.new_page()
+    page.close()
+    again.goto("/training/new/")
+    assert again.locator("#id_steps").input_value() == "77"
+    assert again.get_by_label("Dataset").input_value() == str(dataset.pk)
+    again.get_by_role("button", name="Discard it").click()
+    again.reload()
+    assert again.locator("#id_steps").input_value() == "40"
+
+
+def test_a_refused_verb_keeps_its_reason(page: Any, alias: Alias, candidate: AdapterVersion, alice: User) -> None:  # noqa: F811
+    by = alice.as_actor()
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
+    rollout.started(by=by)
+    page.goto(f"/rollouts/{rollout.pk}/")
+    page.locator("#promote-reason").fill(REASON)
+    rollout.set_weight(40, reason="meanwhile", by=by)
+    page.get_by_role("button", name="Promote").click()
+    page.locator(".messages .bad").wait_for()
+    assert page.locator("#promote-reason").input_value() == REASON
+
+
+def test_the_next_person_on_this_device_sees_nothing_of_it(form: Any) -> None:
+    form.get_by_role("button", name="Sign out").click()
+    form.get_by_role("button", name="Sign in").wait_for()
+    assert form.evaluate("Object.keys(localStorage).length") == 0

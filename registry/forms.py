@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.db.models import Case, When
 
 from registry.models import AdapterVersion, Alias
 from registry.rollout_plans import BY_HAND, GUARDRAILS, TEMPLATES
@@ -50,7 +51,8 @@ class PromoteForm(ReasonForm):
     def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
-        self.fields["alias"].queryset = aliases.exclude(version=version)
+        own = Case(When(version__adapter=version.adapter, then=0), default=1)
+        self.fields["alias"].queryset = aliases.exclude(version=version).order_by(own, "name")
         self.order_fields(["alias", "plan", "weight", "reason"])
 
     def clean(self) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
-from django.db.models import Count, Max, prefetch_related_objects
+from django.db.models import Avg, Count, Max, Q, QuerySet, prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.timezone import now
@@ -19,15 +19,17 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from registry.ancestry import ancestry
 from registry.forms import AtForm, MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
-from registry.models import Adapter, AdapterVersion, Alias, Rollout, without_bodies
+from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, RolloutStatus, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
 from registry.rollout_story import story
 
-PAGE, TOLD, COMPARED = 50, 20, 12
+PAGE, TOLD, COMPARED, DRAWN = 50, 20, 12, 8
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
 VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
+ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
 VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
          "promote": SteeringForm, "rollback": ReasonForm}  # fmt: skip
 
@@ -47,8 +49,31 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     found = without_bodies(shown.versions.prefetch_related("aliases"), "")
     choices = {"status": VersionStatus.choices}
     listing = Listing(request, found, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices)
-    context = {"adapter": shown, "events": AuditEvent.objects.about(shown)[:TOLD], **listing.context(PAGE)}
+    newest = shown.versions.select_related("adapter").defer("config", "ranks").prefetch_related("aliases")[:DRAWN]
+    context = {
+        "adapter": shown,
+        "events": history(shown)[:TOLD],
+        "ancestry": ancestry(newest),
+        "traffic": traffic(shown),
+        **listing.context(PAGE),
+    }
     return render(request, "registry/adapter.html", context)
+
+
+def history(shown: Adapter) -> QuerySet[AuditEvent]:
+    """What happened to the adapter and to its versions, newest first."""
+    names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
+    keys = [str(key) for key in shown.versions.values_list("pk", flat=True)[:PAGE]]
+    about = Q(object_type=names[Adapter], object_id=str(shown.pk))
+    about |= Q(object_type=names[AdapterVersion], object_id__in=keys)
+    return AuditEvent.objects.filter(about).order_by("-id")
+
+
+def traffic(shown: Adapter) -> QuerySet[Any]:
+    """Answers of each version in the last day and how long they took, the busiest first."""
+    since = now() - timedelta(days=1)
+    counted = Response.objects.filter(version__adapter=shown, at__gte=since).values("version__number")
+    return counted.annotate(answers=Count("pk"), mean_ms=Avg("total_ms")).order_by("-answers")
 
 
 def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
@@ -148,8 +173,10 @@ def rollouts(request: HttpRequest) -> HttpResponse:
     queryset = without_bodies(
         Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter"), "stable", "candidate"
     )
-    page = Paginator(mine(request, queryset, "alias__project"), PAGE).get_page(request.GET.get("page"))
-    return render(request, "registry/rollouts.html", {"page": page})
+    listing = Listing(request, mine(request, queryset, "alias__project"), sorts=ROLLOUT_SORTS,
+                      search=("alias__name", "reason", "stable__served_name", "candidate__served_name"),
+                      choices={"status": RolloutStatus.choices})  # fmt: skip
+    return render(request, "registry/rollouts.html", listing.context(PAGE))
 
 
 def find_rollout(request: HttpRequest, pk: str) -> Rollout:

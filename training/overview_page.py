@@ -32,6 +32,8 @@ def overview(request: HttpRequest) -> HttpResponse:
     moving = list(without_bodies(related, "stable", "candidate"))
     replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
     page = Paginator(aliases, PAGE).get_page(request.GET.get("page"))
+    runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
+    analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
     context = {
         "page": page,
         "rollouts": moving,
@@ -39,8 +41,9 @@ def overview(request: HttpRequest) -> HttpResponse:
         "alarms": open_alarms(replicas),
         "drift": drift(page, replicas),
         "waiting": waiting(request)[:LATEST],
-        "runs": in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")),
-        "analyses": in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")),
+        "runs": runs,
+        "analyses": analyses,
+        "jobs": len(runs) + len(analyses),
         "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:LATEST],
     }
     return render(request, "overview.html", context)

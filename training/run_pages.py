@@ -7,15 +7,16 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, without_bodies
 from training import asked, preflight, sizing
 from training.curves import curves
@@ -32,8 +33,10 @@ OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
 @login_required
 def runs(request: HttpRequest) -> HttpResponse:
     queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
-    page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
-    return render(request, "training/runs.html", {"page": page})
+    listing = Listing(request, mine(request, queryset), search=("adapter__slug", "dataset__name", "message"),
+                      sorts={"requested": "created_at", "loss": "loss_after"},
+                      choices={"status": JobStatus.choices, "method": TrainingRun.Method.choices})  # fmt: skip
+    return render(request, "training/runs.html", listing.context(PAGE))
 
 
 @login_required

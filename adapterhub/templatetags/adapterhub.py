@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -83,6 +84,14 @@ def listed(value: Any) -> str:
     """A list with commas, anything else as it is, words without underscores."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if isinstance(value, list) else text.replace("_", " ")
+
+
+@register.filter
+def as_told(value: Any) -> str:
+    """A value of a trail or a configuration as JSON writes it, text as it is, a fraction with six figures."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @register.filter

@@ -42,7 +42,7 @@ def photograph(page: Any, path: Path) -> None:  # noqa: F811
 def test_take_them(page: Any, urls: dict[str, str]) -> None:  # noqa: F811
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, url in urls.items():
-        page.goto(url)
+        page.goto(url, wait_until="networkidle")
         for theme in ("light", "dark"):
             page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
             for size, (width, height) in SIZES.items():

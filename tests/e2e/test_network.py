@@ -56,8 +56,8 @@ def test_a_slow_network_says_so_and_a_second_click_sends_nothing(form: Any) -> N
 
 def test_a_connection_that_breaks_while_sending_loses_nothing_typed(form: Any) -> None:
     form.route("**/promote/", lambda route: route.abort("connectionreset"))
-    start(form)
-    form.wait_for_url("chrome-error://**")
+    with form.expect_event("requestfailed", lambda request: request.method == "POST"):
+        start(form)
     form.unroute("**/promote/")
     form.goto("/adapters/dora/v2/")
     assert form.get_by_label("Reason").input_value() == REASON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.urls import get_resolver, reverse
 
@@ -10,10 +11,12 @@ from adapterhub.accounts.models import ApiToken
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Approval
 from tests.api.test_walk import POST_ONLY, PUBLIC, routes
-from tests.pages.realistic import World
+from tests.pages.realistic import ASKED, World
 from training.models import Compression, Dataset
 
 # Parts of a page, for htmx.
+ESTIMATE = ("base_model=smollm2-135m&device_gb=24&devices=1&rank=16&batch_size=4&max_length=2048&galore_rank=64"
+            "&recompute=on")  # fmt: skip
 PARTS = {"rank-analysis-plan"}
 
 
@@ -36,9 +39,15 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "training-run": [run.pk], "compare-training-runs": [run.pk], "rank-analysis": [world.analyses[0].pk],
         "compression": [compression.pk],
         "token": [ApiToken.issue(name="ci", project=world.project, scopes=["read"], created_by=world.by.user)[0].pk],
-        "audit-event": [AuditEvent.objects.filter(project=world.project)[0].pk],
+        "audit-event": [AuditEvent.objects.filter(project=world.project, tag="rollout:created")[0].pk],
     }  # fmt: skip
+    live = world.aliases[0]
+    asked = urlencode({"models": live.name, "prompt": next(iter(ASKED)), "max_tokens": 64})
     queries = {
+        "answers": f"?id={world.responses[0].pk}",
+        "playground": f"?{asked}",
+        "new-training-run": f"?clone={world.runs[0].pk}",
+        "estimates": f"?{ESTIMATE}",
         "compare": "?" + "&".join(f"to={number}" for number in numbers[1:]),
         "compare-training-runs": f"?to={world.runs[0].pk}",
     }

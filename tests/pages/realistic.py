@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -15,13 +15,27 @@ from unittest import mock
 from django.db import transaction
 from django.utils.timezone import now
 
+from adapterhub.accounts import memberships
+from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.models import Adapter, AdapterVersion, Alias, BaseModel, BlindTest, Cluster, Rollout, RolloutMinute
+from adapterhub.webhooks.models import Attempt, Delivery, Webhook
+from registry.models import (
+    Adapter,
+    AdapterVersion,
+    Alias,
+    Approval,
+    BlindTest,
+    Cluster,
+    Response,
+    Rollout,
+    RolloutMinute,
+)  # fmt: skip
 from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
 from tests.builders import member
+from tests.pages.realistic_rows import KINDS, base_model, config_of, evaluation, may_serve, metric, name_of, plan
 from training.models import Dataset, RankAnalysis, RunLog, RunMetric, TrainingRun
 
 JURISDICTIONS = {"eu": "European Union", "de": "Germany", "fr": "France", "it": "Italy", "es": "Spain",
@@ -30,11 +44,6 @@ JURISDICTIONS = {"eu": "European Union", "de": "Germany", "fr": "France", "it": 
 TOPICS = {"dora": "operational resilience", "aml": "anti-money laundering", "aiact": "obligations for AI systems",
           "mica": "crypto assets"}  # fmt: skip
 METHODS = ("lora", "lora", "lora", "dora", "qlora", "adalora")
-CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-          "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}  # fmt: skip
-SHAPES = {"q_proj": [576, 576], "k_proj": [192, 576], "v_proj": [192, 576], "o_proj": [576, 576],
-          "gate_proj": [1536, 576], "up_proj": [1536, 576], "down_proj": [576, 1536]}  # fmt: skip
-KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STEPS = [{"weight": 10, "hold_s": 3600, "min_samples": 500}, {"weight": 50, "hold_s": 14400, "min_samples": 1500}]
 RAILS = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
 LOGGED = "step 240 of 400: loss 1.31, 2 140 tokens a second\n"
@@ -60,7 +69,9 @@ class World:
         self.project, self.alice, self.random = project, alice, random.Random(17)
         self.by, self.now = alice.as_actor(), now()
         self.base = base_model()
-        with at_time(self.now - timedelta(days=60)) as self.clock:
+        self.trainer = self.person("trainer")
+        self.operator = self.person("operator")
+        with at_time(self.now - timedelta(days=85)) as self.clock:
             self.adapters = self.make_adapters(adapters)
             self.versions = self.make_versions(versions)
             self.clusters = [self.make_cluster(*each) for each in (("frankfurt", 3), ("dublin", 2), ("spare", 1))]
@@ -68,9 +79,16 @@ class World:
             self.rollouts = self.make_rollouts(max(2, len(self.aliases) // 5))
             self.hold()
             self.blind_tests = self.make_blind_tests()
+            self.responses = self.make_responses()
+            self.tell_webhook()
             self.datasets = self.make_datasets(max(2, adapters // 3))
             self.analyses = self.make_analyses(max(2, adapters // 5))
             self.runs = self.make_runs(max(4, versions // 8))
+
+    def person(self, role: str) -> User:
+        """Who has the role in the project; alice where nobody has."""
+        found = self.project.memberships.filter(role=role, user__is_service=False).select_related("user").first()
+        return found.user if found else self.alice
 
     def make_adapters(self, count: int) -> list[Adapter]:
         pairs = [(land, topic) for topic in TOPICS for land in JURISDICTIONS][:count]
@@ -110,11 +128,24 @@ class World:
             adapter=adapter, number=number, digest=digest, served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
             status=status, base_digest=self.base.digest, method=self.random.choice(METHODS), ranks=ranks,
             message="q_proj of layer 3 holds a NaN." if status == "rejected" else "",
-            max_rank=max(ranks.values()), parameters=parameters, size_bytes=4 * parameters, created_by=self.alice,
+            lineage=self.lineage(adapter, number),
+            max_rank=max(ranks.values()), parameters=parameters, size_bytes=4 * parameters, created_by=self.trainer,
             config=config_of(ranks),
             metrics={"loss_before": before, "loss_after": before - gain, "eval_tokens": 18432},
             created_at=self.tick(hours=4) - timedelta(minutes=self.random.randrange(200)),
         )  # fmt: skip
+
+    def lineage(self, adapter: Adapter, number: int) -> dict[str, str]:
+        """Every second version has planned ranks; three in a row learnt from the same data."""
+
+        def key(kind: str, counted: int) -> str:
+            return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{kind} {adapter.slug} {counted}"))
+
+        told = {
+            "run": key("run", number),
+            "dataset": hashlib.sha256(f"{adapter.slug}{number // 3}".encode()).hexdigest(),
+        }
+        return told if number % 2 else {**told, "rank_analysis": key("ranks", number // 4)}
 
     def ranks(self) -> dict[str, int]:
         def rank(layer: int, kind: str) -> int:
@@ -173,9 +204,8 @@ class World:
         ]
         rails = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
         reason = "Lower held-out loss on the June amendments."
-        rollout = Rollout.create(
-            alias=alias, candidate=candidate, steps=steps, guardrails=rails, reason=reason, by=self.by
-        )
+        by = self.operator.as_actor()
+        rollout = Rollout.create(alias=alias, candidate=candidate, steps=steps, guardrails=rails, reason=reason, by=by)
         if state != "loading":
             rollout.started(by=self.by)
             self.measure(rollout)
@@ -192,6 +222,30 @@ class World:
                 values = [("error_rate", value) for value in fails]
                 values += [("latency", 0.4 + self.random.expovariate(9)) for _ in fails]
                 RolloutMinute.add((rollout, arm, at, metric, value) for metric, value in values)
+
+    def make_responses(self) -> list[Response]:
+        """A day of answers of what is live, more of the first aliases."""
+        rows = [self.response(alias, number) for place, alias in enumerate(self.aliases)
+                for number in range(max(3, 60 - place))]  # fmt: skip
+        return Response.objects.bulk_create(rows)
+
+    def response(self, alias: Alias, number: int) -> Response:
+        at = self.now - timedelta(minutes=self.random.randrange(1, 1400))
+        return Response(id=uuid.uuid5(uuid.NAMESPACE_OID, f"{alias.name} {number}").hex, project=self.project, at=at,
+                        alias_name=alias.name, version=alias.version, arm="none", is_sticky=True, status=200,
+                        total_ms=self.random.uniform(220, 900), ttft_ms=60.0, prompt_tokens=40,
+                        completion_tokens=self.random.randrange(20, 90))  # fmt: skip
+
+    def tell_webhook(self) -> None:
+        """An address that took two events and is away for the third."""
+        fields = {"url": "https://pager.compliance.example/hooks/adapterhub", "events": ["rollout:*", "alias:*"]}
+        webhook = Webhook.objects.create(project=self.project, created_by=self.alice, **fields)
+        events = AuditEvent.objects.filter(project=self.project, tag__startswith="rollout:")[:3]
+        for event, answer in zip(events, (None, 200, 200), strict=False):
+            status = "delivered" if answer else "pending"
+            delivery = Delivery.objects.create(webhook=webhook, event=event, status=status, created_at=event.at)
+            error = "" if answer else "It did not answer within 10 s."
+            Attempt.objects.create(delivery=delivery, number=1, answer=answer, error=error, at=event.at)
 
     def make_blind_tests(self) -> list[BlindTest]:
         """The newest three versions of an adapter, asked twice; the others have voted on both, alice on one."""
@@ -277,7 +331,7 @@ def at_time(start: datetime) -> Iterator[Clock]:
     """The history is written as if it had happened since."""
     clock = Clock(start)
     places = ("adapterhub.audit.models.now", "registry.models.rollout.now", "registry.models.cluster.now")
-    fields = [model._meta.get_field("created_at") for model in (Alias, Rollout)]
+    fields = [model._meta.get_field("created_at") for model in (Alias, Approval, BlindTest, Rollout)]
     patches = [mock.patch(place, new=clock.read) for place in places]
     patches += [mock.patch.object(field, "_get_default", new=clock.read) for field in fields]
     for patch in patches:
@@ -289,75 +343,10 @@ def at_time(start: datetime) -> Iterator[Clock]:
             patch.stop()
 
 
-def base_model() -> BaseModel:
-    digest = hashlib.sha256(b"SmolLM2-135M").hexdigest()
-    size = {"parameters": 134_515_008, "size_bytes": 269_060_552}
-    return BaseModel.objects.create(slug="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M", status="ready",
-                                    digest=digest, config=CONFIG, **size)  # fmt: skip
-
-
 def cast(project: Project) -> dict[str, User]:
     """More people than alice, so that lists of them are lists."""
     roles = {"dana": "approver", "emil": "operator", "fay": "trainer", "gus": "auditor"}
-    return {name: member(name, project, role) for name, role in roles.items()}
-
-
-def may_serve(version: AdapterVersion) -> bool:
-    """A version trained on a 4-bit base serves only once it is measured on the 16-bit one."""
-    return version.status == "ready" and version.method != "qlora"
-
-
-def name_of(layer: int, kind: str) -> str:
-    return f"model.layers.{layer}.{'mlp' if kind in KINDS[4:] else 'self_attn'}.{kind}"
-
-
-def config_of(ranks: dict[str, int]) -> dict[str, Any]:
-    patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
-    alphas = {name: 2 * rank for name, rank in patterns.items()}
-    return {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "rank_pattern": patterns, "alpha_pattern": alphas}
-
-
-def evaluation(version: AdapterVersion, dice: random.Random) -> VersionEvaluation:
-    base, loss = version.metrics["loss_before"], version.metrics["loss_after"]
-    arms = {"version": arm(loss, dice), "base": arm(base, dice)}
-    spread = {"mean": loss - base, "low": loss - base - 0.05, "high": loss - base + 0.05}
-    metrics = {"arms": arms, "differences": {"base": spread}, "tokens": 18432}
-    return VersionEvaluation(version=version, base_digest=version.base_digest, dataset_digest="d" * 64, metrics=metrics)
-
-
-def arm(loss: float, dice: random.Random) -> dict[str, Any]:
-    rates = {"exact_match": dice.uniform(0.3, 0.7), "token_f1": dice.uniform(0.6, 0.9), "forgetting": 0.02}
-    return {"loss": loss, **rates, "answers": []}
-
-
-def metric(run: TrainingRun, step: int, dice: random.Random) -> RunMetric:
-    loss = 1.2 + 1.9 * 0.99**step + dice.uniform(-0.06, 0.06)
-    values = {"loss": loss, "learning_rate": 0.0004 * (1 - step / 400), "grad_norm": dice.uniform(0.4, 0.9),
-              "tokens_per_second": dice.uniform(2000, 2300), "memory_bytes": 3.1e9}  # fmt: skip
-    return RunMetric(run=run, step=step, values=values)
-
-
-def planned_module(name: str, rank: int, dice: random.Random) -> dict[str, Any]:
-    """What earns a high rank is worth much, and its worth falls slowly over the ranks."""
-    worth = rank / 32 * dice.uniform(0.75, 1.35)
-    spectrum = [round(worth * (0.72 + rank / 160) ** place, 6) for place in range(16)]
-    return {"name": name, "shape": SHAPES[name.rsplit(".", 1)[-1]], "sensitivity": worth, "divergence": None,
-            "score": worth, "weight": 1.0, "spectrum": spectrum, "rank": rank}  # fmt: skip
-
-
-def plan(ranks: dict[str, int], dice: random.Random) -> dict[str, Any]:
-    """A plan as an analysis leaves it, for these ranks."""
-    modules = [planned_module(name, rank, dice) for name, rank in ranks.items()]
-    parameters = sum(rank * 2112 for rank in ranks.values())
-    return {
-        "modules": modules, "rank_pattern": {}, "alpha_pattern": {}, "r": 16, "lora_alpha": 32,
-        "target_modules": list(KINDS), "scale": 2.0, "parameters": parameters,
-        "budget": {"kind": "uniform_rank", "value": 16, "parameters": parameters},
-        "settings": {"sensitivity": "probe", "divergence": "none", "objective": "concave", "direction": "base_target",
-                     "init": "gradient", "kinds": "mlp", "power": 1.0, "rank_min": 0},
-        "serving": {"max_lora_rank": 32, "slot_bytes": 9_732_096}, "greedy_gap": 0.0, "start_values": None,
-        "learning_rate": 0.0004, "probes": [{"rate": 0.0002, "loss": 2.5}, {"rate": 0.0004, "loss": 2.1}],
-        "stability": 0.91, "verdict": "follow_plan", "verdict_text": "Two halves of the sample rank the modules alike.",
-        "preset": "default", "rank_min": 0, "rank_max": 32, "quantum": 4, "sequences": 48, "divergence_used": False,
-        "seconds": 42.0,
-    }  # fmt: skip
+    people = {name: member(name, None) for name in roles}
+    for name, role in roles.items():
+        memberships.grant(project, people[name], role, by=system("command"))
+    return people

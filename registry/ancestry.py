@@ -1,0 +1,61 @@
+"""An adapter's newest versions as a picture: what each was made of on the left, what it serves on the right. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from django.urls import reverse
+
+from registry.models import AdapterVersion
+
+WIDE, HIGH, ACROSS, DOWN = 132, 26, 176, 38
+Box = dict[str, Any]
+
+
+def ancestry(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
+    """Boxes in columns, in the direction of time, and the lines between them, for an SVG."""
+    boxes: dict[str, Box] = {}
+    lines, free = [], [0] * 5
+    for row, version in enumerate(versions):
+        for chain in chains(version):
+            placed = [place(boxes, free, row, *node) for node in chain]
+            lines += [line(one, other) for one, other in pairwise(placed)]
+    used = sorted({box["column"] for box in boxes.values()})
+    height = max((box["y"] for box in boxes.values()), default=0) + DOWN
+    return {"boxes": boxes.values(), "lines": list(dict.fromkeys(lines)), "width": ACROSS * 5, "height": height,
+            "heads": [{"x": ACROSS * column, "text": HEADS[column]} for column in used], "top": DOWN}  # fmt: skip
+
+
+HEADS = ("data", "rank analysis", "made by", "version", "live as")
+
+
+def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
+    """(column, key, label, address) of what led to the version, and of what it serves."""
+    told, slug = version.lineage, version.adapter.slug
+    known = [
+        (0, told.get("dataset"), lambda key: f"data {key[:8]}", None),
+        (1, told.get("rank_analysis"), lambda key: f"ranks {key[:8]}", "rank-analysis"),
+        (2, told.get("run"), lambda key: f"run {key[:8]}", "training-run"),
+        (2, told.get("compression"), lambda key: f"compression {key[:6]}", "compression"),
+    ]
+    origins = [(column, f"{column}:{key}", label(key), reverse(name, args=[key]) if name else "")
+               for column, key, label, name in known if key]  # fmt: skip
+    own = (3, f"3:{version.pk}", f"v{version.number} {version.method}", reverse("version", args=[slug, version.number]))
+    live = [(4, f"4:{alias.pk}", alias.name, reverse("alias", args=[alias.name])) for alias in version.aliases.all()]
+    return [[*origins, own], *([own, each] for each in live)]
+
+
+def place(boxes: dict[str, Box], free: list[int], row: int, column: int, key: str, label: str, url: str) -> Box:
+    """Its box, beside its version where there is room, else below what stands in the column already."""
+    if key not in boxes:
+        at = max(row, free[column])
+        free[column] = at + 1
+        boxes[key] = {"column": column, "x": ACROSS * column, "y": DOWN * at, "label": label[:19], "title": label,
+                      "url": url}  # fmt: skip
+    return boxes[key]
+
+
+def line(one: Box, other: Box) -> tuple[float, float, float, float]:
+    return one["x"] + WIDE, one["y"] + HIGH / 2, other["x"], other["y"] + HIGH / 2

@@ -1,0 +1,85 @@
+"""What stands on single pages: counts that are right, lineage and traffic of an adapter, room on a cluster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils.timezone import now
+
+from adapterhub.accounts.models import User
+from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
+from tests.builders import write_adapter
+from training.models import Dataset, TrainingRun
+
+
+@pytest.fixture(autouse=True)
+def signed_in(alice: User, client: Client) -> None:
+    client.force_login(alice)
+
+
+def test_the_overview_counts_the_jobs_that_it_lists(
+    adapter: Adapter, dataset: Dataset, alice: User, client: Client
+) -> None:
+    for _ in range(2):
+        TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    assert "<strong>2</strong> jobs in progress" in client.get("/").content.decode()
+
+
+def test_an_adapter_shows_what_its_versions_came_from_and_who_asked_them(
+    adapter: Adapter, alias: Alias, alice: User, client: Client, tmp_path: object
+) -> None:
+    told = {"run": "0b3f2a51-96a5-4d3c-8f57-6d5e2f2b7a10", "dataset": "ab" * 32}
+    folder = write_adapter(tmp_path / "made", seed=7)  # type: ignore[operator]
+    made = AdapterVersion.publish(adapter, folder, method="lora", by=alice.as_actor(), lineage=told)
+    for number in range(3):
+        Response.objects.create(id=f"r{number}", project=adapter.project, version=made, arm="none", at=now(),
+                                alias_name="compliance", status=200, is_sticky=True, total_ms=250)  # fmt: skip
+    page = client.get(reverse("adapter", args=["dora"])).content.decode()
+    for shown in ("data abababab", "run 0b3f2a51", f"v{made.number} lora", "compliance", "3 answers, 250 ms",
+                  "adapter_version:published"):  # fmt: skip
+        assert shown in page, shown
+
+
+def test_a_cluster_shows_slots_memory_and_what_is_missing(
+    alias: Alias, version: AdapterVersion, candidate: AdapterVersion, alice: User, client: Client
+) -> None:
+    full, empty = (alias.cluster.add_replica(url=f"http://127.0.0.1:{port}", by=alice.as_actor()) for port in (1, 2))
+    full.loaded = {version.served_name: "/a", candidate.served_name: "/b"}
+    full.save()
+    full.saw(full.loaded, "1")
+    empty.missed("It did not answer.")
+    page = client.get(reverse("cluster", args=["cpu"])).content.decode()
+    for shown in ("2 of 8 taken, 6 free", "0 of 8 taken, 8 free", "1 adapter; 1 missing", "unreachable"):
+        assert shown in page, shown
+    held = (version.size_bytes + candidate.size_bytes) / 1024
+    assert f"{held:.1f}\xa0KB of adapter weights are here" in page
+    assert re.search("2 of 8", client.get(reverse("clusters")).content.decode())
+
+
+def test_a_slot_has_room_for_the_highest_rank_in_every_module(alias: Alias) -> None:
+    widths = 32 + 24 + 24 + 32 + 48 + 48 + 48
+    assert alias.cluster.slot_bytes == 2 * 64 * 2 * widths
+    assert alias.cluster.slots_bytes == 8 * alias.cluster.slot_bytes
+
+
+def test_rollouts_are_searched_and_say_who_gets_the_candidate(
+    alias: Alias, candidate: AdapterVersion, alice: User, client: Client, make_version: Callable[..., AdapterVersion]
+) -> None:
+    by = alice.as_actor()
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="June", by=by)
+    assert ">nobody<" in client.get("/rollouts/?q=june").content.decode()
+    rollout.started(by=by)
+    assert ">5 %<" in client.get("/rollouts/?status=running&sort=-opened").content.decode()
+    rollout.promote(reason="holds", by=by)
+    assert ">everybody<" in client.get("/rollouts/").content.decode()
+    assert "No rollout is like that." in client.get("/rollouts/?q=august").content.decode()
+
+
+def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, alice: User, client: Client) -> None:
+    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    assert str(run) in client.get("/training/?q=dora&status=queued").content.decode()
+    assert "No run is like that." in client.get("/training/?status=failed").content.decode()

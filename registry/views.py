@@ -223,9 +223,9 @@ KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 CELL, LEFT, TOP = 18, 84, 20
 
 
-def heat_map(ranks: dict[str, int]) -> dict[str, Any]:
-    """Cells of a picture layers x module kinds: place, opacity and what to say about each."""
-    most = max(ranks.values(), default=1) or 1
+def heat_map(ranks: dict[str, int], most: int = 0) -> dict[str, Any]:
+    """Cells of a picture layers x module kinds: place, opacity and what to say about each. `most` is the darkest."""
+    most = most or max(ranks.values(), default=1) or 1
     cells = []
     for name, rank in ranks.items():
         parts = name.split(".")

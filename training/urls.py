@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training import estimate_pages, keeping_pages, overview_page, run_pages, views
+from training import estimate_pages, keeping_pages, overview_page, plan_pages, run_pages, views
 
 urlpatterns = [
     path("", overview_page.overview, name="overview"),
@@ -20,6 +20,7 @@ urlpatterns = [
     path("rank-analyses/", views.analyses, name="rank-analyses"),
     path("rank-analyses/new/", views.new_analysis, name="new-rank-analysis"),
     path("rank-analyses/<uuid:pk>/", views.analysis, name="rank-analysis"),
+    path("rank-analyses/<uuid:pk>/compare/", plan_pages.compare_plans, name="compare-plans"),
     path("rank-analyses/<uuid:pk>/plan/", views.plan, name="rank-analysis-plan"),
     path("rank-analyses/<uuid:pk>/cancel/", views.cancel_analysis, name="cancel-rank-analysis"),
     path("adapters/<slug:slug>/v<int:number>/compress/", views.compress, name="compress-version"),

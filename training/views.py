@@ -23,6 +23,7 @@ from training.curves import histogram
 from training.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.keeping_pages import keeping
 from training.models import Compression, Dataset, RankAnalysis
+from training.plan_pages import comparable
 from training.tars.allocation import cost
 from training.uploads import copied
 
@@ -121,6 +122,7 @@ def analysis(request: HttpRequest, pk: str) -> HttpResponse:
     """The plan; with a budget in the query, what that budget would buy, at once."""
     context = context_of_plan(request, pk)
     shown = context["job"]
+    context["others"] = comparable(shown) if shown.plan else []
     return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
 
 

@@ -13,8 +13,8 @@ from django.utils.html import format_html
 register = template.Library()
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "approved", "used", "reviewed",
-                   "serves", "follow the plan", "fits", "good"}),
+    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "delivered", "approved", "used",
+                   "reviewed", "serves", "follow the plan", "fits", "good"}),
     "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit", "bad"}),
     "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "awaiting approval", "pending", "drifts",
                    "glass broken", "sample too small", "tight", "serves after export"}),

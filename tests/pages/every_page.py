@@ -37,6 +37,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "alias": [world.aliases[0].name], "rollout": [world.rollouts[0].pk], "cluster": [world.clusters[0].slug],
         "approval": [Approval.objects.filter(project=world.project)[0].pk], "dataset": [dataset.pk],
         "training-run": [run.pk], "compare-training-runs": [run.pk], "rank-analysis": [world.analyses[0].pk],
+        "compare-plans": [world.analyses[0].pk],
         "compression": [compression.pk],
         "token": [ApiToken.issue(name="ci", project=world.project, scopes=["read"], created_by=world.by.user)[0].pk],
         "audit-event": [AuditEvent.objects.filter(project=world.project, tag="rollout:created")[0].pk],
@@ -49,6 +50,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "new-training-run": f"?clone={world.runs[0].pk}",
         "estimates": f"?{ESTIMATE}",
         "compare": "?" + "&".join(f"to={number}" for number in numbers[1:]),
+        "compare-plans": f"?to={world.analyses[1].pk}",
         "compare-training-runs": f"?to={world.runs[0].pk}",
     }
     return {name: reverse(name, args=args.get(name, [])) + queries.get(name, "") for name in sorted(pages_to_cover())}

@@ -71,7 +71,7 @@ class World:
         self.base = base_model()
         self.trainer = self.person("trainer")
         self.operator = self.person("operator")
-        with at_time(self.now - timedelta(days=85)) as self.clock:
+        with at_time(self.now - timedelta(days=61)) as self.clock:
             self.adapters = self.make_adapters(adapters)
             self.versions = self.make_versions(versions)
             self.clusters = [self.make_cluster(*each) for each in (("frankfurt", 3), ("dublin", 2), ("spare", 1))]
@@ -110,7 +110,7 @@ class World:
         for version in made:
             self.clock.at = version.created_at
             after = {"digest": version.digest, "served_name": version.served_name}
-            self.event(Tag.VERSION_PUBLISHED, version, after=after)
+            self.event(Tag.VERSION_PUBLISHED, version, by=self.trainer.as_actor(), after=after)
         VersionEvaluation.objects.bulk_create(
             evaluation(version, self.random) for version in made[:: max(1, count // 40)]
         )
@@ -315,7 +315,7 @@ class World:
 
     def event(self, tag: Tag, thing: Any, **fields: Any) -> None:
         with transaction.atomic():
-            AuditEvent.record(tag, thing, by=self.by, project=self.project, **fields)
+            AuditEvent.record(tag, thing, project=self.project, **{"by": self.by, **fields})
 
 
 class Clock:

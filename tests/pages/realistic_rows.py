@@ -12,7 +12,8 @@ from registry.models.evaluation import VersionEvaluation
 from training.models import RunMetric, TrainingRun
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-          "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}  # fmt: skip
+          "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+          "tie_word_embeddings": True}  # fmt: skip
 SHAPES = {"q_proj": [576, 576], "k_proj": [192, 576], "v_proj": [192, 576], "o_proj": [576, 576],
           "gate_proj": [1536, 576], "up_proj": [1536, 576], "down_proj": [576, 1536]}  # fmt: skip
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -13,7 +13,8 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import write_adapter
-from training.models import Dataset, TrainingRun
+from tests.pages.plans import PLAN
+from training.models import Dataset, RankAnalysis, TrainingRun
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,24 @@ def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, al
     run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
     assert str(run) in client.get("/training/?q=dora&status=queued").content.decode()
     assert "No run is like that." in client.get("/training/?status=failed").content.decode()
+
+
+def planned(dataset: Dataset, adapter: Adapter, alice: User, **ranks: int) -> RankAnalysis:
+    """An analysis with the plan of a tiny model, in which some modules have other ranks."""
+    made = RankAnalysis.launch(project=adapter.project, base_model=adapter.base_model, dataset=dataset,
+                               budget={"uniform_rank": 4}, by=alice.as_actor())  # fmt: skip
+    modules = [
+        {**module, "rank": ranks.get(module["name"].split(".")[-1], module["rank"])} for module in PLAN["modules"]
+    ]
+    RankAnalysis.objects.filter(pk=made.pk).update(plan={**PLAN, "modules": modules}, status="succeeded")
+    return made
+
+
+def test_two_plans_stand_side_by_side(adapter: Adapter, dataset: Dataset, alice: User, client: Client) -> None:
+    one, other = (planned(dataset, adapter, alice, **ranks) for ranks in ({}, {"up_proj": 8}))
+    assert f'value="{other.pk}"' in client.get(reverse("rank-analysis", args=[one.pk])).content.decode()
+    page = client.get(reverse("compare-plans", args=[one.pk]) + f"?to={other.pk}").content.decode()
+    assert "2 modules have the same rank in both" in page
+    assert page.count(">+4<") == 2
+    RankAnalysis.objects.filter(pk=other.pk).update(plan=None)
+    assert client.get(reverse("compare-plans", args=[one.pk]) + f"?to={other.pk}").status_code == 422

@@ -61,6 +61,12 @@ TABLE = {
         ),
         Setting("ADAPTERHUB_PROJECT_QUEUED", "0", "Jobs of one project that may wait; 0 = no limit."),
         Setting("ADAPTERHUB_PROJECT_REQUESTS_PER_S", "0", "Requests a second that one project may send; 0 = no limit."),
+        Setting("ADAPTERHUB_API_REQUESTS_PER_S", "100", "REST calls a second of one token or person; 0 = no limit."),
+        Setting(
+            "ADAPTERHUB_STRANGER_REQUESTS_PER_S",
+            "10",
+            "REST calls a second without a good token, and sign-ins, from one address; 0 = no limit.",
+        ),
         Setting(
             "ADAPTERHUB_CHECKPOINT_DAYS", "14", "Days that a failed or cancelled run keeps its checkpoints; 0 = ever."
         ),

@@ -203,6 +203,7 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["adapterhub.api.permissions.ScopePermission"],
+    "DEFAULT_THROTTLE_CLASSES": ["adapterhub.api.throttling.CallerThrottle"],
     "DEFAULT_PAGINATION_CLASS": "adapterhub.api.pagination.NewestFirst",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -286,6 +287,8 @@ CANCEL_GRACE_S = env.integer("ADAPTERHUB_CANCEL_GRACE_S")
 PROJECT_RUNNING = env.integer("ADAPTERHUB_PROJECT_RUNNING")
 PROJECT_QUEUED = env.integer("ADAPTERHUB_PROJECT_QUEUED")
 PROJECT_REQUESTS_PER_S = env.integer("ADAPTERHUB_PROJECT_REQUESTS_PER_S")
+API_REQUESTS_PER_S = env.integer("ADAPTERHUB_API_REQUESTS_PER_S")
+STRANGER_REQUESTS_PER_S = env.integer("ADAPTERHUB_STRANGER_REQUESTS_PER_S")
 CHECKPOINTS_KEPT = timedelta(days=env.integer("ADAPTERHUB_CHECKPOINT_DAYS", most=36_500))
 ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))
 TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)

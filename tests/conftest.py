@@ -19,6 +19,9 @@ os.environ |= {
     "ADAPTERHUB_LEASE_S": "3",
     "ADAPTERHUB_HEARTBEAT_S": "1",
     "ADAPTERHUB_CANCEL_GRACE_S": "5",
+    # Tests call as fast as they can; those of the throttle set its rates.
+    "ADAPTERHUB_API_REQUESTS_PER_S": "0",
+    "ADAPTERHUB_STRANGER_REQUESTS_PER_S": "0",
 }
 
 # A shell that starts us in the background has these ignored, and what we start would inherit that.

@@ -10,6 +10,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from adapterhub.accounts.models import ApiToken, User, secret_hash
+from adapterhub.api.throttling import require_room_for_stranger
 
 
 class TokenAuthentication(BaseAuthentication):
@@ -19,7 +20,11 @@ class TokenAuthentication(BaseAuthentication):
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        token = self.find(text.strip())
+        try:
+            token = self.find(text.strip())
+        except AuthenticationFailed:
+            require_room_for_stranger(request)
+            raise
         token.was_used()
         return token.account or token.created_by or AnonymousUser(), token
 

@@ -15,6 +15,7 @@ from django.urls import reverse
 from adapterhub.accounts.brake import require_calm
 from adapterhub.accounts.second_factor import is_needed
 from adapterhub.accounts.second_factor_pages import begin
+from adapterhub.api.throttling import require_room_for_stranger
 
 
 class BrakedForm(AuthenticationForm):
@@ -31,6 +32,11 @@ class SignIn(views.LoginView):
     redirect_authenticated_user = True
     authentication_form = BrakedForm
     extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        # Each try costs a slow hash, also with a new name each time.
+        require_room_for_stranger(request)
+        return super().post(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         # What an attempt through the provider left there is not how this person came.

@@ -5,6 +5,7 @@ DomainError
     InvalidTransition
   Invalid              422  the request can be read, but cannot be done
   NotAllowed           403
+  TooMany              429  too many calls of one caller
   Unavailable          503  a part that is needed does not answer
 """
 
@@ -41,6 +42,15 @@ class Invalid(DomainError):
 class NotAllowed(DomainError):
     status = 403
     code = "not_allowed"
+
+
+class TooMany(DomainError):
+    status = 429
+    code = "throttled"
+
+    def __init__(self, detail: str, *, wait_s: float) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
 
 
 class Unavailable(DomainError):

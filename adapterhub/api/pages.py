@@ -14,7 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from adapterhub.accounts.models import ROLE_SCOPES, Membership, Project
 from adapterhub.api.errors import DomainError, NotAllowed
 from adapterhub.api.permissions import projects_of
-from adapterhub.api.problems import TITLES
+from adapterhub.api.problems import TITLES, headers_of
 
 NAVIGATION = [
     ("Serve", [
@@ -101,4 +101,7 @@ class DomainErrorsOnPages:
             query = f"?{back.query}" if back.query else ""
             return redirect("/" + back.path.lstrip("/") + query)
         context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
-        return render(request, "error.html", context, status=error.status)
+        page = render(request, "error.html", context, status=error.status)
+        for name, value in headers_of(error).items():
+            page[name] = value
+        return page

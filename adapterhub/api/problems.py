@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from adapterhub.api.errors import DomainError, NotAllowed, Unavailable
+from adapterhub.api.errors import DomainError, NotAllowed, TooMany, Unavailable
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
@@ -56,7 +57,7 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
         if isinstance(exc, NotAllowed):
             note_refusal(exc, context["request"])
         errors = [{"field": exc.field, "code": exc.code, "message": exc.detail}] if exc.field else []
-        return answer(problem(exc.status, exc.code, exc.detail, errors))
+        return answer(problem(exc.status, exc.code, exc.detail, errors), headers_of(exc))
     if isinstance(exc, Http404):
         exc = exceptions.NotFound("There is no such thing here.")
     if not isinstance(exc, exceptions.APIException):
@@ -92,12 +93,12 @@ def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
             yield from field_errors(item, f"{path}.{here}".strip("."))
 
 
-def headers_of(exc: exceptions.APIException) -> dict[str, str]:
+def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
     headers = {}
     if getattr(exc, "auth_header", None):
         headers["WWW-Authenticate"] = exc.auth_header
-    if getattr(exc, "wait", None):
-        headers["Retry-After"] = str(int(exc.wait) + 1)
+    if isinstance(exc, TooMany):
+        headers["Retry-After"] = str(math.ceil(exc.wait_s))
     return headers
 
 

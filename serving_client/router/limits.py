@@ -1,4 +1,4 @@
-"""Requests a second of each project: a token bucket that all routers share in Valkey, and one here while it is away."""
+"""Requests a second of each project."""
 
 from __future__ import annotations
 
@@ -9,40 +9,10 @@ from typing import cast
 
 import redis.asyncio as redis
 
+from serving_client.buckets import TAKE, Bucket
 from serving_client.router.errors import Refusal
 from serving_client.router.patience import Patience
 from serving_client.routing import RateLimit
-
-# Level and time (seconds) of a bucket in one hash; Valkey's clock, so that routers need not agree on theirs.
-# Returns milliseconds until a token is there; 0 = taken.
-TAKE = """
-local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
-local held = redis.call('HMGET', KEYS[1], 'level', 'at')
-local level = math.min(burst, (tonumber(held[1]) or burst) + math.max(0, now - (tonumber(held[2]) or now)) * rate)
-local wait = 0
-if level >= 1 then level = level - 1 else wait = math.ceil((1 - level) / rate * 1000) end
-redis.call('HSET', KEYS[1], 'level', tostring(level), 'at', string.format('%.6f', now))
-redis.call('PEXPIRE', KEYS[1], math.ceil(burst / rate * 1000) + 1000)
-return wait
-"""
-
-
-class Bucket:
-    """A token bucket of this process alone; `now` in seconds of any steady clock."""
-
-    def __init__(self, limit: RateLimit, now: float) -> None:
-        self._level, self._at = float(limit.burst), now
-
-    def take(self, limit: RateLimit, now: float) -> float:
-        """Seconds until a token is there; 0 = taken."""
-        self._level = min(limit.burst, self._level + (now - self._at) * limit.per_s)
-        self._at = now
-        if self._level < 1:
-            return (1 - self._level) / limit.per_s
-        self._level -= 1
-        return 0.0
 
 
 class RateLimits:
@@ -65,7 +35,9 @@ class RateLimits:
 
     async def _shared(self, project: str, limit: RateLimit) -> int | None:
         arguments = [limit.per_s, limit.burst]
-        return await self._patience.ask(lambda: cast("Awaitable[int]", self._take([f"ah:rate:{project}"], arguments)))
+        key = f"ah:rate:{project}"
+        answer = await self._patience.ask(lambda: cast("Awaitable[list[int]]", self._take([key], arguments)))
+        return answer[0] if answer else None
 
     def _alone(self, project: str, limit: RateLimit) -> float:
         now = time.monotonic()

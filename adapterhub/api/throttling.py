@@ -1,0 +1,109 @@
+"""How many calls a second one token, person or stranger's address may make: a bucket that all web processes share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import redis
+from django.conf import settings
+from django.http import HttpRequest
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from adapterhub.accounts.models import ApiToken
+from adapterhub.api.errors import TooMany
+from serving_client.buckets import TAKE, Bucket
+from serving_client.routing import RateLimit
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
+
+log = logging.getLogger(__name__)
+# After a rest a caller may send what it saved up for two seconds.
+BURST_S = 2
+TIMEOUT_S, PAUSE_S = 0.25, 1.0
+# A bound on what strangers' addresses may take of our memory while Valkey is away.
+MOST_BUCKETS_HERE = 10_000
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is left of a caller's bucket after this call; `wait_s` > 0: there was nothing left."""
+
+    limit: RateLimit
+    left: int
+    wait_s: float
+
+
+class Buckets:
+    """One bucket a caller. While Valkey is away each process allows the whole rate: too much rather than nothing."""
+
+    def __init__(self, url: str) -> None:
+        valkey = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+        self._take = valkey.register_script(TAKE)
+        self._not_before = 0.0
+        self._here: dict[str, Bucket] = {}
+        self._lock = threading.Lock()
+
+    def take(self, caller: str, limit: RateLimit) -> Taken:
+        if time.monotonic() >= self._not_before:
+            try:
+                wait_ms, left = self._take([f"ah:api:{caller}"], [limit.per_s, limit.burst])
+            except (RedisError, OSError) as error:
+                self._not_before = time.monotonic() + PAUSE_S
+                log.warning("Valkey does not count a request (%r): this process counts alone.", error)
+            else:
+                return Taken(limit, left, wait_ms / 1000)
+        return self._alone(caller, limit)
+
+    def _alone(self, caller: str, limit: RateLimit) -> Taken:
+        now = time.monotonic()
+        with self._lock:
+            if len(self._here) >= MOST_BUCKETS_HERE:
+                self._here.clear()
+            bucket = self._here.setdefault(caller, Bucket(limit, now))
+            wait_s = bucket.take(limit, now)
+            return Taken(limit, int(bucket.level), wait_s)
+
+
+@functools.cache
+def buckets() -> Buckets:
+    return Buckets(settings.REDIS_URL)
+
+
+class CallerThrottle(BaseThrottle):
+    """Counts each call on its token, else on its person, else on the address. `request.taken` tells what is left."""
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        if isinstance(request.auth, ApiToken):
+            require_room(request, f"token:{request.auth.pk}", settings.API_REQUESTS_PER_S)
+        elif request.user.is_authenticated:
+            require_room(request, f"user:{request.user.pk}", settings.API_REQUESTS_PER_S)
+        else:
+            require_room_for_stranger(request)
+        return True
+
+
+def require_room_for_stranger(request: HttpRequest | Request) -> None:
+    """For whoever has shown nothing that is good. Raises TooMany."""
+    require_room(request, f"address:{request.META.get('REMOTE_ADDR', '')}", settings.STRANGER_REQUESTS_PER_S)
+
+
+def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> None:
+    """Raises TooMany with the time at which there is room again."""
+    if not per_s:
+        return
+    request.taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))
+    if request.taken.wait_s:
+        kind = caller.partition(":")[0]
+        raise TooMany(f"One {kind} may send {per_s} requests a second: wait.", wait_s=request.taken.wait_s)

@@ -1,0 +1,36 @@
+"""Token buckets: one that all processes share in Valkey, and one of a process alone while Valkey is away."""
+
+from __future__ import annotations
+
+from serving_client.routing import RateLimit
+
+# Level and time (seconds) of a bucket in one hash; Valkey's clock, so that processes need not agree on theirs.
+# Returns milliseconds until a token is there, 0 = taken, and the whole tokens that are left.
+TAKE = """
+local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
+local held = redis.call('HMGET', KEYS[1], 'level', 'at')
+local level = math.min(burst, (tonumber(held[1]) or burst) + math.max(0, now - (tonumber(held[2]) or now)) * rate)
+local wait = 0
+if level >= 1 then level = level - 1 else wait = math.ceil((1 - level) / rate * 1000) end
+redis.call('HSET', KEYS[1], 'level', tostring(level), 'at', string.format('%.6f', now))
+redis.call('PEXPIRE', KEYS[1], math.ceil(burst / rate * 1000) + 1000)
+return {wait, math.floor(level)}
+"""
+
+
+class Bucket:
+    """A token bucket of this process alone; `now` in seconds of any steady clock."""
+
+    def __init__(self, limit: RateLimit, now: float) -> None:
+        self.level, self._at = float(limit.burst), now
+
+    def take(self, limit: RateLimit, now: float) -> float:
+        """Seconds until a token is there; 0 = taken."""
+        self.level = min(limit.burst, self.level + (now - self._at) * limit.per_s)
+        self._at = now
+        if self.level < 1:
+            return (1 - self.level) / limit.per_s
+        self.level -= 1
+        return 0.0

@@ -105,8 +105,12 @@ DATABASES = {
 }
 # A stopped process must not hold its locks for ever: the server ends a transaction that waits for its client.
 IDLE_IN_TRANSACTION_S = 120
+LIMITS = {
+    "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_S,
+    "statement_timeout": env.integer("ADAPTERHUB_STATEMENT_S", most=86_400),
+}
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault(
-    "options", f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_S}s"
+    "options", " ".join(f"-c {name}={seconds}s" for name, seconds in LIMITS.items())
 )
 # Under ASGI every request has a thread of its own: without a pool each would leave a connection behind.
 if pool := env.integer("ADAPTERHUB_DATABASE_POOL", most=1000):

@@ -17,8 +17,8 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent, Checkpoint
 from adapterhub.audit.signing import public_key_pem, signed
+from adapterhub.audit.verifier import MANIFEST_DOMAIN
 
-MANIFEST_DOMAIN = b"adapterhub.audit.manifest.v1\n"
 COLUMNS = ["sequence", "at", "tag", "actor_name", "auth_method", "token_id", "object_type", "object_id",
            "object_name", "before", "after", "reason", "evidence", "request_id"]  # fmt: skip
 # A spreadsheet would run a cell that begins with one of these.

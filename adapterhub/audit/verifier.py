@@ -2,10 +2,13 @@
 
     python verifier.py EXPORT --checkpoints DIR --public-key FILE
 
-prints `{"ok", "project", "sequence", "fault"}`. Exit 0: intact, 1: broken, 2: something cannot be read. The faults:
+prints `{"ok", "project", "sequence", "fault"}`. Exit 0: intact, 1: broken, 2: something cannot be read. EXPORT is the
+JSONL file, or the folder of a bundle: then its signed manifest is proved too, and `file` names the first file that is
+not the one that was signed for, with `sequence` null where the chain itself holds. The faults:
 
-edited   the bytes of the event are not those that its hash was made of, or it claims another place in the chain
-gap      an event is missing, or stands in another order
+edited   the bytes of the event are not those that its hash was made of, or it claims another place in the chain;
+         the bytes of `file` are not those that were signed for
+gap      an event is missing, or stands in another order; `file` is missing
 tail     the trail ends before the sequence of a signed checkpoint
 rehash   the trail holds in itself, but is not the one whose head was signed; `sequence` is the checkpoint's
 
@@ -30,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 DOMAIN = b"adapterhub.audit.v1\n"
 CHECKPOINT_DOMAIN = b"adapterhub.audit.checkpoint.v1\n"
+MANIFEST_DOMAIN = b"adapterhub.audit.manifest.v1\n"
 ENDING = re.compile(rb',"sequence":(\d+),"tag":"[a-z_:]+"\}')
 GENESIS = b"\0" * 32
 INSTALLATION = "(installation)"
@@ -187,6 +191,41 @@ def checkpoint_of(signed: bytes) -> Checkpoint:
     )
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What was signed of a bundle: its project, and size (bytes) and sha256 (hex) of each of its files."""
+
+    project: str
+    files: dict[str, tuple[int, str]]
+
+
+def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
+    """Raises Unreadable unless it is a manifest that the key signed."""
+    try:
+        outer = json.loads(path.read_bytes())
+        signed = outer["signed"].encode()
+        key.verify(bytes.fromhex(outer["signature"]), MANIFEST_DOMAIN + signed)
+        content = json.loads(signed)
+        files = {name: (int(file["size"]), str(file["sha256"])) for name, file in content["files"].items()}
+        return Manifest(content["project"] or INSTALLATION, files)
+    except InvalidSignature as error:
+        raise Unreadable(f"EXPORT {path} was not signed by this key: download the bundle again.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"EXPORT {path} is no manifest: name the folder of a bundle, or its events.jsonl.") from error
+
+
+def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
+    """The first file of the bundle that is not the one signed for, and its fault."""
+    for name, (size, digest) in sorted(manifest.files.items()):
+        path = folder / name
+        if not path.is_file():
+            return name, "gap"
+        with path.open("rb") as stream:
+            if path.stat().st_size != size or hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                return name, "edited"
+    return None
+
+
 def require_complete(points: list[Checkpoint]) -> None:
     """Raises Unreadable when a checkpoint between two others is missing."""
     known = {point.digest for point in points}
@@ -208,8 +247,23 @@ def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted:
 
 def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> dict[str, object]:
     """`{ok, project, sequence, fault}`: the first fault, or the last sequence of an intact trail. Raises Unreadable."""
+    key = read_public_key(public_key)
+    if not export.is_dir():
+        return of_trail(export, read_checkpoints(folder, key), wanted)
+    manifest = read_manifest(export / "manifest.json", key)
+    found = of_trail(export / "events.jsonl", read_checkpoints(folder, key), wanted or manifest.project)
+    broken = broken_file(export, manifest)
+    if broken is None:
+        return found
+    name, fault = broken
+    # A fault of the chain says more than that its file is another one.
+    own = {} if found["fault"] else {"ok": False, "sequence": None, "fault": fault}
+    return {**found, **own, "file": name}
+
+
+def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, object]:
+    """The verdict on the events alone."""
     events = read_export(export)
-    points = read_checkpoints(folder, read_public_key(public_key))
     project = project_of(events, points, wanted)
     points = [point for point in points if point.project == project]
     if not points:
@@ -227,7 +281,7 @@ def answer(project: str, fault: Fault | None, last: int) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Verify an exported audit trail against its signed checkpoints.")
-    parser.add_argument("export", type=Path, metavar="EXPORT", help="the JSONL file of audit/export/")
+    parser.add_argument("export", type=Path, metavar="EXPORT", help="JSONL of audit/export/, or a bundle's folder")
     parser.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder of signed checkpoints")
     parser.add_argument("--public-key", type=Path, required=True, metavar="FILE", help="Ed25519 public key, PEM")
     parser.add_argument("--project", default="", help="slug; needed for an empty export alone")

@@ -28,6 +28,7 @@ class Options:
     database_url: str = ""
     database_owner_url: str = ""
     redis_url: str = ""
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Options:
@@ -44,6 +45,7 @@ class Options:
             database_url=environment.read("DATABASE_URL", environ),
             database_owner_url=environment.read("DATABASE_OWNER_URL", environ),
             redis_url=environment.read("REDIS_URL", environ),
+            hosts=tuple(environment.words("ADAPTERHUB_HOSTS", environ)),
         )
 
 

@@ -103,6 +103,7 @@ def _router(options: Options) -> ProcessSpec:
     valkey = options.redis_url or redis_url(options.home)
     argv = _python("-m", "serving_client.router", "--host", options.host, "--port", options.router_port)
     argv += ["--redis-url", valkey, "--snapshot", f"{folder / 'table.json'}", "--spool", f"{folder / 'outcomes.spool'}"]
+    argv += ["--hosts", ",".join([*options.hosts, options.host])]
     return _spec(options, "router", argv, _http(options, options.router_port, "/healthz"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from serving_client.router.app import Settings, make_app
+from serving_client.router.hosts import LOOPBACK
 
 
 def main() -> None:
@@ -20,12 +21,14 @@ def main() -> None:
     parser.add_argument("--snapshot", type=Path, required=True, help="file that keeps the last good table")
     parser.add_argument("--spool", type=Path, help="file that keeps reports while Valkey is away")
     parser.add_argument("--load-deadline-s", type=float, default=30.0, help="how long to wait for a cold version")
+    parser.add_argument("--hosts", default=",".join(LOOPBACK), help="names that callers may call it by, with commas")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     # What lives now lives to the end; of what comes, a request's objects die young, and a full collection stops all.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    settings = Settings(arguments.redis_url, arguments.snapshot, arguments.spool, arguments.load_deadline_s)
+    hosts = tuple(host.strip() for host in arguments.hosts.split(","))
+    settings = Settings(arguments.redis_url, arguments.snapshot, arguments.spool, arguments.load_deadline_s, hosts)
     uvicorn.run(
         make_app(settings),
         host=arguments.host,

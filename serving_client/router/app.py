@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,6 +25,7 @@ from serving_client.router.answer import CLIENT_LEFT
 from serving_client.router.cache import ResponseCache
 from serving_client.router.cold import ColdVersions
 from serving_client.router.errors import Refusal
+from serving_client.router.hosts import LOOPBACK, KnownHosts
 from serving_client.router.limits import RateLimits
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
@@ -45,6 +47,7 @@ class Settings:
     snapshot: Path
     spool: Path | None = None
     load_deadline_s: float = 30.0
+    hosts: tuple[str, ...] = LOOPBACK
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -75,7 +78,8 @@ def make_app(settings: Settings) -> Starlette:
         Route("/metrics", metrics),
     ]
     handlers = {HTTPException: unknown, Refusal: refused, ClientDisconnect: left, 500: broken}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+    known = [Middleware(KnownHosts, hosts=settings.hosts)]
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=known, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return app
 

@@ -118,10 +118,60 @@ def test_an_export_for_a_spreadsheet_runs_no_formula(trail: Project) -> None:
     assert '"\'=HYPERLINK(""x"")' in "".join(csv_lines(trail))
 
 
-def test_the_bundle_of_the_command_verifies(trail: Project, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    call_command("audit_export", "eu", bundle)
-    found = verifier.verdict(bundle / "events.jsonl", bundle / "checkpoints", bundle / "public-key.pem")
-    assert found == {"ok": True, "project": "eu", "sequence": 8, "fault": None}
+@pytest.fixture
+def bundle(trail: Project, tmp_path: Path) -> Path:
+    """The export that `audit_export` writes, with its signed manifest."""
+    call_command("audit_export", "eu", tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def judge_bundle(bundle: Path) -> tuple[int, dict[str, Any]]:
+    """The bundle against the checkpoints and the key that were kept outside it."""
+    script = shutil.copy(verifier.__file__, bundle.parent / "verifier.py")
+    options = ["--checkpoints", str(Path(settings.ARTIFACT_STORE) / "checkpoints"), "--public-key",
+               str(bundle.parent / "key.pem")]  # fmt: skip
+    command = [sys.executable, "-I", str(script), str(bundle), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle.parent)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+
+
+def test_the_bundle_of_the_command_verifies(bundle: Path) -> None:
+    assert judge_bundle(bundle) == (0, {"ok": True, "project": "eu", "sequence": 8, "fault": None})
     manifest = json.loads(json.loads((bundle / "manifest.json").read_text())["signed"])
     assert {"events.jsonl", "events.csv", "public-key.pem"} <= set(manifest["files"])
+
+
+def test_a_file_of_the_bundle_that_is_not_the_signed_one_is_named(bundle: Path) -> None:
+    """The chain says nothing of the spreadsheet: only the manifest does."""
+    sheet = bundle / "events.csv"
+    whole = sheet.read_bytes()
+    sheet.write_bytes(whole.replace(b"project:created", b"project:changed", 1))
+    broken = {"ok": False, "project": "eu", "sequence": None, "fault": "edited", "file": "events.csv"}
+    assert judge_bundle(bundle) == (1, broken)
+    sheet.unlink()
+    assert judge_bundle(bundle) == (1, {**broken, "fault": "gap"})
+    sheet.write_bytes(whole)
+    assert judge_bundle(bundle)[0] == 0
+
+
+def test_an_edited_event_of_a_bundle_is_named_with_its_sequence(bundle: Path) -> None:
+    events = bundle / "events.jsonl"
+    events.write_text(events.read_text().replace('\\"n\\":2', '\\"n\\":7'))
+    broken = {"ok": False, "project": "eu", "sequence": 3, "fault": "edited", "file": "events.jsonl"}
+    assert judge_bundle(bundle) == (1, broken)
+
+
+@pytest.mark.parametrize("forge", ["digest", "signature", "gone"])
+def test_a_manifest_that_was_not_signed_is_no_verdict(bundle: Path, forge: str) -> None:
+    manifest = bundle / "manifest.json"
+    outer = json.loads(manifest.read_text())
+    if forge == "digest":
+        size = (bundle / "events.csv").stat().st_size
+        outer["signed"] = outer["signed"].replace(f'"size":{size}', f'"size":{size + 1}')
+    elif forge == "signature":
+        outer["signature"] = "00" * 64
+    manifest.write_text(json.dumps(outer))
+    if forge == "gone":
+        manifest.unlink()
+    code, said = judge_bundle(bundle)
+    assert (code, said["said"][:6]) == (2, "EXPORT")

@@ -42,6 +42,7 @@ def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
         "hyperparameters": body.get("hyperparameters") or {},
         "method": body["method"],
         "priority": body.get("priority") or 0,
+        "prompts": dict(body.get("prompts") or {}),
     }
 
 
@@ -58,7 +59,8 @@ def body_of(run: TrainingRun) -> Body:
     }
     if run.rank_analysis_id:
         body |= {"rank_analysis": str(run.rank_analysis_id), "start_values": run.takes_start_values}
-    return {**body, "budget": run.budget} if run.budget else body
+    chosen = {"budget": run.budget, "prompts": run.prompts}
+    return {**body, **{name: value for name, value in chosen.items() if value}}
 
 
 def twins(run: TrainingRun, origin: str) -> dict[str, str]:

@@ -70,6 +70,21 @@ class RenderingForm(forms.Form):
         self.fields["base_model"].queryset = BaseModel.objects.ready()
 
 
+class PromptsField(forms.CharField):
+    """Prompts by name, one a line."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
+
+    def to_python(self, value: Any) -> dict[str, str]:
+        lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
+        parted = [line.partition(":") for line in lines]
+        for line, (name, _, prompt) in zip(lines, parted, strict=True):
+            if not name.strip() or not prompt.strip():
+                raise forms.ValidationError(f"Write NAME: PROMPT, not {line[:60]!r}.")
+        return {name.strip(): prompt.strip() for name, _, prompt in parted}
+
+
 class RunForm(forms.Form):
     """A new training. The numbers have sane defaults; their bounds stand in one table."""
 
@@ -88,6 +103,12 @@ class RunForm(forms.Form):
     )
     start_values = forms.BooleanField(
         required=False, initial=True, help_text="Begin with the analysis' start values, where it has them."
+    )
+
+    prompts = PromptsField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "deadline: When must an incident be reported?"}),
+        help_text="One a line, as NAME: PROMPT. The base and each checkpoint answer them; the run's page shows it.",
     )
 
     priority = forms.IntegerField(
@@ -150,6 +171,7 @@ class RunForm(forms.Form):
             **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},
             "priority": self.cleaned_data["priority"] or 0,
             "hyperparameters": self.hyperparameters(),
+            "prompts": self.cleaned_data["prompts"],
             **self.planned(),
         }
 

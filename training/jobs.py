@@ -29,7 +29,7 @@ ASK_S = 1.0
 # Between two looks at the device: its free memory is for people to read.
 REPORT_S = 60.0
 # Events of former attempts that count again: writing them twice changes nothing.
-KEPT = ("metrics", "evaluation")
+KEPT = ("metrics", "evaluation", "answers")
 SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
 log = logging.getLogger(__name__)
 

@@ -67,7 +67,8 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
     known = {name: value for name, value in past.hyperparameters.items() if name in TABLE}
     rank = (past.budget or {}).get("uniform_rank")
     return {"adapter": past.adapter_id, "dataset": past.dataset_id, "rank_analysis": past.rank_analysis_id,
-            "method": past.method, "priority": past.priority, "uniform_rank": rank, **known, **initial}  # fmt: skip
+            "method": past.method, "priority": past.priority, "prompts": past.prompts, "uniform_rank": rank, **known,
+            **initial}  # fmt: skip
 
 
 def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
@@ -117,6 +118,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "job": shown,
         "curves": curves(list(shown.metrics.values_list("step", "values"))),
         "log": RunLog.tail(shown, LOG_TAIL),
+        "answers": list(shown.answers.all()) if shown.prompts else [],
         "may_train": Scope.TRAIN in scopes_in(request, shown.project),
     }
     if not request.headers.get("HX-Request"):

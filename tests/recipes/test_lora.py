@@ -201,3 +201,29 @@ def test_a_run_with_start_values_begins_with_them(finished: Path, inputs: dict[s
     assert lora.main([str(write_run(tmp_path, inputs, steps=1, **changes))]) == 0
     trained = load_file(tmp_path / "output" / "adapter" / "adapter_model.safetensors")
     assert torch.allclose(trained[name], values[:3], atol=1e-6)
+
+
+def test_prompts_are_answered_by_the_base_and_each_checkpoint_and_change_nothing(
+    tmp_path: Path, inputs: dict[str, str], finished: Path
+) -> None:
+    prompts = {"greeting": "the quick", "end": "a lazy dog"}
+    assert lora.main([str(write_run(tmp_path, inputs, prompts=prompts))]) == 0
+    told = {event["step"]: event["answers"] for event in events_of(tmp_path, "answers")}
+    assert list(told) == [0, 5, 10, 15, 20, 25, 30]
+    assert all(set(answers) == set(prompts) for answers in told.values())
+    assert told[0] != told[30]
+    assert losses(tmp_path) == losses(finished)
+    last = continued(inputs, tmp_path / "output" / "adapter", prompts["greeting"])
+    assert told[30]["greeting"] == last
+
+
+def continued(inputs: dict[str, str], adapter: Path, prompt: str) -> str:
+    from peft import PeftModel
+
+    from training.recipes.answers import NEW_TOKENS
+    from training.recipes.compare import answer_of
+    from training.tars.base_model import load_model, load_tokenizer
+
+    base = Path(inputs["base_model"])
+    model = PeftModel.from_pretrained(load_model(base), str(adapter))
+    return answer_of(lambda ask: ask(model), load_tokenizer(base), prompt, NEW_TOKENS)

@@ -14,6 +14,7 @@ from django.db import connection
 from safetensors.numpy import load_file, save_file
 
 from adapterhub.accounts.models import Project, User
+from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
@@ -207,3 +208,43 @@ def test_a_child_that_dies_ends_the_run_with_a_reason(
     assert run.status == JobStatus.FAILED
     assert run.reason
     assert run.message
+
+
+def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
+    line_of_work: Adapter, long_dataset: Dataset, alice: User
+) -> None:
+    run = TrainingRun.launch(
+        adapter=line_of_work, dataset=long_dataset, hyperparameters=FAST, prompts={"greeting": "the quick"},
+        by=alice.as_actor(),
+    )  # fmt: skip
+    work("trainingrun", str(run.pk))
+    kept = list(run.answers.values_list("step", "name"))
+    assert kept == [(0, "greeting"), (3, "greeting"), (6, "greeting")]
+    run.refresh_from_db()
+
+    assert run.version.lineage["prompts"] == ["greeting"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        ({"": "text"}, "name"),
+        ({"empty": " "}, "The prompt empty"),
+        ({f"p{number}": "text" for number in range(9)}, "at most 8"),
+    ],
+)
+def test_bad_prompts_are_named(
+    prompts: dict[str, str], told: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
+) -> None:
+    with pytest.raises(Invalid, match=told) as caught:
+        TrainingRun.launch(adapter=line_of_work, dataset=long_dataset, prompts=prompts, by=alice.as_actor())
+    assert caught.value.field == "prompts"
+    assert not TrainingRun.objects.exists()
+
+
+def test_a_run_in_shards_answers_no_prompts(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
+    with pytest.raises(Invalid, match="shards"):
+        TrainingRun.launch(
+            adapter=line_of_work, dataset=long_dataset, prompts={"one": "text"},
+            hyperparameters={**FAST, "devices": 2, "sharded": 1}, by=alice.as_actor(),
+        )  # fmt: skip

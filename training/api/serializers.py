@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from registry.models import BaseModel
 from training import analysis_settings, row_files
-from training.models import Compression, Dataset, Erasure, RankAnalysis, RunMetric, TrainingRun
+from training.models import CheckpointAnswer, Compression, Dataset, Erasure, RankAnalysis, RunMetric, TrainingRun
 from training.models.keeping import Retention
 
 
@@ -153,7 +153,7 @@ class TrainingRunSerializer(JobSerializer):
         model = TrainingRun
         fields = [
             *JobSerializer.Meta.fields, "adapter", "method", "priority", "rank_analysis", "budget", "start_values",
-            "hyperparameters", "version", "loss_before", "loss_after",
+            "hyperparameters", "prompts", "version", "loss_before", "loss_after",
         ]  # fmt: skip
 
 
@@ -169,6 +169,12 @@ class NewTrainingRunSerializer(serializers.Serializer):
         required=False, allow_null=True, help_text="Begin with the analysis' start values; None: where it has them."
     )
     hyperparameters = serializers.DictField(required=False, default=dict)
+    prompts = serializers.DictField(
+        child=serializers.CharField(),
+        required=False,
+        default=dict,
+        help_text="By name: each checkpoint answers them, and the answers are kept.",
+    )
     priority = serializers.IntegerField(default=0, min_value=-100, max_value=100)
     anyway = serializers.BooleanField(default=False, help_text="Queue it although the preflight says it will not fit.")
 
@@ -189,6 +195,12 @@ class RunMetricSerializer(serializers.ModelSerializer):
     class Meta:
         model = RunMetric
         fields = ["step", "values"]
+
+
+class CheckpointAnswerSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = CheckpointAnswer
+        fields = ["step", "name", "answer"]
 
 
 class CompressionSerializer(JobSerializer):

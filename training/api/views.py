@@ -186,7 +186,7 @@ class TrainingRunViewSet(Reading):
     pagination_class = ByCreation
     scopes = {
         **dict.fromkeys(("create", "cancel", "resume", "clone", "preflight"), Scope.TRAIN),
-        **dict.fromkeys(("metrics", "logs", "events", "compare"), Scope.READ),
+        **dict.fromkeys(("metrics", "answers", "logs", "events", "compare"), Scope.READ),
     }
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})
@@ -264,6 +264,12 @@ class TrainingRunViewSet(Reading):
     def metrics(self, request: Request, pk: str) -> Response:
         """Every logged step."""
         return Response(shapes.RunMetricSerializer(self.get_object().metrics.all(), many=True).data)
+
+    @extend_schema(responses=shapes.CheckpointAnswerSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def answers(self, request: Request, pk: str) -> Response:
+        """What each checkpoint said to the run's prompts; step 0 is the base model."""
+        return Response(shapes.CheckpointAnswerSerializer(self.get_object().answers.all(), many=True).data)
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, pagination_class=None)

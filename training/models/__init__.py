@@ -1,3 +1,4 @@
+from training.models.answers import CheckpointAnswer
 from training.models.compression import Compression
 from training.models.dataset import Dataset
 from training.models.device import Device
@@ -8,6 +9,7 @@ from training.models.run_log import RunLog
 from training.models.training_run import RunMetric, TrainingRun
 
 __all__ = [
+    "CheckpointAnswer",
     "Compression",
     "Dataset",
     "Device",

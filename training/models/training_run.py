@@ -20,6 +20,7 @@ from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training import preflight
 from training.hyperparameters import OUTER, with_defaults
+from training.models.answers import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.models.rank_analysis import RankAnalysis
@@ -44,6 +45,7 @@ class TrainingRun(GpuJob):
     budget = models.JSONField(null=True, blank=True, help_text="Instead of the analysis' own.")
     takes_start_values = models.BooleanField(default=False)
     hyperparameters = models.JSONField()
+    prompts = models.JSONField(default=dict, help_text="By name; each checkpoint answers them.")
     version = models.OneToOneField(AdapterVersion, models.PROTECT, null=True, editable=False, related_name="run")
     loss_before = models.FloatField(null=True, editable=False)
     loss_after = models.FloatField(null=True, editable=False)
@@ -91,6 +93,7 @@ class TrainingRun(GpuJob):
         hyperparameters: dict[str, Any] | None = None,
         method: str = Method.LORA,
         priority: int = 0,
+        prompts: Prompts | None = None,
     ) -> TrainingRun:
         """A run that is not saved, for a preflight or to be queued. Raises Invalid.
 
@@ -110,8 +113,10 @@ class TrainingRun(GpuJob):
             takes_start_values=taken(start_values, rank_analysis),
             hyperparameters=with_defaults(hyperparameters or {}),
             priority=priority,
+            prompts=prompts or {},
             created_by=by.user,
         )
+        checked(run.prompts, sharded=bool(run.hyperparameters.get("sharded")))
         check_init(run)
         check_rslora(run)
         run.require_of_project("dataset", dataset)
@@ -125,6 +130,7 @@ class TrainingRun(GpuJob):
             "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
             "budget": self.budget,
             "start_values": self.takes_start_values,
+            **({"prompts": sorted(self.prompts)} if self.prompts else {}),
         }
 
     def resume(self, *, by: Actor) -> None:
@@ -161,6 +167,7 @@ class TrainingRun(GpuJob):
             "events": str(folder / "events.jsonl"),
             **self.rank_plan(),
             "init": self.start_values(),
+            "prompts": self.prompts,
             "devices": self.devices,
             "sharding": "fsdp" if self.hyperparameters.get("sharded") else "ddp",
             "hyperparameters": {
@@ -199,6 +206,10 @@ class TrainingRun(GpuJob):
                 self.write(progress=self.progress_after(event))
                 values = {name: value for name, value in event.items() if name not in ("kind", "step")}
                 RunMetric.objects.update_or_create(run=self, step=event["step"], defaults={"values": values})
+        elif event["kind"] == "answers":
+            with transaction.atomic():
+                self.write(attempt=self.attempt)
+                CheckpointAnswer.keep(self, event["step"], event["answers"])
         elif event["kind"] == "evaluation":
             self.write(**{f"loss_{event['when']}": event["loss"]})
 

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from training.recipes import processes, run_file
+from training.recipes.answers import Answering
 from training.recipes.checkpoints import Reporter, last_complete
 from training.recipes.evaluation import HeldOutLoss, held_out_loss
 from training.recipes.material import Material, read_material
@@ -85,6 +86,8 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     base_loss = [BaseLoss(evaluate_before)] if sharded else []
     for callback in (*base_loss, *method.callbacks, Reporter(events, cancel, material.tokens, state)):
         trainer.add_callback(callback)
+    if run.prompts:
+        trainer.add_callback(Answering(run.prompts, tokenizer, events, state))
 
     checkpoint = last_complete(run.output / "checkpoints")
     events.write("log", message=f"Training from {checkpoint.name if checkpoint else 'the start'}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Run:
     devices: int = 1
     sharding: str = "ddp"
     init: str = "random"
+    prompts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, record: Record) -> Run:
@@ -81,6 +82,7 @@ class Run:
             devices=int(number({"devices": 1, **record}, "devices", whole=True, least=1)),
             sharding=one_of(record, "sharding", ("ddp", "fsdp")),
             init=str(record.get("init") or "random"),
+            prompts=record.get("prompts") or {},
         )
 
     @property

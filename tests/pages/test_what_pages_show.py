@@ -14,7 +14,8 @@ from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import write_adapter
 from tests.pages.plans import PLAN
-from training.models import Dataset, RankAnalysis, TrainingRun
+from training.hyperparameters import with_defaults
+from training.models import CheckpointAnswer, Dataset, RankAnalysis, TrainingRun
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +106,24 @@ def test_two_plans_stand_side_by_side(adapter: Adapter, dataset: Dataset, alice:
     assert page.count(">+4<") == 2
     RankAnalysis.objects.filter(pk=other.pk).update(plan=None)
     assert client.get(reverse("compare-plans", args=[one.pk]) + f"?to={other.pk}").status_code == 422
+
+
+def test_a_run_shows_what_its_checkpoints_said_and_its_clone_asks_the_same(
+    adapter: Adapter, dataset: Dataset, alice: User, client: Client
+) -> None:
+    body = {"adapter": adapter.pk, "dataset": dataset.pk, "method": "lora", **with_defaults({})}
+    refused = client.post(reverse("new-training-run"), {**body, "prompts": "no colon here", "anyway": "on"})
+    assert "Write NAME: PROMPT" in refused.content.decode()
+    asked = "deadline: When must it be reported?\nwho: To whom?"
+    made = client.post(reverse("new-training-run"), {**body, "prompts": asked, "anyway": "on"})
+    run = TrainingRun.objects.get()
+    assert run.prompts == {"deadline": "When must it be reported?", "who": "To whom?"}
+    CheckpointAnswer.keep(run, 0, {"deadline": "Never."})
+    for _ in range(2):
+        CheckpointAnswer.keep(run, 20, {"deadline": "Within four hours."})
+    page = client.get(made["Location"]).content.decode()
+    for shown in ("When must it be reported?", "0, the base", "Never.", "Within four hours."):
+        assert page.count(shown) == 1, shown
+    listed = client.get(f"/api/v1/training-runs/{run.pk}/answers/").json()
+    assert [(row["step"], row["answer"]) for row in listed] == [(0, "Never."), (20, "Within four hours.")]
+    assert "deadline: When must it be reported?" in client.get(f"/training/new/?clone={run.pk}").content.decode()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import redis
 from django.conf import settings
 from django.utils.timezone import now
 
 ROUTING_TABLE = "ah:routing-table"
+ROUTING_CHANGES = "ah:routing-changes"
+NEWEST_TABLE = "ah:routing-newest"
 WANTS = "ah:wants"
 OUTCOMES = "ah:outcomes"
 ASKED_WITHIN_S = 60
 
 
 def valkey() -> redis.Redis:
-    """A connection to the Valkey that all routers listen to."""
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=5)
+    """The Valkey that all routers listen to."""
+    return redis.Redis(connection_pool=connections(settings.REDIS_URL))
+
+
+@cache
+def connections(url: str) -> redis.ConnectionPool:
+    return redis.ConnectionPool.from_url(url, socket_timeout=5)
 
 
 def wanted_now() -> set[str]:

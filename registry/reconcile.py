@@ -6,7 +6,6 @@ It compares the world with the database and never trusts an event, so that any r
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,25 +19,14 @@ from django.db import connection, transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import system
-from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.api.errors import Conflict
 from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry import visits
-from registry.channels import ROUTING_TABLE, valkey
-from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout, RolloutStatus
+from registry.models import AdapterVersion, Cluster, Replica, Rollout, RolloutStatus
+from registry.publishing import publish
 from registry.wanted import Wanted, wanted_versions
-from serving_client.routing import (
-    AliasRoute,
-    CacheRule,
-    Checks,
-    RateLimit,
-    RolloutRoute,
-    RoutingTable,
-    TokenRoute,
-    VersionRoute,
-)
 
 RECONCILER = system("reconciler")
 TOGETHER = 50
@@ -252,97 +240,3 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
 
 def refusal(replica: Replica, rollout: Rollout) -> str:
     return str(replica.refused.get(rollout.candidate.served_name, ""))
-
-
-def publish() -> RoutingTable:
-    """Build the table and push it to the routers. They keep the last good one while Valkey is away."""
-    table = routing_table()
-    with valkey() as client:
-        client.set(ROUTING_TABLE, table.to_json())
-        client.publish(ROUTING_TABLE, str(table.generation))
-    return table
-
-
-def routing_table() -> RoutingTable:
-    """The table as the database says now."""
-    aliases = list(Alias.objects.select_related("project", "version__adapter"))
-    serving = Rollout.objects.serving().select_related("candidate__adapter")
-    running = {rollout.alias_id: rollout for rollout in serving}
-    return RoutingTable(
-        generation=next_generation(),
-        published_at=time.time(),
-        aliases={alias.name: alias_route(alias, running.get(alias.pk)) for alias in aliases},
-        adapters={alias.version.adapter.slug: alias.version.served_name for alias in aliases},
-        versions=version_routes(),
-        tokens={token.pk: token_route(token) for token in infer_tokens()},
-        limits=rate_limits(),
-    )
-
-
-def rate_limits() -> dict[str, RateLimit]:
-    """The same for each project; after a rest it may send two seconds' worth at once."""
-    per_s = settings.PROJECT_REQUESTS_PER_S
-    limit = RateLimit(per_s, 2 * per_s)
-    return dict.fromkeys(Project.objects.values_list("slug", flat=True), limit) if per_s > 0 else {}
-
-
-def next_generation() -> int:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT nextval('routing_table_generation')")
-        return int(cursor.fetchone()[0])
-
-
-def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
-    return AliasRoute(
-        project=alias.project.slug,
-        stable=alias.version.served_name,
-        rollout=rollout and rollout_route(rollout),
-        cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
-    )
-
-
-def rollout_route(rollout: Rollout) -> RolloutRoute:
-    return RolloutRoute(
-        id=str(rollout.pk),
-        candidate=rollout.candidate.served_name,
-        weight=rollout.weight,
-        salt=rollout.salt,
-        shadow=rollout.shadow,
-        checks=Checks(**rollout.checks),
-        **rollout.targeting,
-    )
-
-
-def version_routes() -> dict[str, VersionRoute]:
-    """Ready versions of base models that some cluster serves; there may be many, so only what a route needs is read."""
-    held = holders()
-    ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"))
-    columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
-    return {
-        name: VersionRoute(project, base, digest, tuple(held.get((base_pk, name), ())))
-        for name, digest, project, base, base_pk in ready.values_list(*columns)
-    }
-
-
-def holders() -> dict[tuple[int, str], list[str]]:
-    """(base model, served name) -> addresses of the healthy replicas that were seen to hold it.
-
-    One that comes and goes is left out as long as another holds the version.
-    """
-    steady: dict[tuple[int, str], list[str]] = {}
-    resting: dict[tuple[int, str], list[str]] = {}
-    for replica in Replica.objects.filter(is_healthy=True).select_related("cluster"):
-        for name in replica.loaded:
-            found = resting if replica.is_resting else steady
-            found.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
-    return resting | steady
-
-
-def infer_tokens() -> list[ApiToken]:
-    found = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
-    return [token for token in found.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
-
-
-def token_route(token: ApiToken) -> TokenRoute:
-    expires = token.expires_at.timestamp() if token.expires_at else None
-    return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)

@@ -6,7 +6,7 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import checks, outcomes, rollout_loop
+from registry import checks, outcomes, publishing, rollout_loop
 from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
@@ -14,7 +14,9 @@ from registry.rounds import Rounds
 
 log = logging.getLogger(__name__)
 # All threads of the process: a table that was read after my commit holds my change, whoever asked for it.
-publication = Rounds(lambda: control_loop.publish())
+publication = Rounds(lambda: publishing.publish())
+changed: set[int] = set()
+changes = Rounds(lambda: tell_changes())
 
 
 @shared_task
@@ -76,3 +78,28 @@ def publish_and_reconcile() -> None:
         reconcile.delay()
     except (redis.RedisError, OperationalError) as error:
         log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+
+
+def route_and_reconcile(alias: int) -> None:
+    """After a commit: tell the routers what the alias serves now, and wake the loop. Without Valkey the next tick does
+    both.
+    """
+    changed.add(alias)
+    try:
+        changes.join()
+        reconcile.delay()
+    except (redis.RedisError, OperationalError) as error:
+        log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+
+
+def tell_changes() -> None:
+    """Of all aliases that changed while the round before was told; what could not be told is told with the next."""
+    aliases = set()
+    while changed:
+        aliases.add(changed.pop())
+    try:
+        if aliases:
+            publishing.publish_changes(aliases)
+    except redis.RedisError:
+        changed.update(aliases)
+        raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -106,6 +106,18 @@ class RoutingTable:
         """The table as it travels and as the snapshot keeps it."""
         return orjson.dumps(self).decode()
 
+    def changed_by(self, change: RoutingTable) -> RoutingTable:
+        """This table after a change of some aliases, which names their routes and the versions behind them."""
+        aliases = {**self.aliases, **change.aliases}
+        return replace(
+            self,
+            generation=change.generation,
+            published_at=change.published_at,
+            aliases=aliases,
+            adapters=adapters_of(aliases),
+            versions={**self.versions, **change.versions},
+        )
+
     @classmethod
     def from_json(cls, text: str | bytes) -> RoutingTable:
         """Raises ValueError when the text is no table. Fields that a newer control plane added are left out."""
@@ -113,6 +125,16 @@ class RoutingTable:
             return _table(orjson.loads(text))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The text is no routing table: {error!r}.") from error
+
+
+def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
+    """Adapter -> the version that an alias serves of it; of several aliases the last by name decides."""
+    return {adapter_of(route.stable): route.stable for _, route in sorted(aliases.items())}
+
+
+def adapter_of(served_name: str) -> str:
+    """`dora` of `dora.v3-0123456789ab`."""
+    return served_name.rpartition(".v")[0]
 
 
 def _table(raw: dict[str, Any]) -> RoutingTable:

@@ -90,7 +90,7 @@ def test_an_import_turned_round_is_found(tmp_path: Path, module: str, line: str)
 def test_only_the_control_loop_talks_to_engines() -> None:
     talkers = {module for module, tree in modules(ROOT) for target in imports(tree)
                if module.startswith("registry.") and target.startswith("serving_client")}  # fmt: skip
-    assert talkers <= {"registry.reconcile", "registry.visits", "registry.outcomes"}
+    assert talkers <= {"registry.reconcile", "registry.publishing", "registry.visits", "registry.outcomes"}
 
 
 def test_the_namespaces_stay_empty() -> None:

@@ -18,7 +18,7 @@ from adapterhub.audit.tags import Tag
 from registry.alias_policy import check_policy
 from registry.models.adapter import AdapterVersion
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.cluster import Cluster, reconcile_soon
+from registry.models.cluster import Cluster, route_soon
 from registry.models.evaluation import require_no_objection
 
 
@@ -66,7 +66,7 @@ class Alias(models.Model):
                 alias = cls.objects.create(project=project, name=name, cluster=cluster, version=version, policy=policy)
                 alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
                 AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))
-                reconcile_soon()
+                route_soon(alias.pk)
         except IntegrityError:
             raise Conflict(f"The alias {name!r} is taken: choose another.", field="name", code="name_taken") from None
         return alias
@@ -77,7 +77,11 @@ class Alias(models.Model):
         Raises Conflict with the present state when somebody was faster, or while a rollout moves it.
         """
         with transaction.atomic():
-            alias = Alias.objects.select_for_update().get(pk=self.pk)
+            alias = (
+                Alias.objects.select_related("project", "cluster__base_model")
+                .select_for_update(of=("self",))
+                .get(pk=self.pk)
+            )
             if alias.version_id != expected.pk:
                 raise Conflict(f"{alias} serves {alias.version} now, not {expected}.", code="alias_moved")
             if alias.rollouts.active().exists():
@@ -99,7 +103,7 @@ class Alias(models.Model):
                 after=served(version),
                 reason=reason,
             )
-        self.refresh_from_db()
+        self.version, self.generation = version, alias.generation
 
     def point_to(self, version: AdapterVersion, *, reason: str, by: Actor) -> None:
         """Change what is served and the history with it. Only inside a verb that records the event."""
@@ -107,7 +111,7 @@ class Alias(models.Model):
         self.generation += 1
         self.save(update_fields=["version", "generation"])
         self.moves.create(version=version, actor_name=by.name, reason=reason)
-        reconcile_soon()
+        route_soon(self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "") -> None:
         """Change who and what a promotion needs. On a protected alias this needs an approval of just this change."""
@@ -119,7 +123,7 @@ class Alias(models.Model):
             alias.save(update_fields=["policy"])
             if approval:
                 approval.use(by=by)
-            reconcile_soon()
+            route_soon(alias.pk)
             AuditEvent.record(
                 Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy,
                 reason=reason,

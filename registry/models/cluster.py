@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, models, transaction
@@ -138,3 +139,10 @@ def reconcile_soon() -> None:
     from registry.tasks import publish_and_reconcile
 
     transaction.on_commit(publish_and_reconcile)
+
+
+def route_soon(alias: int) -> None:
+    """After the commit tell the routers what the alias serves, and wake the control loop, which does both anyway."""
+    from registry.tasks import route_and_reconcile
+
+    transaction.on_commit(partial(route_and_reconcile, alias))

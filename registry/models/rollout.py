@@ -19,7 +19,7 @@ from adapterhub.audit.tags import Tag
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.cluster import reconcile_soon
+from registry.models.cluster import route_soon
 from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.slots import require_slots
 from registry.rollout_plans import check as check_plan
@@ -173,7 +173,7 @@ class Rollout(models.Model):
                 rollout.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(alias.version))
                 if alias.quorum:
                     rollout.request_approval(reason=reason, by=by)
-                reconcile_soon()
+                route_soon(alias.pk)
         except IntegrityError:
             raise Conflict(f"{alias} has a rollout that has not ended.", code="rollout_active") from None
         return rollout
@@ -341,7 +341,7 @@ class Rollout(models.Model):
         self.ended_at = None if status in ACTIVE else now()
         self.step_at = now() if status == RolloutStatus.RUNNING else self.step_at
         self.save(update_fields=["status", "generation", "ended_at", "weight", "step", "step_at"])
-        reconcile_soon()
+        route_soon(self.alias_id)
 
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None

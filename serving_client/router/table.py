@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis.asyncio as redis
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from serving_client.routing import RoutingTable
 
 KEY = "ah:routing-table"
+CHANGES = "ah:routing-changes"
 POLL_S = 2.0
 RECONNECT_S = 0.5
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ class TableWatcher:
         self._changed = asyncio.Condition()
         self._seen: bytes | str | None = None
         self.table: RoutingTable | None = load_snapshot(snapshot)
+        # The last whole table, before what was told of single aliases since.
+        self._whole = self.table
 
     async def run(self) -> None:
         """Follow until cancelled; while Valkey is away the last good table stays."""
@@ -48,23 +52,32 @@ class TableWatcher:
                 await channel.get_message(timeout=POLL_S)
 
     async def _read(self) -> None:
-        text = await self._valkey.get(KEY)
-        if text is not None and text != self._seen:
-            self._seen = text
-            await self.take(text)
+        async with self._valkey.pipeline() as pipe:
+            pipe.get(KEY)
+            pipe.zrange(CHANGES, 0, -1)
+            text, changes = await pipe.execute()
+        is_news = text is not None and text != self._seen
+        self._seen = text
+        await self.take(text if is_news else None, changes)
 
-    async def take(self, text: bytes | str) -> None:
-        """Accept a published table, unless it is older than the one at hand or no table at all."""
-        try:
-            table = RoutingTable.from_json(text)
-        except ValueError as error:
-            log.error("The published table cannot be read (%s); the last good one stays.", error)
-            return
-        if is_newer(table, self.table):
-            self.table = table
-            async with self._changed:
-                self._changed.notify_all()
-            await self._keep(text.encode() if isinstance(text, str) else text)
+    async def take(self, text: bytes | str | None, changes: Sequence[bytes | str] = ()) -> None:
+        """Accept a published table, unless it is older than the one at hand or no table at all, and what changed
+        since: all changes that are out, in their order.
+        """
+        whole = readable(text) if text is not None else None
+        if is_next := whole is not None and is_newer(whole, self._whole):
+            self._whole = whole
+        if self._whole:
+            table = changed_since(self._whole, changes)
+            if is_next or is_newer(table, self.table):
+                await self._use(table, text if table is whole else None)
+
+    async def _use(self, table: RoutingTable, text: bytes | str | None) -> None:
+        self.table = table
+        async with self._changed:
+            self._changed.notify_all()
+        text = text or table.to_json()
+        await self._keep(text.encode() if isinstance(text, str) else text)
 
     async def _keep(self, text: bytes) -> None:
         try:
@@ -84,6 +97,21 @@ class TableWatcher:
     def _holding(self, version: str) -> RoutingTable | None:
         route = self.table.versions.get(version) if self.table else None
         return self.table if route and route.replicas else None
+
+
+def readable(text: bytes | str) -> RoutingTable | None:
+    try:
+        return RoutingTable.from_json(text)
+    except ValueError as error:
+        log.error("The published table cannot be read (%s); the last good one stays.", error)
+        return None
+
+
+def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> RoutingTable:
+    for change in map(readable, changes):
+        if change and change.generation > table.generation:
+            table = table.changed_by(change)
+    return table
 
 
 def is_newer(table: RoutingTable, held: RoutingTable | None) -> bool:

@@ -14,7 +14,7 @@ from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from registry.models import BaseModel
-from registry.reconcile import infer_tokens
+from registry.publishing import infer_tokens
 from tests.builders import member
 
 

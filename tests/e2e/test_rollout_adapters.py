@@ -15,7 +15,8 @@ from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent, verify
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Response, Rollout
 from registry.outcomes import collect
-from registry.reconcile import reconcile, routing_table
+from registry.publishing import routing_table
+from registry.reconcile import reconcile
 from registry.rollout_loop import look_at_all
 from serving_client.engine.app import create_app
 from serving_client.engine.engine import Engine, Limits

@@ -11,7 +11,7 @@ from adapterhub.accounts.models import User
 from adapterhub.api.errors import Invalid
 from registry.alias_policy import check_policy
 from registry.models import Alias
-from registry.reconcile import routing_table
+from registry.publishing import routing_table
 from serving_client import CacheRule, RateLimit, RoutingTable
 
 RULE = {"ttl_s": 60, "max_bytes": 1000}

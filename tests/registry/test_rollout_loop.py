@@ -16,7 +16,8 @@ from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMinute, RolloutUnit
 from registry.outcomes import keep
-from registry.reconcile import RECONCILER, routing_table
+from registry.publishing import routing_table
+from registry.reconcile import RECONCILER
 from registry.rollout_loop import judge, look, look_at_all, progress
 
 STEPS = [{"weight": 10, "hold_s": 60, "min_samples": 100}, {"weight": 50, "hold_s": 60, "min_samples": 100}]

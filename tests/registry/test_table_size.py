@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, Replica
-from registry.reconcile import routing_table
+from registry.publishing import routing_table
 
 
 def test_queries_do_not_grow_with_versions(

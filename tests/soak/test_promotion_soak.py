@@ -17,7 +17,8 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout, RolloutStatus
-from registry.reconcile import reconcile, routing_table
+from registry.publishing import routing_table
+from registry.reconcile import reconcile
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
 from tests.byte_llama import save_adapter, save_model

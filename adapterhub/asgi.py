@@ -2,11 +2,14 @@
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 os.environ.setdefault("ADAPTERHUB_DATABASE_POOL", "16")
 # Nobody waits longer for a page, and one slow question must not hold a connection of the pool.
 os.environ.setdefault("ADAPTERHUB_STATEMENT_S", "30")
+django.setup(set_prefix=False)
 
-application = get_asgi_application()
+from adapterhub.handler import OneThread  # noqa: E402 - it reads the settings
+
+application = OneThread()

@@ -203,6 +203,13 @@ class ApiToken(models.Model):
     def is_waiting(self) -> bool:
         return self.needs_approval and self.approved_at is None
 
+    @property
+    def is_usable(self) -> bool:
+        """Of one token what `ApiTokenQuerySet.usable` is of many."""
+        owner = self.account or self.created_by
+        is_over = self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
+        return not is_over and not self.is_waiting and (owner is None or owner.is_active)
+
     def scopes_now(self) -> set[str]:
         """What it may do; of a service account's, no more than its roles in the project grant by now."""
         if self.account is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -48,6 +48,15 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Projec
     roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
     held = Membership.objects.filter(user_id=request.user.pk, role__in=roles)
     return Project.objects.filter(pk__in=held.values("project"))
+
+
+def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
+    """The part whose project, found by `path`, the caller sees; with a scope, has it in."""
+    token = getattr(request, "auth", None)
+    if isinstance(token, ApiToken):
+        found = queryset.filter(**{path: token.project_id})
+        return found if not scope or scope in token.scopes_now() else found.none()
+    return queryset.filter(**{f"{path}__in": projects_with(request, scope) if scope else projects_of(request)})
 
 
 def require_scope(request: HttpRequest | Request, project: Project, scope: str) -> None:

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.api.models import IdempotentRequest
-from adapterhub.api.permissions import projects_of, projects_with
+from adapterhub.api.permissions import seen_in
 from adapterhub.sealing import box
 
 IN_FLIGHT_FOR = timedelta(minutes=10)
@@ -38,10 +38,8 @@ class ProjectViewSet(viewsets.GenericViewSet):
             return queryset.none()
         # Of a list each row is guarded here: there is no object whose permission would be asked.
         listing = getattr(self, "action", None) == "list"
-        seen = (
-            projects_with(self.request, self.scopes.get("list", Scope.READ)) if listing else projects_of(self.request)
-        )
-        return queryset.filter(**{f"{self.project_path}__in": seen})
+        scope = self.scopes.get("list", Scope.READ) if listing else ""
+        return seen_in(queryset, self.project_path, self.request, scope)
 
     def project_of(self, thing: Any) -> Project | None:
         """The project that decides who may act on the thing."""

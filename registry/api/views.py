@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
 from django.http import FileResponse
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.types import OpenApiTypes
@@ -24,7 +25,7 @@ from rest_framework.response import Response
 from adapterhub.accounts.models import Project, Scope
 from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
-from adapterhub.api.permissions import actor_of, named_project, projects_of
+from adapterhub.api.permissions import actor_of, named_project, projects_of, require_scope, seen_in
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
@@ -139,12 +140,10 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     }  # fmt: skip
 
     def get_queryset(self) -> Any:
+        if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):
+            # By its key: with a slug Postgres would sort all versions of the adapter for one page.
+            return self.adapter().versions.all()
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
-
-    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        # By its key: with a slug Postgres would sort all versions of the adapter for one page.
-        self.queryset = self.queryset.filter(adapter=self.adapter())
-        return super().list(request, *args, **kwargs)
 
     def adapter(self) -> models.Adapter:
         view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
@@ -161,7 +160,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
             folder = receive(adapter, files, Path(scratch) / "given")
             folder = exports.folded(adapter, folder) if files["fold"] else folder
             version = models.AdapterVersion.publish(
-                adapter, folder, method="upload", by=actor_of(request), foreign=True
+                adapter, folder, method="upload", by=actor_of(request), foreign=True, given=True
             )
         return self.write(version, 201)
 
@@ -222,9 +221,19 @@ def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Pat
 
 
 def write_upload(upload: UploadedFile, path: Path) -> None:
+    """A large file lies on a disk already: on the same one it is moved."""
+    if isinstance(upload, TemporaryUploadedFile) and is_on_disk_of(path, upload.temporary_file_path()):
+        upload.flush()
+        os.rename(upload.temporary_file_path(), path)
+        path.chmod(0o644)
+        return
     with path.open("wb") as target:
         for chunk in upload.chunks():
             target.write(chunk)
+
+
+def is_on_disk_of(path: Path, other: str) -> bool:
+    return os.stat(path.parent).st_dev == os.stat(other).st_dev
 
 
 class ClusterViewSet(Reading):
@@ -267,20 +276,21 @@ class ReplicaViewSet(Reading):
 def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
     """A thing that a body names, if the caller sees its project and has the scope there."""
     path = {models.AdapterVersion: "adapter__project"}.get(model, "project")
-    thing = model.objects.filter(**{name: value}).first()
-    project = thing
-    for part in path.split("__"):
-        project = project and getattr(project, part)
-    if thing is None or not projects_of(view.request).filter(pk=project.pk).exists():
+    seen = seen_in(model.objects.select_related(path), path, view.request)
+    thing = seen.filter(**{name: value, f"{path}__archived_at": None}).first()
+    if thing is None:
         raise Invalid(f"There is no {field} {value!r} that you can see.", field=field, code=f"unknown_{field}")
-    named_project(view.request, project.slug, scope)
+    require_scope(view.request, thing.project, scope)
     return thing
 
 
 class AliasViewSet(Reading):
     """Public names that applications send as `model`."""
 
-    queryset = models.Alias.objects.select_related("project", "cluster", "version")
+    # A version's ranks are hundreds of numbers, which an alias does not tell.
+    queryset = models.Alias.objects.select_related("project", "cluster", "version").defer(
+        "version__ranks", "version__config", "version__metrics", "version__lineage"
+    )
     serializer_class = shapes.AliasSerializer
     pagination_class = ByName
     lookup_field = "name"
@@ -318,7 +328,9 @@ class AliasViewSet(Reading):
         """Serve another version at once, if the alias still serves the expected one."""
         alias = self.get_object()
         fields = self.read(shapes.MoveSerializer)
-        expected = self.version(fields["expected_version"], "expected_version")
+        expected = alias.version
+        if expected.served_name != fields["expected_version"]:
+            expected = self.version(fields["expected_version"], "expected_version")
         alias.move(self.version(fields["version"]), expected=expected, reason=fields["reason"], by=actor_of(request))
         return self.write(alias)
 

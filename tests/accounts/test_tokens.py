@@ -85,3 +85,29 @@ def test_a_role_is_taken_back_and_the_trail_says_who_had_it(alice: User, bob: Us
     assert memberships.roles_at(project, now()) == []
     page = client.get("/audit/roles/").content.decode()
     assert "operator" in page
+
+
+@pytest.mark.parametrize("owner", ["nobody", "maker", "account"])
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"revoked": True}, {"over": True}, {"later": True}, {"waits": True}, {"waits": True, "approved": True}],
+    ids=str,
+)
+def test_one_token_is_usable_when_the_query_finds_it(
+    alice: User, project: Project, owner: str, there: bool, fields: dict[str, bool]
+) -> None:
+    User.objects.filter(pk=alice.pk).update(is_active=there)
+    token = ApiToken.issue(
+        name="t",
+        project=project,
+        scopes=["read"],
+        created_by=alice if owner == "maker" else None,
+        account=alice if owner == "account" else None,
+        revoked_at=now() if "revoked" in fields else None,
+        expires_at=now() + timedelta(days=1 if "later" in fields else -1) if {"over", "later"} & {*fields} else None,
+        needs_approval="waits" in fields,
+        approved_at=now() if "approved" in fields else None,
+    )[0]
+    known = ApiToken.objects.get(pk=token.pk)
+    assert known.is_usable == ApiToken.objects.usable().filter(pk=token.pk).exists()

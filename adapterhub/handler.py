@@ -1,0 +1,67 @@
+"""How the web process answers: a request has one thread of a few that stay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
+from django.db import close_old_connections
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+
+class OneThread(ASGIHandler):
+    """Runs all that a request asks for in one of a few threads that stay.
+
+    Django's own handler makes a thread for each request and goes there and back for each middleware, which takes
+    longer than most requests.
+    """
+
+    chunk_size = 2**20
+
+    def __init__(self) -> None:
+        super().__init__()
+        # More would wait for a connection.
+        pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool") or {}
+        self.threads = ThreadPoolExecutor(pool.get("max_size", 16), "request")
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        super().load_middleware(is_async=False)
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise ValueError(f"This is no HTTP: {scope['type']}.")
+        await self.handle(scope, receive, send)
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, copy_context().run, self.answer, request)
+
+    def answer(self, request: HttpRequest) -> HttpResponseBase:
+        try:
+            return self.get_response(request)
+        finally:
+            close_old_connections()
+
+    async def send_response(self, response: Any, send: Any) -> None:
+        if response.streaming and not response.is_async:
+            response.streaming_content = in_blocks(iter(response.streaming_content))
+        await super().send_response(response, send)
+
+
+async def in_blocks(content: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The content as it comes, from one thread, because a query's cursor belongs to its thread. Django would
+    read all of it into memory first.
+    """
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "stream")
+    try:
+        while (block := await loop.run_in_executor(thread, next, content, None)) is not None:
+            yield block
+    finally:
+        thread.submit(close_old_connections)
+        thread.shutdown(wait=False)

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,10 +70,16 @@ def verify(folder: Path, digest: str) -> None:
 class ArtifactStore(Protocol):
     """put_dir copies a folder in and returns its digest; fetch_dir copies a verified artifact out.
 
-    stored yields digest and time of the last put of everything that is there; drop deletes what was not put since.
+    give_dir may move the folder in instead; opened shows an artifact's files as they lie, to be verified by who reads
+    them. stored yields digest and time of the last put of everything that is there; drop deletes what was not put
+    since.
     """
 
     def put_dir(self, folder: Path) -> str: ...
+
+    def give_dir(self, folder: Path) -> str: ...
+
+    def opened(self, digest: str) -> AbstractContextManager[Path]: ...
 
     def fetch_dir(self, digest: str, target: Path) -> Path: ...
 
@@ -106,14 +113,26 @@ class FolderStore:
         return self.place(digest).is_dir()
 
     def put_dir(self, folder: Path) -> str:
+        return self.take_in(folder, copy_in_one_step)
+
+    def give_dir(self, folder: Path) -> str:
+        return self.take_in(folder, move_in_one_step)
+
+    def take_in(self, folder: Path, bring: Callable[[Path, Path], None]) -> str:
         digest = digest_of(manifest_of(folder))
-        if self.has(digest):
-            # What is put again is new again: the collector of garbage must not take it before its row is there.
-            os.utime(self.place(digest))
-        else:
-            copy_in_one_step(folder, self.place(digest))
-            os.utime(self.place(digest))
+        place = self.place(digest)
+        if not self.has(digest):
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            bring(folder, place)
+        # What is put again is new again: the collector of garbage must not take it before its row is there.
+        os.utime(place)
         return digest
+
+    @contextmanager
+    def opened(self, digest: str) -> Iterator[Path]:
+        if not self.has(digest):
+            raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
+        yield self.place(digest)
 
     def stored(self) -> Iterator[tuple[str, datetime]]:
         for place in self.root.glob("[0-9a-f][0-9a-f]/*"):
@@ -158,6 +177,14 @@ def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def move_in_one_step(source: Path, target: Path) -> None:
+    """Rename the folder into place; from another disk it is copied."""
+    if os.stat(source).st_dev == os.stat(target.parent).st_dev:
+        appear(source, target)
+    else:
+        copy_in_one_step(source, target)
+
+
 def appear(partial: Path, target: Path) -> None:
     """Rename into place; a twin that was faster wrote the same bytes."""
     try:
@@ -200,15 +227,23 @@ class S3Store:
         self.client.put_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"), Body=manifest_bytes(files))
         return digest
 
-    def fetch_dir(self, digest: str, target: Path) -> Path:
-        if target.exists():
-            verify(target, digest)
-            return target
+    def give_dir(self, folder: Path) -> str:
+        return self.put_dir(folder)
+
+    @contextmanager
+    def opened(self, digest: str) -> Iterator[Path]:
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in bucket {self.bucket}.")
         with tempfile.TemporaryDirectory() as scratch:
             self.download(digest, Path(scratch))
-            copy_in_one_step(Path(scratch), target, digest)
+            yield Path(scratch)
+
+    def fetch_dir(self, digest: str, target: Path) -> Path:
+        if target.exists():
+            verify(target, digest)
+            return target
+        with self.opened(digest) as folder:
+            copy_in_one_step(folder, target, digest)
         return target
 
     def download(self, digest: str, folder: Path) -> None:

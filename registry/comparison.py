@@ -13,7 +13,7 @@ from django.conf import settings
 from registry.exports import fetched, run_child
 from registry.models import AdapterVersion, VersionEvaluation
 
-FACTS = ("method", "base_digest", "max_rank", "parameters", "size_bytes")
+FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_rank", "parameters", "size_bytes")
 
 
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:

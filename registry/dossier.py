@@ -51,6 +51,8 @@ def general(version: AdapterVersion) -> dict[str, Any]:
             "source": base.source,
             "revision": base.revision,
             "digest": version.base_digest,
+            "tokenizer": version.tokenizer_digest or NOT_KNOWN,
+            "chat template": version.template_digest or NOT_KNOWN,
         },
         "engines": {verdict.label: f"{verdict.outcome}: {verdict.reason}" for verdict in version.verdicts()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import IO
 from django.conf import settings
 
 from adapterhub.api.errors import Unavailable
-from adapterhub.artifacts import ArtifactError
+from adapterhub.artifacts import ArtifactError, File, digest_of
 from adapterhub.jobs.child import Child
 from registry.manifest import read_parts
 from registry.models import Adapter, AdapterVersion
@@ -35,9 +36,14 @@ class Dtype(StrEnum):
 
 
 def download(version: AdapterVersion) -> IO[bytes]:
-    """A zip of the files as they were published. Raises Unavailable."""
-    with scratch_copy(version) as stored:
-        return zipped(stored)
+    """A zip of the files as they were published, verified as they are read into it. Raises Unavailable."""
+    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with readable(version), version.opened() as folder:
+        archive, files = zipped(folder)
+        if digest_of(files) != version.digest:
+            archive.close()
+            raise ArtifactError("its files were changed in the store.")
+        return archive
 
 
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
@@ -46,7 +52,8 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
     Raises Unavailable when the store or the child fails.
     """
     with scratch_copy(version) as stored:
-        return zipped(rewrite(stored, version.adapter.base_model.folder, stored.with_name("export"), form, dtype))
+        base = version.adapter.base_model.folder
+        return zipped(rewrite(stored, base, stored.with_name("export"), form, dtype))[0]
 
 
 @contextmanager
@@ -57,8 +64,15 @@ def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
 
 
 def fetched(version: AdapterVersion, target: Path) -> Path:
-    try:
+    with readable(version):
         return version.fetch(target)
+
+
+@contextmanager
+def readable(version: AdapterVersion) -> Iterator[None]:
+    """Raises Unavailable when the store does not give the files, or others."""
+    try:
+        yield
     except ArtifactError as error:
         raise Unavailable(f"The files of {version} cannot be read: {error}", code="artifact_unreadable") from error
 
@@ -91,14 +105,23 @@ def run_child(what: str, arguments: list[str], folder: Path) -> None:
         raise Unavailable(f"The {what} failed: {lines[-1][:300]}", code=f"{what}_failed")
 
 
-def zipped(folder: Path) -> IO[bytes]:
-    """An open file at its start, which is gone when it is closed. Weights do not shrink, so nothing is compressed."""
+def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
+    """An open file at its start, which is gone when it is closed, and what went into it. Weights do not shrink, so
+    nothing is compressed.
+    """
     archive = tempfile.TemporaryFile(dir=settings.WORK_DIR)  # noqa: SIM115 - the response closes it
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
-        for path in sorted(folder.iterdir()):
-            entry = zipfile.ZipInfo(path.name, DATE)
-            with path.open("rb") as source, target.open(entry, "w", force_zip64=True) as sink:
-                while block := source.read(2**20):
-                    sink.write(block)
+        files = [pack(path, target) for path in sorted(folder.iterdir())]
     archive.seek(0)
-    return archive
+    return archive, files
+
+
+def pack(path: Path, archive: zipfile.ZipFile) -> File:
+    """Add the file; what was read is what is told of it."""
+    size, digest = 0, hashlib.sha256()
+    entry = zipfile.ZipInfo(path.name, DATE)
+    with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
+        while block := source.read(2**20):
+            digest.update(block)
+            size += sink.write(block)
+    return File(path.name, size, digest.hexdigest())

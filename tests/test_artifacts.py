@@ -55,6 +55,24 @@ def test_what_goes_in_comes_out(store: ArtifactStore, tmp_path: Path) -> None:
     assert store.has(digest)
 
 
+def test_what_is_given_is_stored_too(store: ArtifactStore, tmp_path: Path) -> None:
+    digest = store.give_dir(folder(tmp_path / "a", x="one"))
+    assert store.give_dir(folder(tmp_path / "twin", x="one")) == digest
+    with store.opened(digest) as found:
+        assert (found / "deep" / "x").read_text() == "one"
+    with pytest.raises(ArtifactError, match="0000"), store.opened("0" * 64):
+        pass
+
+
+def test_a_given_folder_is_moved_on_its_own_disk(tmp_path: Path) -> None:
+    given = folder(tmp_path / "a", x="one")
+    number = (given / "deep" / "x").stat().st_ino
+    store = FolderStore(tmp_path / "store")
+    place = store.place(store.give_dir(given))
+    assert (place / "deep" / "x").stat().st_ino == number
+    assert not given.exists()
+
+
 def test_equal_content_has_one_place(store: ArtifactStore, tmp_path: Path) -> None:
     one = store.put_dir(folder(tmp_path / "a", x="same"))
     two = store.put_dir(folder(tmp_path / "b", x="same"))

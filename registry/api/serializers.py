@@ -24,8 +24,8 @@ class BaseModelSerializer(serializers.ModelSerializer):
     class Meta:
         model = BaseModel
         fields = [
-            "slug", "source", "revision", "status", "message", "digest", "parameters", "size_bytes", "archived_at",
-            "created_at",
+            "slug", "source", "revision", "status", "message", "digest", "tokenizer_digest", "template_digest",
+            "parameters", "size_bytes", "archived_at", "created_at",
         ]  # fmt: skip
 
 
@@ -76,8 +76,9 @@ class VersionSerializer(serializers.ModelSerializer):
     class Meta:
         model = AdapterVersion
         fields = [
-            "adapter", "number", "served_name", "status", "message", "digest", "signature", "base_digest", "config",
-            "method", "max_rank", "ranks", "parameters", "size_bytes", "metrics", "lineage", "created_at",
+            "adapter", "number", "served_name", "status", "message", "digest", "signature", "base_digest",
+            "tokenizer_digest", "template_digest", "config", "method", "max_rank", "ranks", "parameters", "size_bytes",
+            "metrics", "lineage", "created_at",
         ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,8 @@ class AdapterVersion(models.Model):
     signature = models.TextField(blank=True, default="")
     config = models.JSONField(default=dict)
     base_digest = models.CharField(max_length=64)
+    tokenizer_digest = models.CharField(max_length=64, blank=True, default="")
+    template_digest = models.CharField(max_length=64, blank=True, default="")
     method = models.CharField(max_length=20)
     max_rank = models.PositiveIntegerField()
     ranks = models.JSONField(help_text="module name -> rank")
@@ -161,17 +165,19 @@ class AdapterVersion(models.Model):
         metrics: dict[str, Any] | None = None,
         lineage: dict[str, Any] | None = None,
         foreign: bool = False,
+        given: bool = False,
     ) -> AdapterVersion:
         """Store the folder's weights and record them as the adapter's next version.
 
         The folder's configuration is rewritten from its checked fields. Bytes before rows: a crash leaves an orphan
         artifact, never a version without weights. A `foreign` file is `checking` until a child has read its numbers.
+        A `given` folder may be moved into the store.
         Raises Invalid when the files are not an adapter of the base model.
         """
         manifest = adapter.read(folder, foreign=foreign)
         if not foreign and (fault := fault_in(folder / WEIGHTS)):
             raise refused(fault, WEIGHTS)
-        digest = store().put_dir(folder)
+        digest = store().give_dir(folder) if given else store().put_dir(folder)
         with transaction.atomic():
             Adapter.objects.select_for_update().get(pk=adapter.pk)
             if twin := cls.objects.filter(adapter=adapter, digest=digest).first():
@@ -185,6 +191,8 @@ class AdapterVersion(models.Model):
                 status=VersionStatus.CHECKING if foreign else VersionStatus.READY,
                 config=manifest.config,
                 base_digest=adapter.base_model.digest,
+                tokenizer_digest=adapter.base_model.tokenizer_digest,
+                template_digest=adapter.base_model.template_digest,
                 method=method,
                 max_rank=manifest.max_rank,
                 ranks=manifest.ranks,
@@ -265,15 +273,23 @@ class AdapterVersion(models.Model):
         if self.status != VersionStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
         if self.base_digest != cluster.base_model.digest:
-            raise Invalid(
-                f"{self} was trained on another base model than {cluster} serves.", field="version", code="wrong_base"
-            )
+            other = self.other_than(cluster.base_model)
+            raise Invalid(f"{self} was trained on another {other} than {cluster} serves.", field="version",
+                          code="wrong_base")  # fmt: skip
         if self.max_rank > cluster.max_lora_rank:
             raise Invalid(
                 f"{self} has rank {self.max_rank}; {cluster} serves at most {cluster.max_lora_rank}.",
                 field="version",
                 code="rank_too_high",
             )
+
+    def other_than(self, base: BaseModel) -> str:
+        """What the model that this version was trained on has other than `base`. Rows from before do not say all."""
+        names = ["base model"]
+        if self.tokenizer_digest and base.tokenizer_digest:
+            names += ["tokenizer"] if self.tokenizer_digest != base.tokenizer_digest else []
+            names += ["chat template"] if self.template_digest != base.template_digest else []
+        return " and another ".join(names)
 
     def verdicts(self) -> list[Verdict]:
         """Every engine's answer to this version; none for one from before configurations were kept."""
@@ -287,6 +303,13 @@ class AdapterVersion(models.Model):
         """A verified copy of the stored files. Raises ArtifactError, also when the signature does not hold."""
         require_signed(self.signature, self.identity())
         return self.stored(target)
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """The stored files as they lie. Who reads them must verify them: see `File`. Raises ArtifactError."""
+        require_signed(self.signature, self.identity())
+        with store().opened(self.digest) as folder:
+            yield folder
 
     def stored(self, target: Path) -> Path:
         """The stored files as their digest names them, signed or not. Raises ArtifactError."""

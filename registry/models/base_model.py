@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.api.errors import Invalid
-from adapterhub.artifacts import digest_of, manifest_of
+from adapterhub.artifacts import File, digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
 # Begins the source of a model that was made of a version; no client may write it.
 MADE_OF = "version:"
-IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-                  "chat_template.*", "vocab.*", "merges.txt", "*.model")  # fmt: skip
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
+IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "chat_template.*", *TOKENIZER_FILES)
 
 
 class BaseModelStatus(models.TextChoices):
@@ -42,6 +43,8 @@ class BaseModel(models.Model):
     status = models.CharField(max_length=20, choices=BaseModelStatus.choices, default=BaseModelStatus.CHECKING)
     message = models.TextField(blank=True)
     digest = models.CharField(max_length=64, blank=True, editable=False)
+    tokenizer_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
+    template_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     config = models.JSONField(default=dict, editable=False)
     parameters = models.PositiveBigIntegerField(default=0, editable=False)
     size_bytes = models.PositiveBigIntegerField(default=0, editable=False)
@@ -98,8 +101,10 @@ class BaseModel(models.Model):
         if missing or not list(self.folder.glob("*.safetensors")):
             self.reject(f"{self.folder.name}/ lacks {', '.join(missing) or 'safetensors weights'}.")
             return
-        files = manifest_of(self.folder, {path for pattern in IDENTITY_FILES for path in self.folder.glob(pattern)})
+        files = matching(self.folder, IDENTITY_FILES)
         self.digest = digest_of(files)
+        self.tokenizer_digest = digest_of(matching(self.folder, TOKENIZER_FILES))
+        self.template_digest = template_digest(self.folder)
         self.size_bytes = sum(file.size for file in files)
         self.config = json.loads((self.folder / "config.json").read_bytes())
         self.parameters = sum(count_parameters(path) for path in self.folder.glob("*.safetensors"))
@@ -126,6 +131,21 @@ class BaseModel(models.Model):
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Shapes (out, in) of the linear modules of a Llama-like architecture, by their last name."""
         return linear_shapes(self.config)
+
+
+def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:
+    return manifest_of(folder, {path for pattern in patterns for path in folder.glob(pattern)})
+
+
+def template_digest(folder: Path) -> str:
+    """sha256 hex of the chat template's text, in a file of its own or in the tokenizer's; empty without one."""
+    own, shared = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if own.is_file():
+        template: Any = own.read_text()
+    else:
+        template = json.loads(shared.read_bytes()).get("chat_template") if shared.is_file() else None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() if template else ""
 
 
 def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 from django.db import DatabaseError, transaction
 from django.test import Client
+from django.urls import reverse
 
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.errors import Invalid
@@ -68,6 +69,6 @@ def test_page_and_rest_say_them(version: AdapterVersion, ci: str, alice: User, c
     told = client.get(place, headers={"Authorization": f"Bearer {ci}"}).json()
     assert (told["tokenizer_digest"], told["template_digest"]) == (version.tokenizer_digest, "")
     client.force_login(alice)
-    page = client.get(f"/adapters/{version.adapter}/versions/{version.number}/").content.decode()
+    page = client.get(reverse("version", args=[version.adapter, version.number])).content.decode()
     assert version.tokenizer_digest[:12] in page
     assert "chat template none" in page

@@ -92,11 +92,11 @@ class ArtifactStore(Protocol):
     def hold(self, digest: str) -> None: ...
 
 
-def open_store(location: str, *, endpoint_url: str | None = None) -> ArtifactStore:
-    """The store at `s3://bucket/prefix` or in a folder."""
+def open_store(location: str, *, endpoint_url: str | None = None, addressing: str = "") -> ArtifactStore:
+    """The store at `s3://bucket/prefix` or in a folder. An S3 bucket is addressed by `path` or as a `virtual` host."""
     if location.startswith("s3://"):
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
-        return S3Store(bucket, prefix, endpoint_url)
+        return S3Store(bucket, prefix, endpoint_url, addressing)
     return FolderStore(Path(location))
 
 
@@ -197,11 +197,11 @@ def appear(partial: Path, target: Path) -> None:
 class S3Store:
     """Artifacts under prefix/<digest>/ with their manifest as manifest.json, written last."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, addressing: str = "") -> None:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         config = Config(
-            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
             signature_version="s3v4",
             response_checksum_validation="when_required",
         )

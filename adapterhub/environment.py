@@ -51,6 +51,7 @@ TABLE = {
         Setting("REDIS_URL", "", "Valkey or Redis; empty = embedded.", secret=True),
         Setting("ARTIFACT_STORE", "", "s3://bucket/prefix or a folder; empty = artifacts/ in the data folder."),
         Setting("S3_ENDPOINT_URL", "", "Endpoint of an S3-compatible store; empty = AWS."),
+        Setting("S3_ADDRESSING", "", "path or virtual (the bucket in the host name); empty = path at an endpoint."),
         Setting("AWS_SHARED_CREDENTIALS_FILE", "", "The S3 keys; boto3 reads it, and AWS's other variables, itself."),
         Setting("ADAPTERHUB_LEASE_S", "60", "Seconds after which a job without a heartbeat is taken back."),
         Setting("ADAPTERHUB_HEARTBEAT_S", "10", "Seconds between two heartbeats of a running job."),
@@ -122,6 +123,14 @@ def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 
 def flag(name: str, environ: Mapping[str, str] = os.environ) -> bool:
     """True for 1, false for 0; raises BadSetting."""
     return integer(name, environ, most=1) == 1
+
+
+def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.environ) -> str:
+    """The variable's word, or nothing when it is empty; raises BadSetting."""
+    text = read(name, environ)
+    if text and text not in choices:
+        raise BadSetting(f"{name}={text!r} is none of {', '.join(choices)}: set it to one, or unset it.")
+    return text
 
 
 def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:

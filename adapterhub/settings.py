@@ -280,8 +280,10 @@ FORMER_KEYS = env.read("ADAPTERHUB_FORMER_KEYS")
 AUDIT_KEY_FILE = HOME / "audit-key.pem"
 ARTIFACT_STORE = env.read("ARTIFACT_STORE") or str(HOME / "artifacts")
 S3_ENDPOINT_URL = env.read("S3_ENDPOINT_URL") or None
+S3_ADDRESSING = env.choice("S3_ADDRESSING", ("path", "virtual"))
 MODELS_DIR = HOME / "models"
 WORK_DIR = HOME / "work"
+INBOX_DIR = HOME / "inbox"
 SERVED_DIR = HOME / "served"
 
 LEASE_S = env.integer("ADAPTERHUB_LEASE_S", least=1)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,29 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """rclone's S3 server over a folder. It knows no versions and no locks, and refuses a wrong signature."""
+    with rclone_over(tmp_path_factory.mktemp("rclone")) as address:
+        yield f"http://{address}"
+
+
+@pytest.fixture(scope="session")
+def virtual_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """rclone's, which takes the bucket from the host name alone."""
+    with rclone_over(tmp_path_factory.mktemp("virtual"), "--force-path-style=false") as address:
+        yield f"http://s3.test:{address.split(':')[1]}"
+
+
+@contextmanager
+def rclone_over(folder: Path, *options: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    folder = tmp_path_factory.mktemp("rclone")
     command = [rclone(), "serve", "s3", "--addr", address, "--auth-key", f"{KEY},{SECRET}",
-               "--config", str(folder / "none.conf"), str(folder)]  # fmt: skip
+               "--config", str(folder / "none.conf"), *options, str(folder)]  # fmt: skip
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(address)
-        yield f"http://{address}"
+        yield address
     finally:
         process.kill()
         process.wait()

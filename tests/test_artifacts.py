@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import boto3
 import httpx
 import pytest
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from django.core.management import call_command
@@ -53,6 +55,25 @@ def test_what_goes_in_comes_out(store: ArtifactStore, tmp_path: Path) -> None:
     fetched = store.fetch_dir(digest, tmp_path / "out")
     assert (fetched / "deep" / "x").read_text() == "one"
     assert store.has(digest)
+
+
+def test_a_bucket_may_be_the_host_name(
+    virtual_endpoint: str, s3_keys: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that checks signatures, and knows the bucket only by its host name."""
+    found = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: found(
+        "127.0.0.1" if str(host).endswith(".s3.test") or host == "s3.test" else host, *rest, **more))  # fmt: skip
+    opened: Any = open_store("s3://by-host/hub", endpoint_url=virtual_endpoint, addressing="virtual")
+    opened.client.create_bucket(Bucket="by-host")
+    digest = opened.put_dir(folder(tmp_path / "a", x="one"))
+    assert (opened.fetch_dir(digest, tmp_path / "out") / "deep" / "x").read_text() == "one"
+    link = opened.download_urls(digest, 60)["x"]
+    assert link.startswith("http://by-host.s3.test:")
+    assert httpx.get(link, trust_env=False).text == "one"
+    by_path: Any = open_store("s3://by-host/hub", endpoint_url=virtual_endpoint)
+    with pytest.raises(S3UploadFailedError, match="NoSuchBucket"):
+        by_path.put_dir(folder(tmp_path / "b", x="two"))
 
 
 def test_what_is_given_is_stored_too(store: ArtifactStore, tmp_path: Path) -> None:

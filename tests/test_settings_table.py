@@ -43,3 +43,10 @@ def test_a_secret_file_that_is_missing_is_named() -> None:
 @pytest.mark.parametrize("setting", env.TABLE.values(), ids=lambda setting: setting.name)
 def test_every_setting_is_documented(setting: env.Setting) -> None:
     assert f"`{setting.name}`" in (ROOT / "docs/settings.md").read_text()
+
+
+def test_a_word_that_is_no_choice_is_named() -> None:
+    assert env.choice("S3_ADDRESSING", ("path", "virtual"), {"S3_ADDRESSING": "virtual"}) == "virtual"
+    assert env.choice("S3_ADDRESSING", ("path", "virtual"), {}) == ""
+    with pytest.raises(env.BadSetting, match="S3_ADDRESSING='host' is none of path, virtual"):
+        env.choice("S3_ADDRESSING", ("path", "virtual"), {"S3_ADDRESSING": "host"})

@@ -18,7 +18,9 @@ KEPT_FOR = timedelta(days=3653)
 
 def keep(path: str, data: bytes) -> None:
     """Write a new object. In a bucket with Object Lock nobody may change or delete it for ten years."""
-    store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+    store = open_store(
+        settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
+    )
     if isinstance(store, S3Store):
         keep_in_bucket(store, f"checkpoints/{path}", data)
     elif isinstance(store, FolderStore):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from rest_framework import serializers
 
 from registry.guardrails import Kind
+from registry.inbox import NAME
 from registry.lineage import approvals_of
 from registry.metrics import METRICS
 from registry.models import Adapter, AdapterVersion, Alias, AliasMove, BaseModel, Cluster, Replica, Response, Rollout
@@ -86,12 +87,15 @@ class UploadSerializer(serializers.Serializer):
     adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
     adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
     upload = serializers.CharField(default="", max_length=500, help_text="In place of the files: see uploads/.")
+    folder = serializers.RegexField(
+        NAME, default="", allow_blank=True, help_text="In place of the files: a folder of the project's inbox."
+    )
     fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
-        if missing and not fields["upload"]:
-            raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, or an upload."))
+        if missing and not (fields["upload"] or fields["folder"]):
+            raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, an upload, or a folder."))
         return fields
 
 

@@ -36,6 +36,7 @@ from registry.api.evidence import VersionEvidence
 from registry.api.state import cluster_state
 from registry.api.transfers import SCOPES as TRANSFERS
 from registry.api.transfers import VersionTransfers, take
+from registry.inbox import take_folder
 
 
 class FormatIsNoRenderer(DefaultContentNegotiation):
@@ -214,6 +215,9 @@ def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Pat
     folder.mkdir()
     if files["upload"]:
         take(files["upload"], adapter, folder)
+        return folder
+    if files["folder"]:
+        take_folder(files["folder"], adapter.project, folder)
         return folder
     write_upload(files["adapter_model"], folder / "adapter_model.safetensors")
     write_upload(files["adapter_config"], folder / "adapter_config.json")

@@ -317,4 +317,4 @@ class AdapterVersion(models.Model):
 
 
 def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)

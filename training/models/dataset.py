@@ -283,7 +283,7 @@ def stored_alone(file: Path) -> str:
 
 
 def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
 
 
 def scratch() -> Path:

@@ -178,7 +178,9 @@ class RankAnalysis(GpuJob):
 
     def start_values_file(self) -> Path:
         """A verified local copy of the plan's start values for A."""
-        store = open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+        store = open_store(
+            settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
+        )
         digest = self.plan["start_values"]
         return store.fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
 
@@ -197,4 +199,6 @@ def stored_start_values(folder: Path) -> str | None:
     shutil.rmtree(alone, ignore_errors=True)
     alone.mkdir()
     shutil.copy(folder / START_VALUES, alone)
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL).put_dir(alone)
+    return open_store(
+        settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
+    ).put_dir(alone)

@@ -283,7 +283,7 @@ class RunMetric(models.Model):
 
 
 def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL)
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
 
 
 def check_init(run: TrainingRun) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import os
 import signal
@@ -130,12 +129,11 @@ def large_adapter(folder: Path, seed: int) -> Path:
 
 
 def multipart(weights: bytes, config: bytes) -> bytes:
-    body = io.BytesIO()
+    parts: list[bytes] = []
     for name, content in (("adapter_model", weights), ("adapter_config", config)):
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n\r\n'
-        body.write(head.encode() + content + b"\r\n")
-    body.write(f"--{BOUNDARY}--\r\n".encode())
-    return body.getvalue()
+        parts += [head.encode(), content, b"\r\n"]
+    return b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
 
 
 class Ours(Side):

@@ -1,6 +1,6 @@
 """The child that writes an export and checks it against PEFT; it needs torch.
 
-python -m registry.export_child peft|portable|folded|merged fp32|bf16 SOURCE BASE TARGET
+python -m registry.export_child peft|portable|folded|merged|gguf fp32|bf16 SOURCE BASE TARGET
 """
 
 from __future__ import annotations
@@ -43,9 +43,26 @@ def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str
     """`export`, or the merged checkpoint, compared with PEFT on the base model's shape. Raises ExportMismatch."""
     if form == "merged":
         merge(source, base, target, dtype)
+    elif form == "gguf":
+        to_gguf(source, base, target, dtype)
     else:
         export(source, target, form, dtype)
         check_export(source, target, base, dtype)
+
+
+def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
+    """One GGUF file for llama.cpp; what it holds is read again and compared with PEFT's updates."""
+    from registry.gguf_export import FILE, read_gguf, write_gguf
+
+    portable, again = target.with_name("portable"), target.with_name("again")
+    export(source, portable, "portable", "fp32")
+    target.mkdir(parents=True)
+    write_gguf(portable, base, target / FILE, dtype)
+    again.mkdir()
+    names = list(load_file(portable / WEIGHTS))
+    save_file(read_gguf(target / FILE, base, names), again / WEIGHTS, metadata={"format": "pt"})
+    shutil.copyfile(portable / CONFIG, again / CONFIG)
+    check_export(source, again, base, dtype)
 
 
 def merge(source: Path, base: Path, target: Path, dtype: str) -> None:

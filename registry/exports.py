@@ -8,12 +8,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from django.conf import settings
 
-from adapterhub.api.errors import Unavailable
+from adapterhub.api.errors import Conflict, Unavailable
 from adapterhub.artifacts import ArtifactError, File, digest_of
 from adapterhub.jobs.child import Child
 from registry.manifest import read_parts
@@ -28,6 +29,7 @@ class Format(StrEnum):
     PEFT = "peft"
     PORTABLE = "portable"
     MERGED = "merged"
+    GGUF = "gguf"
 
 
 class Dtype(StrEnum):
@@ -47,10 +49,12 @@ def download(version: AdapterVersion) -> IO[bytes]:
 
 
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
-    """A zip of the adapter as `peft` or `portable`, or of the base with it merged; each checked against PEFT.
+    """A zip of the adapter as `peft`, `portable` or `gguf`, or of the base with it merged; each checked against PEFT.
 
-    Raises Unavailable when the store or the child fails.
+    Raises Conflict where GGUF cannot be written, and Unavailable when the store or the child fails.
     """
+    if form == Format.GGUF and not find_spec("gguf"):
+        raise Conflict("The package gguf is not installed here: `pip install adapterhub[gguf]`.", code="no_gguf")
     with scratch_copy(version) as stored:
         base = version.adapter.base_model.folder
         return zipped(rewrite(stored, base, stored.with_name("export"), form, dtype))[0]

@@ -51,7 +51,7 @@ def test_an_export_is_an_adapter(query: dict[str, str], ci: str, version: Adapte
     assert not list(settings.WORK_DIR.glob("tmp*")), "nothing is left behind"
 
 
-@pytest.mark.parametrize("query", [{"format": "gguf"}, {"dtype": "int4"}])
+@pytest.mark.parametrize("query", [{"format": "onnx"}, {"dtype": "int4"}])
 def test_an_unknown_word_is_named(query: dict[str, str], ci: str, version: AdapterVersion) -> None:
     body = problem(client(ci).get(f"{PLACE}/export/", query), 422, "invalid")
     assert body["errors"][0]["field"] in query

@@ -6,7 +6,7 @@ DIGEST = {"blank": True, "default": "", "max_length": 64}
 
 
 class Migration(migrations.Migration):
-    dependencies = [("registry", "0011_rollout_targeting")]
+    dependencies = [("registry", "0012_blind_tests")]
 
     operations = [
         migrations.AddField("basemodel", "tokenizer_digest", models.CharField(**DIGEST, editable=False)),

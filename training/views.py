@@ -7,22 +7,24 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.jobs.models import JobStatus
 from registry.views import cleaned, find_version, heat_map
 from training.curves import histogram
 from training.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.keeping_pages import keeping
 from training.models import Compression, Dataset, RankAnalysis
+from training.models.dataset import DatasetStatus
 from training.plan_pages import comparable
 from training.tars.allocation import cost
 from training.uploads import copied
@@ -46,8 +48,10 @@ def datasets(request: HttpRequest) -> HttpResponse:
         except DomainError as error:
             form.add_error(error.field if error.field in form.fields else "file", error.detail)
             form.broken = getattr(error, "errors", [])
-    page = Paginator(mine(request, Dataset.objects.select_related("project")), PAGE).get_page(request.GET.get("page"))
-    context = {"page": page, "form": form, "may_train": may_train.exists()}
+    listing = Listing(request, mine(request, Dataset.objects.select_related("project")), search=("name", "digest"),
+                      sorts={"name": "name", "rows": "rows", "added": "created_at"},
+                      choices={"status": DatasetStatus.choices})  # fmt: skip
+    context = {**listing.context(PAGE), "form": form, "may_train": may_train.exists()}
     return render(request, "training/datasets.html", context, status=422 if form.errors else 200)
 
 
@@ -92,8 +96,9 @@ def read_by_a_training(shown: Dataset, form: RenderingForm) -> dict[str, Any]:
 @login_required
 def analyses(request: HttpRequest) -> HttpResponse:
     queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
-    page = Paginator(mine(request, queryset), PAGE).get_page(request.GET.get("page"))
-    return render(request, "training/analyses.html", {"page": page})
+    listing = Listing(request, mine(request, queryset), search=("dataset__name", "base_model__slug"),
+                      sorts={"requested": "created_at"}, choices={"status": JobStatus.choices})  # fmt: skip
+    return render(request, "training/analyses.html", listing.context(PAGE))
 
 
 @login_required

@@ -18,7 +18,7 @@ from adapterhub.accounts import tokens as verbs
 from adapterhub.accounts.models import APPROVE, ApiToken, Membership, Scope, User
 from adapterhub.accounts.people import Meaning
 from adapterhub.api.errors import Invalid
-from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope
 from adapterhub.audit.models import AuditEvent
 
@@ -115,7 +115,8 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
     """The token is refused from now on."""
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
-    verbs.revoke(token, by=actor_of(request))
+    verbs.revoke(token, by=actor_of(request), reason=reason_in(request))
+    messages.success(request, f"{token.name} is refused from now on.")
     return redirect("tokens")
 
 

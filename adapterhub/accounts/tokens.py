@@ -70,8 +70,8 @@ def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.A
 
 
 @transaction.atomic
-def revoke(token: ApiToken, *, by: Actor) -> None:
+def revoke(token: ApiToken, *, by: Actor, reason: str = "") -> None:
     """Refuse it from now on; revoking twice keeps the first time."""
     token.revoked_at = token.revoked_at or now()
     token.save(update_fields=["revoked_at"])
-    AuditEvent.record(Tag.TOKEN_REVOKED, token, by=by, project=token.project)
+    AuditEvent.record(Tag.TOKEN_REVOKED, token, by=by, project=token.project, reason=reason)

@@ -12,10 +12,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from adapterhub.accounts.models import ROLE_SCOPES, Membership, Project
-from adapterhub.api.errors import DomainError, NotAllowed
+from adapterhub.api.errors import DomainError, Invalid, NotAllowed
 from adapterhub.api.permissions import projects_of
 from adapterhub.api.problems import TITLES, headers_of
 
+LONGEST_REASON = 2000
 NAVIGATION = [
     ("Serve", [
         ("overview", "Overview"),
@@ -69,6 +70,14 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Project]:
     if not projects.exists():
         raise NotAllowed(f"This needs scope '{scope}' in a project: ask one of its admins.", code="scope_missing")
     return projects
+
+
+def reason_in(request: HttpRequest) -> str:
+    """Why, as a destructive step's form asked. Raises Invalid when nothing was said."""
+    reason = request.POST.get("reason", "").strip()[:LONGEST_REASON]
+    if not reason:
+        raise Invalid("Say why: the audit trail keeps it.", field="reason")
+    return reason
 
 
 def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any], state: object) -> HttpResponse:

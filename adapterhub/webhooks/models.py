@@ -71,13 +71,13 @@ class Webhook(models.Model):
             AuditEvent.record(Tag.WEBHOOK_CREATED, webhook, by=by, project=project, after=after)
         return webhook
 
-    def revoke(self, *, by: Actor) -> None:
+    def revoke(self, *, by: Actor, reason: str = "") -> None:
         """Deliver nothing more to it; twice is as once."""
         with transaction.atomic():
             webhook = Webhook.objects.select_for_update().get(pk=self.pk)
             if webhook.revoked_at is None:
                 Webhook.objects.filter(pk=self.pk).update(revoked_at=Now())
-                AuditEvent.record(Tag.WEBHOOK_REVOKED, self, by=by, project=self.project)
+                AuditEvent.record(Tag.WEBHOOK_REVOKED, self, by=by, project=self.project, reason=reason)
         self.refresh_from_db()
 
 

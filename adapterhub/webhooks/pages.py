@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
-from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
 from adapterhub.webhooks.models import Delivery, Webhook
 
@@ -58,7 +58,8 @@ def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
     """Nothing more is delivered to it."""
-    get_object_or_404(Webhook, pk=pk, project__in=allowed(request, Scope.ADMIN)).revoke(by=actor_of(request))
+    webhook = get_object_or_404(Webhook, pk=pk, project__in=allowed(request, Scope.ADMIN))
+    webhook.revoke(by=actor_of(request), reason=reason_in(request))
     return redirect("webhooks")
 
 

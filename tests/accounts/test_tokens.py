@@ -30,7 +30,7 @@ def test_a_token_of_the_page_is_shown_once_used_and_revoked(alice: User, client:
     token = ApiToken.objects.get()
     assert token.last_used_at is not None
     assert text.split("_", 2)[2] not in str(vars(token))
-    client.post(f"/tokens/{token.pk}/revoke/")
+    client.post(f"/tokens/{token.pk}/revoke/", {"reason": "done"})
     assert Client().get("/api/v1/adapters/", headers=bearer(text)).status_code == 401
     tags = AuditEvent.objects.filter(object_type="apitoken").order_by("id").values_list("tag", flat=True)
     assert [*tags] == ["token:created", "token:revoked"]

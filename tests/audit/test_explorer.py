@@ -54,8 +54,8 @@ def test_a_filter_that_cannot_be_read_is_named_and_shows_nothing(auditor: Client
 def test_an_event_shows_what_changed_and_only_that(auditor: Client, charlie: User) -> None:
     event = AuditEvent.objects.get(tag="adapter:changed")
     page = auditor.get(f"/audit/{event.pk}/").content.decode()
-    assert "<del>[&#x27;a&#x27;]</del>" in page
-    assert "<ins>[&#x27;b&#x27;]</ins>" in page
+    assert "<del>[&quot;a&quot;]</del>" in page
+    assert "<ins>[&quot;b&quot;]</ins>" in page
     assert "kept" not in page
     assert event.hash_hex in page
     outsider = Client()

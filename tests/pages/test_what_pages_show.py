@@ -10,7 +10,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils.timezone import now
 
-from adapterhub.accounts.models import User
+from adapterhub.accounts.models import ApiToken, User
+from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import write_adapter
 from tests.pages.plans import PLAN
@@ -127,3 +128,26 @@ def test_a_run_shows_what_its_checkpoints_said_and_its_clone_asks_the_same(
     listed = client.get(f"/api/v1/training-runs/{run.pk}/answers/").json()
     assert [(row["step"], row["answer"]) for row in listed] == [(0, "Never."), (20, "Within four hours.")]
     assert "deadline: When must it be reported?" in client.get(f"/training/new/?clone={run.pk}").content.decode()
+
+
+def test_datasets_and_analyses_are_narrowed_by_the_address(
+    adapter: Adapter, dataset: Dataset, alice: User, client: Client
+) -> None:
+    planned(dataset, adapter, alice)
+    assert "incidents" in client.get("/datasets/?q=incid&status=ready&sort=-rows").content.decode()
+    assert "No dataset is like that." in client.get("/datasets/?status=erased").content.decode()
+    assert "incidents" in client.get("/rank-analyses/?q=tiny&status=succeeded").content.decode()
+    assert "No analysis is like that." in client.get("/rank-analyses/?q=other").content.decode()
+
+
+def test_a_token_is_revoked_with_a_reason_and_not_without(ci: str, client: Client) -> None:
+    token = ApiToken.objects.get()
+    verb = reverse("revoke-token", args=[token.pk])
+    assert client.post(verb).status_code == 422
+    token.refresh_from_db()
+    assert token.revoked_at is None
+    client.post(verb, {"reason": "It was in a log."})
+    token.refresh_from_db()
+    assert token.revoked_at is not None
+    [event, *_] = AuditEvent.objects.about(token)
+    assert (event.tag, event.reason) == ("token:revoked", "It was in a log.")

@@ -179,5 +179,5 @@ def test_by_rest_and_by_page(receiver: Receiver, ci: str, alice: User, client: C
     assert client.post(reverse("redeliver", args=[log["id"]])).status_code == 302
     send_due()
     assert len(receiver.got) == 2
-    assert client.post(reverse("revoke-webhook", args=[made.json()["id"]])).status_code == 302
+    assert client.post(reverse("revoke-webhook", args=[made.json()["id"]]), {"reason": "moved"}).status_code == 302
     assert api.get(f"/api/v1/webhooks/{made.json()['id']}/").json()["revoked_at"]

@@ -17,6 +17,10 @@ PATTERNS = (
 )  # fmt: skip
 
 
+# What somebody typed must not begin a line of its own, nor move a terminal's cursor.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 def redacted(text: str) -> str:
     """The text without tokens, passwords in addresses and fields, and private keys."""
     for pattern, shown in PATTERNS:
@@ -25,7 +29,10 @@ def redacted(text: str) -> str:
 
 
 class Redacting(logging.Formatter):
-    """Hides secrets in the finished line, so that arguments and tracebacks are covered."""
+    """Hides secrets in the finished line, so that arguments and tracebacks are covered; a message stays one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))

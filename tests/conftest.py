@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import django  # noqa: E402
 import pytest  # noqa: E402
 from django.core.management import call_command  # noqa: E402
-from django.db import connections  # noqa: E402
+from django.db import OperationalError, connections  # noqa: E402
 
 from adapterhub.embedded.postgres import EmbeddedPostgres  # noqa: E402
 from adapterhub.embedded.valkey import EmbeddedValkey  # noqa: E402
@@ -67,16 +68,19 @@ def django_db_setup(postgres: EmbeddedPostgres, django_db_blocker: Any) -> Itera
 
 
 def copy_template(name: str) -> None:
-    owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
+    """On a busy machine an autovacuum worker stays in the template for longer than the 5 s that Postgres waits."""
+    for _ in range(10):
+        with suppress(OperationalError):
+            return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
+    return owner_executes(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
 
 
 def owner_executes(statement: str) -> None:
     """Run a statement as the owner from the maintenance database, so that nothing is connected to the template."""
     owner = connections.create_connection("owner")
     owner.settings_dict = {**owner.settings_dict, "NAME": "postgres"}
-    with owner.cursor() as cursor:
+    with closing(owner), owner.cursor() as cursor:
         cursor.execute(statement)
-    owner.close()
 
 
 def drop_database(name: str) -> None:

@@ -43,6 +43,18 @@ def test_every_variable_is_in_the_table(document: Path) -> None:
     assert {name.removesuffix("_FILE") for name in names} <= set(TABLE) | READ_BY_TESTS_ONLY
 
 
+@by_name
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text())
+    assert [f"{path}::{name}" for path, name in named if f"\ndef {name}(" not in (ROOT / path).read_text()] == []
+
+
+def test_every_threat_has_its_test() -> None:
+    rows = [line for line in (ROOT / "docs/threats.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 15
+    assert [row for row in rows if "::test_" not in row] == []
+
+
 def test_the_settings_are_documented_as_they_are() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/settings.md").read_text(), re.M)
     defaults = {name: default.strip().strip("`") for name, default, _ in rows}

@@ -51,6 +51,15 @@ def test_arguments_and_tracebacks_are_covered() -> None:
     assert "refused ah_abcdefgh1234_[hidden]" in stream.getvalue()
 
 
+@pytest.mark.parametrize("typed", ["bob\nINFO alias eu moved to v9", "bob\r\n", "bob\x1b[2K", "bob\u2028x", "bob\x00"])
+def test_what_somebody_typed_begins_no_line_and_moves_no_cursor(typed: str) -> None:
+    record = logging.LogRecord("web", logging.WARNING, "", 0, "refused %s", (typed,), None)
+    line = Redacting("%(levelname)s %(message)s").format(record)
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    assert line.startswith("WARNING refused bob")
+
+
 def test_the_console_of_the_product_redacts() -> None:
     formatters = settings.LOGGING["formatters"]
     console = settings.LOGGING["handlers"]["console"]["formatter"]

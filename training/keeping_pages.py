@@ -1,8 +1,9 @@
-"""How a dataset is kept, on its page: retention class, legal hold, and the erasure that two people decide."""
+"""How a dataset or a run is kept, on its page: retention class, legal hold, the erasure that two people decide."""
 
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -17,8 +18,8 @@ from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_
 from registry.forms import ReasonForm
 from registry.views import cleaned
 from training.forms import KeepingForm
-from training.models import Dataset, Erasure
-from training.models.keeping import keep
+from training.models import Dataset, Erasure, TrainingRun
+from training.models.keeping import Kept, keep
 
 
 def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
@@ -48,6 +49,23 @@ def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
     found = led(request, pk, Scope.ADMIN)
     keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("dataset", pk=pk)
+
+
+def form_for(record: Kept, scopes: set[str]) -> KeepingForm | None:
+    """The form that changes how it is kept, for who may."""
+    if Scope.ADMIN not in scopes:
+        return None
+    return KeepingForm(auto_id="keep_%s", initial={"retention": record.retention, "hold": bool(record.hold_reason)})
+
+
+@login_required
+@require_POST
+def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Its retention class and legal hold."""
+    found: TrainingRun = one(request, TrainingRun.objects.select_related("project"), pk=pk)
+    require_scope(request, found.project, Scope.ADMIN)
+    keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
+    return redirect("training-run", pk=pk)
 
 
 @login_required

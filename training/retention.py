@@ -1,4 +1,4 @@
-"""How long a run that ended without a version keeps its checkpoints."""
+"""How long a run that ended without a version keeps its checkpoints; a legal hold keeps them for ever."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def drop_old_checkpoints() -> int:
     """Remove what this host keeps of runs that ended too long ago; how many. A resume then begins from the start."""
     if not settings.CHECKPOINTS_KEPT:
         return 0
-    ended = TrainingRun.objects.filter(status__in=ENDED_EMPTY, finished_at__lt=now() - settings.CHECKPOINTS_KEPT)
+    since = now() - settings.CHECKPOINTS_KEPT
+    ended = TrainingRun.objects.filter(status__in=ENDED_EMPTY, finished_at__lt=since, hold_reason="")
     folders = [settings.WORK_DIR / str(pk) / "output" for pk in ended.values_list("pk", flat=True)]
     found = [folder for folder in folders if folder.is_dir()]
     for folder in found:

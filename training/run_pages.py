@@ -22,6 +22,7 @@ from training import asked, preflight, sizing
 from training.curves import curves
 from training.forms import RunForm
 from training.hyperparameters import TABLE
+from training.keeping_pages import form_for
 from training.models import RunLog, TrainingRun
 
 PAGE = 50
@@ -114,12 +115,14 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
 def run(request: HttpRequest, pk: str) -> HttpResponse:
     """The whole story of a run, as the database keeps it: who closes this page changes nothing."""
     shown = find(request, pk)
+    scopes = scopes_in(request, shown.project)
     context = {
         "job": shown,
         "curves": curves(list(shown.metrics.values_list("step", "values"))),
         "log": RunLog.tail(shown, LOG_TAIL),
         "answers": list(shown.answers.all()) if shown.prompts else [],
-        "may_train": Scope.TRAIN in scopes_in(request, shown.project),
+        "may_train": Scope.TRAIN in scopes,
+        "keeping": form_for(shown, scopes),
     }
     if not request.headers.get("HX-Request"):
         near = TrainingRun.objects.filter(project=shown.project).exclude(pk=shown.pk).select_related("adapter")

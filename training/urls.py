@@ -15,6 +15,7 @@ urlpatterns = [
     path("training/new/", run_pages.new_run, name="new-training-run"),
     path("training/<uuid:pk>/", run_pages.run, name="training-run"),
     path("training/<uuid:pk>/compare/", run_pages.compare_runs, name="compare-training-runs"),
+    path("training/<uuid:pk>/keep/", keeping_pages.keep_run, name="keep-training-run"),
     path("training/<uuid:pk>/<slug:verb>/", run_pages.move_run, name="move-training-run"),
     path("estimates/", estimate_pages.estimates, name="estimates"),
     path("rank-analyses/", views.analyses, name="rank-analyses"),

@@ -3,13 +3,15 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from adapterhub.accounts import memberships
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.api.admin_base import ReadOnlyAdmin
+from adapterhub.api.errors import NotAllowed
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -25,6 +27,12 @@ class RecordedUserAdmin(UserAdmin):
         super().save_model(request, obj, form, change)
         tag = Tag.USER_CHANGED if change else Tag.USER_CREATED
         AuditEvent.record(tag, obj, by=actor_of(request), project=None, after=rights_of(obj, form.changed_data))
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """A service account never signs in: the database refuses it a password."""
+        if User.objects.filter(pk=unquote(id), is_service=True).exists():
+            raise NotAllowed("A service account has no password: make it a token on the page of tokens.")
+        return super().user_change_password(request, id, form_url)
 
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
         # A new password is set by a view of its own, which only logs.

@@ -105,7 +105,7 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
         verbs.approve(shown, by=actor_of(request), **form.cleaned_data)
         messages.success(request, f"Done: {shown} works.")
         return redirect("token", pk=pk)
-    context = {"token": shown, "facts": verbs.facts_of(shown), "form": form, "events": AuditEvent.objects.about(shown),
+    context = {"token": shown, "form": form, "events": AuditEvent.objects.about(shown),
                "may_sign": shown.is_waiting and not shown.revoked_at and request.user != shown.created_by}  # fmt: skip
     return render(request, "accounts/token.html", context, status=422 if form.errors else 200)
 

@@ -5,6 +5,7 @@ DomainError
     InvalidTransition
   Invalid              422  the request can be read, but cannot be done
   NotAllowed           403
+  TooLarge             413
   TooMany              429  too many calls of one caller
   Unavailable          503  a part that is needed does not answer
 """
@@ -42,6 +43,11 @@ class Invalid(DomainError):
 class NotAllowed(DomainError):
     status = 403
     code = "not_allowed"
+
+
+class TooLarge(DomainError):
+    status = 413
+    code = "body_too_large"
 
 
 class TooMany(DomainError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -16,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import ApiToken, Project, Scope
-from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.api.errors import Conflict, Invalid, TooLarge
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.permissions import seen_in
 from adapterhub.sealing import box
@@ -49,6 +51,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
 
     def read(self, serializer_class: type[serializers.Serializer]) -> dict[str, Any]:
         """The request's body, validated by the serializer."""
+        require_no_nul(self.request.data)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         serializer.is_valid(raise_exception=True)
         return serializer.validated_data
@@ -59,6 +62,8 @@ class ProjectViewSet(viewsets.GenericViewSet):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        require_small(request)
+        require_no_nul(request.query_params)
         self.idempotent = None
         key = request.headers.get("Idempotency-Key", "")
         if request.method == "POST" and key:
@@ -74,6 +79,33 @@ class ProjectViewSet(viewsets.GenericViewSet):
         if isinstance(exc, Replay):
             return replayed(exc.entry)
         return super().handle_exception(exc)
+
+
+def require_small(request: Request) -> None:
+    """The parsers read a whole body into memory, all but files. Raises TooLarge."""
+    is_form = request.content_type.startswith("multipart/")
+    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    if not is_form and int(request.META.get("CONTENT_LENGTH") or 0) > most:
+        raise TooLarge(f"A body may have {most} bytes: send a file as multipart/form-data.")
+
+
+def require_no_nul(given: Any) -> None:
+    """Raises Invalid for a text that Postgres cannot hold, wherever it stands in a body or a query."""
+    if any("\0" in text for text in texts(given)):
+        raise Invalid("A text may not hold a NUL: leave it out.", code="null_characters_not_allowed")
+
+
+def texts(given: Any) -> Iterator[str]:
+    """Every text in parsed JSON or a form, keys too."""
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, dict):
+        for name, value in given.items():
+            yield from texts(name)
+            yield from texts(value)
+    elif isinstance(given, list):
+        for value in given:
+            yield from texts(value)
 
 
 class Replay(Exception):

@@ -73,7 +73,13 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMi
         else:
             allowed = [project for project in Project.objects.all() if may_audit(request, project)]
             self.queryset = self.queryset.filter(project__in=allowed)
+        observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
         return super().list(request, *args, **kwargs)
+
+    def retrieve(self, request: Request, *args: object, **kwargs: object) -> Response:
+        event = self.get_object()
+        observe(Tag.AUDIT_READ, by=actor_of(request), project=event.project, what=request.path)
+        return self.write(event)
 
     @extend_schema(parameters=[PROJECT], responses=VerdictSerializer)
     def verify(self, request: Request) -> Response:

@@ -48,6 +48,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
 def event(request: HttpRequest, pk: int) -> HttpResponse:
     """One event: every field, what stood before and after, and its place in the chain."""
     found = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=found.project, what=request.path)
     sealed = Checkpoint.objects.filter(project=found.project, sequence__gte=found.sequence).first()
     return render(request, "audit/event.html", {"event": found, "sealed": sealed})
 
@@ -56,6 +57,7 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 def roles(request: HttpRequest) -> HttpResponse:
     """Who had which role when, as the trail tells it."""
     told = [(project, tenures(project)) for project in audited(request)]
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.path)
     return render(request, "audit/roles.html", {"told": told})
 
 

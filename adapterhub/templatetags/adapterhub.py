@@ -7,10 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from django import template
+from django.db.models import Model
 from django.utils.dateformat import format as date_format
 from django.utils.html import format_html
 
+from adapterhub.audit.models import AuditEvent
+
 register = template.Library()
+LATEST = 20
 
 TONES = {
     "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "delivered", "approved", "used",
@@ -101,6 +105,12 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@register.inclusion_tag("audit/_history.html")
+def history(thing: Model) -> dict[str, Any]:
+    """What the trail tells of the thing, newest first."""
+    return {"events": AuditEvent.objects.about(thing)[:LATEST]}
 
 
 SHAPES = {"minute": "j M Y, H:i e", "day": "Y-m-d", "clock": "H:i e"}

@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import reverse
 
+from adapterhub.accounts import service_accounts
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Alias
@@ -47,6 +48,18 @@ def test_a_new_password_is_recorded_without_the_password(root: Client, bob: User
     event = last_event("user:changed")
     assert event.after == {"changed": ["password"]}
     assert word not in bytes(event.canonical).decode()
+
+
+def test_a_service_account_is_given_no_password(root: Client, project: Project, alice: User) -> None:
+    robot = service_accounts.create(project, "robot", "trainer", by=alice.as_actor())
+    url = reverse("admin:auth_user_password_change", args=[robot.pk])
+    word = "a-new-long-passphrase"
+    body = {"password1": word, "password2": word, "usable_password": "true"}
+    for answer in (root.get(url), root.post(url, body)):
+        assert answer.status_code == 403
+        assert b"has no password" in answer.content
+    robot.refresh_from_db()
+    assert not robot.has_usable_password()
 
 
 def test_history_is_shown_and_never_changed(root: Client, alias: Alias) -> None:

@@ -13,8 +13,9 @@ from adapterhub.accounts import memberships, service_accounts, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
-from registry.models import BaseModel
+from registry.models import AdapterVersion, Alias, Approval, BaseModel, Rollout
 from registry.publishing import infer_tokens
+from registry.reconcile import RECONCILER
 from tests.builders import member
 
 
@@ -100,6 +101,31 @@ def test_a_signature_needs_its_person(high: tuple[ApiToken, str], dana: User) ->
 def test_a_token_cannot_approve_a_token(high: tuple[ApiToken, str], ci: str) -> None:
     api = APIClient(headers={"Authorization": f"Bearer {ci}"})
     assert api.post(f"/api/v1/tokens/{high[0].pk}/approve/", {"reason": "bot"}).status_code == 403
+
+
+def test_a_token_that_operates_moves_nothing_that_is_protected(alias: Alias, candidate: AdapterVersion,
+                                                               alice: User) -> None:  # fmt: skip
+    """Why scope operate needs no approval of its own: each of its acts on a protected alias waits for a person."""
+    alias.set_policy({"quorum": 1}, by=alice.as_actor())
+    scopes = ["read", "publish", "operate", "infer"]
+    text = tokens.create(alias.project, "deploy", scopes, by=alice.as_actor())[1]
+    api = APIClient(headers={"Authorization": f"Bearer {text}"})
+    served, wanted = alias.version.served_name, candidate.served_name
+    move = {"version": wanted, "expected_version": served, "reason": "deploy"}
+    refused = [api.post(f"/api/v1/aliases/{alias.name}/move/", move)]
+    steps = {"alias": alias.name, "candidate": wanted, "steps": [{"weight": 50}], "reason": "deploy"}
+    rollout = api.post("/api/v1/rollouts/", steps).json()["id"]
+    Rollout.objects.get(pk=rollout).started(by=RECONCILER)
+    given = {"reason": "deploy", "expected_generation": Rollout.objects.get(pk=rollout).generation}
+    glass = f"/api/v1/approvals/{Approval.objects.get(rollout=rollout).pk}/break-glass/"
+    refused += [
+        api.patch(f"/api/v1/aliases/{alias.name}/", {"policy": {"quorum": 0}}),
+        api.post(f"/api/v1/rollouts/{rollout}/promote/", given),
+        api.post(glass, {"reason": "mine"}),
+    ]
+    assert [answer.status_code for answer in refused] == [403] * 4, [answer.json() for answer in refused]
+    alias.refresh_from_db()
+    assert (alias.version.served_name, alias.policy) == (served, {"quorum": 1})
 
 
 def test_it_needs_a_reason(project: Project, alice: User, client: Client) -> None:

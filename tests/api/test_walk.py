@@ -61,6 +61,7 @@ NEEDS = {
     "api:training-run-clone POST": TRAIN, "api:training-run-preflight POST": TRAIN,
     "api:estimate-list POST": READ, "api:advisor-list POST": READ,
     "api:training-run-cancel POST": TRAIN, "api:training-run-resume POST": TRAIN,
+    "keep-training-run POST": ADMIN, "api:training-run-keep POST": ADMIN,
     "theme POST": READ, "playground POST": Scope.INFER, "ask-all POST": Scope.INFER, "vote POST": Scope.INFER,
     "promote POST": OPERATE, "move-alias POST": OPERATE, "move-rollout POST": OPERATE, "ask-approval POST": OPERATE,
     "decide POST": APPROVE, "datasets POST": TRAIN, "new-training-run GET": TRAIN, "new-training-run POST": TRAIN,
@@ -260,7 +261,7 @@ def refuses_the_method(name: str, method: str) -> bool:
 POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
              "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
              "revoke-webhook", "redeliver", "new-service-account", "close-service-account",
-             "keep-dataset", "erase-dataset", "decide-erasure", "ask-all", "vote"}  # fmt: skip
+             "keep-training-run", "keep-dataset", "erase-dataset", "decide-erasure", "ask-all", "vote"}  # fmt: skip
 
 
 def harmless(answer: Any, name: str) -> bool:

@@ -153,7 +153,8 @@ class TrainingRunSerializer(JobSerializer):
         model = TrainingRun
         fields = [
             *JobSerializer.Meta.fields, "adapter", "method", "priority", "rank_analysis", "budget", "start_values",
-            "hyperparameters", "prompts", "version", "loss_before", "loss_after",
+            "hyperparameters", "prompts", "version", "loss_before", "loss_after", "retention",
+            "kept_until", "hold_reason",
         ]  # fmt: skip
 
 

@@ -44,7 +44,19 @@ class ByCreation(NewestFirst):
     ordering = "-created_at"
 
 
-class DatasetViewSet(Reading):
+class Keeping(Reading):
+    """What has a retention class and a legal hold."""
+
+    @extend_schema(request=shapes.KeepingSerializer)
+    @action(detail=True, methods=["post"])
+    def keep(self, request: Request, pk: str) -> Response:
+        """Change the retention class, or place or release a legal hold."""
+        record, fields = self.get_object(), self.read(shapes.KeepingSerializer)
+        keep(record, by=actor_of(request), **fields)
+        return self.write(record)
+
+
+class DatasetViewSet(Keeping):
     """Checked and split training data."""
 
     queryset = Dataset.objects.select_related("project")
@@ -98,14 +110,6 @@ class DatasetViewSet(Reading):
             asked_for.is_valid(raise_exception=True)
             found |= dataset.rendered(asked_for.validated_data["base_model"], asked_for.validated_data["max_length"])
         return Response(found)
-
-    @extend_schema(request=shapes.KeepingSerializer)
-    @action(detail=True, methods=["post"])
-    def keep(self, request: Request, pk: str) -> Response:
-        """Change the retention class, or place or release a legal hold."""
-        dataset, fields = self.get_object(), self.read(shapes.KeepingSerializer)
-        keep(dataset, by=actor_of(request), **fields)
-        return self.write(dataset)
 
     @extend_schema(request=ReasonSerializer, responses={201: shapes.ErasureSerializer})
     @action(detail=True, methods=["post"])
@@ -178,7 +182,7 @@ class RankAnalysisViewSet(Reading):
         return Response(shapes.shown_plan(plan))
 
 
-class TrainingRunViewSet(Reading):
+class TrainingRunViewSet(Keeping):
     """Trainings: queued, live, cancellable, resumable."""
 
     queryset = TrainingRun.objects.select_related("project", "base_model", "adapter", "version")
@@ -187,6 +191,7 @@ class TrainingRunViewSet(Reading):
     scopes = {
         **dict.fromkeys(("create", "cancel", "resume", "clone", "preflight"), Scope.TRAIN),
         **dict.fromkeys(("metrics", "answers", "logs", "events", "compare"), Scope.READ),
+        "keep": Scope.ADMIN,
     }
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})

@@ -67,6 +67,8 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
 class Dataset(Kept):
     """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
 
+    subject = "dataset"
+
     project = models.ForeignKey(Project, models.PROTECT, related_name="datasets")
     name = models.CharField(max_length=200)
     status = models.CharField(max_length=20, choices=DatasetStatus.choices, default=DatasetStatus.READY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from django.db import models, transaction
 from django.utils.timezone import now
@@ -30,6 +30,9 @@ class Kept(models.Model):
     retention = models.CharField(max_length=20, choices=Retention.choices, default=Retention.LIFECYCLE)
     hold_reason = models.TextField(blank=True, default="")
 
+    # Before the colon in the tags of its events.
+    subject: ClassVar[str]
+
     class Meta:
         abstract = True
 
@@ -41,23 +44,24 @@ class Kept(models.Model):
         """Change the class."""
         if retention not in Retention.values:
             raise Invalid(f"retention is one of {', '.join(Retention.values)}.", field="retention")
-        self.change(Tag.RETENTION_CHANGED, {"retention": retention}, reason=reason, by=by)
+        self.change("retention_changed", {"retention": retention}, reason=reason, by=by)
 
     def hold(self, *, reason: str, by: Actor) -> None:
         """A legal hold: nothing of it is erased, whatever its class."""
-        self.change(Tag.HOLD_PLACED, {"hold_reason": reason}, reason=reason, by=by)
+        self.change("hold_placed", {"hold_reason": reason}, reason=reason, by=by)
 
     def release(self, *, reason: str, by: Actor) -> None:
         """End the legal hold."""
-        self.change(Tag.HOLD_RELEASED, {"hold_reason": ""}, reason=reason, by=by)
+        self.change("hold_released", {"hold_reason": ""}, reason=reason, by=by)
 
-    def change(self, tag: Tag, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
+    def change(self, action: str, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
         with transaction.atomic():
             record = type(self).objects.select_for_update().get(pk=self.pk)
             before = {name: getattr(record, name) for name in fields}
             for name, value in fields.items():
                 setattr(record, name, value)
             record.save(update_fields=list(fields))
+            tag = Tag(f"{self.subject}:{action}")
             AuditEvent.record(tag, record, by=by, project=record.project, before=before, after=fields, reason=reason)
         self.refresh_from_db()
 

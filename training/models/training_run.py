@@ -23,12 +23,13 @@ from training.hyperparameters import OUTER, with_defaults
 from training.models.answers import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
+from training.models.keeping import Kept
 from training.models.rank_analysis import RankAnalysis
 from training.models.run_log import RunLog
 from training.recipes import launch
 
 
-class TrainingRun(GpuJob):
+class TrainingRun(Kept, GpuJob):
     """One training of one adapter; its configuration is frozen when it is requested."""
 
     class Method(models.TextChoices):
@@ -38,6 +39,8 @@ class TrainingRun(GpuJob):
         ADALORA = "adalora", "AdaLoRA"
         GALORE = "galore", "GaLore (all weights)"
         FULL = "full", "Full fine-tuning"
+
+    subject = "training_run"
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="runs")
     method = models.CharField(max_length=20, choices=Method.choices, default=Method.LORA)

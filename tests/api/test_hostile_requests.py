@@ -1,0 +1,101 @@
+"""Requests that want too much, or a place that is not theirs: caps on bodies and pages, and keys that we make."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.urls import URLPattern, get_resolver
+from rest_framework.test import APIClient
+
+from adapterhub.accounts.models import User
+from adapterhub.artifacts import S3Store
+from registry.models import Adapter, AdapterVersion
+from tests.api.test_life import client, problem
+from tests.builders import rows, write_adapter
+from tests.test_artifacts import bucket
+
+__all__ = ["bucket"]
+
+NAMES = ["../../secrets", "..%252f..%252fsecrets", "a\\..\\b", "/etc/passwd", "name\x00.jsonl", "s3://other/x", "$(id)"]
+
+
+def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter) -> None:
+    made = Adapter.objects.bulk_create(
+        Adapter(project=adapter.project, slug=f"a-{number}", base_model=adapter.base_model) for number in range(250)
+    )
+    page = client(ci).get("/api/v1/adapters/", {"page_size": 100_000}).json()
+    assert len(page["results"]) == 200 < len(made)
+    assert page["next"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "application/xml"])
+def test_a_body_that_no_parser_may_hold_is_413(ci: str, kind: str) -> None:
+    body = b'{"slug": "' + b"a" * settings.DATA_UPLOAD_MAX_MEMORY_SIZE + b'"}'
+    answer = client(ci).generic("POST", "/api/v1/adapters/", body, content_type=kind)
+    assert "multipart" in problem(answer, 413, "body_too_large")["detail"]
+
+
+@pytest.mark.parametrize("body", [{"slug": "a\0"}, {"tags": [{"a\0": 1}]}])
+def test_a_nul_is_refused_wherever_it_stands(ci: str, adapter: Adapter, body: dict[str, Any]) -> None:
+    """Postgres has no place for it: it would be a fault of ours."""
+    given = {"project": "eu", "slug": "n", "base_model": "tiny", **body}
+    problem(client(ci).post("/api/v1/adapters/", given), 422, "null_characters_not_allowed")
+    problem(client(ci).get("/api/v1/audit/events/", {"tag": "a\0"}), 422, "null_characters_not_allowed")
+
+
+def test_no_name_of_a_caller_becomes_a_key_of_the_store(
+    bucket: S3Store, ci: str, adapter: Adapter, tmp_path: Path
+) -> None:
+    """Hostile names in every field that takes text: refused, or kept as text. The bucket holds only keys of ours."""
+    api = client(ci)
+    for number, name in enumerate(NAMES):
+        lines = "".join(json.dumps(row | {"prompt": name}) + "\n" for row in rows(20 + number)).encode()
+        file = SimpleUploadedFile("x", lines)
+        file.name = name
+        body = {"project": "eu", "file": file, "name": name}
+        assert api.post("/api/v1/datasets/", body, format="multipart").status_code < 500
+        for field in ("slug", "base_model", "project"):
+            given = {"project": "eu", "slug": f"n-{number}", "base_model": "tiny", field: name}
+            assert api.post("/api/v1/adapters/", given).status_code in (404, 422)
+        answer = upload(ci, write_adapter(tmp_path / str(number), seed=number), name)
+        assert answer.status_code == 201, answer.json()
+    pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.bucket)
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    assert len(keys) > len(NAMES)
+    assert [key for key in keys if not re.fullmatch(r"hub/[0-9a-f]{64}/[a-z_]+\.(json|jsonl|safetensors)", key)] == []
+
+
+def upload(token: str, folder: Path, name: str) -> Any:
+    files = {
+        "adapter_model": SimpleUploadedFile("x", (folder / "adapter_model.safetensors").read_bytes()),
+        "adapter_config": SimpleUploadedFile("x", (folder / "adapter_config.json").read_bytes()),
+    }
+    for sent in files.values():
+        sent.name = name
+    return client(token).post("/api/v1/adapters/dora/versions/", files, format="multipart")
+
+
+def test_nothing_is_deleted_by_a_call(version: AdapterVersion, alice: User) -> None:
+    """No route takes DELETE, for an administrator neither; the content of a dataset has its request and two people."""
+    User.objects.filter(pk=alice.pk).update(is_superuser=True, is_staff=True)
+    api = APIClient()
+    api.force_login(User.objects.get(pk=alice.pk))
+    assert api.delete("/api/v1/adapters/dora/versions/1/").status_code in (403, 405)
+    assert takers(get_resolver().url_patterns) == []
+
+
+def takers(patterns: list[Any]) -> list[str]:
+    """The routes of REST that take DELETE."""
+    found = []
+    for pattern in patterns:
+        if not isinstance(pattern, URLPattern):
+            found += takers(pattern.url_patterns)
+        elif "delete" in (getattr(pattern.callback, "actions", None) or {}):
+            found.append(str(pattern.pattern))
+    return found

@@ -1,0 +1,29 @@
+"""The page of an object tells its story from the trail: who did what to it, when and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from adapterhub.accounts.models import User
+from tests.pages.test_pages import world
+
+__all__ = ["world"]
+
+
+@pytest.mark.parametrize(
+    ("page", "tag"),
+    [("alias", "alias:created"), ("cluster", "cluster:created"), ("dataset", "dataset:created"),
+     ("training-run", "training_run:requested"), ("rank-analysis", "rank_analysis:requested"),
+     ("rollout", "rollout:created"), ("version", "adapter_version:published"), ("adapter", "adapter:created")],
+)  # fmt: skip
+def test_the_page_of_an_object_shows_its_timeline(
+    world: dict[str, Any], page: str, tag: str, bob: User, client: Client
+) -> None:
+    client.force_login(bob)
+    shown = client.get(reverse(page, args=world[page])).content.decode()
+    assert tag in shown
+    assert "alice" in shown

@@ -1,0 +1,60 @@
+"""What somebody typed, in a real browser: it is shown as text on every page, and no script of theirs runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.webhooks.models import Webhook
+from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from tests.builders import rows, write_jsonl
+from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
+from training.models import Dataset, RunMetric, TrainingRun
+
+IMAGE = "<img src=x onerror=\"document.body.innerHTML='owned'\">"
+CLOSING = '"></textarea></script><script>document.title="owned"</script>'
+TYPED = f"{IMAGE}{CLOSING}"
+
+
+@pytest.fixture
+def pages(
+    fresh_database: str, project: Project, alice: User, adapter: Adapter, alias: Alias, candidate: AdapterVersion,
+    tmp_path: Path,
+) -> list[str]:  # fmt: skip
+    """The addresses of things whose every free text is hostile."""
+    by = alice.as_actor()
+    Project.objects.filter(pk=project.pk).update(name=TYPED)
+    adapter.describe(by=by, description=TYPED, tags=[TYPED])
+    alias.set_policy({"quorum": 1}, by=by)
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason=TYPED, by=by)
+    file = write_jsonl(tmp_path / "typed.jsonl", [row | {"prompt": row["prompt"] + TYPED} for row in rows(200)])
+    dataset = Dataset.create(project=project, name=TYPED[:100], file=file, filename="typed.jsonl", by=by)
+    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=by)
+    RunMetric.objects.create(run=run, step=1, values={"loss": 1.0, IMAGE: 2.0})
+    token, _ = ApiToken.issue(name=TYPED, project=project, scopes=["read"], created_by=alice, reason=TYPED)
+    Webhook.objects.create(project=project, url=f"https://hook.example/{TYPED}", events=["token:*"])
+    event = AuditEvent.objects.get(tag="rollout:created")
+    things = [f"adapters/{adapter.slug}", f"adapters/{adapter.slug}/v{candidate.number}",
+              f"aliases/{alias.name}", f"rollouts/{rollout.pk}", f"approvals/{rollout.approvals.get().pk}",
+              f"datasets/{dataset.pk}", f"training/{run.pk}", f"tokens/{token.pk}", f"audit/{event.pk}"]  # fmt: skip
+    lists = ["", "adapters", "rollouts", "approvals", "datasets", "training", "tokens", "webhooks", "audit", "settings"]
+    return [f"/{place}/".replace("//", "/") for place in [*things, *lists]]
+
+
+def test_what_somebody_typed_is_text_on_every_page(
+    page: Any,  # noqa: F811
+    pages: list[str],
+) -> None:
+    shown = 0
+    for url in pages:
+        answer = page.goto(url)
+        assert answer.status == 200, url
+        assert page.locator("img[src='x']").count() == 0, url
+        assert page.title() != "owned", url
+        assert page.locator("h1").count() == 1, url
+        shown += "onerror" in page.locator("body").inner_text()
+    assert shown >= 8, "the pages show what was typed"

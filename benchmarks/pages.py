@@ -2,8 +2,9 @@
 
     python benchmarks/pages.py --out benchmarks/results/pages.json
 
-The database is filled by the world that the pages' tests use: 48 adapters, 1,250 runs, one event a version. Each page
-is asked for 20 times after two that are not counted; the row says the slow end of them.
+Fill it on a machine with little else to do: a transaction that waits too long is ended. The world is that of the
+pages' tests: 48 adapters, 1,250 runs, one event a version. Each page is asked for 20 times after two that are not
+counted; the row says the slow end of them.
 """
 
 from __future__ import annotations

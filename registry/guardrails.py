@@ -16,6 +16,8 @@ STALE = timedelta(minutes=5)
 FOR_LONG = f"for {STALE.seconds // 60} minutes."
 OUTAGE = "The control is past the margin too, against its time before the rollout: an outage, not the candidate."
 SPLIT = "The arms do not get the users that their weights promise: no comparison can be trusted until that is found."
+BOTH = "Users get answers of both arms, more than one in a hundred: a router does not keep them where they belong."
+MOST_IN_BOTH = 0.01
 
 
 class Kind(StrEnum):
@@ -129,11 +131,11 @@ class Analysis:
 
 
 def analysis(minutes: Iterable[Minute], guardrails: Sequence[Guardrail], *, started: datetime, now: datetime,
-             alpha: float = 0.05, exposures: Sequence[Exposure] = ()) -> Analysis:  # fmt: skip
+             alpha: float = 0.05, exposures: Sequence[Exposure] = (), in_both: float = 0.0) -> Analysis:  # fmt: skip
     """Judge a rollout that started then, from all its minutes. A candidate that is no worse than its margins is called
     bad, by any guardrail at any look, with probability alpha at most (each has its part of alpha).
 
-    Rolling back goes before pausing, pausing before waiting; PROMOTE needs every guardrail, signal and goal good.
+    `in_both` is the part of the users who met both arms. Rolling back goes before pausing, pausing before waiting; PROMOTE needs every guardrail, signal and goal good.
     Raises ValueError without guardrails and for an alpha outside 0 and 1.
     """
     if not guardrails:
@@ -143,6 +145,8 @@ def analysis(minutes: Iterable[Minute], guardrails: Sequence[Guardrail], *, star
     told = [(found.action, found.reason) for found in findings]
     if exposures and mismatched(exposures, alpha):
         told.append((Action.PAUSE, SPLIT))
+    if in_both > MOST_IN_BOTH:
+        told.append((Action.PAUSE, BOTH))
     action = min((action for action, _ in told), key=list(Action).index)
     return Analysis(action, [reason for its, reason in told if its is action], findings)
 

@@ -13,12 +13,12 @@ from django.db import connection, transaction
 from adapterhub.accounts.models import Project
 from registry.channels import OUTCOMES, valkey
 from registry.metrics import of_report
-from registry.models import AdapterVersion, Response, Rollout, RolloutMinute, RolloutUnit
+from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
 from registry.models.minute import Measured
 
 GROUP = "registry"
 BATCH = 500
-ARMS = ("candidate", "control")
+ARMS = ("candidate", "control", "shadow")
 
 
 def collect() -> int:
@@ -62,8 +62,12 @@ def keep(reports: list[dict[str, Any]]) -> None:
             for report in known
             if report["project"] in projects
         ]
+        by_id = {report["response_id"]: report for report in known}
+        users = users_met(rows, by_id)
+        for row in rows:
+            row.unit = users.get(row.pk)
         Response.objects.bulk_create(rows)
-        measure(rows, {report["response_id"]: report for report in known})
+        measure(rows, by_id)
 
 
 def new_ones(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,22 +103,29 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
     return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
 
 
-def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
-    """Add the answers of both arms' known users to their minutes; the rest is out of the statistics."""
+def users_met(rows: list[Response], reports: dict[str, dict[str, Any]]) -> dict[str, RolloutUnit]:
+    """Response id -> the user that its rollout counts it for; the other answers are out of the statistics."""
     counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
-    shadows = [row for row in rows if row.rollout and row.arm == "shadow"]
-    told = [value for row in counted for value in values(row, row.arm, reports[row.pk])]
-    told += [value for row in shadows for value in pair(row, reports[row.pk])]
-    RolloutMinute.add(told)
-    units = {(row.rollout_id, unit): row for row in counted if (unit := reports[row.pk].get("unit"))}
-    met = [RolloutUnit(rollout=row.rollout, unit=unit, arm=row.arm, weight=row.rollout.weight)
-           for (_, unit), row in units.items()]  # fmt: skip
-    RolloutUnit.objects.bulk_create(met, ignore_conflicts=True)
+    users = {row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk]["unit"], arm=row.arm,
+                                 weight=row.rollout.weight) for row in counted}  # fmt: skip
+    there = RolloutUnit.meet(users.values())
+    return {pk: there[user.met] for pk, user in users.items()}
 
 
 def is_counted(row: Response, report: dict[str, Any]) -> bool:
     """Only who would get the same arm again, and is on no list."""
-    return row.arm in ARMS and row.is_sticky and report.get("counted", True)
+    return row.arm in ARMS and row.is_sticky and bool(report.get("unit")) and report.get("counted", True)
+
+
+def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
+    """Add the answers of known users to their minutes."""
+    told = [(row.unit, value) for row in rows if row.unit
+            for value in (pair if row.arm == "shadow" else alone)(row, reports[row.pk])]  # fmt: skip
+    RolloutUnit.count_first(told)
+
+
+def alone(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
+    yield from values(row, row.arm, report)
 
 
 def values(row: Response, arm: str, report: dict[str, Any]) -> Iterator[Measured]:

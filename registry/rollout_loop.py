@@ -20,7 +20,7 @@ from adapterhub.api.errors import Conflict
 from registry.exposure import Exposure
 from registry.guardrails import Action, Analysis, Arm, Finding, Minute, analysis
 from registry.metrics import METRICS, is_measured
-from registry.models import Rollout, RolloutMinute, RolloutStatus
+from registry.models import Rollout, RolloutMinute, RolloutStatus, RolloutUnit
 from registry.rollout_plans import guardrail
 
 LOOP = system("rollout")
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the present step is: seconds still to hold, samples of the arm that has fewer, and how many it needs."""
+    """How far the present step is: seconds still to hold, users of the arm that has fewer, and how many it needs."""
 
     hold_left_s: int
     samples: int
@@ -82,7 +82,9 @@ def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) 
     if not guardrails:
         return Analysis(Action.WAIT, ["Nothing that this step measures is judged."], [])
     rows = minutes(rollout) if measured is None else measured
-    return analysis(rows, guardrails, started=rollout.step_at or at, now=at, exposures=exposures(rollout))
+    split = exposures(rollout)
+    return analysis(rows, guardrails, started=rollout.step_at or at, now=at, exposures=split,
+                    in_both=in_both(rollout, split))  # fmt: skip
 
 
 def sides(rollout: Rollout) -> dict[str, Arm]:
@@ -105,6 +107,12 @@ def exposures(rollout: Rollout) -> list[Exposure]:
     return [Exposure(met.get("control", 0), met.get("candidate", 0), 0.5)] if met else []
 
 
+def in_both(rollout: Rollout, split: list[Exposure]) -> float:
+    """The part of the candidate's users who met the control too."""
+    met = sum(float(one.candidate) for one in split)
+    return RolloutUnit.objects.in_both_arms(rollout).count() / met if met else 0.0
+
+
 def progress(rollout: Rollout, at: datetime) -> Progress:
     step = rollout.steps[rollout.step]
     end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))
@@ -118,11 +126,10 @@ def progress(rollout: Rollout, at: datetime) -> Progress:
 
 
 def samples(rollout: Rollout) -> int:
-    """Answers since the step began, of the arm that has fewer."""
-    since = (rollout.step_at or now()).replace(second=0, microsecond=0)
+    """Users whose answers count, of the arm that has fewer."""
     arms = [arm for arm, side in sides(rollout).items() if side is not Arm.BASELINE]
-    rows = rollout.minutes.filter(arm__in=arms, metric="error_rate", at__gte=since)
-    told = rows.order_by().values_list("arm").annotate(answers=Sum("count"))
+    rows = rollout.minutes.filter(arm__in=arms, metric="error_rate")
+    told = rows.order_by().values_list("arm").annotate(users=Sum("count"))
     return min(dict(told).get(arm, 0) for arm in arms)
 
 

@@ -62,7 +62,7 @@ def conditions(progress: Progress, at: datetime) -> str:
     wait = localtime(at + timedelta(seconds=progress.hold_left_s))
     when = f"not before {wait:%H:%M}" if progress.hold_left_s else "within seconds"
     missing = max(0, progress.needed - progress.samples)
-    return f"{when}, after {missing} more answers of each arm" if missing else when
+    return f"{when}, after {missing} more users in each arm" if missing else when
 
 
 def tile(found: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:

@@ -195,7 +195,9 @@ class AliasMoveSerializer(serializers.ModelSerializer):
 class StepSerializer(serializers.Serializer):
     weight = serializers.FloatField(min_value=0, max_value=100)
     hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
-    min_samples = serializers.IntegerField(min_value=0, required=False, default=0)
+    min_samples = serializers.IntegerField(
+        min_value=0, required=False, default=0, help_text="Users that each arm must have met since the beginning."
+    )
     approval = serializers.BooleanField(required=False, default=False)
     shadow = serializers.FloatField(
         min_value=0, max_value=100, required=False, default=0,

@@ -8,7 +8,7 @@ from django.utils.timezone import now
 
 from adapterhub.api.errors import Conflict
 from registry.metrics import of_feedback
-from registry.models.minute import Measured, RolloutMinute
+from registry.models.minute import RolloutUnit
 from registry.models.response import Response
 
 
@@ -40,16 +40,18 @@ class Feedback(models.Model):
         try:
             with transaction.atomic():
                 feedback = cls.objects.create(response=response, outcome=outcome, score=score)
-                RolloutMinute.add(feedback.measured())
+                feedback.count()
         except IntegrityError:
             raise Conflict(
                 f"{response} has its feedback already.", field="response_id", code="feedback_given"
             ) from None
         return feedback
 
-    def measured(self) -> list[Measured]:
+    def count(self) -> None:
+        """Into the minutes, if a rollout counts the answer's user and this is the first that they say."""
         answer = self.response
-        if answer.rollout is None or answer.arm not in ("candidate", "control") or not answer.is_sticky:
-            return []
+        if answer.rollout is None or answer.unit_id is None:
+            return
+        user = RolloutUnit.objects.select_for_update().get(pk=answer.unit_id)
         told = of_feedback(self.outcome or None, self.score)
-        return [(answer.rollout, answer.arm, answer.at, metric, value) for metric, value in told.items()]
+        RolloutUnit.count_first((user, (answer.rollout, answer.arm, answer.at, *one)) for one in told.items())

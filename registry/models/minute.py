@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from django.contrib.postgres.fields import ArrayField
 from django.db import models, transaction
+from django.db.models import Exists, OuterRef
 
 from registry.guardrails import Arm, Minute, Values
 from registry.metrics import METRICS, of_report
@@ -15,7 +17,9 @@ from registry.models.rollout import Rollout
 from registry.quantiles import EDGES, Histogram
 from registry.statistics import Sample
 
-Measured = tuple[Rollout, str, datetime, str, float]
+# Without a value it only tells that the metric is heard of.
+Measured = tuple[Rollout, str, datetime, str, float | None]
+Met = tuple[Any, str, str]  # rollout's key, unit, arm
 BASELINE_HOURS, BASELINE_ANSWERS = 1, 1000
 TOLD = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
@@ -48,7 +52,8 @@ class RolloutMinute(models.Model):
         grouped: dict[tuple[Any, ...], list[float]] = {}
         for rollout, arm, at, metric, value in measured:
             minute = at.replace(second=0, microsecond=0)
-            grouped.setdefault((rollout.pk, minute, arm, metric), []).append(value)
+            values = grouped.setdefault((rollout.pk, minute, arm, metric), [])
+            values += [] if value is None else [value]
         with transaction.atomic():
             for key in sorted(grouped, key=str):
                 cls.add_values(*key, values=grouped[key])
@@ -57,6 +62,8 @@ class RolloutMinute(models.Model):
     def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
         key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
         cls.objects.bulk_create([cls(**key)], ignore_conflicts=True)
+        if not values:
+            return
         row = cls.objects.select_for_update().get(**key)
         if METRICS[metric].unit == "seconds":
             row.histogram = sparse(row.dense() + Histogram.of(values).counts)
@@ -90,16 +97,57 @@ def sparse(counts: np.ndarray) -> dict[str, int]:
     return {str(place): int(counts[place]) for place in np.flatnonzero(counts)}
 
 
+class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
+    def in_both_arms(self, rollout: Rollout) -> RolloutUnitQuerySet:
+        """Users of the candidate who met the control too, which no right router brings about."""
+        mine = self.filter(rollout=rollout)
+        other = mine.filter(arm=Arm.CONTROL, unit=OuterRef("unit"))
+        return mine.filter(Exists(other), arm=Arm.CANDIDATE)
+
+
 class RolloutUnit(models.Model):
-    """A user (as a hash) that a rollout met, in which arm first and at which weight."""
+    """A user (as a hash) that an arm of a rollout met, and of which metrics their first value has counted.
+
+    One user's answers resemble each other: the statistics take one of each user, so that what they sum is independent.
+    """
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="units")
     unit = models.CharField(max_length=64)
     arm = models.CharField(max_length=10)
     weight = models.FloatField(help_text="Percent, when the user was first met.")
+    counted = ArrayField(models.CharField(max_length=50), default=list, help_text="Arm and metric, each once.")
+
+    objects = RolloutUnitQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["rollout", "unit"], name="a_user_is_met_once")]
+        constraints = [models.UniqueConstraint(fields=["rollout", "unit", "arm"], name="a_user_is_met_once_by_an_arm")]
 
     def __str__(self) -> str:
         return f"{self.unit[:8]} in the {self.arm}"
+
+    @property
+    def met(self) -> Met:
+        return self.rollout_id, self.unit, self.arm
+
+    @classmethod
+    def meet(cls, found: Iterable[RolloutUnit]) -> dict[Met, RolloutUnit]:
+        """The rows of these users, locked; those that are new are written."""
+        wanted = {one.met: one for one in found}
+        cls.objects.bulk_create([wanted[met] for met in sorted(wanted, key=str)], ignore_conflicts=True)
+        units = {unit for _, unit, _ in wanted}
+        rows = cls.objects.filter(rollout__in={pk for pk, _, _ in wanted}, unit__in=units).order_by("pk")
+        return {row.met: row for row in rows.select_for_update()}
+
+    @classmethod
+    def count_first(cls, told: Iterable[tuple[RolloutUnit, Measured]]) -> None:
+        """Add to the minutes what is the first of its user and metric; of the rest only that it came."""
+        changed, measured = {}, []
+        for unit, (rollout, arm, at, metric, value) in told:
+            name = f"{arm} {metric}"
+            is_first = name not in unit.counted
+            if is_first:
+                unit.counted.append(name)
+                changed[unit.pk] = unit
+            measured.append((rollout, arm, at, metric, value if is_first else None))
+        cls.objects.bulk_update(changed.values(), ["counted"])
+        RolloutMinute.add(measured)

@@ -6,6 +6,7 @@ from django.db import models
 
 from adapterhub.accounts.models import Project
 from registry.models.adapter import AdapterVersion
+from registry.models.minute import RolloutUnit
 from registry.models.rollout import Rollout
 
 
@@ -17,6 +18,10 @@ class Response(models.Model):
     alias_name = models.CharField(max_length=50, blank=True)
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="responses")
     rollout = models.ForeignKey(Rollout, models.PROTECT, null=True, related_name="responses")
+    unit = models.ForeignKey(
+        RolloutUnit, models.PROTECT, null=True, db_index=False, related_name="+",
+        help_text="The user, as a hash, whom the rollout counts it for.",
+    )  # fmt: skip
     arm = models.CharField(max_length=20)
     is_sticky = models.BooleanField()
     status = models.PositiveSmallIntegerField()

@@ -47,7 +47,7 @@ def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Bod
     """Whether anybody listens to this answer."""
     if rollout is None or not target.is_counted:
         return None
-    is_mirrored = target.arm == "stable" and random.random() * 100 < rollout.shadow  # noqa: S311 - no secret
+    is_mirrored = target.arm == "stable" and target.is_sticky and random.random() * 100 < rollout.shadow  # noqa: S311 - no secret
     is_measured = target.arm in MEASURED and target.is_sticky and rollout.checks != Checks()
     return Heard(rollout, path, body if is_mirrored else None) if is_mirrored or is_measured else None
 

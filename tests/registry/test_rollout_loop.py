@@ -152,7 +152,7 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(
     assert not Rollout.objects.exists()
 
 
-def report(rollout: Rollout, number: int, arm: str, **changes: Any) -> dict[str, Any]:
+def report(rollout: Rollout, number: object, arm: str, **changes: Any) -> dict[str, Any]:
     return {
         "response_id": f"r{number}", "at": now().timestamp(), "project": "eu", "alias": rollout.alias.name,
         "version": rollout.candidate.served_name, "arm": arm, "sticky": True, "unit": f"u{number}", "status": 200,
@@ -180,6 +180,46 @@ def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, c
     assert rollout.minutes.get(metric="bad_feedback_rate").total == 1
 
 
+def test_a_user_counts_once_however_often_they_ask(rollout: Rollout) -> None:
+    """Of 20 users in each arm some fail every time: as 1,200 answers that would be a clear regression, as 20 users it
+    is none yet."""
+    for arm, failing in (("control", 1), ("candidate", 6)):
+        for user in range(20):
+            keep([report(rollout, f"{arm}-{user}-{time}", arm, unit=f"{arm}-{user}", status=500 if user < failing else 200)
+                  for time in range(60)])  # fmt: skip
+    rows = {row.arm: (row.count, row.total) for row in rollout.minutes.filter(metric="error_rate", count__gt=0)}
+    assert rows == {"control": (20, 1), "candidate": (20, 6)}
+    assert judge(rollout, now()).findings[0].verdict == "inconclusive"
+    measured(rollout, control=1 / 20, candidate=6 / 20, count=1200)
+    assert judge(rollout, now()).findings[0].verdict == "bad"
+
+
+def test_users_who_only_come_again_are_no_silence(rollout: Rollout) -> None:
+    """The arms are heard of by every answer, also by those that do not count."""
+    began = now() - timedelta(minutes=9)
+    Rollout.objects.filter(pk=rollout.pk).update(created_at=began, step_at=began)
+    rollout.refresh_from_db()
+    for minute in range(8):
+        at = now() - timedelta(minutes=8 - minute)
+        keep([report(rollout, f"{arm}{minute}", arm, unit=arm, at=at.timestamp()) for arm in ("control", "candidate")])
+    assert rollout.minutes.filter(metric="latency", arm="candidate").count() == 8
+    assert judge(rollout, now()).action == "wait"
+
+
+def test_the_first_feedback_of_a_user_counts(rollout: Rollout, ci: str) -> None:
+    keep([report(rollout, number, "candidate", unit="same") for number in (1, 2)])
+    assert [told(ci, response_id=f"r{number}", outcome="bad") for number in (1, 2)] == [201, 201]
+    assert rollout.minutes.get(metric="bad_feedback_rate").count == 1
+
+
+def test_users_in_both_arms_pause(rollout: Rollout) -> None:
+    keep([report(rollout, number, "candidate", unit=f"u{number % 50}") for number in range(100)])
+    keep([report(rollout, 100 + number, "control", unit=f"u{number}") for number in range(10)])
+    look(rollout, now())
+    assert rollout.status == "paused"
+    assert "answers of both arms" in last_event(rollout).reason
+
+
 def told(token: str, **body: Any) -> int:
     return Client().post("/api/v1/feedback/", json.dumps(body), content_type="application/json",
                          headers={"Authorization": f"Bearer {token}"}).status_code  # fmt: skip
@@ -199,7 +239,7 @@ SHADOW = [{"weight": 0, "shadow": 50, "min_samples": 100}, {"weight": 10, "hold_
 def shadowed(rollout: Rollout, count: int, differing: int) -> None:
     """So many pairs that nobody saw, as the routers report them."""
     mirrored = {"status": 200, "ttft_ms": None, "total_ms": 900.0, "prompt_tokens": 5, "completion_tokens": 20}
-    keep([report(rollout, number, "shadow", unit=None, ttft_ms=None, mirrored=mirrored, differs=number < differing)
+    keep([report(rollout, number, "shadow", ttft_ms=None, mirrored=mirrored, differs=number < differing)
           for number in range(count)])  # fmt: skip
 
 

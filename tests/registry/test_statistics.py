@@ -114,6 +114,24 @@ def test_equal_arms_raise_no_more_false_alarms_than_alpha(rate: float) -> None:
     assert np.mean(np.any((found.lower > 0) | (found.upper < 0), axis=1)) <= ALPHA
 
 
+def of_users(answers: int, seed: int, users: int = 100) -> Sample:
+    """RUNS streams of users who come one after the other, of whom some fail often; so many answers of each count."""
+    draws = np.random.default_rng(seed)
+    failing = draws.beta(0.1, 0.9, (RUNS, users, 1))
+    failures = draws.random((RUNS, users, answers)) < failing
+    return Sample.of_failures(np.arange(1.0, users * answers + 1), np.cumsum(failures.reshape(RUNS, -1), axis=1))
+
+
+def test_users_count_once_since_their_answers_are_alike() -> None:
+    """Equal arms of a few users who ask often: each answer by itself raises false alarms, one of each user none."""
+    alarms = {}
+    for answers in (1, 30):
+        found = proportion_difference(of_users(answers, 4), of_users(answers, 5), ALPHA)
+        alarms[answers] = np.mean(np.any((found.lower > 0) | (found.upper < 0), axis=1))
+    assert alarms[1] <= ALPHA
+    assert alarms[30] > 0.2
+
+
 def test_equal_skewed_latencies_raise_no_more_false_alarms_than_alpha() -> None:
     draws = np.random.default_rng(3).lognormal(0, 1, (2, RUNS, len(GROWING)))
     arms = [Sample(GROWING, np.cumsum(arm, axis=1), np.cumsum(arm**2, axis=1)) for arm in draws]

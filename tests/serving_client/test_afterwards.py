@@ -49,11 +49,19 @@ def test_the_candidate_is_asked_the_same_and_nobody_sees_it(router: Router, engi
 def test_another_answer_is_noticed_and_a_failing_shadow_hurts_nobody(router: Router, engine: Engine) -> None:
     router.publish(make_table(engine.url, generation=2, weight=0, shadow=100))
     engine.fake.script.extend([answer("yes"), answer("no")])
-    assert router.complete().json()["choices"][0]["text"] == "yes"
+    assert router.complete(user="me").json()["choices"][0]["text"] == "yes"
     assert shadow_of(router)["differs"] is True
     engine.fake.script.extend([answer("yes"), answer("", 500)])
-    assert router.complete().status_code == 200
+    assert router.complete(user="me").status_code == 200
     wait_until(lambda: {502} <= {report["status"] for report in router.reports()}, what="the failure's report")
+
+
+def test_without_a_user_nothing_is_asked_twice(router: Router, engine: Engine) -> None:
+    """Whose answers they are is unknown: they could not count."""
+    router.publish(make_table(engine.url, generation=2, weight=0, shadow=100))
+    router.complete()
+    router.reported()
+    assert len(engine.fake.received) == 1
 
 
 def test_without_a_shadow_step_nothing_is_asked_twice(router: Router, engine: Engine) -> None:

@@ -135,7 +135,8 @@ def analysis(minutes: Iterable[Minute], guardrails: Sequence[Guardrail], *, star
     """Judge a rollout that started then, from all its minutes. A candidate that is no worse than its margins is called
     bad, by any guardrail at any look, with probability alpha at most (each has its part of alpha).
 
-    `in_both` is the part of the users who met both arms. Rolling back goes before pausing, pausing before waiting; PROMOTE needs every guardrail, signal and goal good.
+    `in_both` is the part of the users who met both arms. Rolling back goes before pausing, pausing before waiting;
+    PROMOTE needs every guardrail, signal and goal good.
     Raises ValueError without guardrails and for an alpha outside 0 and 1.
     """
     if not guardrails:

@@ -185,8 +185,8 @@ def test_a_user_counts_once_however_often_they_ask(rollout: Rollout) -> None:
     is none yet."""
     for arm, failing in (("control", 1), ("candidate", 6)):
         for user in range(20):
-            keep([report(rollout, f"{arm}-{user}-{time}", arm, unit=f"{arm}-{user}", status=500 if user < failing else 200)
-                  for time in range(60)])  # fmt: skip
+            told = {"unit": f"{arm}-{user}", "status": 500 if user < failing else 200}
+            keep([report(rollout, f"{arm}-{user}-{time}", arm, **told) for time in range(60)])
     rows = {row.arm: (row.count, row.total) for row in rollout.minutes.filter(metric="error_rate", count__gt=0)}
     assert rows == {"control": (20, 1), "candidate": (20, 6)}
     assert judge(rollout, now()).findings[0].verdict == "inconclusive"

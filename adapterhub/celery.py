@@ -12,7 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 
 app = Celery("adapterhub")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["adapterhub.jobs", "registry", "training"])
+app.autodiscover_tasks(["adapterhub.audit", "adapterhub.jobs", "adapterhub.webhooks", "registry", "training"])
 
 
 @worker_process_init.connect

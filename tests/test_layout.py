@@ -139,3 +139,16 @@ WORKER = "import adapterhub.celery as c; c.app.loader.import_default_modules(); 
 @pytest.mark.parametrize("process", [WEB, f"import django; django.setup()\n{WORKER}"])
 def test_web_and_workers_bring_no_torch(process: str) -> None:
     assert loaded_by(process).isdisjoint({"torch", "transformers", "peft"})
+
+
+SCHEDULE = """import django; django.setup()
+import adapterhub.celery as c; c.app.loader.import_default_modules(); c.app.finalize()
+print(*{entry["task"] for entry in c.app.conf.beat_schedule.values()} - set(c.app.tasks))"""
+
+
+def test_a_worker_knows_every_task_that_beat_sends() -> None:
+    """An unknown one is thrown away with a line in the log."""
+    environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "adapterhub.settings"}
+    done = subprocess.run([sys.executable, "-c", SCHEDULE], cwd=ROOT, env=environ, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert done.stdout.split() == []

@@ -84,6 +84,11 @@ TABLE = {
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
+        Setting(
+            "ADAPTERHUB_JUDGE_URL", "", "OpenAI-compatible API of the rollouts' judge, https://host/v1; empty = none."
+        ),
+        Setting("ADAPTERHUB_JUDGE_MODEL", "", "The model that the judge is asked for."),
+        Setting("ADAPTERHUB_JUDGE_KEY", "", "The key that the judge is asked with.", True),
         Setting("ADAPTERHUB_URL", "", "Read by the command `adapterhub`: address of the web process."),
         Setting("ADAPTERHUB_TOKEN", "", "Read by the command `adapterhub`: its API token.", True),
         Setting("ADAPTERHUB_PROJECT", "", "Read by the command `adapterhub`: project; empty = the token's."),

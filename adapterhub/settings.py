@@ -270,11 +270,15 @@ CELERY_BEAT_SCHEDULE = {
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
     "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
     "rollouts": {"task": "registry.tasks.look_at_rollouts", "schedule": 5.0, "options": {"expires": 10}},
+    "judge": {"task": "registry.tasks.judge_samples", "schedule": 5.0, "options": {"expires": 10}},
     "webhooks": {"task": "adapterhub.webhooks.tasks.send_due", "schedule": 2.0, "options": {"expires": 10}},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
 WEBHOOK_HOSTS = env.words("ADAPTERHUB_WEBHOOK_HOSTS")
+JUDGE_URL = env.read("ADAPTERHUB_JUDGE_URL")
+JUDGE_MODEL = env.read("ADAPTERHUB_JUDGE_MODEL")
+JUDGE_KEY = env.read("ADAPTERHUB_JUDGE_KEY")
 AUDIT_KEY = env.read("ADAPTERHUB_AUDIT_KEY")
 FORMER_KEYS = env.read("ADAPTERHUB_FORMER_KEYS")
 AUDIT_KEY_FILE = HOME / "audit-key.pem"

@@ -13,6 +13,7 @@ ROUTING_CHANGES = "ah:routing-changes"
 NEWEST_TABLE = "ah:routing-newest"
 WANTS = "ah:wants"
 OUTCOMES = "ah:outcomes"
+SAMPLES, JUDGING = "ah:samples", "ah:judging"
 ASKED_WITHIN_S = 60
 
 

@@ -29,9 +29,10 @@ METRICS = {
     "cost": Metric("tokens of question and answer", "tokens"),
     "bad_feedback_rate": Metric("bad feedback", "points"),
     "feedback_score": Metric("feedback score", "score", less_is_worse=True),
+    "judge_score": Metric("judge's score", "score", less_is_worse=True),
 }
 UNSEEN_ALONE = {"difference_rate"}
-SEEN_ALONE = {"ttft", "tokens_per_second", "bad_feedback_rate", "feedback_score"}
+SEEN_ALONE = {"ttft", "tokens_per_second", "bad_feedback_rate", "feedback_score", "judge_score"}
 FAILED = 500  # from this status on it is the server's fault
 HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate": "format_failure"}
 

@@ -13,7 +13,8 @@ from django.db.models import QuerySet
 from redis.client import Pipeline
 
 from adapterhub.accounts.models import ApiToken, Project, Scope
-from registry.channels import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, valkey
+from adapterhub.sealing import private_key
+from registry.channels import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, SAMPLES, valkey
 from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
 from serving_client.routing import (
     AliasRoute,
@@ -22,6 +23,7 @@ from serving_client.routing import (
     RateLimit,
     RolloutRoute,
     RoutingTable,
+    Sampling,
     TokenRoute,
     VersionRoute,
     adapters_of,
@@ -127,9 +129,17 @@ def rollout_route(rollout: Rollout) -> RolloutRoute:
         weight=rollout.weight,
         salt=rollout.salt,
         shadow=rollout.shadow,
-        checks=Checks(**rollout.checks),
+        checks=Checks(**{name: check for name, check in rollout.checks.items() if name != "judge"}),
+        sampling=sampling(rollout),
         **rollout.targeting,
     )
+
+
+def sampling(rollout: Rollout) -> Sampling | None:
+    """None without a judge."""
+    judge = rollout.checks.get("judge")
+    key = private_key(SAMPLES).public_key().public_bytes_raw()
+    return Sampling(judge["sample"], key.hex()) if judge and settings.JUDGE_URL else None
 
 
 def version_routes(**only: Any) -> dict[str, VersionRoute]:

@@ -75,8 +75,11 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
         raise bad("difference_rate is measured in shadow steps alone: add one.")
 
 
-def check_answers(checks: dict[str, Any]) -> None:
-    """Raises Invalid for patterns and schemas that a router could not use."""
+def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> None:
+    """Raises Invalid for patterns and schemas that a router could not use, and for a judge that is not told what to
+    judge."""
+    if "judge" not in checks and any(raw["metric"] == "judge_score" for raw in guardrails):
+        raise bad("judge_score needs checks.judge: an instruction, and the percent of the answers to judge.")
     for name in ("refusal", "format"):
         require_pattern(name, checks.get(name))
     if (schema := checks.get("schema")) is not None:

@@ -6,7 +6,7 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import checks, outcomes, publishing, rollout_loop
+from registry import checks, outcomes, publishing, rollout_loop, samples
 from registry import reconcile as control_loop
 from registry.intake import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
@@ -32,6 +32,11 @@ def collect_outcomes() -> None:
 @shared_task
 def look_at_rollouts() -> None:
     rollout_loop.look_at_all()
+
+
+@shared_task
+def judge_samples() -> None:
+    samples.judge_waiting()
 
 
 @shared_task

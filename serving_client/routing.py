@@ -26,6 +26,15 @@ class Checks:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """The percent of both arms' answers that a judge shall see, and the hub's public key (X25519, hex), to which
+    their texts are sealed."""
+
+    percent: float
+    key: str
+
+
+@dataclass(frozen=True)
 class RolloutRoute:
     """A running A/B split; `weight` is the candidate's share in percent.
 
@@ -42,6 +51,7 @@ class RolloutRoute:
     holdout: float = 0.0
     shadow: float = 0.0
     checks: Checks = Checks()
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -169,11 +179,12 @@ def _cache(raw: dict[str, Any]) -> CacheRule:
 
 
 def _rollout(raw: dict[str, Any]) -> RolloutRoute:
-    checks = raw.get("checks") or {}
+    checks, sampling = raw.get("checks") or {}, raw.get("sampling")
     return RolloutRoute(
         raw["id"], raw["candidate"], float(raw["weight"]), raw["salt"], dict(raw.get("pinned", {})),
         float(raw.get("holdout", 0)), float(raw.get("shadow", 0)),
         Checks(checks.get("refusal"), checks.get("format"), checks.get("schema")),
+        Sampling(float(sampling["percent"]), sampling["key"]) if sampling else None,
     )  # fmt: skip
 
 

@@ -123,11 +123,16 @@ def rollout(pk: str) -> Call[Rollout]:
 
 
 def open_rollout(
-    alias: str, candidate: str, steps: Sequence[Step], reason: str, guardrails: Sequence[Guardrail] = ()
+    alias: str,
+    candidate: str,
+    steps: Sequence[Step],
+    reason: str,
+    guardrails: Sequence[Guardrail] = (),
+    checks: Json | None = None,
 ) -> Call[Rollout]:
-    return post(
-        "rollouts/", alias=alias, candidate=candidate, steps=list(steps), guardrails=list(guardrails), reason=reason
-    )
+    """`checks` is what answers are held to: refusal, format, schema, judge."""
+    plan = {"steps": list(steps), "guardrails": list(guardrails), "checks": checks or {}}
+    return post("rollouts/", alias=alias, candidate=candidate, reason=reason, **plan)
 
 
 def promote(rollout: Rollout, reason: str) -> Call[Rollout]:

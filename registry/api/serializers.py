@@ -216,12 +216,20 @@ class GuardrailSerializer(serializers.Serializer):
     level = serializers.FloatField(required=False, allow_null=True, help_text="0.95 is p95; of times only.")
 
 
+class JudgeSerializer(serializers.Serializer):
+    """A sample of both arms' answers goes to the installation's judge, with its questions."""
+
+    instruction = serializers.CharField(max_length=2000, help_text="What makes an answer good.")
+    sample = serializers.FloatField(min_value=0.01, max_value=100, help_text="Percent of the answers.")
+
+
 class ChecksSerializer(serializers.Serializer):
     """Judged by the routers after the answer has left."""
 
     refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
     format = serializers.CharField(required=False, help_text="Regular expression that a right answer contains.")
     schema = serializers.JSONField(required=False, help_text="JSON Schema that a right answer's JSON obeys.")
+    judge = JudgeSerializer(required=False)
 
 
 class TargetingSerializer(serializers.Serializer):

@@ -11,6 +11,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterField(
+            model_name="rollout",
+            name="checks",
+            field=models.JSONField(default=dict, help_text="What answers are held to: refusal, format, schema, judge."),
+        ),
         migrations.RemoveConstraint(
             model_name="rolloutunit",
             name="a_user_is_met_once",

@@ -16,6 +16,7 @@ from adapterhub.accounts.models import User
 from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from registry.judge import require_judge
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
@@ -84,7 +85,7 @@ class Rollout(models.Model):
     weight = models.FloatField(default=0, help_text="Percent of the units that the candidate serves.")
     steps = models.JSONField(default=list)
     guardrails = models.JSONField(default=list)
-    checks = models.JSONField(default=dict, help_text="What answers are held to: refusal, format, schema.")
+    checks = models.JSONField(default=dict, help_text="What answers are held to: refusal, format, schema, judge.")
     targeting = models.JSONField(default=dict, help_text="Hashes of units kept on one side; the holdout.")
     step = models.PositiveSmallIntegerField(default=0, editable=False, help_text="Counted from 0.")
     step_at = models.DateTimeField(null=True, editable=False, help_text="When its present step began to serve.")
@@ -149,7 +150,8 @@ class Rollout(models.Model):
         `targeting` names units as clients send them: {allow, deny, holdout}; only their hashes are kept.
         """
         check_plan(steps, guardrails or [])
-        check_answers(checks or {})
+        check_answers(checks or {}, guardrails or [])
+        require_judge(checks or {})
         require_of_project(candidate, alias.project)
         candidate.require_servable_on(alias.cluster)
         if candidate.pk == alias.version_id:
@@ -170,7 +172,9 @@ class Rollout(models.Model):
                     reason=reason,
                     created_by=by.user,
                 )
-                rollout.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(alias.version))
+                # Texts leave for the judge: who decided so stands in the trail.
+                shown = {"judge": rollout.checks["judge"]} if "judge" in rollout.checks else None
+                rollout.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(alias.version), evidence=shown)
                 if alias.quorum:
                     rollout.request_approval(reason=reason, by=by)
                 route_soon(alias.pk)

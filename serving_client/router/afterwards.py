@@ -14,6 +14,7 @@ from serving_client.router.errors import Refusal
 from serving_client.router.outcomes import Outcome, OutcomeReporter, usage_of
 from serving_client.router.quality import judged, text_of
 from serving_client.router.resolve import Body, Target, rewritten
+from serving_client.router.samples import Sample, Samples, question_of
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream import Upstream
 from serving_client.routing import Checks, RolloutRoute
@@ -25,10 +26,11 @@ TOLD_OF_THE_STABLE = ("status", "ttft_ms", "total_ms", "prompt_tokens", "complet
 
 
 class Heard:
-    """An answer of a rollout while it passes, and the question if the candidate shall be asked it too."""
+    """An answer of a rollout while it passes, and its question: the candidate may be asked it too, a judge shown it."""
 
-    def __init__(self, rollout: RolloutRoute, path: str, question: Body | None) -> None:
+    def __init__(self, rollout: RolloutRoute, path: str, question: Body, is_mirrored: bool, is_sampled: bool) -> None:
         self.rollout, self.path, self.question = rollout, path, question
+        self.is_mirrored, self.is_sampled = is_mirrored, is_sampled
         self._parts: list[bytes] = []
         self._room = MOST_BYTES
 
@@ -45,11 +47,17 @@ class Heard:
 
 def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> Heard | None:
     """Whether anybody listens to this answer."""
-    if rollout is None or not target.is_counted:
+    if rollout is None or not target.is_counted or not target.is_sticky:
         return None
-    is_mirrored = target.arm == "stable" and target.is_sticky and random.random() * 100 < rollout.shadow  # noqa: S311 - no secret
-    is_measured = target.arm in MEASURED and target.is_sticky and rollout.checks != Checks()
-    return Heard(rollout, path, body if is_mirrored else None) if is_mirrored or is_measured else None
+    is_measured = target.arm in MEASURED
+    is_mirrored = target.arm == "stable" and drawn(rollout.shadow)
+    is_sampled = is_measured and rollout.sampling is not None and drawn(rollout.sampling.percent)
+    listens = is_mirrored or is_sampled or (is_measured and rollout.checks != Checks())
+    return Heard(rollout, path, body, is_mirrored, is_sampled) if listens else None
+
+
+def drawn(percent: float) -> bool:
+    return random.random() * 100 < percent  # noqa: S311 - no secret
 
 
 @dataclass
@@ -59,6 +67,7 @@ class Afterwards:
     watcher: TableWatcher
     upstream: Upstream
     reporter: OutcomeReporter
+    samples: Samples
 
     def __post_init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,8 +77,8 @@ class Afterwards:
         content = heard.answer() if heard and outcome.status == 200 else None
         if heard is None or content is None or len(self._tasks) >= MOST_AT_ONCE:
             self.reporter.report(outcome)
-        elif heard.question is None:
-            self._start(self._judge(heard, outcome, content))
+        elif not heard.is_mirrored:
+            self._start(self._judge(target, heard, outcome, content))
         else:
             self.reporter.report(outcome)
             self._start(self._mirror(target, heard, outcome, content))
@@ -83,9 +92,14 @@ class Afterwards:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _judge(self, heard: Heard, outcome: Outcome, content: bytes) -> None:
-        hints = await asyncio.to_thread(lambda: judged(heard.rollout.checks, text_of(content)))
+    async def _judge(self, target: Target, heard: Heard, outcome: Outcome, content: bytes) -> None:
+        text = await asyncio.to_thread(text_of, content)
+        hints = await asyncio.to_thread(judged, heard.rollout.checks, text)
         self.reporter.report(replace(outcome, **hints))
+        if heard.is_sampled and heard.rollout.sampling and target.unit_hash:
+            sample = Sample(outcome.response_id, heard.rollout.id, outcome.arm, target.unit_hash, outcome.at,
+                            question_of(heard.question), text)  # fmt: skip
+            await self.samples.offer(sample, heard.rollout.sampling.key)
 
     async def _mirror(self, target: Target, heard: Heard, outcome: Outcome, content: bytes) -> None:
         """Ask the candidate and report both answers as a pair that nobody saw."""
@@ -106,7 +120,7 @@ class Afterwards:
 
     async def _asked(self, target: Target, heard: Heard, replicas: tuple[str, ...]) -> tuple[int, bytes]:
         """Status and bytes of the candidate's whole answer."""
-        question = {name: value for name, value in (heard.question or {}).items() if name != "stream_options"}
+        question = {name: value for name, value in heard.question.items() if name != "stream_options"}
         payload = rewritten({**question, "stream": False}, target)
         try:
             headers = {"Content-Type": "application/json"}

@@ -31,6 +31,7 @@ from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
 from serving_client.router.proxy import Proxy
 from serving_client.router.resolve import authenticate
+from serving_client.router.samples import Samples
 from serving_client.router.spool import Spool
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream import Upstream
@@ -59,7 +60,7 @@ def make_app(settings: Settings) -> Starlette:
         watcher = TableWatcher(valkey, settings.snapshot)
         cold = ColdVersions(valkey, watcher, settings.load_deadline_s)
         reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
-        parts = (Upstream(), reporter, Metrics(), ResponseCache(valkey), RateLimits(valkey))
+        parts = (Upstream(), reporter, Metrics(), ResponseCache(valkey), RateLimits(valkey), Samples(valkey))
         app.state.proxy = Proxy(watcher, cold, *parts)
         await app.state.proxy.upstream.start()
         async with running(watcher.run()), running(reporter.run()):

@@ -22,6 +22,7 @@ from serving_client.router.limits import RateLimits
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
 from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten, rollout_of
+from serving_client.router.samples import Samples
 from serving_client.router.table import TableWatcher
 from serving_client.router.tracing import trace_headers
 from serving_client.router.upstream import Reply, Upstream
@@ -41,9 +42,10 @@ class Proxy:
     metrics: Metrics
     cache: ResponseCache
     limits: RateLimits
+    samples: Samples
 
     def __post_init__(self) -> None:
-        self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter)
+        self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter, self.samples)
 
     def table(self) -> RoutingTable:
         """The last good table. Raises Refusal 503 before there is one."""

@@ -1,0 +1,66 @@
+"""A part of the answers, for the hub's judge: sealed for the hub alone, and gone after minutes whoever took them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import redis.asyncio as redis
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from redis.exceptions import RedisError
+
+WAITING = "ah:samples"
+KEPT_S = 300
+MOST = 200  # that wait; older ones are forgotten
+MOST_BYTES = 2**16  # of a question; a longer one is not judged
+SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer with its question; `unit` as sha256 hex, `at` in epoch seconds."""
+
+    response_id: str
+    rollout: str
+    arm: str
+    unit: str
+    at: float
+    question: Any
+    answer: str
+
+    def sealed(self, key: str) -> bytes | None:
+        """What only the holder of the private key opens; None when the question is too long."""
+        if len(orjson.dumps(self.question)) > MOST_BYTES:
+            return None
+        return SUITE.encrypt(orjson.dumps(self), X25519PublicKey.from_public_bytes(bytes.fromhex(key)))
+
+
+@dataclass(frozen=True)
+class Samples:
+    valkey: redis.Redis
+
+    async def offer(self, sample: Sample, key: str) -> None:
+        """Leave it for the hub. What cannot be left is forgotten: the next one will do."""
+        sealed = await asyncio.to_thread(sample.sealed, key)
+        if sealed is None:
+            return
+        # Valkey's own log keeps what has expired here: that is why it is sealed.
+        name = f"{WAITING}:{sample.response_id}"
+        try:
+            async with self.valkey.pipeline(transaction=False) as pipe:
+                pipe.set(name, sealed, ex=KEPT_S)
+                pipe.lpush(WAITING, name)
+                pipe.ltrim(WAITING, 0, MOST - 1)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            log.warning("Valkey does not take a sample for the judge (%s).", type(error).__name__)
+
+
+def question_of(body: dict[str, Any]) -> Any:
+    """The messages of a chat, or the prompt."""
+    return body.get("messages") or body.get("prompt")

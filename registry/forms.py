@@ -39,28 +39,36 @@ def plans() -> list[tuple[str, str]]:
     return [(BY_HAND, "by hand: the share below, moved by people"), *told]
 
 
-class PromoteForm(ReasonForm):
-    """Roll a version out on an alias: by a plan that carries itself out, or by a share that people move."""
+class PlanForm(SteeringForm):
+    """A plan that carries itself out, or a share that people move."""
 
     plan = forms.ChoiceField(
         choices=plans, required=False, help_text="A plan's guardrails roll back by themselves; the page shows them."
     )
-    alias = forms.ModelChoiceField(Alias.objects.none())
     weight = forms.FloatField(min_value=1, max_value=100, initial=50, label="Share of the users in percent")
+
+    def clean(self) -> dict[str, Any]:
+        """The verb's arguments, with `steps` and `guardrails` of the plan that was chosen."""
+        fields = super().clean() or self.cleaned_data
+        by_hand = [{"weight": fields.pop("weight", None)}]
+        steps = TEMPLATES.get(fields.pop("plan", ""), by_hand)
+        return {**fields, "steps": steps, "guardrails": [] if steps is by_hand else GUARDRAILS}
+
+
+class PromoteForm(PlanForm):
+    """Roll a version out on an alias."""
+
+    alias = forms.ModelChoiceField(Alias.objects.none())
+    draft = forms.BooleanField(
+        required=False, label="Keep it as a draft", help_text="Nothing happens until somebody starts it."
+    )
 
     def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
         own = Case(When(version__adapter=version.adapter, then=0), default=1)
         self.fields["alias"].queryset = aliases.exclude(version=version).order_by(own, "name")
-        self.order_fields(["alias", "plan", "weight", "reason"])
-
-    def clean(self) -> dict[str, Any]:
-        """`steps` and `guardrails` of the plan that was chosen."""
-        fields = super().clean() or self.cleaned_data
-        by_hand = [{"weight": fields.get("weight")}]
-        steps = TEMPLATES.get(fields.get("plan", ""), by_hand)
-        return {**fields, "steps": steps, "guardrails": [] if steps is by_hand else GUARDRAILS}
+        self.order_fields(["alias", "plan", "weight", "reason", "draft"])
 
 
 class MoveForm(ReasonForm):

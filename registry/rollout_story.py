@@ -17,6 +17,8 @@ LOOKS = 12  # points of a picture over time
 WIDTH, HEIGHT, EDGE = 320, 96, 8
 REACH = 3  # margins above and below zero that a picture shows
 NEXT = {
+    RolloutStatus.DRAFT: "Nothing, until somebody starts it. It can still be changed.",
+    RolloutStatus.DISCARDED: "Nothing: it was never started.",
     RolloutStatus.LOADING: "It starts by itself when every healthy replica has loaded the candidate.",
     RolloutStatus.PAUSED: "Nothing, until somebody resumes it, promotes it or rolls it back.",
     RolloutStatus.AWAITING_APPROVAL: "Nothing until somebody takes the next step or promotes it. Guardrails still act.",
@@ -29,7 +31,7 @@ NEXT = {
 def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
     """What the page shows beside the state; pictures only where something was measured."""
     rows = minutes(rollout)
-    found = judge(rollout, at, rows) if rollout.guardrails else None
+    found = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
     return {
         "next": what_next(rollout, at),
         "found": found,

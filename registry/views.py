@@ -20,7 +20,7 @@ from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.ancestry import ancestry
-from registry.forms import AtForm, MoveForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
+from registry.forms import AtForm, MoveForm, PlanForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, RolloutStatus, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
@@ -30,7 +30,8 @@ PAGE, TOLD, COMPARED, DRAWN = 50, 20, 12, 8
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
 VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
 ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
-VERBS = {"pause": SteeringForm, "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
+VERBS = {"edit": PlanForm, "start": SteeringForm, "discard": SteeringForm, "pause": SteeringForm,
+         "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
          "promote": SteeringForm, "rollback": ReasonForm}  # fmt: skip
 
 
@@ -115,8 +116,10 @@ def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         guardrails=fields["guardrails"],
         reason=fields["reason"],
         by=actor_of(request),
+        draft=fields["draft"],
     )
-    messages.success(request, "The rollout starts when every healthy replica has loaded the version.")
+    started = "The rollout starts when every healthy replica has loaded the version."
+    messages.success(request, "The draft is kept: start it below." if rollout.is_draft else started)
     return redirect("rollout", pk=rollout.pk)
 
 
@@ -199,7 +202,7 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
         "may_roll_back": shown.is_active or shown.status == "promoted",
         "may_advance": shown.status in SERVING and not shown.is_last_step,
         "approvals": shown.approvals.all(),
-        "weight_form": WeightForm(initial={"weight": shown.weight}),
+        "plan_form": PlanForm(initial={"expected_generation": shown.generation, "weight": max(1, shown.weight)}),
         "events": AuditEvent.objects.about(shown),
         "replicas": shown.alias.cluster.replicas.all(),
     }
@@ -209,7 +212,7 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """One of pause, resume, set-weight, promote, rollback."""
+    """One of VERBS."""
     if verb not in VERBS:
         raise Http404
     shown = find_rollout(request, pk)

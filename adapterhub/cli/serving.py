@@ -71,8 +71,9 @@ def rollout(
 
 
 def newest(api: Client, name: str) -> Rollout:
-    """The alias' last rollout. Raises Ended when there never was one."""
-    found: list[Rollout] = api.send(calls.rollouts(name))["results"]
+    """The alias' last rollout that was opened. Raises Ended when there never was one."""
+    rows: list[Rollout] = api.send(calls.rollouts(name))["results"]
+    found = [row for row in rows if row["status"] not in ("draft", "discarded")]
     if not found:
         raise Ended(f"{name!r} has no rollout that you can see.", Exit.USAGE)
     return found[0]

@@ -129,10 +129,16 @@ def open_rollout(
     reason: str,
     guardrails: Sequence[Guardrail] = (),
     checks: Json | None = None,
+    draft: bool = False,
 ) -> Call[Rollout]:
-    """`checks` is what answers are held to: refusal, format, schema, judge."""
-    plan = {"steps": list(steps), "guardrails": list(guardrails), "checks": checks or {}}
+    """`checks` is what answers are held to: refusal, format, schema, judge. A draft waits until it is started."""
+    plan = {"steps": list(steps), "guardrails": list(guardrails), "checks": checks or {}, "draft": draft}
     return post("rollouts/", alias=alias, candidate=candidate, reason=reason, **plan)
+
+
+def start(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """Open a draft, if nobody changed it since it was read."""
+    return post(f"rollouts/{rollout['id']}/start/", reason=reason, expected_generation=rollout["generation"])
 
 
 def promote(rollout: Rollout, reason: str) -> Call[Rollout]:

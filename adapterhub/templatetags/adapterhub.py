@@ -22,7 +22,7 @@ TONES = {
     "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit", "bad"}),
     "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "awaiting approval", "pending", "drifts",
                    "glass broken", "sample too small", "tight", "serves after export"}),
-    "still": ("■", {"cancelled", "archived", "paused", "rolled back", "lapsed"}),
+    "still": ("■", {"cancelled", "archived", "paused", "draft", "discarded", "rolled back", "lapsed"}),
 }  # fmt: skip
 
 

@@ -18,7 +18,18 @@ from registry import models, rollout_loop
 from registry.api import serializers as shapes
 from registry.api.views import ByCreation, Reading, named_thing
 
-VERBS = ("create", "pause", "resume", "advance", "set_weight", "promote", "rollback")
+VERBS = (
+    "create",
+    "partial_update",
+    "start",
+    "discard",
+    "pause",
+    "resume",
+    "advance",
+    "set_weight",
+    "promote",
+    "rollback",
+)
 
 
 class RolloutViewSet(Reading):
@@ -42,7 +53,7 @@ class RolloutViewSet(Reading):
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
     def create(self, request: Request) -> Response:
-        """Open a rollout. It starts when every healthy replica holds the candidate."""
+        """Open a rollout, or keep a draft. An open one starts when every healthy replica holds the candidate."""
         fields = self.read(shapes.NewRolloutSerializer)
         alias = named_thing(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
         candidate = named_thing(
@@ -58,13 +69,31 @@ class RolloutViewSet(Reading):
             targeting=dict(fields["targeting"]),
             reason=fields["reason"],
             by=actor_of(request),
+            draft=fields["draft"],
         )
         return self.write(rollout, 201)
+
+    @extend_schema(request=shapes.EditRolloutSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change parts of a draft's plan."""
+        return self.move("edit", shapes.EditRolloutSerializer)
 
     def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
         rollout = self.get_object()
         getattr(rollout, verb)(by=actor_of(self.request), **self.read(shape))
         return self.write(rollout)
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def start(self, request: Request, pk: str) -> Response:
+        """Open a draft."""
+        return self.move("start")
+
+    @extend_schema(request=shapes.TransitionSerializer)
+    @action(detail=True, methods=["post"])
+    def discard(self, request: Request, pk: str) -> Response:
+        """End a draft that nobody will start."""
+        return self.move("discard")
 
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])

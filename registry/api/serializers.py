@@ -267,7 +267,7 @@ class RolloutSerializer(serializers.ModelSerializer):
         fields = [
             "id", "alias", "stable", "candidate", "status", "weight", "steps", "step", "step_at", "guardrails",
             "checks", "targeting", "generation", "reason",
-            "created_at", "ended_at",
+            "created_at", "opened_at", "ended_at",
         ]  # fmt: skip
 
 
@@ -283,11 +283,19 @@ class NewRolloutSerializer(serializers.Serializer):
     checks = ChecksSerializer(required=False, default=dict)
     targeting = TargetingSerializer(required=False, default=dict)
     reason = serializers.CharField(max_length=2000)
+    draft = serializers.BooleanField(default=False, help_text="Keep it, and let somebody start it later.")
 
 
 class TransitionSerializer(serializers.Serializer):
     reason = serializers.CharField(max_length=2000)
     expected_generation = serializers.IntegerField(required=False, min_value=1)
+
+
+class EditRolloutSerializer(TransitionSerializer):
+    steps = StepSerializer(many=True, allow_empty=False, required=False)
+    guardrails = GuardrailSerializer(many=True, required=False)
+    checks = ChecksSerializer(required=False)
+    targeting = TargetingSerializer(required=False)
 
 
 class WeightSerializer(TransitionSerializer):

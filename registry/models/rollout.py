@@ -22,35 +22,12 @@ from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import route_soon
 from registry.models.evaluation import evaluations_of, require_no_objection
+from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.slots import require_slots
 from registry.rollout_plans import check as check_plan
 from registry.rollout_plans import check_answers, targets
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
-
-
-class RolloutStatus(models.TextChoices):
-    LOADING = "loading"
-    RUNNING = "running"
-    PAUSED = "paused"
-    AWAITING_APPROVAL = "awaiting_approval", "awaiting approval"
-    PROMOTED = "promoted"
-    ROLLED_BACK = "rolled_back", "rolled back"
-    FAILED = "failed"
-
-
-# The candidate gets its share; waiting for an approval changes nothing for the users.
-SERVING = (RolloutStatus.RUNNING, RolloutStatus.AWAITING_APPROVAL)
-ACTIVE = (RolloutStatus.LOADING, RolloutStatus.PAUSED, *SERVING)
-# What may follow what; rollback may follow everything that is active, so that it wins every race.
-MOVES = {
-    RolloutStatus.RUNNING: (RolloutStatus.LOADING, RolloutStatus.PAUSED, RolloutStatus.AWAITING_APPROVAL),
-    RolloutStatus.PAUSED: SERVING,
-    RolloutStatus.AWAITING_APPROVAL: (RolloutStatus.RUNNING,),
-    RolloutStatus.PROMOTED: (*SERVING, RolloutStatus.PAUSED),
-    RolloutStatus.ROLLED_BACK: (*ACTIVE, RolloutStatus.PROMOTED),
-    RolloutStatus.FAILED: (RolloutStatus.LOADING,),
-}
 
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
@@ -94,6 +71,7 @@ class Rollout(models.Model):
     reason = models.TextField()
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
+    opened_at = models.DateTimeField(null=True, editable=False, help_text="Since when it moves its alias.")
     ended_at = models.DateTimeField(null=True, editable=False)
 
     objects = RolloutQuerySet.as_manager()
@@ -116,6 +94,10 @@ class Rollout(models.Model):
         return self.status in ACTIVE
 
     @property
+    def is_draft(self) -> bool:
+        return self.status == RolloutStatus.DRAFT
+
+    @property
     def is_last_step(self) -> bool:
         return self.step + 1 >= len(self.steps)
 
@@ -126,11 +108,11 @@ class Rollout(models.Model):
 
     def answers_before(self, hours: int) -> models.QuerySet[Any]:
         """The newest answers of the stable version under this alias before the rollout."""
-        since = self.created_at - timedelta(hours=hours)
-        return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, self.created_at))
+        since = self.opened_at - timedelta(hours=hours)
+        return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, self.opened_at))
 
     def was_open(self, at: datetime) -> bool:
-        return self.created_at <= at and (self.ended_at is None or at <= self.ended_at)
+        return self.opened_at is not None and self.opened_at <= at and (self.ended_at is None or at <= self.ended_at)
 
     @classmethod
     def create(
@@ -144,43 +126,85 @@ class Rollout(models.Model):
         guardrails: list[dict[str, Any]] | None = None,
         checks: dict[str, Any] | None = None,
         targeting: dict[str, Any] | None = None,
+        draft: bool = False,
     ) -> Rollout:
-        """Open a rollout. Traffic moves only when replicas have loaded the candidate.
+        """Open a rollout, or keep it as a draft. Traffic moves only when replicas have loaded the candidate.
 
         `targeting` names units as clients send them: {allow, deny, holdout}; only their hashes are kept.
         """
-        check_plan(steps, guardrails or [])
-        check_answers(checks or {}, guardrails or [])
-        require_judge(checks or {})
         require_of_project(candidate, alias.project)
-        candidate.require_servable_on(alias.cluster)
-        if candidate.pk == alias.version_id:
-            raise Invalid(f"{alias} serves {candidate} already.", field="candidate", code="same_version")
+        rollout = cls(alias=alias, stable=alias.version, candidate=candidate, reason=reason, created_by=by.user,
+                      status=RolloutStatus.DRAFT)  # fmt: skip
+        rollout.plan(steps=steps, guardrails=guardrails or [], checks=checks or {}, targeting=targeting or {})
+        with transaction.atomic():
+            rollout.alias = Alias.objects.select_for_update().get(pk=alias.pk)
+            if draft:
+                rollout.require_servable()
+                rollout.save()
+                rollout.audit(Tag.ROLLOUT_DRAFTED, by=by, reason=reason)
+            else:
+                rollout.open(by=by, reason=reason)
+        return rollout
+
+    def plan(self, *, steps: list[dict[str, Any]], guardrails: list[dict[str, Any]], checks: dict[str, Any],
+             targeting: dict[str, Any] | None) -> None:  # fmt: skip
+        """Take what it is told to do. Raises Invalid for what could not be carried out."""
+        check_plan(steps, guardrails)
+        check_answers(checks, guardrails)
+        require_judge(checks)
+        self.steps, self.guardrails, self.checks, self.weight = steps, guardrails, checks, steps[0]["weight"]
+        self.targeting = self.targeting if targeting is None else targets(targeting)
+
+    def require_servable(self) -> None:
+        """Raises Invalid for a candidate that the alias cannot serve, or serves already."""
+        self.candidate.require_servable_on(self.alias.cluster)
+        if self.candidate_id == self.alias.version_id:
+            raise Invalid(f"{self.alias} serves {self.candidate} already.", field="candidate", code="same_version")
+
+    def open(self, *, by: Actor, reason: str) -> None:
+        """From now on it moves its locked alias, away from what that serves at this moment."""
+        self.require_servable()
+        require_slots(self.alias, self.candidate, Rollout.objects.active())
+        self.stable, self.status, self.opened_at = self.alias.version, RolloutStatus.LOADING, now()
         try:
             with transaction.atomic():
-                alias = Alias.objects.select_for_update().get(pk=alias.pk)
-                require_slots(alias, candidate, cls.objects.active())
-                rollout = cls.objects.create(
-                    alias=alias,
-                    stable=alias.version,
-                    candidate=candidate,
-                    weight=steps[0]["weight"],
-                    steps=steps,
-                    guardrails=guardrails or [],
-                    checks=checks or {},
-                    targeting=targets(targeting or {}),
-                    reason=reason,
-                    created_by=by.user,
-                )
-                # Texts leave for the judge: who decided so stands in the trail.
-                shown = {"judge": rollout.checks["judge"]} if "judge" in rollout.checks else None
-                rollout.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(alias.version), evidence=shown)
-                if alias.quorum:
-                    rollout.request_approval(reason=reason, by=by)
-                route_soon(alias.pk)
+                self.save()
         except IntegrityError:
-            raise Conflict(f"{alias} has a rollout that has not ended.", code="rollout_active") from None
-        return rollout
+            raise Conflict(f"{self.alias} has a rollout that has not ended.", code="rollout_active") from None
+        # Texts leave for the judge: who decided so stands in the trail.
+        shown = {"judge": self.checks["judge"]} if "judge" in self.checks else None
+        self.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(self.stable), evidence=shown)
+        if self.alias.quorum:
+            self.request_approval(reason=reason, by=by)
+        route_soon(self.alias_id)
+
+    def start(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+        """Open a draft as it stands."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.LOADING, expected_generation)
+            rollout.generation += 1
+            rollout.open(by=by, reason=reason)
+        self.refresh_from_db()
+
+    def edit(self, *, reason: str, by: Actor, expected_generation: int | None = None, **changes: Any) -> None:
+        """Put new parts into a draft's plan: steps, guardrails, checks, targeting."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.DRAFT, expected_generation)
+            before = {name: getattr(rollout, name) for name in ("steps", "guardrails", "checks")}
+            rollout.plan(**{**before, "targeting": None, **changes})
+            rollout.generation += 1
+            rollout.save()
+            after = {name: getattr(rollout, name) for name in before}
+            rollout.audit(Tag.ROLLOUT_EDITED, by=by, reason=reason, before=before, evidence=after)
+        self.refresh_from_db()
+
+    def discard(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
+        """End a draft that nobody will start."""
+        with transaction.atomic():
+            rollout = self.locked(RolloutStatus.DISCARDED, expected_generation)
+            rollout.enter(RolloutStatus.DISCARDED)
+            rollout.audit(Tag.ROLLOUT_DISCARDED, by=by, reason=reason)
+        self.refresh_from_db()
 
     def started(self, *, by: Actor) -> None:
         """The candidate is loaded where the alias is served: send it its share."""

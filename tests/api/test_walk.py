@@ -48,6 +48,7 @@ NEEDS = {
     "api:cluster-list POST": OPERATE, "api:replica-list POST": OPERATE, "api:alias-list POST": OPERATE,
     "api:alias-detail PATCH": OPERATE, "api:alias-move POST": OPERATE, "api:rollout-list POST": OPERATE,
     "api:rollout-pause POST": OPERATE, "api:rollout-resume POST": OPERATE, "api:rollout-promote POST": OPERATE,
+    "api:rollout-detail PATCH": OPERATE, "api:rollout-start POST": OPERATE, "api:rollout-discard POST": OPERATE,
     "api:rollout-advance POST": OPERATE, "api:feedback-list POST": Scope.INFER,
     "api:rollout-rollback POST": OPERATE, "api:rollout-set-weight POST": OPERATE,
     "api:approval-list POST": OPERATE, "api:approval-break-glass POST": OPERATE,

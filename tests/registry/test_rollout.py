@@ -4,12 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connection
+from django.utils.timezone import now
+from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import User
 from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllowed
 from adapterhub.audit.models import AuditEvent, verify
 from registry.models import AdapterVersion, Alias, Rollout, RolloutStatus
-from registry.reconcile import RECONCILER
+from registry.outcomes import at_that_time
+from registry.reconcile import RECONCILER, routing_table
 
 STEPS = [{"weight": 50}]
 
@@ -88,6 +91,60 @@ def test_a_protected_alias_is_not_promoted_alone(rollout: Rollout, alice: User) 
     rollout.alias.set_policy({"quorum": 1}, by=alice.as_actor())
     with pytest.raises(NotAllowed):
         rollout.promote(reason="alone", by=alice.as_actor())
+
+
+def drafted(alias: Alias, candidate: AdapterVersion, user: User) -> Rollout:
+    return Rollout.create(alias=alias, candidate=candidate, steps=STEPS, reason="later", by=user.as_actor(), draft=True)
+
+
+def test_a_draft_moves_nothing_until_it_is_started(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    """It stands in nobody's way, and starts from what the alias serves then."""
+    draft, other = (drafted(alias, candidate, alice) for _ in range(2))
+    assert routing_table().aliases[alias.name].rollout is None
+    assert at_that_time([draft], now()) is None
+    alias.refresh_from_db()
+    newer = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, reason="now", by=alice.as_actor())
+    with pytest.raises(Conflict, match="has not ended"):
+        draft.start(reason="go", by=alice.as_actor())
+    newer.rollback(reason="away", by=alice.as_actor())
+    draft.start(reason="go", by=alice.as_actor(), expected_generation=1)
+    draft.started(by=RECONCILER)
+    assert (draft.status, draft.stable, draft.generation) == ("running", alias.version, 3)
+    assert at_that_time([draft], now()) == draft
+    draft.promote(reason="good", by=alice.as_actor())
+    with pytest.raises(Invalid, match="already"):
+        other.start(reason="go", by=alice.as_actor())
+
+
+def test_a_draft_is_edited_and_discarded(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
+    draft = drafted(alias, candidate, alice)
+    plan = {"steps": [{"weight": 5}], "guardrails": [{"metric": "error_rate", "margin": 2}]}
+    with pytest.raises(Invalid):
+        draft.edit(reason="bad", by=alice.as_actor(), steps=[])
+    draft.edit(reason="slower", by=alice.as_actor(), **plan)
+    assert (draft.weight, draft.guardrails) == (5, plan["guardrails"])
+    assert AuditEvent.objects.get(tag="rollout:edited").before["steps"] == STEPS
+    with pytest.raises(InvalidTransition):
+        draft.rollback(reason="too early", by=alice.as_actor())
+    draft.discard(reason="no", by=alice.as_actor())
+    for refused in (draft.start, draft.edit, draft.discard):
+        with pytest.raises(InvalidTransition):
+            refused(reason="late", by=alice.as_actor())
+    assert tags()[-3:] == ["rollout:drafted", "rollout:edited", "rollout:discarded"]
+
+
+def test_a_draft_over_rest(alias: Alias, candidate: AdapterVersion, ci: str) -> None:
+    api = APIClient(headers={"Authorization": f"Bearer {ci}"})
+    body = {"alias": alias.name, "candidate": candidate.served_name, "steps": STEPS, "reason": "later", "draft": True}
+    made = api.post("/api/v1/rollouts/", body).json()
+    assert (made["status"], made["opened_at"]) == ("draft", None)
+    path = f"/api/v1/rollouts/{made['id']}/"
+    edited = api.patch(path, {"steps": [{"weight": 3}], "reason": "less", "expected_generation": 1})
+    assert (edited.status_code, edited.json()["weight"], edited.json()["generation"]) == (200, 3, 2)
+    assert api.post(f"{path}start/", {"reason": "go", "expected_generation": 1}).status_code == 409
+    assert api.post(f"{path}start/", {"reason": "go", "expected_generation": 2}).json()["status"] == "loading"
+    assert api.patch(path, {"steps": [{"weight": 4}], "reason": "more"}).status_code == 409
+    assert api.post(f"{path}discard/", {"reason": "no"}).status_code == 409
 
 
 def test_an_alias_does_not_move_under_a_rollout(rollout: Rollout, alice: User) -> None:

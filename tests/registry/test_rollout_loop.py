@@ -197,7 +197,7 @@ def test_a_user_counts_once_however_often_they_ask(rollout: Rollout) -> None:
 def test_users_who_only_come_again_are_no_silence(rollout: Rollout) -> None:
     """The arms are heard of by every answer, also by those that do not count."""
     began = now() - timedelta(minutes=9)
-    Rollout.objects.filter(pk=rollout.pk).update(created_at=began, step_at=began)
+    Rollout.objects.filter(pk=rollout.pk).update(opened_at=began, step_at=began)
     rollout.refresh_from_db()
     for minute in range(8):
         at = now() - timedelta(minutes=8 - minute)
@@ -304,7 +304,7 @@ def test_lists_and_checks_reach_the_routers_as_hashes(alias: Alias, candidate: A
 
 def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> None:
     """The hour before the rollout is remembered, once."""
-    earlier = rollout.created_at - timedelta(minutes=10)
+    earlier = rollout.opened_at - timedelta(minutes=10)
     keep([report(rollout, number, "none", at=earlier.timestamp(), version=rollout.stable.served_name)
           for number in range(400)])  # fmt: skip
     measured(rollout, control=0.5, candidate=0.7)

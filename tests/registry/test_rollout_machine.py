@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from django.db import connection, transaction
@@ -22,6 +23,9 @@ RAILS = [{"metric": "error_rate", "margin": 2}]
 LIVE = ("running", "awaiting_approval")
 # (verb, state) -> next state; what is not here is refused and changes nothing.
 TABLE = {
+    ("open", "draft"): "loading",
+    ("edit", "draft"): "draft",
+    ("discard", "draft"): "discarded",
     ("start", "loading"): "running",
     ("replica loss", "loading"): "failed",
     **{(verb, state): "paused" for verb in ("pause", "metric loss") for state in LIVE},
@@ -40,6 +44,9 @@ def verbs(rollout: Rollout, user: User) -> dict[str, Callable[[], None]]:
     person = {"reason": "because", "by": user.as_actor()}
     loop = {"reason": "the numbers", "by": LOOP, "evidence": {"action": "told"}}
     return {
+        "open": lambda: rollout.start(**person),
+        "edit": lambda: rollout.edit(steps=STEPS, **person),
+        "discard": lambda: rollout.discard(**person),
         "start": lambda: rollout.started(by=RECONCILER),
         "replica loss": lambda: rollout.refused(reason="NaN", by=RECONCILER),
         "pause": lambda: rollout.pause(**person),
@@ -54,10 +61,10 @@ def verbs(rollout: Rollout, user: User) -> dict[str, Callable[[], None]]:
     }
 
 
-VERBS = ("start", "replica loss", "pause", "metric loss", "resume", "advance", "wait", "set weight", "promote",
-         "rollback", "guardrail")  # fmt: skip
+VERBS = ("open", "edit", "discard", "start", "replica loss", "pause", "metric loss", "resume", "advance", "wait",
+         "set weight", "promote", "rollback", "guardrail")  # fmt: skip
 HISTORIES = st.lists(st.sampled_from(VERBS), max_size=12).flatmap(
-    lambda later: st.sampled_from([later, ["start", *later]])
+    lambda later: st.sampled_from([later, ["open", *later], ["open", "start", *later]])
 )
 
 
@@ -66,8 +73,8 @@ HISTORIES = st.lists(st.sampled_from(VERBS), max_size=12).flatmap(
 def test_no_history_leaves_the_table(alias: Alias, candidate: AdapterVersion, alice: User, history: list[str]) -> None:
     with transaction.atomic():
         rollout = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, guardrails=RAILS, reason="try",
-                                 by=alice.as_actor())  # fmt: skip
-        salt, state = rollout.salt, "loading"
+                                 by=alice.as_actor(), draft=True)  # fmt: skip
+        salt, state = rollout.salt, "draft"
         for verb in history:
             state = after(rollout, verb, state, alice)
             rollout.refresh_from_db()
@@ -110,8 +117,11 @@ def rollout(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
 def test_of_fifty_promotions_one_wins_and_rollback_wins_over_it(
     fresh_database: str, rollout: Rollout, alice: User
 ) -> None:
+    together = Barrier(50)
+
     def promote(_: int) -> str:
         try:
+            together.wait(60)
             found = Rollout.objects.get(pk=rollout.pk)
             found.promote(reason="race", by=alice.as_actor(), expected_generation=rollout.generation)
         except Conflict as error:
@@ -120,7 +130,7 @@ def test_of_fifty_promotions_one_wins_and_rollback_wins_over_it(
             connection.close()
         return "won"
 
-    with ThreadPoolExecutor(10) as pool:
+    with ThreadPoolExecutor(50) as pool:
         told = list(pool.map(promote, range(50)))
     assert told.count("won") == 1
     rollout.rollback(reason="after all", by=alice.as_actor())

@@ -1,0 +1,16 @@
+from django.db import migrations
+from django.db.models import F
+
+
+def opened_at_once(apps, schema_editor):
+    apps.get_model("registry", "Rollout").objects.update(opened_at=F("created_at"))
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("registry", "0013_rollout_drafts"),
+    ]
+
+    operations = [
+        migrations.RunPython(opened_at_once, migrations.RunPython.noop),
+    ]

@@ -39,6 +39,11 @@ def plans() -> list[tuple[str, str]]:
     return [(BY_HAND, "by hand: the share below, moved by people"), *told]
 
 
+def plan_of(steps: list[dict[str, Any]]) -> str:
+    """The template that these steps are."""
+    return next((name for name, found in TEMPLATES.items() if found == steps), BY_HAND)
+
+
 class PlanForm(SteeringForm):
     """A plan that carries itself out, or a share that people move."""
 
@@ -46,6 +51,8 @@ class PlanForm(SteeringForm):
         choices=plans, required=False, help_text="A plan's guardrails roll back by themselves; the page shows them."
     )
     weight = forms.FloatField(min_value=1, max_value=100, initial=50, label="Share of the users in percent")
+
+    field_order = ("plan", "weight", "reason")
 
     def clean(self) -> dict[str, Any]:
         """The verb's arguments, with `steps` and `guardrails` of the plan that was chosen."""

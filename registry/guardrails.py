@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from math import isfinite
+from math import isfinite, isnan
 
 from registry.exposure import Exposure, mismatched
 from registry.quantiles import Histogram, quantile_difference
@@ -198,6 +198,8 @@ def words(guardrail: Guardrail, found: Interval, verdict: Verdict) -> str:
         return f"the candidate is worse than the control by more than {margin} (from {low} to {high})."
     if verdict is Verdict.GOOD:
         return f"the candidate is within {margin} (at worst {high})."
+    if isnan(float(found.estimate)):
+        return f"not measured in both arms yet; {margin}."
     return f"not decided yet, the difference lies between {low} and {high}; {margin}."
 
 

@@ -9,13 +9,15 @@ from typing import Any
 from django.utils.timezone import localtime
 
 from adapterhub.audit.models import AuditEvent
-from registry.guardrails import Finding, Guardrail, Minute, finding
+from registry.guardrails import Finding, Guardrail, Kind, Minute, finding
 from registry.models import Rollout, RolloutStatus
 from registry.rollout_loop import Progress, judge, minutes, progress
+from registry.rollout_plans import guardrail
 
 LOOKS = 12  # points of a picture over time
 WIDTH, HEIGHT, EDGE = 320, 96, 8
 REACH = 3  # margins above and below zero that a picture shows
+BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds the promotion"}
 NEXT = {
     RolloutStatus.DRAFT: "Nothing, until somebody starts it. It can still be changed.",
     RolloutStatus.DISCARDED: "Nothing: it was never started.",
@@ -36,10 +38,16 @@ def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
         "next": what_next(rollout, at),
         "found": found,
         "metrics": [tile(one, rows, len(rollout.guardrails)) for one in found.findings] if found else [],
-        "ramp": ramp(rollout, at),
+        "ramp": ramp(rollout, at) if rollout.opened_at else "",
+        "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
         "plan": [{**step, "number": number + 1, "now": number == rollout.step and rollout.is_active}
                  for number, step in enumerate(rollout.steps)],
     }  # fmt: skip
+
+
+def promise(rail: Guardrail) -> str:
+    """What a guardrail will do, before there are numbers."""
+    return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
 
 
 def what_next(rollout: Rollout, at: datetime) -> str:

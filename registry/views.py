@@ -20,7 +20,7 @@ from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.ancestry import ancestry
-from registry.forms import AtForm, MoveForm, PlanForm, PromoteForm, ReasonForm, SteeringForm, WeightForm
+from registry.forms import AtForm, MoveForm, PlanForm, PromoteForm, ReasonForm, SteeringForm, WeightForm, plan_of
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, RolloutStatus, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
@@ -202,11 +202,17 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
         "may_roll_back": shown.is_active or shown.status == "promoted",
         "may_advance": shown.status in SERVING and not shown.is_last_step,
         "approvals": shown.approvals.all(),
-        "plan_form": PlanForm(initial={"expected_generation": shown.generation, "weight": max(1, shown.weight)}),
+        "plan_form": plan_form(shown) if shown.is_draft else None,
         "events": AuditEvent.objects.about(shown),
         "replicas": shown.alias.cluster.replicas.all(),
     }
     return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, shown.generation)
+
+
+def plan_form(draft: Rollout) -> PlanForm:
+    """As the draft stands."""
+    stands = {"expected_generation": draft.generation, "plan": plan_of(draft.steps), "weight": max(1, draft.weight)}
+    return PlanForm(initial=stands)
 
 
 @login_required

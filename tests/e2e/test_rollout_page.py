@@ -48,6 +48,65 @@ def photograph(page: Any, folder: Path, name: str) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
+def from_the_form(page: Any, candidate: AdapterVersion, plan: str, *, draft: bool = False) -> None:
+    """A rollout of the version, opened on its page."""
+    page.goto(f"/adapters/{candidate.adapter.slug}/v{candidate.number}/")
+    page.get_by_label("Alias").select_option(label="compliance")
+    page.get_by_label("Plan").select_option(plan)
+    page.get_by_label("Reason").fill("Better on incident reports: evaluation 42.")
+    page.get_by_label("Keep it as a draft").set_checked(draft)
+    page.get_by_role("button", name="Start the rollout").click()
+    page.get_by_text("What happens next").wait_for()
+
+
+def loaded() -> Rollout:
+    """What the control loop notes when every healthy replica holds the candidate."""
+    rollout = Rollout.objects.get()
+    rollout.started(by=RECONCILER)
+    return rollout
+
+
+def test_from_a_draft_to_everybody(page: Any, alias: Alias, candidate: AdapterVersion, tmp_path: Path) -> None:
+    from_the_form(page, candidate, "careful", draft=True)
+    page.get_by_text("It has not been started").wait_for()
+    page.get_by_text("Error rate: worse by more than 2 points rolls back").wait_for()
+    photograph(page, tmp_path, "draft")
+    page.get_by_label("Plan").select_option("quick")
+    page.locator("#id_reason").fill("No need to be so slow.")
+    page.get_by_role("button", name="Change the plan").click()
+    page.get_by_text("10 % for 5 min").wait_for()
+    page.locator("#start-reason").fill("Everybody agreed.")
+    page.get_by_role("button", name="Start the rollout").click()
+    page.get_by_text("until every healthy replica has loaded the candidate").first.wait_for()
+    rollout = loaded()
+    page.get_by_text("10 % of the users get the candidate").wait_for()
+    measured(rollout, candidate=0.04)
+    page.get_by_text("Error rate: the candidate is within the margin").first.wait_for()
+    page.reload()
+    page.locator("#promote-reason").fill("every verdict is good")
+    page.get_by_role("button", name="Promote").click()
+    page.get_by_text("Everybody gets dora v2").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_started_and_rolled_back_by_a_person(
+    page: Any, alias: Alias, candidate: AdapterVersion, tmp_path: Path, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    from_the_form(page, candidate, "quick")
+    rollout = loaded()
+    page.get_by_text("10 % of the users get the candidate").wait_for()
+    page.get_by_text("Error rate: not measured in both arms yet").first.wait_for()
+    measured(rollout, candidate=0.08)
+    page.get_by_text("Error rate: not decided yet").first.wait_for()
+    page.screenshot(path=tmp_path / f"undecided-{width}.png", full_page=True)
+    page.locator("#rollback-reason").fill("3 a.m.")
+    page.get_by_role("button", name="Roll back").click()
+    page.get_by_text("Everybody gets dora v1").first.wait_for()
+    rollout.refresh_from_db()
+    assert (rollout.status, Alias.objects.get().version) == ("rolled_back", rollout.stable)
+
+
 def test_watch_and_promote(page: Any, rollout: Rollout, tmp_path: Path) -> None:
     page.goto(f"/rollouts/{rollout.pk}/")
     page.get_by_text("10 % of the users get the candidate").wait_for()

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0011_rollout_targeting"),
+        ("registry", "0012_blind_tests"),
     ]
 
     operations = [

@@ -8,7 +8,7 @@ def opened_at_once(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0014_rollout_drafts"),
+        ("registry", "0015_rollout_drafts"),
     ]
 
     operations = [

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0013_first_of_each_user"),
+        ("registry", "0014_first_of_each_user"),
     ]
 
     operations = [

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0012_blind_tests"),
+        ("registry", "0013_tokenizer_digests"),
     ]
 
     operations = [

@@ -12,7 +12,8 @@ from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllow
 from adapterhub.audit.models import AuditEvent, verify
 from registry.models import AdapterVersion, Alias, Rollout, RolloutStatus
 from registry.outcomes import at_that_time
-from registry.reconcile import RECONCILER, routing_table
+from registry.publishing import routing_table
+from registry.reconcile import RECONCILER
 
 STEPS = [{"weight": 50}]
 

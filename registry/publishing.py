@@ -148,15 +148,15 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
     return {
-        name: VersionRoute(project, base, digest, tuple(held.get((base_pk, name), ())))
+        name: VersionRoute(project, base, digest, *held.get((base_pk, name), ((), ())))
         for name, digest, project, base, base_pk in ready.values_list(*columns)
     }
 
 
-def holders() -> dict[tuple[int, str], list[str]]:
-    """(base model, served name) -> addresses of the healthy replicas that were seen to hold it.
+def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """(base model, served name) -> addresses of the healthy replicas that were seen to hold it, and spare ones.
 
-    One that comes and goes is left out as long as another holds the version.
+    One that comes and goes is spare as long as another holds the version.
     """
     steady: dict[tuple[int, str], list[str]] = {}
     resting: dict[tuple[int, str], list[str]] = {}
@@ -164,7 +164,10 @@ def holders() -> dict[tuple[int, str], list[str]]:
         for name in replica.loaded:
             found = resting if replica.is_resting else steady
             found.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
-    return resting | steady
+    return {
+        key: (tuple(steady[key]), tuple(resting.get(key, ()))) if key in steady else (tuple(resting[key]), ())
+        for key in steady | resting
+    }
 
 
 def infer_tokens() -> list[ApiToken]:

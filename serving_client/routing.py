@@ -82,12 +82,16 @@ class AliasRoute:
 
 @dataclass(frozen=True)
 class VersionRoute:
-    """A servable version and the replicas that were seen to hold it. No replica = cold."""
+    """A servable version and the replicas that were seen to hold it. No replica = cold.
+
+    `spare` hold it, too, but come and go lately: they are asked when none of `replicas` answers.
+    """
 
     project: str
     base: str
     digest: str
     replicas: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def _rollout(raw: dict[str, Any]) -> RolloutRoute:
 
 
 def _version(raw: dict[str, Any]) -> VersionRoute:
-    return VersionRoute(raw["project"], raw["base"], raw["digest"], tuple(raw["replicas"]))
+    return VersionRoute(raw["project"], raw["base"], raw["digest"], tuple(raw["replicas"]), tuple(raw.get("spare", ())))
 
 
 def _token(raw: dict[str, Any]) -> TokenRoute:

@@ -17,7 +17,7 @@ from serving_client.router.resolve import Body, Target, rewritten
 from serving_client.router.samples import Sample, Samples, question_of
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream import Upstream
-from serving_client.routing import Checks, RolloutRoute
+from serving_client.routing import Checks, RolloutRoute, VersionRoute
 
 MOST_BYTES = 2**16  # of an answer; a longer one is not judged
 MOST_AT_ONCE = 32  # beyond that answers go unjudged: the next ones will do
@@ -108,7 +108,7 @@ class Afterwards:
         if route is None or not route.replicas:
             return
         began = time.perf_counter()
-        status, answer = await self._asked(replace(target, version=heard.rollout.candidate), heard, route.replicas)
+        status, answer = await self._asked(replace(target, version=heard.rollout.candidate), heard, route)
         total_ms = (time.perf_counter() - began) * 1000
         checks, pair = heard.rollout.checks, (text_of(answer), text_of(content))
         hints, stable = await asyncio.to_thread(lambda: [judged(checks, text) for text in pair])
@@ -118,13 +118,13 @@ class Afterwards:
         seen = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}
         self.reporter.report(replace(shadow, **seen))
 
-    async def _asked(self, target: Target, heard: Heard, replicas: tuple[str, ...]) -> tuple[int, bytes]:
+    async def _asked(self, target: Target, heard: Heard, route: VersionRoute) -> tuple[int, bytes]:
         """Status and bytes of the candidate's whole answer."""
         question = {name: value for name, value in heard.question.items() if name != "stream_options"}
         payload = rewritten({**question, "stream": False}, target)
         try:
             headers = {"Content-Type": "application/json"}
-            async with self.upstream.post(replicas, heard.path, payload, headers, is_stream=False) as reply:
+            async with self.upstream.post(route, heard.path, payload, headers, is_stream=False) as reply:
                 return reply.response.status, reply.begun
         except Refusal as refusal:
             return refusal.status, b""

@@ -47,6 +47,10 @@ class Metrics:
         self.waiting = Gauge(
             "adapterhub_waiting_for_load", "Requests that wait for a cold version.", registry=self.registry
         )
+        self.load_wait = Histogram(
+            "adapterhub_load_wait_seconds", "Of requests for a cold version, until a replica held it or the deadline.",
+            buckets=BUCKETS, registry=self.registry,
+        )  # fmt: skip
         self.generation = Gauge(
             "adapterhub_table_generation", "Generation of the routing table.", registry=self.registry
         )

@@ -26,7 +26,7 @@ from serving_client.router.samples import Samples
 from serving_client.router.table import TableWatcher
 from serving_client.router.tracing import trace_headers
 from serving_client.router.upstream import Reply, Upstream
-from serving_client.routing import RoutingTable
+from serving_client.routing import RoutingTable, VersionRoute
 
 MAX_BODY_BYTES = 4 * 2**20
 
@@ -89,25 +89,26 @@ class Proxy:
         media_type = "text/event-stream" if body.get("stream") else "application/json"
         return Response(content, 200, answer.headers(), media_type)
 
-    async def replicas(self, version: str) -> tuple[str, ...]:
+    async def route(self, version: str) -> VersionRoute:
         """Replicas that hold the version; a cold one is waited for. Raises Refusal 503 or 504."""
         route = self.table().versions.get(version)
         if route is None:
             raise Refusal(503, "not_servable", f"No cluster serves the base model of {version}.", retry_after_s=30)
         if route.replicas:
-            return route.replicas
-        table = await self.cold.wait(version)
+            return route
+        with self.metrics.load_wait.time():
+            table = await self.cold.wait(version)
         if table is None:
             raise Refusal(504, "load_timeout", f"{version} is not loaded yet: try again.", retry_after_s=5)
-        return table.versions[version].replicas
+        return table.versions[version]
 
     async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
         """Send the request on and hand its answer through as it comes. Raises Refusal 502, 503 or 504."""
-        replicas = await self.replicas(answer.target.version)
+        route = await self.route(answer.target.version)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         async with AsyncExitStack() as stack:
             reply = await stack.enter_async_context(
-                self.upstream.post(replicas, path, payload, headers, is_stream=is_stream)
+                self.upstream.post(route, path, payload, headers, is_stream=is_stream)
             )
             answer.status = reply.response.status
             if is_stream:

@@ -13,6 +13,7 @@ import aiohttp
 
 from serving_client.router.breaker import Breaker
 from serving_client.router.errors import Refusal
+from serving_client.routing import VersionRoute
 
 # The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
 TRY_ANOTHER = {404, 502, 503}
@@ -67,11 +68,11 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, replicas: Sequence[str], path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
+        self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
     ) -> AsyncIterator[Reply]:
         """The answer of the first replica that gives one. Raises Refusal 502 when none does, 504 after timeout_s."""
         left = MOST_BROKEN
-        for url in self.least_loaded(replicas):
+        for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):
                 try:
                     reply = await self._ask(url, path, body, headers, is_stream)
@@ -122,10 +123,19 @@ class Upstream:
             # Written in pieces when large, so that other requests go on meanwhile.
             payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
             response = await self._session.post(url + path, data=payload, headers=headers)
-            return Reply(response, await (response.content.readany() if is_stream else response.read()))
+            return await begun(response, is_stream)
         except (aiohttp.ClientError, TimeoutError) as error:
             self.breaker.failed(url)
             raise verdict(error) from None
+
+
+async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
+    """Raises what reading raises, after the connection was closed."""
+    try:
+        return Reply(response, await (response.content.readany() if is_stream else response.read()))
+    except BaseException:
+        response.close()
+        raise
 
 
 def verdict(error: Exception) -> Exception:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from serving_client import RoutingTable
 from tests.fakes.engine import CORE_DIED, error
 from tests.fakes.routing import INFER, STABLE, make_table
 from tests.fakes.server import closed_url, dying_replica
@@ -21,6 +23,22 @@ STREAM = {"model": "compliance", "prompt": "a", "stream": True}
 def test_a_dead_replica_costs_nobody_an_answer(router: Router, engine: Engine) -> None:
     router.publish(make_table(closed_url(), engine.url, generation=2))
     assert [router.complete().status_code for _ in range(10)] == [200] * 10
+
+
+def test_a_spare_replica_is_asked_when_no_other_answers(
+    router: Router, engine: Engine, start_engine: StartEngine
+) -> None:
+    spare = start_engine()
+    router.publish(with_spare(make_table(engine.url, generation=2), spare.url))
+    assert [router.complete().status_code for _ in range(5)] == [200] * 5
+    assert not spare.fake.received
+    router.publish(with_spare(make_table(closed_url(), generation=3), spare.url))
+    assert [router.complete().status_code for _ in range(5)] == [200] * 5
+    assert len(spare.fake.received) == 5
+
+
+def with_spare(table: RoutingTable, url: str) -> RoutingTable:
+    return replace(table, versions={name: replace(route, spare=(url,)) for name, route in table.versions.items()})
 
 
 @pytest.mark.parametrize("status", [502, 503])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 
 import redis
@@ -14,6 +15,8 @@ NEWEST_TABLE = "ah:routing-newest"
 WANTS = "ah:wants"
 OUTCOMES = "ah:outcomes"
 SAMPLES, JUDGING = "ah:samples", "ah:judging"
+# When a look last found a wanted version loaded: questions from before are answered.
+ANSWERED = "ah:answered"
 ASKED_WITHIN_S = 60
 
 
@@ -27,9 +30,22 @@ def connections(url: str) -> redis.ConnectionPool:
     return redis.ConnectionPool.from_url(url, socket_timeout=5)
 
 
-def wanted_now() -> set[str]:
-    """Cold versions that routers asked for within the last minute, by served name."""
+def wanted_now() -> dict[str, datetime]:
+    """Cold versions that routers asked for within the last minute: served name -> the latest time, oldest first."""
     since = int((now().timestamp() - ASKED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
-    return {fields[b"version"].decode() for _, fields in entries}
+    asked = {fields[b"version"].decode(): int(entry.split(b"-")[0]) / 1000 for entry, fields in entries}
+    return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(asked.items(), key=lambda pair: pair[1])}
+
+
+def still_open(asked: dict[str, datetime], held: set[str]) -> list[str]:
+    """Of the versions asked for those that nobody was given since, who waits longest first."""
+    with valkey() as client:
+        # The clock that the questions were noted by.
+        seconds, micros = client.time()
+        if found := {name: seconds + micros / 1e6 for name in asked if name in held}:
+            client.zadd(ANSWERED, found)
+            client.expire(ANSWERED, 2 * ASKED_WITHIN_S)
+        answered = dict(client.zrange(ANSWERED, 0, -1, withscores=True))
+    return [name for name, at in asked.items() if at.timestamp() > answered.get(name.encode(), 0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from starlette.responses import Response as Answer
 from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from registry.channels import ROUTING_TABLE, WANTS, valkey
-from registry.models import AdapterVersion, Alias, Replica, Response
-from registry.reconcile import reconcile
+from registry.models import AdapterVersion, Alias, Replica, Response, Rollout
+from registry.reconcile import reconcile, routing_table
 from serving_client.routing import RoutingTable
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server
@@ -204,6 +204,7 @@ def test_a_replica_that_comes_and_goes_rests(served: Alias, engines: list[Engine
     flap(Replica.objects.get(url=url), 1)
     reconcile()
     assert routed(name) == (engines[1].url,)  # type: ignore[attr-defined]
+    assert routing_table().versions[name].spare == (url,), "asked when the other does not answer"
     assert name in engines[0].adapters, "it stays ready"
     Replica.objects.filter(url=url).update(rests_until=now())
     reconcile()
@@ -227,3 +228,34 @@ def test_each_return_rests_longer_up_to_a_bound(served: Alias) -> None:
     assert replica.rests_until - now() > first * 1.5
     flap(replica, 20)
     assert replica.rests_until - now() <= timedelta(minutes=5)
+
+
+def test_who_waits_longest_is_loaded_first_and_who_was_asked_for_lately_stays(
+    served: Alias, make_version: Callable[..., AdapterVersion], alice: User
+) -> None:
+    """Two slots and four versions, of which each is asked for: the queue moves on with every look."""
+    type(served.cluster).objects.update(max_loras=2)
+    versions = [make_version(served.version.adapter, seed=seed) for seed in range(11, 14)]
+    reconcile()
+    for version in versions:
+        ask_for(version)
+    held = []
+    for _ in range(3):
+        reconcile()
+        held.append(set(Replica.objects.first().loaded))  # type: ignore[union-attr]
+    names = [version.served_name for version in versions]
+    assert held[0] == set(names[:2]), "the first two in the queue"
+    assert held[1] == {names[1], names[2]}, "the third, in place of the one that was asked for first"
+    assert held[2] == held[1], "nobody waits any more"
+
+
+def test_rollouts_keep_their_slots_whatever_is_asked_for(
+    served: Alias, candidate: AdapterVersion, make_version: Callable[..., AdapterVersion], alice: User
+) -> None:
+    type(served.cluster).objects.update(max_loras=2)
+    served.cluster.refresh_from_db()
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    reconcile()
+    ask_for(make_version(served.version.adapter, seed=11))
+    reconcile()
+    assert set(Replica.objects.first().loaded) == {served.version.served_name, candidate.served_name}  # type: ignore[union-attr]

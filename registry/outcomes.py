@@ -17,7 +17,8 @@ from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
 from registry.models.minute import Measured
 
 GROUP = "registry"
-BATCH = 500
+# Of entries, each with up to 50 reports.
+BATCH = 20
 ARMS = ("candidate", "control", "shadow")
 
 
@@ -28,9 +29,10 @@ def collect() -> int:
         ensure_group(client)
         for start in ("0", ">"):
             while entries := read(client, start):
-                keep([json.loads(fields[b"o"]) for _, fields in entries])
+                reports = [report for _, fields in entries for report in reports_in(fields[b"o"])]
+                keep(reports)
                 client.xack(OUTCOMES, GROUP, *(entry_id for entry_id, _ in entries))
-                kept += len(entries)
+                kept += len(reports)
     return kept
 
 
@@ -46,6 +48,12 @@ def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes
     """Up to BATCH reports: those a dead reader left (start 0), or new ones (>)."""
     streams = client.xreadgroup(GROUP, "worker", {OUTCOMES: start}, count=BATCH)
     return streams[0][1] if streams else []
+
+
+def reports_in(content: bytes) -> list[dict[str, Any]]:
+    """A router of an earlier release sends them one by one."""
+    told = json.loads(content)
+    return told if isinstance(told, list) else [told]
 
 
 def keep(reports: list[dict[str, Any]]) -> None:

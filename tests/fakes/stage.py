@@ -49,7 +49,8 @@ class Router:
         return self.http.post("/v1/completions", headers=headers, json={"model": "compliance", "prompt": "a"} | body)
 
     def reports(self) -> list[dict[str, Any]]:
-        return [json.loads(fields[b"o"]) for _, fields in self.valkey.client.xrange("ah:outcomes")]
+        entries = self.valkey.client.xrange("ah:outcomes")
+        return [report for _, fields in entries for report in json.loads(fields[b"o"])]
 
     def reported(self, count: int = 1) -> list[dict[str, Any]]:
         wait_until(lambda: len(self.reports()) >= count, what=f"{count} reports")

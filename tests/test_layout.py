@@ -20,7 +20,7 @@ PURE = ("serving_client", "training.tars", "training.recipes")
 PROJECT_ROOT = ("adapterhub.settings", "adapterhub.urls", "adapterhub.celery", "adapterhub.asgi", "adapterhub.apps",
                 "adapterhub.checks", "adapterhub.demo")  # fmt: skip
 DJANGO_FREE = (*PURE, "adapterhub.embedded", "adapterhub.environment", "adapterhub.demo", "adapterhub.artifacts",
-               "adapterhub.client", "adapterhub.cli")  # fmt: skip
+               "adapterhub.client", "adapterhub.cli", "adapterhub.sync")  # fmt: skip
 MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child"}
 
 

@@ -101,7 +101,7 @@ class BaseModel(models.Model):
         if missing or not list(self.folder.glob("*.safetensors")):
             self.reject(f"{self.folder.name}/ lacks {', '.join(missing) or 'safetensors weights'}.")
             return
-        files = matching(self.folder, IDENTITY_FILES)
+        files = self.identity_files()
         self.digest = digest_of(files)
         self.tokenizer_digest = digest_of(matching(self.folder, TOKENIZER_FILES))
         self.template_digest = template_digest(self.folder)
@@ -110,6 +110,10 @@ class BaseModel(models.Model):
         self.parameters = sum(count_parameters(path) for path in self.folder.glob("*.safetensors"))
         self.status = BaseModelStatus.READY
         self.save()
+
+    def identity_files(self) -> list[File]:
+        """The files that the digest covers, hashed now."""
+        return matching(self.folder, IDENTITY_FILES)
 
     def reject(self, message: str) -> None:
         with transaction.atomic():

@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from serving_client.engine.app import create_app
 from serving_client.engine.engine import Engine, Limits
-from serving_client.engine.errors import ModelUnusable
+from serving_client.engine.errors import ApiError, ModelUnusable
 from serving_client.engine.model import open_model
 from serving_client.engine.passing_thread import in_passing_thread
 
@@ -31,6 +31,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-lora-rank", type=_positive, default=64)
     parser.add_argument("--max-batch", type=_positive, default=32, help="requests that run at once")
     parser.add_argument("--max-model-len", type=_positive, default=2048, help="tokens of prompt and answer")
+    parser.add_argument("--lora-modules", nargs="*", type=_named, default=[], metavar="NAME=FOLDER",
+                        help="adapters that are loaded at the start")  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="threads of the model; default: PyTorch's choice")
     return parser.parse_args(arguments)
 
@@ -42,8 +44,15 @@ def _positive(text: str) -> int:
     return number
 
 
+def _named(text: str) -> tuple[str, str]:
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise ValueError(f"{text} is not NAME=FOLDER")
+    return name, folder
+
+
 def build_engine(options: argparse.Namespace) -> Engine:
-    """Opens the model. Raises ModelUnusable."""
+    """Opens the model and the adapters that were named. Raises ModelUnusable."""
     limits = Limits(
         max_loras=options.max_loras,
         max_cpu_loras=max(options.max_cpu_loras, options.max_loras),
@@ -51,7 +60,17 @@ def build_engine(options: argparse.Namespace) -> Engine:
         max_batch=options.max_batch,
         threads=options.threads,
     )
-    return Engine(options.served_model_name, open_model(options.model, options.max_model_len), limits)
+    engine = Engine(options.served_model_name, open_model(options.model, options.max_model_len), limits)
+    for name, folder in options.lora_modules:
+        load(engine, name, folder)
+    return engine
+
+
+def load(engine: Engine, name: str, folder: str) -> None:
+    try:
+        engine.adapters.load(name, folder)
+    except ApiError as error:
+        raise ModelUnusable(f"The adapter in '{folder}' cannot be served as {name}: {error}") from error
 
 
 def main(arguments: list[str]) -> int:

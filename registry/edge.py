@@ -1,0 +1,49 @@
+"""An alias as a folder for a machine without the hub: adapter, reference of its base model, checksums, run command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from adapterhub.artifacts import File, manifest_of
+from registry.models import AdapterVersion, Alias
+
+RUN = """#!/bin/sh
+# ./run.sh FOLDER-OF-THE-BASE-MODEL [PORT]: serves {alias} after all files were checked.
+set -eu
+model=$(cd "$1" && pwd)
+cd "$(dirname "$0")"
+sha256sum --quiet -c SHA256SUMS
+(cd "$model" && sha256sum --quiet -c -) < BASE_SHA256SUMS
+exec "${{PYTHON:-python3}}" -m serving_client.engine --model "$model" --served-model-name {base} \\
+    --host 127.0.0.1 --port "${{2:-8100}}" --max-lora-rank {rank} --lora-modules {alias}=adapter
+# The same with vLLM: vllm serve "$model" --served-model-name {base} --enable-lora --max-lora-rank {vllm_rank} \\
+#     --lora-modules {alias}=adapter
+"""
+
+
+def write_bundle(alias: Alias, target: Path) -> None:
+    """Fill the new folder `target` with what the alias' stable version needs. Raises ArtifactError."""
+    version = alias.version
+    base = version.adapter.base_model
+    version.fetch(target / "adapter")
+    (target / "base.json").write_text(json.dumps(about(alias, version), indent=2, sort_keys=True) + "\n")
+    (target / "BASE_SHA256SUMS").write_text(sums(base.identity_files()))
+    rank = version.max_rank
+    run = target / "run.sh"
+    run.write_text(RUN.format(alias=shlex.quote(alias.name), base=shlex.quote(base.slug), rank=rank,
+                              vllm_rank=alias.cluster.max_lora_rank))  # fmt: skip
+    run.chmod(0o755)
+    (target / "SHA256SUMS").write_text(sums(manifest_of(target)))
+
+
+def about(alias: Alias, version: AdapterVersion) -> dict[str, str]:
+    base = version.adapter.base_model
+    return {"alias": alias.name, "version": version.served_name, "digest": version.digest, "base": base.slug,
+            "base_source": base.source, "base_revision": base.revision, "base_digest": base.digest}  # fmt: skip
+
+
+def sums(files: list[File]) -> str:
+    """As `sha256sum -c` reads it."""
+    return "".join(f"{file.sha256}  {file.path}\n" for file in files)

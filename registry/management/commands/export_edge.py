@@ -1,0 +1,30 @@
+"""`manage.py export_edge ALIAS FOLDER`: the alias for a machine without the hub."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from adapterhub.artifacts import ArtifactError
+from registry.edge import write_bundle
+from registry.models import Alias
+
+
+class Command(BaseCommand):
+    help = "Write what an alias serves into a new folder: adapter, base reference, checksums, run command."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("alias")
+        parser.add_argument("folder", type=Path)
+
+    def handle(self, *, alias: str, folder: Path, **_: Any) -> None:
+        found = Alias.objects.filter(name=alias).first()
+        if found is None:
+            raise CommandError(f"There is no alias {alias!r}.")
+        if folder.exists():
+            raise CommandError(f"{folder} exists: name a new folder.")
+        folder.mkdir(parents=True)
+        try:
+            write_bundle(found, folder)
+        except ArtifactError as error:
+            raise CommandError(str(error)) from error

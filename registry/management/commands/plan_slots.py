@@ -1,0 +1,28 @@
+"""`manage.py plan_slots CLUSTER --memory-mib N`: whether the cluster's adapter slots fit into a replica's memory."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from adapterhub.api.errors import Invalid
+from registry.capacity import MIB, require_memory
+from registry.models import Cluster
+
+
+class Command(BaseCommand):
+    help = "Tell what the cluster's adapter slots take of a replica's memory, and fail when it is too little."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("cluster")
+        parser.add_argument("--memory-mib", type=int, required=True, help="what is left for adapters")
+        parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=2, help="2 = bfloat16, 4 = float32")
+
+    def handle(self, *, cluster: str, memory_mib: int, number_bytes: int, **_: Any) -> None:
+        found = Cluster.objects.select_related("base_model").filter(slug=cluster).first()
+        if found is None:
+            raise CommandError(f"There is no cluster {cluster!r}.")
+        try:
+            taken = require_memory(found, memory_mib * MIB, number_bytes)
+        except Invalid as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"{found.max_loras} slots of rank {found.max_lora_rank} take {taken / MIB:,.1f} MiB.")

@@ -18,7 +18,8 @@ from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from registry.channels import ROUTING_TABLE, WANTS, valkey
 from registry.models import AdapterVersion, Alias, Replica, Response, Rollout
-from registry.reconcile import reconcile, routing_table
+from registry.publishing import routing_table
+from registry.reconcile import reconcile
 from serving_client.routing import RoutingTable
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server

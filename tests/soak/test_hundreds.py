@@ -31,7 +31,8 @@ from adapterhub.audit.tags import Tag
 from registry.channels import WANTS, valkey
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster
 from registry.outcomes import collect
-from registry.reconcile import publish, reconcile
+from registry.publishing import publish
+from registry.reconcile import reconcile
 from serving_client.router.app import Settings, make_app
 from tests.byte_llama import LINEARS, save_model, tokenizer
 from tests.fakes.server import Server

@@ -34,7 +34,7 @@ def wanted_versions(cluster: Cluster) -> Wanted:
     known = versions.ready().trained_on(cluster.base_model).filter(served_name__in=asked)
     in_order = (
         versions.filter(Q(candidate_of__in=active) | Q(aliases__rollouts__in=active)).distinct(),
-        sorted(known.filter(served_name__in=waiting), key=lambda version: asked[version.served_name]),
+        sorted(known.filter(served_name__in=waiting), key=lambda version: waiting.index(version.served_name)),
         by_last_use([*used(versions.filter(aliases__cluster=cluster)), *known], asked),
         versions.filter(pk__in=list(replaced)),
     )

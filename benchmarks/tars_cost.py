@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--variant", choices=VARIANTS)
     parser.add_argument("--sequences", type=int, help="of the sample, instead of the usual number")
+    parser.add_argument("--live", action="store_true", help="count the tensors that are alive, not the process")
     parser.add_argument("--short", action="store_true", help="a tiny random Llama")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -59,6 +61,7 @@ def parse() -> argparse.Namespace:
 def in_process(given: argparse.Namespace, variant: str, *more: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--variant", variant, "--device", given.device, *more]
     command += ["--model", str(given.model)] if given.model else []
+    command += ["--live"] if given.live else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     sys.stdout.write(f"{variant}: {found['seconds']:.2f} s, {found['mib']:.0f} MiB on top of the weights\n")
@@ -93,12 +96,54 @@ def measured(given: argparse.Namespace) -> dict[str, float]:
         work(model, [part[:1] for part in data], batch)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+    if given.live:
+        return live(lambda: work(model, data, batch), model)
     started = time.perf_counter()
     work(model, data, batch)
     if given.device == "cuda":
         torch.cuda.synchronize()
     seconds, peak = time.perf_counter() - started, memory(given.device, peak=True)
     return {"seconds": seconds, "peak": peak, "mib": peak - weights}
+
+
+def live(work: Callable[[], Any], model: Any) -> dict[str, float]:
+    """Peak MiB of the tensors that are alive: what the process' allocator keeps of those that are gone is not counted.
+
+    Every operation is watched, so the seconds say nothing.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    weights = {part.untyped_storage().data_ptr() for part in model.parameters()}
+    known: set[int] = set()
+    now = peak = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = function(*args, **(kwargs or {}))
+            for made in tree_leaves(found):
+                if hasattr(made, "untyped_storage"):
+                    see(made.untyped_storage())
+            return found
+
+    def see(storage: Any) -> None:
+        nonlocal now, peak
+        if storage._cdata not in known and storage.data_ptr() not in weights:
+            known.add(storage._cdata)
+            now += storage.nbytes()
+            peak = max(peak, now)
+            weakref.finalize(storage, gone, storage._cdata, storage.nbytes())
+
+    def gone(name: int, size: int) -> None:
+        nonlocal now
+        known.discard(name)
+        now -= size
+
+    started = time.perf_counter()
+    with Watch():
+        work()
+    own = sum(part.numel() * part.element_size() for part in model.parameters())
+    return {"seconds": time.perf_counter() - started, "peak": (peak + own) / 2**20, "mib": peak / 2**20}
 
 
 def memory(device: str, *, peak: bool = False) -> float:

@@ -101,13 +101,13 @@ def launched(watched: Watched, name: str, dataset: int) -> str:
 
 def steps(watched: Watched, run: str) -> int:
     shown = watched.get(f"training-runs/{run}/")
-    assert shown["status"] not in ("failed", "cancelled"), shown
+    assert shown["status"] not in ("failed", "cancelled"), (shown["attempt"], shown["reason"], shown["message"])
     return int(shown["progress"].get("step") or 0)
 
 
 def succeeded(watched: Watched, run: str) -> bool:
     shown = watched.get(f"training-runs/{run}/")
-    assert shown["status"] not in ("failed", "cancelled"), shown
+    assert shown["status"] not in ("failed", "cancelled"), (shown["attempt"], shown["reason"], shown["message"])
     return bool(shown["status"] == "succeeded")
 
 

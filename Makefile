@@ -4,6 +4,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 STAMP := .venv/installed
 VLLM_STAMP := .venv-vllm/installed
+MLFLOW_STAMP := .venv-mlflow/installed
 
 .PHONY: demo run test test-vllm soak bench lint install stop screenshots
 
@@ -27,11 +28,17 @@ run: install  ## the product without the demo
 stop:  ## end a running AdapterHub of this data folder
 	$(BIN)/python -m adapterhub.embedded stop
 
-test: install  ## everything that needs no GPU
+test: install $(MLFLOW_STAMP)  ## everything that needs no GPU
 	$(BIN)/python -m pytest
 
 test-vllm: install $(VLLM_STAMP)  ## the control loop and the router with two real vLLM servers on the CPU
 	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest tests/vllm
+
+# The server that ended runs are mirrored to in a test; it brings a web framework and pins of its own.
+$(MLFLOW_STAMP): tests/training/mlflow.txt
+	$(PYTHON) -m venv .venv-mlflow
+	.venv-mlflow/bin/pip install -q --disable-pip-version-check -r tests/training/mlflow.txt
+	touch $(MLFLOW_STAMP)
 
 # An environment of its own: vLLM pins other releases of torch's company than the product.
 $(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml tests/vllm/plugin/vllm_cpu_base_rows.py

@@ -12,7 +12,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 
 app = Celery("adapterhub")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["adapterhub.audit", "adapterhub.jobs", "adapterhub.webhooks", "registry", "training"])
+app.autodiscover_tasks(
+    ["adapterhub.api", "adapterhub.audit", "adapterhub.jobs", "adapterhub.webhooks", "registry", "training"]
+)
 
 
 @worker_process_init.connect

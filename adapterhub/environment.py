@@ -83,6 +83,7 @@ TABLE = {
         ),
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
+        Setting("ADAPTERHUB_MLFLOW_URL", "", "MLflow tracking server that ended runs are mirrored to; empty = none."),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
         Setting(
             "ADAPTERHUB_JUDGE_URL", "", "OpenAI-compatible API of the rollouts' judge, https://host/v1; empty = none."

@@ -68,6 +68,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "adapterhub.api.middleware.request_id",
+    "adapterhub.api.middleware.trace",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -208,6 +209,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["adapterhub.api.permissions.ScopePermission"],
     "DEFAULT_THROTTLE_CLASSES": ["adapterhub.api.throttling.CallerThrottle"],
+    "DEFAULT_FILTER_BACKENDS": ["adapterhub.api.filtering.Narrowing"],
     "DEFAULT_PAGINATION_CLASS": "adapterhub.api.pagination.NewestFirst",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -217,7 +219,8 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "AdapterHub",
-    "DESCRIPTION": "From dataset to audited production and back, for LoRA adapters.",
+    "DESCRIPTION": "From dataset to audited production and back, for LoRA adapters. Lists and single things take "
+    "`?fields=a,b`: only these come. A list refuses a filter that it lacks.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
@@ -249,6 +252,7 @@ CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "inte
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
     "training.tasks.check_dataset": {"queue": "default"},
+    "training.tasks.mirror": {"queue": "default"},
     "training.tasks.check_datasets": {"queue": "default"},
     "training.tasks.*": {"queue": "gpu"},
 }
@@ -272,9 +276,12 @@ CELERY_BEAT_SCHEDULE = {
     "rollouts": {"task": "registry.tasks.look_at_rollouts", "schedule": 5.0, "options": {"expires": 10}},
     "judge": {"task": "registry.tasks.judge_samples", "schedule": 5.0, "options": {"expires": 10}},
     "webhooks": {"task": "adapterhub.webhooks.tasks.send_due", "schedule": 2.0, "options": {"expires": 10}},
+    "mlflow": {"task": "training.tasks.mirror", "schedule": 30.0, "options": {"expires": 60}},
+    "answers": {"task": "adapterhub.api.tasks.drop_old_answers", "schedule": timedelta(hours=1)},
     "outcomes": {"task": "registry.tasks.collect_outcomes", "schedule": 2.0, "options": {"expires": 10}},
 }
 
+MLFLOW_URL = env.read("ADAPTERHUB_MLFLOW_URL")
 WEBHOOK_HOSTS = env.words("ADAPTERHUB_WEBHOOK_HOSTS")
 JUDGE_URL = env.read("ADAPTERHUB_JUDGE_URL")
 JUDGE_MODEL = env.read("ADAPTERHUB_JUDGE_MODEL")

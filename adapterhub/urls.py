@@ -22,6 +22,7 @@ from registry.api import alarms, approvals, rollouts
 from registry.api import views as registry
 from training.api import estimates, evaluations
 from training.api import views as training
+from training.api.exposition import MetricsViewSet
 
 router = SimpleRouter()
 router.register("projects", ProjectsViewSet, "project")
@@ -57,6 +58,7 @@ handler500 = "adapterhub.api.problems.server_error"
 api = [
     path("", include(router.urls)),
     path("audit/verify/", AuditViewSet.as_view({"get": "verify"}), name="audit-verify"),
+    path("metrics/", MetricsViewSet.as_view({"get": "metrics"}), name="metrics"),
     path("audit/export/", AuditViewSet.as_view({"get": "export"}), name="audit-export"),
 ]
 

@@ -69,7 +69,7 @@ def execute(job: GpuJob) -> None:
 
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
-    child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt")
+    child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", job.traceparent)
     with killed_at_the_end(child):
         watch = Watch(job, child, job.log_start())
         watch.recall()

@@ -5,7 +5,7 @@ import logging
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from training import jobs, retention
+from training import jobs, mlflow, retention
 from training.models import Dataset, erasure
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,12 @@ def drop_old_checkpoints() -> None:
     """Of this worker's host, and its copies of what was erased."""
     retention.drop_old_checkpoints()
     erasure.drop_erased()
+
+
+@shared_task
+def mirror() -> None:
+    """Ended runs to MLflow, where one is named."""
+    mlflow.mirror()
 
 
 @shared_task

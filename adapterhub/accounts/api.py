@@ -25,7 +25,7 @@ from adapterhub.api.permissions import (
     require_fresh_sign_in,
     scopes_in,
 )
-from adapterhub.api.views import ProjectViewSet
+from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
@@ -58,12 +58,13 @@ class MemberRoleSerializer(serializers.ModelSerializer):
         fields = ["project", "role"]
 
 
-class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """Tenants. A new project is made by a superuser; its members are managed with scope `admin`."""
 
     queryset = Project.objects.all()
     serializer_class = ProjectSerializer
     lookup_field = "slug"
+    filters = {"slug": "slug"}
     scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN, "revoke_member": Scope.ADMIN,
               "close_account": Scope.ADMIN}  # fmt: skip
 
@@ -163,6 +164,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
     queryset = ApiToken.objects.select_related("project", "account", "approved_by")
     serializer_class = TokenSerializer
     pagination_class = ByCreation
+    filters = {"project": "project__slug", "name": "name", "account": "account__username"}
     scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN, "revoke": Scope.ADMIN, "approve": APPROVE}
 
     @extend_schema(request=NewTokenSerializer, responses={201: ShownTokenSerializer})
@@ -224,6 +226,7 @@ class ServiceAccountViewSet(ProjectViewSet):
 
     queryset = User.objects.filter(is_service=True, is_active=True)
     serializer_class = ServiceAccountSerializer
+    filters = {"name": "username"}
     scopes = {"list": Scope.ADMIN, "create": Scope.ADMIN}
 
     @extend_schema(responses=ServiceAccountSerializer(many=True))
@@ -231,7 +234,7 @@ class ServiceAccountViewSet(ProjectViewSet):
         """Those of the projects that the caller leads."""
         led = projects_with(request, Scope.ADMIN)
         held = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
-        found = service_accounts.of(led).prefetch_related(held)
+        found = self.filter_queryset(service_accounts.of(led)).prefetch_related(held)
         return Response({"results": ServiceAccountSerializer(found, many=True).data})
 
     @extend_schema(request=NewAccountSerializer, responses={201: ServiceAccountSerializer})

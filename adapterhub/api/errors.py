@@ -7,6 +7,7 @@ DomainError
   NotAllowed           403
   TooLarge             413
   TooMany              429  too many calls of one caller
+  PreconditionFailed   412  If-Match names a state that has passed
   Unavailable          503  a part that is needed does not answer
 """
 
@@ -33,6 +34,11 @@ class Conflict(DomainError):
 
 class InvalidTransition(Conflict):
     code = "invalid_transition"
+
+
+class PreconditionFailed(DomainError):
+    status = 412
+    code = "precondition_failed"
 
 
 class Invalid(DomainError):

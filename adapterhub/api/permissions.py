@@ -67,7 +67,8 @@ def require_scope(request: HttpRequest | Request, project: Project, scope: str) 
 
 def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Project:
     """The project with this slug, if the caller sees it and has the scope there."""
-    project = projects_of(request).filter(slug=slug, archived_at=None).first()
+    # Of a query it comes as it was typed; a NUL would reach the database.
+    project = projects_of(request).filter(slug=slug.replace("\0", ""), archived_at=None).first()
     if project is None:
         raise Invalid(f"There is no project {slug!r} that you can see.", field="project", code="unknown_project")
     require_scope(request, project, scope)

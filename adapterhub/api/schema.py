@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapterhub.api.examples import EXAMPLES
+
 PROBLEM = {
     "type": "object",
     "description": "RFC 9457. `code` is stable; `detail` is for people; `errors` name the fields that are to blame.",
@@ -53,6 +55,9 @@ def with_null(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     schema = {name: with_null(part) for name, part in schema.items()}
+    # Optional is said by `required`; an empty text as the default would often be no value that may be sent.
+    if schema.get("default") == "":
+        del schema["default"]
     # Any JSON is null already; named twice, null would fit both and so none.
     if schema.get("oneOf") == [{}, {"type": "null"}]:
         del schema["oneOf"]
@@ -62,13 +67,64 @@ def with_null(schema: Any) -> Any:
     return schema
 
 
+IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "maxLength": 200},
+    "description": "The ETag that the change is meant for; 412 `precondition_failed` when the state has passed.",
+}
+ETAG = {"ETag": {"schema": {"type": "string"}, "description": "Names the state, for If-Match and If-None-Match."}}
+ROLLOUT = "/api/v1/rollouts/{id}/"
+# The things whose state moves, and the changes of them that If-Match guards.
+STATES = (ROLLOUT, "/api/v1/aliases/{name}/", "/api/v1/adapters/{slug}/")
+GUARDED = {
+    *((f"{ROLLOUT}{verb}/", "post") for verb in ("pause", "resume", "set-weight", "promote", "rollback", "advance")),
+    ("/api/v1/aliases/{name}/move/", "post"), ("/api/v1/aliases/{name}/", "patch"),
+    ("/api/v1/adapters/{slug}/", "patch"),
+}  # fmt: skip
+UNCHANGED = {"description": "If-None-Match names this state: there is nothing new.", "headers": ETAG}
+REFUSALS = {
+    "401": "No token, or one that is unknown, expired or revoked: `not_authenticated`, `authentication_failed`.",
+    "403": "The caller may not: `scope_missing`, `not_allowed`, `approval_missing`, `alias_protected`.",
+    "404": "It does not exist, or not for the caller: `not_found`.",
+    "409": "The state does not allow it, or somebody was faster: `invalid_transition`, `in_flight`, ...",
+    "412": "If-Match names a state that has passed: `precondition_failed`.",
+    "413": "The body is larger than is taken.",
+    "422": "It can be read, but not done; `errors` name fields: `invalid`, `key_reused`, `bad_...`.",
+    "429": "Too many requests: `throttled`. Retry-After says when.",
+    "503": "A part does not answer, nothing was changed: `unavailable`. Retry-After says when.",
+}
+
+
+def refusals(path: str, method: str) -> dict[str, Any]:
+    """The problems that the call may answer with, by status; `code` tells them apart."""
+    named = {"401", "403", "404", "422", "429", "503"}
+    named |= set() if method == "get" else {"409", "413"}
+    named |= {"412"} if (path, method) in GUARDED else set()
+    return {status: {**PROBLEM_ANSWER, "description": REFUSALS[status]} for status in sorted(named)}
+
+
+def tell_of_states(path: str, item: dict[str, Any]) -> None:
+    if path in STATES:
+        item["get"]["responses"]["200"]["headers"] = ETAG
+        item["get"]["responses"]["304"] = UNCHANGED
+    for method, operation in item.items():
+        if (path, method) in GUARDED:
+            operation.setdefault("parameters", []).append(IF_MATCH)
+
+
 def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """drf-spectacular's hook after the description is made."""
     result["components"]["schemas"]["Problem"] = PROBLEM
+    for name, example in EXAMPLES.items():
+        if name in result["components"]["schemas"]:
+            result["components"]["schemas"][name]["example"] = example
     for path, item in result["paths"].items():
         for method, operation in item.items():
             if path.startswith("/api/v1/"):
-                operation["responses"].setdefault("default", PROBLEM_ANSWER)
+                operation["responses"] |= refusals(path, method) | {"default": PROBLEM_ANSWER}
             if method == "post":
                 operation.setdefault("parameters", []).append(KEY)
+        tell_of_states(path, item)
     return with_null(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ class Taken:
     limit: RateLimit
     left: int
     wait_s: float
+
+
+def headers_of(taken: Taken) -> dict[str, str]:
+    """RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10): the quota, what is left, when all of it is back."""
+    quota, per_s = taken.limit.burst, taken.limit.per_s
+    whole = math.ceil((quota - taken.left) / per_s)
+    return {"RateLimit-Policy": f'"caller";q={quota:g};w={math.ceil(quota / per_s)}',
+            "RateLimit": f'"caller";r={max(0, taken.left)};t={whole}'}  # fmt: skip
 
 
 class Buckets:

@@ -18,9 +18,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import ApiToken, Project, Scope
+from adapterhub.api.conditions import conditional
 from adapterhub.api.errors import Conflict, Invalid, TooLarge
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.permissions import seen_in
+from adapterhub.api.throttling import headers_of
 from adapterhub.sealing import box
 
 IN_FLIGHT_FOR = timedelta(minutes=10)
@@ -33,6 +35,8 @@ class ProjectViewSet(viewsets.GenericViewSet):
     # Nothing else is a key of ours; a NUL would reach the database.
     lookup_value_regex = r"[-\w]+"
     scopes: dict[str, str] = {}
+    # What `?word=value` of its list narrows it by: word -> field.
+    filters: dict[str, str] = {}
 
     def get_queryset(self) -> QuerySet[Any]:
         queryset = super().get_queryset()
@@ -58,7 +62,14 @@ class ProjectViewSet(viewsets.GenericViewSet):
 
     def write(self, thing: Model, status: int = 200) -> Response:
         """The thing as the resource's JSON."""
-        return Response(self.get_serializer(thing).data, status)
+        response = Response(self.get_serializer(thing).data, status)
+        return conditional(self.request, thing, response) if hasattr(thing, "etag") else response
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> serializers.BaseSerializer:
+        serializer = super().get_serializer(*args, **kwargs)
+        if getattr(self, "action", None) in ("list", "retrieve") and (names := self.request.query_params.get("fields")):
+            keep_only(getattr(serializer, "child", serializer), names.split(","))
+        return serializer
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -73,6 +84,9 @@ class ProjectViewSet(viewsets.GenericViewSet):
         response = super().finalize_response(request, response, *args, **kwargs)
         if entry := getattr(self, "idempotent", None):
             keep_answer(entry, response)
+        if taken := getattr(request, "taken", None):
+            for name, value in headers_of(taken).items():
+                response[name] = value
         return response
 
     def handle_exception(self, exc: Exception) -> HttpResponseBase:
@@ -106,6 +120,24 @@ def texts(given: Any) -> Iterator[str]:
     elif isinstance(given, list):
         for value in given:
             yield from texts(value)
+
+
+def keep_only(serializer: serializers.Serializer, names: list[str]) -> None:
+    """Leave out of the answer what `?fields=` does not name. Raises Invalid."""
+    known = {*serializer.fields, *getattr(serializer, "more_fields", ())}
+    if unknown := [name for name in names if name not in known]:
+        message = f"There is no field {unknown[0][:50]!r}; there are {', '.join(sorted(known))}."
+        raise Invalid(message, field="fields", code="unknown_field")
+    for name in set(serializer.fields) - set(names):
+        serializer.fields.pop(name)
+    serializer.wanted = names
+
+
+class Retrieving:
+    """One thing, with its ETag where its state moves."""
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return self.write(self.get_object())
 
 
 class Replay(Exception):

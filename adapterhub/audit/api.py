@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from adapterhub.accounts.models import Project, Scope
 from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of, named_project, scopes_in
-from adapterhub.api.views import ProjectViewSet
+from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.audit.observed import observe
@@ -54,18 +54,16 @@ AS = OpenApiParameter("as", str, enum=KINDS, description="jsonl (the default), c
 PROJECT = OpenApiParameter("project", str, required=True, description="Slug of the project.")
 
 
-class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """Who changed what, when and why."""
 
     queryset = AuditEvent.objects.select_related("project")
     serializer_class = AuditEventSerializer
+    filters = {
+        "project": "project__slug", "tag": "tag", "object_type": "object_type", "object_id": "object_id",
+        "actor_name": "actor_name", "request_id": "request_id", "after": "at__gte", "before": "at__lt",
+    }  # fmt: skip
     scopes = dict.fromkeys(("list", "retrieve", "verify", "export"), Scope.AUDIT)
-
-    def get_queryset(self) -> object:
-        queryset = super().get_queryset()
-        params = self.request.query_params if self.request else {}
-        wanted = {name: params[name] for name in ("tag", "object_type", "object_id", "actor_name") if name in params}
-        return queryset.filter(**wanted)
 
     def list(self, request: Request, *args: object, **kwargs: object) -> Response:
         if slug := request.query_params.get("project"):

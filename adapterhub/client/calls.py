@@ -58,6 +58,25 @@ def upload_dataset(project: str, file: Path) -> Call[Dataset]:
     return Call("POST", "datasets/", {"project": project}, files={"file": file})
 
 
+def check_dataset(project: str, file: Path) -> Call[Json]:
+    """What the file would be, and in `dataset` the number of the same content, or null. Nothing is stored."""
+    return Call("POST", "datasets/check/", {"project": project}, files={"file": file})
+
+
+def adapter(slug: str) -> Call[Json]:
+    return get(f"adapters/{part(slug)}/")
+
+
+def create_adapter(project: str, slug: str, base_model: str, **fields: Any) -> Call[Json]:
+    """Fields: description, tags."""
+    return post("adapters/", project=project, slug=slug, base_model=base_model, **fields)
+
+
+def change_adapter(slug: str, **fields: Any) -> Call[Json]:
+    """Fields: description, tags."""
+    return Call("PATCH", f"adapters/{part(slug)}/", fields)
+
+
 def dataset(pk: int) -> Call[Dataset]:
     return get(f"datasets/{pk}/")
 
@@ -69,6 +88,21 @@ def analyze(project: str, base_model: str, dataset: int, budget: Json, **setting
 
 def rank_analysis(pk: str) -> Call[RankAnalysis]:
     return get(f"rank-analyses/{part(pk)}/")
+
+
+def rank_analyses(**filters: str) -> Call[Json]:
+    """Newest first. Filters: project, base_model, dataset, preset, status, created_after, created_before."""
+    return get("rank-analyses/", page_size="200", **filters)
+
+
+def training_runs(**filters: str) -> Call[Json]:
+    """Newest first. Filters: project, adapter, dataset, method, rank_analysis, status, created_after, ..."""
+    return get("training-runs/", page_size="200", **filters)
+
+
+def preflight(project: str, adapter: str, dataset: int, **fields: Any) -> Call[Json]:
+    """What a run would need, and all its hyper-parameters; nothing is queued. Fields as of `train`."""
+    return post("training-runs/preflight/", project=project, adapter=adapter, dataset=dataset, **fields)
 
 
 def train(project: str, adapter: str, dataset: int, **fields: Any) -> Call[TrainingRun]:
@@ -90,6 +124,11 @@ def version(adapter: str, number: int) -> Call[Version]:
     return get(f"adapters/{part(adapter)}/versions/{number}/")
 
 
+def download(adapter: str, number: int) -> Call[bytes]:
+    """The version's files as they were published, as a ZIP."""
+    return get(f"adapters/{part(adapter)}/versions/{number}/download/")
+
+
 def dossier(adapter: str, number: int) -> Call[Json]:
     return get(f"adapters/{part(adapter)}/versions/{number}/dossier/")
 
@@ -97,6 +136,11 @@ def dossier(adapter: str, number: int) -> Call[Json]:
 def evaluate(project: str, version: str, dataset: int, **fields: Any) -> Call[Evaluation]:
     """Queue an evaluation of a served name. Fields: against, prompts, pattern."""
     return post("evaluations/", project=project, version=version, dataset=dataset, **fields)
+
+
+def evaluations(**filters: str) -> Call[Json]:
+    """Newest first. Filters: project, version, against, dataset, status, created_after, created_before."""
+    return get("evaluations/", page_size="200", **filters)
 
 
 def evaluation(pk: str) -> Call[Evaluation]:
@@ -113,9 +157,22 @@ def history(alias: str, at: str = "") -> Call[list[Move]]:
     return get(f"aliases/{part(alias)}/history/", **({"at": at} if at else {}))
 
 
-def rollouts(alias: str) -> Call[Json]:
-    """The alias' rollouts, newest first."""
-    return get("rollouts/", alias=alias)
+def alias(name: str) -> Call[Json]:
+    return get(f"aliases/{part(name)}/")
+
+
+def create_alias(project: str, name: str, cluster: str, version: str, policy: Json) -> Call[Json]:
+    """Make a version live under a public name."""
+    return post("aliases/", project=project, name=name, cluster=cluster, version=version, policy=policy)
+
+
+def set_policy(alias: str, policy: Json) -> Call[Json]:
+    return Call("PATCH", f"aliases/{part(alias)}/", {"policy": policy})
+
+
+def rollouts(alias: str, **filters: str) -> Call[Json]:
+    """The alias' rollouts, newest first. Filters: candidate, stable, status, created_after, created_before."""
+    return get("rollouts/", alias=alias, **filters)
 
 
 def rollout(pk: str) -> Call[Rollout]:

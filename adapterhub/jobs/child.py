@@ -35,7 +35,7 @@ def end_predecessor(pid_file: Path) -> None:
 class Child:
     """`python -m MODULE ...` in its own process group, reporting by appending JSON lines to `events`."""
 
-    def __init__(self, arguments: list[str], events: Path, log: Path) -> None:
+    def __init__(self, arguments: list[str], events: Path, log: Path, traceparent: str = "") -> None:
         self.events = events
         self.events.touch()
         pid_file = events.with_name("child.pid")
@@ -49,7 +49,12 @@ class Child:
                 stderr=output,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+                env={
+                    **os.environ,
+                    "TOKENIZERS_PARALLELISM": "false",
+                    "HF_HUB_OFFLINE": "1",
+                    "TRACEPARENT": traceparent,
+                },
             )
         pid_file.write_text(str(self.process.pid))
 

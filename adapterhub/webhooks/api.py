@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from adapterhub.accounts.models import Scope
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
-from adapterhub.api.views import ProjectViewSet
+from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 
 
@@ -57,12 +57,13 @@ class ByCreation(NewestFirst):
     ordering = "-created_at"
 
 
-class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """Addresses that are told of a project's changes."""
 
     queryset = Webhook.objects.select_related("project")
     serializer_class = WebhookSerializer
     pagination_class = ByCreation
+    filters = {"project": "project__slug"}
     scopes = dict.fromkeys(("list", "retrieve", "create", "revoke"), Scope.ADMIN)
 
     @extend_schema(request=NewWebhookSerializer, responses={201: ShownWebhookSerializer})
@@ -81,13 +82,14 @@ class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModel
         return self.write(webhook)
 
 
-class DeliveryViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class DeliveryViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """What was or is to be delivered, with each attempt."""
 
     queryset = Delivery.objects.select_related("webhook__project", "event").prefetch_related("log")
     serializer_class = DeliverySerializer
     pagination_class = NewestFirst
     project_path = "webhook__project"
+    filters = {"project": "webhook__project__slug", "webhook": "webhook", "status": "status", "type": "event__tag"}
     scopes = dict.fromkeys(("list", "retrieve", "redeliver"), Scope.ADMIN)
 
     @extend_schema(request=None)

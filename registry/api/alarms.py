@@ -36,9 +36,10 @@ class AlarmViewSet(ProjectViewSet):
     serializer_class = AlarmSerializer
     project_path = "cluster__project"
     pagination_class = None
+    filters = {"project": "cluster__project__slug", "cluster": "cluster__slug"}
 
     @extend_schema(responses=AlarmPageSerializer)
     def list(self, request: Request) -> Response:
         """Replicas that do not answer, and loads that were refused."""
-        found = [alarm.as_dict() for alarm in open_alarms(self.get_queryset())]
+        found = [alarm.as_dict() for alarm in open_alarms(self.filter_queryset(self.get_queryset()))]
         return Response({"next": None, "previous": None, "results": found})

@@ -15,7 +15,7 @@ from adapterhub.accounts.people import Meaning
 from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, projects_of, require_fresh_sign_in, require_scope
-from adapterhub.api.views import ProjectViewSet
+from adapterhub.api.views import ProjectViewSet, Retrieving
 from registry.api.serializers import ReasonSerializer
 from registry.models import Alias, Approval, Rollout, Signature
 
@@ -68,12 +68,14 @@ class ByCreation(NewestFirst):
     ordering = "-created_at"
 
 
-class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """What waits for a second pair of eyes, and who signed what."""
 
     queryset = Approval.objects.select_related("project", "alias", "candidate").prefetch_related("signatures")
     serializer_class = ApprovalSerializer
     pagination_class = ByCreation
+    filters = {"project": "project__slug", "status": "status", "kind": "kind", "alias": "alias__name",
+               "rollout": "rollout"}  # fmt: skip
     scopes = {"create": Scope.OPERATE, "approve": APPROVE, "reject": APPROVE, "review": APPROVE,
               "break_glass": Scope.OPERATE}  # fmt: skip
 

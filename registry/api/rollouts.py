@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.utils.timezone import now
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Scope
+from adapterhub.api.conditions import require_tag, wanted_tag
+from adapterhub.api.errors import Conflict, PreconditionFailed
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from registry import models, rollout_loop
@@ -39,17 +39,12 @@ class RolloutViewSet(Reading):
     serializer_class = shapes.RolloutSerializer
     pagination_class = ByCreation
     project_path = "alias__project"
+    filters = {
+        "project": "alias__project__slug", "alias": "alias__name", "candidate": "candidate__served_name",
+        "stable": "stable__served_name", "status": "status", "created_after": "created_at__gte",
+        "created_before": "created_at__lt",
+    }  # fmt: skip
     scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ}
-
-    def get_queryset(self) -> Any:
-        name = self.request.query_params.get("alias", "") if self.action == "list" else ""
-        found = super().get_queryset()
-        return found.filter(alias__name=name.replace("\0", "")) if name else found
-
-    @extend_schema(parameters=[OpenApiParameter("alias", str, description="Only the rollouts of this alias.")])
-    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Newest first."""
-        return super().list(request, *args, **kwargs)
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
     def create(self, request: Request) -> Response:
@@ -79,8 +74,17 @@ class RolloutViewSet(Reading):
         return self.move("edit", shapes.EditRolloutSerializer)
 
     def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
-        rollout = self.get_object()
-        getattr(rollout, verb)(by=actor_of(self.request), **self.read(shape))
+        """The verb, at the generation that If-Match or the body means."""
+        rollout, fields, tag = self.get_object(), self.read(shape), wanted_tag(self.request)
+        require_tag(rollout, tag)
+        if tag:
+            fields["expected_generation"] = rollout.generation
+        try:
+            getattr(rollout, verb)(by=actor_of(self.request), **fields)
+        except Conflict as error:
+            if tag and error.code == "stale_generation":
+                raise PreconditionFailed(error.detail) from None
+            raise
         return self.write(rollout)
 
     @extend_schema(request=shapes.TransitionSerializer)
@@ -123,7 +127,9 @@ class RolloutViewSet(Reading):
     @action(detail=True, methods=["post"])
     def rollback(self, request: Request, pk: str) -> Response:
         """The stable version serves everybody, also after the promotion. Twice is as once."""
-        return self.move("rollback", shapes.ReasonSerializer)
+        rollout, fields = self.get_object(), self.read(shapes.ReasonSerializer)
+        rollout.rollback(by=actor_of(request), expected_tag=wanted_tag(request), **fields)
+        return self.write(rollout)
 
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])

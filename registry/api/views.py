@@ -23,10 +23,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Project, Scope
+from adapterhub.api.conditions import wanted_tag
 from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, projects_of, require_scope, seen_in
-from adapterhub.api.views import ProjectViewSet
+from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
 from registry import exports, models
@@ -45,7 +46,7 @@ class FormatIsNoRenderer(DefaultContentNegotiation):
     settings = SimpleNamespace(URL_FORMAT_OVERRIDE=None)
 
 
-class Reading(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """A resource that can be listed and read."""
 
 
@@ -68,6 +69,7 @@ class BaseModelViewSet(Reading):
     serializer_class = shapes.BaseModelSerializer
     pagination_class = BySlug
     lookup_field = "slug"
+    filters = {"status": "status", "source": "source"}
     scopes = {"create": Scope.ADMIN}
 
     def get_queryset(self) -> Any:
@@ -112,6 +114,7 @@ class AdapterViewSet(Reading):
     serializer_class = shapes.AdapterSerializer
     pagination_class = BySlug
     lookup_field = "slug"
+    filters = {"project": "project__slug", "base_model": "base_model__slug"}
     scopes = {"create": Scope.PUBLISH, "partial_update": Scope.PUBLISH}
 
     @extend_schema(request=shapes.NewAdapterSerializer, responses={201: shapes.AdapterSerializer})
@@ -123,7 +126,8 @@ class AdapterViewSet(Reading):
     @extend_schema(request=shapes.AdapterChangeSerializer, responses=shapes.AdapterSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
         adapter = self.get_object()
-        adapter.describe(by=actor_of(request), **self.read(shapes.AdapterChangeSerializer))
+        changes = self.read(shapes.AdapterChangeSerializer)
+        adapter.describe(by=actor_of(request), expected=wanted_tag(request), **changes)
         return self.write(adapter)
 
 
@@ -135,6 +139,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     project_path = "adapter__project"
     lookup_field = "number"
     lookup_value_regex = r"\d+"
+    filters = {"status": "status", "method": "method", "digest": "digest"}
     scopes = {
         "create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ,
         **EVIDENCE, **TRANSFERS,
@@ -247,6 +252,7 @@ class ClusterViewSet(Reading):
     serializer_class = shapes.ClusterSerializer
     pagination_class = BySlug
     lookup_field = "slug"
+    filters = {"project": "project__slug", "base_model": "base_model__slug", "engine": "engine"}
     scopes = {"create": Scope.OPERATE, "state": Scope.READ}
 
     @extend_schema(request=shapes.NewClusterSerializer, responses={201: shapes.ClusterSerializer})
@@ -268,6 +274,7 @@ class ReplicaViewSet(Reading):
     queryset = models.Replica.objects.select_related("cluster__project")
     serializer_class = shapes.ReplicaSerializer
     project_path = "cluster__project"
+    filters = {"project": "cluster__project__slug", "cluster": "cluster__slug", "is_healthy": "is_healthy"}
     scopes = {"create": Scope.OPERATE}
 
     @extend_schema(request=shapes.NewReplicaSerializer, responses={201: shapes.ReplicaSerializer})
@@ -298,6 +305,7 @@ class AliasViewSet(Reading):
     serializer_class = shapes.AliasSerializer
     pagination_class = ByName
     lookup_field = "name"
+    filters = {"project": "project__slug", "cluster": "cluster__slug", "version": "version__served_name"}
     scopes = {"create": Scope.OPERATE, "partial_update": Scope.OPERATE, "move": Scope.OPERATE, "history": Scope.READ}
 
     def version(self, served_name: str, field: str = "version") -> models.AdapterVersion:
@@ -323,7 +331,8 @@ class AliasViewSet(Reading):
     def partial_update(self, request: Request, name: str) -> Response:
         """Change the policy."""
         alias = self.get_object()
-        alias.set_policy(self.read(shapes.PolicySerializer)["policy"], by=actor_of(request))
+        policy = self.read(shapes.PolicySerializer)["policy"]
+        alias.set_policy(policy, by=actor_of(request), expected_tag=wanted_tag(request))
         return self.write(alias)
 
     @extend_schema(request=shapes.MoveSerializer)
@@ -335,7 +344,13 @@ class AliasViewSet(Reading):
         expected = alias.version
         if expected.served_name != fields["expected_version"]:
             expected = self.version(fields["expected_version"], "expected_version")
-        alias.move(self.version(fields["version"]), expected=expected, reason=fields["reason"], by=actor_of(request))
+        alias.move(
+            self.version(fields["version"]),
+            expected=expected,
+            reason=fields["reason"],
+            by=actor_of(request),
+            expected_tag=wanted_tag(request),
+        )
         return self.write(alias)
 
     @extend_schema(
@@ -361,7 +376,7 @@ def moment_of(text: str) -> datetime:
     raise Invalid("at is a time with its zone, e.g. 2026-11-23T12:00:00Z.", field="at")
 
 
-class ResponseViewSet(ProjectViewSet, mixins.RetrieveModelMixin):
+class ResponseViewSet(ProjectViewSet, Retrieving):
     """Which version answered a request."""
 
     queryset = models.Response.objects.select_related("project", "version")

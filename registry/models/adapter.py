@@ -16,6 +16,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
+from adapterhub.api.conditions import require_tag, tag_of
 from adapterhub.api.errors import Conflict, Invalid, InvalidTransition
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
@@ -71,14 +72,20 @@ class Adapter(models.Model):
         write_config(folder, manifest.config)
         return manifest
 
-    def describe(self, *, by: Actor, **changes: Any) -> None:
-        """Change description or tags."""
+    @property
+    def etag(self) -> str:
+        """Names the state of what can change."""
+        return tag_of([self.description, self.tags, str(self.archived_at)])
+
+    def describe(self, *, by: Actor, expected: str = "", **changes: Any) -> None:
+        """Change description or tags. Raises PreconditionFailed unless the ETag is as expected, if one is."""
         with transaction.atomic():
-            before = {name: getattr(self, name) for name in changes}
-            for name, value in changes.items():
-                setattr(self, name, value)
-            self.save(update_fields=list(changes))
+            adapter = Adapter.objects.select_for_update().get(pk=self.pk)
+            require_tag(adapter, expected)
+            before = {name: getattr(adapter, name) for name in changes}
+            Adapter.objects.filter(pk=self.pk).update(**changes)
             AuditEvent.record(Tag.ADAPTER_CHANGED, self, by=by, project=self.project, before=before, after=changes)
+        self.refresh_from_db()
 
 
 class VersionStatus(models.TextChoices):

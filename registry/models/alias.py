@@ -12,6 +12,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
+from adapterhub.api.conditions import require_tag, tag_of
 from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -45,6 +46,11 @@ class Alias(models.Model):
         """Approvals that a promotion needs; 0 = unprotected."""
         return int(self.policy.get("quorum", 0))
 
+    @property
+    def etag(self) -> str:
+        """Names the state: its moves, and what its policy says."""
+        return f"{self.generation}-{tag_of(self.policy)}"
+
     @classmethod
     def create(
         cls,
@@ -71,10 +77,13 @@ class Alias(models.Model):
             raise Conflict(f"The alias {name!r} is taken: choose another.", field="name", code="name_taken") from None
         return alias
 
-    def move(self, version: AdapterVersion, *, expected: AdapterVersion, reason: str, by: Actor) -> None:
+    def move(
+        self, version: AdapterVersion, *, expected: AdapterVersion, reason: str, by: Actor, expected_tag: str = ""
+    ) -> None:
         """Serve another version at once, if the alias still serves the expected one.
 
-        Raises Conflict with the present state when somebody was faster, or while a rollout moves it.
+        Raises Conflict with the present state when somebody was faster, or while a rollout moves it, and
+        PreconditionFailed unless the ETag is as expected, if one is.
         """
         with transaction.atomic():
             alias = (
@@ -82,6 +91,7 @@ class Alias(models.Model):
                 .select_for_update(of=("self",))
                 .get(pk=self.pk)
             )
+            require_tag(alias, expected_tag)
             if alias.version_id != expected.pk:
                 raise Conflict(f"{alias} serves {alias.version} now, not {expected}.", code="alias_moved")
             if alias.rollouts.active().exists():
@@ -113,11 +123,12 @@ class Alias(models.Model):
         self.moves.create(version=version, actor_name=by.name, reason=reason)
         route_soon(self.pk)
 
-    def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "") -> None:
+    def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
         """Change who and what a promotion needs. On a protected alias this needs an approval of just this change."""
         check_policy(policy)
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
+            require_tag(alias, expected_tag)
             approval = alias.policy_approval(policy) if alias.quorum and policy != alias.policy else None
             before, alias.policy = alias.policy, policy
             alias.save(update_fields=["policy"])

@@ -13,6 +13,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import User
+from adapterhub.api.conditions import require_tag
 from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -88,6 +89,11 @@ class Rollout(models.Model):
 
     def __str__(self) -> str:
         return f"{self.alias}: {self.stable} to {self.candidate}"
+
+    @property
+    def etag(self) -> str:
+        """Names the state: every change counts the generation up."""
+        return str(self.generation)
 
     @property
     def is_active(self) -> bool:
@@ -329,11 +335,12 @@ class Rollout(models.Model):
             "quorum": self.alias.quorum,
         }
 
-    def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None) -> None:
+    def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None, expected_tag: str = "") -> None:
         """Serve the stable version again. Also after the promotion; asking twice changes nothing."""
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.alias_id)
             rollout = Rollout.objects.select_for_update().get(pk=self.pk)
+            require_tag(rollout, expected_tag)
             if rollout.status != RolloutStatus.ROLLED_BACK:
                 rollout.go_back(alias, reason=reason, by=by, evidence=evidence)
         self.refresh_from_db()

@@ -13,11 +13,18 @@ from django.db import transaction
 from django.test import Client
 
 from adapterhub.api.models import IdempotentRequest
+from adapterhub.api.tasks import KEPT_FOR, drop_old_answers
 from tests.api.test_walk import CALLS, address, body, files, world  # noqa: F401 - world is a fixture
 
 POSTS = [name for name, method in CALLS if method == "POST" and name.startswith("api:")]
 # What they answer changes nothing, so that nothing could happen twice.
-ASKING = {"api:estimate-list", "api:advisor-list", "api:rank-analysis-reallocate", "api:training-run-preflight"}
+ASKING = {
+    "api:dataset-check",
+    "api:estimate-list",
+    "api:advisor-list",
+    "api:rank-analysis-reallocate",
+    "api:training-run-preflight",
+}
 
 
 def effects() -> dict[str, int]:
@@ -32,7 +39,7 @@ def rows() -> dict[str, Any]:
 
 
 def send(client: Client, name: str, url: str, key: str, folder: Path) -> Any:
-    form = rows() if name == "api:dataset-list" else files(name, folder)
+    form = rows() if name.startswith("api:dataset-") and files(name, folder) else files(name, folder)
     kind = {} if form else {"content_type": "application/json"}
     given = form or json.dumps(body(name, folder), default=str)
     return client.post(url, given, headers={"Idempotency-Key": key}, **kind)
@@ -83,3 +90,15 @@ def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any]
     kept = IdempotentRequest.objects.get()
     assert shown.encode() not in bytes(kept.sealed)
     assert client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"] == shown
+
+
+def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+    client = Client(headers={"Authorization": f"Bearer {ci}"})
+    for key in ("old", "new"):
+        fields = {"project": "eu", "slug": key, "base_model": "tiny"}
+        kind = "application/json"
+        assert client.post("/api/v1/adapters/", fields, kind, headers={"Idempotency-Key": key}).status_code == 201
+    old = IdempotentRequest.objects.filter(key="old")
+    old.update(created_at=old.get().created_at - KEPT_FOR)
+    drop_old_answers()
+    assert [kept.key for kept in IdempotentRequest.objects.all()] == ["new"]

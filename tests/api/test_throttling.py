@@ -38,6 +38,13 @@ def test_a_token_that_floods_is_told_when_to_come_again(ci: str) -> None:
     assert 90 <= int(answer["Retry-After"]) <= 100
 
 
+def test_every_answer_tells_what_is_left(ci: str) -> None:
+    answers = [client(ci).get("/api/v1/projects/") for _ in range(A_BURST + 1)]
+    assert [answer["RateLimit"].split(";")[1] for answer in answers] == ["r=1", "r=0", "r=0"]
+    assert {answer["RateLimit-Policy"] for answer in answers} == {'"caller";q=2;w=200'}
+    assert 90 <= int(answers[0]["RateLimit"].partition("t=")[2]) <= 100
+
+
 def test_a_flood_of_one_caller_takes_nothing_from_another(ci: str, alice: User, project: Project) -> None:
     _, other = ApiToken.issue(name="other", project=project, scopes=["read"], created_by=alice)
     browser = Client()

@@ -55,7 +55,7 @@ NEEDS = {
     "api:approval-approve POST": APPROVE, "api:approval-reject POST": APPROVE, "api:approval-review POST": APPROVE,
     "api:dataset-keep POST": ADMIN, "api:dataset-erase POST": ADMIN, "api:erasure-approve POST": APPROVE,
     "api:erasure-reject POST": APPROVE, "keep-dataset POST": ADMIN, "erase-dataset POST": ADMIN,
-    "decide-erasure POST": APPROVE, "api:dataset-list POST": TRAIN,
+    "decide-erasure POST": APPROVE, "api:dataset-list POST": TRAIN, "api:dataset-check POST": TRAIN,
     "api:rank-analysis-list POST": TRAIN, "api:rank-analysis-cancel POST": TRAIN,
     "api:evaluation-list POST": TRAIN, "api:evaluation-cancel POST": TRAIN,
     "api:rank-analysis-reallocate POST": READ, "api:training-run-list POST": TRAIN,
@@ -154,7 +154,7 @@ def address(name: str, world: dict[str, Any]) -> str | None:
 def body(name: str, tmp_path: Path) -> dict[str, Any]:
     """A request that only the caller's rights stand against, of the calls that name their project in the body."""
     served = AdapterVersion.objects.order_by("number")[0].served_name
-    dataset = Dataset.objects.get().pk
+    dataset = Dataset.objects.order_by("pk")[0].pk
     bodies: dict[str, dict[str, Any]] = {
         "api:project-members": {"user": "charlie", "role": "viewer"},
         "api:service-account-list": {"project": "eu", "name": "bot", "role": "trainer"},
@@ -168,7 +168,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:alias-list": {"project": "eu", "name": "new", "cluster": "cpu", "version": served},
         "api:rollout-list": {"alias": "compliance", "candidate": served, "steps": [{"weight": 1}], "reason": "x"},
         "api:feedback-list": {"response_id": Response.objects.get().pk, "score": 1},
-        "api:approval-list": {"rollout": str(Rollout.objects.get().pk), "reason": "x"},
+        "api:approval-list": {"rollout": str(Rollout.objects.order_by("created_at")[0].pk), "reason": "x"},
         "api:rank-analysis-list": {"project": "eu", "base_model": "tiny", "dataset": dataset,
                                    "budget": {"uniform_rank": 4}},
         "api:evaluation-list": {"project": "eu", "version": served, "dataset": dataset},
@@ -179,7 +179,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
 
 
 def files(name: str, tmp_path: Path) -> dict[str, Any] | None:
-    if name == "api:dataset-list":
+    if name in ("api:dataset-list", "api:dataset-check"):
         return {"project": "eu", "file": SimpleUploadedFile("rows.jsonl", b'{"text": "a b c"}\n' * 30)}
     if name == "api:version-list":
         folder = write_adapter(tmp_path / "up", seed=9)

@@ -15,7 +15,7 @@ from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of, named_project
 from registry.models import AdapterVersion
 from training.api.serializers import JobSerializer
-from training.api.views import ByCreation, Reading
+from training.api.views import OF_JOBS, ByCreation, Reading
 from training.asked import of_project
 from training.models import Dataset, Evaluation
 from training.models.evaluation import MAX_PATTERN, MAX_PROMPTS
@@ -50,6 +50,7 @@ class EvaluationViewSet(Reading):
     queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "result")
     serializer_class = EvaluationSerializer
     pagination_class = ByCreation
+    filters = {**OF_JOBS, "version": "version__served_name", "against": "against__served_name"}
     scopes = {"create": Scope.TRAIN, "cancel": Scope.TRAIN}
 
     @extend_schema(request=NewEvaluationSerializer, responses={202: EvaluationSerializer})

@@ -71,6 +71,14 @@ class NewDatasetSerializer(serializers.Serializer):
         return mapping
 
 
+class LookSerializer(serializers.ModelSerializer):
+    dataset = serializers.IntegerField(source="pk", allow_null=True, read_only=True, help_text="null: it is new.")
+
+    class Meta:
+        model = Dataset
+        fields = ["dataset", "digest", "rows", "splits", "columns", "warnings"]
+
+
 class BudgetSerializer(serializers.Serializer):
     """Exactly one of the three."""
 
@@ -96,6 +104,12 @@ class JobSerializer(serializers.ModelSerializer):
         ]  # fmt: skip
 
 
+# What a plan tells beside the job's own fields; the preset and its settings stand there already.
+PLAN_FIELDS = (
+    "rank_min", "rank_max", "quantum", "scale", "modules", "r", "lora_alpha", "rank_pattern", "alpha_pattern",
+    "target_modules", "parameters", "budget", "serving", "greedy_gap", "divergence_used", "learning_rate", "probes",
+    "stability", "sequences", "verdict", "verdict_text", "seconds", "start_values",
+)  # fmt: skip
 MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
@@ -115,11 +129,14 @@ class RankAnalysisSerializer(JobSerializer):
             "max_length",
         ]  # fmt: skip
 
+    more_fields = PLAN_FIELDS
+    wanted = PLAN_FIELDS
+
     def to_representation(self, analysis: RankAnalysis) -> dict:
         """The plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
-        shown = super().to_representation(analysis)
         plan = shown_plan(analysis.plan) if analysis.plan else {}
-        return {**shown, **{name: value for name, value in plan.items() if name not in ("preset", "settings")}}
+        told = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
+        return {**super().to_representation(analysis), **told}
 
 
 class NewRankAnalysisSerializer(serializers.Serializer):

@@ -21,7 +21,7 @@ from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
 from adapterhub.api.problems import answer, problem
-from adapterhub.api.views import ProjectViewSet
+from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
 from registry.api.serializers import ReasonSerializer
@@ -36,12 +36,18 @@ from training.models.keeping import keep
 from training.uploads import copied
 
 
-class Reading(ProjectViewSet, mixins.ListModelMixin, mixins.RetrieveModelMixin):
+class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """A resource that can be listed and read."""
 
 
 class ByCreation(NewestFirst):
     ordering = "-created_at"
+
+
+OF_JOBS = {
+    "project": "project__slug", "status": "status", "base_model": "base_model__slug", "dataset": "dataset",
+    "created_after": "created_at__gte", "created_before": "created_at__lt",
+}  # fmt: skip
 
 
 class Keeping(Reading):
@@ -61,7 +67,14 @@ class DatasetViewSet(Keeping):
 
     queryset = Dataset.objects.select_related("project")
     serializer_class = shapes.DatasetSerializer
-    scopes = {"create": Scope.TRAIN, "preview": Scope.READ, "erase": Scope.ADMIN, "keep": Scope.ADMIN}
+    filters = {"project": "project__slug", "status": "status", "name": "name", "digest": "digest"}
+    scopes = {
+        "create": Scope.TRAIN,
+        "check": Scope.TRAIN,
+        "preview": Scope.READ,
+        "erase": Scope.ADMIN,
+        "keep": Scope.ADMIN,
+    }
 
     @extend_schema(
         request={"multipart/form-data": shapes.NewDatasetSerializer},
@@ -81,6 +94,21 @@ class DatasetViewSet(Keeping):
                 project=project, name=name, file=file, filename=upload.name, by=actor_of(request), **fields
             )
         return self.write(dataset, 202 if dataset.status == DatasetStatus.CHECKING else 201)
+
+    @extend_schema(request={"multipart/form-data": shapes.NewDatasetSerializer}, responses=shapes.LookSerializer)
+    @action(detail=False, methods=["post"], pagination_class=None)
+    def check(self, request: Request) -> Response:
+        """What a file of up to 32 MB would be as a dataset, and the number of the same content. Nothing is stored."""
+        fields = self.read(shapes.NewDatasetSerializer)
+        project = named_project(request, fields.pop("project"), Scope.TRAIN)
+        upload = fields.pop("file")
+        fields.pop("name", None)
+        with copied(upload) as file:
+            return Response(
+                shapes.LookSerializer(
+                    Dataset.looked_at(project=project, file=file, filename=upload.name, **fields)
+                ).data
+            )
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, BrokenLines):
@@ -126,6 +154,7 @@ class ErasureViewSet(Reading):
     queryset = Erasure.objects.select_related("dataset__project", "signer")
     serializer_class = shapes.ErasureSerializer
     project_path = "dataset__project"
+    filters = {"project": "dataset__project__slug", "dataset": "dataset", "status": "status"}
     scopes = {"approve": APPROVE, "reject": APPROVE}
 
     def decide(self, verb: str) -> Response:
@@ -153,6 +182,7 @@ class RankAnalysisViewSet(Reading):
     queryset = RankAnalysis.objects.select_related("project", "base_model")
     serializer_class = shapes.RankAnalysisSerializer
     pagination_class = ByCreation
+    filters = {**OF_JOBS, "preset": "preset"}
     scopes = {"create": Scope.TRAIN, "cancel": Scope.TRAIN, "reallocate": Scope.READ}
 
     @extend_schema(request=shapes.NewRankAnalysisSerializer, responses={202: shapes.RankAnalysisSerializer})
@@ -188,6 +218,7 @@ class TrainingRunViewSet(Keeping):
     queryset = TrainingRun.objects.select_related("project", "base_model", "adapter", "version")
     serializer_class = shapes.TrainingRunSerializer
     pagination_class = ByCreation
+    filters = {**OF_JOBS, "adapter": "adapter__slug", "method": "method", "rank_analysis": "rank_analysis"}
     scopes = {
         **dict.fromkeys(("create", "cancel", "resume", "clone", "preflight"), Scope.TRAIN),
         **dict.fromkeys(("metrics", "answers", "logs", "events", "compare"), Scope.READ),
@@ -205,10 +236,11 @@ class TrainingRunViewSet(Keeping):
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=False, methods=["post"], pagination_class=None)
     def preflight(self, request: Request) -> Response:
-        """Memory, time, disk and queue of a run that is not queued."""
+        """Memory, time, disk and queue of a run that is not queued, and every hyper-parameter that it would have."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
-        return Response(preflight.look(TrainingRun.planned(by=actor_of(request), **asked.arguments(fields, project))))
+        run = TrainingRun.planned(by=actor_of(request), **asked.arguments(fields, project))
+        return Response({**preflight.look(run), "hyperparameters": run.hyperparameters})
 
     @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
     @action(detail=True, methods=["post"])
@@ -290,6 +322,7 @@ class CompressionViewSet(Reading):
     queryset = Compression.objects.select_related("project", "base_model", "source", "version")
     serializer_class = shapes.CompressionSerializer
     pagination_class = ByCreation
+    filters = {**OF_JOBS, "source": "source__served_name"}
     scopes = {"cancel": Scope.TRAIN}
 
     @extend_schema(request=None)

@@ -20,7 +20,7 @@ from django.utils.timezone import now
 from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.errors import Invalid
-from adapterhub.artifacts import ArtifactStore, open_store
+from adapterhub.artifacts import ArtifactStore, digest_of, manifest_of, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.models import BaseModel
@@ -130,12 +130,30 @@ class Dataset(Kept):
         )
         if dataset.size_bytes > AT_ONCE_BYTES:
             return dataset.check_later(file, by=by)
-        with dataset.scanned(file) as (found, digest):
+        with dataset.stored(file) as (found, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
                 twin.require_not_erased()
                 return twin
             dataset.accept(found, digest, by=by)
         return dataset
+
+    @classmethod
+    def looked_at(
+        cls, *, project: Project, file: Path, filename: str, format: str = "", mapping: dict[str, str] | None = None
+    ) -> Dataset:
+        """What a file would be, and the dataset of the same content if there is one. Nothing is stored.
+
+        Raises BrokenLines and Invalid, as `create` does.
+        """
+        dataset = cls(project=project, name=Path(filename).stem, size_bytes=file.stat().st_size,
+                      format=known_format(format, filename), mapping=known_mapping(mapping or {}))  # fmt: skip
+        if dataset.size_bytes > AT_ONCE_BYTES:
+            message = f"Over {AT_ONCE_BYTES >> 20} MB a file is checked by a worker: upload it."
+            raise Invalid(message, field="file", code="too_large_to_look_at")
+        with dataset.scanned(file) as (found, folder):
+            dataset.digest, dataset.rows = digest_of(manifest_of(folder)), found.rows
+            dataset.splits, dataset.columns, dataset.warnings = found.splits, sorted(found.columns), found.warnings()
+        return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
         """Keep the file and wake a worker."""
@@ -163,7 +181,7 @@ class Dataset(Kept):
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             (file,) = store().fetch_dir(self.upload, Path(folder) / "upload").iterdir()
             try:
-                with self.scanned(file) as (found, digest):
+                with self.stored(file) as (found, digest):
                     self.end_check(found, digest)
             except Invalid as error:
                 self.reject(error)
@@ -199,15 +217,21 @@ class Dataset(Kept):
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     @contextmanager
-    def scanned(self, file: Path) -> Iterator[tuple[row_scan.Scan, str]]:
+    def stored(self, file: Path) -> Iterator[tuple[row_scan.Scan, str]]:
         """What the file holds, and the digest that its splits are stored under. Raises Invalid."""
+        with self.scanned(file) as (found, folder):
+            yield found, store().put_dir(folder)
+
+    @contextmanager
+    def scanned(self, file: Path) -> Iterator[tuple[row_scan.Scan, Path]]:
+        """What the file holds, and a folder with its splits. Raises Invalid."""
         with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
             try:
                 found = row_scan.scan(row_files.records_of(file, self.format), Path(folder), self.mapping)
             except row_files.NotThisFormat as error:
                 raise Invalid(str(error), field="file", code=f"not_{self.format}") from None
             require_enough(found)
-            yield found, store().put_dir(Path(folder))
+            yield found, Path(folder)
 
     def require_ready(self) -> None:
         """Raises Invalid while the file is checked, or when it was no dataset."""

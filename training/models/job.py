@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.db import models, transaction
 
+from adapterhub import tracing
 from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.errors import Invalid
@@ -29,6 +30,7 @@ class GpuJob(LeasedJob):
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="+")
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="+")
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
+    traceparent = models.CharField(max_length=55, blank=True, editable=False, help_text="Of the request that asked.")
     priority = models.SmallIntegerField(default=0, help_text="The highest is begun first; equal ones as they came.")
 
     tags: ClassVar[dict[JobStatus, Tag]]
@@ -50,7 +52,8 @@ class GpuJob(LeasedJob):
     def wake_worker(self) -> None:
         from training.tasks import work
 
-        work.delay(self._meta.model_name, str(self.pk))
+        told = {"traceparent": self.traceparent} if self.traceparent else {}
+        work.apply_async((self._meta.model_name, str(self.pk)), headers=told)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
         """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
@@ -59,6 +62,7 @@ class GpuJob(LeasedJob):
         require_room(self.project)
         if self.dataset:
             self.dataset.require_ready()
+        self.traceparent = tracing.current.get()
         self.save(force_insert=True)
         AuditEvent.record(tag, self, by=by, project=self.project, after=after)
         transaction.on_commit(self.wake_worker, robust=True)

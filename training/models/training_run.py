@@ -52,6 +52,7 @@ class TrainingRun(Kept, GpuJob):
     version = models.OneToOneField(AdapterVersion, models.PROTECT, null=True, editable=False, related_name="run")
     loss_before = models.FloatField(null=True, editable=False)
     loss_after = models.FloatField(null=True, editable=False)
+    mirrored_at = models.DateTimeField(null=True, editable=False, help_text="When MLflow had all of it.")
 
     tags = {
         JobStatus.SUCCEEDED: Tag.TRAINING_RUN_SUCCEEDED,
@@ -143,6 +144,7 @@ class TrainingRun(Kept, GpuJob):
             if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
                 raise InvalidTransition(f"The run is {run.status}: only a failed or cancelled run can be resumed.")
             run.status, run.finished_at, run.reason, run.message = JobStatus.QUEUED, None, "", ""
+            run.mirrored_at = None
             run.max_attempts = run.attempt + settings.JOB_ATTEMPTS
             run.save()
             AuditEvent.record(Tag.TRAINING_RUN_RESUMED, run, by=by, project=run.project)

@@ -1,0 +1,47 @@
+"""ETag and If-Match: a change that was meant for a state which has passed is refused with 412."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import rfc8785
+from django.http import HttpRequest
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.api.errors import Invalid, PreconditionFailed
+
+ETAG = re.compile(r'"([!#-~]+)"')
+
+
+def tag_of(state: Any) -> str:
+    """An ETag for what JSON can say."""
+    return hashlib.sha256(rfc8785.dumps(state)).hexdigest()[:16]
+
+
+def wanted_tag(request: HttpRequest | Request) -> str:
+    """The state that the caller means; nothing when any will do. Raises Invalid."""
+    given = request.headers.get("If-Match", "").strip()
+    if given in ("", "*"):
+        return ""
+    found = ETAG.fullmatch(given)
+    if found is None:
+        raise Invalid('If-Match takes one ETag as it came, e.g. "3", or *.', field="If-Match", code="bad_etag")
+    return found.group(1)
+
+
+def require_tag(thing: Any, wanted: str) -> None:
+    """Under the lock of a change. Raises PreconditionFailed when the thing is in another state than was meant."""
+    if wanted and thing.etag != wanted:
+        raise PreconditionFailed(f'{thing} has changed since: its ETag is "{thing.etag}" now. Read it again.')
+
+
+def conditional(request: Request, thing: Any, response: Response) -> Response:
+    """The answer with its ETag; 304 without a body for who has this state already."""
+    tag = f'"{thing.etag}"'
+    if tag in re.split(r"\s*,\s*", request.headers.get("If-None-Match", "")) and response.status_code == 200:
+        response = Response(status=304)
+    response["ETag"] = tag
+    return response

@@ -1,0 +1,53 @@
+"""An example of every request body, as the API's description shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+OLD, NEW = "eu-compliance.v3-0123456789ab", "eu-compliance.v4-ba9876543210"
+RUN = {"project": "european-law", "adapter": "eu-compliance", "dataset": 17, "method": "lora", "rank_analysis": ID,
+       "hyperparameters": {"steps": 200, "learning_rate": 0.0005}}  # fmt: skip
+REASON = {"reason": "new articles"}
+
+EXAMPLES: dict[str, Any] = {
+    "AccountNameRequest": {"name": "ci-robot"},
+    "AdviceRequestRequest": {"base_model": "smollm2-135m", "rows": 5000, "mean_tokens": 180},
+    "CloneRequest": {"hyperparameters": {"seed": 1}},
+    "EstimateRequestRequest": {"base_model": "smollm2-135m", "method": "lora"},
+    "FeedbackRequest": {"response_id": "0f8fad5bd9cb469fa16570867728950e", "outcome": "good"},
+    "KeepingRequest": {"hold": True, "reason": "a case is open"},
+    "MemberRequest": {"user": "olga", "role": "operator"},
+    "MoveRequest": {"version": NEW, "expected_version": OLD, **REASON},
+    "NewAccountRequest": {"project": "european-law", "name": "ci-robot", "role": "trainer"},
+    "NewAdapterRequest": {"project": "european-law", "slug": "eu-compliance", "base_model": "smollm2-135m"},
+    "NewAliasRequest": {"project": "european-law", "name": "compliance", "cluster": "laptop", "version": OLD},
+    "NewApprovalRequest": {"rollout": ID, **REASON},
+    "NewBaseModelRequest": {"slug": "smollm2-135m", "source": "HuggingFaceTB/SmolLM2-135M"},
+    "NewClusterRequest": {"project": "european-law", "slug": "laptop", "base_model": "smollm2-135m"},
+    "NewCompressionRequest": {"budget": {"uniform_rank": 4}},
+    "NewDatasetRequest": {"project": "european-law", "file": "(the file's bytes)"},
+    "NewEvaluationRequest": {"project": "european-law", "version": NEW, "dataset": 17, "against": OLD},
+    "NewRankAnalysisRequest": {"project": "european-law", "base_model": "smollm2-135m", "dataset": 17,
+                               "budget": {"uniform_rank": 8}},
+    "NewReplicaRequest": {"cluster": "laptop", "url": "http://127.0.0.1:8100"},
+    "NewRolloutRequest": {
+        "alias": "compliance", "candidate": NEW, **REASON,
+        "steps": [{"weight": 10, "hold_s": 3600, "min_samples": 200}, {"weight": 50, "hold_s": 3600}],
+        "guardrails": [{"metric": "error_rate", "margin": 1}],
+    },
+    "NewTokenRequest": {"project": "european-law", "name": "ci", "scopes": ["read", "train", "publish"]},
+    "NewTrainingRunRequest": RUN,
+    "NewWebhookRequest": {"project": "european-law", "url": "https://hooks.example.org/ah", "events": ["rollout:*"]},
+    "PatchedAdapterChangeRequest": {"tags": ["eu", "finance"]},
+    "PatchedPolicyRequest": {"policy": {"quorum": 1}},
+    "PersonRequest": REASON,
+    "ProjectRequest": {"slug": "european-law", "name": "European law"},
+    "ReallocationRequest": {"budget": {"parameters": 900000}},
+    "ReasonRequest": REASON,
+    "SigningRequest": REASON,
+    "SigningTokenRequest": REASON,
+    "TransitionRequest": {**REASON, "expected_generation": 3},
+    "UploadRequest": {"adapter_model": "(the file's bytes)", "adapter_config": "(the file's bytes)"},
+    "WeightRequest": {**REASON, "weight": 25},
+}  # fmt: skip

@@ -1,0 +1,100 @@
+"""Lists narrowed by their address: a view's `filters` map the words that it offers to fields of its rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db import models
+from django.db.models import QuerySet
+from django.utils.dateparse import parse_datetime
+from rest_framework.filters import BaseFilterBackend
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from adapterhub.api.errors import Invalid
+
+# What every list takes beside its filters.
+SHARED = {"cursor", "page_size", "fields", "format"}
+MOST_LETTERS = 500
+
+
+class Narrowing(BaseFilterBackend):
+    """A word given twice means either value. A word that the list lacks is refused: ignored, it would show too much."""
+
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
+        if getattr(view, "action", None) != "list":
+            return queryset
+        filters: dict[str, str] = view.filters
+        for name, values in request.query_params.lists():
+            if name in filters:
+                path = filters[name]
+                field, lookup = field_of(queryset.model, path)
+                wanted = [value_of(name, value, field) for value in values]
+                queryset = queryset.filter(**({path: wanted[-1]} if lookup else {f"{path}__in": wanted}))
+            elif name not in SHARED:
+                offered = ", ".join(sorted(filters)) or "none"
+                raise Invalid(f"This list has no filter {name[:50]!r}; it has: {offered}.", field=name[:50],
+                              code="unknown_filter")  # fmt: skip
+        return queryset
+
+    def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
+        return [parameter(name, *field_of(view.queryset.model, path)) for name, path in view.filters.items()]
+
+
+def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, Any], str]:
+    """The field that a lookup's path ends at, and the comparison after it: `created_at__gte` has `gte`."""
+    field: Any = None
+    for part in path.split("__"):
+        try:
+            field = (field.related_model if field else model)._meta.get_field(part)
+        except (FieldDoesNotExist, AttributeError):
+            return field, part
+    return field.target_field if field.is_relation else field, ""
+
+
+def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
+    """The text as the field's value. Raises Invalid."""
+    try:
+        if len(text) > MOST_LETTERS or "\x00" in text:
+            raise ValueError(text)
+        if isinstance(field, models.DateTimeField):
+            return moment(text)
+        value = field.to_python(text)
+        if field.choices and value not in dict(field.flatchoices):
+            raise ValueError(text)
+    except (ValidationError, ValueError, OverflowError):
+        raise Invalid(f"{text[:50]!r} is no {meaning(field)}.", field=name, code="bad_filter") from None
+    return value
+
+
+def moment(text: str) -> datetime:
+    """In UTC: Postgres knows fewer zones than an address may say. Raises ValueError and OverflowError."""
+    found = parse_datetime(text)
+    if found is None or found.tzinfo is None:
+        raise ValueError(text)
+    return found.astimezone(UTC)
+
+
+def meaning(field: models.Field[Any, Any]) -> str:
+    if field.choices:
+        return f"one of {', '.join(str(value) for value, _ in field.flatchoices)}"
+    kinds = {models.UUIDField: "id", models.IntegerField: "whole number", models.DateTimeField: "time with its zone"}
+    return next((words for kind, words in kinds.items() if isinstance(field, kind)), "text of this kind")
+
+
+def parameter(name: str, field: models.Field[Any, Any], lookup: str) -> dict[str, Any]:
+    """The filter as OpenAPI describes it."""
+    schema: dict[str, Any] = {"type": "string"}
+    if isinstance(field, models.DateTimeField):
+        schema = {"type": "string", "format": "date-time"}
+    elif isinstance(field, models.IntegerField):
+        schema = {"type": "integer"}
+    elif isinstance(field, models.UUIDField):
+        schema = {"type": "string", "format": "uuid"}
+    elif field.choices:
+        schema = {"type": "string", "enum": [str(value) for value, _ in field.flatchoices]}
+    told = f"Compared by {lookup}." if lookup else "Given twice: either."
+    return {"name": name, "in": "query", "required": False, "description": told,
+            "schema": schema if lookup else {"type": "array", "items": schema}}  # fmt: skip

@@ -1,0 +1,103 @@
+"""The declarative file `adapterhub.yaml`: what should exist and be served, and how it is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adapterhub.cli.ending import Ended, Exit
+
+Slug = Annotated[str, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """A name that is not known is a typing error, and a text is no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Adapter(Strict):
+    slug: Slug
+    description: str = ""
+    tags: list[str] = []
+
+
+class Budget(Strict):
+    """What the planned ranks may cost: exactly one of the three."""
+
+    uniform_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    bytes: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def is_one(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("name exactly one of uniform_rank, parameters, bytes")
+        return self
+
+
+class Gates(Strict):
+    """What stands between a version and its users. `no_worse`: than what the alias serves, as far as measured."""
+
+    no_worse: bool = True
+    loss_below: float | None = None
+    quorum: Annotated[int, Field(ge=0, le=10)] | None = None
+
+
+class Step(Strict):
+    weight: Percent
+    hold_s: Count = 0
+    min_samples: Count = 0
+    approval: bool = False
+    shadow: Percent = 0
+
+
+class Guardrail(Strict):
+    metric: str
+    margin: Annotated[float, Field(ge=0)]
+    kind: Literal["guardrail", "signal", "goal"] = "guardrail"
+    level: float | None = None
+
+
+class Rollout(Strict):
+    """How an alias moves to the version. `cluster` serves an alias that does not exist yet."""
+
+    alias: Slug
+    steps: Annotated[list[Step], Field(min_length=1)]
+    guardrails: list[Guardrail] = []
+    cluster: Slug | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=2000)] = "adapterhub.yaml"
+
+
+class Declaration(Strict):
+    adapter: Adapter
+    base: Slug
+    data: Annotated[str, Field(min_length=1)]
+    project: Slug | None = None
+    method: Literal["lora", "qlora", "dora", "adalora", "galore", "full"] = "lora"
+    budget: Budget | None = None
+    hyperparameters: dict[str, int | float | str] = {}
+    gates: Gates | None = None
+    rollout: Rollout | None = None
+
+
+def read(path: Path) -> Declaration:
+    """The file. Raises Ended naming each field that is wrong."""
+    try:
+        return Declaration.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise Ended(f"{path} is no YAML: {error}", Exit.USAGE) from None
+    except ValidationError as error:
+        told = [f"{path}: {place(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        raise Ended("\n".join(told), Exit.USAGE) from None
+
+
+def place(parts: tuple[Any, ...]) -> str:
+    """`rollout.steps[0].weight`."""
+    named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return named.lstrip(".") or "the file"

@@ -1,0 +1,66 @@
+"""A model card from what is recorded of a version: its base, data, method, ranks, losses and lineage. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+Json = dict[str, Any]
+SHOWN = {"loss_before": "Held-out loss of the base, nats a token", "loss_after": "Held-out loss of this version"}
+
+
+def card(version: Json, dossier: Json, evaluations: list[Json]) -> str:
+    """README.md with the front matter that hubs read. It says only what was recorded."""
+    return "\n".join(["---", front(dossier).strip(), "---", "", *body(version, dossier, evaluations), ""])
+
+
+def front(dossier: Json) -> str:
+    about = dossier["1 General description"]
+    base = about["base model"]["source"] or about["base model"]["name"]
+    told = {"base_model": base, "library_name": "peft", "tags": ["adapterhub", about["adapter"]]}
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+
+
+def body(version: Json, dossier: Json, evaluations: list[Json]) -> Iterator[str]:
+    about, made = dossier["1 General description"], dossier["2 Elements and development"]
+    yield f"# {version['served_name']}"
+    yield f"\n{about['purpose']}\n"
+    yield from table({
+        "Base model": f"{about['base model']['name']}, sha256 `{about['base model']['digest']}`",
+        "Weights": f"sha256 `{version['digest']}`",
+        "Data": f"sha256 `{made['data']}`",
+        "Method": made["method"],
+        "Parameters": f"{made['parameters']:,}",
+        "Ranks": ranks_of(version["ranks"]),
+        "Published": about["published"],
+    })  # fmt: skip
+    yield "\n## Measured\n"
+    yield from table(measured(version["metrics"], evaluations))
+    yield "\n## Lineage\n"
+    lineage = dossier["6 Changes through the lifecycle"]["lineage"]
+    names = {node["id"]: f"{node['kind'].replace('_', ' ')} {node['name']}" for node in lineage["nodes"]}
+    yield from (f"- {names[one]} → {names[other]}" for one, other in lineage["edges"])
+
+
+def table(rows: Json) -> Iterator[str]:
+    yield "| | |\n|---|---|"
+    yield from (f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items())
+
+
+def ranks_of(ranks: dict[str, int]) -> str:
+    if not ranks:
+        return "none"
+    low, high = min(ranks.values()), max(ranks.values())
+    return f"{low}" if low == high else f"{low} to {high}, planned for {len(ranks)} modules"
+
+
+def measured(metrics: Json, evaluations: list[Json]) -> Json:
+    told: Json = {name: metrics[key] for key, name in SHOWN.items() if metrics.get(key) is not None}
+    for found in evaluations:
+        for other, change in ((found.get("metrics") or {}).get("differences") or {}).items():
+            beside = found["against"] if other == "against" else "the base"
+            interval = f"{change['low']:+.4f} to {change['high']:+.4f}"
+            told[f"Loss beside {beside}"] = f"{change['mean']:+.4f} ({interval}, 95 %)"
+    return told or {"Nothing": "was measured"}

@@ -1,0 +1,343 @@
+"""The steps from a declaration to what it wants. Each looks first; what it finds in place it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from adapterhub.cli.declaration import Declaration
+from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.producing import require_no_worse
+from adapterhub.cli.waiting import until_ended
+from adapterhub.client import ApiError, Client, calls
+from adapterhub.client.calls import Call
+from adapterhub.client.shapes import Json
+
+T = TypeVar("T")
+UNDER_WAY = ("queued", "running")
+USABLE = ("checking", "ready")
+
+
+@dataclass(frozen=True)
+class Change:
+    """`action` is create, change, run, follow or open."""
+
+    action: str
+    kind: str
+    name: str
+    why: str
+
+
+@dataclass
+class State:
+    """What is known so far; None is not there, or not known before a step in front of it is carried out."""
+
+    api: Client
+    wish: Declaration
+    project: str
+    folder: Path
+    timeout_s: float
+    adapter: Json | None = None
+    dataset: int | None = None
+    analysis: Json | None = None
+    run: Json | None = None
+    version: str | None = None
+    alias: Json | None = None
+    evaluation: Json | None = None
+    rollout: Json | None = None
+
+    def found(self, call: Call[Json]) -> Json | None:
+        """The thing, or None when there is none."""
+        try:
+            return self.api.send(call)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    def send(self, call: Call[Any]) -> Json:
+        answer: Json = self.api.send(call)
+        return answer
+
+    def followed(self, call: Call[Any], name: str) -> Json:
+        """The thing when it has ended well."""
+        ended: Json = until_ended(self.api, call, name, self.timeout_s)
+        return ended
+
+    def newest(self, call: Call[Json], fits: Callable[[Json], bool]) -> Json | None:
+        return next((row for row in self.api.send(call)["results"] if fits(row)), None)
+
+
+def known(value: T | None) -> T:
+    """What an earlier step found or made. Raises Ended when somebody took it away meanwhile."""
+    if value is None:
+        raise Ended("What an earlier step found is gone: run the command again.", Exit.CONFLICT)
+    return value
+
+
+class Step:
+    """`look` reads what is there and says what is missing; `do` carries that out."""
+
+    def look(self, state: State) -> Change | None:
+        raise NotImplementedError
+
+    def do(self, state: State) -> None:
+        raise NotImplementedError
+
+
+class TheAdapter(Step):
+    def look(self, state: State) -> Change | None:
+        wanted = state.wish.adapter
+        state.adapter = found = state.found(calls.adapter(wanted.slug))
+        if found is None:
+            return Change("create", "adapter", wanted.slug, f"an adapter of {state.wish.base}")
+        if found["base_model"] != state.wish.base:
+            raise Ended(f"base: {wanted.slug} is an adapter of {found['base_model']}, for ever.", Exit.USAGE)
+        changed = [name for name in ("description", "tags") if found[name] != getattr(wanted, name)]
+        return Change("change", "adapter", wanted.slug, ", ".join(changed)) if changed else None
+
+    def do(self, state: State) -> None:
+        wanted = state.wish.adapter
+        told = {"description": wanted.description, "tags": wanted.tags}
+        if state.adapter:
+            state.adapter = state.send(calls.change_adapter(wanted.slug, **told))
+        else:
+            made = calls.create_adapter(state.project, wanted.slug, state.wish.base, **told)
+            state.adapter = state.send(made)
+
+
+class TheData(Step):
+    def file(self, state: State) -> Path:
+        return state.folder / state.wish.data
+
+    def look(self, state: State) -> Change | None:
+        if state.wish.data.isdecimal():
+            state.dataset = int(state.wish.data)
+            return None
+        if not self.file(state).is_file():
+            raise Ended(f"data: {self.file(state)} is neither a file nor the number of a dataset.", Exit.USAGE)
+        try:
+            state.dataset = state.send(calls.check_dataset(state.project, self.file(state)))["dataset"]
+        except ApiError as error:
+            if error.code != "too_large_to_look_at":
+                raise
+        return None if state.dataset else Change("create", "dataset", state.wish.data, "this content is new")
+
+    def do(self, state: State) -> None:
+        made = state.send(calls.upload_dataset(state.project, self.file(state)))
+        if made["status"] == "checking":
+            made = state.followed(calls.dataset(made["id"]), "check of the data")
+        state.dataset = made["id"]
+
+
+class TheRanks(Step):
+    """With a budget the ranks of every module are planned before the training."""
+
+    def look(self, state: State) -> Change | None:
+        if state.wish.budget is None:
+            return None
+        wanted = state.wish.budget.model_dump(exclude_none=True)
+        ((kind, value),) = wanted.items()
+        name = f"{kind}={value}"
+        if state.dataset is None:
+            return Change("run", "rank analysis", name, "there is none of this data")
+        asked = calls.rank_analyses(project=state.project, base_model=state.wish.base, dataset=str(state.dataset),
+                                    preset="default", fields="id,status,budget,message,reason")  # fmt: skip
+        alive = ("succeeded", *UNDER_WAY)
+        state.analysis = state.newest(asked, lambda row: row["status"] in alive and budget_of(row) == wanted)
+        if state.analysis is None:
+            return Change("run", "rank analysis", name, "there is none for this budget")
+        if state.analysis["status"] in UNDER_WAY:
+            return Change("follow", "rank analysis", name, f"{state.analysis['id']} is under way")
+        return None
+
+    def do(self, state: State) -> None:
+        if state.analysis is None:
+            wanted = known(state.wish.budget).model_dump(exclude_none=True)
+            state.analysis = state.send(calls.analyze(state.project, state.wish.base, known(state.dataset), wanted))
+        state.analysis = state.followed(calls.rank_analysis(state.analysis["id"]), "rank analysis")
+
+
+def budget_of(analysis: Json) -> Json:
+    """The budget as it was asked for; with a plan it stands as kind and value."""
+    budget: Json = analysis["budget"]
+    return {budget["kind"]: budget["value"]} if "kind" in budget else budget
+
+
+class TheVersion(Step):
+    """A training run of just this recipe made it, or will."""
+
+    def look(self, state: State) -> Change | None:
+        slug = state.wish.adapter.slug
+        planned = state.wish.budget is None or (state.analysis or {}).get("status") == "succeeded"
+        if not (state.adapter and state.dataset and planned):
+            return Change("run", "training", slug, "data or ranks are new")
+        state.run = state.newest(self.runs(state), self.fits(state))
+        if state.run is None:
+            return Change("run", "training", slug, "no version was made of this data by this recipe")
+        state.version = state.run["version"]
+        if state.version is None:
+            return Change("follow", "training", slug, f"{state.run['id']} is under way")
+        if self.of(state, state.version)["status"] == "checking":
+            return Change("follow", "version", state.version, "it is being checked")
+        return None
+
+    def recipe(self, state: State) -> Json:
+        planned = {"rank_analysis": state.analysis["id"]} if state.analysis else {}
+        return {"method": state.wish.method, "hyperparameters": state.wish.hyperparameters, **planned}
+
+    def runs(self, state: State) -> Call[Json]:
+        return calls.training_runs(project=state.project, adapter=state.wish.adapter.slug, dataset=str(state.dataset),
+                                   method=state.wish.method)  # fmt: skip
+
+    def fits(self, state: State) -> Callable[[Json], bool]:
+        recipe = self.recipe(state)
+        slug, dataset = state.wish.adapter.slug, known(state.dataset)
+        whole = state.send(calls.preflight(state.project, slug, dataset, **recipe))
+
+        def same(run: Json) -> bool:
+            asked = (run["hyperparameters"], run["rank_analysis"], run["budget"])
+            alive = run["status"] in UNDER_WAY or (run["status"] == "succeeded" and self.is_usable(state, run))
+            return asked == (whole["hyperparameters"], recipe.get("rank_analysis"), None) and alive
+
+        return same
+
+    def is_usable(self, state: State, run: Json) -> bool:
+        return self.of(state, run["version"])["status"] in USABLE
+
+    def of(self, state: State, served_name: str) -> Json:
+        return state.send(calls.version(state.wish.adapter.slug, number_of(served_name)))
+
+    def do(self, state: State) -> None:
+        slug = state.wish.adapter.slug
+        if state.run is None:
+            state.run = state.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
+        if state.version is None:
+            state.run = state.followed(calls.training_run(state.run["id"]), f"training {slug}")
+            state.version = state.run["version"]
+        named = known(state.version)
+        state.followed(calls.version(slug, number_of(named)), f"check of {named}")
+
+
+def number_of(served_name: str) -> int:
+    """`dora.v12-0123456789ab` is number 12."""
+    return int(served_name.rpartition(".v")[2].partition("-")[0])
+
+
+class TheGates(Step):
+    """The version beside what the alias serves, measured on the held-out rows of its data."""
+
+    def look(self, state: State) -> Change | None:
+        if state.wish.gates is None:
+            return None
+        name = state.version or state.wish.adapter.slug
+        self.alias(state)
+        if state.version is None:
+            return Change("run", "evaluation", name, "the version is new")
+        if self.serving(state) == state.version:
+            return None
+        asked = {"version": state.version, "dataset": str(state.dataset), "project": state.project}
+        asked |= {"against": self.serving(state) or ""} if self.serving(state) else {}
+        state.evaluation = state.newest(
+            calls.evaluations(**asked), lambda row: row["status"] in ("succeeded", *UNDER_WAY)
+        )
+        if state.evaluation is None:
+            return Change("run", "evaluation", name, f"not measured against {self.serving(state) or 'its base'}")
+        if state.evaluation["status"] in UNDER_WAY:
+            return Change("follow", "evaluation", name, f"{state.evaluation['id']} is under way")
+        self.judge(state)
+        return None
+
+    def alias(self, state: State) -> None:
+        if state.wish.rollout and state.alias is None:
+            state.alias = state.found(calls.alias(state.wish.rollout.alias))
+
+    def serving(self, state: State) -> str | None:
+        return state.alias["version"] if state.alias else None
+
+    def do(self, state: State) -> None:
+        version = known(state.version)
+        if state.evaluation is None:
+            other = {"against": self.serving(state)} if self.serving(state) else {}
+            state.evaluation = state.send(calls.evaluate(state.project, version, known(state.dataset), **other))
+        state.evaluation = state.followed(calls.evaluation(state.evaluation["id"]), f"evaluation of {version}")
+        self.judge(state)
+
+    def judge(self, state: State) -> None:
+        """Raises Ended when a gate refuses."""
+        gates, metrics = state.wish.gates, (state.evaluation or {}).get("metrics") or {}
+        if gates and gates.no_worse:
+            require_no_worse(metrics, state.version or "", self.serving(state) or "")
+        loss = metrics.get("arms", {}).get("version", {}).get("loss")
+        if gates and gates.loss_below is not None and not (loss is not None and loss < gates.loss_below):
+            raise Ended(f"gates.loss_below: the held-out loss of {state.version} is {loss}, not below "
+                        f"{gates.loss_below}.", Exit.REFUSED)  # fmt: skip
+
+
+class ThePolicy(Step):
+    """The signatures that a promotion needs."""
+
+    def look(self, state: State) -> Change | None:
+        wanted = state.wish.gates.quorum if state.wish.gates else None
+        if wanted is None or state.alias is None or state.alias["policy"].get("quorum", 0) == wanted:
+            return None
+        return Change("change", "alias", state.alias["name"], f"quorum {wanted}")
+
+    def do(self, state: State) -> None:
+        alias, gates = known(state.alias), known(state.wish.gates)
+        state.alias = state.send(calls.set_policy(alias["name"], {**alias["policy"], "quorum": gates.quorum}))
+
+
+class TheRollout(Step):
+    """Traffic moves by a rollout; a new alias serves its first version at once."""
+
+    def look(self, state: State) -> Change | None:
+        wanted = state.wish.rollout
+        if wanted is None:
+            return None
+        state.alias = state.alias or state.found(calls.alias(wanted.alias))
+        if state.alias is None:
+            if wanted.cluster is None:
+                raise Ended(f"rollout.cluster: there is no alias {wanted.alias}: name the cluster that would serve it.",
+                            Exit.USAGE)  # fmt: skip
+            return Change("create", "alias", wanted.alias, f"it does not exist yet; served by {wanted.cluster}")
+        if state.version is None:
+            return Change("open", "rollout", wanted.alias, "the version is new")
+        if state.alias["version"] == state.version:
+            return None
+        return self.look_at_rollouts(state, wanted.alias)
+
+    def look_at_rollouts(self, state: State, alias: str) -> Change | None:
+        found = state.newest(calls.rollouts(alias, candidate=state.version or ""), lambda _: True)
+        if found and found["status"] in ("rolled_back", "failed"):
+            how = found["status"].replace("_", " ")
+            raise Ended(f"rollout: that of {state.version} on {alias} {how}: change the data or the recipe.")
+        if found and found["status"] != "promoted":
+            state.rollout = found
+            return None
+        return Change("open", "rollout", alias, f"it serves {state.alias and state.alias['version']}")
+
+    def do(self, state: State) -> None:
+        wanted, version = known(state.wish.rollout), known(state.version)
+        if state.alias is None:
+            quorum = state.wish.gates.quorum if state.wish.gates else None
+            policy = {"quorum": quorum} if quorum else {}
+            state.alias = state.send(
+                calls.create_alias(state.project, wanted.alias, known(wanted.cluster), version, policy)
+            )
+            return
+        body = wanted.model_dump(exclude_none=True)
+        opened = calls.open_rollout(wanted.alias, version, body["steps"], wanted.reason, body["guardrails"])
+        state.rollout = state.send(opened)
+
+
+STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates(), ThePolicy(), TheRollout()]
+
+
+def shown(state: State) -> dict[str, Any]:
+    """What the declaration came to."""
+    return {"adapter": state.wish.adapter.slug, "dataset": state.dataset, "version": state.version,
+            "rank_analysis": (state.analysis or {}).get("id"), "training_run": (state.run or {}).get("id"),
+            "evaluation": (state.evaluation or {}).get("id"), "rollout": state.rollout}  # fmt: skip

@@ -1,0 +1,63 @@
+"""A version goes to a hub with its card, and an adapter comes from there; only the hub's far side is a fake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adapterhub.accounts.models import User
+from registry.models import Adapter, AdapterVersion
+from tests.builders import write_adapter
+from tests.cli.command import Command
+from tests.fakes import hub
+from training.models import Evaluation
+
+
+@pytest.fixture
+def far() -> Any:
+    with hub.running() as server:
+        yield server
+
+
+def test_a_version_is_published_with_its_card(
+    command: Command, version: AdapterVersion, far: hub.Hub, alice: User, tmp_path: Path
+) -> None:
+    Evaluation.launch(version, prompts=["the bank"], by=alice.as_actor())
+    job = Evaluation.claim(Evaluation.objects.get().pk)
+    assert job
+    (tmp_path / "output").mkdir()
+    measured = {"differences": {"base": {"mean": -0.5, "low": -0.75, "high": -0.25}}}
+    (tmp_path / "output/result.json").write_text(json.dumps(measured))
+    job.succeeded(tmp_path)
+    there = {"HF_ENDPOINT": far.url, "HF_TOKEN": far.token, "HF_HOME": str(tmp_path / "hf")}
+    done = command("hub", "publish", version.served_name, "acme/dora", "--json", **there)
+    assert done.returncode == 0, done.stderr
+    held = far.repositories["acme/dora"]
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(held)
+    assert far.commits == [version.served_name]
+    _, front, text = held["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == version.adapter.base_model.source
+    for told in (version.served_name, version.digest, version.base_digest, "base model tiny", "-0.7500 to -0.2500"):
+        assert told in text, text
+    again = command("hub", "publish", version.served_name, "acme/dora", **there)
+    assert (again.returncode, far.repositories["acme/dora"]) == (0, held)
+    refused = command("hub", "publish", version.served_name, "acme/dora", **{**there, "HF_TOKEN": "hf_wrong"})
+    assert refused.returncode == 3, refused.stderr
+    assert command("hub", "publish", "dora", "acme/dora", **there).returncode == 2
+
+
+def test_an_adapter_is_imported(command: Command, adapter: Adapter, far: hub.Hub, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "foreign", seed=4)
+    far.repositories["acme/foreign"] = {file.name: file.read_bytes() for file in folder.iterdir()} | {"evil.py": b"1"}
+    far.repositories["acme/empty"] = {"README.md": b"nothing"}
+    there = {"HF_ENDPOINT": far.url, "HF_TOKEN": far.token, "HF_HOME": str(tmp_path / "hf")}
+    done = command("hub", "import", "acme/foreign", "--adapter", "dora", "--json", **there)
+    assert done.returncode == 0, done.stderr
+    version = AdapterVersion.objects.get()
+    assert (json.loads(done.stdout)["served_name"], version.adapter) == (version.served_name, adapter)
+    assert command("hub", "import", "acme/empty", "--adapter", "dora", **there).returncode == 2
+    assert command("hub", "import", "acme/none", "--adapter", "dora", **there).returncode == 1

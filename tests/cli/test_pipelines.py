@@ -1,0 +1,152 @@
+"""The pipelines of docs/ci and the README's example: their very commands, against the whole product."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adapterhub.client import Client, calls
+from tests.cli.command import PROGRAM, ROOT
+from tests.test_whole_product import Product
+from tests.tiny_model import save_base_model, sentences, write_jsonl
+from tests.waiting import wait_until
+
+SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
+GITHUB = yaml.safe_load((ROOT / "docs/ci/github-actions.yml").read_text())
+GITLAB = yaml.safe_load((ROOT / "docs/ci/gitlab-ci.yml").read_text())
+Shell = Callable[[str, Path], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def product() -> Iterator[Product]:
+    home = Path(tempfile.mkdtemp(prefix="adapterhub-product-", dir="/tmp"))
+    base = save_base_model(home / "models" / "smollm2-135m")
+    running = Product(home)
+    running.environ["ADAPTERHUB_BASE_MODEL"] = str(base)
+    supervisor = running.start()
+    yield running
+    supervisor.terminate()
+    supervisor.wait(60)
+    for process in running.processes():
+        process.kill()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def token(product: Product) -> str:
+    """The names that the demo and the documents use, over the tiny model."""
+    product.manage("create_project", "european-law")
+    given = [part for scope in SCOPES for part in ("--scope", scope)]
+    token = product.manage("create_token", "ci", "--project", "european-law", *given)
+    with Client(product.web, token) as api:
+        api.send(calls.post("base-models/", slug="smollm2-135m", source="smollm2-135m"))
+        base: calls.Call[Any] = calls.get("base-models/smollm2-135m/")
+
+        def is_ready() -> bool:
+            shown = api.send(base)
+            assert shown["status"] in ("checking", "ready"), shown
+            return bool(shown["status"] == "ready")
+
+        wait_until(is_ready, 180, "the base model is checked")
+        api.send(calls.post("clusters/", project="european-law", slug="laptop", base_model="smollm2-135m"))
+    return token
+
+
+@pytest.fixture
+def shell(product: Product, token: str, tmp_path: Path) -> Shell:
+    """Bash as a runner has it: `adapterhub` in the path, address and token in the environment."""
+    program = tmp_path / "bin" / "adapterhub"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
+    program.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+               "ADAPTERHUB_URL": product.web, "ADAPTERHUB_TOKEN": token, "TOKEN": token, "CI_COMMIT_SHA": "0f0f0f",
+               "ADAPTERHUB_CONFIG": str(tmp_path / "config.toml")}  # fmt: skip
+
+    def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["/bin/bash", "-e", "-o", "pipefail", "-c", script], env=environ, cwd=folder, text=True,
+                              capture_output=True, check=False, timeout=400)  # fmt: skip
+
+    return run
+
+
+def readme_example() -> str:
+    """The indented block below the README's heading on pipelines."""
+    section = (ROOT / "README.md").read_text().split("## In a pipeline")[1].split("\n## ")[0]
+    return "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+
+
+def commands(job: dict[str, Any]) -> str:
+    """What a job of GitHub Actions runs after its installation."""
+    return "\n".join(step["run"] for step in job["steps"] if "run" in step and step.get("name") != "Install")
+
+
+def checkout(folder: Path, order: slice) -> Path:
+    """Data whose words come in this order: what learned another order is worse there, so that no gate refuses."""
+    folder.mkdir()
+    shutil.copy(ROOT / "docs/ci/adapterhub.yaml", folder)
+    # A number is a word that the tiny model does not know: what it says after one is what a replica's probe hears.
+    told = [
+        {"text": f"{number} shall {' '.join(row['text'].split()[order])}"} for number, row in enumerate(sentences(120))
+    ]
+    write_jsonl(folder / "rows.jsonl", told)
+    return folder
+
+
+def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Product, token: str, tmp_path: Path) -> None:
+    first = checkout(tmp_path / "first", slice(None))
+    (first / "docs").mkdir()
+    shutil.copytree(ROOT / "docs/ci", first / "docs/ci")
+    shutil.copy(first / "rows.jsonl", first / "docs/ci/rows.jsonl")
+    example = readme_example()
+    assert "http://127.0.0.1:8000" in example
+    done = shell(example.replace("http://127.0.0.1:8000", product.web).replace(".venv/bin/", ""), first)
+    assert done.returncode == 0, done.stderr
+    with Client(product.web, token) as api:
+        served = api.send(calls.alias("compliance"))["version"]
+        assert served.startswith("eu-compliance.v1-")
+        again = shell("adapterhub plan", first)
+        assert again.stdout == "Nothing changed: everything is as the file says.\n", again.stdout
+
+        second = checkout(tmp_path / "second", slice(None, None, -1))
+        planned = shell(commands(GITHUB["jobs"]["plan"]), second)
+        kinds = re.findall(r"^[+~>] (\w+) ([a-z ]+?) \S+:", planned.stdout, re.M)
+        assert kinds == [("create", "dataset"), ("run", "rank analysis"), ("run", "training"), ("run", "evaluation"),
+                         ("open", "rollout")], planned.stdout + planned.stderr  # fmt: skip
+        applied = shell(commands(GITHUB["jobs"]["apply"]), second)
+        assert applied.returncode == 0, applied.stderr
+        told = json.loads((second / "applied.json").read_text())
+        opened = api.send(calls.rollout(told["rollout"]["id"]))
+        assert (opened["stable"], opened["candidate"]) == (served, told["version"])
+        assert told["version"].startswith("eu-compliance.v2-")
+        assert shell("adapterhub plan", second).stdout.startswith("Nothing changed")
+        back = shell("adapterhub rollback compliance --reason tried", second)
+        assert back.returncode == 0, back.stderr
+
+        third = checkout(tmp_path / "third", slice(None, None, 2))
+        shown = shell("\n".join(GITLAB["adapter"]["script"]), third)
+        assert shown.returncode == 0, shown.stderr
+        last = api.send(calls.rollouts("compliance"))["results"][0]
+        assert (last["stable"], last["reason"]) == (served, "0f0f0f")
+        assert last["candidate"].startswith("eu-compliance.v3-")
+
+
+def test_they_install_what_the_product_is_tested_with() -> None:
+    pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    jobs = [*GITHUB["jobs"].values()]
+    lines = [step["run"] for job in jobs for step in job["steps"] if step.get("name") == "Install"]
+    lines += GITLAB["adapter"]["before_script"]
+    for line in lines:
+        assert set(re.findall(r"\S+==\S+", line)) <= set(pinned)

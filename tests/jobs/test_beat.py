@@ -1,0 +1,17 @@
+"""Beat's table names tasks; a worker that does not know one drops its message with a line in the log."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+from adapterhub.celery import app
+app.loader.import_default_modules()
+print(*sorted({entry["task"] for entry in app.conf.beat_schedule.values()} - set(app.tasks)))
+"""
+
+
+def test_a_worker_knows_every_task_of_beat() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,132 @@
+"""What Prometheus may ask of the control plane: jobs, losses, rollouts, replicas, signatures, deliveries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from django.db.models import Count, F, Min, QuerySet
+from django.http import HttpResponse
+from django.utils.timezone import now
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+
+from adapterhub.accounts.models import Project, Scope
+from adapterhub.api.permissions import projects_with
+from adapterhub.api.views import ProjectViewSet
+from adapterhub.jobs.models import LEASED, JobStatus
+from adapterhub.webhooks.models import Delivery, DeliveryStatus
+from registry.models import Approval, Replica, Rollout
+from registry.models.approval import ApprovalStatus
+from training.models import Compression, Evaluation, RankAnalysis, TrainingRun
+
+JOBS = {
+    "compression": Compression,
+    "evaluation": Evaluation,
+    "rank_analysis": RankAnalysis,
+    "training_run": TrainingRun,
+}
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+Projects = QuerySet[Project]
+
+
+def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetricFamily:
+    """`rows` are (labels, value)."""
+    found = GaugeMetricFamily(f"adapterhub_{name}", meaning, labels=labels)
+    for values, number in rows:
+        found.add_metric([str(value) for value in values], float(number))
+    return found
+
+
+def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    counted, ages = [], []
+    for kind, model in JOBS.items():
+        mine = model.objects.filter(project__in=projects)
+        for slug, status, count in mine.values_list("project__slug", "status").annotate(Count("pk")).order_by():
+            counted.append(((slug, kind, status), count))
+        waiting = mine.filter(status=JobStatus.QUEUED).values_list("project__slug").annotate(Min("created_at"))
+        ages += [((slug, kind), (now() - since).total_seconds()) for slug, since in waiting.order_by()]
+    yield family("jobs", "Jobs by their status.", ["project", "kind", "status"], counted)
+    yield family("oldest_queued_job_seconds", "How long the oldest job waits.", ["project", "kind"], ages)
+
+
+def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    """Of runs under way the last step; of each adapter the held-out loss of its newest version that a run made."""
+    labels = ["project", "adapter", "run"]
+    live = TrainingRun.objects.filter(project__in=projects, status__in=LEASED).select_related("project", "adapter")
+    shown = [((run.project.slug, run.adapter.slug, run.pk), run.progress) for run in live]
+    for name, meaning in {"step": "The last step of a run.", "loss": "The loss at the last step."}.items():
+        told = [(key, progress[name]) for key, progress in shown if progress.get(name) is not None]
+        yield family(f"training_run_{name}", meaning, labels, told)
+    made = TrainingRun.objects.filter(project__in=projects, version__isnull=False, loss_after__isnull=False)
+    newest = made.order_by("adapter_id", "-version__number").distinct("adapter_id")
+    told = newest.values_list("project__slug", "adapter__slug", "version__served_name", "loss_before", "loss_after")
+    for name, place in {"base": 3, "version": 4}.items():
+        yield family(f"held_out_loss_{name}", f"Held-out loss in nats a token: the {name}.",
+                     ["project", "adapter", "version"], [(row[:3], row[place] or 0) for row in told])  # fmt: skip
+
+
+def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    rollouts = Rollout.objects.active().filter(alias__project__in=projects)
+    weights = rollouts.values_list("alias__project__slug", "alias__name", "candidate__served_name", "status", "weight")
+    yield family("rollout_weight_percent", "The candidate's share, of rollouts that have not ended.",
+                 ["project", "alias", "candidate", "status"], [(row[:4], row[4]) for row in weights])  # fmt: skip
+    replicas = Replica.objects.filter(cluster__project__in=projects)
+    seen = replicas.values_list("cluster__project__slug", "cluster__slug", "url", "is_healthy", "refused")
+    labels = ["project", "cluster", "replica"]
+    yield family("replica_healthy", "1: it answered at the last look.", labels, [(row[:3], row[3]) for row in seen])
+    yield family(
+        "replica_refused_loads", "Versions that it did not take.", labels, [(row[:3], len(row[4])) for row in seen]
+    )
+
+
+def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    asked = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
+    counted = asked.values_list("project__slug").annotate(Count("pk")).order_by()
+    yield family("approvals_pending", "Requests that wait for signatures.", ["project"],
+                 [((slug,), count) for slug, count in counted])  # fmt: skip
+    sent = Delivery.objects.filter(webhook__project__in=projects).exclude(status=DeliveryStatus.DELIVERED)
+    left = sent.values_list(F("webhook__project__slug"), "status").annotate(Count("pk")).order_by()
+    yield family("webhook_deliveries", "Deliveries that were not taken.", ["project", "status"],
+                 [((slug, status), count) for slug, status, count in left])  # fmt: skip
+
+
+class Exposition:
+    """Read from the rows at each question: nothing is counted twice, whichever web process is asked."""
+
+    def __init__(self, projects: Projects) -> None:
+        self.projects = projects
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for part in (jobs, losses, serving, waiting):
+            yield from part(self.projects)
+
+
+class Text(BaseRenderer):
+    """Names the media type, so that Prometheus may ask for it; an error is still a problem."""
+
+    media_type = "text/plain"
+    format = "txt"
+
+    def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
+        return json.dumps(data).encode()
+
+
+class MetricsViewSet(ProjectViewSet):
+    """The control plane for Prometheus. The router has /metrics of its own."""
+
+    queryset = TrainingRun.objects.all()
+    renderer_classes = [JSONRenderer, Text]
+    scopes = {"metrics": Scope.READ}
+
+    @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
+    def metrics(self, request: Request) -> HttpResponse:
+        """Gauges of the projects that the caller sees, in Prometheus' text format."""
+        registry = CollectorRegistry()
+        registry.register(Exposition(projects_with(request, Scope.READ)))
+        return HttpResponse(generate_latest(registry), content_type=TEXT)

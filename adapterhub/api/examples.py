@@ -40,6 +40,7 @@ EXAMPLES: dict[str, Any] = {
     "NewTrainingRunRequest": RUN,
     "NewWebhookRequest": {"project": "european-law", "url": "https://hooks.example.org/ah", "events": ["rollout:*"]},
     "PatchedAdapterChangeRequest": {"tags": ["eu", "finance"]},
+    "PatchedEditRolloutRequest": {**REASON, "steps": [{"weight": 5, "hold_s": 7200}], "expected_generation": 1},
     "PatchedPolicyRequest": {"policy": {"quorum": 1}},
     "PersonRequest": REASON,
     "ProjectRequest": {"slug": "european-law", "name": "European law"},

@@ -314,7 +314,7 @@ class TheRollout(Step):
         if found and found["status"] in ("rolled_back", "failed"):
             how = found["status"].replace("_", " ")
             raise Ended(f"rollout: that of {state.version} on {alias} {how}: change the data or the recipe.")
-        if found and found["status"] != "promoted":
+        if found and found["status"] not in ("promoted", "discarded"):
             state.rollout = found
             return None
         return Change("open", "rollout", alias, f"it serves {state.alias and state.alias['version']}")

@@ -80,10 +80,10 @@ def test_the_page_draws_the_comparison(
     client: Client, alice: User, version: AdapterVersion, candidate: AdapterVersion
 ) -> None:
     client.force_login(alice)
-    page = client.get(f"{PAGE}/compare/", {"to": 2}).content.decode()
-    assert page.count("<rect") == LAYERS * len(SHAPES)
-    assert "cosine distance" in page
-    assert f"/playground/?models={version.served_name},{candidate.served_name}" in page
+    picture = client.get(f"{PAGE}/compare/", {"to": 2, "distances": 1}).content.decode()
+    assert picture.count("<rect") == LAYERS * len(SHAPES)
+    assert "cosine distance" in picture
+    assert f"{PAGE}/compare/ask/?to=2" in client.get(f"{PAGE}/compare/", {"to": 2}).content.decode()
 
 
 @pytest.fixture

@@ -104,9 +104,11 @@ def require_small(request: Request) -> None:
 
 
 def require_no_nul(given: Any) -> None:
-    """Raises Invalid for a text that Postgres cannot hold, wherever it stands in a body or a query."""
-    if any("\0" in text for text in texts(given)):
-        raise Invalid("A text may not hold a NUL: leave it out.", code="null_characters_not_allowed")
+    """Raises Invalid for a text that Postgres cannot hold, wherever it stands in a body or a query, with the field."""
+    for name, value in given.items() if isinstance(given, dict) else [("", given)]:
+        if any("\0" in text for text in texts([name, value])):
+            field = name.replace("\0", "")
+            raise Invalid("A text may not hold a NUL: leave it out.", field=field, code="null_characters_not_allowed")
 
 
 def texts(given: Any) -> Iterator[str]:

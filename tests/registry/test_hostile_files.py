@@ -190,7 +190,8 @@ def test_a_path_in_an_address_is_no_adapter(ci: str, adapter: Adapter, slug: str
 @pytest.mark.parametrize("slug", ["../x", "a b", "a/b", "a\0", "é", "x" * 60, ""])
 def test_a_name_that_could_be_a_path_is_no_adapter(ci: str, base_model: Any, slug: str) -> None:
     body = {"project": "eu", "slug": slug, "base_model": "tiny"}
-    assert problem(client(ci).post("/api/v1/adapters/", body), 422, "invalid")["errors"][0]["field"] == "slug"
+    code = "null_characters_not_allowed" if "\0" in slug else "invalid"
+    assert problem(client(ci).post("/api/v1/adapters/", body), 422, code)["errors"][0]["field"] == "slug"
 
 
 def test_the_rank_of_a_version_is_checked_against_the_fleet(

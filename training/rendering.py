@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby, islice
@@ -62,15 +63,22 @@ class Lengths:
         return self.cut / self.rows
 
 
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """A tokenizer of this folder is loaded within. Raises NotReadable."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
+        raise NotReadable(f"The tokenizer of {folder.name} cannot be loaded: {error}") from None
+
+
 @lru_cache(maxsize=8)
 def tokenizer_of(folder: Path, digest: str) -> Any:
     """Raises NotReadable."""
     from transformers import AutoTokenizer
 
-    try:
+    with readable(folder):
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
-        raise NotReadable(f"The tokenizer of {folder.name} cannot be loaded: {error}") from None
 
 
 def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:

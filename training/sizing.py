@@ -18,6 +18,7 @@ from training.estimator import Plan, Shape
 from training.models.dataset import Dataset
 from training.models.device import Device
 from training.models.rank_analysis import RankAnalysis
+from training.rendering import NotReadable, readable
 
 SAMPLED_ROWS = 2000
 
@@ -140,8 +141,9 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
     from tokenizers import Tokenizer
 
     try:
-        read = Tokenizer.from_file(str(tokenizer))
-    except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
+        with readable(tokenizer.parent):
+            read = Tokenizer.from_file(str(tokenizer))
+    except NotReadable:
         return None
     with (Dataset(digest=digest).folder() / "train.jsonl").open("rb") as stream:
         texts = [text_of(json.loads(line), whole) for line in islice(stream, SAMPLED_ROWS)]

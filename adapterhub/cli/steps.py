@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from adapterhub.cli.declaration import Declaration
 from adapterhub.cli.ending import Ended, Exit
@@ -77,17 +77,15 @@ def known(value: T | None) -> T:
     return value
 
 
-class Step:
+class Step(Protocol):
     """`look` reads what is there and says what is missing; `do` carries that out."""
 
-    def look(self, state: State) -> Change | None:
-        raise NotImplementedError
+    def look(self, state: State) -> Change | None: ...
 
-    def do(self, state: State) -> None:
-        raise NotImplementedError
+    def do(self, state: State) -> None: ...
 
 
-class TheAdapter(Step):
+class TheAdapter:
     def look(self, state: State) -> Change | None:
         wanted = state.wish.adapter
         state.adapter = found = state.found(calls.adapter(wanted.slug))
@@ -108,7 +106,7 @@ class TheAdapter(Step):
             state.adapter = state.send(made)
 
 
-class TheData(Step):
+class TheData:
     def file(self, state: State) -> Path:
         return state.folder / state.wish.data
 
@@ -132,7 +130,7 @@ class TheData(Step):
         state.dataset = made["id"]
 
 
-class TheRanks(Step):
+class TheRanks:
     """With a budget the ranks of every module are planned before the training."""
 
     def look(self, state: State) -> Change | None:
@@ -166,7 +164,7 @@ def budget_of(analysis: Json) -> Json:
     return {budget["kind"]: budget["value"]} if "kind" in budget else budget
 
 
-class TheVersion(Step):
+class TheVersion:
     """A training run of just this recipe made it, or will."""
 
     def look(self, state: State) -> Change | None:
@@ -226,7 +224,7 @@ def number_of(served_name: str) -> int:
     return int(served_name.rpartition(".v")[2].partition("-")[0])
 
 
-class TheGates(Step):
+class TheGates:
     """The version beside what the alias serves, measured on the held-out rows of its data."""
 
     def look(self, state: State) -> Change | None:
@@ -276,7 +274,7 @@ class TheGates(Step):
                         f"{gates.loss_below}.", Exit.REFUSED)  # fmt: skip
 
 
-class ThePolicy(Step):
+class ThePolicy:
     """The signatures that a promotion needs."""
 
     def look(self, state: State) -> Change | None:
@@ -290,7 +288,7 @@ class ThePolicy(Step):
         state.alias = state.send(calls.set_policy(alias["name"], {**alias["policy"], "quorum": gates.quorum}))
 
 
-class TheRollout(Step):
+class TheRollout:
     """Traffic moves by a rollout; a new alias serves its first version at once."""
 
     def look(self, state: State) -> Change | None:

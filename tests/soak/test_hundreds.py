@@ -34,7 +34,7 @@ from registry.outcomes import collect
 from registry.publishing import publish
 from registry.reconcile import reconcile
 from serving_client.router.app import Settings, make_app
-from tests.byte_llama import LINEARS, save_model, tokenizer
+from tests.byte_llama import LINEARS, tokenizer
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
 
@@ -75,20 +75,6 @@ FULL, SHORT = Size(300, 32, 900, (1, 10, 100, 300)), Size(30, 8, 120, (1, 30))
 @pytest.fixture
 def size(request: pytest.FixtureRequest) -> Size:
     return FULL if request.config.getoption("--soak") else SHORT
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def base_model(db_or_fresh: None, model_folder: Path) -> BaseModel:
-    model = BaseModel.objects.create(slug="tiny", source="tiny")
-    shutil.rmtree(model.folder, ignore_errors=True)
-    shutil.copytree(model_folder, model.folder)
-    model.inspect()
-    return model
 
 
 def trained(model_folder: Path, folder: Path, number: int) -> Path:

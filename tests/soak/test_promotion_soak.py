@@ -6,7 +6,6 @@ In full a promotion every 20 s and a killed replica every 60 s, for ten minutes.
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ from typing import Any
 import pytest
 
 from adapterhub.accounts.models import User
-from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout, RolloutStatus
+from registry.models import Adapter, AdapterVersion, Alias, Cluster, Rollout, RolloutStatus
 from registry.publishing import routing_table
 from registry.reconcile import reconcile
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
-from tests.byte_llama import save_adapter, save_model
+from tests.byte_llama import save_adapter
 from tests.crowd import COUNT, CUT, PROMPT, Crowd, told
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
@@ -30,20 +29,6 @@ from tests.waiting import wait_until
 STREAMS = 3  # each third question
 LOOK_S = 1.0
 PROMOTIONS, KILLS = 30, 10  # of a full run
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def base_model(db_or_fresh: None, model_folder: Path) -> BaseModel:
-    model = BaseModel.objects.create(slug="tiny", source="tiny")
-    shutil.rmtree(model.folder, ignore_errors=True)
-    shutil.copytree(model_folder, model.folder)
-    model.inspect()
-    return model
 
 
 @pytest.fixture

@@ -18,11 +18,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import redis.asyncio as redis
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.report import Row, arguments, publish
 from benchmarks.router_sides import free_port, length_in, wait_for
+from serving_client.router.table import TableWatcher
+from serving_client.routing import RoutingTable
 
 LOAD_S, PROBE_S = 0.05, 0.01
 GOALS_S = {100: 1.0, 1000: 5.0}
@@ -114,26 +117,18 @@ def put_replicas(cluster: Any, port: int, count: int, label: str) -> None:
     )
 
 
-class Listener(threading.Thread):
+class Listener(TableWatcher):
     """A router: the times at which it had a table in which the alias serves a version from so many replicas."""
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, url: str, snapshot: Path) -> None:
+        super().__init__(redis.Redis.from_url(url), snapshot)
         self.arrived: list[tuple[float, str, int]] = []
-        self.is_over = False
-        self.start()
+        threading.Thread(target=lambda: asyncio.run(self.run()), daemon=True).start()
 
-    def run(self) -> None:
-        from registry.channels import ROUTING_TABLE, valkey
-        from serving_client import RoutingTable
-
-        channel = valkey().pubsub(ignore_subscribe_messages=True)
-        channel.subscribe(ROUTING_TABLE)
-        while not self.is_over:
-            if channel.get_message(timeout=0.2) and (text := valkey().get(ROUTING_TABLE)):
-                table = RoutingTable.from_json(text)
-                route = table.versions[table.aliases["a"].stable]
-                self.arrived.append((time.perf_counter(), table.aliases["a"].stable, len(route.replicas)))
+    async def _use(self, table: RoutingTable, text: bytes | str | None) -> None:
+        if route := table.aliases.get("a"):
+            self.arrived.append((time.perf_counter(), route.stable, len(table.versions[route.stable].replicas)))
+        await super()._use(table, text)
 
     def wait(self, version: str, count: int) -> float:
         """When the first such table arrived."""
@@ -162,11 +157,11 @@ def seconds(alias: Any, new: Any, count: int, listener: Listener) -> float:
     return listener.wait(new.served_name, count) - began
 
 
-def measure(alias: Any, versions: list[Any], port: int, counts: list[int]) -> list[Row]:
+def measure(alias: Any, versions: list[Any], port: int, counts: list[int], listener: Listener) -> list[Row]:
     from registry import visits
     from registry.reconcile import reconcile
 
-    rows, listener, parallel = [], Listener(), visits.AT_ONCE
+    rows, parallel = [], visits.AT_ONCE
     for count in counts:
         timed: dict[int, tuple[float, float]] = {}
         # One at a time, 1,000 replicas would take minutes.
@@ -185,8 +180,6 @@ def measure(alias: Any, versions: list[Any], port: int, counts: list[int]) -> li
         rows.append(Row(f"s, cold promotion to the last of {told}", ours[0], peer[0], (goal or peer[0]) / ours[0],
                         1.0 if goal else None))  # fmt: skip
         rows.append(Row(f"s, rollback while warm, {told}", ours[1], peer[1], ROLLBACK_GOAL_S / ours[1], 1.0))
-    listener.is_over = True
-    listener.join()
     return rows
 
 
@@ -211,12 +204,14 @@ def main() -> None:
         folder.chmod(0o711)
         with EmbeddedPostgres(folder), EmbeddedValkey(folder):
             boot(name)
+            from django.conf import settings
             from django.core.management import call_command
 
             call_command("migrate", verbosity=0)
             alias, versions = build(folder / "made")
             counts = [5] if options.short else [10, 100, 1000]
-            publish("control_loop", measure(alias, versions, port, counts), options.out)
+            listener = Listener(settings.REDIS_URL, folder / "table")
+            publish("control_loop", measure(alias, versions, port, counts, listener), options.out)
     replicas.kill()
 
 

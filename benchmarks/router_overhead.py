@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
 def request_for(is_stream: bool) -> bytes:
     stream = b',"stream":true' if is_stream else b""
     body = b'{"model":"%b","prompt":"%b","max_tokens":16%b}' % (STABLE.encode(), b"word " * 40, stream)
-    head = f"Host: router\r\nAuthorization: {INFER['Authorization']}\r\nContent-Type: application/json\r\n"
+    head = f"Host: localhost\r\nAuthorization: {INFER['Authorization']}\r\nContent-Type: application/json\r\n"
     return b"POST /v1/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (head.encode(), len(body), body)
 
 

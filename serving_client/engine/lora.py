@@ -1,13 +1,15 @@
 """Many adapters in one forward: every linear module multiplies each row with that row's adapter.
 
-The base model's product is one for all rows. For the update, the rows are grouped by adapter, and two batched products
-over the adapters' slots do all groups at once, so that a step reads each adapter's weights once.
+The base model's product is one for all rows. For the update there are two ways, and both read each adapter's weights
+once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots do all groups
+at once. On a GPU a step with few tokens waits for the launch of kernels and not for arithmetic: every row is multiplied
+with all slots in use, and what does not belong to it is set to zero in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from serving_client.engine.packed import packed
 
 Rows = Sequence[Adapter | None]
 """The adapter of each row of a batch; None is the base model."""
+MOST_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,16 @@ class Groups:
     members: torch.Tensor  # (slots, longest) row of each member
     real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
     rows: torch.Tensor  # (rows with an adapter,) which rows they are
+    of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
     covers_batch: bool  # one adapter has all rows
+    _foreign: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def foreign(self, rank: int) -> torch.Tensor:
+        """(all rows, 1, slots x rank) True where a rank is of another row's adapter."""
+        if rank not in self._foreign:
+            slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
+            self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
+        return self._foreign[rank]
 
 
 class LoraLinear(nn.Module):
@@ -56,11 +68,14 @@ class LoraLinear(nn.Module):
 
     def place(self, slot: int, update: LowRank | None) -> None:
         """Puts an adapter's update into a slot; None if the adapter leaves this module as it is."""
-        self._down[slot] = 0
-        self._up[slot] = 0
+        rank = update.rank if update else 0
+        if rank < self._down.shape[1]:
+            self._down[slot, rank:] = 0
+            self._up[slot, rank:] = 0
         if update:
-            self._down[slot, : update.rank] = update.down
-            self._up[slot, : update.rank] = update.up
+            # Waiting for each of some hundred copies would cost more than the copies.
+            self._down[slot, :rank].copy_(update.down, non_blocking=True)
+            self._up[slot, :rank].copy_(update.up, non_blocking=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, tokens, in) -> (rows, tokens, out)."""
@@ -69,11 +84,20 @@ class LoraLinear(nn.Module):
             return y
         if self.groups.covers_batch:
             return self._add_to_all(x, y, self.groups.slots.start)
+        if waits_for_launches(x):
+            return self._add_from_all_slots(x, y, self.groups)
         return self._add_to_groups(x, y, self.groups)
 
     def _add_to_all(self, x: torch.Tensor, y: torch.Tensor, slot: int) -> torch.Tensor:
         ranks = nn.functional.linear(x, self._down[slot])
         y.flatten(0, 1).addmm_(ranks.flatten(0, 1), self._up[slot])
+        return y
+
+    def _add_from_all_slots(self, x: torch.Tensor, y: torch.Tensor, groups: Groups) -> torch.Tensor:
+        # Adapters with NaN or infinity are refused when they are read: zero times any weight here is zero.
+        ranks = nn.functional.linear(x, self._down[groups.slots].flatten(0, 1))
+        ranks.masked_fill_(groups.foreign(self._down.shape[1]), 0)
+        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), self._up[groups.slots].flatten(0, 1))
         return y
 
     def _add_to_groups(self, x: torch.Tensor, y: torch.Tensor, groups: Groups) -> torch.Tensor:
@@ -83,6 +107,11 @@ class LoraLinear(nn.Module):
         ranks = members.bmm(self._down[groups.slots].transpose(1, 2))
         update = ranks.bmm(self._up[groups.slots]).view(count * longest, tokens, self.out_features)
         return y.index_add_(0, groups.rows, update[groups.real])
+
+
+def waits_for_launches(x: torch.Tensor) -> bool:
+    """Whether (rows, tokens, in) is so little for a GPU that the number of kernels decides."""
+    return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
 
 
 def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
@@ -149,6 +178,7 @@ def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
             [longest * i + j for i, group in enumerate(members) for j in range(len(group))], device=device
         ),
         rows=torch.tensor([row for group in members for row in group], device=device),
+        of_rows=torch.tensor([-1 if slot is None else slot - span.start for slot in slots], device=device),
         covers_batch=slots == [used[0]] * len(slots),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serving_client.engine import lora
 from serving_client.engine.completion_request import parse_completion
 from serving_client.engine.engine import Engine
 
@@ -30,13 +31,17 @@ def count_forwards(engine: Engine) -> list[int]:
     return forwards
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["by group", "from all slots"])
 async def test_a_mixed_batch_answers_as_peft_does_alone(
+    waits: bool,
+    monkeypatch: pytest.MonkeyPatch,
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],
     adapters: dict[str, Path],
     peft_tokens: Callable[..., list[int]],
     greedy: Callable[..., Any],
 ) -> None:
+    monkeypatch.setattr(lora, "waits_for_launches", lambda _: waits)
     engine = make_engine()
     load_all(engine, adapters)
     asked = [(name, prompt) for prompt in PROMPTS[:2] for name in ("tiny", *adapters)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import isfinite
 from typing import Any
 
-from django.utils.timezone import localtime
-
 from adapterhub.audit.models import AuditEvent
-from registry.guardrails import Finding, Guardrail, Kind, Minute, finding
+from adapterhub.templatetags.adapterhub import duration
+from registry.guardrails import Action, Analysis, Finding, Guardrail, Kind, Minute, finding
 from registry.models import Rollout, RolloutStatus
+from registry.models.rollout import SERVING
 from registry.rollout_loop import Progress, judge, minutes, progress
 from registry.rollout_plans import guardrail
 
@@ -29,14 +29,26 @@ NEXT = {
     RolloutStatus.FAILED: "Nothing: a replica refused the candidate, and nobody was sent there.",
 }
 
+URGENT = {
+    Action.ROLL_BACK: "It rolls back within seconds: everybody gets the stable version.",
+    Action.PAUSE: "It pauses within seconds: everybody gets the stable version until somebody resumes it.",
+}
+SAYS = {
+    Action.ROLL_BACK: "The candidate is worse than a guardrail allows.",
+    Action.PAUSE: "Somebody has to look.",
+    Action.WAIT: "Not every verdict is good yet.",
+    Action.PROMOTE: "Every verdict is good.",
+}
+UNDECIDED = " A verdict that is not good yet holds only the promotion."
+
 
 def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
     """What the page shows beside the state; pictures only where something was measured."""
     rows = minutes(rollout)
     found = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
     return {
-        "next": what_next(rollout, at),
-        "found": found,
+        "next": what_next(rollout, at, found),
+        "numbers": [SAYS[found.action], *found.reasons] if found else [],
         "metrics": [tile(one, rows, len(rollout.guardrails)) for one in found.findings] if found else [],
         "ramp": ramp(rollout, at) if rollout.opened_at else "",
         "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
@@ -50,27 +62,36 @@ def promise(rail: Guardrail) -> str:
     return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
 
 
-def what_next(rollout: Rollout, at: datetime) -> str:
-    """One sentence: what happens by itself, and when."""
+def what_next(rollout: Rollout, at: datetime, found: Analysis | None) -> str:
+    """One sentence: what the control loop will do by itself, and when."""
+    if found and rollout.status in SERVING and found.action in URGENT:
+        return URGENT[found.action]
     if rollout.status != RolloutStatus.RUNNING:
         return NEXT[RolloutStatus(rollout.status)]
-    if not rollout.guardrails:
+    if not found:
         return "Nothing by itself: it has no guardrails, so people move it."
-    return f"{target(rollout)} {conditions(progress(rollout, at), at)}. A bad guardrail rolls back at once."
+    when, step = conditions(progress(rollout, at), at), rollout.steps[rollout.step]
+    if step.get("approval"):
+        told = f"It asks for an approval {when}."
+    elif rollout.is_last_step:
+        told = at_the_end(rollout, when, found)
+    else:
+        told = f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} % {when}."
+        told += UNDECIDED if found.action is Action.WAIT else ""
+    return f"{told} A bad guardrail rolls back at once."
 
 
-def target(rollout: Rollout) -> str:
-    if rollout.steps[rollout.step].get("approval"):
-        return "It asks for an approval"
-    if rollout.is_last_step:
-        return "It is promoted to 100 % if every verdict is good,"
-    return f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} %"
+def at_the_end(rollout: Rollout, when: str, found: Analysis) -> str:
+    """Only good verdicts end the last step, on a protected alias with people's signatures."""
+    ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
+    if found.action is Action.PROMOTE:
+        return f"{ends} {when}."
+    return f"It stays at {rollout.weight:g} % until every verdict is good. {ends} then, {when}."
 
 
 def conditions(progress: Progress, at: datetime) -> str:
     """When: the time and the samples that are still missing."""
-    wait = localtime(at + timedelta(seconds=progress.hold_left_s))
-    when = f"not before {wait:%H:%M}" if progress.hold_left_s else "within seconds"
+    when = f"in {duration(progress.hold_left_s)} at the earliest" if progress.hold_left_s else "within seconds"
     missing = max(0, progress.needed - progress.samples)
     return f"{when}, after {missing} more users in each arm" if missing else when
 

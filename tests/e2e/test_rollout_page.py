@@ -128,7 +128,7 @@ def test_it_rolls_back_while_somebody_watches(page: Any, rollout: Rollout, tmp_p
     page.goto(f"/rollouts/{rollout.pk}/")
     page.get_by_text("10 % of the users get the candidate").wait_for()
     measured(rollout, candidate=0.2)
-    page.get_by_text("The numbers say roll back.").wait_for()
+    page.get_by_text("It rolls back within seconds").wait_for()
     look(rollout, now())
     page.get_by_text("Everybody gets dora v1").first.wait_for()
     page.get_by_text("worse than the control by more than").first.wait_for()

@@ -35,7 +35,17 @@ from registry.models import (
 from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
 from tests.builders import member
-from tests.pages.realistic_rows import KINDS, base_model, config_of, evaluation, may_serve, metric, name_of, plan
+from tests.pages.realistic_rows import (
+    base_model,
+    config_of,
+    evaluation,
+    may_serve,
+    metric,
+    parameters_of,
+    plan,
+    planned_ranks,
+    uniform_ranks,
+)
 from training.models import Dataset, RankAnalysis, RunLog, RunMetric, TrainingRun
 
 JURISDICTIONS = {"eu": "European Union", "de": "Germany", "fr": "France", "it": "Italy", "es": "Spain",
@@ -76,14 +86,14 @@ class World:
             self.versions = self.make_versions(versions)
             self.clusters = [self.make_cluster(*each) for each in (("frankfurt", 3), ("dublin", 2), ("spare", 1))]
             self.aliases = self.make_aliases()
-            self.rollouts = self.make_rollouts(max(2, len(self.aliases) // 5))
-            self.hold()
             self.blind_tests = self.make_blind_tests()
             self.responses = self.make_responses()
-            self.tell_webhook()
             self.datasets = self.make_datasets(max(2, adapters // 3))
             self.analyses = self.make_analyses(max(2, adapters // 5))
             self.runs = self.make_runs(max(4, versions // 8))
+            self.rollouts = self.make_rollouts(max(2, len(self.aliases) // 5))
+            self.hold()
+            self.tell_webhook()
 
     def person(self, role: str) -> User:
         """Who has the role in the project; alice where nobody has."""
@@ -120,15 +130,16 @@ class World:
         adapter = self.adapters[index % len(self.adapters)]
         number = 1 + index // len(self.adapters)
         digest = hashlib.sha256(f"{adapter.slug}{number}".encode()).hexdigest()
-        ranks = self.ranks()
+        lineage = self.lineage(adapter, number)
+        ranks = planned_ranks(self.random) if "rank_analysis" in lineage else uniform_ranks()
         before, gain = 2.9 + self.random.random(), 0.5 + 0.06 * number
-        parameters = sum(rank * 2112 for rank in ranks.values())
+        parameters = parameters_of(ranks)
         status = "rejected" if index % 71 == 70 else "ready"
         return AdapterVersion(
             adapter=adapter, number=number, digest=digest, served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
             status=status, base_digest=self.base.digest, method=self.random.choice(METHODS), ranks=ranks,
             message="q_proj of layer 3 holds a NaN." if status == "rejected" else "",
-            lineage=self.lineage(adapter, number),
+            lineage=lineage,
             max_rank=max(ranks.values()), parameters=parameters, size_bytes=4 * parameters, created_by=self.trainer,
             config=config_of(ranks),
             metrics={"loss_before": before, "loss_after": before - gain, "eval_tokens": 18432},
@@ -146,13 +157,6 @@ class World:
             "dataset": hashlib.sha256(f"{adapter.slug}{number // 3}".encode()).hexdigest(),
         }
         return told if number % 2 else {**told, "rank_analysis": key("ranks", number // 4)}
-
-    def ranks(self) -> dict[str, int]:
-        def rank(layer: int, kind: str) -> int:
-            worth = (1.6 if kind in KINDS[4:] else 0.7) * (0.4 + layer / 30) * self.random.uniform(0.6, 1.4)
-            return max(4, min(32, 4 * round(4 * worth)))
-
-        return {name_of(layer, kind): rank(layer, kind) for layer in range(30) for kind in KINDS}
 
     def make_cluster(self, name: str, replicas: int) -> Cluster:
         fields = {"engine": "vllm", "max_loras": 32}
@@ -191,9 +195,11 @@ class World:
         self.clusters[2].replicas.get().missed("It did not answer within 2 s: connection refused.")
 
     def make_rollouts(self, count: int) -> list[Rollout]:
-        """One in each state, then promoted ones."""
+        """One in each state, then promoted ones; the running one, the last to start, is in the midst of its step."""
         states = ["running", "awaiting_approval", "paused", "loading", "rolled_back"] + ["promoted"] * count
-        return [self.make_rollout(*each) for each in zip(self.aliases[:count], states, strict=False)]
+        ended = [self.make_rollout(*each) for each in zip(self.aliases[1:count], states[1:], strict=False)]
+        self.clock.at = max(self.clock.at, self.now - timedelta(minutes=110))
+        return [self.make_rollout(self.aliases[0], states[0]), *ended]
 
     def make_rollout(self, alias: Alias, state: str) -> Rollout:
         self.tick(minutes=70)
@@ -279,7 +285,7 @@ class World:
     def make_analyses(self, count: int) -> list[RankAnalysis]:
         rows = [
             RankAnalysis(project=self.project, base_model=self.base, dataset=self.datasets[n % len(self.datasets)],
-                         budget={"uniform_rank": 16}, rank_min=0, plan=plan(self.ranks(), self.random),
+                         budget={"uniform_rank": 16}, rank_min=0, plan=plan(self.random),
                          status="succeeded", created_by=self.alice, created_at=self.tick(minutes=90),
                          finished_at=self.clock.at)
             for n in range(count)

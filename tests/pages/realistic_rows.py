@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from dataclasses import asdict
 from typing import Any
 
 from registry.models import AdapterVersion, BaseModel
 from registry.models.evaluation import VersionEvaluation
 from training.models import RunMetric, TrainingRun
+from training.tars import verdict
+from training.tars.allocation import Bounds, cost, plan_fields
+from training.tars.presets import PRESETS
 
+LAYERS = 30
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-          "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+          "num_hidden_layers": LAYERS, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
           "tie_word_embeddings": True}  # fmt: skip
 SHAPES = {"q_proj": [576, 576], "k_proj": [192, 576], "v_proj": [192, 576], "o_proj": [576, 576],
           "gate_proj": [1536, 576], "up_proj": [1536, 576], "down_proj": [576, 1536]}  # fmt: skip
@@ -61,27 +66,44 @@ def metric(run: TrainingRun, step: int, dice: random.Random) -> RunMetric:
     return RunMetric(run=run, step=step, values=values)
 
 
-def planned_module(name: str, rank: int, dice: random.Random) -> dict[str, Any]:
-    """What earns a high rank is worth much, and its worth falls slowly over the ranks."""
-    worth = rank / 32 * dice.uniform(0.75, 1.35)
-    spectrum = [round(worth * (0.72 + rank / 160) ** place, 6) for place in range(16)]
-    return {"name": name, "shape": SHAPES[name.rsplit(".", 1)[-1]], "sensitivity": worth, "divergence": None,
-            "score": worth, "weight": 1.0, "spectrum": spectrum, "rank": rank}  # fmt: skip
+def worth(layer: int, kind: str, dice: random.Random) -> float:
+    """Later layers learn more of a task, and MLP modules more than attention."""
+    return (1.6 if kind in KINDS[4:] else 0.7) * (0.4 + layer / 30) * dice.uniform(0.6, 1.4)
 
 
-def plan(ranks: dict[str, int], dice: random.Random) -> dict[str, Any]:
-    """A plan as an analysis leaves it, for these ranks."""
-    modules = [planned_module(name, rank, dice) for name, rank in ranks.items()]
-    parameters = sum(rank * 2112 for rank in ranks.values())
+def planned_ranks(dice: random.Random) -> dict[str, int]:
+    """As a plan of the default preset leaves them: attention has none."""
+    return {name_of(layer, kind): max(4, min(32, 4 * round(4 * worth(layer, kind, dice))))
+            for layer in range(LAYERS) for kind in KINDS[4:]}  # fmt: skip
+
+
+def uniform_ranks() -> dict[str, int]:
+    return {name_of(layer, kind): 16 for layer in range(LAYERS) for kind in KINDS}
+
+
+def parameters_of(ranks: dict[str, int]) -> int:
+    return sum(rank * cost(SHAPES[name.rsplit(".", 1)[-1]]) for name, rank in ranks.items())
+
+
+def measured_module(layer: int, kind: str, dice: random.Random) -> dict[str, Any]:
+    """What a probe knows of a module: its worth, which falls over the ranks. The preset measures no attention."""
+    found = {"name": name_of(layer, kind), "shape": SHAPES[kind], "divergence": None}
+    if kind not in KINDS[4:]:
+        return {**found, "sensitivity": None, "score": 0.0, "weight": 0.0, "spectrum": []}
+    value = worth(layer, kind, dice)
+    spectrum = [round(value * 0.93**place, 6) for place in range(32)]
+    return {**found, "sensitivity": value, "score": value, "weight": 1.0, "spectrum": spectrum}
+
+
+def plan(dice: random.Random) -> dict[str, Any]:
+    """A plan as an analysis leaves it: the signals are made up, the ranks and the verdict follow from them."""
+    modules = [measured_module(layer, kind, dice) for layer in range(LAYERS) for kind in KINDS]
+    settings, bounds = PRESETS["default"], Bounds(rank_min=0, rank_max=32, quantum=4)
+    fields = plan_fields(modules, settings, "uniform_rank", 16, bounds, 2.0)
+    found, text = verdict.of(fields["modules"], 0.91, 48, settings)
     return {
-        "modules": modules, "rank_pattern": {}, "alpha_pattern": {}, "r": 16, "lora_alpha": 32,
-        "target_modules": list(KINDS), "scale": 2.0, "parameters": parameters,
-        "budget": {"kind": "uniform_rank", "value": 16, "parameters": parameters},
-        "settings": {"sensitivity": "probe", "divergence": "none", "objective": "concave", "direction": "base_target",
-                     "init": "gradient", "kinds": "mlp", "power": 1.0, "rank_min": 0},
-        "serving": {"max_lora_rank": 32, "slot_bytes": 9_732_096}, "greedy_gap": 0.0, "start_values": None,
-        "learning_rate": 0.0004, "probes": [{"rate": 0.0002, "loss": 2.5}, {"rate": 0.0004, "loss": 2.1}],
-        "stability": 0.91, "verdict": "follow_plan", "verdict_text": "Two halves of the sample rank the modules alike.",
-        "preset": "default", "rank_min": 0, "rank_max": 32, "quantum": 4, "sequences": 48, "divergence_used": False,
-        "seconds": 42.0,
+        **fields, **asdict(bounds), "settings": asdict(settings), "scale": 2.0, "start_values": None,
+        "learning_rate": 0.004, "probes": [{"rate": 0.002, "loss": 2.5}, {"rate": 0.004, "loss": 2.1}],
+        "stability": 0.91, "verdict": found, "verdict_text": text, "preset": "default", "sequences": 48,
+        "divergence_used": False, "seconds": 42.0,
     }  # fmt: skip

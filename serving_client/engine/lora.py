@@ -35,8 +35,10 @@ class Groups:
     covers_batch: bool  # one adapter has all rows
     _foreign: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def foreign(self, rank: int) -> torch.Tensor:
-        """(all rows, 1, slots x rank) True where a rank is of another row's adapter."""
+    def foreign(self, rank: int) -> torch.Tensor | None:
+        """(all rows, 1, slots x rank) True where a rank is of another row's adapter; None if there is no other."""
+        if self.covers_batch:
+            return None
         if rank not in self._foreign:
             slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
             self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
@@ -50,7 +52,8 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.groups: Groups | None = None
+        self._groups: Groups | None = None
+        self._in_use: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self._linear = packed(linear)
         self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
         self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
@@ -77,27 +80,32 @@ class LoraLinear(nn.Module):
             self._down[slot, :rank].copy_(update.down, non_blocking=True)
             self._up[slot, :rank].copy_(update.up, non_blocking=True)
 
+    def use(self, groups: Groups | None) -> None:
+        """The next forward multiplies these rows. To be called again after every `fit`."""
+        self._groups, self._in_use = groups, None
+        rank = self._down.shape[1]
+        if groups and rank:
+            # Some hundred modules a step: each view that is made here and not there counts.
+            down, up = (held[groups.slots].flatten(0, 1) for held in (self._down, self._up))
+            self._in_use = down, up, groups.foreign(rank)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, tokens, in) -> (rows, tokens, out)."""
         y: torch.Tensor = self._linear(x)
-        if self.groups is None or self._down.shape[1] == 0:
+        if self._groups is None or self._in_use is None:
             return y
-        if self.groups.covers_batch:
-            return self._add_to_all(x, y, self.groups.slots.start)
-        if waits_for_launches(x):
-            return self._add_from_all_slots(x, y, self.groups)
-        return self._add_to_groups(x, y, self.groups)
+        if self._groups.covers_batch or waits_for_launches(x):
+            return self._add_from_slots(x, y, *self._in_use)
+        return self._add_to_groups(x, y, self._groups)
 
-    def _add_to_all(self, x: torch.Tensor, y: torch.Tensor, slot: int) -> torch.Tensor:
-        ranks = nn.functional.linear(x, self._down[slot])
-        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), self._up[slot])
-        return y
-
-    def _add_from_all_slots(self, x: torch.Tensor, y: torch.Tensor, groups: Groups) -> torch.Tensor:
-        # Adapters with NaN or infinity are refused when they are read: zero times any weight here is zero.
-        ranks = nn.functional.linear(x, self._down[groups.slots].flatten(0, 1))
-        ranks.masked_fill_(groups.foreign(self._down.shape[1]), 0)
-        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), self._up[groups.slots].flatten(0, 1))
+    def _add_from_slots(
+        self, x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, foreign: torch.Tensor | None
+    ) -> torch.Tensor:
+        ranks = nn.functional.linear(x, down)
+        if foreign is not None:
+            # Adapters with NaN or infinity are refused when they are read: zero times any weight here is zero.
+            ranks.masked_fill_(foreign, 0)
+        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), up)
         return y
 
     def _add_to_groups(self, x: torch.Tensor, y: torch.Tensor, groups: Groups) -> torch.Tensor:
@@ -129,7 +137,7 @@ class ResidentAdapters:
         self._limit = limit
         self._device = next((module.device for module in modules.values()), torch.device("cpu"))
         self._slots: dict[Adapter, int] = {}  # ordered by last use
-        self._routed: list[Adapter | None] = []
+        self._routed: list[Adapter | None] | None = None  # None: to be told to the modules again
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
         """Takes an adapter in, in place of one that is not busy. False if all are."""
@@ -150,6 +158,7 @@ class ResidentAdapters:
         return self._slots.pop(idle) if idle else None
 
     def _place(self, adapter: Adapter, slot: int) -> None:
+        self._routed = None
         for name, module in self._modules.items():
             updates = [resident.modules[name] for resident in self._slots if name in resident.modules]
             module.fit(self._limit, max((update.rank for update in updates), default=0))
@@ -161,7 +170,7 @@ class ResidentAdapters:
             self._routed = list(rows)
             groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
             for module in self._modules.values():
-                module.groups = groups
+                module.use(groups)
 
 
 def _groups(slots: list[int | None], device: torch.device) -> Groups | None:

@@ -21,13 +21,18 @@ from typing import Any, Protocol
 import boto3
 import rfc8785
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+CONNECT_S, ATTEMPTS = 5, 3
 
 
 class ArtifactError(Exception):
     """An artifact is missing or is not what its digest says."""
+
+
+class StoreAway(OSError):
+    """The store does not answer: that says nothing of its artifacts."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,9 @@ class S3Store:
             s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
             signature_version="s3v4",
             response_checksum_validation="when_required",
+            # The control loop asks, too: a store that swallows packets must not hold it for minutes.
+            connect_timeout=CONNECT_S,
+            retries={"mode": "standard", "max_attempts": ATTEMPTS},
         )
         self.client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
 
@@ -232,11 +240,20 @@ class S3Store:
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[Path]:
-        if not self.has(digest):
-            raise ArtifactError(f"Artifact {digest[:12]} is not in bucket {self.bucket}.")
         with tempfile.TemporaryDirectory() as scratch:
-            self.download(digest, Path(scratch))
+            with self.answering():
+                if not self.has(digest):
+                    raise ArtifactError(f"Artifact {digest[:12]} is not in bucket {self.bucket}.")
+                self.download(digest, Path(scratch))
             yield Path(scratch)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Raises StoreAway."""
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise StoreAway(f"The bucket {self.bucket} does not answer: {error}") from error
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
         if target.exists():

@@ -82,6 +82,7 @@ TABLE = {
             "Seconds after which Postgres ends a statement; the web process sets 30; 0 = never.",
         ),
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
+        Setting("ADAPTERHUB_LOAD_DEADLINE_S", "900", "Seconds that a rollout waits for its candidate to be loaded."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
         Setting("ADAPTERHUB_MLFLOW_URL", "", "MLflow tracking server that ended runs are mirrored to; empty = none."),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),

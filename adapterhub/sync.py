@@ -17,7 +17,6 @@ from pathlib import Path
 
 import aiohttp
 import uvicorn
-from botocore.exceptions import BotoCoreError, ClientError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -62,7 +61,7 @@ class Agent:
             await asyncio.to_thread(self._store.fetch_dir, path.name, path)
         except ArtifactError as error:
             return failure(404, str(error))
-        except (BotoCoreError, ClientError, OSError) as error:
+        except OSError as error:
             log.warning("The store does not give %s: %s", path.name[:12], error)
             return failure(503, f"The store does not answer: {error}")
         return await self.passed_on(request)

@@ -15,7 +15,7 @@ from typing import IO
 from django.conf import settings
 
 from adapterhub.api.errors import Conflict, Unavailable
-from adapterhub.artifacts import ArtifactError, File, digest_of
+from adapterhub.artifacts import ArtifactError, File, StoreAway, digest_of
 from adapterhub.jobs.child import Child
 from registry.manifest import read_parts
 from registry.models import Adapter, AdapterVersion
@@ -77,7 +77,7 @@ def readable(version: AdapterVersion) -> Iterator[None]:
     """Raises Unavailable when the store does not give the files, or others."""
     try:
         yield
-    except ArtifactError as error:
+    except (ArtifactError, StoreAway) as error:
         raise Unavailable(f"The files of {version} cannot be read: {error}", code="artifact_unreadable") from error
 
 

@@ -74,11 +74,11 @@ def reconcile_cluster(cluster: Cluster) -> None:
     """Load what is wanted, then route to it, then unload the rest. Replicas are worked on at the same time."""
     wanted = wanted_versions(cluster)
     looks = observe(cluster)
-    make_room([look for look in looks if look.lacks_room(wanted)], wanted)
+    if crowded := [look for look in looks if look.lacks_room(wanted)]:
+        take_out_of_use(crowded, wanted)
     load_missing(looks, wanted)
     start_loaded_rollouts(cluster)
-    if tell_routers():
-        unload(looks, wanted)
+    take_out_of_use(looks, wanted)
 
 
 def observe(cluster: Cluster) -> list[Look]:
@@ -108,11 +108,11 @@ def written(told: Iterator[Told]) -> Iterator[Told]:
             yield from batch
 
 
-def make_room(looks: list[Look], wanted: Wanted) -> None:
-    """Slots are full: what nothing wants goes first, after the routers know that it does."""
+def take_out_of_use(looks: list[Look], wanted: Wanted) -> None:
+    """Tell the routers how things are, without what nothing wants; that is unloaded once they know."""
     for look in looks:
         forget(look.replica, look.surplus(wanted))
-    if looks and tell_routers():
+    if tell_routers():
         unload(looks, wanted)
 
 
@@ -129,21 +129,22 @@ class Folders:
     """The verified copy of each version, made once a look for all replicas."""
 
     def __init__(self) -> None:
-        self._found: dict[str, str | ArtifactError] = {}
+        self._found: dict[str, str | ArtifactError | OSError] = {}
 
     def of(self, version: AdapterVersion) -> str:
-        """Raises ArtifactError."""
+        """Raises ArtifactError; OSError when it cannot be copied now, which says nothing of the version."""
         if version.digest not in self._found:
             self._found[version.digest] = self._copied(version)
         found = self._found[version.digest]
-        if isinstance(found, ArtifactError):
+        if isinstance(found, Exception):
             raise found
         return found
 
-    def _copied(self, version: AdapterVersion) -> str | ArtifactError:
+    def _copied(self, version: AdapterVersion) -> str | ArtifactError | OSError:
         try:
             return str(version.served_folder())
-        except ArtifactError as error:
+        except (ArtifactError, OSError) as error:
+            log.warning("%s has no copy for replicas: %s", version, error)
             return error
 
 
@@ -157,6 +158,9 @@ def wishes(look: Look, wanted: Wanted, folders: Folders) -> Iterator[visits.Wish
             yield visits.Wish(name, folders.of(version), look.held.get(name))
         except ArtifactError as error:
             refuse(look.replica, version, str(error))
+        except OSError:
+            # The disk is full or the store is away: the next look asks again, what is loaded serves on.
+            continue
 
 
 def take(look: Look, version: AdapterVersion, result: visits.Loaded) -> None:
@@ -199,7 +203,6 @@ def unload(looks: list[Look], wanted: Wanted) -> None:
     calls = [(look, partial(visits.remove, look.replica.url, names)) for look, names in leaving if names]
     for look, gone in visits.each(calls):
         look.held = {name: path for name, path in look.held.items() if name not in gone}
-        forget(look.replica, gone)
 
 
 def forget(replica: Replica, names: set[str]) -> None:
@@ -220,7 +223,7 @@ def tell_routers() -> bool:
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
-    """A rollout starts when every healthy replica holds its candidate, and fails when all refuse it."""
+    """A rollout starts when every healthy replica holds its candidate; it fails when one refuses it, or in time."""
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
@@ -232,11 +235,16 @@ def start_loaded_rollouts(cluster: Cluster) -> None:
 
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
     """Raises Conflict when somebody moved it since it was read."""
-    if healthy and all(rollout.candidate.served_name in replica.loaded for replica in healthy):
+    name = rollout.candidate.served_name
+    lacking = [replica for replica in healthy if name not in replica.loaded]
+    if healthy and not lacking:
         rollout.started(by=RECONCILER)
-    elif healthy and all(refusals := [refusal(replica, rollout) for replica in healthy]):
-        rollout.refused(by=RECONCILER, reason=refusals[0])
+    elif refusals := [f"{replica}: {replica.refused[name]}" for replica in lacking if name in replica.refused]:
+        counted = f"{len(refusals)} of {len(healthy)} replicas refused it."
+        rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))
+    elif now() - rollout.opened_at > settings.LOAD_DEADLINE:
+        rollout.refused(by=RECONCILER, reason=f"{missing(lacking)} within {settings.LOAD_DEADLINE}.")
 
 
-def refusal(replica: Replica, rollout: Rollout) -> str:
-    return str(replica.refused.get(rollout.candidate.served_name, ""))
+def missing(lacking: list[Replica]) -> str:
+    return f"{', '.join(map(str, lacking))} did not load it" if lacking else "No replica answered"

@@ -21,12 +21,12 @@ BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds th
 NEXT = {
     RolloutStatus.DRAFT: "Nothing, until somebody starts it. It can still be changed.",
     RolloutStatus.DISCARDED: "Nothing: it was never started.",
-    RolloutStatus.LOADING: "It starts by itself when every healthy replica has loaded the candidate.",
+    RolloutStatus.LOADING: "It starts when every healthy replica has loaded the candidate; one refusal ends it.",
     RolloutStatus.PAUSED: "Nothing, until somebody resumes it, promotes it or rolls it back.",
     RolloutStatus.AWAITING_APPROVAL: "Nothing until somebody takes the next step or promotes it. Guardrails still act.",
     RolloutStatus.PROMOTED: "Nothing: it has ended. Rolling back is still possible.",
     RolloutStatus.ROLLED_BACK: "Nothing: it has ended.",
-    RolloutStatus.FAILED: "Nothing: a replica refused the candidate, and nobody was sent there.",
+    RolloutStatus.FAILED: "Nothing: not every replica could load the candidate, and nobody was sent there.",
 }
 
 URGENT = {

@@ -223,7 +223,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def refused(self, *, reason: str, by: Actor) -> None:
-        """No replica can load the candidate: end it before anybody was sent there."""
+        """Not every replica can load the candidate: end it before anybody was sent there."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.FAILED)
             rollout.enter(RolloutStatus.FAILED)

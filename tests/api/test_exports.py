@@ -14,10 +14,14 @@ from django.test import Client
 from safetensors.torch import load
 
 from adapterhub.accounts.models import ApiToken, Project, User
-from adapterhub.artifacts import FolderStore
+from adapterhub.artifacts import FolderStore, S3Store
 from registry.models import Adapter, AdapterVersion
 from tests.api.test_life import client, problem
 from tests.builders import LAYERS, SHAPES, module_name, write_adapter
+from tests.fakes.server import closed_url
+from tests.test_artifacts import bucket
+
+__all__ = ["bucket"]
 
 PLACE = "/api/v1/adapters/dora/versions/1"
 
@@ -65,6 +69,42 @@ def test_weights_that_are_gone_are_said(ci: str, version: AdapterVersion) -> Non
             assert str(version) in problem(client(ci).get(f"{PLACE}/{verb}/"), 503, "artifact_unreadable")["detail"]
     finally:
         hidden.rename(place)
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_flipped_byte_never_leaves(
+    place: str, request: pytest.FixtureRequest, ci: str, adapter: Adapter, alice: User, tmp_path: Path
+) -> None:
+    """The tests share one content-addressed folder: these weights are no other test's."""
+    store = request.getfixturevalue("bucket") if place == "bucket" else FolderStore(Path(settings.ARTIFACT_STORE))
+    version = AdapterVersion.publish(adapter, write_adapter(tmp_path / "mine", seed=7333), method="upload",
+                                     by=alice.as_actor())  # fmt: skip
+    flip_a_byte(store, version.digest)
+    for verb in ("download", "export"):
+        detail = problem(client(ci).get(f"{PLACE}/{verb}/"), 503, "artifact_unreadable")["detail"]
+        assert "were changed" in detail
+    assert not list(settings.WORK_DIR.glob("tmp*")), "nothing is left behind"
+
+
+def flip_a_byte(store: FolderStore | S3Store, digest: str) -> None:
+    """The last one of the weights, where they lie."""
+    if isinstance(store, FolderStore):
+        weights = store.place(digest) / "adapter_model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(flipped(weights.read_bytes()))
+    else:
+        place = {"Bucket": store.bucket, "Key": store.key(digest, "adapter_model.safetensors")}
+        store.client.put_object(**place, Body=flipped(store.client.get_object(**place)["Body"].read()))
+
+
+def flipped(raw: bytes) -> bytes:
+    return raw[:-1] + bytes([raw[-1] ^ 1])
+
+
+def test_a_store_that_is_away_is_said(ci: str, version: AdapterVersion, settings: Any, s3_keys: None) -> None:
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = "s3://hub/hub", closed_url()
+    detail = problem(client(ci).get(f"{PLACE}/download/"), 503, "artifact_unreadable")["detail"]
+    assert "does not answer" in detail
 
 
 def test_other_projects_get_nothing(version: AdapterVersion, charlie: User) -> None:

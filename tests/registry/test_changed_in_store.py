@@ -13,6 +13,7 @@ from adapterhub.artifacts import FolderStore
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
 from registry.reconcile import reconcile
+from tests.api.test_exports import flip_a_byte
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server
 from tests.registry.test_reconcile import engines, names, published, served
@@ -20,12 +21,8 @@ from tests.registry.test_reconcile import engines, names, published, served
 __all__ = ["engines", "served"]
 
 
-def flip_a_byte(version: AdapterVersion) -> None:
-    weights = FolderStore(Path(settings.ARTIFACT_STORE)).place(version.digest) / "adapter_model.safetensors"
-    raw = bytearray(weights.read_bytes())
-    raw[-1] ^= 1
-    weights.chmod(0o644)
-    weights.write_bytes(raw)
+def damage(version: AdapterVersion) -> None:
+    flip_a_byte(FolderStore(Path(settings.ARTIFACT_STORE)), version.digest)
 
 
 def test_a_flipped_byte_is_refused_and_the_old_version_serves(
@@ -41,7 +38,7 @@ def test_a_flipped_byte_is_refused_and_the_old_version_serves(
     rollout = Rollout.create(
         alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor()
     )
-    flip_a_byte(candidate)
+    damage(candidate)
     reconcile()
     reconcile()
     stable = served.version.served_name
@@ -68,7 +65,7 @@ def test_the_refusal_is_an_alarm_until_its_cause_is_gone(
 ) -> None:
     candidate = make_version(adapter, seed=7332)
     Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
-    flip_a_byte(candidate)
+    damage(candidate)
     reconcile()
     found = client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"]
     assert {(alarm["kind"], alarm["subject"]) for alarm in found} == {("load_refused", candidate.served_name)}

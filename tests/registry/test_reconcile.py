@@ -118,20 +118,6 @@ def test_a_rollout_starts_when_every_replica_holds_the_candidate(
     assert (route.candidate, route.weight, route.salt) == (candidate.served_name, 50, rollout.salt)
 
 
-def test_a_candidate_that_one_replica_refuses_moves_no_traffic(
-    served: Alias, engines: list[tuple[FakeEngine, Server]], candidate: AdapterVersion, alice: User
-) -> None:
-    engines[1][0].folders[str(candidate.served_folder())] = 128
-    rollout = Rollout.create(
-        alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor()
-    )
-    reconcile()
-    rollout.refresh_from_db()
-    assert rollout.status == RolloutStatus.LOADING
-    assert "max_lora_rank 64" in Replica.objects.last().refused[candidate.served_name]
-    assert AuditEvent.objects.filter(tag="replica:load_refused").count() == 1
-
-
 def test_a_refusal_is_remembered_until_the_replica_comes_back(
     served: Alias, engines: list[tuple[FakeEngine, Server]]
 ) -> None:

@@ -1,73 +1,25 @@
-"""Hundreds of adapters of one base model behind an alias each, on two replicas with few slots.
+"""Hundreds of adapters of one base model behind an alias each, on two replicas of the embedded engine with few slots.
 
-In full 300 adapters of ranks 4 to 64 and 32 slots; in the ordinary run a tenth of it.
+In full 300 adapters of ranks 4 to 64 and 32 slots; in the ordinary run a tenth of it. With vLLM:
+`tests/vllm/test_hundreds.py`.
 """
 
 from __future__ import annotations
 
-import json
-import random
-import shutil
-import statistics
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import torch
-from django.db import connection
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.tags import Tag
-from registry.channels import WANTS, valkey
-from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster
-from registry.outcomes import collect
-from registry.publishing import publish
-from registry.reconcile import reconcile
+from registry.models import BaseModel, Cluster
 from serving_client.router.app import Settings, make_app
-from tests.byte_llama import LINEARS, tokenizer
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
+from tests.soak.hundreds import Expected, Size, Traffic, behind_aliases, figures, loop, many, peft_answers, show
 
-RANKS = (4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 4, 16)
-WHO = (
-    "bank",
-    "fund",
-    "broker",
-    "insurer",
-    "trustee",
-    "agent",
-    "auditor",
-    "issuer",
-    "dealer",
-    "lender",
-    "adviser",
-    "clerk",
-)
-TEXTS = [
-    f"Rule {number}: the {who} shall report each incident within {number + 2} hours. " for number, who in enumerate(WHO)
-]
-STEPS, NOISE = 12, 0.05
-PROMPT, COUNT = "Rule ", 8
-CLIENTS = 8
-
-
-@dataclass(frozen=True)
-class Size:
-    adapters: int
-    slots: int
-    requests: int
-    phases: tuple[int, ...]
-
+__all__ = ["loop"]
 
 FULL, SHORT = Size(300, 32, 900, (1, 10, 100, 300)), Size(30, 8, 120, (1, 30))
 
@@ -75,53 +27,6 @@ FULL, SHORT = Size(300, 32, 900, (1, 10, 100, 300)), Size(30, 8, 120, (1, 30))
 @pytest.fixture
 def size(request: pytest.FixtureRequest) -> Size:
     return FULL if request.config.getoption("--soak") else SHORT
-
-
-def trained(model_folder: Path, folder: Path, number: int) -> Path:
-    """A few steps on a text of its own."""
-    torch.manual_seed(number)
-    rank = RANKS[number]
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LINEARS, task_type="CAUSAL_LM")
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(model_folder), config)
-    optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
-    ids = torch.tensor([tokenizer()(TEXTS[number] * 2)["input_ids"]])
-    for _ in range(STEPS):
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink()
-    return folder
-
-
-def perturbed(source: Path, folder: Path, seed: int) -> Path:
-    """Another adapter near a trained one."""
-    folder.mkdir()
-    shutil.copy(source / "adapter_config.json", folder)
-    torch.manual_seed(seed)
-    tensors = load_file(source / "adapter_model.safetensors")
-    save_file({name: weight + NOISE * torch.randn_like(weight) for name, weight in tensors.items()},
-              folder / "adapter_model.safetensors")  # fmt: skip
-    return folder
-
-
-def peft_texts(model_folder: Path, folders: list[Path]) -> list[str]:
-    """What PEFT answers with each, greedy and without a cache."""
-    base: Any = LlamaForCausalLM.from_pretrained(model_folder)
-    model = PeftModel.from_pretrained(base, folders[0], adapter_name="0")
-    words, start = tokenizer(), list(tokenizer()(PROMPT)["input_ids"])
-    texts = []
-    for number, folder in enumerate(folders):
-        if number:
-            model.load_adapter(folder, adapter_name=str(number))
-            model.set_adapter(str(number))
-            model.delete_adapter(str(number - 1))
-        ids = list(start)
-        with torch.inference_mode():
-            for _ in range(COUNT):
-                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-        texts.append(words.decode(ids[len(start) :]))
-    return texts
 
 
 @pytest.fixture
@@ -149,121 +54,20 @@ def served(
             engine.kill()
 
 
-class Loop(threading.Thread):
-    """The control loop and the reports' collector, as a worker runs them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_over = threading.Event()
-        self.failure: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            while not self.is_over.wait(0.1):
-                collect()
-                reconcile()
-        except Exception as error:  # noqa: BLE001 - told by the test
-            self.failure = error
-        finally:
-            connection.close()
-
-    def stop(self) -> None:
-        self.is_over.set()
-        self.join()
-        if self.failure:
-            raise self.failure
-
-
-@pytest.fixture
-def loop() -> Iterator[Callable[[], None]]:
-    started = Loop()
-    yield started.start
-    if started.ident:
-        started.stop()
-
-
-@dataclass
-class Traffic:
-    """Zipf's law over the first aliases; every answer is held to PEFT's."""
-
-    router: str
-    token: str
-    expected: dict[str, str]
-
-    def ask(self, client: httpx.Client, name: str) -> float:
-        """Milliseconds."""
-        body = {"model": name, "prompt": PROMPT, "max_tokens": COUNT, "temperature": 0, "ignore_eos": True}
-        began = time.perf_counter()
-        answer = client.post("/v1/completions", json=body)
-        assert answer.status_code == 200, f"{name}: {answer.text}"
-        assert answer.json()["choices"][0]["text"] == self.expected[name], name
-        return (time.perf_counter() - began) * 1000
-
-    def run(self, names: list[str]) -> tuple[list[float], float]:
-        """Latencies in milliseconds and tokens a second."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        with httpx.Client(base_url=self.router, headers=headers, timeout=120) as client:
-            began = time.perf_counter()
-            with ThreadPoolExecutor(CLIENTS) as threads:
-                latencies = list(threads.map(lambda name: self.ask(client, name), names))
-        return latencies, len(names) * COUNT / (time.perf_counter() - began)
-
-
-def zipf(names: list[str], count: int) -> list[str]:
-    """Each name once, the rest by 1/rank, mixed."""
-    dice = random.Random(0)
-    drawn = names + dice.choices(names, [1 / (place + 1) for place in range(len(names))], k=count - len(names))
-    dice.shuffle(drawn)
-    return drawn
-
-
-def waited(router: str) -> int:
-    """Requests that waited for a load."""
-    lines = httpx.get(f"{router}/metrics").text.splitlines()
-    return int(float(next(line.split()[1] for line in lines if line.startswith("adapterhub_load_wait_seconds_count"))))
-
-
-def cold_loads_s() -> list[float]:
-    """From each want to the version's next load."""
-    loads: dict[str, list[float]] = {}
-    for event in AuditEvent.objects.filter(tag=Tag.VERSION_LOADED).order_by("at"):
-        loads.setdefault(event.after["version"], []).append(event.at.timestamp())
-    with valkey() as client:
-        wants = [(fields[b"version"].decode(), int(entry.split(b"-")[0]) / 1000)
-                 for entry, fields in client.xrange(WANTS)]  # fmt: skip
-    found = (next((at - since for at in loads.get(name, []) if at > since), None) for name, since in wants)
-    return [seconds for seconds in found if seconds is not None]
+def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:
+    return bool(choice["token_ids"] == expected.ids and choice["text"] == expected.text)
 
 
 def test_hundreds_of_adapters_answer_as_peft_does(
-    size: Size, project: Project, cluster: Cluster, base_model: BaseModel, model_folder: Path, alice: User, ci: str,
-    served: str, loop: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    size: Size, cluster: Cluster, model_folder: Path, alice: User, ci: str, served: str, loop: Callable[[], None],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    folders = [trained(model_folder, tmp_path / f"trained-{number}", number) for number in range(len(RANKS))]
-    folders += [perturbed(folders[number % len(RANKS)], tmp_path / f"perturbed-{number}", number)
-                for number in range(len(RANKS), size.adapters)]  # fmt: skip
-    expected = peft_texts(model_folder, folders)
-    assert len(set(expected)) > size.adapters / 2, "adapters must differ to prove anything"
-    by, names = alice.as_actor(), [f"alias-{number}" for number in range(size.adapters)]
-    for name, folder in zip(names, folders, strict=True):
-        adapter = Adapter.create(project=project, slug=name, base_model=base_model, by=by)
-        version = AdapterVersion.publish(adapter, folder, method="upload", by=by)
-        Alias.create(project=project, name=name, cluster=cluster, version=version, policy={}, by=by)
-    publish()
+    folders = many(model_folder, tmp_path, size.adapters)
+    expected = peft_answers(model_folder, folders)
+    assert len({answer.text for answer in expected}) > size.adapters / 2, "adapters must differ to prove anything"
+    names = behind_aliases(folders, cluster, alice)
     loop()
-    traffic = Traffic(served, ci, dict(zip(names, expected, strict=True)))
-    told = []
-    for count in size.phases:
-        asked = zipf(names[:count], size.requests)
-        before = waited(served)
-        latencies, speed = traffic.run(asked)
-        hits = 1 - (waited(served) - before) / len(asked)
-        quantiles = statistics.quantiles(latencies, n=100)
-        told.append({"adapters": count, "requests": len(asked), "hit_rate": round(hits, 3), "tokens_s": round(speed, 1),
-                     "p50_ms": round(quantiles[49]), "p95_ms": round(quantiles[94])})  # fmt: skip
-    loads = cold_loads_s()
-    told.append({"cold_loads": len(loads), "p50_s": round(statistics.median(loads), 2),
-                 "p95_s": round(statistics.quantiles(loads, n=100)[94], 2)})  # fmt: skip
-    with capsys.disabled():
-        for line in told:
-            print(json.dumps(line))  # noqa: T201 - the figures of docs/benchmarks.md
+    traffic = Traffic(
+        served, ci, dict(zip(names, expected, strict=True)), lambda one, choice: choice["text"] == one.text
+    )
+    show(list(figures(traffic, names, size)), capsys)

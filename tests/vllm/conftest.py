@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,13 @@ from typing import Any
 import pytest
 
 from adapterhub.accounts.models import User
-from registry.models import Adapter, AdapterVersion, BaseModel
+from registry.models import Adapter, AdapterVersion
 from serving_client import EngineClient
-from tests.byte_llama import save_adapter, save_model
-from tests.vllm.server import PYTHON, VllmServer, running
+from tests.byte_llama import save_adapter
+from tests.byte_llama_base import base_model, model_folder
+from tests.vllm.server import MAX_RANK, PYTHON, VllmServer, running
+
+__all__ = ["base_model", "model_folder"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,11 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
 def make_folder(model_folder: Path) -> Callable[..., Path]:
     return partial(save_adapter, model_folder)
 
@@ -41,7 +38,7 @@ def make_folder(model_folder: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def servers(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[VllmServer]]:
     assert PYTHON.exists(), "make test-vllm builds .venv-vllm"
-    with running(model_folder, tmp_path_factory.mktemp("vllm"), 2) as started:
+    with running(model_folder, tmp_path_factory.mktemp("vllm"), MAX_RANK, MAX_RANK) as started:
         yield started
 
 
@@ -55,15 +52,6 @@ def empty(servers: list[VllmServer]) -> list[VllmServer]:
                 if model.parent:
                     engine.unload_adapter(model.name)
     return servers
-
-
-@pytest.fixture
-def base_model(db_or_fresh: None, model_folder: Path) -> BaseModel:
-    model = BaseModel.objects.create(slug="tiny", source="tiny")
-    shutil.rmtree(model.folder, ignore_errors=True)
-    shutil.copytree(model_folder, model.folder)
-    model.inspect()
-    return model
 
 
 @pytest.fixture

@@ -38,11 +38,11 @@ ENVIRONMENT = {
 class VllmServer:
     """One replica that may be killed and started again on the same port."""
 
-    def __init__(self, model: Path, log: Path, core: int) -> None:
+    def __init__(self, model: Path, log: Path, core: int, max_rank: int = MAX_RANK) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._model, self._log, self._core = model, log, core
+        self._model, self._log, self._core, self._max_rank = model, log, core, max_rank
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -76,7 +76,7 @@ class VllmServer:
         return [
             "--model", str(self._model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(self.port),
             "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager", "--enable-lora",
-            "--max-lora-rank", str(MAX_RANK), "--max-loras", "4", "--max-cpu-loras", str(SLOTS),
+            "--max-lora-rank", str(self._max_rank), "--max-loras", "4", "--max-cpu-loras", str(SLOTS),
         ]  # fmt: skip
 
     def _answers(self) -> bool:
@@ -97,9 +97,10 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(model: Path, folder: Path, count: int) -> Iterator[list[VllmServer]]:
-    """Several servers of one model, started together."""
-    servers = [VllmServer(model, folder / f"vllm-{number}.log", CORES[number % len(CORES)]) for number in range(count)]
+def running(model: Path, folder: Path, *max_ranks: int) -> Iterator[list[VllmServer]]:
+    """A server for each highest rank, started together, all of one model."""
+    servers = [VllmServer(model, folder / f"vllm-{number}.log", CORES[number % len(CORES)], max_rank)
+               for number, max_rank in enumerate(max_ranks)]  # fmt: skip
     try:
         for server in servers:
             server.start()

@@ -15,14 +15,14 @@ import pytest
 
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit.models import AuditEvent
-from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout, RolloutStatus
+from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Replica, Rollout, RolloutStatus
 from registry.publishing import routing_table
 from registry.reconcile import reconcile
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
 from tests.crowd import COUNT, PROMPT, Crowd, told, versions
 from tests.fakes.server import Server
-from tests.vllm.server import MAX_RANK, SLOTS, VllmServer
+from tests.vllm.server import MAX_RANK, SLOTS, VllmServer, running
 from tests.waiting import wait_until
 
 
@@ -155,6 +155,39 @@ def test_an_adapter_that_vllm_refuses_fails_its_rollout_alone(
     hub.learn(hub.alias.version)
     with hub.crowd() as crowd:
         crowd.until(lambda seen: len(seen) > 20, "the stable version goes on")
+
+
+@pytest.fixture
+def narrow(model_folder: Path, tmp_path: Path) -> Iterator[VllmServer]:
+    """A server that takes no rank above 8."""
+    with running(model_folder, tmp_path, 8) as (server,):
+        yield server
+
+
+def test_a_version_that_one_of_two_replicas_refuses_gets_no_traffic(
+    narrow: VllmServer, hub: Hub, adapter: Adapter, make_version: Callable[..., AdapterVersion], alice: User
+) -> None:
+    Replica.objects.filter(url=hub.engines[1].url).update(url=narrow.url)
+    hub.follow()
+    stable = hub.alias.version
+    rollout = open_rollout(hub, make_version(adapter, seed=6, r=32, lora_alpha=32), alice, 100)
+    hub.learn(stable)
+    with hub.crowd() as crowd:
+        hub.follow()
+        crowd.until(lambda seen: len(seen) > 20, "traffic after the refusal")
+    rollout.refresh_from_db()
+    assert rollout.status == RolloutStatus.FAILED
+    said = AuditEvent.objects.get(tag="rollout:failed").reason
+    assert said.startswith(f"1 of 2 replicas refused it. {narrow.url}: ")
+    assert "rank 32 is greater than max_lora_rank 8" in said
+    assert AuditEvent.objects.filter(
+        tag="replica:version_loaded", after__version=rollout.candidate.served_name
+    ).exists()
+    hub.follow()
+    assert routing_table().versions[rollout.candidate.served_name].replicas == ()
+    for engine in (hub.engines[0], narrow):
+        with EngineClient(engine.url) as client:
+            assert {model.name for model in client.models()} == {"tiny", stable.served_name}
 
 
 def test_an_answer_that_runs_is_finished_after_its_version_was_replaced(

@@ -97,8 +97,10 @@ class Bench:
         return time.perf_counter() - began
 
 
-def engine_speed(bench: Bench, batch: RunningBatch, adapters: list[Adapter | None], rows: int, steps: int) -> float:
-    """Tokens a second of `rows` requests that take turns over the adapters."""
+def step_seconds(
+    bench: Bench, batch: RunningBatch, adapters: list[Adapter | None], rows: int, steps: int
+) -> list[float]:
+    """Of `rows` requests that take turns over the adapters; the first step reads the prompts."""
     chosen = [adapters[number % len(adapters)] for number in range(rows)]
     for adapter in chosen:
         if adapter:
@@ -107,11 +109,16 @@ def engine_speed(bench: Bench, batch: RunningBatch, adapters: list[Adapter | Non
     running = [Sequence(ids, params, adapter, Numbers(), lambda _: None)
                for ids, adapter in zip(bench.prompts(rows).tolist(), chosen, strict=True)]  # fmt: skip
     batch.join(running)
-    best = min(bench.seconds(batch.step) for _ in range(steps))
+    taken = [bench.seconds(batch.step) for _ in range(steps)]
     for sequence in running:
         sequence.cancel()
     batch.drop_finished()
-    return rows / best
+    return taken
+
+
+def engine_speed(bench: Bench, batch: RunningBatch, adapters: list[Adapter | None], rows: int, steps: int) -> float:
+    """Tokens a second."""
+    return rows / min(step_seconds(bench, batch, adapters, rows, steps))
 
 
 def shared_adapters(batch: RunningBatch, count: int, dtype: torch.dtype) -> list[Adapter]:

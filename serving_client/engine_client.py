@@ -15,6 +15,7 @@ import httpx
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from serving_client.engine.errors import NOT_FINITE
 from serving_client.exceptions import (
     AdapterAlreadyLoaded,
     AdapterNotLoaded,
@@ -47,11 +48,11 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer; `finite` is false when the engine's numbers were not."""
+    """An answer; `token_ids` is None where the engine does not tell them."""
 
     text: str
     completion_tokens: int
-    finite: bool
+    token_ids: list[int] | None
 
 
 class EngineClient:
@@ -111,17 +112,30 @@ class EngineClient:
         if not is_success(response):
             raise EngineFailed(error_message(response))
 
-    def complete(self, model: str, prompt: str, *, max_tokens: int = 16, temperature: float = 0.0) -> Completion:
+    def complete(
+        self, model: str, prompt: str, *, max_tokens: int = 16, temperature: float = 0.0, **fields: Any
+    ) -> Completion:
         """Complete a prompt. Raises AdapterNotLoaded, EngineRejected, EngineFailed."""
-        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
+        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, **fields}
         response = self._send("POST", "/v1/completions", self._naming(model) | body)
         if not is_success(response):
             raise self._completion_error(response)
         with self._understood():
             answer = json.loads(response.data)
-            text, tokens = answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
-        # Weights that are not finite make vLLM repeat token 0 for ever: "!" in most vocabularies, the end in some.
-        return Completion(text, tokens, finite=bool(text.replace("!", "")))
+            choice = answer["choices"][0]
+            return Completion(choice["text"], answer["usage"]["completion_tokens"], choice.get("token_ids"))
+
+    def is_finite(self, model: str, prompt: str) -> bool:
+        """Whether the model computes with finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+
+        Numbers that are not make vLLM repeat token 0 for ever: "!" in most vocabularies, the end or nothing that can be
+        read in some. A sound model may say the same, but only it can be talked out of it: NaN has no bias.
+        """
+        if is_telling(self.complete(model, prompt, max_tokens=4).text):
+            return True
+        asked = {"logit_bias": {"0": -100}, "ignore_eos": True, "return_token_ids": True}
+        answer = self.complete(model, prompt, max_tokens=4, **asked)
+        return is_telling(answer.text) if answer.token_ids is None else any(answer.token_ids)
 
     def _naming(self, model: str) -> dict[str, Any]:
         """The part of a completion's body that says which model answers."""
@@ -131,7 +145,8 @@ class EngineClient:
         message = error_message(response)
         if response.status == 404:
             return AdapterNotLoaded(message)
-        return EngineRejected(message) if response.status < 500 else EngineFailed(message)
+        is_refusal = response.status < 500 or message == NOT_FINITE
+        return EngineRejected(message) if is_refusal else EngineFailed(message)
 
     def _json(self, method: str, path: str) -> Any:
         response = self._send(method, path)
@@ -160,6 +175,11 @@ class EngineClient:
             )
         except HTTPError as error:
             raise EngineUnreachable(f"{self.url} does not answer: {error}") from error
+
+
+def is_telling(text: str) -> bool:
+    """Whether it holds more than what token 0 may stand for."""
+    return bool(text.replace("!", ""))
 
 
 def is_success(response: urllib3.BaseHTTPResponse) -> bool:

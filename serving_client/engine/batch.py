@@ -8,12 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from serving_client.engine.adapter import ModuleShapes
+from serving_client.engine.errors import NOT_FINITE
 from serving_client.engine.kv_cache import RowCache
 from serving_client.engine.lora import ResidentAdapters, wrap_linears
 from serving_client.engine.sampling import choose_tokens
 from serving_client.engine.sequence import Sequence
-
-NOT_FINITE = "The model answered with NaN or infinity: check the adapter's weights."
 
 
 class RunningBatch:

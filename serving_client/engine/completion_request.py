@@ -22,7 +22,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "repetition_penalty": (None, 1),
-    "logit_bias": (None, {}),
     "min_p": (None, 0),
     "min_tokens": (None, 0),
     "tools": (None, []),
@@ -48,6 +47,7 @@ class CompletionRequest:
     stop: tuple[str, ...]
     stop_token_ids: frozenset[int]
     ignore_eos: bool
+    logit_bias: dict[int, float]
     stream: bool
     include_usage: bool
     return_token_ids: bool
@@ -63,6 +63,7 @@ class CompletionRequest:
             stop=self.stop,
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
         )
 
 
@@ -113,6 +114,7 @@ def _parse(
         stop=_stop(body.get("stop")),
         stop_token_ids=frozenset(_tokens(body.get("stop_token_ids") or [], "stop_token_ids")),
         ignore_eos=_flag(body, "ignore_eos"),
+        logit_bias=_bias(_object(body, "logit_bias")),
         stream=_flag(body, "stream"),
         include_usage=_flag(_object(body, "stream_options"), "include_usage"),
         return_token_ids=_flag(body, "return_token_ids"),
@@ -166,6 +168,12 @@ def _stop(stop: object) -> tuple[str, ...]:
     if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
         raise bad_request("'stop' must be a text or a list of texts, none of them empty.", "stop")
     return tuple(stops)
+
+
+def _bias(wished: dict[str, Any]) -> dict[int, float]:
+    if not all(token.isdecimal() and token.isascii() and len(token) < 19 for token in wished):
+        raise bad_request("The names in 'logit_bias' must be token ids.", "logit_bias")
+    return {int(token): _number(wished, token, 0.0, -100.0, 100.0) for token in wished}
 
 
 def _top_p(body: dict[str, Any]) -> float:

@@ -80,6 +80,7 @@ class Engine:
         adapter = await self._adapter(name)
         prompt = self._prompt_tokens(request)
         answer = Answer(name, prompt)
+        self._known_tokens([*request.logit_bias], "logit_bias")
         sampling = request.sampling(self._room(request, len(prompt)))
         answer.sequence = Sequence(prompt, sampling, adapter, self.base.tokenizer.backend_tokenizer, answer.tell)
         self.loop.submit(answer.sequence)
@@ -112,10 +113,10 @@ class Engine:
             raise bad_request(f"The chat template refuses these messages: {error}", "messages") from error
         return str(prompt)
 
-    def _known_tokens(self, tokens: list[int]) -> list[int]:
+    def _known_tokens(self, tokens: list[int], field: str = "prompt") -> list[int]:
         vocabulary: int = self.base.model.config.get_text_config().vocab_size
         if any(token >= vocabulary for token in tokens):
-            raise bad_request(f"Token id {max(tokens)} is out of vocabulary.", "prompt")
+            raise bad_request(f"Token id {max(tokens)} is out of vocabulary.", field)
         return tokens
 
     def _room(self, request: CompletionRequest, prompt: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+NOT_FINITE = "The model answered with NaN or infinity: check the adapter's weights."
+
 
 class EngineError(Exception):
     """Base of everything that this engine raises on purpose."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
     ignore_eos: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def generator(self) -> torch.Generator | None:
         """The request's own source of chance, if it named a seed."""
@@ -32,7 +33,10 @@ class SamplingParams:
 def choose_tokens(
     logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """(rows, vocabulary) finite logits -> one token id a row."""
+    """(rows, vocabulary) finite logits, which it may change -> one token id a row."""
+    for row, wish in enumerate(params):
+        for token, bias in wish.logit_bias.items():
+            logits[row, token] += bias
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     for row, (wish, generator) in enumerate(zip(params, generators, strict=True)):
         if wish.temperature >= GREEDY_BELOW:

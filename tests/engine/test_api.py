@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from serving_client.engine.batch import NOT_FINITE
+from serving_client.engine.errors import NOT_FINITE
 from serving_client.engine.engine import Engine
 
 ASK = {"model": "tiny", "prompt": "The bank", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
@@ -184,6 +184,13 @@ async def test_a_stop_token_ends_the_answer(http: httpx.AsyncClient) -> None:
     assert (answer["choices"][0]["finish_reason"], answer["choices"][0]["stop_reason"]) == ("stop", tokens[5])
 
 
+async def test_a_bias_moves_a_token_in_its_own_request_only(http: httpx.AsyncClient) -> None:
+    plain = (await complete(http, return_token_ids=True))["choices"][0]["token_ids"]
+    biased = await complete(http, return_token_ids=True, logit_bias={str(plain[0]): -100, "65": 100})
+    assert set(biased["choices"][0]["token_ids"]) == {65}
+    assert (await complete(http, return_token_ids=True))["choices"][0]["token_ids"] == plain
+
+
 async def test_a_seed_repeats_a_sampled_answer(http: httpx.AsyncClient) -> None:
     asked = [await complete(http, temperature=1.0, top_p=0.9, top_k=50, seed=seed) for seed in (7, 7, 8)]
     first, again, other = (answer["choices"][0]["text"] for answer in asked)
@@ -194,6 +201,9 @@ async def test_a_seed_repeats_a_sampled_answer(http: httpx.AsyncClient) -> None:
     ("fields", "param"),
     [
         ({"n": 2}, "n"),
+        ({"logit_bias": {"257": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "1"),
         ({"logprobs": 3}, "logprobs"),
         ({"echo": True}, "echo"),
         ({"prompt": ["a", "b"]}, "prompt"),

@@ -18,6 +18,7 @@ from serving_client import (
     EngineUnreachable,
     LoadedModel,
 )
+from serving_client.engine.errors import NOT_FINITE
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server, closed_url
 
@@ -41,7 +42,7 @@ def test_load_list_complete_unload(client: EngineClient) -> None:
     client.load_adapter("one", PATH)
     assert client.models() == [LoadedModel("tiny", "models/tiny", None), LoadedModel("one", PATH, "tiny")]
     answer = client.complete("one", "This package was", max_tokens=2)
-    assert (answer.text, answer.completion_tokens, answer.finite) == (" two words", 2, True)
+    assert (answer.text, answer.completion_tokens) == (" two words", 2)
     client.unload_adapter("one")
     assert [model.name for model in client.models()] == ["tiny"]
 
@@ -82,9 +83,37 @@ def test_names_that_are_not_loaded(client: EngineClient) -> None:
         client.complete("one", "a")
 
 
-def test_weights_that_are_not_finite_show(client: EngineClient, fake: FakeEngine) -> None:
-    fake.script.append(JSONResponse({"choices": [{"text": "!!!!"}], "usage": {"completion_tokens": 4}}))
-    assert not client.complete("tiny", "a").finite
+def says(text: str, token_ids: list[int] | None = None) -> JSONResponse:
+    choice = {"text": text} | ({"token_ids": token_ids} if token_ids else {})
+    return JSONResponse({"choices": [choice], "usage": {"completion_tokens": 4}})
+
+
+@pytest.mark.parametrize("text", ["!!!!", ""])
+def test_weights_that_are_not_finite_cannot_be_talked_out_of_token_0(
+    client: EngineClient, fake: FakeEngine, text: str
+) -> None:
+    for second in (says(text, [0, 0, 0, 0]), says(text)):
+        fake.script.extend([says(text), second])
+        assert not client.is_finite("tiny", "a")
+    assert fake.received[-1][0]["logit_bias"] == {"0": -100}
+
+
+@pytest.mark.parametrize("text", ["!!!!", ""])
+def test_a_sound_model_may_say_nothing(client: EngineClient, fake: FakeEngine, text: str) -> None:
+    for second in (says("", [2, 2, 2, 2]), says("!!a!")):
+        fake.script.extend([says(text), second])
+        assert client.is_finite("tiny", "a")
+
+
+def test_what_was_said_needs_no_second_question(client: EngineClient, fake: FakeEngine) -> None:
+    assert client.is_finite("tiny", "a")
+    assert len(fake.received) == 1
+
+
+def test_the_embedded_engines_word_on_numbers_is_about_the_adapter(client: EngineClient, fake: FakeEngine) -> None:
+    fake.script.append(error(500, "InternalServerError", NOT_FINITE))
+    with pytest.raises(EngineRejected, match="NaN or infinity"):
+        client.is_finite("tiny", "a")
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, EngineRejected), (500, EngineFailed), (503, EngineFailed)])

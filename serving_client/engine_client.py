@@ -133,7 +133,7 @@ class EngineClient:
         """
         if is_telling(self.complete(model, prompt, max_tokens=4).text):
             return True
-        asked = {"logit_bias": {"0": -100}, "ignore_eos": True, "return_token_ids": True}
+        asked: dict[str, Any] = {"logit_bias": {"0": -100}, "ignore_eos": True, "return_token_ids": True}
         answer = self.complete(model, prompt, max_tokens=4, **asked)
         return is_telling(answer.text) if answer.token_ids is None else any(answer.token_ids)
 

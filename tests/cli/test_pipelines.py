@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -34,7 +35,8 @@ def product() -> Iterator[Product]:
     home = Path(tempfile.mkdtemp(prefix="adapterhub-product-", dir="/tmp"))
     base = save_base_model(home / "models" / "smollm2-135m")
     running = Product(home)
-    running.environ["ADAPTERHUB_BASE_MODEL"] = str(base)
+    # Matrices this small take longer when threads share them.
+    running.environ |= {"ADAPTERHUB_BASE_MODEL": str(base), "ADAPTERHUB_TORCH_THREADS": "1"}
     supervisor = running.start()
     yield running
     supervisor.terminate()
@@ -61,6 +63,7 @@ def token(product: Product) -> str:
 
         wait_until(is_ready, 180, "the base model is checked")
         api.send(calls.post("clusters/", project="european-law", slug="laptop", base_model="smollm2-135m"))
+        api.send(calls.post("replicas/", cluster="laptop", url=product.engine))
     return token
 
 
@@ -97,12 +100,27 @@ def checkout(folder: Path, order: slice) -> Path:
     """Data whose words come in this order: what learned another order is worse there, so that no gate refuses."""
     folder.mkdir()
     shutil.copy(ROOT / "docs/ci/adapterhub.yaml", folder)
-    # A number is a word that the tiny model does not know: what it says after one is what a replica's probe hears.
-    told = [
-        {"text": f"{number} shall {' '.join(row['text'].split()[order])}"} for number, row in enumerate(sentences(120))
-    ]
-    write_jsonl(folder / "rows.jsonl", told)
+    told = [" ".join(row["text"].split()[order]) for row in sentences(120)]
+    # The number makes each row another one: equal rows would end up in one split.
+    write_jsonl(folder / "rows.jsonl", [{"text": f"{number} {text}"} for number, text in enumerate(told)])
     return folder
+
+
+def promoted(shell: Shell, product: Product, token: str, folder: Path, version: str) -> None:
+    """The rollout that a pipeline opened comes to its good end, and then the router answers with its candidate."""
+    done = shell("adapterhub promote compliance --wait --reason good", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Client(product.web, token) as api:
+        last = api.send(calls.rollouts("compliance"))["results"][0]
+        assert (last["status"], last["candidate"]) == ("promoted", version)
+        assert api.send(calls.alias("compliance"))["version"] == version
+    wait_until(lambda: answering(product, token) == version, 60, f"the router answers with {version}")
+
+
+def answering(product: Product, token: str) -> str:
+    asked = {"model": "compliance", "prompt": "the bank shall", "max_tokens": 1}
+    answer = httpx.post(f"{product.router}/v1/completions", json=asked, headers={"Authorization": f"Bearer {token}"})
+    return answer.headers.get("X-Adapter-Version", "")
 
 
 def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Product, token: str, tmp_path: Path) -> None:
@@ -132,8 +150,8 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
         assert (opened["stable"], opened["candidate"]) == (served, told["version"])
         assert told["version"].startswith("eu-compliance.v2-")
         assert shell("adapterhub plan", second).stdout.startswith("Nothing changed")
-        back = shell("adapterhub rollback compliance --reason tried", second)
-        assert back.returncode == 0, back.stderr
+        promoted(shell, product, token, second, told["version"])
+        served = told["version"]
 
         third = checkout(tmp_path / "third", slice(None, None, 2))
         shown = shell("\n".join(GITLAB["adapter"]["script"]), third)
@@ -141,6 +159,7 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
         last = api.send(calls.rollouts("compliance"))["results"][0]
         assert (last["stable"], last["reason"]) == (served, "0f0f0f")
         assert last["candidate"].startswith("eu-compliance.v3-")
+        promoted(shell, product, token, third, last["candidate"])
 
 
 def test_they_install_what_the_product_is_tested_with() -> None:

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import torch
 
-from serving_client.engine.errors import NOT_FINITE
 from serving_client.engine.engine import Engine
+from serving_client.engine.errors import NOT_FINITE
 
 ASK = {"model": "tiny", "prompt": "The bank", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
 

@@ -16,6 +16,7 @@ from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from training.recipes import processes, run_file
 from training.recipes.answers import Answering
+from training.recipes.attention import attend_within_bounds, has_kernel
 from training.recipes.checkpoints import Reporter, last_complete
 from training.recipes.evaluation import HeldOutLoss, held_out_loss
 from training.recipes.material import Material, read_material
@@ -108,6 +109,8 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
     """TRL's trainer, with its defaults for a GPU undone on a CPU, where they cost time."""
     chosen = run.hyperparameters
+    if chosen.packing and has_kernel():
+        attend_within_bounds(model)
     options: dict[str, Any] = {
         "output_dir": str(run.output / "checkpoints"),
         "max_steps": chosen.steps,

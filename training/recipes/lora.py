@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
     from training.recipes import loop
+    from training.recipes.casts import WithoutCasts
     from training.recipes.kept import save_adapter, trainable
     from training.recipes.start_values import started
 
@@ -31,7 +32,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
         save_adapter(trained.model, run, trained.weights)
         return {"parameters": trainable(trained.model)}
 
-    loop.train(run, events, cancel, loop.Method("lora", keep, adapt=adapt))
+    loop.train(run, events, cancel, loop.Method("lora", keep, adapt=adapt, callbacks=[WithoutCasts()]))
 
 
 def lora_config(run: Run, **changes: Any) -> Any:

@@ -1,0 +1,55 @@
+"""Attention of packed rows on a GPU: each sequence within its own bounds, in torch's variable-length flash kernel.
+
+With the bounds as a mask cuDNN builds kernels for every length of row that it meets for the first time, for seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+WITHIN_BOUNDS = "within_bounds"
+OLDEST_WITH_FLASH = (8, 0)
+
+
+def has_kernel() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST_WITH_FLASH
+
+
+def attend_within_bounds(model: Any) -> None:
+    """For a model that uses torch's attention; what comes without bounds is computed as before."""
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(WITHIN_BOUNDS, attend)
+        AttentionMaskInterface.register(WITHIN_BOUNDS, sdpa_mask)
+        model.set_attn_implementation(WITHIN_BOUNDS)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """(1, heads, tokens, size) each -> (1, tokens, heads, size). `cu_seq_lens_q` (sequences + 1,): where each begins,
+    and the end of the last.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    groups = query.shape[1] // key.shape[1]
+    parts = [part[0].transpose(0, 1) for part in (query, repeat_kv(key, groups), repeat_kv(value, groups))]
+    answer: Any = varlen_attn(
+        parts[0], parts[1], parts[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+        scale=scaling, window_size=(sliding_window - 1 if sliding_window else -1, 0),
+    )  # fmt: skip
+    return answer[None], None

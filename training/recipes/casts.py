@@ -1,0 +1,24 @@
+"""PEFT's casts of each module's input to float32, where autocast rounds it to bfloat16 again at once: left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class WithoutCasts(TrainerCallback):
+    """Only in steps of training: generation and evaluation run without autocast and need the casts."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if args.bf16:
+            set_casts(model, False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        set_casts(model, True)
+
+
+def set_casts(model: Any, are_on: bool) -> None:
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = are_on

@@ -1,5 +1,7 @@
 """Mixed load while versions are promoted and replicas are killed: nobody gets another version's words, or an error.
 
+The two versions were trained on different texts.
+
 In full a promotion every 20 s and a killed replica every 60 s, for ten minutes.
 """
 
@@ -20,10 +22,10 @@ from registry.publishing import routing_table
 from registry.reconcile import reconcile
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
-from tests.byte_llama import save_adapter
 from tests.crowd import COUNT, CUT, PROMPT, Crowd, told
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
+from tests.soak.hundreds import trained
 from tests.waiting import wait_until
 
 STREAMS = 3  # each third question
@@ -34,7 +36,7 @@ PROMOTIONS, KILLS = 30, 10  # of a full run
 @pytest.fixture
 def make_version(alice: User, tmp_path: Path, model_folder: Path) -> Callable[..., AdapterVersion]:
     def make(adapter: Adapter, *, seed: int = 0) -> AdapterVersion:
-        folder = save_adapter(model_folder, tmp_path / f"{adapter.slug}-{seed}", seed, r=4 * seed, lora_alpha=8 * seed)
+        folder = trained(model_folder, tmp_path / f"{adapter.slug}-{seed}", seed)
         return AdapterVersion.publish(adapter, folder, method="upload", by=alice.as_actor())
 
     return make

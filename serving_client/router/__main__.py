@@ -11,6 +11,7 @@ import uvicorn
 
 from serving_client.router.app import Settings, make_app
 from serving_client.router.hosts import LOOPBACK
+from serving_client.router.repeats import OnceAMinute
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--hosts", default=",".join(LOOPBACK), help="names that callers may call it by, with commas")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger().handlers[0].addFilter(OnceAMinute())
     # What lives now lives to the end; of what comes, a request's objects die young, and a full collection stops all.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

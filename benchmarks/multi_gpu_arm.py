@@ -20,6 +20,7 @@ from training_throughput import KINDS, RANK, SHAPES, mixed_ranks, model, sequenc
 from transformers import PrinterCallback, TrainerCallback
 
 from training.recipes import full, loop, processes, qlora
+from training.recipes.casts import WithoutCasts
 from training.recipes.lora import lora_config
 from training.recipes.material import Material, joined
 from training.recipes.order import packed
@@ -68,8 +69,8 @@ def method_of(name: str, *, exact: bool) -> loop.Method:
         return base, lora_config(run)
 
     chosen = {
-        "lora": loop.Method("lora", keep=nothing, adapt=adapter),
-        "mixed": loop.Method("lora", keep=nothing, adapt=adapter),
+        "lora": loop.Method("lora", keep=nothing, adapt=adapter, callbacks=[WithoutCasts()]),
+        "mixed": loop.Method("lora", keep=nothing, adapt=adapter, callbacks=[WithoutCasts()]),
         "qlora": loop.Method("qlora", keep=nothing, load=qlora.load_in_4_bits, adapt=adapter),
         "full": loop.Method("full", keep=nothing, adapt=full.in_full_precision),
     }
@@ -120,7 +121,8 @@ def measured(given: argparse.Namespace, output: Path) -> dict[str, Any]:
     trainer = loop.make_trainer(run, method, base, peft_config, tokenizer(), rows)
     watch = Watch()
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watch)
+    for callback in (*method.callbacks, watch):
+        trainer.add_callback(callback)
     trainer.train()
     each = run.hyperparameters.batch_size * WORLD
     counted = sum(rows.tokens[WARM_STEPS * each : len(watch.ends) * each])

@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 WITHIN_BOUNDS = "within_bounds"
 OLDEST_WITH_FLASH = (8, 0)
+KERNEL_TYPES = (torch.bfloat16, torch.float16)
 
 
 def has_kernel() -> bool:
@@ -44,12 +45,19 @@ def attend(
     """(1, heads, tokens, size) each -> (1, tokens, heads, size). `cu_seq_lens_q` (sequences + 1,): where each begins,
     and the end of the last.
     """
-    if cu_seq_lens_q is None:
+    dtype = computed_in(query)
+    if cu_seq_lens_q is None or dtype not in KERNEL_TYPES:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
     groups = query.shape[1] // key.shape[1]
-    parts = [part[0].transpose(0, 1) for part in (query, repeat_kv(key, groups), repeat_kv(value, groups))]
+    parts = [part[0].transpose(0, 1).to(dtype) for part in (query, repeat_kv(key, groups), repeat_kv(value, groups))]
     answer: Any = varlen_attn(
         parts[0], parts[1], parts[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
         scale=scaling, window_size=(sliding_window - 1 if sliding_window else -1, 0),
     )  # fmt: skip
     return answer[None], None
+
+
+def computed_in(tensor: torch.Tensor) -> torch.dtype:
+    """Autocast does by itself for torch's own attention what it does not know to do for this kernel."""
+    place = tensor.device.type
+    return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else tensor.dtype

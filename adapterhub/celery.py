@@ -4,9 +4,10 @@ import ctypes
 import os
 import signal
 import sys
+from typing import Any
 
 from celery import Celery
-from celery.signals import beat_embedded_init, worker_process_init
+from celery.signals import beat_embedded_init, worker_process_init, worker_ready
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 
@@ -24,3 +25,10 @@ def die_with_parent(**_: object) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@worker_ready.connect
+def watch(sender: Any, **_: object) -> None:
+    from adapterhub.jobs.watchdog import Watchdog
+
+    Watchdog(sender.app.amqp.queues.consume_from).start()

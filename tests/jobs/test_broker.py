@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 from celery.contrib.testing.worker import start_worker
+from celery.signals import worker_ready
 from django.test import Client
 
 from adapterhub.accounts.models import User
-from adapterhub.celery import app
+from adapterhub.celery import app, watch
 from adapterhub.embedded.valkey import EmbeddedValkey
 from adapterhub.jobs.models import JobStatus
 from adapterhub.jobs.tasks import sweep
@@ -46,10 +47,14 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @contextmanager
 def workers(count: int) -> Iterator[None]:
-    """A real worker of the gpu queue, so many jobs at a time."""
-    with start_worker(app, concurrency=count, pool="threads", queues=["gpu"], perform_ping_check=False,
-                      shutdown_timeout=30):  # fmt: skip
-        yield
+    """A real worker of the gpu queue, so many jobs at a time; its watchdog would end the process of the tests."""
+    worker_ready.disconnect(watch)
+    try:
+        with start_worker(app, concurrency=count, pool="threads", queues=["gpu"], perform_ping_check=False,
+                          shutdown_timeout=30):  # fmt: skip
+            yield
+    finally:
+        worker_ready.connect(watch)
 
 
 def queued() -> list[str]:

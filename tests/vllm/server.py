@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 MAX_RANK = 64
-SLOTS = 8
+SLOTS = 16
 # They share the cores with the tests and with each other.
 START_S = 300.0
 # Of the log, when a server does not come up.

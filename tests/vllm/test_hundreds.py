@@ -20,7 +20,7 @@ from tests.vllm.server import MAX_RANK, SLOTS, VllmServer
 
 __all__ = ["loop"]
 
-FULL, SHORT = Size(64, SLOTS, 200, (64,)), Size(12, SLOTS // 2, 40, (12,))
+FULL, SHORT = Size(64, SLOTS, 120, (64,)), Size(12, SLOTS // 4, 30, (12,))
 # vLLM sums in another order: of two tokens that PEFT holds for as good as equal it may choose the other.
 ROUNDING = 1e-3
 

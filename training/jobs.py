@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.conf import settings
-from django.db import OperationalError
+from django.db import OperationalError, close_old_connections
 
 from adapterhub.api.errors import DomainError
 from adapterhub.artifacts import ArtifactError
@@ -74,8 +74,9 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
         watch = Watch(job, child, job.log_start())
         watch.recall()
         while (status := child.wait(LOOK_S)) is None:
-            watch.listen()
-            watch.keep_in_touch()
+            with database_may_be_away():
+                watch.listen()
+                watch.keep_in_touch()
             if watch.is_due("ask", ASK_S) and asked_to_stop(job):
                 child.stop(settings.CANCEL_GRACE_S)
                 watch.listen()
@@ -119,7 +120,7 @@ class Watch:
 
     def keep_in_touch(self) -> None:
         if self.is_due("beat", settings.HEARTBEAT_S):
-            beat(self.job)
+            self.job.heartbeat()
         if self.is_due("report", REPORT_S):
             report_devices()
 
@@ -133,28 +134,27 @@ def killed_at_the_end(child: Child) -> Iterator[None]:
         child.kill()
 
 
-def beat(job: GpuJob) -> None:
-    """A heartbeat; a database that is away for less than the lease does not disturb the work."""
+@contextlib.contextmanager
+def database_may_be_away() -> Iterator[None]:
+    """For less than the lease that does not disturb the work: what was not written is written at the next look."""
     try:
-        job.heartbeat()
+        yield
     except OperationalError as error:
-        log.warning("No heartbeat for %s: %s", job, error)
+        log.warning("The database does not answer: %s", error)
+        # The connection would stay broken when the database is back.
+        close_old_connections()
 
 
 def asked_to_stop(job: GpuJob) -> bool:
     """Whether somebody cancelled the job; False while the database is away."""
-    try:
+    with database_may_be_away():
         return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
-    except OperationalError:
-        return False
+    return False
 
 
 def report_devices() -> None:
-    """What this host computes on, for preflights; a database that is away does not disturb the work."""
-    try:
-        Device.report(socket.gethostname(), devices.look(settings.WORK_DIR))
-    except OperationalError as error:
-        log.warning("The devices were not reported: %s", error)
+    """What this host computes on, for preflights."""
+    Device.report(socket.gethostname(), devices.look(settings.WORK_DIR))
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:

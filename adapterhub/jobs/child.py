@@ -74,14 +74,14 @@ class Child:
                     yield json.loads(line)
 
     def new_events(self) -> Iterator[Event]:
-        """Complete lines written since the last call."""
+        """Complete lines written since the last call; one that its reader could not take comes again."""
         with self.events.open("rb") as stream:
             stream.seek(self.position)
             for line in stream:
                 if not line.endswith(b"\n"):
                     return
-                self.position += len(line)
                 yield json.loads(line)
+                self.position += len(line)
 
     def stop(self, grace_s: float) -> None:
         """Ask it to save and end; kill its whole group when it does not within `grace_s`."""

@@ -1,4 +1,4 @@
-"""Before Valkey's socket: connections in which one side believes and nobody answers, as behind a firewall that forgot."""
+"""Before Valkey's socket: connections that one side believes in while nobody answers, as behind a firewall."""
 
 from __future__ import annotations
 

@@ -67,6 +67,22 @@ def test_a_heartbeat_keeps_the_lease(run: TrainingRun) -> None:
     assert (run.status, run.attempt) == (JobStatus.RUNNING, 1)
 
 
+@pytest.mark.parametrize("wrong", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_clock_that_is_wrong_moves_no_lease(
+    run: TrainingRun, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
+) -> None:
+    """What a worker and the sweeper hold for now; the lease ends by the database's clock."""
+    right = now()
+    for place in ("django.utils.timezone.now", "adapterhub.jobs.models.now"):
+        monkeypatch.setattr(place, lambda: right + wrong)
+    job = TrainingRun.claim(run.pk)
+    job.heartbeat()
+    sweep()
+    run.refresh_from_db()
+    assert (run.status, run.attempt) == (JobStatus.RUNNING, 1)
+    assert abs(run.lease_expires_at - right) < timedelta(minutes=10)
+
+
 def test_cancel_while_queued_is_final(run: TrainingRun, alice: User) -> None:
     run.cancel(by=alice.as_actor())
     run.cancel(by=alice.as_actor())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from django.conf import settings
+from django.conf import settings as configured
 from django.test import Client
 
 from adapterhub.accounts.models import User
@@ -15,14 +16,14 @@ from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, Ro
 from registry.reconcile import reconcile
 from tests.api.test_exports import flip_a_byte
 from tests.fakes.engine import FakeEngine
-from tests.fakes.server import Server
+from tests.fakes.server import Server, closed_url
 from tests.registry.test_reconcile import engines, names, published, served
 
 __all__ = ["engines", "served"]
 
 
 def damage(version: AdapterVersion) -> None:
-    flip_a_byte(FolderStore(Path(settings.ARTIFACT_STORE)), version.digest)
+    flip_a_byte(FolderStore(Path(configured.ARTIFACT_STORE)), version.digest)
 
 
 def test_a_flipped_byte_is_refused_and_the_old_version_serves(
@@ -76,3 +77,27 @@ def test_the_refusal_is_an_alarm_until_its_cause_is_gone(
     assert page.count("was not loaded on") == len(engines)
     Replica.objects.update(refused={})
     assert client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"] == []
+
+
+def test_a_store_that_is_away_refuses_nothing(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+    settings: Any,
+    s3_keys: None,
+) -> None:
+    reconcile()
+    candidate = make_version(adapter, seed=7334)
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    store = settings.ARTIFACT_STORE
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = "s3://hub/hub", closed_url()
+    engines[0][0].adapters.clear()
+    reconcile()
+    stable = served.version.served_name
+    assert set(published().versions[stable].replicas) == {server.url for _, server in engines}, "from its local copy"
+    assert not any(replica.refused for replica in Replica.objects.all())
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = store, None
+    reconcile()
+    assert names(engines[0]) == names(engines[1]) == {stable, candidate.served_name}

@@ -7,7 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
-from adapterhub.accounts import token_pages
+from adapterhub.accounts import service_account_pages, token_pages
 from adapterhub.accounts.api import ProjectsViewSet, ServiceAccountViewSet, TokenViewSet
 from adapterhub.accounts.pages import admin_sign_in, refused, sign_in
 from adapterhub.accounts.second_factor_pages import manage, second_step
@@ -18,7 +18,7 @@ from adapterhub.audit import views as audit
 from adapterhub.audit.api import AuditViewSet
 from adapterhub.webhooks import pages as webhook_pages
 from adapterhub.webhooks.api import DeliveryViewSet, WebhookViewSet
-from registry.api import alarms, approvals, rollouts
+from registry.api import alarms, approvals, blind, rollouts
 from registry.api import views as registry
 from training.api import estimates, evaluations
 from training.api import views as training
@@ -40,6 +40,7 @@ router.register("alarms", alarms.AlarmViewSet, "alarm")
 router.register("aliases", registry.AliasViewSet, "alias")
 router.register("rollouts", rollouts.RolloutViewSet, "rollout")
 router.register("approvals", approvals.ApprovalViewSet, "approval")
+router.register("blind-tests", blind.BlindTestViewSet, "blind-test")
 router.register("feedback", rollouts.FeedbackViewSet, "feedback")
 router.register("responses", registry.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")
@@ -73,12 +74,15 @@ urlpatterns = [
     path("audit/roles/", audit.roles, name="audit-roles"),
     path("audit/<int:pk>/", audit.event, name="audit-event"),
     path("tokens/", token_pages.tokens, name="tokens"),
-    path("tokens/accounts/", token_pages.new_account, name="new-service-account"),
-    path("tokens/accounts/<slug:project>/<slug:name>/close/", token_pages.close_account, name="close-service-account"),
+    path("tokens/accounts/", service_account_pages.accounts, name="service-accounts"),
+    path(
+        "tokens/accounts/<slug:project>/<slug:name>/close/", service_account_pages.close, name="close-service-account"
+    ),
     path("tokens/<slug:pk>/", token_pages.token, name="token"),
     path("tokens/<slug:pk>/revoke/", token_pages.revoke, name="revoke-token"),
     path("webhooks/", webhook_pages.webhooks, name="webhooks"),
     path("webhooks/<uuid:pk>/revoke/", webhook_pages.revoke, name="revoke-webhook"),
+    path("deliveries/", webhook_pages.deliveries, name="deliveries"),
     path("deliveries/<int:pk>/redeliver/", webhook_pages.redeliver, name="redeliver"),
     path("sessions/", sessions, name="sessions"),
     path("theme/", choose, name="theme"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.db.models import F
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -13,11 +12,13 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import APPROVE, ApiToken, Scope
 from adapterhub.accounts.people import Meaning
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, mine, one
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from registry.forms import ReasonForm
 from registry.models import Approval, Rollout, without_bodies
+from registry.models.approval import ApprovalKind, ApprovalStatus
 from registry.views import PAGE, cleaned, find_rollout
 
 
@@ -41,13 +42,15 @@ VERBS = {"approve": (SigningForm, APPROVE), "reject": (PersonForm, APPROVE), "re
 
 @login_required
 def inbox(request: HttpRequest) -> HttpResponse:
-    """What waits comes first."""
+    """What waits comes first, unless the address sorts."""
     found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
     found = without_bodies(found, "candidate")
     ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
-    page = Paginator(ordered, PAGE).get_page(request.GET.get("page"))
+    listing = Listing(request, ordered, search=("alias__name", "reason", "author_name", "candidate__served_name"),
+                      sorts={"alias": "alias__name", "asked": "created_at", "decided": "decided_at"},
+                      choices={"status": ApprovalStatus.choices, "kind": ApprovalKind.choices})  # fmt: skip
     tokens = ApiToken.objects.waiting().filter(project__in=allowed(request, APPROVE)).select_related("created_by")
-    return render(request, "registry/approvals.html", {"page": page, "tokens": tokens})
+    return render(request, "registry/approvals.html", {"tokens": tokens, **listing.context(PAGE)})
 
 
 def find(request: HttpRequest, pk: str) -> Approval:

@@ -8,15 +8,21 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import mine, one
 from registry.api.state import cluster_state
 from registry.models import AdapterVersion, Cluster, without_bodies
+
+PAGE = 50
 
 
 @login_required
 def clusters(request: HttpRequest) -> HttpResponse:
     found = mine(request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug"))
-    return render(request, "registry/clusters.html", {"rows": [in_short(cluster) for cluster in found]})
+    listing = Listing(request, found, search=("slug", "base_model__slug"), choices={"engine": Cluster.Engine.choices},
+                      sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"})  # fmt: skip
+    context = listing.context(PAGE)
+    return render(request, "registry/clusters.html", {**context, "rows": [in_short(each) for each in context["page"]]})
 
 
 def in_short(cluster: Cluster) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from django import forms
@@ -14,14 +13,15 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Invalid
+from adapterhub.api.errors import Invalid, Unavailable
 from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.api.evidence import other_version
+from registry.blind_asking import ask_blindly, face
 from registry.comparison import table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
-from registry.models.blind import LETTERS, tally
-from registry.playground import MOST_MODELS, Answer, ask
+from registry.models.blind import tally
+from registry.playground import MOST_MODELS
 from registry.playground_pages import token_for
 from registry.views import find_version, heat_map
 
@@ -93,15 +93,6 @@ def address(version: AdapterVersion, numbers: list[int]) -> str:
     return f"{reverse('compare', args=[version.adapter.slug, version.number])}?{query.urlencode()}"
 
 
-def face(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
-    """What the viewer may see of a test: letters, and the versions once they have voted or where they may not."""
-    mine = [vote for vote in test.votes.all() if vote.voter_id == viewer]
-    answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]
-    is_open = may_vote and not mine
-    votes = tally(test.numbers, (vote.preferred for vote in test.votes.all()))
-    return {"test": test, "answers": answers, "is_open": is_open, "mine": mine, "votes": votes}
-
-
 def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
     """A picture for each version but the first, of how far its updates are from the first one's."""
     first, *others = versions
@@ -127,21 +118,12 @@ def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     versions, form = chosen(version, request.GET), PromptsForm(request.POST)
     if not form.is_valid():
         return shown(request, versions, form)
-    names = [each.served_name for each in versions]
     token = token_for(request, version.project)
-    body = {"max_tokens": form.cleaned_data["max_tokens"], "temperature": 0}
-    for prompt in form.cleaned_data["prompts"]:
-        answers = ask(names, token, "", {**body, "prompt": prompt})
-        if problem := next((answer.problem for answer in answers if answer.problem), ""):
-            return shown(request, versions, form, f"{prompt[:80]!r} has no answer of every version. {problem}")
-        kept = [record(each, answer) for each, answer in zip(versions, answers, strict=True)]
-        BlindTest.keep(version.adapter, prompt, kept, by=actor_of(request))
+    try:
+        ask_blindly(versions, **form.cleaned_data, token=token, by=actor_of(request))
+    except Unavailable as error:
+        return shown(request, versions, form, error.detail)
     return redirect(address(version, [each.number for each in versions]) + "#answers")
-
-
-def record(version: AdapterVersion, answer: Answer) -> dict[str, Any]:
-    told = asdict(answer)
-    return {"number": version.number, **{name: told[name] for name in ("text", "response_id", "seconds", "tokens")}}
 
 
 @login_required

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.db.models import Case, When
+from django.db.models import Case, QuerySet, When
 
-from registry.models import AdapterVersion, Alias
+from registry.models import AdapterVersion, Alias, without_bodies
 from registry.rollout_plans import BY_HAND, GUARDRAILS, TEMPLATES
+
+OFFERED = 50
 
 
 class AtForm(forms.Form):
@@ -79,15 +81,27 @@ class PromoteForm(PlanForm):
 
 
 class MoveForm(ReasonForm):
-    """Serve another version at once, if the alias still serves the one that the page showed."""
+    """Serve another version at once, if the alias still serves the one that the page showed.
 
-    version = forms.ModelChoiceField(AdapterVersion.objects.none())
+    Any servable version may be chosen; the select holds the newest, and the one that the address names.
+    """
+
+    version = forms.ModelChoiceField(
+        AdapterVersion.objects.none(), help_text=f"The newest {OFFERED}. Another one is offered on its own page."
+    )
     expected = forms.ModelChoiceField(AdapterVersion.objects.none(), widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, alias: Alias, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter")
-        servable = versions.ready().trained_on(alias.cluster.base_model)
+        servable = without_bodies(versions.ready().trained_on(alias.cluster.base_model), "")
         self.fields["version"].queryset = servable.exclude(pk=alias.version_id)
+        self.fields["version"].widget.choices = self.offered(self.fields["version"].queryset)
         self.fields["expected"].queryset = versions
         self.order_fields(["version", "reason", "expected"])
+
+    def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
+        named = str(self.initial.get("version") or "")
+        wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
+        rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}
+        return [("", "---------"), *rows.items()]

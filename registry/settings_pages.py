@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from django.conf import settings as installation
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from adapterhub.accounts.models import ApiToken, Membership, Scope
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, mine
 from registry.models import Alias
 
@@ -21,10 +21,13 @@ def settings(request: HttpRequest) -> HttpResponse:
     """One's own roles; to admins the members too."""
     led = allowed(request, Scope.ADMIN)
     members = Membership.objects.filter(project__in=led).select_related("project", "user")
+    listing = Listing(request, members, search=("user__username", "project__slug", "project__name"),
+                      sorts={"person": "user__username", "project": "project__slug"},
+                      choices={"role": Membership.Role.choices})  # fmt: skip
     aliases = mine(request, Alias.objects.filter(policy__quorum__gte=1).select_related("project"))
     context = {
         "roles": Membership.objects.filter(user=request.user).select_related("project"),
-        "page": Paginator(members, PAGE).get_page(request.GET.get("page")),
+        **listing.context(PAGE),
         "tokens": ApiToken.objects.usable().filter(project__in=led).count(),
         "guarded": aliases[:POLICIES],
         "issuer": installation.OIDC_ISSUER,

@@ -26,7 +26,7 @@ from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
 from registry.rollout_story import story
 
-PAGE, TOLD, COMPARED, DRAWN = 50, 20, 12, 8
+PAGE, TOLD, COMPARED, DRAWN, LATEST = 50, 20, 12, 8, 10
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
 VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
 ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
@@ -141,20 +141,25 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
     """What it serves, served and is moved by; operators move it here."""
     shown = find_alias(request, name)
     led = shown.rollouts.select_related("stable__adapter", "candidate__adapter")
-    rollouts = list(without_bodies(led, "stable", "candidate")[:PAGE])
+    rollouts = list(without_bodies(led, "stable", "candidate")[:LATEST])
+    moves = without_bodies(shown.moves.select_related("version__adapter"), "version")
+    listing = Listing(request, moves, search=("version__served_name", "reason", "actor_name"))
     initial = {"version": request.GET.get("version"), "expected": shown.version_id}
     moment = AtForm(request.GET)
     at = moment.cleaned_data["at"] if moment.is_valid() else None
+    may_operate = Scope.OPERATE in scopes_in(request, shown.project)
+    active = next((rollout for rollout in rollouts if rollout.is_active), None)
+    movable = may_operate and not shown.quorum and not active
     context = {
         "at": at,
         "at_text": request.GET.get("at", ""),
         "served_then": shown.served_at(at) if at else None,
         "alias": shown,
-        "moves": without_bodies(shown.moves.select_related("version__adapter"), "version")[:PAGE],
         "rollouts": rollouts,
-        "may_operate": Scope.OPERATE in scopes_in(request, shown.project),
-        "active": next((rollout for rollout in rollouts if rollout.is_active), None),
-        "form": MoveForm(alias=shown, initial=initial),
+        "may_operate": may_operate,
+        "active": active,
+        "form": MoveForm(alias=shown, initial=initial) if movable else None,
+        **listing.context(PAGE),
     }
     return render(request, "registry/alias.html", context)
 

@@ -8,11 +8,11 @@ from itertools import islice
 
 import redis
 from django.conf import settings
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils.timezone import now
 
 from registry.channels import still_open, wanted_now
-from registry.models import AdapterVersion, AliasMove, Cluster, Response, Rollout, without_bodies
+from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Response, Rollout, without_bodies
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,14 @@ def wanted_versions(cluster: Cluster) -> Wanted:
     """
     versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
     active = Rollout.objects.active().filter(alias__cluster=cluster)
+    # By their keys: joined and compared in one condition, every version of the installation would be looked at.
+    sides = active.values("candidate").union(Alias.objects.filter(rollouts__in=active).values("version"))
     since = now() - settings.ROLLBACK_WINDOW
     replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
     asked, waiting = asked_for(cluster)
     known = versions.ready().trained_on(cluster.base_model).filter(served_name__in=asked)
     in_order = (
-        versions.filter(Q(candidate_of__in=active) | Q(aliases__rollouts__in=active)).distinct(),
+        versions.filter(pk__in=sides),
         sorted(known.filter(served_name__in=waiting), key=lambda version: waiting.index(version.served_name)),
         by_last_use([*used(versions.filter(aliases__cluster=cluster)), *known], asked),
         versions.filter(pk__in=list(replaced)),

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from adapterhub.accounts.models import APPROVE, Scope
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, mine
 from adapterhub.audit.models import AuditEvent
 from adapterhub.jobs.models import TERMINAL
@@ -31,15 +31,16 @@ def overview(request: HttpRequest) -> HttpResponse:
     related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
     moving = list(without_bodies(related, "stable", "candidate"))
     replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
-    page = Paginator(aliases, PAGE).get_page(request.GET.get("page"))
+    listed = Listing(request, aliases, search=("name", "version__served_name", "cluster__slug"),
+                     sorts={"name": "name", "cluster": "cluster__slug"}).context(PAGE)  # fmt: skip
     runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
     analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
     context = {
-        "page": page,
+        **listed,
         "rollouts": moving,
         "replicas": replicas,
         "alarms": open_alarms(replicas),
-        "drift": drift(page, replicas),
+        "drift": drift(listed["page"], replicas),
         "waiting": waiting(request)[:LATEST],
         "runs": runs,
         "analyses": analyses,

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed_somewhere, followed, mine, one
+from adapterhub.api.pages import allowed_somewhere, followed, mine, one, reason_in
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, without_bodies
@@ -146,6 +146,9 @@ def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
         raise Http404
     shown = one(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, shown.project, Scope.TRAIN)
-    getattr(shown, verb)(by=actor_of(request))
+    if verb == "cancel":
+        shown.cancel(by=actor_of(request), reason=reason_in(request))
+    else:
+        shown.resume(by=actor_of(request))
     messages.success(request, f"The run is {shown.status}.")
     return redirect("training-run", pk=pk)

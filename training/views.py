@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts.models import Scope
 from adapterhub.api.errors import DomainError
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one
+from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one, reason_in
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
@@ -177,7 +177,7 @@ def drawn(plan: dict[str, Any]) -> dict[str, Any]:
 def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
     shown = one(request, RankAnalysis.objects.select_related("project"), pk=pk)
     require_scope(request, shown.project, Scope.TRAIN)
-    shown.cancel(by=actor_of(request))
+    shown.cancel(by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"The analysis is {shown.status}.")
     return redirect("rank-analysis", pk=pk)
 
@@ -209,6 +209,6 @@ def compression(request: HttpRequest, pk: str) -> HttpResponse:
 def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
     shown = find_compression(request, pk)
     require_scope(request, shown.project, Scope.TRAIN)
-    shown.cancel(by=actor_of(request))
+    shown.cancel(by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"The compression is {shown.status}.")
     return redirect("compression", pk=pk)

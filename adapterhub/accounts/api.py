@@ -25,6 +25,7 @@ from adapterhub.api.permissions import (
     require_fresh_sign_in,
     scopes_in,
 )
+from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -46,7 +47,12 @@ class MemberSerializer(serializers.ModelSerializer):
         fields = ["user", "role"]
 
 
-class AccountNameSerializer(serializers.Serializer):
+class RevokedMemberSerializer(OptionalReasonSerializer, MemberSerializer):
+    class Meta(MemberSerializer.Meta):
+        fields = ["user", "role", "reason"]
+
+
+class AccountNameSerializer(OptionalReasonSerializer):
     name = serializers.SlugField(max_length=150)
 
 
@@ -100,15 +106,16 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         membership = memberships.grant(project, **fields, by=actor_of(request))
         return Response(MemberSerializer(membership).data, 201)
 
-    @extend_schema(request=MemberSerializer, responses={204: None})
+    @extend_schema(request=RevokedMemberSerializer, responses={204: None})
     @action(detail=True, methods=["post"], url_path="members/revoke")
     def revoke_member(self, request: Request, slug: str) -> Response:
         """Take a role back."""
-        fields = self.read(MemberSerializer)
+        fields = self.read(RevokedMemberSerializer)
+        reason = fields.pop("reason")
         membership = self.get_object().memberships.filter(**fields).first()
         if membership is None:
             raise Invalid(f"{fields['user']} is not {fields['role']} here: look at members/.", field="role")
-        memberships.revoke(membership, by=actor_of(request))
+        memberships.revoke(membership, by=actor_of(request), reason=reason)
         return Response(status=204)
 
     @extend_schema(request=AccountNameSerializer, responses={204: None})
@@ -116,8 +123,9 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     def close_account(self, request: Request, slug: str) -> Response:
         """Revoke a service account's tokens in this project and take its roles here."""
         project = self.get_object()
-        account = named_account(project, **self.read(AccountNameSerializer))
-        service_accounts.close(account, project, by=actor_of(request))
+        fields = self.read(AccountNameSerializer)
+        account = named_account(project, fields["name"])
+        service_accounts.close(account, project, by=actor_of(request), reason=fields["reason"])
         return Response(status=204)
 
 
@@ -179,12 +187,12 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         token, text = tokens.create(project, by=actor_of(request), **fields)
         return Response({**TokenSerializer(token).data, "token": text}, 201)
 
-    @extend_schema(request=None)
+    @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, pk: str) -> Response:
         """Refuse the token from now on."""
         token = self.get_object()
-        tokens.revoke(token, by=actor_of(request))
+        tokens.revoke(token, by=actor_of(request), **self.read(OptionalReasonSerializer))
         return self.write(token)
 
     @extend_schema(request=SigningTokenSerializer)

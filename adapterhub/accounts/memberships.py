@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,6 +39,7 @@ def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
 class Tenure:
     """Somebody's time in a role: who gave it and, when it is over, until when."""
 
+    project: Project
     user: str
     role: str
     since: datetime
@@ -48,12 +50,13 @@ class Tenure:
         return self.since <= at and (self.until is None or at < self.until)
 
 
-def tenures(project: Project) -> list[Tenure]:
-    """Every time in a role that the trail of the project knows, oldest first."""
+def tenures(projects: Iterable[Project]) -> list[Tenure]:
+    """Every time in a role that the trails of the projects know, oldest first."""
     told: dict[str, Tenure] = {}
     ended = []
     wanted = (Tag.MEMBERSHIP_GRANTED, Tag.MEMBERSHIP_REVOKED)
-    for event in AuditEvent.objects.of_chain(project).filter(tag__in=wanted):
+    events = AuditEvent.objects.filter(project__in=projects, tag__in=wanted).select_related("project")
+    for event in events.order_by("project", "sequence"):
         if event.tag == Tag.MEMBERSHIP_GRANTED:
             told[event.object_id] = tenure_of(event)
         elif tenure := told.pop(event.object_id, None):
@@ -66,9 +69,10 @@ def tenure_of(event: AuditEvent) -> Tenure:
     """Events before structured roles say them in the object's name: `NAME is ROLE in PROJECT`."""
     held = event.after or {}
     user, _, rest = event.object_name.partition(" is ")
-    return Tenure(held.get("user", user), held.get("role", rest.split(" ")[0]), event.at, event.actor_name)
+    role = held.get("role", rest.split(" ")[0])
+    return Tenure(event.project, held.get("user", user), role, event.at, event.actor_name)
 
 
 def roles_at(project: Project, at: datetime) -> list[Tenure]:
     """Who had which role at that time."""
-    return [tenure for tenure in tenures(project) if tenure.covers(at)]
+    return [tenure for tenure in tenures([project]) if tenure.covers(at)]

@@ -48,6 +48,18 @@ class ProvingForm(CodeForm):
         return code
 
 
+class RemovingForm(ProvingForm):
+    """A code and why."""
+
+    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
+    field_order = ("reason", "code")
+
+    def clean_code(self) -> str:
+        """Without a reason no code is used up."""
+        code: str = self.cleaned_data["code"]
+        return code if self.errors else super().clean_code()
+
+
 def begin(request: HttpRequest, user: User, lands_at: str) -> HttpResponse:
     """The password was right; nobody is signed in yet."""
     request.session[HALF] = {"user": user.pk, "at": time.time(), "lands_at": lands_at}
@@ -89,9 +101,9 @@ def manage(request: HttpRequest) -> HttpResponse:
     factor = SecondFactor.objects.filter(user=request.user).first()
     if factor is None:
         return set_up(request, request.user)
-    form = ProvingForm(request.POST or None, user=request.user)
+    form = RemovingForm(request.POST or None, user=request.user)
     if form.is_valid():
-        second_factor.disable(request.user, by=actor_of(request))
+        second_factor.disable(request.user, by=actor_of(request), reason=form.cleaned_data["reason"])
         return redirect("second-factor")
     context = {"form": form, "factor": factor}
     return render(request, "accounts/second_factor.html", context, status=422 if form.errors else 200)

@@ -37,12 +37,12 @@ def create(project: Project, name: str, role: str, *, by: Actor) -> User:
 
 
 @transaction.atomic
-def close(account: User, project: Project, *, by: Actor) -> None:
+def close(account: User, project: Project, *, by: Actor, reason: str = "") -> None:
     """Revoke its tokens in the project and take its roles there; one without a role anywhere is switched off."""
     for token in ApiToken.objects.filter(account=account, project=project, revoked_at=None):
-        tokens.revoke(token, by=by)
+        tokens.revoke(token, by=by, reason=reason)
     for membership in account.memberships.filter(project=project).select_related("project", "user"):
-        memberships.revoke(membership, by=by)
+        memberships.revoke(membership, by=by, reason=reason)
     account.is_active = account.memberships.exists()
     account.save(update_fields=["is_active"])
-    AuditEvent.record(Tag.SERVICE_ACCOUNT_CLOSED, account, by=by, project=project)
+    AuditEvent.record(Tag.SERVICE_ACCOUNT_CLOSED, account, by=by, project=project, reason=reason)

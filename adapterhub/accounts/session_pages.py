@@ -8,6 +8,7 @@ from django.shortcuts import render
 
 from adapterhub.accounts.models import SignIn
 from adapterhub.accounts.sessions import end
+from adapterhub.api.pages import reason_in
 from adapterhub.api.permissions import actor_of
 
 
@@ -17,9 +18,10 @@ def sessions(request: HttpRequest) -> HttpResponse:
     here = request.session.session_key
     mine = SignIn.objects.open().filter(user=request.user)
     if request.method == "POST":
+        reason = reason_in(request)
         wanted = mine.filter(pk=number(request.POST["end"])) if request.POST.get("end") else mine
         for sign_in in wanted.exclude(session_key=here):
-            end(sign_in, by=actor_of(request))
+            end(sign_in, by=actor_of(request), reason=reason)
     return render(request, "accounts/sessions.html", {"sign_ins": mine.all(), "here": here})
 
 

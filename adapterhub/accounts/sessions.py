@@ -47,10 +47,11 @@ def address_of(request: HttpRequest) -> str | None:
 
 
 @transaction.atomic
-def end(sign_in: SignIn, *, by: Actor) -> None:
+def end(sign_in: SignIn, *, by: Actor, reason: str = "") -> None:
     """Its next request has to sign in again."""
     Session.objects.filter(session_key=sign_in.session_key).delete()
-    AuditEvent.record(Tag.SESSION_REVOKED, sign_in.user, by=by, project=None, after={"since": sign_in.at.isoformat()})
+    after = {"since": sign_in.at.isoformat()}
+    AuditEvent.record(Tag.SESSION_REVOKED, sign_in.user, by=by, project=None, after=after, reason=reason)
     sign_in.delete()
 
 

@@ -1,4 +1,4 @@
-"""API tokens and service accounts of the projects that somebody leads; the page on which another person approves."""
+"""API tokens of the projects that somebody leads; the page on which another person approves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.timezone import now
@@ -15,12 +16,19 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
-from adapterhub.accounts.models import APPROVE, ApiToken, Membership, Scope, User
+from adapterhub.accounts.models import APPROVE, ApiToken, Scope
 from adapterhub.accounts.people import Meaning
 from adapterhub.api.errors import Invalid
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope
 from adapterhub.audit.models import AuditEvent
+
+PAGE = 50
+SORTS = {"name": "name", "expires": "expires_at", "used": "last_used_at", "made": "created_at"}
+WAITS = Q(needs_approval=True, approved_at=None)
+STATES = {"in use": Q(revoked_at=None) & ~WAITS, "waiting": Q(revoked_at=None) & WAITS,
+          "revoked": Q(revoked_at__isnull=False)}  # fmt: skip
 
 
 class TokenForm(forms.Form):
@@ -41,18 +49,6 @@ class TokenForm(forms.Form):
         self.fields["account"].queryset = service_accounts.of(projects)
 
 
-class AccountForm(forms.Form):
-    """A name for programs and its role."""
-
-    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
-    name = forms.SlugField(max_length=150)
-    role = forms.ChoiceField(choices=[(role, role) for role in service_accounts.ROLES])
-
-    def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
-        super().__init__(*args, auto_id="account_%s", **kwargs)
-        self.fields["project"].queryset = projects
-
-
 class SigningForm(forms.Form):
     """Why, what the signature means, and the password unless the sign-in is fresh."""
 
@@ -68,14 +64,10 @@ def tokens(request: HttpRequest) -> HttpResponse:
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = TokenForm(request.POST or None, projects=projects)
     shown = issued(request, form) if form.is_valid() else ""
-    context = {
-        "form": form,
-        "shown": shown,
-        "now": now(),
-        "tokens": ApiToken.objects.filter(project__in=projects).select_related("project", "account"),
-        "accounts": Membership.objects.filter(project__in=projects, user__is_service=True).select_related("user"),
-        "account_form": AccountForm(projects=projects),
-    }
+    found = ApiToken.objects.filter(project__in=projects).select_related("project", "account")
+    listing = Listing(request, found, search=("name", "id", "account__username", "project__slug"), sorts=SORTS,
+                      states=STATES)  # fmt: skip
+    context = {"form": form, "shown": shown, "now": now(), **listing.context(PAGE)}
     response = render(request, "accounts/tokens.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response
@@ -117,25 +109,4 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(token, by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"{token.name} is refused from now on.")
-    return redirect("tokens")
-
-
-@login_required
-@require_POST
-def new_account(request: HttpRequest) -> HttpResponse:
-    """A service account."""
-    form = AccountForm(request.POST, projects=allowed_somewhere(request, Scope.ADMIN))
-    if not form.is_valid():
-        raise Invalid("; ".join(f"{field}: {' '.join(errors)}" for field, errors in form.errors.items()))
-    service_accounts.create(by=actor_of(request), **form.cleaned_data)
-    return redirect("tokens")
-
-
-@login_required
-@require_POST
-def close_account(request: HttpRequest, project: str, name: str) -> HttpResponse:
-    """Its tokens in the project are revoked and its roles there taken."""
-    led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
-    account: User = get_object_or_404(User, username=name, is_service=True, memberships__project=led)
-    service_accounts.close(account, led, by=actor_of(request))
     return redirect("tokens")

@@ -16,7 +16,8 @@ class Listing:
     """A QuerySet as the address asks for it; what the address says that is not offered is left out.
 
     `search` are fields that `q` is looked for in (`__icontains` unless they name a lookup), `sorts` maps the words of
-    `sort` (with `-` before it: backwards) to fields, `choices` maps fields to their (value, label) pairs.
+    `sort` (with `-` before it: backwards) to fields, `choices` maps fields to their (value, label) pairs, and `states`
+    are words for conditions that are no field's value, offered as one more choice.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class Listing:
         search: Sequence[str],
         sorts: Mapping[str, str] | None = None,
         choices: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+        states: Mapping[str, Q] | None = None,
     ) -> None:
-        self.request, self.search, self.sorts, self.choices = request, search, sorts or {}, choices or {}
+        self.request, self.search, self.sorts, self.states = request, search, sorts or {}, states or {}
+        self.choices = {**(choices or {}), **({"state": [(word, word) for word in self.states]} if states else {})}
         self.words = request.GET.get("q", "").replace("\x00", "").strip()[:MOST_LETTERS]
         self.chosen = {name: request.GET.get(name, "") for name in self.choices}
         self.sort = request.GET.get("sort", "")
@@ -40,7 +43,8 @@ class Listing:
             queryset = queryset.filter(Q.create([(lookup, word) for lookup in lookups], connector=Q.OR))
         for name, value in self.chosen.items():
             if value in dict(self.choices[name]):
-                queryset = queryset.filter(**{name: value})
+                wanted = self.states[value] if name == "state" and self.states else Q((name, value))
+                queryset = queryset.filter(wanted)
         return queryset
 
     def sorted(self, queryset: QuerySet[Any]) -> QuerySet[Any]:

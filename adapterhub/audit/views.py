@@ -10,15 +10,18 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 
-from adapterhub.accounts.memberships import tenures
+from adapterhub.accounts.memberships import Tenure, tenures
 from adapterhub.accounts.models import Project, Scope
 from adapterhub.api.errors import NotAllowed
+from adapterhub.api.listing import MOST_LETTERS
 from adapterhub.api.pages import allowed
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.filters import AuditFilter
 from adapterhub.audit.models import AuditEvent, Checkpoint, verify
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+
+PAGE = 50
 
 
 def audited(request: HttpRequest) -> QuerySet[Project]:
@@ -35,7 +38,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
     projects = audited(request)
     form = AuditFilter(request.GET, projects=projects)
     context: dict[str, Any] = {
-        "page": Paginator(form.events(), 50).get_page(request.GET.get("page")),
+        "page": Paginator(form.events(), PAGE).get_page(request.GET.get("page")),
         "form": form,
         "projects": projects,
         "verdicts": [verdict(project) for project in projects] if "verify" in request.GET else None,
@@ -55,10 +58,16 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 @login_required
 def roles(request: HttpRequest) -> HttpResponse:
-    """Who had which role when, as the trail tells it."""
-    told = [(project, tenures(project)) for project in audited(request)]
-    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.path)
-    return render(request, "audit/roles.html", {"told": told})
+    """Who had which role when, as the trail tells it, the newest first; `q` is a person, a role or a project."""
+    words = request.GET.get("q", "")[:MOST_LETTERS].lower().split()
+    told = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
+    page = Paginator(told, PAGE).get_page(request.GET.get("page"))
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
+    return render(request, "audit/roles.html", {"page": page, "listing": {"words": " ".join(words)}})
+
+
+def names_of(tenure: Tenure) -> str:
+    return f"{tenure.user} {tenure.role} {tenure.project.slug} {tenure.project.name}".lower()
 
 
 def verdict(project: Project) -> dict[str, Any]:

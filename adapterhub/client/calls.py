@@ -147,6 +147,16 @@ def evaluation(pk: str) -> Call[Evaluation]:
     return get(f"evaluations/{part(pk)}/")
 
 
+def ask_blindly(adapter: str, versions: Sequence[int], prompts: Sequence[str], **fields: Any) -> Call[list[Json]]:
+    """Each prompt to every version; people vote on the answers before they know which is whose. Fields: max_tokens."""
+    return post("blind-tests/", adapter=adapter, versions=list(versions), prompts=list(prompts), **fields)
+
+
+def blind_tests(adapter: str) -> Call[Json]:
+    """With what people preferred, newest first."""
+    return get("blind-tests/", adapter=adapter)
+
+
 def approvals() -> Call[Json]:
     """What was asked for, newest first."""
     return get("approvals/")

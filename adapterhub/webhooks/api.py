@@ -11,6 +11,7 @@ from rest_framework.response import Response
 from adapterhub.accounts.models import Scope
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
+from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 
@@ -73,12 +74,12 @@ class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         return Response(ShownWebhookSerializer(Webhook.create(project, **fields, by=actor_of(request))).data, 201)
 
-    @extend_schema(request=None)
+    @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, pk: str) -> Response:
         """Deliver nothing more to it. Twice is as once."""
         webhook = self.get_object()
-        webhook.revoke(by=actor_of(request))
+        webhook.revoke(by=actor_of(request), **self.read(OptionalReasonSerializer))
         return self.write(webhook)
 
 

@@ -1,4 +1,4 @@
-"""Webhooks of the projects that somebody leads: addresses, deliveries with their log, redelivery."""
+"""Webhooks of the projects that somebody leads: addresses; deliveries with their log, redelivery."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
+from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
-from adapterhub.webhooks.models import Delivery, Webhook
+from adapterhub.webhooks.models import Delivery, DeliveryStatus, Webhook
 
-SHOWN = 50
+PAGE, OFFERED = 50, 100
+STATES = {"in use": Q(revoked_at=None), "revoked": Q(revoked_at__isnull=False)}
 
 
 class WebhookForm(forms.Form):
@@ -36,13 +39,10 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = WebhookForm(request.POST or None, projects=projects)
     shown = issue(request, form.cleaned_data) if form.is_valid() else ""
-    context = {
-        "form": form,
-        "shown": shown,
-        "webhooks": Webhook.objects.filter(project__in=projects).select_related("project"),
-        "deliveries": Delivery.objects.filter(webhook__project__in=projects)
-        .select_related("webhook", "event").prefetch_related("log")[:SHOWN],
-    }  # fmt: skip
+    found = Webhook.objects.filter(project__in=projects).select_related("project")
+    listing = Listing(request, found, search=("url", "project__slug", "events__icontains"), states=STATES,
+                      sorts={"address": "url", "project": "project__slug", "made": "created_at"})  # fmt: skip
+    context = {"form": form, "shown": shown, **listing.context(PAGE)}
     response = render(request, "webhooks/webhooks.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response
@@ -52,6 +52,19 @@ def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
     require_scope(request, wanted["project"], Scope.ADMIN)
     events = wanted["events"].split()
     return Webhook.create(wanted["project"], wanted["url"], events, by=actor_of(request)).secret
+
+
+@login_required
+def deliveries(request: HttpRequest) -> HttpResponse:
+    """What was sent, to whom, and what came of each attempt; the newest first."""
+    projects = allowed_somewhere(request, Scope.ADMIN)
+    webhooks = Webhook.objects.filter(project__in=projects)[:OFFERED]
+    found = Delivery.objects.filter(webhook__project__in=projects).select_related("webhook", "event")
+    listing = Listing(request, found.prefetch_related("log"), search=("event__tag", "event__object_name"),
+                      sorts={"made": "created_at", "attempts": "attempts"},
+                      choices={"status": DeliveryStatus.choices,
+                               "webhook": [(str(each.pk), each.url) for each in webhooks]})  # fmt: skip
+    return render(request, "webhooks/deliveries.html", listing.context(PAGE))
 
 
 @login_required
@@ -71,4 +84,4 @@ def redeliver(request: HttpRequest, pk: int) -> HttpResponse:
         "webhook__project"
     )
     get_object_or_404(mine, pk=pk).redeliver(by=actor_of(request))
-    return redirect("webhooks")
+    return redirect("deliveries")

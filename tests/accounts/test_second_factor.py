@@ -127,7 +127,7 @@ def test_it_is_taken_away_with_a_code_or_by_the_command(secret: str, alice: User
     client = Client()
     client.force_login(alice)
     assert client.post("/second-factor/", {"code": "000000"}).status_code == 422
-    assert client.post("/second-factor/", {"code": app_code(secret)}).status_code == 302
+    assert client.post("/second-factor/", {"code": app_code(secret), "reason": "A new phone."}).status_code == 302
     assert not SecondFactor.objects.exists()
     with pytest.raises(CommandError, match="no second factor"):
         call_command("reset_second_factor", "alice", reason="x")

@@ -21,7 +21,7 @@ def test_a_person_ends_a_session_elsewhere(alice: User) -> None:
     assert "browser at work" in page
     assert "lost phone" in page
     lost = SignIn.objects.get(agent="lost phone")
-    assert "lost phone" not in here.post("/sessions/", {"end": lost.pk}).content.decode()
+    assert "lost phone" not in here.post("/sessions/", {"end": lost.pk, "reason": "I lost it."}).content.decode()
     assert elsewhere.get("/").status_code == 302
     assert here.get("/").status_code == 200
     assert AuditEvent.objects.filter(tag="session:revoked").get().actor_name == "alice"
@@ -29,7 +29,7 @@ def test_a_person_ends_a_session_elsewhere(alice: User) -> None:
 
 def test_all_others_end_and_this_one_stays(alice: User) -> None:
     here, *others = (signed_in("alice", f"browser {number}") for number in range(3))
-    here.post("/sessions/")
+    here.post("/sessions/", {"reason": "I lost it."})
     assert [other.get("/").status_code for other in others] == [302, 302]
     assert here.get("/").status_code == 200
 
@@ -37,5 +37,5 @@ def test_all_others_end_and_this_one_stays(alice: User) -> None:
 def test_nobody_ends_a_session_of_somebody_else(alice: User, bob: User) -> None:
     theirs, mine = signed_in("alice", "her phone"), signed_in("bob", "his")
     for wanted in (SignIn.objects.get(agent="her phone").pk, "x", "9" * 30):
-        assert b"her phone" not in mine.post("/sessions/", {"end": wanted}).content
+        assert b"her phone" not in mine.post("/sessions/", {"end": wanted, "reason": "mine?"}).content
     assert theirs.get("/").status_code == 200

@@ -184,7 +184,8 @@ def test_it_is_made_and_closed_on_the_page_and_by_rest(project: Project, alice: 
     client.post("/tokens/accounts/", {"project": "eu", "name": "robot", "role": "trainer"})
     page = client.post("/tokens/", {"project": "eu", "name": "t", "scopes": ["read"], "days": 3, "account": "robot"})
     assert b"as robot" in page.content
-    client.post("/tokens/accounts/eu/robot/close/")
+    assert client.post("/tokens/accounts/eu/robot/close/").status_code == 422
+    client.post("/tokens/accounts/eu/robot/close/", {"reason": "The nightly job is gone."})
     assert ApiToken.objects.get().revoked_at is not None
     api = APIClient()
     api.force_login(alice)

@@ -60,7 +60,10 @@ def test_no_walk_ends_in_a_fault(site: str, ci: str, world: dict[str, Any], tmp_
     known = Known({**world, "versions": AdapterVersion.objects.order_by("number")})
     answers: list[int] = []
 
-    class Walk(schema.exclude(path_regex=ENDING).as_state_machine()):  # type: ignore[misc]
+    # No router answers here, so that a test of answers has none.
+    walked = schema.exclude(path_regex=ENDING).exclude(path="/api/v1/blind-tests/", method="POST")
+
+    class Walk(walked.as_state_machine()):  # type: ignore[misc]
         def before_call(self, case: Any) -> None:
             known.put(case)
 

@@ -37,7 +37,8 @@ NEEDS = {
     "api:webhook-list POST": ADMIN, "api:webhook-detail GET": ADMIN, "api:webhook-revoke POST": ADMIN,
     "api:delivery-list GET": ADMIN, "api:delivery-detail GET": ADMIN, "api:delivery-redeliver POST": ADMIN,
     "api:service-account-list GET": ADMIN, "api:service-account-list POST": ADMIN,
-    "api:project-close-account POST": ADMIN, "new-service-account POST": ADMIN, "close-service-account POST": ADMIN,
+    "api:project-close-account POST": ADMIN, "service-accounts GET": ADMIN, "service-accounts POST": ADMIN,
+    "close-service-account POST": ADMIN, "deliveries GET": ADMIN,
     "api:token-approve POST": APPROVE, "token GET": APPROVE, "token POST": APPROVE,
     "revoke-token POST": ADMIN, "audit-roles GET": AUDIT, "audit-event GET": AUDIT,
     "api:audit-event-list GET": AUDIT, "api:audit-event-detail GET": AUDIT, "api:audit-verify GET": AUDIT,
@@ -51,6 +52,7 @@ NEEDS = {
     "api:rollout-detail PATCH": OPERATE, "api:rollout-start POST": OPERATE, "api:rollout-discard POST": OPERATE,
     "api:rollout-advance POST": OPERATE, "api:feedback-list POST": Scope.INFER,
     "api:rollout-rollback POST": OPERATE, "api:rollout-set-weight POST": OPERATE,
+    "api:blind-test-list POST": Scope.INFER, "api:blind-test-vote POST": Scope.INFER,
     "api:approval-list POST": OPERATE, "api:approval-break-glass POST": OPERATE,
     "api:approval-approve POST": APPROVE, "api:approval-reject POST": APPROVE, "api:approval-review POST": APPROVE,
     "api:dataset-keep POST": ADMIN, "api:dataset-erase POST": ADMIN, "api:erasure-approve POST": APPROVE,
@@ -168,6 +170,8 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:alias-list": {"project": "eu", "name": "new", "cluster": "cpu", "version": served},
         "api:rollout-list": {"alias": "compliance", "candidate": served, "steps": [{"weight": 1}], "reason": "x"},
         "api:feedback-list": {"response_id": Response.objects.get().pk, "score": 1},
+        "api:blind-test-list": {"adapter": "dora", "versions": [1, 2], "prompts": ["the bank"]},
+        "api:blind-test-vote": {"letter": "A"},
         "api:approval-list": {"rollout": str(Rollout.objects.order_by("created_at")[0].pk), "reason": "x"},
         "api:rank-analysis-list": {"project": "eu", "base_model": "tiny", "dataset": dataset,
                                    "budget": {"uniform_rank": 4}},
@@ -261,7 +265,7 @@ def refuses_the_method(name: str, method: str) -> bool:
 
 POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
              "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
-             "revoke-webhook", "redeliver", "new-service-account", "close-service-account",
+             "revoke-webhook", "redeliver", "close-service-account",
              "keep-training-run", "keep-dataset", "erase-dataset", "decide-erasure", "ask-all", "vote"}  # fmt: skip
 
 
@@ -306,6 +310,7 @@ FOR_PEOPLE = {
     "api:erasure-reject",
     "api:token-approve",
     "api:approval-break-glass",
+    "api:blind-test-vote",
     "api:approval-approve",
     "api:approval-reject",
     "api:approval-review",

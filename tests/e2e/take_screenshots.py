@@ -11,6 +11,7 @@ import pytest
 
 from adapterhub.accounts.models import Project, User
 from registry.models import AdapterVersion
+from tests.e2e.recovery_codes import show_recovery_codes
 from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
@@ -39,12 +40,18 @@ def photograph(page: Any, path: Path) -> None:  # noqa: F811
     session.detach()
 
 
+def photograph_all(page: Any, name: str) -> None:  # noqa: F811
+    for theme in ("light", "dark"):
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        for size, (width, height) in SIZES.items():
+            page.set_viewport_size({"width": width, "height": height})
+            photograph(page, FOLDER / f"{name}-{size}-{theme}.webp")
+
+
 def test_take_them(page: Any, urls: dict[str, str]) -> None:  # noqa: F811
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, url in urls.items():
         page.goto(url, wait_until="networkidle")
-        for theme in ("light", "dark"):
-            page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-            for size, (width, height) in SIZES.items():
-                page.set_viewport_size({"width": width, "height": height})
-                photograph(page, FOLDER / f"{name}-{size}-{theme}.webp")
+        photograph_all(page, name)
+    show_recovery_codes(page)
+    photograph_all(page, "recovery-codes")

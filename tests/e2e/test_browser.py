@@ -120,6 +120,8 @@ def test_launch_a_training(page: Any, version: AdapterVersion, dataset: Dataset)
     # The page follows the run by itself: what a worker reports appears without a reload.
     TrainingRun.objects.filter(pk=run.pk).update(progress={"step": 3, "total": 7})
     page.get_by_text("Step 3 of 7").wait_for()
+    page.locator("summary", has_text="Cancel").click()
+    page.get_by_label("Reason").fill("The data was wrong.")
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Resume").wait_for()
     run.refresh_from_db()

@@ -10,6 +10,7 @@ import pytest
 from adapterhub.accounts.models import Project, User
 from registry.models import AdapterVersion
 from tests.e2e import axe
+from tests.e2e.recovery_codes import show_recovery_codes
 from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
@@ -49,6 +50,8 @@ def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_s
     for name, url in urls.items():
         page.goto(url)
         found[name] = faults(page, script)
+    show_recovery_codes(page)
+    found["recovery-codes"] = faults(page, script)
     assert "\n".join(f"{name}: {each}" for name, faulty in found.items() for each in faulty) == ""
 
 

@@ -116,6 +116,14 @@ def grows(page: Any, beyond: int) -> int:
     return last_step(page)
 
 
+def stop(page: Any) -> None:
+    """A destructive step says what it does and asks why."""
+    page.locator("summary", has_text="Cancel").click()
+    page.get_by_text("Its last checkpoint is kept").wait_for()
+    page.get_by_label("Reason").fill("The data was wrong.")
+    page.get_by_role("button", name="Cancel").click()
+
+
 def test_a_training_is_watched_cancelled_and_resumed(sign_in: SignIn, dataset: str) -> None:
     page = sign_in("tom", "/training/new/")
     page.get_by_label("Adapter").select_option(label="dora")
@@ -128,13 +136,13 @@ def test_a_training_is_watched_cancelled_and_resumed(sign_in: SignIn, dataset: s
     page.evaluate("window.untouched = true")
     grows(page, first)
     assert page.evaluate("window.untouched") is True
-    page.get_by_role("button", name="Cancel").click()
+    stop(page)
     page.get_by_role("button", name="Resume").wait_for()
     reached = last_step(page)
     page.get_by_role("button", name="Resume").click()
-    page.get_by_role("button", name="Cancel").wait_for()
+    page.locator("summary", has_text="Cancel").wait_for()
     grows(page, reached)
-    page.get_by_role("button", name="Cancel").click()
+    stop(page)
     page.get_by_role("button", name="Resume").wait_for()
 
 

@@ -103,6 +103,14 @@ def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
     assert again.locator("#id_steps").input_value() == "40"
 
 
+def test_a_code_is_no_more_kept_than_a_password(page: Any) -> None:  # noqa: F811
+    page.goto("/second-factor/")
+    page.get_by_label("Code").fill("123456")
+    page.reload()
+    assert page.get_by_label("Code").input_value() == ""
+    assert "123456" not in page.evaluate("JSON.stringify(localStorage)")
+
+
 def test_a_refused_verb_keeps_its_reason(page: Any, alias: Alias, candidate: AdapterVersion, alice: User) -> None:  # noqa: F811
     by = alice.as_actor()
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)

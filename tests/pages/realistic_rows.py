@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from dataclasses import asdict
+from functools import cache
 from typing import Any
+
+from django.db import connection
 
 from registry.models import AdapterVersion, BaseModel
 from registry.models.evaluation import VersionEvaluation
@@ -29,6 +33,26 @@ def base_model() -> BaseModel:
     size = {"parameters": 134_515_008, "size_bytes": 269_060_552}
     return BaseModel.objects.create(slug="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M", status="ready",
                                     digest=digest, config=CONFIG, **size)  # fmt: skip
+
+
+def copy_versions(rows: list[AdapterVersion]) -> list[AdapterVersion]:
+    """As `bulk_create` does, at a tenth of its cost: it would quote each row's JSON as a part of an array."""
+    fields, table = AdapterVersion._meta.concrete_fields, AdapterVersion._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [table, len(rows)]
+        )
+        for row, (row.pk,) in zip(rows, cursor.fetchall(), strict=True):
+            row._state.adding, row._state.db = False, connection.alias
+        with cursor.copy(f"COPY {table} ({', '.join(field.column for field in fields)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row([stored(getattr(row, field.attname)) for field in fields])
+    return rows
+
+
+def stored(value: Any) -> Any:
+    """The value as COPY writes it."""
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def may_serve(version: AdapterVersion) -> bool:
@@ -77,6 +101,7 @@ def planned_ranks(dice: random.Random) -> dict[str, int]:
             for layer in range(LAYERS) for kind in KINDS[4:]}  # fmt: skip
 
 
+@cache
 def uniform_ranks() -> dict[str, int]:
     return {name_of(layer, kind): 16 for layer in range(LAYERS) for kind in KINDS}
 

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from adapterhub.accounts.models import Project, User
+from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, BlindTest, BlindVote, VersionEvaluation
 from tests.builders import member
@@ -125,3 +125,39 @@ def test_who_may_not_infer_reads_and_does_not_vote(blind: BlindTest, bob: User, 
     assert "text of 2" in page
     assert "is best" not in page
     assert client.post(reverse("vote", args=[blind.pk]), {"letter": "A"}).status_code == 403
+
+
+def test_rest_keeps_a_test_blind_until_its_person_has_voted(
+    blind: BlindTest, alice: User, ci: str, client: Client
+) -> None:
+    client.force_login(alice)
+    address = f"/api/v1/blind-tests/{blind.pk}/"
+    shown = client.get(address).json()
+    assert [answer["letter"] for answer in shown["answers"]] == ["A", "B", "C"]
+    assert {answer["number"] for answer in shown["answers"]} == {None}
+    by_token = {"Authorization": f"Bearer {ci}"}
+    refused = client.post(f"{address}vote/", {"letter": "A"}, content_type="application/json", headers=by_token)
+    assert (refused.status_code, refused.json()["code"]) == (403, "token_cannot_vote")
+    voted = client.post(f"{address}vote/", {"letter": "A"}, content_type="application/json").json()
+    liked = blind.answers[0]["number"]
+    assert [answer["number"] for answer in voted["answers"]] == [answer["number"] for answer in blind.answers]
+    assert [row["votes"] for row in voted["votes"] if row["number"] == liked] == [1]
+    assert client.post(f"{address}vote/", {"letter": "B"}, content_type="application/json").status_code == 409
+    assert len(client.get("/api/v1/blind-tests/?adapter=dora").json()["results"]) == 1
+
+
+def test_rest_asks_with_the_callers_own_token(
+    router: Any, three: list[AdapterVersion], project: Project, alice: User, client: Client
+) -> None:
+    token = ApiToken.issue(name="asks", project=project, scopes=["read", "infer"], created_by=alice)[1]
+    body = {"adapter": "dora", "versions": [1, 2], "prompts": ["the bank shall"], "max_tokens": 4}
+    sent = {"content_type": "application/json", "headers": {"Authorization": f"Bearer {token}"}}
+    failed = client.post("/api/v1/blind-tests/", body, **sent)
+    assert (failed.status_code, failed.json()["code"]) == (503, "not_answered")
+    router.known = {version.served_name for version in three}
+    [made] = client.post("/api/v1/blind-tests/", body, **sent).json()
+    assert made["versions"] == [1, 2]
+    assert {answer["number"] for answer in made["answers"]} == {None}
+    assert BlindTest.objects.count() == 1
+    for versions in ([1, 1], [1, 9]):
+        assert client.post("/api/v1/blind-tests/", {**body, "versions": versions}, **sent).status_code == 422

@@ -117,6 +117,20 @@ def test_an_alias_is_moved_by_its_page_only_from_what_was_seen(
     assert alias.version == candidate
 
 
+def test_an_alias_offers_its_newest_versions_and_the_one_that_the_address_names(
+    alias: Alias, candidate: AdapterVersion, make_version: Callable[..., Any], alice: User, client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("registry.forms.OFFERED", 1)
+    newest = make_version(candidate.adapter, seed=3)
+    client.force_login(alice)
+    page = reverse("alias", args=["compliance"])
+    plain, named = client.get(page).content.decode(), client.get(page, {"version": candidate.pk}).content.decode()
+    assert (f'<option value="{newest.pk}">' in plain, f'<option value="{candidate.pk}"' in plain) == (True, False)
+    assert f'<option value="{candidate.pk}" selected>' in named
+    assert client.get(page, {"version": "9" * 30}).status_code == 200
+
+
 def test_a_viewer_moves_no_alias(
     alias: Alias, version: AdapterVersion, candidate: AdapterVersion, bob: User, client: Client
 ) -> None:
@@ -238,7 +252,7 @@ def test_a_version_is_compressed_by_its_page(version: AdapterVersion, alice: Use
     assert response["Location"] == reverse("compression", args=[job.pk])
     assert (job.source, job.budget) == (version, {"uniform_rank": 2})
     assert b"Compression of dora v1" in client.get(response["Location"]).content
-    client.post(reverse("cancel-compression", args=[job.pk]))
+    client.post(reverse("cancel-compression", args=[job.pk]), {"reason": "not needed"})
     job.refresh_from_db()
     assert job.status == "cancelled"
 

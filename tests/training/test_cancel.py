@@ -52,7 +52,7 @@ def test_cancelled_while_it_saves_it_is_cancelled_and_its_checkpoint_stays(finis
     assert not AdapterVersion.objects.exists()
     assert (finished.folder / "output" / "adapter").is_dir()
     finished.cancel(by=alice.as_actor())
-    assert tags(finished) == ["training_run:cancelled", "training_run:requested"]
+    assert tags(finished) == ["training_run:cancel_requested", "training_run:cancelled", "training_run:requested"]
 
 
 def test_cancelled_while_its_version_is_stored_it_waits_and_hears_that_it_succeeded(

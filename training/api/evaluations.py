@@ -6,7 +6,6 @@ from typing import Any
 
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -15,7 +14,7 @@ from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of, named_project
 from registry.models import AdapterVersion
 from training.api.serializers import JobSerializer
-from training.api.views import OF_JOBS, ByCreation, Reading
+from training.api.views import OF_JOBS, ByCreation, Cancelling
 from training.asked import of_project
 from training.models import Dataset, Evaluation
 from training.models.evaluation import MAX_PATTERN, MAX_PROMPTS
@@ -44,7 +43,7 @@ class NewEvaluationSerializer(serializers.Serializer):
     pattern = serializers.CharField(max_length=MAX_PATTERN, required=False, help_text="Searched in each answer.")
 
 
-class EvaluationViewSet(Reading):
+class EvaluationViewSet(Cancelling):
     """A version beside its base model, and beside the version that it would replace."""
 
     queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "result")
@@ -64,14 +63,6 @@ class EvaluationViewSet(Reading):
             if named := fields.get(name):
                 fields[name] = version_of(project, name, named)
         return self.write(Evaluation.launch(by=actor_of(request), **fields), 202)
-
-    @extend_schema(request=None)
-    @action(detail=True, methods=["post"])
-    def cancel(self, request: Request, pk: str) -> Response:
-        """Stop it. Twice is as once."""
-        evaluation = self.get_object()
-        evaluation.cancel(by=actor_of(request))
-        return self.write(evaluation)
 
 
 def version_of(project: Any, field: str, named: str) -> AdapterVersion:

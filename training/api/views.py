@@ -21,6 +21,7 @@ from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
 from adapterhub.api.problems import answer, problem
+from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
@@ -60,6 +61,18 @@ class Keeping(Reading):
         record, fields = self.get_object(), self.read(shapes.KeepingSerializer)
         keep(record, by=actor_of(request), **fields)
         return self.write(record)
+
+
+class Cancelling(Reading):
+    """What a person or a program may stop."""
+
+    @extend_schema(request=OptionalReasonSerializer)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """Stop it; of a training run the last checkpoint is kept. Twice is as once."""
+        job = self.get_object()
+        job.cancel(by=actor_of(request), **self.read(OptionalReasonSerializer))
+        return self.write(job)
 
 
 class DatasetViewSet(Keeping):
@@ -176,7 +189,7 @@ class ErasureViewSet(Reading):
         return self.decide("reject")
 
 
-class RankAnalysisViewSet(Reading):
+class RankAnalysisViewSet(Cancelling):
     """TARS: ranks of every module, planned before training."""
 
     queryset = RankAnalysis.objects.select_related("project", "base_model")
@@ -195,14 +208,6 @@ class RankAnalysisViewSet(Reading):
         analysis = RankAnalysis.launch(project=project, dataset=dataset, by=actor_of(request), **fields)
         return self.write(analysis, 202)
 
-    @extend_schema(request=None)
-    @action(detail=True, methods=["post"])
-    def cancel(self, request: Request, pk: str) -> Response:
-        """Stop it. Twice is as once."""
-        analysis = self.get_object()
-        analysis.cancel(by=actor_of(request))
-        return self.write(analysis)
-
     @extend_schema(request=shapes.ReallocationSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])
     def reallocate(self, request: Request, pk: str) -> Response:
@@ -212,7 +217,7 @@ class RankAnalysisViewSet(Reading):
         return Response(shapes.shown_plan(plan))
 
 
-class TrainingRunViewSet(Keeping):
+class TrainingRunViewSet(Cancelling, Keeping):
     """Trainings: queued, live, cancellable, resumable."""
 
     queryset = TrainingRun.objects.select_related("project", "base_model", "adapter", "version")
@@ -282,14 +287,6 @@ class TrainingRunViewSet(Keeping):
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
-    def cancel(self, request: Request, pk: str) -> Response:
-        """Stop it; the last checkpoint is kept. Twice is as once."""
-        run = self.get_object()
-        run.cancel(by=actor_of(request))
-        return self.write(run)
-
-    @extend_schema(request=None)
-    @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
         """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
         run = self.get_object()
@@ -316,7 +313,7 @@ class TrainingRunViewSet(Keeping):
         return Response({"text": text})
 
 
-class CompressionViewSet(Reading):
+class CompressionViewSet(Cancelling):
     """Stored versions made smaller after their training."""
 
     queryset = Compression.objects.select_related("project", "base_model", "source", "version")
@@ -324,14 +321,6 @@ class CompressionViewSet(Reading):
     pagination_class = ByCreation
     filters = {**OF_JOBS, "source": "source__served_name"}
     scopes = {"cancel": Scope.TRAIN}
-
-    @extend_schema(request=None)
-    @action(detail=True, methods=["post"])
-    def cancel(self, request: Request, pk: str) -> Response:
-        """Stop it. Twice is as once."""
-        compression = self.get_object()
-        compression.cancel(by=actor_of(request))
-        return self.write(compression)
 
 
 class VersionCompressionViewSet(ProjectViewSet):

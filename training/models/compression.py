@@ -38,6 +38,7 @@ class Compression(GpuJob):
     tags = {
         JobStatus.SUCCEEDED: Tag.COMPRESSION_SUCCEEDED,
         JobStatus.FAILED: Tag.COMPRESSION_FAILED,
+        JobStatus.STOPPING: Tag.COMPRESSION_CANCEL_ASKED,
         JobStatus.CANCELLED: Tag.COMPRESSION_CANCELLED,
     }
 

@@ -38,6 +38,7 @@ class Evaluation(GpuJob):
     tags = {
         JobStatus.SUCCEEDED: Tag.EVALUATION_SUCCEEDED,
         JobStatus.FAILED: Tag.EVALUATION_FAILED,
+        JobStatus.STOPPING: Tag.EVALUATION_CANCEL_ASKED,
         JobStatus.CANCELLED: Tag.EVALUATION_CANCELLED,
     }
 

@@ -67,14 +67,14 @@ class GpuJob(LeasedJob):
         AuditEvent.record(tag, self, by=by, project=self.project, after=after)
         transaction.on_commit(self.wake_worker, robust=True)
 
-    def cancel(self, *, by: Actor) -> None:
+    def cancel(self, *, by: Actor, reason: str = "") -> None:
         """Stop it. A queued job is cancelled at once, a running one saves a checkpoint; twice is as once."""
         with transaction.atomic():
             job = self.lock()
-            was_queued = job.status == JobStatus.QUEUED
+            was = job.status
             job.stop_or_cancel()
-            if was_queued:
-                job.record_end(by=by)
+            if job.status != was:
+                job.record_end(by=by, reason=reason)
         self.refresh_from_db()
 
     def failed(self, reason: str, message: str) -> None:
@@ -89,14 +89,15 @@ class GpuJob(LeasedJob):
             self.end(JobStatus.CANCELLED)
             self.record_end()
 
-    def record_end(self, *, by: Actor = WORKER, evidence: dict[str, Any] | None = None) -> None:
+    def record_end(self, *, by: Actor = WORKER, evidence: dict[str, Any] | None = None, reason: str = "") -> None:
+        """The event of the end, or that somebody asked for it."""
         AuditEvent.record(
             self.tags[JobStatus(self.status)],
             self,
             by=by,
             project=self.project,
             after={"status": self.status, "attempt": self.attempt},
-            reason=self.message,
+            reason=reason or self.message,
             evidence=evidence,
         )
 

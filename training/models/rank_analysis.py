@@ -51,6 +51,7 @@ class RankAnalysis(GpuJob):
     tags = {
         JobStatus.SUCCEEDED: Tag.RANK_ANALYSIS_SUCCEEDED,
         JobStatus.FAILED: Tag.RANK_ANALYSIS_FAILED,
+        JobStatus.STOPPING: Tag.RANK_ANALYSIS_CANCEL_ASKED,
         JobStatus.CANCELLED: Tag.RANK_ANALYSIS_CANCELLED,
     }
 

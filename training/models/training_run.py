@@ -57,6 +57,7 @@ class TrainingRun(Kept, GpuJob):
     tags = {
         JobStatus.SUCCEEDED: Tag.TRAINING_RUN_SUCCEEDED,
         JobStatus.FAILED: Tag.TRAINING_RUN_FAILED,
+        JobStatus.STOPPING: Tag.TRAINING_RUN_CANCEL_ASKED,
         JobStatus.CANCELLED: Tag.TRAINING_RUN_CANCELLED,
     }
 

@@ -5,11 +5,14 @@
   const person = document.body.dataset.user;
   if (!person) return;
   const PREFIX = `draft:${person}:`, LEFT = "draft-left";
-  const UNKEPT = new Set(["hidden", "password", "file", "submit", "button"]);
+  const UNKEPT = new Set(["hidden", "file", "submit", "button"]);
 
   const forms = [...document.querySelectorAll("main form[method=post]")];
   const keyOf = (form) => `${PREFIX}${location.pathname}${location.search}#${form.getAttribute("action") || ""}`;
-  const fieldsOf = (form) => [...form.elements].filter((field) => field.name && !UNKEPT.has(field.type));
+  // A code signs in: it is no more kept than a password.
+  const isSecret = (field) => field.type === "password" || field.autocomplete === "one-time-code";
+  const isKept = (field) => field.name && !UNKEPT.has(field.type) && !isSecret(field);
+  const fieldsOf = (form) => [...form.elements].filter(isKept);
   const isChoice = (field) => field.type === "checkbox" || field.type === "radio";
   const nameOf = (field) => (isChoice(field) ? `${field.name}=${field.value}` : field.name);
   const valueOf = (field) => (isChoice(field) ? field.checked : field.value);

@@ -1,0 +1,63 @@
+"""Service accounts of the projects that somebody leads: the list, a new one, closing one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.accounts import service_accounts
+from adapterhub.accounts.models import Membership, Scope, User
+from adapterhub.api.errors import DomainError
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
+from adapterhub.api.permissions import actor_of
+
+PAGE = 50
+ROLES = [(role, role) for role in service_accounts.ROLES]
+
+
+class AccountForm(forms.Form):
+    """A name for programs and its role."""
+
+    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
+    name = forms.SlugField(max_length=150)
+    role = forms.ChoiceField(choices=ROLES)
+
+    def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
+        super().__init__(*args, auto_id="account_%s", **kwargs)
+        self.fields["project"].queryset = projects
+
+
+@login_required
+def accounts(request: HttpRequest) -> HttpResponse:
+    """The list, and on POST a new one."""
+    projects = allowed_somewhere(request, Scope.ADMIN)
+    form = AccountForm(request.POST or None, projects=projects)
+    if form.is_valid():
+        try:
+            service_accounts.create(by=actor_of(request), **form.cleaned_data)
+            return redirect("service-accounts")
+        except DomainError as error:
+            form.add_error(error.field if error.field in form.fields else None, error.detail)
+    held = Membership.objects.filter(project__in=projects, user__is_service=True).select_related("user", "project")
+    listing = Listing(request, held, search=("user__username", "project__slug"), choices={"role": ROLES},
+                      sorts={"name": "user__username", "project": "project__slug"})  # fmt: skip
+    context = {"form": form, **listing.context(PAGE)}
+    return render(request, "accounts/service_accounts.html", context, status=422 if form.errors else 200)
+
+
+@login_required
+@require_POST
+def close(request: HttpRequest, project: str, name: str) -> HttpResponse:
+    """Its tokens in the project are revoked and its roles there taken."""
+    led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
+    account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
+    service_accounts.close(account, led, by=actor_of(request), reason=reason_in(request))
+    messages.success(request, f"{account} is closed in {led}: its tokens there are refused from now on.")
+    return redirect("service-accounts")

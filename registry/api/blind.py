@@ -1,0 +1,133 @@
+"""REST: blind tests. Programs may ask and read; a vote is a person's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import mixins, serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import ApiToken, Scope
+from adapterhub.api.errors import Invalid, NotAllowed
+from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
+from adapterhub.api.views import ProjectViewSet, Retrieving
+from registry.blind_asking import ask_blindly, face
+from registry.models import Adapter, AdapterVersion, BlindTest
+from registry.playground import MOST_MODELS
+from registry.playground_pages import token_for
+
+MOST_PROMPTS = 8
+
+
+class BlindAnswerSerializer(serializers.Serializer):
+    letter = serializers.CharField()
+    text = serializers.CharField()
+    number = serializers.IntegerField(allow_null=True, help_text="The version's; null until the caller has voted.")
+
+
+class PreferenceSerializer(serializers.Serializer):
+    number = serializers.IntegerField(allow_null=True, help_text="The version's; null = no difference.")
+    votes = serializers.IntegerField()
+    share = serializers.FloatField()
+
+
+class BlindTestSerializer(serializers.ModelSerializer):
+    adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    versions = serializers.ListField(child=serializers.IntegerField(), source="numbers")
+    asked_by = serializers.SlugRelatedField(slug_field="username", read_only=True)
+    answers = serializers.SerializerMethodField()
+    votes = serializers.SerializerMethodField()
+
+    class Meta:
+        model = BlindTest
+        fields = ["id", "adapter", "versions", "prompt", "answers", "votes", "asked_by", "created_at"]
+
+    def face(self, test: BlindTest) -> dict[str, Any]:
+        """What a token's person must not know before the vote, the token must not tell."""
+        user = actor_of(self.context["request"]).user
+        return face(test, user.pk if user else None, self.may_vote(test))
+
+    def may_vote(self, test: BlindTest) -> bool:
+        """Asked once a project, however long the list."""
+        request, known = self.context["request"], self.context.setdefault("may_vote", {})
+        if isinstance(request.auth, ApiToken):
+            return True
+        if test.adapter.project_id not in known:
+            known[test.adapter.project_id] = Scope.INFER in scopes_in(request, test.project)
+        return bool(known[test.adapter.project_id])
+
+    @extend_schema_field(BlindAnswerSerializer(many=True))
+    def get_answers(self, test: BlindTest) -> list[dict[str, Any]]:
+        seen = self.face(test)
+        return [{"letter": each["letter"], "text": each["text"], "number": None if seen["is_open"] else each["number"]}
+                for each in seen["answers"]]  # fmt: skip
+
+    @extend_schema_field(PreferenceSerializer(many=True))
+    def get_votes(self, test: BlindTest) -> list[dict[str, Any]]:
+        votes: list[dict[str, Any]] = self.face(test)["votes"]
+        return votes
+
+
+class NewBlindTestSerializer(serializers.Serializer):
+    adapter = serializers.SlugField()
+    versions = serializers.ListField(child=serializers.IntegerField(min_value=1), min_length=2, max_length=MOST_MODELS,
+                                     help_text="Numbers of versions of the adapter.")  # fmt: skip
+    prompts = serializers.ListField(child=serializers.CharField(max_length=8000), min_length=1, max_length=MOST_PROMPTS)
+    max_tokens = serializers.IntegerField(min_value=1, max_value=1024, default=64)
+
+
+class VoteSerializer(serializers.Serializer):
+    letter = serializers.CharField(max_length=4, help_text="Of the best answer, or none: no difference.")
+
+
+class ByCreation(NewestFirst):
+    ordering = "-created_at"
+
+
+class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
+    """One prompt answered by two to four versions; who has not voted sees letters, who has sees the versions."""
+
+    queryset = BlindTest.objects.select_related("adapter__project", "asked_by").prefetch_related("votes")
+    serializer_class = BlindTestSerializer
+    pagination_class = ByCreation
+    project_path = "adapter__project"
+    filters = {"project": "adapter__project__slug", "adapter": "adapter__slug"}
+    scopes = {"create": Scope.INFER, "vote": Scope.INFER}
+
+    @extend_schema(request=NewBlindTestSerializer, responses={201: BlindTestSerializer(many=True)})
+    def create(self, request: Request) -> Response:
+        """Send each prompt to every version through the router, with the caller's own token; one test a prompt."""
+        fields = self.read(NewBlindTestSerializer)
+        versions = self.named(fields.pop("adapter"), fields.pop("versions"))
+        tests = ask_blindly(versions, **fields, token=self.token(versions[0]), by=actor_of(request))
+        return Response(self.get_serializer(tests, many=True).data, 201)
+
+    def named(self, slug: str, numbers: list[int]) -> list[AdapterVersion]:
+        """Raises Invalid for what the caller does not see, NotAllowed where they may not infer."""
+        adapter = Adapter.objects.filter(slug=slug, project__in=projects_of(self.request)).first()
+        if adapter is None:
+            raise Invalid(f"There is no adapter {slug!r} that you can see.", field="adapter", code="unknown_adapter")
+        require_scope(self.request, adapter.project, Scope.INFER)
+        found = list(adapter.versions.filter(number__in=numbers).select_related("adapter__project"))
+        if len(found) < 2 or len(found) != len(numbers):
+            raise Invalid(f"Name 2 to {MOST_MODELS} different versions of {slug}.", field="versions")
+        return found
+
+    def token(self, version: AdapterVersion) -> str:
+        if isinstance(self.request.auth, ApiToken):
+            return self.request.headers["Authorization"].split()[1]
+        return token_for(self.request, version.project)
+
+    @extend_schema(request=VoteSerializer)
+    @action(detail=True, methods=["post"])
+    def vote(self, request: Request, pk: str) -> Response:
+        """A person's one vote, for good: the answer tells which version gave which text."""
+        test = self.get_object()
+        if isinstance(request.auth, ApiToken):
+            raise NotAllowed("A vote is a person's: sign in.", code="token_cannot_vote")
+        test.vote(**self.read(VoteSerializer), by=actor_of(request))
+        return self.write(self.get_queryset().get(pk=test.pk))

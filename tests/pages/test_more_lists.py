@@ -1,0 +1,111 @@
+"""Approvals, tokens, service accounts, webhooks, deliveries, clusters, members, aliases: narrowed by their address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from adapterhub.accounts import service_accounts
+from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.audit.models import AuditEvent
+from adapterhub.webhooks.models import Delivery, Webhook
+from registry.models import AdapterVersion, Alias, Cluster, Rollout
+from tests.builders import member
+
+
+@pytest.fixture
+def listed(
+    project: Project, cluster: Cluster, alias: Alias, candidate: AdapterVersion, alice: User, client: Client
+) -> Client:
+    """Two of each: one that is found, and one that is not."""
+    by = alice.as_actor()
+    for name, account in (("nightly", "robot"), ("weekly", "drone")):
+        made = service_accounts.create(project, account, "trainer", by=by)
+        ApiToken.issue(name=name, project=project, scopes=["read"], created_by=alice, account=made)
+        fields = {"url": f"https://{name}.example/hook", "events": [f"{name}:*"], "created_by": alice}
+        webhook = Webhook.objects.create(project=project, **fields)
+    ApiToken.objects.filter(name="weekly").update(revoked_at=alias.created_at)
+    Webhook.objects.filter(pk=webhook.pk).update(revoked_at=alias.created_at)
+    for each in Webhook.objects.all():
+        status = "failed" if "weekly" in each.url else "pending"
+        Delivery.objects.create(webhook=each, event=AuditEvent.objects.about(alias)[0], status=status)
+    Cluster.create(project=project, slug="edge", base_model=cluster.base_model, engine="vllm", by=by)
+    member("emil", project, "operator")
+    alias.set_policy({"quorum": 1}, by=by)
+    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 50}], reason="try", by=by)
+    rollout.request_approval(reason="Lower loss.", by=by)
+    client.force_login(alice)
+    return client
+
+
+def shown(client: Client, name: str, query: str) -> list[Any]:
+    answer = client.get(f"{reverse(name)}?{query}")
+    assert answer.status_code == 200
+    return list(answer.context["page"])
+
+
+CASES = [
+    ("approvals", "q=lower&status=pending&kind=promotion&sort=-asked", lambda row: row.reason, ["Lower loss."]),
+    ("approvals", "status=used", lambda row: row.reason, []),
+    ("tokens", "sort=name", lambda row: row.name, ["nightly", "weekly"]),
+    ("tokens", "sort=-name", lambda row: row.name, ["weekly", "nightly"]),
+    ("tokens", "state=revoked", lambda row: row.name, ["weekly"]),
+    ("tokens", "q=robot&state=in+use", lambda row: row.name, ["nightly"]),
+    ("tokens", "state=waiting", lambda row: row.name, []),
+    ("service-accounts", "sort=-name&role=trainer", lambda row: row.user.username, ["robot", "drone"]),
+    ("service-accounts", "q=drone", lambda row: row.user.username, ["drone"]),
+    ("webhooks", "q=nightly:", lambda row: row.events, [["nightly:*"]]),
+    ("webhooks", "state=revoked", lambda row: row.events, [["weekly:*"]]),
+    ("deliveries", "status=failed&q=alias", lambda row: row.webhook.events, [["weekly:*"]]),
+    ("clusters", "sort=-name", lambda row: row.slug, ["edge", "cpu"]),
+    ("clusters", "engine=vllm&q=tiny", lambda row: row.slug, ["edge"]),
+    ("settings", "q=emil&role=operator", lambda row: row.user.username, ["emil"]),
+    ("settings", "role=auditor", lambda row: row.user.username, []),
+    ("overview", "q=complia&sort=-name", lambda row: row.name, ["compliance"]),
+    ("overview", "q=other", lambda row: row.name, []),
+]
+
+
+@pytest.mark.parametrize(("name", "query", "told", "expected"), CASES)
+def test_the_address_decides(
+    listed: Client, name: str, query: str, told: Callable[[Any], Any], expected: list[Any]
+) -> None:
+    assert [told(row) for row in shown(listed, name, query)] == expected
+
+
+def test_the_deliveries_of_one_address_have_an_address(listed: Client) -> None:
+    webhook = Webhook.objects.get(revoked_at=None)
+    link = f"{reverse('deliveries')}?webhook={webhook.pk}"
+    assert link in listed.get(reverse("webhooks")).content.decode()
+    assert [row.webhook for row in shown(listed, "deliveries", f"webhook={webhook.pk}")] == [webhook]
+    assert len(shown(listed, "deliveries", "webhook=nonsense")) == 2
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))
+def test_a_search_without_a_hit_offers_the_way_back(listed: Client, name: str) -> None:
+    page = listed.get(f"{reverse(name)}?q=nothing-is-called-so").content.decode()
+    assert "is like that." in page
+    assert f'href="{reverse(name)}">Show all</a>' in page
+
+
+def test_a_page_of_a_list_has_an_address(listed: Client, project: Project, alice: User) -> None:
+    for number in range(60):
+        ApiToken.issue(name=f"t{number:02}", project=project, scopes=["read"], created_by=alice)
+    assert [row.name for row in shown(listed, "tokens", "q=t&sort=name&page=2")][-1] == "t59"
+    assert 'href="?q=t&amp;sort=name&amp;page=2"' in listed.get("/tokens/?q=t&sort=name").content.decode()
+
+
+def test_what_an_alias_served_is_searched(listed: Client, alias: Alias) -> None:
+    found = listed.get(reverse("alias", args=[alias.name]), {"q": "v1"})
+    assert [move.version for move in found.context["page"]] == [alias.version]
+    assert "No move is like that." in listed.get(reverse("alias", args=[alias.name]), {"q": "nobody"}).content.decode()
+
+
+def test_who_had_which_role_is_searched(listed: Client) -> None:
+    found = listed.get(reverse("audit-roles"), {"q": "ROBOT trainer"}).context["page"]
+    assert [(each.user, each.role, each.project.slug) for each in found] == [("robot", "trainer", "eu")]
+    assert "Nobody like that had a role." in listed.get(reverse("audit-roles"), {"q": "nobody"}).content.decode()

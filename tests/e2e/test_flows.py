@@ -120,7 +120,7 @@ def stop(page: Any) -> None:
     """A destructive step says what it does and asks why."""
     page.locator("summary", has_text="Cancel").click()
     page.get_by_text("Its last checkpoint is kept").wait_for()
-    page.get_by_label("Reason").fill("The data was wrong.")
+    page.locator(".revoke").get_by_label("Reason").fill("The data was wrong.")
     page.get_by_role("button", name="Cancel").click()
 
 

@@ -24,12 +24,15 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/adapte
        /var/lib/adapterhub/served /var/lib/adapterhub/router
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
-COPY manage.py LICENSE ./
+COPY manage.py pyproject.toml README.md LICENSE ./
 COPY templates templates
 COPY serving_client serving_client
 COPY adapterhub adapterhub
 COPY registry registry
 COPY training training
+# The command `adapterhub` and the version that it tells; the code stays here. In this stage, so that a change of the
+# code changes no layer with torch in it.
+RUN pip install --no-cache-dir --no-deps --editable .
 USER 10001:10001
 EXPOSE 8000
 CMD ["python", "-m", "uvicorn", "adapterhub.asgi:application", "--host", "0.0.0.0", "--port", "8000"]

@@ -10,6 +10,8 @@ os.environ.setdefault("ADAPTERHUB_DATABASE_POOL", "16")
 os.environ.setdefault("ADAPTERHUB_STATEMENT_S", "30")
 django.setup(set_prefix=False)
 
+from adapterhub import tracing  # noqa: E402 - with the settings
 from adapterhub.handler import OneThread  # noqa: E402 - it reads the settings
 
+tracing.start("web")
 application = OneThread()

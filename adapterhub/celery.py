@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_embedded_init, worker_process_init, worker_ready
+from celery.signals import beat_embedded_init, beat_init, worker_init, worker_process_init, worker_ready
+
+from adapterhub import tracing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 
@@ -16,6 +18,17 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(
     ["adapterhub.api", "adapterhub.audit", "adapterhub.jobs", "adapterhub.webhooks", "registry", "training"]
 )
+
+
+@worker_init.connect
+def trace_worker(**_: object) -> None:
+    """Before the pool's processes are made: they inherit it."""
+    tracing.start("worker")
+
+
+@beat_init.connect
+def trace_beat(**_: object) -> None:
+    tracing.start("beat")
 
 
 @worker_process_init.connect

@@ -68,6 +68,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "adapterhub.api.middleware.request_id",
+    "adapterhub.api.middleware.span",
     "adapterhub.api.middleware.trace",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -310,7 +311,8 @@ CHECKPOINTS_KEPT = timedelta(days=env.integer("ADAPTERHUB_CHECKPOINT_DAYS", most
 LOAD_DEADLINE = timedelta(seconds=env.integer("ADAPTERHUB_LOAD_DEADLINE_S", least=1))
 ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))
 TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)
-ROUTER_URL = f"http://{env.read('ADAPTERHUB_HOST')}:{env.integer('ADAPTERHUB_ROUTER_PORT', least=1, most=65535)}"
+LOCAL_ROUTER = f"http://{env.read('ADAPTERHUB_HOST')}:{env.integer('ADAPTERHUB_ROUTER_PORT', least=1, most=65535)}"
+ROUTER_URL = env.read("ADAPTERHUB_ROUTER_URL") or LOCAL_ROUTER
 
 LOGGING = {
     "version": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings
@@ -91,6 +92,15 @@ def test_vllm_serves_what_the_control_plane_expects() -> None:
     assert int(flag(command, "--max-lora-rank")) in VLLM_RANKS
     assert int(flag(command, "--max-lora-rank")) >= Cluster._meta.get_field("max_lora_rank").default
     assert int(flag(command, "--max-cpu-loras")) >= Cluster._meta.get_field("max_loras").default
+
+
+def test_the_playground_asks_the_router_by_a_name_that_it_answers_to() -> None:
+    web, router = services()["web"], services()["router"]
+    asked = urlsplit(web["environment"]["ADAPTERHUB_ROUTER_URL"])
+    assert asked.hostname in services()
+    assert set(web["networks"]) & set(services()[str(asked.hostname)]["networks"])
+    assert asked.hostname in flag(router["command"], "--hosts").split(",")
+    assert str(asked.port) == flag(router["command"], "--port")
 
 
 def test_vllm_finds_models_and_adapters_at_the_paths_that_it_is_told() -> None:

@@ -20,8 +20,10 @@ PURE = ("serving_client", "training.tars", "training.recipes")
 PROJECT_ROOT = ("adapterhub.settings", "adapterhub.urls", "adapterhub.celery", "adapterhub.asgi", "adapterhub.apps",
                 "adapterhub.checks", "adapterhub.demo")  # fmt: skip
 DJANGO_FREE = (*PURE, "adapterhub.embedded", "adapterhub.environment", "adapterhub.demo", "adapterhub.artifacts",
-               "adapterhub.client", "adapterhub.cli", "adapterhub.sync")  # fmt: skip
-MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child"}
+               "adapterhub.client", "adapterhub.cli", "adapterhub.sync", "adapterhub.tracing",
+               "adapterhub.jobs.traced")  # fmt: skip
+# The last one: variables that a standard names for every program.
+MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child", "serving_client.telemetry"}
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:

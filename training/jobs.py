@@ -15,6 +15,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import OperationalError, close_old_connections
 
+from adapterhub import tracing
 from adapterhub.api.errors import DomainError
 from adapterhub.artifacts import ArtifactError
 from adapterhub.jobs.child import Child, Event
@@ -69,7 +70,8 @@ def execute(job: GpuJob) -> None:
 
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
-    child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", job.traceparent)
+    parent = tracing.nearest(job.traceparent)
+    child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
     with killed_at_the_end(child):
         watch = Watch(job, child, job.log_start())
         watch.recall()

@@ -6,10 +6,14 @@ import re
 import uuid
 from collections.abc import Callable
 
+from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
 
 from adapterhub import tracing
+from serving_client import telemetry
 
+# Of routes that are regular expressions, which few readers of a trace want to see.
+ANCHORS = str.maketrans("", "", "^$")
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -26,16 +30,34 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
     return middleware
 
 
+def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """A span for each request, where a collector is named. The query is nobody's business: it may hold a secret."""
+    if not telemetry.is_on():
+        raise MiddlewareNotUsed
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        method, path = str(request.method), request.path
+        told = {"http__request__method": method, "url__path": path}
+        with telemetry.serving(method, request.headers, **told) as found:
+            response = get_response(request)
+            route = request.resolver_match.route.translate(ANCHORS) if request.resolver_match else ""
+            found.update_name(f"{method} {route}".strip())
+            telemetry.tell(found, response.status_code, http__route=route, adapterhub__request_id=request.request_id)
+            return response
+
+    return middleware
+
+
 def trace(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
     """Go on with the caller's trace; what the request queues belongs to it."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        before = tracing.current.set(tracing.continued(request.headers.get("traceparent", "")))
+        before = tracing.asked.set(tracing.continued(request.headers.get("traceparent", "")))
         try:
             response = get_response(request)
-            response["traceparent"] = tracing.current.get()
+            response["traceparent"] = tracing.asked.get()
             return response
         finally:
-            tracing.current.reset(before)
+            tracing.asked.reset(before)
 
     return middleware

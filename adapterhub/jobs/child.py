@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from serving_client import telemetry
+
 Event = dict[str, Any]
 
 
@@ -38,6 +40,9 @@ class Child:
     def __init__(self, arguments: list[str], events: Path, log: Path, traceparent: str = "") -> None:
         self.events = events
         self.events.touch()
+        # A child that looks at foreign files is asked without: its limits leave no room for more.
+        if traceparent and telemetry.is_on():
+            arguments = ["adapterhub.jobs.traced", traceparent, *arguments]
         pid_file = events.with_name("child.pid")
         end_predecessor(pid_file)
         self.position = self.events.stat().st_size

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
+from serving_client import telemetry
 from serving_client.router.app import Settings, make_app
 from serving_client.router.hosts import LOOPBACK
 from serving_client.router.repeats import OnceAMinute
@@ -26,6 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger().handlers[0].addFilter(OnceAMinute())
+    telemetry.start("router")
     # What lives now lives to the end; of what comes, a request's objects die young, and a full collection stops all.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

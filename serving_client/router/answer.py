@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from serving_client.router.afterwards import Heard
 from serving_client.router.cache import Entry
 from serving_client.router.outcomes import Outcome, usage_of
 from serving_client.router.resolve import Target
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 TAIL_BYTES = 4096
 CLIENT_LEFT = 499
@@ -29,6 +33,7 @@ class Answer:
     entry: Entry | None = None
     heard: Heard | None = None
     trace: dict[str, str] = field(default_factory=dict)
+    span: Span | None = None
 
     def headers(self) -> dict[str, str]:
         """What tells the caller which version answered, and why."""

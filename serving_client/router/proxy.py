@@ -24,7 +24,7 @@ from serving_client.router.outcomes import OutcomeReporter
 from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten, rollout_of
 from serving_client.router.samples import Samples
 from serving_client.router.table import TableWatcher
-from serving_client.router.tracing import trace_headers
+from serving_client.router.tracing import begun, ended
 from serving_client.router.upstream import Reply, Upstream
 from serving_client.routing import RoutingTable, VersionRoute
 
@@ -60,7 +60,7 @@ class Proxy:
         await self.limits.admit(token.project, self.table().limits.get(token.project))
         body = parse(await read_body(request))
         answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
-        answer.trace = trace_headers(request.headers, answer.response_id)
+        answer.span, answer.trace = begun(request.url.path, request.headers, answer.response_id)
         answer.heard = heard_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
         try:
             payload = rewritten(body, answer.target)
@@ -122,6 +122,8 @@ class Proxy:
         outcome = answer.outcome()
         self.metrics.answered(outcome)
         self.afterwards.follow(answer.target, answer.heard, outcome)
+        if answer.span:
+            ended(answer.span, outcome)
         if answer.entry and outcome.status == 200:
             self.cache.keep_soon(answer.entry)
 

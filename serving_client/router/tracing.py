@@ -5,10 +5,31 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from serving_client import telemetry
+from serving_client.router.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 MAX_STATE = 512
+
+
+def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span | None, dict[str, str]]:
+    """A span of the request, where a collector is named, and what the replica gets."""
+    if not telemetry.is_on():
+        return None, trace_headers(headers, response_id)
+    span = telemetry.begin(f"POST {path}", headers, http__request__method="POST", url__path=path)
+    return span, telemetry.headers_of(span)
+
+
+def ended(span: Span, outcome: Outcome) -> None:
+    version, arm = outcome.version, outcome.arm
+    told = {"adapterhub__version": version, "adapterhub__arm": arm, "adapterhub__response": outcome.response_id}
+    telemetry.end(span, outcome.status, **told)
 
 
 def trace_headers(headers: Mapping[str, str], response_id: str) -> dict[str, str]:

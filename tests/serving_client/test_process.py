@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,21 +13,32 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fakes.collector import Collector
 from tests.fakes.routing import INFER, make_table
-from tests.fakes.server import closed_url
+from tests.fakes.server import Server, closed_url
 from tests.fakes.stage import Engine, Router, announce
 from tests.fakes.valkey import Valkey
 from tests.waiting import wait_until
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
 
 @pytest.fixture
-def process(valkey: Valkey, engine: Engine, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Router]]:
+def environ() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def process(
+    valkey: Valkey, engine: Engine, tmp_path: Path, environ: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Router]]:
     """A router with a table."""
     announce(valkey, make_table(engine.url))
     url = closed_url()
     arguments = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--redis-url", valkey.url]
     arguments += ["--snapshot", str(tmp_path / "router/table.json"), "--spool", str(tmp_path / "router/spool")]
-    process = subprocess.Popen([sys.executable, "-m", "serving_client.router", *arguments, "--load-deadline-s", "3"])
+    command = [sys.executable, "-m", "serving_client.router", *arguments, "--load-deadline-s", "3"]
+    process = subprocess.Popen(command, env={**os.environ, **environ})
     with httpx.Client(base_url=url, timeout=15) as http:
         yield process, Router(http, valkey)
     process.kill()
@@ -56,6 +68,34 @@ def test_sigterm_lets_streams_end_and_reports_them(
         assert "".join(chunks).endswith("data: [DONE]\n\n")
     assert popen.wait(timeout=10) in (0, -signal.SIGTERM)
     assert [report["status"] for report in router.reports()] == [200]
+
+
+class TestTraced:
+    """With a collector of OpenTelemetry."""
+
+    @pytest.fixture
+    def collector(self) -> Collector:
+        return Collector()
+
+    @pytest.fixture
+    def environ(self, collector: Collector) -> Iterator[dict[str, str]]:
+        with Server(collector.app()) as server:
+            yield {"OTEL_EXPORTER_OTLP_ENDPOINT": server.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+
+    def test_a_replica_is_told_of_the_routers_span(
+        self, process: tuple[subprocess.Popen[bytes], Router], engine: Engine, collector: Collector
+    ) -> None:
+        _, router = process
+        wait_until(lambda: is_ready(router), 60, "the router to be ready")
+        caller = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "them=1"}
+        answers = [router.complete(INFER | caller), router.complete(INFER | caller, stream=True)]
+        wait_until(lambda: len(collector.of(TRACE)) == 2, 20, "the collector has both spans")
+        heard = [(headers["traceparent"], headers["tracestate"]) for _, headers in engine.fake.received]
+        assert heard == [(f"00-{TRACE}-{span.id}-01", "them=1") for span in collector.of(TRACE)]
+        for span, answer in zip(collector.of(TRACE), answers, strict=True):
+            assert (span.parent, span.service) == ("00f067aa0ba902b7", "adapterhub-router")
+            assert span.attributes["adapterhub.response"] == answer.headers["X-Response-ID"]
+            assert span.attributes["http.response.status_code"] == "200"
 
 
 def accepts(router: Router) -> bool:

@@ -17,6 +17,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.jobs.models import JobStatus, LeasedJob
 from registry.models import BaseModel
+from serving_client import telemetry
 from training.models.dataset import Dataset
 
 WORKER = system("gpu-worker")
@@ -53,7 +54,8 @@ class GpuJob(LeasedJob):
         from training.tasks import work
 
         told = {"traceparent": self.traceparent} if self.traceparent else {}
-        work.apply_async((self._meta.model_name, str(self.pk)), headers=told)
+        with telemetry.within(self.traceparent):
+            work.apply_async((self._meta.model_name, str(self.pk)), headers=told)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
         """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
@@ -62,7 +64,7 @@ class GpuJob(LeasedJob):
         require_room(self.project)
         if self.dataset:
             self.dataset.require_ready()
-        self.traceparent = tracing.current.get()
+        self.traceparent = tracing.here()
         self.save(force_insert=True)
         AuditEvent.record(tag, self, by=by, project=self.project, after=after)
         transaction.on_commit(self.wake_worker, robust=True)

@@ -1,0 +1,136 @@
+"""Spans of OpenTelemetry, sent over OTLP/HTTP. Without a collector nothing of it is imported here.
+
+Its SDK reads OTEL_* itself: names, sampling, headers, limits. Django is not named here, and neither is torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+OURS = "adapterhub"
+
+
+@functools.cache
+def is_on() -> bool:
+    """Whether a collector is named."""
+    is_named = any(os.environ.get(name) for name in COLLECTOR)
+    return is_named and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+
+
+def start(process: str) -> None:
+    """Send this process's spans from now on, if a collector is named."""
+    if not is_on():
+        return
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    # A process that ends waits for its last spans: a collector that is away may not hold it up for long.
+    os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+    name = os.environ.get("OTEL_SERVICE_NAME") or f"{OURS}-{process}"
+    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
+    """A server's span in the trace that the headers name, or in a new one; whoever begins it ends it."""
+    from opentelemetry import trace
+
+    kind, told = trace.SpanKind.SERVER, dotted(attributes)
+    return trace.get_tracer(OURS).start_span(name, context_of(headers), kind=kind, attributes=told)
+
+
+@contextmanager
+def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterator[Span]:
+    """`begin` for as long as a block, whose own spans are its children."""
+    from opentelemetry import trace
+
+    with trace.use_span(begin(name, headers, **attributes), end_on_exit=True) as span:
+        yield span
+
+
+@contextmanager
+def working(name: str, traceparent: str) -> Iterator[Span]:
+    """A span for as long as a block, below one of another process."""
+    from opentelemetry import trace
+
+    with trace.get_tracer(OURS).start_as_current_span(name, context_of({"traceparent": traceparent})) as span:
+        yield span
+
+
+def end(span: Span, status: int, **attributes: Any) -> None:
+    """With the status of the answer: a server's own failure is one of the span too."""
+    tell(span, status, **attributes)
+    span.end()
+
+
+def tell(span: Span, status: int, **attributes: Any) -> None:
+    span.set_attributes({"http.response.status_code": status, **dotted(attributes)})
+    if status >= 500:
+        fail(span)
+
+
+def fail(span: Span) -> None:
+    from opentelemetry.trace import StatusCode
+
+    span.set_status(StatusCode.ERROR)
+
+
+def dotted(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenTelemetry's names have dots."""
+    return {name.replace("__", "."): value for name, value in attributes.items()}
+
+
+def headers_of(span: Span) -> dict[str, str]:
+    """What tells the next process of the span."""
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    told: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(told, trace.set_span_in_context(span))
+    return told
+
+
+def here() -> str:
+    """The traceparent of the span that this thread is in; empty outside of any, and where there is no collector."""
+    if not is_on():
+        return ""
+    from opentelemetry import trace
+
+    return headers_of(trace.get_current_span()).get("traceparent", "")
+
+
+def within(traceparent: str) -> AbstractContextManager[None]:
+    """What the block begins belongs to this span of another process."""
+    return attached(traceparent) if is_on() and traceparent else nullcontext()
+
+
+@contextmanager
+def attached(traceparent: str) -> Iterator[None]:
+    from opentelemetry import context
+
+    token = context.attach(context_of({"traceparent": traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+def context_of(headers: Mapping[str, str]) -> Context:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract(headers)

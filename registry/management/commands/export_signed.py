@@ -1,0 +1,31 @@
+"""`manage.py export_signed VERSION FOLDER --key KEY`: a version with a signature bundle of sigstore's layout."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from adapterhub.api.errors import DomainError
+from adapterhub.artifacts import ArtifactError
+from registry.model_signing import write_signed
+from registry.models import AdapterVersion
+
+
+class Command(BaseCommand):
+    help = "Write a version's files and their signature bundle, as the package model-signing verifies it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("version", help="its served name")
+        parser.add_argument("folder", type=Path)
+        parser.add_argument("--key", type=Path, required=True, help="an elliptic private key, PEM without a password")
+
+    def handle(self, *, version: str, folder: Path, key: Path, **_: Any) -> None:
+        found = AdapterVersion.objects.ready().filter(served_name=version).first()
+        if found is None:
+            raise CommandError(f"There is no version {version!r} that is ready.")
+        if folder.exists():
+            raise CommandError(f"{folder} exists: name a new folder.")
+        try:
+            self.stdout.write(str(write_signed(found, folder, key)))
+        except (DomainError, ArtifactError) as error:
+            raise CommandError(str(error)) from error

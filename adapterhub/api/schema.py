@@ -79,7 +79,8 @@ ROLLOUT = "/api/v1/rollouts/{id}/"
 # The things whose state moves, and the changes of them that If-Match guards.
 STATES = (ROLLOUT, "/api/v1/aliases/{name}/", "/api/v1/adapters/{slug}/")
 GUARDED = {
-    *((f"{ROLLOUT}{verb}/", "post") for verb in ("pause", "resume", "set-weight", "promote", "rollback", "advance")),
+    *((f"{ROLLOUT}{verb}/", "post") for verb in ("start", "discard", "pause", "resume", "set-weight", "promote",
+                                                 "rollback", "advance")), (ROLLOUT, "patch"),
     ("/api/v1/aliases/{name}/move/", "post"), ("/api/v1/aliases/{name}/", "patch"),
     ("/api/v1/adapters/{slug}/", "patch"),
 }  # fmt: skip

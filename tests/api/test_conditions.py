@@ -53,6 +53,26 @@ def test_a_change_for_a_past_state_is_refused(
     assert send(rest, "POST", f"rollouts/{rollout.pk}/rollback/", paused["ETag"], reason="r").status_code == 200
 
 
+def test_a_draft_that_somebody_changed_is_not_changed_started_or_discarded(
+    rest: Client, alias: Alias, candidate: AdapterVersion, alice: User
+) -> None:
+    plan = {"steps": [{"weight": 5}], "reason": "r", "by": alice.as_actor(), "draft": True}
+    path = f"rollouts/{Rollout.create(alias=alias, candidate=candidate, **plan).pk}/"
+    seen = rest.get(f"{API}/{path}")["ETag"]
+    changed = send(rest, "PATCH", path, seen, steps=[{"weight": 7}], reason="r")
+    assert (changed.status_code, changed["ETag"] == seen) == (200, False)
+    for method, verb, body in (
+        ("PATCH", "", {"steps": [{"weight": 9}]}),
+        ("POST", "start/", {}),
+        ("POST", "discard/", {}),
+    ):
+        late = send(rest, method, path + verb, seen, reason="r", **body)
+        assert (late.status_code, late.json()["code"]) == (412, "precondition_failed"), verb
+    assert Rollout.objects.get().steps[0]["weight"] == 7
+    started = send(rest, "POST", path + "start/", changed["ETag"], reason="r")
+    assert (started.status_code, started.json()["status"]) == (200, "loading")
+
+
 def test_what_is_known_is_not_sent_again(rest: Client, alias: Alias) -> None:
     tag = rest.get(f"{API}/aliases/compliance/")["ETag"]
     again = rest.get(f"{API}/aliases/compliance/", headers={"If-None-Match": f'"x", {tag}'})

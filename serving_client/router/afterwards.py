@@ -16,7 +16,7 @@ from serving_client.router.quality import judged, text_of
 from serving_client.router.resolve import Body, Target, rewritten
 from serving_client.router.samples import Sample, Samples, question_of
 from serving_client.router.table import TableWatcher
-from serving_client.router.upstream import Upstream
+from serving_client.router.upstream import EMBEDDINGS, Upstream
 from serving_client.routing import Checks, RolloutRoute, VersionRoute
 
 MOST_BYTES = 2**16  # of an answer; a longer one is not judged
@@ -47,7 +47,7 @@ class Heard:
 
 def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> Heard | None:
     """Whether anybody listens to this answer."""
-    if rollout is None or not target.is_counted or not target.is_sticky:
+    if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
         return None
     is_measured = target.arm in MEASURED
     is_mirrored = target.arm == "stable" and drawn(rollout.shadow)

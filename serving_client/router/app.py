@@ -34,7 +34,7 @@ from serving_client.router.resolve import authenticate
 from serving_client.router.samples import Samples
 from serving_client.router.spool import Spool
 from serving_client.router.table import TableWatcher
-from serving_client.router.upstream import Upstream
+from serving_client.router.upstream import EMBEDDINGS, Upstream
 from serving_client.routing import RoutingTable
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def make_app(settings: Settings) -> Starlette:
     routes = [
         Route("/v1/completions", complete, methods=["POST"]),
         Route("/v1/chat/completions", complete, methods=["POST"]),
+        Route(EMBEDDINGS, complete, methods=["POST"]),
         Route("/v1/models", models),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

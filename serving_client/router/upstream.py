@@ -19,6 +19,8 @@ from serving_client.routing import VersionRoute
 TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
+# Not every engine has this path; who has it and lacks the version says so.
+EMBEDDINGS, LACKS_VERSION = "/v1/embeddings", b"does not exist"
 AT_ONCE_BYTES = 2**18
 # A request may have killed the replica that broke off: one more may be lost to it, not all.
 MOST_BROKEN = 2
@@ -85,6 +87,8 @@ class Upstream:
                     break
                 try:
                     self._judge(url, reply.response.status)
+                    if path == EMBEDDINGS and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
+                        raise Refusal(404, "no_embeddings", "The engine of this version gives no embeddings.")
                     if reply.response.status in TRY_ANOTHER:
                         continue
                     if reply.response.status >= 500:

@@ -39,6 +39,7 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.breaks = False
+        self.embeds = False
         self.is_healthy = True
 
     def app(self) -> Starlette:
@@ -51,6 +52,7 @@ class FakeEngine:
                 Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
                 Route("/v1/completions", self.complete, methods=["POST"]),
                 Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                Route("/v1/embeddings", self.embed, methods=["POST"]),
             ]
         )
 
@@ -103,6 +105,18 @@ class FakeEngine:
         choice = {"index": 0, "text": " two words", "logprobs": None, "finish_reason": "length"}
         answer = {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
         return JSONResponse(answer | {"usage": USAGE})
+
+    async def embed(self, request: Request) -> Response:
+        """A generating vLLM has no such route, and says so in other words than of a model that it lacks."""
+        body = await request.json()
+        if not self.embeds:
+            return error(404, "Not Found", "Not Found")
+        self.received.append((body, dict(request.headers)))
+        if body["model"] not in (BASE, *self.adapters):
+            return error(404, "NotFoundError", f"The model `{body['model']}` does not exist.", "model")
+        rows = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}]
+        usage = {"prompt_tokens": 3, "total_tokens": 3}
+        return JSONResponse({"object": "list", "data": rows, "model": body["model"], "usage": usage})
 
     async def chunks(self, model: str) -> AsyncIterator[str]:
         yield event({"model": model, "choices": [{"index": 0, "text": " two"}]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,23 @@ def kept_bytes(cached: Router) -> Callable[[], int]:
         return total
 
     return weigh
+
+
+def test_each_alias_has_its_own_time_and_bytes(cached: Router, engine: Engine) -> None:
+    """The rule of one fills and empties nothing of the other's."""
+    keep(cached)
+    (first,) = stored(cached)
+    table = make_table(engine.url, generation=3, cache=RULE)
+    short = replace(
+        table.aliases["billing"], cache=CacheRule(ttl_s=5, max_bytes=cached.valkey.client.strlen(first) + 20)
+    )
+    cached.publish(replace(table, aliases={**table.aliases, "billing": short}))
+    for prompt in "ab":
+        wait_until(lambda prompt=prompt: ask(cached, FOREIGNER, model="billing", prompt=prompt) == "hit", what="a hit")
+    times = {key: cached.valkey.client.ttl(key) for key in stored(cached)}
+    assert len(times) == 2, "billing has room for one"
+    assert times.pop(first) > 5
+    assert 0 <= times.popitem()[1] <= 5
 
 
 def test_a_hit_is_reported_as_one(cached: Router) -> None:

@@ -67,7 +67,7 @@ class State:
         return ended
 
     def newest(self, call: Call[Json], fits: Callable[[Json], bool]) -> Json | None:
-        return next((row for row in self.api.send(call)["results"] if fits(row)), None)
+        return next((row for row in self.api.rows(call) if fits(row)), None)
 
 
 def known(value: T | None) -> T:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from adapterhub.client.shapes import (
     Dataset,
@@ -42,6 +42,12 @@ def get(path: str, **params: str) -> Call[Any]:
 
 def post(path: str, **body: Any) -> Call[Any]:
     return Call("POST", path, body)
+
+
+def page_after(call: Call[Json], told: Json) -> Call[Json] | None:
+    """The next page of a list; None after the last. Only the query is taken: the token goes to one place."""
+    query = urlsplit(told["next"] or "").query
+    return replace(call, params=dict(parse_qsl(query))) if query else None
 
 
 def part(name: str) -> str:

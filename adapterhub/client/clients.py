@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar, cast
 
 import httpx
 
-from adapterhub.client.calls import Call
+from adapterhub.client.calls import Call, page_after
 from adapterhub.client.errors import TimedOut, Unreachable
 from adapterhub.client.sending import ATTEMPTS, arguments, content, headers, options, passes, pause
+from adapterhub.client.shapes import Json
 
 T = TypeVar("T")
 LOOK_S = 1.0
@@ -49,6 +50,14 @@ class Client:
             except httpx.TransportError as error:
                 return None, error
             return answer, None
+
+    def rows(self, call: Call[Json]) -> Iterator[Json]:
+        """A list's rows, over all its pages."""
+        page: Call[Json] | None = call
+        while page:
+            told = self.send(page)
+            yield from told["results"]
+            page = page_after(page, told)
 
     def looks(self, call: Call[T], timeout_s: float) -> Iterator[T]:
         """The answer now and every second again. Raises TimedOut when nobody stopped it before."""
@@ -92,6 +101,15 @@ class AsyncClient:
             except httpx.TransportError as error:
                 return None, error
             return answer, None
+
+    async def rows(self, call: Call[Json]) -> AsyncIterator[Json]:
+        """A list's rows, over all its pages."""
+        page: Call[Json] | None = call
+        while page:
+            told = await self.send(page)
+            for row in told["results"]:
+                yield row
+            page = page_after(page, told)
 
     async def looks(self, call: Call[T], timeout_s: float) -> AsyncIterator[T]:
         """The answer now and every second again. Raises TimedOut when nobody stopped it before."""

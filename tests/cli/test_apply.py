@@ -93,6 +93,20 @@ def test_only_what_is_missing_is_done(
     assert (wrong.returncode, "hyperparameters.stepps" in wrong.stderr) == (2, True)
 
 
+def test_a_version_is_found_behind_hundreds_of_other_runs(
+    command: Command, adapter: Adapter, candidate: AdapterVersion, dataset: Dataset, alice: Any, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", rows())
+    made = made_by_a_run(adapter, candidate, dataset, alice.as_actor(), steps=7)
+    declare(tmp_path, hyperparameters={"steps": 7})
+    other = {**made.hyperparameters, "steps": 8}
+    fields = {
+        field.attname: getattr(made, field.attname) for field in made._meta.concrete_fields if not field.primary_key
+    }
+    TrainingRun.objects.bulk_create(TrainingRun(**{**fields, "hyperparameters": other}) for _ in range(201))
+    assert command("plan").stdout == "Nothing changed: everything is as the file says.\n"
+
+
 def test_a_run_that_is_under_way_is_followed(
     command: Command, adapter: Adapter, dataset: Dataset, alice: Any, tmp_path: Path
 ) -> None:

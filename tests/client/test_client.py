@@ -89,6 +89,20 @@ def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> 
     assert asyncio.run(story()) == (alias.version.served_name, alias.version.served_name)
 
 
+def test_a_list_is_read_over_its_pages(site: str, ci: str, adapter: Adapter) -> None:  # noqa: F811
+    for slug in ("b", "c"):
+        Adapter.objects.create(project=adapter.project, base_model=adapter.base_model, slug=slug)
+    call = calls.get("adapters/", page_size="1", project="eu")
+    with Client(site, ci) as hub:
+        assert {row["slug"] for row in hub.rows(call)} == {"dora", "b", "c"}
+
+    async def from_a_loop() -> set[str]:
+        async with AsyncClient(site, ci) as hub:
+            return {row["slug"] async for row in hub.rows(call)}
+
+    assert asyncio.run(from_a_loop()) == {"dora", "b", "c"}
+
+
 def test_a_server_that_is_away_is_named() -> None:
     def away(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)

@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.client import ApiError, AsyncClient, Client, TimedOut, Unreachable, calls
-from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Rollout
 from tests.builders import write_adapter
 from tests.e2e.test_browser import site  # noqa: F401 - a fixture
 from training.models import Dataset, RankAnalysis, TrainingRun
@@ -76,6 +77,17 @@ def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, ad
     with Client(site, "ah_no_token") as stranger, pytest.raises(ApiError) as refused:
         stranger.send(calls.history("compliance"))
     assert refused.value.status == 401
+
+
+def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: AdapterVersion, alice: User) -> None:  # noqa: F811
+    answers = [{"number": number, "text": f"text of {number}"} for number in (1, 2)]
+    BlindTest.keep(candidate.adapter, "the bank shall", answers, by=alice.as_actor())
+    with Client(site, ci) as hub:
+        [found] = hub.send(calls.blind_tests("dora"))["results"]
+        assert (found["versions"], {answer["number"] for answer in found["answers"]}) == ([1, 2], {None})
+        with pytest.raises(ApiError) as refused:
+            hub.send(calls.ask_blindly("dora", [1, 9], ["the bank shall"], max_tokens=4))
+    assert refused.value.errors[0]["field"] == "versions"
 
 
 def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> None:  # noqa: F811

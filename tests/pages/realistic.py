@@ -34,6 +34,7 @@ from registry.models import (
 )  # fmt: skip
 from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
+from registry.reconcile import RECONCILER
 from tests.builders import member
 from tests.pages.realistic_rows import (
     base_model,
@@ -217,7 +218,7 @@ class World:
         by = self.operator.as_actor()
         rollout = Rollout.create(alias=alias, candidate=candidate, steps=steps, guardrails=rails, reason=reason, by=by)
         if state != "loading":
-            rollout.started(by=self.by)
+            rollout.started(by=RECONCILER)
             self.measure(rollout)
         if state in ("paused", "awaiting_approval", "promoted", "rolled_back"):
             ended = self.clock.at if state in ("promoted", "rolled_back") else None

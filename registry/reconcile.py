@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.actor import system
-from adapterhub.api.errors import Conflict
+from adapterhub.api.errors import Conflict, DomainError
 from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
@@ -78,6 +78,7 @@ def reconcile_cluster(cluster: Cluster) -> None:
         take_out_of_use(crowded, wanted)
     load_missing(looks, wanted)
     start_loaded_rollouts(cluster)
+    take_back_refused_moves(cluster)
     take_out_of_use(looks, wanted)
 
 
@@ -244,6 +245,20 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
         rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))
     elif now() - rollout.opened_at > settings.LOAD_DEADLINE:
         rollout.refused(by=RECONCILER, reason=f"{missing(lacking)} within {settings.LOAD_DEADLINE}.")
+
+
+def take_back_refused_moves(cluster: Cluster) -> None:
+    """An alias that was just moved to what every replica refuses serves its former version again."""
+    refused = [replica.refused for replica in cluster.replicas.filter(is_healthy=True)]
+    by_all = set.intersection(*map(set, refused)) if refused else set()
+    for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):
+        former = alias.served_before_a_new_version(now() - settings.ROLLBACK_WINDOW)
+        if former and former.served_name not in by_all:
+            reason = f"Every replica refused {alias.version}: {refused[0][alias.version.served_name]}"
+            try:
+                alias.move(former, expected=alias.version, reason=reason, by=RECONCILER)
+            except DomainError as error:
+                log.info("%s stays at %s, which no replica takes: %s", alias, alias.version, error)
 
 
 def missing(lacking: list[Replica]) -> str:

@@ -115,6 +115,12 @@ class Alias(models.Model):
             )
         self.version, self.generation = version, alias.generation
 
+    def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
+        """What the last move replaced, if it was made since then and to a version that was never served here before."""
+        last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
+        is_new = not self.moves.filter(version=last.version).exclude(pk=last.pk).exists()
+        return former[0].version if former and is_new and last.at >= since else None
+
     def point_to(self, version: AdapterVersion, *, reason: str, by: Actor) -> None:
         """Change what is served and the history with it. Only inside a verb that records the event."""
         self.version = version

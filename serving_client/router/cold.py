@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -26,22 +27,23 @@ class ColdVersions:
         self._asked: dict[str, float] = {}
         self.waiting = 0
 
-    async def wait(self, version: str) -> RoutingTable | None:
-        """The first table in which a replica holds the version; None after the deadline."""
+    async def wait(self, version: str, is_wanted: Callable[[], bool]) -> RoutingTable | None:
+        """The first table in which a replica holds the version; None after the deadline, or once it is not wanted."""
         self.waiting += 1
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._loaded(version)
+                return await self._loaded(version, is_wanted)
         except TimeoutError:
             return None
         finally:
             self.waiting -= 1
 
-    async def _loaded(self, version: str) -> RoutingTable:
-        while True:
+    async def _loaded(self, version: str, is_wanted: Callable[[], bool]) -> RoutingTable | None:
+        while is_wanted():
             await self._want(version)
             if table := await self._watcher.wait_for_replica(version, LOOK_AGAIN_S):
                 return table
+        return None
 
     async def _want(self, version: str) -> None:
         """A want that Valkey did not take is sent again at the next look."""

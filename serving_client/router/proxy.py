@@ -21,7 +21,7 @@ from serving_client.router.errors import Refusal
 from serving_client.router.limits import RateLimits
 from serving_client.router.metrics import Metrics
 from serving_client.router.outcomes import OutcomeReporter
-from serving_client.router.resolve import Body, authenticate, parse, resolve, rewritten, rollout_of
+from serving_client.router.resolve import Body, Target, authenticate, is_current, parse, resolve, rewritten, rollout_of
 from serving_client.router.samples import Samples
 from serving_client.router.table import TableWatcher
 from serving_client.router.tracing import begun, ended
@@ -89,22 +89,25 @@ class Proxy:
         media_type = "text/event-stream" if body.get("stream") else "application/json"
         return Response(content, 200, answer.headers(), media_type)
 
-    async def route(self, version: str) -> VersionRoute:
+    async def route(self, target: Target) -> VersionRoute:
         """Replicas that hold the version; a cold one is waited for. Raises Refusal 503 or 504."""
+        version = target.version
         route = self.table().versions.get(version)
         if route is None:
             raise Refusal(503, "not_servable", f"No cluster serves the base model of {version}.", retry_after_s=30)
         if route.replicas:
             return route
         with self.metrics.load_wait.time():
-            table = await self.cold.wait(version)
+            table = await self.cold.wait(version, lambda: is_current(self.table(), target))
+        if table is None and not is_current(self.table(), target):
+            raise Refusal(503, "alias_moved", f"{target.alias} was moved meanwhile: try again.", retry_after_s=1)
         if table is None:
             raise Refusal(504, "load_timeout", f"{version} is not loaded yet: try again.", retry_after_s=5)
         return table.versions[version]
 
     async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
         """Send the request on and hand its answer through as it comes. Raises Refusal 502, 503 or 504."""
-        route = await self.route(answer.target.version)
+        route = await self.route(answer.target)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         async with AsyncExitStack() as stack:
             reply = await stack.enter_async_context(

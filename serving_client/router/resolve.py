@@ -121,6 +121,12 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     return Target(version, route.project, "none", None, True, unit)
 
 
+def is_current(table: RoutingTable, target: Target) -> bool:
+    """Whether the alias may still be answered by the version; one that was named itself always may."""
+    alias = table.aliases.get(target.alias or "")
+    return alias is None or target.version in (alias.stable, alias.rollout and alias.rollout.candidate)
+
+
 def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
     """The split that the request took part in."""
     alias = table.aliases.get(target.alias or "")

@@ -101,3 +101,43 @@ def test_a_store_that_is_away_refuses_nothing(
     settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = store, None
     reconcile()
     assert names(engines[0]) == names(engines[1]) == {stable, candidate.served_name}
+
+
+def test_a_move_to_what_no_replica_takes_is_taken_back(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    reconcile()
+    old, changed = served.version, make_version(adapter, seed=7335)
+    damage(changed)
+    served.move(changed, expected=old, reason="newer", by=alice.as_actor())
+    reconcile()
+    served.refresh_from_db()
+    assert served.version == old
+    assert published().aliases["compliance"].stable == old.served_name
+    assert set(published().versions[old.served_name].replicas) == {server.url for _, server in engines}
+    event = AuditEvent.objects.filter(tag="alias:moved").latest("id")
+    assert event.actor_name == "system:reconciler"
+    assert "were changed" in event.reason
+    reconcile()
+    assert AuditEvent.objects.filter(tag="alias:moved").count() == 2, "once"
+
+
+def test_a_way_back_is_not_taken_back(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    """Whoever went back to what was served before meant to leave the other, also when that is gone."""
+    first, second = make_version(adapter, seed=7336), make_version(adapter, seed=7337)
+    for old, new in ((served.version, first), (first, second), (second, first)):
+        served.move(new, expected=old, reason="there and back", by=alice.as_actor())
+    damage(first)
+    reconcile()
+    served.refresh_from_db()
+    assert served.version == first

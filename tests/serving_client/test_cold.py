@@ -62,3 +62,21 @@ def test_a_cold_candidate_is_not_answered_by_stable(start_router: Callable[..., 
     answer = router.complete(user="me")
     assert (answer.status_code, answer.headers["x-rollout-arm"]) == (504, "candidate")
     assert engine.fake.received == []
+
+
+def test_who_waits_for_what_the_alias_has_left_is_told_at_once(
+    start_router: Callable[..., Router], engine: Engine, valkey: Valkey
+) -> None:
+    """Far before the deadline; the same request again is answered by what is served now."""
+    router = start_router(load_deadline_s=600.0)
+    router.publish(make_table())
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(router.complete)
+        wait_until(lambda: wants(valkey), what="a want")
+        table = make_table(engine.url, generation=2, stable=CANDIDATE)
+        cold = replace(table.versions[STABLE], replicas=())
+        announce(valkey, replace(table, versions={**table.versions, STABLE: cold}))
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "alias_moved")
+    assert answer.headers["retry-after"] == "1"
+    assert router.complete().json()["model"] == CANDIDATE

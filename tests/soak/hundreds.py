@@ -131,7 +131,8 @@ def peft_answer(model: Any) -> Expected:
         for _ in range(COUNT):
             rows.append(model(input_ids=torch.tensor([ids])).logits[0, -1])
             ids.append(int(rows[-1].argmax()))
-    return Expected(ids[-COUNT:], words.decode(ids[-COUNT:]), torch.stack(rows))
+    text = words.decode(ids[-COUNT:], skip_special_tokens=True)
+    return Expected(ids[-COUNT:], text, torch.stack(rows))
 
 
 class Loop(threading.Thread):

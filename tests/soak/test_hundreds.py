@@ -67,7 +67,5 @@ def test_hundreds_of_adapters_answer_as_peft_does(
     assert len({answer.text for answer in expected}) > size.adapters / 2, "adapters must differ to prove anything"
     names = behind_aliases(folders, cluster, alice)
     loop()
-    traffic = Traffic(
-        served, ci, dict(zip(names, expected, strict=True)), lambda one, choice: choice["text"] == one.text
-    )
+    traffic = Traffic(served, ci, dict(zip(names, expected, strict=True)), is_pefts)
     show(list(figures(traffic, names, size)), capsys)

@@ -22,7 +22,7 @@ from adapterhub.audit.tags import Tag
 
 
 class AuditEventSerializer(serializers.ModelSerializer):
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    project = serializers.SlugRelatedField(slug_field="slug", read_only=True, allow_null=True)
     hash = serializers.SerializerMethodField()
 
     class Meta:

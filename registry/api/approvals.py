@@ -29,7 +29,7 @@ class SignatureSerializer(serializers.ModelSerializer):
 class ApprovalSerializer(serializers.ModelSerializer):
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     alias = serializers.SlugRelatedField(slug_field="name", read_only=True)
-    candidate = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    candidate = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
     signatures = SignatureSerializer(many=True, read_only=True)
 
     class Meta:

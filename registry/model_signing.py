@@ -37,7 +37,7 @@ def require_signed_by(folder: Path, public_key: Path) -> None:
     try:
         config.set_hashing_config(hashing(folder / BUNDLE)).verify(folder, folder / BUNDLE)
     except (ValueError, OSError) as error:
-        raise Invalid(f"{folder} is not what was signed: {error}", field="folder", code="not_signed") from error
+        raise Invalid(f"{folder} is not what was signed: {error}", field="folder") from error
 
 
 def hashing(bundle: Path) -> Any:
@@ -47,8 +47,7 @@ def hashing(bundle: Path) -> Any:
 
 def package() -> Any:
     if not find_spec("model_signing"):
-        raise Conflict("The package model-signing is not installed: `pip install adapterhub[sigstore]`.",
-                       code="no_model_signing")  # fmt: skip
+        raise Conflict("The package model-signing is not installed: `pip install adapterhub[sigstore]`.")
     import model_signing
 
     return model_signing

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.api.errors import Invalid, Unavailable
 from registry.models import AdapterVersion
 
 BUNDLE = "model.sig"
@@ -19,7 +19,7 @@ BUNDLE = "model.sig"
 def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Path:
     """The stored files in the new folder `target`, and their signature beside them; its path.
 
-    Raises ArtifactError, Conflict without the package, and Invalid for a key that signs no bundle.
+    Raises ArtifactError, Unavailable without the package, and Invalid for a key that signs no bundle.
     """
     signing = package().signing
     try:
@@ -47,7 +47,7 @@ def hashing(bundle: Path) -> Any:
 
 def package() -> Any:
     if not find_spec("model_signing"):
-        raise Conflict("The package model-signing is not installed: `pip install adapterhub[sigstore]`.")
+        raise Unavailable("The package model-signing is not installed: `pip install adapterhub[sigstore]`.")
     import model_signing
 
     return model_signing

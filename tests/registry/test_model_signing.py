@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from django.core.management import CommandError, call_command
 
-from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.api.errors import Invalid, Unavailable
 from registry import model_signing
 from registry.model_signing import BUNDLE, require_signed_by
 from registry.models import AdapterVersion
@@ -87,5 +87,5 @@ def test_a_key_that_signs_no_bundle_is_refused_before_anything_is_written(
 
 def test_without_the_package_it_says_what_to_install(folder: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_signing, "find_spec", lambda _: None)
-    with pytest.raises(Conflict, match=r"adapterhub\[sigstore\]"):
+    with pytest.raises(Unavailable, match=r"adapterhub\[sigstore\]"):
         require_signed_by(folder, keys[1])

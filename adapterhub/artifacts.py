@@ -20,8 +20,11 @@ from typing import Any, Protocol
 
 import boto3
 import rfc8785
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from adapterhub.api.errors import Unavailable
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CONNECT_S, ATTEMPTS = 5, 3
@@ -31,8 +34,10 @@ class ArtifactError(Exception):
     """An artifact is missing or is not what its digest says."""
 
 
-class StoreAway(OSError):
+class StoreAway(Unavailable, OSError):
     """The store does not answer: that says nothing of its artifacts."""
+
+    code = "store_away"
 
 
 @dataclass(frozen=True)
@@ -230,9 +235,11 @@ class S3Store:
     def put_dir(self, folder: Path) -> str:
         files = manifest_of(folder)
         digest = digest_of(files)
-        for file in files if not self.has(digest) else []:
-            self.client.upload_file(str(folder / file.path), self.bucket, self.key(digest, file.path))
-        self.client.put_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"), Body=manifest_bytes(files))
+        with self.answering():
+            for file in files if not self.has(digest) else []:
+                self.client.upload_file(str(folder / file.path), self.bucket, self.key(digest, file.path))
+            manifest = self.key(digest, "manifest.json")
+            self.client.put_object(Bucket=self.bucket, Key=manifest, Body=manifest_bytes(files))
         return digest
 
     def give_dir(self, folder: Path) -> str:
@@ -252,8 +259,9 @@ class S3Store:
         """Raises StoreAway."""
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
-            raise StoreAway(f"The bucket {self.bucket} does not answer: {error}") from error
+        except (BotoCoreError, Boto3Error, ClientError) as error:
+            reason = f"The bucket {self.bucket} does not answer ({code_of(error)})"
+            raise StoreAway(f"{reason}: nothing was changed, try again.") from error
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
         if target.exists():
@@ -307,7 +315,8 @@ class S3Store:
 
     def download_urls(self, digest: str, seconds: int) -> dict[str, str]:
         """A link to each file that needs no key for `seconds`, straight to the store."""
-        files = {key.rsplit("/", 1)[1]: key for key in self.keys(digest)}
+        with self.answering():
+            files = {key.rsplit("/", 1)[1]: key for key in self.keys(digest)}
         return {name: self.presigned("get_object", key, seconds) for name, key in files.items()}
 
     def upload_url(self, path: str, seconds: int) -> str:
@@ -326,11 +335,18 @@ class S3Store:
     def take(self, path: str, target: Path, most_bytes: int) -> None:
         """Move what was uploaded to `path` into the file `target`. Raises ArtifactError."""
         key = self.incoming(path)
-        try:
-            size = self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
-            if size > most_bytes:
-                raise ArtifactError(f"{path} has {size} bytes; at most {most_bytes} are taken.")
-            self.client.download_file(self.bucket, key, str(target))
-        except ClientError as error:
-            raise ArtifactError(f"{path} was not uploaded.") from error
-        self.client.delete_object(Bucket=self.bucket, Key=key)
+        with self.answering():
+            try:
+                size = self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+                if size > most_bytes:
+                    raise ArtifactError(f"{path} has {size} bytes; at most {most_bytes} are taken.")
+                self.client.download_file(self.bucket, key, str(target))
+            except ClientError as error:
+                raise ArtifactError(f"{path} was not uploaded.") from error
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+
+
+def code_of(error: Exception) -> str:
+    """S3's own word, which says no more than people may read; a failed upload has it in what it came from."""
+    said = error if isinstance(error, ClientError) else error.__context__
+    return str(said.response["Error"]["Code"]) if isinstance(said, ClientError) else type(error).__name__

@@ -11,14 +11,13 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from django.core.management import call_command
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, open_store
+from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, StoreAway, open_store
 from adapterhub.audit.vault import lock_of
 from adapterhub.garbage import collect
 from registry.models import Adapter, AdapterVersion
@@ -72,7 +71,7 @@ def test_a_bucket_may_be_the_host_name(
     assert link.startswith("http://by-host.s3.test:")
     assert httpx.get(link, trust_env=False).text == "one"
     by_path: Any = open_store("s3://by-host/hub", endpoint_url=virtual_endpoint)
-    with pytest.raises(S3UploadFailedError, match="NoSuchBucket"):
+    with pytest.raises(StoreAway, match="NoSuchBucket"):
         by_path.put_dir(folder(tmp_path / "b", x="two"))
 
 

@@ -11,10 +11,11 @@ from django.core.management import call_command
 from rest_framework import exceptions
 
 from adapterhub.api import errors
+from adapterhub.artifacts import StoreAway
 from training.models.dataset import BrokenLines
 
 ROOT = Path(__file__).parent.parent.parent
-FAMILY = [BrokenLines, *(kind for kind in vars(errors).values() if isinstance(kind, type))]
+FAMILY = [BrokenLines, StoreAway, *(kind for kind in vars(errors).values() if isinstance(kind, type))]
 CLASSES = {kind.__name__: kind for kind in FAMILY if issubclass(kind, errors.DomainError)}
 # What the framework refuses by itself below /api/.
 FRAMEWORK = (exceptions.ParseError, exceptions.AuthenticationFailed, exceptions.NotAuthenticated,

@@ -16,7 +16,7 @@ from safetensors.torch import load
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.artifacts import FolderStore, S3Store
 from registry.models import Adapter, AdapterVersion
-from tests.api.test_life import client, problem
+from tests.api.test_life import client, problem, upload_adapter
 from tests.builders import LAYERS, SHAPES, module_name, write_adapter
 from tests.fakes.server import closed_url
 from tests.test_artifacts import bucket
@@ -101,10 +101,17 @@ def flipped(raw: bytes) -> bytes:
     return raw[:-1] + bytes([raw[-1] ^ 1])
 
 
-def test_a_store_that_is_away_is_said(ci: str, version: AdapterVersion, settings: Any, s3_keys: None) -> None:
+def test_a_store_that_is_away_is_said(
+    ci: str, version: AdapterVersion, settings: Any, s3_keys: None, tmp_path: Path
+) -> None:
     settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = "s3://hub/hub", closed_url()
     detail = problem(client(ci).get(f"{PLACE}/download/"), 503, "artifact_unreadable")["detail"]
     assert "does not answer" in detail
+    answer = upload_adapter(client(ci), version.adapter, write_adapter(tmp_path / "new", seed=9))
+    detail = problem(answer, 503, "store_away")["detail"]
+    assert detail == "The bucket hub does not answer (EndpointConnectionError): nothing was changed, try again."
+    assert answer["Retry-After"]
+    assert version.adapter.versions.count() == 1
 
 
 def test_other_projects_get_nothing(version: AdapterVersion, charlie: User) -> None:

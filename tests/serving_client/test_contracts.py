@@ -141,7 +141,7 @@ def test_vllm_loads_lists_completes_and_unloads() -> None:
         assert client.models()[1] == LoadedModel("lora-r8", "MODELS/lora-r16", "tiny")
         assert client.version() == "0.32.0"
         assert client.health()
-        assert client.complete("lora-r64", "This package was", max_tokens=6) == Completion(" made by", 6, True)
+        assert client.complete("lora-r64", "This package was", max_tokens=6) == Completion(" made by", 6, None)
         client.unload_adapter("lora-r4")
         with pytest.raises(AdapterNotLoaded, match="cannot be found"):
             client.unload_adapter("nope")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from celery.contrib.testing.worker import start_worker
-from celery.signals import worker_ready
+from celery.signals import setup_logging, worker_ready
 from django.test import Client
 
 from adapterhub.accounts.models import User
@@ -47,14 +47,22 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @contextmanager
 def workers(count: int) -> Iterator[None]:
-    """A real worker of the gpu queue, so many jobs at a time; its watchdog would end the process of the tests."""
+    """A real worker of the gpu queue, so many jobs at a time; its watchdog would end the process of the tests, and its
+    log would silence theirs.
+    """
     worker_ready.disconnect(watch)
+    setup_logging.connect(as_it_is)
     try:
         with start_worker(app, concurrency=count, pool="threads", queues=["gpu"], perform_ping_check=False,
                           shutdown_timeout=30):  # fmt: skip
             yield
     finally:
+        setup_logging.disconnect(as_it_is)
         worker_ready.connect(watch)
+
+
+def as_it_is(**_: object) -> None:
+    """Celery leaves the log alone when somebody answers."""
 
 
 def queued() -> list[str]:

@@ -47,9 +47,11 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @contextmanager
 def workers(count: int) -> Iterator[None]:
-    """A real worker of the gpu queue, so many jobs at a time; its watchdog would end the process of the tests, and its
-    log would silence theirs.
+    """A real worker of the gpu queue, so many jobs at a time; its watchdog would end the process of the tests, its log
+    would silence theirs, and what it reads would be all that they read.
     """
+    queues = app.amqp.queues
+    read = queues._consume_from
     worker_ready.disconnect(watch)
     setup_logging.connect(as_it_is)
     try:
@@ -57,6 +59,7 @@ def workers(count: int) -> Iterator[None]:
                           shutdown_timeout=30):  # fmt: skip
             yield
     finally:
+        queues._consume_from = read
         setup_logging.disconnect(as_it_is)
         worker_ready.connect(watch)
 

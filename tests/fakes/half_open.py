@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.fakes.server import in_thread
+
 
 class HalfOpening(socketserver.ThreadingTCPServer):
     """Passes everything on, but nothing any more of connections from before `forget`."""
@@ -50,10 +52,5 @@ class Passing(socketserver.BaseRequestHandler):
 def half_opening(target: str) -> Iterator[HalfOpening]:
     with HalfOpening(("127.0.0.1", 0), Passing) as server:
         server.target = target
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with in_thread(server):
             yield server
-        finally:
-            server.shutdown()
-            thread.join()

@@ -62,11 +62,17 @@ class Dying(socketserver.BaseRequestHandler):
 
 @contextmanager
 def dying_replica() -> Iterator[DyingReplica]:
-    with DyingReplica(("127.0.0.1", 0), Dying) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with DyingReplica(("127.0.0.1", 0), Dying) as server, in_thread(server):
+        yield server
+
+
+@contextmanager
+def in_thread(server: socketserver.BaseServer) -> Iterator[None]:
+    """It serves as long as the block lasts."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()

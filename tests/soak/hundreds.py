@@ -255,3 +255,36 @@ def show(lines: list[dict[str, float]], capsys: pytest.CaptureFixture[str]) -> N
     with capsys.disabled():
         for line in lines:
             print(json.dumps(line))  # noqa: T201
+
+
+@dataclass
+class Fleet:
+    """What both kinds of engine are given and asked."""
+
+    size: Size
+    cluster: Cluster
+    model_folder: Path
+    alice: User
+    router: str
+    token: str
+    folder: Path
+    start_loop: Callable[[], None]
+
+    def asked(self, is_right: Callable[[Expected, dict[str, Any]], bool], capsys: pytest.CaptureFixture[str]) -> None:
+        """Every alias answers as PEFT does; the figures are shown."""
+        folders = many(self.model_folder, self.folder, self.size.adapters)
+        expected = peft_answers(self.model_folder, folders)
+        different = len({answer.text for answer in expected})
+        assert different > self.size.adapters / 2, "adapters must differ to prove anything"
+        names = behind_aliases(folders, self.cluster, self.alice)
+        self.start_loop()
+        traffic = Traffic(self.router, self.token, dict(zip(names, expected, strict=True)), is_right)
+        show(list(figures(traffic, names, self.size)), capsys)
+
+
+@pytest.fixture
+def fleet(
+    size: Size, cluster: Cluster, model_folder: Path, alice: User, served: str, ci: str, tmp_path: Path,
+    loop: Callable[[], None],
+) -> Fleet:  # fmt: skip
+    return Fleet(size, cluster, model_folder, alice, served, ci, tmp_path, loop)

@@ -6,7 +6,7 @@ In full 300 adapters of ranks 4 to 64 and 32 slots; in the ordinary run a tenth 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from registry.models import BaseModel, Cluster
 from serving_client.router.app import Settings, make_app
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
-from tests.soak.hundreds import Expected, Size, Traffic, behind_aliases, figures, loop, many, peft_answers, show
+from tests.soak.hundreds import Expected, Fleet, Size, fleet, loop
 
-__all__ = ["loop"]
+__all__ = ["fleet", "loop"]
 
 FULL, SHORT = Size(300, 32, 900, (1, 10, 100, 300)), Size(30, 8, 120, (1, 30))
 
@@ -58,14 +58,5 @@ def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:
     return bool(choice["token_ids"] == expected.ids and choice["text"] == expected.text)
 
 
-def test_hundreds_of_adapters_answer_as_peft_does(
-    size: Size, cluster: Cluster, model_folder: Path, alice: User, ci: str, served: str, loop: Callable[[], None],
-    tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    folders = many(model_folder, tmp_path, size.adapters)
-    expected = peft_answers(model_folder, folders)
-    assert len({answer.text for answer in expected}) > size.adapters / 2, "adapters must differ to prove anything"
-    names = behind_aliases(folders, cluster, alice)
-    loop()
-    traffic = Traffic(served, ci, dict(zip(names, expected, strict=True)), is_pefts)
-    show(list(figures(traffic, names, size)), capsys)
+def test_hundreds_of_adapters_answer_as_peft_does(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.asked(is_pefts, capsys)

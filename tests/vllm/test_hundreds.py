@@ -5,7 +5,7 @@ With --soak 64 adapters of ranks 4 to 64; else a dozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from adapterhub.accounts.models import Project, User
 from registry.models import BaseModel, Cluster
 from serving_client.router.app import Settings, make_app
 from tests.fakes.server import Server
-from tests.soak.hundreds import Expected, Size, Traffic, behind_aliases, figures, loop, many, peft_answers, show
+from tests.soak.hundreds import Expected, Fleet, Size, fleet, loop
 from tests.vllm.server import MAX_RANK, SLOTS, VllmServer
 
-__all__ = ["loop"]
+__all__ = ["fleet", "loop"]
 
 FULL, SHORT = Size(64, SLOTS, 120, (64,)), Size(12, SLOTS // 4, 30, (12,))
 # vLLM sums in another order: of two tokens that PEFT holds for as good as equal it may choose the other.
@@ -56,14 +56,5 @@ def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:
     return True
 
 
-def test_many_adapters_answer_as_peft_does(
-    size: Size, cluster: Cluster, model_folder: Path, alice: User, ci: str, served: str, loop: Callable[[], None],
-    tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    folders = many(model_folder, tmp_path, size.adapters)
-    expected = peft_answers(model_folder, folders)
-    assert len({answer.text for answer in expected}) > size.adapters / 2, "adapters must differ to prove anything"
-    names = behind_aliases(folders, cluster, alice)
-    loop()
-    traffic = Traffic(served, ci, dict(zip(names, expected, strict=True)), is_pefts)
-    show(list(figures(traffic, names, size)), capsys)
+def test_many_adapters_answer_as_peft_does(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.asked(is_pefts, capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +29,13 @@ from serving_client.router.tracing import begun, ended
 from serving_client.router.upstream import Reply, Upstream
 from serving_client.routing import RoutingTable, VersionRoute
 
+log = logging.getLogger(__name__)
+
 MAX_BODY_BYTES = 4 * 2**20
+
+
+class CutOff(Exception):
+    """A replica broke off after the first byte; the words say which, and how."""
 
 
 @dataclass
@@ -148,6 +155,9 @@ class PassedThrough(StreamingResponse):
         try:
             async with self._stack:
                 await super().__call__(scope, receive, send)
+        except CutOff as error:
+            # The server closes the connection of an answer without an end.
+            log.warning("Answer %s was broken off by its replica: %s", self._answer.response_id, error)
         finally:
             self._finished(self._answer)
 
@@ -159,9 +169,9 @@ class PassedThrough(StreamingResponse):
             async for chunk in reply.response.content.iter_any():
                 self._answer.saw(chunk)
                 yield chunk
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError) as error:
             self._answer.status = 502
-            raise
+            raise CutOff(f"{reply.response.url}: {error}") from None
         self._answer.is_whole = True
 
 

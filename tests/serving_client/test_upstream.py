@@ -141,7 +141,9 @@ def test_chunks_arrive_before_the_end(router: Router, engine: Engine) -> None:
     assert 0 < report["ttft_ms"] <= report["total_ms"]
 
 
-def test_a_stream_that_breaks_does_not_look_whole(router: Router, engine: Engine) -> None:
+def test_a_stream_that_breaks_does_not_look_whole_and_is_one_line_in_the_log(
+    router: Router, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.fake.breaks = True
     with (
         pytest.raises(httpx.RemoteProtocolError),
@@ -149,7 +151,12 @@ def test_a_stream_that_breaks_does_not_look_whole(router: Router, engine: Engine
     ):
         for _ in answer.iter_text():
             pass
-    assert router.reported()[0]["status"] == 502
+    told = router.reported()[0]
+    assert told["status"] == 502
+    line = next(record for record in caplog.records if record.name == "serving_client.router.proxy")
+    assert line.getMessage().startswith(f"Answer {told['response_id']} was broken off by its replica: {engine.url}")
+    traces = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert traces == [ConnectionResetError], "the fake's own, and none of the router's"
 
 
 def test_who_leaves_a_stream_is_no_failure_of_the_version(

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from serving_client.engine.adapter import ModuleShapes
 from serving_client.engine.errors import NOT_FINITE
+from serving_client.engine.fixed_steps import FixedSteps, Inputs, Shape
 from serving_client.engine.kv_cache import RowCache
-from serving_client.engine.lora import ResidentAdapters, wrap_linears
+from serving_client.engine.lora import MOST_TOKENS, ResidentAdapters, SlotRows, wrap_linears
 from serving_client.engine.sampling import choose_tokens
 from serving_client.engine.sequence import Sequence
 
@@ -25,6 +26,7 @@ class RunningBatch:
         self._modules = wrap_linears(model)
         self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
         self.residents = ResidentAdapters(self._modules, max_loras)
+        self._fixed = FixedSteps(self._in_fixed_shape, self._device)
         self.rows: list[Sequence] = []
 
     @property
@@ -42,28 +44,47 @@ class RunningBatch:
         tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
         ends, which = torch.unique(lengths - 1, return_inverse=True)
         places = torch.arange(longest, device=self._device)
-        logits = self._forward(sequences, tokens, places[None], None, ends.to(self._device))
+        self.residents.route([sequence.adapter for sequence in sequences])
+        logits = self._forward(tokens, places[None], None, ends.to(self._device))
         self._choose(sequences, logits[torch.arange(len(sequences)), which])
 
     def step(self) -> None:
         """Adds one token to every row."""
+        is_fixed = runs_in_fixed_shapes(self._device, len(self.rows))
+        self._choose(self.rows, self._fixed_step() if is_fixed else self._step())
+
+    def _step(self) -> torch.Tensor:
         length = max(sequence.position for sequence in self.rows) + 1
         positions = self._here([sequence.position for sequence in self.rows])
+        tokens = self._here([sequence.last_token for sequence in self.rows])
+        self.residents.route([sequence.adapter for sequence in self.rows])
+        return self._add_token(tokens, positions, length)
+
+    def _fixed_step(self) -> torch.Tensor:
+        slots = self.residents.slots_of([sequence.adapter for sequence in self.rows])
+        inputs = Inputs([s.last_token for s in self.rows], [s.position for s in self.rows], slots)
+        shape = Shape(len(self.rows), max(inputs.positions) + 1, max(slots) + 1).padded()
+        self._cache.reserve(shape.rows, shape.length)
+        return self._fixed.logits(shape, inputs, (self._cache.moves, self.residents.moves))
+
+    def _in_fixed_shape(self, inputs: torch.Tensor, shape: Shape) -> torch.Tensor:
+        tokens, positions, slots = inputs
+        self.residents.use(SlotRows(slice(0, shape.slots), slots) if shape.slots else None)
+        return self._add_token(tokens, positions, shape.length)
+
+    def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """(rows,) last tokens and their places -> (rows, vocabulary)."""
         self._cache.extend(positions, length)
         visible = torch.arange(length, device=self._device) <= positions[:, None]
-        tokens = self._here([[sequence.last_token] for sequence in self.rows])
-        logits = self._forward(self.rows, tokens, positions[:, None], visible[:, None, None, :], 1)
-        self._choose(self.rows, logits[:, -1])
+        return self._forward(tokens[:, None], positions[:, None], visible[:, None, None, :], 1)[:, -1]
 
     def _forward(
         self,
-        sequences: list[Sequence],
         tokens: torch.Tensor,
         positions: torch.Tensor,
         visible: torch.Tensor | None,
         keep: torch.Tensor | int,
     ) -> torch.Tensor:
-        self.residents.route([sequence.adapter for sequence in sequences])
         answer = self._model(
             input_ids=tokens,
             position_ids=positions,
@@ -93,7 +114,8 @@ class RunningBatch:
         for row in reversed(range(len(self.rows))):
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
-        if not self.rows:
+        # Recordings of steps hold addresses in the cache: to make them anew costs more than the memory.
+        if not self.rows and self._device.type != "cuda":
             self._cache.release()
 
     def _free(self, row: int) -> None:
@@ -101,3 +123,8 @@ class RunningBatch:
         self._cache.remove(row, len(self.rows))
         if row < len(self.rows):
             self.rows[row] = last
+
+
+def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:
+    """Whether a step waits for the launch of its kernels, which a recording of it does at once."""
+    return device.type == "cuda" and rows <= MOST_TOKENS

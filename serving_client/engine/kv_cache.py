@@ -20,6 +20,7 @@ class Window:
     count: int = 0
     positions: torch.Tensor | None = None  # (count,) next position of each running row; None for new rows
     length: int = 0  # the longest row, with the new token
+    moves: int = 0  # how often a layer's tensors were replaced
 
 
 class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -33,9 +34,17 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Makes room for what the window says."""
-        rows, length = self._window.first + self._window.count, self._window.length
-        self._keys = _grown(self._keys, key_states, rows, length)
-        self._values = _grown(self._values, value_states, rows, length)
+        self._grow(self._window.first + self._window.count, self._window.length, key_states, value_states)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Makes room in a layer that has rows."""
+        self._grow(rows, length, self._keys, self._values)
+
+    def _grow(self, rows: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if rows > self._keys.shape[0] or length > self._keys.shape[2]:
+            self._keys = _grown(self._keys, keys, rows, length)
+            self._values = _grown(self._values, values, rows, length)
+            self._window.moves += 1
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -75,6 +84,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Gives the memory back."""
         self._keys = self._keys.new_empty(0, 0, 0, 0)
         self._values = self._values.new_empty(0, 0, 0, 0)
+        self._window.moves += 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length of the keys that a query sees, and their offset."""
@@ -102,6 +112,16 @@ class RowCache(Cache):
         self.window.first, self.window.count = first, count
         self.window.positions, self.window.length = None, length
 
+    @property
+    def moves(self) -> int:
+        """Another number than before tells that keys and values lie elsewhere."""
+        return self.window.moves
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Makes room for so many rows of that length. Only with a running row."""
+        for layer in self._rows:
+            layer.reserve(rows, length)
+
     def extend(self, positions: torch.Tensor, length: int) -> None:
         """The next forward adds a token to the first rows; `positions` (rows,) says where, below `length`."""
         self.window.first, self.window.count = 0, len(positions)
@@ -125,8 +145,6 @@ class RowCache(Cache):
 
 
 def _grown(held: torch.Tensor, states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    if rows <= held.shape[0] and length <= held.shape[2]:
-        return held
     rows = _doubled(max(held.shape[0], FIRST_ROWS), rows)
     length = _doubled(max(held.shape[2], FIRST_LENGTH), length)
     grown = states.new_zeros(rows, states.shape[1], length, states.shape[3])

@@ -24,25 +24,33 @@ MOST_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Groups:
-    """The rows of a batch by adapter slot. Groups are padded to the longest one with row 0."""
+class SlotRows:
+    """Which slot each row of a batch multiplies with."""
 
     slots: slice  # from the first to the last slot in use
-    members: torch.Tensor  # (slots, longest) row of each member
-    real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
-    rows: torch.Tensor  # (rows with an adapter,) which rows they are
     of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
-    covers_batch: bool  # one adapter has all rows
-    _foreign: dict[int, torch.Tensor] = field(default_factory=dict)
+    _foreign: dict[int, torch.Tensor] = field(default_factory=dict, kw_only=True)
 
     def foreign(self, rank: int) -> torch.Tensor | None:
         """(all rows, 1, slots x rank) True where a rank is of another row's adapter; None if there is no other."""
-        if self.covers_batch:
-            return None
         if rank not in self._foreign:
             slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
             self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
         return self._foreign[rank]
+
+
+@dataclass(frozen=True)
+class Groups(SlotRows):
+    """The rows by slot besides. Groups are padded to the longest one with row 0."""
+
+    members: torch.Tensor  # (slots, longest) row of each member
+    real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
+    rows: torch.Tensor  # (rows with an adapter,) which rows they are
+    covers_batch: bool  # one adapter has all rows
+
+    def foreign(self, rank: int) -> torch.Tensor | None:
+        """As above, and none where one adapter has all rows."""
+        return None if self.covers_batch else super().foreign(rank)
 
 
 class LoraLinear(nn.Module):
@@ -52,7 +60,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self._groups: Groups | None = None
+        self._groups: SlotRows | None = None
         self._in_use: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self._linear = packed(linear)
         self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
@@ -63,11 +71,13 @@ class LoraLinear(nn.Module):
         """Where its slots lie."""
         return self._down.device
 
-    def fit(self, slots: int, rank: int) -> None:
-        """Makes the slots as wide as the highest rank; lower ranks are padded with zeros."""
-        if self._down.shape[:2] != (slots, rank):
-            self._down = _resized(self._down, slots, rank)
-            self._up = _resized(self._up, slots, rank)
+    def fit(self, slots: int, rank: int) -> bool:
+        """Makes the slots as wide as the highest rank; lower ranks are padded with zeros. True if that moved them."""
+        if self._down.shape[:2] == (slots, rank):
+            return False
+        self._down = _resized(self._down, slots, rank)
+        self._up = _resized(self._up, slots, rank)
+        return True
 
     def place(self, slot: int, update: LowRank | None) -> None:
         """Puts an adapter's update into a slot; None if the adapter leaves this module as it is."""
@@ -80,7 +90,7 @@ class LoraLinear(nn.Module):
             self._down[slot, :rank].copy_(update.down, non_blocking=True)
             self._up[slot, :rank].copy_(update.up, non_blocking=True)
 
-    def use(self, groups: Groups | None) -> None:
+    def use(self, groups: SlotRows | None) -> None:
         """The next forward multiplies these rows. To be called again after every `fit`."""
         self._groups, self._in_use = groups, None
         rank = self._down.shape[1]
@@ -94,9 +104,9 @@ class LoraLinear(nn.Module):
         y: torch.Tensor = self._linear(x)
         if self._groups is None or self._in_use is None:
             return y
-        if self._groups.covers_batch or waits_for_launches(x):
-            return self._add_from_slots(x, y, *self._in_use)
-        return self._add_to_groups(x, y, self._groups)
+        if isinstance(self._groups, Groups) and not (self._groups.covers_batch or waits_for_launches(x)):
+            return self._add_to_groups(x, y, self._groups)
+        return self._add_from_slots(x, y, *self._in_use)
 
     def _add_from_slots(
         self, x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, foreign: torch.Tensor | None
@@ -118,7 +128,7 @@ class LoraLinear(nn.Module):
 
 
 def waits_for_launches(x: torch.Tensor) -> bool:
-    """Whether (rows, tokens, in) is so little for a GPU that the number of kernels decides."""
+    """Whether (rows, tokens, ...) is so little for a GPU that the number of kernels decides."""
     return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
 
 
@@ -138,6 +148,7 @@ class ResidentAdapters:
         self._device = next((module.device for module in modules.values()), torch.device("cpu"))
         self._slots: dict[Adapter, int] = {}  # ordered by last use
         self._routed: list[Adapter | None] | None = None  # None: to be told to the modules again
+        self.moves = 0  # another number than before tells that slots lie elsewhere
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
         """Takes an adapter in, in place of one that is not busy. False if all are."""
@@ -161,16 +172,25 @@ class ResidentAdapters:
         self._routed = None
         for name, module in self._modules.items():
             updates = [resident.modules[name] for resident in self._slots if name in resident.modules]
-            module.fit(self._limit, max((update.rank for update in updates), default=0))
+            self.moves += module.fit(self._limit, max((update.rank for update in updates), default=0))
             module.place(slot, adapter.modules.get(name))
 
     def route(self, rows: Rows) -> None:
         """Makes the next forward use these adapters, one a row; all must be resident."""
         if self._routed != list(rows):
-            self._routed = list(rows)
             groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
-            for module in self._modules.values():
-                module.use(groups)
+            self.use(groups)
+            self._routed = list(rows)
+
+    def slots_of(self, rows: Rows) -> list[int]:
+        """The slot of each row, -1 for the base model; all must be resident."""
+        return [self._slots[adapter] if adapter else -1 for adapter in rows]
+
+    def use(self, groups: SlotRows | None) -> None:
+        """The same in slots."""
+        self._routed = None
+        for module in self._modules.values():
+            module.use(groups)
 
 
 def _groups(slots: list[int | None], device: torch.device) -> Groups | None:

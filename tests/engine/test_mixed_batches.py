@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving_client.engine import lora
+from serving_client.engine import batch, lora
 from serving_client.engine.completion_request import parse_completion
 from serving_client.engine.engine import Engine
 
@@ -31,17 +31,21 @@ def count_forwards(engine: Engine) -> list[int]:
     return forwards
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["by group", "from all slots"])
+@pytest.fixture(params=["by group", "from all slots", "in fixed shapes"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways of a CPU and those of a GPU, but for the recording."""
+    monkeypatch.setattr(lora, "waits_for_launches", lambda _: request.param != "by group")
+    monkeypatch.setattr(batch, "runs_in_fixed_shapes", lambda *_: request.param == "in fixed shapes")
+
+
+@pytest.mark.usefixtures("way")
 async def test_a_mixed_batch_answers_as_peft_does_alone(
-    waits: bool,
-    monkeypatch: pytest.MonkeyPatch,
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],
     adapters: dict[str, Path],
     peft_tokens: Callable[..., list[int]],
     greedy: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr(lora, "waits_for_launches", lambda _: waits)
     engine = make_engine()
     load_all(engine, adapters)
     asked = [(name, prompt) for prompt in PROMPTS[:2] for name in ("tiny", *adapters)]
@@ -69,6 +73,7 @@ async def test_ranks_and_scales_are_those_of_a_merge(
     assert tokens == peft_tokens(PROMPTS[0], COUNT, adapters[name], merged=True)
 
 
+@pytest.mark.usefixtures("way")
 async def test_sixteen_requests_over_eight_adapters_take_one_forward_a_step(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],
@@ -88,6 +93,7 @@ async def test_sixteen_requests_over_eight_adapters_take_one_forward_a_step(
     assert forwards == [len(PROMPTS[2])] + [1] * (COUNT - 1)
 
 
+@pytest.mark.usefixtures("way")
 async def test_requests_that_join_and_leave_change_no_other_answer(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],
@@ -110,6 +116,7 @@ async def test_requests_that_join_and_leave_change_no_other_answer(
         assert others[i] == peft_tokens(PROMPTS[i % 4], 3 + i, adapters.get(name)), name
 
 
+@pytest.mark.usefixtures("way")
 async def test_more_adapters_than_slots_wait_for_their_turn(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],
@@ -124,6 +131,7 @@ async def test_more_adapters_than_slots_wait_for_their_turn(
     assert answers == [peft_tokens(PROMPTS[1], 8, folder) for folder in adapters.values()]
 
 
+@pytest.mark.usefixtures("way")
 async def test_unloading_lets_a_running_answer_end_with_its_weights(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],
@@ -145,6 +153,7 @@ async def test_unloading_lets_a_running_answer_end_with_its_weights(
     assert new == peft_tokens(PROMPTS[0], COUNT, adapters["rank-16"])
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_request_that_nobody_waits_for_leaves_the_batch(
     make_engine: Callable[..., Engine], serve: Callable[[Engine], Any], greedy: Callable[..., Any]
 ) -> None:

@@ -1,0 +1,107 @@
+"""Decoding steps of fixed shape: on a GPU each is recorded once as a CUDA graph and then replayed.
+
+A step of few rows launches more than a thousand kernels, and each launch takes Python longer than the GPU needs for
+the kernel. A graph launches all of them at once, but its shapes and addresses are those of the recording: so rows,
+lengths and slots are padded to powers of two, inputs are copied to one place, and what moves the cache or the slots in
+memory makes the recordings void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+# Of a GPU's memory each recording takes some megabytes.
+MOST_STEPS = 64
+SHORTEST = 64
+NO_SLOT = -1
+
+
+class Shape(NamedTuple):
+    """Rows of the batch, places of the cache that they look at, and slots of adapters: at least so many."""
+
+    rows: int
+    length: int
+    slots: int
+
+    def padded(self) -> Shape:
+        """All three as powers of two, so that few shapes occur; slots may be none."""
+        return Shape(power(self.rows), max(power(self.length), SHORTEST), power(self.slots) if self.slots else 0)
+
+
+class Inputs(NamedTuple):
+    """One number a row each: the token, where it stands, and the slot of its adapter or -1."""
+
+    tokens: list[int]
+    positions: list[int]
+    slots: list[int]
+
+
+Forward = Callable[[torch.Tensor, Shape], torch.Tensor]
+"""(3, rows) inputs -> (rows, vocabulary) logits, without a look at a value on the way."""
+
+
+class FixedStep:
+    """The step of one shape. The first time it is computed, which also warms libraries up, the second time recorded."""
+
+    def __init__(self, shape: Shape, forward: Forward, device: torch.device, pool: object) -> None:
+        self._shape, self._forward, self._pool = shape, forward, pool
+        self._inputs = torch.zeros(3, shape.rows, dtype=torch.long, device=device)
+        self._is_warm = False
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits: torch.Tensor | None = None
+
+    def logits(self, inputs: Inputs) -> torch.Tensor:
+        """(rows, vocabulary) of the real rows; to be read before the next step of any shape."""
+        padding = self._shape.rows - len(inputs.tokens)
+        rows = [[*numbers, *[filler] * padding] for numbers, filler in zip(inputs, (0, 0, NO_SLOT), strict=True)]
+        self._inputs.copy_(torch.tensor(rows))
+        return self._run()[: len(inputs.tokens)]
+
+    def _run(self) -> torch.Tensor:
+        if not self._is_warm or not self._inputs.is_cuda:
+            self._is_warm = True
+            return self._forward(self._inputs, self._shape)
+        if self._graph is None:
+            self._record()
+        return self._replayed()
+
+    def _record(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        # Another thread may copy an adapter's weights meanwhile; only this one's calls are forbidden to wait.
+        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
+            self._logits = self._forward(self._inputs, self._shape)
+
+    def _replayed(self) -> torch.Tensor:
+        assert self._graph is not None and self._logits is not None  # noqa: S101, PT018 - recorded above
+        self._graph.replay()
+        return self._logits
+
+
+class FixedSteps:
+    """The steps of all shapes that occur; the least recently used one makes room."""
+
+    def __init__(self, forward: Forward, device: torch.device) -> None:
+        self._forward, self._device = forward, device
+        # One memory for what all steps compute on the way: they never run at once.
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._steps: dict[Shape, FixedStep] = {}
+        self._places: object = None
+
+    def logits(self, shape: Shape, inputs: Inputs, places: object) -> torch.Tensor:
+        """(rows, vocabulary). `places` stands for the addresses of cache and slots: another one voids all steps."""
+        if places != self._places:
+            self._steps.clear()
+            self._places = places
+        step = self._steps.pop(shape, None) or FixedStep(shape, self._forward, self._device, self._pool)
+        self._steps[shape] = step
+        if len(self._steps) > MOST_STEPS:
+            del self._steps[next(iter(self._steps))]
+        return step.logits(inputs)
+
+
+def power(number: int) -> int:
+    """The least power of two that is not less."""
+    return 1 << (number - 1).bit_length()

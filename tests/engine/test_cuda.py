@@ -1,0 +1,87 @@
+"""On a GPU: recorded steps answer as steps that are computed anew. Runs where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from serving_client.engine import batch as batches
+from serving_client.engine.adapter import Adapter, LowRank
+from serving_client.engine.batch import RunningBatch
+from serving_client.engine.sampling import SamplingParams
+from serving_client.engine.sequence import Sequence
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+RANKS = (4, 64, 8, 16, 32, 4, 8, 16)
+SLOTS = 4
+# The first of them runs beyond the cache's first length.
+LENGTHS = (390, 3, 40, 7, 80, 21, 5, 60, 11, 33, 2, 90)
+
+
+class Numbers:
+    """A decoder that needs no tokenizer."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return " ".join(map(str, ids))
+
+
+def random_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(**shape, num_key_value_heads=2, vocab_size=300, initializer_range=0.2)
+    return LlamaForCausalLM(config).cuda().eval().requires_grad_(False)
+
+
+def random_adapters(batch: RunningBatch) -> list[Adapter]:
+    torch.manual_seed(1)
+    return [
+        Adapter(str(number), {
+            name: LowRank(torch.randn(rank, wide) * 0.1, torch.randn(rank, out) * 0.1)
+            for name, (wide, out) in batch.module_shapes.items()
+        })
+        for number, rank in enumerate(RANKS)
+    ]  # fmt: skip
+
+
+def questions(adapters: list[Adapter]) -> Iterator[Sequence]:
+    """Of all adapters and the base model, ending one after the other."""
+    chosen = [adapters[0], *adapters, None, *adapters]
+    for number, length in enumerate(LENGTHS):
+        params = SamplingParams(max_tokens=length, temperature=0, ignore_eos=True)
+        prompt = [(number * 7 + place) % 300 for place in range(3 + number)]
+        yield Sequence(prompt, params, chosen[number], Numbers(), lambda _: None)
+
+
+def has_room(batch: RunningBatch, sequence: Sequence) -> bool:
+    busy = {other.adapter for other in batch.rows if other.adapter}
+    return sequence.adapter is None or batch.residents.admit(sequence.adapter, busy)
+
+
+@torch.inference_mode()
+def answers() -> list[list[int]]:
+    """A request joins at every third step for which its adapter finds room."""
+    batch = RunningBatch(random_model(), max_loras=SLOTS, ends=frozenset())
+    asked = list(questions(random_adapters(batch)))
+    waiting, steps = list(asked), 0
+    while waiting or batch.rows:
+        if waiting and (steps % 3 == 0 or not batch.rows) and has_room(batch, waiting[0]):
+            batch.join([waiting.pop(0)])
+        batch.step()
+        batch.drop_finished()
+        steps += 1
+    return [sequence.tokens for sequence in asked]
+
+
+def test_recorded_steps_answer_as_computed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    replays = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph)))
+    recorded = answers()
+    assert len(replays) > LENGTHS[0] / 2
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "runs_in_fixed_shapes", lambda *_: False)
+        assert recorded == answers()
+    assert len({tuple(tokens) for tokens in recorded}) == len(LENGTHS)

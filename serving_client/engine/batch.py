@@ -11,7 +11,7 @@ from serving_client.engine.adapter import ModuleShapes
 from serving_client.engine.errors import NOT_FINITE
 from serving_client.engine.fixed_steps import FixedSteps, Inputs, Shape
 from serving_client.engine.kv_cache import RowCache
-from serving_client.engine.lora import MOST_TOKENS, ResidentAdapters, SlotRows, wrap_linears
+from serving_client.engine.lora import MOST_TOKENS, ResidentAdapters, SlotRows, row_kernel, wrap_linears
 from serving_client.engine.sampling import choose_tokens
 from serving_client.engine.sequence import Sequence
 
@@ -26,6 +26,7 @@ class RunningBatch:
         self._modules = wrap_linears(model)
         self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
         self.residents = ResidentAdapters(self._modules, max_loras)
+        self._kernel = row_kernel(self._device)
         self._fixed = FixedSteps(self._in_fixed_shape, self._device)
         self.rows: list[Sequence] = []
 
@@ -69,26 +70,31 @@ class RunningBatch:
 
     def _in_fixed_shape(self, inputs: torch.Tensor, shape: Shape) -> torch.Tensor:
         tokens, positions, slots = inputs
-        self.residents.use(SlotRows(slice(0, shape.slots), slots) if shape.slots else None)
+        used = SlotRows(slice(0, shape.slots), slots, kernel=self._kernel)
+        self.residents.use(used if shape.slots else None)
         return self._add_token(tokens, positions, shape.length)
 
     def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
         """(rows,) last tokens and their places -> (rows, vocabulary)."""
         self._cache.extend(positions, length)
-        visible = torch.arange(length, device=self._device) <= positions[:, None]
-        return self._forward(tokens[:, None], positions[:, None], visible[:, None, None, :], 1)[:, -1]
+        hidden = torch.arange(length, device=self._device) > positions[:, None]
+        # Numbers, because attention would make them of a boolean mask in every layer.
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device).masked_fill_(
+            hidden, float("-inf")
+        )
+        return self._forward(tokens[:, None], positions[:, None], mask[:, None, None, :], 1)[:, -1]
 
     def _forward(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        visible: torch.Tensor | None,
+        mask: torch.Tensor | None,
         keep: torch.Tensor | int,
     ) -> torch.Tensor:
         answer = self._model(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=visible,
+            attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=keep,

@@ -9,7 +9,7 @@ memory makes the recordings void.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -46,7 +46,7 @@ Forward = Callable[[torch.Tensor, Shape], torch.Tensor]
 class FixedStep:
     """The step of one shape. The first time it is computed, which also warms libraries up, the second time recorded."""
 
-    def __init__(self, shape: Shape, forward: Forward, device: torch.device, pool: object) -> None:
+    def __init__(self, shape: Shape, forward: Forward, device: torch.device, pool: Any) -> None:
         self._shape, self._forward, self._pool = shape, forward, pool
         self._inputs = torch.zeros(3, shape.rows, dtype=torch.long, device=device)
         self._is_warm = False
@@ -85,21 +85,25 @@ class FixedSteps:
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward, self._device = forward, device
-        # One memory for what all steps compute on the way: they never run at once.
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._steps: dict[Shape, FixedStep] = {}
         self._places: object = None
+        self._pool: Any = None
 
     def logits(self, shape: Shape, inputs: Inputs, places: object) -> torch.Tensor:
         """(rows, vocabulary). `places` stands for the addresses of cache and slots: another one voids all steps."""
         if places != self._places:
-            self._steps.clear()
-            self._places = places
+            self._void(places)
         step = self._steps.pop(shape, None) or FixedStep(shape, self._forward, self._device, self._pool)
         self._steps[shape] = step
         if len(self._steps) > MOST_STEPS:
             del self._steps[next(iter(self._steps))]
         return step.logits(inputs)
+
+    def _void(self, places: object) -> None:
+        self._steps.clear()
+        self._places = places
+        # One memory for what all steps compute on the way: they never run at once. It ends with the last of them.
+        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
 
 
 def power(number: int) -> int:

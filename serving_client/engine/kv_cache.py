@@ -18,7 +18,9 @@ class Window:
 
     first: int = 0
     count: int = 0
-    positions: torch.Tensor | None = None  # (count,) next position of each running row; None for new rows
+    places: tuple[torch.Tensor, slice, torch.Tensor] | None = (
+        None  # rows, heads, positions of one token; None: new rows
+    )
     length: int = 0  # the longest row, with the new token
     moves: int = 0  # how often a layer's tensors were replaced
 
@@ -51,24 +53,18 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes what the window says; returns all that its rows may look at."""
         self.lazy_initialization(key_states, value_states)
-        if self._window.positions is None:
+        if self._window.places is None:
             return self._start_rows(key_states, value_states)
-        return self._extend_rows(key_states, value_states, self._window.positions)
+        self._keys[self._window.places] = key_states[:, :, 0]
+        self._values[self._window.places] = value_states[:, :, 0]
+        count, length = self._window.count, self._window.length
+        return self._keys[:count, :, :length], self._values[:count, :, :length]
 
     def _start_rows(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = slice(self._window.first, self._window.first + self._window.count)
         self._keys[rows, :, : keys.shape[2]] = keys
         self._values[rows, :, : values.shape[2]] = values
         return keys, values
-
-    def _extend_rows(
-        self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        count, length = self._window.count, self._window.length
-        rows = torch.arange(count, device=keys.device)
-        self._keys[rows, :, positions] = keys[:, :, 0]
-        self._values[rows, :, positions] = values[:, :, 0]
-        return self._keys[:count, :, :length], self._values[:count, :, :length]
 
     def move(self, source: int, target: int) -> None:
         """Copies a row over another."""
@@ -88,11 +84,11 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length of the keys that a query sees, and their offset."""
-        return (query_length if self._window.positions is None else self._window.length), 0
+        return (query_length if self._window.places is None else self._window.length), 0
 
     def get_seq_length(self) -> int:
         """Tokens before this forward, of the longest row."""
-        return 0 if self._window.positions is None else self._window.length - 1
+        return 0 if self._window.places is None else self._window.length - 1
 
     def get_max_length(self) -> int:
         """No limit of its own."""
@@ -110,7 +106,7 @@ class RowCache(Cache):
     def start(self, first: int, count: int, length: int) -> None:
         """The next forward fills `count` new rows from row `first` with `length` tokens."""
         self.window.first, self.window.count = first, count
-        self.window.positions, self.window.length = None, length
+        self.window.places, self.window.length = None, length
 
     @property
     def moves(self) -> int:
@@ -125,7 +121,8 @@ class RowCache(Cache):
     def extend(self, positions: torch.Tensor, length: int) -> None:
         """The next forward adds a token to the first rows; `positions` (rows,) says where, below `length`."""
         self.window.first, self.window.count = 0, len(positions)
-        self.window.positions, self.window.length = positions, length
+        rows = torch.arange(len(positions), device=positions.device)
+        self.window.places, self.window.length = (rows, slice(None), positions), length
 
     def remove(self, row: int, last: int) -> None:
         """Frees a row: the last one takes its place, so that running rows stay together."""

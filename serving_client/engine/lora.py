@@ -2,14 +2,17 @@
 
 The base model's product is one for all rows. For the update there are two ways, and both read each adapter's weights
 once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots do all groups
-at once. On a GPU a step with few tokens waits for the launch of kernels and not for arithmetic: every row is multiplied
-with all slots in use, and what does not belong to it is set to zero in between.
+at once. On a GPU a forward of few tokens waits for the launch of kernels and not for arithmetic: every row is
+multiplied with all slots in use, and what does not belong to it is set to zero in between. Where Triton is there, a
+recorded step has kernels of its own, in which a row reads its adapter alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from shutil import which
 
 import torch
 from torch import nn
@@ -20,6 +23,8 @@ from serving_client.engine.packed import packed
 
 Rows = Sequence[Adapter | None]
 """The adapter of each row of a batch; None is the base model."""
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""x (rows, 1, in), y (rows, 1, out), all slots' down and up, slot of each row -> y with the update added."""
 MOST_TOKENS = 256
 
 
@@ -29,6 +34,7 @@ class SlotRows:
 
     slots: slice  # from the first to the last slot in use
     of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
+    kernel: Kernel | None = field(default=None, kw_only=True)
     _foreign: dict[int, torch.Tensor] = field(default_factory=dict, kw_only=True)
 
     def foreign(self, rank: int) -> torch.Tensor | None:
@@ -61,10 +67,10 @@ class LoraLinear(nn.Module):
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self._groups: SlotRows | None = None
-        self._in_use: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self._linear = packed(linear)
         self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
         self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
+        self._in_use: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._down, self._up, None
 
     @property
     def device(self) -> torch.device:
@@ -92,9 +98,9 @@ class LoraLinear(nn.Module):
 
     def use(self, groups: SlotRows | None) -> None:
         """The next forward multiplies these rows. To be called again after every `fit`."""
-        self._groups, self._in_use = groups, None
         rank = self._down.shape[1]
-        if groups and rank:
+        self._groups = groups if rank else None
+        if groups and rank and not groups.kernel:
             # Some hundred modules a step: each view that is made here and not there counts.
             down, up = (held[groups.slots].flatten(0, 1) for held in (self._down, self._up))
             self._in_use = down, up, groups.foreign(rank)
@@ -102,8 +108,10 @@ class LoraLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, tokens, in) -> (rows, tokens, out)."""
         y: torch.Tensor = self._linear(x)
-        if self._groups is None or self._in_use is None:
+        if self._groups is None:
             return y
+        if self._groups.kernel:
+            return self._groups.kernel(x, y, self._down, self._up, self._groups.of_rows)
         if isinstance(self._groups, Groups) and not (self._groups.covers_batch or waits_for_launches(x)):
             return self._add_to_groups(x, y, self._groups)
         return self._add_from_slots(x, y, *self._in_use)
@@ -130,6 +138,15 @@ class LoraLinear(nn.Module):
 def waits_for_launches(x: torch.Tensor) -> bool:
     """Whether (rows, tokens, ...) is so little for a GPU that the number of kernels decides."""
     return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
+
+
+def row_kernel(device: torch.device) -> Kernel | None:
+    """The kernels for recorded steps, where Triton is there and finds a compiler."""
+    if device.type != "cuda" or not find_spec("triton") or not (which("gcc") or which("clang")):
+        return None
+    from serving_client.engine.row_kernels import with_rows
+
+    return with_rows
 
 
 def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from serving_client.engine import batch as batches
 from serving_client.engine.adapter import Adapter, LowRank
 from serving_client.engine.batch import RunningBatch
+from serving_client.engine.lora import row_kernel
 from serving_client.engine.sampling import SamplingParams
 from serving_client.engine.sequence import Sequence
 
@@ -75,13 +76,31 @@ def answers() -> list[list[int]]:
     return [sequence.tokens for sequence in asked]
 
 
-def test_recorded_steps_answer_as_computed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    replays = []
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_recorded_steps_answer_as_computed_ones(has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    replays: list[int] = []  # Not the graphs themselves: they must be free to end.
     replay = torch.cuda.CUDAGraph.replay
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph)))
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(1), replay(graph)))
+    if not has_kernels:
+        monkeypatch.setattr(batches, "row_kernel", lambda _: None)
     recorded = answers()
     assert len(replays) > LENGTHS[0] / 2
     with monkeypatch.context() as patched:
         patched.setattr(batches, "runs_in_fixed_shapes", lambda *_: False)
         assert recorded == answers()
     assert len({tuple(tokens) for tokens in recorded}) == len(LENGTHS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rank", "wide", "out"), [(1, 48, 40), (6, 576, 1536), (16, 4096, 1024), (64, 1000, 14336)])
+def test_each_row_gets_its_own_adapters_update(dtype: torch.dtype, rank: int, wide: int, out: int) -> None:
+    kernel = row_kernel(torch.device("cuda"))
+    assert kernel
+    torch.manual_seed(0)
+    slots = torch.tensor([3, -1, 0, 0, 2, -1, 3], device="cuda")
+    x, y, down, up = (torch.randn(shape, device="cuda", dtype=dtype)
+                      for shape in ((7, 1, wide), (7, 1, out), (4, rank, wide), (4, rank, out)))  # fmt: skip
+    own = (slots >= 0)[:, None, None] * torch.bmm(torch.bmm(x.double(), down[slots].double().mT), up[slots].double())
+    expected = (y.double() + own).float()
+    rtol, atol = (1e-4, 1e-2) if dtype == torch.float32 else (1e-2, 1e-1)
+    torch.testing.assert_close(kernel(x, y, down, up, slots).float(), expected, rtol=rtol, atol=atol)

@@ -218,7 +218,8 @@ def write_folders(batch: RunningBatch, root: Path) -> list[Path]:
 
 def registered(bench: Bench, many: int, requests: int) -> Row:
     batch = RunningBatch(bench.model(), max_loras=SLOTS, ends=frozenset())
-    pool = AdapterPool("base", batch.module_shapes, max_in_memory=IN_MEMORY, max_rank=RANK)
+    pool = AdapterPool("base", batch.module_shapes, max_in_memory=IN_MEMORY, max_rank=RANK,
+                       dtype=bench.dtype, is_pinned=bench.device.type == "cuda")  # fmt: skip
     loop = GenerationLoop(batch, max_batch=SLOTS)
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-") as name:
         folders = write_folders(batch, Path(name))

@@ -10,14 +10,15 @@ from adapterhub.artifacts import File, manifest_of
 from registry.models import AdapterVersion, Alias
 
 RUN = """#!/bin/sh
-# ./run.sh FOLDER-OF-THE-BASE-MODEL [PORT]: serves {alias} after all files were checked.
+# ./run.sh FOLDER-OF-THE-BASE-MODEL [PORT [DEVICE]]: serves {alias} after all files were checked.
 set -eu
 model=$(cd "$1" && pwd)
 cd "$(dirname "$0")"
 sha256sum --quiet -c SHA256SUMS
 (cd "$model" && sha256sum --quiet -c -) < BASE_SHA256SUMS
 exec "${{PYTHON:-python3}}" -m serving_client.engine --model "$model" --served-model-name {base} \\
-    --host 127.0.0.1 --port "${{2:-8100}}" --max-lora-rank {rank} --lora-modules {alias}=adapter
+    --host 127.0.0.1 --port "${{2:-8100}}" --device "${{3:-cpu}}" --max-lora-rank {rank} \\
+    --lora-modules {alias}=adapter
 # The same with vLLM: vllm serve "$model" --served-model-name {base} --enable-lora --max-lora-rank {vllm_rank} \\
 #     --lora-modules {alias}=adapter
 """

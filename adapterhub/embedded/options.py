@@ -23,6 +23,7 @@ class Options:
     router_port: int = 8080
     engine_port: int = 8100
     engines: int = 2
+    engine_device: str = "cpu"
     threads: int = 0
     base_model: str = ""
     database_url: str = ""
@@ -40,6 +41,7 @@ class Options:
             router_port=environment.integer("ADAPTERHUB_ROUTER_PORT", environ, least=1, most=65535),
             engine_port=environment.integer("ADAPTERHUB_ENGINE_PORT", environ, least=1, most=65535),
             engines=environment.integer("ADAPTERHUB_ENGINES", environ, most=64),
+            engine_device=environment.choice("ADAPTERHUB_ENGINE_DEVICE", ("cpu", "cuda"), environ),
             threads=environment.integer("ADAPTERHUB_TORCH_THREADS", environ, most=1024),
             base_model=environment.read("ADAPTERHUB_BASE_MODEL", environ),
             database_url=environment.read("DATABASE_URL", environ),

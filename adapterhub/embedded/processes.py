@@ -114,7 +114,7 @@ def _engines(options: Options) -> list[ProcessSpec]:
 def _engine(options: Options, number: int) -> ProcessSpec:
     model, port = model_folder(options.home, options.base_model), options.engine_port + number
     argv = _python("-m", "serving_client.engine", "--model", model, "--served-model-name", model.name)
-    argv += ["--host", options.host, "--port", str(port)]
+    argv += ["--host", options.host, "--port", str(port), "--device", options.engine_device]
     argv += ["--threads", str(options.threads)] if options.threads else []
     return _spec(options, f"engine-{number}", argv, _http(options, port, "/health"))
 

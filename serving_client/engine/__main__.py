@@ -17,6 +17,7 @@ from serving_client.engine.model import open_model
 from serving_client.engine.passing_thread import in_passing_thread
 
 GRACE_S = 5
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -33,6 +34,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=_positive, default=2048, help="tokens of prompt and answer")
     parser.add_argument("--lora-modules", nargs="*", type=_named, default=[], metavar="NAME=FOLDER",
                         help="adapters that are loaded at the start")  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of weights; default: float32, on a GPU bfloat16")
     parser.add_argument("--threads", type=_positive, help="threads of the model; default: PyTorch's choice")
     return parser.parse_args(arguments)
 
@@ -60,7 +63,9 @@ def build_engine(options: argparse.Namespace) -> Engine:
         max_batch=options.max_batch,
         threads=options.threads,
     )
-    engine = Engine(options.served_model_name, open_model(options.model, options.max_model_len), limits)
+    dtype = DTYPES[options.dtype or ("bfloat16" if options.device == "cuda" else "float32")]
+    base = open_model(options.model, options.max_model_len, options.device, dtype)
+    engine = Engine(options.served_model_name, base, limits)
     for name, folder in options.lora_modules:
         load(engine, name, folder)
     return engine

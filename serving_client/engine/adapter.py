@@ -41,16 +41,37 @@ class Adapter:
 
 
 def read_adapter(
-    name: str, folder: Path, base: ModuleShapes, *, max_rank: int, dtype: torch.dtype = torch.float32
+    name: str,
+    folder: Path,
+    base: ModuleShapes,
+    *,
+    max_rank: int,
+    dtype: torch.dtype = torch.float32,
+    is_pinned: bool = False,
 ) -> Adapter:
-    """The adapter in a PEFT folder. Raises AdapterMissing without one, AdapterUnusable if it would answer wrongly."""
+    """The adapter in a PEFT folder. Raises AdapterMissing without one, AdapterUnusable if it would answer wrongly.
+
+    Pinned memory is what a GPU copies from without waiting.
+    """
     shape = read_lora_shape(folder)
     if shape.largest_rank > max_rank:
         raise AdapterUnusable(f"LoRA rank {shape.largest_rank} is greater than max_lora_rank {max_rank}.")
     matrices = _read_matrices(folder / WEIGHTS_NAME)
     if not matrices:
         raise AdapterUnusable(f"{WEIGHTS_NAME} holds no LoRA matrices.")
-    return Adapter(name, {module: _low_rank(module, pair, shape, base, dtype) for module, pair in matrices.items()})
+    modules = {module: _low_rank(module, pair, shape, base, dtype) for module, pair in matrices.items()}
+    return Adapter(name, _pinned(modules, dtype) if is_pinned else modules)
+
+
+def _pinned(modules: dict[str, LowRank], dtype: torch.dtype) -> dict[str, LowRank]:
+    """The same in one block: to pin a block takes longer than to fill it."""
+    flat = [(update.down, update.up) for update in modules.values()]
+    block = torch.empty(sum(down.numel() + up.numel() for down, up in flat), dtype=dtype, pin_memory=True)
+    parts = iter(torch.split(block, [matrix.numel() for pair in flat for matrix in pair]))
+    return {
+        name: LowRank(*(next(parts).view_as(matrix).copy_(matrix) for matrix in (update.down, update.up)))
+        for name, update in modules.items()
+    }
 
 
 def _read_matrices(path: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -103,7 +124,7 @@ def _check_shape(module: str, side: str, matrix: torch.Tensor, expected: tuple[i
 def _folded(module: str, pair: dict[str, torch.Tensor], scale: float, dtype: torch.dtype) -> LowRank:
     # A copy: the tensors read are views of the file, and a file cut short later would kill the process.
     down = pair["A"].to(dtype, copy=True).contiguous()
-    up = (pair["B"].to(dtype) * scale).T.contiguous()
+    up = (pair["B"].float() * scale).to(dtype).T.contiguous()
     if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
         raise AdapterUnusable(f"The weights of '{module}' hold NaN or infinity.")
     return LowRank(down, up)

@@ -71,7 +71,12 @@ class Engine:
         self.batch = RunningBatch(base.model, max_loras=limits.max_loras, ends=base.ends)
         self.loop = GenerationLoop(self.batch, max_batch=limits.max_batch, threads=limits.threads)
         self.adapters = AdapterPool(
-            name, self.batch.module_shapes, max_in_memory=limits.max_cpu_loras, max_rank=limits.max_lora_rank
+            name,
+            self.batch.module_shapes,
+            max_in_memory=limits.max_cpu_loras,
+            max_rank=limits.max_lora_rank,
+            dtype=base.model.dtype,
+            is_pinned=base.model.device.type == "cuda",
         )
 
     async def begin(self, request: CompletionRequest) -> Answer:

@@ -31,30 +31,32 @@ class BaseModel:
     max_length: int
 
 
-def open_model(folder: str, max_length: int) -> BaseModel:
-    """The model in a local folder, in float32 on the CPU. Raises ModelUnusable."""
+def open_model(folder: str, max_length: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:
+    """The model in a local folder. Raises ModelUnusable."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelUnusable("PyTorch sees no GPU: install its CUDA build and a driver, or choose --device cpu.")
     if not (Path(folder) / "config.json").is_file():
         raise ModelUnusable(f"The folder '{folder}' holds no model: it needs config.json, weights and a tokenizer.")
     try:
-        return _open(folder, max_length)
+        return _open(folder, max_length, torch.device(device), dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelUnusable(f"The model in '{folder}' cannot be opened: {reason}") from error
 
 
-def _open(folder: str, max_length: int) -> BaseModel:
+def _open(folder: str, max_length: int, device: torch.device, dtype: torch.dtype) -> BaseModel:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     _check(folder, config)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelUnusable(f"The model in '{folder}' has no tokenizer.json: save it with a fast tokenizer.")
-    model = _open_weights(folder)
+    model: Any = _open_weights(folder, dtype).to(device)
     return BaseModel(folder, model, tokenizer, _ends(model, tokenizer), _length(config, max_length))
 
 
-def _open_weights(folder: str) -> PreTrainedModel:
+def _open_weights(folder: str, dtype: torch.dtype) -> Any:
     opened: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True
     )
     model: PreTrainedModel = opened[0]
     missing = sorted(opened[1]["missing_keys"])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from serving_client.engine.adapter import Adapter, ModuleShapes, read_adapter
 from serving_client.engine.errors import (
@@ -31,11 +34,19 @@ class Registered:
 class AdapterPool:
     """Loads and unloads adapters. Thread-safe. Running requests keep the weights that they began with."""
 
-    def __init__(self, base_name: str, shapes: ModuleShapes, *, max_in_memory: int, max_rank: int) -> None:
+    def __init__(
+        self,
+        base_name: str,
+        shapes: ModuleShapes,
+        *,
+        max_in_memory: int,
+        max_rank: int,
+        dtype: torch.dtype = torch.float32,
+        is_pinned: bool = False,
+    ) -> None:
         self._base_name = base_name
-        self._shapes = shapes
         self._max_in_memory = max_in_memory
-        self._max_rank = max_rank
+        self._read_adapter = partial(read_adapter, base=shapes, max_rank=max_rank, dtype=dtype, is_pinned=is_pinned)
         self._registered: dict[str, Registered] = {}
         self._in_memory: OrderedDict[Registered, Adapter] = OrderedDict()
         self._lock = threading.Lock()
@@ -104,8 +115,7 @@ class AdapterPool:
         return adapter
 
     def _read(self, entry: Registered) -> Adapter:
-        path = Path(entry.path)
-        return in_passing_thread(lambda: read_adapter(entry.name, path, self._shapes, max_rank=self._max_rank))
+        return in_passing_thread(lambda: self._read_adapter(entry.name, Path(entry.path)))
 
     def _keep(self, entry: Registered, adapter: Adapter) -> None:
         self._in_memory[entry] = adapter

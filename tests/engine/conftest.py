@@ -121,8 +121,8 @@ def peft_tokens(base_folder: Path) -> Callable[..., list[int]]:
 
 @pytest.fixture
 def make_engine(base_folder: Path) -> Callable[..., Engine]:
-    def make(**limits: int) -> Engine:
-        return Engine("tiny", open_model(str(base_folder), 512), Limits(**limits))
+    def make(device: str = "cpu", **limits: int) -> Engine:
+        return Engine("tiny", open_model(str(base_folder), 512, device), Limits(**limits))
 
     return make
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from serving_client.engine import batch as batches
 from serving_client.engine.adapter import Adapter, LowRank
 from serving_client.engine.batch import RunningBatch
+from serving_client.engine.engine import Engine
 from serving_client.engine.lora import row_kernel
 from serving_client.engine.sampling import SamplingParams
 from serving_client.engine.sequence import Sequence
@@ -89,6 +93,23 @@ def test_recorded_steps_answer_as_computed_ones(has_kernels: bool, monkeypatch: 
         patched.setattr(batches, "runs_in_fixed_shapes", lambda *_: False)
         assert recorded == answers()
     assert len({tuple(tokens) for tokens in recorded}) == len(LENGTHS)
+
+
+async def test_a_mixed_batch_on_a_gpu_answers_as_peft_does_on_a_cpu(
+    make_engine: Callable[..., Engine],
+    serve: Callable[[Engine], Any],
+    adapters: dict[str, Path],
+    peft_tokens: Callable[..., list[int]],
+    greedy: Callable[..., Any],
+) -> None:
+    engine = make_engine("cuda", max_loras=3, max_cpu_loras=4)
+    prompts = {name: list(f"{name} shall report".encode()) for name in ("tiny", *adapters)}
+    async with serve(engine):
+        for name, folder in adapters.items():
+            engine.adapters.load(name, str(folder))
+        together = await asyncio.gather(*(greedy(engine, name, prompt, 40) for name, prompt in prompts.items()))
+    expected = [peft_tokens(prompt, 40, adapters.get(name)) for name, prompt in prompts.items()]
+    assert together == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from serving_client import EngineClient, EngineUnreachable
@@ -80,6 +81,17 @@ def test_a_model_that_cannot_be_served_is_one_sentence_and_exit_code_2(
     arguments = ["--model", str(tmp_path), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "1"]
     assert main(arguments) == 2
     assert [str(tmp_path) in line for line in capfd.readouterr().err.splitlines()] == [True]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_sentence_and_exit_code_2(
+    base_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(base_folder), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "1"]
+    assert main([*arguments, "--device", "cuda"]) == 2
+    assert capfd.readouterr().err == (
+        "PyTorch sees no GPU: install its CUDA build and a driver, or choose --device cpu.\n"
+    )
 
 
 def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(tmp_path: Path, base_folder: Path) -> None:

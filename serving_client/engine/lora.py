@@ -68,6 +68,7 @@ class LoraLinear(nn.Module):
         self.out_features = linear.out_features
         self._groups: SlotRows | None = None
         self._linear = packed(linear)
+        self._ranks: dict[int, int] = {}  # of the update in each slot
         self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
         self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
         self._in_use: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._down, self._up, None
@@ -77,16 +78,25 @@ class LoraLinear(nn.Module):
         """Where its slots lie."""
         return self._down.device
 
-    def fit(self, slots: int, rank: int) -> bool:
-        """Makes the slots as wide as the highest rank; lower ranks are padded with zeros. True if that moved them."""
+    def place(self, update: LowRank | None, slot: int, slots: int) -> bool:
+        """Puts an adapter's update into one of so many slots. True if that moved them.
+
+        None is an adapter that leaves this module as it is.
+        """
+        self._ranks[slot] = update.rank if update else 0
+        has_moved = self._fit(slots, max(self._ranks.values()))
+        self._fill(slot, update)
+        return has_moved
+
+    def _fit(self, slots: int, rank: int) -> bool:
+        """All slots are as wide as the highest rank; lower ranks are padded with zeros."""
         if self._down.shape[:2] == (slots, rank):
             return False
         self._down = _resized(self._down, slots, rank)
         self._up = _resized(self._up, slots, rank)
         return True
 
-    def place(self, slot: int, update: LowRank | None) -> None:
-        """Puts an adapter's update into a slot; None if the adapter leaves this module as it is."""
+    def _fill(self, slot: int, update: LowRank | None) -> None:
         rank = update.rank if update else 0
         if rank < self._down.shape[1]:
             self._down[slot, rank:] = 0
@@ -97,7 +107,7 @@ class LoraLinear(nn.Module):
             self._up[slot, :rank].copy_(update.up, non_blocking=True)
 
     def use(self, groups: SlotRows | None) -> None:
-        """The next forward multiplies these rows. To be called again after every `fit`."""
+        """The next forward multiplies these rows. To be called again after every `place`."""
         rank = self._down.shape[1]
         self._groups = groups if rank else None
         if groups and rank and not groups.kernel:
@@ -188,9 +198,7 @@ class ResidentAdapters:
     def _place(self, adapter: Adapter, slot: int) -> None:
         self._routed = None
         for name, module in self._modules.items():
-            updates = [resident.modules[name] for resident in self._slots if name in resident.modules]
-            self.moves += module.fit(self._limit, max((update.rank for update in updates), default=0))
-            module.place(slot, adapter.modules.get(name))
+            self.moves += module.place(adapter.modules.get(name), slot, self._limit)
 
     def route(self, rows: Rows) -> None:
         """Makes the next forward use these adapters, one a row; all must be resident."""

@@ -35,7 +35,7 @@ TABLE = {
         Setting("ADAPTERHUB_ROUTER_URL", "", "Where the playground asks; empty = the router at this host and port."),
         Setting("ADAPTERHUB_ENGINE_PORT", "8100", "Port of the first embedded engine; replica i listens on port + i."),
         Setting("ADAPTERHUB_ENGINES", "2", "Embedded engine replicas to start."),
-        Setting("ADAPTERHUB_ENGINE_DEVICE", "cpu", "Where they compute: cpu, in float32, or cuda, in bfloat16."),
+        Setting("ADAPTERHUB_ENGINE_DEVICE", "cpu", "Where each computes: cpu (float32) or cuda (bfloat16)."),
         Setting("ADAPTERHUB_BASE_MODEL", "", "Folder or hub id that the embedded engines serve; empty = SmolLM2-135M."),
         Setting("ADAPTERHUB_SECRET_KEY", "", "Django's secret key; empty = made once, kept in the data folder.", True),
         Setting("ADAPTERHUB_AUDIT_KEY", "", "Ed25519 key that signs audit checkpoints, PEM; empty = made once.", True),

@@ -62,22 +62,25 @@ def speed(
     return found
 
 
-def speeds(shape: str, method: str, folder: Path) -> list[Row]:
+def speeds(shape: str, method: str, folder: Path, micro_batch: int | None = None) -> list[Row]:
+    """The rows of a GPU's micro-batch are the shape's own unless they are named."""
+    more = ("--rows", str(micro_batch)) if micro_batch else ()
     if shape not in WARM:
-        speed(shape, method, 1, "ddp", folder)  # The first process reads the kernels from the disk: thrown away.
+        speed(shape, method, 1, "ddp", folder, more)  # The first process reads the kernels from the disk: thrown away.
         WARM.add(shape)
-    one = speed(shape, method, 1, "ddp", folder)
+    one = speed(shape, method, 1, "ddp", folder, more)
+    named = f"{shape} {method}" + (f", {micro_batch} rows" if micro_batch else "")
     rows = []
     for sharding, goal in (("ddp", DDP_GOAL), ("fsdp", FSDP_GOAL)):
-        two = speed(shape, method, 2, sharding, folder)
-        what = f"{shape} {method}, two {sharding.upper()} against one: "
+        two = speed(shape, method, 2, sharding, folder, more)
+        what = f"{named}, two {sharding.upper()} against one: "
         ratio = two["speed"] / one["speed"]
         rows.append(Row(what + "tokens/s", two["speed"], one["speed"], ratio, goal))
         if one["peak"]:
             rows.append(Row(what + "peak GB", two["peak"] / 1e9, one["peak"] / 1e9, one["peak"] / two["peak"]))
     if one["weights"]:
         share = one["weights"] / two["weights"]
-        what = f"{shape} {method}, FSDP: weights of a GPU, GB"
+        what = f"{named}, FSDP: weights of a GPU, GB"
         rows.append(Row(what, two["weights"] / 1e9, one["weights"] / 1e9, share, WEIGHTS_GOAL))
     return rows
 
@@ -193,6 +196,8 @@ def parts(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], lis
     for method, sizes in shapes.items():
         for shape in ["tiny"] if given.short else sizes:
             named[f"{method}:{shape}"] = partial(speeds, shape, method, folder)
+    if not given.short:
+        named["lora:8b:4"] = partial(speeds, "8b", "lora", folder, 4)
     return named
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from transformers import PreTrainedModel
 
 from serving_client.engine.adapter import ModuleShapes
 from serving_client.engine.errors import NOT_FINITE
-from serving_client.engine.fixed_steps import FixedSteps, Inputs, Shape
+from serving_client.engine.fixed_steps import FixedSteps, Inputs, NotRecordable, Shape
 from serving_client.engine.kv_cache import RowCache
 from serving_client.engine.lora import MOST_TOKENS, ResidentAdapters, SlotRows, row_kernel, wrap_linears
 from serving_client.engine.sampling import choose_tokens
 from serving_client.engine.sequence import Sequence
+
+log = logging.getLogger(__name__)
 
 
 class RunningBatch:
@@ -27,7 +30,7 @@ class RunningBatch:
         self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
         self.residents = ResidentAdapters(self._modules, max_loras)
         self._kernel = row_kernel(self._device)
-        self._fixed = FixedSteps(self._in_fixed_shape, self._device)
+        self._fixed: FixedSteps | None = FixedSteps(self._in_fixed_shape, self._device)
         self.rows: list[Sequence] = []
 
     @property
@@ -51,8 +54,16 @@ class RunningBatch:
 
     def step(self) -> None:
         """Adds one token to every row."""
-        is_fixed = runs_in_fixed_shapes(self._device, len(self.rows))
-        self._choose(self.rows, self._fixed_step() if is_fixed else self._step())
+        self._choose(self.rows, self._logits())
+
+    def _logits(self) -> torch.Tensor:
+        if self._fixed and runs_in_fixed_shapes(self._device, len(self.rows)):
+            try:
+                return self._fixed_step(self._fixed)
+            except NotRecordable as error:
+                log.warning("The steps of this model are computed one by one, which takes longer: %s", error)
+                self._fixed = None
+        return self._step()
 
     def _step(self) -> torch.Tensor:
         length = max(sequence.position for sequence in self.rows) + 1
@@ -61,12 +72,12 @@ class RunningBatch:
         self.residents.route([sequence.adapter for sequence in self.rows])
         return self._add_token(tokens, positions, length)
 
-    def _fixed_step(self) -> torch.Tensor:
+    def _fixed_step(self, steps: FixedSteps) -> torch.Tensor:
         slots = self.residents.slots_of([sequence.adapter for sequence in self.rows])
         inputs = Inputs([s.last_token for s in self.rows], [s.position for s in self.rows], slots)
         shape = Shape(len(self.rows), max(inputs.positions) + 1, max(slots) + 1).padded()
         self._cache.reserve(shape.rows, shape.length)
-        return self._fixed.logits(shape, inputs, (self._cache.moves, self.residents.moves))
+        return steps.logits(shape, inputs, (self._cache.moves, self.residents.moves))
 
     def _in_fixed_shape(self, inputs: torch.Tensor, shape: Shape) -> torch.Tensor:
         tokens, positions, slots = inputs

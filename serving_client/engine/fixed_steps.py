@@ -39,6 +39,10 @@ class Inputs(NamedTuple):
     slots: list[int]
 
 
+class NotRecordable(Exception):
+    """The model looks at a value on its way, or no memory is left for a recording."""
+
+
 Forward = Callable[[torch.Tensor, Shape], torch.Tensor]
 """(3, rows) inputs -> (rows, vocabulary) logits, without a look at a value on the way."""
 
@@ -69,10 +73,14 @@ class FixedStep:
         return self._replayed()
 
     def _record(self) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        # Another thread may copy an adapter's weights meanwhile; only this one's calls are forbidden to wait.
-        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
-            self._logits = self._forward(self._inputs, self._shape)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Another thread may pin an adapter's weights meanwhile; only this one's calls are forbidden to wait.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._logits = self._forward(self._inputs, self._shape)
+        except RuntimeError as error:
+            raise NotRecordable(str(error).partition("\n")[0]) from error
+        self._graph = graph
 
     def _replayed(self) -> torch.Tensor:
         assert self._graph is not None and self._logits is not None  # noqa: S101, PT018 - recorded above
@@ -90,7 +98,10 @@ class FixedSteps:
         self._pool: Any = None
 
     def logits(self, shape: Shape, inputs: Inputs, places: object) -> torch.Tensor:
-        """(rows, vocabulary). `places` stands for the addresses of cache and slots: another one voids all steps."""
+        """(rows, vocabulary). `places` stands for the addresses of cache and slots: another one voids all steps.
+
+        Raises NotRecordable; then nothing has changed but what the same step writes again.
+        """
         if places != self._places:
             self._void(places)
         step = self._steps.pop(shape, None) or FixedStep(shape, self._forward, self._device, self._pool)

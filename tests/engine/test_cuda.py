@@ -95,6 +95,24 @@ def test_recorded_steps_answer_as_computed_ones(has_kernels: bool, monkeypatch: 
     assert len({tuple(tokens) for tokens in recorded}) == len(LENGTHS)
 
 
+def test_a_model_that_looks_at_a_value_is_computed_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mixtures of experts do; to a recording that is an error."""
+    expected = answers()
+    forward = LlamaForCausalLM.forward
+
+    def looking(model: LlamaForCausalLM, *args: Any, **fields: Any) -> Any:
+        assert fields["input_ids"].max().item() < 300
+        return forward(model, *args, **fields)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", looking)
+    assert answers() == expected
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "The steps of this model are computed one by one, which takes longer"
+    ]
+
+
 async def test_a_mixed_batch_on_a_gpu_answers_as_peft_does_on_a_cpu(
     make_engine: Callable[..., Engine],
     serve: Callable[[Engine], Any],

@@ -13,7 +13,7 @@ from adapterhub.api.pages import allowed, mine
 from registry.models import Alias
 
 PAGE = 50
-POLICIES = 100
+GUARDED = 20
 
 
 @login_required
@@ -29,7 +29,8 @@ def settings(request: HttpRequest) -> HttpResponse:
         "roles": Membership.objects.filter(user=request.user).select_related("project"),
         **listing.context(PAGE),
         "tokens": ApiToken.objects.usable().filter(project__in=led).count(),
-        "guarded": aliases[:POLICIES],
+        "guarded": aliases[:GUARDED],
+        "guarded_count": aliases.count(),
         "issuer": installation.OIDC_ISSUER,
     }
     return render(request, "registry/settings.html", context)

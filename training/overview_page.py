@@ -20,6 +20,9 @@ from registry.models import Alias, Approval, Replica, Rollout, without_bodies
 from training.models import RankAnalysis, TrainingRun
 
 PAGE = 15
+PROTECTED = Q(policy__quorum__gte=1)
+# A policy without the word makes the comparison neither true nor false.
+UNPROTECTED = ~PROTECTED | Q(policy__quorum__isnull=True)
 LATEST = 10
 
 
@@ -32,7 +35,8 @@ def overview(request: HttpRequest) -> HttpResponse:
     moving = list(without_bodies(related, "stable", "candidate"))
     replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
     listed = Listing(request, aliases, search=("name", "version__served_name", "cluster__slug"),
-                     sorts={"name": "name", "cluster": "cluster__slug"}).context(PAGE)  # fmt: skip
+                     sorts={"name": "name", "cluster": "cluster__slug"},
+                     states={"protected": PROTECTED, "unprotected": UNPROTECTED}).context(PAGE)  # fmt: skip
     runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
     analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
     context = {

@@ -67,6 +67,8 @@ CASES = [
     ("settings", "role=auditor", lambda row: row.user.username, []),
     ("overview", "q=complia&sort=-name", lambda row: row.name, ["compliance"]),
     ("overview", "q=other", lambda row: row.name, []),
+    ("overview", "state=protected", lambda row: row.name, ["compliance"]),
+    ("overview", "state=unprotected", lambda row: row.name, []),
 ]
 
 
@@ -109,3 +111,16 @@ def test_who_had_which_role_is_searched(listed: Client) -> None:
     found = listed.get(reverse("audit-roles"), {"q": "ROBOT trainer"}).context["page"]
     assert [(each.user, each.role, each.project.slug) for each in found] == [("robot", "trainer", "eu")]
     assert "Nobody like that had a role." in listed.get(reverse("audit-roles"), {"q": "nobody"}).content.decode()
+
+
+def test_settings_lead_to_all_protected_aliases(listed: Client, alias: Alias) -> None:
+    assert "protected aliases</a>" not in listed.get(reverse("settings")).content.decode()
+    fields = {"project": alias.project, "version": alias.version, "cluster": alias.cluster}
+    Alias.objects.bulk_create(
+        [Alias(name=f"safe-{n:02}", policy={"quorum": 2}, **fields) for n in range(20)]
+        + [Alias(name="free", **fields), Alias(name="zero", policy={"quorum": 0}, **fields)]
+    )
+    link = f'<a href="{reverse("overview")}?state=protected">All 21 protected aliases</a>'
+    assert link in listed.get(reverse("settings")).content.decode()
+    assert len(shown(listed, "overview", "state=protected&page=2")) == 6
+    assert [row.name for row in shown(listed, "overview", "state=unprotected&sort=name")] == ["free", "zero"]

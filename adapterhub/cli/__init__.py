@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.cli import applying, config, evidence, hub, producing, serving
+from adapterhub.cli import applying, blind, config, evidence, hub, producing, serving
 from adapterhub.cli.ending import FORESEEN, Ended, Exit, code_of, told
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
@@ -26,6 +26,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(serving.alias, name="alias")
 app.add_typer(evidence.audit, name="audit")
+app.add_typer(blind.blind, name="blind")
 app.add_typer(hub.hub, name="hub")
 for command in (producing.push, producing.analyze, producing.train, serving.rollout, serving.promote,
                 serving.rollback, evidence.dossier, applying.plan, applying.apply):  # fmt: skip

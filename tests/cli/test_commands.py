@@ -6,14 +6,20 @@ import json
 import stat
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
-from registry.models import Adapter, AdapterVersion, Alias, Rollout
+from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Rollout
 from registry.tasks import check_version
 from tests.builders import member, rows, write_adapter, write_jsonl
 from tests.cli.command import Command
+from tests.pages.test_playground import Router, router
 from tests.waiting import wait_until
 from training.models import Dataset, Evaluation, RankAnalysis, TrainingRun
+
+__all__ = ["router"]
 
 
 def test_versions_are_made(command: Command, adapter: Adapter, project: Project, tmp_path: Path) -> None:
@@ -63,6 +69,35 @@ def test_a_worse_version_is_a_refused_gate(command: Command, alias: Alias, candi
     Rollout.objects.update(status="running")
     refused = command("promote", "compliance", "--reason", "now")
     assert (opened.returncode, refused.returncode) == (0, 6), refused.stderr
+
+
+@pytest.fixture
+def router_of_site(router: type[Router], settings: Any, monkeypatch: pytest.MonkeyPatch) -> type[Router]:
+    """Before the web process: it is told where its router is when it starts."""
+    monkeypatch.setenv("ADAPTERHUB_ROUTER_URL", settings.ROUTER_URL)
+    return router
+
+
+@pytest.mark.usefixtures("router_of_site")
+def test_versions_are_compared_blindly(
+    command: Command, alias: Alias, candidate: AdapterVersion, alice: User, tmp_path: Path
+) -> None:
+    Router.known = {alias.version.served_name, candidate.served_name}
+    (tmp_path / "questions.txt").write_text("the bank shall\n\nthe client may\n")
+    versions = ("--version", "1", "--version", "2")
+    asked = command("blind", "ask", "dora", *versions, "--prompt", "who", "--prompts", "questions.txt", "--json")
+    assert asked.returncode == 0, asked.stderr
+    assert [test["prompt"] for test in json.loads(asked.stdout)] == ["who", "the bank shall", "the client may"]
+    assert len(Router.heard) == 6
+    test = BlindTest.objects.get(prompt="who")
+    test.vote("A", by=alice.as_actor())
+    told = command("blind", "results", "dora").stdout.splitlines()
+    best = test.votes.get().preferred
+    expected = ", ".join(f"v{number} {int(number == best)}" for number in (1, 2))
+    assert f"{test.pk} {expected}, no difference 0: who" in told
+    for wrong in ([*versions, "--prompts", "nowhere.txt"], versions):
+        refused = command("blind", "ask", "dora", *wrong)
+        assert (refused.returncode, "--prompts" in refused.stderr) == (2, True)
 
 
 def test_traffic_is_moved(command: Command, alias: Alias, candidate: AdapterVersion) -> None:

@@ -1,0 +1,62 @@
+"""Commands for blind tests: programs ask and read, people vote on the page of the comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any
+
+import typer
+
+from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.session import AsJson, hub, say
+from adapterhub.client import calls
+
+blind = typer.Typer(no_args_is_help=True, help="Answers of several versions, judged before it is told whose they are.")
+LINE = 80  # letters of a prompt
+Name = Annotated[str, typer.Argument(metavar="ADAPTER")]
+
+
+def lines_of(file: Path | None) -> list[str]:
+    """Raises Ended."""
+    if file is None:
+        return []
+    if not file.is_file():
+        raise Ended(f"--prompts {str(file)!r} is no file.", Exit.USAGE)
+    return [line for line in file.read_text().splitlines() if line.strip()]
+
+
+def preferred(test: dict[str, Any]) -> str:
+    """How often each version was taken for the best: `v3 2, v4 1, no difference 0`."""
+    named = [(f"v{vote['number']}" if vote["number"] else "no difference", vote["votes"]) for vote in test["votes"]]
+    return ", ".join(f"{name} {count}" for name, count in named)
+
+
+def short(test: dict[str, Any]) -> str:
+    return shorten(test["prompt"], LINE)
+
+
+@blind.command()
+def ask(
+    adapter: Name,
+    versions: Annotated[list[int], typer.Option("--version", help="A version's number; two to four of them.")],
+    prompts: Annotated[list[str], typer.Option("--prompt", help="May be given again.")] = [],  # noqa: B006
+    file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt a line.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Send each prompt to every version; people then vote on the answers."""
+    given = [*prompts, *lines_of(file)]
+    if not given:
+        raise Ended("Name a prompt with --prompt, or a file of them with --prompts.", Exit.USAGE)
+    with hub() as api:
+        tests = api.send(calls.ask_blindly(adapter, versions, given, max_tokens=max_tokens))
+    say(tests, "\n".join(f"{test['id']} {short(test)}" for test in tests), as_json)
+
+
+@blind.command()
+def results(adapter: Name, as_json: AsJson = False) -> None:
+    """What people preferred, newest test first."""
+    with hub() as api:
+        found = list(api.rows(calls.blind_tests(adapter)))
+    say(found, "\n".join(f"{test['id']} {preferred(test)}: {short(test)}" for test in found), as_json)

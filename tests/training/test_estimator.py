@@ -13,6 +13,10 @@ LLAMA_8B = Shape.of({"hidden_size": 4096, "intermediate_size": 14336, "num_hidde
                      "num_attention_heads": 32, "num_key_value_heads": 8})  # fmt: skip
 LLAMA_3B = Shape.of({"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "vocab_size": 128256,
                      "num_attention_heads": 24, "num_key_value_heads": 8, "tie_word_embeddings": True})  # fmt: skip
+LLAMA_1B = Shape.of({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128256,
+                     "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True})  # fmt: skip
+SMOLLM2 = Shape.of({"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152,
+                    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True})  # fmt: skip
 LLAMA_70B = Shape.of({"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256,
                       "num_attention_heads": 64, "num_key_value_heads": 8})  # fmt: skip
 PACKED = {"batch_size": 2, "rank": 8, "adapter_bytes": 2}
@@ -52,6 +56,25 @@ PUBLISHED = [
     Published("GaLore paper, 7B in 24 GB, 8 bits, a layer at a time", LLAMA_8B, Plan("galore", galore_rank=1024),
               24 * GB, exact=False),
 ]  # fmt: skip
+
+OWN = {"rank": 16, "length": 2048, "recompute": False}
+IN_SHARDS = {"devices": 2, "sharded": True}
+# Peaks of torch's allocator on H100s, packed rows: docs/benchmarks.md.
+MEASURED = [
+    Published("8B LoRA, 2 x 2048", LLAMA_8B, Plan("lora", batch_size=2, **OWN), 42.9 * GB),
+    Published("8B LoRA, 4 x 2048", LLAMA_8B, Plan("lora", batch_size=4, **OWN), 69.0 * GB),
+    Published("SmolLM2 LoRA, 8 x 2048", SMOLLM2, Plan("lora", batch_size=8, **OWN), 12.6 * GB),
+    Published("1B full, 4 x 2048", LLAMA_1B, Plan("full", batch_size=4, master_weights=True, **OWN), 36.5 * GB),
+    Published("8B LoRA, 2 x 2048, FSDP on 2", LLAMA_8B, Plan("lora", batch_size=2, **OWN, **IN_SHARDS), 36.1 * GB),
+    Published("8B LoRA, 4 x 2048, FSDP on 2", LLAMA_8B, Plan("lora", batch_size=4, **OWN, **IN_SHARDS), 62.0 * GB),
+    Published("1B full, 4 x 2048, FSDP on 2", LLAMA_1B,
+              Plan("full", batch_size=4, master_weights=True, **OWN, **IN_SHARDS), 25.1 * GB),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.source)
+def test_our_own_recipes_take_what_is_estimated(row: Published) -> None:
+    assert estimate(row.shape, row.plan).allocated == pytest.approx(row.measured, rel=0.05)
 
 
 def test_each_published_figure_stands_beside_ours() -> None:

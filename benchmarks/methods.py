@@ -6,6 +6,7 @@ Each method runs its own recipe as the gpu worker runs it. First every rate of R
 with five others, --at-once of them side by side, and last one run of each method alone, for its speed. Every run is one
 line of the --lines file and is skipped when it is there. DIR of --data holds
 DOMAIN.txt(.xz) (benchmarks/fetch_data.py makes it). --short takes the middle rate and one seed: no rate is tuned.
+--speeds runs each method alone at its middle rate and tells speed and memory only; weights may be random for that.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Bench:
 
     def best(self, method: str) -> float:
         """The rate with the lowest loss in the sweep; of the short form the middle one."""
-        if self.given.short:
+        if self.given.short or self.given.speeds:
             return RATES[method][len(RATES[method]) // 2]
         return min(RATES[method], key=lambda rate: self.done((method, rate, SWEEP_SEED))["after"])
 
@@ -171,6 +172,17 @@ def deep_over_early(adapter: Path) -> float:
     return fmean(deep) / fmean(early)
 
 
+def speeds(method: str, alone: dict[str, Line]) -> list[Row]:
+    """Tokens a second and peak memory beside full fine-tuning's."""
+    _, claimed = CLAIMED.get(method, (None, None))
+    rows = []
+    for field, unit, claim in (("tokens_per_second", 1.0, claimed), ("memory", 1e9, None)):
+        ours, other = alone[method][field] / unit, alone["full"][field] / unit
+        what = "tokens/s" if unit == 1.0 else "peak memory, GB,"
+        rows.append(Row(f"{method}: {what} against full's", ours, other, ours / other, claim))
+    return rows
+
+
 def mean(lines: list[Line], field: str) -> float:
     return fmean(line[field] for line in lines)
 
@@ -186,15 +198,12 @@ def table(found: dict[str, list[Line]], alone: dict[str, Line], general_before: 
         rows.append(Row(f"{method}: as served, as trained", served, after, served / after))
         rows.append(Row(f"{method}: general text after, before", mean(lines, "general"), general_before,
                         mean(lines, "general") / general_before))  # fmt: skip
-        quality, speed = CLAIMED.get(method, (None, None))
+        quality, _ = CLAIMED.get(method, (None, None))
         if method != "full":
             # QLoRA's own losses are those of a 4-bit base; what serves it has 16 bits.
             reached = base - (served if method == "qlora" else after)
             rows.append(Row(f"{method}: gain against full's", reached, gain, reached / gain, quality))
-        for field, unit, claim in (("tokens_per_second", 1.0, speed), ("memory", 1e9, None)):
-            ours, other = alone[method][field] / unit, alone["full"][field] / unit
-            what = "tokens/s" if unit == 1.0 else "peak memory, GB,"
-            rows.append(Row(f"{method}: {what} against full's", ours, other, ours / other, claim))
+        rows += speeds(method, alone)
     found_ranks = mean(found["adalora"], "deep_over_early")
     return [*rows, Row("AdaLoRA's ranks: deep attention over early FFN", found_ranks, 1.0, found_ranks, 4.0)]
 
@@ -210,6 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     parser.add_argument("--lines", type=Path, default=Path("methods.jsonl"))
     parser.add_argument("--out", type=Path, help="write the result as JSON")
+    parser.add_argument("--speeds", action="store_true", help="only one run of each method alone")
     parser.add_argument("--short", action="store_true", help="one untuned rate and one seed for ten steps")
     return parser.parse_args()
 
@@ -218,6 +228,10 @@ def main() -> None:
     given = arguments()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
+        if given.speeds:
+            alone = bench.alone()
+            publish("methods", [row for method in RATES for row in speeds(method, alone)], given.out)
+            return
         found = bench.finals()
         publish("methods", table(found, bench.alone(), bench.general_before), given.out)
 

@@ -96,9 +96,9 @@ def test_a_search_without_a_hit_offers_the_way_back(listed: Client, name: str) -
 
 def test_a_page_of_a_list_has_an_address(listed: Client, project: Project, alice: User) -> None:
     for number in range(60):
-        ApiToken.issue(name=f"t{number:02}", project=project, scopes=["read"], created_by=alice)
-    assert [row.name for row in shown(listed, "tokens", "q=t&sort=name&page=2")][-1] == "t59"
-    assert 'href="?q=t&amp;sort=name&amp;page=2"' in listed.get("/tokens/?q=t&sort=name").content.decode()
+        ApiToken.issue(name=f"page-{number:02}", project=project, scopes=["read"], created_by=alice)
+    assert [row.name for row in shown(listed, "tokens", "q=page-&sort=name&page=2")][-1] == "page-59"
+    assert 'href="?q=page-&amp;sort=name&amp;page=2"' in listed.get("/tokens/?q=page-&sort=name").content.decode()
 
 
 def test_what_an_alias_served_is_searched(listed: Client, alias: Alias) -> None:

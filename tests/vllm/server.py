@@ -14,6 +14,7 @@ import httpx
 
 from tests.waiting import wait_until
 
+TASKSET = "/usr/bin/taskset"
 PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 MAX_RANK = 64
 SLOTS = 16
@@ -49,7 +50,10 @@ class VllmServer:
         """Returns at once; `ready` waits."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
+                # torch's import hops over all cores that it may use, and Linux may let a newcomer on a core
+                # that another server keeps busy wait for as long as that one is busy: seen for minutes.
+                [TASKSET, "-c", str(self._core),
+                 str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
                 env=environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(self._core)},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

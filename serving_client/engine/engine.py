@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 
-from serving_client.engine.adapter import Adapter
+from serving_client.engine.adapter import Adapter, read_adapter
 from serving_client.engine.batch import RunningBatch
 from serving_client.engine.completion_request import CompletionRequest
 from serving_client.engine.errors import bad_request, internal, not_found
@@ -70,14 +71,7 @@ class Engine:
         self.limits = limits
         self.batch = RunningBatch(base.model, max_loras=limits.max_loras, ends=base.ends)
         self.loop = GenerationLoop(self.batch, max_batch=limits.max_batch, threads=limits.threads)
-        self.adapters = AdapterPool(
-            name,
-            self.batch.module_shapes,
-            max_in_memory=limits.max_cpu_loras,
-            max_rank=limits.max_lora_rank,
-            dtype=base.model.dtype,
-            is_pinned=base.model.device.type == "cuda",
-        )
+        self.adapters = AdapterPool(name, self._read_adapter, max_in_memory=limits.max_cpu_loras)
 
     async def begin(self, request: CompletionRequest) -> Answer:
         """Puts a request into the queue. Raises ApiError 404 for an unknown model, 400 for one that does not fit."""
@@ -90,6 +84,16 @@ class Engine:
         answer.sequence = Sequence(prompt, sampling, adapter, self.base.tokenizer.backend_tokenizer, answer.tell)
         self.loop.submit(answer.sequence)
         return answer
+
+    def _read_adapter(self, name: str, folder: Path) -> Adapter:
+        return read_adapter(
+            name,
+            folder,
+            self.batch.module_shapes,
+            max_rank=self.limits.max_lora_rank,
+            dtype=self.base.model.dtype,
+            is_pinned=self.base.model.device.type == "cuda",
+        )
 
     async def _adapter(self, name: str) -> Adapter | None:
         if name == self.name:

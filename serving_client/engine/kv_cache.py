@@ -18,9 +18,8 @@ class Window:
 
     first: int = 0
     count: int = 0
-    places: tuple[torch.Tensor, slice, torch.Tensor] | None = (
-        None  # rows, heads, positions of one token; None: new rows
-    )
+    # Rows, heads and positions of one more token each; None for new rows.
+    places: tuple[torch.Tensor, slice, torch.Tensor] | None = None
     length: int = 0  # the longest row, with the new token
     moves: int = 0  # how often a layer's tensors were replaced
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
-
-from serving_client.engine.adapter import Adapter, ModuleShapes, read_adapter
+from serving_client.engine.adapter import Adapter
 from serving_client.engine.errors import (
     AdapterMissing,
     AdapterUnusable,
@@ -32,21 +30,15 @@ class Registered:
 
 
 class AdapterPool:
-    """Loads and unloads adapters. Thread-safe. Running requests keep the weights that they began with."""
+    """Loads and unloads adapters. Thread-safe. Running requests keep the weights that they began with.
 
-    def __init__(
-        self,
-        base_name: str,
-        shapes: ModuleShapes,
-        *,
-        max_in_memory: int,
-        max_rank: int,
-        dtype: torch.dtype = torch.float32,
-        is_pinned: bool = False,
-    ) -> None:
+    `read_adapter` is given a name and a folder; it raises AdapterMissing and AdapterUnusable.
+    """
+
+    def __init__(self, base_name: str, read_adapter: Callable[[str, Path], Adapter], *, max_in_memory: int) -> None:
         self._base_name = base_name
+        self._read_adapter = read_adapter
         self._max_in_memory = max_in_memory
-        self._read_adapter = partial(read_adapter, base=shapes, max_rank=max_rank, dtype=dtype, is_pinned=is_pinned)
         self._registered: dict[str, Registered] = {}
         self._in_memory: OrderedDict[Registered, Adapter] = OrderedDict()
         self._lock = threading.Lock()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving_client.engine import pool
+from serving_client.engine import engine as engine_module
 from serving_client.engine.engine import Engine
 
 PROMPT = list(b"The bank shall")
@@ -19,13 +19,13 @@ PROMPT = list(b"The bank shall")
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the adapters that were read from disk."""
     names: list[str] = []
-    real = pool.read_adapter
+    real = engine_module.read_adapter
 
     def read(name: str, *args: Any, **fields: Any) -> Any:
         names.append(name)
         return real(name, *args, **fields)
 
-    monkeypatch.setattr(pool, "read_adapter", read)
+    monkeypatch.setattr(engine_module, "read_adapter", read)
     return names
 
 

@@ -38,6 +38,12 @@ class Adapter:
 
     name: str
     modules: dict[str, LowRank]
+    block: torch.Tensor | None = None  # in pinned memory: all matrices, one after the other
+
+    def matrices(self, device: torch.device) -> list[torch.Tensor]:
+        """`down` and `up` of each module; a block's are sent to the device in one copy that nobody waits for."""
+        flat = _flat(self.modules)
+        return flat if self.block is None else _cut(self.block.to(device, non_blocking=True), flat)
 
 
 def read_adapter(
@@ -60,18 +66,25 @@ def read_adapter(
     if not matrices:
         raise AdapterUnusable(f"{WEIGHTS_NAME} holds no LoRA matrices.")
     modules = {module: _low_rank(module, pair, shape, base, dtype) for module, pair in matrices.items()}
-    return Adapter(name, _pinned(modules, dtype) if is_pinned else modules)
+    return _pinned(name, modules) if is_pinned else Adapter(name, modules)
 
 
-def _pinned(modules: dict[str, LowRank], dtype: torch.dtype) -> dict[str, LowRank]:
-    """The same in one block: to pin a block takes longer than to fill it."""
-    flat = [(update.down, update.up) for update in modules.values()]
-    block = torch.empty(sum(down.numel() + up.numel() for down, up in flat), dtype=dtype, pin_memory=True)
-    parts = iter(torch.split(block, [matrix.numel() for pair in flat for matrix in pair]))
-    return {
-        name: LowRank(*(next(parts).view_as(matrix).copy_(matrix) for matrix in (update.down, update.up)))
-        for name, update in modules.items()
-    }
+def _pinned(name: str, modules: dict[str, LowRank]) -> Adapter:
+    flat = _flat(modules)
+    block = torch.empty(sum(matrix.numel() for matrix in flat), dtype=flat[0].dtype, pin_memory=True)
+    torch.cat([matrix.flatten() for matrix in flat], out=block)
+    parts = iter(_cut(block, flat))
+    return Adapter(name, {module: LowRank(next(parts), next(parts)) for module in modules}, block)
+
+
+def _flat(modules: dict[str, LowRank]) -> list[torch.Tensor]:
+    return [matrix for update in modules.values() for matrix in (update.down, update.up)]
+
+
+def _cut(block: torch.Tensor, shaped: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Parts of the block, one after the other, each of the shape of the given one."""
+    parts = torch.split(block, [matrix.numel() for matrix in shaped])
+    return [part.view_as(matrix) for part, matrix in zip(parts, shaped, strict=True)]
 
 
 def _read_matrices(path: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 HOME = Path(tempfile.mkdtemp(prefix="adapterhub-", dir="/tmp"))
 HOME.chmod(0o711)
-# Django reads its settings once: the folder of this session must be known before.
+# Django reads its settings once: the folder of this process must be known before.
 os.environ |= {
     "DJANGO_SETTINGS_MODULE": "adapterhub.settings",
     "ADAPTERHUB_HOME": str(HOME),
@@ -23,6 +23,9 @@ os.environ |= {
     # Tests call as fast as they can; those of the throttle set its rates.
     "ADAPTERHUB_API_REQUESTS_PER_S": "0",
     "ADAPTERHUB_STRANGER_REQUESTS_PER_S": "0",
+    # Several processes of tests share the cores; one thread each is faster, and the same sums come out everywhere.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
 }
 
 # A shell that starts us in the background has these ignored, and what we start would inherit that.
@@ -31,6 +34,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import django  # noqa: E402
 import pytest  # noqa: E402
+from django.conf import settings  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import OperationalError, connections  # noqa: E402
 
@@ -38,20 +42,39 @@ from adapterhub.embedded.postgres import EmbeddedPostgres  # noqa: E402
 from adapterhub.embedded.valkey import EmbeddedValkey  # noqa: E402
 
 TEMPLATE = "adapterhub"
+# Nothing of a test has to outlive the machine. `synchronous_commit` stays on: tests kill servers.
+FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 # The fixtures of the cast import models.
 django.setup()
+# A worker of pytest-xdist inherits our environment, and with this variable pytest-django would read the settings
+# before the worker has a data folder of its own.
+del os.environ["DJANGO_SETTINGS_MODULE"]
+settings.PASSWORD_HASHERS = ["tests.passwords.HashedOnce"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def home_is_removed() -> Iterator[None]:
-    yield
+MOST_WORKERS = 4
+EVERY_TEST = pytest.StashKey[list[pytest.Item]]()
+
+
+def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Each worker has a Postgres and a Valkey of its own and takes about 1 GB."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Remember all that was collected, before `-m` takes out what another command runs."""
+    config.stash[EVERY_TEST] = list(items)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(HOME) as server:
+    with EmbeddedPostgres(HOME, FORGETFUL) as server:
         yield server
 
 

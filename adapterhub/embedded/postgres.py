@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -39,6 +40,11 @@ class EmbeddedPostgres(Service):
     """Postgres on a Unix socket below the home. Only this user and root can reach it, so it asks for no password."""
 
     name = "postgres"
+
+    def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
+        """Take options of the server beside CONFIG; a server of tests is one that may lose its data with the machine."""
+        super().__init__(home)
+        self._options = CONFIG | dict(options or {})
 
     def _serve(self) -> None:
         folder = binaries(self.layout.postgres, self.layout.account)
@@ -77,7 +83,7 @@ class EmbeddedPostgres(Service):
 
     def _spec(self, postgres: Path) -> ProcessSpec:
         sockets = str(self.layout.postgres_sockets).replace('"', '""')
-        options = [f"--{name}={setting}" for name, setting in CONFIG.items()]
+        options = [f"--{name}={setting}" for name, setting in self._options.items()]
         return ProcessSpec(
             name="postgres",
             argv=[str(postgres), "-D", str(self.layout.postgres_data), "-k", f'"{sockets}"', *options],

@@ -5,19 +5,29 @@ BIN := .venv/bin
 STAMP := .venv/installed
 VLLM_STAMP := .venv-vllm/installed
 MLFLOW_STAMP := .venv-mlflow/installed
+LOCKS := $(wildcard requirements/*.lock)
 
-.PHONY: demo run test test-vllm soak bench lint install stop screenshots
+.PHONY: demo run test test-vllm soak bench lint install stop screenshots lock sbom
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
 # Without a GPU torch comes from the index of CPU builds, or from a local wheel; never from the CUDA default by accident.
-$(STAMP): pyproject.toml
+# Its version is that of the lock file, the hash is not: each index has a build of its own.
+$(STAMP): pyproject.toml $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) .ci/lock.py --check
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check --upgrade 'pip<27'
-	@command -v nvidia-smi >/dev/null || $(BIN)/pip install -q --no-deps --retries 0 --timeout 5 \
-		$${PIP_FIND_LINKS:+--no-index} --index-url $(TORCH_INDEX) torch==2.13.0 || true
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.lock
+	@torch=$$(grep -o '^torch==[^ ]*' requirements/cuda.lock); \
+	{ ! command -v nvidia-smi >/dev/null && $(BIN)/pip install -q --no-deps --retries 0 --timeout 5 \
+		$${PIP_FIND_LINKS:+--no-index} --index-url $(TORCH_INDEX) "$$torch"; } \
+	|| $(BIN)/pip install -q --require-hashes --no-deps -r requirements/cuda.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $(STAMP)
+
+lock:  ## requirements/*.lock from pyproject.toml; LOCK=--upgrade takes the newest versions
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/pip install -q "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"; }
+	$(BIN)/python .ci/lock.py $(LOCK)
 
 demo: install  ## the whole life of an adapter on real input; DEMO_EXIT=1 ends when it is done
 	$(BIN)/python -m adapterhub.demo

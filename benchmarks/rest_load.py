@@ -17,15 +17,17 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.control_loop import boot
 from benchmarks.report import Row, arguments, publish
-from tests.test_whole_product import Product
 from tests.tiny_model import make_model, make_tokenizer
+
+if TYPE_CHECKING:
+    from tests.builders.product import Product
 
 CLIENTS, SECONDS, WARM = 50, 300.0, 0.2
 GOAL_MS, FLAT = 150.0, 1.1
@@ -148,6 +150,8 @@ def main() -> None:
     make_model(inner=32).save_pretrained(home / "models" / "tiny")
     make_tokenizer().save_pretrained(home / "models" / "tiny")
     boot(str(home))
+    from tests.builders.product import Product
+
     product = Product(home)
     try:
         product.start()

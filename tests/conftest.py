@@ -152,7 +152,8 @@ def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
     return valkey_server
 
 
-pytest_plugins = ["tests.builders", "tests.s3"]
+# The package itself comes first, so that failed assertions of all its modules show their values.
+pytest_plugins = ["tests.builders", "tests.builders.cast", "tests.s3", "tests.web"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from adapterhub.client import Client, calls
+from tests.builders.product import Product
 from tests.fakes.collector import Collector, Span
 from tests.fakes.server import Server
-from tests.test_whole_product import Product
 from tests.tiny_model import save_base_model, sentences, write_jsonl
 from tests.waiting import wait_until
 

@@ -18,7 +18,6 @@ import pytest
 
 from tests.api.test_lost_answers import ASKING, POSTS, effects, rows
 from tests.api.test_walk import address, body, files, world  # noqa: F401 - world is a fixture
-from tests.e2e.test_browser import site  # noqa: F401 - a fixture
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -60,7 +59,7 @@ class Carry(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture
-def proxy(site: str) -> Iterator[str]:  # noqa: F811
+def proxy(site: str) -> Iterator[str]:
     with CuttingProxy(site) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -22,7 +22,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.api.test_walk import body, world  # noqa: F401 - world is a fixture
-from tests.e2e.test_browser import site  # noqa: F401 - a fixture
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 # A token that is revoked, or a project that is archived, would end the walk.

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Command
-from tests.e2e.test_browser import site  # noqa: F401 - a fixture
 
 
 @pytest.fixture
-def command(site: str, ci: str, tmp_path: Path) -> Iterator[Command]:  # noqa: F811
+def command(site: str, ci: str, tmp_path: Path) -> Iterator[Command]:
     runs = Command(site, ci, tmp_path)
     yield runs
     runs.end()

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from adapterhub.client import Client, calls
+from tests.builders.product import Product
 from tests.cli.command import PROGRAM, ROOT
-from tests.test_whole_product import Product
 from tests.tiny_model import save_base_model, sentences, write_jsonl
 from tests.waiting import wait_until
 

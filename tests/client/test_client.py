@@ -13,7 +13,6 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.client import ApiError, AsyncClient, Client, TimedOut, Unreachable, calls
 from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Rollout
 from tests.builders import write_adapter
-from tests.e2e.test_browser import site  # noqa: F401 - a fixture
 from training.models import Dataset, RankAnalysis, TrainingRun
 
 
@@ -37,7 +36,7 @@ class Forgetful(httpx.HTTPTransport):
 
 
 def test_a_lost_answer_has_one_effect(
-    site: str,  # noqa: F811
+    site: str,
     ci: str,
     alias: Alias,
     candidate: AdapterVersion,
@@ -64,7 +63,7 @@ def test_a_lost_answer_has_one_effect(
     assert len(set(network.sent)) == 5
 
 
-def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, adapter: Adapter) -> None:  # noqa: F811
+def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, adapter: Adapter) -> None:
     with Client(site, ci) as hub:
         with pytest.raises(ApiError) as missing:
             hub.send(calls.train("nowhere", "dora", 1))
@@ -79,7 +78,7 @@ def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, ad
     assert refused.value.status == 401
 
 
-def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: AdapterVersion, alice: User) -> None:  # noqa: F811
+def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: AdapterVersion, alice: User) -> None:
     answers = [{"number": number, "text": f"text of {number}"} for number in (1, 2)]
     BlindTest.keep(candidate.adapter, "the bank shall", answers, by=alice.as_actor())
     with Client(site, ci) as hub:
@@ -90,7 +89,7 @@ def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: Adapt
     assert refused.value.errors[0]["field"] == "versions"
 
 
-def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> None:  # noqa: F811
+def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> None:
     async def story() -> tuple[str, str]:
         async with AsyncClient(site, ci) as hub:
             moves = await hub.send(calls.history("compliance", "2100-01-01T00:00:00Z"))
@@ -101,7 +100,7 @@ def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> 
     assert asyncio.run(story()) == (alias.version.served_name, alias.version.served_name)
 
 
-def test_a_list_is_read_over_its_pages(site: str, ci: str, adapter: Adapter) -> None:  # noqa: F811
+def test_a_list_is_read_over_its_pages(site: str, ci: str, adapter: Adapter) -> None:
     for slug in ("b", "c"):
         Adapter.objects.create(project=adapter.project, base_model=adapter.base_model, slug=slug)
     call = calls.get("adapters/", page_size="1", project="eu")

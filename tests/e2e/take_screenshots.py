@@ -12,7 +12,6 @@ import pytest
 from adapterhub.accounts.models import Project, User
 from registry.models import AdapterVersion
 from tests.e2e.recovery_codes import show_recovery_codes
-from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
 from training.models import Dataset
@@ -30,7 +29,7 @@ def urls(
     return every_page(World(project, alice), candidate, dataset)
 
 
-def photograph(page: Any, path: Path) -> None:  # noqa: F811
+def photograph(page: Any, path: Path) -> None:
     """As WebP, which Playwright's own screenshots are not: a fifth of a PNG's bytes."""
     height = min(TALLEST, page.evaluate("document.documentElement.scrollHeight"))
     clip = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height, "scale": 1}
@@ -40,7 +39,7 @@ def photograph(page: Any, path: Path) -> None:  # noqa: F811
     session.detach()
 
 
-def photograph_all(page: Any, name: str) -> None:  # noqa: F811
+def photograph_all(page: Any, name: str) -> None:
     for theme in ("light", "dark"):
         page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
         for size, (width, height) in SIZES.items():
@@ -48,7 +47,7 @@ def photograph_all(page: Any, name: str) -> None:  # noqa: F811
             photograph(page, FOLDER / f"{name}-{size}-{theme}.webp")
 
 
-def test_take_them(page: Any, urls: dict[str, str]) -> None:  # noqa: F811
+def test_take_them(page: Any, urls: dict[str, str]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, url in urls.items():
         page.goto(url, wait_until="networkidle")

@@ -1,100 +1,14 @@
-"""A person in a real browser, against a real web process on the test's own database."""
+"""What a person does in a real browser: signs in, launches a training, promotes and rolls back."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from django.conf import settings
 
 from adapterhub.accounts.models import User
-from adapterhub.environment import home
 from registry.models import AdapterVersion, Alias, Rollout
-from tests.waiting import wait_until
 from training.models import Dataset, TrainingRun
-
-ROOT = Path(__file__).parent.parent.parent
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-
-
-def chromium() -> str:
-    """The system's Chromium; a skip without it, unless the session requires browsers."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        if "browser" in os.environ.get("ADAPTERHUB_REQUIRE", ""):
-            pytest.fail("ADAPTERHUB_REQUIRE names browser, and there is no Chromium: apt-get install chromium")
-        pytest.skip("no Chromium: apt-get install chromium")
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = chromium()
-    # Playwright keeps an event loop in this thread; the test's own queries are still one at a time.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
-
-
-@pytest.fixture
-def site(fresh_database: str) -> Iterator[str]:
-    """A web process as in production; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    database = settings.DATABASES["default"]
-    url = f"postgres://{database['USER']}@{quote(database['HOST'], safe='')}/{fresh_database}"
-    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port), "--no-access-log"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url, "ADAPTERHUB_HOME": str(home())}
-    )
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 30, "the web process answers")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own process
-            return bool(response.status == 200)
-    except urllib.error.URLError:
-        return False
-
-
-@pytest.fixture
-def page(browser: Any, site: str, alice: User) -> Iterator[Any]:
-    """Alice, signed in through the login page."""
-    context = browser.new_context(base_url=site, viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto("/")
-    page.get_by_label("Username").fill("alice")
-    page.get_by_label("Password").fill("alice-long-password")
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("heading", name="Overview").wait_for()
-    yield page
-    context.close()
-    assert errors == []
 
 
 def test_a_wrong_password_is_refused(browser: Any, site: str, alice: User) -> None:

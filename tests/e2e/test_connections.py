@@ -7,9 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from django.db import connection
 
-from tests.e2e.test_browser import site
-
-__all__ = ["site"]
 POOL = 16
 
 

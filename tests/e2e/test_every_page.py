@@ -11,7 +11,6 @@ from adapterhub.accounts.models import Project, User
 from registry.models import AdapterVersion
 from tests.e2e import axe
 from tests.e2e.recovery_codes import show_recovery_codes
-from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
 from training.models import Dataset
@@ -28,7 +27,7 @@ def urls(
     return every_page(World(project, alice, adapters=12, versions=48), candidate, dataset)
 
 
-def faults(page: Any, script: str) -> list[str]:  # noqa: F811
+def faults(page: Any, script: str) -> list[str]:
     page.set_viewport_size({"width": 1440, "height": 900})
     found = [f"light: {each}" for each in axe.violations(page, script)]
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
@@ -40,7 +39,7 @@ def faults(page: Any, script: str) -> list[str]:  # noqa: F811
 
 
 def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_script(
-    page: Any,  # noqa: F811
+    page: Any,
     urls: dict[str, str],
     request: pytest.FixtureRequest,
 ) -> None:
@@ -55,7 +54,7 @@ def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_s
     assert "\n".join(f"{name}: {each}" for name, faulty in found.items() for each in faulty) == ""
 
 
-def test_every_page_can_be_read_without_javascript(page: Any, urls: dict[str, str]) -> None:  # noqa: F811
+def test_every_page_can_be_read_without_javascript(page: Any, urls: dict[str, str]) -> None:
     context = page.context.browser.new_context(
         base_url=page.url, java_script_enabled=False, storage_state=page.context.storage_state()
     )

@@ -13,11 +13,9 @@ import httpx
 import pytest
 
 from tests.e2e.live import Live, live_product
-from tests.e2e.test_browser import browser
 from tests.tiny_model import sentences, write_jsonl
 from tests.waiting import wait_until
 
-__all__ = ["browser"]
 SignIn = Callable[..., Any]
 PATIENCE_MS = 110_000
 

@@ -12,7 +12,6 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Webhook
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
-from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from training.models import Dataset, RunMetric, TrainingRun
 
 IMAGE = "<img src=x onerror=\"document.body.innerHTML='owned'\">"
@@ -46,7 +45,7 @@ def pages(
 
 
 def test_what_somebody_typed_is_text_on_every_page(
-    page: Any,  # noqa: F811
+    page: Any,
     pages: list[str],
 ) -> None:
     shown = 0

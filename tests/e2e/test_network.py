@@ -9,14 +9,13 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
-from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from training.models import Dataset, TrainingRun
 
 REASON = "the evaluation is better"
 
 
 @pytest.fixture
-def form(page: Any, alias: Alias, candidate: AdapterVersion) -> Any:  # noqa: F811
+def form(page: Any, alias: Alias, candidate: AdapterVersion) -> Any:
     """The page of a version with a rollout's reason typed."""
     page.goto("/adapters/dora/v2/")
     page.get_by_label("Alias").select_option(label="compliance")
@@ -68,7 +67,7 @@ def test_a_connection_that_breaks_while_sending_loses_nothing_typed(form: Any) -
 
 
 def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
-    page: Any,  # noqa: F811
+    page: Any,
     version: AdapterVersion,
     dataset: Dataset,
     alice: User,
@@ -84,7 +83,7 @@ def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
 
 
 def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
-    page: Any,  # noqa: F811
+    page: Any,
     version: AdapterVersion,
     dataset: Dataset,
 ) -> None:
@@ -103,7 +102,7 @@ def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
     assert again.locator("#id_steps").input_value() == "40"
 
 
-def test_a_code_is_no_more_kept_than_a_password(page: Any) -> None:  # noqa: F811
+def test_a_code_is_no_more_kept_than_a_password(page: Any) -> None:
     page.goto("/second-factor/")
     page.get_by_label("Code").fill("123456")
     page.reload()
@@ -111,7 +110,7 @@ def test_a_code_is_no_more_kept_than_a_password(page: Any) -> None:  # noqa: F81
     assert "123456" not in page.evaluate("JSON.stringify(localStorage)")
 
 
-def test_a_refused_verb_keeps_its_reason(page: Any, alias: Alias, candidate: AdapterVersion, alice: User) -> None:  # noqa: F811
+def test_a_refused_verb_keeps_its_reason(page: Any, alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     by = alice.as_actor()
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
     rollout.started(by=by)

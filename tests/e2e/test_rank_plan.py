@@ -8,7 +8,6 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter
-from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from tests.pages.plans import PLAN
 from training.models import Dataset, RankAnalysis, TrainingRun
 
@@ -23,7 +22,7 @@ def analysis(adapter: Adapter, dataset: Dataset, alice: User) -> RankAnalysis:
     return launched
 
 
-def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnalysis) -> None:  # noqa: F811
+def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnalysis) -> None:
     page.goto(f"/rank-analyses/{analysis.pk}/")
     page.get_by_text("768 of 768").wait_for()
     slider = page.get_by_role("slider")
@@ -45,7 +44,7 @@ def test_the_slider_plans_and_the_plan_is_trained(page: Any, analysis: RankAnaly
     assert run.hyperparameters["learning_rate"] == 0.004
 
 
-def test_the_plan_is_not_wider_than_a_phone(page: Any, analysis: RankAnalysis) -> None:  # noqa: F811
+def test_the_plan_is_not_wider_than_a_phone(page: Any, analysis: RankAnalysis) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     for path in (f"/rank-analyses/{analysis.pk}/?uniform_rank=6", "/rank-analyses/new/", "/adapters/dora/"):
         page.goto(path)

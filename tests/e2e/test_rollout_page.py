@@ -13,9 +13,7 @@ from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout, RolloutMinute
 from registry.reconcile import RECONCILER
 from registry.rollout_loop import look
-from tests.e2e.test_browser import browser, page, site
 
-__all__ = ["browser", "page", "site"]
 STEPS = [{"weight": 10, "hold_s": 600, "min_samples": 400}, {"weight": 50, "hold_s": 900, "min_samples": 1500}]
 RAILS = [{"metric": "error_rate", "margin": 3}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
 

@@ -11,7 +11,6 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter
-from tests.e2e.test_browser import browser, page, site  # noqa: F401 - fixtures
 from training.models import Dataset, RunMetric, TrainingRun
 
 
@@ -31,7 +30,7 @@ def log(run: TrainingRun, steps: Iterable[int]) -> None:
 
 
 def test_the_form_says_what_will_happen_while_it_is_filled(
-    page: Any,  # noqa: F811
+    page: Any,
     adapter: Adapter,
     dataset: Dataset,
     tmp_path: Path,
@@ -52,8 +51,8 @@ def test_the_form_says_what_will_happen_while_it_is_filled(
 
 
 def test_a_closed_browser_changes_nothing_and_the_whole_curve_is_there(
-    page: Any,  # noqa: F811
-    browser: Any,  # noqa: F811
+    page: Any,
+    browser: Any,
     run: TrainingRun,
     tmp_path: Path,
 ) -> None:
@@ -76,7 +75,7 @@ def test_a_closed_browser_changes_nothing_and_the_whole_curve_is_there(
 
 
 def test_a_run_without_javascript_and_an_estimate_on_a_phone(
-    page: Any,  # noqa: F811
+    page: Any,
     run: TrainingRun,
     tmp_path: Path,
 ) -> None:

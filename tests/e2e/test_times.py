@@ -9,15 +9,12 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import Response
-from tests.e2e.test_browser import browser, site
-from tests.e2e.test_browser import page as signed_in
 
-__all__ = ["browser", "signed_in", "site"]
 AT = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def answer(signed_in: Any, version: Any, alice: User) -> str:
+def answer(page: Any, version: Any, alice: User) -> str:
     kept = Response.objects.create(id="r-17", project=version.project, version=version, arm="none", at=AT,
                                    status=200, is_sticky=True, total_ms=250)  # fmt: skip
     return f"/responses/?id={kept.pk}"
@@ -27,15 +24,13 @@ def answer(signed_in: Any, version: Any, alice: User) -> str:
     ("script", "shown", "told"),
     [(True, "Mar 2, 2026, 7:30 AM", "2026-03-01T22:30:00+00:00"), (False, "1 Mar 2026, 22:30 UTC", None)],
 )
-def test_a_reader_in_tokyo(
-    browser: Any, signed_in: Any, answer: str, script: bool, shown: str, told: str | None
-) -> None:
-    state = signed_in.context.storage_state()
-    context = browser.new_context(base_url=signed_in.url, storage_state=state, timezone_id="Asia/Tokyo",
+def test_a_reader_in_tokyo(browser: Any, page: Any, answer: str, script: bool, shown: str, told: str | None) -> None:
+    state = page.context.storage_state()
+    context = browser.new_context(base_url=page.url, storage_state=state, timezone_id="Asia/Tokyo",
                                   locale="en-US", java_script_enabled=script)  # fmt: skip
-    page = context.new_page()
-    page.goto(answer)
-    time = page.locator("time").first
+    in_tokyo = context.new_page()
+    in_tokyo.goto(answer)
+    time = in_tokyo.locator("time").first
     assert time.inner_text().replace("\u202f", " ") == shown
     assert (time.get_attribute("title") or "").splitlines()[-1:] == ([told] if told else [])
     context.close()

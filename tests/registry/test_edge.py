@@ -15,9 +15,11 @@ from django.core.management import CommandError, call_command
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel
 from serving_client import EngineClient, EngineUnreachable
+from tests.builders.ports import free_ports
 from tests.byte_llama import save_adapter, save_model
-from tests.test_whole_product import ROOT, free_ports
 from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from serving_client import EngineClient, EngineUnreachable
-from tests.test_whole_product import free_ports
+from tests.builders.ports import free_ports
 from tests.waiting import wait_until
 
 START_S = 120.0

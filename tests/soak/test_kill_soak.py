@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.builders import rows
-from tests.test_whole_product import Product
+from tests.builders.product import Product
 from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
 

@@ -19,9 +19,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.builders.product import Product
 from tests.byte_llama import save_adapter, save_model
 from tests.crowd import Crowd, told
-from tests.test_whole_product import Product
 from tests.waiting import wait_until
 
 SCOPES = ("read", "publish", "operate", "infer", "admin")

@@ -1,4 +1,4 @@
-"""Plain builders and the cast as fixtures. Weights are real safetensors files of a tiny Llama's shape."""
+"""The cast: a project, its people and one thing of each kind. Alice leads, Bob looks on, Charlie is outside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,52 +14,10 @@ from safetensors.numpy import save_file
 
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster
+from tests.builders.adapters import CONFIG, write_adapter
+from tests.builders.people import member
+from tests.builders.rows import rows, write_jsonl
 from training.models import Dataset
-
-SHAPES = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16),
-          "gate_proj": (32, 16), "up_proj": (32, 16), "down_proj": (16, 32)}  # fmt: skip
-LAYERS = 2
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 40,
-}
-
-
-def module_name(layer: int, kind: str) -> str:
-    part = "mlp" if kind in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-    return f"model.layers.{layer}.{part}.{kind}"
-
-
-def write_adapter(folder: Path, *, rank: int = 4, seed: int = 0, **config: Any) -> Path:
-    """A PEFT folder with one rank everywhere."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    tensors = {}
-    for layer in range(LAYERS):
-        for kind, (out, width) in SHAPES.items():
-            name = f"base_model.model.{module_name(layer, kind)}"
-            tensors[f"{name}.lora_A.weight"] = random.normal(size=(rank, width)).astype(np.float32)
-            tensors[f"{name}.lora_B.weight"] = random.normal(size=(out, rank)).astype(np.float32)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    fields = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": sorted(SHAPES), **config}
-    (folder / "adapter_config.json").write_text(json.dumps(fields))
-    return folder
-
-
-def rows(count: int = 40) -> list[dict[str, str]]:
-    return [{"prompt": f"the bank {n} shall ", "completion": f"report each incident {n} within four hours"}
-            for n in range(count)]  # fmt: skip
-
-
-def write_jsonl(path: Path, lines: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 @pytest.fixture
@@ -75,13 +32,6 @@ def db_or_fresh(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("db")
     else:
         request.getfixturevalue("fresh_database")
-
-
-def member(name: str, project: Project | None, role: str = "") -> User:
-    user = User.objects.create_user(name, password=f"{name}-long-password")
-    if project:
-        Membership.objects.create(project=project, user=user, role=role)
-    return user
 
 
 @pytest.fixture

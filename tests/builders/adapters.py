@@ -1,0 +1,45 @@
+"""Adapters as PEFT saves them: real safetensors files of a tiny Llama's shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+SHAPES = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16),
+          "gate_proj": (32, 16), "up_proj": (32, 16), "down_proj": (16, 32)}  # fmt: skip
+LAYERS = 2
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 40,
+}
+
+
+def module_name(layer: int, kind: str) -> str:
+    part = "mlp" if kind in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+    return f"model.layers.{layer}.{part}.{kind}"
+
+
+def write_adapter(folder: Path, *, rank: int = 4, seed: int = 0, **config: Any) -> Path:
+    """A PEFT folder with one rank everywhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for layer in range(LAYERS):
+        for kind, (out, width) in SHAPES.items():
+            name = f"base_model.model.{module_name(layer, kind)}"
+            tensors[f"{name}.lora_A.weight"] = random.normal(size=(rank, width)).astype(np.float32)
+            tensors[f"{name}.lora_B.weight"] = random.normal(size=(out, rank)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": sorted(SHAPES), **config}
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    return folder

@@ -1,0 +1,49 @@
+"""The web process for tests that speak HTTP to it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from django.conf import settings
+
+from adapterhub.environment import home
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def site(fresh_database: str) -> Iterator[str]:
+    """A web process as in production; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    database = settings.DATABASES["default"]
+    url = f"postgres://{database['USER']}@{quote(database['HOST'], safe='')}/{fresh_database}"
+    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port), "--no-access-log"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url, "ADAPTERHUB_HOME": str(home())}
+    )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 30, "the web process answers")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own process
+            return bool(response.status == 200)
+    except urllib.error.URLError:
+        return False

@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/installed
 MLFLOW_STAMP := .venv-mlflow/installed
 LOCKS := $(wildcard requirements/*.lock)
 
-.PHONY: demo run test test-vllm soak bench lint install stop screenshots lock sbom
+.PHONY: demo run test test-slow test-vllm soak bench lint install stop screenshots lock sbom
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
@@ -38,11 +38,15 @@ run: install  ## the product without the demo
 stop:  ## end a running AdapterHub of this data folder
 	$(BIN)/python -m adapterhub.embedded stop
 
-test: install $(MLFLOW_STAMP)  ## everything that needs no GPU
-	$(BIN)/python -m pytest
+# Each test belongs to one of these three; docs/testing.md says what each holds. ARGS goes to pytest.
+test: install  ## a verdict in 8 minutes on two cores: nearly all tests
+	$(BIN)/python -m pytest -q -m 'not slow and not vllm' $(ARGS)
+
+test-slow: install $(MLFLOW_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
+	$(BIN)/python -m pytest -q -m 'slow and not vllm' $(ARGS)
 
 test-vllm: install $(VLLM_STAMP)  ## the control loop and the router with two real vLLM servers on the CPU
-	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest tests/vllm
+	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest -q -n 0 -m vllm tests/vllm $(ARGS)
 
 # The server that ended runs are mirrored to in a test; it brings a web framework and pins of its own.
 $(MLFLOW_STAMP): tests/training/mlflow.txt
@@ -59,11 +63,11 @@ $(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml test
 	touch $(VLLM_STAMP)
 
 soak: install  ## soak tests in full; date, commit and result go to docs/soak.md
-	@result=failed; $(BIN)/python -m pytest --soak tests/soak && result=passed; \
+	@result=failed; $(BIN)/python -m pytest -n 0 --timeout 3600 --soak tests/soak && result=passed; \
 	echo "| $$(date -u +%F) | $$(git rev-parse --short HEAD) | $$result |" >> docs/soak.md; test $$result = passed
 
 screenshots: install  ## every page, wide and on a phone, light and dark, into docs/screenshots
-	$(BIN)/python -m pytest -q tests/e2e/take_screenshots.py
+	$(BIN)/python -m pytest -q -n 0 --timeout 1800 tests/e2e/take_screenshots.py
 
 bench: install  ## the short form of every benchmark
 	$(BIN)/python benchmarks/run_all.py

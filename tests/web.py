@@ -1,4 +1,4 @@
-"""The web process for tests that speak HTTP to it."""
+"""The web process for tests that speak HTTP to it: in the test's own process, or as the process that it is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from urllib.parse import quote
 
 import pytest
 from django.conf import settings
+from django.db import connections
 
 from adapterhub.environment import home
+from adapterhub.handler import OneThread
+from tests.fakes.server import Server
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +26,22 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def site(fresh_database: str) -> Iterator[str]:
-    """A web process as in production; its address."""
+    """The address of the application that the web process runs, served from a thread of the test."""
+    application = OneThread()
+    # The application's threads end with the test, and a connection that one of them keeps would not be closed.
+    kept = connections.settings["default"]["CONN_MAX_AGE"]
+    connections.settings["default"]["CONN_MAX_AGE"] = 0
+    try:
+        with Server(application, lifespan="off") as server:
+            yield server.url
+    finally:
+        application.threads.shutdown()
+        connections.settings["default"]["CONN_MAX_AGE"] = kept
+
+
+@pytest.fixture
+def site_process(fresh_database: str) -> Iterator[str]:
+    """The address of a web process as in production."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -10,8 +10,8 @@ from django.db import connection
 POOL = 16
 
 
-def test_requests_leave_no_connections_behind(site: str, ci: str) -> None:
-    listing = urllib.request.Request(f"{site}/api/v1/aliases/", headers={"Authorization": f"Bearer {ci}"})  # noqa: S310
+def test_requests_leave_no_connections_behind(site_process: str, ci: str) -> None:
+    listing = urllib.request.Request(f"{site_process}/api/v1/aliases/", headers={"Authorization": f"Bearer {ci}"})  # noqa: S310
 
     def ask(_: int) -> int:
         with urllib.request.urlopen(listing, timeout=30) as answer:  # noqa: S310 - our own process

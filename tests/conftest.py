@@ -153,7 +153,7 @@ def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
 
 
 # The package itself comes first, so that failed assertions of all its modules show their values.
-pytest_plugins = ["tests.builders", "tests.builders.cast", "tests.s3", "tests.web"]
+pytest_plugins = ["tests.builders", "tests.builders.cast", "tests.s3", "tests.tools", "tests.web"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import boto3
 import pytest
+
+from adapterhub.artifacts import S3Store, open_store
 
 KEY, SECRET = "testing", "testing-secret"
 
@@ -87,3 +90,18 @@ def s3_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+def in_bucket(name: str, endpoint: str, **options: Any) -> S3Store:
+    """A store in a new bucket."""
+    opened: Any = open_store(f"s3://{name}/hub", endpoint_url=endpoint)
+    opened.client.create_bucket(Bucket=name, **options)
+    return opened
+
+
+@pytest.fixture
+def bucket(rclone_endpoint: str, s3_keys: None, settings: Any) -> S3Store:
+    """The installation's store is a bucket of the server that checks signatures."""
+    opened = in_bucket(f"hub-{uuid.uuid4().hex}", rclone_endpoint)
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = f"s3://{opened.bucket}/hub", rclone_endpoint
+    return opened

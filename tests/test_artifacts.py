@@ -22,8 +22,9 @@ from adapterhub.audit.vault import lock_of
 from adapterhub.garbage import collect
 from registry.models import Adapter, AdapterVersion
 from registry.tasks import check_version
-from tests.api.test_life import client, problem
 from tests.builders import write_adapter
+from tests.builders.rest import client, problem
+from tests.s3 import in_bucket
 
 
 @pytest.fixture(params=["folder", "s3", "rclone"])
@@ -33,13 +34,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     request.getfixturevalue("s3_keys")
     endpoint = request.getfixturevalue("rclone_endpoint" if request.param == "rclone" else "s3_endpoint")
     return in_bucket(f"artifacts-{uuid.uuid4().hex}", endpoint)
-
-
-def in_bucket(name: str, endpoint: str, **options: Any) -> S3Store:
-    """A store in a new bucket."""
-    opened: Any = open_store(f"s3://{name}/hub", endpoint_url=endpoint)
-    opened.client.create_bucket(Bucket=name, **options)
-    return opened
 
 
 def folder(path: Path, **files: str) -> Path:
@@ -159,14 +153,6 @@ def test_a_wrong_secret_is_refused(rclone_endpoint: str, s3_keys: None, monkeypa
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ClientError, match=r"403|SignatureDoesNotMatch"):
         list(open_store("s3://signed/hub", endpoint_url=rclone_endpoint).stored())
-
-
-@pytest.fixture
-def bucket(rclone_endpoint: str, s3_keys: None, settings: Any) -> S3Store:
-    """The installation's store is a bucket of the server that checks signatures."""
-    opened = in_bucket(f"hub-{uuid.uuid4().hex}", rclone_endpoint)
-    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = f"s3://{opened.bucket}/hub", rclone_endpoint
-    return opened
 
 
 def test_files_go_straight_to_the_store_and_back(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import ssl
 import subprocess
 import threading
@@ -14,26 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.builders.nginx import start_nginx
 from tests.composition import SITE, inline
 from tests.embedded.fakes import free_port
+from tests.tools import program, requires
 from tests.waiting import wait_until
 
+pytestmark = requires("nginx", "openssl")
 HOST = SITE["PUBLIC_HOST"]
-MAIN = """
-daemon off;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  include {folder}/default.conf;
-}}
-"""
 REQUEST_CERTIFICATE = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 1 -subj /CN={host} "
 REQUEST_CERTIFICATE += "-addext subjectAltName=DNS:{host} -keyout {folder}/tls_key -out {folder}/tls_certificate"
 
@@ -77,14 +63,6 @@ class Answer(BaseHTTPRequestHandler):
         """Nothing: the tests read answers."""
 
 
-def program(name: str) -> str:
-    """The program's path; without it the test is skipped, or fails when ADAPTERHUB_REQUIRE asks for nginx."""
-    found = shutil.which(name, path=f"{os.defpath}:/usr/sbin:/sbin")
-    if found is None and "nginx" in os.environ.get("ADAPTERHUB_REQUIRE", "").split(","):
-        pytest.fail(f"{name} is not installed, and ADAPTERHUB_REQUIRE asks for nginx")
-    return found or pytest.skip(f"{name} is not installed")
-
-
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[dict[str, Upstream]]:
     servers = {name: Upstream(name) for name in ("web", "router")}
@@ -102,13 +80,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ports(folder: Path, upstreams: dict[str, Upstream]) -> Iterator[dict[str, int]]:
     """The ports of the running proxy: http and https."""
-    nginx, openssl = program("nginx"), program("openssl")
     request = REQUEST_CERTIFICATE.format(host=HOST, folder=folder).split()
-    subprocess.run([openssl, *request], check=True, capture_output=True)
+    subprocess.run([program("openssl"), *request], check=True, capture_output=True)
     found = {"http": free_port(), "https": free_port()}
     (folder / "default.conf").write_text(configuration(folder, found, upstreams))
-    (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-    with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as process:
+    with start_nginx(folder) as process:
         wait_until(lambda: process.poll() is not None or (folder / "nginx.pid").exists(), what="nginx starts")
         assert process.poll() is None
         yield found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +9,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.builders.nginx import start_nginx
 from tests.embedded.fakes import free_port
 from tests.fakes.routing import INFER, make_table
 from tests.fakes.stage import Engine, Router, running_engine, running_router, running_valkey
-from tests.test_compose_proxy import MAIN, program
+from tests.tools import requires
 from tests.waiting import wait_until
 
+pytestmark = requires("nginx")
 PAGE = Path(__file__).parent.parent / "docs/front.md"
 BODY = {"model": "compliance", "prompt": "a"}
 
@@ -40,8 +41,7 @@ class Front:
             assert example in text
             text = text.replace(example, str(router.http.base_url).removeprefix("http://").rstrip("/"))
         (folder / "default.conf").write_text(text)
-        (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-        process = subprocess.Popen([program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")])
+        process = start_nginx(folder)
         stack.callback(process.wait, 60)
         stack.callback(process.terminate)
         return f"http://127.0.0.1:{port}"

@@ -7,8 +7,6 @@ import re
 import time
 
 import pytest
-from cryptography.hazmat.primitives.hashes import SHA1
-from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from django.conf import LazySettings
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -16,12 +14,7 @@ from django.test import Client
 from adapterhub.accounts import second_factor
 from adapterhub.accounts.models import SecondFactor, SignIn, User
 from adapterhub.audit.models import AuditEvent, UnsealedEvent
-
-
-def app_code(secret: str, ahead: int = 0) -> str:
-    """What the person's app shows, `ahead` steps from now."""
-    app = TOTP(base64.b32decode(secret), 6, SHA1(), 30, enforce_key_length=False)  # noqa: S303
-    return app.generate(int(time.time()) + 30 * ahead).decode()
+from tests.builders.people import app_code
 
 
 def typed_password(name: str, **extra: str) -> tuple[Client, str]:

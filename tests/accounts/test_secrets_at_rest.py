@@ -16,7 +16,7 @@ from adapterhub.embedded.valkey import EmbeddedValkey
 from adapterhub.redaction import Redacting
 from registry.channels import valkey as connect
 from registry.publishing import publish
-from tests.api.test_life import client
+from tests.builders.rest import client
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from django.test import Client
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
-from tests.api.test_walk import ROUTES, world  # noqa: F401 - world is a fixture
+from tests.builders.walk import ROUTES
 from training.models import RankAnalysis, TrainingRun
 
 API = "/api/v1"
@@ -80,7 +80,7 @@ def test_what_is_known_is_not_sent_again(rest: Client, alias: Alias) -> None:
     assert rest.get(f"{API}/aliases/compliance/", headers={"If-None-Match": '"x"'}).status_code == 200
 
 
-def test_every_list_is_narrowed(rest: Client, world: dict[str, Any]) -> None:  # noqa: F811
+def test_every_list_is_narrowed(rest: Client, world: dict[str, Any]) -> None:
     for name, (path, pattern) in ROUTES.items():
         if not name.startswith("api:") or getattr(pattern.callback, "actions", {}).get("get") != "list":
             continue
@@ -95,7 +95,7 @@ def test_every_list_is_narrowed(rest: Client, world: dict[str, Any]) -> None:  #
             assert rest.get(base, {word: "\0"}).status_code == 422, (base, word)
 
 
-def test_filters_find_what_they_name(rest: Client, world: dict[str, Any]) -> None:  # noqa: F811
+def test_filters_find_what_they_name(rest: Client, world: dict[str, Any]) -> None:
     def found(path: str, **words: Any) -> int:
         answer = rest.get(f"{API}/{path}/", words)
         assert answer.status_code == 200, answer.content
@@ -114,7 +114,7 @@ def test_filters_find_what_they_name(rest: Client, world: dict[str, Any]) -> Non
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, next(iter(words)))
 
 
-def test_only_the_named_fields_come(rest: Client, world: dict[str, Any]) -> None:  # noqa: F811
+def test_only_the_named_fields_come(rest: Client, world: dict[str, Any]) -> None:
     row = rest.get(f"{API}/training-runs/?fields=id,status").json()["results"][0]
     assert set(row) == {"id", "status"}
     RankAnalysis.objects.update(plan={"modules": [], "verdict": "flat", "budget": {"kind": "uniform_rank", "value": 8}})

@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.api.test_lost_answers import ASKING, POSTS, effects, rows
-from tests.api.test_walk import address, body, files, world  # noqa: F401 - world is a fixture
+from tests.builders.walk import ASKING, POSTS, address, body, files, many_rows, row_counts
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -68,7 +67,7 @@ def proxy(site: str) -> Iterator[str]:
 
 def post(http: httpx.Client, name: str, url: str, key: str, folder: Path) -> httpx.Response:
     headers = {"Idempotency-Key": key, "Connection": "close"}
-    form = rows() if name == "api:dataset-list" else files(name, folder)
+    form = many_rows() if name == "api:dataset-list" else files(name, folder)
     if form is None:
         content = json.dumps(body(name, folder), default=str)
         return http.post(url, content=content, headers={**headers, "Content-Type": "application/json"})
@@ -78,7 +77,7 @@ def post(http: httpx.Client, name: str, url: str, key: str, folder: Path) -> htt
 
 def test_an_answer_lost_on_the_way_has_one_effect(
     proxy: str,
-    world: dict[str, Any],  # noqa: F811
+    world: dict[str, Any],
     ci: str,
     tmp_path: Path,
 ) -> None:
@@ -88,14 +87,14 @@ def test_an_answer_lost_on_the_way_has_one_effect(
             url = address(name, world)
             if url is None:
                 continue
-            key, before = uuid.uuid4().hex, effects()
+            key, before = uuid.uuid4().hex, row_counts()
             with pytest.raises(httpx.TransportError):
                 post(http, name, url, key, tmp_path)
-            first = effects()
+            first = row_counts()
             again = post(http, name, url, key, tmp_path)
             # A refusal is recorded each time.
             if again.is_success:
-                assert effects() == first, name
+                assert row_counts() == first, name
                 assert again.headers.get("Idempotency-Replayed") == "true", name
                 done |= {name} if first != before else set()
     assert done >= {"api:adapter-list", "api:version-list", "api:dataset-list", "api:training-run-list",

@@ -14,14 +14,12 @@ from django.test import Client
 from safetensors.torch import load
 
 from adapterhub.accounts.models import ApiToken, Project, User
-from adapterhub.artifacts import FolderStore, S3Store
+from adapterhub.artifacts import FolderStore
 from registry.models import Adapter, AdapterVersion
-from tests.api.test_life import client, problem, upload_adapter
 from tests.builders import LAYERS, SHAPES, module_name, write_adapter
+from tests.builders.adapters import flip_a_byte
+from tests.builders.rest import client, problem, upload_adapter
 from tests.fakes.server import closed_url
-from tests.test_artifacts import bucket
-
-__all__ = ["bucket"]
 
 PLACE = "/api/v1/adapters/dora/versions/1"
 
@@ -84,21 +82,6 @@ def test_a_flipped_byte_never_leaves(
         detail = problem(client(ci).get(f"{PLACE}/{verb}/"), 503, "artifact_unreadable")["detail"]
         assert "were changed" in detail
     assert not list(settings.WORK_DIR.glob("tmp*")), "nothing is left behind"
-
-
-def flip_a_byte(store: FolderStore | S3Store, digest: str) -> None:
-    """The last one of the weights, where they lie."""
-    if isinstance(store, FolderStore):
-        weights = store.place(digest) / "adapter_model.safetensors"
-        weights.chmod(0o644)
-        weights.write_bytes(flipped(weights.read_bytes()))
-    else:
-        place = {"Bucket": store.bucket, "Key": store.key(digest, "adapter_model.safetensors")}
-        store.client.put_object(**place, Body=flipped(store.client.get_object(**place)["Body"].read()))
-
-
-def flipped(raw: bytes) -> bytes:
-    return raw[:-1] + bytes([raw[-1] ^ 1])
 
 
 def test_a_store_that_is_away_is_said(

@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from adapterhub.accounts.models import ApiToken, Project
 from serving_client.router.metrics import Metrics
-from tests.api.test_walk import world  # noqa: F401 - world is a fixture
 from training.models import TrainingRun
 
 DASHBOARD = Path(__file__).parent.parent.parent / "docs/grafana/adapterhub.json"
@@ -34,7 +33,7 @@ def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
-def test_it_tells_what_is_there(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+def test_it_tells_what_is_there(world: dict[str, Any], ci: str) -> None:
     run = TrainingRun.objects.get()
     TrainingRun.objects.update(status="running", lease_expires_at=now(), progress={"step": 7, "loss": 1.5})
     answer = scraped(ci)
@@ -48,7 +47,7 @@ def test_it_tells_what_is_there(world: dict[str, Any], ci: str) -> None:  # noqa
     assert told["adapterhub_oldest_queued_job_seconds"][0][1] > 0
 
 
-def test_another_tenant_sees_nothing_of_it(world: dict[str, Any]) -> None:  # noqa: F811
+def test_another_tenant_sees_nothing_of_it(world: dict[str, Any]) -> None:
     _, token = ApiToken.issue(name="other", project=Project.objects.get(slug="other"), scopes=["read"])
     assert samples(scraped(token).content.decode()) == {}
     _, blind = ApiToken.issue(name="blind", project=Project.objects.get(slug="eu"), scopes=["infer"])
@@ -56,7 +55,7 @@ def test_another_tenant_sees_nothing_of_it(world: dict[str, Any]) -> None:  # no
     assert scraped("ah_wrong_token").status_code == 401
 
 
-def test_the_dashboard_asks_for_what_is_told(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+def test_the_dashboard_asks_for_what_is_told(world: dict[str, Any], ci: str) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     asked = {name for panel in dashboard["panels"] for target in panel["targets"]
              for name in re.findall(r"adapterhub_\w+", target["expr"])}  # fmt: skip

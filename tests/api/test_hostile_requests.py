@@ -16,11 +16,8 @@ from rest_framework.test import APIClient
 from adapterhub.accounts.models import User
 from adapterhub.artifacts import S3Store
 from registry.models import Adapter, AdapterVersion
-from tests.api.test_life import client, problem
 from tests.builders import rows, write_adapter
-from tests.test_artifacts import bucket
-
-__all__ = ["bucket"]
+from tests.builders.rest import client, problem
 
 NAMES = ["../../secrets", "..%252f..%252fsecrets", "a\\..\\b", "/etc/passwd", "name\x00.jsonl", "s3://other/x", "$(id)"]
 

@@ -7,38 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster
 from registry.tasks import check_version
 from tests.builders import rows, write_adapter, write_jsonl
+from tests.builders.rest import client, problem, upload_adapter
 from training.models import Dataset, TrainingRun
-
-
-def client(token: str = "", **headers: str) -> APIClient:
-    api = APIClient()
-    if token:
-        headers["HTTP_AUTHORIZATION"] = f"Bearer {token}"
-    api.credentials(**headers)
-    return api
-
-
-def problem(response: Any, status: int, code: str) -> dict[str, Any]:
-    body = response.json()
-    assert (response.status_code, body["code"], body["status"]) == (status, code, status), body
-    assert response["Content-Type"] == "application/problem+json"
-    return body
-
-
-def upload_adapter(api: APIClient, adapter: Adapter, folder: Path) -> Any:
-    with (
-        (folder / "adapter_model.safetensors").open("rb") as weights,
-        (folder / "adapter_config.json").open("rb") as config,
-    ):
-        files = {"adapter_model": weights, "adapter_config": config}
-        return api.post(f"/api/v1/adapters/{adapter.slug}/versions/", files, format="multipart")
 
 
 def test_without_a_token_nothing_is_shown(db: None) -> None:

@@ -7,57 +7,34 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from django.apps import apps
-from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.test import Client
 
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.tasks import KEPT_FOR, drop_old_answers
-from tests.api.test_walk import CALLS, address, body, files, world  # noqa: F401 - world is a fixture
-
-POSTS = [name for name, method in CALLS if method == "POST" and name.startswith("api:")]
-# What they answer changes nothing, so that nothing could happen twice.
-ASKING = {
-    "api:dataset-check",
-    "api:estimate-list",
-    "api:advisor-list",
-    "api:rank-analysis-reallocate",
-    "api:training-run-preflight",
-}
-
-
-def effects() -> dict[str, int]:
-    """Rows of every table but the keys' own."""
-    return {model._meta.label: model.objects.count() for model in apps.get_models() if model is not IdempotentRequest}
-
-
-def rows() -> dict[str, Any]:
-    """Enough to train and to evaluate, none twice."""
-    lines = "".join(f'{{"text": "line {number} of many"}}\n' for number in range(80))
-    return {"project": "eu", "file": SimpleUploadedFile("many.jsonl", lines.encode())}
+from tests.builders.walk import ASKING, POSTS, address, body, files, many_rows, row_counts
 
 
 def send(client: Client, name: str, url: str, key: str, folder: Path) -> Any:
-    form = rows() if name.startswith("api:dataset-") and files(name, folder) else files(name, folder)
+    form = many_rows() if name.startswith("api:dataset-") and files(name, folder) else files(name, folder)
     kind = {} if form else {"content_type": "application/json"}
     given = form or json.dumps(body(name, folder), default=str)
     return client.post(url, given, headers={"Idempotency-Key": key}, **kind)
 
 
-def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path) -> None:  # noqa: F811
+def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}"})
     wrong, done = [], set()
     for name in POSTS:
         url = address(name, world)
         with transaction.atomic():
-            key, before = uuid.uuid4().hex, effects()
+            key, before = uuid.uuid4().hex, row_counts()
             lost = url and send(client, name, url, key, tmp_path)
-            first = effects()
+            first = row_counts()
             if url and lost.status_code < 400:
                 again = send(client, name, url, key, tmp_path)
                 done |= {name} if first != before else set()
-                if (again.status_code, again.content, effects()) != (lost.status_code, lost.content, first):
+                if (again.status_code, again.content, row_counts()) != (lost.status_code, lost.content, first):
                     wrong.append(f"{name}: {lost.status_code}, then {again.status_code}")
                 if again.headers.get("Idempotency-Replayed") != "true":
                     wrong.append(f"{name} is not said to be replayed")
@@ -68,7 +45,7 @@ def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path
     assert not done & ASKING
 
 
-def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}", "Idempotency-Key": "once"})
 
     def post(slug: str) -> Any:
@@ -83,7 +60,7 @@ def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], 
     assert (flying.status_code, flying.json()["code"]) == (409, "in_flight")
 
 
-def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any], ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}", "Idempotency-Key": "once"})
     fields = {"project": "eu", "name": "t", "scopes": ["read"]}
     shown = client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"]
@@ -92,7 +69,7 @@ def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any]
     assert client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"] == shown
 
 
-def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:  # noqa: F811
+def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}"})
     for key in ("old", "new"):
         fields = {"project": "eu", "slug": key, "base_model": "tiny"}

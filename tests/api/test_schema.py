@@ -21,8 +21,6 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.api.test_walk import body, world  # noqa: F401 - world is a fixture
-
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 # A token that is revoked, or a project that is archived, would end the walk.
 ENDING = r".*/(revoke|archive|break-glass)/$"
@@ -33,7 +31,7 @@ TAKES = 0.8
 class Known:
     """Puts names of things that exist into most requests: what is only made up seldom gets past 404 and 422."""
 
-    def __init__(self, world: dict[str, Any]) -> None:  # noqa: F811
+    def __init__(self, world: dict[str, Any]) -> None:
         self.world, self.chance = world, random.Random(10)
         served = [version.served_name for version in world["versions"]]
         self.fields = {"project": ["eu"], "base_model": ["tiny"], "adapter": ["dora"], "cluster": ["cpu"],
@@ -54,7 +52,7 @@ class Known:
                 case.body[name] = self.chance.choice(self.fields[name])
 
 
-def test_no_walk_ends_in_a_fault(site: str, ci: str, world: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+def test_no_walk_ends_in_a_fault(site: str, ci: str, world: dict[str, Any], tmp_path: Path) -> None:
     from registry.models import AdapterVersion
 
     schema = schemathesis.openapi.from_url(f"{site}/api/schema/?format=json")

@@ -12,12 +12,9 @@ from adapterhub.artifacts import S3Store
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
 from adapterhub.audit.observed import seal
 from registry.models import Adapter, AdapterVersion
-from tests.api.test_life import client
 from tests.builders import write_adapter
-from tests.test_artifacts import bucket
+from tests.builders.rest import client
 from training.models import Dataset
-
-__all__ = ["bucket"]
 
 WEIGHTS = "/api/v1/adapters/dora/versions/1"
 

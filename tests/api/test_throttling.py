@@ -12,7 +12,7 @@ from django.test import Client
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.api import throttling
 from adapterhub.embedded.valkey import EmbeddedValkey
-from tests.api.test_life import client, problem
+from tests.builders.rest import client, problem
 
 A_BURST = 2
 

@@ -9,9 +9,14 @@ from django.test import Client
 from django.urls import reverse
 
 from adapterhub.accounts.models import User
-from tests.pages.test_pages import world
+from registry.models import AdapterVersion, Alias
+from tests.builders.pages import one_of_everything
+from training.models import Dataset
 
-__all__ = ["world"]
+
+@pytest.fixture
+def world(alias: Alias, candidate: AdapterVersion, dataset: Dataset, alice: User) -> dict[str, Any]:
+    return one_of_everything(alias, candidate, dataset, alice.as_actor())
 
 
 @pytest.mark.parametrize(

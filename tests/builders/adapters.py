@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from adapterhub.artifacts import FolderStore, S3Store
+
 SHAPES = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16),
           "gate_proj": (32, 16), "up_proj": (32, 16), "down_proj": (16, 32)}  # fmt: skip
 LAYERS = 2
@@ -21,6 +23,21 @@ CONFIG = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 40,
+}
+_EIGHT = {"r": 8, "lora_alpha": 16}
+# Name -> what PEFT is told: adapters whose modules differ in rank or alpha, so that an export has something to fold.
+UNEVEN_ADAPTERS: dict[str, dict[str, Any]] = {
+    "ranks 4 to 64": {
+        **_EIGHT,
+        "rank_pattern": {"q_proj": 4, r"^model\.layers\.1\.mlp\.down_proj": 64, "mlp.up_proj": 12, "v_proj": 32},
+    },
+    "unequal alphas": {
+        **_EIGHT,
+        "rank_pattern": {"o_proj": 16},
+        "alpha_pattern": {"q_proj": 4, "o_proj": 48, r"^model\.layers\.0\.mlp\.gate_proj": 7},
+    },
+    "rsLoRA of mixed ranks": {"r": 16, "lora_alpha": 8, "use_rslora": True, "rank_pattern": {"k_proj": 5}},
+    "a few modules": {"r": 6, "lora_alpha": 12, "target_modules": ["gate_proj", "down_proj"]},
 }
 
 
@@ -43,3 +60,18 @@ def write_adapter(folder: Path, *, rank: int = 4, seed: int = 0, **config: Any) 
     fields = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": sorted(SHAPES), **config}
     (folder / "adapter_config.json").write_text(json.dumps(fields))
     return folder
+
+
+def flip_a_byte(store: FolderStore | S3Store, digest: str) -> None:
+    """Change the last byte of the stored weights."""
+    if isinstance(store, FolderStore):
+        weights = store.place(digest) / "adapter_model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(flipped(weights.read_bytes()))
+    else:
+        place = {"Bucket": store.bucket, "Key": store.key(digest, "adapter_model.safetensors")}
+        store.client.put_object(**place, Body=flipped(store.client.get_object(**place)["Body"].read()))
+
+
+def flipped(raw: bytes) -> bytes:
+    return raw[:-1] + bytes([raw[-1] ^ 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Rollout
 from registry.tasks import check_version
 from tests.builders import member, rows, write_adapter, write_jsonl
 from tests.cli.command import Command
-from tests.pages.test_playground import Router, router
+from tests.fakes.playground_router import PlaygroundRouter, running_playground_router
 from tests.waiting import wait_until
 from training.models import Dataset, Evaluation, RankAnalysis, TrainingRun
-
-__all__ = ["router"]
 
 
 def test_versions_are_made(command: Command, adapter: Adapter, project: Project, tmp_path: Path) -> None:
@@ -72,23 +71,25 @@ def test_a_worse_version_is_a_refused_gate(command: Command, alias: Alias, candi
 
 
 @pytest.fixture
-def router_of_site(router: type[Router], settings: Any, monkeypatch: pytest.MonkeyPatch) -> type[Router]:
-    """Before the web process: it is told where its router is when it starts."""
-    monkeypatch.setenv("ADAPTERHUB_ROUTER_URL", settings.ROUTER_URL)
-    return router
+def router_of_site(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A router whose address the web process reads when it starts, which is later."""
+    with running_playground_router() as url:
+        settings.ROUTER_URL = url
+        monkeypatch.setenv("ADAPTERHUB_ROUTER_URL", settings.ROUTER_URL)
+        yield
 
 
 @pytest.mark.usefixtures("router_of_site")
 def test_versions_are_compared_blindly(
     command: Command, alias: Alias, candidate: AdapterVersion, alice: User, tmp_path: Path
 ) -> None:
-    Router.known = {alias.version.served_name, candidate.served_name}
+    PlaygroundRouter.known = {alias.version.served_name, candidate.served_name}
     (tmp_path / "questions.txt").write_text("the bank shall\n\nthe client may\n")
     versions = ("--version", "1", "--version", "2")
     asked = command("blind", "ask", "dora", *versions, "--prompt", "who", "--prompts", "questions.txt", "--json")
     assert asked.returncode == 0, asked.stderr
     assert [test["prompt"] for test in json.loads(asked.stdout)] == ["who", "the bank shall", "the client may"]
-    assert len(Router.heard) == 6
+    assert len(PlaygroundRouter.heard) == 6
     test = BlindTest.objects.get(prompt="who")
     test.vote("A", by=alice.as_actor())
     told = command("blind", "results", "dora").stdout.splitlines()

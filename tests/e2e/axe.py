@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -10,17 +9,18 @@ from typing import Any
 
 import pytest
 
-VERSION = "4.10.3"
+from tests.tools import AXE_VERSION, TOOLS, axe_core, program, required
+
 GRAVE = ("serious", "critical")
 
 
-def source(folder: Path) -> str:
-    """The script's text; a skip where npm cannot give it, unless the session requires browsers."""
-    archive = folder / f"axe-core-{VERSION}.tgz"
-    if not archive.exists() and (why := fetch(folder)):
-        if "browser" in os.environ.get("ADAPTERHUB_REQUIRE", ""):
-            pytest.fail(f"ADAPTERHUB_REQUIRE names browser, and there is no axe-core: {why}")
-        pytest.skip(f"no axe-core: {why}")
+def source(config: pytest.Config) -> str:
+    """Return the script's text; skip the test where npm cannot fetch it, unless ADAPTERHUB_REQUIRE names axe."""
+    archive = axe_core(config)
+    if not archive.exists() and (fault := fetch(archive.parent)):
+        if "axe" in required():
+            pytest.fail(f"ADAPTERHUB_REQUIRE names axe, and npm cannot fetch it: {fault}")
+        pytest.skip(f"{TOOLS['axe'].reason}: {fault}")
     with tarfile.open(archive) as packed:
         script = packed.extractfile("package/axe.min.js")
         assert script is not None
@@ -28,12 +28,12 @@ def source(folder: Path) -> str:
 
 
 def fetch(folder: Path) -> str:
-    """Why it failed, or nothing."""
-    command = ["npm", "pack", "--silent", f"axe-core@{VERSION}"]
+    """Return what went wrong, or nothing."""
+    command = [program("npm"), "pack", "--silent", f"axe-core@{AXE_VERSION}"]
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"npm pack axe-core@{VERSION}: {error}"
+        return str(error)
     return ""
 
 

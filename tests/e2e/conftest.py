@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from adapterhub.accounts.models import User
+from tests.e2e.axe import source
+from tests.tools import chromium
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
-def chromium() -> str:
-    """The system's Chromium; a skip without it, unless the session requires browsers."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        if "browser" in os.environ.get("ADAPTERHUB_REQUIRE", ""):
-            pytest.fail("ADAPTERHUB_REQUIRE names browser, and there is no Chromium: apt-get install chromium")
-        pytest.skip("no Chromium: apt-get install chromium")
-    return path
+@pytest.fixture(scope="session")
+def axe(request: pytest.FixtureRequest) -> str:
+    """The text of axe-core, fetched before a browser and a site are started for it."""
+    return source(request.config)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    path = chromium()
     # Playwright keeps an event loop in this thread; the test's own queries are still one at a time.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield running
         running.close()
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
+from tests.builders.lessons import HALF, RIGHT, WRONG, train
 from tests.builders.product import Product
-from tests.e2e.test_rollout_adapters import HALF, RIGHT, WRONG, train
 from tests.tiny_model import make_model, make_tokenizer
 from tests.waiting import wait_until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.accounts.test_second_factor import app_code
+from tests.builders.people import app_code
 
 
 def show_recovery_codes(page: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from adapterhub.accounts.models import Project, User
 from registry.models import AdapterVersion
-from tests.e2e import axe
+from tests.e2e.axe import violations
 from tests.e2e.recovery_codes import show_recovery_codes
 from tests.pages.every_page import every_page
 from tests.pages.realistic import World, cast
@@ -29,9 +29,9 @@ def urls(
 
 def faults(page: Any, script: str) -> list[str]:
     page.set_viewport_size({"width": 1440, "height": 900})
-    found = [f"light: {each}" for each in axe.violations(page, script)]
+    found = [f"light: {each}" for each in violations(page, script)]
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    dark = axe.violations(page, script, runOnly=["color-contrast"])
+    dark = violations(page, script, runOnly=["color-contrast"])
     found += [f"dark: {each}" for each in dark]
     page.set_viewport_size({"width": 390, "height": 844})
     width, loaded = page.evaluate("document.documentElement.scrollWidth"), page.evaluate(SCRIPT_BYTES)
@@ -41,16 +41,16 @@ def faults(page: Any, script: str) -> list[str]:
 def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_script(
     page: Any,
     urls: dict[str, str],
-    request: pytest.FixtureRequest,
+    axe: str,
 ) -> None:
-    script, found = axe.source(request.config.cache.mkdir("axe-core")), {}
+    found = {}
     # A colour on its way from one theme to the other is nobody's colour.
     page.emulate_media(reduced_motion="reduce")
     for name, url in urls.items():
         page.goto(url)
-        found[name] = faults(page, script)
+        found[name] = faults(page, axe)
     show_recovery_codes(page)
-    found["recovery-codes"] = faults(page, script)
+    found["recovery-codes"] = faults(page, axe)
     assert "\n".join(f"{name}: {each}" for name, faulty in found.items() for each in faulty) == ""
 
 

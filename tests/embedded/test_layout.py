@@ -13,6 +13,7 @@ import pytest
 from adapterhub.embedded import layout as places
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import Layout, database_owner_url, database_url, redis_url
+from tests.tools import requires
 
 
 def test_urls_are_known_before_anything_exists_and_stay_the_same(home: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_socket_folder_that_another_user_made_first_is_refused(home: Path, mon
         shutil.rmtree(Layout(long).postgres_sockets, ignore_errors=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's Postgres runs as another account")
+@requires("root")
 def test_postgres_of_root_moves_out_of_a_home_that_its_account_cannot_reach(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from adapterhub.embedded import postgres_binaries, service
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import Layout, database_admin_url, database_owner_url, database_url
 from adapterhub.embedded.postgres import EmbeddedPostgres
+from tests.tools import requires
 from tests.waiting import wait_until
 
 
@@ -84,7 +85,7 @@ def test_a_server_that_cannot_start_says_why(home: Path) -> None:
         EmbeddedPostgres(home).start()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's Postgres runs as another account")
+@requires("root")
 def test_binaries_that_the_account_cannot_read_are_copied_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_binaries, "_can_run", lambda folder, account: False)
     with EmbeddedPostgres(home) as postgres:

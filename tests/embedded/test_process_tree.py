@@ -18,6 +18,7 @@ from adapterhub.embedded.logs import Terminal
 from adapterhub.embedded.processes import Plan
 from adapterhub.embedded.supervisor import Supervisor
 from tests.embedded.fakes import alive, free_port, options
+from tests.tools import requires
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,8 @@ command.full_plan = lambda options: fakes.plan(port)
 from dataclasses import replace
 sys.exit(command.run(replace(fakes.options(home), port=port), services_only=False))
 """
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+# Only Linux tells a child that its parent died.
+pytestmark = requires("linux")
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from serving_client.engine.engine import Engine
 from serving_client.engine.lora import row_kernel
 from serving_client.engine.sampling import SamplingParams
 from serving_client.engine.sequence import Sequence
+from tests.tools import requires
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = requires("gpu")
 RANKS = (4, 64, 8, 16, 32, 4, 8, 16)
 SLOTS = 4
 # The first of them runs beyond the cache's first length.

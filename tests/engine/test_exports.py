@@ -16,23 +16,10 @@ from transformers import LlamaForCausalLM
 from registry.export_check import ExportMismatch, check_export
 from registry.export_child import export, export_checked
 from serving_client.engine.engine import Engine
+from tests.builders.adapters import UNEVEN_ADAPTERS
 
 PROMPT = list(b"The bank shall report")
 COUNT = 16
-EIGHT = {"r": 8, "lora_alpha": 16}
-KINDS: dict[str, dict[str, Any]] = {
-    "ranks 4 to 64": {
-        **EIGHT,
-        "rank_pattern": {"q_proj": 4, r"^model\.layers\.1\.mlp\.down_proj": 64, "mlp.up_proj": 12, "v_proj": 32},
-    },
-    "unequal alphas": {
-        **EIGHT,
-        "rank_pattern": {"o_proj": 16},
-        "alpha_pattern": {"q_proj": 4, "o_proj": 48, r"^model\.layers\.0\.mlp\.gate_proj": 7},
-    },
-    "rsLoRA of mixed ranks": {"r": 16, "lora_alpha": 8, "use_rslora": True, "rank_pattern": {"k_proj": 5}},
-    "a few modules": {"r": 6, "lora_alpha": 12, "target_modules": ["gate_proj", "down_proj"]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +27,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, make_adapter: Callable[..., 
     """Name -> (original, portable export in fp32)."""
     root = tmp_path_factory.mktemp("exports")
     made = {}
-    for seed, (name, fields) in enumerate(KINDS.items()):
+    for seed, (name, fields) in enumerate(UNEVEN_ADAPTERS.items()):
         original = make_adapter(root / f"{seed}", seed, task_type="CAUSAL_LM", **fields)
         export(original, root / f"{seed}-portable", "portable", "fp32")
         made[name] = (original, root / f"{seed}-portable")
@@ -55,7 +42,7 @@ def logits(base_folder: Path, adapter: Path | None) -> torch.Tensor:
         return model(input_ids=torch.tensor([PROMPT])).logits
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNEVEN_ADAPTERS)
 def test_peft_gives_equal_logits(kind: str, pairs: dict[str, Any], base_folder: Path) -> None:
     original, exported = pairs[kind]
     expected = logits(base_folder, original)
@@ -63,7 +50,7 @@ def test_peft_gives_equal_logits(kind: str, pairs: dict[str, Any], base_folder: 
     assert (expected - logits(base_folder, None)).abs().max() > 0.1, "the adapter must matter to prove anything"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNEVEN_ADAPTERS)
 def test_every_module_has_one_rank_and_scale_one(kind: str, pairs: dict[str, Any]) -> None:
     original, exported = pairs[kind]
     config = json.loads((exported / "adapter_config.json").read_bytes())
@@ -125,7 +112,7 @@ def test_an_export_with_another_scale_is_not_offered(
         check_export(original, tmp_path / "out", base_folder, "fp32")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNEVEN_ADAPTERS)
 def test_a_merged_checkpoint_answers_as_peft(
     kind: str, pairs: dict[str, Any], base_folder: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from gguf import quants
 from registry import gguf_export
 from registry.export_check import ExportMismatch, updates
 from registry.export_child import export_checked
-from tests.engine.test_exports import KINDS
+from tests.builders.adapters import UNEVEN_ADAPTERS
 
 HEADS = {"q": "num_attention_heads", "k": "num_key_value_heads"}
 
@@ -29,12 +29,12 @@ def permuted(weights: torch.Tensor, heads: int) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNEVEN_ADAPTERS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_each_tensor_is_where_llama_cpp_looks(
     kind: str, dtype: str, make_adapter: Callable[..., Path], base_folder: Path, tmp_path: Path
 ) -> None:
-    original = make_adapter(tmp_path / "original", 7, task_type="CAUSAL_LM", **KINDS[kind])
+    original = make_adapter(tmp_path / "original", 7, task_type="CAUSAL_LM", **UNEVEN_ADAPTERS[kind])
     export_checked(original, base_folder, tmp_path / "out", "gguf", dtype)
     reader: Any = gguf.GGUFReader(tmp_path / "out/adapter.gguf")
     fields = {name: reader.fields[name].contents() for name in
@@ -61,7 +61,7 @@ def test_each_tensor_is_where_llama_cpp_looks(
 def test_a_file_with_rows_in_another_order_is_not_offered(
     make_adapter: Callable[..., Path], base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = make_adapter(tmp_path / "original", 7, task_type="CAUSAL_LM", **KINDS["unequal alphas"])
+    original = make_adapter(tmp_path / "original", 7, task_type="CAUSAL_LM", **UNEVEN_ADAPTERS["unequal alphas"])
     monkeypatch.setattr(gguf_export, "interleaved", lambda rows, heads: rows)
     with pytest.raises(ExportMismatch, match=r"q_proj|k_proj"):
         export_checked(original, base_folder, tmp_path / "out", "gguf", "fp32")

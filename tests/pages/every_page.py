@@ -10,7 +10,7 @@ from django.urls import get_resolver, reverse
 from adapterhub.accounts.models import ApiToken
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Approval
-from tests.api.test_walk import POST_ONLY, PUBLIC, routes
+from tests.builders.walk import POST_ONLY, PUBLIC, routes
 from tests.pages.realistic import ASKED, World
 from training.models import Compression, Dataset
 

@@ -13,9 +13,6 @@ from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, BlindTest, BlindVote, VersionEvaluation
 from tests.builders import member
-from tests.pages.test_playground import router
-
-__all__ = ["router"]
 
 
 @pytest.fixture

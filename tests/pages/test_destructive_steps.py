@@ -15,6 +15,7 @@ from adapterhub.accounts.models import Project, SignIn, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Webhook
 from registry.models import Adapter, AdapterVersion
+from tests.builders.people import app_code
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 
 WHY = "The data was wrong."
@@ -119,7 +120,6 @@ def test_who_stops_a_running_run_is_in_the_trail_once(world: dict[str, Any], ali
 def test_a_second_factor_is_not_taken_away_without_a_reason(alice: User, client: Client) -> None:
     from adapterhub.accounts import second_factor
     from adapterhub.accounts.models import SecondFactor
-    from tests.accounts.test_second_factor import app_code
 
     secret = second_factor.new_secret()
     second_factor.enable(alice, secret, app_code(secret, -1), by=alice.as_actor())

@@ -9,33 +9,15 @@ from django.test import Client
 from django.urls import reverse
 
 from adapterhub.accounts.models import User
-from registry.models import AdapterVersion, Alias, BaseModel, Rollout
-from tests.pages.plans import PLAN
+from registry.models import AdapterVersion, Alias, Rollout
+from tests.builders.pages import one_of_everything
 from training.hyperparameters import TABLE
-from training.models import Dataset, RankAnalysis, RunMetric, TrainingRun
+from training.models import Dataset, TrainingRun
 
 
 @pytest.fixture
-def world(
-    alias: Alias, candidate: AdapterVersion, dataset: Dataset, base_model: BaseModel, alice: User
-) -> dict[str, Any]:
-    """One of everything; the addresses of its pages by name."""
-    by = alice.as_actor()
-    alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
-    rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 50}], reason="try", by=by)
-    run = TrainingRun.launch(adapter=candidate.adapter, dataset=dataset, by=by)
-    for step in (1, 2, 3):
-        RunMetric.objects.create(run=run, step=step, values={"loss": 3.0 / step})
-    analysis = RankAnalysis.launch(
-        project=alias.project, base_model=base_model, dataset=dataset, budget={"uniform_rank": 8}, by=by
-    )
-    RankAnalysis.objects.filter(pk=analysis.pk).update(plan=PLAN)
-    return {
-        "overview": [], "adapters": [], "adapter": ["dora"], "version": ["dora", 1], "alias": ["compliance"],
-        "rollouts": [], "rollout": [rollout.pk], "clusters": [], "cluster": [alias.cluster.slug], "datasets": [],
-        "dataset": [dataset.pk], "training-runs": [], "new-training-run": [], "training-run": [run.pk],
-        "rank-analyses": [], "new-rank-analysis": [], "rank-analysis": [analysis.pk], "audit": [],
-    }  # fmt: skip
+def world(alias: Alias, candidate: AdapterVersion, dataset: Dataset, alice: User) -> dict[str, Any]:
+    return one_of_everything(alias, candidate, dataset, alice.as_actor())
 
 
 def test_every_page_shows_in_few_queries(

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.recipes.runs import events_of, losses, write_inputs, write_run
+from tests.tools import requires
 from tests.waiting import wait_until
 from training.recipes import launch, lora
 from training.recipes.checkpoints import last_complete
@@ -108,11 +109,10 @@ def test_a_stop_reaches_every_process_and_nothing_is_left(
     wait_until(lambda: not any(alive(rank) for rank in ranks), timeout_s=60, what="every process ends")
 
 
+@requires("soak")
 def test_the_launchers_death_ends_every_process(
-    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]], pytestconfig: pytest.Config
+    inputs: dict[str, str], tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    if not pytestconfig.getoption("--soak"):
-        pytest.skip("ten more seconds: with --soak")
     started.append(start(write_run(tmp_path, inputs, steps=5000, devices=2), 2))
     wait_until(lambda: losses(tmp_path), timeout_s=120, what="a step")
     ranks = psutil.Process(started[0].pid).children(recursive=True)

@@ -14,12 +14,10 @@ from adapterhub.artifacts import FolderStore
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
 from registry.reconcile import reconcile
-from tests.api.test_exports import flip_a_byte
+from tests.builders.adapters import flip_a_byte
+from tests.builders.fleet import names, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server, closed_url
-from tests.registry.test_reconcile import engines, names, published, served
-
-__all__ = ["engines", "served"]
 
 
 def damage(version: AdapterVersion) -> None:

@@ -17,9 +17,9 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from registry.compare_child import as_float, distances, read_modules
 from registry.models import Adapter, AdapterVersion, Alias, Approval, Dossier, Response, Rollout
-from tests.api.test_life import client as api
-from tests.api.test_life import problem
 from tests.builders import LAYERS, SHAPES, write_adapter
+from tests.builders.rest import client as api
+from tests.builders.rest import problem
 
 PLACE = "/api/v1/adapters/dora/versions/1"
 PAGE = "/adapters/dora/v1"

@@ -20,8 +20,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from adapterhub.api.errors import Invalid
 from registry.manifest import read_config, read_header, read_parts
 from registry.models import Adapter, AdapterVersion
-from tests.api.test_life import client, problem
 from tests.builders import module_name, write_adapter
+from tests.builders.rest import client, problem
 
 PLACE = "/api/v1/adapters/dora/versions/"
 A = f"base_model.model.{module_name(0, 'q_proj')}.lora_A.weight"

@@ -12,8 +12,8 @@ from django.conf import settings
 
 from registry.models import Adapter, AdapterVersion, VersionStatus
 from registry.tasks import check_version
-from tests.api.test_life import client, problem
 from tests.builders import write_adapter
+from tests.builders.rest import client, problem
 
 WEIGHTS = "adapter_model.safetensors"
 

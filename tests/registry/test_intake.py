@@ -24,8 +24,8 @@ from adapterhub.audit.tags import Tag
 from registry import checks, exports, tasks
 from registry.finiteness import BLOCK_BYTES, fault_in
 from registry.models import Adapter, AdapterVersion, VersionStatus
-from tests.api.test_life import client, problem, upload_adapter
 from tests.builders import LAYERS, SHAPES, module_name, write_adapter
+from tests.builders.rest import client, problem, upload_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 LAST = f"base_model.model.{module_name(LAYERS - 1, 'v_proj')}.lora_B.weight"

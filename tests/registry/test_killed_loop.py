@@ -18,9 +18,9 @@ from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent, verify
 from registry.models import AdapterVersion, Alias, Replica
 from registry.reconcile import reconcile
+from tests.builders.fleet import OnDisk, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server
-from tests.registry.test_reconcile import OnDisk, published
 from tests.waiting import wait_until
 
 # Two replicas are each asked for models and version, then to load, to answer the probe and to unload.

@@ -14,9 +14,9 @@ from adapterhub.audit.models import AuditEvent
 from registry import visits
 from registry.models import AdapterVersion, Alias, Replica, Rollout, RolloutStatus
 from registry.reconcile import reconcile
+from tests.builders.fleet import OnDisk, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server, closed_url
-from tests.registry.test_reconcile import OnDisk, published
 
 Fleet = dict[str, FakeEngine]
 

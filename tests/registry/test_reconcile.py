@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from django.conf import settings as django_settings
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import ApiToken, User
 from adapterhub.audit.models import AuditEvent
-from registry.channels import ROUTING_TABLE, WANTS, valkey
+from registry.channels import WANTS, valkey
 from registry.models import AdapterVersion, Alias, Replica, Rollout, RolloutStatus
 from registry.reconcile import reconcile
 from registry.wanted import wanted_versions
-from serving_client.routing import RoutingTable
+from tests.builders.fleet import names, published
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server
-
-
-class OnDisk(dict[str, int]):
-    """Folders that exist, with adapters of rank 4."""
-
-    def __contains__(self, path: object) -> bool:
-        return Path(str(path)).is_dir()
-
-    def __missing__(self, path: str) -> int:
-        return 4
-
-
-@pytest.fixture
-def engines() -> Iterator[list[tuple[FakeEngine, Server]]]:
-    pairs = []
-    for _ in range(2):
-        engine = FakeEngine()
-        engine.folders = OnDisk()
-        pairs.append((engine, Server(engine.app())))
-    with pairs[0][1], pairs[1][1]:
-        yield pairs
-
-
-@pytest.fixture
-def served(fresh_database: str, alias: Alias, engines: list[tuple[FakeEngine, Server]], alice: User) -> Alias:
-    """An alias on a cluster of both replicas."""
-    for _, server in engines:
-        alias.cluster.add_replica(url=server.url, by=alice.as_actor())
-    return alias
-
-
-def published() -> RoutingTable:
-    with valkey() as client:
-        return RoutingTable.from_json(client.get(ROUTING_TABLE))
-
-
-def names(pair: tuple[FakeEngine, Server]) -> set[str]:
-    return set(pair[0].adapters)
 
 
 def test_what_an_alias_needs_is_loaded_and_routed(served: Alias, engines: list[tuple[FakeEngine, Server]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -17,33 +17,13 @@ from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMinute, RolloutUnit
 from registry.outcomes import keep
 from registry.publishing import routing_table
-from registry.reconcile import RECONCILER
 from registry.rollout_loop import judge, look, look_at_all, progress
-
-STEPS = [{"weight": 10, "hold_s": 60, "min_samples": 100}, {"weight": 50, "hold_s": 60, "min_samples": 100}]
-RAILS = [{"metric": "error_rate", "margin": 5}]
-SOON, LATER = timedelta(seconds=90), timedelta(minutes=4)
-
-
-def opened(alias: Alias, candidate: AdapterVersion, user: User, **plan: Any) -> Rollout:
-    fields = {"steps": STEPS, "guardrails": RAILS, **plan}
-    rollout = Rollout.create(alias=alias, candidate=candidate, reason="try", by=user.as_actor(), **fields)
-    rollout.started(by=RECONCILER)
-    return rollout
+from tests.builders.rollouts import LATER, RAILS, SOON, measured, opened
 
 
 @pytest.fixture
 def rollout(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
     return opened(alias, candidate, alice)
-
-
-def measured(rollout: Rollout, *, control: float, candidate: float, count: int = 2000, at: datetime | None = None,
-             metric: str = "error_rate") -> None:  # fmt: skip
-    """So many answers of each arm in one minute, with these rates of failure."""
-    at = at or now()
-    for arm, rate in (("control", control), ("candidate", candidate)):
-        values = [1.0] * round(rate * count) + [0.0] * (count - round(rate * count))
-        RolloutMinute.add((rollout, arm, at, metric, value) for value in values)
 
 
 def last_event(rollout: Rollout) -> AuditEvent:

@@ -13,7 +13,7 @@ from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
 from registry.rollout_loop import look
 from registry.rollout_story import SAYS, UNDECIDED, story
-from tests.registry.test_rollout_loop import SOON, measured, opened
+from tests.builders.rollouts import SOON, measured, opened
 
 LAST = [{"weight": 50, "hold_s": 60, "min_samples": 100}]
 SIGNAL = [{"metric": "error_rate", "margin": 5, "kind": "signal"}]

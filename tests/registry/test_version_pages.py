@@ -6,7 +6,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from registry.models import AdapterVersion
-from tests.api.test_life import client
+from tests.builders.rest import client
 
 
 def test_a_page_is_read_from_the_index(ci: str, version: AdapterVersion) -> None:

@@ -16,7 +16,7 @@ from registry.models import Adapter, AdapterVersion, BaseModel, Cluster
 from registry.models.adapter import store
 from registry.tasks import check_base_model
 from serving_client.engine.model import open_model
-from tests.api.test_life import client, problem
+from tests.builders.rest import client, problem
 from tests.tiny_model import make_model, make_tokenizer, save_base_model
 
 PROMPT = torch.tensor([[5, 6, 7, 8]])

@@ -1,14 +1,26 @@
-"""How long a soak lasts: a twentieth in the ordinary test run, the whole with --soak."""
+"""A random Llama that replicas serve, and how long a soak lasts: a twentieth without --soak."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.byte_llama_base import base_model, model_folder
-
-__all__ = ["base_model", "model_folder"]
+from registry.models import BaseModel
+from tests.builders.base_models import registered_base_model
+from tests.byte_llama import save_model
 
 FULL_S = 600.0
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def base_model(db_or_fresh: None, model_folder: Path) -> BaseModel:
+    return registered_base_model(model_folder)
 
 
 @pytest.fixture

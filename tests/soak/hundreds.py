@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,12 +161,15 @@ class Loop(threading.Thread):
             raise self.failure
 
 
-@pytest.fixture
-def loop() -> Iterator[Callable[[], None]]:
-    started = Loop()
-    yield started.start
-    if started.ident:
-        started.stop()
+@contextmanager
+def control_loop() -> Iterator[Callable[[], None]]:
+    """Hand out what starts a control loop, and end it with the block."""
+    loop = Loop()
+    try:
+        yield loop.start
+    finally:
+        if loop.ident:
+            loop.stop()
 
 
 @dataclass
@@ -280,11 +284,3 @@ class Fleet:
         self.start_loop()
         traffic = Traffic(self.router, self.token, dict(zip(names, expected, strict=True)), is_right)
         show(list(figures(traffic, names, self.size)), capsys)
-
-
-@pytest.fixture
-def fleet(
-    size: Size, cluster: Cluster, model_folder: Path, alice: User, served: str, ci: str, tmp_path: Path,
-    loop: Callable[[], None],
-) -> Fleet:  # fmt: skip
-    return Fleet(size, cluster, model_folder, alice, served, ci, tmp_path, loop)

@@ -17,9 +17,7 @@ from registry.models import BaseModel, Cluster
 from serving_client.router.app import Settings, make_app
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
-from tests.soak.hundreds import Expected, Fleet, Size, fleet, loop
-
-__all__ = ["fleet", "loop"]
+from tests.soak.hundreds import Expected, Fleet, Size, control_loop
 
 FULL, SHORT = Size(300, 32, 900, (1, 10, 100, 300)), Size(30, 8, 120, (1, 30))
 
@@ -52,6 +50,14 @@ def served(
     finally:
         for engine in engines:
             engine.kill()
+
+
+@pytest.fixture
+def fleet(
+    size: Size, cluster: Cluster, model_folder: Path, alice: User, served: str, ci: str, tmp_path: Path
+) -> Iterator[Fleet]:
+    with control_loop() as start_loop:
+        yield Fleet(size, cluster, model_folder, alice, served, ci, tmp_path, start_loop)
 
 
 def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:

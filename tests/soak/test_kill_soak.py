@@ -20,6 +20,7 @@ import pytest
 from tests.builders import rows
 from tests.builders.product import Product
 from tests.tiny_model import save_base_model
+from tests.tools import requires
 from tests.waiting import wait_until
 
 STEPS = 600
@@ -67,9 +68,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    if not pytestconfig.getoption("--soak"):
-        pytest.skip("ten minutes: with --soak")
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     for name, value in {"LEASE_S": 8, "HEARTBEAT_S": 2, "JOB_ATTEMPTS": 9, "TORCH_THREADS": 1}.items():
         monkeypatch.setenv(f"ADAPTERHUB_{name}", str(value))
     home = Path(tempfile.mkdtemp(prefix="adapterhub-kills-", dir="/tmp"))
@@ -126,6 +125,7 @@ def digest(watched: Watched, run: str) -> str:
     return str(version["digest"])
 
 
+@requires("soak")
 def test_twenty_kills_leave_every_run_with_the_losses_of_an_undisturbed_one(watched: Watched) -> None:
     dataset = prepared(watched)
     calm = launched(watched, "calm", dataset)

@@ -14,11 +14,9 @@ from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.embedded.postgres import EmbeddedPostgres
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion
-from tests.training.test_faults import Started, launch, started, worker
+from tests.builders.workers import Started, worker
 from tests.waiting import wait_until
 from training.models import TrainingRun
-
-__all__ = ["launch", "started"]
 
 
 @pytest.fixture

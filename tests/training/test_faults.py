@@ -6,61 +6,22 @@ import os
 import random
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from django.db import connections
 
-from adapterhub.accounts.models import Project, User
+from adapterhub.accounts.models import User
 from adapterhub.api.errors import InvalidTransition
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.jobs.models import JobStatus
-from registry.models import Adapter, AdapterVersion, BaseModel
-from tests.builders import rows, write_jsonl
-from tests.tiny_model import save_base_model
+from registry.models import AdapterVersion
+from tests.builders.workers import Started, worker
 from tests.waiting import wait_until
 from training.jobs import work
-from training.models import Dataset, TrainingRun
-
-CHOSEN = {"rank": 4, "steps": 60, "batch_size": 2, "max_length": 32, "checkpoint_steps": 7, "eval_tokens": 64}
-Started = list[subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def launch(project: Project, alice: User, tmp_path: Path) -> Callable[..., TrainingRun]:
-    model = BaseModel.objects.create(slug="tiny-llama", source="tiny-llama")
-    if not model.folder.exists():
-        save_base_model(model.folder)
-    model.inspect()
-    file = write_jsonl(tmp_path / "long.jsonl", rows(120))
-    dataset = Dataset.create(project=project, name="long", file=file, filename="long.jsonl", by=alice.as_actor())
-
-    def make(name: str, **chosen: Any) -> TrainingRun:
-        adapter = Adapter.create(project=project, slug=name, base_model=model, by=alice.as_actor())
-        return TrainingRun.launch(
-            adapter=adapter, dataset=dataset, hyperparameters={**CHOSEN, **chosen}, by=alice.as_actor()
-        )
-
-    return make
-
-
-@pytest.fixture
-def started(fresh_database: str) -> Iterator[Started]:
-    children: Started = []
-    yield children
-    for child in children:
-        child.kill()
-        child.wait()
-
-
-def worker(run: TrainingRun) -> subprocess.Popen[bytes]:
-    database = connections["default"].settings_dict["NAME"]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.worker", database, "trainingrun", str(run.pk)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+from training.models import TrainingRun
 
 
 def child_of(run: TrainingRun) -> int:

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,24 +14,21 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion
+from tests.tools import MLFLOW, requires
 from tests.waiting import wait_until
 from training import mlflow
 from training.models import Dataset, RunMetric, TrainingRun
 
-PROGRAM = Path(__file__).parent.parent.parent / ".venv-mlflow/bin/mlflow"
+pytestmark = requires("mlflow")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if not PROGRAM.exists():
-        if "mlflow" in os.environ.get("ADAPTERHUB_REQUIRE", ""):
-            pytest.fail("ADAPTERHUB_REQUIRE names mlflow: make .venv-mlflow/installed")
-        pytest.skip("no MLflow: make .venv-mlflow/installed")
     folder = tmp_path_factory.mktemp("mlflow")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     rows = f"sqlite:///{folder}/runs.db"
-    command = [str(PROGRAM), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    command = [str(MLFLOW), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", rows, "--artifacts-destination", str(folder)]  # fmt: skip
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **quiet}, stdout=sys.stderr, stderr=sys.stderr)

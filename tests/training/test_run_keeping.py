@@ -12,8 +12,8 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter
-from tests.api.test_life import client as api
-from tests.api.test_life import problem
+from tests.builders.rest import client as api
+from tests.builders.rest import problem
 from training import retention
 from training.models import Dataset, TrainingRun
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,23 +10,30 @@ from typing import Any
 import pytest
 
 from adapterhub.accounts.models import User
-from registry.models import Adapter, AdapterVersion
+from registry.models import Adapter, AdapterVersion, BaseModel
 from serving_client import EngineClient
-from tests.byte_llama import save_adapter
-from tests.byte_llama_base import base_model, model_folder
-from tests.vllm.server import MAX_RANK, PYTHON, VllmServer, running
-
-__all__ = ["base_model", "model_folder"]
+from tests.builders.base_models import registered_base_model
+from tests.byte_llama import save_adapter, save_model
+from tests.tools import requires
+from tests.vllm.server import MAX_RANK, VllmServer, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    asked = "vllm" in os.environ.get("ADAPTERHUB_REQUIRE", "").split(",")
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vllm)
-            if not asked:
-                item.add_marker(pytest.mark.skip(reason="a real vLLM runs with `make test-vllm`"))
+            item.add_marker(requires("vllm"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def base_model(db_or_fresh: None, model_folder: Path) -> BaseModel:
+    return registered_base_model(model_folder)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +43,6 @@ def make_folder(model_folder: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def servers(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[VllmServer]]:
-    assert PYTHON.exists(), "make test-vllm builds .venv-vllm"
     with running(model_folder, tmp_path_factory.mktemp("vllm"), MAX_RANK, MAX_RANK) as started:
         yield started
 

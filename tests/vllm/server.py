@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 
+from tests.tools import VLLM_PYTHON
 from tests.waiting import wait_until
 
 TASKSET = "/usr/bin/taskset"
-PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 MAX_RANK = 64
 SLOTS = 16
 # They share the cores with the tests and with each other.
@@ -53,7 +53,7 @@ class VllmServer:
                 # torch's import hops over all cores that it may use, and Linux may let a newcomer on a core
                 # that another server keeps busy wait for as long as that one is busy: seen for minutes.
                 [TASKSET, "-c", str(self._core),
-                 str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
+                 str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
                 env=environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(self._core)},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

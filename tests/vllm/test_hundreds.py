@@ -15,10 +15,8 @@ from adapterhub.accounts.models import Project, User
 from registry.models import BaseModel, Cluster
 from serving_client.router.app import Settings, make_app
 from tests.fakes.server import Server
-from tests.soak.hundreds import Expected, Fleet, Size, fleet, loop
+from tests.soak.hundreds import Expected, Fleet, Size, control_loop
 from tests.vllm.server import MAX_RANK, SLOTS, VllmServer
-
-__all__ = ["fleet", "loop"]
 
 FULL, SHORT = Size(64, SLOTS, 120, (64,)), Size(12, SLOTS // 4, 30, (12,))
 # vLLM sums in another order: of two tokens that PEFT holds for as good as equal it may choose the other.
@@ -45,6 +43,14 @@ def served(
         cluster.add_replica(url=server.url, by=alice.as_actor())
     with Server(make_app(Settings(settings.REDIS_URL, tmp_path / "table", tmp_path / "spool", 90.0))) as front:
         yield front.url
+
+
+@pytest.fixture
+def fleet(
+    size: Size, cluster: Cluster, model_folder: Path, alice: User, served: str, ci: str, tmp_path: Path
+) -> Iterator[Fleet]:
+    with control_loop() as start_loop:
+        yield Fleet(size, cluster, model_folder, alice, served, ci, tmp_path, start_loop)
 
 
 def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:

@@ -1,0 +1,52 @@
+"""The router as the playground asks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+
+class PlaygroundRouter(BaseHTTPRequestHandler):
+    """Answers for the models that it knows, and refuses the others; `heard` are the requests."""
+
+    heard: list[dict[str, Any]] = []
+    known = {"compliance"}
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.heard.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
+        if body["model"] in self.known:
+            self.say(200, {"choices": [{"text": "within four hours"}], "usage": {"completion_tokens": 3}})
+        else:
+            self.say(404, {"error": {"message": "The model does not exist."}})
+
+    def say(self, status: int, body: dict[str, Any]) -> None:
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(payload)),
+                            "X-Adapter-Version": "dora.v1-abc", "X-Rollout-Arm": "control",
+                            "X-Response-ID": "r-17"}.items():  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def running_playground_router() -> Iterator[str]:
+    """Serve it from a thread for as long as the block; the value is its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PlaygroundRouter)
+    PlaygroundRouter.heard.clear()
+    PlaygroundRouter.known = {"compliance"}
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The extras of each file. The first has them all: its versions hold for the others.
-EXTRAS = {"dev": ("dev",), "app": ("server", "train", "cli"), "router": ("router",)}
+EXTRAS = {"dev": ("dev",), "app": ("server", "train", "cli"), "router": ("router",),
+          "sbom": ("sbom",)}  # fmt: skip
 CUDA = "cuda"
 ONLY_CUDA = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)[=\[]")
 HEADER = """\

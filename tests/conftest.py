@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-HOME = Path(tempfile.mkdtemp(prefix="adapterhub-", dir="/tmp"))
+HOME = Path(tempfile.mkdtemp(prefix="hub-tests-", dir="/tmp"))
 HOME.chmod(0o711)
 # Django reads its settings once: the folder of this process must be known before.
 os.environ |= {

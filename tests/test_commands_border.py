@@ -30,7 +30,9 @@ def commands_of(item: pytest.Item) -> list[str]:
 
 
 def test_each_test_belongs_to_one_command(pytestconfig: pytest.Config) -> None:
-    homeless = {item.nodeid: commands_of(item) for item in pytestconfig.stash[EVERY_TEST] if len(commands_of(item)) != 1}
+    homeless = {
+        item.nodeid: commands_of(item) for item in pytestconfig.stash[EVERY_TEST] if len(commands_of(item)) != 1
+    }
     assert homeless == {}
 
 

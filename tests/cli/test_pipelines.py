@@ -24,6 +24,8 @@ from tests.cli.command import PROGRAM, ROOT
 from tests.tiny_model import save_base_model, sentences, write_jsonl
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
 GITHUB = yaml.safe_load((ROOT / "docs/ci/github-actions.yml").read_text())
 GITLAB = yaml.safe_load((ROOT / "docs/ci/gitlab-ci.yml").read_text())

@@ -19,6 +19,8 @@ from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
 from tests.soak.hundreds import Expected, Fleet, Size, control_loop
 
+pytestmark = pytest.mark.slow
+
 FULL, SHORT = Size(300, 32, 900, (1, 10, 100, 300)), Size(30, 8, 120, (1, 30))
 
 

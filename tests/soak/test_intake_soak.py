@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_header_or_configuration_breaks_intake(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     seconds = 600 if pytestconfig.getoption("--soak") else 4

@@ -23,6 +23,8 @@ from tests.tiny_model import save_base_model
 from tests.tools import requires
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 STEPS = 600
 CHOSEN = {"rank": 4, "steps": STEPS, "batch_size": 2, "max_length": 32, "checkpoint_steps": 25, "eval_tokens": 64}
 SCOPES = ("read", "train", "publish", "admin", "audit")

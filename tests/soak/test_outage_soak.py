@@ -24,6 +24,8 @@ from tests.byte_llama import save_adapter, save_model
 from tests.crowd import Crowd, told
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SCOPES = ("read", "publish", "operate", "infer", "admin")
 SERVES_ON = ("serving_client.router", "serving_client.engine", "adapterhub.embedded")
 STREAMS = 3

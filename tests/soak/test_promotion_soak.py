@@ -28,6 +28,8 @@ from tests.soak.engine_process import EngineProcess
 from tests.soak.hundreds import trained
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 STREAMS = 3  # each third question
 LOOK_S = 1.0
 PROMOTIONS, KILLS = 30, 10  # of a full run

@@ -8,8 +8,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.routing import CANDIDATE, INFER, STABLE, make_table
 from tests.fakes.stage import Router, announce, running_engine, running_router, running_valkey
+
+pytestmark = pytest.mark.slow
 
 CALLERS = 4
 CHANGE_S = 0.25

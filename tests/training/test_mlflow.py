@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 from training import mlflow
 from training.models import Dataset, RunMetric, TrainingRun
 
-pytestmark = requires("mlflow")
+pytestmark = [pytest.mark.slow, requires("mlflow")]
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,15 @@ screenshots: install  ## every page, wide and on a phone, light and dark, into d
 bench: install  ## the short form of every benchmark
 	$(BIN)/python benchmarks/run_all.py
 
-lint: install  ## style, types, and scans of our code and of what we build on
+sbom: install  ## the packages of each image with their licences, as CycloneDX, into build/sbom
+	$(BIN)/python .ci/image_packages.py build/sbom
+
+lint: install  ## style, types, what is declared and locked, and scans of our code and of what we build on
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/lock.py --check
+	$(BIN)/deptry . --no-ansi --extend-exclude '(benchmarks|\.ci)'
+	$(BIN)/deptry tests benchmarks .ci --no-ansi --exclude '\.venv' --ignore DEP002,DEP004
 	$(BIN)/bandit -q -r -c pyproject.toml adapterhub registry training serving_client manage.py
 	$(BIN)/python .ci/audit_packages.py

@@ -1,7 +1,7 @@
 """The lock files: every package that CI and the images install, with its version and its hashes.
 
-`python .ci/lock.py` writes them and keeps the versions that they name, `--upgrade` takes the newest, `--check` says which
-are stale. uv resolves, since one file of it serves every Python and processor; pip installs.
+`python .ci/lock.py` writes them and keeps the versions that they name, `--upgrade` takes the newest ones, `--check`
+says which are stale. uv resolves, since one file of it serves every Python and processor; pip installs.
 
 torch and what only its build for CUDA brings are a file of their own: without a GPU torch comes from another index,
 whose hashes are others.

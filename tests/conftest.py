@@ -47,14 +47,20 @@ FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 # The fixtures of the cast import models.
 django.setup()
-# A worker of pytest-xdist inherits our environment, and with this variable pytest-django would read the settings
-# before the worker has a data folder of its own.
-del os.environ["DJANGO_SETTINGS_MODULE"]
 settings.PASSWORD_HASHERS = ["tests.passwords.HashedOnce"]
 
 
 MOST_WORKERS = 4
 EVERY_TEST = pytest.StashKey[list[pytest.Item]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the settings from the workers of pytest-xdist until each has a data folder of its own.
+
+    A worker inherits the environment, and with this variable pytest-django would read the settings before this module.
+    """
+    if config.getoption("dist") != "no":
+        del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 def pytest_unconfigure() -> None:

@@ -18,6 +18,8 @@ from tests.fakes.server import Server
 from tests.tiny_model import save_base_model, sentences, write_jsonl
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
 SCOPES = ("read", "train", "publish", "operate", "infer", "admin")

@@ -16,6 +16,8 @@ from tests.e2e.live import Live, live_product
 from tests.tiny_model import sentences, write_jsonl
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SignIn = Callable[..., Any]
 PATIENCE_MS = 110_000
 

@@ -20,6 +20,8 @@ from tests.waiting import wait_until
 from training.recipes import launch, lora
 from training.recipes.checkpoints import last_complete
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
 
 

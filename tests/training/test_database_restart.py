@@ -18,6 +18,8 @@ from tests.builders.workers import Started, worker
 from tests.waiting import wait_until
 from training.models import TrainingRun
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(postgres: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:

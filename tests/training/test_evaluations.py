@@ -19,6 +19,8 @@ from tests.tiny_model import save_base_model
 from training.jobs import work
 from training.models import Dataset, Evaluation, TrainingRun
 
+pytestmark = pytest.mark.slow
+
 FAST = {"rank": 4, "batch_size": 2, "max_length": 32, "learning_rate": 0.05, "eval_tokens": 64, "warmup_steps": 0}
 
 

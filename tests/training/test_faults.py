@@ -23,6 +23,8 @@ from tests.waiting import wait_until
 from training.jobs import work
 from training.models import TrainingRun
 
+pytestmark = pytest.mark.slow
+
 
 def child_of(run: TrainingRun) -> int:
     return int((run.folder / "child.pid").read_text())

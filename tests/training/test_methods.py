@@ -27,6 +27,8 @@ from training.jobs import work
 from training.models import Dataset, TrainingRun
 from training.models.training_run import store
 
+pytestmark = pytest.mark.slow
+
 FAST = {"rank": 4, "steps": 20, "batch_size": 2, "max_length": 32, "eval_tokens": 64, "galore_rank": 4}
 RATES = {"lora": 0.05, "qlora": 0.05, "dora": 0.05, "adalora": 0.05, "galore": 0.05, "full": 0.02}
 WHOLE = ("galore", "full")

@@ -29,6 +29,8 @@ FAST = {"rank": 4, "steps": 4, "batch_size": 2, "max_length": 32, "checkpoint_st
 FULL_DEVICE = """
 import torch, transformers
 
+pytestmark = pytest.mark.slow
+
 def training_step(self, *arguments, **named):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

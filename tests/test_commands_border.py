@@ -19,7 +19,7 @@ def marker_expression(command: str) -> Expression:
     """The `-m` of a target of the Makefile."""
     recipe = re.search(rf"^{command}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe, f"the Makefile has no target {command}"
-    selected = re.search(r" -m (?:'([^']+)'|(\w+))", recipe[1])
+    selected = re.search(r" pytest .*-m (?:'([^']+)'|(\w+))", recipe[1])
     assert selected, f"make {command} selects by no marker"
     return Expression.compile(selected[1] or selected[2])
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from django.conf import settings
 from django.db import connection, connections, transaction
 from rest_framework.test import APIClient
@@ -28,6 +29,7 @@ def test_the_application_s_connections_have_the_limit(db: None) -> None:
         assert cursor.fetchone()[0] == settings.IDLE_IN_TRANSACTION_S * 1000
 
 
+@pytest.mark.slow
 def test_a_stopped_holder_of_a_row_does_not_stop_the_others(fresh_database: str) -> None:
     Project.objects.create(slug="eu", name="x")
     stopped = connections.create_connection("default")

@@ -27,6 +27,7 @@ def product() -> Iterator[Product]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_nothing_and_the_data_go_on(product: Product) -> None:
     supervisor = product.start()
     product.manage("create_project", "eu")

@@ -75,6 +75,7 @@ def post(http: httpx.Client, name: str, url: str, key: str, folder: Path) -> htt
     return http.post(url, data={"project": "eu"} if "project" in form else {}, files=sent, headers=headers)
 
 
+@pytest.mark.slow
 def test_an_answer_lost_on_the_way_has_one_effect(
     proxy: str,
     world: dict[str, Any],

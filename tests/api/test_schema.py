@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.errors import FlakyStrategyDefinition
@@ -52,6 +53,7 @@ class Known:
                 case.body[name] = self.chance.choice(self.fields[name])
 
 
+@pytest.mark.slow
 def test_no_walk_ends_in_a_fault(site: str, ci: str, world: dict[str, Any], tmp_path: Path) -> None:
     from registry.models import AdapterVersion
 

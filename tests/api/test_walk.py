@@ -36,6 +36,7 @@ FOR_PEOPLE = {
 }
 
 
+@pytest.mark.slow
 def test_a_token_gets_what_its_scopes_grant(world: dict[str, Any], project: Project, tmp_path: Path) -> None:
     """A token of scope read is a viewer; with every scope it still cannot approve."""
     wrong = []

@@ -38,6 +38,7 @@ def faults(page: Any, script: str) -> list[str]:
     return found + [f"{width} px wide on a phone"] * (width > 390) + [f"{loaded} bytes of script"] * (loaded > 200_000)
 
 
+@pytest.mark.slow
 def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_script(
     page: Any,
     urls: dict[str, str],

@@ -140,6 +140,7 @@ def served_to(users: Users) -> set[str]:
     return {users.ask(number)[1] for number in range(20)}
 
 
+@pytest.mark.slow
 def test_the_worse_goes_back_and_the_better_reaches_everybody(
     users: Users, alias: Alias, publish: Publish, alice: User
 ) -> None:

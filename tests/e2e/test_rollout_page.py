@@ -64,6 +64,7 @@ def loaded() -> Rollout:
     return rollout
 
 
+@pytest.mark.slow
 def test_from_a_draft_to_everybody(page: Any, alias: Alias, candidate: AdapterVersion, tmp_path: Path) -> None:
     from_the_form(page, candidate, "careful", draft=True)
     page.get_by_text("It has not been started").wait_for()
@@ -87,6 +88,7 @@ def test_from_a_draft_to_everybody(page: Any, alias: Alias, candidate: AdapterVe
 
 
 @pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.slow
 def test_started_and_rolled_back_by_a_person(
     page: Any, alias: Alias, candidate: AdapterVersion, tmp_path: Path, width: int
 ) -> None:
@@ -122,6 +124,7 @@ def test_watch_and_promote(page: Any, rollout: Rollout, tmp_path: Path) -> None:
     page.get_by_text("Everybody gets dora v2").first.wait_for()
 
 
+@pytest.mark.slow
 def test_it_rolls_back_while_somebody_watches(page: Any, rollout: Rollout, tmp_path: Path) -> None:
     page.goto(f"/rollouts/{rollout.pk}/")
     page.get_by_text("10 % of the users get the candidate").wait_for()

@@ -69,6 +69,7 @@ def test_kill_9_leaves_no_process_and_the_next_start_works(home: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
 def test_a_signal_stops_everything_at_once_and_counts_as_success(home: Path, number: signal.Signals) -> None:
     with _hub(home) as hub:
         family = _descendants(hub.pid)

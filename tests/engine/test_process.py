@@ -55,6 +55,7 @@ def running(url: str) -> str:
     return next(line.split()[-1] for line in lines if line.startswith("vllm:num_requests_running"))
 
 
+@pytest.mark.slow
 def test_the_server_serves_and_notices_who_left(url: str, adapters: dict[str, Path]) -> None:
     with EngineClient(url) as client:
         client.load_adapter("dora.v1-0123456789ab", str(adapters["patterns"]))

@@ -53,6 +53,7 @@ def is_taken() -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_it_ends_and_its_successor_hears(fresh_database: str, valkey: EmbeddedValkey, tmp_path: Path) -> None:
     with half_opening(str(valkey.layout.valkey_socket)) as broker:
         with worker(broker, fresh_database, tmp_path / "log") as deaf:

@@ -78,6 +78,7 @@ def test_the_model_comes_back(tmp_path: Path, tied: bool) -> None:
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
 
 
+@pytest.mark.slow
 def test_the_folder_needs_no_gguf(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "tiny.gguf", make_model())
     assert convert_gguf.main([str(source), str(tmp_path / "out")]) == 0

@@ -12,6 +12,7 @@ from training.recipes import dry_run
 from training.tars.boundary import BadInput
 
 
+@pytest.mark.slow
 def test_three_steps_say_what_all_will_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_run(tmp_path / "run", write_inputs(tmp_path), steps=30)
     assert dry_run.main([str(path), "lora"]) == 0

@@ -100,6 +100,7 @@ def test_an_evaluation_of_its_own_finds_the_same_loss(finished: Path, inputs: di
     assert found == {"loss": pytest.approx(result["loss_after"], rel=1e-5), "tokens": result["eval_tokens"]}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_exactly(inputs: dict[str, str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert lora.main([str(write_run(whole, inputs, steps=150))]) == 0

@@ -89,6 +89,7 @@ def test_peft_and_the_embedded_engine_give_equal_logits(finished: Path, inputs: 
 
 
 @pytest.mark.parametrize("method", ["adalora", "galore", "qlora"])
+@pytest.mark.slow
 def test_a_resumed_training_gives_the_same_losses(method: str, inputs: dict[str, str], tmp_path: Path) -> None:
     """What a worker's death leaves: complete checkpoints and a torn one."""
     train(method, tmp_path, inputs)

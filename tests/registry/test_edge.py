@@ -60,6 +60,7 @@ def answers(client: EngineClient) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_its_run_command_serves_the_alias(bundle: Path, alias: Alias, base_model: BaseModel, tmp_path: Path) -> None:
     base = shutil.copytree(base_model.folder, tmp_path / "copy of the base")
     (port,) = free_ports(1)

@@ -138,6 +138,7 @@ def test_from_the_router_to_the_verdict(ask: Ask, rollout: Rollout, far_side: Ju
     assert "Jane" not in trail
 
 
+@pytest.mark.slow
 def test_a_worse_candidate_is_rolled_back_by_its_scores(ask: Ask, rollout: Rollout, far_side: Judge) -> None:
     arms: dict[str, int] = {}
     for number in range(200):

@@ -85,6 +85,7 @@ def killed_at(call: int, loops: subprocess.Popen[str], deadly: Deadly) -> None:
     assert deadly.seen >= call, "it came that far"
 
 
+@pytest.mark.slow
 def test_the_next_loop_comes_to_the_same_end(
     engines: list[FakeEngine], deadly: Deadly, loops: subprocess.Popen[str], alias: Alias, candidate: AdapterVersion,
     alice: User,

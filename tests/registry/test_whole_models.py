@@ -70,6 +70,7 @@ def test_a_full_trainings_checkpoint_is_served_by_a_cluster_of_its_own(
     assert cluster.base_model.digest == model.digest != line_of_work.base_model.digest
 
 
+@pytest.mark.slow
 def test_a_lora_becomes_its_base_with_it_merged(ci: str, line_of_work: Adapter, alice: User, tmp_path: Path) -> None:
     version = published(line_of_work, tmp_path / "adapter", alice)
     model = registered(client(ci), "whole-merged", version.served_name)

@@ -34,6 +34,7 @@ def together(words: list[str], out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [[], ["--preset", "seed", "--sensitivity", "spectrum"]])
+@pytest.mark.slow
 def test_two_find_what_one_finds(words: list[str], settings: list[str], tmp_path: Path) -> None:
     assert main([*words, *settings, "--out", str(tmp_path / "alone.json")]) == 0
     alone = json.loads((tmp_path / "alone.json").read_text())

@@ -81,6 +81,7 @@ def ranks_of(plan: dict[str, Any]) -> dict[str, int]:
     return {module["name"]: module["rank"] for module in plan["modules"] if module["rank"]}
 
 
+@pytest.mark.slow
 def test_an_analysis_plans_ranks_and_start_values_that_a_run_trains(
     line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
@@ -110,6 +111,7 @@ def test_an_analysis_plans_ranks_and_start_values_that_a_run_trains(
         assert np.allclose(found, values[name][:rank], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_the_seed_preset_still_plans(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
     analysis = analysed(line_of_work, long_dataset, alice, preset="seed", rank_min=2)
     assert analysis.plan["divergence_used"]
@@ -118,6 +120,7 @@ def test_the_seed_preset_still_plans(line_of_work: Adapter, long_dataset: Datase
     assert analysis.reallocate({"uniform_rank": 6})["parameters"] > analysis.plan["parameters"]
 
 
+@pytest.mark.slow
 def test_a_version_is_compressed_to_a_new_one(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
     run = launch(line_of_work, long_dataset, alice, learning_rate=0.02)
     work("trainingrun", str(run.pk))
@@ -169,6 +172,7 @@ def test_a_version_without_a_dataset_is_compressed_without_a_loss(
     assert sum(job.version.ranks.values()) <= 6
 
 
+@pytest.mark.slow
 def test_cancel_stops_the_child_and_resume_goes_on(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
     run = launch(line_of_work, long_dataset, alice, steps=400)
 
@@ -210,6 +214,7 @@ def test_a_child_that_dies_ends_the_run_with_a_reason(
     assert run.message
 
 
+@pytest.mark.slow
 def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
     line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:

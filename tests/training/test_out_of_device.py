@@ -25,11 +25,11 @@ from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
 
 FAST = {"rank": 4, "steps": 4, "batch_size": 2, "max_length": 32, "checkpoint_steps": 3, "eval_tokens": 64}
+pytestmark = pytest.mark.slow
+
 # Python reads it in every child before anything else.
 FULL_DEVICE = """
 import torch, transformers
-
-pytestmark = pytest.mark.slow
 
 def training_step(self, *arguments, **named):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

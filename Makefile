@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/installed
 MLFLOW_STAMP := .venv-mlflow/installed
 LOCKS := $(wildcard requirements/*.lock)
 
-.PHONY: demo run test test-slow test-vllm soak bench lint install stop screenshots lock sbom
+.PHONY: demo run test test-slow test-bare test-vllm soak bench lint install stop screenshots lock sbom
 
 install: $(STAMP)  ## .venv with everything; does nothing when nothing changed
 
@@ -44,6 +44,12 @@ test: install  ## a verdict in 8 minutes on two cores: nearly all tests
 
 test-slow: install $(MLFLOW_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
 	$(BIN)/python -m pytest -q -m 'slow and not vllm' $(ARGS)
+
+# A machine without nginx, Chromium, openssl, npm and Docker: the tests that look for them are left out, and say so.
+test-bare: install  ## the tests that look for tools, with a PATH that has none
+	PATH="$(CURDIR)/$(BIN)" ADAPTERHUB_REQUIRE= $(BIN)/python -m pytest -q -m 'not vllm' tests/test_front.py \
+		tests/test_compose_proxy.py tests/test_tools.py tests/test_layout.py tests/e2e/test_browser.py \
+		tests/e2e/test_every_page.py tests/embedded $(ARGS)
 
 test-vllm: install $(VLLM_STAMP)  ## the control loop and the router with two real vLLM servers on the CPU
 	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest -q -n 0 -m vllm tests/vllm $(ARGS)

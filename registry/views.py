@@ -14,17 +14,17 @@ from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Invalid
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
-from registry.ancestry import ancestry
-from registry.forms import AtForm, MoveForm, PlanForm, PromoteForm, ReasonForm, SteeringForm, WeightForm, plan_of
+from adapterhub.core.errors import Invalid
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, RolloutStatus, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.models.rollout import SERVING
-from registry.rollout_story import story
+from registry.pages.forms import AtForm, MoveForm, PlanForm, PromoteForm, ReasonForm, SteeringForm, WeightForm, plan_of
+from registry.pages.lineage_graph import ancestry
+from registry.pages.rollout_summary import story
 
 PAGE, TOLD, COMPARED, DRAWN, LATEST = 50, 20, 12, 8, 10
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}

@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("serving_client", "training", "adapterhub", "registry")
 # From the ground up: a module may import its own layer and those before it.
 LAYERS = ("pure", "leaves", "registry", "training", "root")
-PURE = ("serving_client", "training.tars", "training.recipes")
+PURE = ("serving_client", "training.lm", "training.tars", "training.recipes")
 PROJECT_ROOT = ("adapterhub.settings", "adapterhub.urls", "adapterhub.celery", "adapterhub.asgi", "adapterhub.apps",
                 "adapterhub.checks", "adapterhub.demo")  # fmt: skip
 DJANGO_FREE = (*PURE, "adapterhub.embedded", "adapterhub.environment", "adapterhub.demo", "adapterhub.artifacts",
-               "adapterhub.client", "adapterhub.cli", "adapterhub.sync", "adapterhub.tracing",
+               "adapterhub.client", "adapterhub.cli", "adapterhub.replica_sidecar", "adapterhub.tracing",
                "adapterhub.jobs.traced")  # fmt: skip
 # The last one: variables that a standard names for every program.
 MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child", "serving_client.telemetry"}
@@ -74,11 +74,11 @@ def test_imports_go_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("registry/manifest.py", "from training.models import Dataset"),
+        ("registry/adapter_files/manifest.py", "from training.models import Dataset"),
         ("adapterhub/audit/models.py", "from registry.models import Alias"),
         ("serving_client/routing.py", "import adapterhub.artifacts"),
         ("training/tars/allocation.py", "import django"),
-        ("training/rows.py", "from adapterhub import settings"),
+        ("training/datasets/rows.py", "from adapterhub import settings"),
     ],
 )
 def test_an_import_turned_round_is_found(tmp_path: Path, module: str, line: str) -> None:
@@ -92,7 +92,12 @@ def test_an_import_turned_round_is_found(tmp_path: Path, module: str, line: str)
 def test_only_the_control_loop_talks_to_engines() -> None:
     talkers = {module for module, tree in modules(ROOT) for target in imports(tree)
                if module.startswith("registry.") and target.startswith("serving_client")}  # fmt: skip
-    assert talkers <= {"registry.reconcile", "registry.publishing", "registry.visits", "registry.outcomes"}
+    assert talkers <= {
+        "registry.serving.reconciler",
+        "registry.serving.routing_table",
+        "registry.serving.replica_calls",
+        "registry.rollouts.outcome_ingest",
+    }
 
 
 def test_the_namespaces_stay_empty() -> None:
@@ -108,7 +113,9 @@ def test_only_the_table_reads_the_environment() -> None:
         and isinstance(node.value, ast.Name) and node.value.id == "os"
     }  # fmt: skip
     # What a launcher tells its processes is no setting: their rank, and the devices that they may see.
-    launched = {f"training.{name}" for name in ("tars.team", "tars.boundary", "tars.__main__", "recipes.program")}
+    launched = {
+        f"training.{name}" for name in ("tars.distributed", "lm.error_reporting", "tars.__main__", "recipes.entrypoint")
+    }
     passing_on = {"adapterhub.asgi", "adapterhub.celery", *launched}
     assert {name for name in readers - passing_on if not name.startswith("adapterhub.embedded")} == MAY_READ_ENVIRON
 

@@ -14,7 +14,7 @@ from django.contrib.sessions.models import Session
 from django.db import models
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
+from adapterhub.core.actor import Actor
 
 TOKEN_ID_ALPHABET = string.ascii_lowercase + string.digits
 

@@ -12,9 +12,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from adapterhub.accounts.models import ROLE_SCOPES, Membership, Project
-from adapterhub.api.errors import DomainError, Invalid, NotAllowed
 from adapterhub.api.permissions import projects_of
 from adapterhub.api.problems import TITLES, headers_of
+from adapterhub.core.errors import DomainError, Invalid, NotAllowed
 
 LONGEST_REASON = 2000
 NAVIGATION = [

@@ -11,9 +11,9 @@ from django.http import HttpRequest
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Membership, Project, Scope
-from adapterhub.api.errors import Invalid, NotAllowed
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid, NotAllowed
 
 FRESH_S = 600
 

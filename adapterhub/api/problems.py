@@ -15,10 +15,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from adapterhub.api.errors import DomainError, NotAllowed, TooMany, Unavailable
 from adapterhub.api.permissions import actor_of
-from adapterhub.audit.observed import observe
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import DomainError, NotAllowed, TooMany, Unavailable
 
 TITLES = {
     400: "Bad request",

@@ -20,7 +20,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from adapterhub.accounts.models import ApiToken
-from adapterhub.api.errors import TooMany
+from adapterhub.core.errors import TooMany
 from serving_client.buckets import TAKE, Bucket
 from serving_client.routing import RateLimit
 

@@ -19,11 +19,11 @@ from rest_framework.response import Response
 
 from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.api.conditions import conditional
-from adapterhub.api.errors import Conflict, Invalid, TooLarge
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.permissions import seen_in
 from adapterhub.api.throttling import headers_of
-from adapterhub.sealing import box
+from adapterhub.core.errors import Conflict, Invalid, TooLarge
+from adapterhub.encryption import box
 
 IN_FLIGHT_FOR = timedelta(minutes=10)
 

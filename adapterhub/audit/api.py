@@ -12,13 +12,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Project, Scope
-from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of, named_project, scopes_in
 from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
 from adapterhub.audit.models import AuditEvent, verify
-from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import Invalid
 
 
 class AuditEventSerializer(serializers.ModelSerializer):

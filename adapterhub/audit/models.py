@@ -11,10 +11,10 @@ from django.conf import settings
 from django.db import connection, models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
 from adapterhub.audit import verifier as chain
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
 
 JsonObject = dict[str, Any]
 APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(

@@ -12,14 +12,14 @@ from django.shortcuts import get_object_or_404, render
 
 from adapterhub.accounts.memberships import Tenure, tenures
 from adapterhub.accounts.models import Project, Scope
-from adapterhub.api.errors import NotAllowed
 from adapterhub.api.listing import MOST_LETTERS
 from adapterhub.api.pages import allowed
 from adapterhub.api.permissions import actor_of
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.filters import AuditFilter
 from adapterhub.audit.models import AuditEvent, Checkpoint, verify
-from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import NotAllowed
 
 PAGE = 50
 

@@ -12,12 +12,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
-from registry.comparison import compare
-from registry.dossier import dossier
-from registry.lineage import lineage
+from adapterhub.core.errors import Invalid
+from registry.evidence.comparison import compare
+from registry.evidence.dossier import dossier
+from registry.evidence.lineage import lineage
 from registry.models import AdapterVersion, Dossier
 
 SCOPES = {

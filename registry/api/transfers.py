@@ -14,17 +14,17 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Conflict, Invalid, Unavailable
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.artifacts import ArtifactError, S3Store
-from adapterhub.audit.observed import observe
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
-from registry.manifest import WEIGHTS
+from adapterhub.core.errors import Conflict, Invalid, Unavailable
+from registry.adapter_files.manifest import WEIGHTS
+from registry.adapter_files.served_config import CONFIG
 from registry.models import Adapter
 from registry.models.adapter import store
-from registry.served_config import CONFIG
-from registry.signatures import require_signed
+from registry.signing.version_signature import require_signed
 
 LINK_S = 3600
 MOST_BYTES = 8 * 2**30

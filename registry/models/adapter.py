@@ -14,19 +14,19 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Max
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.conditions import require_tag, tag_of
-from adapterhub.api.errors import Conflict, Invalid, InvalidTransition
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.compatibility import Traits, Verdict, verdicts
-from registry.finiteness import fault_in
-from registry.manifest import WEIGHTS, Manifest, refused
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
+from registry.adapter_files.engine_compatibility import Traits, Verdict, verdicts
+from registry.adapter_files.finite_check import fault_in
+from registry.adapter_files.manifest import WEIGHTS, Manifest, refused
+from registry.adapter_files.served_config import write_config
 from registry.models.base_model import BaseModel
-from registry.served_config import write_config
-from registry.signatures import require_signed, sign
+from registry.signing.version_signature import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):

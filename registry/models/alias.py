@@ -10,14 +10,14 @@ from django.db.models import Window
 from django.db.models.functions import Lead
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
 from adapterhub.api.conditions import require_tag, tag_of
-from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.alias_policy import check_policy
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid, NotAllowed
 from registry.models.adapter import AdapterVersion
+from registry.models.alias_policy import check_policy
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import Cluster, route_soon
 from registry.models.evaluation import require_no_objection

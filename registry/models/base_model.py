@@ -11,11 +11,11 @@ from django.conf import settings
 from django.db import models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.api.errors import Invalid
 from adapterhub.artifacts import File, digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 
 # Begins the source of a model that was made of a version; no client may write it.
 MADE_OF = "version:"

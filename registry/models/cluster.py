@@ -9,11 +9,11 @@ from typing import Any
 from django.db import IntegrityError, models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
-from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid
 from registry.models.base_model import BaseModel
 
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)

@@ -9,12 +9,12 @@ import rfc8785
 from django.db import models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
 from registry.models.adapter import AdapterVersion
-from registry.signatures import sign
+from registry.signing.version_signature import sign
 
 
 class Dossier(models.Model):

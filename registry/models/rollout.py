@@ -11,13 +11,14 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import User
 from adapterhub.api.conditions import require_tag
-from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.judge import require_judge
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid, InvalidTransition, NotAllowed
+from registry.experiments.rollout_plan import check as check_plan
+from registry.experiments.rollout_plan import check_answers, targets
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
@@ -25,8 +26,7 @@ from registry.models.cluster import route_soon
 from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.slots import require_slots
-from registry.rollout_plans import check as check_plan
-from registry.rollout_plans import check_answers, targets
+from registry.rollouts.judge_client import require_judge
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
 

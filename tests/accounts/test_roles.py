@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapterhub.accounts.models import Membership, Project, User
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 from registry.models import Adapter, BaseModel
 from tests.builders import rows, write_jsonl
 from training.models import Dataset, RankAnalysis, TrainingRun

@@ -10,8 +10,8 @@ from django.db import DatabaseError, transaction
 from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.audit.access_log import observe, seal
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
-from adapterhub.audit.observed import observe, seal
 from adapterhub.audit.tags import Tag
 from registry.models import Adapter, AdapterVersion, Alias, Approval, Rollout
 from training.models import TrainingRun

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapterhub.accounts.actor import Actor
+from adapterhub.core.actor import Actor
 from registry.models import AdapterVersion, Alias, Rollout
 from tests.pages.plans import PLAN
 from training.models import Dataset, RankAnalysis, RunMetric, TrainingRun

@@ -8,8 +8,8 @@ import pytest
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import InvalidTransition
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import InvalidTransition
 from adapterhub.jobs.models import JobStatus, StaleAttempt
 from adapterhub.jobs.tasks import sweep
 from registry.models import Adapter

@@ -15,8 +15,8 @@ from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import write_adapter
 from tests.pages.plans import PLAN
-from training.hyperparameters import with_defaults
 from training.models import CheckpointAnswer, Dataset, RankAnalysis, TrainingRun
+from training.models.hyperparameters import with_defaults
 
 
 @pytest.fixture(autouse=True)

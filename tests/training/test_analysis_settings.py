@@ -14,8 +14,8 @@ from django.apps import apps
 from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Invalid
 from registry.models import Adapter, AdapterVersion, BaseModel, Cluster
 from tests.pages.plans import PLAN
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun

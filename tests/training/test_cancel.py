@@ -11,8 +11,8 @@ import pytest
 from django.db import connection
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import InvalidTransition
 from adapterhub.audit.models import AuditEvent, verify
+from adapterhub.core.errors import InvalidTransition
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion
 from tests.builders import write_adapter

@@ -9,15 +9,15 @@ import pytest
 from django.test import Client
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Conflict
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Conflict
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, Alias, Rollout, VersionEvaluation
 from registry.models.evaluation import require_no_objection
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
-from training.jobs import work
 from training.models import Dataset, Evaluation, TrainingRun
+from training.worker.runner import work
 
 FAST = {"rank": 4, "batch_size": 2, "max_length": 32, "learning_rate": 0.05, "eval_tokens": 64, "warmup_steps": 0}
 

@@ -13,19 +13,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
-from serving_client.engine.adapter import read_adapter
-from serving_client.engine.app import create_app
-from serving_client.engine.batch import RunningBatch
+from serving_client.engine.adapters.adapter import read_adapter
+from serving_client.engine.api.app import create_app
+from serving_client.engine.batching.batch import RunningBatch
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.model import open_model
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import SMOLLM2, save_base_model
-from training.jobs import work
 from training.models import Dataset, TrainingRun
 from training.models.training_run import store
+from training.worker.runner import work
 
 FAST = {"rank": 4, "steps": 20, "batch_size": 2, "max_length": 32, "eval_tokens": 64, "galore_rank": 4}
 RATES = {"lora": 0.05, "qlora": 0.05, "dora": 0.05, "adalora": 0.05, "galore": 0.05, "full": 0.02}

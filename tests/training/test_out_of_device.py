@@ -18,11 +18,12 @@ from registry.models import Adapter, BaseModel
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
-from training import preflight, retention
-from training.jobs import work
 from training.models import Dataset, RunLog, TrainingRun
+from training.planning import preflight
 from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
+from training.worker import checkpoint_retention
+from training.worker.runner import work
 
 FAST = {"rank": 4, "steps": 4, "batch_size": 2, "max_length": 32, "checkpoint_steps": 3, "eval_tokens": 64}
 # Python reads it in every child before anything else.
@@ -123,8 +124,8 @@ def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
     assert run.metrics.last().step == run.progress["step"]
     assert list((run.folder / "output" / "checkpoints").glob("checkpoint-*/complete"))
 
-    assert retention.drop_old_checkpoints() == 0
+    assert checkpoint_retention.drop_old_checkpoints() == 0
     monkeypatch.setattr(settings, "CHECKPOINTS_KEPT", settings.CHECKPOINTS_KEPT / 10**9)
-    assert retention.drop_old_checkpoints() == 1
+    assert checkpoint_retention.drop_old_checkpoints() == 1
     assert not (run.folder / "output").exists()
     assert (run.folder / "log.txt").exists()

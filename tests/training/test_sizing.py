@@ -11,12 +11,13 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.core.errors import Conflict, Invalid
 from registry.models import Adapter
 from tests.builders import CONFIG
-from training import queue, sizing
-from training.estimator import GB
 from training.models import Dataset, Device, RankAnalysis, TrainingRun
+from training.planning import sizing
+from training.planning.memory_estimator import GB
+from training.worker import queue
 
 pytestmark = pytest.mark.django_db
 

@@ -17,15 +17,15 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid
 from adapterhub.artifacts import ArtifactStore, digest_of, manifest_of, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor, system
+from adapterhub.core.errors import Invalid
 from registry.models import BaseModel
-from training import rendering, row_files, row_scan, rows
-from training.models.keeping import Kept
+from training.datasets import readers, rendering, rows, scan
+from training.models.retention import RetentionMixin
 
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
@@ -40,7 +40,7 @@ class BrokenLines(Invalid):
 
     code = "broken_lines"
 
-    def __init__(self, found: row_scan.Scan) -> None:
+    def __init__(self, found: scan.Scan) -> None:
         first = found.errors[0]
         more = f" ({found.broken} such lines)" if found.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
@@ -64,7 +64,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
-class Dataset(Kept):
+class Dataset(RetentionMixin):
     """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
 
     subject = "dataset"
@@ -186,7 +186,7 @@ class Dataset(Kept):
             except Invalid as error:
                 self.reject(error)
 
-    def end_check(self, found: row_scan.Scan, digest: str) -> None:
+    def end_check(self, found: scan.Scan, digest: str) -> None:
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -194,7 +194,7 @@ class Dataset(Kept):
                 raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
             self.accept(found, digest, by=CHECKER)
 
-    def accept(self, found: row_scan.Scan, digest: str, *, by: Actor) -> None:
+    def accept(self, found: scan.Scan, digest: str, *, by: Actor) -> None:
         """Keep what the file holds, with the audit event."""
         self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
         self.splits, self.columns, self.warnings = found.splits, sorted(found.columns), found.warnings()
@@ -217,18 +217,18 @@ class Dataset(Kept):
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     @contextmanager
-    def stored(self, file: Path) -> Iterator[tuple[row_scan.Scan, str]]:
+    def stored(self, file: Path) -> Iterator[tuple[scan.Scan, str]]:
         """What the file holds, and the digest that its splits are stored under. Raises Invalid."""
         with self.scanned(file) as (found, folder):
             yield found, store().put_dir(folder)
 
     @contextmanager
-    def scanned(self, file: Path) -> Iterator[tuple[row_scan.Scan, Path]]:
+    def scanned(self, file: Path) -> Iterator[tuple[scan.Scan, Path]]:
         """What the file holds, and a folder with its splits. Raises Invalid."""
         with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
             try:
-                found = row_scan.scan(row_files.records_of(file, self.format), Path(folder), self.mapping)
-            except row_files.NotThisFormat as error:
+                found = scan.scan(readers.records_of(file, self.format), Path(folder), self.mapping)
+            except readers.NotThisFormat as error:
                 raise Invalid(str(error), field="file", code=f"not_{self.format}") from None
             require_enough(found)
             yield found, Path(folder)
@@ -273,9 +273,9 @@ class Dataset(Kept):
 
 
 def known_format(named: str, filename: str) -> str:
-    form = named or row_files.format_of(filename) or ""
-    if form not in row_files.FORMATS:
-        known = ", ".join(row_files.FORMATS)
+    form = named or readers.format_of(filename) or ""
+    if form not in readers.FORMATS:
+        known = ", ".join(readers.FORMATS)
         message = f"The format of {filename!r} is not known: name it (format: {known})."
         raise Invalid(message, field="format", code="unknown_format")
     return form
@@ -289,7 +289,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
     return mapping
 
 
-def require_enough(found: row_scan.Scan) -> None:
+def require_enough(found: scan.Scan) -> None:
     if found.errors:
         raise BrokenLines(found)
     if found.rows < MIN_ROWS or not all(found.splits.values()):

@@ -10,11 +10,11 @@ from django.conf import settings
 from django.db import models, transaction
 
 from adapterhub import tracing
-from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor, system
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus, LeasedJob
 from registry.models import BaseModel
 from serving_client import telemetry
@@ -59,7 +59,7 @@ class GpuJob(LeasedJob):
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
         """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
-        from training.queue import require_room
+        from training.worker.queue import require_room
 
         require_room(self.project)
         if self.dataset:

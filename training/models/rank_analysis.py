@@ -11,14 +11,14 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Min
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
-from adapterhub.api.errors import Invalid
 from adapterhub.artifacts import open_store
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import BaseModel
-from training import analysis_settings
+from training.models import analysis_settings
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.tars import allocation, verdict

@@ -11,25 +11,25 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.api.errors import Invalid, InvalidTransition
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid, InvalidTransition
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
-from training import preflight
-from training.hyperparameters import OUTER, with_defaults
-from training.models.answers import CheckpointAnswer, Prompts, checked
+from training.models.checkpoint_answer import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
+from training.models.hyperparameters import OUTER, with_defaults
 from training.models.job import GpuJob
-from training.models.keeping import Kept
 from training.models.rank_analysis import RankAnalysis
+from training.models.retention import RetentionMixin
 from training.models.run_log import RunLog
+from training.planning import preflight
 from training.recipes import launch
 
 
-class TrainingRun(Kept, GpuJob):
+class TrainingRun(RetentionMixin, GpuJob):
     """One training of one adapter; its configuration is frozen when it is requested."""
 
     class Method(models.TextChoices):

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from training.tars import allocation, data, presets
-from training.tars.boundary import BadInput, guarded, last
-from training.tars.events import Events
+from training.lm import data
+from training.lm.error_reporting import BadInput, guarded, last
+from training.lm.events import Events
+from training.tars import allocation, presets
 from training.tars.heat_map import kind_of, svg
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ def told_by_us() -> bool:
 def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
     import torch
 
-    from training.tars import team
+    from training.lm.base_model import load_named
+    from training.tars import distributed
     from training.tars.analysis import AnalysisConfig, analyze
-    from training.tars.base_model import load_named
     from training.tars.sample import own_words
 
     if given.threads:
@@ -149,7 +150,7 @@ def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | 
     torch.manual_seed(given.seed)
     chosen = {name: getattr(given, name) for name in AnalysisConfig.__dataclass_fields__ if hasattr(given, name)}
     config = AnalysisConfig(*given.budget, **chosen)
-    with team.together(), refused(), reporter(events) as progress:
+    with distributed.together(), refused(), reporter(events) as progress:
         tokenizer, model = load_named(given.model, "--model")
         if given.reference == OWN_WORDS:
             reference = own_words(model, tokenizer, config)

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from training.lm.data import Row
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
-from training.tars.data import Row
 from training.tars.presets import PROBE_RATES, BadSettings, Settings, settings_of
 from training.tars.sample import Sample
 from training.tars.scores import Scores, measure

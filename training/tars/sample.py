@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from training.tars import data
-from training.tars.data import Row, TokenSequence
+from training.lm import data
+from training.lm.data import Row, TokenSequence
 from training.tars.signals import Batch, batch_of
 
 if TYPE_CHECKING:

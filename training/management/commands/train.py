@@ -9,10 +9,10 @@ import yaml
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.accounts.models import ROLE_SCOPES, Project, Scope, User
-from adapterhub.api.errors import DomainError
-from training import asked
+from adapterhub.core.errors import DomainError
 from training.api.serializers import NewTrainingRunSerializer
 from training.models import TrainingRun
+from training.runs import specification
 
 
 class Command(BaseCommand):
@@ -32,7 +32,7 @@ class Command(BaseCommand):
             raise CommandError(f"--user {user}: this needs scope 'train' in project {project}.")
         try:
             run = TrainingRun.launch(
-                by=person.as_actor("command"), anyway=body["anyway"], **asked.arguments(body, project)
+                by=person.as_actor("command"), anyway=body["anyway"], **specification.arguments(body, project)
             )
         except DomainError as error:
             raise CommandError(f"{error.field}: {error.detail}") from None

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.accounts.models import Project
-from adapterhub.audit import checkpoints, observed
+from adapterhub.audit import access_log, checkpoints
 from adapterhub.audit.export import write_bundle
 
 
@@ -23,6 +23,6 @@ class Command(BaseCommand):
             raise CommandError(f"PROJECT {project!r}: there is no such project.")
         if folder.exists():
             raise CommandError(f"FOLDER {folder} exists: name a new one.")
-        observed.seal()
+        access_log.seal()
         checkpoints.write(found)
         write_bundle(found, folder)

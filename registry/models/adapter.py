@@ -25,6 +25,7 @@ from registry.adapter_files.engine_compatibility import Traits, Verdict, verdict
 from registry.adapter_files.finite_check import fault_in
 from registry.adapter_files.manifest import WEIGHTS, Manifest, refused
 from registry.adapter_files.served_config import write_config
+from registry.domain_signals import send_on_commit, version_uploaded
 from registry.models.base_model import BaseModel
 from registry.signing.version_signature import require_signed, sign
 
@@ -221,13 +222,8 @@ class AdapterVersion(models.Model):
             )
             transaction.on_commit(lambda: store().hold(digest))
             if foreign:
-                transaction.on_commit(version.check_soon)
+                send_on_commit(version_uploaded, version=version.pk)
         return version
-
-    def check_soon(self) -> None:
-        from registry.tasks import check_version_soon
-
-        check_version_soon(self.pk)
 
     def identity(self) -> dict[str, Any]:
         """What the signature is of: the bytes, their base model, and the name that they are served under."""

@@ -17,12 +17,12 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition, NotAllowed
+from registry.domain_signals import routes_changed, send_on_commit
 from registry.experiments.rollout_plan import check as check_plan
 from registry.experiments.rollout_plan import check_answers, targets
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.cluster import route_soon
 from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.slots import require_slots
@@ -182,7 +182,7 @@ class Rollout(models.Model):
         self.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(self.stable), evidence=shown)
         if self.alias.quorum:
             self.request_approval(reason=reason, by=by)
-        route_soon(self.alias_id)
+        send_on_commit(routes_changed, alias=self.alias_id)
 
     def start(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
         """Open a draft as it stands."""
@@ -376,7 +376,7 @@ class Rollout(models.Model):
         self.ended_at = None if status in ACTIVE else now()
         self.step_at = now() if status == RolloutStatus.RUNNING else self.step_at
         self.save(update_fields=["status", "generation", "ended_at", "weight", "step", "step_at"])
-        route_soon(self.alias_id)
+        send_on_commit(routes_changed, alias=self.alias_id)
 
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None

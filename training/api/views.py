@@ -35,6 +35,7 @@ from training.models.dataset import BrokenLines, DatasetStatus
 from training.models.retention import keep
 from training.planning import preflight
 from training.runs import specification
+from training.runs.launch import launch_run
 from training.runs.specification import of_project
 
 
@@ -236,9 +237,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """Queue a run."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
-        run = TrainingRun.launch(
-            by=actor_of(request), anyway=fields["anyway"], **specification.arguments(fields, project)
-        )
+        run = launch_run(by=actor_of(request), anyway=fields["anyway"], **specification.arguments(fields, project))
         return self.write(run, 202)
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={200: OpenApiTypes.OBJECT})
@@ -260,7 +259,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         chosen = {**run.hyperparameters, **fields.pop("hyperparameters", {})}
         body = {**specification.body_of(run), **fields, "hyperparameters": chosen}
         return self.write(
-            TrainingRun.launch(by=actor_of(request), anyway=anyway, **specification.arguments(body, run.project)), 202
+            launch_run(by=actor_of(request), anyway=anyway, **specification.arguments(body, run.project)), 202
         )
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT}, parameters=[OpenApiParameter("to", OpenApiTypes.UUID)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from django.core.files.uploadedfile import UploadedFile
 
-from training.models.dataset import scratch
+from training.workspace import scratch
 
 
 @contextmanager

@@ -18,14 +18,16 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.artifacts import ArtifactStore, digest_of, manifest_of, open_store
+from adapterhub.artifacts import digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor, system
 from adapterhub.core.errors import Invalid
 from registry.models import BaseModel
 from training.datasets import readers, rendering, rows, scan
+from training.domain_signals import dataset_uploaded, send_on_commit
 from training.models.retention import RetentionMixin
+from training.workspace import scratch, store
 
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
@@ -161,13 +163,8 @@ class Dataset(RetentionMixin):
         with transaction.atomic():
             self.save(force_insert=True)
             AuditEvent.record(Tag.DATASET_UPLOADED, self, by=by, project=self.project, after={"upload": self.upload})
-            transaction.on_commit(self.check_soon)
+            send_on_commit(dataset_uploaded, dataset=self.pk)
         return self
-
-    def check_soon(self) -> None:
-        from training.tasks import check_dataset_soon
-
-        check_dataset_soon(self.pk)
 
     @classmethod
     def begin_check(cls, pk: int) -> Dataset | None:
@@ -246,8 +243,6 @@ class Dataset(RetentionMixin):
 
     def drop_content(self) -> None:
         """Remove the bytes of an erased dataset. May be called twice."""
-        from training.models.erasure import drop_bytes
-
         for digest in filter(None, (self.digest, self.upload)):
             drop_bytes(digest)
 
@@ -308,10 +303,9 @@ def stored_alone(file: Path) -> str:
         shutil.rmtree(folder)
 
 
-def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
-
-
-def scratch() -> Path:
-    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return settings.WORK_DIR
+def drop_bytes(digest: str) -> None:
+    """The content in the store and the local copy, unless another project's dataset is the same content."""
+    shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
+    alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
+    if not alive.exists() and store().has(digest):
+        store().drop(digest, now() + timedelta(minutes=1))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from datetime import timedelta
-
-from django.conf import settings
 from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.timezone import now
@@ -16,7 +12,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import InvalidTransition
-from training.models.dataset import Dataset, DatasetStatus, store
+from training.models.dataset import Dataset, DatasetStatus
 
 
 class ErasureStatus(models.TextChoices):
@@ -101,11 +97,3 @@ def drop_erased() -> int:
     for dataset in erased:
         dataset.drop_content()
     return erased.count()
-
-
-def drop_bytes(digest: str) -> None:
-    """The content in the store and the local copy, unless another project's dataset is the same content."""
-    shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
-    alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
-    if not alive.exists() and store().has(digest):
-        store().drop(digest, now() + timedelta(minutes=1))

@@ -25,6 +25,7 @@ from training.pages.forms import RunForm
 from training.pages.retention import form_for
 from training.planning import preflight, sizing
 from training.runs import specification
+from training.runs.launch import launch_run
 
 PAGE = 50
 OTHERS = 20
@@ -76,7 +77,7 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
 def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
-    return TrainingRun.launch(by=actor_of(request), anyway=fields["anyway"], **form.asked())
+    return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.asked())
 
 
 def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db.models import Q
 
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import LEASED, JobStatus
 from training.models.device import Device
+from training.models.job import kinds
+from training.models.training_run import TrainingRun
 from training.planning import sizing
 from training.planning.memory_estimator import GB, Plan, Shape, estimate, largest_batch
-
-if TYPE_CHECKING:
-    from training.models.training_run import TrainingRun
 
 UNKNOWN = "unknown"
 PAST_RUNS = 5
@@ -117,8 +116,6 @@ def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 def queue(run: TrainingRun) -> dict[str, Any]:
     """How many jobs run now, how many wait before it, and how many devices there are."""
-    from training.worker.queue import kinds
-
     before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
     ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())

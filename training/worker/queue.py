@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.apps import apps
 from django.conf import settings
 from django.db import transaction
 
 from adapterhub.accounts.models import Project
-from adapterhub.core.errors import Conflict
-from adapterhub.jobs.models import LEASED
-from training.models.job import GpuJob
-
-
-def kinds() -> list[type[GpuJob]]:
-    """Every kind of job that waits for a device."""
-    return [model for model in apps.get_models() if issubclass(model, GpuJob)]
+from training.models.job import GpuJob, kinds, running
 
 
 def claim(kind: str, pk: str) -> GpuJob | None:
@@ -48,20 +39,3 @@ def claim_within_limit(job: GpuJob) -> GpuJob | None:
         if running(job.project) >= settings.PROJECT_RUNNING:
             return None
         return type(job).claim(job.pk)
-
-
-def running(project: Project) -> int:
-    return count(project, status__in=LEASED)
-
-
-def count(project: Project, **condition: Any) -> int:
-    return sum(kind.objects.filter(project=project, **condition).count() for kind in kinds())
-
-
-def require_room(project: Project) -> None:
-    """Raises Conflict when the project has as many jobs waiting as it may."""
-    if settings.PROJECT_QUEUED and count(project, status="queued") >= settings.PROJECT_QUEUED:
-        raise Conflict(
-            f"{project} has {settings.PROJECT_QUEUED} jobs waiting, as many as it may: cancel one, or wait.",
-            code="queue_full",
-        )

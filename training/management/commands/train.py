@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from adapterhub.accounts.models import ROLE_SCOPES, Project, Scope, User
 from adapterhub.core.errors import DomainError
 from training.api.serializers import NewTrainingRunSerializer
-from training.models import TrainingRun
 from training.runs import specification
+from training.runs.launch import launch_run
 
 
 class Command(BaseCommand):
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         if not may_train(person, project):
             raise CommandError(f"--user {user}: this needs scope 'train' in project {project}.")
         try:
-            run = TrainingRun.launch(
+            run = launch_run(
                 by=person.as_actor("command"), anyway=body["anyway"], **specification.arguments(body, project)
             )
         except DomainError as error:

@@ -24,7 +24,6 @@ from registry.adapter_files.manifest import WEIGHTS
 from registry.adapter_files.served_config import CONFIG
 from registry.models import Adapter
 from registry.models.adapter import store
-from registry.signing.version_signature import require_signed
 
 LINK_S = 3600
 MOST_BYTES = 8 * 2**30
@@ -54,7 +53,7 @@ class VersionTransfers(ProjectViewSet):
         """A link to each file in the store. Verify what comes by its sha256."""
         version = self.get_object()
         try:
-            require_signed(version.signature, version.identity())
+            version.require_signature()
         except ArtifactError as error:
             raise Unavailable(f"The files of {version} are not given: {error}", code="artifact_unreadable") from error
         observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)

@@ -86,6 +86,13 @@ def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> N
         require_schema(schema)
 
 
+def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
+    """Raises Invalid when answers shall be judged and this installation has no judge."""
+    if "judge" in checks and not has_judge:
+        raise Invalid("checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
+                      field="checks.judge", code="no_judge")  # fmt: skip
+
+
 def require_pattern(name: str, pattern: str | None) -> None:
     try:
         regex.compile(pattern or "")

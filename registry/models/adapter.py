@@ -18,6 +18,7 @@ from adapterhub.accounts.models import Project, User
 from adapterhub.api.conditions import require_tag, tag_of
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.signing import signing_key, trusted_keys
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
@@ -210,7 +211,7 @@ class AdapterVersion(models.Model):
                 lineage=lineage or {},
                 created_by=by.user,
             )
-            version.signature = "" if foreign else sign(version.identity())
+            version.signature = "" if foreign else sign(version.identity(), signing_key())
             version.save(force_insert=True)
             AuditEvent.record(
                 Tag.VERSION_PUBLISHED,
@@ -237,7 +238,8 @@ class AdapterVersion(models.Model):
 
     def passed(self, *, by: Actor) -> None:
         """The check is done and found nothing: sign the version. Twice is as once."""
-        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=sign(self.identity()))
+        signature = sign(self.identity(), signing_key())
+        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature)
 
     def reject(self, message: str, *, by: Actor) -> None:
         """The check found what no replica may load."""
@@ -246,7 +248,7 @@ class AdapterVersion(models.Model):
     def sign_late(self, *, by: Actor) -> None:
         """Sign a version from before versions were signed."""
         with transaction.atomic():
-            signature = sign(self.identity())
+            signature = sign(self.identity(), signing_key())
             if AdapterVersion.objects.ready().filter(pk=self.pk, signature="").update(signature=signature):
                 AuditEvent.record(Tag.VERSION_CHECKED, self, by=by, project=self.project, after={"digest": self.digest})
         self.refresh_from_db()
@@ -298,19 +300,23 @@ class AdapterVersion(models.Model):
         """Every engine's answer to this version; none for one from before configurations were kept."""
         return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
+    def require_signature(self) -> None:
+        """Raises ArtifactError unless a key that this installation trusts signed what the version is."""
+        require_signed(self.signature, self.identity(), trusted_keys())
+
     def served_folder(self) -> Path:
         """A verified local copy at a path of its own; replicas load from there."""
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
         """A verified copy of the stored files. Raises ArtifactError, also when the signature does not hold."""
-        require_signed(self.signature, self.identity())
+        self.require_signature()
         return self.stored(target)
 
     @contextmanager
     def opened(self) -> Iterator[Path]:
         """The stored files as they lie. Who reads them must verify them: see `File`. Raises ArtifactError."""
-        require_signed(self.signature, self.identity())
+        self.require_signature()
         with store().opened(self.digest) as folder:
             yield folder
 

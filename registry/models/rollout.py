@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
@@ -19,14 +20,13 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition, NotAllowed
 from registry.domain_signals import routes_changed, send_on_commit
 from registry.experiments.rollout_plan import check as check_plan
-from registry.experiments.rollout_plan import check_answers, targets
+from registry.experiments.rollout_plan import check_answers, require_judge, targets
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.slots import require_slots
-from registry.rollouts.judge_client import require_judge
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
 
@@ -157,7 +157,7 @@ class Rollout(models.Model):
         """Take what it is told to do. Raises Invalid for what could not be carried out."""
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
-        require_judge(checks)
+        require_judge(checks, has_judge=bool(settings.JUDGE_URL))
         self.steps, self.guardrails, self.checks, self.weight = steps, guardrails, checks, steps[0]["weight"]
         self.targeting = self.targeting if targeting is None else targets(targeting)
 

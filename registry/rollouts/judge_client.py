@@ -11,7 +11,6 @@ import httpx
 from django.conf import settings
 
 from adapterhub import outbound
-from adapterhub.core.errors import Invalid
 
 WORST, BEST = 0, 10
 TASK = """You score answers of a language model by this measure: {instruction}
@@ -22,13 +21,6 @@ SCORE = re.compile(r'\{\s*"score"\s*:\s*(\d+(?:\.\d+)?)\s*\}')
 
 class NoScore(Exception):
     """The judge gave no usable score. The message says why and holds nothing of the texts."""
-
-
-def require_judge(checks: dict[str, Any]) -> None:
-    """Raises Invalid when answers shall be judged and this installation has no judge."""
-    if "judge" in checks and not settings.JUDGE_URL:
-        raise Invalid("checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
-                      field="checks.judge", code="no_judge")  # fmt: skip
 
 
 def score(instruction: str, question: Any, answer: str) -> float:

@@ -24,8 +24,8 @@ from torch import Tensor
 from training.lm.error_reporting import BadInput, guarded
 from training.lm.events import Events
 from training.tars import allocation
-from training.tars.__main__ import atomically, budget, named
 from training.tars.allocation import Bounds
+from training.tars.files import atomically, budget, named
 from training.tars.presets import Settings
 
 PREFIX = "base_model.model."

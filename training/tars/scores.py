@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.tars import distributed, measures, signals
+from training.tars.config import AnalysisConfig
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
 from training.tars.presets import Settings, is_attention
 from training.tars.probe import Probe, probe
 from training.tars.sample import Sample
 from training.tars.signals import Watch, Watched
-
-if TYPE_CHECKING:
-    from training.tars.analysis import AnalysisConfig
 
 # A batch with its backward pass counts in the progress as two without.
 BACKWARD_WEIGHT = 2

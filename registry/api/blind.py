@@ -16,9 +16,8 @@ from adapterhub.api.permissions import actor_of, projects_of, require_scope, sco
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid, NotAllowed
 from registry.models import Adapter, AdapterVersion, BlindTest
-from registry.pages.playground import token_for
 from registry.playground.blind_tests import ask_blindly, face
-from registry.playground.client import MOST_MODELS
+from registry.playground.client import MOST_MODELS, token_for
 
 MOST_PROMPTS = 8
 

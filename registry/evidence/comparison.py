@@ -10,10 +10,19 @@ from typing import Any
 
 from django.conf import settings
 
+from adapterhub.core.errors import Invalid
 from registry.exports.service import fetched, run_child
 from registry.models import AdapterVersion, VersionEvaluation
 
 FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_rank", "parameters", "size_bytes")
+
+
+def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
+    """Another version of the same adapter. Raises Invalid."""
+    found = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
+    if found is None:
+        raise Invalid(f"{version.adapter} has no version {str(number)[:20]!r}: name one by its number.", field="to")
+    return found
 
 
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:

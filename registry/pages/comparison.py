@@ -16,13 +16,11 @@ from adapterhub.accounts.models import Scope
 from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.errors import Invalid, Unavailable
-from registry.api.evidence import other_version
-from registry.evidence.comparison import table, updates
+from registry.evidence.comparison import other_version, table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind import tally
-from registry.pages.playground import token_for
 from registry.playground.blind_tests import ask_blindly, face
-from registry.playground.client import MOST_MODELS
+from registry.playground.client import MOST_MODELS, token_for
 from registry.views import find_version, heat_map
 
 TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils.timezone import now
 
-from adapterhub.accounts import tokens
-from adapterhub.accounts.models import ApiToken, Project, Scope
+from adapterhub.accounts.models import Project, Scope
 from adapterhub.api.pages import allowed, allowed_somewhere
-from adapterhub.api.permissions import actor_of
 from registry.models import AdapterVersion, Alias
-from registry.playground.client import MOST_MODELS, ask
+from registry.playground.client import MOST_MODELS, ask, token_for
 
-TOKEN_LIVES = timedelta(hours=1)
 OFFERED = 300
 
 
@@ -79,16 +74,3 @@ def project_of(projects: Any, names: list[str]) -> Project | None:
     found = dict(aliases) | dict(served.values_list("served_name", "adapter__project"))
     owners = {found.get(name) for name in names}
     return projects.filter(pk=owners.pop()).first() if len(owners) == 1 else None
-
-
-def token_for(request: HttpRequest, project: Project) -> str:
-    """A token of scope infer for an hour, kept in the person's session on the server."""
-    kept = request.session.setdefault("playground", {})
-    text = kept.get(project.slug, "")
-    if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
-        name = f"playground of {request.user}"
-        text = tokens.create(project, name[:200], [Scope.INFER], by=actor_of(request), expires_at=now() + TOKEN_LIVES)[
-            1
-        ]
-        request.session["playground"] = {**kept, project.slug: text}
-    return text

@@ -6,11 +6,19 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
 from django.conf import settings
+from django.http import HttpRequest
+from django.utils.timezone import now
 
+from adapterhub.accounts import tokens
+from adapterhub.accounts.models import ApiToken, Project, Scope
+from adapterhub.api.permissions import actor_of
+
+TOKEN_LIVES = timedelta(hours=1)
 MOST_MODELS = 4
 TIMEOUT_S = 60.0
 
@@ -27,6 +35,19 @@ class Answer:
     seconds: float = 0.0
     tokens: int = 0
     problem: str = ""
+
+
+def token_for(request: HttpRequest, project: Project) -> str:
+    """A token of scope infer for an hour, kept in the person's session on the server."""
+    kept = request.session.setdefault("playground", {})
+    text = kept.get(project.slug, "")
+    if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
+        name = f"playground of {request.user}"
+        text = tokens.create(project, name[:200], [Scope.INFER], by=actor_of(request), expires_at=now() + TOKEN_LIVES)[
+            1
+        ]
+        request.session["playground"] = {**kept, project.slug: text}
+    return text
 
 
 def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> list[Answer]:

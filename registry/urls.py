@@ -2,14 +2,13 @@
 
 from django.urls import path
 
-from registry import views
-from registry.pages import approvals, clusters, comparison, evidence, playground, settings
+from registry.pages import adapters, aliases, approvals, clusters, comparison, evidence, playground, rollouts, settings
 
 urlpatterns = [
-    path("adapters/", views.adapters, name="adapters"),
-    path("adapters/<slug:slug>/", views.adapter, name="adapter"),
-    path("adapters/<slug:slug>/v<int:number>/", views.version, name="version"),
-    path("adapters/<slug:slug>/v<int:number>/promote/", views.promote, name="promote"),
+    path("adapters/", adapters.adapters, name="adapters"),
+    path("adapters/<slug:slug>/", adapters.adapter, name="adapter"),
+    path("adapters/<slug:slug>/v<int:number>/", adapters.version, name="version"),
+    path("adapters/<slug:slug>/v<int:number>/promote/", adapters.promote, name="promote"),
     path("adapters/<slug:slug>/v<int:number>/compare/", comparison.compare_versions, name="compare"),
     path("adapters/<slug:slug>/v<int:number>/compare/ask/", comparison.ask_all, name="ask-all"),
     path("blind-tests/<uuid:pk>/vote/", comparison.vote, name="vote"),
@@ -18,11 +17,11 @@ urlpatterns = [
     path("playground/", playground.playground, name="playground"),
     path("settings/", settings.settings, name="settings"),
     path("responses/", evidence.answers, name="answers"),
-    path("aliases/<slug:name>/", views.alias, name="alias"),
-    path("aliases/<slug:name>/move/", views.move_alias, name="move-alias"),
-    path("rollouts/", views.rollouts, name="rollouts"),
-    path("rollouts/<uuid:pk>/", views.rollout, name="rollout"),
-    path("rollouts/<uuid:pk>/<slug:verb>/", views.move_rollout, name="move-rollout"),
+    path("aliases/<slug:name>/", aliases.alias, name="alias"),
+    path("aliases/<slug:name>/move/", aliases.move_alias, name="move-alias"),
+    path("rollouts/", rollouts.rollouts, name="rollouts"),
+    path("rollouts/<uuid:pk>/", rollouts.rollout, name="rollout"),
+    path("rollouts/<uuid:pk>/<slug:verb>/", rollouts.move_rollout, name="move-rollout"),
     path("rollouts/<uuid:pk>/approval/ask/", approvals.ask, name="ask-approval"),
     path("approvals/", approvals.inbox, name="approvals"),
     path("approvals/<uuid:pk>/", approvals.approval, name="approval"),

@@ -18,8 +18,10 @@ from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_
 from adapterhub.audit.models import AuditEvent
 from registry.models import Approval, Rollout, without_bodies
 from registry.models.approval import ApprovalKind, ApprovalStatus
-from registry.pages.forms import ReasonForm
-from registry.views import PAGE, cleaned, find_rollout
+from registry.pages.forms import ReasonForm, cleaned
+from registry.pages.rollouts import find_rollout
+
+PAGE = 50
 
 
 class PersonForm(ReasonForm):

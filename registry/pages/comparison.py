@@ -19,9 +19,10 @@ from adapterhub.core.errors import Invalid, Unavailable
 from registry.evidence.comparison import other_version, table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind import tally
+from registry.pages.adapters import find_version
+from registry.pages.heat_map import heat_map
 from registry.playground.blind_tests import ask_blindly, face
 from registry.playground.client import MOST_MODELS, token_for
-from registry.views import find_version, heat_map
 
 TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8
 

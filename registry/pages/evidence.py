@@ -14,7 +14,7 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from registry.evidence.dossier import dossier
 from registry.evidence.lineage import approvals_of
 from registry.models import Dossier, Response
-from registry.views import find_version
+from registry.pages.adapters import find_version
 
 
 @login_required

@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.db.models import Case, QuerySet, When
 
+from adapterhub.core.errors import Invalid
 from registry.experiments.rollout_plan import BY_HAND, GUARDRAILS, TEMPLATES
 from registry.models import AdapterVersion, Alias, without_bodies
 
@@ -105,3 +106,11 @@ class MoveForm(ReasonForm):
         wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
         rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}
         return [("", "---------"), *rows.items()]
+
+
+def cleaned(form: Any) -> dict[str, Any]:
+    """The form's values. Raises Invalid with the first error and its field."""
+    if not form.is_valid():
+        field, errors = next(iter(form.errors.items()))
+        raise Invalid(f"{form.fields[field].label or field}: {errors[0]}", field=field)
+    return form.cleaned_data

@@ -19,7 +19,9 @@ from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import DomainError
 from adapterhub.jobs.models import JobStatus
-from registry.views import cleaned, find_version, heat_map
+from registry.pages.adapters import find_version
+from registry.pages.forms import cleaned
+from registry.pages.heat_map import heat_map
 from training.datasets.uploads import copied
 from training.models import Compression, Dataset, RankAnalysis
 from training.models.dataset import DatasetStatus

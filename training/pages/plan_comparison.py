@@ -12,7 +12,7 @@ from django.shortcuts import render
 
 from adapterhub.api.pages import one
 from adapterhub.core.errors import Invalid
-from registry.views import heat_map
+from registry.pages.heat_map import heat_map
 from training.models import RankAnalysis
 from training.pages.runs import named
 

@@ -15,8 +15,7 @@ from adapterhub.accounts.models import APPROVE, Scope
 from adapterhub.accounts.token_pages import SigningForm
 from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
-from registry.pages.forms import ReasonForm
-from registry.views import cleaned
+from registry.pages.forms import ReasonForm, cleaned
 from training.models import Dataset, Erasure, TrainingRun
 from training.models.retention import RetentionMixin, keep
 from training.pages.forms import KeepingForm

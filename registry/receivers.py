@@ -12,7 +12,8 @@ from django.db import transaction
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 
-from adapterhub.accounts.models import ApiToken, Scope
+from adapterhub.accounts.models import ApiToken
+from adapterhub.core.tenancy import Scope
 from registry import tasks
 from registry.domain_signals import base_model_registered, cluster_changed, routes_changed, version_uploaded
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from django.db import models
 
-from adapterhub.accounts.models import ROLE_SCOPES, Project, User
+from adapterhub.accounts.models import Project, User
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import NotAllowed
+from adapterhub.core.tenancy import ROLE_SCOPES
 
 
 class Meaning(models.TextChoices):

@@ -7,15 +7,15 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, head_of, lock_chain
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.tenancy import Tenant, project_model
 
 BATCH = 2000
 
 
-def observe(tag: Tag, *, by: Actor, project: Project | None, what: str, evidence: dict[str, Any] | None = None) -> None:
+def observe(tag: Tag, *, by: Actor, project: Tenant | None, what: str, evidence: dict[str, Any] | None = None) -> None:
     """Note that somebody read `what`, or was refused it. It waits for no lock; `seal` puts it into the chain."""
     UnsealedEvent.objects.create(project=project, fields=fields_of(tag, by, what, evidence))
 
@@ -38,11 +38,11 @@ def fields_of(tag: Tag, by: Actor, what: str, evidence: dict[str, Any] | None) -
 def seal() -> int:
     """Move what was observed into the chains, in its order; returns how many events were sealed."""
     waiting = UnsealedEvent.objects.order_by().values_list("project", flat=True).distinct()
-    projects = Project.objects.in_bulk([pk for pk in waiting if pk])
+    projects = project_model().objects.in_bulk([pk for pk in waiting if pk])
     return sum(seal_chain(projects.get(pk)) for pk in waiting)
 
 
-def seal_chain(project: Project | None) -> int:
+def seal_chain(project: Tenant | None) -> int:
     """One batch at a time under the chain's lock, so that changes never wait long."""
     sealed = 0
     while count := seal_batch(project):
@@ -50,7 +50,7 @@ def seal_chain(project: Project | None) -> int:
     return sealed
 
 
-def seal_batch(project: Project | None) -> int:
+def seal_batch(project: Tenant | None) -> int:
     with transaction.atomic():
         lock_chain(project)
         rows = list(UnsealedEvent.objects.select_for_update().filter(project=project)[:BATCH])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from adapterhub.accounts.models import User
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,7 +12,8 @@ class Actor:
 
     name: str
     method: str
-    user: User | None = None
+    # A row of the model of users, or None for a part of AdapterHub.
+    user: Any = None
     token_id: str = ""
     request_id: str = ""
 

@@ -9,9 +9,9 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
+from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import compare, other_version
 from registry.evidence.dossier import dossier
 from registry.evidence.lineage import lineage

@@ -9,11 +9,11 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.conditions import require_tag, wanted_tag
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.core.errors import Conflict, PreconditionFailed
+from adapterhub.core.tenancy import Scope
 from registry import models
 from registry.api import serializers as shapes
 from registry.api.views import ByCreation, Reading, named_thing

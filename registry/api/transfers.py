@@ -13,13 +13,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.artifacts import ArtifactError, S3Store
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Conflict, Invalid, Unavailable
+from adapterhub.core.tenancy import Scope
 from registry.adapter_files.manifest import WEIGHTS
 from registry.adapter_files.served_config import CONFIG
 from registry.models import Adapter

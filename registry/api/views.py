@@ -22,7 +22,7 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Project, Scope
+from adapterhub.accounts.models import Project
 from adapterhub.api.conditions import wanted_tag
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, projects_of, require_scope, seen_in
@@ -30,6 +30,7 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope
 from registry import models
 from registry.api import serializers as shapes
 from registry.api.evidence import SCOPES as EVIDENCE

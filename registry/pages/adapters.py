@@ -13,11 +13,11 @@ from django.shortcuts import redirect, render
 from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion, Response, Rollout, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.pages.forms import PromoteForm, cleaned

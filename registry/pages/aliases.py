@@ -8,10 +8,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.tenancy import Scope
 from registry.models import Alias, without_bodies
 from registry.pages.forms import AtForm, MoveForm, cleaned
 

@@ -10,12 +10,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import APPROVE, ApiToken, Scope
+from adapterhub.accounts.models import ApiToken
 from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, mine, one
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import APPROVE, Scope
 from registry.models import Approval, Rollout, without_bodies
 from registry.models.approval import ApprovalKind, ApprovalStatus
 from registry.pages.forms import ReasonForm, cleaned

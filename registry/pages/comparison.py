@@ -12,10 +12,10 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.errors import Invalid, Unavailable
+from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import other_version, table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind import tally

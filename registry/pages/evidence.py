@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.pages import mine
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.tenancy import Scope
 from registry.evidence.dossier import dossier
 from registry.evidence.lineage import approvals_of
 from registry.models import Dossier, Response

@@ -9,8 +9,9 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from adapterhub.accounts.models import Project, Scope
+from adapterhub.accounts.models import Project
 from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Alias
 from registry.playground.client import MOST_MODELS, ask, token_for
 

@@ -10,11 +10,11 @@ from django.shortcuts import redirect, render
 from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import followed, mine, one
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import Scope
 from registry.models import Rollout, RolloutStatus, without_bodies
 from registry.models.rollout import SERVING
 from registry.pages.forms import PlanForm, ReasonForm, SteeringForm, WeightForm, cleaned, plan_of

@@ -7,9 +7,10 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from adapterhub.accounts.models import ApiToken, Membership, Scope
+from adapterhub.accounts.models import ApiToken, Membership
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, mine
+from adapterhub.core.tenancy import Scope
 from registry.models import Alias
 
 PAGE = 50

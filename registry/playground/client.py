@@ -15,8 +15,9 @@ from django.http import HttpRequest
 from django.utils.timezone import now
 
 from adapterhub.accounts import tokens
-from adapterhub.accounts.models import ApiToken, Project, Scope
+from adapterhub.accounts.models import ApiToken, Project
 from adapterhub.api.permissions import actor_of
+from adapterhub.core.tenancy import Scope
 
 TOKEN_LIVES = timedelta(hours=1)
 MOST_MODELS = 4

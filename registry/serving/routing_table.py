@@ -12,7 +12,8 @@ from django.db import connection
 from django.db.models import QuerySet
 from redis.client import Pipeline
 
-from adapterhub.accounts.models import ApiToken, Project, Scope
+from adapterhub.accounts.models import ApiToken, Project
+from adapterhub.core.tenancy import Scope
 from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
 from registry.serving.valkey import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, SAMPLES, valkey

@@ -9,9 +9,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion
 from training.api.serializers import JobSerializer
 from training.api.views import OF_JOBS, ByCreation, Cancelling

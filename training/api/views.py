@@ -16,7 +16,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.api import SigningTokenSerializer
-from adapterhub.accounts.models import APPROVE, Scope
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
 from adapterhub.api.problems import answer, problem
@@ -25,6 +24,7 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.serializers import ReasonSerializer
 from registry.models import AdapterVersion
 from training.api import events

@@ -6,12 +6,13 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.models import APPROVE, User
+from adapterhub.accounts.models import User
 from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import InvalidTransition
+from adapterhub.core.tenancy import APPROVE
 from training.models.dataset import Dataset, DatasetStatus
 
 

@@ -11,13 +11,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one, reason_in
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import JobStatus
 from registry.pages.adapters import find_version
 from registry.pages.forms import cleaned

@@ -10,10 +10,10 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from adapterhub.accounts.models import APPROVE, Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, mine
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import APPROVE, Scope
 from adapterhub.jobs.models import TERMINAL
 from registry.models import Alias, Approval, Replica, Rollout, without_bodies
 from registry.serving.alerts import open_alarms

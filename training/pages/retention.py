@@ -11,10 +11,10 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import APPROVE, Scope
 from adapterhub.accounts.token_pages import SigningForm
 from adapterhub.api.pages import one
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
+from adapterhub.core.tenancy import APPROVE, Scope
 from registry.pages.forms import ReasonForm, cleaned
 from training.models import Dataset, Erasure, TrainingRun
 from training.models.retention import RetentionMixin, keep

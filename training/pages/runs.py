@@ -11,11 +11,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed_somewhere, followed, mine, one, reason_in
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, without_bodies
 from training.models import RunLog, TrainingRun

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.accounts.models import ROLE_SCOPES, Project, Scope, User
+from adapterhub.accounts.models import Project, User
 from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import ROLE_SCOPES, Scope
 from training.api.serializers import NewTrainingRunSerializer
 from training.runs import specification
 from training.runs.launch import launch_run

@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training.lm.data import read_rows
 from training.tars import measures, signals
-from training.tars.analysis import AnalysisConfig, linear_modules
+from training.tars.analysis import linear_modules
+from training.tars.config import AnalysisConfig
 from training.tars.measures import GradientNorms, GradientSketch, OutputMoments
 from training.tars.probe import probe
 from training.tars.sample import Sample

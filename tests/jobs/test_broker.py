@@ -22,6 +22,7 @@ from registry.serving.valkey import valkey as connect
 from tests.waiting import wait_until
 from training.models import Dataset, TrainingRun
 from training.models.job import GpuJob
+from training.runs.launch import launch_run
 from training.worker import runner
 
 Launch = Callable[[], TrainingRun]
@@ -29,7 +30,7 @@ Launch = Callable[[], TrainingRun]
 
 @pytest.fixture
 def launch(fresh_database: str, adapter: Adapter, dataset: Dataset, alice: User) -> Launch:
-    return lambda: TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    return lambda: launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
 
 
 @pytest.fixture

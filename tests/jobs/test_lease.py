@@ -14,11 +14,12 @@ from adapterhub.jobs.models import JobStatus, StaleAttempt
 from adapterhub.jobs.tasks import sweep
 from registry.models import Adapter
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
 def run(fresh_database: str, adapter: Adapter, dataset: Dataset, alice: User) -> TrainingRun:
-    return TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    return launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
 
 
 def lose(run: TrainingRun) -> None:

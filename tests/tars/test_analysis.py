@@ -16,7 +16,8 @@ from tests.tiny_model import make_model, make_tokenizer, save_base_model, senten
 from training.lm.data import DataError
 from training.tars import allocation
 from training.tars.__main__ import main
-from training.tars.analysis import AnalysisConfig, NoLinearModules, analyze, linear_modules
+from training.tars.analysis import NoLinearModules, analyze, linear_modules
+from training.tars.config import AnalysisConfig
 from training.tars.presets import BadSettings
 from training.tars.sample import own_words
 from training.tars.scores import spearman

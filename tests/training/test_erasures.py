@@ -16,7 +16,7 @@ from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
 from adapterhub.core.errors import Conflict, DomainError, Invalid, NotAllowed
 from tests.builders import member, rows, write_jsonl
 from training.models import Dataset, Erasure
-from training.models.dataset import store
+from training.workspace import store
 
 
 @pytest.fixture

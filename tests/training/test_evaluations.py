@@ -17,6 +17,7 @@ from registry.models.evaluation import require_no_objection
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
 from training.models import Dataset, Evaluation, TrainingRun
+from training.runs.launch import launch_run
 from training.worker.runner import work
 
 FAST = {"rank": 4, "batch_size": 2, "max_length": 32, "learning_rate": 0.05, "eval_tokens": 64, "warmup_steps": 0}
@@ -35,7 +36,7 @@ def trained(fresh_database: str, project: Project, alice: User, tmp_path: Any) -
     file = write_jsonl(tmp_path / "long.jsonl", rows(120))
     data = Dataset.create(project=project, name="long", file=file, filename="long.jsonl", by=by)
     for steps in (1, 30):
-        run = TrainingRun.launch(adapter=line, dataset=data, hyperparameters={**FAST, "steps": steps}, by=by)
+        run = launch_run(adapter=line, dataset=data, hyperparameters={**FAST, "steps": steps}, by=by)
         work("trainingrun", str(run.pk))
     run.refresh_from_db()
     return run

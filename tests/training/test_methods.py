@@ -24,8 +24,9 @@ from serving_client.engine.model import open_model
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import SMOLLM2, save_base_model
 from training.models import Dataset, TrainingRun
-from training.models.training_run import store
+from training.runs.launch import launch_run
 from training.worker.runner import work
+from training.workspace import store
 
 FAST = {"rank": 4, "steps": 20, "batch_size": 2, "max_length": 32, "eval_tokens": 64, "galore_rank": 4}
 RATES = {"lora": 0.05, "qlora": 0.05, "dora": 0.05, "adalora": 0.05, "galore": 0.05, "full": 0.02}
@@ -64,7 +65,7 @@ def test_a_method_ends_in_a_version_that_is_served_as_peft_computes_it(
 def trained(method: str, line_of_work: Adapter, long_dataset: Dataset, alice: User, tmp_path: Path) -> AdapterVersion:
     """The version that a run of the method ended in; its loss fell."""
     chosen = {**FAST, "learning_rate": RATES[method]}
-    run = TrainingRun.launch(
+    run = launch_run(
         adapter=line_of_work, dataset=long_dataset, hyperparameters=chosen, method=method, by=alice.as_actor()
     )
     work("trainingrun", str(run.pk))
@@ -164,7 +165,7 @@ def test_what_does_not_fit_is_refused(
     method: str, chosen: dict[str, object], said: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
     with pytest.raises(Invalid) as refused:
-        TrainingRun.launch(
+        launch_run(
             adapter=line_of_work, dataset=long_dataset, hyperparameters=chosen, method=method, by=alice.as_actor()
         )
     assert said in refused.value.detail

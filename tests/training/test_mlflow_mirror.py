@@ -18,6 +18,7 @@ from tests.tools import MLFLOW, requires
 from tests.waiting import wait_until
 from training.integrations import mlflow_mirror
 from training.models import Dataset, RunMetric, TrainingRun
+from training.runs.launch import launch_run
 
 pytestmark = [pytest.mark.slow, requires("mlflow")]
 
@@ -50,7 +51,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def ended(adapter: Adapter, version: AdapterVersion, dataset: Dataset, alice: User) -> TrainingRun:
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={"steps": 1200}, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, hyperparameters={"steps": 1200}, by=alice.as_actor())
     claimed = TrainingRun.claim(run.pk)
     assert claimed
     RunMetric.objects.bulk_create(RunMetric(run=run, step=step, values={"loss": 1 / step}) for step in range(1, 1201))

@@ -22,6 +22,7 @@ from training.models import Dataset, RunLog, TrainingRun
 from training.planning import preflight
 from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
+from training.runs.launch import launch_run
 from training.worker import checkpoint_retention
 from training.worker.runner import work
 
@@ -57,7 +58,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     full = tmp_path / "full"
     full.mkdir()
     (full / "sitecustomize.py").write_text(FULL_DEVICE)
-    run = TrainingRun.launch(**asked, hyperparameters=FAST)
+    run = launch_run(**asked, hyperparameters=FAST)
     with monkeypatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(full), os.environ.get("PYTHONPATH", "")]))
         work("trainingrun", str(run.pk))
@@ -66,7 +67,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     assert run.message.startswith("Memory ran out at ")
     assert "GB with 2 sequences of up to 32 tokens. Set batch_size 1 and gradient_accumulation 2" in run.message
     assert "CUDA out of memory" in RunLog.tail(run, 8_000)
-    after = TrainingRun.launch(**asked, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
+    after = launch_run(**asked, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
     work("trainingrun", str(after.pk))
     after.refresh_from_db()
     assert (after.status, after.message) == (JobStatus.SUCCEEDED, "")
@@ -99,7 +100,7 @@ def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
 ) -> None:
     monkeypatch.setattr(settings, "HEARTBEAT_S", 10)
     monkeypatch.setattr(settings, "LEASE_S", 60)
-    run = TrainingRun.launch(**asked, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
+    run = launch_run(**asked, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
 
     def in_a_worker() -> None:
         work("trainingrun", str(run.pk))

@@ -15,13 +15,14 @@ from registry.models import Adapter
 from tests.builders.rest import client as api
 from tests.builders.rest import problem
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 from training.worker import checkpoint_retention
 
 
 @pytest.fixture
 def run(adapter: Adapter, dataset: Dataset, alice: User) -> TrainingRun:
     """One that failed long ago and left its checkpoints."""
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     TrainingRun.objects.filter(pk=run.pk).update(status="failed", finished_at=now() - timedelta(days=400))
     (run.folder / "output").mkdir(parents=True)
     run.refresh_from_db()

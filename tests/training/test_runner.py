@@ -22,6 +22,7 @@ from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.runs.launch import launch_run
 from training.worker.runner import work
 
 FAST = {"rank": 4, "steps": 6, "batch_size": 2, "max_length": 32, "checkpoint_steps": 3, "eval_tokens": 64}
@@ -48,7 +49,7 @@ def long_dataset(project: Project, alice: User, tmp_path: Path) -> Dataset:
 
 
 def launch(adapter: Adapter, dataset: Dataset, by: User, **changes: object) -> TrainingRun:
-    return TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={**FAST, **changes}, by=by.as_actor())
+    return launch_run(adapter=adapter, dataset=dataset, hyperparameters={**FAST, **changes}, by=by.as_actor())
 
 
 def test_a_run_ends_in_one_version(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
@@ -95,7 +96,7 @@ def test_an_analysis_plans_ranks_and_start_values_that_a_run_trains(
     other = analysis.reallocate({"uniform_rank": 2})
     assert other["parameters"] <= other["budget"]["parameters"] < analysis.plan["parameters"]
     # So slow that A stays as it began.
-    run = TrainingRun.launch(
+    run = launch_run(
         adapter=line_of_work, dataset=long_dataset, rank_analysis=analysis, budget={"uniform_rank": 2},
         hyperparameters={**FAST, "learning_rate": 1e-7}, by=alice.as_actor(),
     )  # fmt: skip
@@ -213,7 +214,7 @@ def test_a_child_that_dies_ends_the_run_with_a_reason(
 def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
     line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
-    run = TrainingRun.launch(
+    run = launch_run(
         adapter=line_of_work, dataset=long_dataset, hyperparameters=FAST, prompts={"greeting": "the quick"},
         by=alice.as_actor(),
     )  # fmt: skip
@@ -237,14 +238,14 @@ def test_bad_prompts_are_named(
     prompts: dict[str, str], told: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
     with pytest.raises(Invalid, match=told) as caught:
-        TrainingRun.launch(adapter=line_of_work, dataset=long_dataset, prompts=prompts, by=alice.as_actor())
+        launch_run(adapter=line_of_work, dataset=long_dataset, prompts=prompts, by=alice.as_actor())
     assert caught.value.field == "prompts"
     assert not TrainingRun.objects.exists()
 
 
 def test_a_run_in_shards_answers_no_prompts(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
     with pytest.raises(Invalid, match="shards"):
-        TrainingRun.launch(
+        launch_run(
             adapter=line_of_work, dataset=long_dataset, prompts={"one": "text"},
             hyperparameters={**FAST, "devices": 2, "sharded": 1}, by=alice.as_actor(),
         )  # fmt: skip

@@ -21,11 +21,12 @@ from registry.models import Adapter
 from training.models import Dataset, RunMetric, TrainingRun
 from training.pages.curves import MOST_POINTS, curves
 from training.runs import specification
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
 def run(db: None, dataset: Dataset, adapter: Adapter, alice: User) -> TrainingRun:
-    return TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={"steps": 5}, by=alice.as_actor())
+    return launch_run(adapter=adapter, dataset=dataset, hyperparameters={"steps": 5}, by=alice.as_actor())
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ async def heard(url: str, alice: User, last: str) -> str:
 def test_who_listens_hears_the_rest_and_the_end(
     fresh_database: str, dataset: Dataset, adapter: Adapter, alice: User
 ) -> None:
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     log(run, 1, 2, 3)
     run.cancel(by=alice.as_actor())
     text = asyncio.run(heard(reverse("api:training-run-events", args=[run.pk]), alice, "2:0"))

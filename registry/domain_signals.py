@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-from django.db import transaction
 from django.dispatch import Signal
 
 # `version`: the key of a version whose file a child process has to check.
@@ -16,8 +12,3 @@ base_model_registered = Signal()
 cluster_changed = Signal()
 # `alias`: the key of an alias that serves something else, or in other shares.
 routes_changed = Signal()
-
-
-def send_on_commit(signal: Signal, **facts: Any) -> None:
-    """Send the signal when the present transaction is committed; a rollback sends none."""
-    transaction.on_commit(partial(signal.send, sender=None, **facts))

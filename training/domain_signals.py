@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-from django.db import transaction
 from django.dispatch import Signal
 
 # `dataset`: the key of a dataset whose upload a worker has to check.
 dataset_uploaded = Signal()
 # `kind`, `job`, `traceparent`: a job that waits for a worker, and the trace of the request that asked for it.
 job_queued = Signal()
-
-
-def send_on_commit(signal: Signal, **facts: Any) -> None:
-    """Send the signal when the present transaction is committed; a rollback sends none."""
-    transaction.on_commit(partial(signal.send, sender=None, **facts))

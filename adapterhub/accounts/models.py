@@ -50,7 +50,7 @@ class User(AbstractUser):
         held = Membership.objects.filter(user_id=self.pk, role__in=roles_with(scope))
         return Project.objects.filter(pk__in=held.values("project"))
 
-    def seen(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
+    def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
         """The rows whose project, found by `path`, the user sees; with a scope, has it in."""
         return queryset.filter(**{f"{path}__in": self.projects_with(scope) if scope else self.projects()})
 
@@ -211,7 +211,7 @@ class ApiToken(models.Model):
         """Its own project if it has the scope, else none."""
         return self.projects() if scope in self.scopes_now() else Project.objects.none()
 
-    def seen(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
+    def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
         """The rows of its own project, found by `path`; with a scope that it lacks, none."""
         found = queryset.filter(**{path: self.project_id})
         return found if not scope or scope in self.scopes_now() else found.none()

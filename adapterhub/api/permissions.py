@@ -44,7 +44,7 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
     """The part whose project, found by `path`, the caller sees; with a scope, has it in."""
-    return caller_of(request).seen(queryset, path, scope)
+    return caller_of(request).visible_rows(queryset, path, scope)
 
 
 def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -> None:

@@ -70,7 +70,7 @@ class Caller(Protocol):
     def projects_with(self, scope: str) -> QuerySet[Any]:
         """Return the projects in which the caller has the scope."""
 
-    def seen(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
+    def visible_rows(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
         """Return the rows whose project, found by `path`, the caller sees; with a scope, has it in."""
 
 

@@ -21,12 +21,13 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.signing import signing_key, trusted_keys
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
 from registry.adapter_files.engine_compatibility import Traits, Verdict, verdicts
 from registry.adapter_files.finite_check import fault_in
 from registry.adapter_files.manifest import WEIGHTS, Manifest, refused
 from registry.adapter_files.served_config import write_config
-from registry.domain_signals import send_on_commit, version_uploaded
+from registry.domain_signals import version_uploaded
 from registry.models.base_model import BaseModel
 from registry.signing.version_signature import require_signed, sign
 

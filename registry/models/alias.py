@@ -15,8 +15,9 @@ from adapterhub.api.conditions import require_tag, tag_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid, NotAllowed
-from registry.domain_signals import routes_changed, send_on_commit
+from registry.domain_signals import routes_changed
 from registry.models.adapter import AdapterVersion
 from registry.models.alias_policy import check_policy
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of

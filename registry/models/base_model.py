@@ -15,8 +15,9 @@ from adapterhub.artifacts import File, digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
-from registry.domain_signals import base_model_registered, send_on_commit
+from registry.domain_signals import base_model_registered
 
 # Begins the source of a model that was made of a version; no client may write it.
 MADE_OF = "version:"

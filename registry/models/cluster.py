@@ -12,8 +12,9 @@ from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid
-from registry.domain_signals import cluster_changed, send_on_commit
+from registry.domain_signals import cluster_changed
 from registry.models.base_model import BaseModel
 
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)

@@ -17,8 +17,9 @@ from adapterhub.api.conditions import require_tag
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition, NotAllowed
-from registry.domain_signals import routes_changed, send_on_commit
+from registry.domain_signals import routes_changed
 from registry.experiments.rollout_plan import check as check_plan
 from registry.experiments.rollout_plan import check_answers, require_judge, targets
 from registry.models.adapter import AdapterVersion

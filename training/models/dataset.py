@@ -22,10 +22,11 @@ from adapterhub.artifacts import digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor, system
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from registry.models import BaseModel
 from training.datasets import readers, rendering, rows, scan
-from training.domain_signals import dataset_uploaded, send_on_commit
+from training.domain_signals import dataset_uploaded
 from training.models.retention import RetentionMixin
 from training.workspace import scratch, store
 

@@ -24,7 +24,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from adapterhub.api.errors import Unavailable
+from adapterhub.core.errors import Unavailable
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CONNECT_S, ATTEMPTS = 5, 3

@@ -11,7 +11,7 @@ os.environ.setdefault("ADAPTERHUB_STATEMENT_S", "30")
 django.setup(set_prefix=False)
 
 from adapterhub import tracing  # noqa: E402 - with the settings
-from adapterhub.handler import OneThread  # noqa: E402 - it reads the settings
+from adapterhub.asgi_handler import OneThread  # noqa: E402 - it reads the settings
 
 tracing.start("web")
 application = OneThread()

@@ -7,7 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
-from adapterhub.accounts import service_account_pages, token_pages
+from adapterhub.accounts import role_pages, service_account_pages, token_pages
 from adapterhub.accounts.api import ProjectsViewSet, ServiceAccountViewSet, TokenViewSet
 from adapterhub.accounts.pages import admin_sign_in, refused, sign_in
 from adapterhub.accounts.second_factor_pages import manage, second_step
@@ -71,7 +71,7 @@ urlpatterns = [
     path("", include("registry.urls")),
     path("", include("training.urls")),
     path("audit/", audit.explorer, name="audit"),
-    path("audit/roles/", audit.roles, name="audit-roles"),
+    path("audit/roles/", role_pages.roles, name="audit-roles"),
     path("audit/<int:pk>/", audit.event, name="audit-event"),
     path("tokens/", token_pages.tokens, name="tokens"),
     path("tokens/accounts/", service_account_pages.accounts, name="service-accounts"),

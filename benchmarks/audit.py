@@ -34,10 +34,10 @@ def record_some(client: int, count: int, slugs: list[str]) -> None:
     """Each event in a transaction of its own, on one project or round the projects."""
     from django.db import transaction
 
-    from adapterhub.accounts.actor import system
     from adapterhub.accounts.models import Project
     from adapterhub.audit.models import AuditEvent
     from adapterhub.audit.tags import Tag
+    from adapterhub.core.actor import system
 
     projects = [*Project.objects.filter(slug__in=slugs)]
     for number in range(count):
@@ -58,10 +58,10 @@ def insert_some(client: int, count: int, slugs: list[str]) -> None:
 
 
 def observe_some(client: int, count: int, slugs: list[str]) -> None:
-    from adapterhub.accounts.actor import system
     from adapterhub.accounts.models import Project
-    from adapterhub.audit.observed import observe
+    from adapterhub.audit.access_log import observe
     from adapterhub.audit.tags import Tag
+    from adapterhub.core.actor import system
 
     project = Project.objects.get(slug=slugs[0])
     for number in range(count):
@@ -77,7 +77,7 @@ def rate(pool: ProcessPoolExecutor, work: Callable[..., None], count: int, slugs
 
 
 def sealed_rate() -> float:
-    from adapterhub.audit.observed import seal
+    from adapterhub.audit.access_log import seal
 
     began = time.perf_counter()
     return seal() / (time.perf_counter() - began)

@@ -88,8 +88,8 @@ def boot(home: str) -> None:
 
 def build(folder: Path) -> tuple[Any, list[Any]]:
     """An alias and two versions."""
-    from adapterhub.accounts.actor import system
     from adapterhub.accounts.models import Project
+    from adapterhub.core.actor import system
     from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster
     from tests.builders import CONFIG, write_adapter
 
@@ -143,9 +143,9 @@ class Listener(TableWatcher):
 
 def seconds(alias: Any, new: Any, count: int, listener: Listener) -> float:
     """From the move until a router has the table in which all replicas hold the version."""
-    from adapterhub.accounts.actor import system
+    from adapterhub.core.actor import system
     from registry.models import Replica
-    from registry.reconcile import reconcile
+    from registry.serving.reconciler import reconcile
 
     alias.refresh_from_db()
     listener.arrived.clear()
@@ -158,15 +158,15 @@ def seconds(alias: Any, new: Any, count: int, listener: Listener) -> float:
 
 
 def measure(alias: Any, versions: list[Any], port: int, counts: list[int], listener: Listener) -> list[Row]:
-    from registry import visits
-    from registry.reconcile import reconcile
+    from registry.serving import replica_calls
+    from registry.serving.reconciler import reconcile
 
-    rows, parallel = [], visits.AT_ONCE
+    rows, parallel = [], replica_calls.AT_ONCE
     for count in counts:
         timed: dict[int, tuple[float, float]] = {}
         # One at a time, 1,000 replicas would take minutes.
         for at_once in (parallel, 1) if count <= MOST_ONE_BY_ONE else (parallel,):
-            visits.AT_ONCE = at_once
+            replica_calls.AT_ONCE = at_once
             old, new = versions
             put_replicas(alias.cluster, port, count, f"r{count}x{at_once}-")
             # These replicas hold nothing yet: they get the old version alone.

@@ -37,12 +37,12 @@ sys.modules["serving_client"] = types.ModuleType("serving_client")
 sys.modules["serving_client"].__path__ = [str(ROOT / "serving_client")]
 
 from benchmarks.report import Row, arguments, publish  # noqa: E402
-from serving_client.engine.adapter import Adapter, LowRank, read_adapter  # noqa: E402
-from serving_client.engine.batch import RunningBatch  # noqa: E402
-from serving_client.engine.loop import GenerationLoop  # noqa: E402
-from serving_client.engine.pool import AdapterPool  # noqa: E402
-from serving_client.engine.sampling import SamplingParams  # noqa: E402
-from serving_client.engine.sequence import Delta, Sequence  # noqa: E402
+from serving_client.engine.adapters.adapter import Adapter, LowRank, read_adapter  # noqa: E402
+from serving_client.engine.adapters.pool import AdapterPool  # noqa: E402
+from serving_client.engine.batching.batch import RunningBatch  # noqa: E402
+from serving_client.engine.batching.loop import GenerationLoop  # noqa: E402
+from serving_client.engine.batching.sampling import SamplingParams  # noqa: E402
+from serving_client.engine.batching.sequence import Delta, Sequence  # noqa: E402
 
 PROMPT, RANK = 32, 16
 COUNTS = (1, 8, 32, 128)

@@ -19,16 +19,18 @@ from datasets import Dataset, disable_progress_bars
 from training_throughput import KINDS, RANK, SHAPES, mixed_ranks, model, sequences, tokenizer
 from transformers import PrinterCallback, TrainerCallback
 
-from training.recipes import full, loop, processes, qlora
-from training.recipes.casts import WithoutCasts
+from training.lm.base_model import load_model, on_gpu
+from training.lm.data import TokenSequence
+from training.lm.error_reporting import last
+from training.recipes import full, qlora
+from training.recipes.entrypoint import RunEvents
 from training.recipes.lora import lora_config
-from training.recipes.material import Material, joined
-from training.recipes.order import packed
-from training.recipes.program import RunEvents
 from training.recipes.run_file import Hyperparameters, Run
-from training.tars.base_model import load_model, on_gpu
-from training.tars.boundary import last
-from training.tars.data import TokenSequence
+from training.recipes.training_loop import distributed
+from training.recipes.training_loop import trainer as loop
+from training.recipes.training_loop.autocast_fix import WithoutCasts
+from training.recipes.training_loop.batches import Material, joined
+from training.recipes.training_loop.sampling_order import packed
 
 WARM_STEPS = 3
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -79,7 +81,7 @@ def method_of(name: str, *, exact: bool) -> loop.Method:
 
 def in_float32(run: Run) -> Any:
     """Sums in another order then differ by too little for Adam to make much of it."""
-    return load_model(run.base_model, processes.where_to_load(run)).float()
+    return load_model(run.base_model, distributed.where_to_load(run)).float()
 
 
 def nothing(_trained: loop.Trained, _run: Run) -> loop.Facts:
@@ -115,7 +117,7 @@ def filled(group: list[TokenSequence], room: int) -> list[TokenSequence]:
 
 def measured(given: argparse.Namespace, output: Path) -> dict[str, Any]:
     run, method = settings(given, output), method_of(given.method, exact=given.float32)
-    state = processes.join(run, RunEvents(None))
+    state = distributed.join(run, RunEvents(None))
     rows = material(run, given.shape)
     base, peft_config = method.adapt(method.load(run), run, rows)
     trainer = loop.make_trainer(run, method, base, peft_config, tokenizer(), rows)

@@ -182,8 +182,8 @@ class Ours(Side):
 
     def serve(self, client: int) -> None:
         """Two checked versions and an alias that serves the first."""
-        from registry.checks import check
         from registry.models import AdapterVersion
+        from registry.uploads.verification import check
 
         names = []
         for number in (1, 2):
@@ -247,8 +247,8 @@ class Ours(Side):
         self.uploaded = {**getattr(self, "uploaded", {}), folder: answer["number"]}
 
     def settle(self) -> None:
-        from registry.checks import check
         from registry.models import AdapterVersion
+        from registry.uploads.verification import check
 
         numbers = getattr(self, "uploaded", {}).values()
         for version in AdapterVersion.objects.filter(adapter__slug="line-0", number__in=numbers, signature=""):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from report import Row, arguments, publish
 from scipy.stats import norm
 
-from registry.statistics import UNIT, Bounds, Interval, Sample, mean_difference
+from registry.experiments.confidence_sequences import UNIT, Bounds, Interval, Sample, mean_difference
 
 ALPHA = 0.05
 MARGIN = 0.01

@@ -194,7 +194,8 @@ def plain(model: Any, data: list[Any], batch: int) -> None:
 
 def ours(preset: str, **settings: Any) -> Callable[[Any, list[Any], int], None]:
     def work(model: Any, data: list[Any], batch: int) -> None:
-        from training.tars.analysis import AnalysisConfig, analyze
+        from training.tars.analysis import analyze
+        from training.tars.config import AnalysisConfig
 
         target, reference = ([{"text": " ".join(map(str, row.tolist()))} for row in part] for part in data)
         config = AnalysisConfig(

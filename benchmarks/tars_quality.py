@@ -27,8 +27,8 @@ from tars.side_by_side import Done, Run, together
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training.tars.allocation import Bounds
-from training.tars.analysis import AnalysisConfig
 from training.tars.compress import Update, compress
+from training.tars.config import AnalysisConfig
 
 HERE = Path(__file__).parent
 # Chosen before the final run; the default preset was settled on finance_reg and icd10.

@@ -25,9 +25,10 @@ from tars.plans import REFERENCE
 from tars.side_by_side import Run, together
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from training.lm.data import read_rows
 from training.tars import measures, signals
-from training.tars.analysis import AnalysisConfig, linear_modules
-from training.tars.data import read_rows
+from training.tars.analysis import linear_modules
+from training.tars.config import AnalysisConfig
 from training.tars.measures import GradientNorms, GradientSketch, OutputMoments
 from training.tars.probe import probe
 from training.tars.sample import Sample

@@ -29,14 +29,14 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from training.recipes import loop
-from training.recipes.casts import WithoutCasts
+from training.lm.base_model import on_gpu
+from training.lm.data import TokenSequence
 from training.recipes.lora import lora_config
-from training.recipes.material import Material, joined
-from training.recipes.order import packed, reading_order
 from training.recipes.run_file import Hyperparameters, Run
-from training.tars.base_model import on_gpu
-from training.tars.data import TokenSequence
+from training.recipes.training_loop import trainer as loop
+from training.recipes.training_loop.autocast_fix import WithoutCasts
+from training.recipes.training_loop.batches import Material, joined
+from training.recipes.training_loop.sampling_order import packed, reading_order
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

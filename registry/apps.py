@@ -5,4 +5,4 @@ class RegistryConfig(AppConfig):
     name = "registry"
 
     def ready(self) -> None:
-        from registry import signals  # noqa: F401 - its import connects the receiver
+        from registry import receivers  # noqa: F401 - its import connects them

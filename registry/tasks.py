@@ -6,17 +6,19 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from registry import checks, outcomes, publishing, rollout_loop, samples
-from registry import reconcile as control_loop
-from registry.intake import fetch_base_model
+from registry.base_models.fetch import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
-from registry.rounds import Rounds
+from registry.rollouts import controller, judge_queue, outcome_ingest
+from registry.serving import reconciler as control_loop
+from registry.serving import routing_table as publishing
+from registry.serving.coalescing import CoalescedRun
+from registry.uploads import verification
 
 log = logging.getLogger(__name__)
 # All threads of the process: a table that was read after my commit holds my change, whoever asked for it.
-publication = Rounds(lambda: publishing.publish())
+publication = CoalescedRun(lambda: publishing.publish())
 changed: set[int] = set()
-changes = Rounds(lambda: tell_changes())
+changes = CoalescedRun(lambda: tell_changes())
 
 
 @shared_task
@@ -26,17 +28,17 @@ def reconcile() -> None:
 
 @shared_task
 def collect_outcomes() -> None:
-    outcomes.collect()
+    outcome_ingest.collect()
 
 
 @shared_task
 def look_at_rollouts() -> None:
-    rollout_loop.look_at_all()
+    controller.look_at_all()
 
 
 @shared_task
 def judge_samples() -> None:
-    samples.judge_waiting()
+    judge_queue.judge_waiting()
 
 
 @shared_task
@@ -50,7 +52,7 @@ def check_base_model(pk: int) -> None:
 def check_version(pk: int) -> None:
     version = AdapterVersion.objects.filter(pk=pk, status=VersionStatus.CHECKING).first()
     if version:
-        checks.check(version)
+        verification.check(version)
 
 
 @shared_task

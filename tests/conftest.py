@@ -156,7 +156,7 @@ def valkey_server() -> Iterator[EmbeddedValkey]:
 @pytest.fixture
 def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
     """The session's Valkey, emptied."""
-    from registry.channels import valkey as connect
+    from registry.serving.valkey import valkey as connect
 
     with connect() as client:
         client.flushall()

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from adapterhub.accounts.models import ApiToken, Project
 from adapterhub.audit.models import AuditEvent
-from adapterhub.demo import hub, story
+from adapterhub.demo import hub, walkthrough
 from registry.models import AdapterVersion, Alias, Rollout
-from registry.reconcile import RECONCILER
+from registry.serving.reconciler import RECONCILER
 
 URL = "http://testserver"
 
@@ -42,12 +42,12 @@ def told(
     candidate: AdapterVersion,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> story.Story:
+) -> walkthrough.Story:
     """A story whose hub speaks to this process' Django by HTTP."""
     transport = httpx.WSGITransport(app=get_wsgi_application())
     monkeypatch.setattr(hub.httpx, "Client", partial(httpx.Client, transport=transport))
-    monkeypatch.setattr(story, "ALIAS", alias.name)
-    monkeypatch.setattr(story.Story, "wait_for_router", lambda *_: None)
+    monkeypatch.setattr(walkthrough, "ALIAS", alias.name)
+    monkeypatch.setattr(walkthrough.Story, "wait_for_router", lambda *_: None)
     password = tmp_path / "password"
     password.write_text("long-enough-for-a-test")
     people = {}
@@ -56,11 +56,11 @@ def told(
         people[name] = hub.Person(URL, name, password.read_text())
     cast = {"alice": people["anna"], "bob": people["bernd"], "olga": people["olga"]}
     token = ApiToken.issue(name="demo", project=project, scopes=["read"])[1]
-    return story.Story(hub.Hub(URL, URL, token), cast, Console(quiet=True), [])
+    return walkthrough.Story(hub.Hub(URL, URL, token), cast, Console(quiet=True), [])
 
 
-def test_a_promotion_takes_olga_and_bob(told: story.Story, alias: Alias, candidate: AdapterVersion) -> None:
-    assert told.olga.rest.patch(f"aliases/{alias.name}/", json={"policy": story.PROTECTED}).status_code == 200
+def test_a_promotion_takes_olga_and_bob(told: walkthrough.Story, alias: Alias, candidate: AdapterVersion) -> None:
+    assert told.olga.rest.patch(f"aliases/{alias.name}/", json={"policy": walkthrough.PROTECTED}).status_code == 200
     body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 50}], "reason": "better"}
     rollout = told.olga.post("rollouts/", body)
     Rollout.objects.get().started(by=RECONCILER)

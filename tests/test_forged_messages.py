@@ -19,6 +19,7 @@ from registry import tasks as registry
 from registry.models import Adapter, AdapterVersion
 from training import tasks as training
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 
 class Canary:
@@ -53,7 +54,7 @@ def test_a_forged_wake_up_does_nothing_that_the_database_does_not_say(
     dataset: Dataset, adapter: Adapter, version: AdapterVersion, alice: User
 ) -> None:
     """Ids of nothing, of what is done already, and of another kind: each row stays as it is."""
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     run.cancel(by=alice.as_actor())
     before = json.dumps([*TrainingRun.objects.values(), *AdapterVersion.objects.values()], default=str)
     training.work("TrainingRun", str(run.pk))

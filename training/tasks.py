@@ -5,34 +5,35 @@ import logging
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from training import jobs, mlflow, retention
+from training.integrations import mlflow_mirror
 from training.models import Dataset, erasure
+from training.worker import checkpoint_retention, runner
 
 log = logging.getLogger(__name__)
 
 
 @shared_task
 def work(kind: str, pk: str) -> None:
-    jobs.work(kind, pk)
+    runner.work(kind, pk)
 
 
 @shared_task
 def report_devices() -> None:
     """What an idle worker computes on; a busy one reports with its heartbeats."""
-    jobs.report_devices()
+    runner.report_devices()
 
 
 @shared_task
 def drop_old_checkpoints() -> None:
     """Of this worker's host, and its copies of what was erased."""
-    retention.drop_old_checkpoints()
+    checkpoint_retention.drop_old_checkpoints()
     erasure.drop_erased()
 
 
 @shared_task
 def mirror() -> None:
     """Ended runs to MLflow, where one is named."""
-    mlflow.mirror()
+    mlflow_mirror.mirror()
 
 
 @shared_task

@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse
 from adapterhub.accounts import memberships
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.api.admin_base import ReadOnlyAdmin
-from adapterhub.api.errors import NotAllowed
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import NotAllowed
 
 admin.site.site_header = admin.site.site_title = "AdapterHub"
 

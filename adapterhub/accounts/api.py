@@ -13,9 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts import memberships, service_accounts, tokens
-from adapterhub.accounts.models import APPROVE, ApiToken, Membership, Project, Scope, User
-from adapterhub.accounts.people import Meaning
-from adapterhub.api.errors import Conflict, Invalid, NotAllowed
+from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import (
     actor_of,
@@ -29,6 +28,8 @@ from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import Conflict, Invalid, NotAllowed
+from adapterhub.core.tenancy import APPROVE, Scope
 
 
 class ProjectSerializer(serializers.ModelSerializer):

@@ -9,8 +9,9 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from adapterhub.accounts.models import ApiToken, User, secret_hash
+from adapterhub.accounts.models import ApiToken, User
 from adapterhub.api.throttling import require_room_for_stranger
+from adapterhub.core.tokens import id_and_secret_of, secret_hash
 
 
 class TokenAuthentication(BaseAuthentication):
@@ -29,10 +30,10 @@ class TokenAuthentication(BaseAuthentication):
         return token.account or token.created_by or AnonymousUser(), token
 
     def find(self, text: str) -> ApiToken:
-        parts = text.split("_", 2)
+        token_id, secret = id_and_secret_of(text) or ("", "")
         # Every call comes through here: joins for whether it is usable would take longer than most of the calls.
-        token = ApiToken.objects.filter(pk=parts[1]).first() if len(parts) == 3 else None
-        known = token and hmac.compare_digest(token.secret_hash, secret_hash(parts[2]))
+        token = ApiToken.objects.filter(pk=token_id).first() if token_id else None
+        known = token and hmac.compare_digest(token.secret_hash, secret_hash(secret))
         if token is None or not known or not token.is_usable:
             raise AuthenticationFailed(
                 "The token is unknown, revoked, expired or not approved: look at the page of tokens."

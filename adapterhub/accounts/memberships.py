@@ -8,10 +8,10 @@ from datetime import datetime
 
 from django.db import transaction
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
 
 
 @transaction.atomic

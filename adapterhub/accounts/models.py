@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import string
 from datetime import timedelta
 from typing import Any
 
@@ -14,9 +11,9 @@ from django.contrib.sessions.models import Session
 from django.db import models
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-
-TOKEN_ID_ALPHABET = string.ascii_lowercase + string.digits
+from adapterhub.core.actor import Actor
+from adapterhub.core.tenancy import ROLE_SCOPES, Role, Scope, roles_with
+from adapterhub.core.tokens import new_id_and_secret, secret_hash, text_of
 
 
 class User(AbstractUser):
@@ -35,6 +32,27 @@ class User(AbstractUser):
     def as_actor(self, method: str = "session") -> Actor:
         """This user as the one who acts, signed in by `method`."""
         return Actor(user=self, name=self.get_username(), method=method)
+
+    def scopes_in(self, project: Project) -> set[str]:
+        """What the user's roles in the project grant."""
+        held = set(Scope.values) if self.is_superuser else set()
+        roles = project.memberships.filter(user_id=self.pk).values_list("role", flat=True)
+        return held.union(*(ROLE_SCOPES[role] for role in roles))
+
+    def projects(self) -> ProjectQuerySet:
+        """The projects whose things the user may see."""
+        return Project.objects.visible_to(self)
+
+    def projects_with(self, scope: str) -> ProjectQuerySet:
+        """The projects in which the user has the scope."""
+        if self.is_superuser:
+            return Project.objects.all() if scope in Scope.values else Project.objects.none()
+        held = Membership.objects.filter(user_id=self.pk, role__in=roles_with(scope))
+        return Project.objects.filter(pk__in=held.values("project"))
+
+    def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
+        """The rows whose project, found by `path`, the user sees; with a scope, has it in."""
+        return queryset.filter(**{f"{path}__in": self.projects_with(scope) if scope else self.projects()})
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
@@ -63,13 +81,7 @@ class Project(models.Model):
 class Membership(models.Model):
     """A user's role in a project."""
 
-    class Role(models.TextChoices):
-        VIEWER = "viewer"
-        TRAINER = "trainer"
-        APPROVER = "approver"
-        OPERATOR = "operator"
-        AUDITOR = "auditor"
-        ADMIN = "admin"
+    Role = Role
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="memberships")
     user = models.ForeignKey(User, models.PROTECT, related_name="memberships")
@@ -120,36 +132,6 @@ class SecondFactor(models.Model):
 
     def __str__(self) -> str:
         return f"second factor of {self.user}"
-
-
-class Scope(models.TextChoices):
-    """What a token may do."""
-
-    READ = "read"
-    TRAIN = "train"
-    PUBLISH = "publish"
-    OPERATE = "operate"
-    INFER = "infer"
-    AUDIT = "audit"
-    ADMIN = "admin"
-
-
-# Of people alone: no token can hold it.
-APPROVE = "approve"
-
-ROLE_SCOPES: dict[str, set[str]] = {
-    Membership.Role.VIEWER: {Scope.READ},
-    Membership.Role.TRAINER: {Scope.READ, Scope.TRAIN, Scope.PUBLISH, Scope.INFER},
-    Membership.Role.APPROVER: {Scope.READ, Scope.INFER, APPROVE},
-    Membership.Role.OPERATOR: {Scope.READ, Scope.OPERATE, Scope.INFER},
-    Membership.Role.AUDITOR: {Scope.READ, Scope.AUDIT},
-    Membership.Role.ADMIN: {*Scope.values, APPROVE},
-}
-
-
-def secret_hash(secret: str) -> str:
-    """sha256 hex. A secret of 256 random bits needs no slow hash."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
@@ -217,13 +199,29 @@ class ApiToken(models.Model):
         held = [role.role for role in self.account.memberships.all() if role.project_id == self.project_id]
         return set(self.scopes).intersection(set[str]().union(*(ROLE_SCOPES[role] for role in held)))
 
+    def scopes_in(self, project: Project) -> set[str]:
+        """What it may do in the project: nothing in another one than its own."""
+        return self.scopes_now() if self.project_id == project.pk else set()
+
+    def projects(self) -> ProjectQuerySet:
+        """Its own project."""
+        return Project.objects.filter(pk=self.project_id)
+
+    def projects_with(self, scope: str) -> ProjectQuerySet:
+        """Its own project if it has the scope, else none."""
+        return self.projects() if scope in self.scopes_now() else Project.objects.none()
+
+    def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
+        """The rows of its own project, found by `path`; with a scope that it lacks, none."""
+        found = queryset.filter(**{path: self.project_id})
+        return found if not scope or scope in self.scopes_now() else found.none()
+
     @classmethod
     def issue(cls, **fields: Any) -> tuple[ApiToken, str]:
         """Create a token; returns it and its text, which cannot be read again."""
-        token_id = "".join(secrets.choice(TOKEN_ID_ALPHABET) for _ in range(12))
-        secret = secrets.token_urlsafe(32)
+        token_id, secret = new_id_and_secret()
         token = cls.objects.create(id=token_id, secret_hash=secret_hash(secret), **fields)
-        return token, f"ah_{token_id}_{secret}"
+        return token, text_of(token_id, secret)
 
     def was_used(self) -> None:
         """Keep when, to the minute: a write for each request would make a token's requests wait for each other."""

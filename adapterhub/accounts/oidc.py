@@ -13,8 +13,8 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from adapterhub.accounts import memberships
-from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Project, User
+from adapterhub.core.actor import system
 
 BY = system("oidc")
 

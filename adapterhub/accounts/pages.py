@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from adapterhub.accounts.brake import require_calm
+from adapterhub.accounts.login_lockout import require_calm
 from adapterhub.accounts.second_factor import is_needed
 from adapterhub.accounts.second_factor_pages import begin
 from adapterhub.api.throttling import require_room_for_stranger

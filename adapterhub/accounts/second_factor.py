@@ -13,12 +13,13 @@ from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from django.conf import settings
 from django.db import transaction
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import SecondFactor, User, secret_hash
-from adapterhub.api.errors import Invalid
+from adapterhub.accounts.models import SecondFactor, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from adapterhub.sealing import box
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tokens import secret_hash
+from adapterhub.encryption import box
 
 STEP_S, DIGITS, RECOVERY_CODES = 30, 6, 10
 

@@ -14,10 +14,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
 from adapterhub.accounts import second_factor
-from adapterhub.accounts.brake import note_refused, require_calm
+from adapterhub.accounts.login_lockout import note_refused, require_calm
 from adapterhub.accounts.models import SecondFactor, User
-from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of
+from adapterhub.core.errors import Invalid
 
 HALF, SECRET = "half_signed_in", "second_factor_secret"
 HALF_S = 300

@@ -12,11 +12,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts import service_accounts
-from adapterhub.accounts.models import Membership, Scope, User
-from adapterhub.api.errors import DomainError
+from adapterhub.accounts.models import Membership, User
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of
+from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import Scope
 
 PAGE = 50
 ROLES = [(role, role) for role in service_accounts.ROLES]

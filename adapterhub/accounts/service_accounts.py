@@ -5,11 +5,11 @@ from __future__ import annotations
 from django.db import IntegrityError, models, transaction
 
 from adapterhub.accounts import memberships, tokens
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
-from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid
 
 # An approver is a person.
 ROLES = [role for role in Membership.Role.values if role not in (Membership.Role.APPROVER, Membership.Role.ADMIN)]

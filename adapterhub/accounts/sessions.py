@@ -12,12 +12,12 @@ from django.db import transaction
 from django.dispatch import receiver
 from django.http import HttpRequest
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.brake import note_refused
+from adapterhub.accounts.login_lockout import note_refused
 from adapterhub.accounts.models import SignIn, User
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
 
 
 @receiver(user_logged_in)

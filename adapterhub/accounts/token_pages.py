@@ -16,13 +16,14 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
-from adapterhub.accounts.models import APPROVE, ApiToken, Scope
-from adapterhub.accounts.people import Meaning
-from adapterhub.api.errors import Invalid
+from adapterhub.accounts.models import ApiToken
+from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import APPROVE, Scope
 
 PAGE = 50
 SORTS = {"name": "name", "expires": "expires_at", "used": "last_used_at", "made": "created_at"}

@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import APPROVE, ApiToken, Project, Scope, User
-from adapterhub.accounts.people import Meaning, require_another, require_role_for
-from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid
+from adapterhub.core.tenancy import APPROVE, Scope
 
 DAYS, LONGEST_DAYS = 90, 366
 # It gives roles and makes tokens: whoever holds it could appoint an approver.

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.api.errors import Invalid, PreconditionFailed
+from adapterhub.core.errors import Invalid, PreconditionFailed
 
 ETAG = re.compile(r'"([!#-~]+)"')
 

@@ -13,7 +13,7 @@ from rest_framework.filters import BaseFilterBackend
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 
 # What every list takes beside its filters.
 SHARED = {"cursor", "page_size", "fields", "format"}

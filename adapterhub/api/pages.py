@@ -11,10 +11,9 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
-from adapterhub.accounts.models import ROLE_SCOPES, Membership, Project
-from adapterhub.api.errors import DomainError, Invalid, NotAllowed
-from adapterhub.api.permissions import projects_of
+from adapterhub.api.permissions import projects_of, projects_with
 from adapterhub.api.problems import TITLES, headers_of
+from adapterhub.core.errors import DomainError, Invalid, NotAllowed
 
 LONGEST_REASON = 2000
 NAVIGATION = [
@@ -55,16 +54,12 @@ def one(request: HttpRequest, queryset: QuerySet[Any], path: str = "project", **
     return get_object_or_404(mine(request, queryset, path), **identity)
 
 
-def allowed(request: HttpRequest, scope: str) -> QuerySet[Project]:
+def allowed(request: HttpRequest, scope: str) -> QuerySet[Any]:
     """The projects in which the signed-in user has the scope, each once, archived ones too."""
-    if request.user.is_superuser:
-        return Project.objects.all()
-    roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
-    held = Membership.objects.filter(user_id=request.user.pk, role__in=roles)
-    return Project.objects.filter(pk__in=held.values("project"))
+    return projects_of(request) if request.user.is_superuser else projects_with(request, scope)
 
 
-def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Project]:
+def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
     """The live ones of `allowed`, for a form to choose from. Raises NotAllowed when there is none."""
     projects = allowed(request, scope).filter(archived_at=None)
     if not projects.exists():

@@ -11,9 +11,9 @@ from django.http import HttpRequest
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import ROLE_SCOPES, ApiToken, Membership, Project, Scope
-from adapterhub.api.errors import Invalid, NotAllowed
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid, NotAllowed
+from adapterhub.core.tenancy import Caller, Scope, Tenant
 
 FRESH_S = 600
 
@@ -21,51 +21,39 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 
-def scopes_in(request: HttpRequest | Request, project: Project) -> set[str]:
+def caller_of(request: HttpRequest | Request) -> Caller:
+    """Return the token that the request shows, else the person who is signed in."""
+    caller: Caller = getattr(request, "auth", None) or request.user
+    return caller
+
+
+def scopes_in(request: HttpRequest | Request, project: Tenant) -> set[str]:
     """What the caller may do in the project: a token's scopes, or what the user's roles grant."""
-    token = getattr(request, "auth", None)
-    if isinstance(token, ApiToken):
-        return token.scopes_now() if token.project_id == project.pk else set()
-    held = set(Scope.values) if request.user.is_superuser else set()
-    roles = project.memberships.filter(user_id=request.user.pk).values_list("role", flat=True)
-    return held.union(*(ROLE_SCOPES[role] for role in roles))
+    return caller_of(request).scopes_in(project)
 
 
-def projects_of(request: HttpRequest | Request) -> QuerySet[Project]:
+def projects_of(request: HttpRequest | Request) -> QuerySet[Any]:
     """The projects whose things the caller may see."""
-    token = getattr(request, "auth", None)
-    if isinstance(token, ApiToken):
-        return Project.objects.filter(pk=token.project_id)
-    return Project.objects.visible_to(request.user)
+    return caller_of(request).projects()
 
 
-def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Project]:
+def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
     """The projects in which the caller has the scope."""
-    token = getattr(request, "auth", None)
-    if isinstance(token, ApiToken) or request.user.is_superuser:
-        granted = token.scopes_now() if isinstance(token, ApiToken) else set(Scope.values)
-        return projects_of(request) if scope in granted else Project.objects.none()
-    roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
-    held = Membership.objects.filter(user_id=request.user.pk, role__in=roles)
-    return Project.objects.filter(pk__in=held.values("project"))
+    return caller_of(request).projects_with(scope)
 
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
     """The part whose project, found by `path`, the caller sees; with a scope, has it in."""
-    token = getattr(request, "auth", None)
-    if isinstance(token, ApiToken):
-        found = queryset.filter(**{path: token.project_id})
-        return found if not scope or scope in token.scopes_now() else found.none()
-    return queryset.filter(**{f"{path}__in": projects_with(request, scope) if scope else projects_of(request)})
+    return caller_of(request).visible_rows(queryset, path, scope)
 
 
-def require_scope(request: HttpRequest | Request, project: Project, scope: str) -> None:
+def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -> None:
     """Raises NotAllowed unless the caller has the scope in the project."""
     if scope not in scopes_in(request, project):
         raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
 
 
-def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Project:
+def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
     """The project with this slug, if the caller sees it and has the scope there."""
     # Of a query it comes as it was typed; a NUL would reach the database.
     project = projects_of(request).filter(slug=slug.replace("\0", ""), archived_at=None).first()
@@ -78,10 +66,7 @@ def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Proj
 def actor_of(request: HttpRequest | Request) -> Actor:
     """The caller as the audit trail names it."""
     token = getattr(request, "auth", None)
-    if isinstance(token, ApiToken):
-        actor = token.as_actor()
-    else:
-        actor = request.user.as_actor(request.session.get("auth_method", "session"))
+    actor: Actor = token.as_actor() if token else request.user.as_actor(request.session.get("auth_method", "session"))
     return replace(actor, request_id=request.request_id)
 
 

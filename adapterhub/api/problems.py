@@ -15,10 +15,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from adapterhub.api.errors import DomainError, NotAllowed, TooMany, Unavailable
 from adapterhub.api.permissions import actor_of
-from adapterhub.audit.observed import observe
-from adapterhub.audit.tags import Tag
+from adapterhub.core.domain_signals import access_refused
+from adapterhub.core.errors import DomainError, NotAllowed, TooMany, Unavailable
 
 TITLES = {
     400: "Bad request",
@@ -68,8 +67,8 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
 
 
 def note_refusal(exc: NotAllowed, request: Request) -> None:
-    """The audit trail keeps who was refused what; the insert takes no lock."""
-    observe(Tag.ACCESS_REFUSED, by=actor_of(request), project=None, what=request.path, evidence={"code": exc.code})
+    """Say who was refused what: the audit trail keeps it."""
+    access_refused.send(sender=None, by=actor_of(request), path=request.path, code=exc.code)
 
 
 def from_drf(exc: exceptions.APIException) -> dict[str, Any]:

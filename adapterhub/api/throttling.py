@@ -19,8 +19,7 @@ from redis.retry import Retry
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from adapterhub.accounts.models import ApiToken
-from adapterhub.api.errors import TooMany
+from adapterhub.core.errors import TooMany
 from serving_client.buckets import TAKE, Bucket
 from serving_client.routing import RateLimit
 
@@ -94,7 +93,7 @@ class CallerThrottle(BaseThrottle):
     """Counts each call on its token, else on its person, else on the address. `request.taken` tells what is left."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        if isinstance(request.auth, ApiToken):
+        if request.auth:
             require_room(request, f"token:{request.auth.pk}", settings.API_REQUESTS_PER_S)
         elif request.user.is_authenticated:
             require_room(request, f"user:{request.user.pk}", settings.API_REQUESTS_PER_S)

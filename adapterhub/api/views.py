@@ -17,13 +17,13 @@ from rest_framework import serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import ApiToken, Project, Scope
 from adapterhub.api.conditions import conditional
-from adapterhub.api.errors import Conflict, Invalid, TooLarge
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.permissions import seen_in
 from adapterhub.api.throttling import headers_of
-from adapterhub.sealing import box
+from adapterhub.core.errors import Conflict, Invalid, TooLarge
+from adapterhub.core.tenancy import Scope, Tenant
+from adapterhub.encryption import box
 
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
@@ -47,7 +47,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
         scope = self.scopes.get("list", Scope.READ) if listing else ""
         return seen_in(queryset, self.project_path, self.request, scope)
 
-    def project_of(self, thing: Any) -> Project | None:
+    def project_of(self, thing: Any) -> Tenant | None:
         """The project that decides who may act on the thing."""
         for name in self.project_path.split("__"):
             thing = getattr(thing, name)
@@ -167,7 +167,7 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
 
 
 def caller_of(request: Request) -> str:
-    return f"token:{request.auth.pk}" if isinstance(request.auth, ApiToken) else f"user:{request.user.pk}"
+    return f"token:{request.auth.pk}" if request.auth else f"user:{request.user.pk}"
 
 
 def request_bytes(request: Request) -> bytes:

@@ -11,14 +11,14 @@ from rest_framework import mixins, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Project, Scope
-from adapterhub.api.errors import Invalid
-from adapterhub.api.permissions import actor_of, named_project, scopes_in
+from adapterhub.api.permissions import actor_of, named_project, projects_with
 from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
 from adapterhub.audit.models import AuditEvent, verify
-from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope, Tenant
 
 
 class AuditEventSerializer(serializers.ModelSerializer):
@@ -69,8 +69,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         if slug := request.query_params.get("project"):
             self.queryset = self.queryset.filter(project=named_project(request, slug, Scope.AUDIT))
         else:
-            allowed = [project for project in Project.objects.all() if may_audit(request, project)]
-            self.queryset = self.queryset.filter(project__in=allowed)
+            self.queryset = self.queryset.filter(project__in=projects_with(request, Scope.AUDIT))
         observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
         return super().list(request, *args, **kwargs)
 
@@ -103,13 +102,9 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return response
 
 
-def bundle(project: Project) -> FileResponse:
+def bundle(project: Tenant) -> FileResponse:
     """Events, checkpoints, public key and signed manifest as one ZIP file."""
     archive = TemporaryFile()  # noqa: SIM115 - the answer closes it when it is sent
     bundle_archive(project, archive)
     archive.seek(0)
     return FileResponse(archive, as_attachment=True, filename=f"audit-{project.slug}.zip")
-
-
-def may_audit(request: Request, project: Project) -> bool:
-    return Scope.AUDIT in scopes_in(request, project)

@@ -8,22 +8,22 @@ from typing import Any
 from django.db import transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.models import Project
 from adapterhub.audit import vault
 from adapterhub.audit.models import Checkpoint, head_of, lock_chain
 from adapterhub.audit.signing import signed
 from adapterhub.audit.verifier import CHECKPOINT_DOMAIN
 from adapterhub.audit.verifier import Checkpoint as SignedHead
+from adapterhub.core.tenancy import Tenant, project_model
 
 log = logging.getLogger(__name__)
 
 
 def write_all() -> list[Checkpoint]:
     """A checkpoint of every chain, also of those in which nothing happened: silence is proved too."""
-    return [write(project) for project in [None, *Project.objects.all()]]
+    return [write(project) for project in [None, *project_model().objects.all()]]
 
 
-def write(project: Project | None) -> Checkpoint:
+def write(project: Tenant | None) -> Checkpoint:
     """Sign the chain's head and keep it in the database, the artifact store and the log."""
     with transaction.atomic():
         lock_chain(project)
@@ -33,7 +33,7 @@ def write(project: Project | None) -> Checkpoint:
     return point
 
 
-def head_signed(project: Project | None) -> dict[str, Any]:
+def head_signed(project: Tenant | None) -> dict[str, Any]:
     sequence, head = head_of(project)
     at = now()
     last = Checkpoint.objects.filter(project=project).last()
@@ -48,6 +48,6 @@ def head_signed(project: Project | None) -> dict[str, Any]:
     return {"project": project, "sequence": sequence, "at": at, "document": document}
 
 
-def signed_heads(project: Project | None) -> list[SignedHead]:
+def signed_heads(project: Tenant | None) -> list[SignedHead]:
     """The chain's checkpoints as the verifier reads them, oldest first."""
     return [point.as_signed() for point in Checkpoint.objects.filter(project=project)]

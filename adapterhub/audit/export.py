@@ -14,10 +14,10 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from django.utils.timezone import now
 
-from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent, Checkpoint
 from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.verifier import MANIFEST_DOMAIN
+from adapterhub.core.tenancy import Tenant
 
 COLUMNS = ["sequence", "at", "tag", "actor_name", "auth_method", "token_id", "object_type", "object_id",
            "object_name", "before", "after", "reason", "evidence", "request_id"]  # fmt: skip
@@ -25,7 +25,7 @@ COLUMNS = ["sequence", "at", "tag", "actor_name", "auth_method", "token_id", "ob
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def export_lines(project: Project | None) -> Iterator[str]:
+def export_lines(project: Tenant | None) -> Iterator[str]:
     """One JSON line an event: the canonical text as it was hashed, and both hashes."""
     for event in AuditEvent.objects.of_chain(project).iterator():
         link = event.as_link()
@@ -34,7 +34,7 @@ def export_lines(project: Project | None) -> Iterator[str]:
         yield json.dumps(line) + "\n"
 
 
-def csv_lines(project: Project | None) -> Iterator[str]:
+def csv_lines(project: Tenant | None) -> Iterator[str]:
     """The same events for a spreadsheet; no cell can be a formula."""
     yield csv_line(COLUMNS)
     for event in AuditEvent.objects.of_chain(project).iterator():
@@ -55,7 +55,7 @@ def cell(value: Any) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def write_bundle(project: Project | None, folder: Path) -> None:
+def write_bundle(project: Tenant | None, folder: Path) -> None:
     """Everything an outsider needs, into a new folder."""
     folder.mkdir(parents=True)
     for name, lines in (("events.jsonl", export_lines(project)), ("events.csv", csv_lines(project))):
@@ -69,7 +69,7 @@ def write_bundle(project: Project | None, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(signed(MANIFEST_DOMAIN, manifest_of(project, folder)))
 
 
-def bundle_archive(project: Project | None, archive: IO[bytes]) -> None:
+def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
     """`write_bundle` as one ZIP file."""
     with TemporaryDirectory() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
         root = Path(folder) / "bundle"
@@ -78,7 +78,7 @@ def bundle_archive(project: Project | None, archive: IO[bytes]) -> None:
             packed.write(path, path.relative_to(root.parent))
 
 
-def manifest_of(project: Project | None, folder: Path) -> dict[str, Any]:
+def manifest_of(project: Tenant | None, folder: Path) -> dict[str, Any]:
     """Size (bytes) and sha256 of every file in the folder."""
     files = {
         path.relative_to(folder).as_posix(): {

@@ -11,10 +11,10 @@ from django.conf import settings
 from django.db import connection, models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import Project
 from adapterhub.audit import verifier as chain
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.tenancy import Tenant
 
 JsonObject = dict[str, Any]
 APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
@@ -22,7 +22,7 @@ APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
-    def of_chain(self, project: Project | None) -> AuditEventQuerySet:
+    def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """The events of one chain in its order; None is the chain of the installation itself."""
         return self.filter(project=project).order_by("sequence")
 
@@ -34,7 +34,7 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 class AuditEvent(models.Model):
     """Who changed what, when, why and on what evidence. Rows are never changed: a trigger refuses it."""
 
-    project = models.ForeignKey(Project, models.PROTECT, null=True, blank=True, related_name="audit_events")
+    project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="audit_events")
     sequence = models.PositiveBigIntegerField()
     at = models.DateTimeField()
     tag = models.CharField(max_length=60)
@@ -73,7 +73,7 @@ class AuditEvent(models.Model):
         thing: models.Model,
         *,
         by: Actor,
-        project: Project | None,
+        project: Tenant | None,
         before: JsonObject | None = None,
         after: JsonObject | None = None,
         reason: str = "",
@@ -171,7 +171,7 @@ class AuditEvent(models.Model):
 class Checkpoint(models.Model):
     """A signed head of a chain. Copies lie in the artifact store and the log; a trigger keeps these rows."""
 
-    project = models.ForeignKey(Project, models.PROTECT, null=True, blank=True, related_name="checkpoints")
+    project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="checkpoints")
     sequence = models.PositiveBigIntegerField()
     at = models.DateTimeField()
     document = models.BinaryField()
@@ -196,7 +196,7 @@ class Checkpoint(models.Model):
 class UnsealedEvent(models.Model):
     """A read or a refusal on its way into the chain: written without the chain's lock, sealed in batches."""
 
-    project = models.ForeignKey(Project, models.PROTECT, null=True, blank=True, related_name="+")
+    project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
     at = models.DateTimeField(default=now)
     fields = models.JSONField()
 
@@ -207,7 +207,7 @@ class UnsealedEvent(models.Model):
         return f"{self.fields.get('tag')} {self.at}"
 
 
-def lock_chain(project: Project | None) -> None:
+def lock_chain(project: Tenant | None) -> None:
     """Take the chain's lock until the end of the transaction, so that the sequence is the order of commits."""
     chain_id = project.pk if project else 0
     with connection.cursor() as cursor:
@@ -218,14 +218,14 @@ def as_json(content: JsonObject | None) -> str | None:
     return None if content is None else json.dumps(content)
 
 
-def head_of(project: Project | None) -> tuple[int, bytes]:
+def head_of(project: Tenant | None) -> tuple[int, bytes]:
     """The last sequence of a chain and its hash; (0, 32 zero bytes) when it is empty."""
     rows = AuditEvent.objects.filter(project=project).order_by("-sequence").values_list("sequence", "hash")
     last = rows.first()
     return (last[0], bytes(last[1])) if last else (0, chain.GENESIS)
 
 
-def verify(project: Project | None, outside: Iterable[chain.Checkpoint] = ()) -> tuple[int, list[chain.Fault]]:
+def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> tuple[int, list[chain.Fault]]:
     """Walk a project's chain; returns the number of events and the faults found, also against the database's
     checkpoints and those kept `outside`.
 

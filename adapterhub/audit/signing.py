@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -20,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+from adapterhub.core.signed_json import signed_with
 
 PEM_END = "-----END PUBLIC KEY-----"
 
@@ -79,7 +79,5 @@ def former_key(pem: str) -> Ed25519PublicKey:
 
 
 def signed(domain: bytes, content: dict[str, Any]) -> bytes:
-    """`{"signed": canonical JSON of the content as text, "signature": hex over domain | that text}`."""
-    text = rfc8785.dumps(content)
-    signature = signing_key().sign(domain + text).hex()
-    return json.dumps({"signed": text.decode(), "signature": signature}).encode()
+    """The content signed with the installation's key: see `signed_with`."""
+    return signed_with(signing_key(), domain, content)

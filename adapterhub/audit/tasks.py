@@ -2,15 +2,15 @@
 
 from celery import shared_task
 
-from adapterhub.audit import checkpoints, observed
+from adapterhub.audit import access_log, checkpoints
 
 
 @shared_task
 def seal() -> None:
-    observed.seal()
+    access_log.seal()
 
 
 @shared_task
 def checkpoint() -> None:
-    observed.seal()
+    access_log.seal()
     checkpoints.write_all()

@@ -1,4 +1,4 @@
-"""The audit explorer: events, one event with what it changed, and who had which role when."""
+"""The audit explorer: events, and one event with what it changed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 
-from adapterhub.accounts.memberships import Tenure, tenures
-from adapterhub.accounts.models import Project, Scope
-from adapterhub.api.errors import NotAllowed
-from adapterhub.api.listing import MOST_LETTERS
 from adapterhub.api.pages import allowed
 from adapterhub.api.permissions import actor_of
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.filters import AuditFilter
 from adapterhub.audit.models import AuditEvent, Checkpoint, verify
-from adapterhub.audit.observed import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import NotAllowed
+from adapterhub.core.tenancy import Scope, Tenant
 
 PAGE = 50
 
 
-def audited(request: HttpRequest) -> QuerySet[Project]:
+def audited(request: HttpRequest) -> QuerySet[Any]:
     """The projects whose trail the user may read. Raises NotAllowed when there is none."""
     projects = allowed(request, Scope.AUDIT)
     if not projects.exists():
@@ -56,20 +54,6 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "audit/event.html", {"event": found, "sealed": sealed})
 
 
-@login_required
-def roles(request: HttpRequest) -> HttpResponse:
-    """Who had which role when, as the trail tells it, the newest first; `q` is a person, a role or a project."""
-    words = request.GET.get("q", "")[:MOST_LETTERS].lower().split()
-    told = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
-    page = Paginator(told, PAGE).get_page(request.GET.get("page"))
-    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
-    return render(request, "audit/roles.html", {"page": page, "listing": {"words": " ".join(words)}})
-
-
-def names_of(tenure: Tenure) -> str:
-    return f"{tenure.user} {tenure.role} {tenure.project.slug} {tenure.project.name}".lower()
-
-
-def verdict(project: Project) -> dict[str, Any]:
+def verdict(project: Tenant) -> dict[str, Any]:
     count, faults = verify(project)
     return {"project": project, "events": count, "faults": faults}

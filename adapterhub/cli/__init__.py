@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.cli import applying, blind, config, evidence, hub, producing, serving
-from adapterhub.cli.ending import FORESEEN, Ended, Exit, code_of, told
+from adapterhub.cli import apply_commands, blind, config, evidence, hub, serving, version_commands
+from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, code_of, told
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
 
@@ -28,10 +28,19 @@ app.add_typer(serving.alias, name="alias")
 app.add_typer(evidence.audit, name="audit")
 app.add_typer(blind.blind, name="blind")
 app.add_typer(hub.hub, name="hub")
-for command in (producing.push, producing.analyze, producing.train, serving.rollout, serving.promote,
-                serving.rollback, evidence.dossier, applying.plan, applying.apply):  # fmt: skip
+for command in (
+    version_commands.push,
+    version_commands.analyze,
+    version_commands.train,
+    serving.rollout,
+    serving.promote,
+    serving.rollback,
+    evidence.dossier,
+    apply_commands.plan,
+    apply_commands.apply,
+):
     app.command()(command)
-app.command("eval")(producing.evaluate)
+app.command("eval")(version_commands.evaluate)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import AsJson, hub, say
 from adapterhub.client import calls
 

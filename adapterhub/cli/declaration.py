@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.exit_codes import Ended, Exit
 
 Slug = Annotated[str, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]

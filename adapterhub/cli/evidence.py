@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.cli.ending import Ended
+from adapterhub.cli.exit_codes import Ended
 from adapterhub.cli.session import AsJson, Project, hub, project_of, say
 from adapterhub.client import calls
 

@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 
 from adapterhub.cli import session
-from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.model_card import card
-from adapterhub.cli.producing import push
 from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, say
+from adapterhub.cli.version_commands import push
 from adapterhub.client import Client, calls
 
 hub = typer.Typer(no_args_is_help=True, help="A hub of the Hugging Face kind: HF_ENDPOINT, HF_TOKEN.")

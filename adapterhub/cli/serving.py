@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import LONGEST_S, AsJson, Reason, Timeout, Wait, hub, say
 from adapterhub.cli.waiting import ENDED, following, until_ended, well_ended
 from adapterhub.client import ApiError, Client, calls

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from adapterhub.cli import config
-from adapterhub.cli.ending import Ended, Exit
+from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.client import Client, calls
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object.")]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from adapterhub.cli.declaration import Declaration
-from adapterhub.cli.ending import Ended, Exit
-from adapterhub.cli.producing import require_no_worse
+from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.version_commands import require_no_worse
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import ApiError, Client, calls
 from adapterhub.client.calls import Call

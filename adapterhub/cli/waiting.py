@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from adapterhub.cli.ending import Ended
+from adapterhub.cli.exit_codes import Ended
 from adapterhub.client import Client
 from adapterhub.client.calls import Call
 

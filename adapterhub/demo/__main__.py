@@ -16,7 +16,7 @@ from rich.console import Console
 from adapterhub import environment
 from adapterhub.demo.hub import Hub, Person
 from adapterhub.demo.material import prepare_dataset, prepare_model
-from adapterhub.demo.story import PROJECT, Record, Story
+from adapterhub.demo.walkthrough import PROJECT, Record, Story
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import Layout
 from adapterhub.embedded.logs import Terminal

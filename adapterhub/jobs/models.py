@@ -15,7 +15,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
-from adapterhub.api.errors import InvalidTransition
+from adapterhub.core.errors import InvalidTransition
 
 
 class JobStatus(models.TextChoices):

@@ -8,11 +8,11 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 
 

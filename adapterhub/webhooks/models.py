@@ -20,11 +20,11 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from adapterhub import outbound
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid, InvalidTransition
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid, InvalidTransition
 
 # Longer than the outbound client waits; a worker that died in between leaves the row due again.
 CLAIMED_FOR = timedelta(seconds=60)

@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
+from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Delivery, DeliveryStatus, Webhook
 
 PAGE, OFFERED = 50, 100

@@ -13,9 +13,10 @@ from tars.corpus import Corpus
 from tars.llama import KINDS, Base, module_name
 from torch import Tensor
 
+from training.lm.data import read_rows
 from training.tars.allocation import reallocate
-from training.tars.analysis import Analysis, AnalysisConfig, analyze
-from training.tars.data import read_rows
+from training.tars.analysis import Analysis, analyze
+from training.tars.config import AnalysisConfig
 
 MLP = KINDS[4:]
 UNIFORM_RANK = 8

@@ -8,8 +8,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.api.views import ProjectViewSet
-from registry.alarms import open_alarms
 from registry.models import Replica
+from registry.serving.alerts import open_alarms
 
 
 class AlarmSerializer(serializers.Serializer):

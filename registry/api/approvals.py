@@ -10,12 +10,12 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import APPROVE, Scope
-from adapterhub.accounts.people import Meaning
-from adapterhub.api.errors import Invalid
+from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, projects_of, require_fresh_sign_in, require_scope
 from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.serializers import ReasonSerializer
 from registry.models import Alias, Approval, Rollout, Signature
 

@@ -10,15 +10,15 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import ApiToken, Scope
-from adapterhub.api.errors import Invalid, NotAllowed
+from adapterhub.accounts.models import ApiToken
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
 from adapterhub.api.views import ProjectViewSet, Retrieving
-from registry.blind_asking import ask_blindly, face
+from adapterhub.core.errors import Invalid, NotAllowed
+from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion, BlindTest
-from registry.playground import MOST_MODELS
-from registry.playground_pages import token_for
+from registry.playground.blind_tests import ask_blindly, face
+from registry.playground.client import MOST_MODELS, token_for
 
 MOST_PROMPTS = 8
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -11,14 +9,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
-from registry.comparison import compare
-from registry.dossier import dossier
-from registry.lineage import lineage
-from registry.models import AdapterVersion, Dossier
+from adapterhub.core.tenancy import Scope
+from registry.evidence.comparison import compare, other_version
+from registry.evidence.dossier import dossier
+from registry.evidence.lineage import lineage
+from registry.models import Dossier
 
 SCOPES = {
     "compatibility": Scope.READ, "lineage": Scope.READ, "compare": Scope.READ, "dossier": Scope.READ,
@@ -84,11 +81,3 @@ class VersionEvidence(ProjectViewSet):
     def dossiers(self, request: Request, slug: str, number: str) -> Response:
         """The frozen ones, newest first."""
         return Response(DossierSerializer(self.get_object().dossiers.select_related("version"), many=True).data)
-
-
-def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
-    """Another version of the same adapter. Raises Invalid."""
-    found = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
-    if found is None:
-        raise Invalid(f"{version.adapter} has no version {str(number)[:20]!r}: name one by its number.", field="to")
-    return found

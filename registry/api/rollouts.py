@@ -9,14 +9,15 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
 from adapterhub.api.conditions import require_tag, wanted_tag
-from adapterhub.api.errors import Conflict, PreconditionFailed
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
-from registry import models, rollout_loop
+from adapterhub.core.errors import Conflict, PreconditionFailed
+from adapterhub.core.tenancy import Scope
+from registry import models
 from registry.api import serializers as shapes
 from registry.api.views import ByCreation, Reading, named_thing
+from registry.rollouts import controller
 
 VERBS = (
     "create",
@@ -144,7 +145,7 @@ class RolloutViewSet(Reading):
         rollout = self.get_object()
         if not rollout.guardrails:
             return Response({"action": "wait", "reasons": ["It has no guardrails: people decide."], "findings": []})
-        return Response(rollout_loop.evidence(rollout_loop.judge(rollout, now()), rollout))
+        return Response(controller.evidence(controller.judge(rollout, now()), rollout))
 
 
 class FeedbackViewSet(ProjectViewSet):

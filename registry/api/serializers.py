@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from rest_framework import serializers
 
-from registry.guardrails import Kind
-from registry.inbox import NAME
-from registry.lineage import approvals_of
-from registry.metrics import METRICS
+from registry.evidence.lineage import approvals_of
+from registry.experiments.guardrails import Kind
+from registry.experiments.metrics import METRICS
 from registry.models import Adapter, AdapterVersion, Alias, AliasMove, BaseModel, Cluster, Replica, Response, Rollout
 from registry.models.feedback import Outcome
+from registry.uploads.inbox import NAME
 
 
 def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField:

@@ -13,18 +13,17 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Conflict, Invalid, Unavailable
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.artifacts import ArtifactError, S3Store
-from adapterhub.audit.observed import observe
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
-from registry.manifest import WEIGHTS
+from adapterhub.core.errors import Conflict, Invalid, Unavailable
+from adapterhub.core.tenancy import Scope
+from registry.adapter_files.manifest import WEIGHTS
+from registry.adapter_files.served_config import CONFIG
 from registry.models import Adapter
 from registry.models.adapter import store
-from registry.served_config import CONFIG
-from registry.signatures import require_signed
 
 LINK_S = 3600
 MOST_BYTES = 8 * 2**30
@@ -54,7 +53,7 @@ class VersionTransfers(ProjectViewSet):
         """A link to each file in the store. Verify what comes by its sha256."""
         version = self.get_object()
         try:
-            require_signed(version.signature, version.identity())
+            version.require_signature()
         except ArtifactError as error:
             raise Unavailable(f"The files of {version} are not given: {error}", code="artifact_unreadable") from error
         observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)

@@ -22,22 +22,24 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Project, Scope
+from adapterhub.accounts.models import Project
 from adapterhub.api.conditions import wanted_tag
-from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, projects_of, require_scope, seen_in
 from adapterhub.api.views import ProjectViewSet, Retrieving
-from adapterhub.audit.observed import observe
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
-from registry import exports, models
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope
+from registry import models
 from registry.api import serializers as shapes
 from registry.api.evidence import SCOPES as EVIDENCE
 from registry.api.evidence import VersionEvidence
-from registry.api.state import cluster_state
 from registry.api.transfers import SCOPES as TRANSFERS
 from registry.api.transfers import VersionTransfers, take
-from registry.inbox import take_folder
+from registry.exports import service as exports
+from registry.serving.cluster_state import cluster_state
+from registry.uploads.inbox import take_folder
 
 
 class FormatIsNoRenderer(DefaultContentNegotiation):

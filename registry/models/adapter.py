@@ -14,19 +14,22 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Max
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.conditions import require_tag, tag_of
-from adapterhub.api.errors import Conflict, Invalid, InvalidTransition
 from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.signing import signing_key, trusted_keys
 from adapterhub.audit.tags import Tag
-from registry.compatibility import Traits, Verdict, verdicts
-from registry.finiteness import fault_in
-from registry.manifest import WEIGHTS, Manifest, refused
+from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
+from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
+from registry.adapter_files.engine_compatibility import Traits, Verdict, verdicts
+from registry.adapter_files.finite_check import fault_in
+from registry.adapter_files.manifest import WEIGHTS, Manifest, refused
+from registry.adapter_files.served_config import write_config
+from registry.domain_signals import version_uploaded
 from registry.models.base_model import BaseModel
-from registry.served_config import write_config
-from registry.signatures import require_signed, sign
+from registry.signing.version_signature import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):
@@ -209,7 +212,7 @@ class AdapterVersion(models.Model):
                 lineage=lineage or {},
                 created_by=by.user,
             )
-            version.signature = "" if foreign else sign(version.identity())
+            version.signature = "" if foreign else sign(version.identity(), signing_key())
             version.save(force_insert=True)
             AuditEvent.record(
                 Tag.VERSION_PUBLISHED,
@@ -221,13 +224,8 @@ class AdapterVersion(models.Model):
             )
             transaction.on_commit(lambda: store().hold(digest))
             if foreign:
-                transaction.on_commit(version.check_soon)
+                send_on_commit(version_uploaded, version=version.pk)
         return version
-
-    def check_soon(self) -> None:
-        from registry.tasks import check_version_soon
-
-        check_version_soon(self.pk)
 
     def identity(self) -> dict[str, Any]:
         """What the signature is of: the bytes, their base model, and the name that they are served under."""
@@ -241,7 +239,8 @@ class AdapterVersion(models.Model):
 
     def passed(self, *, by: Actor) -> None:
         """The check is done and found nothing: sign the version. Twice is as once."""
-        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=sign(self.identity()))
+        signature = sign(self.identity(), signing_key())
+        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature)
 
     def reject(self, message: str, *, by: Actor) -> None:
         """The check found what no replica may load."""
@@ -250,7 +249,7 @@ class AdapterVersion(models.Model):
     def sign_late(self, *, by: Actor) -> None:
         """Sign a version from before versions were signed."""
         with transaction.atomic():
-            signature = sign(self.identity())
+            signature = sign(self.identity(), signing_key())
             if AdapterVersion.objects.ready().filter(pk=self.pk, signature="").update(signature=signature):
                 AuditEvent.record(Tag.VERSION_CHECKED, self, by=by, project=self.project, after={"digest": self.digest})
         self.refresh_from_db()
@@ -302,19 +301,23 @@ class AdapterVersion(models.Model):
         """Every engine's answer to this version; none for one from before configurations were kept."""
         return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
+    def require_signature(self) -> None:
+        """Raises ArtifactError unless a key that this installation trusts signed what the version is."""
+        require_signed(self.signature, self.identity(), trusted_keys())
+
     def served_folder(self) -> Path:
         """A verified local copy at a path of its own; replicas load from there."""
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
         """A verified copy of the stored files. Raises ArtifactError, also when the signature does not hold."""
-        require_signed(self.signature, self.identity())
+        self.require_signature()
         return self.stored(target)
 
     @contextmanager
     def opened(self) -> Iterator[Path]:
         """The stored files as they lie. Who reads them must verify them: see `File`. Raises ArtifactError."""
-        require_signed(self.signature, self.identity())
+        self.require_signature()
         with store().opened(self.digest) as folder:
             yield folder
 

@@ -10,16 +10,18 @@ from django.db.models import Window
 from django.db.models.functions import Lead
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
 from adapterhub.api.conditions import require_tag, tag_of
-from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.alias_policy import check_policy
+from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
+from adapterhub.core.errors import Conflict, Invalid, NotAllowed
+from registry.domain_signals import routes_changed
 from registry.models.adapter import AdapterVersion
+from registry.models.alias_policy import check_policy
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.cluster import Cluster, route_soon
+from registry.models.cluster import Cluster
 from registry.models.evaluation import require_no_objection
 
 
@@ -72,7 +74,7 @@ class Alias(models.Model):
                 alias = cls.objects.create(project=project, name=name, cluster=cluster, version=version, policy=policy)
                 alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
                 AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))
-                route_soon(alias.pk)
+                send_on_commit(routes_changed, alias=alias.pk)
         except IntegrityError:
             raise Conflict(f"The alias {name!r} is taken: choose another.", field="name", code="name_taken") from None
         return alias
@@ -127,7 +129,7 @@ class Alias(models.Model):
         self.generation += 1
         self.save(update_fields=["version", "generation"])
         self.moves.create(version=version, actor_name=by.name, reason=reason)
-        route_soon(self.pk)
+        send_on_commit(routes_changed, alias=self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
         """Change who and what a promotion needs. On a protected alias this needs an approval of just this change."""
@@ -140,7 +142,7 @@ class Alias(models.Model):
             alias.save(update_fields=["policy"])
             if approval:
                 approval.use(by=by)
-            route_soon(alias.pk)
+            send_on_commit(routes_changed, alias=alias.pk)
             AuditEvent.record(
                 Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy,
                 reason=reason,

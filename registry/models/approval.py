@@ -12,12 +12,13 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import APPROVE, Project, Scope, User
-from adapterhub.accounts.people import Meaning, require_another, require_role_for
-from adapterhub.api.errors import Conflict, InvalidTransition
+from adapterhub.accounts.models import Project, User
+from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, InvalidTransition
+from adapterhub.core.tenancy import APPROVE, Scope
 
 REVIEW_WITHIN = timedelta(hours=24)
 

@@ -11,11 +11,13 @@ from django.conf import settings
 from django.db import models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.api.errors import Invalid
 from adapterhub.artifacts import File, digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
+from adapterhub.core.errors import Invalid
+from registry.domain_signals import base_model_registered
 
 # Begins the source of a model that was made of a version; no client may write it.
 MADE_OF = "version:"
@@ -72,7 +74,7 @@ class BaseModel(models.Model):
         with transaction.atomic():
             model = cls.objects.create(slug=slug, source=source, revision=revision)
             AuditEvent.record(Tag.BASE_MODEL_REGISTERED, model, by=by, project=None, after={"source": source})
-            transaction.on_commit(model.check_soon)
+            send_on_commit(base_model_registered, base_model=model.pk)
         return model
 
     @classmethod
@@ -89,11 +91,6 @@ class BaseModel(models.Model):
     def made_of(self) -> str:
         """The served name of the version that this model was made of; empty for others."""
         return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
-
-    def check_soon(self) -> None:
-        from registry.tasks import check_base_model
-
-        check_base_model.delay(self.pk)
 
     def inspect(self) -> None:
         """Read the folder: digest, configuration, size. Ends ready or rejected."""

@@ -12,11 +12,11 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import IntegrityError, models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid
 from registry.models.adapter import Adapter
 
 LETTERS = "ABCD"

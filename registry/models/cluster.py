@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
-from adapterhub.api.errors import Conflict, Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
+from adapterhub.core.errors import Conflict, Invalid
+from registry.domain_signals import cluster_changed
 from registry.models.base_model import BaseModel
 
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)
@@ -71,7 +72,7 @@ class Cluster(models.Model):
             with transaction.atomic():
                 replica = Replica.objects.create(cluster=self, url=url.rstrip("/"))
                 AuditEvent.record(Tag.REPLICA_ADDED, replica, by=by, project=self.project, after={"url": url})
-                reconcile_soon()
+                send_on_commit(cluster_changed)
         except IntegrityError:
             raise Conflict(f"{url} belongs to a cluster already.", field="url", code="replica_exists") from None
         return replica
@@ -132,17 +133,3 @@ class Replica(models.Model):
             setattr(self, name, fields[name])
         if changed:
             self.save(update_fields=[*changed, "seen_at"])
-
-
-def reconcile_soon() -> None:
-    """Wake the control loop after the commit; if the message is lost, the next tick does it."""
-    from registry.tasks import publish_and_reconcile
-
-    transaction.on_commit(publish_and_reconcile)
-
-
-def route_soon(alias: int) -> None:
-    """After the commit tell the routers what the alias serves, and wake the control loop, which does both anyway."""
-    from registry.tasks import route_and_reconcile
-
-    transaction.on_commit(partial(route_and_reconcile, alias))

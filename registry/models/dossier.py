@@ -9,12 +9,13 @@ import rfc8785
 from django.db import models, transaction
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project, User
 from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.signing import signing_key
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
 from registry.models.adapter import AdapterVersion
-from registry.signatures import sign
+from registry.signing.version_signature import sign
 
 
 class Dossier(models.Model):
@@ -42,7 +43,7 @@ class Dossier(models.Model):
         """Keep this content, signed, with an event that names its digest (sha256 of its canonical JSON)."""
         digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         with transaction.atomic():
-            signature = sign({"dossier_of": version.served_name, "digest": digest})
+            signature = sign({"dossier_of": version.served_name, "digest": digest}, signing_key())
             kept = cls.objects.create(
                 version=version, content=content, digest=digest, signature=signature, created_by=by.user
             )

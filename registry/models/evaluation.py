@@ -8,7 +8,7 @@ from typing import Any
 from django.db import models
 from django.utils.timezone import now
 
-from adapterhub.api.errors import Conflict
+from adapterhub.core.errors import Conflict
 from registry.models.adapter import AdapterVersion
 from registry.models.approval import digest_of
 

@@ -6,8 +6,8 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.api.errors import Conflict
-from registry.metrics import of_feedback
+from adapterhub.core.errors import Conflict
+from registry.experiments.metrics import of_feedback
 from registry.models.minute import RolloutUnit
 from registry.models.response import Response
 

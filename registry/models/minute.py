@@ -11,11 +11,11 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef
 
-from registry.guardrails import Arm, Minute, Values
-from registry.metrics import METRICS, of_report
+from registry.experiments.confidence_sequences import Sample
+from registry.experiments.guardrails import Arm, Minute, Values
+from registry.experiments.metrics import METRICS, of_report
+from registry.experiments.quantiles import EDGES, Histogram
 from registry.models.rollout import Rollout
-from registry.quantiles import EDGES, Histogram
-from registry.statistics import Sample
 
 # Without a value it only tells that the metric is heard of.
 Measured = tuple[Rollout, str, datetime, str, float | None]
@@ -25,8 +25,9 @@ TOLD = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
 class RolloutMinute(models.Model):
-    """Sums of one metric of one arm; `histogram` counts seconds between `registry.quantiles.EDGES`, empty bins left
-    out."""
+    """Sums of one metric of one arm; `histogram` counts seconds between `registry.experiments.quantiles.EDGES`,
+    empty bins left out.
+    """
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="minutes")
     at = models.DateTimeField(help_text="The minute's beginning.")

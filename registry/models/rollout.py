@@ -7,26 +7,27 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import User
 from adapterhub.api.conditions import require_tag
-from adapterhub.api.errors import Conflict, Invalid, InvalidTransition, NotAllowed
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.judge import require_judge
+from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
+from adapterhub.core.errors import Conflict, Invalid, InvalidTransition, NotAllowed
+from registry.domain_signals import routes_changed
+from registry.experiments.rollout_plan import check as check_plan
+from registry.experiments.rollout_plan import check_answers, require_judge, targets
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.cluster import route_soon
 from registry.models.evaluation import evaluations_of, require_no_objection
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.slots import require_slots
-from registry.rollout_plans import check as check_plan
-from registry.rollout_plans import check_answers, targets
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
 
@@ -157,7 +158,7 @@ class Rollout(models.Model):
         """Take what it is told to do. Raises Invalid for what could not be carried out."""
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
-        require_judge(checks)
+        require_judge(checks, has_judge=bool(settings.JUDGE_URL))
         self.steps, self.guardrails, self.checks, self.weight = steps, guardrails, checks, steps[0]["weight"]
         self.targeting = self.targeting if targeting is None else targets(targeting)
 
@@ -182,7 +183,7 @@ class Rollout(models.Model):
         self.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(self.stable), evidence=shown)
         if self.alias.quorum:
             self.request_approval(reason=reason, by=by)
-        route_soon(self.alias_id)
+        send_on_commit(routes_changed, alias=self.alias_id)
 
     def start(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
         """Open a draft as it stands."""
@@ -376,7 +377,7 @@ class Rollout(models.Model):
         self.ended_at = None if status in ACTIVE else now()
         self.step_at = now() if status == RolloutStatus.RUNNING else self.step_at
         self.save(update_fields=["status", "generation", "ended_at", "weight", "step", "step_at"])
-        route_soon(self.alias_id)
+        send_on_commit(routes_changed, alias=self.alias_id)
 
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None

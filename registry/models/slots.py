@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db.models import QuerySet
 
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias
 

@@ -10,7 +10,7 @@ import torch
 import uvicorn
 from transformers.utils.logging import disable_progress_bar
 
-from serving_client.engine.app import create_app
+from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.errors import ApiError, ModelUnusable
 from serving_client.engine.model import open_model

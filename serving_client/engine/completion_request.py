@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.errors import ApiError, bad_request, missing_field
-from serving_client.engine.sampling import SamplingParams
 
 # Field -> the values that ask for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {

@@ -10,14 +10,14 @@ from pathlib import Path
 from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 
-from serving_client.engine.adapter import Adapter, read_adapter
-from serving_client.engine.batch import RunningBatch
+from serving_client.engine.adapters.adapter import Adapter, read_adapter
+from serving_client.engine.adapters.pool import AdapterPool
+from serving_client.engine.batching.batch import RunningBatch
+from serving_client.engine.batching.loop import GenerationLoop
+from serving_client.engine.batching.sequence import Delta, Sequence
 from serving_client.engine.completion_request import CompletionRequest
 from serving_client.engine.errors import bad_request, internal, not_found
-from serving_client.engine.loop import GenerationLoop
 from serving_client.engine.model import BaseModel
-from serving_client.engine.pool import AdapterPool
-from serving_client.engine.sequence import Delta, Sequence
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import uvicorn
 
 from serving_client import telemetry
 from serving_client.router.app import Settings, make_app
-from serving_client.router.hosts import LOOPBACK
-from serving_client.router.repeats import OnceAMinute
+from serving_client.router.http.hosts import LOOPBACK
+from serving_client.router.reporting.log_throttle import OnceAMinute
 
 
 def main() -> None:

@@ -21,20 +21,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving_client.router.answer import CLIENT_LEFT
 from serving_client.router.cache import ResponseCache
-from serving_client.router.cold import ColdVersions
 from serving_client.router.errors import Refusal
-from serving_client.router.hosts import LOOPBACK, KnownHosts
-from serving_client.router.limits import RateLimits
-from serving_client.router.metrics import Metrics
-from serving_client.router.outcomes import OutcomeReporter
-from serving_client.router.proxy import Proxy
+from serving_client.router.http.hosts import LOOPBACK, KnownHosts
+from serving_client.router.http.limits import RateLimits
+from serving_client.router.http.proxy import Proxy
+from serving_client.router.http.response_context import CLIENT_LEFT
+from serving_client.router.reporting.metrics import Metrics
+from serving_client.router.reporting.outcomes import OutcomeReporter
+from serving_client.router.reporting.samples import Samples
+from serving_client.router.reporting.spool import Spool
 from serving_client.router.resolve import authenticate
-from serving_client.router.samples import Samples
-from serving_client.router.spool import Spool
 from serving_client.router.table import TableWatcher
-from serving_client.router.upstream import EMBEDDINGS, Upstream
+from serving_client.router.upstream.cold_start import ColdVersions
+from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
 from serving_client.routing import RoutingTable
 
 log = logging.getLogger(__name__)

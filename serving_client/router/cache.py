@@ -10,7 +10,7 @@ from typing import Any, cast
 import orjson
 import redis.asyncio as redis
 
-from serving_client.router.patience import Patience
+from serving_client.router.fail_fast import Patience
 from serving_client.router.resolve import Body, Target
 from serving_client.routing import CacheRule, RoutingTable
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from adapterhub.accounts.models import Membership, Project, User
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 from registry.models import Adapter, BaseModel
 from tests.builders import rows, write_jsonl
-from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models import Dataset, RankAnalysis
+from training.runs.launch import launch_run
 
 
 def test_two_roles_show_the_project_once(project: Project, alice: User) -> None:
@@ -29,7 +30,7 @@ def test_no_verb_takes_a_dataset_of_another_project(
     foreign: Dataset, adapter: Adapter, base_model: BaseModel, alice: User
 ) -> None:
     with pytest.raises(Invalid, match="no such dataset"):
-        TrainingRun.launch(adapter=adapter, dataset=foreign, by=alice.as_actor())
+        launch_run(adapter=adapter, dataset=foreign, by=alice.as_actor())
     with pytest.raises(Invalid, match="no such dataset"):
         RankAnalysis.launch(project=adapter.project, base_model=base_model, dataset=foreign, by=alice.as_actor(),
                             budget={"uniform_rank": 8})  # fmt: skip

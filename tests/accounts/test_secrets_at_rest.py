@@ -11,11 +11,11 @@ from django.db import connection
 from django.test import Client
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.audit.observed import seal
+from adapterhub.audit.access_log import seal
 from adapterhub.embedded.valkey import EmbeddedValkey
 from adapterhub.redaction import Redacting
-from registry.channels import valkey as connect
-from registry.publishing import publish
+from registry.serving.routing_table import publish
+from registry.serving.valkey import valkey as connect
 from tests.builders.rest import client
 
 

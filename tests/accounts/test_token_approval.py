@@ -11,11 +11,11 @@ from rest_framework.test import APIClient
 
 from adapterhub.accounts import memberships, service_accounts, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
-from adapterhub.api.errors import Conflict, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Conflict, Invalid, NotAllowed
 from registry.models import AdapterVersion, Alias, Approval, BaseModel, Rollout
-from registry.publishing import infer_tokens
-from registry.reconcile import RECONCILER
+from registry.serving.reconciler import RECONCILER
+from registry.serving.routing_table import infer_tokens
 from tests.builders import member
 
 

@@ -13,7 +13,8 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
 from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Response, Rollout
 from tests.builders import member
-from training.models import Compression, Dataset, Erasure, Evaluation, RankAnalysis, TrainingRun
+from training.models import Compression, Dataset, Erasure, Evaluation, RankAnalysis
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def world(
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
     replica = alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
     replica.missed("It does not answer.")
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=by)
+    run = launch_run(adapter=adapter, dataset=dataset, by=by)
     analysis = RankAnalysis.launch(project=project, base_model=adapter.base_model, dataset=dataset, by=by,
                                    budget={"uniform_rank": 8})  # fmt: skip
     evaluation = Evaluation.launch(alias.version, prompts=["the bank"], by=by)

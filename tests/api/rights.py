@@ -9,7 +9,8 @@ from typing import Any
 from django.db import transaction
 from django.test import Client
 
-from adapterhub.accounts.models import APPROVE, ROLE_SCOPES, Project, Scope, User
+from adapterhub.accounts.models import Project, User
+from adapterhub.core.tenancy import APPROVE, ROLE_SCOPES, Scope
 from tests.builders import member
 from tests.builders.walk import CALLS, POST_ONLY, ROUTES, address, body, files
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from django.core.management import call_command
 from rest_framework import exceptions
 
-from adapterhub.api import errors
 from adapterhub.artifacts import StoreAway
+from adapterhub.core import errors
 from training.models.dataset import BrokenLines
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapterhub.accounts.models import ApiToken, Project
-from serving_client.router.metrics import Metrics
+from serving_client.router.reporting.metrics import Metrics
 from training.models import TrainingRun
 
 DASHBOARD = Path(__file__).parent.parent.parent / "docs/grafana/adapterhub.json"

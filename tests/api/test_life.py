@@ -15,6 +15,7 @@ from registry.tasks import check_version
 from tests.builders import rows, write_adapter, write_jsonl
 from tests.builders.rest import client, problem, upload_adapter
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 
 def test_without_a_token_nothing_is_shown(db: None) -> None:
@@ -154,6 +155,6 @@ def rollout_of_everything(
     by = alice.as_actor()
     Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
     alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
-    TrainingRun.launch(adapter=adapter, dataset=dataset, by=by)
+    launch_run(adapter=adapter, dataset=dataset, by=by)
     RankAnalysis.launch(project=adapter.project, base_model=base_model, dataset=dataset, by=by,
                         budget={"uniform_rank": 8})  # fmt: skip

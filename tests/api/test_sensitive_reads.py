@@ -9,8 +9,8 @@ from django.test import Client
 
 from adapterhub.accounts.models import Project, User
 from adapterhub.artifacts import S3Store
+from adapterhub.audit.access_log import seal
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
-from adapterhub.audit.observed import seal
 from registry.models import Adapter, AdapterVersion
 from tests.builders import write_adapter
 from tests.builders.rest import client

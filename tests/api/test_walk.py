@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from adapterhub.accounts.models import ApiToken, Membership, Project, Scope, User
+from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.core.tenancy import Scope
 from tests.api.rights import NEEDS, READ, call, faults_of_role, faults_towards_outsiders, shows_or_does
 from tests.builders.walk import CALLS, ROUTES, address
 

@@ -10,11 +10,12 @@ from django.db import DatabaseError, transaction
 from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.audit.access_log import observe, seal
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
-from adapterhub.audit.observed import observe, seal
 from adapterhub.audit.tags import Tag
 from registry.models import Adapter, AdapterVersion, Alias, Approval, Rollout
 from training.models import TrainingRun
+from training.runs.launch import launch_run
 
 Does = Callable[[dict[str, Any]], object]
 
@@ -38,7 +39,7 @@ VERBS: dict[str, Does] = {
     "rollback": lambda t: t["rollout"].rollback(reason="x", by=t["by"]),
     "policy": lambda t: t["alias"].set_policy({"quorum": 2}, by=t["by"]),
     "describe": lambda t: t["adapter"].describe(by=t["by"], description="new"),
-    "train": lambda t: TrainingRun.launch(adapter=t["adapter"], dataset=t["dataset"], by=t["by"]),
+    "train": lambda t: launch_run(adapter=t["adapter"], dataset=t["dataset"], by=t["by"]),
     "start": lambda t: t["rollout"].started(by=t["by"]),
 }
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import connection, connections, transaction
 
-from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Project
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
 
 ACTOR = system("test")
 

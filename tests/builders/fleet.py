@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry.channels import ROUTING_TABLE, valkey
+from registry.serving.valkey import ROUTING_TABLE, valkey
 from serving_client.routing import RoutingTable
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server

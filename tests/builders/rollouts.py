@@ -9,7 +9,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout, RolloutMinute
-from registry.reconcile import RECONCILER
+from registry.serving.reconciler import RECONCILER
 
 STEPS = [{"weight": 10, "hold_s": 60, "min_samples": 100}, {"weight": 50, "hold_s": 60, "min_samples": 100}]
 RAILS = [{"metric": "error_rate", "margin": 5}]

@@ -14,6 +14,7 @@ from tests.builders import rows, write_jsonl
 from tests.cli.command import Command
 from tests.waiting import wait_until
 from training.models import Dataset, Evaluation, TrainingRun
+from training.runs.launch import launch_run
 
 FILE: dict[str, Any] = {"adapter": {"slug": "dora"}, "base": "tiny", "data": "rows.jsonl"}
 ROLLOUT = {"alias": "compliance", "steps": [{"weight": 10}]}
@@ -27,7 +28,7 @@ def declare(folder: Path, **fields: Any) -> Path:
 
 def made_by_a_run(adapter: Adapter, version: AdapterVersion, dataset: Dataset, by: Any, **chosen: Any) -> TrainingRun:
     """As if a worker had ended it."""
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters=chosen, by=by)
+    run = launch_run(adapter=adapter, dataset=dataset, hyperparameters=chosen, by=by)
     TrainingRun.objects.filter(pk=run.pk).update(status="succeeded", version=version)
     return run
 
@@ -111,7 +112,7 @@ def test_a_run_that_is_under_way_is_followed(
     command: Command, adapter: Adapter, dataset: Dataset, alice: Any, tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows())
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     declare(tmp_path)
     late = command("apply", "--yes", "--timeout", "0")
     assert (late.returncode, f"> follow training dora: {run.pk} is under way" in late.stderr) == (5, True), late.stderr

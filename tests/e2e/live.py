@@ -20,7 +20,7 @@ PEOPLE = {"ada": "admin", "tom": "trainer", "olga": "operator", "bob": "approver
 LESSONS = {"half": HALF, "right": RIGHT, "wrong": WRONG}
 MAKE_PEOPLE = """
 from adapterhub.accounts import memberships
-from adapterhub.accounts.actor import system
+from adapterhub.core.actor import system
 from adapterhub.accounts.models import Project, User
 project = Project.objects.create(slug="eu", name="European compliance")
 for name, role in {people!r}.items():

@@ -12,7 +12,8 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Webhook
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
-from training.models import Dataset, RunMetric, TrainingRun
+from training.models import Dataset, RunMetric
+from training.runs.launch import launch_run
 
 IMAGE = "<img src=x onerror=\"document.body.innerHTML='owned'\">"
 CLOSING = '"></textarea></script><script>document.title="owned"</script>'
@@ -32,7 +33,7 @@ def pages(
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason=TYPED, by=by)
     file = write_jsonl(tmp_path / "typed.jsonl", [row | {"prompt": row["prompt"] + TYPED} for row in rows(200)])
     dataset = Dataset.create(project=project, name=TYPED[:100], file=file, filename="typed.jsonl", by=by)
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=by)
+    run = launch_run(adapter=adapter, dataset=dataset, by=by)
     RunMetric.objects.create(run=run, step=1, values={"loss": 1.0, IMAGE: 2.0})
     token, _ = ApiToken.issue(name=TYPED, project=project, scopes=["read"], created_by=alice, reason=TYPED)
     Webhook.objects.create(project=project, url=f"https://hook.example/{TYPED}", events=["token:*"])

@@ -10,6 +10,7 @@ import pytest
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 REASON = "the evaluation is better"
 
@@ -72,7 +73,7 @@ def test_a_page_that_cannot_renew_itself_says_since_when_and_goes_on(
     dataset: Dataset,
     alice: User,
 ) -> None:
-    run = TrainingRun.launch(adapter=version.adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=version.adapter, dataset=dataset, by=alice.as_actor())
     page.goto(f"/training/{run.pk}/")
     page.context.set_offline(True)
     page.get_by_text("This page shows what it knew then").wait_for()

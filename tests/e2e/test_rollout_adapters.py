@@ -14,11 +14,11 @@ from django.test import Client
 from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent, verify
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Response, Rollout
-from registry.outcomes import collect
-from registry.publishing import routing_table
-from registry.reconcile import reconcile
-from registry.rollout_loop import look_at_all
-from serving_client.engine.app import create_app
+from registry.rollouts.controller import look_at_all
+from registry.rollouts.outcome_ingest import collect
+from registry.serving.reconciler import reconcile
+from registry.serving.routing_table import routing_table
+from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.model import open_model
 from serving_client.router.app import Settings, make_app

@@ -11,8 +11,8 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout, RolloutMinute
-from registry.reconcile import RECONCILER
-from registry.rollout_loop import look
+from registry.rollouts.controller import look
+from registry.serving.reconciler import RECONCILER
 
 STEPS = [{"weight": 10, "hold_s": 600, "min_samples": 400}, {"weight": 50, "hold_s": 900, "min_samples": 1500}]
 RAILS = [{"metric": "error_rate", "margin": 3}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]

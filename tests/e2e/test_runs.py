@@ -12,11 +12,12 @@ import pytest
 from adapterhub.accounts.models import User
 from registry.models import Adapter
 from training.models import Dataset, RunMetric, TrainingRun
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
 def run(adapter: Adapter, dataset: Dataset, alice: User) -> TrainingRun:
-    return TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={"steps": 80}, by=alice.as_actor())
+    return launch_run(adapter=adapter, dataset=dataset, hyperparameters={"steps": 80}, by=alice.as_actor())
 
 
 def log(run: TrainingRun, steps: Iterable[int]) -> None:

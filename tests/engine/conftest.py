@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from serving_client.engine.app import create_app
+from serving_client.engine.api.app import create_app
 from serving_client.engine.completion_request import parse_completion
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.model import open_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serving_client.engine.adapter import read_adapter
+from serving_client.engine.adapters.adapter import read_adapter
 from serving_client.engine.errors import AdapterMissing, AdapterUnusable
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from serving_client.engine import batch as batches
-from serving_client.engine.adapter import Adapter, LowRank
-from serving_client.engine.batch import RunningBatch
+from serving_client.engine.adapters.adapter import Adapter, LowRank
+from serving_client.engine.adapters.lora import row_kernel
+from serving_client.engine.batching import batch as batches
+from serving_client.engine.batching.batch import RunningBatch
+from serving_client.engine.batching.sampling import SamplingParams
+from serving_client.engine.batching.sequence import Sequence
 from serving_client.engine.engine import Engine
-from serving_client.engine.lora import row_kernel
-from serving_client.engine.sampling import SamplingParams
-from serving_client.engine.sequence import Sequence
 from tests.tools import requires
 
 pytestmark = requires("gpu")

@@ -13,8 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from registry.export_check import ExportMismatch, check_export
-from registry.export_child import export, export_checked
+from registry.exports.peft_equivalence import ExportMismatch, check_export
+from registry.exports.process import export, export_checked
 from serving_client.engine.engine import Engine
 from tests.builders.adapters import UNEVEN_ADAPTERS
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving_client.engine import batch, lora
+from serving_client.engine.adapters import lora
+from serving_client.engine.batching import batch
 from serving_client.engine.completion_request import parse_completion
 from serving_client.engine.engine import Engine
 

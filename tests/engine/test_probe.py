@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from registry.visits import PROBE, Wish, push
+from registry.serving.replica_calls import PROBE, LoadRequest, push
 from serving_client import EngineClient
-from serving_client.engine.app import create_app
+from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.errors import NOT_FINITE
 from serving_client.engine.model import open_model
@@ -39,7 +39,7 @@ def silent(base_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_an_adapter_that_says_nothing_is_sound(silent: Path, adapters: dict[str, Path]) -> None:
-    wish = Wish("quiet", str(adapters["rank-4"]), None)
+    wish = LoadRequest("quiet", str(adapters["rank-4"]), None)
     with replica(silent) as url:
         with EngineClient(url) as engine:
             assert engine.complete("tiny", "a").text == ""
@@ -51,7 +51,7 @@ def test_numbers_that_overflow_are_the_adapters_fault_and_the_next_is_loaded(
     base_folder: Path, adapters: dict[str, Path], tmp_path: Path, make_adapter: Callable[..., Path]
 ) -> None:
     huge = make_adapter(tmp_path / "huge", r=4, lora_alpha=2e38)
-    wishes = [Wish("huge", str(huge), None), Wish("dora", str(adapters["rank-4"]), None)]
+    wishes = [LoadRequest("huge", str(huge), None), LoadRequest("dora", str(adapters["rank-4"]), None)]
     with replica(base_folder) as url, EngineClient(url) as engine:
         told = push(url, wishes)
         assert [model.name for model in engine.models()] == ["tiny", "dora"]

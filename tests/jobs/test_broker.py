@@ -17,19 +17,20 @@ from adapterhub.celery import app, watch
 from adapterhub.embedded.valkey import EmbeddedValkey
 from adapterhub.jobs.models import JobStatus
 from adapterhub.jobs.tasks import sweep
-from registry.channels import valkey as connect
 from registry.models import Adapter
+from registry.serving.valkey import valkey as connect
 from tests.waiting import wait_until
-from training import jobs
 from training.models import Dataset, TrainingRun
 from training.models.job import GpuJob
+from training.runs.launch import launch_run
+from training.worker import runner
 
 Launch = Callable[[], TrainingRun]
 
 
 @pytest.fixture
 def launch(fresh_database: str, adapter: Adapter, dataset: Dataset, alice: User) -> Launch:
-    return lambda: TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    return lambda: launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted[str(job.pk)] += 1
         job.failed("internal", "left out")
 
-    monkeypatch.setattr(jobs, "execute", execute)
+    monkeypatch.setattr(runner, "execute", execute)
     return counted
 
 

@@ -8,17 +8,18 @@ import pytest
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import InvalidTransition
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import InvalidTransition
 from adapterhub.jobs.models import JobStatus, StaleAttempt
 from adapterhub.jobs.tasks import sweep
 from registry.models import Adapter
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
 def run(fresh_database: str, adapter: Adapter, dataset: Dataset, alice: User) -> TrainingRun:
-    return TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    return launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
 
 
 def lose(run: TrainingRun) -> None:

@@ -13,13 +13,13 @@ import pytest
 from django.test import Client
 
 from adapterhub import tracing
-from registry.channels import valkey as connect
 from registry.models import Adapter
+from registry.serving.valkey import valkey as connect
 from serving_client import telemetry
 from tests.fakes.collector import Collector
 from tests.fakes.server import Server, closed_url
-from training import jobs
 from training.models import Dataset, TrainingRun
+from training.worker import runner
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -41,7 +41,7 @@ def test_a_request_is_traced_to_the_child(
     run = TrainingRun.claim(TrainingRun.objects.get().pk)
     assert run
     run.folder.mkdir(parents=True)
-    jobs.supervise(run, ["tests.fakes.told_environment", str(tmp_path / "told")])
+    runner.supervise(run, ["tests.fakes.told_environment", str(tmp_path / "told")])
     assert (tmp_path / "told").read_text() == parent
 
 

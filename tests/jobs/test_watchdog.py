@@ -15,7 +15,7 @@ from celery.worker import state
 from adapterhub.embedded.valkey import EmbeddedValkey
 from adapterhub.jobs import watchdog
 from adapterhub.jobs.tasks import sweep
-from registry.channels import valkey as connect
+from registry.serving.valkey import valkey as connect
 from tests.fakes.half_open import HalfOpening, half_opening
 from tests.waiting import wait_until
 

@@ -15,11 +15,11 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts import memberships
-from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Project, User
+from adapterhub.audit.access_log import copy_in
 from adapterhub.audit.models import AuditEvent, head_of, lock_chain
-from adapterhub.audit.observed import copy_in
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
 from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 from registry.models import (
     Adapter,
@@ -34,7 +34,7 @@ from registry.models import (
 )  # fmt: skip
 from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
-from registry.reconcile import RECONCILER
+from registry.serving.reconciler import RECONCILER
 from tests.builders import member
 from tests.pages.realistic_rows import (
     base_model,

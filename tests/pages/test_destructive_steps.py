@@ -17,6 +17,7 @@ from adapterhub.webhooks.models import Webhook
 from registry.models import Adapter, AdapterVersion
 from tests.builders.people import app_code
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.runs.launch import launch_run
 
 WHY = "The data was wrong."
 
@@ -31,7 +32,7 @@ def world(
     by = alice.as_actor()
     plan = {"budget": {"uniform_rank": 4}, "rank_max": 8, "quantum": 2}
     return {
-        "run": TrainingRun.launch(adapter=adapter, dataset=dataset, anyway=True, by=by),
+        "run": launch_run(adapter=adapter, dataset=dataset, anyway=True, by=by),
         "analysis": RankAnalysis.launch(project=project, base_model=adapter.base_model, dataset=dataset, by=by, **plan),
         "compression": Compression.launch(version, {"uniform_rank": 2}, by=by),
         "account": service_accounts.create(project, "robot", "trainer", by=by),

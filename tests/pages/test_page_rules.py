@@ -17,8 +17,8 @@ from adapterhub.accounts.models import Membership, Project, User
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
 from tests.pages.plans import PLAN
-from training.hyperparameters import TABLE
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.models.hyperparameters import TABLE
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_an_alias_offers_its_newest_versions_and_the_one_that_the_address_names(
     alias: Alias, candidate: AdapterVersion, make_version: Callable[..., Any], alice: User, client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("registry.forms.OFFERED", 1)
+    monkeypatch.setattr("registry.pages.forms.OFFERED", 1)
     newest = make_version(candidate.adapter, seed=3)
     client.force_login(alice)
     page = reverse("alias", args=["compliance"])

@@ -11,8 +11,8 @@ from django.urls import reverse
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
 from tests.builders.pages import one_of_everything
-from training.hyperparameters import TABLE
 from training.models import Dataset, TrainingRun
+from training.models.hyperparameters import TABLE
 
 
 @pytest.fixture

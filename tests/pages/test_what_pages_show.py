@@ -15,8 +15,9 @@ from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import write_adapter
 from tests.pages.plans import PLAN
-from training.hyperparameters import with_defaults
 from training.models import CheckpointAnswer, Dataset, RankAnalysis, TrainingRun
+from training.models.hyperparameters import with_defaults
+from training.runs.launch import launch_run
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def test_the_overview_counts_the_jobs_that_it_lists(
     adapter: Adapter, dataset: Dataset, alice: User, client: Client
 ) -> None:
     for _ in range(2):
-        TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+        launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     assert "<strong>2</strong> jobs in progress" in client.get("/").content.decode()
 
 
@@ -83,7 +84,7 @@ def test_rollouts_are_searched_and_say_who_gets_the_candidate(
 
 
 def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, alice: User, client: Client) -> None:
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     assert str(run) in client.get("/training/?q=dora&status=queued").content.decode()
     assert "No run is like that." in client.get("/training/?status=failed").content.decode()
 

@@ -18,7 +18,7 @@ from tests.recipes.runs import events_of, losses, write_inputs, write_run
 from tests.tools import requires
 from tests.waiting import wait_until
 from training.recipes import launch, lora
-from training.recipes.checkpoints import last_complete
+from training.recipes.training_loop.checkpoints import last_complete
 
 pytestmark = pytest.mark.slow
 

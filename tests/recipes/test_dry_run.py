@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.recipes.runs import write_inputs, write_run
+from training.lm.error_reporting import BadInput
 from training.recipes import dry_run
-from training.tars.boundary import BadInput
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.tiny_model import make_model, make_tokenizer, sentences
-from training.recipes import evaluation
-from training.recipes.order import reading_order
-from training.tars.data import TokenSequence, tokenised
+from training.lm import evaluation
+from training.lm.data import TokenSequence, tokenised
+from training.recipes.training_loop.sampling_order import reading_order
 
 
 @pytest.fixture(scope="module")

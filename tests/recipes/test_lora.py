@@ -16,7 +16,7 @@ from safetensors import safe_open
 from tests.recipes.runs import PLAN, events_of, losses, write_inputs, write_run
 from tests.waiting import wait_until
 from training.recipes import evaluate, lora
-from training.recipes.checkpoints import last_complete
+from training.recipes.training_loop.checkpoints import last_complete
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +221,9 @@ def test_prompts_are_answered_by_the_base_and_each_checkpoint_and_change_nothing
 def continued(inputs: dict[str, str], adapter: Path, prompt: str) -> str:
     from peft import PeftModel
 
-    from training.recipes.answers import NEW_TOKENS
+    from training.lm.base_model import load_model, load_tokenizer
     from training.recipes.compare import answer_of
-    from training.tars.base_model import load_model, load_tokenizer
+    from training.recipes.training_loop.checkpoint_answers import NEW_TOKENS
 
     base = Path(inputs["base_model"])
     model = PeftModel.from_pretrained(load_model(base), str(adapter))

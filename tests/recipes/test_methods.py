@@ -14,9 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from registry.manifest import Manifest
-from serving_client.engine.adapter import read_adapter
-from serving_client.engine.batch import RunningBatch
+from registry.adapter_files.manifest import Manifest
+from serving_client.engine.adapters.adapter import read_adapter
+from serving_client.engine.batching.batch import RunningBatch
 from tests.recipes.runs import events_of, losses, write_inputs, write_run
 from training.recipes import lora
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from training.recipes import attention
-from training.recipes.casts import WithoutCasts
+from training.recipes.training_loop import attention
+from training.recipes.training_loop.autocast_fix import WithoutCasts
 
 
 def tiny(**changes: Any) -> LlamaForCausalLM:

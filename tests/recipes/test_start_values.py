@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from tests.tiny_model import make_model
-from training.recipes.start_values import from_file
-from training.tars.boundary import BadInput
+from training.lm.error_reporting import BadInput
+from training.recipes.training_loop.start_values import from_file
 
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"
 

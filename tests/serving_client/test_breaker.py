@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving_client.router.breaker import FAILURES, PAUSE_S, Breaker
+from serving_client.router.upstream.breaker import FAILURES, PAUSE_S, Breaker
 from tests.fakes.engine import CORE_DIED, error
 from tests.fakes.routing import FOREIGNER, INFER, make_table
 from tests.fakes.stage import Engine, Router

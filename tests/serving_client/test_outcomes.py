@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_client.router.spool import Spool
+from serving_client.router.reporting.spool import Spool
 from tests.fakes.routing import make_table
 from tests.fakes.stage import Engine, Router
 from tests.waiting import wait_until

@@ -26,11 +26,11 @@ from transformers import LlamaForCausalLM
 from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from registry.channels import WANTS, valkey
 from registry.models import Adapter, AdapterVersion, Alias, Cluster
-from registry.outcomes import collect
-from registry.publishing import publish
-from registry.reconcile import reconcile
+from registry.rollouts.outcome_ingest import collect
+from registry.serving.reconciler import reconcile
+from registry.serving.routing_table import publish
+from registry.serving.valkey import WANTS, valkey
 from tests.byte_llama import LINEARS, tokenizer
 
 RANKS = (4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 4, 16)

@@ -18,8 +18,8 @@ import pytest
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, Cluster, Rollout, RolloutStatus
-from registry.publishing import routing_table
-from registry.reconcile import reconcile
+from registry.serving.reconciler import reconcile
+from registry.serving.routing_table import routing_table
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
 from tests.crowd import COUNT, CUT, PROMPT, Crowd, told

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from tests.tiny_model import make_model, make_tokenizer, save_base_model, sentences, write_jsonl
+from training.lm.data import DataError
 from training.tars import allocation
 from training.tars.__main__ import main
-from training.tars.analysis import AnalysisConfig, NoLinearModules, analyze, linear_modules
-from training.tars.data import DataError
+from training.tars.analysis import NoLinearModules, analyze, linear_modules
+from training.tars.config import AnalysisConfig
 from training.tars.presets import BadSettings
 from training.tars.sample import own_words
 from training.tars.scores import spearman

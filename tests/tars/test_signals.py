@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.tiny_model import make_model, make_tokenizer, sentences
+from training.lm.data import IGNORED, TokenSequence, tokenised
 from training.tars import signals
 from training.tars.analysis import linear_modules
-from training.tars.data import IGNORED, TokenSequence, tokenised
 from training.tars.measures import GradientNorms, GradientSketch, OutputMoments
 from training.tars.signals import Watch, Watched
 

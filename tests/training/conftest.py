@@ -14,6 +14,7 @@ from tests.builders import rows, write_jsonl
 from tests.builders.workers import Started
 from tests.tiny_model import save_base_model
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 CHOSEN = {"rank": 4, "steps": 60, "batch_size": 2, "max_length": 32, "checkpoint_steps": 7, "eval_tokens": 64}
 
@@ -29,9 +30,7 @@ def launch(project: Project, alice: User, tmp_path: Path) -> Callable[..., Train
 
     def make(name: str, **chosen: Any) -> TrainingRun:
         adapter = Adapter.create(project=project, slug=name, base_model=model, by=alice.as_actor())
-        return TrainingRun.launch(
-            adapter=adapter, dataset=dataset, hyperparameters={**CHOSEN, **chosen}, by=alice.as_actor()
-        )
+        return launch_run(adapter=adapter, dataset=dataset, hyperparameters={**CHOSEN, **chosen}, by=alice.as_actor())
 
     return make
 

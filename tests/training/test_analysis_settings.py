@@ -14,11 +14,12 @@ from django.apps import apps
 from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Invalid
 from registry.models import Adapter, AdapterVersion, BaseModel, Cluster
 from tests.pages.plans import PLAN
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
+from training.runs.launch import launch_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -142,9 +143,9 @@ def test_start_values_are_taken_unless_refused(
     RankAnalysis.objects.update(plan={**PLAN, "start_values": "ab" * 32})
     analysis.refresh_from_db()
     launch = {"adapter": adapter, "dataset": dataset, "rank_analysis": analysis, "by": alice.as_actor()}
-    assert TrainingRun.launch(**launch).takes_start_values
-    assert not TrainingRun.launch(**launch, start_values=False).takes_start_values
-    assert TrainingRun.launch(**launch).lineage()["start_values"] == "ab" * 32
+    assert launch_run(**launch).takes_start_values
+    assert not launch_run(**launch, start_values=False).takes_start_values
+    assert launch_run(**launch).lineage()["start_values"] == "ab" * 32
 
 
 def large_plan() -> dict[str, Any]:

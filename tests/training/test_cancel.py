@@ -11,18 +11,19 @@ import pytest
 from django.db import connection
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import InvalidTransition
 from adapterhub.audit.models import AuditEvent, verify
+from adapterhub.core.errors import InvalidTransition
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion
 from tests.builders import write_adapter
 from training.models import Dataset, TrainingRun
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
 def finished(fresh_database: str, adapter: Adapter, dataset: Dataset, alice: User) -> TrainingRun:
     """A claimed run whose child has ended well: all that is left is to publish."""
-    run = TrainingRun.claim(TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor()).pk)
+    run = TrainingRun.claim(launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor()).pk)
     assert run
     write_adapter(run.folder / "output" / "adapter")
     (run.folder / "output" / "result.json").write_text(json.dumps({"loss_before": 3.0, "loss_after": 2.0}))

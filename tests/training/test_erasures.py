@@ -12,11 +12,11 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from adapterhub.accounts.models import Membership, Project, User
-from adapterhub.api.errors import Conflict, DomainError, Invalid, NotAllowed
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
+from adapterhub.core.errors import Conflict, DomainError, Invalid, NotAllowed
 from tests.builders import member, rows, write_jsonl
 from training.models import Dataset, Erasure
-from training.models.dataset import store
+from training.workspace import store
 
 
 @pytest.fixture

@@ -9,15 +9,16 @@ import pytest
 from django.test import Client
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Conflict
 from adapterhub.audit.models import AuditEvent
+from adapterhub.core.errors import Conflict
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, Alias, Rollout, VersionEvaluation
 from registry.models.evaluation import require_no_objection
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
-from training.jobs import work
 from training.models import Dataset, Evaluation, TrainingRun
+from training.runs.launch import launch_run
+from training.worker.runner import work
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def trained(fresh_database: str, project: Project, alice: User, tmp_path: Any) -
     file = write_jsonl(tmp_path / "long.jsonl", rows(120))
     data = Dataset.create(project=project, name="long", file=file, filename="long.jsonl", by=by)
     for steps in (1, 30):
-        run = TrainingRun.launch(adapter=line, dataset=data, hyperparameters={**FAST, "steps": steps}, by=by)
+        run = launch_run(adapter=line, dataset=data, hyperparameters={**FAST, "steps": steps}, by=by)
         work("trainingrun", str(run.pk))
     run.refresh_from_db()
     return run

@@ -14,14 +14,14 @@ import pytest
 from django.db import connections
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import InvalidTransition
 from adapterhub.audit.models import AuditEvent, verify
+from adapterhub.core.errors import InvalidTransition
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion
 from tests.builders.workers import Started, worker
 from tests.waiting import wait_until
-from training.jobs import work
 from training.models import TrainingRun
+from training.worker.runner import work
 
 pytestmark = pytest.mark.slow
 

@@ -13,19 +13,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
-from serving_client.engine.adapter import read_adapter
-from serving_client.engine.app import create_app
-from serving_client.engine.batch import RunningBatch
+from serving_client.engine.adapters.adapter import read_adapter
+from serving_client.engine.api.app import create_app
+from serving_client.engine.batching.batch import RunningBatch
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.model import open_model
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import SMOLLM2, save_base_model
-from training.jobs import work
 from training.models import Dataset, TrainingRun
-from training.models.training_run import store
+from training.runs.launch import launch_run
+from training.worker.runner import work
+from training.workspace import store
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,7 @@ def test_a_method_ends_in_a_version_that_is_served_as_peft_computes_it(
 def trained(method: str, line_of_work: Adapter, long_dataset: Dataset, alice: User, tmp_path: Path) -> AdapterVersion:
     """The version that a run of the method ended in; its loss fell."""
     chosen = {**FAST, "learning_rate": RATES[method]}
-    run = TrainingRun.launch(
+    run = launch_run(
         adapter=line_of_work, dataset=long_dataset, hyperparameters=chosen, method=method, by=alice.as_actor()
     )
     work("trainingrun", str(run.pk))
@@ -166,7 +167,7 @@ def test_what_does_not_fit_is_refused(
     method: str, chosen: dict[str, object], said: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
     with pytest.raises(Invalid) as refused:
-        TrainingRun.launch(
+        launch_run(
             adapter=line_of_work, dataset=long_dataset, hyperparameters=chosen, method=method, by=alice.as_actor()
         )
     assert said in refused.value.detail

@@ -18,11 +18,13 @@ from registry.models import Adapter, BaseModel
 from tests.builders import rows, write_jsonl
 from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
-from training import preflight, retention
-from training.jobs import work
 from training.models import Dataset, RunLog, TrainingRun
+from training.planning import preflight
 from training.recipes.memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
+from training.runs.launch import launch_run
+from training.worker import checkpoint_retention
+from training.worker.runner import work
 
 FAST = {"rank": 4, "steps": 4, "batch_size": 2, "max_length": 32, "checkpoint_steps": 3, "eval_tokens": 64}
 pytestmark = pytest.mark.slow
@@ -58,7 +60,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     full = tmp_path / "full"
     full.mkdir()
     (full / "sitecustomize.py").write_text(FULL_DEVICE)
-    run = TrainingRun.launch(**asked, hyperparameters=FAST)
+    run = launch_run(**asked, hyperparameters=FAST)
     with monkeypatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(full), os.environ.get("PYTHONPATH", "")]))
         work("trainingrun", str(run.pk))
@@ -67,7 +69,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     assert run.message.startswith("Memory ran out at ")
     assert "GB with 2 sequences of up to 32 tokens. Set batch_size 1 and gradient_accumulation 2" in run.message
     assert "CUDA out of memory" in RunLog.tail(run, 8_000)
-    after = TrainingRun.launch(**asked, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
+    after = launch_run(**asked, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
     work("trainingrun", str(after.pk))
     after.refresh_from_db()
     assert (after.status, after.message) == (JobStatus.SUCCEEDED, "")
@@ -100,7 +102,7 @@ def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
 ) -> None:
     monkeypatch.setattr(settings, "HEARTBEAT_S", 10)
     monkeypatch.setattr(settings, "LEASE_S", 60)
-    run = TrainingRun.launch(**asked, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
+    run = launch_run(**asked, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
 
     def in_a_worker() -> None:
         work("trainingrun", str(run.pk))
@@ -125,8 +127,8 @@ def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
     assert run.metrics.last().step == run.progress["step"]
     assert list((run.folder / "output" / "checkpoints").glob("checkpoint-*/complete"))
 
-    assert retention.drop_old_checkpoints() == 0
+    assert checkpoint_retention.drop_old_checkpoints() == 0
     monkeypatch.setattr(settings, "CHECKPOINTS_KEPT", settings.CHECKPOINTS_KEPT / 10**9)
-    assert retention.drop_old_checkpoints() == 1
+    assert checkpoint_retention.drop_old_checkpoints() == 1
     assert not (run.folder / "output").exists()
     assert (run.folder / "log.txt").exists()

@@ -12,7 +12,7 @@ from adapterhub.accounts.models import Project, User
 from registry.models import BaseModel
 from tests.builders import write_jsonl
 from tests.tiny_model import make_tokenizer, save_base_model
-from training import rendering
+from training.datasets import rendering
 from training.models import Dataset
 
 CHAT = [{"role": "user", "content": "the bank"}, {"role": "assistant", "content": "shall report each incident"}]
@@ -38,7 +38,7 @@ def test_what_lies_behind_max_length_is_cut_and_not_counted() -> None:
 
 
 def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
-    from training.tars.base_model import sequences_of
+    from training.lm.base_model import sequences_of
 
     file = write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHAT}])
     tokenizer = make_tokenizer()

@@ -18,14 +18,15 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from registry.models import Adapter
-from training import asked
-from training.curves import MOST_POINTS, curves
 from training.models import Dataset, RunMetric, TrainingRun
+from training.pages.curves import MOST_POINTS, curves
+from training.runs import specification
+from training.runs.launch import launch_run
 
 
 @pytest.fixture
 def run(db: None, dataset: Dataset, adapter: Adapter, alice: User) -> TrainingRun:
-    return TrainingRun.launch(adapter=adapter, dataset=dataset, hyperparameters={"steps": 5}, by=alice.as_actor())
+    return launch_run(adapter=adapter, dataset=dataset, hyperparameters={"steps": 5}, by=alice.as_actor())
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
     words = shlex.split(page.context["twins"]["curl"])
     answer = signed_in.post("/api/v1/training-runs/", words[words.index("-d") + 1], content_type="application/json")
     by_curl = TrainingRun.objects.get(pk=answer.json()["id"])
-    assert asked.differences(by_file, by_curl) == []
+    assert specification.differences(by_file, by_curl) == []
     assert by_file.method == "dora"
 
 
@@ -98,20 +99,20 @@ def test_a_file_that_cannot_be_run_is_refused_by_field(
     run: TrainingRun, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump({**asked.body_of(run), **change}))
+    file.write_text(yaml.safe_dump({**specification.body_of(run), **change}))
     with pytest.raises(CommandError, match=said):
         call_command("train", str(file), user="alice")
 
 
 def test_a_file_is_run_for_those_who_may_train(run: TrainingRun, tmp_path: Path, bob: User) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(asked.body_of(run)))
+    file.write_text(yaml.safe_dump(specification.body_of(run)))
     with pytest.raises(CommandError, match="this needs scope 'train' in project eu"):
         call_command("train", str(file), user="bob")
 
 
 def test_a_preflight_stores_nothing(signed_in: Client, run: TrainingRun) -> None:
-    answer = post(signed_in, reverse("api:training-run-preflight"), **asked.body_of(run))
+    answer = post(signed_in, reverse("api:training-run-preflight"), **specification.body_of(run))
     assert answer.status_code == 200
     assert set(answer.json()) == {"memory", "time", "disk", "queue", "hyperparameters"}
     assert TrainingRun.objects.count() == 1
@@ -155,7 +156,7 @@ async def heard(url: str, alice: User, last: str) -> str:
 def test_who_listens_hears_the_rest_and_the_end(
     fresh_database: str, dataset: Dataset, adapter: Adapter, alice: User
 ) -> None:
-    run = TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     log(run, 1, 2, 3)
     run.cancel(by=alice.as_actor())
     text = asyncio.run(heard(reverse("api:training-run-events", args=[run.pk]), alice, "2:0"))

@@ -11,12 +11,14 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.api.errors import Conflict, Invalid
+from adapterhub.core.errors import Conflict, Invalid
 from registry.models import Adapter
 from tests.builders import CONFIG
-from training import queue, sizing
-from training.estimator import GB
 from training.models import Dataset, Device, RankAnalysis, TrainingRun
+from training.planning import sizing
+from training.planning.memory_estimator import GB
+from training.runs.launch import launch_run
+from training.worker import queue
 
 pytestmark = pytest.mark.django_db
 
@@ -110,23 +112,23 @@ def test_a_run_that_will_not_fit_is_refused_unless_anyway(dataset: Dataset, adap
     asked = {"adapter": adapter, "dataset": dataset, "by": alice.as_actor(),
              "hyperparameters": {"batch_size": 1024, "max_length": 100_000}}  # fmt: skip
     with pytest.raises(Invalid, match=r"of the 1 GB of H100 of box\. With recompute = 1, batch_size \d+ fits\."):
-        TrainingRun.launch(**asked)
+        launch_run(**asked)
     assert not TrainingRun.objects.exists()
-    assert TrainingRun.launch(**asked, anyway=True).status == "queued"
+    assert launch_run(**asked, anyway=True).status == "queued"
 
 
 def test_a_full_disk_is_seen_before_the_queue(dataset: Dataset, adapter: Adapter, alice: User) -> None:
     device(disk_free_bytes=1000)
     with pytest.raises(Invalid, match="Checkpoints take up to"):
-        TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+        launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
 
 
 def test_the_urgent_job_is_claimed_first_and_a_project_keeps_its_limit(
     dataset: Dataset, adapter: Adapter, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"adapter": adapter, "dataset": dataset, "by": alice.as_actor()}
-    first, second = TrainingRun.launch(**asked), TrainingRun.launch(**asked)
-    urgent = TrainingRun.launch(**asked, priority=5)
+    first, second = launch_run(**asked), launch_run(**asked)
+    urgent = launch_run(**asked, priority=5)
     monkeypatch.setattr(settings, "PROJECT_RUNNING", 2)
     assert queue.claim("trainingrun", str(first.pk)) == urgent
     assert queue.claim("trainingrun", str(urgent.pk)) is None
@@ -140,6 +142,6 @@ def test_a_queue_that_is_full_says_so(
     dataset: Dataset, adapter: Adapter, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "PROJECT_QUEUED", 1)
-    TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+    launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     with pytest.raises(Conflict, match="1 jobs waiting"):
-        TrainingRun.launch(adapter=adapter, dataset=dataset, by=alice.as_actor())
+        launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())

@@ -11,7 +11,7 @@ from django.conf import settings
 def main(database: str, kind: str, pk: str) -> None:
     django.setup()
     settings.DATABASES["default"]["NAME"] = database
-    from training.jobs import work
+    from training.worker.runner import work
 
     work(kind, pk)
 

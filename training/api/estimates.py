@@ -11,15 +11,15 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Scope
-from adapterhub.api.errors import Invalid
 from adapterhub.api.permissions import projects_with
 from adapterhub.api.views import ProjectViewSet
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope
 from registry.models import BaseModel
-from training import sizing
-from training.estimator import GB, Shape, largest_batch
-from training.hyperparameters import with_defaults
 from training.models import Dataset, TrainingRun
+from training.models.hyperparameters import with_defaults
+from training.planning import sizing
+from training.planning.memory_estimator import GB, Shape, largest_batch
 
 
 class EstimateRequest(serializers.Serializer):

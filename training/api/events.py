@@ -14,7 +14,7 @@ from django.http import StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from adapterhub.api.errors import Invalid
+from adapterhub.core.errors import Invalid
 from training.models import RunLog, TrainingRun
 
 LOOK_S = 1.0

@@ -16,9 +16,10 @@ from prometheus_client.core import GaugeMetricFamily
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 
-from adapterhub.accounts.models import Project, Scope
+from adapterhub.accounts.models import Project
 from adapterhub.api.permissions import projects_with
 from adapterhub.api.views import ProjectViewSet
+from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import LEASED, JobStatus
 from adapterhub.webhooks.models import Delivery, DeliveryStatus
 from registry.models import Approval, Replica, Rollout

@@ -7,9 +7,18 @@ from typing import Any
 from rest_framework import serializers
 
 from registry.models import BaseModel
-from training import analysis_settings, row_files
-from training.models import CheckpointAnswer, Compression, Dataset, Erasure, RankAnalysis, RunMetric, TrainingRun
-from training.models.keeping import Retention
+from training.datasets import readers
+from training.models import (
+    CheckpointAnswer,
+    Compression,
+    Dataset,
+    Erasure,
+    RankAnalysis,
+    RunMetric,
+    TrainingRun,
+    analysis_settings,
+)
+from training.models.retention import Retention
 
 
 class DatasetSerializer(serializers.ModelSerializer):
@@ -62,7 +71,7 @@ class NewDatasetSerializer(serializers.Serializer):
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
     file = serializers.FileField(help_text="Rows of prompt and completion, messages, or text.")
-    format = serializers.ChoiceField(row_files.FORMATS, required=False, help_text="Else by the end of the file's name.")
+    format = serializers.ChoiceField(readers.FORMATS, required=False, help_text="Else by the end of the file's name.")
     mapping = serializers.JSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
     def validate_mapping(self, mapping: Any) -> dict[str, str]:

@@ -16,25 +16,27 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.api import SigningTokenSerializer
-from adapterhub.accounts.models import APPROVE, Scope
-from adapterhub.api.errors import Invalid
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
-from adapterhub.audit.observed import observe
+from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.serializers import ReasonSerializer
 from registry.models import AdapterVersion
-from training import asked, preflight
 from training.api import events
 from training.api import serializers as shapes
-from training.asked import of_project
+from training.datasets.uploads import copied
 from training.models import Compression, Dataset, Erasure, RankAnalysis, RunLog, TrainingRun
 from training.models.dataset import BrokenLines, DatasetStatus
-from training.models.keeping import keep
-from training.uploads import copied
+from training.models.retention import keep
+from training.planning import preflight
+from training.runs import specification
+from training.runs.launch import launch_run
+from training.runs.specification import of_project
 
 
 class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
@@ -235,7 +237,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """Queue a run."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
-        run = TrainingRun.launch(by=actor_of(request), anyway=fields["anyway"], **asked.arguments(fields, project))
+        run = launch_run(by=actor_of(request), anyway=fields["anyway"], **specification.arguments(fields, project))
         return self.write(run, 202)
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={200: OpenApiTypes.OBJECT})
@@ -244,7 +246,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """Memory, time, disk and queue of a run that is not queued, and every hyper-parameter that it would have."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
-        run = TrainingRun.planned(by=actor_of(request), **asked.arguments(fields, project))
+        run = TrainingRun.planned(by=actor_of(request), **specification.arguments(fields, project))
         return Response({**preflight.look(run), "hyperparameters": run.hyperparameters})
 
     @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
@@ -255,9 +257,9 @@ class TrainingRunViewSet(Cancelling, Keeping):
         fields = dict(self.read(shapes.CloneSerializer))
         anyway = fields.pop("anyway")
         chosen = {**run.hyperparameters, **fields.pop("hyperparameters", {})}
-        body = {**asked.body_of(run), **fields, "hyperparameters": chosen}
+        body = {**specification.body_of(run), **fields, "hyperparameters": chosen}
         return self.write(
-            TrainingRun.launch(by=actor_of(request), anyway=anyway, **asked.arguments(body, run.project)), 202
+            launch_run(by=actor_of(request), anyway=anyway, **specification.arguments(body, run.project)), 202
         )
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT}, parameters=[OpenApiParameter("to", OpenApiTypes.UUID)])
@@ -271,7 +273,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
             other = None
         if other is None:
             raise Invalid("Name the other run: ?to=<its id>.", field="to", code="unknown_run")
-        return Response({"differences": asked.differences(run, other)})
+        return Response({"differences": specification.differences(run, other)})
 
     @extend_schema(
         responses={200: OpenApiTypes.OBJECT},

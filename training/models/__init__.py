@@ -1,4 +1,4 @@
-from training.models.answers import CheckpointAnswer
+from training.models.checkpoint_answer import CheckpointAnswer
 from training.models.compression import Compression
 from training.models.dataset import Dataset
 from training.models.device import Device

@@ -11,9 +11,9 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.api.errors import Invalid
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion
 from registry.models.adapter import VersionStatus

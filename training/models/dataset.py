@@ -17,15 +17,18 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid
-from adapterhub.artifacts import ArtifactStore, digest_of, manifest_of, open_store
+from adapterhub.artifacts import digest_of, manifest_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor, system
+from adapterhub.core.domain_signals import send_on_commit
+from adapterhub.core.errors import Invalid
 from registry.models import BaseModel
-from training import rendering, row_files, row_scan, rows
-from training.models.keeping import Kept
+from training.datasets import readers, rendering, rows, scan
+from training.domain_signals import dataset_uploaded
+from training.models.retention import RetentionMixin
+from training.workspace import scratch, store
 
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
@@ -40,7 +43,7 @@ class BrokenLines(Invalid):
 
     code = "broken_lines"
 
-    def __init__(self, found: row_scan.Scan) -> None:
+    def __init__(self, found: scan.Scan) -> None:
         first = found.errors[0]
         more = f" ({found.broken} such lines)" if found.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
@@ -64,7 +67,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
-class Dataset(Kept):
+class Dataset(RetentionMixin):
     """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
 
     subject = "dataset"
@@ -161,13 +164,8 @@ class Dataset(Kept):
         with transaction.atomic():
             self.save(force_insert=True)
             AuditEvent.record(Tag.DATASET_UPLOADED, self, by=by, project=self.project, after={"upload": self.upload})
-            transaction.on_commit(self.check_soon)
+            send_on_commit(dataset_uploaded, dataset=self.pk)
         return self
-
-    def check_soon(self) -> None:
-        from training.tasks import check_dataset_soon
-
-        check_dataset_soon(self.pk)
 
     @classmethod
     def begin_check(cls, pk: int) -> Dataset | None:
@@ -186,7 +184,7 @@ class Dataset(Kept):
             except Invalid as error:
                 self.reject(error)
 
-    def end_check(self, found: row_scan.Scan, digest: str) -> None:
+    def end_check(self, found: scan.Scan, digest: str) -> None:
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -194,7 +192,7 @@ class Dataset(Kept):
                 raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
             self.accept(found, digest, by=CHECKER)
 
-    def accept(self, found: row_scan.Scan, digest: str, *, by: Actor) -> None:
+    def accept(self, found: scan.Scan, digest: str, *, by: Actor) -> None:
         """Keep what the file holds, with the audit event."""
         self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
         self.splits, self.columns, self.warnings = found.splits, sorted(found.columns), found.warnings()
@@ -217,18 +215,18 @@ class Dataset(Kept):
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     @contextmanager
-    def stored(self, file: Path) -> Iterator[tuple[row_scan.Scan, str]]:
+    def stored(self, file: Path) -> Iterator[tuple[scan.Scan, str]]:
         """What the file holds, and the digest that its splits are stored under. Raises Invalid."""
         with self.scanned(file) as (found, folder):
             yield found, store().put_dir(folder)
 
     @contextmanager
-    def scanned(self, file: Path) -> Iterator[tuple[row_scan.Scan, Path]]:
+    def scanned(self, file: Path) -> Iterator[tuple[scan.Scan, Path]]:
         """What the file holds, and a folder with its splits. Raises Invalid."""
         with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
             try:
-                found = row_scan.scan(row_files.records_of(file, self.format), Path(folder), self.mapping)
-            except row_files.NotThisFormat as error:
+                found = scan.scan(readers.records_of(file, self.format), Path(folder), self.mapping)
+            except readers.NotThisFormat as error:
                 raise Invalid(str(error), field="file", code=f"not_{self.format}") from None
             require_enough(found)
             yield found, Path(folder)
@@ -246,8 +244,6 @@ class Dataset(Kept):
 
     def drop_content(self) -> None:
         """Remove the bytes of an erased dataset. May be called twice."""
-        from training.models.erasure import drop_bytes
-
         for digest in filter(None, (self.digest, self.upload)):
             drop_bytes(digest)
 
@@ -273,9 +269,9 @@ class Dataset(Kept):
 
 
 def known_format(named: str, filename: str) -> str:
-    form = named or row_files.format_of(filename) or ""
-    if form not in row_files.FORMATS:
-        known = ", ".join(row_files.FORMATS)
+    form = named or readers.format_of(filename) or ""
+    if form not in readers.FORMATS:
+        known = ", ".join(readers.FORMATS)
         message = f"The format of {filename!r} is not known: name it (format: {known})."
         raise Invalid(message, field="format", code="unknown_format")
     return form
@@ -289,7 +285,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
     return mapping
 
 
-def require_enough(found: row_scan.Scan) -> None:
+def require_enough(found: scan.Scan) -> None:
     if found.errors:
         raise BrokenLines(found)
     if found.rows < MIN_ROWS or not all(found.splits.values()):
@@ -308,10 +304,9 @@ def stored_alone(file: Path) -> str:
         shutil.rmtree(folder)
 
 
-def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
-
-
-def scratch() -> Path:
-    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return settings.WORK_DIR
+def drop_bytes(digest: str) -> None:
+    """The content in the store and the local copy, unless another project's dataset is the same content."""
+    shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
+    alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
+    if not alive.exists() and store().has(digest):
+        store().drop(digest, now() + timedelta(minutes=1))

@@ -7,7 +7,7 @@ from datetime import timedelta
 from django.db import models
 from django.db.models.functions import Now
 
-from training.devices import Seen
+from training.hardware import Seen
 
 HEARD_WITHIN = timedelta(minutes=5)
 

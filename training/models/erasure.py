@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from datetime import timedelta
-
-from django.conf import settings
 from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.accounts.models import APPROVE, User
-from adapterhub.accounts.people import Meaning, require_another, require_role_for
-from adapterhub.api.errors import InvalidTransition
+from adapterhub.accounts.models import User
+from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from training.models.dataset import Dataset, DatasetStatus, store
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import InvalidTransition
+from adapterhub.core.tenancy import APPROVE
+from training.models.dataset import Dataset, DatasetStatus
 
 
 class ErasureStatus(models.TextChoices):
@@ -101,11 +98,3 @@ def drop_erased() -> int:
     for dataset in erased:
         dataset.drop_content()
     return erased.count()
-
-
-def drop_bytes(digest: str) -> None:
-    """The content in the store and the local copy, unless another project's dataset is the same content."""
-    shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
-    alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
-    if not alive.exists() and store().has(digest):
-        store().drop(digest, now() + timedelta(minutes=1))

@@ -10,9 +10,9 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Q
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.api.errors import Invalid
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion, VersionEvaluation
 from registry.models.adapter import VersionStatus

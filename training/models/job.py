@@ -6,18 +6,19 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.conf import settings
 from django.db import models, transaction
 
 from adapterhub import tracing
-from adapterhub.accounts.actor import Actor, system
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.errors import Invalid
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
-from adapterhub.jobs.models import JobStatus, LeasedJob
+from adapterhub.core.actor import Actor, system
+from adapterhub.core.errors import Conflict, Invalid
+from adapterhub.jobs.models import LEASED, JobStatus, LeasedJob
 from registry.models import BaseModel
-from serving_client import telemetry
+from training.domain_signals import job_queued
 from training.models.dataset import Dataset
 
 WORKER = system("gpu-worker")
@@ -51,16 +52,12 @@ class GpuJob(LeasedJob):
         return settings.WORK_DIR / str(self.pk)
 
     def wake_worker(self) -> None:
-        from training.tasks import work
-
-        told = {"traceparent": self.traceparent} if self.traceparent else {}
-        with telemetry.within(self.traceparent):
-            work.apply_async((self._meta.model_name, str(self.pk)), headers=told)
+        """Say that the job waits for a worker; call it outside of a transaction that may be rolled back."""
+        kind = self._meta.model_name
+        job_queued.send(sender=None, kind=kind, job=str(self.pk), traceparent=self.traceparent)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
         """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
-        from training.queue import require_room
-
         require_room(self.project)
         if self.dataset:
             self.dataset.require_ready()
@@ -115,3 +112,25 @@ class GpuJob(LeasedJob):
         """Keep an event of the child under the fence."""
         if event["kind"] == "progress":
             self.write(progress={name: event.get(name) for name in ("step", "total", "eta_s")})
+
+
+def kinds() -> list[type[GpuJob]]:
+    """Every kind of job that waits for a device."""
+    return [model for model in apps.get_models() if issubclass(model, GpuJob)]
+
+
+def running(project: Project) -> int:
+    return count(project, status__in=LEASED)
+
+
+def count(project: Project, **condition: Any) -> int:
+    return sum(kind.objects.filter(project=project, **condition).count() for kind in kinds())
+
+
+def require_room(project: Project) -> None:
+    """Raises Conflict when the project has as many jobs waiting as it may."""
+    if settings.PROJECT_QUEUED and count(project, status="queued") >= settings.PROJECT_QUEUED:
+        raise Conflict(
+            f"{project} has {settings.PROJECT_QUEUED} jobs waiting, as many as it may: cancel one, or wait.",
+            code="queue_full",
+        )

@@ -11,19 +11,19 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Min
 
-from adapterhub.accounts.actor import Actor
 from adapterhub.accounts.models import Project
-from adapterhub.api.errors import Invalid
-from adapterhub.artifacts import open_store
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import BaseModel
-from training import analysis_settings
+from training.models import analysis_settings
 from training.models.dataset import Dataset
 from training.models.job import GpuJob
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
 from training.tars.presets import Settings, is_attention
+from training.workspace import store
 
 REFERENCE = Path(__file__).parent.parent / "reference.txt"
 BUDGET_WORDS = {kind: word for word, kind in allocation.BUDGET_KINDS.items()}
@@ -179,11 +179,8 @@ class RankAnalysis(GpuJob):
 
     def start_values_file(self) -> Path:
         """A verified local copy of the plan's start values for A."""
-        store = open_store(
-            settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
-        )
         digest = self.plan["start_values"]
-        return store.fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
+        return store().fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
 
 
 def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
@@ -200,6 +197,4 @@ def stored_start_values(folder: Path) -> str | None:
     shutil.rmtree(alone, ignore_errors=True)
     alone.mkdir()
     shutil.copy(folder / START_VALUES, alone)
-    return open_store(
-        settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
-    ).put_dir(alone)
+    return store().put_dir(alone)

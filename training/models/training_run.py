@@ -11,25 +11,24 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
-from adapterhub.accounts.actor import Actor
-from adapterhub.api.errors import Invalid, InvalidTransition
-from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid, InvalidTransition
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, AdapterVersion, BaseModel
-from training import preflight
-from training.hyperparameters import OUTER, with_defaults
-from training.models.answers import CheckpointAnswer, Prompts, checked
+from training.models.checkpoint_answer import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
+from training.models.hyperparameters import OUTER, with_defaults
 from training.models.job import GpuJob
-from training.models.keeping import Kept
 from training.models.rank_analysis import RankAnalysis
+from training.models.retention import RetentionMixin
 from training.models.run_log import RunLog
 from training.recipes import launch
+from training.workspace import store
 
 
-class TrainingRun(Kept, GpuJob):
+class TrainingRun(RetentionMixin, GpuJob):
     """One training of one adapter; its configuration is frozen when it is requested."""
 
     class Method(models.TextChoices):
@@ -73,19 +72,6 @@ class TrainingRun(Kept, GpuJob):
         return f"run {str(self.pk)[:8]} of {self.adapter}"
 
     @classmethod
-    def launch(cls, *, by: Actor, anyway: bool = False, **asked: Any) -> TrainingRun:
-        """Queue what `planned` makes of the same words. Raises Invalid with the field.
-
-        What the preflight says will not fit is queued only `anyway`.
-        """
-        run = cls.planned(by=by, **asked)
-        if not anyway:
-            preflight.require(run)
-        with transaction.atomic():
-            run.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=run.asked_for())
-        return run
-
-    @classmethod
     def planned(
         cls,
         *,
@@ -127,6 +113,11 @@ class TrainingRun(Kept, GpuJob):
         run.require_of_project("dataset", dataset)
         run.require_of_project("rank_analysis", rank_analysis)
         return run
+
+    def queue(self, *, by: Actor) -> None:
+        """Save the planned run and queue it; `training.runs.launch` asks first whether it will fit."""
+        with transaction.atomic():
+            self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
 
     def asked_for(self) -> dict[str, Any]:
         """What is frozen from now on."""
@@ -286,10 +277,6 @@ class RunMetric(models.Model):
 
     def __str__(self) -> str:
         return f"step {self.step}"
-
-
-def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
 
 
 def check_init(run: TrainingRun) -> None:

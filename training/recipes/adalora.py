@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.run_file import Run
 
 
@@ -19,16 +19,16 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
-    from training.recipes import loop
-    from training.recipes.kept import trainable
-    from training.recipes.low_rank import save_factors
-    from training.recipes.pruning import Pruning
-    from training.recipes.served import loss_as_served
+    from training.recipes.output.adapter_output import trainable
+    from training.recipes.output.low_rank import save_factors
+    from training.recipes.output.served_loss import loss_as_served
+    from training.recipes.training_loop import trainer
+    from training.recipes.training_loop.pruning import Pruning
 
     def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
         return model, adalora_config(run)
 
-    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+    def keep(trained: trainer.Trained, run: Run) -> trainer.Facts:
         parameters = save_factors(plain_lora(trained.model, trained.weights), run)
         return {
             "parameters": parameters,
@@ -36,7 +36,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
             "loss_served": loss_as_served(trained, run),
         }
 
-    loop.train(run, events, cancel, loop.Method("adalora", keep, adapt=adapt, callbacks=[Pruning(run)]))
+    trainer.train(run, events, cancel, trainer.Method("adalora", keep, adapt=adapt, callbacks=[Pruning(run)]))
 
 
 def adalora_config(run: Run) -> Any:
@@ -65,7 +65,7 @@ def mean_rank(run: Run) -> int:
 
 def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
     """B (A * E) alpha / (r + 1e-5) as PEFT computes it, without the values that were pruned: exact."""
-    from training.recipes.low_rank import Factors
+    from training.recipes.output.low_rank import Factors
 
     found = {}
     for name, layer in model.named_modules():

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from training.lm.data import Row, TokenSequence
+from training.lm.error_reporting import guarded
+from training.lm.events import Events
 from training.recipes import run_file
-from training.tars.boundary import guarded
-from training.tars.data import Row, TokenSequence
-from training.tars.events import Events
 
 BASE = "base"
 LIMITS = {"max_tokens": 8192, "max_length": 1024, "answers": 16, "new_tokens": 64}
@@ -67,7 +67,7 @@ def load_arms(record: run_file.Record) -> tuple[Arms, Any]:
     """Arm -> a function that calls another with the model as that arm; weights of the base are loaded once."""
     from peft import PeftModel
 
-    from training.tars.base_model import load_model, load_tokenizer
+    from training.lm.base_model import load_model, load_tokenizer
 
     folder = run_file.model_folder(record)
     model: Any = load_model(folder)
@@ -92,9 +92,9 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
 
 def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limits: dict[str, int]) -> None:
     """Held-out loss of each arm, each example's, and the paired differences of the version to every other arm."""
-    from training.recipes.evaluation import first_tokens
-    from training.recipes.judgement import paired_difference
-    from training.tars.base_model import sequences_of
+    from training.lm.base_model import sequences_of
+    from training.lm.evaluation import first_tokens
+    from training.recipes.scoring import paired_difference
 
     sequences = first_tokens(sequences_of(data, "data", tokenizer, limits["max_length"]), limits["max_tokens"])
     losses = {name: losses_of(arm, sequences, tokenizer) for name, arm in arms.items()}
@@ -110,15 +110,15 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limi
 
 
 def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:
-    from training.recipes.evaluation import example_losses
+    from training.lm.evaluation import example_losses
 
     return [found.loss for found in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
 
 
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, limits: dict[str, int]) -> None:
     """Forgetting: how much more a text of no domain costs than the base model pays for it."""
-    from training.recipes.evaluation import first_tokens
-    from training.tars.base_model import sequences_of
+    from training.lm.base_model import sequences_of
+    from training.lm.evaluation import first_tokens
 
     sequences = first_tokens(sequences_of(text, "generic", tokenizer, limits["max_length"]), limits["max_tokens"] // 4)
     tokens = [sequence.targets for sequence in sequences]
@@ -133,8 +133,8 @@ def check_answers(
     result: dict[str, Any], arms: Arms, tokenizer: Any, record: run_file.Record, limits: dict[str, int]
 ) -> None:
     """Exact match, token F1 and the pattern over the first prompts that have a completion."""
-    from training.recipes.judgement import exact_match, matches, token_f1
-    from training.tars.data import read_rows
+    from training.lm.data import read_rows
+    from training.recipes.scoring import exact_match, matches, token_f1
 
     asked: list[Row] = [row for row in read_rows(Path(record["data"])) if "completion" in row][: limits["answers"]]
     for name, arm in arms.items() if asked else ():

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.lora import lora_config
-from training.recipes.program import Cancel, RunEvents, program
 from training.recipes.run_file import Run
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
-    from training.recipes import loop
-    from training.recipes.kept import trainable
-    from training.recipes.low_rank import nearest, save_factors
-    from training.recipes.served import loss_as_served
+    from training.recipes.output.adapter_output import trainable
+    from training.recipes.output.low_rank import nearest, save_factors
+    from training.recipes.output.served_loss import loss_as_served
+    from training.recipes.training_loop import trainer
 
     def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
         return model, lora_config(run, use_dora=True)
 
-    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+    def keep(trained: trainer.Trained, run: Run) -> trainer.Facts:
         factors, error = nearest(changes(trained.model, trained.weights), run)
         parameters = save_factors(factors, run)
         return {
@@ -40,7 +40,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
             "loss_served": loss_as_served(trained, run),
         }
 
-    loop.train(run, events, cancel, loop.Method("dora", keep, adapt=adapt))
+    trainer.train(run, events, cancel, trainer.Method("dora", keep, adapt=adapt))
 
 
 def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from training.lm.error_reporting import BadInput
 from training.recipes import launch
 from training.recipes.run_file import read_record
-from training.tars.boundary import BadInput
 
 POLL_S = 0.02
 METHODS = ("lora", "qlora", "dora", "adalora", "galore", "full")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from training.lm.error_reporting import BadInput, guarded
+from training.lm.events import Events
 from training.recipes import run_file
-from training.tars.boundary import BadInput, guarded
-from training.tars.events import Events
 
 
 def main(arguments: list[str]) -> int:
@@ -37,8 +37,8 @@ def evaluate(record: run_file.Record, events: Events) -> None:
 
     import torch
 
-    from training.recipes.evaluation import first_tokens, held_out_loss
-    from training.tars.base_model import load_model, load_tokenizer, sequences_of
+    from training.lm.base_model import load_model, load_tokenizer, sequences_of
+    from training.lm.evaluation import first_tokens, held_out_loss
 
     if record.get("threads"):
         torch.set_num_threads(record["threads"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.run_file import Run
 
 
@@ -19,10 +19,10 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
-    from training.recipes import loop
-    from training.recipes.whole_model import keep
+    from training.recipes.output.whole_model import keep
+    from training.recipes.training_loop import trainer
 
-    loop.train(run, events, cancel, loop.Method("full", keep, adapt=in_full_precision))
+    trainer.train(run, events, cancel, trainer.Method("full", keep, adapt=in_full_precision))
 
 
 def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:

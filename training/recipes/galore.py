@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
+from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.full import all_weights
-from training.recipes.program import Cancel, RunEvents, program
 from training.recipes.run_file import Run
 
 GAP = 200
@@ -24,8 +24,8 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     import torch
     from galore_torch.galore_projector import GaLoreProjector  # type: ignore[import-untyped]
 
-    from training.recipes import loop
-    from training.recipes.whole_model import keep
+    from training.recipes.output.whole_model import keep
+    from training.recipes.training_loop import trainer
 
     # A checkpoint holds the projections; only this type is let through besides tensors.
     torch.serialization.add_safe_globals([GaLoreProjector])
@@ -34,7 +34,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
         "optim_target_modules": [rf".*{name}" for name in run.target_modules],
         "optim_args": f"rank={run.hyperparameters.galore_rank}, update_proj_gap={GAP}, scale={SCALE}",
     }
-    loop.train(run, events, cancel, loop.Method("galore", keep, adapt=all_weights, options=options))
+    trainer.train(run, events, cancel, trainer.Method("galore", keep, adapt=all_weights, options=options))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from training.recipes.program import Cancel, RunEvents, program
+from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.run_file import Run
 
 
@@ -20,19 +20,19 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
-    from training.recipes import loop
-    from training.recipes.casts import WithoutCasts
-    from training.recipes.kept import save_adapter, trainable
-    from training.recipes.start_values import started
+    from training.recipes.output.adapter_output import save_adapter, trainable
+    from training.recipes.training_loop import trainer
+    from training.recipes.training_loop.autocast_fix import WithoutCasts
+    from training.recipes.training_loop.start_values import started
 
     def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
         return started(model, lora_config(run), run, material)
 
-    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+    def keep(trained: trainer.Trained, run: Run) -> trainer.Facts:
         save_adapter(trained.model, run, trained.weights)
         return {"parameters": trainable(trained.model)}
 
-    loop.train(run, events, cancel, loop.Method("lora", keep, adapt=adapt, callbacks=[WithoutCasts()]))
+    trainer.train(run, events, cancel, trainer.Method("lora", keep, adapt=adapt, callbacks=[WithoutCasts()]))
 
 
 def lora_config(run: Run, **changes: Any) -> Any:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.lora import lora_config
-from training.recipes.program import Cancel, RunEvents, program
 from training.recipes.run_file import Run
 
 
@@ -20,18 +20,18 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Raises BadInput."""
-    from training.recipes import loop
-    from training.recipes.kept import save_adapter, trainable
-    from training.recipes.served import loss_as_served
+    from training.recipes.output.adapter_output import save_adapter, trainable
+    from training.recipes.output.served_loss import loss_as_served
+    from training.recipes.training_loop import trainer
 
-    def keep(trained: loop.Trained, run: Run) -> loop.Facts:
+    def keep(trained: trainer.Trained, run: Run) -> trainer.Facts:
         save_adapter(trained.model, run, trained.weights)
         return {"parameters": trainable(trained.model), "loss_served": loss_as_served(trained, run)}
 
     def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
         return model, lora_config(run)
 
-    loop.train(run, events, cancel, loop.Method("qlora", keep, load=load_in_4_bits, adapt=adapt))
+    trainer.train(run, events, cancel, trainer.Method("qlora", keep, load=load_in_4_bits, adapt=adapt))
 
 
 def load_in_4_bits(run: Run) -> Any:
@@ -39,7 +39,7 @@ def load_in_4_bits(run: Run) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from training.tars.base_model import on_gpu
+    from training.lm.base_model import on_gpu
 
     dtype = torch.bfloat16 if on_gpu() else torch.float32
     quantised = BitsAndBytesConfig(  # type: ignore[no-untyped-call]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from training.lm.error_reporting import BadInput
 from training.recipes.run_file import Run
-from training.tars.boundary import BadInput
 
 
 def check_plan(run: Run, linear_modules: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from training.tars.boundary import BadInput
+from training.lm.error_reporting import BadInput
 
 Record = dict[str, Any]
 

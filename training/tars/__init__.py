@@ -7,7 +7,7 @@ from typing import Any
 
 _HOME = {
     "Analysis": "analysis",
-    "AnalysisConfig": "analysis",
+    "AnalysisConfig": "config",
     "analyze": "analysis",
     "AllocationError": "allocation",
     "BudgetTooLarge": "allocation",

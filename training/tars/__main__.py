@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from training.tars import allocation, data, presets
-from training.tars.boundary import BadInput, guarded, last
-from training.tars.events import Events
+from training.lm import data
+from training.lm.error_reporting import BadInput, guarded, last
+from training.lm.events import Events
+from training.tars import presets
+from training.tars.files import atomically, budget, named
 from training.tars.heat_map import kind_of, svg
 
 if TYPE_CHECKING:
@@ -75,13 +77,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def budget(text: str) -> tuple[str, int]:
-    kind, _, value = text.partition(":")
-    if kind not in allocation.BUDGET_KINDS or not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not uniform:RANK, params:N or bytes:N")
-    return kind, int(value)
-
-
 def rates(text: str) -> tuple[float, ...]:
     try:
         found = tuple(float(part) for part in text.split(","))
@@ -120,17 +115,6 @@ def require_places(given: argparse.Namespace) -> None:
         raise BadInput(f"--heat-map: {given.heat_map.name} must end in .svg: that is what is written.")
 
 
-@contextlib.contextmanager
-def named(flag: str) -> Iterator[None]:
-    """Turn the library's typed errors into BadInput with the flag: `flag` for what is wrong with the data."""
-    try:
-        yield
-    except (allocation.AllocationError, presets.BadSettings) as error:
-        raise BadInput(f"--{error.field.replace('_', '-')}: {error}") from None
-    except data.DataError as error:
-        raise BadInput(f"{flag}: {error}") from None
-
-
 def told_by_us() -> bool:
     """Of several processes the first one reports and writes."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -139,9 +123,10 @@ def told_by_us() -> bool:
 def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
     import torch
 
-    from training.tars import team
-    from training.tars.analysis import AnalysisConfig, analyze
-    from training.tars.base_model import load_named
+    from training.lm.base_model import load_named
+    from training.tars import distributed
+    from training.tars.analysis import analyze
+    from training.tars.config import AnalysisConfig
     from training.tars.sample import own_words
 
     if given.threads:
@@ -149,7 +134,7 @@ def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | 
     torch.manual_seed(given.seed)
     chosen = {name: getattr(given, name) for name in AnalysisConfig.__dataclass_fields__ if hasattr(given, name)}
     config = AnalysisConfig(*given.budget, **chosen)
-    with team.together(), refused(), reporter(events) as progress:
+    with distributed.together(), refused(), reporter(events) as progress:
         tokenizer, model = load_named(given.model, "--model")
         if given.reference == OWN_WORDS:
             reference = own_words(model, tokenizer, config)
@@ -201,12 +186,6 @@ def written(given: argparse.Namespace, analysis: Analysis) -> None:
 def init_path(plan: Path) -> Path:
     """Where the start values of a plan stand: A (rank_max, in) in float32 by full module name."""
     return plan.with_name(plan.stem + ".init.safetensors")
-
-
-def atomically(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def show(plan: dict[str, Any], out: Path) -> None:

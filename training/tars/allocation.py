@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.tars import exact
+from training.tars import exact_solver
 from training.tars.presets import Settings, is_attention
 
 BYTES_PER_PARAMETER = 2
@@ -227,12 +227,15 @@ def allocate_uniform(problem: Problem) -> list[int]:
     return [int(steps) for steps in np.minimum(each, problem.highs)]
 
 
-def allocate_concave(values: exact.Values, problem: Problem) -> tuple[list[int], float]:
+def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[list[int], float]:
     """(quanta that maximise the sum of `values` within the budget, share of that optimum which greedy misses)."""
     ranges = list(zip(problem.lows.tolist(), problem.highs.tolist(), strict=True))
     costs = problem.costs.tolist()
-    best = exact.optimum(values, costs, problem.budget, ranges)
-    gained = [exact.worth(values, steps) for steps in (best, exact.greedy(values, costs, problem.budget, ranges))]
+    best = exact_solver.optimum(values, costs, problem.budget, ranges)
+    gained = [
+        exact_solver.worth(values, steps)
+        for steps in (best, exact_solver.greedy(values, costs, problem.budget, ranges))
+    ]
     return best, round(1 - gained[1] / gained[0], 6) if gained[0] > 0 else 0.0
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from training.lm.data import Row
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
-from training.tars.data import Row
-from training.tars.presets import PROBE_RATES, BadSettings, Settings, settings_of
+from training.tars.config import AnalysisConfig
+from training.tars.presets import Settings
 from training.tars.sample import Sample
 from training.tars.scores import Scores, measure
 
@@ -22,46 +23,6 @@ Progress = Callable[[int, int], None]
 
 class NoLinearModules(ValueError):
     """Nothing in the model can take a LoRA adapter, or a wanted module is not there."""
-
-
-@dataclass(frozen=True)
-class AnalysisConfig:
-    """`budget_kind` is uniform_rank, parameters or bytes; lengths in tokens; `scale` is alpha / r of every module.
-
-    Settings that are None are the preset's. `target_modules` are last names; None takes every linear module.
-    `probe_rates` are tried in turn; `probe_steps` are the steps of each.
-    """
-
-    budget_kind: str = "uniform_rank"
-    budget_value: int = 16
-    preset: str = "default"
-    sensitivity: str | None = None
-    divergence: str | None = None
-    direction: str | None = None
-    objective: str | None = None
-    init: str | None = None
-    kinds: str | None = None
-    power: float | None = None
-    rank_min: int | None = None
-    rank_max: int = 32
-    quantum: int = 4
-    scale: float = 2.0
-    samples: int = 128
-    max_length: int = 256
-    batch_size: int = 4
-    probe_steps: int = 10
-    probe_rates: tuple[float, ...] = PROBE_RATES
-    target_modules: tuple[str, ...] | None = None
-    seed: int = 0
-
-    def settings(self) -> Settings:
-        """Raises BadSettings."""
-        if not self.scale > 0:
-            raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")
-        if not self.probe_rates:
-            raise BadSettings("probe_rates", "probe_rates is empty; name a learning rate at least.")
-        names = ("sensitivity", "divergence", "direction", "objective", "init", "kinds", "power", "rank_min")
-        return settings_of(self.preset, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.lm.error_reporting import BadInput, guarded
+from training.lm.events import Events
 from training.tars import allocation
-from training.tars.__main__ import atomically, budget, named
 from training.tars.allocation import Bounds
-from training.tars.boundary import BadInput, guarded
-from training.tars.events import Events
+from training.tars.files import atomically, budget, named
 from training.tars.presets import Settings
 
 PREFIX = "base_model.model."
@@ -189,8 +189,8 @@ def losses(given: argparse.Namespace, events: Events) -> dict[str, float]:
     """Held-out loss in nats a token with the adapter as it was and as it is."""
     from peft import PeftModel
 
-    from training.recipes.evaluation import first_tokens, held_out_loss
-    from training.tars.base_model import load_named, sequences_of
+    from training.lm.base_model import load_named, sequences_of
+    from training.lm.evaluation import first_tokens, held_out_loss
 
     tokenizer, model = load_named(given.model, "--model")
     sequences = first_tokens(sequences_of(given.data, "--data", tokenizer, given.max_length), given.eval_tokens)

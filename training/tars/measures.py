@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.tars import team
+from training.tars import distributed
 
 HALVES = 2
 # More directions than asked for: the error of a sketch falls quickly with a few.
@@ -77,7 +77,7 @@ class GradientSketch:
 
     def merge(self) -> None:
         """Add what the other processes' sketches hold; all must have drawn the same projections."""
-        team.add_up(self.y, self.z)
+        distributed.add_up(self.y, self.z)
 
     def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
         """(singular values (count,), descending; right singular vectors (count, in)), on the CPU; or fewer."""
@@ -126,7 +126,7 @@ class OutputMoments:
 
     def merge(self) -> None:
         """Add the other processes' sums."""
-        team.add_up(self.sums, self.squares, self.tokens)
+        distributed.add_up(self.sums, self.squares, self.tokens)
 
     def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
         """(mean, variance) of each channel, over the whole sample or over one half. (out,) each"""

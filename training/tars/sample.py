@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from training.tars import data
-from training.tars.data import Row, TokenSequence
+from training.lm import data
+from training.lm.data import Row, TokenSequence
+from training.tars.config import AnalysisConfig
 from training.tars.signals import Batch, batch_of
-
-if TYPE_CHECKING:
-    from training.tars.analysis import AnalysisConfig
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.tars import measures, signals, team
+from training.tars import distributed, measures, signals
+from training.tars.config import AnalysisConfig
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
 from training.tars.presets import Settings, is_attention
 from training.tars.probe import Probe, probe
 from training.tars.sample import Sample
 from training.tars.signals import Watch, Watched
-
-if TYPE_CHECKING:
-    from training.tars.analysis import AnalysisConfig
 
 # A batch with its backward pass counts in the progress as two without.
 BACKWARD_WEIGHT = 2
@@ -102,7 +100,7 @@ def measure(
     reads_base = bool(sample.base) and settings.needs_reference
     reads_target = any(watch.gradients or watch.moments for watch in target.modules.values())
     sizes = [len(own_share(-(-len(part) // sample.batch_size))) for part in (sample.target, sample.base)]
-    rounds = (len(list(team.share(config.probe_rates))) + 1) * config.probe_steps if probing else 0
+    rounds = (len(list(distributed.share(config.probe_rates))) + 1) * config.probe_steps if probing else 0
     steps = Steps(BACKWARD_WEIGHT * (reads_target * sizes[0] + rounds) + reads_base * sizes[1], progress)
     if reads_target:
         read(model, modules, target, sample.target, sample, steps, BACKWARD_WEIGHT)
@@ -137,7 +135,7 @@ def read(
 
 def own_share(batches: int) -> Sequence[int]:
     """Numbers of the batches that this process reads: all where there are not enough for every process."""
-    return range(batches) if batches < team.size() else list(team.share(range(batches)))
+    return range(batches) if batches < distributed.size() else list(distributed.share(range(batches)))
 
 
 def probed(
@@ -153,7 +151,7 @@ def probed(
             scale=config.scale, seed=config.seed, done=lambda: steps.advance(BACKWARD_WEIGHT),
         )  # fmt: skip
 
-    tried = team.every(list(config.probe_rates), lambda rate: on_half(0, rate))
+    tried = distributed.every(list(config.probe_rates), lambda rate: on_half(0, rate))
     best = min(tried, key=lambda found: found.reached)
     return [*(found for found in tried if found is not best), best, on_half(1, best.rate)]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.tars import team
-from training.tars.data import IGNORED, TokenSequence, padded
+from training.lm.data import IGNORED, TokenSequence, padded
+from training.tars import distributed
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
 
 Observer = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
@@ -69,9 +69,9 @@ class Watched:
 
     def merge(self) -> None:
         """Take in what the other processes read: their sequences come after ours, in the order of the processes."""
-        self.halves = [half for part in team.gathered(self.halves) for half in part]
+        self.halves = [half for part in distributed.gathered(self.halves) for half in part]
         norms = {name: watch.norms.values() for name, watch in self.modules.items() if watch.norms}
-        parts = team.gathered(norms)
+        parts = distributed.gathered(norms)
         for name, watch in self.modules.items():
             if watch.norms:
                 watch.norms.squares = [part[name] for part in parts]

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from adapterhub.garbage import collect
+from adapterhub.artifact_gc import collect
 from registry.models.adapter import store
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.artifacts import ArtifactError
-from registry.edge import write_bundle
+from registry.exports.edge_bundle import write_bundle
 from registry.models import Alias
 
 

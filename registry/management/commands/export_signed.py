@@ -5,9 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.api.errors import DomainError
 from adapterhub.artifacts import ArtifactError
-from registry.model_signing import write_signed
+from adapterhub.core.errors import DomainError
+from registry.evidence.sigstore_bundle import write_signed
 from registry.models import AdapterVersion
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.api.errors import Invalid
-from registry.capacity import MIB, require_memory
+from adapterhub.core.errors import Invalid
 from registry.models import Cluster
+from registry.serving.slot_memory import MIB, require_memory
 
 
 class Command(BaseCommand):

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from registry.reconcile import reconcile
+from registry.serving.reconciler import reconcile
 
 
 class Command(BaseCommand):

@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from registry.checks import sign_unsigned
 from registry.models import AdapterVersion
+from registry.uploads.verification import sign_unsigned
 
 
 class Command(BaseCommand):

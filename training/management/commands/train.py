@@ -8,11 +8,12 @@ from typing import Any
 import yaml
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.accounts.models import ROLE_SCOPES, Project, Scope, User
-from adapterhub.api.errors import DomainError
-from training import asked
+from adapterhub.accounts.models import Project, User
+from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import ROLE_SCOPES, Scope
 from training.api.serializers import NewTrainingRunSerializer
-from training.models import TrainingRun
+from training.runs import specification
+from training.runs.launch import launch_run
 
 
 class Command(BaseCommand):
@@ -31,8 +32,8 @@ class Command(BaseCommand):
         if not may_train(person, project):
             raise CommandError(f"--user {user}: this needs scope 'train' in project {project}.")
         try:
-            run = TrainingRun.launch(
-                by=person.as_actor("command"), anyway=body["anyway"], **asked.arguments(body, project)
+            run = launch_run(
+                by=person.as_actor("command"), anyway=body["anyway"], **specification.arguments(body, project)
             )
         except DomainError as error:
             raise CommandError(f"{error.field}: {error.detail}") from None

@@ -6,10 +6,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from adapterhub.accounts import memberships
-from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
 
 
 class Command(BaseCommand):

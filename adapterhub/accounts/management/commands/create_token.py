@@ -7,8 +7,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import now
 
 from adapterhub.accounts import tokens
-from adapterhub.accounts.actor import system
-from adapterhub.accounts.models import Project, Scope
+from adapterhub.accounts.models import Project
+from adapterhub.core.actor import system
+from adapterhub.core.tenancy import Scope
 
 
 class Command(BaseCommand):

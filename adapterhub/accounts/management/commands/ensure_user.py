@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from adapterhub.accounts import memberships
-from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.core.actor import system
 
 SHORTEST = 12
 

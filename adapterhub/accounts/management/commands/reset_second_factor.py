@@ -5,8 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.accounts import second_factor
-from adapterhub.accounts.actor import system
 from adapterhub.accounts.models import SecondFactor
+from adapterhub.core.actor import system
 
 
 class Command(BaseCommand):

@@ -5,9 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.accounts.models import Project
-from adapterhub.audit import checkpoints, observed
+from adapterhub.audit import access_log, checkpoints
 from adapterhub.audit.export import write_bundle
+from adapterhub.core.tenancy import project_model
 
 
 class Command(BaseCommand):
@@ -18,11 +18,11 @@ class Command(BaseCommand):
         parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
 
     def handle(self, *, project: str, folder: Path, **_: Any) -> None:
-        found = Project.objects.filter(slug=project).first()
+        found = project_model().objects.filter(slug=project).first()
         if found is None:
             raise CommandError(f"PROJECT {project!r}: there is no such project.")
         if folder.exists():
             raise CommandError(f"FOLDER {folder} exists: name a new one.")
-        observed.seal()
+        access_log.seal()
         checkpoints.write(found)
         write_bundle(found, folder)

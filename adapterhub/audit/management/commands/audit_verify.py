@@ -5,9 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.accounts.models import Project
 from adapterhub.audit.models import verify
 from adapterhub.audit.verifier import INSTALLATION, Checkpoint, Unreadable, read_checkpoints, read_public_key
+from adapterhub.core.tenancy import Tenant, project_model
 
 
 class Command(BaseCommand):
@@ -19,7 +19,7 @@ class Command(BaseCommand):
 
     def handle(self, *, checkpoints: Path | None, public_key: Path | None, **_: Any) -> None:
         outside = self.read(checkpoints, public_key) if checkpoints else []
-        broken = sum(self.report(project, outside) for project in [None, *Project.objects.all()])
+        broken = sum(self.report(project, outside) for project in [None, *project_model().objects.all()])
         if broken:
             raise CommandError(f"{broken} events do not hold: compare with a backup or an export made earlier.")
 
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         except Unreadable as error:
             raise CommandError(str(error), returncode=2) from error
 
-    def report(self, project: Project | None, outside: list[Checkpoint]) -> int:
+    def report(self, project: Tenant | None, outside: list[Checkpoint]) -> int:
         name = project.slug if project else INSTALLATION
         count, faults = verify(project, [point for point in outside if point.project == name])
         for fault in faults:

@@ -1,0 +1,29 @@
+"""The page of roles: who had which one when, as the audit trail tells it."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.accounts.memberships import Tenure, tenures
+from adapterhub.api.listing import MOST_LETTERS
+from adapterhub.api.permissions import actor_of
+from adapterhub.audit.access_log import observe
+from adapterhub.audit.tags import Tag
+from adapterhub.audit.views import PAGE, audited
+
+
+@login_required
+def roles(request: HttpRequest) -> HttpResponse:
+    """Who had which role when, the newest first; `q` is a person, a role or a project."""
+    words = request.GET.get("q", "")[:MOST_LETTERS].lower().split()
+    told = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
+    page = Paginator(told, PAGE).get_page(request.GET.get("page"))
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
+    return render(request, "audit/roles.html", {"page": page, "listing": {"words": " ".join(words)}})
+
+
+def names_of(tenure: Tenure) -> str:
+    return f"{tenure.user} {tenure.role} {tenure.project.slug} {tenure.project.name}".lower()

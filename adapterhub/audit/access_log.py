@@ -1,0 +1,80 @@
+"""Reads of sensitive things and refused requests: one plain insert in the request, sealed into the chain in batches."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.db import connection, transaction
+
+from adapterhub.audit.models import AuditEvent, UnsealedEvent, head_of, lock_chain
+from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.tenancy import Tenant, project_model
+
+BATCH = 2000
+
+
+def observe(tag: Tag, *, by: Actor, project: Tenant | None, what: str, evidence: dict[str, Any] | None = None) -> None:
+    """Note that somebody read `what`, or was refused it. It waits for no lock; `seal` puts it into the chain."""
+    UnsealedEvent.objects.create(project=project, fields=fields_of(tag, by, what, evidence))
+
+
+def fields_of(tag: Tag, by: Actor, what: str, evidence: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "tag": str(tag),
+        "actor_id": by.user.pk if by.user else None,
+        "actor_name": by.name,
+        "auth_method": by.method,
+        "token_id": by.token_id,
+        "request_id": by.request_id,
+        "object_type": "request",
+        "object_id": what[:60],
+        "object_name": what[:200],
+        "evidence": evidence,
+    }
+
+
+def seal() -> int:
+    """Move what was observed into the chains, in its order; returns how many events were sealed."""
+    waiting = UnsealedEvent.objects.order_by().values_list("project", flat=True).distinct()
+    projects = project_model().objects.in_bulk([pk for pk in waiting if pk])
+    return sum(seal_chain(projects.get(pk)) for pk in waiting)
+
+
+def seal_chain(project: Tenant | None) -> int:
+    """One batch at a time under the chain's lock, so that changes never wait long."""
+    sealed = 0
+    while count := seal_batch(project):
+        sealed += count
+    return sealed
+
+
+def seal_batch(project: Tenant | None) -> int:
+    with transaction.atomic():
+        lock_chain(project)
+        rows = list(UnsealedEvent.objects.select_for_update().filter(project=project)[:BATCH])
+        sequence, head = head_of(project)
+        events = []
+        for row in rows:
+            event = AuditEvent(project=project, at=row.at, **row.fields)
+            event.follow(sequence, head)
+            sequence, head = event.sequence, event.hash
+            events.append(event)
+        copy_in(events)
+        UnsealedEvent.objects.filter(pk__in=[row.pk for row in rows]).delete()
+    return len(rows)
+
+
+def copy_in(events: list[AuditEvent]) -> None:
+    """As `bulk_create` does, at half its cost."""
+    columns = [field for field in AuditEvent._meta.concrete_fields if not field.primary_key]
+    names = ", ".join(field.column for field in columns)
+    with connection.cursor() as cursor, cursor.copy(f"COPY audit_auditevent ({names}) FROM STDIN") as copy:
+        for event in events:
+            copy.write_row([stored(getattr(event, field.attname)) for field in columns])
+
+
+def stored(value: Any) -> Any:
+    """The value as COPY writes it: objects are JSON."""
+    return json.dumps(value) if isinstance(value, dict) else value

@@ -1,0 +1,125 @@
+"""Commands that make versions: push, analyze, train, eval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, dataset_of, hub, project_of, say
+from adapterhub.cli.waiting import until_ended
+from adapterhub.client import calls
+
+Data = Annotated[str, typer.Option("--dataset", help="Number of a dataset, or a file to upload.")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; may be repeated.")]
+
+
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """`name=value`, the value as JSON where it is JSON, else as text. Raises Ended."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise Ended(f"{pair!r} is not NAME=VALUE.", Exit.USAGE)
+        found[name] = value_of(value)
+    return found
+
+
+def value_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="PEFT's two files.")],
+    adapter: Annotated[str, typer.Option("--adapter", help="The adapter that gets a new version.")],
+    fold: Annotated[bool, typer.Option("--fold", help="Fold different effective scales into B.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Publish an adapter that was trained elsewhere; --wait follows its check."""
+    with hub() as api:
+        version = api.send(calls.push(adapter, folder, fold=fold))
+        if wait:
+            call = calls.version(adapter, version["number"])
+            version = until_ended(api, call, version["served_name"], timeout)
+    say(version, f"{version['served_name']} {version['status']}", as_json)
+
+
+def analyze(
+    base_model: Annotated[str, typer.Option("--base-model")],
+    dataset: Data,
+    budget: Annotated[str, typer.Option(help="uniform_rank=8, parameters=N or bytes=N.")] = "uniform_rank=8",
+    preset: Annotated[str, typer.Option()] = "default",
+    settings: Settings = [],  # noqa: B006 - typer reads the default, nobody changes it
+    project: Project = "",
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Plan the ranks of every module before training."""
+    with hub() as api:
+        owner = project_of(api, project)
+        fields = settings_of(settings)
+        data = dataset_of(api, owner, dataset)
+        analysis = api.send(calls.analyze(owner, base_model, data, settings_of([budget]), preset=preset, **fields))
+        if wait:
+            analysis = until_ended(api, calls.rank_analysis(analysis["id"]), "rank analysis", timeout)
+    say(analysis, f"{analysis['id']} {analysis['status']}", as_json)
+
+
+def train(
+    adapter: Annotated[str, typer.Argument(help="The adapter that gets a new version.")],
+    dataset: Data,
+    method: Annotated[str, typer.Option(help="lora, qlora, dora, adalora, galore or full.")] = "lora",
+    analysis: Annotated[str, typer.Option(help="Id of a rank analysis whose ranks are used.")] = "",
+    settings: Settings = [],  # noqa: B006 - typer reads the default, nobody changes it
+    anyway: Annotated[bool, typer.Option(help="Although the preflight says that it will not fit.")] = False,
+    project: Project = "",
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Train a new version; --set steps=200 --set learning_rate=0.0002 for the hyperparameters."""
+    fields: dict[str, Any] = {"method": method, "hyperparameters": settings_of(settings), "anyway": anyway}
+    with hub() as api:
+        owner = project_of(api, project)
+        planned = {"rank_analysis": analysis} if analysis else {}
+        run = api.send(calls.train(owner, adapter, dataset_of(api, owner, dataset), **fields, **planned))
+        if wait:
+            run = until_ended(api, calls.training_run(run["id"]), f"training {adapter}", timeout)
+    say(run, f"{run['id']} {run['status']} {run['version'] or ''}".strip(), as_json)
+
+
+def evaluate(
+    version: Annotated[str, typer.Argument(help="Served name.")],
+    dataset: Data,
+    against: Annotated[str, typer.Option(help="Served name of the version that it would replace.")] = "",
+    project: Project = "",
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a version on held-out rows; --wait ends with 6 when it is measured to be worse than --against."""
+    with hub() as api:
+        owner = project_of(api, project)
+        other = {"against": against} if against else {}
+        found = api.send(calls.evaluate(owner, version, dataset_of(api, owner, dataset), **other))
+        if wait:
+            found = until_ended(api, calls.evaluation(found["id"]), f"evaluation of {version}", timeout)
+    say(found, f"{found['id']} {found['status']}", as_json)
+    require_no_worse(found.get("metrics") or {}, version, against)
+
+
+def require_no_worse(metrics: dict[str, Any], version: str, against: str) -> None:
+    """Raises Ended when the whole interval of the difference in loss is above zero, as the promotion would."""
+    change = (metrics.get("differences") or {}).get("against")
+    if change and change["low"] > 0:
+        interval = f"{change['low']:.3f} to {change['high']:.3f}"
+        raise Ended(f"{version} is worse than {against}: its loss is {interval} higher (95 %).", Exit.REFUSED)

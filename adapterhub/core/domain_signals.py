@@ -1,0 +1,17 @@
+"""Signals that let a lower part tell what happened without knowing who listens, and how a commit sends one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.dispatch import Signal
+
+# `by`, `path`, `code`: a caller was refused a request.
+access_refused = Signal()
+
+
+def send_on_commit(signal: Signal, **facts: Any) -> None:
+    """Send the signal when the present transaction is committed; a rollback sends none."""
+    transaction.on_commit(partial(signal.send, sender=None, **facts))

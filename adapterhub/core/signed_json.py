@@ -1,0 +1,16 @@
+"""JSON that is signed with Ed25519: the canonical text and its signature side by side. Keys are arguments."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+def signed_with(key: Ed25519PrivateKey, domain: bytes, content: dict[str, Any]) -> bytes:
+    """Return `{"signed": canonical JSON of the content as text, "signature": hex over domain | that text}`."""
+    text = rfc8785.dumps(content)
+    signature = key.sign(domain + text).hex()
+    return json.dumps({"signed": text.decode(), "signature": signature}).encode()

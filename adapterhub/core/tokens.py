@@ -1,0 +1,31 @@
+"""The text of an API token, `ah_<id>_<secret>`: made, taken apart, and hashed. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+
+ID_LETTERS = string.ascii_lowercase + string.digits
+ID_LENGTH = 12
+
+
+def new_id_and_secret() -> tuple[str, str]:
+    """Return a new token's id, which is public, and its secret of 256 random bits."""
+    return "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH)), secrets.token_urlsafe(32)
+
+
+def text_of(token_id: str, secret: str) -> str:
+    """Return what the caller sends."""
+    return f"ah_{token_id}_{secret}"
+
+
+def id_and_secret_of(text: str) -> tuple[str, str] | None:
+    """Return the id and the secret of a token's text; None for what has not its three parts."""
+    parts = text.split("_", 2)
+    return (parts[1], parts[2]) if len(parts) == 3 else None
+
+
+def secret_hash(secret: str) -> str:
+    """Return the sha256 in hex. A secret of 256 random bits needs no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()

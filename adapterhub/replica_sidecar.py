@@ -1,0 +1,114 @@
+"""A small process beside an engine on another machine: `python -m adapterhub.replica_sidecar --store s3://bucket ...`.
+
+It stands before the engine at the replica's address. What the control loop asks the engine to load, it first fetches
+from the store by its digest, verified, to the very path that was named. Only the paths of PASSED go on to the engine,
+whose other routes ask for no key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from adapterhub.artifacts import DIGEST, ArtifactError, ArtifactStore, open_store
+
+PASSED = {"GET": ("/health", "/version", "/v1/models"),
+          "POST": ("/v1/unload_lora_adapter", "/v1/completions", "/v1/chat/completions")}  # fmt: skip
+LOAD = "/v1/load_lora_adapter"
+# Below the 5 s after which engines close an idle connection.
+KEEPALIVE_S = 3.0
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """`folder` is the hub's folder of served versions, at the same path here."""
+
+    def __init__(self, store: ArtifactStore, folder: Path, engine: str) -> None:
+        self._store, self._folder, self._engine = store, folder, engine.rstrip("/")
+
+    def app(self) -> Starlette:
+        passed = [Route(path, self.passed_on, methods=[method]) for method, paths in PASSED.items() for path in paths]
+        return Starlette(routes=[Route(LOAD, self.load, methods=["POST"]), *passed], lifespan=self.lifespan)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
+            yield
+
+    async def load(self, request: Request) -> Response:
+        """Fetch, then let the engine load. An artifact that is not what its digest says is refused for good."""
+        try:
+            path = Path(json.loads(await request.body())["lora_path"])
+        except (ValueError, KeyError, TypeError):
+            return failure(400, "lora_path is missing.")
+        if path.parent != self._folder or not DIGEST.fullmatch(path.name):
+            return failure(400, f"Only versions below {self._folder} are loaded.")
+        try:
+            await asyncio.to_thread(self._store.fetch_dir, path.name, path)
+        except ArtifactError as error:
+            return failure(404, str(error))
+        except OSError as error:
+            log.warning("The store does not give %s: %s", path.name[:12], error)
+            return failure(503, f"The store does not answer: {error}")
+        return await self.passed_on(request)
+
+    async def passed_on(self, request: Request) -> Response:
+        """The engine's answer as it comes."""
+        body = await request.body()
+        kept = {name: request.headers[name] for name in ("content-type", "x-request-id", "traceparent", "tracestate",
+                                                         "authorization") if name in request.headers}  # fmt: skip
+        try:
+            url = self._engine + request.url.path
+            answer = await self._session.request(request.method, url, data=body, headers=kept)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return failure(503, f"The engine does not answer: {error}")
+        kind = answer.headers.get("content-type", "text/plain")
+        return StreamingResponse(chunks(answer), answer.status, {"content-type": kind})
+
+
+async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Closed however it ends, so that the engine stops when the caller leaves."""
+    try:
+        async for chunk in answer.content.iter_any():
+            yield chunk
+    finally:
+        answer.close()
+
+
+def failure(status: int, message: str) -> Response:
+    """An error as engines write it."""
+    return JSONResponse({"error": {"message": message, "type": "Sync", "param": None, "code": status}}, status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m adapterhub.replica_sidecar", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--store", required=True, help="the hub's artifact store: s3://bucket/prefix or a folder")
+    parser.add_argument("--endpoint-url", help="of an S3 that is not Amazon's")
+    parser.add_argument("--folder", type=Path, required=True, help="of served versions, as the hub names it")
+    parser.add_argument("--engine", required=True, help="the engine's address on this machine")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    agent = Agent(open_store(given.store, endpoint_url=given.endpoint_url), given.folder.absolute(), given.engine)
+    uvicorn.run(agent.app(), host=given.host, port=given.port, access_log=False, server_header=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Which engines serve an adapter as PEFT computes it, and why not. No torch, no database.
+
+vLLM reads rank_pattern and alpha_pattern from 0.32 on; before, it scales every module by the configuration's own
+alpha and r. SGLang does so too, without rsLoRA, and its buffers have one rank for each adapter. llama.cpp reads GGUF.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from registry.adapter_files.manifest import scale_of
+
+
+class Engine(StrEnum):
+    VLLM = "vllm"
+    VLLM_OLD = "vllm-old"
+    SGLANG = "sglang"
+    EMBEDDED = "embedded"
+    LLAMA_CPP = "llama.cpp"
+
+
+LABELS = {
+    Engine.VLLM: "vLLM 0.32 or newer",
+    Engine.VLLM_OLD: "vLLM before 0.32",
+    Engine.SGLANG: "SGLang",
+    Engine.EMBEDDED: "embedded engine",
+    Engine.LLAMA_CPP: "llama.cpp",
+}
+
+
+class Outcome(StrEnum):
+    SERVES = "serves"
+    SERVES_AFTER_EXPORT = "serves_after_export"
+    CANNOT = "cannot"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What decides where an adapter runs. Scales multiply B @ A; `own_scale` is what the patterns do not touch."""
+
+    ranks: Mapping[str, int]
+    scales: Mapping[str, float]
+    own_scale: float
+    base_digest: str = ""
+    rank_stabilised: bool = False
+    dora: bool = False
+    bias: str = "none"
+    modules_to_save: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], ranks: Mapping[str, int], base_digest: str) -> Traits:
+        """From a PEFT configuration and the rank of each module. Raises Invalid when they contradict each other."""
+        stabilised = bool(config.get("use_rslora"))
+        return cls(
+            ranks=ranks,
+            scales={module: scale_of(dict(config), module, own) for module, own in ranks.items()},
+            own_scale=own_scale(config, stabilised),
+            base_digest=base_digest,
+            rank_stabilised=stabilised,
+            dora=bool(config.get("use_dora")),
+            bias=config.get("bias") or "none",
+            modules_to_save=tuple(config.get("modules_to_save") or ()),
+        )
+
+    @property
+    def max_rank(self) -> int:
+        return max(self.ranks.values())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One engine's answer and the reason in one sentence."""
+
+    engine: Engine
+    outcome: Outcome
+    reason: str
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.engine]
+
+
+def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
+    """The scale without the patterns, PEFT's defaults filled in; NaN when the patterns hide a nonsensical one."""
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        return math.nan
+    return alpha / (math.sqrt(rank) if stabilised else rank)
+
+
+def verdict(
+    engine: Engine, traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None
+) -> Verdict:
+    """May a fleet of this engine serve the adapter? None = the fleet's base model or highest rank does not matter."""
+    if reason := hindrance(engine, traits, base_digest, max_lora_rank):
+        return Verdict(engine, Outcome.CANNOT, reason)
+    if reason := misreading(engine, traits):
+        return Verdict(engine, Outcome.SERVES_AFTER_EXPORT, reason)
+    return Verdict(engine, Outcome.SERVES, f"{LABELS[engine]} computes it as PEFT does.")
+
+
+def verdicts(traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None) -> list[Verdict]:
+    """The answer of every engine."""
+    return [verdict(engine, traits, base_digest=base_digest, max_lora_rank=max_lora_rank) for engine in Engine]
+
+
+def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_rank: int | None) -> str:
+    """Why no export helps, or nothing."""
+    if base_digest is not None and traits.base_digest != base_digest:
+        return "It was trained on another base model than the fleet serves."
+    if traits.dora:
+        return "It is a DoRA adapter: its magnitudes cannot be served beside the base model, only merged into it."
+    if traits.bias != "none":
+        return f"It trains biases (bias = {traits.bias}), which are no low-rank matrices: train with bias = none."
+    if traits.modules_to_save:
+        return f"It replaces whole modules ({', '.join(traits.modules_to_save)}): train without modules_to_save."
+    limited = engine is not Engine.LLAMA_CPP and max_lora_rank is not None
+    if limited and traits.max_rank > max_lora_rank:
+        return f"Its highest rank is {traits.max_rank}; the fleet serves at most {max_lora_rank}."
+    return ""
+
+
+def misreading(engine: Engine, traits: Traits) -> str:
+    """Why the files as they are would fail or be served wrongly, or nothing."""
+    if engine is Engine.LLAMA_CPP:
+        return "llama.cpp reads GGUF: take the portable export and convert it with convert_lora_to_gguf.py."
+    if engine is Engine.VLLM_OLD and not scaled_alike(traits, traits.own_scale):
+        return "vLLM before 0.32 ignores alpha_pattern and rank_pattern and would scale some modules wrongly."
+    if engine is Engine.SGLANG:
+        return misread_by_sglang(traits)
+    return ""
+
+
+def misread_by_sglang(traits: Traits) -> str:
+    if traits.rank_stabilised:
+        return "SGLang scales by alpha / r and ignores rsLoRA: it would scale every module wrongly."
+    if len(set(traits.ranks.values())) > 1:
+        return "SGLang has one rank for each adapter and ignores rank_pattern; the portable export has one rank."
+    if not scaled_alike(traits, traits.own_scale):
+        return "SGLang ignores alpha_pattern and would scale some modules wrongly."
+    return ""
+
+
+def scaled_alike(traits: Traits, scale: float) -> bool:
+    return all(math.isclose(value, scale, rel_tol=1e-6) for value in traits.scales.values())

@@ -1,0 +1,1 @@
+"""The files of a base model, brought into the models folder."""

@@ -1,0 +1,1 @@
+"""What can be proved of a version: comparison, lineage, dossier and signature bundle."""

@@ -1,0 +1,136 @@
+"""The technical dossier of a version: what is recorded of it, under headings shaped after Annex IV of the EU AI Act.
+
+It claims no conformity. What AdapterHub cannot know, such as the risk management of the whole system, it says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.signing import public_key_pem
+from registry.evidence.lineage import Past, lineage
+from registry.models import AdapterVersion, Rollout
+
+DISCLAIMER = (
+    "The headings follow Annex IV of Regulation (EU) 2024/1689. This is a record of what this installation knows; "
+    "it is no declaration of conformity and no legal assessment."
+)
+NOT_KNOWN = "Not recorded by AdapterHub: add it where the whole system is documented."
+
+
+def dossier(version: AdapterVersion) -> dict[str, Any]:
+    """Everything recorded of the version, as JSON values only."""
+    past = Past.of(version)
+    return {
+        "title": f"Technical dossier of {version}",
+        "note": DISCLAIMER,
+        "1 General description": general(version),
+        "2 Elements and development": development(version),
+        "3 Monitoring and control": control(version, past),
+        "4 Performance metrics": version.metrics or {"metrics": "None were recorded."},
+        "5 Risk management and limits": limits(version),
+        "6 Changes through the lifecycle": {"events": events(version), "lineage": lineage(version, past)},
+        "7 Integrity": integrity(version),
+    }
+
+
+def general(version: AdapterVersion) -> dict[str, Any]:
+    base = version.adapter.base_model
+    return {
+        "purpose": version.adapter.description or NOT_KNOWN,
+        "project": version.project.slug,
+        "adapter": version.adapter.slug,
+        "version": version.number,
+        "served name": version.served_name,
+        "status": version.get_status_display(),
+        "published": version.created_at.isoformat(),
+        "by": str(version.created_by or "a machine"),
+        "base model": {
+            "name": base.slug,
+            "source": base.source,
+            "revision": base.revision,
+            "digest": version.base_digest,
+            "tokenizer": version.tokenizer_digest or NOT_KNOWN,
+            "chat template": version.template_digest or NOT_KNOWN,
+        },
+        "engines": {verdict.label: f"{verdict.outcome}: {verdict.reason}" for verdict in version.verdicts()},
+    }
+
+
+def development(version: AdapterVersion) -> dict[str, Any]:
+    told = version.lineage
+    return {
+        "method": version.method,
+        "configuration": version.config,
+        "parameters": version.parameters,
+        "highest rank": version.max_rank,
+        "data": told.get("dataset") or NOT_KNOWN,
+        "plan": told.get("rank_analysis") or "No rank analysis: the ranks were given.",
+        "as recorded": told,
+    }
+
+
+def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
+    return {
+        "live as": [alias.name for alias in version.aliases.all()],
+        "approvals": [approval_row(approval) for approval in past.approvals],
+        "rollouts": [rollout_row(rollout) for rollout in past.rollouts],
+        "served": [
+            {"alias": move.alias.name, "from": move.at.isoformat(), "by": move.actor_name, "reason": move.reason}
+            for move in past.moves
+        ],
+        "answers": past.answers,
+    }
+
+
+def approval_row(approval: Any) -> dict[str, Any]:
+    return {
+        "id": str(approval.pk),
+        "alias": approval.alias.name,
+        "status": approval.status,
+        "asked by": approval.author_name,
+        "bound to": approval.bound,
+        "signatures": [{"by": item.name, "decision": item.decision, "reason": item.reason, "at": item.at.isoformat()}
+                       for item in approval.signatures.all()],
+    }  # fmt: skip
+
+
+def rollout_row(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "id": str(rollout.pk),
+        "alias": rollout.alias.name,
+        "status": rollout.status,
+        "steps": rollout.steps,
+        "guardrails": rollout.guardrails,
+        "reason": rollout.reason,
+    }
+
+
+def limits(version: AdapterVersion) -> dict[str, Any]:
+    cannot = [verdict.label for verdict in version.verdicts() if verdict.outcome == "cannot"]
+    return {
+        "risk management": NOT_KNOWN,
+        "not servable on": cannot,
+        "backdoors": "An adapter that behaves well in every evaluation may hold a trigger: weights are not searched "
+        "for one. What is recorded is who trained it, on which data and on which base model.",
+    }
+
+
+def events(version: AdapterVersion) -> list[dict[str, Any]]:
+    return [
+        {"sequence": event.sequence, "at": event.at.isoformat(), "tag": event.tag, "by": event.actor_name,
+         "reason": event.reason, "hash": bytes(event.hash).hex()}
+        for event in AuditEvent.objects.about(version).order_by("id")
+    ]  # fmt: skip
+
+
+def integrity(version: AdapterVersion) -> dict[str, Any]:
+    return {
+        "artifact": f"sha256:{version.digest}",
+        "base model": f"sha256:{version.base_digest}",
+        "signature": version.signature or "none",
+        "public key": public_key_pem().decode(),
+        "audit proof": "Each event above names its place and hash in the project's chain; "
+        "`python -m adapterhub.audit.verifier` checks an export of it without this installation.",
+    }

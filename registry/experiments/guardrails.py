@@ -1,0 +1,209 @@
+"""What a rollout's minutes say: roll back, pause, promote or wait, with the reasons in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from math import isfinite, isnan
+
+from registry.experiments.confidence_sequences import UNIT, Interval, Sample, Verdict, judged, mean_difference, mirrored
+from registry.experiments.quantiles import Histogram, quantile_difference
+from registry.experiments.sample_ratio import Exposure, mismatched
+
+STALE = timedelta(minutes=5)
+FOR_LONG = f"for {STALE.seconds // 60} minutes."
+OUTAGE = "The control is past the margin too, against its time before the rollout: an outage, not the candidate."
+SPLIT = "The arms do not get the users that their weights promise: no comparison can be trusted until that is found."
+BOTH = "Users get answers of both arms, more than one in a hundred: a router does not keep them where they belong."
+MOST_IN_BOTH = 0.01
+
+
+class Kind(StrEnum):
+    """What a bad verdict does: a guardrail rolls back, a signal pauses, a goal only holds promotion."""
+
+    GUARDRAIL = "guardrail"
+    SIGNAL = "signal"
+    GOAL = "goal"
+
+
+class Action(StrEnum):
+    """The most urgent first."""
+
+    ROLL_BACK = "roll back"
+    PAUSE = "pause"
+    WAIT = "wait"
+    PROMOTE = "promote"
+
+
+class Arm(StrEnum):
+    """BASELINE is the control's traffic from before the rollout."""
+
+    BASELINE = "baseline"
+    CONTROL = "control"
+    CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True)
+class Guardrail:
+    """How much worse than the control the candidate's metric may be.
+
+    `margin` is in `unit`: "points" for a rate (5 is five points of a hundred), else the values' own unit, such as
+    seconds. `level` asks for a quantile (0.95 is p95, from the minutes' histograms, in seconds), None for the mean.
+    Raises ValueError for a margin below zero, for a level outside 0 and 1, and for a quantile of a rate.
+    """
+
+    metric: str
+    margin: float
+    unit: str = "points"
+    kind: Kind = Kind.GUARDRAIL
+    level: float | None = None
+    less_is_worse: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.margin >= 0:
+            raise ValueError(f"{self.metric}: the margin must be 0 or more, not {self.margin}.")
+        if self.level is not None and not 0 < self.level < 1:
+            raise ValueError(f"{self.metric}: level must be between 0 and 1, not {self.level}.")
+        if self.level is not None and self.unit != "seconds":
+            raise ValueError(f"{self.metric}: a quantile is in seconds, not {self.unit}.")
+
+    @property
+    def name(self) -> str:
+        return self.metric if self.level is None else f"{self.metric} p{self.level * 100:g}"
+
+    @property
+    def scale(self) -> float:
+        return 100.0 if self.unit == "points" else 1.0
+
+    def difference(self, before: Values, after: Values, alpha: float) -> Interval:
+        """After minus before, or before minus after where less is worse: more is worse in the answer."""
+        if self.level is not None:
+            found = quantile_difference(before.histogram, after.histogram, self.level, alpha)
+        else:
+            found = mean_difference(before.sample, after.sample, alpha, UNIT if self.unit == "points" else None)
+        return mirrored(found) if self.less_is_worse else found
+
+    def judge(self, found: Interval) -> Verdict:
+        return judged(found, self.margin / self.scale)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What an arm measured: sums for a mean or a rate, a histogram for a quantile."""
+
+    sample: Sample = field(default_factory=Sample)
+    histogram: Histogram = field(default_factory=Histogram)
+
+    def __add__(self, other: Values) -> Values:
+        return Values(self.sample + other.sample, self.histogram + other.histogram)
+
+
+@dataclass(frozen=True)
+class Minute:
+    """One metric of one arm in the minute that begins at `at`."""
+
+    at: datetime
+    arm: Arm
+    metric: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One guardrail's verdict, its interval in the values' unit (more is worse), and the sentence to show."""
+
+    guardrail: Guardrail
+    verdict: Verdict
+    interval: Interval
+    action: Action
+    reason: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What to do now; `reasons` are the sentences that decided it, `findings` all there is to show."""
+
+    action: Action
+    reasons: Sequence[str]
+    findings: Sequence[Finding]
+
+
+def analysis(minutes: Iterable[Minute], guardrails: Sequence[Guardrail], *, started: datetime, now: datetime,
+             alpha: float = 0.05, exposures: Sequence[Exposure] = (), in_both: float = 0.0) -> Analysis:  # fmt: skip
+    """Judge a rollout that started then, from all its minutes. A candidate that is no worse than its margins is called
+    bad, by any guardrail at any look, with probability alpha at most (each has its part of alpha).
+
+    `in_both` is the part of the users who met both arms. Rolling back goes before pausing, pausing before waiting;
+    PROMOTE needs every guardrail, signal and goal good.
+    Raises ValueError without guardrails and for an alpha outside 0 and 1.
+    """
+    if not guardrails:
+        raise ValueError("A rollout needs at least one guardrail to be judged.")
+    rows, since = list(minutes), max(started, now - STALE)
+    findings = [finding(guardrail, rows, alpha / len(guardrails), since, now) for guardrail in guardrails]
+    told = [(found.action, found.reason) for found in findings]
+    if exposures and mismatched(exposures, alpha):
+        told.append((Action.PAUSE, SPLIT))
+    if in_both > MOST_IN_BOTH:
+        told.append((Action.PAUSE, BOTH))
+    action = min((action for action, _ in told), key=list(Action).index)
+    return Analysis(action, [reason for its, reason in told if its is action], findings)
+
+
+def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datetime, now: datetime) -> Finding:
+    mine = [row for row in rows if row.metric == guardrail.metric]
+    control, candidate = measured(mine, Arm.CONTROL), measured(mine, Arm.CANDIDATE)
+    found = guardrail.difference(control, candidate, alpha)
+    verdict = guardrail.judge(found)
+    action, told = asked(guardrail.kind, verdict), words(guardrail, found, verdict)
+    if verdict is Verdict.BAD and outage(guardrail, measured(mine, Arm.BASELINE), control, alpha):
+        action, told = held(guardrail.kind), f"{told} {OUTAGE}"
+    elif verdict is not Verdict.BAD and now - since >= STALE and (silent := quiet(mine, since)):
+        action, told = held(guardrail.kind), f"nothing from the {' and the '.join(silent)} {FOR_LONG}"
+    return Finding(guardrail, verdict, found, action, f"{guardrail.name}: {told}")
+
+
+def measured(rows: list[Minute], arm: Arm) -> Values:
+    return sum((row.values for row in rows if row.arm is arm), Values())
+
+
+def outage(guardrail: Guardrail, baseline: Values, control: Values, alpha: float) -> bool:
+    """Whether the control is past the margin too, against its own time before the rollout."""
+    return guardrail.judge(guardrail.difference(baseline, control, alpha)) is Verdict.BAD
+
+
+def quiet(rows: list[Minute], since: datetime) -> list[str]:
+    heard = {row.arm for row in rows if row.at >= since}
+    return [arm.value for arm in (Arm.CONTROL, Arm.CANDIDATE) if arm not in heard]
+
+
+def asked(kind: Kind, verdict: Verdict) -> Action:
+    if verdict is Verdict.BAD:
+        return {Kind.GUARDRAIL: Action.ROLL_BACK, Kind.SIGNAL: Action.PAUSE, Kind.GOAL: Action.WAIT}[kind]
+    return Action.PROMOTE if verdict is Verdict.GOOD else Action.WAIT
+
+
+def held(kind: Kind) -> Action:
+    """A comparison that cannot be trusted now: goals may come late, the others pause."""
+    return Action.WAIT if kind is Kind.GOAL else Action.PAUSE
+
+
+def words(guardrail: Guardrail, found: Interval, verdict: Verdict) -> str:
+    """The verdict as a sentence an on-call person can act on."""
+    low, high = (shown(float(end) * guardrail.scale, guardrail.unit) for end in (found.lower, found.upper))
+    margin = f"the margin of {guardrail.margin:g} {guardrail.unit}"
+    if verdict is Verdict.BAD:
+        return f"the candidate is worse than the control by more than {margin} (from {low} to {high})."
+    if verdict is Verdict.GOOD:
+        return f"the candidate is within {margin} (at worst {high})."
+    if isnan(float(found.estimate)):
+        return f"not measured in both arms yet; {margin}."
+    return f"not decided yet, the difference lies between {low} and {high}; {margin}."
+
+
+def shown(end: float, unit: str) -> str:
+    if not isfinite(end):
+        return "any number worse" if end > 0 else "any number better"
+    return f"{abs(end):.3g} {unit} {'worse' if end >= 0 else 'better'}"

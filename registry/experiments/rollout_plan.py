@@ -1,0 +1,140 @@
+"""What a rollout is told to do: its steps, its guardrails, and templates of both. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+import regex
+from jsonschema import Draft202012Validator, SchemaError
+from jsonschema.validators import validator_for
+
+from adapterhub.core.errors import Invalid
+from registry.experiments.guardrails import Guardrail, Kind
+from registry.experiments.metrics import METRICS, UNSEEN_ALONE
+
+Steps = list[dict[str, Any]]
+MINUTE, HOUR = 60, 3600
+SHADOW: Steps = [{"weight": 0, "shadow": 10, "hold_s": 15 * MINUTE, "min_samples": 100}]
+TEMPLATES: dict[str, Steps] = {
+    "careful": [
+        {"weight": 1, "hold_s": 30 * MINUTE, "min_samples": 100},
+        {"weight": 10, "hold_s": HOUR, "min_samples": 500},
+        {"weight": 50, "hold_s": 4 * HOUR, "min_samples": 1500},
+    ],
+    "quick": [
+        {"weight": 10, "hold_s": 5 * MINUTE, "min_samples": 200},
+        {"weight": 50, "hold_s": 15 * MINUTE, "min_samples": 1000},
+    ],
+}
+TEMPLATES["careful, after a shadow"] = SHADOW + TEMPLATES["careful"]
+BY_HAND = "by hand"
+MOST_LISTED, LONGEST_PATTERN = 1000, 500
+GUARDRAILS: list[dict[str, Any]] = [
+    {"metric": "error_rate", "margin": 2},
+    {"metric": "empty_rate", "margin": 5},
+    {"metric": "latency", "margin": 1, "level": 0.95, "kind": "signal"},
+]
+
+
+def guardrail(raw: dict[str, Any]) -> Guardrail:
+    """One guardrail of the request. Raises Invalid, naming what to put right."""
+    metric = METRICS.get(raw.get("metric", ""))
+    if metric is None:
+        raise bad(f"metric must be one of {', '.join(METRICS)}, not {raw.get('metric')!r}.")
+    try:
+        kind, margin = Kind(raw.get("kind", Kind.GUARDRAIL)), float(raw["margin"])
+        return Guardrail(metric.label, margin, metric.unit, kind, raw.get("level"), metric.less_is_worse)
+    except KeyError:
+        raise bad(f"{raw['metric']} needs a margin, in {metric.unit}.") from None
+    except (TypeError, ValueError) as error:
+        raise bad(str(error)) from None
+
+
+def bad(detail: str) -> Invalid:
+    return Invalid(f"guardrails: {detail}", field="guardrails", code="bad_guardrail")
+
+
+def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
+    """Raises Invalid for a plan that could not be carried out."""
+    weights = [step["weight"] for step in steps]
+    if not steps or weights != sorted(set(weights)):
+        raise Invalid("steps: each step's weight must be above the one before.", field="steps", code="bad_steps")
+    if any(step.get("shadow") and step["weight"] for step in steps):
+        raise Invalid("steps: nobody sees a shadow step's answers: its weight is 0.", field="steps", code="bad_steps")
+    if guardrails and weights[-1] > 50:
+        raise Invalid(
+            "steps: with guardrails the last weight is 50 or less, so that a control of equal size remains; "
+            "promotion brings the rest.", field="steps", code="no_control",
+        )  # fmt: skip
+    for raw in guardrails:
+        guardrail(raw)
+    has_shadow = any(step.get("shadow") for step in steps)
+    if not has_shadow and any(raw["metric"] in UNSEEN_ALONE for raw in guardrails):
+        raise bad("difference_rate is measured in shadow steps alone: add one.")
+
+
+def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> None:
+    """Raises Invalid for patterns and schemas that a router could not use, and for a judge that is not told what to
+    judge."""
+    if "judge" not in checks and any(raw["metric"] == "judge_score" for raw in guardrails):
+        raise bad("judge_score needs checks.judge: an instruction, and the percent of the answers to judge.")
+    for name in ("refusal", "format"):
+        require_pattern(name, checks.get(name))
+    if (schema := checks.get("schema")) is not None:
+        require_schema(schema)
+
+
+def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
+    """Raises Invalid when answers shall be judged and this installation has no judge."""
+    if "judge" in checks and not has_judge:
+        raise Invalid("checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
+                      field="checks.judge", code="no_judge")  # fmt: skip
+
+
+def require_pattern(name: str, pattern: str | None) -> None:
+    try:
+        regex.compile(pattern or "")
+    except regex.error as error:
+        raise bad_check(name, f"no regular expression: {error}.") from None
+    if len(pattern or "") > LONGEST_PATTERN:
+        raise bad_check(name, f"at most {LONGEST_PATTERN} characters.")
+
+
+def require_schema(schema: Any) -> None:
+    """A schema's own patterns have no time limit, and a reference could lead anywhere: neither is taken."""
+    try:
+        validator_for(schema, Draft202012Validator).check_schema(schema)
+    except SchemaError as error:
+        raise bad_check("schema", f"no JSON Schema: {error.message}.") from None
+    if taken := {"pattern", "patternProperties", "$ref", "$dynamicRef"} & set(keys(schema)):
+        raise bad_check("schema", f"{', '.join(sorted(taken))} may not be used.")
+
+
+def keys(schema: Any) -> Iterator[str]:
+    """Every key at every depth."""
+    if isinstance(schema, dict):
+        yield from schema
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+    for part in inner:
+        yield from keys(part)
+
+
+def bad_check(name: str, detail: str) -> Invalid:
+    return Invalid(f"checks.{name}: {detail}", field=f"checks.{name}", code="bad_check")
+
+
+def targets(targeting: dict[str, Any]) -> dict[str, Any]:
+    """Lists and holdout as routers take them: units by sha256 alone, since they may be names of people."""
+    allowed, denied = targeting.get("allow", []), targeting.get("deny", [])
+    if twice := set(allowed) & set(denied):
+        raise Invalid(f"targeting: {min(twice)!r} stands in both lists.", field="targeting", code="bad_targeting")
+    if len(allowed) + len(denied) > MOST_LISTED:
+        raise Invalid(f"targeting: at most {MOST_LISTED} units.", field="targeting", code="bad_targeting")
+    pinned = {hash_of(unit): "candidate" for unit in allowed} | {hash_of(unit): "stable" for unit in denied}
+    return {"pinned": pinned, "holdout": targeting.get("holdout", 0.0)}
+
+
+def hash_of(unit: str) -> str:
+    return sha256(unit.encode()).hexdigest()

@@ -1,0 +1,45 @@
+"""Sample-ratio mismatch: do the arms get the units that their weights promise?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import log
+
+from registry.experiments.confidence_sequences import Number, concentration, log_evidence
+
+TUNED_FOR = 10_000  # units; a mismatch of a few points is found at about this many
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Units (users, not requests) that first met either arm at one weight. `share` is the part of both arms' units
+    that the candidate should have, 0 to 1: a half beside a control of equal size, whatever the weight."""
+
+    control: Number
+    candidate: Number
+    share: float
+
+
+def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
+    """Log evidence that the split is not the promised one; a rollout gives one exposure for each share it had.
+
+    The two-arm case of the Dirichlet-multinomial mixture of Lindon and Malek, "Anytime-valid inference for
+    multinomial count data" (2022); over shares the martingales are multiplied. Shares 0 and 1 have no chance in
+    them and are left out. Raises ValueError for a share outside 0 to 1.
+    """
+    prior = concentration(alpha, TUNED_FOR)
+    return sum(evidence(exposure, prior) for exposure in exposures)
+
+
+def evidence(exposure: Exposure, prior: float) -> Number:
+    if not 0 <= exposure.share <= 1:
+        raise ValueError(f"share must be between 0 and 1, not {exposure.share}.")
+    if exposure.share in (0, 1):
+        return 0.0
+    return log_evidence(exposure.candidate, exposure.control + exposure.candidate, exposure.share, prior)
+
+
+def mismatched(exposures: Iterable[Exposure], alpha: float) -> bool:
+    """Whether the split is wrong; asked at every moment of a right split, it says so with probability <= alpha."""
+    return bool(mismatch_evidence(exposures, alpha) >= -log(alpha))

@@ -1,0 +1,35 @@
+"""What an alias' policy may say: {"quorum": 0..10, "cache": {"ttl_s": seconds, "max_bytes": bytes}}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adapterhub.core.errors import Invalid
+
+MAX_QUORUM = 10
+MAX_TTL_S = 7 * 86_400
+MAX_CACHE_BYTES = 2**30
+
+
+def check_policy(policy: dict[str, Any]) -> None:
+    """Raises Invalid, naming what is wrong."""
+    require(not set(policy) - {"quorum", "cache"}, "A policy has the keys quorum and cache.")
+    require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum is a number from 0 to {MAX_QUORUM}.")
+    if "cache" in policy:
+        check_cache(policy["cache"])
+
+
+def check_cache(cache: Any) -> None:
+    is_pair = isinstance(cache, dict) and set(cache) == {"ttl_s", "max_bytes"}
+    require(is_pair, "cache is {ttl_s: seconds, max_bytes: bytes}; leave it out to cache nothing.")
+    require(is_whole(cache["ttl_s"], 1, MAX_TTL_S), f"cache.ttl_s is a number from 1 to {MAX_TTL_S}.")
+    require(is_whole(cache["max_bytes"], 1, MAX_CACHE_BYTES), f"cache.max_bytes is from 1 to {MAX_CACHE_BYTES}.")
+
+
+def is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise Invalid(message, field="policy", code="bad_policy")

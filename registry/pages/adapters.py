@@ -1,0 +1,117 @@
+"""Pages of adapters and their versions: guard, verb, answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Avg, Count, Max, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.timezone import now
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import mine, one
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import Scope
+from registry.models import Adapter, AdapterVersion, Response, Rollout, without_bodies
+from registry.models.adapter import VersionStatus
+from registry.pages.forms import PromoteForm, cleaned
+from registry.pages.heat_map import heat_map
+from registry.pages.lineage_graph import ancestry
+
+PAGE, TOLD, COMPARED, DRAWN = 50, 20, 12, 8
+ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
+VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
+
+
+@login_required
+def adapters(request: HttpRequest) -> HttpResponse:
+    """The list; the address searches, sorts and pages."""
+    found = mine(request, Adapter.objects.select_related("project", "base_model"))
+    counted = found.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
+    listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
+    return render(request, "registry/adapters.html", listing.context(PAGE))
+
+
+@login_required
+def adapter(request: HttpRequest, slug: str) -> HttpResponse:
+    shown = one(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
+    found = without_bodies(shown.versions.prefetch_related("aliases"), "")
+    choices = {"status": VersionStatus.choices}
+    listing = Listing(request, found, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices)
+    newest = shown.versions.select_related("adapter").defer("config", "ranks").prefetch_related("aliases")[:DRAWN]
+    context = {
+        "adapter": shown,
+        "events": history(shown)[:TOLD],
+        "ancestry": ancestry(newest),
+        "traffic": traffic(shown),
+        **listing.context(PAGE),
+    }
+    return render(request, "registry/adapter.html", context)
+
+
+def history(shown: Adapter) -> QuerySet[AuditEvent]:
+    """What happened to the adapter and to its versions, newest first."""
+    names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
+    keys = [str(key) for key in shown.versions.values_list("pk", flat=True)[:PAGE]]
+    about = Q(object_type=names[Adapter], object_id=str(shown.pk))
+    about |= Q(object_type=names[AdapterVersion], object_id__in=keys)
+    return AuditEvent.objects.filter(about).order_by("-id")
+
+
+def traffic(shown: Adapter) -> QuerySet[Any]:
+    """Answers of each version in the last day and how long they took, the busiest first."""
+    since = now() - timedelta(days=1)
+    counted = Response.objects.filter(version__adapter=shown, at__gte=since).values("version__number")
+    return counted.annotate(answers=Count("pk"), mean_ms=Avg("total_ms")).order_by("-answers")
+
+
+def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
+    queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by")
+    return one(request, queryset, "adapter__project", adapter__slug=slug, number=number)
+
+
+@login_required
+def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    shown = find_version(request, slug, number)
+    scopes = scopes_in(request, shown.project)
+    context = {
+        "version": shown,
+        "aliases": shown.aliases.all(),
+        "form": PromoteForm(version=shown) if Scope.OPERATE in scopes else None,
+        "may_compress": Scope.TRAIN in scopes and shown.status == VersionStatus.READY,
+        "less": max(1, shown.max_rank // 2),
+        "events": AuditEvent.objects.about(shown),
+        "heat": heat_map(shown.ranks),
+        "evaluations": shown.evaluations.select_related("against__adapter")[:5],
+        "verdicts": shown.verdicts(),
+        "others": without_bodies(shown.adapter.versions.exclude(pk=shown.pk), "")[:COMPARED],
+    }
+    return render(request, "registry/version.html", context)
+
+
+@login_required
+@require_POST
+def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Open a rollout that moves an alias to this version."""
+    shown = find_version(request, slug, number)
+    require_scope(request, shown.project, Scope.OPERATE)
+    form = PromoteForm(request.POST, version=shown)
+    fields = cleaned(form)
+    rollout = Rollout.create(
+        alias=fields["alias"],
+        candidate=shown,
+        steps=fields["steps"],
+        guardrails=fields["guardrails"],
+        reason=fields["reason"],
+        by=actor_of(request),
+        draft=fields["draft"],
+    )
+    started = "The rollout starts when every healthy replica has loaded the version."
+    messages.success(request, "The draft is kept: start it below." if rollout.is_draft else started)
+    return redirect("rollout", pk=rollout.pk)

@@ -1,0 +1,63 @@
+"""Pages of an alias: guard, verb, answer."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import one
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.tenancy import Scope
+from registry.models import Alias, without_bodies
+from registry.pages.forms import AtForm, MoveForm, cleaned
+
+PAGE, LATEST = 50, 10
+
+
+def find_alias(request: HttpRequest, name: str) -> Alias:
+    queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter")
+    return one(request, queryset, name=name)
+
+
+@login_required
+def alias(request: HttpRequest, name: str) -> HttpResponse:
+    """What it serves, served and is moved by; operators move it here."""
+    shown = find_alias(request, name)
+    led = shown.rollouts.select_related("stable__adapter", "candidate__adapter")
+    rollouts = list(without_bodies(led, "stable", "candidate")[:LATEST])
+    moves = without_bodies(shown.moves.select_related("version__adapter"), "version")
+    listing = Listing(request, moves, search=("version__served_name", "reason", "actor_name"))
+    initial = {"version": request.GET.get("version"), "expected": shown.version_id}
+    moment = AtForm(request.GET)
+    at = moment.cleaned_data["at"] if moment.is_valid() else None
+    may_operate = Scope.OPERATE in scopes_in(request, shown.project)
+    active = next((rollout for rollout in rollouts if rollout.is_active), None)
+    movable = may_operate and not shown.quorum and not active
+    context = {
+        "at": at,
+        "at_text": request.GET.get("at", ""),
+        "served_then": shown.served_at(at) if at else None,
+        "alias": shown,
+        "rollouts": rollouts,
+        "may_operate": may_operate,
+        "active": active,
+        "form": MoveForm(alias=shown, initial=initial) if movable else None,
+        **listing.context(PAGE),
+    }
+    return render(request, "registry/alias.html", context)
+
+
+@login_required
+@require_POST
+def move_alias(request: HttpRequest, name: str) -> HttpResponse:
+    """Serve another version at once."""
+    shown = find_alias(request, name)
+    require_scope(request, shown.project, Scope.OPERATE)
+    fields = cleaned(MoveForm(request.POST, alias=shown))
+    shown.move(fields["version"], expected=fields["expected"], reason=fields["reason"], by=actor_of(request))
+    messages.success(request, f"{shown} serves {shown.version} now.")
+    return redirect("alias", name=name)

@@ -1,0 +1,105 @@
+"""The inbox of approvals, and one request with what a signer has to see."""
+
+from __future__ import annotations
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import F
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.accounts.models import ApiToken
+from adapterhub.accounts.signing_rules import Meaning
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import allowed, mine, one
+from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
+from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import APPROVE, Scope
+from registry.models import Approval, Rollout, without_bodies
+from registry.models.approval import ApprovalKind, ApprovalStatus
+from registry.pages.forms import ReasonForm, cleaned
+from registry.pages.rollouts import find_rollout
+
+PAGE = 50
+
+
+class PersonForm(ReasonForm):
+    """A decision: why, and the password unless the sign-in is fresh."""
+
+    password = forms.CharField(required=False, strip=False, widget=forms.PasswordInput(
+        attrs={"autocomplete": "current-password"}), help_text="Needed ten minutes after your sign-in.")  # fmt: skip
+
+
+class SigningForm(PersonForm):
+    """Bound to the evidence that the page showed."""
+
+    meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
+    seen = forms.CharField(max_length=64, widget=forms.HiddenInput)
+
+
+VERBS = {"approve": (SigningForm, APPROVE), "reject": (PersonForm, APPROVE), "review": (PersonForm, APPROVE),
+         "break-glass": (PersonForm, Scope.OPERATE)}  # fmt: skip
+
+
+@login_required
+def inbox(request: HttpRequest) -> HttpResponse:
+    """What waits comes first, unless the address sorts."""
+    found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
+    found = without_bodies(found, "candidate")
+    ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
+    listing = Listing(request, ordered, search=("alias__name", "reason", "author_name", "candidate__served_name"),
+                      sorts={"alias": "alias__name", "asked": "created_at", "decided": "decided_at"},
+                      choices={"status": ApprovalStatus.choices, "kind": ApprovalKind.choices})  # fmt: skip
+    tokens = ApiToken.objects.waiting().filter(project__in=allowed(request, APPROVE)).select_related("created_by")
+    return render(request, "registry/approvals.html", {"tokens": tokens, **listing.context(PAGE)})
+
+
+def find(request: HttpRequest, pk: str) -> Approval:
+    related = ("project", "alias", "rollout__alias", "rollout__stable", "rollout__candidate", "candidate__adapter")
+    queryset = Approval.objects.select_related(*related)
+    return one(request, queryset, pk=pk)
+
+
+@login_required
+def approval(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find(request, pk)
+    scopes = scopes_in(request, shown.project)
+    context = {
+        "approval": shown,
+        "signatures": shown.signatures.all(),
+        "may_sign": APPROVE in scopes and request.user not in shown.authors(),
+        "may_break": Scope.OPERATE in scopes,
+        "signing": SigningForm(initial={"seen": shown.bound}, auto_id="sign_%s"),
+        "person": PersonForm(auto_id="person_%s"),
+        "changed": shown.status in ("pending", "approved") and shown.bound != shown.bound_now(),
+        "events": AuditEvent.objects.about(shown),
+    }
+    return render(request, "registry/approval.html", context)
+
+
+@login_required
+@require_POST
+def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
+    """One of approve, reject, break-glass, review."""
+    if verb not in VERBS:
+        raise Http404
+    form, scope = VERBS[verb]
+    shown = find(request, pk)
+    require_scope(request, shown.project, scope)
+    fields = cleaned(form(request.POST))
+    require_fresh_sign_in(request, fields.pop("password"))
+    getattr(shown, verb.replace("-", "_"))(by=actor_of(request), **fields)
+    messages.success(request, f"Done: the {shown} is {shown.get_status_display()}.")
+    return redirect("approval", pk=pk)
+
+
+@login_required
+@require_POST
+def ask(request: HttpRequest, pk: str) -> HttpResponse:
+    """Ask for the approval of a rollout's promotion, again after it lapsed."""
+    rollout: Rollout = find_rollout(request, pk)
+    require_scope(request, rollout.alias.project, Scope.OPERATE)
+    asked = rollout.request_approval(by=actor_of(request), **cleaned(ReasonForm(request.POST)))
+    return redirect("approval", pk=asked.pk)

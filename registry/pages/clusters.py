@@ -1,0 +1,50 @@
+"""Pages of clusters: what every replica should hold and holds, and the room that it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import mine, one
+from registry.models import AdapterVersion, Cluster, without_bodies
+from registry.serving.cluster_state import cluster_state
+
+PAGE = 50
+
+
+@login_required
+def clusters(request: HttpRequest) -> HttpResponse:
+    found = mine(request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug"))
+    listing = Listing(request, found, search=("slug", "base_model__slug"), choices={"engine": Cluster.Engine.choices},
+                      sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"})  # fmt: skip
+    context = listing.context(PAGE)
+    return render(request, "registry/clusters.html", {**context, "rows": [in_short(each) for each in context["page"]]})
+
+
+def in_short(cluster: Cluster) -> dict[str, Any]:
+    """The cluster with its healthy replicas and the fullest one's slots."""
+    replicas = list(cluster.replicas.all())
+    return {
+        "cluster": cluster,
+        "replicas": len(replicas),
+        "healthy": sum(replica.is_healthy for replica in replicas),
+        "taken": max((len(replica.loaded) for replica in replicas), default=0),
+    }
+
+
+@login_required
+def cluster(request: HttpRequest, slug: str) -> HttpResponse:
+    shown = one(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
+    state = cluster_state(shown)
+    held = {name for row in state for name in row["observed"]}
+    found = without_bodies(AdapterVersion.objects.filter(served_name__in=held).select_related("adapter"), "")
+    versions = {version.served_name: version for version in found}
+    for row in state:
+        row["versions"] = [versions[name] for name in row["observed"] if name in versions]
+        row["held_bytes"] = sum(version.size_bytes for version in row["versions"])
+        row["free"] = max(0, shown.max_loras - len(row["observed"]))
+    return render(request, "registry/cluster.html", {"cluster": shown, "state": state})

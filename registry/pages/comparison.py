@@ -1,0 +1,138 @@
+"""Two to four versions side by side: what they are, what they answer to the same prompts, and a vote on that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.pages import one
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.errors import Invalid, Unavailable
+from adapterhub.core.tenancy import Scope
+from registry.evidence.comparison import other_version, table, updates
+from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
+from registry.models.blind import tally
+from registry.pages.adapters import find_version
+from registry.pages.heat_map import heat_map
+from registry.playground.blind_tests import ask_blindly, face
+from registry.playground.client import MOST_MODELS, token_for
+
+TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8
+
+
+class PromptsForm(forms.Form):
+    """Prompts, one a line, and how long an answer may be."""
+
+    prompts = forms.CharField(
+        max_length=8000, widget=forms.Textarea(attrs={"rows": 4}),
+        help_text=f"One prompt a line, up to {MOST_PROMPTS}. Prompts and answers are kept for the vote.",
+    )  # fmt: skip
+    max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
+
+    def clean_prompts(self) -> list[str]:
+        prompts = [line for line in self.cleaned_data["prompts"].splitlines() if line.strip()]
+        if len(prompts) > MOST_PROMPTS:
+            raise forms.ValidationError(f"These are {len(prompts)} prompts: ask up to {MOST_PROMPTS} at once.")
+        return prompts
+
+
+@login_required
+def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    version = find_version(request, slug, number)
+    versions = chosen(version, request.GET)
+    if "distances" in request.GET:
+        context = {"maps": distance_maps(versions)}
+        return render(request, "registry/_distances.html" if is_part(request) else "registry/distances.html", context)
+    return shown(request, versions, PromptsForm())
+
+
+def is_part(request: HttpRequest) -> bool:
+    return bool(request.headers.get("HX-Request"))
+
+
+def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
+    """The version and the others that `to` names, each once. Raises Invalid for none, too many or unknown ones."""
+    others = [other_version(version, number) for number in query.getlist("to") or [""]]
+    versions = list({each.pk: each for each in (version, *others)}.values())
+    if not 2 <= len(versions) <= MOST_MODELS:
+        raise Invalid(f"Compare 2 to {MOST_MODELS} versions: name one to {MOST_MODELS - 1} others.", field="to")
+    return versions
+
+
+def shown(request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = "") -> HttpResponse:
+    version, numbers = versions[0], sorted(version.number for version in versions)
+    about = BlindTest.objects.filter(adapter=version.adapter, numbers=numbers)
+    scopes = scopes_in(request, version.project)
+    context = {
+        "version": version,
+        "versions": versions,
+        "others": without_bodies(version.adapter.versions.exclude(pk=version.pk), "")[:OFFERED],
+        "here": address(version, numbers),
+        "found": table(versions),
+        "form": form,
+        "problem": problem,
+        "may_infer": Scope.INFER in scopes,
+        "tests": [face(test, request.user.pk, Scope.INFER in scopes)
+                  for test in about.select_related("asked_by").prefetch_related("votes")[:TESTS]],
+        "tally": tally(numbers, BlindVote.objects.filter(test__in=about).values_list("preferred", flat=True)),
+    }  # fmt: skip
+    return render(request, "registry/compare.html", context, status=422 if form.errors else 200)
+
+
+def address(version: AdapterVersion, numbers: list[int]) -> str:
+    query = QueryDict(mutable=True)
+    query.setlist("to", [number for number in numbers if number != version.number])
+    return f"{reverse('compare', args=[version.adapter.slug, version.number])}?{query.urlencode()}"
+
+
+def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
+    """A picture for each version but the first, of how far its updates are from the first one's."""
+    first, *others = versions
+    return [{"from": first, "to": other, "heat": distance_map(updates(first, other))} for other in others]
+
+
+def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The picture of the ranks, shaded by cosine distance: 0 = the same direction, 1 = at a right angle or beyond."""
+    shares = {row["module"]: min(1.0, row["cosine_distance"] or 0.0) for row in rows}
+    heat = heat_map({module: round(1000 * share) for module, share in shares.items()})
+    for cell, (module, share) in zip(heat["cells"], shares.items(), strict=True):
+        cell["opacity"] = round(0.05 + 0.95 * share, 2)
+        cell["title"] = f"{module}: cosine distance {share:.3f}"
+    return heat
+
+
+@login_required
+@require_POST
+def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Each prompt to every version through the router; what they answer is kept for the vote."""
+    version = find_version(request, slug, number)
+    require_scope(request, version.project, Scope.INFER)
+    versions, form = chosen(version, request.GET), PromptsForm(request.POST)
+    if not form.is_valid():
+        return shown(request, versions, form)
+    token = token_for(request, version.project)
+    try:
+        ask_blindly(versions, **form.cleaned_data, token=token, by=actor_of(request))
+    except Unavailable as error:
+        return shown(request, versions, form, error.detail)
+    return redirect(address(version, [each.number for each in versions]) + "#answers")
+
+
+@login_required
+@require_POST
+def vote(request: HttpRequest, pk: str) -> HttpResponse:
+    """The person's one vote on a test."""
+    test = one(request, BlindTest.objects.select_related("adapter__project"), "adapter__project", pk=pk)
+    require_scope(request, test.project, Scope.INFER)
+    given = test.vote(request.POST.get("letter", ""), by=actor_of(request))
+    liked = "no difference" if given.preferred is None else f"v{given.preferred}"
+    messages.success(request, f"Your vote is kept: {liked}.")
+    first = test.adapter.versions.select_related("adapter").get(number=test.numbers[0])
+    return redirect(f"{address(first, test.numbers)}#test-{test.pk}")

@@ -1,0 +1,55 @@
+"""Pages of what can be said about a version, and of which version gave an answer."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.pages import mine
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.tenancy import Scope
+from registry.evidence.dossier import dossier
+from registry.evidence.lineage import approvals_of
+from registry.models import Dossier, Response
+from registry.pages.adapters import find_version
+
+
+@login_required
+def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """As of now, or a frozen one by its digest."""
+    version = find_version(request, slug, number)
+    frozen = version.dossiers.filter(digest=request.GET.get("digest", "")).first()
+    content = frozen.content if frozen else dossier(version)
+    context = {
+        "version": version,
+        "frozen": frozen,
+        "title": content["title"],
+        "note": content["note"],
+        "sections": {name: section for name, section in content.items() if name not in ("title", "note")},
+        "dossiers": version.dossiers.all(),
+        "may_freeze": Scope.PUBLISH in scopes_in(request, version.project),
+    }
+    return render(request, "registry/dossier.html", context)
+
+
+@login_required
+@require_POST
+def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    version = find_version(request, slug, number)
+    require_scope(request, version.project, Scope.PUBLISH)
+    kept = Dossier.freeze(version, dossier(version), by=actor_of(request))
+    messages.success(request, f"Frozen as {kept.digest[:12]}.")
+    return redirect("dossier", slug=slug, number=number)
+
+
+@login_required
+def answers(request: HttpRequest) -> HttpResponse:
+    """Which version answered: by the X-Response-ID of an answer."""
+    key = request.GET.get("id", "").strip()[:64]
+    found = mine(request, Response.objects.select_related("version__adapter", "project")).filter(pk=key).first()
+    approvals = approvals_of(found.version, found.alias_name) if found else []
+    context = {"key": key, "answer": found, "approvals": approvals}
+    return render(request, "registry/answers.html", context)

@@ -1,0 +1,116 @@
+"""Forms of the registry's pages; each verb asks for its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.db.models import Case, QuerySet, When
+
+from adapterhub.core.errors import Invalid
+from registry.experiments.rollout_plan import BY_HAND, GUARDRAILS, TEMPLATES
+from registry.models import AdapterVersion, Alias, without_bodies
+
+OFFERED = 50
+
+
+class AtForm(forms.Form):
+    """A time, in the installation's zone where it names none."""
+
+    at = forms.DateTimeField()
+
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Kept in the audit trail.")
+
+
+class SteeringForm(ReasonForm):
+    """A verb on what the page showed: refused when somebody has changed the rollout since."""
+
+    expected_generation = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+
+class WeightForm(SteeringForm):
+    weight = forms.FloatField(min_value=0, max_value=100, label="Candidate's share in percent")
+
+
+def plans() -> list[tuple[str, str]]:
+    """The templates with their weights, after the way without one."""
+    shares = {name: [step["weight"] for step in steps if step["weight"]] for name, steps in TEMPLATES.items()}
+    weights = {name: ", ".join(f"{share} %" for share in found) for name, found in shares.items()}
+    told = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
+    return [(BY_HAND, "by hand: the share below, moved by people"), *told]
+
+
+def plan_of(steps: list[dict[str, Any]]) -> str:
+    """The template that these steps are."""
+    return next((name for name, found in TEMPLATES.items() if found == steps), BY_HAND)
+
+
+class PlanForm(SteeringForm):
+    """A plan that carries itself out, or a share that people move."""
+
+    plan = forms.ChoiceField(
+        choices=plans, required=False, help_text="A plan's guardrails roll back by themselves; the page shows them."
+    )
+    weight = forms.FloatField(min_value=1, max_value=100, initial=50, label="Share of the users in percent")
+
+    field_order = ("plan", "weight", "reason")
+
+    def clean(self) -> dict[str, Any]:
+        """The verb's arguments, with `steps` and `guardrails` of the plan that was chosen."""
+        fields = super().clean() or self.cleaned_data
+        by_hand = [{"weight": fields.pop("weight", None)}]
+        steps = TEMPLATES.get(fields.pop("plan", ""), by_hand)
+        return {**fields, "steps": steps, "guardrails": [] if steps is by_hand else GUARDRAILS}
+
+
+class PromoteForm(PlanForm):
+    """Roll a version out on an alias."""
+
+    alias = forms.ModelChoiceField(Alias.objects.none())
+    draft = forms.BooleanField(
+        required=False, label="Keep it as a draft", help_text="Nothing happens until somebody starts it."
+    )
+
+    def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
+        own = Case(When(version__adapter=version.adapter, then=0), default=1)
+        self.fields["alias"].queryset = aliases.exclude(version=version).order_by(own, "name")
+        self.order_fields(["alias", "plan", "weight", "reason", "draft"])
+
+
+class MoveForm(ReasonForm):
+    """Serve another version at once, if the alias still serves the one that the page showed.
+
+    Any servable version may be chosen; the select holds the newest, and the one that the address names.
+    """
+
+    version = forms.ModelChoiceField(
+        AdapterVersion.objects.none(), help_text=f"The newest {OFFERED}. Another one is offered on its own page."
+    )
+    expected = forms.ModelChoiceField(AdapterVersion.objects.none(), widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, alias: Alias, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter")
+        servable = without_bodies(versions.ready().trained_on(alias.cluster.base_model), "")
+        self.fields["version"].queryset = servable.exclude(pk=alias.version_id)
+        self.fields["version"].widget.choices = self.offered(self.fields["version"].queryset)
+        self.fields["expected"].queryset = versions
+        self.order_fields(["version", "reason", "expected"])
+
+    def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
+        named = str(self.initial.get("version") or "")
+        wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
+        rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}
+        return [("", "---------"), *rows.items()]
+
+
+def cleaned(form: Any) -> dict[str, Any]:
+    """The form's values. Raises Invalid with the first error and its field."""
+    if not form.is_valid():
+        field, errors = next(iter(form.errors.items()))
+        raise Invalid(f"{form.fields[field].label or field}: {errors[0]}", field=field)
+    return form.cleaned_data

@@ -1,0 +1,77 @@
+"""The playground: try any alias or version, and see which version and arm answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.accounts.models import Project
+from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.core.tenancy import Scope
+from registry.models import AdapterVersion, Alias
+from registry.playground.client import MOST_MODELS, ask, token_for
+
+OFFERED = 300
+
+
+class PlaygroundForm(forms.Form):
+    """A prompt and the models that it goes to, by their public names or exact versions."""
+
+    models = forms.CharField(
+        max_length=600, widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off"}), label="Model",
+        help_text=f"An alias or a served name; up to {MOST_MODELS} with commas stand side by side.",
+    )  # fmt: skip
+    prompt = forms.CharField(max_length=8000, widget=forms.Textarea(attrs={"rows": 6}), strip=False)
+    max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
+    temperature = forms.FloatField(min_value=0, max_value=2, initial=0)
+    session = forms.CharField(
+        max_length=200, required=False, label="Session key", help_text="Decides the arm of a rollout, for good."
+    )
+
+    def clean_models(self) -> list[str]:
+        names = list(dict.fromkeys(name.strip() for name in self.cleaned_data["models"].split(",") if name.strip()))
+        if not 1 <= len(names) <= MOST_MODELS:
+            raise forms.ValidationError(f"Name 1 to {MOST_MODELS} models, with commas between them.")
+        return names
+
+
+@login_required
+def playground(request: HttpRequest) -> HttpResponse:
+    """The form, filled by the address; a POST sends the prompt."""
+    projects = allowed(request, Scope.INFER).filter(archived_at=None)
+    if request.method == "POST":
+        projects = allowed_somewhere(request, Scope.INFER)
+    form = PlaygroundForm(request.POST or None, initial=request.GET.dict())
+    answers = sent(request, projects, form) if form.is_valid() else []
+    context = {"form": form, "answers": answers, "offered": offered(projects), "may_infer": projects.exists()}
+    return render(request, "registry/playground.html", context, status=422 if form.errors else 200)
+
+
+def offered(projects: Any) -> list[str]:
+    """Names to choose from: aliases first, then the newest versions."""
+    names = Alias.objects.filter(project__in=projects).values_list("name", flat=True)
+    served = AdapterVersion.objects.ready().filter(adapter__project__in=projects)
+    return [*names, *served.values_list("served_name", flat=True)[:OFFERED]]
+
+
+def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]:
+    fields = form.cleaned_data
+    project = project_of(projects, fields["models"])
+    if project is None:
+        form.add_error("models", "No project of yours has all these names: choose from the list.")
+        return []
+    body = {name: fields[name] for name in ("prompt", "max_tokens", "temperature")}
+    return ask(fields["models"], token_for(request, project), fields["session"], body)
+
+
+def project_of(projects: Any, names: list[str]) -> Project | None:
+    """The one project that has all the names; None otherwise, also for names of other tenants."""
+    aliases = Alias.objects.filter(project__in=projects, name__in=names).values_list("name", "project")
+    served = AdapterVersion.objects.filter(adapter__project__in=projects, served_name__in=names)
+    found = dict(aliases) | dict(served.values_list("served_name", "adapter__project"))
+    owners = {found.get(name) for name in names}
+    return projects.filter(pk=owners.pop()).first() if len(owners) == 1 else None

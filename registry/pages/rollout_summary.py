@@ -1,0 +1,165 @@
+"""A rollout told to somebody on call: verdicts in words, pictures of each difference, and what happens next."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from math import isfinite
+from typing import Any
+
+from adapterhub.audit.models import AuditEvent
+from adapterhub.templatetags.adapterhub import duration
+from registry.experiments.guardrails import Action, Analysis, Finding, Guardrail, Kind, Minute, finding
+from registry.experiments.rollout_plan import guardrail
+from registry.models import Rollout, RolloutStatus
+from registry.models.rollout import SERVING
+from registry.rollouts.controller import Progress, judge, minutes, progress
+
+LOOKS = 12  # points of a picture over time
+WIDTH, HEIGHT, EDGE = 320, 96, 8
+REACH = 3  # margins above and below zero that a picture shows
+BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds the promotion"}
+NEXT = {
+    RolloutStatus.DRAFT: "Nothing, until somebody starts it. It can still be changed.",
+    RolloutStatus.DISCARDED: "Nothing: it was never started.",
+    RolloutStatus.LOADING: "It starts when every healthy replica has loaded the candidate; one refusal ends it.",
+    RolloutStatus.PAUSED: "Nothing, until somebody resumes it, promotes it or rolls it back.",
+    RolloutStatus.AWAITING_APPROVAL: "Nothing until somebody takes the next step or promotes it. Guardrails still act.",
+    RolloutStatus.PROMOTED: "Nothing: it has ended. Rolling back is still possible.",
+    RolloutStatus.ROLLED_BACK: "Nothing: it has ended.",
+    RolloutStatus.FAILED: "Nothing: not every replica could load the candidate, and nobody was sent there.",
+}
+
+URGENT = {
+    Action.ROLL_BACK: "It rolls back within seconds: everybody gets the stable version.",
+    Action.PAUSE: "It pauses within seconds: everybody gets the stable version until somebody resumes it.",
+}
+SAYS = {
+    Action.ROLL_BACK: "The candidate is worse than a guardrail allows.",
+    Action.PAUSE: "Somebody has to look.",
+    Action.WAIT: "Not every verdict is good yet.",
+    Action.PROMOTE: "Every verdict is good.",
+}
+UNDECIDED = " A verdict that is not good yet holds only the promotion."
+
+
+def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
+    """What the page shows beside the state; pictures only where something was measured."""
+    rows = minutes(rollout)
+    found = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
+    return {
+        "next": what_next(rollout, at, found),
+        "numbers": [SAYS[found.action], *found.reasons] if found else [],
+        "metrics": [tile(one, rows, len(rollout.guardrails)) for one in found.findings] if found else [],
+        "ramp": ramp(rollout, at) if rollout.opened_at else "",
+        "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
+        "plan": [{**step, "number": number + 1, "now": number == rollout.step and rollout.is_active}
+                 for number, step in enumerate(rollout.steps)],
+    }  # fmt: skip
+
+
+def promise(rail: Guardrail) -> str:
+    """What a guardrail will do, before there are numbers."""
+    return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
+
+
+def what_next(rollout: Rollout, at: datetime, found: Analysis | None) -> str:
+    """One sentence: what the control loop will do by itself, and when."""
+    if found and rollout.status in SERVING and found.action in URGENT:
+        return URGENT[found.action]
+    if rollout.status != RolloutStatus.RUNNING:
+        return NEXT[RolloutStatus(rollout.status)]
+    if not found:
+        return "Nothing by itself: it has no guardrails, so people move it."
+    when, step = conditions(progress(rollout, at), at), rollout.steps[rollout.step]
+    if step.get("approval"):
+        told = f"It asks for an approval {when}."
+    elif rollout.is_last_step:
+        told = at_the_end(rollout, when, found)
+    else:
+        told = f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} % {when}."
+        told += UNDECIDED if found.action is Action.WAIT else ""
+    return f"{told} A bad guardrail rolls back at once."
+
+
+def at_the_end(rollout: Rollout, when: str, found: Analysis) -> str:
+    """Only good verdicts end the last step, on a protected alias with people's signatures."""
+    ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
+    if found.action is Action.PROMOTE:
+        return f"{ends} {when}."
+    return f"It stays at {rollout.weight:g} % until every verdict is good. {ends} then, {when}."
+
+
+def conditions(progress: Progress, at: datetime) -> str:
+    """When: the time and the samples that are still missing."""
+    when = f"in {duration(progress.hold_left_s)} at the earliest" if progress.hold_left_s else "within seconds"
+    missing = max(0, progress.needed - progress.samples)
+    return f"{when}, after {missing} more users in each arm" if missing else when
+
+
+def tile(found: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
+    """One metric: words, badge and the picture of its difference over time."""
+    mine = [row for row in rows if row.metric == found.guardrail.metric]
+    return {"found": found, "name": found.guardrail.name, "verdict": found.verdict.value,
+            "kind": found.guardrail.kind.value, "reason": found.reason,
+            "picture": picture(found.guardrail, mine, guardrails)}  # fmt: skip
+
+
+def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, Any] | None:
+    """Polygon of the interval and line of the estimate, as they stood after each part of the minutes."""
+    times = sorted({row.at for row in rows})
+    if not times:
+        return None
+    ends = [times[(len(times) - 1) * look // max(1, LOOKS - 1)] for look in range(LOOKS)]
+    intervals = [then(rail, rows, end, guardrails).interval for end in ends]
+    reach = REACH * max(rail.margin / rail.scale, 1e-3)
+    above = [(x_of(at), y_of(float(one.upper), reach)) for at, one in enumerate(intervals)]
+    below = [(x_of(at), y_of(float(one.lower), reach)) for at, one in enumerate(intervals)]
+    middle = [(x_of(at), y_of(float(one.estimate), reach)) for at, one in enumerate(intervals)
+              if isfinite(float(one.estimate))]  # fmt: skip
+    return {"band": points([*above, *reversed(below)]), "line": points(middle), "zero": y_of(0, reach),
+            "margin": y_of(rail.margin / rail.scale, reach), "first": times[0], "last": times[-1]}  # fmt: skip
+
+
+def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) -> Finding:
+    """The finding as it was at that minute."""
+    return finding(rail, [row for row in rows if row.at <= end], 0.05 / guardrails, end, end)
+
+
+def x_of(look: int) -> float:
+    return round(EDGE + (WIDTH - 2 * EDGE) * look / (LOOKS - 1), 1)
+
+
+def y_of(value: float, reach: float) -> float:
+    """More is worse and is drawn higher; what lies outside the picture ends at its edge."""
+    clipped = max(-reach, min(reach, value))
+    return round(HEIGHT / 2 - clipped / reach * (HEIGHT / 2 - EDGE), 1)
+
+
+def points(places: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in places)
+
+
+def ramp(rollout: Rollout, at: datetime) -> str:
+    """The candidate's share over time, as steps of a line; the verbs' events hold each change."""
+    events = AuditEvent.objects.about(rollout).order_by("id")
+    told = [(event.at, event.after) for event in events if event.after and "weight" in event.after]
+    if not told:
+        return ""
+    start, end = told[0][0], rollout.ended_at or at
+    length = max((end - start).total_seconds(), 1)
+    corners: list[tuple[float, float]] = []
+    for when, after in told:
+        x = EDGE + (WIDTH - 2 * EDGE) * min(1.0, (when - start).total_seconds() / length)
+        corners += [(round(x, 1), corners[-1][1])] if corners else []
+        corners.append((round(x, 1), height_of(share(after))))
+    return points([*corners, (WIDTH - EDGE, corners[-1][1])])
+
+
+def share(after: dict[str, Any]) -> float:
+    """Percent of the users that the candidate serves in this state."""
+    fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
+    return float(fixed.get(after["status"], 0))
+
+
+def height_of(percent: float) -> float:
+    return round(HEIGHT - EDGE - percent / 100 * (HEIGHT - 2 * EDGE), 1)

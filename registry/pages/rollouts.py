@@ -1,0 +1,84 @@
+"""Pages of rollouts: guard, verb, answer."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import prefetch_related_objects
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.timezone import now
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import followed, mine, one
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import Scope
+from registry.models import Rollout, RolloutStatus, without_bodies
+from registry.models.rollout import SERVING
+from registry.pages.forms import PlanForm, ReasonForm, SteeringForm, WeightForm, cleaned, plan_of
+from registry.pages.rollout_summary import story
+
+PAGE = 50
+ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
+VERBS = {"edit": PlanForm, "start": SteeringForm, "discard": SteeringForm, "pause": SteeringForm,
+         "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
+         "promote": SteeringForm, "rollback": ReasonForm}  # fmt: skip
+
+
+@login_required
+def rollouts(request: HttpRequest) -> HttpResponse:
+    queryset = without_bodies(
+        Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter"), "stable", "candidate"
+    )
+    listing = Listing(request, mine(request, queryset, "alias__project"), sorts=ROLLOUT_SORTS,
+                      search=("alias__name", "reason", "stable__served_name", "candidate__served_name"),
+                      choices={"status": RolloutStatus.choices})  # fmt: skip
+    return render(request, "registry/rollouts.html", listing.context(PAGE))
+
+
+def find_rollout(request: HttpRequest, pk: str) -> Rollout:
+    queryset = Rollout.objects.select_related(
+        "alias__project", "alias__cluster", "stable__adapter", "candidate__adapter"
+    )
+    return one(request, queryset, "alias__project", pk=pk)
+
+
+@login_required
+def rollout(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find_rollout(request, pk)
+    prefetch_related_objects([shown], "minutes")
+    context = {
+        "rollout": shown,
+        "rest": 100 - shown.weight,
+        "is_serving": shown.status in SERVING,
+        **story(shown, now()),
+        "may_operate": Scope.OPERATE in scopes_in(request, shown.alias.project),
+        "may_roll_back": shown.is_active or shown.status == "promoted",
+        "may_advance": shown.status in SERVING and not shown.is_last_step,
+        "approvals": shown.approvals.all(),
+        "plan_form": plan_form(shown) if shown.is_draft else None,
+        "events": AuditEvent.objects.about(shown),
+        "replicas": shown.alias.cluster.replicas.all(),
+    }
+    return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, shown.generation)
+
+
+def plan_form(draft: Rollout) -> PlanForm:
+    """As the draft stands."""
+    stands = {"expected_generation": draft.generation, "plan": plan_of(draft.steps), "weight": max(1, draft.weight)}
+    return PlanForm(initial=stands)
+
+
+@login_required
+@require_POST
+def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
+    """One of VERBS."""
+    if verb not in VERBS:
+        raise Http404
+    shown = find_rollout(request, pk)
+    require_scope(request, shown.alias.project, Scope.OPERATE)
+    getattr(shown, verb.replace("-", "_"))(by=actor_of(request), **cleaned(VERBS[verb](request.POST)))
+    messages.success(request, f"Done: {shown.alias} is {shown.get_status_display()}.")
+    return redirect("rollout", pk=pk)

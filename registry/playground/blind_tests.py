@@ -1,0 +1,43 @@
+"""The same prompts to two to four versions through the router, and what they answered kept for a blind vote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Unavailable
+from registry.models import AdapterVersion, BlindTest
+from registry.models.blind import LETTERS, tally
+from registry.playground.client import Answer, ask
+
+KEPT = ("text", "response_id", "seconds", "tokens")
+
+
+def ask_blindly(
+    versions: Sequence[AdapterVersion], prompts: Iterable[str], max_tokens: int, *, token: str, by: Actor
+) -> list[BlindTest]:
+    """One test for each prompt. Raises Unavailable at the first that some version does not answer; what was answered
+    before it is kept.
+    """
+    body = {"max_tokens": max_tokens, "temperature": 0}
+    return [asked(versions, prompt, ask([each.served_name for each in versions], token, "", {**body, "prompt": prompt}),
+                  by) for prompt in prompts]  # fmt: skip
+
+
+def asked(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
+    if problem := next((answer.problem for answer in answers if answer.problem), ""):
+        raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
+    kept = [{"number": version.number, **{name: told for name, told in asdict(answer).items() if name in KEPT}}
+            for version, answer in zip(versions, answers, strict=True)]  # fmt: skip
+    return BlindTest.keep(versions[0].adapter, prompt, kept, by=by)
+
+
+def face(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
+    """What the viewer may see of a test: letters, and the versions once they have voted or where they may not."""
+    mine = [vote for vote in test.votes.all() if vote.voter_id == viewer]
+    answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]
+    is_open = may_vote and not mine
+    votes = tally(test.numbers, (vote.preferred for vote in test.votes.all()))
+    return {"test": test, "answers": answers, "is_open": is_open, "mine": mine, "votes": votes}

@@ -1,0 +1,94 @@
+"""One prompt through the router, as an application would send it, to up to four models side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils.timezone import now
+
+from adapterhub.accounts import tokens
+from adapterhub.accounts.models import ApiToken, Project
+from adapterhub.api.permissions import actor_of
+from adapterhub.core.tenancy import Scope
+
+TOKEN_LIVES = timedelta(hours=1)
+MOST_MODELS = 4
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one model; `problem` says what went wrong and what to do, else it is empty."""
+
+    model: str
+    text: str = ""
+    version: str = ""
+    arm: str = ""
+    response_id: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+    problem: str = ""
+
+
+def token_for(request: HttpRequest, project: Project) -> str:
+    """A token of scope infer for an hour, kept in the person's session on the server."""
+    kept = request.session.setdefault("playground", {})
+    text = kept.get(project.slug, "")
+    if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
+        name = f"playground of {request.user}"
+        text = tokens.create(project, name[:200], [Scope.INFER], by=actor_of(request), expires_at=now() + TOKEN_LIVES)[
+            1
+        ]
+        request.session["playground"] = {**kept, project.slug: text}
+    return text
+
+
+def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> list[Answer]:
+    """The answers in the order of the models, asked at once. `body` is of /v1/completions without its model."""
+    headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
+    client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
+    with client, ThreadPoolExecutor(MOST_MODELS) as threads:
+        return list(threads.map(lambda model: ask_one(client, model, body), models))
+
+
+def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
+    began = time.monotonic()
+    try:
+        answer = client.post("/v1/completions", json={**body, "model": model})
+    except httpx.HTTPError as error:
+        return Answer(
+            model, problem=f"The router did not answer ({type(error).__name__}). Your prompt is kept: try again."
+        )
+    seconds = time.monotonic() - began
+    if answer.status_code != 200:
+        return Answer(model, problem=why(answer), seconds=seconds)
+    return answered(model, answer, seconds)
+
+
+def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
+    told, headers = answer.json(), answer.headers
+    return Answer(
+        model,
+        text=told["choices"][0]["text"],
+        version=headers.get("X-Adapter-Version", ""),
+        arm=headers.get("X-Rollout-Arm", ""),
+        response_id=headers.get("X-Response-ID", ""),
+        seconds=seconds,
+        tokens=told.get("usage", {}).get("completion_tokens", 0),
+    )
+
+
+def why(answer: httpx.Response) -> str:
+    """The router's own words, or its status where it has none."""
+    if "application/json" not in answer.headers.get("Content-Type", ""):
+        return f"The router answered {answer.status_code}. Your prompt is kept: try again."
+    error = answer.json().get("error", {})
+    return f"{answer.status_code}: {error.get('message', 'no reason given')}"

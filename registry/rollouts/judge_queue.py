@@ -1,0 +1,107 @@
+"""The samples that routers leave for the judge: opened, scored, and forgotten at once.
+
+No text reaches a row, a file or a log. What the judge does not score is missing, and missing numbers pause a rollout.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from cryptography.exceptions import InvalidTag
+from django.conf import settings
+from django.db import transaction
+
+from adapterhub.encryption import SEALED_FOR_US, private_key
+from registry.models import Rollout, RolloutUnit
+from registry.rollouts.judge_client import NoScore, score
+from registry.serving.valkey import JUDGING, SAMPLES, valkey
+
+METRIC = "judge_score"
+AT_ONCE, LONGEST_S, ALONE_S = 8, 20, 60
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A sample without its texts."""
+
+    rollout: Rollout
+    arm: str
+    unit: str
+    at: datetime
+    score: float
+
+
+def judge_waiting() -> int:
+    """Have the samples judged that wait now, in one worker at a time; returns how many scores there are."""
+    if not settings.JUDGE_URL:
+        return 0
+    with valkey() as client:
+        if not client.set(JUDGING, 1, nx=True, ex=ALONE_S):
+            return 0
+        try:
+            return sum(keep(scores) for scores in rounds(client))
+        finally:
+            client.delete(JUDGING)
+
+
+def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
+    """Scores, a few at once; a judge in trouble is left alone until the next time."""
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end and (names := client.rpop(SAMPLES, AT_ONCE)):
+        samples = taken(client, names)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="judge") as threads:
+            scores = [one for one in threads.map(lambda pair: scored(*pair), samples) if one]
+        yield scores
+        if len(scores) < len(samples):
+            return
+
+
+def taken(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, dict[str, Any]]]:
+    """The samples of rollouts that still want them; none stays in Valkey."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.getdel(name)
+        found = [opened(sealed) for sealed in pipe.execute() if sealed]
+    rollouts = {str(one.pk): one for one in Rollout.objects.serving().filter(checks__has_key="judge")}
+    return [(rollouts[one["rollout"]], one) for one in found if one.get("rollout") in rollouts]
+
+
+def opened(sealed: bytes) -> dict[str, Any]:
+    """Empty when it was sealed for a former key."""
+    try:
+        text = SEALED_FOR_US.decrypt(sealed, private_key(SAMPLES))
+    except (InvalidTag, ValueError):
+        return {}
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def scored(rollout: Rollout, sample: dict[str, Any]) -> Scored | None:
+    try:
+        found = score(rollout.checks["judge"]["instruction"], sample["question"], sample["answer"])
+    except NoScore as error:
+        log.warning("The judge gave no score for an answer of %s: %s.", rollout.pk, error)
+        return None
+    return Scored(rollout, sample["arm"], sample["unit"], datetime.fromtimestamp(sample["at"], UTC), found)
+
+
+def keep(scores: list[Scored]) -> int:
+    """Into the minutes of the answers, one of each user."""
+    with transaction.atomic():
+        met = [RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight)
+               for one in scores]  # fmt: skip
+        users = RolloutUnit.meet(met)
+        RolloutUnit.count_first(
+            (users[user.met], (one.rollout, one.arm, one.at, METRIC, one.score))
+            for user, one in zip(met, scores, strict=True)
+        )
+    return len(scores)

@@ -1,0 +1,147 @@
+"""What the routers report about answers becomes rows: response -> version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from django.db import connection, transaction
+
+from adapterhub.accounts.models import Project
+from registry.experiments.metrics import of_report
+from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
+from registry.models.minute import Measured
+from registry.serving.valkey import OUTCOMES, valkey
+
+GROUP = "registry"
+# Of entries, each with up to 50 reports.
+BATCH = 20
+ARMS = ("candidate", "control", "shadow")
+
+
+def collect() -> int:
+    """Read the reports that are waiting and keep them; returns how many. A report read twice changes nothing."""
+    kept = 0
+    with valkey() as client:
+        ensure_group(client)
+        for start in ("0", ">"):
+            while entries := read(client, start):
+                reports = [report for _, fields in entries for report in reports_in(fields[b"o"])]
+                keep(reports)
+                client.xack(OUTCOMES, GROUP, *(entry_id for entry_id, _ in entries))
+                kept += len(reports)
+    return kept
+
+
+def ensure_group(client: redis.Redis) -> None:
+    try:
+        client.xgroup_create(OUTCOMES, GROUP, id="0", mkstream=True)
+    except redis.ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Up to BATCH reports: those a dead reader left (start 0), or new ones (>)."""
+    streams = client.xreadgroup(GROUP, "worker", {OUTCOMES: start}, count=BATCH)
+    return streams[0][1] if streams else []
+
+
+def reports_in(content: bytes) -> list[dict[str, Any]]:
+    """A router of an earlier release sends them one by one."""
+    told = json.loads(content)
+    return told if isinstance(told, list) else [told]
+
+
+def keep(reports: list[dict[str, Any]]) -> None:
+    """Rows of the answers that are new, and their part in their rollouts' minutes; all or none."""
+    versions = AdapterVersion.objects.in_bulk({report["version"] for report in reports}, field_name="served_name")
+    projects = {project.slug: project for project in Project.objects.all()}
+    with transaction.atomic(), connection.cursor() as cursor:
+        # Two collectors would both take the same report for new, and count it twice.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.outcomes'))")
+        known = [report for report in new_ones(reports) if report["version"] in versions]
+        rollouts = Rollout.objects.by_alias({report["alias"] for report in known})
+        rows = [
+            response_row(report, projects[report["project"]], versions[report["version"]], rollouts)
+            for report in known
+            if report["project"] in projects
+        ]
+        by_id = {report["response_id"]: report for report in known}
+        users = users_met(rows, by_id)
+        for row in rows:
+            row.unit = users.get(row.pk)
+        Response.objects.bulk_create(rows)
+        measure(rows, by_id)
+
+
+def new_ones(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each report once, without those that have their row."""
+    once = {report["response_id"]: report for report in reports}
+    there = set(Response.objects.filter(pk__in=once).values_list("pk", flat=True))
+    return [report for key, report in once.items() if key not in there]
+
+
+def response_row(
+    report: dict[str, Any], project: Project, version: AdapterVersion, rollouts: dict[str, list[Rollout]]
+) -> Response:
+    at = datetime.fromtimestamp(report["at"], UTC)
+    return Response(
+        id=report["response_id"],
+        project=project,
+        alias_name=report["alias"] or "",
+        version=version,
+        rollout=at_that_time(rollouts.get(report["alias"] or "", []), at),
+        arm=report["arm"],
+        is_sticky=report["sticky"],
+        status=report["status"],
+        at=at,
+        ttft_ms=report["ttft_ms"],
+        total_ms=report["total_ms"],
+        prompt_tokens=report["prompt_tokens"],
+        completion_tokens=report["completion_tokens"],
+    )
+
+
+def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
+    """The one that moved the alias then."""
+    return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
+
+
+def users_met(rows: list[Response], reports: dict[str, dict[str, Any]]) -> dict[str, RolloutUnit]:
+    """Response id -> the user that its rollout counts it for; the other answers are out of the statistics."""
+    counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
+    users = {row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk]["unit"], arm=row.arm,
+                                 weight=row.rollout.weight) for row in counted}  # fmt: skip
+    there = RolloutUnit.meet(users.values())
+    return {pk: there[user.met] for pk, user in users.items()}
+
+
+def is_counted(row: Response, report: dict[str, Any]) -> bool:
+    """Only who would get the same arm again, and is on no list."""
+    return row.arm in ARMS and row.is_sticky and bool(report.get("unit")) and report.get("counted", True)
+
+
+def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
+    """Add the answers of known users to their minutes."""
+    told = [(row.unit, value) for row in rows if row.unit
+            for value in (pair if row.arm == "shadow" else alone)(row, reports[row.pk])]  # fmt: skip
+    RolloutUnit.count_first(told)
+
+
+def alone(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
+    yield from values(row, row.arm, report)
+
+
+def values(row: Response, arm: str, report: dict[str, Any]) -> Iterator[Measured]:
+    for metric, value in of_report(report).items():
+        yield row.rollout, arm, row.at, metric, value
+
+
+def pair(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
+    """The candidate's unseen answer, and the stable version's to the same request, which cannot differ from itself."""
+    yield from values(row, "shadow", report)
+    yield from values(row, "mirrored", {**report["mirrored"], "differs": False})

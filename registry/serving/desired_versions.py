@@ -1,0 +1,76 @@
+"""What a cluster should hold: what traffic needs, and who waits when the slots are too few."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from itertools import islice
+
+import redis
+from django.conf import settings
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.utils.timezone import now
+
+from registry.models import AdapterVersion, Alias, AliasMove, Cluster, Response, Rollout, without_bodies
+from registry.serving.valkey import still_open, wanted_now
+
+log = logging.getLogger(__name__)
+
+Wanted = dict[str, AdapterVersion]
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def wanted_versions(cluster: Cluster) -> Wanted:
+    """Served name -> version, as many as a replica has slots; the least recently used wait for a request.
+
+    First both sides of running rollouts, then what requests wait for, in their order, then what was asked for or
+    answered last, then what a rollback may need.
+    """
+    versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
+    active = Rollout.objects.active().filter(alias__cluster=cluster)
+    # By their keys: joined and compared in one condition, every version of the installation would be looked at.
+    sides = active.values("candidate").union(Alias.objects.filter(rollouts__in=active).values("version"))
+    since = now() - settings.ROLLBACK_WINDOW
+    replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
+    asked, waiting = asked_for(cluster)
+    known = versions.ready().trained_on(cluster.base_model).filter(served_name__in=asked)
+    in_order = (
+        versions.filter(pk__in=sides),
+        sorted(known.filter(served_name__in=waiting), key=lambda version: waiting.index(version.served_name)),
+        by_last_use([*used(versions.filter(aliases__cluster=cluster)), *known], asked),
+        versions.filter(pk__in=list(replaced)),
+    )
+    return within_slots(cluster, {version.served_name: version for group in in_order for version in group})
+
+
+def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
+    """With the time of the latest answer."""
+    latest = Response.objects.filter(version=OuterRef("pk")).order_by("-at").values("at")[:1]
+    return versions.annotate(used_at=Subquery(latest)).order_by("pk")
+
+
+def by_last_use(versions: list[AdapterVersion], asked: dict[str, datetime]) -> list[AdapterVersion]:
+    """The latest question or answer first; those without any last."""
+
+    def last(version: AdapterVersion) -> datetime:
+        return max(getattr(version, "used_at", None) or NEVER, asked.get(version.served_name, NEVER))
+
+    return sorted(versions, key=last, reverse=True)
+
+
+def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
+    if len(wanted) > cluster.max_loras:
+        log.info("%s needs %d versions, a replica has %d slots: the least recently used wait.",
+                 cluster, len(wanted), cluster.max_loras)  # fmt: skip
+    return dict(islice(wanted.items(), cluster.max_loras))
+
+
+def asked_for(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
+    """Versions that routers asked for lately, and those of them that are waited for; none while Valkey is away."""
+    held = {name for replica in cluster.replicas.filter(is_healthy=True) for name in replica.loaded}
+    try:
+        asked = wanted_now()
+        return asked, still_open(asked, held)
+    except redis.RedisError as error:
+        log.warning("Valkey does not answer (%s): cold versions are not loaded.", error)
+        return {}, []

@@ -1,0 +1,268 @@
+"""The control loop: make every replica hold what is wanted, route to it, then unload the rest.
+
+It compares the world with the database and never trusts an event, so that any run may be lost or repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import redis
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils.timezone import now
+
+from adapterhub.artifacts import ArtifactError
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import system
+from adapterhub.core.errors import Conflict, DomainError
+from registry.models import AdapterVersion, Cluster, Replica, Rollout, RolloutStatus
+from registry.serving import replica_calls
+from registry.serving.desired_versions import Wanted, wanted_versions
+from registry.serving.routing_table import publish
+
+RECONCILER = system("reconciler")
+TOGETHER = 50
+Told = TypeVar("Told")
+log = logging.getLogger(__name__)
+
+
+def reconcile() -> None:
+    """One look at every cluster. Returns at once when another process is at it."""
+    with only_one() as mine:
+        if mine:
+            for cluster in Cluster.objects.select_related("base_model", "project"):
+                reconcile_cluster(cluster)
+
+
+@contextmanager
+def only_one() -> Iterator[bool]:
+    """A session lock, so that two loops do not load the same adapter twice."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'))")
+        mine = bool(cursor.fetchone()[0])
+        try:
+            yield mine
+        finally:
+            if mine:
+                cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.reconcile'))")
+
+
+@dataclass
+class Look:
+    """A replica that answered, and all that it holds by name, checked by us or not: served name -> path."""
+
+    replica: Replica
+    held: dict[str, str]
+
+    def surplus(self, wanted: Wanted) -> set[str]:
+        return set(self.held) - set(wanted)
+
+    def lacks_room(self, wanted: Wanted) -> bool:
+        needed = set(wanted) - set(self.held) - set(self.replica.refused)
+        return bool(needed) and len(self.held) + len(needed) > self.replica.cluster.max_loras
+
+
+def reconcile_cluster(cluster: Cluster) -> None:
+    """Load what is wanted, then route to it, then unload the rest. Replicas are worked on at the same time."""
+    wanted = wanted_versions(cluster)
+    looks = observe(cluster)
+    if crowded := [look for look in looks if look.lacks_room(wanted)]:
+        take_out_of_use(crowded, wanted)
+    load_missing(looks, wanted)
+    start_loaded_rollouts(cluster)
+    take_back_refused_moves(cluster)
+    take_out_of_use(looks, wanted)
+
+
+def observe(cluster: Cluster) -> list[Look]:
+    """Ask every replica what it holds; those that answer as a replica of this cluster should."""
+    calls = [
+        (replica, partial(replica_calls.look, replica.url, cluster.base_model.slug))
+        for replica in cluster.replicas.all()
+    ]
+    looks = []
+    for replica, seen in written(replica_calls.each(calls)):
+        if seen.trouble:
+            replica.missed(seen.trouble)
+        else:
+            replica.saw(seen.reported, seen.engine_version)
+            looks.append(Look(replica, dict(seen.reported)))
+    Replica.objects.filter(pk__in=[look.replica.pk for look in looks]).update(seen_at=now())
+    return looks
+
+
+def written(told: Iterator[Told]) -> Iterator[Told]:
+    """What replicas told; what is written down about them is committed `TOGETHER` at a time, while others still load.
+
+    A commit for each would take longer than the calls. No transaction waits for a replica: the chain of the audit trail
+    is not held for long.
+    """
+    while batch := list(islice(told, TOGETHER)):
+        with transaction.atomic():
+            yield from batch
+
+
+def take_out_of_use(looks: list[Look], wanted: Wanted) -> None:
+    """Tell the routers how things are, without what nothing wants; that is unloaded once they know."""
+    for look in looks:
+        forget(look.replica, look.surplus(wanted))
+    if tell_routers():
+        unload(looks, wanted)
+
+
+def load_missing(looks: list[Look], wanted: Wanted) -> None:
+    """Load each wanted version that a replica lacks or holds from another path; check what others loaded there."""
+    folders = Folders()
+    calls = [
+        (look, partial(replica_calls.push, look.replica.url, list(wishes(look, wanted, folders)))) for look in looks
+    ]
+    for look, told in written(replica_calls.each((look, call) for look, call in calls if call.args[1])):
+        for result in told:
+            take(look, wanted[result.name], result)
+
+
+class Folders:
+    """The verified copy of each version, made once a look for all replicas."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str | ArtifactError | OSError] = {}
+
+    def of(self, version: AdapterVersion) -> str:
+        """Raises ArtifactError; OSError when it cannot be copied now, which says nothing of the version."""
+        if version.digest not in self._found:
+            self._found[version.digest] = self._copied(version)
+        found = self._found[version.digest]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _copied(self, version: AdapterVersion) -> str | ArtifactError | OSError:
+        try:
+            return str(version.served_folder())
+        except (ArtifactError, OSError) as error:
+            log.warning("%s has no copy for replicas: %s", version, error)
+            return error
+
+
+def wishes(look: Look, wanted: Wanted, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
+    """What the replica should be asked for; a version whose copy is damaged is refused here."""
+    for name, version in wanted.items():
+        path = str(settings.SERVED_DIR / version.digest)
+        if look.replica.loaded.get(name) == path or look.replica.refused.get(name):
+            continue
+        try:
+            yield replica_calls.LoadRequest(name, folders.of(version), look.held.get(name))
+        except ArtifactError as error:
+            refuse(look.replica, version, str(error))
+        except OSError:
+            # The disk is full or the store is away: the next look asks again, what is loaded serves on.
+            continue
+
+
+def take(look: Look, version: AdapterVersion, result: replica_calls.Loaded) -> None:
+    """Write down what became of a load; a version that was refused is never routed to."""
+    if result.trouble:
+        look.replica.missed(result.trouble)
+    elif result.refusal:
+        refuse(look.replica, version, result.refusal)
+        look.held.pop(result.name, None)
+    else:
+        loaded(look.replica, version, result.path)
+        look.held[result.name] = result.path
+
+
+def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
+    with transaction.atomic(savepoint=False):
+        replica.loaded = {**replica.loaded, version.served_name: path}
+        replica.save(update_fields=["loaded"])
+        note(Tag.VERSION_LOADED, replica, version)
+
+
+def refuse(replica: Replica, version: AdapterVersion, message: str) -> None:
+    """Remember the refusal, so that the loop does not try for ever."""
+    log.error("%s was not loaded on %s: %s", version, replica, message)
+    with transaction.atomic():
+        forget(replica, {version.served_name})
+        replica.refused = {**replica.refused, version.served_name: message}
+        replica.save(update_fields=["refused"])
+        note(Tag.LOAD_REFUSED, replica, version, reason=message)
+
+
+def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") -> None:
+    after = {"version": version.served_name, "digest": version.digest}
+    AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
+
+
+def unload(looks: list[Look], wanted: Wanted) -> None:
+    """After the new table is out: nothing routes to these any more, and running answers end undisturbed."""
+    leaving = [(look, look.surplus(wanted)) for look in looks]
+    calls = [(look, partial(replica_calls.remove, look.replica.url, names)) for look, names in leaving if names]
+    for look, gone in replica_calls.each(calls):
+        look.held = {name: path for name, path in look.held.items() if name not in gone}
+
+
+def forget(replica: Replica, names: set[str]) -> None:
+    """Route no more to these."""
+    if names & set(replica.loaded):
+        replica.loaded = {name: path for name, path in replica.loaded.items() if name not in names}
+        replica.save(update_fields=["loaded"])
+
+
+def tell_routers() -> bool:
+    """Whether they know the table as it is now; what was not told may not be unloaded."""
+    try:
+        publish()
+    except redis.RedisError as error:
+        log.warning("Valkey does not answer (%s): the routers keep their table.", error)
+        return False
+    return True
+
+
+def start_loaded_rollouts(cluster: Cluster) -> None:
+    """A rollout starts when every healthy replica holds its candidate; it fails when one refuses it, or in time."""
+    healthy = list(cluster.replicas.filter(is_healthy=True))
+    for alias in cluster.aliases.all():
+        for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
+            try:
+                start_or_fail(rollout, healthy)
+            except Conflict as error:
+                log.info("%s was moved by somebody else: %s", rollout, error)
+
+
+def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
+    """Raises Conflict when somebody moved it since it was read."""
+    name = rollout.candidate.served_name
+    lacking = [replica for replica in healthy if name not in replica.loaded]
+    if healthy and not lacking:
+        rollout.started(by=RECONCILER)
+    elif refusals := [f"{replica}: {replica.refused[name]}" for replica in lacking if name in replica.refused]:
+        counted = f"{len(refusals)} of {len(healthy)} replicas refused it."
+        rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))
+    elif now() - rollout.opened_at > settings.LOAD_DEADLINE:
+        rollout.refused(by=RECONCILER, reason=f"{missing(lacking)} within {settings.LOAD_DEADLINE}.")
+
+
+def take_back_refused_moves(cluster: Cluster) -> None:
+    """An alias that was just moved to what every replica refuses serves its former version again."""
+    refused = [replica.refused for replica in cluster.replicas.filter(is_healthy=True)]
+    by_all = set.intersection(*map(set, refused)) if refused else set()
+    for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):
+        former = alias.served_before_a_new_version(now() - settings.ROLLBACK_WINDOW)
+        if former and former.served_name not in by_all:
+            reason = f"Every replica refused {alias.version}: {refused[0][alias.version.served_name]}"
+            try:
+                alias.move(former, expected=alias.version, reason=reason, by=RECONCILER)
+            except DomainError as error:
+                log.info("%s stays at %s, which no replica takes: %s", alias, alias.version, error)
+
+
+def missing(lacking: list[Replica]) -> str:
+    return f"{', '.join(map(str, lacking))} did not load it" if lacking else "No replica answered"

@@ -1,0 +1,181 @@
+"""The routing table as the database says, and how routers hear of it: all of it, or what changed of some aliases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import QuerySet
+from redis.client import Pipeline
+
+from adapterhub.accounts.models import ApiToken, Project
+from adapterhub.core.tenancy import Scope
+from adapterhub.encryption import private_key
+from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
+from registry.serving.valkey import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, SAMPLES, valkey
+from serving_client.routing import (
+    AliasRoute,
+    CacheRule,
+    Checks,
+    RateLimit,
+    RolloutRoute,
+    RoutingTable,
+    Sampling,
+    TokenRoute,
+    VersionRoute,
+    adapters_of,
+)
+
+MOST_CHANGES = 200
+
+
+def publish() -> RoutingTable:
+    """Build the table and push it to the routers. They keep the last good one while Valkey is away."""
+    table = routing_table()
+    with valkey() as client:
+        client.transaction(partial(put, table, table.to_json()), NEWEST_TABLE)
+    return table
+
+
+def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
+    """In place of the one that is out, unless that is newer. Changes that the table does not know stay."""
+    generation, published_at = json.loads(pipe.get(NEWEST_TABLE) or "[0, 0]")
+    if generation > table.generation and published_at > table.published_at:
+        return
+    pipe.multi()
+    pipe.set(ROUTING_TABLE, text)
+    pipe.set(NEWEST_TABLE, json.dumps([table.generation, table.published_at]))
+    # A restored database counts again from below: no change that is out is of its future.
+    most = table.generation if generation <= table.generation else "+inf"
+    pipe.zremrangebyscore(ROUTING_CHANGES, "-inf", most)
+    pipe.publish(ROUTING_TABLE, str(table.generation))
+
+
+def publish_changes(aliases: Collection[int]) -> None:
+    """Tell the routers what these aliases serve now; the whole table would take as long as there are versions."""
+    change = routes_of(aliases)
+    with valkey() as client, client.pipeline() as pipe:
+        pipe.zadd(ROUTING_CHANGES, {change.to_json(): change.generation})
+        pipe.zcard(ROUTING_CHANGES)
+        pipe.publish(ROUTING_TABLE, str(change.generation))
+        _, waiting, _ = pipe.execute()
+    if waiting > MOST_CHANGES:
+        publish()
+
+
+def routing_table() -> RoutingTable:
+    """The table as the database says now."""
+    generation, published_at = next_generation()
+    aliases = alias_routes(Alias.objects.all())
+    return RoutingTable(
+        generation=generation,
+        published_at=published_at,
+        aliases=aliases,
+        adapters=adapters_of(aliases),
+        versions=version_routes(),
+        tokens={token.pk: token_route(token) for token in infer_tokens()},
+        limits=rate_limits(),
+    )
+
+
+def routes_of(aliases: Collection[int]) -> RoutingTable:
+    """The part of the table that these aliases need: their routes and the versions behind them."""
+    generation, published_at = next_generation()
+    routes = alias_routes(Alias.objects.filter(pk__in=aliases))
+    names = {name for route in routes.values() for name in (route.stable, route.rollout and route.rollout.candidate)}
+    return RoutingTable(generation, published_at, routes, versions=version_routes(served_name__in=names - {None}))
+
+
+def alias_routes(aliases: QuerySet[Alias]) -> dict[str, AliasRoute]:
+    serving = Rollout.objects.serving().filter(alias__in=aliases).select_related("candidate")
+    running = {rollout.alias_id: rollout for rollout in serving}
+    told = aliases.select_related("project", "version").only("name", "policy", "project__slug", "version__served_name")
+    return {alias.name: alias_route(alias, running.get(alias.pk)) for alias in told}
+
+
+def rate_limits() -> dict[str, RateLimit]:
+    """The same for each project; after a rest it may send two seconds' worth at once."""
+    per_s = settings.PROJECT_REQUESTS_PER_S
+    limit = RateLimit(per_s, 2 * per_s)
+    return dict.fromkeys(Project.objects.values_list("slug", flat=True), limit) if per_s > 0 else {}
+
+
+def next_generation() -> tuple[int, float]:
+    """A new number and the time, by one clock. Drawn before the rows are read: a higher one knows all that a lower
+    one knew.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval('routing_table_generation'), extract(epoch FROM clock_timestamp())")
+        generation, moment = cursor.fetchone()
+    return int(generation), float(moment)
+
+
+def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
+    return AliasRoute(
+        project=alias.project.slug,
+        stable=alias.version.served_name,
+        rollout=rollout and rollout_route(rollout),
+        cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
+    )
+
+
+def rollout_route(rollout: Rollout) -> RolloutRoute:
+    return RolloutRoute(
+        id=str(rollout.pk),
+        candidate=rollout.candidate.served_name,
+        weight=rollout.weight,
+        salt=rollout.salt,
+        shadow=rollout.shadow,
+        checks=Checks(**{name: check for name, check in rollout.checks.items() if name != "judge"}),
+        sampling=sampling(rollout),
+        **rollout.targeting,
+    )
+
+
+def sampling(rollout: Rollout) -> Sampling | None:
+    """None without a judge."""
+    judge = rollout.checks.get("judge")
+    key = private_key(SAMPLES).public_key().public_bytes_raw()
+    return Sampling(judge["sample"], key.hex()) if judge and settings.JUDGE_URL else None
+
+
+def version_routes(**only: Any) -> dict[str, VersionRoute]:
+    """Ready versions of base models that some cluster serves; there may be many, so only what a route needs is read."""
+    held = holders()
+    ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
+    columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
+    return {
+        name: VersionRoute(project, base, digest, *held.get((base_pk, name), ((), ())))
+        for name, digest, project, base, base_pk in ready.values_list(*columns)
+    }
+
+
+def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """(base model, served name) -> addresses of the healthy replicas that were seen to hold it, and spare ones.
+
+    One that comes and goes is spare as long as another holds the version.
+    """
+    steady: dict[tuple[int, str], list[str]] = {}
+    resting: dict[tuple[int, str], list[str]] = {}
+    for replica in Replica.objects.filter(is_healthy=True).select_related("cluster"):
+        for name in replica.loaded:
+            found = resting if replica.is_resting else steady
+            found.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
+    return {
+        key: (tuple(steady[key]), tuple(resting.get(key, ()))) if key in steady else (tuple(resting[key]), ())
+        for key in steady | resting
+    }
+
+
+def infer_tokens() -> list[ApiToken]:
+    found = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
+    return [token for token in found.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
+
+
+def token_route(token: ApiToken) -> TokenRoute:
+    expires = token.expires_at.timestamp() if token.expires_at else None
+    return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)

@@ -1,0 +1,31 @@
+"""What adapter slots cost: engines reserve each at the highest rank, for every linear module, before the first load."""
+
+from __future__ import annotations
+
+from adapterhub.core.errors import Invalid
+from registry.models import BaseModel, Cluster
+from registry.models.cluster import VLLM_RANKS
+
+MIB = 2**20
+
+
+def slot_bytes(base: BaseModel, rank: int, number_bytes: int) -> int:
+    """Of one slot: A and B of each linear module."""
+    return base.layers * sum(map(sum, base.linear_shapes().values())) * rank * number_bytes
+
+
+def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
+    """The bytes that a replica's slots take. Raises Invalid with what would fit when `memory` is less."""
+    base, rank, slots = cluster.base_model, cluster.max_lora_rank, cluster.max_loras
+    one = slot_bytes(base, rank, number_bytes)
+    if slots * one <= memory:
+        return slots * one
+    lower = [rank for rank in VLLM_RANKS if rank < cluster.max_lora_rank
+             and slots * slot_bytes(base, rank, number_bytes) <= memory]  # fmt: skip
+    fits = f"{memory // one} slots of rank {rank}" + (f", or {slots} of rank {lower[-1]}" if lower else "")
+    raise Invalid(
+        f"{slots} slots of rank {rank} for {base} take {slots * one / MIB:,.1f} MiB a replica, "
+        f"{one / MIB:,.1f} MiB each; {memory / MIB:,.1f} MiB hold {fits}.",
+        field="max_loras",
+        code="too_little_memory",
+    )

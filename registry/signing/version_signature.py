@@ -1,0 +1,47 @@
+"""A version's signature: the installation's word that these bytes passed the check and are this version.
+
+Ed25519 over canonical JSON (RFC 8785) of what the version is; outsiders verify it with the public key alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from adapterhub.artifacts import ArtifactError
+from adapterhub.core.signed_json import signed_with
+
+DOMAIN = b"adapterhub.version.v1\n"
+
+
+def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> str:
+    """The signed text and its signature, as JSON."""
+    return signed_with(key, DOMAIN, content).decode()
+
+
+def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed25519PublicKey]) -> None:
+    """Raises ArtifactError unless the document says just this content and a trusted key signed it."""
+    if not document:
+        raise ArtifactError("It has no signature: let `manage.py sign_versions` check and sign it.")
+    try:
+        found = json.loads(document)
+        text, signature = found["signed"].encode(), bytes.fromhex(found["signature"])
+        says = json.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError("Its signature cannot be read: the row was changed.") from None
+    if says != content:
+        raise ArtifactError("Its signature is of something else: the row was changed.")
+    if not any(verifies(key, signature, DOMAIN + text) for key in trusted):
+        raise ArtifactError("Its signature is of no key that this installation trusts.")
+
+
+def verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Adapters that come from outside, and their verification."""

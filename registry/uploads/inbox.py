@@ -1,0 +1,51 @@
+"""Adapters that an operator laid on the server: named, never a path, and each project sees its own alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+
+from adapterhub.accounts.models import Project
+from adapterhub.core.errors import Invalid
+from registry.adapter_files.manifest import WEIGHTS
+from registry.adapter_files.served_config import CONFIG
+
+NAME = r"^[A-Za-z0-9][\w.-]{0,99}$"
+
+
+def take_folder(name: str, project: Project, target: Path) -> None:
+    """Copy PEFT's two files of `inbox/<project>/<name>` into the folder. Raises Invalid."""
+    place = settings.INBOX_DIR / project.slug
+    try:
+        with opened(place, os.O_DIRECTORY) as owner, opened(name, os.O_DIRECTORY, owner) as folder:
+            for file in (WEIGHTS, CONFIG):
+                copy_plain(file, folder, target / file)
+    except OSError as error:
+        raise Invalid(
+            f"In this project's inbox is no folder {name!r} with {WEIGHTS} and {CONFIG}, or it is a link.",
+            field="folder",
+        ) from error
+
+
+@contextmanager
+def opened(path: Path | str, flags: int = 0, below: int | None = None) -> Iterator[int]:
+    """A descriptor of what is no link: one would lead out of the inbox. A pipe is not waited for."""
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, dir_fd=below)
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def copy_plain(name: str, folder: int, target: Path) -> None:
+    with opened(name, 0, folder) as number:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(f"{name} is no plain file")
+        with os.fdopen(os.dup(number), "rb") as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 2**20)

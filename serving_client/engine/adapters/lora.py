@@ -1,0 +1,252 @@
+"""Many adapters in one forward: every linear module multiplies each row with that row's adapter.
+
+The base model's product is one for all rows. For the update there are two ways, and both read each adapter's weights
+once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots do all groups
+at once. On a GPU a forward of few tokens waits for the launch of kernels and not for arithmetic: every row is
+multiplied with all slots in use, and what does not belong to it is set to zero in between. Where Triton is there, a
+recorded step has kernels of its own, in which a row reads its adapter alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import chain
+from shutil import which
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from serving_client.engine.adapters.adapter import Adapter
+from serving_client.engine.kernels.packed import packed
+
+Rows = Sequence[Adapter | None]
+"""The adapter of each row of a batch; None is the base model."""
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""x (rows, 1, in), y (rows, 1, out), all slots' down and up, slot of each row -> y with the update added."""
+MOST_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class SlotRows:
+    """Which slot each row of a batch multiplies with."""
+
+    slots: slice  # from the first to the last slot in use
+    of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
+    kernel: Kernel | None = field(default=None, kw_only=True)
+    _foreign: dict[int, torch.Tensor] = field(default_factory=dict, kw_only=True)
+
+    def foreign(self, rank: int) -> torch.Tensor | None:
+        """(all rows, 1, slots x rank) True where a rank is of another row's adapter; None if there is no other."""
+        if rank not in self._foreign:
+            slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
+            self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
+        return self._foreign[rank]
+
+
+@dataclass(frozen=True)
+class Groups(SlotRows):
+    """The rows by slot besides. Groups are padded to the longest one with row 0."""
+
+    members: torch.Tensor  # (slots, longest) row of each member
+    real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
+    rows: torch.Tensor  # (rows with an adapter,) which rows they are
+    covers_batch: bool  # one adapter has all rows
+
+    def foreign(self, rank: int) -> torch.Tensor | None:
+        """As above, and none where one adapter has all rows."""
+        return None if self.covers_batch else super().foreign(rank)
+
+
+class LoraLinear(nn.Module):
+    """A linear module of the base model, with slots for the low-rank updates of adapters."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self._groups: SlotRows | None = None
+        self._linear = packed(linear)
+        self._ranks: dict[int, int] = {}  # of the update in each slot
+        self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
+        self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
+        self._in_use: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = self._down, self._up, None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its slots lie."""
+        return self._down.device
+
+    def make_room(self, rank: int, slot: int, slots: int) -> bool:
+        """Readies one of so many slots for an update of that rank; 0 leaves the module as it is. True if slots moved.
+
+        All slots are as wide as the highest rank; what a lower one does not fill is zero.
+        """
+        if not rank and not self._ranks.get(slot):
+            return False
+        self._ranks[slot] = rank
+        has_moved = self._fit(slots, max(self._ranks.values()))
+        if rank < self._down.shape[1]:
+            self._down[slot, rank:] = 0
+            self._up[slot, rank:] = 0
+        return has_moved
+
+    def _fit(self, slots: int, rank: int) -> bool:
+        if self._down.shape[:2] == (slots, rank):
+            return False
+        self._down = _resized(self._down, slots, rank)
+        self._up = _resized(self._up, slots, rank)
+        return True
+
+    def room(self, rank: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where an update of that rank lies in a slot: (rank, in) and (rank, out)."""
+        down, up = self._down[slot], self._up[slot]
+        return (down, up) if rank == len(down) else (down[:rank], up[:rank])
+
+    def use(self, groups: SlotRows | None) -> None:
+        """The next forward multiplies these rows. To be called again after every `make_room`."""
+        rank = self._down.shape[1]
+        self._groups = groups if rank else None
+        if groups and rank and not groups.kernel:
+            # Some hundred modules a step: each view that is made here and not there counts.
+            down, up = (held[groups.slots].flatten(0, 1) for held in (self._down, self._up))
+            self._in_use = down, up, groups.foreign(rank)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, in) -> (rows, tokens, out)."""
+        y: torch.Tensor = self._linear(x)
+        if self._groups is None:
+            return y
+        if self._groups.kernel:
+            return self._groups.kernel(x, y, self._down, self._up, self._groups.of_rows)
+        if isinstance(self._groups, Groups) and not (self._groups.covers_batch or waits_for_launches(x)):
+            return self._add_to_groups(x, y, self._groups)
+        return self._add_from_slots(x, y, *self._in_use)
+
+    def _add_from_slots(
+        self, x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, foreign: torch.Tensor | None
+    ) -> torch.Tensor:
+        ranks = nn.functional.linear(x, down)
+        if foreign is not None:
+            # Adapters with NaN or infinity are refused when they are read: zero times any weight here is zero.
+            ranks.masked_fill_(foreign, 0)
+        y.flatten(0, 1).addmm_(ranks.flatten(0, 1), up)
+        return y
+
+    def _add_to_groups(self, x: torch.Tensor, y: torch.Tensor, groups: Groups) -> torch.Tensor:
+        tokens = x.shape[1]
+        count, longest = groups.members.shape
+        members = x[groups.members.flatten()].view(count, longest * tokens, self.in_features)
+        ranks = members.bmm(self._down[groups.slots].transpose(1, 2))
+        update = ranks.bmm(self._up[groups.slots]).view(count * longest, tokens, self.out_features)
+        return y.index_add_(0, groups.rows, update[groups.real])
+
+
+def waits_for_launches(x: torch.Tensor) -> bool:
+    """Whether (rows, tokens, ...) is so little for a GPU that the number of kernels decides."""
+    return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
+
+
+def row_kernel(device: torch.device) -> Kernel | None:
+    """The kernels for recorded steps, where Triton is there and finds a compiler."""
+    if device.type != "cuda" or not find_spec("triton") or not (which("gcc") or which("clang")):
+        return None
+    from serving_client.engine.kernels.row_kernels import with_rows
+
+    return with_rows
+
+
+def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
+    resized = held.new_zeros(slots, rank, held.shape[2])
+    kept = min(rank, held.shape[1])
+    resized[: held.shape[0], :kept] = held[:, :kept]
+    return resized
+
+
+class ResidentAdapters:
+    """The adapters that a batch may use now: at most `limit`, the least recently used makes room."""
+
+    def __init__(self, modules: dict[str, LoraLinear], limit: int) -> None:
+        self._modules = modules
+        self._limit = limit
+        self._device = next((module.device for module in modules.values()), torch.device("cpu"))
+        self._slots: dict[Adapter, int] = {}  # ordered by last use
+        self._routed: list[Adapter | None] | None = None  # None: to be told to the modules again
+        self.moves = 0  # another number than before tells that slots lie elsewhere
+
+    def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
+        """Takes an adapter in, in place of one that is not busy. False if all are."""
+        if adapter in self._slots:
+            self._slots[adapter] = self._slots.pop(adapter)
+            return True
+        slot = self._free_slot(busy)
+        if slot is None:
+            return False
+        self._slots[adapter] = slot
+        self._place(adapter, slot)
+        return True
+
+    def _free_slot(self, busy: set[Adapter]) -> int | None:
+        if len(self._slots) < self._limit:
+            return len(self._slots)
+        idle = next((adapter for adapter in self._slots if adapter not in busy), None)
+        return self._slots.pop(idle) if idle else None
+
+    def _place(self, adapter: Adapter, slot: int) -> None:
+        self._routed = None
+        for name, module in self._modules.items():
+            update = adapter.modules.get(name)
+            self.moves += module.make_room(update.rank if update else 0, slot, self._limit)
+        rooms = [self._modules[name].room(update.rank, slot) for name, update in adapter.modules.items()]
+        # Some hundred copies from Python would take as long as a fifth of a GPU's step.
+        torch._foreach_copy_(list(chain(*rooms)), adapter.matrices(self._device), non_blocking=True)
+
+    def route(self, rows: Rows) -> None:
+        """Makes the next forward use these adapters, one a row; all must be resident."""
+        if self._routed != list(rows):
+            groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
+            self.use(groups)
+            self._routed = list(rows)
+
+    def slots_of(self, rows: Rows) -> list[int]:
+        """The slot of each row, -1 for the base model; all must be resident."""
+        return [self._slots[adapter] if adapter else -1 for adapter in rows]
+
+    def use(self, groups: SlotRows | None) -> None:
+        """The same in slots."""
+        self._routed = None
+        for module in self._modules.values():
+            module.use(groups)
+
+
+def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
+    used = sorted({slot for slot in slots if slot is not None})
+    if not used:
+        return None
+    span = range(used[0], used[-1] + 1)
+    members = [[row for row, slot in enumerate(slots) if slot == wanted] for wanted in span]
+    longest = max(len(group) for group in members)
+    return Groups(
+        slots=slice(span.start, span.stop),
+        members=torch.tensor([group + [0] * (longest - len(group)) for group in members], device=device),
+        real=torch.tensor(
+            [longest * i + j for i, group in enumerate(members) for j in range(len(group))], device=device
+        ),
+        rows=torch.tensor([row for group in members for row in group], device=device),
+        of_rows=torch.tensor([-1 if slot is None else slot - span.start for slot in slots], device=device),
+        covers_batch=slots == [used[0]] * len(slots),
+    )
+
+
+def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
+    """Puts a LoraLinear in the place of every linear module but the output head; returns them by the module's name."""
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    wrapped = {}
+    for name, linear in linears:
+        if linear is not head:
+            wrapped[name] = LoraLinear(linear)
+        model.set_submodule(name, wrapped.get(name) or packed(linear))
+    return wrapped

@@ -1,0 +1,1 @@
+"""The engine's HTTP application in vLLM's words."""

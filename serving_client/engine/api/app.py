@@ -1,0 +1,182 @@
+"""The engine's HTTP application."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serving_client.engine.api.answers import VERSION, ChatFormat, CompletionFormat, Format, Json, joined, new_id
+from serving_client.engine.api.metrics import metrics_text
+from serving_client.engine.completion_request import CompletionRequest, parse_chat, parse_completion, parse_json
+from serving_client.engine.engine import Answer, Engine
+from serving_client.engine.errors import ApiError, invalid_input, missing_field
+
+# The status that web servers log for a client that went away; nobody reads this answer.
+CLIENT_CLOSED = 499
+
+
+def create_app(engine: Engine) -> Starlette:
+    """The application of one engine; its thread lives as long as the application."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        engine.loop.start()
+        yield
+        await run_in_threadpool(engine.loop.close)
+
+    app = Starlette(routes=ROUTES, lifespan=lifespan, exception_handlers={ApiError: _answer_error})
+    app.state.engine = engine
+    return app
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _json(body: Json, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - Starlette calls this for nothing else
+    return _json(error.body(), error.status)
+
+
+async def health(request: Request) -> Response:
+    """200 while the engine's thread lives."""
+    return Response(status_code=200 if _engine(request).loop.is_alive else 503)
+
+
+async def version(_: Request) -> Response:
+    """Which engine this is."""
+    return _json({"version": VERSION, "engine": "adapterhub-embedded"})
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    return PlainTextResponse(metrics_text(_engine(request)), media_type="text/plain; version=0.0.4")
+
+
+async def models(request: Request) -> Response:
+    """The base model and all loaded adapters, with the path that each was loaded from."""
+    engine = _engine(request)
+    cards = [_card(engine.name, engine.base.folder, None, engine.base.max_length)]
+    cards += [_card(entry.name, entry.path, engine.name, None) for entry in engine.adapters.registered()]
+    return _json({"object": "list", "data": cards})
+
+
+def _card(name: str, root: str, parent: str | None, max_length: int | None) -> Json:
+    card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "adapterhub"}
+    return {**card, "root": root, "parent": parent, "max_model_len": max_length, "permission": []}
+
+
+async def load_lora_adapter(request: Request) -> Response:
+    """Loads an adapter folder under a name."""
+    body = await _lora_body(request, "lora_name", "lora_path")
+    name, path = body["lora_name"], body["lora_path"]
+    if not name or not path:
+        raise invalid_input("Both 'lora_name' and 'lora_path' must be provided.")
+    await run_in_threadpool(_engine(request).adapters.load, name, path, replace=body.get("load_inplace") is True)
+    return Response(f"Success: LoRA adapter '{name}' added successfully.")
+
+
+async def unload_lora_adapter(request: Request) -> Response:
+    """Forgets an adapter; its running requests end as they began."""
+    name = (await _lora_body(request, "lora_name"))["lora_name"]
+    if not name:
+        raise invalid_input("'lora_name' needs to be provided to unload a LoRA adapter.")
+    _engine(request).adapters.unload(name)
+    return Response(f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
+    body = parse_json(await request.body())
+    for field in fields:
+        if field not in body:
+            raise missing_field(field, len(body))
+        if not isinstance(body[field], str):
+            raise ApiError(400, "Bad Request", f"'{field}' must be a text.", f"body.{field}")
+    return body
+
+
+async def completions(request: Request) -> Response:
+    """Continues a prompt."""
+    wish = parse_completion(parse_json(await request.body()))
+    answer = await _engine(request).begin(wish)
+    form = CompletionFormat(answer.model, answer.prompt, wish.return_token_ids, new_id("cmpl"))
+    return await _respond(request, wish, answer, form)
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answers a conversation."""
+    wish = parse_chat(parse_json(await request.body()))
+    answer = await _engine(request).begin(wish)
+    form = ChatFormat(answer.model, answer.prompt, wish.return_token_ids, new_id("chatcmpl"))
+    return await _respond(request, wish, answer, form)
+
+
+async def _respond(request: Request, wish: CompletionRequest, answer: Answer, form: Format) -> Response:
+    if wish.stream:
+        return StreamingResponse(_events(wish, answer, form), media_type="text/event-stream")
+    whole = asyncio.ensure_future(_whole(answer, form))
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((whole, gone), return_when=asyncio.FIRST_COMPLETED)
+        return _json(whole.result()) if whole.done() else Response(status_code=CLIENT_CLOSED)
+    finally:
+        answer.cancel()
+        whole.cancel()
+        gone.cancel()
+
+
+async def _whole(answer: Answer, form: Format) -> Json:
+    return form.whole(joined([delta async for delta in answer.deltas()]))
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(wish: CompletionRequest, answer: Answer, form: Format) -> AsyncIterator[bytes]:
+    count = 0
+    try:
+        async for delta in answer.deltas():
+            count += len(delta.token_ids)
+            if delta.text or delta.is_last or wish.return_token_ids or count == 1:
+                for chunk in form.chunks(delta, is_first=count == 1):
+                    yield _event(chunk)
+        if wish.include_usage:
+            yield _event(form.usage_chunk(count))
+    except ApiError as error:
+        yield _event(error.body())
+    finally:
+        answer.cancel()
+    yield b"data: [DONE]\n\n"
+
+
+def _event(chunk: Json) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+ROUTES = [
+    Route("/health", health),
+    Route("/version", version),
+    Route("/metrics", metrics),
+    Route("/v1/models", models),
+    Route("/v1/load_lora_adapter", load_lora_adapter, methods=["POST"]),
+    Route("/v1/unload_lora_adapter", unload_lora_adapter, methods=["POST"]),
+    Route("/v1/completions", completions, methods=["POST"]),
+    Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+]

@@ -1,0 +1,147 @@
+"""The running batch: one forward of the base model a step for all requests, whatever their adapters."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from serving_client.engine.adapters.adapter import ModuleShapes
+from serving_client.engine.adapters.lora import MOST_TOKENS, ResidentAdapters, SlotRows, row_kernel, wrap_linears
+from serving_client.engine.batching.fixed_steps import FixedSteps, Inputs, NotRecordable, Shape
+from serving_client.engine.batching.kv_cache import RowCache
+from serving_client.engine.batching.sampling import choose_tokens
+from serving_client.engine.batching.sequence import Sequence
+from serving_client.engine.errors import NOT_FINITE
+
+log = logging.getLogger(__name__)
+
+
+class RunningBatch:
+    """Requests that hold a row of the cache. Not thread-safe: belongs to the engine's thread."""
+
+    def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
+        self._model = model
+        self._device = model.device
+        self._ends = ends
+        self._modules = wrap_linears(model)
+        self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
+        self.residents = ResidentAdapters(self._modules, max_loras)
+        self._kernel = row_kernel(self._device)
+        self._fixed: FixedSteps | None = FixedSteps(self._in_fixed_shape, self._device)
+        self.rows: list[Sequence] = []
+
+    @property
+    def module_shapes(self) -> ModuleShapes:
+        """Name -> (in, out) of the modules that take adapters."""
+        return {name: (module.in_features, module.out_features) for name, module in self._modules.items()}
+
+    def join(self, sequences: list[Sequence]) -> None:
+        """Reads the prompts in one forward and chooses their first tokens. The adapters must be resident."""
+        lengths = torch.tensor([len(sequence.prompt) for sequence in sequences])
+        longest = int(lengths.max())
+        self._cache.start(len(self.rows), len(sequences), longest)
+        self.rows += sequences
+        # Padding stands on the right: no token looks at it, and the row's own tokens overwrite its cache later.
+        tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
+        ends, which = torch.unique(lengths - 1, return_inverse=True)
+        places = torch.arange(longest, device=self._device)
+        self.residents.route([sequence.adapter for sequence in sequences])
+        logits = self._forward(tokens, places[None], None, ends.to(self._device))
+        self._choose(sequences, logits[torch.arange(len(sequences)), which])
+
+    def step(self) -> None:
+        """Adds one token to every row."""
+        self._choose(self.rows, self._logits())
+
+    def _logits(self) -> torch.Tensor:
+        if self._fixed and runs_in_fixed_shapes(self._device, len(self.rows)):
+            try:
+                return self._fixed_step(self._fixed)
+            except NotRecordable as error:
+                log.warning("The steps of this model are computed one by one, which takes longer: %s", error)
+                self._fixed = None
+        return self._step()
+
+    def _step(self) -> torch.Tensor:
+        length = max(sequence.position for sequence in self.rows) + 1
+        positions = self._here([sequence.position for sequence in self.rows])
+        tokens = self._here([sequence.last_token for sequence in self.rows])
+        self.residents.route([sequence.adapter for sequence in self.rows])
+        return self._add_token(tokens, positions, length)
+
+    def _fixed_step(self, steps: FixedSteps) -> torch.Tensor:
+        slots = self.residents.slots_of([sequence.adapter for sequence in self.rows])
+        inputs = Inputs([s.last_token for s in self.rows], [s.position for s in self.rows], slots)
+        shape = Shape(len(self.rows), max(inputs.positions) + 1, max(slots) + 1).padded()
+        self._cache.reserve(shape.rows, shape.length)
+        return steps.logits(shape, inputs, (self._cache.moves, self.residents.moves))
+
+    def _in_fixed_shape(self, inputs: torch.Tensor, shape: Shape) -> torch.Tensor:
+        tokens, positions, slots = inputs
+        used = SlotRows(slice(0, shape.slots), slots, kernel=self._kernel)
+        self.residents.use(used if shape.slots else None)
+        return self._add_token(tokens, positions, shape.length)
+
+    def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """(rows,) last tokens and their places -> (rows, vocabulary)."""
+        self._cache.extend(positions, length)
+        hidden = torch.arange(length, device=self._device) > positions[:, None]
+        # Numbers, because attention would make them of a boolean mask in every layer.
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device).masked_fill_(
+            hidden, float("-inf")
+        )
+        return self._forward(tokens[:, None], positions[:, None], mask[:, None, None, :], 1)[:, -1]
+
+    def _forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        keep: torch.Tensor | int,
+    ) -> torch.Tensor:
+        answer = self._model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        logits: torch.Tensor = answer.logits.float()
+        return logits
+
+    def _here(self, numbers: list[Any]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._device)
+
+    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
+        finite = logits.isfinite().all(dim=-1)
+        for sequence in (s for s, is_finite in zip(sequences, finite.tolist(), strict=True) if not is_finite):
+            self._cache.clear(self.rows.index(sequence))
+            sequence.fail(NOT_FINITE)
+        good = [sequence for sequence in sequences if not sequence.is_finished]
+        tokens = choose_tokens(logits[finite], [s.params for s in good], [s.generator for s in good])
+        for sequence, token in zip(good, tokens, strict=True):
+            sequence.add(token, self._ends)
+
+    def drop_finished(self) -> None:
+        """Frees the rows of requests that have ended or that nobody waits for."""
+        for row in reversed(range(len(self.rows))):
+            if self.rows[row].is_finished or self.rows[row].is_cancelled:
+                self._free(row)
+        # Recordings of steps hold addresses in the cache: to make them anew costs more than the memory.
+        if not self.rows and self._device.type != "cuda":
+            self._cache.release()
+
+    def _free(self, row: int) -> None:
+        last = self.rows.pop()
+        self._cache.remove(row, len(self.rows))
+        if row < len(self.rows):
+            self.rows[row] = last
+
+
+def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:
+    """Whether a step waits for the launch of its kernels, which a recording of it does at once."""
+    return device.type == "cuda" and rows <= MOST_TOKENS

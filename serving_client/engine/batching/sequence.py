@@ -1,0 +1,85 @@
+"""One running request: its prompt, its tokens, its text, and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving_client.engine.adapters.adapter import Adapter
+from serving_client.engine.batching.sampling import SamplingParams
+from serving_client.engine.batching.text import Decoder, TextStream
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step added to an answer. The last one has a finish reason or a failure."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    failure: str | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None or self.failure is not None
+
+
+class Sequence:
+    """A request on its way through the engine. `tell` gets every delta, in the engine's thread."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        adapter: Adapter | None,
+        decoder: Decoder,
+        tell: Callable[[Delta], None],
+    ) -> None:
+        self.prompt = prompt
+        self.params = params
+        self.adapter = adapter
+        self.generator = params.generator()
+        self.tokens: list[int] = []
+        self.steps_without_room = 0
+        self.is_cancelled = False
+        self.is_finished = False
+        self._text = TextStream(decoder, prompt, params.stop)
+        self._tell = tell
+
+    @property
+    def last_token(self) -> int:
+        """The token that the next step feeds to the model."""
+        return self.tokens[-1]
+
+    @property
+    def position(self) -> int:
+        """Where the last token stands, counted from the start of the prompt."""
+        return len(self.prompt) + len(self.tokens) - 1
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer: the engine drops the request before its next step."""
+        self.is_cancelled = True
+
+    def add(self, token: int, ends: frozenset[int]) -> None:
+        """Takes the next token in; `ends` are the model's end-of-text tokens."""
+        self.tokens.append(token)
+        finish_reason, stop_reason = self._verdict(token, ends)
+        if finish_reason:
+            self._text.finish()
+            self.is_finished = True
+        self._tell(Delta(self._text.take(), (token,), finish_reason, stop_reason))
+
+    def _verdict(self, token: int, ends: frozenset[int]) -> tuple[str | None, str | int | None]:
+        if token in ends and not self.params.ignore_eos:
+            return "stop", None
+        if token in self.params.stop_token_ids:
+            return "stop", token
+        if stop := self._text.add(token):
+            return "stop", stop
+        return ("length" if len(self.tokens) >= self.params.max_tokens else None), None
+
+    def fail(self, reason: str) -> None:
+        """Ends the request without an answer."""
+        self.is_finished = True
+        self._tell(Delta(failure=reason))

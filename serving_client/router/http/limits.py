@@ -1,0 +1,44 @@
+"""Requests a second of each project."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable
+from typing import cast
+
+import redis.asyncio as redis
+
+from serving_client.buckets import TAKE, Bucket
+from serving_client.router.errors import Refusal
+from serving_client.router.fail_fast import Patience
+from serving_client.routing import RateLimit
+
+
+class RateLimits:
+    """While Valkey is away each router allows the whole rate: too much for a while rather than nothing."""
+
+    def __init__(self, valkey: redis.Redis) -> None:
+        self._take = valkey.register_script(TAKE)
+        self._patience = Patience()
+        self._here: dict[str, Bucket] = {}
+
+    async def admit(self, project: str, limit: RateLimit | None) -> None:
+        """Take a token. Raises Refusal 429 with the time at which there is one."""
+        if limit is None:
+            return
+        wait_ms = await self._shared(project, limit)
+        wait_s = wait_ms / 1000 if wait_ms is not None else self._alone(project, limit)
+        if wait_s:
+            message = f"The project {project} may send {limit.per_s:g} requests a second: wait, or raise its limit."
+            raise Refusal(429, "rate_limited", message, retry_after_s=math.ceil(wait_s))
+
+    async def _shared(self, project: str, limit: RateLimit) -> int | None:
+        arguments = [limit.per_s, limit.burst]
+        key = f"ah:rate:{project}"
+        answer = await self._patience.ask(lambda: cast("Awaitable[list[int]]", self._take([key], arguments)))
+        return answer[0] if answer else None
+
+    def _alone(self, project: str, limit: RateLimit) -> float:
+        now = time.monotonic()
+        return self._here.setdefault(project, Bucket(limit, now)).take(limit, now)

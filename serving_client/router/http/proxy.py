@@ -1,0 +1,192 @@
+"""One completion: decide, forward, stream back, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
+from serving_client.router.errors import Refusal
+from serving_client.router.http.limits import RateLimits
+from serving_client.router.http.response_context import Answer
+from serving_client.router.reporting.metrics import Metrics
+from serving_client.router.reporting.outcomes import OutcomeReporter
+from serving_client.router.reporting.samples import Samples
+from serving_client.router.reporting.tracing import begun, ended
+from serving_client.router.resolve import Body, Target, authenticate, is_current, parse, resolve, rewritten, rollout_of
+from serving_client.router.table import TableWatcher
+from serving_client.router.upstream.cold_start import ColdVersions
+from serving_client.router.upstream.replicas import Reply, Upstream
+from serving_client.router.upstream.shadow_traffic import Afterwards, heard_for
+from serving_client.routing import RoutingTable, VersionRoute
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 2**20
+
+
+class CutOff(Exception):
+    """A replica broke off after the first byte; the words say which, and how."""
+
+
+@dataclass
+class Proxy:
+    """Everything that a request needs, made once."""
+
+    watcher: TableWatcher
+    cold: ColdVersions
+    upstream: Upstream
+    reporter: OutcomeReporter
+    metrics: Metrics
+    cache: ResponseCache
+    limits: RateLimits
+    samples: Samples
+
+    def __post_init__(self) -> None:
+        self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter, self.samples)
+
+    def table(self) -> RoutingTable:
+        """The last good table. Raises Refusal 503 before there is one."""
+        if self.watcher.table is None:
+            raise Refusal(503, "no_routing_table", "The router has no routing table yet.", retry_after_s=2)
+        return self.watcher.table
+
+    async def complete(self, request: Request) -> Response:
+        """Answer a completion or chat completion."""
+        began = time.perf_counter()
+        token = authenticate(self.table(), request.headers.get("authorization", ""))
+        await self.limits.admit(token.project, self.table().limits.get(token.project))
+        body = parse(await read_body(request))
+        answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
+        answer.span, answer.trace = begun(request.url.path, request.headers, answer.response_id)
+        answer.heard = heard_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
+        try:
+            payload = rewritten(body, answer.target)
+            if kept := await self.kept(request.url.path, body, answer):
+                return kept
+            return await self.forward(request.url.path, payload, bool(body.get("stream")), answer)
+        except Refusal as refusal:
+            answer.status = refusal.status
+            self.finished(answer)
+            return refusal.response(answer.headers())
+
+    async def kept(self, path: str, body: Body, answer: Answer) -> Response | None:
+        """The answer that the cache holds for this request, a stream in one piece; on a miss it will be kept."""
+        rule = rule_for(self.table(), answer.target, body)
+        if rule is None:
+            return None
+        key = key_of(self.table(), answer.target, path, body)
+        content = await self.cache.get(key)
+        answer.cache = "hit" if content else "miss"
+        if content is None:
+            answer.entry = Entry(key, rule)
+            return None
+        answer.status = 200
+        answer.is_all(content)
+        self.finished(answer)
+        media_type = "text/event-stream" if body.get("stream") else "application/json"
+        return Response(content, 200, answer.headers(), media_type)
+
+    async def route(self, target: Target) -> VersionRoute:
+        """Replicas that hold the version; a cold one is waited for. Raises Refusal 503 or 504."""
+        version = target.version
+        route = self.table().versions.get(version)
+        if route is None:
+            raise Refusal(503, "not_servable", f"No cluster serves the base model of {version}.", retry_after_s=30)
+        if route.replicas:
+            return route
+        with self.metrics.load_wait.time():
+            table = await self.cold.wait(version, lambda: is_current(self.table(), target))
+        if table is None and not is_current(self.table(), target):
+            raise Refusal(503, "alias_moved", f"{target.alias} was moved meanwhile: try again.", retry_after_s=1)
+        if table is None:
+            raise Refusal(504, "load_timeout", f"{version} is not loaded yet: try again.", retry_after_s=5)
+        return table.versions[version]
+
+    async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
+        """Send the request on and hand its answer through as it comes. Raises Refusal 502, 503 or 504."""
+        route = await self.route(answer.target)
+        headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
+        async with AsyncExitStack() as stack:
+            reply = await stack.enter_async_context(
+                self.upstream.post(route, path, payload, headers, is_stream=is_stream)
+            )
+            answer.status = reply.response.status
+            if is_stream:
+                return PassedThrough(reply, answer, stack.pop_all(), self.finished)
+        answer.is_all(reply.begun)
+        self.finished(answer)
+        return Response(reply.begun, answer.status, shown(reply.response, answer))
+
+    def finished(self, answer: Answer) -> None:
+        """Count and report the answer."""
+        outcome = answer.outcome()
+        self.metrics.answered(outcome)
+        self.afterwards.follow(answer.target, answer.heard, outcome)
+        if answer.span:
+            ended(answer.span, outcome)
+        if answer.entry and outcome.status == 200:
+            self.cache.keep_soon(answer.entry)
+
+
+class PassedThrough(StreamingResponse):
+    """The replica's stream, chunk by chunk; closed and reported however it ends, even when it never began."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        answer: Answer,
+        stack: AsyncExitStack,
+        finished: Callable[[Answer], None],
+    ) -> None:
+        super().__init__(self.chunks(reply), reply.response.status, shown(reply.response, answer))
+        self._answer, self._stack, self._finished = answer, stack, finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with self._stack:
+                await super().__call__(scope, receive, send)
+        except CutOff as error:
+            # The server closes the connection of an answer without an end.
+            log.warning("Answer %s was broken off by its replica: %s", self._answer.response_id, error)
+        finally:
+            self._finished(self._answer)
+
+    async def chunks(self, reply: Reply) -> AsyncIterator[bytes]:
+        """A replica that breaks off breaks the caller's connection too: a cut answer must not look whole."""
+        self._answer.saw(reply.begun)
+        yield reply.begun
+        try:
+            async for chunk in reply.response.content.iter_any():
+                self._answer.saw(chunk)
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._answer.status = 502
+            raise CutOff(f"{reply.response.url}: {error}") from None
+        self._answer.is_whole = True
+
+
+def shown(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
+    """The router's headers, and of the replica's only those that a caller needs."""
+    kept = {name: upstream.headers[name] for name in ("Content-Type", "Retry-After") if name in upstream.headers}
+    return kept | answer.headers()
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, counted while it arrives. Raises Refusal 413."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise Refusal(413, "body_too_large", "The body is over 4 MB.")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,85 @@
+"""An answer while it passes through: what it is shown as, and what is reported about it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from serving_client.router.cache import Entry
+from serving_client.router.reporting.outcomes import Outcome, usage_of
+from serving_client.router.resolve import Target
+from serving_client.router.upstream.shadow_traffic import CapturedResponse
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+TAIL_BYTES = 4096
+CLIENT_LEFT = 499
+
+
+@dataclass
+class Answer:
+    """What is known so far; times from time.perf_counter()."""
+
+    target: Target
+    response_id: str
+    began: float
+    status: int = 0
+    first_byte: float | None = None
+    tail: bytes = b""
+    is_whole: bool = False
+    cache: str = "bypass"
+    entry: Entry | None = None
+    heard: CapturedResponse | None = None
+    trace: dict[str, str] = field(default_factory=dict)
+    span: Span | None = None
+
+    def headers(self) -> dict[str, str]:
+        """What tells the caller which version answered, and why."""
+        shown = {
+            "X-Adapter-Version": self.target.version,
+            "X-Rollout-Arm": self.target.arm,
+            "X-Response-ID": self.response_id,
+            "X-Cache": self.cache,
+        }
+        if self.target.arm != "none" and not self.target.is_sticky:
+            shown["X-Rollout-Sticky"] = "false"
+        return shown
+
+    def saw(self, chunk: bytes) -> None:
+        """A chunk of a stream. Usage stands at the end, so that the tail is enough."""
+        if self.first_byte is None:
+            self.first_byte = time.perf_counter()
+        self._read(chunk)
+
+    def is_all(self, content: bytes) -> None:
+        """The whole answer in one piece, which tells no time of a first token."""
+        self._read(content)
+        self.is_whole = True
+
+    def _read(self, chunk: bytes) -> None:
+        self.tail = (self.tail + chunk)[-TAIL_BYTES:]
+        for listener in (self.entry, self.heard):
+            if listener:
+                listener.saw(chunk)
+
+    def outcome(self) -> Outcome:
+        """The report. An answer that its reader left is neither a success nor a failure of the version: 499."""
+        target = self.target
+        return Outcome(
+            response_id=self.response_id,
+            at=time.time(),
+            project=target.project,
+            alias=target.alias,
+            version=target.version,
+            arm=target.arm,
+            sticky=target.is_sticky,
+            unit=target.unit_hash,
+            status=self.status if self.is_whole or self.status >= 400 else CLIENT_LEFT,
+            ttft_ms=None if self.first_byte is None else (self.first_byte - self.began) * 1000,
+            total_ms=(time.perf_counter() - self.began) * 1000,
+            cache=self.cache,
+            counted=target.is_counted,
+            **usage_of(self.tail),
+        )

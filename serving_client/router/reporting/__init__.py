@@ -1,0 +1,1 @@
+"""What the router reports: outcomes, samples for the judge, metrics, traces, logs."""

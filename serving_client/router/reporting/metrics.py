@@ -1,0 +1,88 @@
+"""What Prometheus may ask: requests and latency of each alias, version and arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from serving_client.router.reporting.outcomes import Outcome
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+LABELS = ("alias", "version", "arm")
+
+
+class Metrics:
+    """One registry a process; times in seconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "adapterhub_requests",
+            "Requests; without a version those refused before.",
+            (*LABELS, "status"),
+            registry=self.registry,
+        )
+        self.first_byte = Histogram(
+            "adapterhub_first_byte_seconds", "Until the first byte.", LABELS, buckets=BUCKETS, registry=self.registry
+        )
+        self.total = Histogram(
+            "adapterhub_request_seconds", "Until the last byte.", LABELS, buckets=BUCKETS, registry=self.registry
+        )
+        self.inter_token = Histogram(
+            "adapterhub_inter_token_seconds", "Mean between two tokens of a stream.", LABELS, buckets=TOKEN_BUCKETS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "adapterhub_tokens", "Tokens that engines read and wrote.", (*LABELS, "kind"), registry=self.registry
+        )
+        self.cache = Counter("adapterhub_cache", "Answers by X-Cache.", (*LABELS, "result"), registry=self.registry)
+        self.in_flight = Gauge(
+            "adapterhub_in_flight", "Requests that a replica works on.", ("replica",), registry=self.registry
+        )
+        self.open = Gauge(
+            "adapterhub_replicas_failing", "Replicas that are asked last, as they failed.", registry=self.registry
+        )
+        self.waiting = Gauge(
+            "adapterhub_waiting_for_load", "Requests that wait for a cold version.", registry=self.registry
+        )
+        self.load_wait = Histogram(
+            "adapterhub_load_wait_seconds", "Of requests for a cold version, until a replica held it or the deadline.",
+            buckets=BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.generation = Gauge(
+            "adapterhub_table_generation", "Generation of the routing table.", registry=self.registry
+        )
+        self.dropped = Gauge("adapterhub_outcomes_dropped", "Reports that were lost.", registry=self.registry)
+
+    def answered(self, outcome: Outcome) -> None:
+        """Count an answer, be it an error, of a request that was routed."""
+        labels = (outcome.alias or "", outcome.version, outcome.arm)
+        self.requests.labels(*labels, str(outcome.status)).inc()
+        self.total.labels(*labels).observe(outcome.total_ms / 1000)
+        if outcome.ttft_ms is not None:
+            self.first_byte.labels(*labels).observe(outcome.ttft_ms / 1000)
+        self.cache.labels(*labels, outcome.cache).inc()
+        if outcome.cache != "hit":
+            self._computed(labels, outcome)
+
+    def _computed(self, labels: tuple[str, str, str], outcome: Outcome) -> None:
+        self.tokens.labels(*labels, "prompt").inc(outcome.prompt_tokens)
+        self.tokens.labels(*labels, "completion").inc(outcome.completion_tokens)
+        if outcome.ttft_ms is not None and outcome.completion_tokens > 1:
+            pace_ms = (outcome.total_ms - outcome.ttft_ms) / (outcome.completion_tokens - 1)
+            self.inter_token.labels(*labels).observe(pace_ms / 1000)
+
+    def queue(self, in_flight: Mapping[str, int], failing: int, waiting: int) -> None:
+        """What is under way at this moment; a replica without requests is left out."""
+        self.in_flight.clear()
+        for url, count in in_flight.items():
+            if count:
+                self.in_flight.labels(url).set(count)
+        self.open.set(failing)
+        self.waiting.set(waiting)
+
+    def refused(self, status: int) -> None:
+        """Count a request that was refused before it had a version."""
+        self.requests.labels("", "", "none", str(status)).inc()

@@ -1,0 +1,139 @@
+"""Reports about answers, sent in batches off the request path; on disk while Valkey is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from serving_client.router.reporting.spool import Spool
+
+USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
+STREAM = "ah:outcomes"
+# Of entries, each with up to BATCH reports: while nobody reads them, a quarter of an hour at least.
+STREAM_LENGTH = 10_000
+QUEUE_LENGTH = 10_000
+BATCH = 50
+PAUSE_S = 0.1
+LOOK_AGAIN_S = 2.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer: `at` in epoch seconds, times in milliseconds, `unit` as sha256 hex.
+
+    `counted` is False for units that a list or the holdout keeps out of the statistics. In arm `shadow` nobody saw the
+    answer; `mirrored` tells of the stable version's answer to the same request.
+    """
+
+    response_id: str
+    at: float
+    project: str
+    alias: str | None
+    version: str
+    arm: str
+    sticky: bool
+    unit: str | None
+    status: int
+    ttft_ms: float | None
+    total_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    cache: str = "bypass"
+    counted: bool = True
+    empty: bool | None = None
+    refusal: bool | None = None
+    format_failure: bool | None = None
+    differs: bool | None = None
+    mirrored: dict[str, Any] | None = None
+
+
+def usage_of(content: bytes) -> dict[str, Any]:
+    """Tokens of question and answer, as the engine says at the end."""
+    found = {name.decode(): int(count) for name, count in USAGE.findall(content)}
+    return {name: found.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
+
+
+class OutcomeReporter:
+    """`report` never waits. A report may arrive twice, its response_id tells; what is lost is counted in `dropped`."""
+
+    def __init__(self, valkey: redis.Redis, spool: Spool | None) -> None:
+        self._valkey = valkey
+        self._spool = spool
+        self._waiting: deque[bytes] = deque()
+        self._arrived = asyncio.Event()
+        self._lost = 0
+
+    @property
+    def dropped(self) -> int:
+        """Reports that neither Valkey nor the spool could take."""
+        return self._lost + (self._spool.dropped if self._spool else 0)
+
+    def report(self, outcome: Outcome) -> None:
+        """Hand over a report."""
+        if len(self._waiting) >= QUEUE_LENGTH:
+            self._lost += 1
+            return
+        self._waiting.append(orjson.dumps(outcome))
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Send until cancelled; look again for what an earlier outage left in the spool."""
+        while True:
+            self._arrived.clear()
+            await self.flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._arrived.wait()
+            await asyncio.sleep(PAUSE_S)
+
+    async def flush(self) -> None:
+        """Send what waits and then what was spooled, or spool what waits."""
+        while self._waiting:
+            batch = list(islice(self._waiting, BATCH))
+            if not await self._send(batch):
+                await self._put_aside()
+                return
+            self._forget(len(batch))
+        if self._spool:
+            await self._send_spooled(self._spool)
+
+    async def _put_aside(self) -> None:
+        """Without a spool they wait in memory, up to the queue's length."""
+        if self._spool:
+            reports = list(self._waiting)
+            await asyncio.to_thread(self._spool.append, reports)
+            self._forget(len(reports))
+
+    async def _send_spooled(self, spool: Spool) -> None:
+        reports = await asyncio.to_thread(spool.read)
+        for start in range(0, len(reports), BATCH):
+            if not await self._send(reports[start : start + BATCH]):
+                return
+        if reports:
+            spool.clear()
+
+    async def _send(self, reports: Sequence[bytes]) -> bool:
+        # One entry for all: a command for each would hold every request up for milliseconds.
+        entry = {"o": b"[" + b",".join(reports) + b"]"}
+        try:
+            await self._valkey.xadd(STREAM, entry, maxlen=STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+        except (RedisError, OSError) as error:
+            log.warning("Valkey does not take reports (%s); they are kept.", error)
+            return False
+        return True
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._waiting.popleft()

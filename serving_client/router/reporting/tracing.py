@@ -1,0 +1,40 @@
+"""W3C trace context: the caller's is passed on; without one the answer's id is the trace's."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from serving_client import telemetry
+from serving_client.router.reporting.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+# https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+MAX_STATE = 512
+
+
+def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span | None, dict[str, str]]:
+    """A span of the request, where a collector is named, and what the replica gets."""
+    if not telemetry.is_on():
+        return None, trace_headers(headers, response_id)
+    span = telemetry.begin(f"POST {path}", headers, http__request__method="POST", url__path=path)
+    return span, telemetry.headers_of(span)
+
+
+def ended(span: Span, outcome: Outcome) -> None:
+    version, arm = outcome.version, outcome.arm
+    told = {"adapterhub__version": version, "adapterhub__arm": arm, "adapterhub__response": outcome.response_id}
+    telemetry.end(span, outcome.status, **told)
+
+
+def trace_headers(headers: Mapping[str, str], response_id: str) -> dict[str, str]:
+    """What the replica gets; `response_id` is 32 hex digits."""
+    parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+    if not TRACEPARENT.fullmatch(parent):
+        return {"traceparent": f"00-{response_id}-{secrets.token_hex(8)}-00"}
+    return {"traceparent": parent} | ({"tracestate": state} if 0 < len(state) <= MAX_STATE else {})

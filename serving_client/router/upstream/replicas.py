@@ -1,0 +1,151 @@
+"""Replicas: choose the least loaded one that holds the version, and try another only before the first byte."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from serving_client.router.errors import Refusal
+from serving_client.router.upstream.breaker import Breaker
+from serving_client.routing import VersionRoute
+
+# The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
+TRY_ANOTHER = {404, 502, 503}
+# Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
+KEEPALIVE_S = 3.0
+# Not every engine has this path; who has it and lacks the version says so.
+EMBEDDINGS, LACKS_VERSION = "/v1/embeddings", b"does not exist"
+AT_ONCE_BYTES = 2**18
+# A request may have killed the replica that broke off: one more may be lost to it, not all.
+MOST_BROKEN = 2
+NOBODY = ("no_replica_answers", "No replica answers for this version: try again.")
+BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that has begun: `begun` is all of it, or the first chunk of a stream."""
+
+    response: aiohttp.ClientResponse
+    begun: bytes
+
+
+class NotReached(Exception):
+    """No connection came about."""
+
+
+class BrokeOff(Exception):
+    """The connection broke before a byte of the answer was there."""
+
+
+class Upstream:
+    """One pool of connections to all replicas, and how many requests each has in flight."""
+
+    def __init__(self, timeout_s: float = 600.0) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0)
+        self.in_flight: Counter[str] = Counter()
+        self.breaker = Breaker()
+
+    async def start(self) -> None:
+        """Open the pool inside the running loop."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Bytes go through as they come: nothing may be compressed on the way.
+            skip_auto_headers=["Accept-Encoding"],
+        )
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        if self._session:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def post(
+        self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
+    ) -> AsyncIterator[Reply]:
+        """The answer of the first replica that gives one. Raises Refusal 502 when none does, 504 after timeout_s."""
+        left = MOST_BROKEN
+        for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
+            with self._counted(url):
+                try:
+                    reply = await self._ask(url, path, body, headers, is_stream)
+                except NotReached:
+                    continue
+                except BrokeOff:
+                    left -= 1
+                    if left:
+                        continue
+                    break
+                try:
+                    self._judge(url, reply.response.status)
+                    if path == EMBEDDINGS and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
+                        raise Refusal(404, "no_embeddings", "The engine of this version gives no embeddings.")
+                    if reply.response.status in TRY_ANOTHER:
+                        continue
+                    if reply.response.status >= 500:
+                        raise Refusal(502, "replica_failed", "The replica failed on this request.", retry_after_s=1)
+                    yield reply
+                    return
+                finally:
+                    reply.response.close()
+        raise Refusal(502, *(NOBODY if left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
+
+    def least_loaded(self, replicas: Sequence[str]) -> list[str]:
+        """By requests in flight, those that keep failing last; equals in random order, so that all are used."""
+        shuffled = random.sample(replicas, len(replicas))
+        return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
+
+    def _judge(self, url: str, status: int) -> None:
+        """404 and 4xx are answers of a replica that works."""
+        if status >= 500:
+            self.breaker.failed(url)
+        else:
+            self.breaker.answered(url)
+
+    @contextmanager
+    def _counted(self, url: str) -> Iterator[None]:
+        self.in_flight[url] += 1
+        try:
+            yield
+        finally:
+            self.in_flight[url] -= 1
+
+    async def _ask(self, url: str, path: str, body: bytes, headers: dict[str, str], is_stream: bool) -> Reply:
+        """Raises NotReached, BrokeOff, Refusal 504."""
+        assert self._session is not None  # noqa: S101 - started by the lifespan
+        self.breaker.trying(url)
+        try:
+            # Written in pieces when large, so that other requests go on meanwhile.
+            payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
+            response = await self._session.post(url + path, data=payload, headers=headers)
+            return await begun(response, is_stream)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.breaker.failed(url)
+            raise verdict(error) from None
+
+
+async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
+    """Raises what reading raises, after the connection was closed."""
+    try:
+        return Reply(response, await (response.content.readany() if is_stream else response.read()))
+    except BaseException:
+        response.close()
+        raise
+
+
+def verdict(error: Exception) -> Exception:
+    """What an error of the connection means for the request."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return NotReached()
+    if isinstance(error, TimeoutError):
+        return Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5)
+    return BrokeOff()

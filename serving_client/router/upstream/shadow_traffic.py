@@ -1,0 +1,130 @@
+"""After its reader has the answer: its text is judged, and the candidate may be asked the same, unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from serving_client.router.errors import Refusal
+from serving_client.router.reporting.outcomes import Outcome, OutcomeReporter, usage_of
+from serving_client.router.reporting.response_checks import judged, text_of
+from serving_client.router.reporting.samples import Sample, Samples, question_of
+from serving_client.router.resolve import Body, Target, rewritten
+from serving_client.router.table import TableWatcher
+from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
+from serving_client.routing import Checks, RolloutRoute, VersionRoute
+
+MOST_BYTES = 2**16  # of an answer; a longer one is not judged
+MOST_AT_ONCE = 32  # beyond that answers go unjudged: the next ones will do
+MEASURED = ("candidate", "control")
+TOLD_OF_THE_STABLE = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
+
+
+class CapturedResponse:
+    """An answer of a rollout while it passes, and its question: the candidate may be asked it too, a judge shown it."""
+
+    def __init__(self, rollout: RolloutRoute, path: str, question: Body, is_mirrored: bool, is_sampled: bool) -> None:
+        self.rollout, self.path, self.question = rollout, path, question
+        self.is_mirrored, self.is_sampled = is_mirrored, is_sampled
+        self._parts: list[bytes] = []
+        self._room = MOST_BYTES
+
+    def saw(self, chunk: bytes) -> None:
+        """A part of the answer."""
+        self._room -= len(chunk)
+        if self._room >= 0:
+            self._parts.append(chunk)
+
+    def answer(self) -> bytes | None:
+        """All that was seen, None when it was too much."""
+        return b"".join(self._parts) if self._room >= 0 else None
+
+
+def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
+    """Whether anybody listens to this answer."""
+    if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
+        return None
+    is_measured = target.arm in MEASURED
+    is_mirrored = target.arm == "stable" and drawn(rollout.shadow)
+    is_sampled = is_measured and rollout.sampling is not None and drawn(rollout.sampling.percent)
+    listens = is_mirrored or is_sampled or (is_measured and rollout.checks != Checks())
+    return CapturedResponse(rollout, path, body, is_mirrored, is_sampled) if listens else None
+
+
+def drawn(percent: float) -> bool:
+    return random.random() * 100 < percent  # noqa: S311 - no secret
+
+
+@dataclass
+class Afterwards:
+    """`follow` never waits; what it starts ends by itself, or with `drain`."""
+
+    watcher: TableWatcher
+    upstream: Upstream
+    reporter: OutcomeReporter
+    samples: Samples
+
+    def __post_init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def follow(self, target: Target, heard: CapturedResponse | None, outcome: Outcome) -> None:
+        """Report the answer, after its text was judged if somebody listened."""
+        content = heard.answer() if heard and outcome.status == 200 else None
+        if heard is None or content is None or len(self._tasks) >= MOST_AT_ONCE:
+            self.reporter.report(outcome)
+        elif not heard.is_mirrored:
+            self._start(self._judge(target, heard, outcome, content))
+        else:
+            self.reporter.report(outcome)
+            self._start(self._mirror(target, heard, outcome, content))
+
+    async def drain(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*self._tasks)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _judge(self, target: Target, heard: CapturedResponse, outcome: Outcome, content: bytes) -> None:
+        text = await asyncio.to_thread(text_of, content)
+        hints = await asyncio.to_thread(judged, heard.rollout.checks, text)
+        self.reporter.report(replace(outcome, **hints))
+        if heard.is_sampled and heard.rollout.sampling and target.unit_hash:
+            sample = Sample(outcome.response_id, heard.rollout.id, outcome.arm, target.unit_hash, outcome.at,
+                            question_of(heard.question), text)  # fmt: skip
+            await self.samples.offer(sample, heard.rollout.sampling.key)
+
+    async def _mirror(self, target: Target, heard: CapturedResponse, outcome: Outcome, content: bytes) -> None:
+        """Ask the candidate and report both answers as a pair that nobody saw."""
+        table = self.watcher.table
+        route = table.versions.get(heard.rollout.candidate) if table else None
+        if route is None or not route.replicas:
+            return
+        began = time.perf_counter()
+        status, answer = await self._asked(replace(target, version=heard.rollout.candidate), heard, route)
+        total_ms = (time.perf_counter() - began) * 1000
+        checks, pair = heard.rollout.checks, (text_of(answer), text_of(content))
+        hints, stable = await asyncio.to_thread(lambda: [judged(checks, text) for text in pair])
+        told = {name: value for name, value in asdict(outcome).items() if name in TOLD_OF_THE_STABLE} | stable
+        shadow = replace(outcome, response_id=uuid.uuid4().hex, version=heard.rollout.candidate, arm="shadow",
+                         status=status, ttft_ms=None, total_ms=total_ms, mirrored=told, **usage_of(answer))  # fmt: skip
+        seen = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}
+        self.reporter.report(replace(shadow, **seen))
+
+    async def _asked(self, target: Target, heard: CapturedResponse, route: VersionRoute) -> tuple[int, bytes]:
+        """Status and bytes of the candidate's whole answer."""
+        question = {name: value for name, value in heard.question.items() if name != "stream_options"}
+        payload = rewritten({**question, "stream": False}, target)
+        try:
+            headers = {"Content-Type": "application/json"}
+            async with self.upstream.post(route, heard.path, payload, headers, is_stream=False) as reply:
+                return reply.response.status, reply.begun
+        except Refusal as refusal:
+            return refusal.status, b""

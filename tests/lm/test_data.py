@@ -1,0 +1,95 @@
+"""Rows and their tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_model import make_tokenizer, write_jsonl
+from training.lm import data
+
+TOKENIZER = make_tokenizer()
+
+
+def words(sequence: data.TokenSequence) -> tuple[str, str]:
+    """(what is read, what is learned)"""
+    learned = [label for label in sequence.labels if label != data.IGNORED]
+    return TOKENIZER.decode(sequence.ids), TOKENIZER.decode(learned)
+
+
+@pytest.mark.parametrize(
+    ("row", "read", "learned"),
+    [
+        ({"text": "the bank"}, "the bank <end>", "the bank <end>"),
+        ({"prompt": "the bank", "completion": "shall report"}, "the bank shall report <end>", "shall report <end>"),
+    ],
+)
+def test_the_loss_counts_the_completion_and_the_end(row, read: str, learned: str) -> None:
+    assert words(data.tokenise(row, TOKENIZER, 64)) == (read, learned)
+
+
+def test_every_turn_of_the_assistant_is_learned() -> None:
+    turns = [("user", "a bank"), ("assistant", "shall report"), ("user", "the risk"), ("assistant", "within hours")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    read, learned = words(data.tokenise({"messages": messages}, TOKENIZER, 64))
+    assert read.startswith("<user> a bank <end> <assistant> shall report <end> <user>")
+    assert learned == "shall report <end> within hours <end>"
+
+
+def test_messages_without_a_template_are_refused() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(data.DataError, match="chat template"):
+        data.tokenise({"messages": [{"role": "assistant", "content": "a"}]}, tokenizer, 64)
+
+
+def test_a_row_whose_completion_is_cut_off_is_left_out() -> None:
+    rows = [{"prompt": "a bank shall report", "completion": "each"}, {"text": "a bank"}]
+    assert len(data.tokenised(rows, TOKENIZER, 4)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{no json",
+        "[1]",
+        '{"prompt": "a"}',
+        '{"text": ""}',
+        '{"other": "a"}',
+        '{"messages": []}',
+        '{"messages": [{"role": "user", "content": "a"}]}',
+        "\\ud800" * 3,
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n\n' + line + "\n")
+    with pytest.raises(data.BadRow, match=r"rows\.jsonl, line 3:") as caught:
+        data.read_rows(path)
+    assert caught.value.line == 3
+
+
+def test_text_parquet_and_jsonl_say_the_same(tmp_path: Path) -> None:
+    rows = [{"text": "a bank"}, {"text": "the risk"}]
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "rows.txt").write_text("a bank\n\n\nthe risk\n")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    for name in ("rows.txt", "rows.parquet", "rows.jsonl"):
+        assert data.read_rows(tmp_path / name) == rows
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", b"\n\n"), ("a.txt", b"\xff\xfe"), ("a.parquet", b"no")])
+def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(data.DataError, match=name):
+        data.read_rows(tmp_path / name)
+
+
+def test_a_sample_is_fixed_by_its_seed() -> None:
+    rows = [{"text": str(number)} for number in range(50)]
+    assert data.sample(rows, 10, 1) == data.sample(rows, 10, 1) != data.sample(rows, 10, 2)
+    assert len(data.sample(rows, 99, 0)) == 50

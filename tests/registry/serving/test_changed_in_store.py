@@ -1,0 +1,141 @@
+"""A byte flipped in the store: the load is refused and recorded, and what served before keeps serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings as configured
+from django.test import Client
+
+from adapterhub.accounts.models import User
+from adapterhub.artifacts import FolderStore
+from adapterhub.audit.models import AuditEvent
+from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
+from registry.serving.reconciler import reconcile
+from tests.builders.adapters import flip_a_byte
+from tests.builders.fleet import names, published
+from tests.fakes.engine import FakeEngine
+from tests.fakes.server import Server, closed_url
+
+
+def damage(version: AdapterVersion) -> None:
+    flip_a_byte(FolderStore(Path(configured.ARTIFACT_STORE)), version.digest)
+
+
+def test_a_flipped_byte_is_refused_and_the_old_version_serves(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    reconcile()
+    # The tests share one content-addressed store: these weights are no other test's.
+    candidate = make_version(adapter, seed=7331)
+    rollout = Rollout.create(
+        alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor()
+    )
+    damage(candidate)
+    reconcile()
+    reconcile()
+    stable = served.version.served_name
+    assert names(engines[0]) == names(engines[1]) == {stable}, "no engine was ever told of the changed weights"
+    found = AuditEvent.objects.filter(tag="replica:load_refused")
+    assert found.count() == Replica.objects.count()
+    assert all("changed" in event.reason for event in found)
+    rollout.refresh_from_db()
+    assert rollout.status == RolloutStatus.FAILED
+    table = published()
+    assert table.aliases["compliance"].stable == stable
+    assert candidate.served_name not in table.versions or not table.versions[candidate.served_name].replicas
+    assert set(table.versions[stable].replicas) == {server.url for _, server in engines}
+
+
+def test_the_refusal_is_an_alarm_until_its_cause_is_gone(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+    ci: str,
+    client: Client,
+) -> None:
+    candidate = make_version(adapter, seed=7332)
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    damage(candidate)
+    reconcile()
+    found = client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"]
+    assert {(alarm["kind"], alarm["subject"]) for alarm in found} == {("load_refused", candidate.served_name)}
+    assert len(found) == len(engines)
+    assert all("were changed" in alarm["text"] for alarm in found)
+    client.force_login(alice)
+    page = client.get("/").content.decode()
+    assert page.count("was not loaded on") == len(engines)
+    Replica.objects.update(refused={})
+    assert client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"] == []
+
+
+def test_a_store_that_is_away_refuses_nothing(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+    settings: Any,
+    s3_keys: None,
+) -> None:
+    reconcile()
+    candidate = make_version(adapter, seed=7334)
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    store = settings.ARTIFACT_STORE
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = "s3://hub/hub", closed_url()
+    engines[0][0].adapters.clear()
+    reconcile()
+    stable = served.version.served_name
+    assert set(published().versions[stable].replicas) == {server.url for _, server in engines}, "from its local copy"
+    assert not any(replica.refused for replica in Replica.objects.all())
+    settings.ARTIFACT_STORE, settings.S3_ENDPOINT_URL = store, None
+    reconcile()
+    assert names(engines[0]) == names(engines[1]) == {stable, candidate.served_name}
+
+
+def test_a_move_to_what_no_replica_takes_is_taken_back(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    reconcile()
+    old, changed = served.version, make_version(adapter, seed=7335)
+    damage(changed)
+    served.move(changed, expected=old, reason="newer", by=alice.as_actor())
+    reconcile()
+    served.refresh_from_db()
+    assert served.version == old
+    assert published().aliases["compliance"].stable == old.served_name
+    assert set(published().versions[old.served_name].replicas) == {server.url for _, server in engines}
+    event = AuditEvent.objects.filter(tag="alias:moved").latest("id")
+    assert event.actor_name == "system:reconciler"
+    assert "were changed" in event.reason
+    reconcile()
+    assert AuditEvent.objects.filter(tag="alias:moved").count() == 2, "once"
+
+
+def test_a_way_back_is_not_taken_back(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    """Whoever went back to what was served before meant to leave the other, also when that is gone."""
+    first, second = make_version(adapter, seed=7336), make_version(adapter, seed=7337)
+    for old, new in ((served.version, first), (first, second), (second, first)):
+        served.move(new, expected=old, reason="there and back", by=alice.as_actor())
+    damage(first)
+    reconcile()
+    served.refresh_from_db()
+    assert served.version == first

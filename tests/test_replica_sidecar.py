@@ -1,0 +1,116 @@
+"""The process beside an engine on another machine: what the engine loads was fetched by digest and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adapterhub.artifacts import S3Store
+from adapterhub.replica_sidecar import Agent
+from serving_client import EngineClient, EngineFailed, EngineRejected
+from tests.byte_llama import save_adapter, save_model
+from tests.fakes.server import Server, closed_url
+from tests.soak.engine_process import EngineProcess
+
+BUCKET = "synced"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(model_folder: Path) -> Iterator[EngineProcess]:
+    process = EngineProcess(model_folder)
+    process.start()
+    process.ready()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def store(s3_keys: None, s3_endpoint: str, tmp_path: Path) -> S3Store:
+    store = S3Store(BUCKET, tmp_path.name, s3_endpoint)
+    store.client.create_bucket(Bucket=BUCKET)
+    return store
+
+
+@pytest.fixture
+def digest(store: S3Store, model_folder: Path, tmp_path: Path) -> str:
+    return store.put_dir(save_adapter(model_folder, tmp_path / "adapter", 1, r=8, lora_alpha=16))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    return tmp_path / "served"
+
+
+@pytest.fixture
+def replica(store: S3Store, served: Path, engine: EngineProcess) -> Iterator[EngineClient]:
+    """As the control loop reaches it."""
+    with Server(Agent(store, served, engine.url).app()) as front, EngineClient(front.url) as client:
+        yield client
+        for model in client.models():
+            if model.parent:
+                client.unload_adapter(model.name)
+
+
+def test_a_load_is_fetched_first(replica: EngineClient, served: Path, digest: str) -> None:
+    path = str(served / digest)
+    replica.load_adapter("one", path)
+    assert [(model.name, model.root) for model in replica.models()][1:] == [("one", path)]
+    assert replica.complete("one", "The bank").text != replica.complete("tiny", "The bank").text
+    assert replica.health()
+
+
+def test_a_stream_comes_as_it_is_made(replica: EngineClient) -> None:
+    ask = {"model": "tiny", "prompt": "The bank", "max_tokens": 8, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{replica.url}/v1/completions", json=ask) as answer:
+        chunks = [line for line in answer.iter_lines() if line]
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert chunks[-1] == "data: [DONE]"
+    assert len(chunks) > 3
+
+
+def test_what_was_changed_in_the_bucket_is_not_loaded(
+    replica: EngineClient, store: S3Store, served: Path, digest: str
+) -> None:
+    key = store.key(digest, "adapter_config.json")
+    content = store.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    store.client.put_object(Bucket=BUCKET, Key=key, Body=content + b" ")
+    with pytest.raises(EngineRejected, match="its files were changed"):
+        replica.load_adapter("one", str(served / digest))
+    assert not (served / digest).exists()
+    assert len(replica.models()) == 1
+
+
+@pytest.mark.parametrize("path", ["/etc", "{served}/../{digest}", "{served}/other"])
+def test_other_folders_are_not_loaded(replica: EngineClient, served: Path, digest: str, path: str) -> None:
+    with pytest.raises(EngineRejected, match="Only versions below"):
+        replica.load_adapter("one", path.format(served=served, digest=digest))
+
+
+def test_an_artifact_that_is_not_there_is_refused_and_a_store_that_is_away_is_no_refusal(
+    replica: EngineClient, served: Path, engine: EngineProcess, digest: str, s3_keys: None
+) -> None:
+    with pytest.raises(EngineRejected, match="is not in bucket"):
+        replica.load_adapter("one", str(served / ("0" * 64)))
+    away = S3Store(BUCKET, "artifacts", closed_url())
+    agent = Agent(away, served, engine.url)
+    with Server(agent.app()) as front, EngineClient(front.url) as client, pytest.raises(EngineFailed, match="store"):
+        client.load_adapter("one", str(served / digest))
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/adapters", "/invocations", "/tokenize"])
+def test_the_engines_other_routes_are_not_reached(replica: EngineClient, path: str) -> None:
+    assert httpx.get(replica.url + path).status_code == 404
+
+
+def test_an_engine_that_is_down_is_no_refusal(store: S3Store, served: Path, digest: str) -> None:
+    agent = Agent(store, served, closed_url())
+    with Server(agent.app()) as front, EngineClient(front.url) as client, pytest.raises(EngineFailed, match="engine"):
+        client.load_adapter("one", str(served / digest))

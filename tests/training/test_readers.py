@@ -1,0 +1,178 @@
+"""Files of every format become the same rows; what is no row is named by its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.builders import rows
+from training.datasets.readers import NotThisFormat, format_of, records_of
+from training.datasets.rows import MAX_ROW_BYTES
+from training.datasets.scan import Scan, scan
+
+
+def scanned(path: Path, form: str = "", mapping: dict[str, str] | None = None) -> Scan:
+    return scan(records_of(path, form or str(format_of(path.name))), path.parent, mapping)
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def codes(found: Scan) -> list[tuple[int, str]]:
+    return [(error.line, error.code) for error in found.errors]
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    files = (folder / "train.jsonl", folder / "eval.jsonl")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def as_jsonl(path: Path) -> Path:
+    return written(path / "a.jsonl", "\ufeff" + "".join(json.dumps(row) + "\n\n" for row in rows(30)))
+
+
+def as_csv(path: Path) -> Path:
+    with (path / "a.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, ["prompt", "completion"], delimiter=";")
+        table.writeheader()
+        table.writerows(rows(30))
+    return path / "a.csv"
+
+
+def as_parquet(path: Path) -> Path:
+    table = [{**row, "messages": None} for row in rows(30)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path / "a.parquet")
+    return path / "a.parquet"
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])
+def test_every_format_gives_the_same_rows(tmp_path: Path, write: Any) -> None:
+    found = scanned(write(tmp_path))
+    assert (found.errors, found.rows, found.columns) == ([], 30, {"prompt", "completion"})
+    assert sorted(stored(tmp_path), key=lambda row: row["prompt"]) == sorted(rows(30), key=lambda row: row["prompt"])
+
+
+def test_texts_stand_between_empty_lines(tmp_path: Path) -> None:
+    found = scanned(written(tmp_path / "a.txt", "one\nmore\n\n  \n\ntwo\r\n\r\nthree"))
+    assert {row["text"] for row in stored(tmp_path)} == {"one\nmore", "two", "three"}
+    assert found.errors == []
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "q,a,case\nwhat?,this,7\nwhy?,so,7\n")
+    found = scanned(path, mapping={"prompt": "q", "completion": "a", "document": "case"})
+    assert found.errors == []
+    assert {row["document"] for row in stored(tmp_path)} == {"7"}
+    assert codes(scanned(path, mapping={"text": "body"})) == [(2, "missing_column"), (3, "missing_column")]
+
+
+def test_conversations_of_both_words_are_read(tmp_path: Path) -> None:
+    ours = {"messages": [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]}
+    theirs = {"messages": [{"from": "human", "value": "why?"}, {"from": "gpt", "value": "so"}]}
+    path = written(tmp_path / "a.jsonl", json.dumps(ours) + "\n" + json.dumps(theirs))
+    assert scanned(path).errors == []
+    assert stored(tmp_path) == [ours, ours]
+
+
+def test_every_bad_line_is_named(tmp_path: Path) -> None:
+    lines = [
+        b'{"text": "good"}', b"{", b"[1]", b'{"other": 1}', b'{"prompt": "x"}', b'{"text": "\xff"}',
+        b'{"text": "\\ud800"}', b'{"messages": []}', b'{"messages": [{"role": "tool", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}]}', b"[" * 100_000,
+        b'{"text": "' + b"x" * MAX_ROW_BYTES + b'"}',
+        b'{"text": "good, too"}',
+    ]  # fmt: skip
+    found = scanned(written(tmp_path / "a.jsonl", b"\n".join(lines)))
+    assert codes(found) == [
+        (2, "not_json"), (3, "not_an_object"), (4, "no_form"), (5, "empty"), (6, "not_utf8"), (7, "not_utf8"),
+        (8, "empty"), (9, "bad_role"), (10, "no_answer"), (11, "not_json"), (12, "line_too_long"),
+    ]  # fmt: skip
+    assert found.rows == 2
+    assert found.errors[3].column == "completion"
+
+
+def test_the_first_hundred_bad_lines_are_kept_and_all_are_counted(tmp_path: Path) -> None:
+    found = scanned(written(tmp_path / "a.jsonl", "{\n" * 250))
+    assert (len(found.errors), found.broken, found.errors[-1].line) == (100, 250, 100)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text\nfine\na,b\n", [(3, "wrong_cells")]),
+        ('text\n"open\nand on', [(2, "not_csv")]),
+        (b"text\nfine\n\xff\xfe\n", [(3, "not_utf8")]),
+        (b"\xff\n", [(1, "not_csv")]),
+        ("a,b\n1,2\n", [(2, "no_form")]),
+        (b"text\n" + b"x" * (MAX_ROW_BYTES + 10), [(2, "line_too_long")]),
+    ],
+)
+def test_a_broken_table_is_refused_by_line(tmp_path: Path, content: str | bytes, expected: list[Any]) -> None:
+    assert codes(scanned(written(tmp_path / "a.csv", content))) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing PAR1", b"{}"])
+def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(NotThisFormat, match="no Parquet file"):
+        scanned(written(tmp_path / "a.parquet", content))
+
+
+def test_copies_and_leaks_are_found(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": "Why  so?", "completion": "thus", "document": f"d{n}"}) for n in range(40)]
+    lines += [json.dumps({"prompt": f"number {n}", "completion": "x"}) for n in range(100)]
+    found = scanned(written(tmp_path / "a.jsonl", "\n".join(lines).replace("Why  so", "why SO", 1)))
+    copies, leak = found.warnings()
+    assert copies.startswith("39 rows")
+    assert leak.startswith("1 held-out rows are also trained on")
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from training.recipes.memory import own_peak
+from training.datasets.readers import records_of
+from training.datasets.scan import scan
+before = own_peak()
+found = scan(records_of(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
+grown = (own_peak() - before) // 2**20
+print(grown, found.rows, found.broken)
+"""
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "text"])
+def test_one_endless_line_takes_no_memory(tmp_path: Path, form: str, request: pytest.FixtureRequest) -> None:
+    size = 2**30 if request.config.getoption("--soak") else 2**27
+    path = tmp_path / "a"
+    with path.open("wb") as stream:
+        stream.write(b"x")
+        stream.truncate(size)
+    grown, rows_found, broken = measured(path, form)
+    assert grown < 100
+    assert (rows_found, broken) == (0, 1)
+
+
+def test_a_large_file_takes_little_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    count = 1_000_000 if request.config.getoption("--soak") else 20_000
+    path = tmp_path / "a"
+    with path.open("w") as stream:
+        for number in range(count):
+            stream.write(json.dumps({"prompt": f"case {number}", "completion": "x" * 1000}) + "\n")
+    grown, rows_found, _ = measured(path, "jsonl")
+    assert rows_found == count
+    assert grown < 100
+
+
+def measured(path: Path, form: str) -> list[int]:
+    """(MB that the process grew by, rows, bad lines)."""
+    command = [sys.executable, "-c", MEMORY, str(path), form, str(path.parent)]
+    return [int(word) for word in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]

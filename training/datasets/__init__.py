@@ -1,0 +1,1 @@
+"""The rows of a dataset: read, checked, split, and rendered as a training reads them."""

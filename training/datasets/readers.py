@@ -1,0 +1,150 @@
+"""Files as numbered records: JSONL, Parquet, CSV and plain text, each read in flat memory."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from training.datasets.rows import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
+
+# A record of the file, or why there is none; its line (of Parquet: its row), from 1.
+Record = tuple[int, dict[str, Any] | BadLine]
+SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv",
+            ".tsv": "csv", ".txt": "text", ".md": "text"}  # fmt: skip
+PARQUET_BATCH = 256
+
+
+class NotThisFormat(ValueError):
+    """The file as a whole is not what its name says."""
+
+
+def format_of(name: str) -> str | None:
+    """By the ending of the file's name; None when it says nothing."""
+    return SUFFIXES.get(Path(name).suffix.lower())
+
+
+def records_of(path: Path, form: str) -> Iterator[Record]:
+    """Raises NotThisFormat; a line that is no record is an answer, not an error."""
+    return READERS[form](path)
+
+
+def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number; one over the cap comes cut, one byte too long, so that memory stays flat."""
+    number = 0
+    while raw := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        rest = raw
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_ROW_BYTES)
+        yield number, raw
+
+
+def jsonl(path: Path) -> Iterator[Record]:
+    with path.open("rb") as stream:
+        for number, raw in numbered_lines(stream):
+            if raw.strip():
+                yield number, caught(lambda raw=raw: json_object(raw))
+
+
+def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
+    try:
+        return read()
+    except BadLine as error:
+        return error
+
+
+def parquet(path: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise NotThisFormat(f"This is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
+
+
+def delimited(path: Path) -> Iterator[Record]:
+    """A header, then a record a line; commas, semicolons or tabs, whichever the header has most of."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    with path.open("rb") as stream:
+        lines = text_lines(stream)
+        try:
+            header = next(lines, "").removeprefix("\ufeff")
+            delimiter = max(",;\t", key=header.count)
+            columns = next(csv.reader([header], delimiter=delimiter, strict=True), [])
+        except (csv.Error, BadLine):
+            yield 1, BadLine("", "not_csv", "The header cannot be read: name the columns in the first line.")
+            return
+        yield from cells(csv.reader(lines, delimiter=delimiter, strict=True), columns)
+
+
+def text_lines(stream: BinaryIO) -> Iterator[str]:
+    for _, raw in numbered_lines(stream):
+        if len(raw) > MAX_ROW_BYTES:
+            raise too_long()
+        try:
+            yield raw.decode()
+        except UnicodeDecodeError:
+            raise not_utf8() from None
+
+
+def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
+    """A quote that is not closed ends the reading: nobody knows where the next record begins."""
+    while True:
+        number = reader.line_num + 2
+        try:
+            found = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, BadLine("", "not_csv", f"The record cannot be read: {error}. Nothing after it was looked at.")
+            return
+        except BadLine as error:
+            yield number, error
+            return
+        if found and len(found) != len(columns):
+            message = f"The record has {len(found)} cells, the header has {len(columns)}."
+            yield number, BadLine("", "wrong_cells", message)
+        elif found:
+            yield number, dict(zip(columns, found, strict=True))
+
+
+def paragraphs(path: Path) -> Iterator[Record]:
+    """Texts between empty lines."""
+    with path.open("rb") as stream:
+        start, part = 1, b""
+        for number, raw in numbered_lines(stream):
+            if raw.strip():
+                start = start if part else number
+                # One byte over the cap says as much as all of it.
+                part = (part + raw)[: MAX_ROW_BYTES + 1]
+            elif part:
+                yield start, caught(lambda part=part: paragraph(part))
+                part = b""
+        if part:
+            yield start, caught(lambda: paragraph(part))
+
+
+def paragraph(raw: bytes) -> dict[str, Any]:
+    if len(raw) > MAX_ROW_BYTES:
+        raise too_long()
+    try:
+        return {"text": raw.decode().strip()}
+    except UnicodeDecodeError:
+        raise not_utf8() from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    "jsonl": jsonl,
+    "parquet": parquet,
+    "csv": delimited,
+    "text": paragraphs,
+}
+FORMATS = tuple(READERS)

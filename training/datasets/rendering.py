@@ -1,0 +1,168 @@
+"""Rows as a training reads them: the rendered text with what the loss counts, and lengths in tokens. No database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from training.datasets.rows import Row
+from training.lm.data import IGNORED, DataError, TokenSequence, tokenise
+
+MEASURED_ROWS = 500
+BINS = 24
+# Longer than any row: nothing is cut before it is shown.
+UNCUT = 2**31
+# Characters of a row that a page shows.
+SHOWN = 6000
+
+
+class NotReadable(ValueError):
+    """The model's tokenizer cannot render the rows; the message says why."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a rendered row. `kind`: `counted` by the loss, `read` only, or `cut` off behind max_length."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    tokens: int
+    counted: int
+    spans: list[Span]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of the first `rows` rows in tokens. `bins`: rows in equal steps of `step` tokens from 0.
+
+    `cut`: rows longer than max_length; `silent`: rows left out, as nothing that the loss counts lies before it.
+    """
+
+    rows: int
+    median: int
+    p95: int
+    longest: int
+    cut: int
+    silent: int
+    cut_tokens: float
+    step: int
+    bins: list[int]
+
+    @property
+    def cut_share(self) -> float:
+        return self.cut / self.rows
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """A tokenizer of this folder is loaded within. Raises NotReadable."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
+        raise NotReadable(f"The tokenizer of {folder.name} cannot be loaded: {error}") from None
+
+
+@lru_cache(maxsize=8)
+def tokenizer_of(folder: Path, digest: str) -> Any:
+    """Raises NotReadable."""
+    from transformers import AutoTokenizer
+
+    with readable(folder):
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:
+    """The row as the recipes read it. Raises NotReadable."""
+    found = sequence_of(row, tokenizer)
+    spans = spans_of(found, tokenizer, max_length)
+    kept = TokenSequence(found.ids[:max_length], found.labels[:max_length])
+    return Rendered(len(found.ids), kept.targets, shortened(spans))
+
+
+def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:
+    from jinja2 import TemplateError
+
+    try:
+        return tokenise(row, tokenizer, UNCUT)
+    except (DataError, TemplateError) as error:
+        raise NotReadable(str(error)) from None
+
+
+def spans_of(found: TokenSequence, tokenizer: Any, max_length: int) -> list[Span]:
+    """Neighbours of one kind together. A span is what its tokens add to the text before them: a tokenizer may drop a
+    space at a start.
+    """
+    kinds = [kind_of(place, label, max_length) for place, label in enumerate(found.labels)]
+    spans, place, before = [], 0, ""
+    for kind, group in groupby(kinds):
+        place += len(list(group))
+        text = tokenizer.decode(found.ids[:place], clean_up_tokenization_spaces=False)
+        spans.append(Span(text[len(before) :], kind))
+        before = text
+    return spans
+
+
+def kind_of(place: int, label: int, max_length: int) -> str:
+    """The first token of a sequence is never predicted."""
+    if place >= max_length:
+        return "cut"
+    return "read" if label == IGNORED or place == 0 else "counted"
+
+
+def shortened(spans: Sequence[Span]) -> list[Span]:
+    """At most SHOWN characters; a page is for reading."""
+    kept, room = [], SHOWN
+    for span in spans:
+        if len(span.text) > room:
+            return [*kept, Span(span.text[:room] + " …", span.kind)]
+        kept.append(span)
+        room -= len(span.text)
+    return kept
+
+
+def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
+    """Of at least one sequence."""
+    sizes = sorted(len(sequence.ids) for sequence in sequences)
+    step = -(-(sizes[-1] + 1) // BINS)
+    bins = [0] * (sizes[-1] // step + 1)
+    for size in sizes:
+        bins[size // step] += 1
+    beyond = sum(max(size - max_length, 0) for size in sizes)
+    return Lengths(
+        rows=len(sizes),
+        median=sizes[len(sizes) // 2],
+        p95=sizes[int(0.95 * (len(sizes) - 1))],
+        longest=sizes[-1],
+        cut=sum(size > max_length for size in sizes),
+        silent=sum(not TokenSequence([], sequence.labels[:max_length]).targets for sequence in sequences),
+        cut_tokens=beyond / max(sum(sizes), 1),
+        step=step,
+        bins=bins,
+    )
+
+
+def look(file: Path, tokenizer: Any, max_length: int, shown: int = 8) -> dict[str, Any]:
+    """The first rows rendered, and the lengths of the first MEASURED_ROWS. Raises NotReadable."""
+    rows = list(islice(rows_of(file), MEASURED_ROWS))
+    measured = [sequence_of(row, tokenizer) for row in rows]
+    lengths = lengths_of(measured, max_length)
+    return {
+        "rendered": [asdict(rendered(row, tokenizer, max_length)) for row in rows[:shown]],
+        "lengths": {**asdict(lengths), "cut_share": lengths.cut_share},
+        "max_length": max_length,
+    }
+
+
+def rows_of(file: Path) -> Iterator[Row]:
+    with file.open("rb") as stream:
+        yield from (json.loads(line) for line in stream)

@@ -1,0 +1,92 @@
+"""One pass over a file: every bad line, the split written as it goes, copies and leaks. Memory: 8 bytes a row."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.datasets.readers import Record
+from training.datasets.rows import BadLine, LineError, Row, content_hash, is_held_out, line_of, normal_form, renamed
+
+MAX_ERRORS = 100
+SPLITS = ("train", "eval")
+
+
+@dataclass
+class Scan:
+    """`errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes."""
+
+    errors: list[LineError] = field(default_factory=list)
+    broken: int = 0
+    columns: set[str] = field(default_factory=set)
+    hashes: dict[str, array[int]] = field(default_factory=lambda: {split: array("Q") for split in SPLITS})
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return {split: len(hashes) for split, hashes in self.hashes.items()}
+
+    @property
+    def rows(self) -> int:
+        return sum(self.splits.values())
+
+    def refuse(self, number: int, error: BadLine) -> None:
+        self.broken += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(LineError(number, error.column, error.code, str(error)))
+
+    def distinct(self, split: str) -> Any:
+        """Sorted hashes without repetition."""
+        return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
+
+    def warnings(self) -> list[str]:
+        """What a person should know before they train on it."""
+        train, held_out = (self.distinct(split) for split in SPLITS)
+        leaked = len(np.intersect1d(train, held_out, assume_unique=True))
+        copies = self.rows - (len(train) + len(held_out) - leaked)
+        found = []
+        if copies:
+            found.append(f"{copies} rows are exact copies of others, spaces and case aside.")
+        if leaked:
+            found.append(
+                f"{leaked} held-out rows are also trained on, so the evaluation flatters: give copies one document."
+            )
+        if self.rows < 100:
+            found.append("Fewer than 100 rows: expect a weak adapter and a noisy evaluation.")
+        return found
+
+
+def scan(records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None) -> Scan:
+    """Write FOLDER/train.jsonl and eval.jsonl from the records that are rows. Raises NotThisFormat."""
+    found = Scan()
+    with ExitStack() as open_files:
+        files = {split: open_files.enter_context(place.open("w", encoding="utf-8"))
+                 for split, place in places(folder).items()}  # fmt: skip
+        for number, record in records:
+            row = row_of(record, mapping or {})
+            if isinstance(row, BadLine):
+                found.refuse(number, row)
+                continue
+            split = "eval" if is_held_out(row) else "train"
+            files[split].write(line_of(row))
+            found.hashes[split].append(content_hash(row))
+            found.columns |= set(row)
+    return found
+
+
+def places(folder: Path) -> dict[str, Path]:
+    return {split: folder / f"{split}.jsonl" for split in SPLITS}
+
+
+def row_of(record: dict[str, Any] | BadLine, mapping: dict[str, str]) -> Row | BadLine:
+    if isinstance(record, BadLine):
+        return record
+    try:
+        return normal_form(renamed(record, mapping))
+    except BadLine as error:
+        return error

@@ -1,0 +1,10 @@
+"""Signals of training's models: what was committed. `receivers.py` wakes the tasks; nothing here knows of them."""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+# `dataset`: the key of a dataset whose upload a worker has to check.
+dataset_uploaded = Signal()
+# `kind`, `job`, `traceparent`: a job that waits for a worker, and the trace of the request that asked for it.
+job_queued = Signal()

@@ -1,0 +1,1 @@
+"""Other systems that learn of ended runs."""

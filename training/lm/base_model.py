@@ -1,0 +1,59 @@
+"""Loading what every program loads: the base model, its tokenizer, and rows as sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from training.lm import data
+from training.lm.error_reporting import BadInput
+
+Choose = Callable[[Sequence[data.Row]], Sequence[data.Row]]
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, with a padding token: it is masked wherever it stands."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_model(folder: Path, device: str | None = None) -> Any:
+    """On the GPU or on `device`; bfloat16 where there is a GPU, else float32: on CPUs bfloat16 is slow or inexact."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    dtype = torch.bfloat16 if on_gpu() else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+    return model.to(device or ("cuda" if on_gpu() else "cpu"))
+
+
+def load_named(model: str, flag: str) -> tuple[Any, Any]:
+    """(tokenizer, model) of a folder or of an id on a hub. Raises BadInput with the flag."""
+    if not (Path(model) / "config.json").is_file() and (Path(model).exists() or model.count("/") != 1):
+        raise BadInput(f"{flag}: {model} is no folder of a model, and no id on a hub (owner/name).")
+    try:
+        return load_tokenizer(Path(model)), load_model(Path(model))
+    except OSError as error:
+        raise BadInput(f"{flag}: {model} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def sequences_of(
+    path: Path, field: str, tokenizer: Any, max_length: int, choose: Choose = lambda rows: rows
+) -> list[data.TokenSequence]:
+    """The chosen rows of a file. Raises BadInput with the field, and with the line of a broken row."""
+    try:
+        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length)
+    except data.DataError as error:
+        raise BadInput(f"{field}: {error}") from None
+    if not sequences:
+        raise BadInput(f"{field}: no completion of {path.name} begins within max_length tokens; raise max_length.")
+    return sequences

@@ -1,0 +1,70 @@
+"""Where a program ends: what went wrong becomes one error event, one line and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from training.lm.events import Events
+
+SPACE = ("No space left on device", "os error 28", "PytorchStreamWriter failed writing")
+MEMORY = ("out of memory", "can't allocate memory")
+
+
+class BadInput(ValueError):
+    """What the program was given cannot be used; the text names the field and the fix."""
+
+
+def guarded(events: Events, work: Callable[[], None]) -> int:
+    """Do the work. Exit status: 0, 2 for bad input, 1 for anything else; SystemExit passes."""
+    try:
+        work()
+    except BadInput as error:
+        return ended(events, "bad_input", str(error))
+    except Exception as error:  # noqa: BLE001 - the process boundary
+        # Whoever supervises must hear of it, and the log must have the trace.
+        traceback.print_exc()
+        return ended(events, code_of(error), message_of(error))
+    return 0
+
+
+def last(status: int) -> int:
+    """The status of a process that works alone; one of several ends here, without taking their group apart.
+
+    The destructor of gloo's group waits, holding Python's lock, for a thread that may want that lock (torch 2.13).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def ended(events: Events, code: str, message: str) -> int:
+    sys.stderr.write(message + "\n")
+    try:
+        events.write("error", code=code, message=message)
+    except OSError as error:
+        sys.stderr.write(f"The event could not be written: {error}\n")
+    return 2 if code == "bad_input" else 1
+
+
+def code_of(error: Exception) -> str:
+    """gpu_oom, no_space or internal. Libraries wrap both faults in their own types, so the text counts too."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
+        return "gpu_oom"
+    if getattr(error, "errno", None) == errno.ENOSPC or any(sign in text for sign in SPACE):
+        return "no_space"
+    return "internal"
+
+
+def message_of(error: Exception) -> str:
+    advice = {
+        "gpu_oom": "Memory ran out: lower batch_size or max_length.",
+        "no_space": "The disk is full: make room, then resume.",
+    }
+    return advice.get(code_of(error)) or f"{type(error).__name__}: {error}"

@@ -1,0 +1,72 @@
+"""Held-out loss: the one function that recipes and evaluations share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.lm.data import IGNORED, TokenSequence, padded
+
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Mean negative log-likelihood in nats over `tokens` completion tokens."""
+
+    loss: float
+    tokens: int
+
+
+def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSequence]:
+    """The first sequences with at most `most` tokens that count; the first one always."""
+    taken: list[TokenSequence] = []
+    room = most
+    for sequence in sequences:
+        if taken and sequence.targets > room:
+            break
+        taken.append(sequence)
+        room -= sequence.targets
+    return taken
+
+
+def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
+    """Evaluate a causal language model; the same for every batching and order. The model's mode is restored."""
+    found = example_losses(model, sequences, pad)
+    tokens = sum(example.tokens for example in found)
+    return HeldOutLoss(sum(example.loss * example.tokens for example in found) / tokens, tokens)
+
+
+def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
+    """The loss of each sequence, in their order. The model's mode is restored."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    found: dict[int, HeldOutLoss] = {}
+    with torch.no_grad():
+        for group in groups(sequences):
+            ids, mask, labels = (torch.tensor(rows, device=device) for rows in padded(group, pad))
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+            counted = labels[:, 1:] != IGNORED
+            losses = torch.zeros(counted.shape, dtype=torch.float64, device=device)
+            losses[counted] = functional.cross_entropy(
+                logits[counted].float(), labels[:, 1:][counted], reduction="none"
+            ).double()
+            for sequence, total, tokens in zip(group, losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True):
+                found[id(sequence)] = HeldOutLoss(total / tokens, tokens)
+    model.train(was_training)
+    return [found[id(sequence)] for sequence in sequences]
+
+
+def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
+    """Neighbours in length, at most BATCH_TOKENS with the padding (one sequence may be longer)."""
+    made: list[list[TokenSequence]] = []
+    for sequence in sorted(sequences, key=lambda sequence: len(sequence.ids)):
+        if not made or (len(made[-1]) + 1) * len(sequence.ids) > BATCH_TOKENS:
+            made.append([])
+        made[-1].append(sequence)
+    return made

@@ -1,0 +1,94 @@
+"""What a rank analysis may choose instead of its preset's parts, checked before anything is queued. Pure, no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, fields
+from typing import Any
+
+from adapterhub.core.errors import Invalid
+from training.tars.presets import BadSettings, Settings, settings_of
+
+# Parts of a preset; rank_min is a field of the analysis beside rank_max and quantum.
+PARTS = tuple(field.name for field in fields(Settings) if field.name != "rank_min")
+PROBE = ("probe_steps", "probe_rates")
+NAMES = (*PARTS, *PROBE, "target_modules")
+MOST_STEPS, MOST_RATES = 1000, 8
+
+
+def checked(preset: str, rank_min: int | None, given: dict[str, Any], kinds: Collection[str]) -> dict[str, Any]:
+    """The given settings without those that are None. `kinds` are the last names of the base model's linear modules.
+
+    Raises Invalid naming the field.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if unknown := sorted(set(chosen) - set(NAMES)):
+        raise refused(unknown[0], f"is unknown; there are {', '.join(NAMES)}.")
+    check_number(chosen, "power", 0.0, 10.0)
+    check_number(chosen, "probe_steps", 1, MOST_STEPS)
+    check_rates(chosen)
+    check_modules(chosen, kinds)
+    if resolved(preset, rank_min, chosen).sensitivity != "probe" and (odd := sorted(set(chosen) & set(PROBE))):
+        raise refused(odd[0], "is of the probe: set sensitivity to probe, or leave it out.")
+    return chosen
+
+
+def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Settings:
+    """The preset's settings with the chosen ones in their place. Raises Invalid naming the field."""
+    parts = {name: chosen[name] for name in PARTS if name in chosen}
+    try:
+        return settings_of(preset, rank_min=rank_min, **parts)
+    except BadSettings as error:
+        raise Invalid(str(error), field=where(error.field), code="bad_settings") from None
+
+
+def shown(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Every setting that the analysis works with, as the plan will name them."""
+    parts = asdict(resolved(preset, rank_min, chosen))
+    return {**parts, **{name: value for name, value in chosen.items() if name not in PARTS}}
+
+
+def arguments(chosen: dict[str, Any]) -> list[str]:
+    """The chosen settings as flags of `python -m training.tars`."""
+    return [f"--{name.replace('_', '-')}={text_of(value)}" for name, value in sorted(chosen.items())]
+
+
+def text_of(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -> None:
+    value = chosen.get(name, most)
+    numbers = int if isinstance(least, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        raise refused(name, f"must be a {'whole ' if numbers is int else ''}number, not {value!r}.")
+    if not least <= value <= most or value == 0:
+        raise refused(name, f"is {value}; it must be {f'at least {least}' if least else 'above 0'}, at most {most:g}.")
+
+
+def check_rates(chosen: dict[str, Any]) -> None:
+    rates = chosen.get("probe_rates", [0.1])
+    if not isinstance(rates, list) or not 1 <= len(rates) <= MOST_RATES or not all(map(is_rate, rates)):
+        raise refused("probe_rates", f"must be a list of 1 to {MOST_RATES} learning rates between 0 and 1.")
+
+
+def is_rate(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and 0 < value < 1
+
+
+def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
+    names = chosen.get("target_modules", sorted(kinds))
+    if not isinstance(names, list) or not names:
+        raise refused("target_modules", "must be a list of module names; leave it out to take all.")
+    if unknown := [name for name in names if name not in list(kinds)]:
+        raise refused("target_modules", f"names {unknown[0]!r}; the base model has {', '.join(sorted(kinds))}.")
+
+
+def refused(name: str, message: str) -> Invalid:
+    return Invalid(f"{name} {message}", field=where(name), code="bad_settings")
+
+
+def where(name: str) -> str:
+    """The path of a setting in a request."""
+    return name if name in ("preset", "rank_min") else f"settings.{name}"

@@ -1,0 +1,55 @@
+"""What the checkpoints of a run said to its named prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from adapterhub.core.errors import Invalid
+
+MOST = 8
+LONGEST_NAME, LONGEST_PROMPT = 60, 2000
+
+Prompts = dict[str, str]
+
+
+class CheckpointAnswer(models.Model):
+    """Step 0 is the base model, before the first step."""
+
+    run = models.ForeignKey("training.TrainingRun", models.PROTECT, related_name="answers")
+    step = models.PositiveIntegerField()
+    name = models.CharField(max_length=LONGEST_NAME)
+    answer = models.TextField()
+
+    class Meta:
+        ordering = ["name", "step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step", "name"], name="one_answer_per_checkpoint")]
+
+    def __str__(self) -> str:
+        return f"{self.name} at step {self.step}"
+
+    @classmethod
+    def keep(cls, run: Any, step: int, answers: dict[str, str]) -> None:
+        """Twice is as once: an attempt that goes on from a checkpoint answers again."""
+        for name, answer in answers.items():
+            kept = {"answer": answer.replace("\x00", "")}
+            cls.objects.update_or_create(run=run, step=step, name=name, defaults=kept)
+
+
+def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
+    """Raises Invalid naming `prompts`."""
+    if prompts and sharded:
+        raise wrong("A run in shards answers no prompts: no device holds its model. Leave prompts or sharded out.")
+    if len(prompts) > MOST:
+        raise wrong(f"Give at most {MOST} prompts, not {len(prompts)}.")
+    for name, prompt in prompts.items():
+        if not 0 < len(name.strip()) <= LONGEST_NAME:
+            raise wrong(f"A prompt's name has 1 to {LONGEST_NAME} characters, not {len(name)}.")
+        if not isinstance(prompt, str) or not 0 < len(prompt.strip()) <= LONGEST_PROMPT:
+            raise wrong(f"The prompt {name} must be a text of 1 to {LONGEST_PROMPT} characters.")
+    return prompts
+
+
+def wrong(message: str) -> Invalid:
+    return Invalid(message, field="prompts", code="bad_prompts")

@@ -1,0 +1,80 @@
+"""Hyper-parameters of a run: names, defaults and bounds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from adapterhub.core.errors import Invalid
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number in [least, most]; a whole number unless its default is a float."""
+
+    default: int | float
+    least: float
+    most: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words; the first is the default."""
+
+    words: tuple[str, ...]
+    meaning: str
+
+    @property
+    def default(self) -> str:
+        return self.words[0]
+
+
+TABLE: dict[str, Hyperparameter | Choice] = {
+    "rank": Hyperparameter(8, 1, 512, "Rank of every module, when no rank analysis plans them."),
+    "scale": Hyperparameter(2, 1, 64, "alpha / r, equal for every module."),
+    "rslora": Hyperparameter(0, 0, 1, "1: rank-stabilised: alpha / sqrt(r), so scale times sqrt(rank); no analysis."),
+    "steps": Hyperparameter(40, 1, 1_000_000, "Optimiser steps."),
+    "batch_size": Hyperparameter(4, 1, 1024, "Sequences in a micro-batch."),
+    "gradient_accumulation": Hyperparameter(1, 1, 1024, "Micro-batches in a step."),
+    "learning_rate": Hyperparameter(1e-3, 1e-7, 1.0, "Peak learning rate; 1e-3 suits LoRA on small models."),
+    "max_length": Hyperparameter(256, 16, 1_000_000, "Tokens of a sequence; what is longer is cut."),
+    "warmup_steps": Hyperparameter(4, 0, 100_000, "Steps until the peak learning rate."),
+    "seed": Hyperparameter(0, 0, 2**31, "Seed of order and start values."),
+    "checkpoint_steps": Hyperparameter(20, 1, 1_000_000, "Steps between two checkpoints."),
+    "eval_tokens": Hyperparameter(4096, 1, 100_000_000, "Held-out tokens to evaluate on, before and after."),
+    "packing": Hyperparameter(0, 0, 1, "1: fill every row to max_length with whole sequences; faster on a GPU."),
+    "recompute": Hyperparameter(0, 0, 1, "1: recompute activations: less memory, about a third slower."),
+    "devices": Hyperparameter(1, 1, 64, "Processes of one host that train together, one a GPU."),
+    "sharded": Hyperparameter(0, 0, 1, "1: several devices hold shards (FSDP), not replicas (DDP)."),
+    "export_rank": Hyperparameter(0, 0, 512, "DoRA, GaLore, full: rank of the LoRA they become; 0: the run's ranks."),
+    "galore_rank": Hyperparameter(64, 1, 4096, "GaLore: rank of the projected gradients."),
+    "init": Choice(("random", "eva"), "LoRA: where A starts, unless a rank analysis brings start values."),
+}
+# What the run is made of; the rest is the recipe's.
+OUTER = ("rank", "scale", "rslora", "devices", "sharded", "init")
+
+
+def with_defaults(given: dict[str, Any]) -> dict[str, int | float | str]:
+    """The given values checked, the rest at their defaults. Raises Invalid naming the field."""
+    if unknown := sorted(set(given) - set(TABLE)):
+        raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
+    return {name: checked(name, given.get(name, entry.default)) for name, entry in TABLE.items()}
+
+
+def checked(name: str, value: Any) -> int | float | str:
+    entry = TABLE[name]
+    if isinstance(entry, Choice):
+        if value not in entry.words:
+            raise refused(name, f"is {value!r}; choose one of {', '.join(entry.words)}.")
+        return value
+    whole = isinstance(entry.default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise refused(name, f"must be a {'whole ' if whole else ''}number, not {value!r}.")
+    if not entry.least <= value <= entry.most:
+        raise refused(name, f"is {value}; it must lie between {entry.least:g} and {entry.most:g}.")
+    return value
+
+
+def refused(name: str, message: str) -> Invalid:
+    return Invalid(f"{name} {message}", field=f"hyperparameters.{name}", code="bad_hyperparameter")

@@ -1,0 +1,84 @@
+"""How long a record is kept: a retention class, and a legal hold that goes before it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Self
+
+from django.db import models, transaction
+from django.utils.timezone import now
+
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Conflict, Invalid
+
+
+class Retention(models.TextChoices):
+    LIFECYCLE = "lifecycle", "10 years, as the documents of a lifecycle"
+    SERVING = "serving", "6 months, as the logs of serving"
+    NONE = "none", "until it is erased"
+
+
+KEPT_FOR = {Retention.LIFECYCLE: timedelta(days=3653), Retention.SERVING: timedelta(days=184),
+            Retention.NONE: timedelta(0)}  # fmt: skip
+
+
+class RetentionMixin(models.Model):
+    """A record with a retention class and a legal hold; `hold_reason` is empty while there is none."""
+
+    retention = models.CharField(max_length=20, choices=Retention.choices, default=Retention.LIFECYCLE)
+    hold_reason = models.TextField(blank=True, default="")
+
+    # Before the colon in the tags of its events.
+    subject: ClassVar[str]
+
+    class Meta:
+        abstract = True
+
+    @property
+    def kept_until(self) -> datetime:
+        return self.created_at + KEPT_FOR[Retention(self.retention)]
+
+    def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
+        """Change the class."""
+        if retention not in Retention.values:
+            raise Invalid(f"retention is one of {', '.join(Retention.values)}.", field="retention")
+        self.change("retention_changed", {"retention": retention}, reason=reason, by=by)
+
+    def hold(self, *, reason: str, by: Actor) -> None:
+        """A legal hold: nothing of it is erased, whatever its class."""
+        self.change("hold_placed", {"hold_reason": reason}, reason=reason, by=by)
+
+    def release(self, *, reason: str, by: Actor) -> None:
+        """End the legal hold."""
+        self.change("hold_released", {"hold_reason": ""}, reason=reason, by=by)
+
+    def change(self, action: str, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
+        with transaction.atomic():
+            record = type(self).objects.select_for_update().get(pk=self.pk)
+            before = {name: getattr(record, name) for name in fields}
+            for name, value in fields.items():
+                setattr(record, name, value)
+            record.save(update_fields=list(fields))
+            tag = Tag(f"{self.subject}:{action}")
+            AuditEvent.record(tag, record, by=by, project=record.project, before=before, after=fields, reason=reason)
+        self.refresh_from_db()
+
+    def require_erasable(self) -> Self:
+        """Raises Conflict under a legal hold, and before its class has run out."""
+        if self.hold_reason:
+            raise Conflict(f"{self} is under a legal hold: release it first.", code="legal_hold")
+        if self.kept_until > now():
+            until = f"{self.kept_until:%Y-%m-%d}"
+            raise Conflict(f"{self} is kept until {until}: change its retention class first.", code="retained")
+        return self
+
+
+def keep(record: RetentionMixin, *, reason: str, by: Actor, retention: str = "", hold: bool | None = None) -> None:
+    """What is wanted of class and hold, in one transaction."""
+    with transaction.atomic():
+        if retention and retention != record.retention:
+            record.keep_as(retention, reason=reason, by=by)
+        if hold is not None and hold != bool(record.hold_reason):
+            (record.hold if hold else record.release)(reason=reason, by=by)

@@ -1,0 +1,216 @@
+"""Pages of training: guard, verb, answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one, reason_in
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.audit.access_log import observe
+from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import Scope
+from adapterhub.jobs.models import JobStatus
+from registry.pages.adapters import find_version
+from registry.pages.forms import cleaned
+from registry.pages.heat_map import heat_map
+from training.datasets.uploads import copied
+from training.models import Compression, Dataset, RankAnalysis
+from training.models.dataset import DatasetStatus
+from training.pages.curves import histogram
+from training.pages.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
+from training.pages.plan_comparison import comparable
+from training.pages.retention import keeping
+from training.tars.allocation import cost
+
+PAGE = 50
+# Rows of the score table that stand open.
+SHOWN = 15
+MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quantum", "samples")
+
+
+@login_required
+def datasets(request: HttpRequest) -> HttpResponse:
+    """The list, and to those who train the form to upload another."""
+    may_train = allowed(request, Scope.TRAIN).filter(archived_at=None)
+    if request.method == "POST":
+        may_train = allowed_somewhere(request, Scope.TRAIN)
+    form = UploadForm(request.POST or None, request.FILES or None, projects=may_train)
+    if request.method == "POST" and form.is_valid():
+        try:
+            return redirect("dataset", pk=upload(request, form.cleaned_data).pk)
+        except DomainError as error:
+            form.add_error(error.field if error.field in form.fields else "file", error.detail)
+            form.broken = getattr(error, "errors", [])
+    listing = Listing(request, mine(request, Dataset.objects.select_related("project")), search=("name", "digest"),
+                      sorts={"name": "name", "rows": "rows", "added": "created_at"},
+                      choices={"status": DatasetStatus.choices})  # fmt: skip
+    context = {**listing.context(PAGE), "form": form, "may_train": may_train.exists()}
+    return render(request, "training/datasets.html", context, status=422 if form.errors else 200)
+
+
+def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
+    require_scope(request, fields["project"], Scope.TRAIN)
+    file = fields["file"]
+    with copied(file) as copy:
+        return Dataset.create(
+            project=fields["project"],
+            name=fields["name"] or Path(file.name).stem,
+            file=copy,
+            filename=file.name,
+            by=actor_of(request),
+            format=fields["format"],
+            mapping=fields["mapping"],
+        )
+
+
+@login_required
+def dataset(request: HttpRequest, pk: int) -> HttpResponse:
+    """The rows as they are; with a base model in the query, as a training on it reads them."""
+    shown = one(request, Dataset.objects.select_related("project"), pk=pk)
+    form = RenderingForm(request.GET if "base_model" in request.GET else None)
+    observe(Tag.DATASET_READ, by=actor_of(request), project=shown.project, what=request.path)
+    context = {"dataset": shown, "form": form, **read_by_a_training(shown, form), **keeping(request, shown)}
+    if "rendered" not in context:
+        context["rows"] = shown.preview(8)
+    return render(request, "training/dataset.html", context)
+
+
+def read_by_a_training(shown: Dataset, form: RenderingForm) -> dict[str, Any]:
+    if not form.is_valid():
+        return {}
+    try:
+        found = shown.rendered(form.cleaned_data["base_model"], form.cleaned_data["max_length"])
+    except DomainError as error:
+        form.add_error(error.field if error.field in form.fields else None, error.detail)
+        return {}
+    return {**found, "histogram": histogram(found["lengths"], found["max_length"])}
+
+
+@login_required
+def analyses(request: HttpRequest) -> HttpResponse:
+    queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
+    listing = Listing(request, mine(request, queryset), search=("dataset__name", "base_model__slug"),
+                      sorts={"requested": "created_at"}, choices={"status": JobStatus.choices})  # fmt: skip
+    return render(request, "training/analyses.html", listing.context(PAGE))
+
+
+@login_required
+def new_analysis(request: HttpRequest) -> HttpResponse:
+    """The form; a good one queues an analysis."""
+    form = AnalysisForm(request.POST or None, projects=allowed_somewhere(request, Scope.TRAIN))
+    if request.method == "POST" and form.is_valid():
+        try:
+            return redirect("rank-analysis", pk=analyse(request, form).pk)
+        except DomainError as error:
+            field = "uniform_rank" if error.field == "budget" else error.field.removeprefix("settings.")
+            form.add_error(field if field in form.fields else None, error.detail)
+    return render(request, "training/new_analysis.html", {"form": form}, status=422 if form.errors else 200)
+
+
+def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
+    fields = {name: form.cleaned_data[name] for name in MAIN_FIELDS}
+    project = fields["dataset"].project
+    require_scope(request, project, Scope.TRAIN)
+    budget = {"uniform_rank": form.cleaned_data["uniform_rank"]}
+    return RankAnalysis.launch(project=project, budget=budget, settings=form.settings(), by=actor_of(request), **fields)
+
+
+@login_required
+def analysis(request: HttpRequest, pk: str) -> HttpResponse:
+    """The plan; with a budget in the query, what that budget would buy, at once."""
+    context = context_of_plan(request, pk)
+    shown = context["job"]
+    context["others"] = comparable(shown) if shown.plan else []
+    return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
+
+
+@login_required
+def plan(request: HttpRequest, pk: str) -> HttpResponse:
+    """The part of the analysis' page that follows the slider."""
+    return render(request, "training/_plan.html", context_of_plan(request, pk))
+
+
+def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
+    shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
+    form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
+    may_train = Scope.TRAIN in scopes_in(request, shown.project)
+    return {"job": shown, "may_train": may_train, **planned(shown, form)}
+
+
+def planned(shown: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
+    """The analysis' plan, or a look at the form's budget; nothing before there is a plan."""
+    if not shown.plan:
+        return {}
+    slider = slider_of(shown)
+    rank = form.cleaned_data["uniform_rank"] if form.is_valid() else slider["value"]
+    if rank == slider["value"]:
+        return {**drawn(shown.plan), "slider": slider}
+    try:
+        other = shown.reallocate({"uniform_rank": rank})
+    except DomainError as error:
+        return {**drawn(shown.plan), "slider": slider, "refusal": error.detail}
+    return {**drawn(other), "slider": {**slider, "value": rank}, "other_budget": rank}
+
+
+def slider_of(shown: RankAnalysis) -> dict[str, int]:
+    """The range of budgets as a rank everywhere, and where the analysis' own budget stands in it."""
+    least, most = shown.uniform_range()
+    each = sum(cost(module["shape"]) for module in shown.plan["modules"])
+    return {"least": least, "most": most, "value": round(shown.plan["budget"]["parameters"] / each)}
+
+
+def drawn(plan: dict[str, Any]) -> dict[str, Any]:
+    modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
+    heat = heat_map({module["name"]: module["rank"] for module in modules})
+    return {"plan": plan, "heat": heat, "first": modules[:SHOWN], "rest": modules[SHOWN:]}
+
+
+@login_required
+@require_POST
+def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = one(request, RankAnalysis.objects.select_related("project"), pk=pk)
+    require_scope(request, shown.project, Scope.TRAIN)
+    shown.cancel(by=actor_of(request), reason=reason_in(request))
+    messages.success(request, f"The analysis is {shown.status}.")
+    return redirect("rank-analysis", pk=pk)
+
+
+@login_required
+@require_POST
+def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Make a stored version smaller: a job that ends in a new version."""
+    shown = find_version(request, slug, number)
+    require_scope(request, shown.project, Scope.TRAIN)
+    budget = dict(cleaned(BudgetForm(request.POST)))
+    return redirect("compression", pk=Compression.launch(shown, budget, by=actor_of(request)).pk)
+
+
+def find_compression(request: HttpRequest, pk: str) -> Compression:
+    queryset = Compression.objects.select_related("project", "dataset", "source__adapter", "version__adapter")
+    return one(request, queryset, pk=pk)
+
+
+@login_required
+def compression(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find_compression(request, pk)
+    context = {"job": shown, "may_train": Scope.TRAIN in scopes_in(request, shown.project)}
+    return followed(request, "training/compression.html", "training/_compression_state.html", context, shown.status)
+
+
+@login_required
+@require_POST
+def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
+    shown = find_compression(request, pk)
+    require_scope(request, shown.project, Scope.TRAIN)
+    shown.cancel(by=actor_of(request), reason=reason_in(request))
+    messages.success(request, f"The compression is {shown.status}.")
+    return redirect("compression", pk=pk)

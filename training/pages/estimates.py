@@ -1,0 +1,80 @@
+"""The page of the estimator: memory of every method, part by part, from a model's configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.core.errors import DomainError
+from registry.models import BaseModel
+from training.models import TrainingRun
+from training.models.hyperparameters import with_defaults
+from training.planning import memory_estimator, sizing
+from training.planning.memory_estimator import GB
+
+TUNED = ("rank", "batch_size", "max_length", "devices", "galore_rank")
+BAR = 600
+
+
+class EstimateForm(forms.Form):
+    base_model = forms.ChoiceField()
+    device_gb = forms.FloatField(min_value=0.1, max_value=10_000, label="Memory of a device in GB")
+    devices = forms.IntegerField(min_value=1, max_value=64, initial=1)
+    sharded = forms.BooleanField(required=False, help_text="Weights and optimiser in shards, not in copies.")
+    rank = forms.IntegerField(min_value=1, max_value=512, initial=16)
+    batch_size = forms.IntegerField(min_value=1, max_value=1024, initial=1)
+    max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=2048, help_text="Tokens of a sequence.")
+    galore_rank = forms.IntegerField(min_value=1, max_value=4096, initial=64)
+    recompute = forms.BooleanField(required=False, initial=True, help_text="Recompute activations: less memory.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        ready = [(model.slug, model.slug) for model in BaseModel.objects.ready()]
+        self.fields["base_model"].choices = [*ready, *((name, name) for name in memory_estimator.KNOWN)]
+        device = sizing.largest_device()
+        self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
+
+    def hyperparameters(self) -> dict[str, Any]:
+        flags = {name: int(self.cleaned_data[name]) for name in ("sharded", "recompute")}
+        return with_defaults({**{name: self.cleaned_data[name] for name in TUNED}, **flags})
+
+
+@login_required
+def estimates(request: HttpRequest) -> HttpResponse:
+    """The form, and below it the answer to what it says."""
+    form = EstimateForm(request.GET if "base_model" in request.GET else None)
+    context: dict[str, Any] = {"form": form}
+    if form.is_valid():
+        try:
+            context |= answer(form)
+        except DomainError as error:
+            form.add_error("base_model", error.detail)
+    return render(request, "training/estimates.html", context, status=422 if form.errors else 200)
+
+
+def answer(form: EstimateForm) -> dict[str, Any]:
+    device_bytes = form.cleaned_data["device_gb"] * GB
+    shape = sizing.named_shape(form.cleaned_data["base_model"])
+    plan = sizing.plan_of(TrainingRun.Method.LORA, form.hyperparameters())
+    found = sizing.estimates(shape, plan, device_bytes)
+    names = list(dict.fromkeys(part["name"] for row in found for part in row["parts"]))
+    rows = [drawn(row, names, max(other["bytes"] for other in found), device_bytes) for row in found]
+    return {"shape": shape, "adapter": shape.adapter_parameters(plan.rank), "rows": rows, "names": names}
+
+
+def drawn(row: dict[str, Any], names: list[str], most: float, device_bytes: float) -> dict[str, Any]:
+    """The row with its parts in gigabytes and as pieces of a bar, all bars on one scale."""
+    sizes = {part["name"]: part["bytes"] for part in row["parts"]}
+    scale = BAR / max(most, device_bytes)
+    pieces, x = [], 0.0
+    for number, name in enumerate(names):
+        width = sizes.get(name, 0) * scale
+        pieces.append({"name": name, "gb": sizes.get(name, 0) / GB, "x": round(x, 1), "width": round(width, 1),
+                       "number": number})  # fmt: skip
+        x += width
+    label = TrainingRun.Method(row["method"]).label
+    return {**row, "gb": row["bytes"] / GB, "pieces": pieces, "limit": round(device_bytes * scale, 1), "label": label}

@@ -1,0 +1,257 @@
+"""Forms of training's pages, limited to the user's project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from adapterhub.accounts.models import Project
+from adapterhub.jobs.models import JobStatus
+from registry.models import Adapter, BaseModel
+from training.datasets.readers import FORMATS
+from training.datasets.rows import LineError
+from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models.analysis_settings import NAMES
+from training.models.hyperparameters import TABLE, Choice
+from training.models.retention import Retention
+from training.tars.presets import CHOICES
+
+# Hyper-parameters that most people choose; the rest stand closed in the form.
+MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
+STATED = ("many_adapters", "keeps_general_skill", "least_latency")
+
+
+class MappingField(forms.CharField):
+    """Pairs ours=theirs, parted by commas."""
+
+    def to_python(self, value: Any) -> dict[str, str]:
+        pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
+        if not all(sign and theirs.strip() for _, sign, theirs in pairs):
+            raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
+        return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+class KeepingForm(forms.Form):
+    retention = forms.ChoiceField(choices=Retention.choices, label="Kept")
+    hold = forms.BooleanField(required=False, label="Legal hold: nothing of it is erased")
+    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
+
+
+class UploadForm(forms.Form):
+    project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
+    name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
+    file = forms.FileField(help_text="Rows of prompt and completion, messages, or text; over 32 MB a worker checks it.")
+    format = forms.ChoiceField(
+        choices=[("", "by the end of the file's name"), *((form, form) for form in FORMATS)], required=False
+    )
+    mapping = MappingField(
+        required=False,
+        label="Columns",
+        help_text="Where the file's columns are called otherwise: prompt=question, completion=answer.",
+    )
+    broken: Sequence[LineError] = ()
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["project"].queryset = projects
+
+
+class RenderingForm(forms.Form):
+    """How a training would read a dataset."""
+
+    base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
+    max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=256, help_text="Tokens of a sequence.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["base_model"].queryset = BaseModel.objects.ready()
+
+
+class PromptsField(forms.CharField):
+    """Prompts by name, one a line."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
+
+    def to_python(self, value: Any) -> dict[str, str]:
+        lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
+        parted = [line.partition(":") for line in lines]
+        for line, (name, _, prompt) in zip(lines, parted, strict=True):
+            if not name.strip() or not prompt.strip():
+                raise forms.ValidationError(f"Write NAME: PROMPT, not {line[:60]!r}.")
+        return {name.strip(): prompt.strip() for name, _, prompt in parted}
+
+
+class RunForm(forms.Form):
+    """A new training. The numbers have sane defaults; their bounds stand in one table."""
+
+    adapter = forms.ModelChoiceField(Adapter.objects.none())
+    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    method = forms.ChoiceField(choices=TrainingRun.Method.choices)
+    rank_analysis = forms.ModelChoiceField(
+        RankAnalysis.objects.none(), required=False, empty_label="none: the same rank everywhere"
+    )
+    uniform_rank = forms.IntegerField(
+        min_value=1,
+        max_value=512,
+        required=False,
+        label="Budget of the plan",
+        help_text="As many parameters as this rank everywhere. Empty: the analysis' own budget.",
+    )
+    start_values = forms.BooleanField(
+        required=False, initial=True, help_text="Begin with the analysis' start values, where it has them."
+    )
+
+    prompts = PromptsField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "deadline: When must an incident be reported?"}),
+        help_text="One a line, as NAME: PROMPT. The base and each checkpoint answer them; the run's page shows it.",
+    )
+
+    priority = forms.IntegerField(
+        min_value=-100, max_value=100, initial=0, required=False, help_text="The highest in the queue is begun first."
+    )
+    anyway = forms.BooleanField(required=False, help_text="Queue it although the preflight says that it will not fit.")
+    many_adapters = forms.BooleanField(
+        required=False, initial=True, label="One of many on one base", help_text="For the adviser."
+    )
+    keeps_general_skill = forms.BooleanField(
+        required=False, initial=True, label="General skill must stay", help_text="For the adviser."
+    )
+    least_latency = forms.BooleanField(required=False, label="Every millisecond counts", help_text="For the adviser.")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["adapter"].queryset = Adapter.objects.live().filter(project__in=projects)
+        self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
+        planned = RankAnalysis.objects.filter(project__in=projects, status=JobStatus.SUCCEEDED)
+        self.fields["rank_analysis"].queryset = planned.select_related("dataset").defer("plan")
+        for name, entry in TABLE.items():
+            if isinstance(entry, Choice):
+                words = [(word, word) for word in entry.words]
+                self.fields[name] = forms.ChoiceField(choices=words, help_text=entry.meaning)
+                continue
+            number = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
+            self.fields[name] = number(
+                initial=entry.default,
+                min_value=entry.least,
+                max_value=entry.most,
+                help_text=entry.meaning,
+                required=True,
+            )
+
+    def propose(self, named: str | None) -> None:
+        """Offer the learning rate that the named analysis found best; what is no analysis offers nothing."""
+        try:
+            analysis = self.fields["rank_analysis"].clean(named)
+        except forms.ValidationError:
+            return
+        if analysis and (rate := analysis.plan["learning_rate"]):
+            self.fields["learning_rate"].initial = rate
+            self.fields["learning_rate"].help_text += f" The analysis proposes {rate:g}."
+
+    def clean(self) -> dict[str, Any]:
+        """What is of another project than the adapter is refused by its name."""
+        adapter = self.cleaned_data.get("adapter")
+        for name in ("dataset", "rank_analysis"):
+            chosen = self.cleaned_data.get(name)
+            if adapter and chosen and chosen.project_id != adapter.project_id:
+                self.add_error(name, f"{chosen} is of another project than the adapter.")
+        return self.cleaned_data
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in TABLE}
+
+    def asked(self) -> dict[str, Any]:
+        """What a run is launched with."""
+        return {
+            **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},
+            "priority": self.cleaned_data["priority"] or 0,
+            "hyperparameters": self.hyperparameters(),
+            "prompts": self.cleaned_data["prompts"],
+            **self.planned(),
+        }
+
+    def stated(self) -> dict[str, bool]:
+        """What the adviser cannot measure."""
+        return {name: self.cleaned_data[name] for name in STATED}
+
+    def parts(self) -> list[tuple[str, list[forms.BoundField]]]:
+        """The fields in groups; the last two groups stand closed."""
+        tuned = [name for name in TABLE if name not in MAIN]
+        rest = ("priority", "anyway", *STATED)
+        return [
+            ("What and how", [self[name] for name in self.fields if name not in (*tuned, *rest)]),
+            ("More hyper-parameters", [self[name] for name in tuned]),
+            ("Queue and adviser", [self[name] for name in rest]),
+        ]
+
+    def planned(self) -> dict[str, Any]:
+        """What the run takes of its analysis."""
+        rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
+        return {
+            "rank_analysis": self.cleaned_data["rank_analysis"],
+            "budget": {"uniform_rank": rank} if rank else None,
+            "start_values": None if wanted else False,
+        }
+
+
+class WordsField(forms.CharField):
+    """A list, parted by commas."""
+
+    def __init__(self, *, number: type[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = number
+
+    def to_python(self, value: Any) -> list[Any]:
+        words = [word.strip() for word in super().to_python(value).split(",") if word.strip()]
+        try:
+            return [self.number(word) for word in words] if self.number else words
+        except ValueError:
+            raise forms.ValidationError("Give numbers parted by commas, as 2e-3, 4e-3.") from None
+
+
+class AnalysisForm(forms.Form):
+    base_model = forms.ModelChoiceField(BaseModel.objects.none())
+    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    preset = forms.ChoiceField(choices=RankAnalysis.Preset.choices)
+    uniform_rank = forms.IntegerField(
+        min_value=1, max_value=512, initial=16, help_text="The budget: as many parameters as this rank everywhere."
+    )
+    rank_min = forms.IntegerField(
+        min_value=0, max_value=512, required=False, help_text="0 may leave modules out. Empty: the preset's."
+    )
+    rank_max = forms.IntegerField(min_value=1, max_value=512, initial=32)
+    quantum = forms.IntegerField(min_value=1, max_value=64, initial=4, help_text="Ranks are multiples of it.")
+    samples = forms.IntegerField(min_value=2, max_value=100_000, initial=48, help_text="Sequences to look at.")
+
+    def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["base_model"].queryset = BaseModel.objects.ready()
+        self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
+        for name, values in CHOICES.items():
+            choices = [("", "the preset's"), *((value, value.replace("_", " ")) for value in values)]
+            self.fields[name] = forms.ChoiceField(choices=choices, required=False)
+        self.fields |= {
+            "power": forms.FloatField(required=False, help_text="f of the worth sum(sigma ** f)."),
+            "probe_steps": forms.IntegerField(required=False, help_text="Training steps of each probe."),
+            "probe_rates": WordsField(required=False, number=float, help_text="Learning rates to try: 2e-3, 4e-3."),
+            "target_modules": WordsField(required=False, help_text="Last names, as up_proj, down_proj. Empty: all."),
+        }
+
+    def main(self) -> list[forms.BoundField]:
+        return [field for field in self if field.name not in NAMES]
+
+    def parts(self) -> list[forms.BoundField]:
+        """What may be chosen instead of the preset's parts."""
+        return [self[name] for name in NAMES]
+
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name in NAMES if (value := self.cleaned_data.get(name)) not in (None, "", [])}
+
+
+class BudgetForm(forms.Form):
+    uniform_rank = forms.IntegerField(min_value=1, max_value=512, label="Budget as a uniform rank")

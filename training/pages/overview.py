@@ -1,0 +1,75 @@
+"""The overview: what waits for the reader, what is in progress, what serves where, and what is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import allowed, mine
+from adapterhub.audit.models import AuditEvent
+from adapterhub.core.tenancy import APPROVE, Scope
+from adapterhub.jobs.models import TERMINAL
+from registry.models import Alias, Approval, Replica, Rollout, without_bodies
+from registry.serving.alerts import open_alarms
+from training.models import RankAnalysis, TrainingRun
+
+PAGE = 15
+PROTECTED = Q(policy__quorum__gte=1)
+# A policy without the word makes the comparison neither true nor false.
+UNPROTECTED = ~PROTECTED | Q(policy__quorum__isnull=True)
+LATEST = 10
+
+
+@login_required
+def overview(request: HttpRequest) -> HttpResponse:
+    """What serves where, what is in progress, what is wrong; to auditors also what happened."""
+    aliases = mine(request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version"))
+    rollouts = mine(request, Rollout.objects.active(), "alias__project")
+    related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
+    moving = list(without_bodies(related, "stable", "candidate"))
+    replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
+    listed = Listing(request, aliases, search=("name", "version__served_name", "cluster__slug"),
+                     sorts={"name": "name", "cluster": "cluster__slug"},
+                     states={"protected": PROTECTED, "unprotected": UNPROTECTED}).context(PAGE)  # fmt: skip
+    runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
+    analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
+    context = {
+        **listed,
+        "rollouts": moving,
+        "replicas": replicas,
+        "alarms": open_alarms(replicas),
+        "drift": drift(listed["page"], replicas),
+        "waiting": waiting(request)[:LATEST],
+        "runs": runs,
+        "analyses": analyses,
+        "jobs": len(runs) + len(analyses),
+        "events": AuditEvent.objects.filter(project__in=allowed(request, Scope.AUDIT))[:LATEST],
+    }
+    return render(request, "overview.html", context)
+
+
+def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
+    return mine(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
+
+
+def waiting(request: HttpRequest) -> QuerySet[Approval]:
+    """Approvals that this person may sign: not their own, and not signed by them already."""
+    found = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
+    own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
+    return without_bodies(found.exclude(own).select_related("alias", "candidate__adapter"), "candidate")
+
+
+def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:
+    """Where a replica is away, or lacks what an alias of the page serves from its cluster."""
+    wanted: dict[int, set[str]] = {}
+    for alias in aliases:
+        wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)
+    rows = [{"replica": replica, "missing": sorted(wanted.get(replica.cluster_id, set()) - set(replica.loaded))}
+            for replica in replicas]  # fmt: skip
+    return [row for row in rows if row["missing"] or not row["replica"].is_healthy]

@@ -1,0 +1,55 @@
+"""Two rank plans of one base model side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from adapterhub.api.pages import one
+from adapterhub.core.errors import Invalid
+from registry.pages.heat_map import heat_map
+from training.models import RankAnalysis
+from training.pages.runs import named
+
+SHOWN, OFFERED = 20, 20
+
+
+@login_required
+def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
+    queryset = RankAnalysis.objects.select_related("project", "dataset", "base_model")
+    pair = [one(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]
+    require_alike(pair)
+    ranks = [{module["name"]: module["rank"] for module in each.plan["modules"]} for each in pair]
+    most = max(max(each.values()) for each in ranks)
+    sides = [{"job": each, "heat": heat_map(mine, most)} for each, mine in zip(pair, ranks, strict=True)]
+    moved = differences(*ranks)
+    context = {"sides": sides, "moved": moved[:SHOWN], "more": len(moved) - SHOWN, "same": len(ranks[0]) - len(moved)}
+    return render(request, "training/compare_plans.html", context)
+
+
+def require_alike(pair: Sequence[RankAnalysis]) -> None:
+    """Raises Invalid unless both have a plan, of the same base model."""
+    if not all(each.plan for each in pair):
+        raise Invalid("Compare two analyses that have a plan: one of these has none yet.", field="to")
+    if pair[0].base_model_id != pair[1].base_model_id:
+        raise Invalid("These plans are of different base models: their modules are not the same.", field="to")
+
+
+def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, Any]]:
+    """The modules whose ranks differ, the farthest apart first; a module that one plan leaves out has rank 0."""
+    names = dict.fromkeys([*one, *other])
+    rows = [{"module": name, "this": one.get(name, 0), "other": other.get(name, 0)} for name in names]
+    for row in rows:
+        row["change"] = row["other"] - row["this"]
+    return sorted((row for row in rows if row["change"]), key=lambda row: -abs(row["change"]))
+
+
+def comparable(shown: RankAnalysis) -> QuerySet[RankAnalysis]:
+    """Others of the project that have a plan for the same base model, newest first."""
+    found = RankAnalysis.objects.filter(project=shown.project, base_model=shown.base_model, plan__isnull=False)
+    return found.exclude(pk=shown.pk).select_related("dataset").defer("plan").order_by("-created_at")[:OFFERED]

@@ -1,0 +1,90 @@
+"""How a dataset or a run is kept, on its page: retention class, legal hold, the erasure that two people decide."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.views.decorators.http import require_POST
+
+from adapterhub.accounts.token_pages import SigningForm
+from adapterhub.api.pages import one
+from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
+from adapterhub.core.tenancy import APPROVE, Scope
+from registry.pages.forms import ReasonForm, cleaned
+from training.models import Dataset, Erasure, TrainingRun
+from training.models.retention import RetentionMixin, keep
+from training.pages.forms import KeepingForm
+
+
+def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
+    """What the page's section shows, and the forms that the caller may use."""
+    scopes = scopes_in(request, dataset.project)
+    return {
+        "asked": dataset.erasures.select_related("signer").first(),
+        "keeping": KeepingForm(initial={"retention": dataset.retention, "hold": bool(dataset.hold_reason)}),
+        "erasing": ReasonForm(auto_id="erase_%s"),
+        "signing": SigningForm(auto_id="sign_%s"),
+        "may_keep": Scope.ADMIN in scopes,
+        "may_sign": APPROVE in scopes,
+    }
+
+
+def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
+    """The dataset, if the caller has the scope in its project."""
+    found: Dataset = one(request, Dataset.objects.select_related("project"), pk=pk)
+    require_scope(request, found.project, scope)
+    return found
+
+
+@login_required
+@require_POST
+def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
+    """Its retention class and legal hold."""
+    found = led(request, pk, Scope.ADMIN)
+    keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
+    return redirect("dataset", pk=pk)
+
+
+def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
+    """The form that changes how it is kept, for who may."""
+    if Scope.ADMIN not in scopes:
+        return None
+    return KeepingForm(auto_id="keep_%s", initial={"retention": record.retention, "hold": bool(record.hold_reason)})
+
+
+@login_required
+@require_POST
+def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Its retention class and legal hold."""
+    found: TrainingRun = one(request, TrainingRun.objects.select_related("project"), pk=pk)
+    require_scope(request, found.project, Scope.ADMIN)
+    keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
+    return redirect("training-run", pk=pk)
+
+
+@login_required
+@require_POST
+def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask for its content to be erased."""
+    found = led(request, pk, Scope.ADMIN)
+    Erasure.request(found, by=actor_of(request), **cleaned(ReasonForm(request.POST)))
+    return redirect("dataset", pk=pk)
+
+
+@login_required
+@require_POST
+def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+    """Approve or reject what was asked."""
+    asked = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
+    if verb not in ("approve", "reject"):
+        raise Http404
+    fields = cleaned(SigningForm(request.POST))
+    require_fresh_sign_in(request, fields.pop("password"))
+    getattr(asked, verb)(by=actor_of(request), **fields)
+    messages.success(request, f"Done: the {asked} is {asked.get_status_display()}.")
+    return redirect("dataset", pk=pk)

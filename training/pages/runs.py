@@ -1,0 +1,160 @@
+"""Pages of training runs: the list, the form with its twin and its preflight, a run as it goes on, two compared."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from adapterhub.api.listing import Listing
+from adapterhub.api.pages import allowed_somewhere, followed, mine, one, reason_in
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.errors import DomainError
+from adapterhub.core.tenancy import Scope
+from adapterhub.jobs.models import JobStatus
+from registry.models import Adapter, without_bodies
+from training.models import RunLog, TrainingRun
+from training.models.hyperparameters import TABLE
+from training.pages.curves import curves
+from training.pages.forms import RunForm
+from training.pages.retention import form_for
+from training.planning import preflight, sizing
+from training.runs import specification
+from training.runs.launch import launch_run
+
+PAGE = 50
+OTHERS = 20
+LOG_TAIL = 8_000
+OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
+
+
+@login_required
+def runs(request: HttpRequest) -> HttpResponse:
+    queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
+    listing = Listing(request, mine(request, queryset), search=("adapter__slug", "dataset__name", "message"),
+                      sorts={"requested": "created_at", "loss": "loss_after"},
+                      choices={"status": JobStatus.choices, "method": TrainingRun.Method.choices})  # fmt: skip
+    return render(request, "training/runs.html", listing.context(PAGE))
+
+
+@login_required
+def new_run(request: HttpRequest) -> HttpResponse:
+    """The form; a good one queues a run. Asked to check, it says what would happen and queues nothing."""
+    projects = allowed_somewhere(request, Scope.TRAIN)
+    form = RunForm(request.POST or None, projects=projects, initial=proposed(request))
+    form.propose(request.GET.get("rank_analysis"))
+    context = {"form": form, "has_adapters": Adapter.objects.filter(project__in=projects).exists()}
+    if request.method == "POST" and form.is_valid():
+        try:
+            if "check" not in request.POST:
+                return redirect("training-run", pk=launch(request, form).pk)
+            context |= foreseen(request, form)
+        except DomainError as error:
+            form.add_error(error.field if error.field in form.fields else None, error.detail)
+    if request.headers.get("HX-Request"):
+        return render(request, "training/_foreseen.html", context)
+    return render(request, "training/new_run.html", context, status=422 if form.errors else 200)
+
+
+def proposed(request: HttpRequest) -> dict[str, Any]:
+    """What the address offers: single fields, or a run to be cloned."""
+    initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
+    if "clone" not in request.GET:
+        return initial
+    past = one(request, TrainingRun.objects.all(), pk=named(request.GET["clone"]))
+    known = {name: value for name, value in past.hyperparameters.items() if name in TABLE}
+    rank = (past.budget or {}).get("uniform_rank")
+    return {"adapter": past.adapter_id, "dataset": past.dataset_id, "rank_analysis": past.rank_analysis_id,
+            "method": past.method, "priority": past.priority, "prompts": past.prompts, "uniform_rank": rank, **known,
+            **initial}  # fmt: skip
+
+
+def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
+    fields = form.cleaned_data
+    require_scope(request, fields["adapter"].project, Scope.TRAIN)
+    return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.asked())
+
+
+def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
+    """The preflight, the adviser's order and the twins of what the form says."""
+    fields = form.cleaned_data
+    require_scope(request, fields["adapter"].project, Scope.TRAIN)
+    run = TrainingRun.planned(by=actor_of(request), **form.asked())
+    origin = f"{request.scheme}://{request.get_host()}"
+    return {
+        "preflight": preflight.look(run),
+        "advice": advice_for(run, form),
+        "twins": specification.twins(run, origin),
+    }
+
+
+def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
+    device = sizing.largest_device()
+    shape = sizing.shape_of(run.base_model.config)
+    plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=device is None or device.kind == device.Kind.CUDA)
+    memory = device.memory_bytes if device else None
+    found = sizing.situation(shape, plan, memory, run.dataset, run.base_model, **form.stated())
+    return sizing.advice(found)
+
+
+def named(text: str) -> UUID:
+    """A run's id in a query; anything else is no page."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Http404 from None
+
+
+def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
+    queryset = TrainingRun.objects.select_related(
+        "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
+    )
+    return one(request, queryset, pk=pk)
+
+
+@login_required
+def run(request: HttpRequest, pk: str) -> HttpResponse:
+    """The whole story of a run, as the database keeps it: who closes this page changes nothing."""
+    shown = find(request, pk)
+    scopes = scopes_in(request, shown.project)
+    context = {
+        "job": shown,
+        "curves": curves(list(shown.metrics.values_list("step", "values"))),
+        "log": RunLog.tail(shown, LOG_TAIL),
+        "answers": list(shown.answers.all()) if shown.prompts else [],
+        "may_train": Scope.TRAIN in scopes,
+        "keeping": form_for(shown, scopes),
+    }
+    if not request.headers.get("HX-Request"):
+        near = TrainingRun.objects.filter(project=shown.project).exclude(pk=shown.pk).select_related("adapter")
+        context["others"] = near[:OTHERS]
+    return followed(request, "training/run.html", "training/_run_state.html", context, shown.status)
+
+
+@login_required
+def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
+    """What two runs were asked for differently, and what came of it."""
+    shown, other = find(request, pk), find(request, named(request.GET.get("to") or str(pk)))
+    context = {"job": shown, "other": other, "rows": specification.differences(shown, other)}
+    return render(request, "training/compare_runs.html", context)
+
+
+@login_required
+@require_POST
+def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
+    """Cancel or resume."""
+    if verb not in ("cancel", "resume"):
+        raise Http404
+    shown = one(request, TrainingRun.objects.select_related("project"), pk=pk)
+    require_scope(request, shown.project, Scope.TRAIN)
+    if verb == "cancel":
+        shown.cancel(by=actor_of(request), reason=reason_in(request))
+    else:
+        shown.resume(by=actor_of(request))
+    messages.success(request, f"The run is {shown.status}.")
+    return redirect("training-run", pk=pk)

@@ -1,0 +1,1 @@
+"""What a training will need and which method suits it, before it is queued."""

@@ -1,0 +1,125 @@
+"""What can be said of a run before it is queued: memory, time, disk, and who is before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from django.db.models import Q
+
+from adapterhub.core.errors import Invalid
+from adapterhub.jobs.models import LEASED, JobStatus
+from training.models.device import Device
+from training.models.job import kinds
+from training.models.training_run import TrainingRun
+from training.planning import sizing
+from training.planning.memory_estimator import GB, Plan, Shape, estimate, largest_batch
+
+UNKNOWN = "unknown"
+PAST_RUNS = 5
+# The trainer keeps two, and writes a third before it removes the oldest.
+CHECKPOINTS = 3
+
+
+def look(run: TrainingRun) -> dict[str, Any]:
+    """The four answers, each with its verdict or its number, and why. Nothing is stored."""
+    return {**needs(run), "time": time(run), "queue": queue(run)}
+
+
+def needs(run: TrainingRun) -> dict[str, Any]:
+    """Memory and disk, on the largest device that is known: no file is read for it."""
+    device = sizing.largest_device()
+    shape = sizing.shape_of(run.base_model.config)
+    on_gpu = device is None or device.kind == Device.Kind.CUDA
+    plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=on_gpu)
+    return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device)}
+
+
+def require(run: TrainingRun) -> None:
+    """Raises Invalid when the run will not fit, with the fix that is nearest."""
+    for part, found in needs(run).items():
+        if found["verdict"] == "will not fit":
+            text = f"{found['text']} Change it, or queue it with anyway = true."
+            raise Invalid(text, field=part, code="will_not_fit")
+
+
+def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
+    found = estimate(shape, plan)
+    parts = {name: round(size) for name, size in found.parts().items()}
+    answer = {"bytes": round(found.total), "parts": parts, "device": str(device or ""), "device_bytes": None}
+    if device is None:
+        text = f"It needs {found.total / GB:.3g} GB; no gpu worker has reported a device yet."
+        return {**answer, "verdict": UNKNOWN, "text": text}
+    verdict = found.verdict(device.memory_bytes)
+    text = f"It needs {found.total / GB:.3g} GB of the {device.memory_bytes / GB:.3g} GB of {device}."
+    if verdict != "fits":
+        text += f" {hint(shape, plan, device.memory_bytes)}"
+    return {**answer, "device_bytes": device.memory_bytes, "verdict": verdict, "text": text}
+
+
+def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
+    """The least change that makes it fit."""
+    if batch := largest_batch(shape, plan, device_bytes):
+        return f"batch_size {batch} fits."
+    if not plan.recompute and (batch := largest_batch(shape, replace(plan, recompute=True), device_bytes)):
+        return f"With recompute = 1, batch_size {min(batch, plan.batch_size)} fits."
+    smaller = replace(plan, method="qlora", recompute=True, batch_size=1)
+    if plan.method != "qlora" and estimate(shape, smaller).verdict(device_bytes) == "fits":
+        return "QLoRA with recompute = 1 and batch_size 1 fits."
+    return "No batch fits: take a smaller base model, a shorter max_length, or shards on several devices."
+
+
+def time(run: TrainingRun) -> dict[str, Any]:
+    """Seconds of training at the pace of past runs of the same base model and method; None before there is one."""
+    paces = past_paces(run)
+    tokens = planned_tokens(run)
+    if not paces or tokens is None:
+        return {"seconds": None, "tokens": tokens, "text": "Not known before a run of this method on this base model."}
+    pace = median(paces)
+    text = f"About {tokens:,} tokens at {pace:,.0f} a second, as in {len(paces)} past runs."
+    return {"seconds": round(tokens / pace, 1), "tokens": tokens, "tokens_per_second": pace, "text": text}
+
+
+def past_paces(run: TrainingRun) -> list[float]:
+    """Tokens a second at the end of the newest runs that are alike."""
+    alike = type(run).objects.filter(base_model=run.base_model, method=run.method, status=JobStatus.SUCCEEDED)
+    paces = []
+    for past in alike.filter(hyperparameters__devices=run.devices)[:PAST_RUNS]:
+        last = past.metrics.last()
+        if last and last.values.get("tokens_per_second"):
+            paces.append(last.values["tokens_per_second"])
+    return paces
+
+
+def planned_tokens(run: TrainingRun) -> int | None:
+    """Tokens that the run will read, by the mean length of a row; None without a tokenizer at hand."""
+    chosen = run.hyperparameters
+    mean = sizing.mean_tokens(run.dataset, run.base_model, whole=True)
+    if mean is None:
+        return None
+    length = chosen["max_length"] if chosen["packing"] else min(mean, chosen["max_length"])
+    return round(chosen["steps"] * chosen["batch_size"] * chosen["gradient_accumulation"] * run.devices * length)
+
+
+def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
+    """Checkpoints with two moments of what is trained, and what is kept at the end."""
+    whole = plan.method in ("full", "galore")
+    trained = shape.parameters if whole else shape.adapter_parameters(plan.rank)
+    needed = CHECKPOINTS * 12 * trained + 4 * trained
+    if device is None:
+        return {"bytes": needed, "free_bytes": None, "verdict": UNKNOWN, "text": f"{needed / GB:.3g} GB at most."}
+    verdict = "fits" if needed <= 0.9 * device.disk_free_bytes else "will not fit"
+    text = f"Checkpoints take up to {needed / GB:.3g} GB of {device.disk_free_bytes / GB:.3g} GB that are free."
+    return {"bytes": needed, "free_bytes": device.disk_free_bytes, "verdict": verdict, "text": text}
+
+
+def queue(run: TrainingRun) -> dict[str, Any]:
+    """How many jobs run now, how many wait before it, and how many devices there are."""
+    before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
+    ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
+    running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())
+    devices = Device.objects.alive().count()
+    free = devices > running and not ahead
+    text = "A device is free." if free else f"{running} running, {ahead} waiting before it, {devices} devices known."
+    return {"ahead": ahead, "running": running, "devices": devices, "free": free, "text": text}

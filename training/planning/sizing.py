@@ -1,0 +1,177 @@
+"""From rows to the pure estimator and adviser: shapes, plans, measured inputs, and the answers as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from adapterhub.artifacts import ArtifactError
+from adapterhub.core.errors import Invalid
+from adapterhub.jobs.models import JobStatus
+from registry.models import BaseModel
+from training.datasets.rendering import NotReadable, readable
+from training.models.dataset import Dataset
+from training.models.device import Device
+from training.models.rank_analysis import RankAnalysis
+from training.planning import memory_estimator, method_adviser
+from training.planning.memory_estimator import Plan, Shape
+
+SAMPLED_ROWS = 2000
+
+
+def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
+    """Raises Invalid when the configuration is not of the Llama kind."""
+    try:
+        return Shape.of(config)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise Invalid(
+            f"The configuration lacks {error}: the estimator knows decoders of the Llama kind.",
+            field=field,
+            code="unknown_shape",
+        ) from None
+
+
+def named_shape(name: str) -> Shape:
+    """Of a registered base model, or of a published configuration. Raises Invalid."""
+    if name in memory_estimator.KNOWN:
+        return shape_of(memory_estimator.KNOWN[name])
+    model = BaseModel.objects.ready().filter(slug=name).first()
+    if model is None:
+        there = ", ".join(memory_estimator.KNOWN)
+        raise Invalid(
+            f"There is no base model {name!r}; name a registered one, or {there}.", field="base_model", code="unknown"
+        )
+    return shape_of(model.config)
+
+
+def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> Plan:
+    """What the recipes will do with these hyper-parameters: float32 on a CPU, adapters in float32 everywhere."""
+    return Plan(
+        method,
+        rank=chosen["rank"],
+        batch_size=chosen["batch_size"],
+        length=chosen["max_length"],
+        recompute=bool(chosen["recompute"]),
+        devices=chosen["devices"],
+        sharded=bool(chosen["sharded"]),
+        galore_rank=chosen["galore_rank"],
+        value_bytes=2 if on_gpu else 4,
+    )
+
+
+def largest_device() -> Device | None:
+    return Device.objects.alive().order_by("-memory_bytes").first()
+
+
+def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict[str, Any]]:
+    """Every method: total, the parts of the sum, and the verdict for a device where one is named. Bytes a device."""
+    return [
+        {
+            "method": method,
+            "bytes": round(found.total),
+            "parts": [{"name": name, "bytes": round(size)} for name, size in found.parts().items()],
+            "verdict": found.verdict(device_bytes) if device_bytes else None,
+        }
+        for method, found in memory_estimator.every_method(shape, plan).items()
+    ]
+
+
+def verdicts(shape: Shape, plan: Plan, device_bytes: float | None) -> dict[str, str] | None:
+    if not device_bytes:
+        return None
+    return {name: found.verdict(device_bytes) for name, found in memory_estimator.every_method(shape, plan).items()}
+
+
+def situation(
+    shape: Shape,
+    plan: Plan,
+    device_bytes: float | None,
+    dataset: Dataset | None,
+    model: BaseModel | None,
+    **stated: bool,
+) -> method_adviser.Situation:
+    """What can be measured is measured: tokens by the model's tokenizer, shift by the last analysis that has it."""
+    return method_adviser.Situation(
+        rows=dataset.splits["train"] if dataset else None,
+        targets=targets(dataset, model) if dataset and model else None,
+        divergence=divergence(dataset, model) if dataset and model else None,
+        verdicts=verdicts(shape, plan, device_bytes),
+        devices=plan.devices,
+        rank_parameters=shape.adapter_parameters(1),
+        rank=plan.rank,
+        **stated,
+    )
+
+
+def divergence(dataset: Dataset, model: BaseModel) -> float | None:
+    """Mean over the modules of the newest analysis that measured it, in nats a channel."""
+    finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
+    for plan in finished.values_list("plan", flat=True):
+        found = [module["divergence"] for module in plan["modules"] if module.get("divergence") is not None]
+        if found:
+            return sum(found) / len(found)
+    return None
+
+
+def targets(dataset: Dataset, model: BaseModel) -> int | None:
+    """Completion tokens of the training split, scaled up from its first rows; None without a tokenizer."""
+    mean = mean_tokens(dataset, model)
+    return None if mean is None else round(mean * dataset.splits["train"])
+
+
+def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> float | None:
+    """Tokens of a row's completion, or of the `whole` row; None without a tokenizer or rows that can be read."""
+    tokenizer = model.folder / "tokenizer.json"
+    try:
+        return counted(dataset.digest, tokenizer, whole) if tokenizer.is_file() else None
+    except ArtifactError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
+    """Mean tokens of the first rows of a dataset. Kept by its digest: to verify all of it takes as long as to read it.
+
+    Raises ArtifactError when the store has lost it.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        with readable(tokenizer.parent):
+            read = Tokenizer.from_file(str(tokenizer))
+    except NotReadable:
+        return None
+    with (Dataset(digest=digest).folder() / "train.jsonl").open("rb") as stream:
+        texts = [text_of(json.loads(line), whole) for line in islice(stream, SAMPLED_ROWS)]
+    encoded = read.encode_batch(texts, add_special_tokens=False)
+    return sum(len(found.ids) for found in encoded) / max(len(encoded), 1)
+
+
+def text_of(row: dict[str, Any], whole: bool) -> str:
+    """What the loss counts: the completion, the assistant's turns, or the text; or all that is read."""
+    if "messages" in row:
+        return "\n".join(turn["content"] for turn in row["messages"] if whole or turn["role"] == "assistant")
+    prompt = row.get("prompt", "") if whole else ""
+    return f"{prompt}{row.get('completion') or row.get('text') or ''}"
+
+
+def advice(found: method_adviser.Situation) -> dict[str, Any]:
+    """The adviser's answer as JSON, with what it knew."""
+    return {
+        "methods": [
+            {
+                "method": each.method,
+                "points": each.points,
+                "possible": each.is_possible,
+                "reasons": [reason.__dict__ for reason in each.reasons],
+            }
+            for each in method_adviser.advise(found)
+        ],
+        "would_change": method_adviser.what_would_change_it(found),
+        "rank": method_adviser.rank_for(found) if found.targets else None,
+        "known": {"rows": found.rows, "targets": found.targets, "divergence": found.divergence},
+    }

@@ -1,0 +1,25 @@
+"""What wakes training's tasks. A failure is raised as the task raises it; the sweeper makes a lost signal good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.dispatch import receiver
+
+from serving_client import telemetry
+from training import tasks
+from training.domain_signals import dataset_uploaded, job_queued
+
+
+@receiver(dataset_uploaded)
+def check_dataset(dataset: int, **_: Any) -> None:
+    """Let a worker check an uploaded file."""
+    tasks.check_dataset_soon(dataset)
+
+
+@receiver(job_queued)
+def wake_worker(kind: str, job: str, traceparent: str, **_: Any) -> None:
+    """Send the wake-up of a job in the trace of the request that asked for it."""
+    headers = {"traceparent": traceparent} if traceparent else {}
+    with telemetry.within(traceparent):
+        tasks.work.apply_async((kind, job), headers=headers)

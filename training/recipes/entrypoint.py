@@ -1,0 +1,74 @@
+"""What every recipe is as a process: a run file in, an exit status out, SIGTERM in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training.lm.error_reporting import guarded, last
+from training.lm.events import Events
+from training.recipes import run_file
+from training.recipes.memory import out_of_memory
+from training.recipes.run_file import Run
+
+CANCELLED = 143
+
+
+class Cancel:
+    """SIGTERM: ends the process at once, except while training, which ends at the next step with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.requested = self.training = False
+        signal.signal(signal.SIGTERM, self.request)
+
+    def request(self, *_: Any) -> None:
+        self.requested = True
+        if not self.training:
+            sys.exit(CANCELLED)
+
+    def leave_if_requested(self) -> None:
+        """After the training: what could still be written is there."""
+        self.training = False
+        if self.requested:
+            sys.exit(CANCELLED)
+
+
+class RunEvents(Events):
+    """Of several processes the first one speaks; an error is told by whoever meets it, with the run's own figures."""
+
+    silent = False
+    run: Run | None = None
+
+    def write(self, kind: str, **fields: Any) -> None:
+        if self.run and fields.get("code") == "gpu_oom":
+            fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
+        if kind == "error" or not self.silent:
+            super().write(kind, **fields)
+
+
+def see_one_gpu() -> None:
+    """Before torch looks: a process that sees several GPUs and uses one would be refused by the trainer."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
+Train = Callable[[Run, RunEvents, Cancel], None]
+
+
+def program(arguments: list[str], train: Train) -> int:
+    """Exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else."""
+    cancel, events = Cancel(), RunEvents(None)
+
+    def work() -> None:
+        record = run_file.read_record(Path(arguments[0]))
+        events.path = run_file.path_in(record, "events")
+        events.run = Run.read(record)
+        if events.run.devices == 1:
+            see_one_gpu()
+        train(events.run, events, cancel)
+
+    return last(guarded(events, work))

@@ -1,0 +1,95 @@
+"""Weights as a low-rank product: what every method is converted to before it is published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.recipes.output.adapter_output import write_folder
+from training.recipes.rank_plan import is_target
+from training.recipes.run_file import Run
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A module's change of weights, `b @ a`: a of shape (rank, in), b of shape (out, rank), float32."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+def best_factors(change: Tensor, rank: int) -> Factors:
+    """The nearest matrix of that rank in the Frobenius norm (Eckart and Young, 1936), with balanced factors."""
+    u, s, vh = torch.linalg.svd(change.float(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return Factors((root[:, None] * vh[:rank]).contiguous(), (u[:, :rank] * root).contiguous())
+
+
+def export_rank(run: Run, module: str) -> int:
+    """The rank of a converted module: the run's own, or the one that was asked for."""
+    return run.hyperparameters.export_rank or run.rank_pattern.get("^" + re.escape(module), run.r)
+
+
+def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors], float]:
+    """Factors of every module, and the relative error: ||change - b a|| / ||change|| over all modules together."""
+    factors, missed, whole = {}, 0.0, 0.0
+    for module, change in changes.items():
+        found = best_factors(change, min(export_rank(run, module), *change.shape))
+        factors[module] = Factors(found.a.cpu(), found.b.cpu())
+        missed += float((change.float() - found.b @ found.a).square().sum(dtype=torch.float64))
+        whole += float(change.float().square().sum(dtype=torch.float64))
+    return factors, (missed / whole) ** 0.5 if whole else 0.0
+
+
+def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """New minus old weight of every target module: `trained` and `base` by parameter name."""
+    names = [name.removesuffix(".weight") for name in trained if name.endswith(".weight")]
+    return {
+        name: trained[f"{name}.weight"].float() - base[f"{name}.weight"].to(trained[f"{name}.weight"].device).float()
+        for name in names
+        if is_target(name, run.target_modules)
+    }
+
+
+def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
+    """Write OUTPUT/adapter with the run's one scale; returns the number of parameters."""
+    scale = run.lora_alpha / run.r
+    tensors = {}
+    for module, found in factors.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = found.a.float().cpu().contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = (found.b.float().cpu() / scale).contiguous()
+    config = lora_config({module: found.rank for module, found in factors.items()}, scale, run)
+
+    def write(part: Any) -> None:
+        config.save_pretrained(str(part))
+        save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    write_folder(run.output / "adapter", write, {"target_modules": run.target_modules, "inference_mode": True})
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def lora_config(ranks: Mapping[str, int], scale: float, run: Run) -> Any:
+    """A plain LoRA with these ranks and alpha / r = `scale` everywhere."""
+    from peft import LoraConfig
+
+    most = max(ranks.values())
+    others = {"^" + re.escape(module): rank for module, rank in ranks.items() if rank != most}
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=run.base_model_name,
+        r=most,
+        lora_alpha=scale * most,  # type: ignore[arg-type]  # a scale need not be whole
+        rank_pattern=others,
+        alpha_pattern={module: scale * rank for module, rank in others.items()},
+        target_modules=run.target_modules,
+    )

@@ -1,0 +1,43 @@
+"""Prompts with names, answered by the base and by each checkpoint: a loss does not say how a model speaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+from transformers import TrainerCallback
+
+from training.lm.events import Events
+from training.recipes.compare import answer_of
+
+NEW_TOKENS = 48
+
+
+class Answering(TrainerCallback):
+    """Writes an `answers` event {step, answers: {name: text}} where a training begins and with each checkpoint.
+
+    Greedy, so that no random state is touched: a run is the same with and without prompts. After a crash between a
+    checkpoint and its answers, the attempt that goes on from there gives them. Not for models in shards.
+    """
+
+    def __init__(self, prompts: dict[str, str], tokenizer: Any, events: Events, state: PartialState) -> None:
+        self.prompts, self.tokenizer, self.events, self.state = prompts, tokenizer, events, state
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.answer(state.global_step, model)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.answer(state.global_step, model)
+
+    def answer(self, step: int, model: Any) -> None:
+        if self.state.is_main_process:
+            was_training = model.training
+            with torch.no_grad():
+                answers = {name: self.continued(model, prompt) for name, prompt in self.prompts.items()}
+            model.train(was_training)
+            self.events.write("answers", step=step, answers=answers)
+        self.state.wait_for_everyone()
+
+    def continued(self, model: Any, prompt: str) -> str:
+        return answer_of(lambda ask: ask(model), self.tokenizer, prompt, NEW_TOKENS)

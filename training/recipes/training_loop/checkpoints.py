@@ -1,0 +1,63 @@
+"""What a training says while it runs, and which of its checkpoints can be trusted after a crash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState  # type: ignore[import-untyped]
+from transformers import TrainerCallback
+
+from training.lm.events import Events
+from training.recipes.entrypoint import Cancel
+from training.recipes.memory import peak_memory
+from training.recipes.training_loop.distributed import anyone
+
+COMPLETE = "complete"
+
+
+def last_complete(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a torn one lacks the mark."""
+    marked = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class Reporter(TrainerCallback):
+    """Writes progress and metrics after every step, marks checkpoints, and stops with one on request."""
+
+    def __init__(self, events: Events, cancel: Cancel, tokens: Sequence[int], state: PartialState) -> None:
+        self.events, self.cancel, self.state = events, cancel, state
+        # tokens[n]: tokens in the first n rows, without padding
+        self.tokens = [0, *accumulate(tokens)]
+        self.first = self.begun = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.first, self.begun = state.global_step, time.monotonic()
+        self.events.started = self.begun
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.events.progress(state.global_step, state.max_steps, int(self.first))
+        if anyone(self.cancel.requested, self.state):
+            self.cancel.requested = True
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        known = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        pace, memory = self.pace(args, state), peak_memory()
+        self.events.write("metrics", step=state.global_step, **known, tokens_per_second=pace, memory_bytes=memory)
+
+    def pace(self, args: Any, state: Any) -> float:
+        """Tokens a second since this attempt began."""
+        each: int = args.train_batch_size * args.gradient_accumulation_steps * self.state.num_processes
+        done = self.tokens[state.global_step * each] - self.tokens[int(self.first) * each]
+        return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()

@@ -1,0 +1,63 @@
+"""The processes of one run: which one speaks, and how they agree to stop."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from typing import Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+
+from training.lm.base_model import on_gpu
+from training.lm.error_reporting import BadInput
+from training.recipes.entrypoint import RunEvents
+from training.recipes.run_file import Run
+
+
+def join(run: Run, events: RunEvents) -> PartialState:
+    """Take this process' device and its place among the others. Only the first one reports; all report errors."""
+    if run.devices > 1:
+        end_with_launcher()
+    state = PartialState(cpu=not on_gpu())
+    if state.num_processes != run.devices:
+        raise BadInput(f"devices: the run wants {run.devices} processes, {state.num_processes} were launched.")
+    events.silent = not state.is_main_process
+    return state
+
+
+def end_with_launcher() -> None:
+    """Each process has a session of its own, so a kill of the launcher's group would not reach it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def anyone(requested: bool, state: PartialState) -> bool:
+    """Whether any process was asked to stop: all must stop at the same step, or the others wait for ever."""
+    if state.num_processes == 1:
+        return requested
+    flag = torch.tensor(float(requested), device=state.device)
+    torch.distributed.all_reduce(flag)
+    return bool(flag)
+
+
+def where_to_load(run: Run) -> str | None:
+    """Under FSDP no device has room for the whole model: from memory it goes to the devices layer by layer."""
+    return "cpu" if run.sharding == "fsdp" else None
+
+
+def sharding(run: Run) -> dict[str, Any]:
+    """Trainer's options: replicas under DDP, or parameters, gradients and optimiser states in shards under FSDP."""
+    if run.sharding != "fsdp":
+        return {}
+    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+
+
+def whole_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Trained weights by name, gathered from the shards. Every process must ask."""
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    return {
+        name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in weights.items()
+    }

@@ -1,0 +1,70 @@
+"""Where A starts: at random, along the inputs' main directions (EVA, arXiv 2410.07170), or in a file of directions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import EvaConfig, get_peft_model, initialize_lora_eva_weights
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from training.lm.data import padded
+from training.lm.error_reporting import BadInput
+from training.recipes.run_file import Run
+from training.recipes.training_loop.batches import Material
+
+EVA_BATCHES = 16
+
+
+def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any, Any]:
+    """(model, PEFT configuration or None when the model is wrapped already), for the trainer."""
+    if run.init == "random":
+        return model, config
+    if run.init == "eva":
+        return eva(model, config, material), None
+    return from_file(get_peft_model(model, config), Path(run.init)), None
+
+
+def eva(model: Any, config: Any, material: Material) -> Any:
+    """Directions from the first batches; the ranks stay as planned (rho = 1), B starts at zero."""
+    config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0)
+    wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
+    initialize_lora_eva_weights(wrapped, dataloader=batches(material, next(model.parameters()).device))
+    return wrapped
+
+
+def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]:
+    made = []
+    for sequence in material.first_sequences(EVA_BATCHES * 4):
+        ids, mask, _ = padded([sequence], 0)
+        made.append(
+            {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+        )
+    return made
+
+
+def from_file(model: Any, path: Path) -> Any:
+    """`path` holds A by module, at least (r, in): its first r rows. B stays zero, so nothing changes at step 0.
+
+    A module without rows there keeps its random A. Raises BadInput when the file does not fit the adapter.
+    """
+    weights = {name.removeprefix("base_model.model."): weight for name, weight in model.named_parameters()}
+    try:
+        with safe_open(path, "pt") as stored:
+            known = sorted(name for name in stored.keys() if f"{name}.lora_A.default.weight" in weights)  # noqa: SIM118
+            for name in known:
+                copy_rows(stored.get_tensor(name), weights[f"{name}.lora_A.default.weight"], name)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"init: {path} cannot be read: {error}") from None
+    if not known:
+        raise BadInput(f"init: {path.name} has start values for none of the adapted modules.")
+    return model
+
+
+def copy_rows(values: Tensor, weight: Any, name: str) -> None:
+    rank, width = weight.shape
+    if values.ndim != 2 or values.shape[0] < rank or values.shape[1] != width:
+        raise BadInput(f"init: {name} has values of shape {list(values.shape)}; rank {rank} needs {[rank, width]}.")
+    weight.data.copy_(values[:rank])

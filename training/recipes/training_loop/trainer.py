@@ -1,0 +1,190 @@
+"""What the six recipes share: files to a trainer, a trainer to files. Each recipe says what is its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars  # type: ignore[import-untyped]
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+from training.lm.base_model import load_model, load_tokenizer, on_gpu
+from training.lm.evaluation import HeldOutLoss, held_out_loss
+from training.recipes import run_file
+from training.recipes.entrypoint import Cancel, RunEvents
+from training.recipes.rank_plan import check_plan
+from training.recipes.run_file import Run
+from training.recipes.training_loop import distributed
+from training.recipes.training_loop.attention import attend_within_bounds, has_kernel
+from training.recipes.training_loop.batches import Material, read_material
+from training.recipes.training_loop.checkpoint_answers import Answering
+from training.recipes.training_loop.checkpoints import Reporter, last_complete
+
+Facts = dict[str, Any]
+BEFORE = "before.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`model` as PEFT wraps it, `weights`: what was trained, whole, `loss(model)`: the held-out loss of any model."""
+
+    model: Any
+    weights: dict[str, torch.Tensor]
+    loss: Callable[[Any], float | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a recipe brings: a name, how the base is loaded, PEFT's part, trainer options, and how it is kept.
+
+    `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result.
+    """
+
+    name: str
+    keep: Callable[[Trained, Run], Facts]
+    load: Callable[[Run], Any] = lambda run: load_model(run.base_model, distributed.where_to_load(run))
+    adapt: Callable[[Any, Run, Material], Any] = lambda model, run, material: (model, None)
+    options: dict[str, Any] = field(default_factory=dict)
+    callbacks: Sequence[TrainerCallback] = ()
+
+
+def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
+    """The whole training. Raises BadInput."""
+    started, chosen = time.monotonic(), run.hyperparameters
+    state = distributed.join(run, events)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    disable_progress_bars()
+    set_seed(chosen.seed)
+    run.output.mkdir(parents=True, exist_ok=True)
+
+    tokenizer = load_tokenizer(run.base_model)
+    material = read_material(run, tokenizer)
+    model = method.load(run)
+    check_plan(run, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
+
+    def evaluate(when: str, evaluated: Any) -> HeldOutLoss | None:
+        if not material.held_out:
+            return None
+        found = held_out_loss(evaluated, material.held_out, tokenizer.pad_token_id)
+        events.write("evaluation", when=when, loss=found.loss, tokens=found.tokens)
+        return found
+
+    def evaluate_before(evaluated: Any) -> None:
+        if kept_before(run) is None and (found := evaluate("before", evaluated)) and state.is_main_process:
+            run_file.write_atomically(run.output / BEFORE, {"loss": found.loss, "tokens": found.tokens})
+
+    sharded = run.sharding == "fsdp"
+    if not sharded:
+        evaluate_before(model)
+    model, peft_config = method.adapt(model, run, material)
+    trainer = make_trainer(run, method, model, peft_config, tokenizer, material)
+    base_loss = [BaseLoss(evaluate_before)] if sharded else []
+    for callback in (*base_loss, *method.callbacks, Reporter(events, cancel, material.tokens, state)):
+        trainer.add_callback(callback)
+    if run.prompts:
+        trainer.add_callback(Answering(run.prompts, tokenizer, events, state))
+
+    checkpoint = last_complete(run.output / "checkpoints")
+    events.write("log", message=f"Training from {checkpoint.name if checkpoint else 'the start'}.")
+    trained = fit(trainer, checkpoint, cancel)
+
+    after = evaluate("after", trained)
+    weights = distributed.whole_weights(trained)
+    if state.is_main_process:
+        before = kept_before(run)
+        facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
+        facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
+        facts |= {"eval_tokens": after.tokens if after else 0, "train_tokens": sum(material.tokens)}
+        facts |= {"method": method.name, "steps": chosen.steps, "seconds": round(time.monotonic() - started, 1)}
+        run_file.write_atomically(run.output / "result.json", facts)
+    state.wait_for_everyone()
+
+
+def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
+    """TRL's trainer, with its defaults for a GPU undone on a CPU, where they cost time."""
+    chosen = run.hyperparameters
+    if chosen.packing and has_kernel():
+        attend_within_bounds(model)
+    options: dict[str, Any] = {
+        "output_dir": str(run.output / "checkpoints"),
+        "max_steps": chosen.steps,
+        "per_device_train_batch_size": chosen.batch_size,
+        "gradient_accumulation_steps": chosen.gradient_accumulation,
+        "learning_rate": chosen.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(chosen.warmup_steps, chosen.steps),
+        "seed": chosen.seed,
+        "bf16": on_gpu(),
+        "use_cpu": not on_gpu(),
+        "activation_checkpointing": bool(chosen.recompute),
+        "max_length": None,
+        "padding_free": bool(chosen.packing),
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": chosen.checkpoint_steps,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu(),
+        "ddp_find_unused_parameters": False,
+        **distributed.sharding(run),
+        **method.options,
+    }
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**options),
+        train_dataset=material.rows,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if peft_config is not None:
+        in_float32(trainer.model)
+    return trainer
+
+
+def in_float32(model: Any) -> None:
+    """Adapters train in float32: TRL rounds those on a 4-bit base to bfloat16, which PEFT undoes on a resume."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
+    """Train from the checkpoint on; returns the model as it was wrapped by nothing but PEFT."""
+    cancel.training = True
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    cancel.leave_if_requested()
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def measured(model: Any, material: Material, tokenizer: Any) -> float | None:
+    return held_out_loss(model, material.held_out, tokenizer.pad_token_id).loss if material.held_out else None
+
+
+class BaseLoss(TrainerCallback):
+    """The base's own loss. In shards it is measured here, where no device holds the model whole: at its start an
+    adapter changes nothing.
+    """
+
+    def __init__(self, measure: Callable[[Any], None]) -> None:
+        self.measure = measure
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.measure(model)
+
+
+def kept_before(run: Run) -> HeldOutLoss | None:
+    """The base's loss as it was measured, maybe by an earlier attempt: the base has not changed since."""
+    path = run.output / BEFORE
+    return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None

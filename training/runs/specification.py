@@ -1,0 +1,91 @@
+"""A run as people ask for it: the body of REST, as YAML, as curl and as a command; and two of them compared."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from django.db.models import Model
+
+from adapterhub.accounts.models import Project
+from adapterhub.core.errors import Invalid
+from registry.models import Adapter
+from training.models import Dataset, RankAnalysis, TrainingRun
+
+Body = dict[str, Any]
+
+
+def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
+    """A thing of the project that a body names. Raises Invalid naming the field."""
+    thing = model.objects.filter(project=project, **identity).first()
+    if thing is None:
+        value = next(iter(identity.values()))
+        raise Invalid(f"There is no {field} {value!s} in {project}.", field=field, code=f"unknown_{field}")
+    return thing
+
+
+def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
+    """What `TrainingRun.launch` takes, from a validated body. Raises Invalid with the field."""
+    adapter = of_project(Adapter, project, "adapter", slug=body["adapter"])
+    if body.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
+        raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
+    analysis = body.get("rank_analysis")
+    return {
+        "adapter": adapter,
+        "dataset": of_project(Dataset, project, "dataset", pk=body["dataset"]),
+        "rank_analysis": analysis and of_project(RankAnalysis, project, "rank_analysis", pk=analysis),
+        "budget": dict(body["budget"]) if body.get("budget") else None,
+        "start_values": body.get("start_values"),
+        "hyperparameters": body.get("hyperparameters") or {},
+        "method": body["method"],
+        "priority": body.get("priority") or 0,
+        "prompts": dict(body.get("prompts") or {}),
+    }
+
+
+def body_of(run: TrainingRun) -> Body:
+    """The body that asks for the same run."""
+    body = {
+        "project": run.project.slug,
+        "adapter": run.adapter.slug,
+        "base_model": run.base_model.slug,
+        "dataset": run.dataset_id,
+        "method": str(run.method),
+        "priority": run.priority,
+        "hyperparameters": run.hyperparameters,
+    }
+    if run.rank_analysis_id:
+        body |= {"rank_analysis": str(run.rank_analysis_id), "start_values": run.takes_start_values}
+    chosen = {"budget": run.budget, "prompts": run.prompts}
+    return {**body, **{name: value for name, value in chosen.items() if value}}
+
+
+def twins(run: TrainingRun, origin: str) -> dict[str, str]:
+    """The run as a file, as a request and as a command; `origin` is this installation's address."""
+    body = body_of(run)
+    curl = f"""curl -X POST {origin}/api/v1/training-runs/ \\
+  -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\
+  -d {shlex.quote(json.dumps(body))}"""
+    command = f"python manage.py train run.yaml --user {shlex.quote(str(run.created_by or 'NAME'))}"
+    return {"yaml": yaml.safe_dump(body, sort_keys=False), "curl": curl, "command": command}
+
+
+def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
+    """What was asked for differently, by its name; `this` and `other` are None where it was not named."""
+    left, right = flat(body_of(one)), flat(body_of(other))
+    names = [*left, *(name for name in right if name not in left)]
+    return [
+        {"name": name, "this": left.get(name), "other": right.get(name)}
+        for name in names
+        if left.get(name) != right.get(name)
+    ]
+
+
+def flat(body: Body, prefix: str = "") -> Body:
+    found: Body = {}
+    for name, value in body.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

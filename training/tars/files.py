@@ -1,0 +1,37 @@
+"""What the commands of `python -m training.tars` share: flags, refusals, and files that appear whole."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.lm import data
+from training.lm.error_reporting import BadInput
+from training.tars import allocation, presets
+
+
+def budget(text: str) -> tuple[str, int]:
+    kind, _, value = text.partition(":")
+    if kind not in allocation.BUDGET_KINDS or not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not uniform:RANK, params:N or bytes:N")
+    return kind, int(value)
+
+
+@contextlib.contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Turn the library's typed errors into BadInput with the flag: `flag` for what is wrong with the data."""
+    try:
+        yield
+    except (allocation.AllocationError, presets.BadSettings) as error:
+        raise BadInput(f"--{error.field.replace('_', '-')}: {error}") from None
+    except data.DataError as error:
+        raise BadInput(f"{flag}: {error}") from None
+
+
+def atomically(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)

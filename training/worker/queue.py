@@ -1,0 +1,41 @@
+"""Which job a worker begins: the most urgent one of a project that has room. Postgres decides, not the message."""
+
+from __future__ import annotations
+
+from django.apps import apps
+from django.conf import settings
+from django.db import transaction
+
+from adapterhub.accounts.models import Project
+from training.models.job import GpuJob, kinds, running
+
+
+def claim(kind: str, pk: str) -> GpuJob | None:
+    """Claim the job that a message names, or a more urgent one, which then leaves the named one to the sweeper.
+
+    None when somebody else has it, or its project runs as many jobs as it may.
+    """
+    named = apps.get_model("training", kind).objects.queued().filter(pk=pk).first()
+    if named is None:
+        return None
+    for job in [*more_urgent(named), named]:
+        if claimed := claim_within_limit(job):
+            return claimed
+    return None
+
+
+def more_urgent(named: GpuJob) -> list[GpuJob]:
+    """Queued jobs of a higher priority, the most urgent first, equal ones as they came."""
+    found = [job for kind in kinds() for job in kind.objects.queued().filter(priority__gt=named.priority)]
+    return sorted(found, key=lambda job: (-job.priority, job.created_at))
+
+
+def claim_within_limit(job: GpuJob) -> GpuJob | None:
+    """Claim it unless its project runs as many as it may. The project's row keeps two workers from both counting."""
+    if not settings.PROJECT_RUNNING:
+        return type(job).claim(job.pk)
+    with transaction.atomic():
+        Project.objects.select_for_update().get(pk=job.project_id)
+        if running(job.project) >= settings.PROJECT_RUNNING:
+            return None
+        return type(job).claim(job.pk)

@@ -1,0 +1,178 @@
+"""The gpu worker's bridge: claim a row, run its work in a child process under the lease, publish what it made."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+from django.db import OperationalError, close_old_connections
+
+from adapterhub import tracing
+from adapterhub.artifacts import ArtifactError
+from adapterhub.core.errors import DomainError
+from adapterhub.jobs.child import Child, Event
+from adapterhub.jobs.models import JobStatus, StaleAttempt
+from training import hardware
+from training.models import Device
+from training.models.job import GpuJob
+from training.worker import queue
+
+LOOK_S = 0.5
+# Between two questions whether somebody cancelled: a heartbeat would come too late to free the device within 10 s.
+ASK_S = 1.0
+# Between two looks at the device: its free memory is for people to read.
+REPORT_S = 60.0
+# Events of former attempts that count again: writing them twice changes nothing.
+KEPT = ("metrics", "evaluation", "answers")
+SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
+log = logging.getLogger(__name__)
+
+
+def work(kind: str, pk: str) -> None:
+    """Do the job, if it is queued. May be called twice for one job: the second call finds nothing to do.
+
+    A more urgent job that is queued is done instead; the sweeper wakes somebody for this one.
+    """
+    job = queue.claim(kind, pk)
+    if job is None:
+        return
+    try:
+        execute(job)
+    except StaleAttempt:
+        log.warning("%s went to another attempt; this one wrote nothing more.", job)
+
+
+def execute(job: GpuJob) -> None:
+    """Run the child and end the job by its exit. Whatever is thrown ends it as failed, with the reason."""
+    job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        arguments = job.child_arguments(job.folder)
+        outcome, message = supervise(job, arguments)
+        finish(job, outcome, message)
+    except StaleAttempt:
+        raise
+    except (DomainError, ArtifactError) as error:
+        job.failed("bad_input", str(error))
+    except OSError as error:
+        job.failed("no_space" if error.errno == 28 else "internal", str(error))
+    except Exception as error:
+        # The process boundary: the row must say what happened, and the log must have the trace.
+        job.failed("internal", f"{type(error).__name__}: {error}")
+        raise
+
+
+def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
+    """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
+    parent = tracing.nearest(job.traceparent)
+    child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
+    with killed_at_the_end(child):
+        watch = Watch(job, child, job.log_start())
+        watch.recall()
+        while (status := child.wait(LOOK_S)) is None:
+            with database_may_be_away():
+                watch.listen()
+                watch.keep_in_touch()
+            if watch.is_due("ask", ASK_S) and asked_to_stop(job):
+                child.stop(settings.CANCEL_GRACE_S)
+                watch.listen()
+                return "cancelled", ""
+        watch.listen()
+    error = watch.error
+    if status == -signal.SIGKILL and error is SILENT:
+        return "killed", ""
+    return ("succeeded", "") if status == 0 else (str(error["code"]), str(error["message"]))
+
+
+@dataclass
+class Watch:
+    """What a worker does beside a child: it hears it, keeps what it says, and tells that both live."""
+
+    job: GpuJob
+    child: Child
+    log_read: int
+    error: Event = field(default_factory=lambda: SILENT)
+    due: dict[str, float] = field(default_factory=dict)
+
+    def is_due(self, what: str, seconds: float) -> bool:
+        """True the first time, and then once in so many seconds."""
+        now = time.monotonic()
+        if now < self.due.get(what, 0):
+            return False
+        self.due[what] = now + seconds
+        return True
+
+    def recall(self) -> None:
+        for event in self.child.earlier_events():
+            if event["kind"] in KEPT:
+                self.job.note(event)
+
+    def listen(self) -> None:
+        for event in self.child.new_events():
+            self.error = event if event["kind"] == "error" else self.error
+            self.job.note(event)
+        while (read := self.job.keep_log(self.log_read)) > self.log_read:
+            self.log_read = read
+
+    def keep_in_touch(self) -> None:
+        if self.is_due("beat", settings.HEARTBEAT_S):
+            self.job.heartbeat()
+        if self.is_due("report", REPORT_S):
+            report_devices()
+
+
+@contextlib.contextmanager
+def killed_at_the_end(child: Child) -> Iterator[None]:
+    """Whatever is thrown, the device is free afterwards."""
+    try:
+        yield
+    finally:
+        child.kill()
+
+
+@contextlib.contextmanager
+def database_may_be_away() -> Iterator[None]:
+    """For less than the lease that does not disturb the work: what was not written is written at the next look."""
+    try:
+        yield
+    except OperationalError as error:
+        log.warning("The database does not answer: %s", error)
+        # The connection would stay broken when the database is back.
+        close_old_connections()
+
+
+def asked_to_stop(job: GpuJob) -> bool:
+    """Whether somebody cancelled the job; False while the database is away."""
+    with database_may_be_away():
+        return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
+    return False
+
+
+def report_devices() -> None:
+    """What this host computes on, for preflights."""
+    Device.report(socket.gethostname(), hardware.look(settings.WORK_DIR))
+
+
+def finish(job: GpuJob, outcome: str, message: str) -> None:
+    if outcome == "succeeded":
+        job.succeeded(job.folder)
+        if job.status == JobStatus.SUCCEEDED:
+            clear(job.folder)
+    elif outcome == "cancelled":
+        job.cancelled()
+    elif outcome == "killed":
+        job.give_back()
+    else:
+        job.failed(outcome, message)
+
+
+def clear(folder: Path) -> None:
+    """What was published lies in the store; checkpoints are needed no more, the log and the events stay."""
+    shutil.rmtree(folder / "output", ignore_errors=True)

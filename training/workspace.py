@@ -1,0 +1,20 @@
+"""Where training keeps bytes: the artifact store, and a folder of this host for work in progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+
+from adapterhub.artifacts import ArtifactStore, open_store
+
+
+def store() -> ArtifactStore:
+    """Open the installation's artifact store."""
+    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)
+
+
+def scratch() -> Path:
+    """Return the work folder, made at the first call, closed to other users."""
+    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return settings.WORK_DIR

@@ -67,6 +67,7 @@ def test_without_a_setting_the_web_process_waits_thirty_seconds(db: None) -> Non
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_request_whose_statement_was_ended_is_told_to_come_again(fresh_database: str, ci: str) -> None:
     """Somebody holds the table: the call neither waits for ever nor fails as if we had made a mistake."""
     holder = connections.create_connection("owner")

@@ -42,7 +42,7 @@ class EmbeddedPostgres(Service):
     name = "postgres"
 
     def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
-        """Take options of the server beside CONFIG; a server of tests is one that may lose its data with the machine."""
+        """Take further options of the server: one for tests, say, may lose its data with the machine."""
         super().__init__(home)
         self._options = CONFIG | dict(options or {})
 

@@ -193,7 +193,7 @@ def test_versions_from_before_signatures_are_signed_by_a_command(
 ) -> None:
     from registry.models import adapter as module
 
-    monkeypatch.setattr(module, "sign", lambda content: "")
+    monkeypatch.setattr(module, "sign", lambda content, key: "")
     old = make_version(adapter, seed=5)
     monkeypatch.undo()
     assert old.signature == ""

@@ -16,7 +16,7 @@ HOME = env.home()
 
 
 def kept_secret_key() -> str:
-    """The secret key of a self-contained installation: made once, readable by its owner only."""
+    """Return the secret key kept in the data folder; generated once, readable by its owner only."""
     path = HOME / "secret-key"
     if not path.exists():
         HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def kept_secret_key() -> str:
 
 
 def origin(url: str) -> str:
-    """Scheme and host of an address."""
+    """Return the scheme and host of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -190,7 +190,7 @@ CONTENT_SECURITY_POLICY = {
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    # Whoever asks a process for its health stands behind the TLS.
+    # Health checks come from behind the TLS proxy. for its health stands behind the TLS.
     SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
     SECURE_HSTS_SECONDS = 31_536_000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True

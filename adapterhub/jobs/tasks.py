@@ -1,4 +1,4 @@
-"""The sweeper: whatever a lost message or a dead worker left behind goes on."""
+"""The Celery task that resumes jobs after a lost message or a dead worker."""
 
 from celery import shared_task
 from django.apps import apps

@@ -26,7 +26,7 @@ class OneThread(ASGIHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        # More threads than the pool has connections would only wait for one. wait for a connection.
+        # More threads than the pool has connections would only wait for one.
         pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool") or {}
         self.threads = ThreadPoolExecutor(pool.get("max_size", 16), "request")
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from django.utils.crypto import salted_hmac
 
-# The HPKE suite with which others encrypt to our public key. to our public key.
+# The HPKE suite with which others encrypt to our public key.
 SEALED_FOR_US = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 

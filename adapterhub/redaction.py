@@ -17,7 +17,7 @@ PATTERNS = (
 )  # fmt: skip
 
 
-# Input from users must not start a line of its own, nor move a terminal's cursor. must not begin a line of its own, nor move a terminal's cursor.
+# Input from users must not start a line of its own, nor move a terminal's cursor.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 

@@ -50,7 +50,7 @@ class Agent:
             yield
 
     async def load(self, request: Request) -> Response:
-        """Fetch the artifact and forward the load request. One that does not match its digest is refused for good (404)."""
+        """Fetch the artifact and forward the load request. One that does not match its digest is refused: 404."""
         try:
             path = Path(json.loads(await request.body())["lora_path"])
         except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Signals that let a lower part tell what happened without knowing who listens, and how a commit sends one."""
+"""Domain signals, with which a lower layer reports an event without knowing its receivers, sent on commit."""
 
 from __future__ import annotations
 

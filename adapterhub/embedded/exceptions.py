@@ -1,4 +1,4 @@
-"""What can stop a start."""
+"""The exception that aborts a start."""
 
 from __future__ import annotations
 

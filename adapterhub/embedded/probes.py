@@ -1,4 +1,4 @@
-"""How to see that a process answers."""
+"""Readiness probes of processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_S = 1.0
 
 
 class Probe(Protocol):
-    """One look at a process."""
+    """A check of whether a process answers."""
 
     def answers(self) -> bool: ...
 

@@ -43,7 +43,7 @@ class Child:
     def __init__(self, arguments: list[str], events: Path, log: Path, traceparent: str = "") -> None:
         self.events = events
         self.events.touch()
-        # A child that inspects foreign files gets no traceparent: its resource limits leave no room for tracing. at foreign files is asked without: its limits leave no room for more.
+        # A child that inspects foreign files gets no traceparent: its resource limits leave no room for tracing.
         if traceparent and telemetry.is_on():
             arguments = ["adapterhub.jobs.traced", traceparent, *arguments]
         pid_file = events.with_name("child.pid")

@@ -1,4 +1,4 @@
-"""Idempotency keys: the same POST sent twice has one effect and one answer."""
+"""Idempotency keys: a POST that is sent twice has one effect and one answer."""
 
 from __future__ import annotations
 

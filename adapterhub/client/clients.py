@@ -1,4 +1,4 @@
-"""The two clients. Each call is tried again, with the same key, when its answer is lost: it still has one effect."""
+"""The clients for threads and event loops. A call whose response is lost is retried with the same key: one effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOK_S = 1.0
 
 
 class Client:
-    """AdapterHub's REST API with a token, for a thread. Raises ApiError, Unreachable."""
+    """A client of AdapterHub's REST API with a token, for threads. Raises ApiError, Unreachable."""
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.Client(**options(url, token), **httpx_options)
@@ -70,7 +70,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same for an event loop."""
+    """A client of AdapterHub's REST API with a token, for an event loop. Raises ApiError, Unreachable."""
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.AsyncClient(**options(url, token), **httpx_options)

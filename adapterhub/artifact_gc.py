@@ -19,10 +19,10 @@ TEXTS = (models.CharField, models.TextField, models.JSONField)
 
 
 def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterator[str]:
-    """Delete unreferenced artifacts last stored before `grace`; with `dry_run` only report. Yield their digests."""
+    """Delete, or with `dry_run` only find, unreferenced artifacts not stored within `grace`; yield their digests."""
     before = now() - grace
     old = [digest for digest, at in store.stored() if at < before]
-    # Read after the store: a row that came meanwhile counts.
+    # Read after the store, so that a row that was added in the meantime counts.
     known = referenced() if old else set()
     for digest in old:
         if digest not in known and (dry_run or store.drop(digest, before)):

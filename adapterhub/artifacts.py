@@ -135,7 +135,7 @@ class FolderStore:
         if not self.has(digest):
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             bring(folder, place)
-        # What is put again is new again: the collector of garbage must not take it before its row is there.
+        # A repeated put renews the time: garbage collection must not delete the artifact before its row exists.
         os.utime(place)
         return digest
 
@@ -179,7 +179,7 @@ class FolderStore:
 
 
 def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
-    """Copy a folder so that readers see all of it or nothing; with a digest, verify before it appears."""
+    """Copy a folder atomically: readers see all of it or nothing. With a digest, verify the copy before it appears."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
@@ -218,7 +218,7 @@ class S3Store:
             s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
             signature_version="s3v4",
             response_checksum_validation="when_required",
-            # The control loop asks, too: a store that swallows packets must not hold it for minutes.
+            # The control loop uses the store too: one that drops packets must not block it for minutes.
             connect_timeout=CONNECT_S,
             retries={"mode": "standard", "max_attempts": ATTEMPTS},
         )
@@ -295,7 +295,7 @@ class S3Store:
     def drop(self, digest: str, before: datetime) -> bool:
         """Delete the artifact, its manifest first, unless it was put again since `before`; return True if deleted."""
         head = self.client.head_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"))
-        # Its time has whole seconds.
+        # The time in the header has whole seconds.
         if head["LastModified"] >= before.replace(microsecond=0):
             return False
         for key in [self.key(digest, "manifest.json"), *self.keys(digest)]:

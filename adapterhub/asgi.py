@@ -1,4 +1,4 @@
-"""The web process: UI, REST and admin."""
+"""The ASGI application of the web process, which serves UI, REST API and admin."""
 
 import os
 

@@ -18,7 +18,7 @@ import httpx
 
 TIMEOUT_S = 10.0
 LONGEST_S, MOST_BYTES = 30.0, 2**18  # of an answer that is read
-# NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses end with the IPv4 address that is meant.
+# NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses, which end with an IPv4 address.
 LAST_32_BITS = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 

@@ -1,4 +1,4 @@
-"""Django's settings. Every variable comes from the one table in `adapterhub.environment`."""
+"""Django settings. Every environment variable is read through the table in `adapterhub.environment`."""
 
 import secrets
 from datetime import timedelta
@@ -172,8 +172,8 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
-# No page has a script or a style in its text, so that none is allowed: stricter than a nonce.
-# A form may lead to the provider of the sign-in, also by a redirect.
+# No page has inline scripts or styles, so none are allowed: stricter than a nonce.
+# A form may lead to the sign-in provider, also by a redirect.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -232,7 +232,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "adapterhub.api.schema.tell_what_all_calls_share",
     ],
-    # Five resources have a `status`, each with words of its own.
+    # Five resources have a `status`, each with its own values.
     "ENUM_NAME_OVERRIDES": {
         "Role": "adapterhub.accounts.models.Membership.Role",
         "ServiceRole": "adapterhub.accounts.service_accounts.ROLES",
@@ -245,7 +245,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)
-# redis-py says unix://, kombu says redis+socket:// for the same socket.
+# redis-py writes unix://, kombu redis+socket:// for the same socket.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_IGNORE_RESULT = True
 # A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.

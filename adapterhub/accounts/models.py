@@ -51,7 +51,7 @@ class User(AbstractUser):
         return Project.objects.filter(pk__in=held.values("project"))
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """Return the rows whose project, at the field `path`, the user sees; if `scope` is set, has the scope in."""
+        """Return the rows of the projects, found by `path`, that the user sees, or has `scope` in if it is set."""
         return queryset.filter(**{f"{path}__in": self.projects_with(scope) if scope else self.projects()})
 
 

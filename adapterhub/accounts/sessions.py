@@ -22,7 +22,7 @@ from adapterhub.core.actor import Actor
 
 @receiver(user_logged_in)
 def remember(request: HttpRequest, user: User, **_: Any) -> None:
-    """Store the time and method of a sign-in, which signatures check, and record its audit event."""
+    """Store the time of a sign-in, which signatures check, list the session and record its audit event."""
     request.session["signed_in_at"] = time.time()
     note(request, user)
     by = user.as_actor(request.session.get("auth_method", "session"))

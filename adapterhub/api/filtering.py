@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from adapterhub.core.errors import Invalid
 
-# What every list takes beside its filters.
+# Parameters that every list accepts besides its filters.
 SHARED = {"cursor", "page_size", "fields", "format"}
 MOST_LETTERS = 500
 

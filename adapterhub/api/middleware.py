@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from adapterhub import tracing
 from serving_client import telemetry
 
-# Of routes that are regular expressions, which few readers of a trace want to see.
+# Anchors of regular-expression routes, removed from the route in a span's name.
 ANCHORS = str.maketrans("", "", "^$")
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -43,7 +43,7 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
 
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
-    """Return the rows whose project, at the field `path`, the caller sees; if `scope` is set, has the scope in."""
+    """Return the rows of the projects, found by `path`, that the caller sees, or has `scope` in if it is set."""
     return caller_of(request).visible_rows(queryset, path, scope)
 
 

@@ -76,7 +76,7 @@ IF_MATCH = {
 }
 ETAG = {"ETag": {"schema": {"type": "string"}, "description": "Names the state, for If-Match and If-None-Match."}}
 ROLLOUT = "/api/v1/rollouts/{id}/"
-# The things whose state moves, and the changes of them that If-Match guards.
+# Resources whose state changes, and the changes of them that If-Match guards.
 STATES = (ROLLOUT, "/api/v1/aliases/{name}/", "/api/v1/adapters/{slug}/")
 GUARDED = {
     *((f"{ROLLOUT}{verb}/", "post") for verb in ("start", "discard", "pause", "resume", "set-weight", "promote",

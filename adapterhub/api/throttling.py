@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 log = logging.getLogger(__name__)
-# After a rest a caller may send what it saved up for two seconds.
+# The capacity of a bucket, in seconds of the allowed rate.
 BURST_S = 2
 TIMEOUT_S, PAUSE_S = 0.25, 1.0
 # Limits the memory that unauthenticated addresses can take while Valkey does not answer.

@@ -110,7 +110,7 @@ def holds(link: Link, prev_hash: bytes) -> bool:
 
 def sequence_in(canonical: bytes) -> int | None:
     """Return the sequence that the hashed bytes name; None when they are no event."""
-    # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can look so.
+    # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can match.
     if end := ENDING.fullmatch(canonical, canonical.rfind(b',"sequence":')):
         return int(end[1])
     try:

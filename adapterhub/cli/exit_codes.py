@@ -54,5 +54,5 @@ def told(error: Exception) -> list[str]:
     if not isinstance(error, ApiError):
         return [str(error)]
     told = [f"{fault['field']}: {fault['message']}" for fault in error.errors if fault.get("field")]
-    # The server's own sentence already joins what it says of the fields.
+    # The server's message already joins those of the fields.
     return told or [error.detail]

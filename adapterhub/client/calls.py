@@ -77,12 +77,12 @@ def adapter(slug: str) -> Call[Json]:
 
 
 def create_adapter(project: str, slug: str, base_model: str, **fields: Any) -> Call[Json]:
-    """Fields: description, tags."""
+    """Create an adapter. Fields: description, tags."""
     return post("adapters/", project=project, slug=slug, base_model=base_model, **fields)
 
 
 def change_adapter(slug: str, **fields: Any) -> Call[Json]:
-    """Fields: description, tags."""
+    """Change an adapter. Fields: description, tags."""
     return Call("PATCH", f"adapters/{part(slug)}/", fields)
 
 

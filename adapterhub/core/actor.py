@@ -15,7 +15,7 @@ class Actor:
 
     name: str
     method: str
-    # A row of the model of users, or None for a part of AdapterHub.
+    # A row of the user model, or None for a part of AdapterHub.
     user: Any = None
     token_id: str = ""
     request_id: str = ""

@@ -24,7 +24,7 @@ class Scope(TextChoices):
     ADMIN = "admin"
 
 
-# Of people alone: no token can hold it.
+# A scope that only people can have, never a token.
 APPROVE = "approve"
 
 
@@ -71,7 +71,7 @@ class Caller(Protocol):
         """Return the projects in which the caller has the scope."""
 
     def visible_rows(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
-        """Return the rows whose project, at the field `path`, the caller sees; if `scope` is set, has the scope in."""
+        """Return the rows of the projects, found by `path`, that the caller sees, or has `scope` in if it is set."""
 
 
 def roles_with(scope: str) -> list[str]:

@@ -84,7 +84,7 @@ def _ready_line(supervisor: Supervisor, *, services_only: bool) -> str:
 
 def _interrupt_on(*numbers: signal.Signals) -> None:
     for number in numbers:
-        # `nohup` starts us with SIGHUP ignored and means it.
+        # `nohup` starts us with SIGHUP ignored, which must stay so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
 

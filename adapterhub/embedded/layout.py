@@ -97,7 +97,7 @@ class Layout:
 
     def _create(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        # Root's Postgres runs as another account, which must pass through here but may list nothing.
+        # Started by root, Postgres runs as another account, which must traverse this folder but not list it.
         self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
         for folder in (self.run, self.valkey, self.artifacts, self.models, self.logs, self.work, self.router):
             _private(folder)

@@ -112,7 +112,7 @@ def _create_roles(home: Path) -> None:
 
 
 def _create_database(home: Path) -> None:
-    # From another database than template1: its copy needs it free of sessions.
+    # Connected to another database than template1, which must have no sessions while it is copied.
     with psycopg.connect(database_admin_url(home), autocommit=True) as session:
         names = {"database": sql.Identifier(DATABASE), "owner": sql.Identifier(OWNER_ROLE)}
         session.execute(sql.SQL("CREATE DATABASE {database} OWNER {owner}").format(**names))

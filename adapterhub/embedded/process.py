@@ -65,7 +65,7 @@ class Child:
     def exit_code(self) -> int | None:
         """Return the exit code, or None while the child runs. After its end, kill what is left in its process group."""
         if self._process.returncode is None and _has_ended(self.pid):
-            # Before the pid is reaped no other group can carry its number.
+            # Before the pid is reaped, no other process group can have its number.
             _signal_group(self.pid, signal.SIGKILL)
             self._process.wait()
         return self._process.returncode

@@ -14,7 +14,7 @@ from adapterhub.embedded.probes import HttpProbe, LogProbe
 from adapterhub.embedded.process import ProcessSpec
 
 PROJECT = Path(__file__).resolve().parents[2]
-# What Celery logs when it takes tasks: "celery@host ready."
+# Celery logs "celery@host ready." once it takes tasks.
 CELERY_READY = LogProbe(" ready.")
 
 
@@ -78,7 +78,7 @@ def _model_steps(options: Options) -> list[Step]:
 
 def _web(options: Options) -> ProcessSpec:
     argv = _python("-m", "uvicorn", "adapterhub.asgi:application", "--host", options.host, "--port", options.port)
-    # An open event stream would hold the stop for ever.
+    # An open event stream would block the stop for ever.
     argv += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
     return _spec(options, "web", argv, _http(options, options.port, "/healthz"))
 

@@ -26,7 +26,7 @@ class Service(ABC):
 
     def __init__(self, home: Path) -> None:
         self.layout = Layout(home)
-        # The server inherits the lock: a successor waits until the last one has really ended, also after kill -9.
+        # The server inherits the lock: a successor waits until the old server has really ended, even after kill -9.
         self._lock = FileLock(self.layout.run / f"{self.name}.lock")
         self._child: Child | None = None
 

@@ -38,7 +38,7 @@ class Supervisor:
         self._lock = FileLock(lock_path(options.home))
         self._services: list[Service] = []
         self._processes: list[Supervised] = []
-        # Held while children are made or stopped, so that nothing is restarted behind a stop.
+        # Held while children are started or stopped, so that nothing is restarted during a stop.
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
@@ -85,7 +85,7 @@ class Supervisor:
             stop_all([process.child for process in self._processes], GRACE_S)
             for service in reversed(self._services):
                 service.stop()
-        # Not before: the kernel kills what a thread has started when that thread ends.
+        # Ended last: the kernel kills the processes that a thread has started when that thread ends.
         if self._watcher.is_alive():
             self._watcher.join()
         self._lock.release()

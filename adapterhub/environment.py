@@ -1,4 +1,4 @@
-"""The table of all settings. Every environment variable that AdapterHub reads is here; no other module reads os.environ.
+"""The table of all settings: every environment variable that AdapterHub reads. No other module reads os.environ.
 
 Imports no Django, so that the supervisor can explain a bad value before anything starts.
 """

@@ -51,7 +51,10 @@ class User(AbstractUser):
         return Project.objects.filter(pk__in=held.values("project"))
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """Return the rows of the projects, found by `path`, that the user sees, or has `scope` in if it is set."""
+        """Return the rows of projects that the user sees; with `scope`, only of those in which the user has it.
+
+        `path` is the lookup of a row's project.
+        """
         return queryset.filter(**{f"{path}__in": self.projects_with(scope) if scope else self.projects()})
 
 

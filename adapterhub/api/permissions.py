@@ -43,7 +43,10 @@ def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
 
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
-    """Return the rows of the projects, found by `path`, that the caller sees, or has `scope` in if it is set."""
+    """Return the rows of projects that the caller sees; with `scope`, only of those in which the caller has it.
+
+    `path` is the lookup of a row's project.
+    """
     return caller_of(request).visible_rows(queryset, path, scope)
 
 

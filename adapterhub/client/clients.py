@@ -60,7 +60,7 @@ class Client:
             page = page_after(page, told)
 
     def looks(self, call: Call[T], timeout_s: float) -> Iterator[T]:
-        """Yield the result of the call now and then every second. Raises TimedOut after `timeout_s`."""
+        """Yield the result of the call at once and then once a second. Raises TimedOut after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
             yield self.send(call)
@@ -112,7 +112,7 @@ class AsyncClient:
             page = page_after(page, told)
 
     async def looks(self, call: Call[T], timeout_s: float) -> AsyncIterator[T]:
-        """Yield the result of the call now and then every second. Raises TimedOut after `timeout_s`."""
+        """Yield the result of the call at once and then once a second. Raises TimedOut after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
             yield await self.send(call)

@@ -71,7 +71,10 @@ class Caller(Protocol):
         """Return the projects in which the caller has the scope."""
 
     def visible_rows(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
-        """Return the rows of the projects, found by `path`, that the caller sees, or has `scope` in if it is set."""
+        """Return the rows of projects that the caller sees; with `scope`, only of those in which the caller has it.
+
+        `path` is the lookup of a row's project.
+        """
 
 
 def roles_with(scope: str) -> list[str]:

@@ -32,7 +32,7 @@ SCOPES = ("read", "infer", "audit", "admin")
 
 
 def main() -> int:
-    """Run the demo; return 0 when every step succeeded, 1 when one failed, 130 after Ctrl-C."""
+    """Run the demo; return 0 when every step succeeded, 1 when a step or the start failed, 130 after Ctrl-C."""
     console = Console()
     try:
         return run(console, Options.from_environ())

@@ -259,7 +259,10 @@ class Story:
         self.wait_for_router({candidate})
 
     def approve(self, rollout: Json) -> None:
-        """Show that the trainer may not sign, then have Bob approve what the request is bound to."""
+        """Show that the trainer, who may not sign, is refused, then have Bob approve what the request is bound to.
+
+        Whoever requested the promotion may not sign either.
+        """
         waiting = self.hub.all("approvals/")
         request = next(row for row in waiting if row["rollout"] == rollout["id"] and row["status"] == "pending")
         path = f"approvals/{request['id']}/approve/"

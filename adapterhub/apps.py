@@ -2,7 +2,7 @@ from django.apps import AppConfig
 
 
 class AdapterHubConfig(AppConfig):
-    """The project root as an app: its static files, and the Celery application in every process."""
+    """The app of the project root, which provides static files and loads the Celery application in every process."""
 
     name = "adapterhub"
 

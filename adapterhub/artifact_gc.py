@@ -1,6 +1,6 @@
-"""Artifacts that nothing refers to: what a crash between bytes and row left in the store.
+"""Garbage collection of artifacts that no row refers to, left by a crash between storing the bytes and the row.
 
-A reference is any sha256 in any text or JSON column of any table, the audit trail included: rather keep too much.
+A reference is any sha256 in any text or JSON column of any table, the audit trail included: when in doubt, keep.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ TEXTS = (models.CharField, models.TextField, models.JSONField)
 
 
 def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterator[str]:
-    """Delete, or with `dry_run` only name, what nothing refers to and nobody put within `grace`; yields digests."""
+    """Delete, or with `dry_run` only find, unreferenced artifacts not stored within `grace`; yield their digests."""
     before = now() - grace
     old = [digest for digest, at in store.stored() if at < before]
-    # Read after the store: a row that came meanwhile counts.
+    # Read after the store, so that a row that was added in the meantime counts.
     known = referenced() if old else set()
     for digest in old:
         if digest not in known and (dry_run or store.drop(digest, before)):
@@ -30,7 +30,7 @@ def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterato
 
 
 def referenced() -> set[str]:
-    """Every sha256, in hexadecimal, that some row holds."""
+    """Return every sha256, in hexadecimal, that any row holds."""
     found: set[str] = set()
     for model in apps.get_models():
         columns = [field.column for field in model._meta.concrete_fields if isinstance(field, TEXTS)]

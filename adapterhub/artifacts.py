@@ -31,11 +31,11 @@ CONNECT_S, ATTEMPTS = 5, 3
 
 
 class ArtifactError(Exception):
-    """An artifact is missing or is not what its digest says."""
+    """Raised when an artifact is missing or its content does not match its digest."""
 
 
 class StoreAway(Unavailable, OSError):
-    """The store does not answer: that says nothing of its artifacts."""
+    """Raised when the store does not answer. This says nothing about whether its artifacts exist or are intact."""
 
     code = "store_away"
 
@@ -50,7 +50,7 @@ class File:
 
 
 def manifest_of(folder: Path, paths: Iterable[Path] | None = None) -> list[File]:
-    """The files of a folder in the order of their paths."""
+    """Return a folder's files, or only `paths` of it, sorted by relative path."""
     chosen = paths if paths is not None else (path for path in folder.rglob("*") if path.is_file())
     return sorted((file_of(folder, path) for path in chosen), key=lambda file: file.path)
 
@@ -66,23 +66,24 @@ def manifest_bytes(files: list[File]) -> bytes:
 
 
 def digest_of(files: list[File]) -> str:
-    """sha256 hex of the canonical manifest."""
+    """Return the sha256, in hexadecimal, of the canonical manifest."""
     return hashlib.sha256(manifest_bytes(files)).hexdigest()
 
 
 def verify(folder: Path, digest: str) -> None:
-    """Raises ArtifactError unless the folder's files are those of the digest."""
+    """Check that the folder's files match the digest. Raises ArtifactError."""
     found = digest_of(manifest_of(folder))
     if found != digest:
         raise ArtifactError(f"{folder} holds {found[:12]}, not {digest[:12]}: its files were changed.")
 
 
 class ArtifactStore(Protocol):
-    """put_dir copies a folder in and returns its digest; fetch_dir copies a verified artifact out.
+    """A content-addressed store of folders.
 
-    give_dir may move the folder in instead; opened shows an artifact's files as they lie, to be verified by who reads
-    them. stored yields digest and time of the last put of everything that is there; drop deletes what was not put
-    since.
+    put_dir copies a folder in and returns its digest; give_dir does the same but may move the folder instead.
+    fetch_dir copies an artifact out and verifies it. opened lends an artifact's files unverified: the reader verifies.
+    stored yields the digest and the time of the last put of every artifact. drop deletes an artifact unless it was put
+    again since `before`, and returns True if it did. hold protects an artifact from being overwritten or deleted.
     """
 
     def put_dir(self, folder: Path) -> str: ...
@@ -103,7 +104,7 @@ class ArtifactStore(Protocol):
 
 
 def open_store(location: str, *, endpoint_url: str | None = None, addressing: str = "") -> ArtifactStore:
-    """The store at `s3://bucket/prefix` or in a folder. An S3 bucket is addressed by `path` or as a `virtual` host."""
+    """Open the store at `s3://bucket/prefix` or in a folder. `addressing` of an S3 bucket is `path` or `virtual`."""
     if location.startswith("s3://"):
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
         return S3Store(bucket, prefix, endpoint_url, addressing)
@@ -111,7 +112,7 @@ def open_store(location: str, *, endpoint_url: str | None = None, addressing: st
 
 
 class FolderStore:
-    """Artifacts under root/<2 hex>/<digest>/."""
+    """A store in a local folder; an artifact lies in root/<first 2 hex digits>/<digest>/."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -134,7 +135,7 @@ class FolderStore:
         if not self.has(digest):
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             bring(folder, place)
-        # What is put again is new again: the collector of garbage must not take it before its row is there.
+        # A repeated put renews the time: garbage collection must not delete the artifact before its row exists.
         os.utime(place)
         return digest
 
@@ -150,7 +151,10 @@ class FolderStore:
                 yield place.name, datetime.fromtimestamp(place.stat().st_mtime, UTC)
 
     def drop(self, digest: str, before: datetime) -> bool:
-        """Delete the artifact, unless it was put since. It is moved away first, so that a put makes a new one."""
+        """Delete the artifact unless it was put again since `before`; return True if deleted.
+
+        It is renamed first, so that a put at the same time creates a new copy instead of using the one being deleted.
+        """
         place = self.place(digest)
         condemned = place.with_name(f".garbage-{digest}")
         place.rename(condemned)
@@ -161,10 +165,10 @@ class FolderStore:
         return True
 
     def hold(self, digest: str) -> None:
-        """A folder has no lock; its bytes are verified at every read."""
+        """Do nothing: a folder cannot be locked, so its bytes are verified at every read."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """The artifact at `target`, which appears complete or not at all; verified also when it was there before."""
+        """Copy the artifact to `target`, in one step, and verify it; a target that exists is verified too."""
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
         if target.exists():
@@ -175,7 +179,7 @@ class FolderStore:
 
 
 def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
-    """Copy a folder so that readers see all of it or nothing; with a digest, verify before it appears."""
+    """Copy a folder atomically: readers see all of it or nothing. With a digest, verify the copy before it appears."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
@@ -188,7 +192,7 @@ def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
 
 
 def move_in_one_step(source: Path, target: Path) -> None:
-    """Rename the folder into place; from another disk it is copied."""
+    """Rename the folder to `target`; copy it when the target is on another disk."""
     if os.stat(source).st_dev == os.stat(target.parent).st_dev:
         appear(source, target)
     else:
@@ -196,7 +200,7 @@ def move_in_one_step(source: Path, target: Path) -> None:
 
 
 def appear(partial: Path, target: Path) -> None:
-    """Rename into place; a twin that was faster wrote the same bytes."""
+    """Rename `partial` to `target`. If a concurrent writer was first, keep its folder, which holds the same bytes."""
     try:
         os.rename(partial, target)
     except OSError:
@@ -205,7 +209,7 @@ def appear(partial: Path, target: Path) -> None:
 
 
 class S3Store:
-    """Artifacts under prefix/<digest>/ with their manifest as manifest.json, written last."""
+    """A store in an S3 bucket; an artifact lies under prefix/<digest>/, and its manifest.json is written last."""
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str | None, addressing: str = "") -> None:
         self.bucket = bucket
@@ -214,7 +218,7 @@ class S3Store:
             s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
             signature_version="s3v4",
             response_checksum_validation="when_required",
-            # The control loop asks, too: a store that swallows packets must not hold it for minutes.
+            # The control loop uses the store too: one that drops packets must not block it for minutes.
             connect_timeout=CONNECT_S,
             retries={"mode": "standard", "max_attempts": ATTEMPTS},
         )
@@ -256,7 +260,7 @@ class S3Store:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Raises StoreAway."""
+        """Translate S3 errors of the block into StoreAway."""
         try:
             yield
         except (BotoCoreError, Boto3Error, ClientError) as error:
@@ -289,9 +293,9 @@ class S3Store:
                 yield digest, item["LastModified"]
 
     def drop(self, digest: str, before: datetime) -> bool:
-        """Delete the artifact, its manifest first, unless it was put since."""
+        """Delete the artifact, its manifest first, unless it was put again since `before`; return True if deleted."""
         head = self.client.head_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"))
-        # Its time has whole seconds.
+        # The time in the header has whole seconds.
         if head["LastModified"] >= before.replace(microsecond=0):
             return False
         for key in [self.key(digest, "manifest.json"), *self.keys(digest)]:
@@ -305,7 +309,10 @@ class S3Store:
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def hold(self, digest: str) -> None:
-        """Where the bucket has Object Lock, nobody may overwrite or delete what a version refers to."""
+        """Put a legal hold on the artifact's objects, so that nobody can overwrite or delete them.
+
+        Does nothing in a bucket without Object Lock.
+        """
         try:
             self.client.get_object_lock_configuration(Bucket=self.bucket)
         except ClientError:
@@ -314,13 +321,13 @@ class S3Store:
             self.client.put_object_legal_hold(Bucket=self.bucket, Key=key, LegalHold={"Status": "ON"})
 
     def download_urls(self, digest: str, seconds: int) -> dict[str, str]:
-        """A link to each file that needs no key for `seconds`, straight to the store."""
+        """Return a link to each file of the artifact by its name, valid for `seconds` without credentials."""
         with self.answering():
             files = {key.rsplit("/", 1)[1]: key for key in self.keys(digest)}
         return {name: self.presigned("get_object", key, seconds) for name, key in files.items()}
 
     def upload_url(self, path: str, seconds: int) -> str:
-        """A link that takes one object at `path` below `incoming/`, until it is taken over by `take`."""
+        """Return a link that accepts one upload to `path` below `incoming/`, valid for `seconds`; see `take`."""
         return self.presigned("put_object", self.incoming(path), seconds)
 
     def incoming(self, path: str) -> str:
@@ -333,7 +340,7 @@ class S3Store:
         return url
 
     def take(self, path: str, target: Path, most_bytes: int) -> None:
-        """Move what was uploaded to `path` into the file `target`. Raises ArtifactError."""
+        """Move the upload at `path` to the file `target`. Raises ArtifactError if it is missing or too large."""
         key = self.incoming(path)
         with self.answering():
             try:
@@ -347,6 +354,9 @@ class S3Store:
 
 
 def code_of(error: Exception) -> str:
-    """S3's own word, which says no more than people may read; a failed upload has it in what it came from."""
+    """Return the S3 error code, which is safe to show, or the exception's class name.
+
+    A failed upload carries the S3 error as its context.
+    """
     said = error if isinstance(error, ClientError) else error.__context__
     return str(said.response["Error"]["Code"]) if isinstance(said, ClientError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""The web process: UI, REST and admin."""
+"""The ASGI application of the web process, which serves UI, REST API and admin."""
 
 import os
 
@@ -6,7 +6,7 @@ import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 os.environ.setdefault("ADAPTERHUB_DATABASE_POOL", "16")
-# Nobody waits longer for a page, and one slow question must not hold a connection of the pool.
+# Nobody waits longer for a page, and a slow query must not hold a connection of the pool.
 os.environ.setdefault("ADAPTERHUB_STATEMENT_S", "30")
 django.setup(set_prefix=False)
 

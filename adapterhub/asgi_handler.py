@@ -1,4 +1,4 @@
-"""How the web process answers: a request has one thread of a few that stay."""
+"""The ASGI handler of the web process, which runs each request in one thread of a small permanent pool."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from django.http.response import HttpResponseBase
 
 
 class OneThread(ASGIHandler):
-    """Runs all that a request asks for in one of a few threads that stay.
+    """An ASGI handler that runs all middleware and the view of a request in one thread of a permanent pool.
 
-    Django's own handler makes a thread for each request and goes there and back for each middleware, which takes
-    longer than most requests.
+    Django's own handler starts a thread for each request and switches threads for each middleware, which takes longer
+    than most requests.
     """
 
     chunk_size = 2**20
 
     def __init__(self) -> None:
         super().__init__()
-        # More would wait for a connection.
+        # More threads than the pool has connections would only wait for one.
         pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool") or {}
         self.threads = ThreadPoolExecutor(pool.get("max_size", 16), "request")
 
@@ -55,8 +55,9 @@ class OneThread(ASGIHandler):
 
 
 async def in_blocks(content: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The content as it comes, from one thread, because a query's cursor belongs to its thread. Django would
-    read all of it into memory first.
+    """Stream the content block by block from a single thread, because a query's cursor belongs to its thread.
+
+    Django would read all of the content into memory first.
     """
     loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "stream")
     try:

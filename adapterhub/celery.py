@@ -1,4 +1,4 @@
-"""The Celery application: a message is only a wake-up, the truth is a row in Postgres."""
+"""The Celery application. Messages only wake workers up; the state of every job is its row in Postgres."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ app.autodiscover_tasks(
 
 @worker_init.connect
 def trace_worker(**_: object) -> None:
-    """Before the pool's processes are made: they inherit it."""
+    """Start tracing before the pool forks its processes, so that they inherit it."""
     tracing.start("worker")
 
 
@@ -34,7 +34,10 @@ def trace_beat(**_: object) -> None:
 @worker_process_init.connect
 @beat_embedded_init.connect
 def die_with_parent(**_: object) -> None:
-    """A pool process that is busy, or beat, does not notice that its worker was killed, and would go on without it."""
+    """Have the kernel kill this pool process, or beat, when its worker dies; otherwise it would go on without one.
+
+    A busy process does not notice by itself that its worker was killed. Has an effect on Linux only.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

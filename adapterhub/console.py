@@ -1,4 +1,4 @@
-"""The console script `adapterhub`. The library is installed without the command line, the script always is."""
+"""The console script `adapterhub`, installed even when the packages of the command line are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets that the database keeps but may not tell: sealed with a key of the installation, one for each purpose."""
+"""Encryption of secrets that the database stores: a key for each purpose, derived from the installation's key."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from django.utils.crypto import salted_hmac
 
-# What others seal to our public key.
+# The HPKE suite with which others encrypt to our public key.
 SEALED_FOR_US = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 def box(purpose: str) -> Fernet:
-    """A copy of the database opens nothing that was sealed; another ADAPTERHUB_SECRET_KEY makes it unreadable."""
+    """Return the cipher of a purpose. Its key is derived from ADAPTERHUB_SECRET_KEY and not stored in the database.
+
+    A stolen copy of the database cannot be decrypted; after a change of the key, neither can the original.
+    """
     return Fernet(base64.urlsafe_b64encode(key_for(purpose)))
 
 
 def private_key(purpose: str) -> X25519PrivateKey:
-    """Opens what was sealed with its public half, by processes that may not read it again."""
+    """Return the private key of a purpose, which decrypts what other processes encrypted with its public half."""
     return X25519PrivateKey.from_private_bytes(key_for(purpose))
 
 

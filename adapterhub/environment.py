@@ -1,6 +1,6 @@
-"""The one table of settings: every environment variable that AdapterHub reads, and nothing else reads os.environ.
+"""The table of all settings: every environment variable that AdapterHub reads. No other module reads os.environ.
 
-No Django here, so that the supervisor can explain a bad value before anything starts.
+Imports no Django, so that the supervisor can explain a bad value before anything starts.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 class BadSetting(ValueError):
-    """A variable holds a value that cannot be used; the message names it and the fix."""
+    """Raised for a variable whose value cannot be used; the message names the variable and the fix."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A variable, its default as text, and what it is for."""
+    """An environment variable: its default as text, its meaning, and whether its value is secret."""
 
     name: str
     default: str
@@ -108,9 +108,9 @@ TABLE = {
 
 
 def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The variable's text; a variable that is empty counts as not set.
+    """Return the variable's text, or its default when it is empty or not set.
 
-    `NAME_FILE` names a file to read the value from, for the secrets.
+    For a secret, `NAME_FILE` may name a file to read the value from.
     """
     setting = TABLE[name]
     if setting.secret and (path := environ.get(f"{name}_FILE")):
@@ -119,7 +119,7 @@ def read(name: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def contents(name: str, path: str) -> str:
-    """The text of the file that a variable names, without the space around it; raises BadSetting."""
+    """Return the stripped text of the file that a variable names. Raises BadSetting."""
     try:
         return Path(path).read_text().strip()
     except OSError as error:
@@ -127,7 +127,7 @@ def contents(name: str, path: str) -> str:
 
 
 def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 0, most: int = 2**31) -> int:
-    """The variable as a whole number in [least, most]; raises BadSetting."""
+    """Return the variable as a whole number in [least, most]. Raises BadSetting."""
     text = read(name, environ)
     if not text.isdecimal() or not least <= int(text) <= most:
         raise BadSetting(f"{name}={text!r} is not a whole number from {least} to {most}: set it to one, or unset it.")
@@ -135,12 +135,12 @@ def integer(name: str, environ: Mapping[str, str] = os.environ, *, least: int = 
 
 
 def flag(name: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """True for 1, false for 0; raises BadSetting."""
+    """Return True for 1 and False for 0. Raises BadSetting."""
     return integer(name, environ, most=1) == 1
 
 
 def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.environ) -> str:
-    """The variable's word, or nothing when it is empty; raises BadSetting."""
+    """Return the variable if it is one of `choices` or empty. Raises BadSetting."""
     text = read(name, environ)
     if text and text not in choices:
         raise BadSetting(f"{name}={text!r} is none of {', '.join(choices)}: set it to one, or unset it.")
@@ -148,17 +148,17 @@ def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.
 
 
 def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The variable split at commas."""
+    """Return the variable's words, separated by commas."""
     return [word.strip() for word in read(name, environ).split(",") if word.strip()]
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """The data folder, absolute."""
+    """Return the absolute path of the data folder."""
     return Path(read("ADAPTERHUB_HOME", environ)).resolve()
 
 
 def roles(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, list[tuple[str, str]]]:
-    """`group=project:role,...` as {group: [(project, role)]}; raises BadSetting."""
+    """Parse `group=project:role,...` into {group: [(project, role)]}. Raises BadSetting."""
     granted: dict[str, list[tuple[str, str]]] = {}
     for entry in words(name, environ):
         group, _, grant = entry.rpartition("=")

@@ -1,7 +1,7 @@
-"""Requests to addresses that somebody typed in: https, an allow-list, one look-up that is kept, no redirects.
+"""HTTP requests to addresses that users entered: https only, allowed hosts only, resolved once, no redirects.
 
-The address is resolved once and the connection goes to just that address, with the name only in TLS and the Host
-header; a name server that answers differently the second time has no effect.
+The connection goes to the address that was checked, with the host name only in TLS and the Host header; a name server
+that answers differently the second time (DNS rebinding) has no effect.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import httpx
 
 TIMEOUT_S = 10.0
 LONGEST_S, MOST_BYTES = 30.0, 2**18  # of an answer that is read
-# NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses end with the IPv4 address that is meant.
+# NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses, which end with an IPv4 address.
 LAST_32_BITS = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 
 class Forbidden(ValueError):
-    """The address may not be asked; the message names it and the reason."""
+    """Raised for an address that requests may not go to; the message names it and the reason."""
 
 
 def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> tuple[str, str]:
-    """The URL with a public address in place of its name, and that name. Raises Forbidden.
+    """Return the URL with its host name resolved to a public address, and the host name. Raises Forbidden.
 
-    `allowed` are host names. Only what an operator set may lie in the own network.
+    `allowed` are host names. `may_be_inside` permits an address in the own network; only for hosts that operators set.
     """
     parts = urlsplit(url)
     try:
@@ -47,7 +47,10 @@ def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> 
 
 
 def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
-    """The first address of the host, if none of its addresses is private, local or reserved. Raises Forbidden."""
+    """Resolve the host to its lowest address.
+
+    Raises Forbidden if it has none, or if one of its addresses is not public and `may_be_inside` is False.
+    """
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError as error:
@@ -58,13 +61,13 @@ def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
 
 
 def is_public(address: str) -> bool:
-    """False for loopback, private, link-local, multicast and reserved ones, also when IPv6 wraps them."""
+    """Return False for loopback, private, link-local, multicast and reserved addresses, also when wrapped in IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     return all(one.is_global and not one.is_multicast for one in (ip, *wrapped(ip)))
 
 
 def wrapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo, NAT64, and the old compatible form."""
+    """Return the IPv4 addresses embedded in an IPv6 address: mapped, 6to4, Teredo, NAT64 or IPv4-compatible."""
     if isinstance(ip, ipaddress.IPv4Address):
         return []
     inside = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
@@ -75,14 +78,16 @@ def wrapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress
 
 def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, str] | None = None,
          **client: Any) -> int:  # fmt: skip
-    """Send the body; returns the status of the answer. A redirect is an answer like others. Raises Forbidden."""
+    """POST the body and return the status of the response; redirects are not followed. Raises Forbidden."""
     with sent(pinned(url, allowed), body, headers, **client) as answer:
         return answer.status_code
 
 
 def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: Any) -> tuple[int, bytes]:
-    """Status and content of the answer of a host that an operator set. Raises Forbidden, and httpx.HTTPError also for
-    an answer that is too long or takes too long."""
+    """POST the body to a host that an operator set; return the status and the content of the response.
+
+    Raises Forbidden, and httpx.HTTPError also for a response that is too long or takes too long.
+    """
     end = time.monotonic() + LONGEST_S
     with sent(pinned(url, [host], may_be_inside=True), body, headers, **client) as answer:
         content = b""
@@ -97,7 +102,7 @@ def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: 
 def sent(
     target: tuple[str, str], body: bytes, headers: dict[str, str] | None, **client: Any
 ) -> Iterator[httpx.Response]:
-    """The answer while it comes, from the address that was looked up."""
+    """POST the body to the resolved address and yield the response while it streams."""
     url, host = target
     headers = {**(headers or {}), "Host": host}
     with (

@@ -1,4 +1,4 @@
-"""Secrets stay out of the logs: every line passes here, tracebacks too."""
+"""A log formatter that removes secrets from every line, tracebacks included."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ PATTERNS = (
 )  # fmt: skip
 
 
-# What somebody typed must not begin a line of its own, nor move a terminal's cursor.
+# Input from users must not start a line of its own, nor move a terminal's cursor.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def redacted(text: str) -> str:
-    """The text without tokens, passwords in addresses and fields, and private keys."""
+    """Return the text without tokens, passwords in URLs and fields, and private keys."""
     for pattern, shown in PATTERNS:
         text = pattern.sub(shown, text)
     return text
 
 
 class Redacting(logging.Formatter):
-    """Hides secrets in the finished line, so that arguments and tracebacks are covered; a message stays one line."""
+    """A formatter that hides secrets in the finished line, so that arguments and tracebacks are covered too.
+
+    Control characters of a message are escaped: it stays one line.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), super().formatMessage(record))

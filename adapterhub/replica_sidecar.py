@@ -1,8 +1,8 @@
-"""A small process beside an engine on another machine: `python -m adapterhub.replica_sidecar --store s3://bucket ...`.
+"""A proxy beside an engine on another machine: `python -m adapterhub.replica_sidecar --store s3://bucket ...`.
 
-It stands before the engine at the replica's address. What the control loop asks the engine to load, it first fetches
-from the store by its digest, verified, to the very path that was named. Only the paths of PASSED go on to the engine,
-whose other routes ask for no key.
+It listens at the replica's address. Before the engine loads a version for the control loop, the proxy fetches it from
+the store by its digest, verified, to the path that the request names. Only the paths of PASSED are forwarded to the
+engine, whose other routes need no key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """`folder` is the hub's folder of served versions, at the same path here."""
+    """The proxy of one engine. `folder` is the hub's folder of served versions, at the same path on this machine."""
 
     def __init__(self, store: ArtifactStore, folder: Path, engine: str) -> None:
         self._store, self._folder, self._engine = store, folder, engine.rstrip("/")
@@ -50,7 +50,7 @@ class Agent:
             yield
 
     async def load(self, request: Request) -> Response:
-        """Fetch, then let the engine load. An artifact that is not what its digest says is refused for good."""
+        """Fetch the artifact and forward the load request. One that does not match its digest is refused: 404."""
         try:
             path = Path(json.loads(await request.body())["lora_path"])
         except (ValueError, KeyError, TypeError):
@@ -67,7 +67,7 @@ class Agent:
         return await self.passed_on(request)
 
     async def passed_on(self, request: Request) -> Response:
-        """The engine's answer as it comes."""
+        """Forward the request to the engine and stream its response back; 503 when the engine does not answer."""
         body = await request.body()
         kept = {name: request.headers[name] for name in ("content-type", "x-request-id", "traceparent", "tracestate",
                                                          "authorization") if name in request.headers}  # fmt: skip
@@ -81,7 +81,7 @@ class Agent:
 
 
 async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Closed however it ends, so that the engine stops when the caller leaves."""
+    """Yield the response's chunks; close it in every case, so that the engine stops when the caller disconnects."""
     try:
         async for chunk in answer.content.iter_any():
             yield chunk
@@ -90,7 +90,7 @@ async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def failure(status: int, message: str) -> Response:
-    """An error as engines write it."""
+    """Return an error response in the format of the engines."""
     return JSONResponse({"error": {"message": message, "type": "Sync", "param": None, "code": status}}, status)
 
 

@@ -1,4 +1,4 @@
-"""Django's settings. Every variable comes from the one table in `adapterhub.environment`."""
+"""Django settings. Every environment variable is read through the table in `adapterhub.environment`."""
 
 import secrets
 from datetime import timedelta
@@ -16,7 +16,7 @@ HOME = env.home()
 
 
 def kept_secret_key() -> str:
-    """The secret key of a self-contained installation: made once, readable by its owner only."""
+    """Return the secret key kept in the data folder; generated once, readable by its owner only."""
     path = HOME / "secret-key"
     if not path.exists():
         HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def kept_secret_key() -> str:
 
 
 def origin(url: str) -> str:
-    """Scheme and host of an address."""
+    """Return the scheme and host of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -172,8 +172,8 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
-# No page has a script or a style in its text, so that none is allowed: stricter than a nonce.
-# A form may lead to the provider of the sign-in, also by a redirect.
+# No page has inline scripts or styles, so none are allowed: stricter than a nonce.
+# A form may lead to the sign-in provider, also by a redirect.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -190,7 +190,7 @@ CONTENT_SECURITY_POLICY = {
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    # Whoever asks a process for its health stands behind the TLS.
+    # Health checks come from behind the TLS proxy.
     SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
     SECURE_HSTS_SECONDS = 31_536_000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
@@ -232,7 +232,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "adapterhub.api.schema.tell_what_all_calls_share",
     ],
-    # Five resources have a `status`, each with words of its own.
+    # Five resources have a `status`, each with its own values.
     "ENUM_NAME_OVERRIDES": {
         "Role": "adapterhub.accounts.models.Membership.Role",
         "ServiceRole": "adapterhub.accounts.service_accounts.ROLES",
@@ -245,7 +245,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)
-# redis-py says unix://, kombu says redis+socket:// for the same socket.
+# redis-py writes unix://, kombu redis+socket:// for the same socket.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_IGNORE_RESULT = True
 # A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.

@@ -1,6 +1,6 @@
 """W3C trace context: one trace id from a request through the wake-up of its job to the process that does the work.
 
-It goes along always; spans are told only where a collector is named.
+The trace id is always propagated; spans are exported only when a collector is configured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ asked: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 def start(process: str) -> None:
-    """Tell spans of this process and of the Celery tasks that it sends or runs."""
+    """Start exporting spans of this process and of the Celery tasks that it sends or runs, if a collector is set."""
     if telemetry.is_on():
         from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
@@ -26,7 +26,7 @@ def start(process: str) -> None:
 
 
 def continued(given: str) -> str:
-    """A span of our own in the caller's trace, or in a new one when the header names none."""
+    """Return a traceparent with a new span in the caller's trace, or in a new trace when the header holds none."""
     if span := telemetry.here():
         return span
     found = FORM.fullmatch(given)
@@ -35,11 +35,11 @@ def continued(given: str) -> str:
 
 
 def here() -> str:
-    """The traceparent of what is being done; empty when nobody asked for it."""
+    """Return the traceparent of the current work; empty outside of a trace."""
     return telemetry.here() or asked.get()
 
 
 def nearest(traceparent: str) -> str:
-    """The span that this thread is in if it belongs to the same trace, else the one given, if any."""
+    """Return this thread's span if it belongs to the given trace or none is given, else the given traceparent."""
     span = telemetry.here()
     return span if not traceparent or span[:35] == traceparent[:35] else traceparent

@@ -1,4 +1,4 @@
-"""All routes."""
+"""The URL routes of pages, REST API and admin."""
 
 from django.contrib import admin
 from django.contrib.auth import views as auth

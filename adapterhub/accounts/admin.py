@@ -21,7 +21,7 @@ admin.site.site_header = admin.site.site_title = "AdapterHub"
 
 @admin.register(User)
 class RecordedUserAdmin(UserAdmin):
-    """Accounts. Each change leaves its event, written in the transaction of the change; nobody is deleted."""
+    """The admin of accounts. Each change writes its audit event in its transaction; accounts cannot be deleted."""
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -29,13 +29,13 @@ class RecordedUserAdmin(UserAdmin):
         AuditEvent.record(tag, obj, by=actor_of(request), project=None, after=rights_of(obj, form.changed_data))
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        """A service account never signs in: the database refuses it a password."""
+        """Change a user's password. Raises NotAllowed for a service account, which cannot have one."""
         if User.objects.filter(pk=unquote(id), is_service=True).exists():
             raise NotAllowed("A service account has no password: make it a token on the page of tokens.")
         return super().user_change_password(request, id, form_url)
 
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
-        # A new password is set by a view of its own, which only logs.
+        # A password is changed by a view that does not call save_model but only logs.
         if any(part.get("changed", {}).get("fields") == ["password"] for part in message if isinstance(part, dict)):
             AuditEvent.record(
                 Tag.USER_CHANGED, obj, by=actor_of(request), project=None, after={"changed": ["password"]}
@@ -47,13 +47,13 @@ class RecordedUserAdmin(UserAdmin):
 
 
 def rights_of(user: User, changed: list[str]) -> dict[str, Any]:
-    """What an auditor asks about an account; names of changed fields, never a password."""
+    """Return an account's rights and the names of its changed fields for the audit trail; never a password."""
     return {"is_active": user.is_active, "is_staff": user.is_staff, "is_superuser": user.is_superuser,
             "changed": sorted(changed)}  # fmt: skip
 
 
 class MembershipInline(admin.TabularInline):
-    """Roles are given and taken; a role that is another one is another membership."""
+    """The memberships of a project. Roles are added and removed, not edited: another role is another membership."""
 
     model = Membership
     extra = 0
@@ -64,7 +64,7 @@ class MembershipInline(admin.TabularInline):
 
 @admin.register(Project)
 class ProjectAdmin(admin.ModelAdmin):
-    """Projects and who has which role in them, each grant and each withdrawal with its event."""
+    """The admin of projects and their memberships; each grant and each withdrawal writes its audit event."""
 
     list_display = ["slug", "name", "archived_at"]
     inlines = [MembershipInline]

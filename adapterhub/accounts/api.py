@@ -1,4 +1,4 @@
-"""REST: projects, members, tokens."""
+"""The REST resources of projects, members, tokens and service accounts."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
 
 
 def named_account(project: Project, name: str) -> User:
-    """The service account of this name. Raises Invalid when it has no role in the project."""
+    """Return the service account of this name. Raises Invalid when it has no role in the project."""
     found = service_accounts.of(Project.objects.filter(pk=project.pk)).filter(username=name).first()
     if found is None:
         raise Invalid(f"There is no service account {name!r} in this project.", field="account")

@@ -1,4 +1,4 @@
-"""Bearer tokens for REST."""
+"""Authentication of REST requests by bearer token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adapterhub.core.tokens import id_and_secret_of, secret_hash
 
 
 class TokenAuthentication(BaseAuthentication):
-    """`Authorization: Bearer ah_<id>_<secret>`; the token lands in `request.auth`."""
+    """Authentication by `Authorization: Bearer ah_<id>_<secret>`; the token is set as `request.auth`."""
 
     def authenticate(self, request: Request) -> tuple[User | AnonymousUser, ApiToken] | None:
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
@@ -31,7 +31,7 @@ class TokenAuthentication(BaseAuthentication):
 
     def find(self, text: str) -> ApiToken:
         token_id, secret = id_and_secret_of(text) or ("", "")
-        # Every call comes through here: joins for whether it is usable would take longer than most of the calls.
+        # Every call passes here: joins that decide whether the token is usable would take longer than most calls.
         token = ApiToken.objects.filter(pk=token_id).first() if token_id else None
         known = token and hmac.compare_digest(token.secret_hash, secret_hash(secret))
         if token is None or not known or not token.is_usable:

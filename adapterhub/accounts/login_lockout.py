@@ -1,4 +1,4 @@
-"""Guessing is slow: ten wrong passwords or codes for a name within ten minutes, and the name rests."""
+"""Sign-in lockout: after ten wrong passwords or codes for a name within ten minutes, sign-in with it is refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ ATTEMPTS, WITHIN = 10, timedelta(minutes=10)
 
 
 def require_calm(name: str) -> None:
-    """Raises ValidationError while the name rests, for the right word too, so that nothing is learnt."""
+    """Check that the name is not locked out. Raises ValidationError.
+
+    The right password is refused too, so that an attacker learns nothing.
+    """
     if failures(name) >= ATTEMPTS:
         raise ValidationError("Too many attempts with this name: wait ten minutes.", code="throttled")
 
 
 def failures(name: str) -> int:
-    """What was refused of late for the name, by any process, sealed or not yet."""
+    """Count the refused attempts for the name within ten minutes, from all processes, sealed or not yet."""
     since = now() - WITHIN
     sealed = AuditEvent.objects.filter(project=None, tag=Tag.SESSION_REFUSED, actor_name=name, at__gte=since)
     waiting = UnsealedEvent.objects.filter(
@@ -32,5 +35,5 @@ def failures(name: str) -> int:
 
 
 def note_refused(name: str) -> None:
-    """The name that was tried; never the password or the code."""
+    """Record a refused sign-in with the name that was tried, never the password or the code."""
     observe(Tag.SESSION_REFUSED, by=Actor(name=name[:150] or "?", method="none"), project=None, what="sign-in")

@@ -1,4 +1,4 @@
-"""Roles given and taken, each with its event, and who had which role at a time."""
+"""Granting and revoking roles, each with its audit event, and the history of who had which role."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adapterhub.core.actor import Actor
 
 @transaction.atomic
 def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool = False) -> Membership:
-    """Give the role; a role that is held already changes nothing and leaves no event."""
+    """Grant the role; if it is held already, change nothing and write no event."""
     membership, is_new = Membership.objects.get_or_create(
         project=project, user=user, role=role, defaults={"by_group": by_group}
     )
@@ -28,7 +28,7 @@ def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool 
 
 @transaction.atomic
 def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
-    """Take the role back."""
+    """Revoke the role."""
     pk, held = membership.pk, {"user": membership.user.username, "role": membership.role}
     membership.delete()
     membership.pk = pk
@@ -37,7 +37,7 @@ def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
 
 @dataclass
 class Tenure:
-    """Somebody's time in a role: who gave it and, when it is over, until when."""
+    """A period in which a user had a role: who granted it, from when, and until when (None: still)."""
 
     project: Project
     user: str
@@ -51,7 +51,7 @@ class Tenure:
 
 
 def tenures(projects: Iterable[Project]) -> list[Tenure]:
-    """Every time in a role that the trails of the projects know, oldest first."""
+    """Return every period in a role that the projects' audit trails record, oldest first."""
     told: dict[str, Tenure] = {}
     ended = []
     wanted = (Tag.MEMBERSHIP_GRANTED, Tag.MEMBERSHIP_REVOKED)
@@ -66,7 +66,10 @@ def tenures(projects: Iterable[Project]) -> list[Tenure]:
 
 
 def tenure_of(event: AuditEvent) -> Tenure:
-    """Events before structured roles say them in the object's name: `NAME is ROLE in PROJECT`."""
+    """Return the period that a grant's event starts.
+
+    Old events hold the role only in the object's name: `NAME is ROLE in PROJECT`.
+    """
     held = event.after or {}
     user, _, rest = event.object_name.partition(" is ")
     role = held.get("role", rest.split(" ")[0])
@@ -74,5 +77,5 @@ def tenure_of(event: AuditEvent) -> Tenure:
 
 
 def roles_at(project: Project, at: datetime) -> list[Tenure]:
-    """Who had which role at that time."""
+    """Return the roles that were held in the project at that time."""
     return [tenure for tenure in tenures([project]) if tenure.covers(at)]

@@ -1,4 +1,4 @@
-"""Who acts: users, projects (tenants), roles and API tokens."""
+"""The models of users, projects (tenants), roles, sign-ins and API tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapterhub.core.tokens import new_id_and_secret, secret_hash, text_of
 
 
 class User(AbstractUser):
-    """A person, or a service account: a name for programs, which has roles and tokens and never signs in."""
+    """A person or a service account, which programs use: it has roles and tokens and never signs in."""
 
     is_service = models.BooleanField(default=False, editable=False)
 
@@ -30,34 +30,37 @@ class User(AbstractUser):
         ]
 
     def as_actor(self, method: str = "session") -> Actor:
-        """This user as the one who acts, signed in by `method`."""
+        """Return this user as the actor of an operation, signed in by `method`."""
         return Actor(user=self, name=self.get_username(), method=method)
 
     def scopes_in(self, project: Project) -> set[str]:
-        """What the user's roles in the project grant."""
+        """Return the scopes that the user's roles in the project grant; a superuser has every token scope as well."""
         held = set(Scope.values) if self.is_superuser else set()
         roles = project.memberships.filter(user_id=self.pk).values_list("role", flat=True)
         return held.union(*(ROLE_SCOPES[role] for role in roles))
 
     def projects(self) -> ProjectQuerySet:
-        """The projects whose things the user may see."""
+        """Return the projects whose objects the user may see."""
         return Project.objects.visible_to(self)
 
     def projects_with(self, scope: str) -> ProjectQuerySet:
-        """The projects in which the user has the scope."""
+        """Return the projects in which the user has the scope."""
         if self.is_superuser:
             return Project.objects.all() if scope in Scope.values else Project.objects.none()
         held = Membership.objects.filter(user_id=self.pk, role__in=roles_with(scope))
         return Project.objects.filter(pk__in=held.values("project"))
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """The rows whose project, found by `path`, the user sees; with a scope, has it in."""
+        """Return the rows of projects that the user sees; with `scope`, only of those in which the user has it.
+
+        `path` is the lookup of a row's project.
+        """
         return queryset.filter(**{f"{path}__in": self.projects_with(scope) if scope else self.projects()})
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> ProjectQuerySet:
-        """The projects that the user is a member of; a superuser sees all."""
+        """Return the projects that the user is a member of; all for a superuser."""
         return self if user.is_superuser else self.filter(pk__in=user.memberships.values("project"))
 
 
@@ -98,12 +101,12 @@ class Membership(models.Model):
 
 class SignInQuerySet(models.QuerySet["SignIn"]):
     def open(self) -> SignInQuerySet:
-        """Those whose session has neither ended nor run out."""
+        """Return the sign-ins whose session has neither ended nor expired."""
         return self.filter(session_key__in=Session.objects.filter(expire_date__gt=now()).values("session_key"))
 
 
 class SignIn(models.Model):
-    """A session of a person, so that they and an administrator can see it and end it."""
+    """A session of a person, listed so that they or an administrator can see it and end it."""
 
     user = models.ForeignKey(User, models.PROTECT, related_name="sign_ins")
     session_key = models.CharField(max_length=40, unique=True)
@@ -122,7 +125,7 @@ class SignIn(models.Model):
 
 
 class SecondFactor(models.Model):
-    """What a person shows beside the password. `sealed` is the secret that the person's app holds, encrypted."""
+    """A person's second factor. `sealed` is the secret that the person's app holds, encrypted."""
 
     user = models.OneToOneField(User, models.PROTECT, related_name="second_factor")
     sealed = models.BinaryField()
@@ -136,14 +139,14 @@ class SecondFactor(models.Model):
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     def usable(self) -> ApiTokenQuerySet:
-        """Neither revoked nor expired nor waiting for an approval, and of somebody who is still here."""
+        """Return the tokens that are not revoked, expired or waiting for an approval, and whose owner is active."""
         known = (
             self.filter(revoked_at=None).exclude(expires_at__lte=now()).exclude(needs_approval=True, approved_at=None)
         )
         return known.exclude(account__is_active=False).exclude(account=None, created_by__is_active=False)
 
     def waiting(self) -> ApiTokenQuerySet:
-        """Those that work as soon as another person approves them."""
+        """Return the tokens that work as soon as another person approves them."""
         live = self.filter(needs_approval=True, approved_at=None, revoked_at=None)
         return live.exclude(expires_at__lte=now())
 
@@ -187,48 +190,48 @@ class ApiToken(models.Model):
 
     @property
     def is_usable(self) -> bool:
-        """Of one token what `ApiTokenQuerySet.usable` is of many."""
+        """True if this token would be in `ApiTokenQuerySet.usable`."""
         owner = self.account or self.created_by
         is_over = self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
         return not is_over and not self.is_waiting and (owner is None or owner.is_active)
 
     def scopes_now(self) -> set[str]:
-        """What it may do; of a service account's, no more than its roles in the project grant by now."""
+        """Return the token's scopes, for a service account limited to what its roles in the project grant now."""
         if self.account is None:
             return set(self.scopes)
         held = [role.role for role in self.account.memberships.all() if role.project_id == self.project_id]
         return set(self.scopes).intersection(set[str]().union(*(ROLE_SCOPES[role] for role in held)))
 
     def scopes_in(self, project: Project) -> set[str]:
-        """What it may do in the project: nothing in another one than its own."""
+        """Return the token's scopes in the project; none in another project than its own."""
         return self.scopes_now() if self.project_id == project.pk else set()
 
     def projects(self) -> ProjectQuerySet:
-        """Its own project."""
+        """Return the token's project."""
         return Project.objects.filter(pk=self.project_id)
 
     def projects_with(self, scope: str) -> ProjectQuerySet:
-        """Its own project if it has the scope, else none."""
+        """Return the token's project if the token has the scope, else none."""
         return self.projects() if scope in self.scopes_now() else Project.objects.none()
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
-        """The rows of its own project, found by `path`; with a scope that it lacks, none."""
+        """Return the rows of the token's project, at the field `path`; none if the token lacks `scope`."""
         found = queryset.filter(**{path: self.project_id})
         return found if not scope or scope in self.scopes_now() else found.none()
 
     @classmethod
     def issue(cls, **fields: Any) -> tuple[ApiToken, str]:
-        """Create a token; returns it and its text, which cannot be read again."""
+        """Create a token; return it and its text, which cannot be read again."""
         token_id, secret = new_id_and_secret()
         token = cls.objects.create(id=token_id, secret_hash=secret_hash(secret), **fields)
         return token, text_of(token_id, secret)
 
     def was_used(self) -> None:
-        """Keep when, to the minute: a write for each request would make a token's requests wait for each other."""
+        """Store the time of use, at most once a minute: a write per request would make a token's requests queue up."""
         if self.last_used_at is None or now() - self.last_used_at > timedelta(minutes=1):
             ApiToken.objects.filter(pk=self.pk).update(last_used_at=now())
 
     def as_actor(self) -> Actor:
-        """This token as the one who acts: for its service account, else for its maker."""
+        """Return this token as an actor that acts for its service account, else for its creator."""
         name = self.account.get_username() if self.account else f"token:{self.name}"
         return Actor(user=self.account or self.created_by, name=name, method="token", token_id=self.id)

@@ -1,4 +1,4 @@
-"""Sign-in through OpenID Connect: the provider says who it is, its groups say which roles, anew at each sign-in."""
+"""Sign-in through OpenID Connect: the provider identifies the user, whose roles follow the groups at each sign-in."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ BY = system("oidc")
 
 
 class OidcAdapter(DefaultSocialAccountAdapter):
-    """Whoever the provider lets in gets an account; without a mapped group it sees no project."""
+    """An adapter that gives every user of the provider an account; without a mapped group it sees no project."""
 
     def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
         return True
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
-        # The sign-in is counted after this: the session must know by then how it came.
+        # The sign-in is recorded after this and needs the method in the session.
         request.session["auth_method"] = "oidc"
 
 
 @receiver(user_logged_in)
 def follow_groups(user: User, sociallogin: SocialLogin | None = None, **_: Any) -> None:
-    """At a sign-in through the provider, and only then."""
+    """Update the user's roles from the groups after a sign-in through the provider; ignore other sign-ins."""
     if sociallogin:
         map_roles(user, groups_of(sociallogin.account.extra_data))
 
 
 def groups_of(claims: dict[str, Any]) -> set[str]:
-    """The groups of the ID token or of the userinfo; those that are no text are passed over."""
+    """Return the first list of groups in ID token, userinfo or claims, without entries that are no text."""
     for part in (claims.get("id_token") or {}, claims.get("userinfo") or {}, claims):
         if isinstance(found := part.get("groups"), list):
             return {group for group in found if isinstance(group, str)}
@@ -47,9 +47,9 @@ def groups_of(claims: dict[str, Any]) -> set[str]:
 
 @transaction.atomic
 def map_roles(user: User, groups: set[str]) -> None:
-    """Grant what the groups map to, and take back what an earlier sign-in granted and no group grants now.
+    """Grant the roles that the groups map to, and revoke those that an earlier sign-in granted and no group grants now.
 
-    `settings.OIDC_ROLES` is {group: [(project slug, role)]}. Roles that an admin gave by hand stay.
+    `settings.OIDC_ROLES` is {group: [(project slug, role)]}. Roles that an admin granted by hand stay.
     """
     wanted = {grant for group in groups for grant in settings.OIDC_ROLES.get(group, [])}
     for membership in user.memberships.filter(by_group=True).select_related("project"):

@@ -1,10 +1,10 @@
-"""How the OpenAPI schema describes bearer tokens."""
+"""The OpenAPI description of bearer tokens."""
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 
 class BearerTokens(OpenApiAuthenticationExtension):
-    """Found by its import: drf-spectacular keeps a register of such classes."""
+    """The security scheme of bearer tokens; drf-spectacular registers it when this module is imported."""
 
     target_class = "adapterhub.accounts.authentication.TokenAuthentication"
     name = "bearerToken"

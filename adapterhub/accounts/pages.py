@@ -1,4 +1,4 @@
-"""The door: name and password with a brake, or the way to the provider."""
+"""The sign-in pages: password with lockout, or the OpenID Connect provider."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapterhub.api.throttling import require_room_for_stranger
 
 
 class BrakedForm(AuthenticationForm):
-    """Name and password; a name that was tried too often rests."""
+    """A sign-in form that refuses a name after too many wrong attempts."""
 
     def clean(self) -> dict[str, Any]:
         require_calm(self.cleaned_data.get("username", ""))
@@ -27,19 +27,19 @@ class BrakedForm(AuthenticationForm):
 
 
 class SignIn(views.LoginView):
-    """A right password signs in, or leads to the second step."""
+    """The sign-in page: a right password signs in, or leads to the second factor if one is needed."""
 
     redirect_authenticated_user = True
     authentication_form = BrakedForm
     extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        # Each try costs a slow hash, also with a new name each time.
+        # Each attempt costs a slow hash, whatever the name.
         require_room_for_stranger(request)
         return super().post(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
-        # What an attempt through the provider left there is not how this person came.
+        # A value left by an unfinished sign-in through the provider must not describe this one.
         self.request.session.pop("auth_method", None)
         if is_needed(form.get_user()):
             return begin(self.request, form.get_user(), self.get_success_url())
@@ -50,7 +50,10 @@ sign_in = SignIn.as_view()
 
 
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """The admin pages have no door of their own: it would pass by the brake and the second step."""
+    """Redirect from the admin's own sign-in, which would bypass lockout and second factor, to the product's.
+
+    Signed-in users who may not use the admin get a 403 page.
+    """
     if request.user.is_authenticated:
         context = {"title": "Not for you", "detail": "The admin pages need an administrator of the installation."}
         return render(request, "error.html", context, status=403)
@@ -58,6 +61,6 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
 
 
 def refused(request: HttpRequest) -> HttpResponse:
-    """The provider did not let them in, or they turned back."""
+    """Show that the provider refused the sign-in or the user cancelled it."""
     context = {"title": "Not signed in", "detail": "The sign-in was not completed. Try again, or ask your admin."}
     return render(request, "error.html", context, status=403)

@@ -1,4 +1,4 @@
-"""The page of roles: who had which one when, as the audit trail tells it."""
+"""The page of the history of roles, taken from the audit trail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapterhub.audit.views import PAGE, audited
 
 @login_required
 def roles(request: HttpRequest) -> HttpResponse:
-    """Who had which role when, the newest first; `q` is a person, a role or a project."""
+    """Show the periods in which users held roles, newest first; `q` searches users, roles and projects."""
     words = request.GET.get("q", "")[:MOST_LETTERS].lower().split()
     told = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
     page = Paginator(told, PAGE).get_page(request.GET.get("page"))

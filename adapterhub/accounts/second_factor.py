@@ -1,4 +1,4 @@
-"""The second factor of a local account: a code of the person's app (TOTP, RFC 6238), or a recovery code, each once."""
+"""The second factor of a local account: a TOTP code of an app (RFC 6238) or a recovery code, each valid once."""
 
 from __future__ import annotations
 
@@ -25,30 +25,33 @@ STEP_S, DIGITS, RECOVERY_CODES = 30, 6, 10
 
 
 def is_needed(user: User) -> bool:
-    """Where the person has one; behind TLS, of every administrator of the installation who has a password."""
+    """Return True if the user has a second factor, or must have one as an administrator behind TLS with a password."""
     has_one = SecondFactor.objects.filter(user=user).exists()
     return has_one or (settings.HTTPS and (user.is_superuser or user.is_staff))
 
 
 def new_secret() -> str:
-    """160 random bits in base 32, as apps read it."""
+    """Return a new secret of 160 random bits in base 32, the format that authenticator apps read."""
     return base64.b32encode(secrets.token_bytes(20)).decode()
 
 
 def address_for_app(user: User, secret: str) -> str:
-    """The `otpauth://` address that an app reads from a picture."""
+    """Return the `otpauth://` address that an app reads from a QR code."""
     app = TOTP(base64.b32decode(secret), DIGITS, sha1(), STEP_S)
     return app.get_provisioning_uri(user.get_username(), "AdapterHub")
 
 
 def sha1() -> SHA1:
-    # Authenticator apps know no other; HMAC does not need what SHA-1 lost.
+    # Authenticator apps support no other hash; HMAC does not depend on the collision resistance that SHA-1 lost.
     return SHA1()  # noqa: S303  # nosec B303
 
 
 @transaction.atomic
 def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
-    """Ask for codes from now on. Returns the recovery codes, which cannot be read again. Raises Invalid."""
+    """Enable the second factor; return the recovery codes, which cannot be read again.
+
+    Raises Invalid when `code` is not the app's current one.
+    """
     step = step_of(secret, code, after=0)
     if step is None:
         raise Invalid("This is not the code that the app shows now: wait for the next one.", field="code")
@@ -65,7 +68,7 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
 
 @transaction.atomic
 def admits(user: User, code: str) -> bool:
-    """True for the app's code or a recovery code; neither is good a second time."""
+    """Return True for a valid code of the app or a recovery code, and use it up."""
     factor = SecondFactor.objects.select_for_update().get(user=user)
     step = step_of(box("second_factor").decrypt(bytes(factor.sealed)).decode(), code, after=factor.last_step)
     if step is not None:
@@ -80,15 +83,13 @@ def admits(user: User, code: str) -> bool:
 
 @transaction.atomic
 def disable(user: User, *, by: Actor, reason: str = "") -> None:
-    """Ask for no code any more. An administrator behind TLS sets up another at the next sign-in."""
+    """Remove the second factor. Behind TLS an administrator has to set up another at the next sign-in."""
     SecondFactor.objects.filter(user=user).delete()
     AuditEvent.record(Tag.MFA_REMOVED, user, by=by, project=None, reason=reason)
 
 
 def step_of(secret: str, code: str, *, after: int) -> int | None:
-    """The time step, of the present one and its neighbours, whose code this is; None when it is none later than
-    `after`.
-    """
+    """Return the time step of the code among the present one and its neighbours; None if none after `after` matches."""
     app, present = HOTP(base64.b32decode(secret), DIGITS, sha1()), int(time.time()) // STEP_S
     typed = code.replace(" ", "").encode()
     for step in range(max(present - 1, after + 1), present + 2):

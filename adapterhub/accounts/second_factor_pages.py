@@ -1,4 +1,4 @@
-"""The second step of a sign-in, and the page where a person sets it up."""
+"""The second step of a sign-in, and the page on which a person sets up or removes the second factor."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ METHOD = "password+code"
 
 
 class CodeForm(forms.Form):
-    """The app's code, or a recovery code."""
+    """A form for a code of the app or a recovery code."""
 
     code = forms.CharField(max_length=20, widget=forms.TextInput(
         attrs={"autocomplete": "one-time-code", "inputmode": "text", "autofocus": True}))  # fmt: skip
 
 
 class ProvingForm(CodeForm):
-    """A code that has to be the account's."""
+    """A form for a code that is checked against the user's second factor, with lockout."""
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -49,25 +49,25 @@ class ProvingForm(CodeForm):
 
 
 class RemovingForm(ProvingForm):
-    """A code and why."""
+    """A form that removes the second factor: a code and a reason."""
 
     reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
     field_order = ("reason", "code")
 
     def clean_code(self) -> str:
-        """Without a reason no code is used up."""
+        """Check the code only if the reason is valid, so that a code is not used up in vain."""
         code: str = self.cleaned_data["code"]
         return code if self.errors else super().clean_code()
 
 
 def begin(request: HttpRequest, user: User, lands_at: str) -> HttpResponse:
-    """The password was right; nobody is signed in yet."""
+    """Start the second step after a right password and redirect to it; nobody is signed in yet."""
     request.session[HALF] = {"user": user.pk, "at": time.time(), "lands_at": lands_at}
     return redirect("second-step")
 
 
 def half_signed_in(request: HttpRequest) -> User | None:
-    """Whose password was right in the last five minutes."""
+    """Return the user whose password was right within the last five minutes in this session, or None."""
     half = request.session.get(HALF)
     if request.user.is_authenticated or not half or time.time() - half["at"] > HALF_S:
         return None
@@ -75,7 +75,7 @@ def half_signed_in(request: HttpRequest) -> User | None:
 
 
 def second_step(request: HttpRequest) -> HttpResponse:
-    """Ask for the code; of an administrator who has no second factor yet, have one set up first."""
+    """Ask for the code, or have an administrator without a second factor set one up first."""
     user = half_signed_in(request)
     if user is None:
         return redirect("login")
@@ -88,7 +88,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
 
 
 def complete(request: HttpRequest, user: User) -> str:
-    """Sign in; returns where it was going."""
+    """Sign the user in and return the URL that the sign-in leads to."""
     lands_at = request.session.pop(HALF)["lands_at"]
     request.session["auth_method"] = METHOD
     login(request, user, backend=BACKEND)
@@ -97,7 +97,7 @@ def complete(request: HttpRequest, user: User) -> str:
 
 @login_required
 def manage(request: HttpRequest) -> HttpResponse:
-    """Set up the second factor, or take it away with a code of it."""
+    """Set up the second factor, or remove it with one of its codes."""
     factor = SecondFactor.objects.filter(user=request.user).first()
     if factor is None:
         return set_up(request, request.user)
@@ -110,7 +110,7 @@ def manage(request: HttpRequest) -> HttpResponse:
 
 
 def set_up(request: HttpRequest, user: User) -> HttpResponse:
-    """Show the secret as a picture and as text until a code proves that the app has it; then the recovery codes."""
+    """Show the secret as a QR code and as text until a code proves that the app has it, then the recovery codes."""
     secret = request.session.setdefault(SECRET, second_factor.new_secret())
     form = CodeForm(request.POST or None)
     codes = enabled(request, user, secret, form) if form.is_valid() else []
@@ -124,7 +124,7 @@ def set_up(request: HttpRequest, user: User) -> HttpResponse:
 
 
 def enabled(request: HttpRequest, user: User, secret: str, form: CodeForm) -> list[str]:
-    """The recovery codes; none, and the form says why, when the code was not the app's."""
+    """Enable the second factor and return the recovery codes; on a wrong code return none and set the form's error."""
     try:
         codes = second_factor.enable(user, secret, form.cleaned_data["code"], by=user.as_actor("password"))
     except Invalid as error:

@@ -1,4 +1,4 @@
-"""Service accounts of the projects that somebody leads: the list, a new one, closing one."""
+"""The pages on which admins of projects list, create and close service accounts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROLES = [(role, role) for role in service_accounts.ROLES]
 
 
 class AccountForm(forms.Form):
-    """A name for programs and its role."""
+    """A form for a new service account: project, name and role."""
 
     project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
     name = forms.SlugField(max_length=150)
@@ -37,7 +37,7 @@ class AccountForm(forms.Form):
 
 @login_required
 def accounts(request: HttpRequest) -> HttpResponse:
-    """The list, and on POST a new one."""
+    """List the service accounts; create one on POST."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = AccountForm(request.POST or None, projects=projects)
     if form.is_valid():
@@ -56,7 +56,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def close(request: HttpRequest, project: str, name: str) -> HttpResponse:
-    """Its tokens in the project are revoked and its roles there taken."""
+    """Close a service account in a project: revoke its tokens and its roles there."""
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
     service_accounts.close(account, led, by=actor_of(request), reason=reason_in(request))

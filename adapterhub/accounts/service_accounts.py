@@ -1,4 +1,4 @@
-"""Service accounts: names for programs. They have roles and tokens, outlive the people who made them, never sign in."""
+"""Service accounts for programs: they have roles and tokens, outlive their creators, and never sign in."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Conflict, Invalid
 
-# An approver is a person.
+# Approvers must be people.
 ROLES = [role for role in Membership.Role.values if role not in (Membership.Role.APPROVER, Membership.Role.ADMIN)]
 
 
 def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
-    """The service accounts that still work in the projects."""
+    """Return the active service accounts with a role in the projects."""
     return User.objects.filter(is_service=True, is_active=True, memberships__project__in=projects).distinct()
 
 
 def create(project: Project, name: str, role: str, *, by: Actor) -> User:
-    """An account that only tokens can use. Raises Invalid and Conflict."""
+    """Create an account that only tokens can use. Raises Invalid for its role, Conflict for a name that is taken."""
     if role not in ROLES:
         raise Invalid(f"A service account has one of the roles {', '.join(ROLES)}.", field="role")
     try:
@@ -38,7 +38,7 @@ def create(project: Project, name: str, role: str, *, by: Actor) -> User:
 
 @transaction.atomic
 def close(account: User, project: Project, *, by: Actor, reason: str = "") -> None:
-    """Revoke its tokens in the project and take its roles there; one without a role anywhere is switched off."""
+    """Revoke the account's tokens and roles in the project; deactivate it if no role anywhere is left."""
     for token in ApiToken.objects.filter(account=account, project=project, revoked_at=None):
         tokens.revoke(token, by=by, reason=reason)
     for membership in account.memberships.filter(project=project).select_related("project", "user"):

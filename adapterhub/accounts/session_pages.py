@@ -1,4 +1,4 @@
-"""Where somebody is signed in, and ending it."""
+"""The page on which a person sees and ends their sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adapterhub.api.permissions import actor_of
 
 @login_required
 def sessions(request: HttpRequest) -> HttpResponse:
-    """The person's open sessions; a POST ends one, or all but this one."""
+    """Show the user's open sessions; a POST ends one, or all but this one."""
     here = request.session.session_key
     mine = SignIn.objects.open().filter(user=request.user)
     if request.method == "POST":

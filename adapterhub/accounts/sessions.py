@@ -1,4 +1,4 @@
-"""What a session remembers of its sign-in, and the sign-ins that the audit trail keeps."""
+"""Session data about the sign-in, the list of sessions, and the audit events of sign-ins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adapterhub.core.actor import Actor
 
 @receiver(user_logged_in)
 def remember(request: HttpRequest, user: User, **_: Any) -> None:
-    """When and how; a signature asks for it."""
+    """Store the time of a sign-in, which signatures check, list the session and record its audit event."""
     request.session["signed_in_at"] = time.time()
     note(request, user)
     by = user.as_actor(request.session.get("auth_method", "session"))
@@ -30,7 +30,7 @@ def remember(request: HttpRequest, user: User, **_: Any) -> None:
 
 
 def note(request: HttpRequest, user: User) -> None:
-    """The session on its owner's list."""
+    """Add the session to its user's list."""
     if not request.session.session_key:
         request.session.save()
     fields = {"user": user, "method": request.session.get("auth_method", "session"), "address": address_of(request),
@@ -39,7 +39,7 @@ def note(request: HttpRequest, user: User) -> None:
 
 
 def address_of(request: HttpRequest) -> str | None:
-    """The peer's address, or None where it is none, as behind a Unix socket."""
+    """Return the peer's IP address, or None when there is none, as behind a Unix socket."""
     try:
         return str(ip_address(request.META.get("REMOTE_ADDR", "")))
     except ValueError:
@@ -48,7 +48,7 @@ def address_of(request: HttpRequest) -> str | None:
 
 @transaction.atomic
 def end(sign_in: SignIn, *, by: Actor, reason: str = "") -> None:
-    """Its next request has to sign in again."""
+    """End a session: its next request has to sign in again."""
     Session.objects.filter(session_key=sign_in.session_key).delete()
     after = {"since": sign_in.at.isoformat()}
     AuditEvent.record(Tag.SESSION_REVOKED, sign_in.user, by=by, project=None, after=after, reason=reason)

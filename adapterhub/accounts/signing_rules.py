@@ -1,4 +1,4 @@
-"""People who sign: who may, who counts as the author, and what a signature says."""
+"""Rules of signatures: who may sign, who counts as an author, and what a signature means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapterhub.core.tenancy import ROLE_SCOPES
 
 
 class Meaning(models.TextChoices):
-    """What a signature says about its signer's part (21 CFR 11.50)."""
+    """The meaning of a signature (21 CFR 11.50): the signer's part in the change."""
 
     AUTHORED = "authored"
     REVIEWED = "reviewed"
@@ -21,7 +21,7 @@ class Meaning(models.TextChoices):
 
 
 def require_role_for(scope: str, project: Project, by: Actor) -> User:
-    """The person who acts. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
+    """Return the acting person. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
     if by.user is None or by.token_id or by.method in ("token", "system"):
         raise NotAllowed("Only a person who is signed in can do this: tokens cannot.", code="token_cannot_approve")
     roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
@@ -31,7 +31,7 @@ def require_role_for(scope: str, project: Project, by: Actor) -> User:
 
 
 def require_another(user: User, authors: Iterable[User | None]) -> None:
-    """Raises NotAllowed for an author, also under a second account of the same mail address."""
+    """Check that the user is no author, nor shares an author's mail address. Raises NotAllowed."""
     known = [author for author in authors if author]
     emails = {author.email.casefold() for author in known if author.email}
     if user in known or user.email.casefold() in emails:

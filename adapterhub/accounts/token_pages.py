@@ -1,4 +1,4 @@
-"""API tokens of the projects that somebody leads; the page on which another person approves."""
+"""The pages of API tokens: list, create and revoke them, and approve another person's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATES = {"in use": Q(revoked_at=None) & ~WAITS, "waiting": Q(revoked_at=None) &
 
 
 class TokenForm(forms.Form):
-    """A name, a project, scopes, and the days that it lives."""
+    """A form for a new token: project, name, scopes, days of validity, service account and reason."""
 
     project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
     name = forms.CharField(max_length=200)
@@ -51,7 +51,7 @@ class TokenForm(forms.Form):
 
 
 class SigningForm(forms.Form):
-    """Why, what the signature means, and the password unless the sign-in is fresh."""
+    """A form for a signature: its reason, its meaning, and the password unless the sign-in is recent."""
 
     reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
     meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
@@ -61,7 +61,7 @@ class SigningForm(forms.Form):
 
 @login_required
 def tokens(request: HttpRequest) -> HttpResponse:
-    """The list, and on POST a new token, whose text is on this answer and never again."""
+    """List the tokens; create one on POST, whose text is in this response and never again."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = TokenForm(request.POST or None, projects=projects)
     shown = issued(request, form) if form.is_valid() else ""
@@ -75,7 +75,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
 
 
 def issued(request: HttpRequest, form: TokenForm) -> str:
-    """The new token's text; empty, and the form says why, when the verb refuses."""
+    """Create the token and return its text; when it is refused, return nothing and set the form's error."""
     wanted = form.cleaned_data
     require_scope(request, wanted["project"], Scope.ADMIN)
     expires_at = now() + timedelta(days=wanted["days"])
@@ -89,7 +89,7 @@ def issued(request: HttpRequest, form: TokenForm) -> str:
 
 @login_required
 def token(request: HttpRequest, pk: str) -> HttpResponse:
-    """What a token is for; on POST another person's signature, without which one of scope admin does not work."""
+    """Show a token; on POST approve it as another person, which a token of scope admin needs to work."""
     queryset = ApiToken.objects.select_related("project", "created_by", "account", "approved_by")
     shown = get_object_or_404(queryset, pk=pk, project__in=allowed(request, APPROVE))
     form = SigningForm(request.POST or None)
@@ -106,7 +106,7 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    """The token is refused from now on."""
+    """Revoke a token."""
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(token, by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"{token.name} is refused from now on.")

@@ -1,4 +1,4 @@
-"""API tokens made, approved and revoked, each with its event."""
+"""Creating, approving and revoking API tokens, each with its audit event."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from adapterhub.core.errors import Conflict, Invalid
 from adapterhub.core.tenancy import APPROVE, Scope
 
 DAYS, LONGEST_DAYS = 90, 366
-# It gives roles and makes tokens: whoever holds it could appoint an approver.
+# Scope admin grants roles and creates tokens: its holder could appoint an approver.
 HIGH = {Scope.ADMIN}
 
 
 @transaction.atomic
 def create(project: Project, name: str, scopes: list[str], *, by: Actor, expires_at: datetime | None = None,
            account: User | None = None, reason: str = "") -> tuple[ApiToken, str]:  # fmt: skip
-    """A new token and its text, which cannot be read again. It lives 90 days unless told. Raises Invalid.
+    """Create a token, valid for 90 days by default; return it and its text, which cannot be read again.
 
-    One of high scope works as soon as another person approved it; the server's own command needs nobody.
+    A token of scope admin needs a reason and works after another person's approval; one created by the server's own
+    command works at once. Raises Invalid.
     """
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
@@ -43,13 +44,13 @@ def create(project: Project, name: str, scopes: list[str], *, by: Actor, expires
 
 
 def require_of_account(token: ApiToken) -> None:
-    """Raises Invalid when a service account's roles in the project do not grant what its token is to do."""
+    """Check that a service account's roles in the project grant the token's scopes. Raises Invalid."""
     if beyond := set(token.scopes) - token.scopes_now():
         raise Invalid(f"{token.account} has no role here with {', '.join(sorted(beyond))}.", field="scopes")
 
 
 def facts_of(token: ApiToken) -> dict[str, object]:
-    """What the trail keeps of it, and what its approver signs for."""
+    """Return the facts of a token that the audit trail keeps and its approver signs for."""
     expires = token.expires_at.isoformat() if token.expires_at else None
     account = token.account.get_username() if token.account else None
     return {"scopes": token.scopes, "expires_at": expires, "account": account, "needs_approval": token.needs_approval}
@@ -57,7 +58,10 @@ def facts_of(token: ApiToken) -> dict[str, object]:
 
 @transaction.atomic
 def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-    """Let a token of high scope work. Raises NotAllowed for its author and for tokens."""
+    """Approve a token of scope admin.
+
+    Raises NotAllowed for its author, tokens and people without the role, Conflict if it does not wait for an approval.
+    """
     locked = ApiToken.objects.select_for_update(of=("self",)).select_related("project", "created_by").get(pk=token.pk)
     user = require_role_for(APPROVE, locked.project, by)
     require_another(user, [locked.created_by])
@@ -72,7 +76,7 @@ def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.A
 
 @transaction.atomic
 def revoke(token: ApiToken, *, by: Actor, reason: str = "") -> None:
-    """Refuse it from now on; revoking twice keeps the first time."""
+    """Revoke the token; a second call keeps the first time."""
     token.revoked_at = token.revoked_at or now()
     token.save(update_fields=["revoked_at"])
     AuditEvent.record(Tag.TOKEN_REVOKED, token, by=by, project=token.project, reason=reason)

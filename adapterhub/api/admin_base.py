@@ -1,4 +1,4 @@
-"""Admin pages that only show: what has a history is changed by its verbs, which record why."""
+"""Read-only admin pages: objects with a history are changed by operations that record the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.http import HttpRequest
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """No adding, no changing, no deleting, whoever is signed in."""
+    """An admin page on which nobody can add, change or delete, not even a superuser."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

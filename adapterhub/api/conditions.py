@@ -1,4 +1,4 @@
-"""ETag and If-Match: a change that was meant for a state which has passed is refused with 412."""
+"""ETag and If-Match: a change that was meant for an outdated state is refused with 412."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ETAG = re.compile(r'"([!#-~]+)"')
 
 
 def tag_of(state: Any) -> str:
-    """An ETag for what JSON can say."""
+    """Return an ETag of a JSON value."""
     return hashlib.sha256(rfc8785.dumps(state)).hexdigest()[:16]
 
 
 def wanted_tag(request: HttpRequest | Request) -> str:
-    """The state that the caller means; nothing when any will do. Raises Invalid."""
+    """Return the ETag in If-Match; empty when any state will do. Raises Invalid."""
     given = request.headers.get("If-Match", "").strip()
     if given in ("", "*"):
         return ""
@@ -33,13 +33,16 @@ def wanted_tag(request: HttpRequest | Request) -> str:
 
 
 def require_tag(thing: Any, wanted: str) -> None:
-    """Under the lock of a change. Raises PreconditionFailed when the thing is in another state than was meant."""
+    """Check that the object is in the state that the caller meant. Raises PreconditionFailed.
+
+    Call it while holding the lock of the change.
+    """
     if wanted and thing.etag != wanted:
         raise PreconditionFailed(f'{thing} has changed since: its ETag is "{thing.etag}" now. Read it again.')
 
 
 def conditional(request: Request, thing: Any, response: Response) -> Response:
-    """The answer with its ETag; 304 without a body for who has this state already."""
+    """Return the response with its ETag; 304 without a body when If-None-Match names the current state."""
     tag = f'"{thing.etag}"'
     if tag in re.split(r"\s*,\s*", request.headers.get("If-None-Match", "")) and response.status_code == 200:
         response = Response(status=304)

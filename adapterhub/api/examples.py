@@ -1,4 +1,4 @@
-"""An example of every request body, as the API's description shows it."""
+"""Examples of every request body, shown in the API description."""
 
 from __future__ import annotations
 

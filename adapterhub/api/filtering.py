@@ -1,4 +1,4 @@
-"""Lists narrowed by their address: a view's `filters` map the words that it offers to fields of its rows."""
+"""Filters of REST lists: a view's `filters` map query parameters to fields of its rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from rest_framework.views import APIView
 
 from adapterhub.core.errors import Invalid
 
-# What every list takes beside its filters.
+# Parameters that every list accepts besides its filters.
 SHARED = {"cursor", "page_size", "fields", "format"}
 MOST_LETTERS = 500
 
 
 class Narrowing(BaseFilterBackend):
-    """A word given twice means either value. A word that the list lacks is refused: ignored, it would show too much."""
+    """A filter backend. A parameter given twice matches either value; an unknown one is refused with Invalid.
+
+    Ignoring an unknown parameter would show more rows than the caller meant.
+    """
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
         if getattr(view, "action", None) != "list":
@@ -44,7 +47,7 @@ class Narrowing(BaseFilterBackend):
 
 
 def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, Any], str]:
-    """The field that a lookup's path ends at, and the comparison after it: `created_at__gte` has `gte`."""
+    """Return the field at the end of a lookup path, and the comparison after it: `created_at__gte` has `gte`."""
     field: Any = None
     for part in path.split("__"):
         try:
@@ -55,7 +58,7 @@ def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, An
 
 
 def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
-    """The text as the field's value. Raises Invalid."""
+    """Parse the text as a value of the field. Raises Invalid."""
     try:
         if len(text) > MOST_LETTERS or "\x00" in text:
             raise ValueError(text)
@@ -70,7 +73,10 @@ def value_of(name: str, text: str, field: models.Field[Any, Any]) -> Any:
 
 
 def moment(text: str) -> datetime:
-    """In UTC: Postgres knows fewer zones than an address may say. Raises ValueError and OverflowError."""
+    """Parse a time with its zone and convert it to UTC. Raises ValueError and OverflowError.
+
+    Postgres knows fewer zones than a request may name.
+    """
     found = parse_datetime(text)
     if found is None or found.tzinfo is None:
         raise ValueError(text)
@@ -85,7 +91,7 @@ def meaning(field: models.Field[Any, Any]) -> str:
 
 
 def parameter(name: str, field: models.Field[Any, Any], lookup: str) -> dict[str, Any]:
-    """The filter as OpenAPI describes it."""
+    """Return the filter's OpenAPI parameter."""
     schema: dict[str, Any] = {"type": "string"}
     if isinstance(field, models.DateTimeField):
         schema = {"type": "string", "format": "date-time"}

@@ -1,4 +1,4 @@
-"""Long lists: search, choices, order and page stand in the address, so that a list can be shared and reloaded."""
+"""Lists on pages whose search, choices, order and page are in the URL, so that a list can be shared and reloaded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MOST_LETTERS = 100
 
 
 class Listing:
-    """A QuerySet as the address asks for it; what the address says that is not offered is left out.
+    """A queryset filtered and sorted by the query string; values that are not offered are ignored.
 
-    `search` are fields that `q` is looked for in (`__icontains` unless they name a lookup), `sorts` maps the words of
-    `sort` (with `-` before it: backwards) to fields, `choices` maps fields to their (value, label) pairs, and `states`
-    are words for conditions that are no field's value, offered as one more choice.
+    `search` are the fields that `q` is searched in (`__icontains` unless they name a lookup), `sorts` maps the values
+    of `sort` (with `-` before them: descending) to fields, `choices` maps fields to their (value, label) pairs, and
+    `states` maps names to conditions that are no field's value, offered as one more choice.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Listing:
         return queryset
 
     def sorted(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Rows without a value come last either way; equal ones in a fixed order."""
+        """Return the queryset in the chosen order: rows without a value last, ties in a fixed order."""
         field = self.sorts.get(self.sort.removeprefix("-"))
         if field is None:
             return queryset
@@ -56,7 +56,7 @@ class Listing:
         return queryset.order_by(first, "pk")
 
     def context(self, size: int) -> dict[str, Any]:
-        """`page`, and `listing` for the form above and the heads of the columns."""
+        """Return the template context: `page`, and `listing` for the filter form and the column headers."""
         page = Paginator(self.queryset, size).get_page(self.request.GET.get("page"))
         return {"page": page, "listing": self}
 
@@ -66,5 +66,5 @@ class Listing:
 
     @property
     def offered(self) -> list[dict[str, Any]]:
-        """The choices as selects."""
+        """The choices, for rendering as select elements."""
         return [{"name": name, "value": self.chosen[name], "pairs": pairs} for name, pairs in self.choices.items()]

@@ -1,4 +1,4 @@
-"""A request id on every answer, the same one that the audit trail keeps, and the trace that it belongs to."""
+"""Middleware that gives each request an id, kept in the audit trail too, and joins it to the caller's trace."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from django.http import HttpRequest, HttpResponse
 from adapterhub import tracing
 from serving_client import telemetry
 
-# Of routes that are regular expressions, which few readers of a trace want to see.
+# Anchors of regular-expression routes, removed from the route in a span's name.
 ANCHORS = str.maketrans("", "", "^$")
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Take the caller's X-Request-ID when it is harmless, else make one."""
+    """Use the caller's X-Request-ID if it has up to 64 letters, digits, `.`, `_` or `-`, else generate one."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
@@ -31,7 +31,7 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
 
 
 def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """A span for each request, where a collector is named. The query is nobody's business: it may hold a secret."""
+    """Record a span for each request if a collector is set. The query string is left out: it may hold a secret."""
     if not telemetry.is_on():
         raise MiddlewareNotUsed
 
@@ -49,7 +49,7 @@ def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpR
 
 
 def trace(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Go on with the caller's trace; what the request queues belongs to it."""
+    """Continue the caller's trace, to which everything that the request queues then belongs."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         before = tracing.asked.set(tracing.continued(request.headers.get("traceparent", "")))

@@ -1,4 +1,4 @@
-"""Idempotency keys: the same POST sent twice has one effect and one answer."""
+"""Idempotency keys: a POST that is sent twice has one effect and one answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.timezone import now
 
 
 class IdempotentRequest(models.Model):
-    """The first answer to a POST that carried an Idempotency-Key. `status` is null while it is in flight."""
+    """The first answer to a POST with an Idempotency-Key. `status` is null while the request is in flight."""
 
     caller = models.CharField(max_length=40)
     key = models.CharField(max_length=255)

@@ -1,4 +1,4 @@
-"""What every page shares: navigation, tenancy, and domain errors as messages."""
+"""Shared functions of the pages: navigation, tenancy, and domain errors shown as messages."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ NAVIGATION = [
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Context processor."""
+    """Context processor: the entries of the navigation."""
     return {"navigation": NAVIGATION}
 
 
 def mine(request: HttpRequest, queryset: QuerySet[Any], path: str = "project") -> QuerySet[Any]:
-    """The part of the queryset that belongs to projects that the user sees."""
+    """Return the rows of the queryset that belong to projects that the user sees."""
     return queryset.filter(**{f"{path}__in": projects_of(request)})
 
 
 def one(request: HttpRequest, queryset: QuerySet[Any], path: str = "project", **identity: Any) -> Model:
-    """One thing of the user's projects; what lies in other projects is 404."""
+    """Return one object of the user's projects; 404 for an object of other projects."""
     return get_object_or_404(mine(request, queryset, path), **identity)
 
 
 def allowed(request: HttpRequest, scope: str) -> QuerySet[Any]:
-    """The projects in which the signed-in user has the scope, each once, archived ones too."""
+    """Return the projects in which the signed-in user has the scope, each once, including archived ones."""
     return projects_of(request) if request.user.is_superuser else projects_with(request, scope)
 
 
 def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
-    """The live ones of `allowed`, for a form to choose from. Raises NotAllowed when there is none."""
+    """Return the projects of `allowed` that are not archived, for a form's choices. Raises NotAllowed if none."""
     projects = allowed(request, scope).filter(archived_at=None)
     if not projects.exists():
         raise NotAllowed(f"This needs scope '{scope}' in a project: ask one of its admins.", code="scope_missing")
@@ -68,7 +68,7 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
 
 
 def reason_in(request: HttpRequest) -> str:
-    """Why, as a destructive step's form asked. Raises Invalid when nothing was said."""
+    """Return the reason that a form asked for, cut to 2,000 characters. Raises Invalid when it is empty."""
     reason = request.POST.get("reason", "").strip()[:LONGEST_REASON]
     if not reason:
         raise Invalid("Say why: the audit trail keeps it.", field="reason")
@@ -76,8 +76,9 @@ def reason_in(request: HttpRequest) -> str:
 
 
 def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any], state: object) -> HttpResponse:
-    """The page, or to a poll its moving part. A poll that has `seen` another state reloads the page:
-    other verbs are possible then.
+    """Render the page, or only its changing part for a poll.
+
+    A poll that has `seen` another state makes the browser reload the page, because other operations are possible then.
     """
     if not request.headers.get("HX-Request"):
         return render(request, page, context)
@@ -88,7 +89,10 @@ def followed(request: HttpRequest, page: str, part: str, context: dict[str, Any]
 
 
 class DomainErrorsOnPages:
-    """Middleware: a refused verb leads back to its page with the reason; nothing that was typed elsewhere is lost."""
+    """Middleware that redirects a refused POST back to its page with the error as a message.
+
+    Other refused requests get an error page with the status of the error. REST requests are left alone.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -1,4 +1,4 @@
-"""Lists page by cursor: stable while rows are added."""
+"""Cursor pagination, which stays stable while rows are added."""
 
 from rest_framework.pagination import CursorPagination
 

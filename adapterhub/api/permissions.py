@@ -1,4 +1,4 @@
-"""Who may call what: one policy for REST and pages. A route without a rule is closed."""
+"""The access policy of REST and pages. A route without a rule is closed."""
 
 from __future__ import annotations
 
@@ -22,40 +22,46 @@ if TYPE_CHECKING:
 
 
 def caller_of(request: HttpRequest | Request) -> Caller:
-    """Return the token that the request shows, else the person who is signed in."""
+    """Return the token of the request, else the signed-in user."""
     caller: Caller = getattr(request, "auth", None) or request.user
     return caller
 
 
 def scopes_in(request: HttpRequest | Request, project: Tenant) -> set[str]:
-    """What the caller may do in the project: a token's scopes, or what the user's roles grant."""
+    """Return the caller's scopes in the project: those of the token, or those that the user's roles grant."""
     return caller_of(request).scopes_in(project)
 
 
 def projects_of(request: HttpRequest | Request) -> QuerySet[Any]:
-    """The projects whose things the caller may see."""
+    """Return the projects whose objects the caller may see."""
     return caller_of(request).projects()
 
 
 def projects_with(request: HttpRequest | Request, scope: str) -> QuerySet[Any]:
-    """The projects in which the caller has the scope."""
+    """Return the projects in which the caller has the scope."""
     return caller_of(request).projects_with(scope)
 
 
 def seen_in(queryset: QuerySet[Any], path: str, request: HttpRequest | Request, scope: str = "") -> QuerySet[Any]:
-    """The part whose project, found by `path`, the caller sees; with a scope, has it in."""
+    """Return the rows of projects that the caller sees; with `scope`, only of those in which the caller has it.
+
+    `path` is the lookup of a row's project.
+    """
     return caller_of(request).visible_rows(queryset, path, scope)
 
 
 def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -> None:
-    """Raises NotAllowed unless the caller has the scope in the project."""
+    """Check that the caller has the scope in the project. Raises NotAllowed."""
     if scope not in scopes_in(request, project):
         raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
 
 
 def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
-    """The project with this slug, if the caller sees it and has the scope there."""
-    # Of a query it comes as it was typed; a NUL would reach the database.
+    """Return the live project with this slug.
+
+    Raises Invalid if the caller does not see it, NotAllowed if the caller lacks the scope there.
+    """
+    # A slug of the query string is not validated; a NUL would reach the database.
     project = projects_of(request).filter(slug=slug.replace("\0", ""), archived_at=None).first()
     if project is None:
         raise Invalid(f"There is no project {slug!r} that you can see.", field="project", code="unknown_project")
@@ -64,14 +70,17 @@ def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
 
 
 def actor_of(request: HttpRequest | Request) -> Actor:
-    """The caller as the audit trail names it."""
+    """Return the caller as an actor of the audit trail, with the request's id."""
     token = getattr(request, "auth", None)
     actor: Actor = token.as_actor() if token else request.user.as_actor(request.session.get("auth_method", "session"))
     return replace(actor, request_id=request.request_id)
 
 
 def require_fresh_sign_in(request: HttpRequest | Request, password: str = "") -> None:
-    """A signature needs its person: a sign-in of the last ten minutes, or the password once more. Raises NotAllowed."""
+    """Check that the caller signed in within the last ten minutes or gives the password. Raises NotAllowed.
+
+    A signature needs the person; tokens are always refused.
+    """
     if getattr(request, "auth", None):
         raise NotAllowed("Tokens cannot approve: sign in as a person.", code="token_cannot_approve")
     since = time.time() - request.session.get("signed_in_at", 0)
@@ -85,7 +94,10 @@ def require_fresh_sign_in(request: HttpRequest | Request, password: str = "") ->
 
 
 class ScopePermission(BasePermission):
-    """A view names the scope of each action in `scopes`; an action that it does not name is refused."""
+    """A permission that requires the scope which a view's `scopes` names for the action.
+
+    An action that is not named is refused; list, retrieve and metadata default to scope `read`.
+    """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         if not (request.auth or request.user.is_authenticated):

@@ -1,4 +1,4 @@
-"""RFC 9457 problem JSON for every error of the REST API."""
+"""Problem JSON (RFC 9457) for every error of the REST API."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """The body of a problem answer; `errors` is a list of {field, code, message}."""
+    """Return the body of a problem response; `errors` is a list of {field, code, message}."""
     return {
         "type": f"urn:adapterhub:problem:{code}",
         "title": TITLES.get(status, "Error"),
@@ -49,7 +49,7 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
 
 
 def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's exception handler: domain errors and DRF's own become problem JSON; the rest stays a 500."""
+    """Convert domain errors and DRF's own to problem JSON, as DRF's exception handler; other errors stay a 500."""
     if isinstance(exc, OperationalError):
         exc = Unavailable("The database does not answer. Nothing was changed: try again.")
     if isinstance(exc, DomainError):
@@ -67,7 +67,7 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
 
 
 def note_refusal(exc: NotAllowed, request: Request) -> None:
-    """Say who was refused what: the audit trail keeps it."""
+    """Send the signal that the caller was refused, which the audit trail records."""
     access_refused.send(sender=None, by=actor_of(request), path=request.path, code=exc.code)
 
 
@@ -110,7 +110,7 @@ def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Respo
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Unknown paths: a problem below /api/, else the page."""
+    """Answer an unknown path: a problem below /api/, else the 404 page."""
     if not request.path.startswith("/api/"):
         return page_not_found(request, exception)
     detail = "There is no such path: /api/docs/ shows all."
@@ -118,7 +118,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """A fault of ours: a problem below /api/, else the page."""
+    """Answer an internal error: a problem with the request's id below /api/, else the 500 page."""
     if not request.path.startswith("/api/"):
         return default_server_error(request)
     detail = f"AdapterHub made a mistake. Its log tells more of request {request.request_id}."

@@ -1,4 +1,4 @@
-"""Why, of verbs that may be asked without saying it: programs cancel and revoke too, people are always asked."""
+"""The optional reason of REST operations such as cancel and revoke. The pages always require one from people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the OpenAPI description says of every call beside its own answers: the problem, the key, the retry."""
+"""The parts of the OpenAPI description that all calls share: problems, idempotency key, retry and ETag headers."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ KEY = {
 
 
 def with_null(schema: Any) -> Any:
-    """The same in OpenAPI 3.1's words, also where DRF's pages and our own fragments speak those of 3.0."""
+    """Convert nullable fields to the form of OpenAPI 3.1, which DRF's pages and our fragments give in that of 3.0."""
     if isinstance(schema, list):
         return [with_null(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     schema = {name: with_null(part) for name, part in schema.items()}
-    # Optional is said by `required`; an empty text as the default would often be no value that may be sent.
+    # `required` says what is optional; an empty text as the default would often be a value that may not be sent.
     if schema.get("default") == "":
         del schema["default"]
-    # Any JSON is null already; named twice, null would fit both and so none.
+    # Any JSON includes null; listed twice, null would match both and so violate oneOf.
     if schema.get("oneOf") == [{}, {"type": "null"}]:
         del schema["oneOf"]
     if schema.get("nullable") is True:
@@ -76,7 +76,7 @@ IF_MATCH = {
 }
 ETAG = {"ETag": {"schema": {"type": "string"}, "description": "Names the state, for If-Match and If-None-Match."}}
 ROLLOUT = "/api/v1/rollouts/{id}/"
-# The things whose state moves, and the changes of them that If-Match guards.
+# Resources whose state changes, and the changes of them that If-Match guards.
 STATES = (ROLLOUT, "/api/v1/aliases/{name}/", "/api/v1/adapters/{slug}/")
 GUARDED = {
     *((f"{ROLLOUT}{verb}/", "post") for verb in ("start", "discard", "pause", "resume", "set-weight", "promote",
@@ -99,7 +99,7 @@ REFUSALS = {
 
 
 def refusals(path: str, method: str) -> dict[str, Any]:
-    """The problems that the call may answer with, by status; `code` tells them apart."""
+    """Return the problem responses of the call by status; `code` tells the problems apart."""
     named = {"401", "403", "404", "422", "429", "503"}
     named |= set() if method == "get" else {"409", "413"}
     named |= {"412"} if (path, method) in GUARDED else set()
@@ -116,7 +116,7 @@ def tell_of_states(path: str, item: dict[str, Any]) -> None:
 
 
 def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
-    """drf-spectacular's hook after the description is made."""
+    """Add the shared parts to the description, as a postprocessing hook of drf-spectacular."""
     result["components"]["schemas"]["Problem"] = PROBLEM
     for name, example in EXAMPLES.items():
         if name in result["components"]["schemas"]:

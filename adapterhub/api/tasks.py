@@ -1,4 +1,4 @@
-"""What the API forgets in time."""
+"""Celery tasks of the API: expiry of stored answers."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ KEPT_FOR = timedelta(hours=24)
 
 @shared_task
 def drop_old_answers() -> None:
-    """An Idempotency-Key is remembered for a day: a retry comes in minutes, and sealed answers would pile up."""
+    """Delete idempotency keys and their encrypted answers after 24 hours: retries come within minutes."""
     IdempotentRequest.objects.filter(created_at__lt=Now() - KEPT_FOR).delete()

@@ -1,4 +1,4 @@
-"""Light or dark: what the reader chose, else what their system says."""
+"""The colour theme: the reader's choice, else that of their system."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def theme(request: HttpRequest) -> dict[str, str]:
 @login_required
 @require_POST
 def choose(request: HttpRequest) -> HttpResponse:
-    """Keep the choice in this browser and lead back; any other word is the system's choice again."""
+    """Store the chosen theme in a cookie and redirect back; any other value restores the system's choice."""
     back = urlsplit(request.headers.get("Referer", ""))
     here = back.netloc == request.get_host()
     response = redirect(f"/{back.path.lstrip('/')}{'?' + back.query if back.query else ''}" if here else "overview")

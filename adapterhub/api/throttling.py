@@ -1,4 +1,4 @@
-"""How many calls a second one token, person or stranger's address may make: a bucket that all web processes share."""
+"""Rate limits of the REST API per token, person or unauthenticated address, in buckets that all web processes share."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 log = logging.getLogger(__name__)
-# After a rest a caller may send what it saved up for two seconds.
+# The capacity of a bucket, in seconds of the allowed rate.
 BURST_S = 2
 TIMEOUT_S, PAUSE_S = 0.25, 1.0
-# A bound on what strangers' addresses may take of our memory while Valkey is away.
+# Limits the memory that unauthenticated addresses can take while Valkey does not answer.
 MOST_BUCKETS_HERE = 10_000
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What is left of a caller's bucket after this call; `wait_s` > 0: there was nothing left."""
+    """A caller's bucket after a call; `wait_s` > 0 (seconds) means that the bucket was empty."""
 
     limit: RateLimit
     left: int
@@ -44,7 +44,7 @@ class Taken:
 
 
 def headers_of(taken: Taken) -> dict[str, str]:
-    """RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10): the quota, what is left, when all of it is back."""
+    """Return the RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10): quota, calls left, seconds until full."""
     quota, per_s = taken.limit.burst, taken.limit.per_s
     whole = math.ceil((quota - taken.left) / per_s)
     return {"RateLimit-Policy": f'"caller";q={quota:g};w={math.ceil(quota / per_s)}',
@@ -52,7 +52,10 @@ def headers_of(taken: Taken) -> dict[str, str]:
 
 
 class Buckets:
-    """One bucket a caller. While Valkey is away each process allows the whole rate: too much rather than nothing."""
+    """The token buckets, one per caller, kept in Valkey.
+
+    While Valkey does not answer, each process allows the whole rate by itself: too many calls are better than none.
+    """
 
     def __init__(self, url: str) -> None:
         valkey = redis.Redis.from_url(
@@ -90,7 +93,7 @@ def buckets() -> Buckets:
 
 
 class CallerThrottle(BaseThrottle):
-    """Counts each call on its token, else on its person, else on the address. `request.taken` tells what is left."""
+    """A throttle that counts each call on its token, else its user, else its address; sets `request.taken`."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         if request.auth:
@@ -103,12 +106,12 @@ class CallerThrottle(BaseThrottle):
 
 
 def require_room_for_stranger(request: HttpRequest | Request) -> None:
-    """For whoever has shown nothing that is good. Raises TooMany."""
+    """Count a call without valid credentials on its address. Raises TooMany."""
     require_room(request, f"address:{request.META.get('REMOTE_ADDR', '')}", settings.STRANGER_REQUESTS_PER_S)
 
 
 def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> None:
-    """Raises TooMany with the time at which there is room again."""
+    """Count a call on the caller's bucket of `per_s` calls a second; 0 means no limit. Raises TooMany with the wait."""
     if not per_s:
         return
     request.taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))

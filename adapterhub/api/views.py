@@ -1,4 +1,4 @@
-"""What every REST resource shares: tenancy, scopes, idempotency."""
+"""The base of every REST resource: tenancy, scopes, idempotency."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ class ProjectViewSet(viewsets.GenericViewSet):
     """Things of projects. Those of projects that the caller does not see are 404."""
 
     project_path = "project"
-    # Nothing else is a key of ours; a NUL would reach the database.
+    # No key of ours has other characters; a NUL would reach the database.
     lookup_value_regex = r"[-\w]+"
     scopes: dict[str, str] = {}
-    # What `?word=value` of its list narrows it by: word -> field.
+    # Query parameters that filter the list: parameter -> field.
     filters: dict[str, str] = {}
 
     def get_queryset(self) -> QuerySet[Any]:
         queryset = super().get_queryset()
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
-        # Of a list each row is guarded here: there is no object whose permission would be asked.
+        # The rows of a list are filtered here: no object permission is checked for them.
         listing = getattr(self, "action", None) == "list"
         scope = self.scopes.get("list", Scope.READ) if listing else ""
         return seen_in(queryset, self.project_path, self.request, scope)
 
     def project_of(self, thing: Any) -> Tenant | None:
-        """The project that decides who may act on the thing."""
+        """Return the project whose scopes decide who may act on the object."""
         for name in self.project_path.split("__"):
             thing = getattr(thing, name)
         return thing
 
     def read(self, serializer_class: type[serializers.Serializer]) -> dict[str, Any]:
-        """The request's body, validated by the serializer."""
+        """Return the request's body, validated by the serializer."""
         require_no_nul(self.request.data)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         serializer.is_valid(raise_exception=True)
         return serializer.validated_data
 
     def write(self, thing: Model, status: int = 200) -> Response:
-        """The thing as the resource's JSON."""
+        """Return the object as the resource's JSON, with its ETag if it has one."""
         response = Response(self.get_serializer(thing).data, status)
         return conditional(self.request, thing, response) if hasattr(thing, "etag") else response
 
@@ -96,7 +96,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
 
 
 def require_small(request: Request) -> None:
-    """The parsers read a whole body into memory, all but files. Raises TooLarge."""
+    """Check the size of the body, which the parsers read into memory, except for files. Raises TooLarge."""
     is_form = request.content_type.startswith("multipart/")
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if not is_form and int(request.META.get("CONTENT_LENGTH") or 0) > most:
@@ -104,7 +104,10 @@ def require_small(request: Request) -> None:
 
 
 def require_no_nul(given: Any) -> None:
-    """Raises Invalid for a text that Postgres cannot hold, wherever it stands in a body or a query, with the field."""
+    """Check that no text in a body or a query holds a NUL, which Postgres cannot store. Raises Invalid.
+
+    The error names the field.
+    """
     for name, value in given.items() if isinstance(given, dict) else [("", given)]:
         if any("\0" in text for text in texts([name, value])):
             field = name.replace("\0", "")
@@ -112,7 +115,7 @@ def require_no_nul(given: Any) -> None:
 
 
 def texts(given: Any) -> Iterator[str]:
-    """Every text in parsed JSON or a form, keys too."""
+    """Yield every text in parsed JSON or a form, keys included."""
     if isinstance(given, str):
         yield given
     elif isinstance(given, dict):
@@ -125,7 +128,7 @@ def texts(given: Any) -> Iterator[str]:
 
 
 def keep_only(serializer: serializers.Serializer, names: list[str]) -> None:
-    """Leave out of the answer what `?fields=` does not name. Raises Invalid."""
+    """Drop the fields that `?fields=` does not name from the serializer. Raises Invalid for an unknown one."""
     known = {*serializer.fields, *getattr(serializer, "more_fields", ())}
     if unknown := [name for name in names if name not in known]:
         message = f"There is no field {unknown[0][:50]!r}; there are {', '.join(sorted(known))}."
@@ -148,7 +151,11 @@ class Replay(Exception):
 
 
 def claim_key(request: Request, key: str) -> IdempotentRequest:
-    """Claim the key for this request, or raise what the earlier one left: Replay, 409 in flight, 422 other body."""
+    """Claim the key for this request.
+
+    Raises Replay if an earlier request with the key was answered, Conflict (409) if it is in flight, and Invalid (422)
+    if it had another body or the key is too long.
+    """
     if len(key) > 255:
         raise Invalid("An Idempotency-Key has at most 255 characters.", field="Idempotency-Key")
     identity = {"caller": caller_of(request), "key": key, "path": request.path}
@@ -171,7 +178,7 @@ def caller_of(request: Request) -> str:
 
 
 def request_bytes(request: Request) -> bytes:
-    """The body for the fingerprint; of an upload, its fields and the digest of its file."""
+    """Return the body as bytes for the fingerprint; of an upload, its fields and the sha256 of each file."""
     if not request.FILES:
         return repr(sorted(request.data.items()) if hasattr(request.data, "items") else request.data).encode()
     parts = [f"{name}={value}" for name, value in sorted(request.POST.items())]
@@ -182,13 +189,13 @@ def request_bytes(request: Request) -> bytes:
 
 
 def replayed(entry: IdempotentRequest) -> HttpResponse:
-    """The first answer, byte for byte."""
+    """Return the first answer again, byte for byte."""
     content = box("answer").decrypt(bytes(entry.sealed or b""))
     return HttpResponse(content, "application/json", entry.status, headers={"Idempotency-Replayed": "true"})
 
 
 def keep_answer(entry: IdempotentRequest, response: Response) -> None:
-    """A refused or failed request frees its key, so that the caller may mend it and send it again."""
+    """Store the answer for replays. A refused or failed request frees its key, so that it can be sent again."""
     if response.status_code >= 400:
         entry.delete()
         return
@@ -198,5 +205,5 @@ def keep_answer(entry: IdempotentRequest, response: Response) -> None:
 
 
 def healthz(request: HttpRequest) -> JsonResponse:
-    """Liveness of the web process."""
+    """Answer that the web process is alive."""
     return JsonResponse({"status": "ok"})

@@ -1,4 +1,4 @@
-"""Reads of sensitive things and refused requests: one plain insert in the request, sealed into the chain in batches."""
+"""The log of sensitive reads and refused requests: one plain insert per request, sealed into the chain in batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 2000
 
 
 def observe(tag: Tag, *, by: Actor, project: Tenant | None, what: str, evidence: dict[str, Any] | None = None) -> None:
-    """Note that somebody read `what`, or was refused it. It waits for no lock; `seal` puts it into the chain."""
+    """Record that somebody read `what` or was refused it. Takes no lock; `seal` later adds the event to the chain."""
     UnsealedEvent.objects.create(project=project, fields=fields_of(tag, by, what, evidence))
 
 
@@ -36,14 +36,14 @@ def fields_of(tag: Tag, by: Actor, what: str, evidence: dict[str, Any] | None) -
 
 
 def seal() -> int:
-    """Move what was observed into the chains, in its order; returns how many events were sealed."""
+    """Move the recorded events into their chains in order; return how many events were sealed."""
     waiting = UnsealedEvent.objects.order_by().values_list("project", flat=True).distinct()
     projects = project_model().objects.in_bulk([pk for pk in waiting if pk])
     return sum(seal_chain(projects.get(pk)) for pk in waiting)
 
 
 def seal_chain(project: Tenant | None) -> int:
-    """One batch at a time under the chain's lock, so that changes never wait long."""
+    """Seal a project's events, one batch at a time under the chain's lock, so that changes never wait long."""
     sealed = 0
     while count := seal_batch(project):
         sealed += count
@@ -67,7 +67,7 @@ def seal_batch(project: Tenant | None) -> int:
 
 
 def copy_in(events: list[AuditEvent]) -> None:
-    """As `bulk_create` does, at half its cost."""
+    """Insert the events with COPY, which costs half of what `bulk_create` does."""
     columns = [field for field in AuditEvent._meta.concrete_fields if not field.primary_key]
     names = ", ".join(field.column for field in columns)
     with connection.cursor() as cursor, cursor.copy(f"COPY audit_auditevent ({names}) FROM STDIN") as copy:
@@ -76,5 +76,5 @@ def copy_in(events: list[AuditEvent]) -> None:
 
 
 def stored(value: Any) -> Any:
-    """The value as COPY writes it: objects are JSON."""
+    """Return the value in the form that COPY takes: dicts become JSON."""
     return json.dumps(value) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""REST: the audit trail, read only."""
+"""The REST resource of the audit trail, read only."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 def bundle(project: Tenant) -> FileResponse:
-    """Events, checkpoints, public key and signed manifest as one ZIP file."""
+    """Return a bundle as a ZIP file: events, checkpoints, public key and signed manifest."""
     archive = TemporaryFile()  # noqa: SIM115 - the answer closes it when it is sent
     bundle_archive(project, archive)
     archive.seek(0)

@@ -1,4 +1,4 @@
-"""Signed checkpoints: what each chain's head was, hour by hour, in a place that the database's owner does not rule."""
+"""Signed checkpoints: the head of each chain, hour by hour, kept where the database's owner has no control."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def write_all() -> list[Checkpoint]:
-    """A checkpoint of every chain, also of those in which nothing happened: silence is proved too."""
+    """Write a checkpoint of every chain, also of those without new events, which proves that nothing happened."""
     return [write(project) for project in [None, *project_model().objects.all()]]
 
 
 def write(project: Tenant | None) -> Checkpoint:
-    """Sign the chain's head and keep it in the database, the artifact store and the log."""
+    """Sign the chain's head and store it in the database, the artifact store and the log."""
     with transaction.atomic():
         lock_chain(project)
         point = Checkpoint.objects.create(**head_signed(project))
@@ -49,5 +49,5 @@ def head_signed(project: Tenant | None) -> dict[str, Any]:
 
 
 def signed_heads(project: Tenant | None) -> list[SignedHead]:
-    """The chain's checkpoints as the verifier reads them, oldest first."""
+    """Return the chain's checkpoints in the verifier's form, oldest first."""
     return [point.as_signed() for point in Checkpoint.objects.filter(project=project)]

@@ -1,4 +1,4 @@
-"""The trail as files for outsiders: JSON lines, CSV, a signed manifest, checkpoints, public key."""
+"""Export of the audit trail for outsiders: JSON lines, CSV, a signed manifest, checkpoints, public key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def export_lines(project: Tenant | None) -> Iterator[str]:
-    """One JSON line an event: the canonical text as it was hashed, and both hashes."""
+    """Yield one JSON line per event: the canonical text as it was hashed, and both hashes."""
     for event in AuditEvent.objects.of_chain(project).iterator():
         link = event.as_link()
         line = {"sequence": link.sequence, "event": link.canonical.decode(), "prev": link.prev_hash.hex(),
@@ -35,7 +35,7 @@ def export_lines(project: Tenant | None) -> Iterator[str]:
 
 
 def csv_lines(project: Tenant | None) -> Iterator[str]:
-    """The same events for a spreadsheet; no cell can be a formula."""
+    """Yield the events as CSV for a spreadsheet; no cell can be a formula."""
     yield csv_line(COLUMNS)
     for event in AuditEvent.objects.of_chain(project).iterator():
         yield csv_line([cell(getattr(event, name)) for name in COLUMNS])
@@ -48,7 +48,7 @@ def csv_line(cells: list[str]) -> str:
 
 
 def cell(value: Any) -> str:
-    """The value as text that a spreadsheet shows and never runs."""
+    """Return the value as text that a spreadsheet displays and never evaluates."""
     if isinstance(value, dict):
         value = json.dumps(value, sort_keys=True)
     text = "" if value is None else str(value)
@@ -56,7 +56,7 @@ def cell(value: Any) -> str:
 
 
 def write_bundle(project: Tenant | None, folder: Path) -> None:
-    """Everything an outsider needs, into a new folder."""
+    """Write everything that an outsider needs for verification into a new folder."""
     folder.mkdir(parents=True)
     for name, lines in (("events.jsonl", export_lines(project)), ("events.csv", csv_lines(project))):
         with (folder / name).open("w", newline="") as stream:
@@ -70,7 +70,7 @@ def write_bundle(project: Tenant | None, folder: Path) -> None:
 
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
-    """`write_bundle` as one ZIP file."""
+    """Write the bundle of `write_bundle` as one ZIP file."""
     with TemporaryDirectory() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
         root = Path(folder) / "bundle"
         write_bundle(project, root)
@@ -79,7 +79,7 @@ def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
 
 
 def manifest_of(project: Tenant | None, folder: Path) -> dict[str, Any]:
-    """Size (bytes) and sha256 of every file in the folder."""
+    """Return the manifest of a bundle: the size (bytes) and sha256 of every file in the folder."""
     files = {
         path.relative_to(folder).as_posix(): {
             "size": path.stat().st_size,

@@ -1,4 +1,4 @@
-"""What an auditor asks the trail: who, what, when, on which object."""
+"""The filter form of the audit explorer: project, tag, actor, object and dates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONDITIONS = {"project": "project", "tag": "tag", "who": "actor_name__icontains"
 
 
 class AuditFilter(forms.Form):
-    """Every field is optional; one that is filled in wrongly is named and filters nothing out."""
+    """A filter of audit events with optional fields. While a field is invalid, its error is shown and none match."""
 
     project = forms.ModelChoiceField(queryset=None, to_field_name="slug", required=False, empty_label="all of mine")
     tag = forms.ChoiceField(label="What", required=False, choices=[("", "everything"), *((tag, tag) for tag in Tag)])
@@ -33,7 +33,7 @@ class AuditFilter(forms.Form):
         self.fields["project"].queryset = projects
 
     def events(self) -> QuerySet[AuditEvent]:
-        """The matching events of the projects, newest first; none while a field is wrong."""
+        """Return the matching events of the projects, newest first; none while a field is invalid."""
         if not self.is_valid():
             return AuditEvent.objects.none()
         wanted = {CONDITIONS[name]: value for name, value in self.cleaned_data.items() if value}

@@ -1,4 +1,4 @@
-"""The audit trail: append-only, one hash chain a project."""
+"""The audit trail: append-only, with one hash chain per project."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
-        """The events of one chain in its order; None is the chain of the installation itself."""
+        """Return the events of one chain in order; None is the chain of the installation itself."""
         return self.filter(project=project).order_by("sequence")
 
     def about(self, thing: models.Model) -> AuditEventQuerySet:
-        """The events of one object, newest first."""
+        """Return the events of one object, newest first."""
         return self.filter(object_type=thing._meta.model_name, object_id=str(thing.pk)).order_by("-id")
 
 
 class AuditEvent(models.Model):
-    """Who changed what, when, why and on what evidence. Rows are never changed: a trigger refuses it."""
+    """An audit event: who changed what, when, why and on what evidence. A trigger refuses to change rows."""
 
     project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="audit_events")
     sequence = models.PositiveBigIntegerField()
@@ -79,8 +79,10 @@ class AuditEvent(models.Model):
         reason: str = "",
         evidence: JsonObject | None = None,
     ) -> AuditEvent:
-        """Append an event to the project's chain. Call it last in the transaction of the change:
-        it holds the chain's lock until the commit.
+        """Append an event to the project's chain.
+
+        Call it last in the transaction of the change: it holds the chain's lock until the commit. Raises
+        TransactionManagementError outside of a transaction.
         """
         if not connection.in_atomic_block:
             raise transaction.TransactionManagementError("An audit event belongs into the transaction of its change.")
@@ -105,7 +107,7 @@ class AuditEvent(models.Model):
         return event
 
     def append(self) -> None:
-        """Become the chain's next event, in one call: the chain is locked from here to the commit."""
+        """Append this event to its chain in one database call, which locks the chain until the commit."""
         columns = [self.project_id, self.at, str(self.tag), self.actor_id, self.actor_name, self.auth_method,
                    self.token_id, self.object_type, self.object_id, self.object_name, as_json(self.before),
                    as_json(self.after), self.reason, as_json(self.evidence), self.request_id]  # fmt: skip
@@ -115,21 +117,22 @@ class AuditEvent(models.Model):
         self._state.adding, self._state.db = False, connection.alias
 
     def around_sequence(self) -> tuple[bytes, bytes]:
-        """The hashed bytes before and after the sequence, which the database knows. Keys are sorted: it stands last
-        but one, and a string before it would have its quotes escaped.
+        """Return the hashed bytes before and after the sequence number, which only the database knows.
+
+        The keys are sorted, so the sequence is the last but one, and a string before it would have its quotes escaped.
         """
         self.sequence = 0
         before, place, after = rfc8785.dumps(self.content()).rpartition(b',"sequence":0,"tag":')
         return before + place[: len(b',"sequence":')], place[len(b',"sequence":0') :] + after
 
     def follow(self, sequence: int, head: bytes) -> None:
-        """Take the place in the chain after this sequence and hash (32 bytes)."""
+        """Set the sequence, canonical bytes and hashes that follow this sequence and head hash (32 bytes)."""
         self.sequence, self.prev_hash = sequence + 1, head
         self.canonical = rfc8785.dumps(self.content())
         self.hash = chain.link_hash(self.prev_hash, self.canonical)
 
     def content(self) -> JsonObject:
-        """What is hashed: everything but the hashes themselves."""
+        """Return the content that is hashed: every field but the hashes themselves."""
         return {
             "project": self.project.slug if self.project else None,
             "sequence": self.sequence,
@@ -146,7 +149,7 @@ class AuditEvent(models.Model):
 
     @property
     def changes(self) -> list[JsonObject]:
-        """Field by field what stood before and after; `had` and `has` say on which side there was a value."""
+        """The changed fields with their values before and after; `had` and `has` say on which side a value existed."""
         before, after = self.before or {}, self.after or {}
         return [
             {"field": name, "before": before.get(name), "after": after.get(name), "had": name in before,
@@ -164,12 +167,12 @@ class AuditEvent(models.Model):
         return bytes(self.prev_hash).hex()
 
     def as_link(self) -> chain.Link:
-        """The stored bytes as the verifier reads them."""
+        """Return the stored bytes as a link in the verifier's form."""
         return chain.Link(self.sequence, bytes(self.canonical), bytes(self.prev_hash), bytes(self.hash))
 
 
 class Checkpoint(models.Model):
-    """A signed head of a chain. Copies lie in the artifact store and the log; a trigger keeps these rows."""
+    """A signed head of a chain, also kept in the artifact store and the log. A trigger protects the rows."""
 
     project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="checkpoints")
     sequence = models.PositiveBigIntegerField()
@@ -184,17 +187,17 @@ class Checkpoint(models.Model):
 
     @property
     def path(self) -> str:
-        """Its place below `checkpoints/` of the artifact store."""
+        """The checkpoint's path below `checkpoints/` of the artifact store."""
         chain_name = self.project.slug if self.project else "installation"
         return f"{chain_name}/{self.at:%Y%m%dT%H%M%S.%f}Z-{self.sequence}.json"
 
     def as_signed(self) -> chain.Checkpoint:
-        """What was signed, as the verifier reads it."""
+        """Return the signed content in the verifier's form."""
         return chain.checkpoint_of(json.loads(bytes(self.document))["signed"].encode())
 
 
 class UnsealedEvent(models.Model):
-    """A read or a refusal on its way into the chain: written without the chain's lock, sealed in batches."""
+    """A read or a refusal that is not in the chain yet: written without the chain's lock, sealed in batches."""
 
     project = models.ForeignKey("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
     at = models.DateTimeField(default=now)
@@ -208,7 +211,7 @@ class UnsealedEvent(models.Model):
 
 
 def lock_chain(project: Tenant | None) -> None:
-    """Take the chain's lock until the end of the transaction, so that the sequence is the order of commits."""
+    """Lock the chain until the end of the transaction, so that the sequence is the order of commits."""
     chain_id = project.pk if project else 0
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.audit'), %s)", [chain_id])
@@ -219,17 +222,16 @@ def as_json(content: JsonObject | None) -> str | None:
 
 
 def head_of(project: Tenant | None) -> tuple[int, bytes]:
-    """The last sequence of a chain and its hash; (0, 32 zero bytes) when it is empty."""
+    """Return the last sequence of a chain and its hash; (0, 32 zero bytes) when it is empty."""
     rows = AuditEvent.objects.filter(project=project).order_by("-sequence").values_list("sequence", "hash")
     last = rows.first()
     return (last[0], bytes(last[1])) if last else (0, chain.GENESIS)
 
 
 def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> tuple[int, list[chain.Fault]]:
-    """Walk a project's chain; returns the number of events and the faults found, also against the database's
-    checkpoints and those kept `outside`.
+    """Verify a project's chain against the database's checkpoints and those kept `outside`.
 
-    A column that says something else than the hashed bytes counts as edited.
+    Returns the number of events and the faults found. A column that differs from the hashed bytes counts as edited.
     """
     edited: list[chain.Fault] = []
     count = 0

@@ -1,4 +1,4 @@
-"""What the trail keeps of other apps' signals. A failure to write it is a failure of the request."""
+"""Signal receivers that write audit events for other apps. A failure to write one fails the request."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ from adapterhub.core.domain_signals import access_refused
 
 @receiver(access_refused)
 def note_refusal(by: Actor, path: str, code: str, **_: Any) -> None:
-    """Keep who was refused what; the insert takes no lock."""
+    """Record who was refused which request; the insert takes no lock."""
     observe(Tag.ACCESS_REFUSED, by=by, project=None, what=path, evidence={"code": code})

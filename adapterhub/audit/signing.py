@@ -1,4 +1,4 @@
-"""The installation's Ed25519 key: it signs checkpoints and versions, and never leaves the server."""
+"""The installation's Ed25519 key, which signs checkpoints and versions and never leaves the server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ PEM_END = "-----END PUBLIC KEY-----"
 
 
 def signing_key() -> Ed25519PrivateKey:
-    """The key of ADAPTERHUB_AUDIT_KEY, else the one of the data folder, made at the first call."""
+    """Return the key of ADAPTERHUB_AUDIT_KEY, else the one in the data folder, generated at the first call.
+
+    Raises ImproperlyConfigured when it is no Ed25519 key in PEM.
+    """
     text = settings.AUDIT_KEY or kept_key(settings.AUDIT_KEY_FILE)
     try:
         key = load_pem_private_key(text.encode(), password=None)
@@ -37,7 +40,10 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 def kept_key(path: Path) -> str:
-    """The key's text, readable by its owner only; of two processes that make it, one wins."""
+    """Return the key file's text; generate it, readable by its owner only, if it is missing.
+
+    Of two processes that generate it at once, one wins.
+    """
     if not path.exists():
         made = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,12 +62,15 @@ def link_once(source: str, target: Path) -> None:
 
 
 def public_key_pem() -> bytes:
-    """What outsiders verify with."""
+    """Return the public key in PEM, with which outsiders verify signatures."""
     return signing_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def trusted_keys() -> list[Ed25519PublicKey]:
-    """The present key, and those of ADAPTERHUB_FORMER_KEYS: what was signed before a change of keys stays good."""
+    """Return the current public key and those of ADAPTERHUB_FORMER_KEYS, whose signatures stay valid.
+
+    Raises ImproperlyConfigured for a former key that is not Ed25519 in PEM.
+    """
     found: list[Ed25519PublicKey] = [signing_key().public_key()]
     for block in settings.FORMER_KEYS.split(PEM_END)[:-1]:
         found.append(former_key(block + PEM_END))
@@ -79,5 +88,5 @@ def former_key(pem: str) -> Ed25519PublicKey:
 
 
 def signed(domain: bytes, content: dict[str, Any]) -> bytes:
-    """The content signed with the installation's key: see `signed_with`."""
+    """Sign the content with the installation's key: see `signed_with`."""
     return signed_with(signing_key(), domain, content)

@@ -1,4 +1,4 @@
-"""What may happen: one tag for each verb that changes something, `subject:action` in the past tense."""
+"""The tags of audit events: one for each operation that changes something, `subject:action` in the past tense."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""Celery's view of the audit trail."""
+"""Celery tasks of the audit trail: sealing and checkpoints."""
 
 from celery import shared_task
 

@@ -1,4 +1,4 @@
-"""Where checkpoints are kept outside the database: below `checkpoints/` of the artifact store, never overwritten."""
+"""Storage of checkpoints outside the database: below `checkpoints/` of the artifact store, never overwritten."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT_FOR = timedelta(days=3653)
 
 
 def keep(path: str, data: bytes) -> None:
-    """Write a new object. In a bucket with Object Lock nobody may change or delete it for ten years."""
+    """Write a new object. In a bucket with Object Lock nobody can change or delete it for ten years."""
     store = open_store(
         settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING
     )
@@ -40,11 +40,14 @@ def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
 
 
 def lock_of(store: S3Store) -> dict[str, Any]:
-    """Object Lock's arguments; none where the bucket was made without it. Raises ClientError when that is not told."""
+    """Return the arguments that set an Object Lock; none if the bucket has no Object Lock.
+
+    Raises ClientError when the credentials may not read the bucket's lock configuration.
+    """
     try:
         store.client.get_object_lock_configuration(Bucket=store.bucket)
     except ClientError as error:
-        # A key that may not ask must not turn the lock off unnoticed.
+        # Credentials that may not read the configuration must not turn the lock off unnoticed.
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.FORBIDDEN:
             raise
         return {}

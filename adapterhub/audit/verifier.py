@@ -40,12 +40,12 @@ INSTALLATION = "(installation)"
 
 
 class Unreadable(Exception):
-    """An input is not what it has to be; the message names it and the fix."""
+    """Raised for an input that cannot be used; the message names it and the fix."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """One event: its place in the chain, its canonical bytes (RFC 8785) and both hashes (32 bytes each)."""
+    """An event in a chain: its sequence, its canonical bytes (RFC 8785) and both hashes (32 bytes each)."""
 
     sequence: int
     canonical: bytes
@@ -55,7 +55,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Fault:
-    """A place where a trail does not hold; kind is `edited`, `gap`, `tail` or `rehash`."""
+    """A place where verification fails; kind is `edited`, `gap`, `tail` or `rehash`."""
 
     sequence: int
     kind: str
@@ -63,9 +63,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was signed: at `at` (ISO 8601) the project's chain had `sequence` events and this head (32 bytes).
+    """The signed head of a chain: at `at` (ISO 8601) the project had `sequence` events and this head (32 bytes).
 
-    `previous` is the sha256 of the signed text of the checkpoint before it, so that a missing one is seen.
+    `previous` is the sha256 of the signed text of the checkpoint before it, so that a missing one is noticed.
     """
 
     project: str
@@ -77,12 +77,12 @@ class Checkpoint:
 
 
 def link_hash(prev_hash: bytes, canonical: bytes) -> bytes:
-    """sha256(domain | prev_hash | canonical bytes)."""
+    """Return the hash of an event: sha256(domain | prev_hash | canonical bytes)."""
     return hashlib.sha256(DOMAIN + prev_hash + canonical).digest()
 
 
 def faults(links: Iterable[Link], checkpoints: Iterable[Checkpoint] = ()) -> Iterator[Fault]:
-    """Walk a chain in the order in which it is given; yields each place that does not hold."""
+    """Verify a chain in the given order; yield each fault."""
     signed: dict[int, set[bytes]] = {}
     for point in checkpoints:
         signed.setdefault(point.sequence, set()).add(point.head)
@@ -100,7 +100,7 @@ def faults(links: Iterable[Link], checkpoints: Iterable[Checkpoint] = ()) -> Ite
 
 
 def holds(link: Link, prev_hash: bytes) -> bool:
-    """True when the link continues `prev_hash` and its bytes say what it claims."""
+    """Return True if the link continues `prev_hash`, has the right hash, and its bytes name its sequence."""
     return (
         link.prev_hash == prev_hash
         and link.hash == link_hash(prev_hash, link.canonical)
@@ -109,8 +109,8 @@ def holds(link: Link, prev_hash: bytes) -> bool:
 
 
 def sequence_in(canonical: bytes) -> int | None:
-    """The sequence that the hashed bytes name; None when they are no event."""
-    # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can look so.
+    """Return the sequence that the hashed bytes name; None when they are no event."""
+    # The keys are sorted: unless the event is forged, this is its end, and no string or inner object can match.
     if end := ENDING.fullmatch(canonical, canonical.rfind(b',"sequence":')):
         return int(end[1])
     try:
@@ -122,7 +122,7 @@ def sequence_in(canonical: bytes) -> int | None:
 
 
 def read_export(path: Path) -> list[tuple[str, Link]]:
-    """The events of a JSONL export with the project that each names. Raises Unreadable."""
+    """Return the events of a JSONL export, each with the project that it names. Raises Unreadable."""
     try:
         with path.open("rb") as stream:
             return [read_line(number, line) for number, line in enumerate(stream, 1) if line.strip()]
@@ -148,7 +148,7 @@ def project_in(canonical: bytes) -> str:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """Raises Unreadable unless the file is an Ed25519 public key in PEM."""
+    """Read an Ed25519 public key in PEM. Raises Unreadable."""
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -159,7 +159,7 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
-    """Every checkpoint below the folder, each with a good signature, oldest first. Raises Unreadable."""
+    """Return every checkpoint below the folder, oldest first, with its signature verified. Raises Unreadable."""
     if not folder.is_dir():
         raise Unreadable(f"--checkpoints {folder} is no folder: name the one that holds the signed checkpoints.")
     found = [read_checkpoint(path, key) for path in sorted(folder.rglob("*.json"))]
@@ -179,7 +179,7 @@ def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
 
 
 def checkpoint_of(signed: bytes) -> Checkpoint:
-    """The checkpoint in its signed bytes."""
+    """Parse a checkpoint's signed bytes."""
     content = json.loads(signed)
     return Checkpoint(
         project=content["project"] or INSTALLATION,
@@ -193,14 +193,14 @@ def checkpoint_of(signed: bytes) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was signed of a bundle: its project, and size (bytes) and sha256 (hex) of each of its files."""
+    """The signed manifest of a bundle: its project, and the size (bytes) and sha256 (hex) of each of its files."""
 
     project: str
     files: dict[str, tuple[int, str]]
 
 
 def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
-    """Raises Unreadable unless it is a manifest that the key signed."""
+    """Read a manifest and verify its signature. Raises Unreadable."""
     try:
         outer = json.loads(path.read_bytes())
         signed = outer["signed"].encode()
@@ -215,7 +215,7 @@ def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
 
 
 def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
-    """The first file of the bundle that is not the one signed for, and its fault."""
+    """Return the name and fault of the first file that differs from its manifest; None if all match."""
     for name, (size, digest) in sorted(manifest.files.items()):
         path = folder / name
         if not path.is_file():
@@ -227,7 +227,7 @@ def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
 
 
 def require_complete(points: list[Checkpoint]) -> None:
-    """Raises Unreadable when a checkpoint between two others is missing."""
+    """Check that every checkpoint after the first follows a known one. Raises Unreadable."""
     known = {point.digest for point in points}
     for point in points[1:]:
         if point.previous not in known:
@@ -235,7 +235,10 @@ def require_complete(points: list[Checkpoint]) -> None:
 
 
 def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted: str) -> str:
-    """The project that the export is about: the named one, the one most events name, or the only one signed for."""
+    """Return the project of the export: `wanted`, else the one most events name, else the only one signed for.
+
+    Raises Unreadable when the export is empty and not exactly one project has checkpoints.
+    """
     named = [name for name, _ in events if name]
     if wanted or named:
         return wanted or max(set(named), key=named.count)
@@ -246,7 +249,10 @@ def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted:
 
 
 def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> dict[str, object]:
-    """`{ok, project, sequence, fault}`: the first fault, or the last sequence of an intact trail. Raises Unreadable."""
+    """Verify the export; return `{ok, project, sequence, fault}`. Raises Unreadable.
+
+    `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file.
+    """
     key = read_public_key(public_key)
     if not export.is_dir():
         return of_trail(export, read_checkpoints(folder, key), wanted)
@@ -256,13 +262,13 @@ def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> d
     if broken is None:
         return found
     name, fault = broken
-    # A fault of the chain says more than that its file is another one.
+    # A fault of the chain is more precise than that its file differs.
     own = {} if found["fault"] else {"ok": False, "sequence": None, "fault": fault}
     return {**found, **own, "file": name}
 
 
 def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, object]:
-    """The verdict on the events alone."""
+    """Return the verdict on the events alone."""
     events = read_export(export)
     project = project_of(events, points, wanted)
     points = [point for point in points if point.project == project]

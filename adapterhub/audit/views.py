@@ -1,4 +1,4 @@
-"""The audit explorer: events, and one event with what it changed."""
+"""The pages of the audit explorer: the list of events, and one event with its changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = 50
 
 
 def audited(request: HttpRequest) -> QuerySet[Any]:
-    """The projects whose trail the user may read. Raises NotAllowed when there is none."""
+    """Return the projects whose trail the user may read. Raises NotAllowed when there is none."""
     projects = allowed(request, Scope.AUDIT)
     if not projects.exists():
         raise NotAllowed("The audit trail needs the role auditor or admin in a project.")
@@ -32,7 +32,7 @@ def audited(request: HttpRequest) -> QuerySet[Any]:
 
 @login_required
 def explorer(request: HttpRequest) -> HttpResponse:
-    """Events of the projects that the user may audit, and whether their chains hold when asked."""
+    """Show the events of the projects that the user may audit; `?verify` also verifies their chains."""
     projects = audited(request)
     form = AuditFilter(request.GET, projects=projects)
     context: dict[str, Any] = {
@@ -47,7 +47,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def event(request: HttpRequest, pk: int) -> HttpResponse:
-    """One event: every field, what stood before and after, and its place in the chain."""
+    """Show one event: every field, the values before and after, and its place in the chain."""
     found = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
     observe(Tag.AUDIT_READ, by=actor_of(request), project=found.project, what=request.path)
     sealed = Checkpoint.objects.filter(project=found.project, sequence__gte=found.sequence).first()

@@ -1,4 +1,4 @@
-"""The `adapterhub` command: REST for pipelines and people.
+"""The `adapterhub` command: the REST API for pipelines and people.
 
 Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused.
 Progress and errors go to stderr; stdout holds one line, or with --json the REST object.
@@ -48,7 +48,7 @@ def login(
     url: Annotated[str, typer.Argument(help="Address of AdapterHub, e.g. https://hub.example.org.")],
     project: Annotated[str, typer.Option(help="Project that later commands mean.")] = "",
 ) -> None:
-    """Ask for a token, or read it from a pipe, try it, and keep it in a file that only you can read."""
+    """Sign in: ask for a token or read it from a pipe, test it, and store it in a file that only you can read."""
     if not url.startswith(("https://", "http://")):
         raise Ended(f"{url!r} is no address: begin it with https://.", Exit.USAGE)
     token = typer.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
@@ -62,7 +62,7 @@ def login(
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script: print an expected error on stderr and exit with its code."""
     try:
         app()
     except FORESEEN as error:

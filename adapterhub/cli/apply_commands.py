@@ -1,4 +1,4 @@
-"""Commands of the declarative file: plan, apply."""
+"""The commands `plan` and `apply` of the declarative file."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
 
 
 def planned(state: State) -> list[Change]:
-    """What would be done, in its order. Nothing is changed."""
+    """Return the changes that `apply` would make, in order, without making them."""
     return [change for step in STEPS if (change := step.look(state))]
 
 
 def lines(changes: list[Change]) -> str:
-    """The plan for people."""
+    """Return the plan as readable text, one line per change."""
     if not changes:
         return "Nothing changed: everything is as the file says."
     return "\n".join(f"{SIGNS[one.action]} {one.action} {one.kind} {one.name}: {one.why}" for one in changes)
@@ -44,7 +44,7 @@ def answer(state: State, changes: list[Change]) -> dict[str, Any]:
 
 
 def plan(file: File = DEFAULT_FILE, project: Project = "", as_json: AsJson = False) -> None:
-    """Show what `apply` would do, and why; nothing is changed."""
+    """Show what `apply` would change, and why, without changing anything."""
     with hub() as api:
         state = state_of(api, file, project, LONGEST_S)
         changes = planned(state)
@@ -59,7 +59,7 @@ def apply(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is missing of what the file declares, and carry it out; --wait also follows the rollout."""
+    """Show the changes that the file asks for and carry them out; --wait also follows the rollout."""
     with hub() as api:
         changes = planned(state_of(api, file, project, timeout))
         typer.echo(lines(changes), err=True)
@@ -74,7 +74,7 @@ def apply(
 
 
 def require_yes() -> None:
-    """Raises Ended unless a person agrees."""
+    """Ask for confirmation. Raises Ended when it is refused or nobody can be asked."""
     if not sys.stdin.isatty():
         raise Ended("Nobody can be asked here: agree with --yes.", Exit.USAGE)
     if not typer.confirm("Carry this out?", err=True):
@@ -82,7 +82,7 @@ def require_yes() -> None:
 
 
 def carry_out(state: State) -> None:
-    """Each step looks again before it acts: what was made meanwhile is not made twice."""
+    """Carry out the steps; each checks again first, so that what exists by now is not created twice."""
     for step in STEPS:
         if step.look(state):
             step.do(state)

@@ -1,4 +1,4 @@
-"""Commands for blind tests: programs ask and read, people vote on the page of the comparison."""
+"""The commands for blind tests. Programs start them and read results; people vote on the page of the comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Name = Annotated[str, typer.Argument(metavar="ADAPTER")]
 
 
 def lines_of(file: Path | None) -> list[str]:
-    """Raises Ended."""
+    """Return the prompts in the file, one per non-blank line; none without a file. Raises Ended."""
     if file is None:
         return []
     if not file.is_file():
@@ -27,7 +27,7 @@ def lines_of(file: Path | None) -> list[str]:
 
 
 def preferred(test: dict[str, Any]) -> str:
-    """How often each version was taken for the best: `v3 2, v4 1, no difference 0`."""
+    """Return how often people preferred each version: `v3 2, v4 1, no difference 0`."""
     named = [(f"v{vote['number']}" if vote["number"] else "no difference", vote["votes"]) for vote in test["votes"]]
     return ", ".join(f"{name} {count}" for name, count in named)
 
@@ -56,7 +56,7 @@ def ask(
 
 @blind.command()
 def results(adapter: Name, as_json: AsJson = False) -> None:
-    """What people preferred, newest test first."""
+    """Show which versions people preferred, newest test first."""
     with hub() as api:
         found = list(api.rows(calls.blind_tests(adapter)))
     say(found, "\n".join(f"{test['id']} {preferred(test)}: {short(test)}" for test in found), as_json)

@@ -1,4 +1,4 @@
-"""Where the command learns address, token and project: the environment first, then its file."""
+"""The command's configuration: address, token and project, from the environment first, then from its file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from adapterhub import environment
 
 
 class BadConfig(Exception):
-    """The configuration cannot be used; the message names the place and the fix."""
+    """Raised when the configuration cannot be used; the message names the place and the fix."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """`project` is the one meant when a command names none."""
+    """Address, token and project of the command. `project` is the default for commands that name none."""
 
     url: str = ""
     token: str = ""
     project: str = ""
 
     def complete(self) -> Config:
-        """Itself. Raises BadConfig when address or token is missing."""
+        """Return this configuration. Raises BadConfig when address or token is missing."""
         if not self.url or not self.token:
             missing = "address" if not self.url else "token"
             raise BadConfig(f"There is no {missing}: run `adapterhub login URL`, or set ADAPTERHUB_URL and "
@@ -35,13 +35,13 @@ class Config:
 
 
 def path_of() -> Path:
-    """ADAPTERHUB_CONFIG, else config.toml in the user's folder for settings."""
+    """Return the path of the file: ADAPTERHUB_CONFIG, else config.toml in the user's configuration folder."""
     named = environment.read("ADAPTERHUB_CONFIG")
     return Path(named) if named else Path(typer.get_app_dir("adapterhub")) / "config.toml"
 
 
 def load() -> Config:
-    """The file's configuration with what the environment says instead. Raises BadConfig."""
+    """Return the file's configuration, overridden by the environment. Raises BadConfig."""
     found = read(path_of())
     names = {"url": "ADAPTERHUB_URL", "token": "ADAPTERHUB_TOKEN", "project": "ADAPTERHUB_PROJECT"}
     told = {field: environment.read(name) for field, name in names.items()}
@@ -49,7 +49,7 @@ def load() -> Config:
 
 
 def read(path: Path) -> Config:
-    """The file, or an empty configuration when there is none. Raises BadConfig."""
+    """Read the file; return an empty configuration when there is none. Raises BadConfig."""
     try:
         fields = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def read(path: Path) -> Config:
 
 
 def save(config: Config, path: Path) -> None:
-    """Write the file for its owner's eyes alone."""
+    """Write the file, readable by its owner only."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in asdict(config).items())
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The declarative file `adapterhub.yaml`: what should exist and be served, and how it is made."""
+"""The declarative file `adapterhub.yaml`: the adapter and rollout that should exist, and how versions are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Strict(BaseModel):
-    """A name that is not known is a typing error, and a text is no number."""
+    """A strict model: unknown names are errors, and text is not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -28,7 +28,7 @@ class Adapter(Strict):
 
 
 class Budget(Strict):
-    """What the planned ranks may cost: exactly one of the three."""
+    """The budget of a rank plan: exactly one of uniform rank, parameters and bytes."""
 
     uniform_rank: Annotated[int, Field(ge=1, le=512)] | None = None
     parameters: Annotated[int, Field(ge=1)] | None = None
@@ -42,7 +42,10 @@ class Budget(Strict):
 
 
 class Gates(Strict):
-    """What stands between a version and its users. `no_worse`: than what the alias serves, as far as measured."""
+    """The gates that a version passes before it serves users.
+
+    `no_worse` refuses a version that is measured to be worse than what the alias serves.
+    """
 
     no_worse: bool = True
     loss_below: float | None = None
@@ -65,7 +68,7 @@ class Guardrail(Strict):
 
 
 class Rollout(Strict):
-    """How an alias moves to the version. `cluster` serves an alias that does not exist yet."""
+    """The rollout that moves an alias to the version. `cluster` serves an alias that does not exist yet."""
 
     alias: Slug
     steps: Annotated[list[Step], Field(min_length=1)]
@@ -87,7 +90,7 @@ class Declaration(Strict):
 
 
 def read(path: Path) -> Declaration:
-    """The file. Raises Ended naming each field that is wrong."""
+    """Read the file. Raises Ended naming each field that is wrong."""
     try:
         return Declaration.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
@@ -98,6 +101,6 @@ def read(path: Path) -> Declaration:
 
 
 def place(parts: tuple[Any, ...]) -> str:
-    """`rollout.steps[0].weight`."""
+    """Return the path of a field, such as `rollout.steps[0].weight`."""
     named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return named.lstrip(".") or "the file"

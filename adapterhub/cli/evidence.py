@@ -1,4 +1,4 @@
-"""Commands that prove: audit verify, audit export, dossier."""
+"""The commands that produce evidence: audit verify, audit export, dossier."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(content: bytes, output: Path | None) -> None:
 
 @audit.command()
 def verify(project: Project = "", as_json: AsJson = False) -> None:
-    """Walk the project's hash chain; 1 when it does not hold."""
+    """Verify the project's audit hash chain; exit code 1 when it is broken."""
     with hub() as api:
         verdict = api.send(calls.verify_audit(project_of(api, project)))
     state = "intact" if verdict["ok"] else f"broken at {', '.join(str(one['sequence']) for one in verdict['faults'])}"
@@ -48,7 +48,7 @@ def export(
     kind: Annotated[Kind, typer.Option("--as", help="bundle is a ZIP that can be verified.")] = Kind.JSONL,
     output: Output = None,
 ) -> None:
-    """The project's trail, to keep elsewhere."""
+    """Export the project's audit trail, to keep it elsewhere."""
     with hub() as api:
         write(api.send(calls.export_audit(project_of(api, project), kind)), output)
 
@@ -58,7 +58,7 @@ def dossier(
     number: Annotated[int, typer.Argument(metavar="VERSION", help="The version's number.")],
     output: Output = None,
 ) -> None:
-    """Everything recorded of a version, as JSON."""
+    """Write everything recorded about a version as JSON."""
     with hub() as api:
         found = api.send(calls.dossier(adapter, number))
     write(json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n", output)

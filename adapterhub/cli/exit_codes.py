@@ -1,4 +1,4 @@
-"""What the command's exit code says, and how an error becomes one."""
+"""The command's exit codes, and the conversion of errors to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 
 class Ended(Exception):
-    """What was waited for, or asked, ended otherwise than wished."""
+    """Raised when a command ends other than asked; `code` is the exit code."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
@@ -29,14 +29,14 @@ class Ended(Exception):
 
 
 FORESEEN = (ApiError, BadConfig, Ended, OSError, TimedOut, Unreachable)
-# What stands between a version and its users: signatures, evaluations, the estimate of memory.
+# Gates between a version and its users: signatures, evaluations, the estimate of memory.
 GATES = {"alias_protected", "approval_missing", "evaluation_objects", "review_overdue", "will_not_fit"}
 BY_STATUS = {400: Exit.USAGE, 401: Exit.NOT_ALLOWED, 403: Exit.NOT_ALLOWED, 404: Exit.USAGE, 409: Exit.CONFLICT,
              413: Exit.USAGE, 415: Exit.USAGE, 422: Exit.USAGE}  # fmt: skip
 
 
 def code_of(error: Exception) -> Exit:
-    """The exit code of a foreseen error."""
+    """Return the exit code of an expected error."""
     match error:
         case ApiError():
             return Exit.REFUSED if error.code in GATES else BY_STATUS.get(error.status, Exit.FAILED)
@@ -50,9 +50,9 @@ def code_of(error: Exception) -> Exit:
 
 
 def told(error: Exception) -> list[str]:
-    """The error for people: its sentence, and each field that the server names."""
+    """Return the error as readable lines: each field that the server names, else the error's message."""
     if not isinstance(error, ApiError):
         return [str(error)]
     told = [f"{fault['field']}: {fault['message']}" for fault in error.errors if fault.get("field")]
-    # The server's own sentence already joins what it says of the fields.
+    # The server's message already joins those of the fields.
     return told or [error.detail]

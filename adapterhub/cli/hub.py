@@ -1,4 +1,4 @@
-"""Commands of a hub of the Hugging Face kind: publish, import. Its address and token are HF_ENDPOINT and HF_TOKEN."""
+"""The commands publish and import for a Hugging Face compatible hub, configured by HF_ENDPOINT and HF_TOKEN."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = ["adapter_model.safetensors", "adapter_config.json"]
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Raises Ended for what a hub refuses."""
+    """Translate errors of the hub into Ended."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -39,7 +39,7 @@ def foreseen() -> Iterator[None]:
 
 
 def written(api: Client, served_name: str, folder: Path) -> None:
-    """The version's files as they were published, and a card made from what is recorded of it."""
+    """Write the version's published files into the folder, with a model card made from its records. Raises Ended."""
     adapter, _, rest = served_name.rpartition(".v")
     number = rest.partition("-")[0]
     if not adapter or not number.isdecimal():
@@ -59,7 +59,7 @@ def publish(
     private: Annotated[bool, typer.Option("--private/--public", help="Of a repository that is new.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Put a version on the hub, with a model card from its lineage; what is there already is not sent again."""
+    """Upload a version to the hub with a model card of its lineage; unchanged files are not sent again."""
     from huggingface_hub import HfApi
 
     with session.hub() as api, TemporaryDirectory() as folder, foreseen():
@@ -80,7 +80,7 @@ def take(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Publish an adapter of the hub as the next version here; it is checked as an upload is."""
+    """Publish an adapter from the hub as the next version here; it is checked like an upload."""
     from huggingface_hub import snapshot_download
 
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A model card from what is recorded of a version: its base, data, method, ranks, losses and lineage. Pure."""
+"""The model card of a version, made from its records: base, data, method, ranks, losses and lineage. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN = {"loss_before": "Held-out loss of the base, nats a token", "loss_after":
 
 
 def card(version: Json, dossier: Json, evaluations: list[Json]) -> str:
-    """README.md with the front matter that hubs read. It says only what was recorded."""
+    """Return the README.md with the front matter that hubs read. It contains only recorded facts."""
     return "\n".join(["---", front(dossier).strip(), "---", "", *body(version, dossier, evaluations), ""])
 
 

@@ -1,4 +1,4 @@
-"""Commands that move traffic: rollout, promote, rollback, alias history."""
+"""The commands that move traffic: rollout, promote, rollback, alias history."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from adapterhub.client.shapes import Guardrail, Rollout, Step
 
 alias = typer.Typer(no_args_is_help=True, help="Public names that applications send as `model`.")
 Name = Annotated[str, typer.Argument(metavar="ALIAS")]
-# What people or the loop may still change while somebody waits.
+# Errors that people or the control loop may still resolve while the command waits.
 PASSING = ("approval_missing", "stale_generation")
 
 
 def numbers(text: str, option: str, count: int) -> list[str]:
-    """The parts of `a:b:c`, at most so many. Raises Ended."""
+    """Split `a:b:c` into one to `count` parts. Raises Ended when there are more or one is empty."""
     parts = text.split(":")
     if not 1 <= len(parts) <= count or not all(parts):
         raise Ended(f"{option} {text!r} has more or emptier parts than it may have: see --help.", Exit.USAGE)
@@ -34,14 +34,14 @@ def number(text: str, option: str) -> float:
 
 
 def step_of(text: str) -> Step:
-    """WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]."""
+    """Parse a step WEIGHT[:HOLD_S[:MIN_SAMPLES[:approval]]]. Raises Ended."""
     parts = numbers(text, "--step", 4)
     hold_s, samples = (int(number(part, "--step")) for part in [*parts[1:3], "0", "0"][:2])
     return {"weight": number(parts[0], "--step"), "hold_s": hold_s, "min_samples": samples, "approval": len(parts) == 4}
 
 
 def guardrail_of(text: str) -> Guardrail:
-    """METRIC:MARGIN[:KIND[:LEVEL]]."""
+    """Parse a guardrail METRIC:MARGIN[:KIND[:LEVEL]]. Raises Ended."""
     parts = numbers(text, "--guardrail", 4)
     rail: Guardrail = {"metric": parts[0], "margin": number(parts[1] if parts[1:] else "", "--guardrail")}
     if parts[2:]:
@@ -61,7 +61,7 @@ def rollout(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Send the candidate a share of the traffic; --wait follows to the promotion, or ends with 1."""
+    """Send the candidate a share of the traffic; --wait follows it until promotion, or exits with 1."""
     plan = [step_of(step) for step in steps]
     with hub() as api:
         opened = api.send(calls.open_rollout(name, candidate, plan, reason, [guardrail_of(rail) for rail in rails]))
@@ -71,7 +71,7 @@ def rollout(
 
 
 def newest(api: Client, name: str) -> Rollout:
-    """The alias' last rollout that was opened. Raises Ended when there never was one."""
+    """Return the alias' latest rollout that was opened. Raises Ended when there is none."""
     rows: list[Rollout] = api.send(calls.rollouts(name))["results"]
     found = [row for row in rows if row["status"] not in ("draft", "discarded")]
     if not found:
@@ -86,7 +86,7 @@ def promote(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Let the rollout's candidate serve everybody; 6 when a signature is missing or an evaluation objects."""
+    """Let the candidate serve all traffic; exit code 6 when a signature is missing or an evaluation objects."""
     with hub() as api:
         last = newest(api, name)
         done = promote_when_allowed(api, last, reason, timeout) if wait else api.send(calls.promote(last, reason))
@@ -94,7 +94,10 @@ def promote(
 
 
 def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: float) -> Rollout:
-    """The promoted rollout. Raises Ended when it was rolled back, failed, or a signature was refused."""
+    """Promote the rollout as soon as it is allowed, and return it.
+
+    Raises Ended when it was rolled back, failed, or a signature was refused; TimedOut after `timeout_s`.
+    """
     with following(f"promotion of {last['candidate']}") as follower:
         for seen in api.looks(calls.rollout(last["id"]), timeout_s):
             follower.look({**seen})
@@ -107,7 +110,10 @@ def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: flo
 
 
 def tried(api: Client, seen: Rollout, reason: str) -> Rollout | None:
-    """The promoted rollout; None while people still have to sign, or when it changed meanwhile."""
+    """Try to promote; return the rollout, or None while signatures are missing or it has changed in the meantime.
+
+    Raises Ended when the approval was rejected.
+    """
     try:
         return api.send(calls.promote(seen, reason))
     except ApiError as error:
@@ -120,7 +126,7 @@ def tried(api: Client, seen: Rollout, reason: str) -> Rollout | None:
 
 
 def rollback(name: Name, reason: Reason, as_json: AsJson = False) -> None:
-    """Let the stable version serve everybody again, also after the promotion."""
+    """Let the stable version serve all traffic again, even after the promotion."""
     with hub() as api:
         done = api.send(calls.roll_back(newest(api, name), reason))
     say(done, f"{name} serves {done['stable']}", as_json)
@@ -132,7 +138,7 @@ def history(
     at: Annotated[str, typer.Option(help="A time with its zone: only what served then.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Every move of the alias, newest first; with --at what served then."""
+    """Show every move of the alias, newest first; with --at, the version that served at that time."""
     with hub() as api:
         moves = api.send(calls.history(name, at))
     say(moves, "\n".join(f"{move['at']} {move['version']} {move['actor_name']}: {move['reason']}" for move in moves),

@@ -1,4 +1,4 @@
-"""What commands share: the connection, the project that is meant, options of one spelling, and what is printed."""
+"""Shared parts of the commands: connection, project, common options and output."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LONGEST_S = 4 * 3600.0
 
 
 def hub() -> Client:
-    """The configured AdapterHub. Raises BadConfig."""
+    """Return a client of the configured AdapterHub. Raises BadConfig."""
     found = config.load().complete()
     return Client(found.url, found.token)
 
 
 def project_of(api: Client, given: str) -> str:
-    """The named project, the configured one, or the only one that the token sees. Raises Ended."""
+    """Return the named project, else the configured one, else the only one that the token sees. Raises Ended."""
     return given or config.load().project or only(projects_seen(api))
 
 
@@ -36,14 +36,14 @@ def projects_seen(api: Client) -> list[str]:
 
 
 def only(seen: list[str]) -> str:
-    """The one project. Raises Ended unless it is one."""
+    """Return the only project. Raises Ended unless there is exactly one."""
     if len(seen) != 1:
         raise Ended(f"The token sees {len(seen)} projects: name one with --project.", Exit.USAGE)
     return seen[0]
 
 
 def dataset_of(api: Client, project: str, given: str) -> int:
-    """A dataset's id, or that of the file after its upload; the same content is the same dataset."""
+    """Return the id of a dataset, or upload the file first; the same content is the same dataset. Raises Ended."""
     if given.isdecimal():
         return int(given)
     if not Path(given).is_file():
@@ -52,5 +52,5 @@ def dataset_of(api: Client, project: str, given: str) -> int:
 
 
 def say(thing: Any, line: str, as_json: bool) -> None:
-    """The REST object, or one line for people."""
+    """Print the REST object as JSON, or one readable line."""
     typer.echo(json.dumps(thing, indent=2, ensure_ascii=False) if as_json else line)

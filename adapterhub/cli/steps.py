@@ -1,4 +1,4 @@
-"""The steps from a declaration to what it wants. Each looks first; what it finds in place it leaves alone."""
+"""The steps that carry out a declaration. Each checks the current state first and changes only what differs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USABLE = ("checking", "ready")
 
 @dataclass(frozen=True)
 class Change:
-    """`action` is create, change, run, follow or open."""
+    """A change that a step would make. `action` is create, change, run, follow or open."""
 
     action: str
     kind: str
@@ -32,7 +32,7 @@ class Change:
 
 @dataclass
 class State:
-    """What is known so far; None is not there, or not known before a step in front of it is carried out."""
+    """The state that the steps have found or made. None: missing, or unknown until an earlier step is carried out."""
 
     api: Client
     wish: Declaration
@@ -49,7 +49,7 @@ class State:
     rollout: Json | None = None
 
     def found(self, call: Call[Json]) -> Json | None:
-        """The thing, or None when there is none."""
+        """Return the object, or None when the server answers 404."""
         try:
             return self.api.send(call)
         except ApiError as error:
@@ -62,7 +62,7 @@ class State:
         return answer
 
     def followed(self, call: Call[Any], name: str) -> Json:
-        """The thing when it has ended well."""
+        """Follow the object until it ends, and return it. Raises Ended when it did not end well, and TimedOut."""
         ended: Json = until_ended(self.api, call, name, self.timeout_s)
         return ended
 
@@ -71,14 +71,14 @@ class State:
 
 
 def known(value: T | None) -> T:
-    """What an earlier step found or made. Raises Ended when somebody took it away meanwhile."""
+    """Return a value of an earlier step. Raises Ended when it is gone because somebody removed it in the meantime."""
     if value is None:
         raise Ended("What an earlier step found is gone: run the command again.", Exit.CONFLICT)
     return value
 
 
 class Step(Protocol):
-    """`look` reads what is there and says what is missing; `do` carries that out."""
+    """A step: `look` checks the current state and returns the missing change; `do` carries it out."""
 
     def look(self, state: State) -> Change | None: ...
 
@@ -131,7 +131,7 @@ class TheData:
 
 
 class TheRanks:
-    """With a budget the ranks of every module are planned before the training."""
+    """The step that plans the ranks of every module before the training, if the file has a budget."""
 
     def look(self, state: State) -> Change | None:
         if state.wish.budget is None:
@@ -159,13 +159,13 @@ class TheRanks:
 
 
 def budget_of(analysis: Json) -> Json:
-    """The budget as it was asked for; with a plan it stands as kind and value."""
+    """Return the budget as requested; a finished plan holds it as kind and value."""
     budget: Json = analysis["budget"]
     return {budget["kind"]: budget["value"]} if "kind" in budget else budget
 
 
 class TheVersion:
-    """A training run of just this recipe made it, or will."""
+    """The step that finds a usable version made by exactly this recipe, or trains one."""
 
     def look(self, state: State) -> Change | None:
         slug = state.wish.adapter.slug
@@ -220,12 +220,12 @@ class TheVersion:
 
 
 def number_of(served_name: str) -> int:
-    """`dora.v12-0123456789ab` is number 12."""
+    """Return the version number in a served name: 12 in `dora.v12-0123456789ab`."""
     return int(served_name.rpartition(".v")[2].partition("-")[0])
 
 
 class TheGates:
-    """The version beside what the alias serves, measured on the held-out rows of its data."""
+    """The step that measures the version against what the alias serves, on held-out rows, and applies the gates."""
 
     def look(self, state: State) -> Change | None:
         if state.wish.gates is None:
@@ -264,7 +264,7 @@ class TheGates:
         self.judge(state)
 
     def judge(self, state: State) -> None:
-        """Raises Ended when a gate refuses."""
+        """Check the gates against the evaluation. Raises Ended when one refuses."""
         gates, metrics = state.wish.gates, (state.evaluation or {}).get("metrics") or {}
         if gates and gates.no_worse:
             require_no_worse(metrics, state.version or "", self.serving(state) or "")
@@ -275,7 +275,7 @@ class TheGates:
 
 
 class ThePolicy:
-    """The signatures that a promotion needs."""
+    """The step that sets how many signatures a promotion needs."""
 
     def look(self, state: State) -> Change | None:
         wanted = state.wish.gates.quorum if state.wish.gates else None
@@ -289,7 +289,7 @@ class ThePolicy:
 
 
 class TheRollout:
-    """Traffic moves by a rollout; a new alias serves its first version at once."""
+    """The step that opens a rollout, or creates the alias, which then serves its first version at once."""
 
     def look(self, state: State) -> Change | None:
         wanted = state.wish.rollout
@@ -335,7 +335,7 @@ STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates
 
 
 def shown(state: State) -> dict[str, Any]:
-    """What the declaration came to."""
+    """Return the result of the declaration: the ids of what exists and the rollout."""
     return {"adapter": state.wish.adapter.slug, "dataset": state.dataset, "version": state.version,
             "rank_analysis": (state.analysis or {}).get("id"), "training_run": (state.run or {}).get("id"),
             "evaluation": (state.evaluation or {}).get("id"), "rollout": state.rollout}  # fmt: skip

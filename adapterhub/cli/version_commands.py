@@ -1,4 +1,4 @@
-"""Commands that make versions: push, analyze, train, eval."""
+"""The commands that make and measure versions: push, analyze, train, eval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`name=value`, the value as JSON where it is JSON, else as text. Raises Ended."""
+    """Parse `name=value` pairs; a value is JSON if it can be parsed so, else text. Raises Ended."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -43,7 +43,7 @@ def push(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Publish an adapter that was trained elsewhere; --wait follows its check."""
+    """Publish an adapter trained elsewhere; --wait follows its check."""
     with hub() as api:
         version = api.send(calls.push(adapter, folder, fold=fold))
         if wait:
@@ -86,7 +86,7 @@ def train(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Train a new version; --set steps=200 --set learning_rate=0.0002 for the hyperparameters."""
+    """Train a new version; set hyperparameters with --set steps=200 --set learning_rate=0.0002."""
     fields: dict[str, Any] = {"method": method, "hyperparameters": settings_of(settings), "anyway": anyway}
     with hub() as api:
         owner = project_of(api, project)
@@ -106,7 +106,7 @@ def evaluate(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a version on held-out rows; --wait ends with 6 when it is measured to be worse than --against."""
+    """Measure a version on held-out rows; --wait exits with 6 when it is measured to be worse than --against."""
     with hub() as api:
         owner = project_of(api, project)
         other = {"against": against} if against else {}
@@ -118,7 +118,10 @@ def evaluate(
 
 
 def require_no_worse(metrics: dict[str, Any], version: str, against: str) -> None:
-    """Raises Ended when the whole interval of the difference in loss is above zero, as the promotion would."""
+    """Check that the version is not worse, by the same rule as the promotion. Raises Ended.
+
+    It is worse when the whole interval of the difference in loss is above zero.
+    """
     change = (metrics.get("differences") or {}).get("against")
     if change and change["low"] > 0:
         interval = f"{change['low']:.3f} to {change['high']:.3f}"

@@ -1,4 +1,4 @@
-"""Following what goes on at the server: a bar in a terminal, a line a change in a log; both on stderr."""
+"""Progress of server jobs on stderr: a bar in a terminal, a line per change of status in a log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOOD = {"succeeded", "ready", "promoted"}
 
 
 class Follower:
-    """Shows the states of one thing as they come."""
+    """A display of the status of one job."""
 
     def __init__(self, name: str, bar: Progress) -> None:
         self.name, self.bar = name, bar
@@ -36,7 +36,7 @@ class Follower:
 
 
 def state_of(thing: dict[str, Any]) -> tuple[float, float | None, str]:
-    """How much is done, of how much (None: not known), and the state in a word."""
+    """Return the progress, its total (None: not known), and the status in words."""
     status = str(thing["status"]).replace("_", " ")
     if "weight" in thing:
         return thing["weight"], 100, f"{status}, {thing['weight']:g} %"
@@ -54,7 +54,7 @@ def following(name: str) -> Iterator[Follower]:
 
 
 def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
-    """The thing when it has ended. Raises TimedOut, and Ended when it failed or was rolled back."""
+    """Follow the object until it has ended. Raises TimedOut, and Ended when it failed or was rolled back."""
     with following(name) as follower:
         for found in api.looks(call, timeout_s):
             thing = cast(dict[str, Any], found)
@@ -65,7 +65,7 @@ def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
 
 
 def well_ended(thing: dict[str, Any], name: str) -> dict[str, Any]:
-    """The thing. Raises Ended unless it ended well."""
+    """Return the object. Raises Ended unless it ended well."""
     if thing["status"] not in GOOD:
         why = thing.get("message") or thing.get("reason") or "no reason was told"
         raise Ended(f"{name} {str(thing['status']).replace('_', ' ')}: {why}")

@@ -1,4 +1,4 @@
-"""Every call as a value: what is sent, and what comes back. The clients carry them out."""
+"""The calls of the REST API as values: the request, and the type of the response. The clients carry them out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request below /api/v1/; its answer has the shape T. `files` are sent as multipart, with `body` as fields."""
+    """A request below /api/v1/ whose response has the type T. `files` are sent as multipart, with `body` as fields."""
 
     method: str
     path: str
@@ -45,18 +45,21 @@ def post(path: str, **body: Any) -> Call[Any]:
 
 
 def page_after(call: Call[Json], told: Json) -> Call[Json] | None:
-    """The next page of a list; None after the last. Only the query is taken: the token goes to one place."""
+    """Return the call of the list's next page; None after the last.
+
+    Only the query of the link is used, so that the token is sent to the client's own address alone.
+    """
     query = urlsplit(told["next"] or "").query
     return replace(call, params=dict(parse_qsl(query))) if query else None
 
 
 def part(name: str) -> str:
-    """A name as one part of a path, whatever stands in it."""
+    """Return the name percent-encoded as a single path segment, whatever characters it holds."""
     return quote(name, safe="")
 
 
 def projects() -> Call[Json]:
-    """The projects that the token sees."""
+    """List the projects that the token sees."""
     return get("projects/")
 
 
@@ -65,7 +68,7 @@ def upload_dataset(project: str, file: Path) -> Call[Dataset]:
 
 
 def check_dataset(project: str, file: Path) -> Call[Json]:
-    """What the file would be, and in `dataset` the number of the same content, or null. Nothing is stored."""
+    """Check a file without storing it; the response's `dataset` is the id of a dataset of the same content, or null."""
     return Call("POST", "datasets/check/", {"project": project}, files={"file": file})
 
 
@@ -74,12 +77,12 @@ def adapter(slug: str) -> Call[Json]:
 
 
 def create_adapter(project: str, slug: str, base_model: str, **fields: Any) -> Call[Json]:
-    """Fields: description, tags."""
+    """Create an adapter. Fields: description, tags."""
     return post("adapters/", project=project, slug=slug, base_model=base_model, **fields)
 
 
 def change_adapter(slug: str, **fields: Any) -> Call[Json]:
-    """Fields: description, tags."""
+    """Change an adapter. Fields: description, tags."""
     return Call("PATCH", f"adapters/{part(slug)}/", fields)
 
 
@@ -97,22 +100,28 @@ def rank_analysis(pk: str) -> Call[RankAnalysis]:
 
 
 def rank_analyses(**filters: str) -> Call[Json]:
-    """Newest first. Filters: project, base_model, dataset, preset, status, created_after, created_before."""
+    """List rank analyses, newest first.
+
+    Filters: project, base_model, dataset, preset, status, created_after, created_before.
+    """
     return get("rank-analyses/", page_size="200", **filters)
 
 
 def training_runs(**filters: str) -> Call[Json]:
-    """Newest first. Filters: project, adapter, dataset, method, rank_analysis, status, created_after, ..."""
+    """List training runs, newest first.
+
+    Filters: project, adapter, dataset, method, rank_analysis, status, created_after, ...
+    """
     return get("training-runs/", page_size="200", **filters)
 
 
 def preflight(project: str, adapter: str, dataset: int, **fields: Any) -> Call[Json]:
-    """What a run would need, and all its hyper-parameters; nothing is queued. Fields as of `train`."""
+    """Estimate what a run needs and complete its hyperparameters; nothing is queued. Fields: those of `train`."""
     return post("training-runs/preflight/", project=project, adapter=adapter, dataset=dataset, **fields)
 
 
 def train(project: str, adapter: str, dataset: int, **fields: Any) -> Call[TrainingRun]:
-    """Queue a run. Fields: method, rank_analysis, hyperparameters, priority, anyway."""
+    """Queue a training run. Fields: method, rank_analysis, hyperparameters, priority, anyway."""
     return post("training-runs/", project=project, adapter=adapter, dataset=dataset, **fields)
 
 
@@ -131,7 +140,7 @@ def version(adapter: str, number: int) -> Call[Version]:
 
 
 def download(adapter: str, number: int) -> Call[bytes]:
-    """The version's files as they were published, as a ZIP."""
+    """Download the version's files as they were published, as a ZIP."""
     return get(f"adapters/{part(adapter)}/versions/{number}/download/")
 
 
@@ -145,7 +154,10 @@ def evaluate(project: str, version: str, dataset: int, **fields: Any) -> Call[Ev
 
 
 def evaluations(**filters: str) -> Call[Json]:
-    """Newest first. Filters: project, version, against, dataset, status, created_after, created_before."""
+    """List evaluations, newest first.
+
+    Filters: project, version, against, dataset, status, created_after, created_before.
+    """
     return get("evaluations/", page_size="200", **filters)
 
 
@@ -154,22 +166,25 @@ def evaluation(pk: str) -> Call[Evaluation]:
 
 
 def ask_blindly(adapter: str, versions: Sequence[int], prompts: Sequence[str], **fields: Any) -> Call[list[Json]]:
-    """Each prompt to every version; people vote on the answers before they know which is whose. Fields: max_tokens."""
+    """Send each prompt to every version, for people to vote on the answers without knowing the version.
+
+    Fields: max_tokens.
+    """
     return post("blind-tests/", adapter=adapter, versions=list(versions), prompts=list(prompts), **fields)
 
 
 def blind_tests(adapter: str) -> Call[Json]:
-    """With what people preferred, newest first."""
+    """List blind tests with their votes, newest first."""
     return get("blind-tests/", adapter=adapter)
 
 
 def approvals() -> Call[Json]:
-    """What was asked for, newest first."""
+    """List approval requests, newest first."""
     return get("approvals/")
 
 
 def history(alias: str, at: str = "") -> Call[list[Move]]:
-    """Every move of the alias, or with a time the one that served then."""
+    """List every move of the alias, or with a time the move that was in effect then."""
     return get(f"aliases/{part(alias)}/history/", **({"at": at} if at else {}))
 
 
@@ -178,7 +193,7 @@ def alias(name: str) -> Call[Json]:
 
 
 def create_alias(project: str, name: str, cluster: str, version: str, policy: Json) -> Call[Json]:
-    """Make a version live under a public name."""
+    """Create a public name that serves a version."""
     return post("aliases/", project=project, name=name, cluster=cluster, version=version, policy=policy)
 
 
@@ -187,7 +202,7 @@ def set_policy(alias: str, policy: Json) -> Call[Json]:
 
 
 def rollouts(alias: str, **filters: str) -> Call[Json]:
-    """The alias' rollouts, newest first. Filters: candidate, stable, status, created_after, created_before."""
+    """List the alias' rollouts, newest first. Filters: candidate, stable, status, created_after, created_before."""
     return get("rollouts/", alias=alias, **filters)
 
 
@@ -204,18 +219,21 @@ def open_rollout(
     checks: Json | None = None,
     draft: bool = False,
 ) -> Call[Rollout]:
-    """`checks` is what answers are held to: refusal, format, schema, judge. A draft waits until it is started."""
+    """Open a rollout. A draft waits until it is started.
+
+    `checks` are what answers are checked for: refusal, format, schema, judge.
+    """
     plan = {"steps": list(steps), "guardrails": list(guardrails), "checks": checks or {}, "draft": draft}
     return post("rollouts/", alias=alias, candidate=candidate, reason=reason, **plan)
 
 
 def start(rollout: Rollout, reason: str) -> Call[Rollout]:
-    """Open a draft, if nobody changed it since it was read."""
+    """Start a draft, if nobody has changed it since it was read."""
     return post(f"rollouts/{rollout['id']}/start/", reason=reason, expected_generation=rollout["generation"])
 
 
 def promote(rollout: Rollout, reason: str) -> Call[Rollout]:
-    """The candidate serves everybody, if nobody changed the rollout since it was read."""
+    """Let the candidate serve all traffic, if nobody has changed the rollout since it was read."""
     body = {"reason": reason, "expected_generation": rollout["generation"]}
     return post(f"rollouts/{rollout['id']}/promote/", **body)
 

@@ -1,4 +1,4 @@
-"""The two clients. Each call is tried again, with the same key, when its answer is lost: it still has one effect."""
+"""The clients for threads and event loops. A call whose response is lost is retried with the same key: one effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOK_S = 1.0
 
 
 class Client:
-    """AdapterHub's REST API with a token, for a thread. Raises ApiError, Unreachable."""
+    """A client of AdapterHub's REST API with a token, for threads. Raises ApiError, Unreachable."""
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.Client(**options(url, token), **httpx_options)
@@ -33,7 +33,7 @@ class Client:
         self.http.close()
 
     def send(self, call: Call[T]) -> T:
-        """Carry out the call and return what it answers."""
+        """Carry out the call, with retries, and return its result. Raises ApiError and Unreachable."""
         sent = headers(call)
         for attempt in range(1, ATTEMPTS + 1):
             answer, failure = self.attempt(call, sent)
@@ -52,7 +52,7 @@ class Client:
             return answer, None
 
     def rows(self, call: Call[Json]) -> Iterator[Json]:
-        """A list's rows, over all its pages."""
+        """Yield the rows of a list, over all its pages."""
         page: Call[Json] | None = call
         while page:
             told = self.send(page)
@@ -60,7 +60,7 @@ class Client:
             page = page_after(page, told)
 
     def looks(self, call: Call[T], timeout_s: float) -> Iterator[T]:
-        """The answer now and every second again. Raises TimedOut when nobody stopped it before."""
+        """Yield the result of the call at once and then once a second. Raises TimedOut after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
             yield self.send(call)
@@ -70,7 +70,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same for an event loop."""
+    """A client of AdapterHub's REST API with a token, for an event loop. Raises ApiError, Unreachable."""
 
     def __init__(self, url: str, token: str, **httpx_options: Any) -> None:
         self.http = httpx.AsyncClient(**options(url, token), **httpx_options)
@@ -84,7 +84,7 @@ class AsyncClient:
         await self.http.aclose()
 
     async def send(self, call: Call[T]) -> T:
-        """Carry out the call and return what it answers."""
+        """Carry out the call, with retries, and return its result. Raises ApiError and Unreachable."""
         sent = headers(call)
         for attempt in range(1, ATTEMPTS + 1):
             answer, failure = await self.attempt(call, sent)
@@ -103,7 +103,7 @@ class AsyncClient:
             return answer, None
 
     async def rows(self, call: Call[Json]) -> AsyncIterator[Json]:
-        """A list's rows, over all its pages."""
+        """Yield the rows of a list, over all its pages."""
         page: Call[Json] | None = call
         while page:
             told = await self.send(page)
@@ -112,7 +112,7 @@ class AsyncClient:
             page = page_after(page, told)
 
     async def looks(self, call: Call[T], timeout_s: float) -> AsyncIterator[T]:
-        """The answer now and every second again. Raises TimedOut when nobody stopped it before."""
+        """Yield the result of the call at once and then once a second. Raises TimedOut after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
             yield await self.send(call)

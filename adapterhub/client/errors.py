@@ -1,4 +1,4 @@
-"""What goes wrong between a program and AdapterHub."""
+"""The errors that the client raises."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ import httpx
 
 
 class ClientError(Exception):
-    """The root of what this package raises."""
+    """The base class of the errors that this package raises."""
 
 
 class Unreachable(ClientError):
-    """No answer came, also after the retries."""
+    """Raised when no response came, even after the retries."""
 
 
 class TimedOut(ClientError):
-    """What was waited for did not happen in time; it goes on at the server."""
+    """Raised when the awaited state did not come in time; the work goes on at the server."""
 
 
 class ApiError(ClientError):
-    """A refusal: RFC 9457's fields as AdapterHub sends them.
-
-    `errors` is a list of {field, code, message}; `code` is stable, `detail` is for people.
-    """
+    """An error response, with the fields of RFC 9457 as AdapterHub sends them."""
 
     def __init__(self, status: int, code: str, detail: str, errors: list[dict[str, str]]) -> None:
         super().__init__(detail)
@@ -31,7 +28,7 @@ class ApiError(ClientError):
 
     @classmethod
     def of(cls, answer: httpx.Response) -> ApiError:
-        """The error that an answer tells, also when a proxy wrote it."""
+        """Return the error in a response, also when a proxy wrote it."""
         try:
             body: Any = answer.json()
         except ValueError:

@@ -1,4 +1,4 @@
-"""What both clients do alike: the request, the key that makes a retry safe, when to try again, the answer."""
+"""Shared parts of both clients: the request, the idempotency key, the retries, the response."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from adapterhub.client.errors import ApiError
 TIMEOUT_S = 60.0
 ATTEMPTS = 5
 LONGEST_PAUSE_S = 30.0
-# A refusal that says of itself that it passes.
+# Statuses of temporary refusals, which may be retried.
 PASSING = (429, 503)
 
 
 def options(url: str, token: str) -> dict[str, Any]:
-    """Arguments of both httpx clients. Redirects are not followed: the token goes to one place."""
+    """Return the arguments of both httpx clients. Redirects are not followed: the token must not go elsewhere."""
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, */*;q=0.5"}
     return {"base_url": f"{url.rstrip('/')}/api/v1/", "headers": headers, "timeout": TIMEOUT_S}
 
 
 def headers(call: Call[Any]) -> dict[str, str]:
-    """A new key for each POST; every retry of it sends the same one."""
+    """Return a new Idempotency-Key for a POST, which all its retries share; nothing for other methods."""
     return {"Idempotency-Key": uuid.uuid4().hex} if call.method == "POST" else {}
 
 
 def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
-    """The request's body. The files are opened anew for each attempt, and `files` closes them."""
+    """Return the query and body of the request. Files are opened anew for each attempt, and `files` closes them."""
     given: dict[str, Any] = {"params": dict(call.params)}
     if call.files:
         opened = {name: (path.name, files.enter_context(path.open("rb"))) for name, path in call.files.items()}
@@ -39,18 +39,18 @@ def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
 
 
 def pause(answer: httpx.Response | None, attempt: int) -> float:
-    """Seconds until the next attempt: what the server asks for, else 0.2, 0.4, 0.8, ..."""
+    """Return the seconds until the next attempt, at most 30: Retry-After if it was sent, else 0.2, 0.4, 0.8, ..."""
     told = answer.headers.get("Retry-After", "") if answer is not None else ""
     return min(float(told) if told.isdecimal() else 0.1 * 2**attempt, LONGEST_PAUSE_S)
 
 
 def passes(answer: httpx.Response) -> bool:
-    """True when the same request may succeed later: too many, unavailable, or its first copy is in flight."""
+    """Return True if a retry may succeed: too many requests, unavailable, or the first copy is still in flight."""
     return answer.status_code in PASSING or (answer.status_code == 409 and ApiError.of(answer).code == "in_flight")
 
 
 def content(answer: httpx.Response) -> Any:
-    """The body. Raises ApiError."""
+    """Return the response's body, parsed if it is JSON. Raises ApiError."""
     if not answer.is_success:
         raise ApiError.of(answer)
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()

@@ -1,4 +1,4 @@
-"""The REST objects, as they come. Times are ISO 8601 in UTC; sizes are bytes."""
+"""The types of the REST objects. Times are ISO 8601 in UTC; sizes are bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Dataset(TypedDict):
 
 
 class Job(TypedDict):
-    """`status` is queued, running, stopping, succeeded, failed or cancelled."""
+    """A job. `status` is queued, running, stopping, succeeded, failed or cancelled."""
 
     id: str
     status: str
@@ -39,7 +39,7 @@ class TrainingRun(Job):
 
 
 class Evaluation(Job):
-    """`metrics` is null until it has succeeded."""
+    """An evaluation. `metrics` is null until it has succeeded."""
 
     version: str
     against: str | None
@@ -47,7 +47,7 @@ class Evaluation(Job):
 
 
 class Version(TypedDict):
-    """`status` is checking, ready, rejected or archived."""
+    """A version of an adapter. `status` is checking, ready, rejected or archived."""
 
     adapter: str
     number: int
@@ -58,7 +58,7 @@ class Version(TypedDict):
 
 
 class Rollout(TypedDict):
-    """`weight` is the candidate's share in percent."""
+    """A rollout. `weight` is the candidate's share of the traffic in percent."""
 
     id: str
     alias: str
@@ -89,7 +89,7 @@ class Verdict(TypedDict):
 
 
 class Step(TypedDict, total=False):
-    """`weight` in percent, `hold_s` in seconds."""
+    """A step of a rollout. `weight` is in percent, `hold_s` in seconds."""
 
     weight: float
     hold_s: int
@@ -98,7 +98,7 @@ class Step(TypedDict, total=False):
 
 
 class Guardrail(TypedDict, total=False):
-    """`margin` in the metric's unit; `level` is 0.95 for p95."""
+    """A guardrail. `margin` is in the metric's unit; `level` is the quantile, 0.95 for p95."""
 
     metric: str
     margin: float

@@ -1,1 +1,1 @@
-"""What every app of the project builds on. No models."""
+"""The foundation that every app of the project builds on: errors, tenancy, tokens, signals. No models."""

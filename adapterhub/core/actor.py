@@ -1,4 +1,4 @@
-"""Who does a verb: what the audit trail keeps about a person, a token or the system itself."""
+"""The actor of an operation, as the audit trail records it: a person, a token or the system itself."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Actor:
-    """`name` is frozen text, so that a renamed or removed account leaves the history readable."""
+    """A person, a token or a part of AdapterHub that changes something.
+
+    `name` is stored as text, so that the history stays readable when an account is renamed or removed.
+    """
 
     name: str
     method: str
-    # A row of the model of users, or None for a part of AdapterHub.
+    # A row of the user model, or None for a part of AdapterHub.
     user: Any = None
     token_id: str = ""
     request_id: str = ""
 
 
 def system(part: str) -> Actor:
-    """A part of AdapterHub that acts by itself, e.g. `system("reconciler")`."""
+    """Return the actor for a part of AdapterHub that acts by itself, e.g. `system("reconciler")`."""
     return Actor(name=f"system:{part}", method="system")

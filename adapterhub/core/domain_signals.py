@@ -1,4 +1,4 @@
-"""Signals that let a lower part tell what happened without knowing who listens, and how a commit sends one."""
+"""Domain signals, with which a lower layer reports an event without knowing its receivers, sent on commit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from django.db import transaction
 from django.dispatch import Signal
 
-# `by`, `path`, `code`: a caller was refused a request.
+# Sent when a caller was refused a request, with `by` (Actor), `path` and `code`.
 access_refused = Signal()
 
 
 def send_on_commit(signal: Signal, **facts: Any) -> None:
-    """Send the signal when the present transaction is committed; a rollback sends none."""
+    """Send the signal when the current transaction commits; after a rollback it is not sent."""
     transaction.on_commit(partial(signal.send, sender=None, **facts))

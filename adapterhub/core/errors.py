@@ -1,21 +1,21 @@
 """Domain errors of the whole product, translated to problem JSON in one place.
 
 DomainError
-  Conflict             409  the state does not allow it, or somebody was faster
+  Conflict             409  the state does not allow the operation, or another request changed it first
     InvalidTransition
-  Invalid              422  the request can be read, but cannot be done
+  Invalid              422  the request is well-formed, but cannot be carried out
   NotAllowed           403
   TooLarge             413
   TooMany              429  too many calls of one caller
-  PreconditionFailed   412  If-Match names a state that has passed
-  Unavailable          503  a part that is needed does not answer
+  PreconditionFailed   412  If-Match names an outdated state
+  Unavailable          503  a required component does not answer
 """
 
 from __future__ import annotations
 
 
 class DomainError(Exception):
-    """A refusal with a stable `code` and, where one field is to blame, its name."""
+    """The base of all domain errors, with a stable `code` and, if one field is at fault, its name."""
 
     status = 400
     code = "error"

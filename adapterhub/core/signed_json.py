@@ -1,4 +1,4 @@
-"""JSON that is signed with Ed25519: the canonical text and its signature side by side. Keys are arguments."""
+"""JSON signed with Ed25519: an object of the canonical text and its signature. Keys are passed as arguments."""
 
 from __future__ import annotations
 

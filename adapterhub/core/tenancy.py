@@ -1,7 +1,7 @@
-"""Who may do what in which project: scopes, roles, and what a caller answers about itself.
+"""Scopes, roles and the caller protocol, which decide what is allowed in which project.
 
-No models: a person and a token are callers by their methods, and the model of projects is asked for by its name, as
-Django asks for the model of users.
+No models: people and tokens are callers by their methods, and the project model is looked up by its name, as Django
+looks up the user model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from django.db.models import QuerySet, TextChoices
 
 
 class Scope(TextChoices):
-    """What a token may do."""
+    """A permission of a token."""
 
     READ = "read"
     TRAIN = "train"
@@ -24,12 +24,12 @@ class Scope(TextChoices):
     ADMIN = "admin"
 
 
-# Of people alone: no token can hold it.
+# A scope that only people can have, never a token.
 APPROVE = "approve"
 
 
 class Role(TextChoices):
-    """A person's part in a project."""
+    """A person's role in a project."""
 
     VIEWER = "viewer"
     TRAINER = "trainer"
@@ -50,28 +50,31 @@ ROLE_SCOPES: dict[str, set[str]] = {
 
 
 class Tenant(Protocol):
-    """A project, as far as those below its model know it."""
+    """The attributes of a project that code below its model may use."""
 
     pk: Any
     slug: Any
 
 
 class Caller(Protocol):
-    """Who sends a request: a person or a token."""
+    """The sender of a request: a person or a token."""
 
     pk: Any
 
     def scopes_in(self, project: Any) -> set[str]:
-        """Return what the caller may do in the project."""
+        """Return the scopes that the caller has in the project."""
 
     def projects(self) -> QuerySet[Any]:
-        """Return the projects whose things the caller may see."""
+        """Return the projects whose objects the caller may see."""
 
     def projects_with(self, scope: str) -> QuerySet[Any]:
         """Return the projects in which the caller has the scope."""
 
     def visible_rows(self, queryset: QuerySet[Any], path: str, scope: str) -> QuerySet[Any]:
-        """Return the rows whose project, found by `path`, the caller sees; with a scope, has it in."""
+        """Return the rows of projects that the caller sees; with `scope`, only of those in which the caller has it.
+
+        `path` is the lookup of a row's project.
+        """
 
 
 def roles_with(scope: str) -> list[str]:

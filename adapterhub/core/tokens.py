@@ -1,4 +1,4 @@
-"""The text of an API token, `ah_<id>_<secret>`: made, taken apart, and hashed. Pure."""
+"""The text form of an API token, `ah_<id>_<secret>`: generating, parsing and hashing it. Pure."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def new_id_and_secret() -> tuple[str, str]:
 
 
 def text_of(token_id: str, secret: str) -> str:
-    """Return what the caller sends."""
+    """Return the text of a token, which the caller sends."""
     return f"ah_{token_id}_{secret}"
 
 
 def id_and_secret_of(text: str) -> tuple[str, str] | None:
-    """Return the id and the secret of a token's text; None for what has not its three parts."""
+    """Return the id and the secret of a token's text; None if the text does not have three parts."""
     parts = text.split("_", 2)
     return (parts[1], parts[2]) if len(parts) == 3 else None
 
 
 def secret_hash(secret: str) -> str:
-    """Return the sha256 in hex. A secret of 256 random bits needs no slow hash."""
+    """Return the secret's sha256 in hexadecimal. A secret of 256 random bits needs no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""`python -m adapterhub.demo`: start everything, show the main job on real input, and keep serving."""
+"""`python -m adapterhub.demo`: start everything, demonstrate the main job on real input, and keep serving."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCOPES = ("read", "infer", "audit", "admin")
 
 
 def main() -> int:
-    """0 when every step held and nobody wants to look around, or when it was ended by Ctrl-C."""
+    """Run the demo; return 0 when every step succeeded, 1 when a step or the start failed, 130 after Ctrl-C."""
     console = Console()
     try:
         return run(console, Options.from_environ())
@@ -65,7 +65,7 @@ def run(console: Console, options: Options) -> int:
 
 
 def connect(options: Options, url: str) -> Hub:
-    """A project, its people and a token, by the commands that every operator has."""
+    """Create the project, its users and a token with management commands, and return a connection."""
     ensure(options.home, USER)
     manage("create_project", PROJECT, "--name", "European law", "--admin", USER)
     for name, role in PEOPLE.items():
@@ -82,7 +82,7 @@ def ensure(home: Path, name: str, *options: str) -> None:
 
 
 def manage(*arguments: str) -> str:
-    """Run a management command; returns what it printed. Raises StartError with its last words."""
+    """Run a management command and return its output. Raises StartError with its last line of stderr."""
     done = subprocess.run(  # noqa: S603 - our own arguments
         [sys.executable, "manage.py", *arguments],
         cwd=Path(__file__).resolve().parents[2],
@@ -117,7 +117,7 @@ def replica_urls(options: Options) -> list[str]:
 
 
 def finish(console: Console, options: Options, url: str, record: Record, seconds: float) -> None:
-    """Print where to go, and write down everything that was shown."""
+    """Print the URLs and logins, and write them and the record of the demo to demo.json in the data folder."""
     urls = {"web": url, "docs": f"{url}/api/docs/", "admin": f"{url}/admin/", "router": f"{router_url(options)}/v1"}
     logins = {name: kept_password(options.home, name) for name in (USER, *PEOPLE)}
     shown = {**asdict(record), "urls": urls, "logins": logins, "seconds": round(seconds, 1)}

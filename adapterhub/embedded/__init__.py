@@ -1,1 +1,1 @@
-"""The embedded default: Postgres, Valkey and every process of AdapterHub on one machine; no root, no Docker."""
+"""The embedded installation: Postgres, Valkey and every process of AdapterHub on one machine; no root, no Docker."""

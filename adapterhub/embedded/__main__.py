@@ -22,7 +22,7 @@ STOP_S = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 when it ended as asked, 1 with one sentence on stderr when it could not start."""
+    """Run the command; return 0 when it ended as asked, 1 with one sentence on stderr when it could not."""
     parser = argparse.ArgumentParser(prog="python -m adapterhub.embedded", description=__doc__)
     parser.add_argument("command", choices=("run", "services", "stop"))
     command = parser.parse_args(arguments).command
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: Options, *, services_only: bool) -> int:
-    """Start, say once on stdout that everything answers, and stay until a signal ends it."""
+    """Start, print one ready line on stdout when everything answers, and run until a signal."""
     _interrupt_on(signal.SIGTERM, signal.SIGHUP)
     plan = services_plan() if services_only else full_plan(options)
     supervisor = Supervisor(options, plan)
@@ -53,7 +53,7 @@ def run(options: Options, *, services_only: bool) -> int:
 
 
 def stop(home: Path) -> int:
-    """Ask the running supervisor to stop and wait for it."""
+    """Stop the running supervisor and wait for its end. Raises StartError after 30 s."""
     pid = holder(lock_path(home))
     if not pid:
         sys.stdout.write(f"AdapterHub does not run with the data folder {home}.\n")
@@ -84,7 +84,7 @@ def _ready_line(supervisor: Supervisor, *, services_only: bool) -> str:
 
 def _interrupt_on(*numbers: signal.Signals) -> None:
     for number in numbers:
-        # `nohup` starts us with SIGHUP ignored and means it.
+        # `nohup` starts us with SIGHUP ignored, which must stay so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""Who runs Postgres: it refuses to run as root."""
+"""The operating system account that runs Postgres, which refuses to run as root."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CANDIDATES = ("adapterhub", "nobody")
 
 @dataclass(frozen=True)
 class Account:
-    """A numeric user and group."""
+    """A user id and a group id."""
 
     uid: int
     gid: int
 
 
 def unprivileged_account(folder: Path) -> Account | None:
-    """The account for Postgres with this data folder; None when this process is unprivileged already.
+    """Return the account that runs Postgres with this data folder; None if this process is not root.
 
     An existing folder keeps its owner, so that a user added later does not lock the database out of its own files.
     """

@@ -1,4 +1,4 @@
-"""What is looked at before anything starts, so that a bad start leaves nothing behind. Each raises StartError."""
+"""Checks that run before anything starts, so that a failed start leaves nothing behind. Each raises StartError."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CONNECT_S = 5
 
 
 def redacted(url: str) -> str:
-    """The URL without its password."""
+    """Return the URL with its password masked."""
     url = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
 
 
 def check_database(variable: str, url: str) -> None:
-    """The URL is one of Postgres and a session can be opened with it."""
+    """Check that the URL is one of Postgres and that a session can be opened with it."""
     fix = f"correct {variable}, or unset it to use the embedded Postgres."
     if not re.match(r"postgres(ql)?://", url):
         raise StartError(f"{variable}={redacted(url)!r} is no postgres:// URL: {fix}")
@@ -40,7 +40,7 @@ def check_database(variable: str, url: str) -> None:
 
 
 def check_redis(url: str) -> None:
-    """The URL is one of Valkey or Redis and PING answers."""
+    """Check that the URL is one of Valkey or Redis and that the server answers PING."""
     fix = "correct REDIS_URL, or unset it to use the embedded Valkey."
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S) as client:
@@ -52,7 +52,7 @@ def check_redis(url: str) -> None:
 
 
 def check_space(home: Path) -> None:
-    """There is room for the databases and the logs."""
+    """Check that the disk has room for the databases and the logs (200 MB)."""
     folder = next(part for part in (home, *home.parents) if part.exists())
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE_BYTES:
@@ -63,7 +63,7 @@ def check_space(home: Path) -> None:
 
 
 def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
-    """Every port is free, and none is asked for twice. `ports` are (variable, port)."""
+    """Check that every port is free and none is used twice. `ports` are pairs of variable and port."""
     _check_host(host)
     taken: dict[int, str] = {}
     for variable, port in ports:
@@ -82,7 +82,7 @@ def _check_host(host: str) -> None:
 
 
 def _check_port(host: str, variable: str, port: int) -> None:
-    """Waits a moment: after kill -9 the children of the last start take a second to go."""
+    """Check that the port is free, waiting up to 3 s: after kill -9 the old children take a moment to end."""
     deadline = time.monotonic() + PORT_WAIT_S
     while refused := _refusal(host, port):
         if time.monotonic() > deadline:
@@ -106,7 +106,7 @@ def _refusal(host: str, port: int) -> str:
 
 
 def _reason(refused: Exception, url: str) -> str:
-    """The first line of the driver's message, which may quote a part of a password that was not encoded."""
+    """Return the first line of the driver's message, with the password removed, which the message may quote."""
     password = re.search(r"://[^:/@]*:(.*)@", url)
     if password and re.search(r"[@/:?#]", password[1]):
         return "its password holds characters that must be percent-encoded"

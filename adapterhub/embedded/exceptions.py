@@ -1,7 +1,7 @@
-"""What can stop a start."""
+"""The exception that aborts a start."""
 
 from __future__ import annotations
 
 
 class StartError(Exception):
-    """AdapterHub cannot start; the message is one sentence that names the cause and the fix."""
+    """Raised when AdapterHub cannot start; the message is one sentence that names the cause and the fix."""

@@ -1,4 +1,4 @@
-"""Where everything of the embedded default lies, known before anything is started."""
+"""The paths and URLs of an embedded installation, all computed from its data folder before anything starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ class Layout:
 
     @property
     def postgres(self) -> Path:
-        """The folder of Postgres; a link in the home when root's Postgres account cannot reach the home."""
+        """The folder of Postgres: `pg` in the data folder, or a folder in SYSTEM_DATA that `pg` links to.
+
+        The latter when this process is root and the account of Postgres cannot reach the data folder.
+        """
         inside = self.home / "pg"
         if inside.exists():
             return inside.resolve()
@@ -79,11 +82,11 @@ class Layout:
 
     @property
     def account(self) -> Account | None:
-        """Who runs Postgres; None means this user."""
+        """The account that runs Postgres; None means the user of this process."""
         return unprivileged_account(self.postgres)
 
     def create(self) -> None:
-        """Make what is missing, private to its user; raises StartError when that user is another one."""
+        """Create the missing folders, each private to its user. Raises StartError when they belong to another user."""
         try:
             self._create()
         except PermissionError as refused:
@@ -94,7 +97,7 @@ class Layout:
 
     def _create(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        # Root's Postgres runs as another account, which must pass through here but may list nothing.
+        # Started by root, Postgres runs as another account, which must traverse this folder but not list it.
         self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
         for folder in (self.run, self.valkey, self.artifacts, self.models, self.logs, self.work, self.router):
             _private(folder)
@@ -122,22 +125,22 @@ class Layout:
 
 
 def database_url(home: Path, database: str = DATABASE) -> str:
-    """The embedded Postgres as the application role."""
+    """Return the URL of the embedded Postgres for the application role."""
     return _database_url(home, APP_ROLE, database)
 
 
 def database_owner_url(home: Path, database: str = DATABASE) -> str:
-    """The embedded Postgres as the role that owns the tables, for migrations."""
+    """Return the URL of the embedded Postgres for the role that owns the tables, which runs migrations."""
     return _database_url(home, OWNER_ROLE, database)
 
 
 def database_admin_url(home: Path, database: str = "postgres") -> str:
-    """The embedded Postgres as its superuser."""
+    """Return the URL of the embedded Postgres for its superuser."""
     return _database_url(home, ADMIN_ROLE, database)
 
 
 def redis_url(home: Path) -> str:
-    """The embedded Valkey."""
+    """Return the URL of the embedded Valkey."""
     return f"unix://{quote(str(Layout(home).valkey_socket))}"
 
 
@@ -150,7 +153,10 @@ def _others_can_pass(folder: Path) -> bool:
 
 
 def _private(folder: Path, account: Account | None = None) -> None:
-    """A 0700 folder of the account; refuses one that somebody else put there first, as anyone may in /tmp."""
+    """Create a folder of mode 0700 that belongs to the account.
+
+    Raises StartError for one that another user created first, which anyone can do in /tmp.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     allowed = {os.geteuid()} | ({account.uid} if account else set())
     found = folder.lstat()

@@ -1,4 +1,4 @@
-"""One instance a data folder: file locks, which the kernel frees when their last holder is gone."""
+"""File locks that allow one instance per data folder; the kernel frees them when their last holder has ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Locked(Exception):
-    """Another process holds the lock; `pid` is what it wrote there, 0 when unknown."""
+    """Raised when another process holds the lock; `pid` is the id that it wrote to the file, 0 when unknown."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"held by process {pid}")
@@ -27,7 +27,7 @@ class FileLock:
         self.descriptor = -1
 
     def acquire(self, timeout_s: float = 0.0) -> None:
-        """Take the lock; raises Locked when it is still held after the timeout."""
+        """Acquire the lock. Raises Locked when it is still held after the timeout."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         if not _lock_within(descriptor, timeout_s):
             os.close(descriptor)
@@ -37,14 +37,14 @@ class FileLock:
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back; does nothing when it is not held."""
+        """Release the lock; does nothing when it is not held."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
 def holder(path: Path) -> int | None:
-    """The pid that holds the lock, or None when nobody does."""
+    """Return the pid of the lock's holder, or None when it is free."""
     if not path.exists():
         return None
     descriptor = os.open(path, os.O_RDONLY)

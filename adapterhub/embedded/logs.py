@@ -1,4 +1,4 @@
-"""Log lines of the children: one bounded file each, and the terminal with a coloured prefix."""
+"""Log lines of the child processes: a size-limited file for each, and the terminal with a coloured prefix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LineSink = Callable[[str], None]
 
 
 class LogFile:
-    """Appends lines to a file, which at 10 MiB becomes NAME.1 (the one before it goes)."""
+    """A log file that is renamed to NAME.1 at 10 MiB, replacing the previous NAME.1."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,14 +36,17 @@ class LogFile:
 
 
 class PatientConsole(Console):
-    """Goes quiet when nobody reads any more, where rich would end the program."""
+    """A console that goes quiet when its reader has closed the pipe, where rich would end the program."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 class Terminal:
-    """Prints lines on stderr, each behind the name of its process; stdout stays for the one `ready` line."""
+    """A printer of lines on stderr, each prefixed with the name of its process.
+
+    stdout is reserved for the one `ready` line.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = PatientConsole(
@@ -52,10 +55,10 @@ class Terminal:
         self._colours = itertools.cycle(COLOURS)
 
     def sink(self, name: str) -> LineSink:
-        """Prints lines of the named process."""
+        """Return a function that prints the lines of the named process."""
         prefix = Text(f"{name:<{PREFIX_CHARACTERS}} | ", style=next(self._colours))
         return lambda line: self._console.print(prefix + Text.from_ansi(line))
 
     def say(self, line: str) -> None:
-        """Prints a line of the supervisor itself."""
+        """Print a line of the supervisor itself."""
         self._console.print(Text(f"{'adapterhub':<{PREFIX_CHARACTERS}} | {line}", style="bold"))

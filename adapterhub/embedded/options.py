@@ -1,4 +1,4 @@
-"""What to start, as the environment says."""
+"""The options of a start, read from the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 @dataclass(frozen=True)
 class Options:
-    """One start. Empty URLs mean the embedded service; `base_model` empty means the default model below the home."""
+    """The options of one start.
+
+    An empty URL means the embedded service; an empty `base_model` the default model below the data folder.
+    """
 
     home: Path
     host: str = "127.0.0.1"
@@ -33,7 +36,7 @@ class Options:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Options:
-        """Raises BadSetting when a number is none."""
+        """Read the options from the environment. Raises BadSetting for an invalid value."""
         return cls(
             home=environment.home(environ),
             host=environment.read("ADAPTERHUB_HOST", environ),
@@ -52,15 +55,15 @@ class Options:
 
 
 def base_model_folder(home: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder that the engines serve; its name is the base model's name.
+    """Return the folder of the base model that the engines serve; its name is the model's name.
 
-    The default one need not exist yet. Raises StartError when ADAPTERHUB_BASE_MODEL names a folder that does not.
+    The default folder need not exist yet. Raises StartError when ADAPTERHUB_BASE_MODEL names a folder that does not.
     """
     return model_folder(home, environment.read("ADAPTERHUB_BASE_MODEL", environ))
 
 
 def model_folder(home: Path, named: str) -> Path:
-    """The named folder, or the default model's; raises StartError when the named one is missing."""
+    """Return the named folder, or the default model's. Raises StartError when the named one is missing."""
     if not named:
         return home / "models" / DEFAULT_MODEL
     folder = Path(named).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""Children that die with the process that started them, also when that one is killed with -9."""
+"""Ending child processes together with the process that started them, even when that is killed with -9."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` after which the kernel sends the signal once the spawning thread is gone; None outside Linux.
+    """Return a `preexec_fn` that has the kernel send the signal when the spawning thread ends; None outside Linux.
 
     The kernel watches the thread, not the process: spawn only from threads that outlive the child.
     """

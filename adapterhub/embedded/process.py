@@ -1,4 +1,4 @@
-"""One child process: its own session, its log lines, its end."""
+"""A child process with its own session, its log lines and its orderly end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What to start and how to see that it answers. `env` is the whole environment of the child."""
+    """The command, environment and readiness probe of a process. `env` is the whole environment of the child."""
 
     name: str
     argv: Sequence[str]
@@ -37,7 +37,7 @@ class ProcessSpec:
 
 
 class Child:
-    """A running process of a spec. Start it from a thread that outlives it: it dies with that thread."""
+    """A running process of a spec. Start it from a thread that outlives it, because it ends with that thread."""
 
     def __init__(self, spec: ProcessSpec, *sinks: LineSink) -> None:
         self.spec = spec
@@ -58,25 +58,25 @@ class Child:
         return time.monotonic() - self.started_at
 
     def answers(self) -> bool:
-        """One look through the spec's probe."""
+        """Return True if the spec's probe finds the process ready."""
         probe = self.spec.probe
         return self._heard.is_set() if isinstance(probe, LogProbe) else probe.answers()
 
     def exit_code(self) -> int | None:
-        """None while it runs. Once it has ended, what it left in its process group is killed."""
+        """Return the exit code, or None while the child runs. After its end, kill what is left in its process group."""
         if self._process.returncode is None and _has_ended(self.pid):
-            # Before the pid is reaped no other group can carry its number.
+            # Before the pid is reaped, no other process group can have its number.
             _signal_group(self.pid, signal.SIGKILL)
             self._process.wait()
         return self._process.returncode
 
     def ask_to_stop(self) -> None:
-        """Send the spec's stop signal to the child alone: it ends its own workers in good order."""
+        """Send the stop signal to the child alone, not its group, so that it can end its own workers in good order."""
         if self.exit_code() is None:
             self._process.send_signal(self.spec.stop_signal)
 
     def wait_until(self, deadline: float) -> bool:
-        """True when it has ended by the deadline (of time.monotonic())."""
+        """Wait until `deadline` (of time.monotonic()); return True if the child has ended."""
         while self.exit_code() is None:
             if time.monotonic() >= deadline:
                 return False
@@ -84,13 +84,13 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group."""
+        """Kill the whole process group."""
         if self.exit_code() is None:
             _signal_group(self.pid, signal.SIGKILL)
             self._process.wait()
 
     def last_words(self) -> str:
-        """The end of its log in one line, after everything that it wrote has been read."""
+        """Return the last two lines of the log, joined, after everything that the child wrote has been read."""
         self._reader.join(timeout=1.0)
         lines = [line.strip() for line in self.tail if line.strip()]
         return " / ".join(lines[-2:]) or "it wrote nothing"
@@ -110,7 +110,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], grace_s: float) -> None:
-    """Ask all to stop at once, and kill those that are still there after the grace."""
+    """Ask all children to stop at once, and kill those that still run after `grace_s`."""
     for child in children:
         child.ask_to_stop()
     deadline = time.monotonic() + grace_s

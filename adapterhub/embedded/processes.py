@@ -1,4 +1,4 @@
-"""The table of what AdapterHub runs beside Postgres and Valkey."""
+"""The start-up steps and processes that AdapterHub runs besides Postgres and Valkey."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from adapterhub.embedded.probes import HttpProbe, LogProbe
 from adapterhub.embedded.process import ProcessSpec
 
 PROJECT = Path(__file__).resolve().parents[2]
-# What Celery logs when it takes tasks: "celery@host ready."
+# Celery logs "celery@host ready." once it takes tasks.
 CELERY_READY = LogProbe(" ready.")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command that must end well before any process starts; `failure` says what a non-zero exit means."""
+    """A command that must succeed before any process starts; `failure` explains a non-zero exit."""
 
     name: str
     argv: Sequence[str]
@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a start does once Postgres and Valkey answer: the steps one by one, then all processes at once."""
+    """The plan of a start once Postgres and Valkey answer: the steps in order, then all processes at once."""
 
     steps: Sequence[Step] = ()
     processes: Sequence[ProcessSpec] = ()
@@ -38,12 +38,12 @@ class Plan:
 
 
 def services_plan() -> Plan:
-    """Postgres, Valkey and the tables, no process."""
+    """Return the plan that migrates the database and starts no process."""
     return Plan(steps=[_migrate()])
 
 
 def full_plan(options: Options) -> Plan:
-    """Everything. Raises StartError when the named base model is missing."""
+    """Return the plan of the whole product. Raises StartError when the named base model is missing."""
     return Plan(
         steps=[_migrate(), *_model_steps(options)],
         processes=[_web(options), _worker(options), _gpu_worker(options), _router(options), *_engines(options)],
@@ -52,7 +52,7 @@ def full_plan(options: Options) -> Plan:
 
 
 def child_environment(options: Options) -> dict[str, str]:
-    """This process's environment; the home is absolute in it, as children may work in another folder."""
+    """Return this process's environment with an absolute ADAPTERHUB_HOME, as children may work in another folder."""
     return dict(os.environ) | {
         "ADAPTERHUB_HOME": str(options.home),
         "PYTHONUNBUFFERED": "1",
@@ -78,7 +78,7 @@ def _model_steps(options: Options) -> list[Step]:
 
 def _web(options: Options) -> ProcessSpec:
     argv = _python("-m", "uvicorn", "adapterhub.asgi:application", "--host", options.host, "--port", options.port)
-    # An open event stream would hold the stop for ever.
+    # An open event stream would block the stop for ever.
     argv += ["--no-access-log", "--timeout-graceful-shutdown", "5"]
     return _spec(options, "web", argv, _http(options, options.port, "/healthz"))
 
@@ -132,7 +132,7 @@ def _http(options: Options, port: int, path: str) -> HttpProbe:
 
 
 def reachable_host(host: str) -> str:
-    """Where to reach a process that listens on the host."""
+    """Return the address at which to reach a process that listens on `host`: the loopback address for a wildcard."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked for by the operator
 
 

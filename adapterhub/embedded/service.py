@@ -1,4 +1,4 @@
-"""What Postgres and Valkey have in common: one server a data folder, started as our child, gone with us."""
+"""The base class of the embedded Postgres and Valkey: one server per data folder, run as our child, ended with us."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ POLL_S = 0.03
 
 
 class Service(ABC):
-    """A server of the data folder. Start it from a thread that outlives it: it dies with that thread."""
+    """A server of the data folder. Start it from a thread that outlives it, because it ends with that thread."""
 
     name: ClassVar[str]
 
     def __init__(self, home: Path) -> None:
         self.layout = Layout(home)
-        # The server inherits the lock: a successor waits until the last one has really ended, also after kill -9.
+        # The server inherits the lock: a successor waits until the old server has really ended, even after kill -9.
         self._lock = FileLock(self.layout.run / f"{self.name}.lock")
         self._child: Child | None = None
 
@@ -39,7 +39,7 @@ class Service(ABC):
         return self._child is not None and self._child.exit_code() is None
 
     def start(self) -> None:
-        """Return once it answers and is set up. Also starts one that died again.
+        """Start the server, also one that died, and return once it answers and is set up.
 
         Raises StartError when it does not come up, or another process serves this folder.
         """
@@ -52,7 +52,7 @@ class Service(ABC):
             raise
 
     def stop(self) -> None:
-        """End it in good order: what was committed is on the disk. May be called twice."""
+        """Stop the server in good order, with everything committed on disk. May be called twice."""
         if self._child:
             stop_all([self._child], STOP_S)
         self._lock.release()
@@ -66,10 +66,13 @@ class Service(ABC):
 
     @abstractmethod
     def _serve(self) -> None:
-        """Bring it up; the folders exist and the lock is held."""
+        """Start and set up the server; the folders exist and the lock is held."""
 
     def _came_up(self, spec: ProcessSpec) -> bool:
-        """Start the spec and wait; False when it ended before it answered."""
+        """Start the process and wait until it answers; return False if it ended first.
+
+        Raises StartError after 60 s.
+        """
         self._child = child = Child(spec, LogFile(self._log))
         give_up_at = time.monotonic() + READY_S
         while not child.answers():

@@ -1,4 +1,4 @@
-"""A process that is kept alive."""
+"""A process that is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEATHS_BEFORE_READY = 5
 
 
 class Supervised:
-    """Restarts its child 1, 2, 4 .. 30 s after it died; a minute of steady life forgives the past."""
+    """A process that is restarted 1, 2, 4 ... 30 s after it died; running for 60 s resets the backoff."""
 
     def __init__(self, spec: ProcessSpec, terminal: Terminal, *sinks: LineSink) -> None:
         self.spec = spec
@@ -27,11 +27,11 @@ class Supervised:
 
     @property
     def gave_up(self) -> bool:
-        """It died so often without ever answering that more tries will not help."""
+        """True after 5 deaths without ever being ready: more restarts will not help."""
         return not self.was_ready and self.deaths >= DEATHS_BEFORE_READY
 
     def look(self) -> None:
-        """Notice that it answers or died, and restart it when its time has come."""
+        """Check whether the process is ready or has died, and restart it when its backoff has passed."""
         if self.child.exit_code() is not None:
             self._bury_or_restart()
         elif not self.ready and self.child.answers():

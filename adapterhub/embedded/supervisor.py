@@ -1,4 +1,4 @@
-"""Starts everything in order, restarts what dies, stops it together."""
+"""The supervisor: starts everything in order, restarts what dies, and stops everything together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READY_S = 600.0
 
 
 class Supervisor:
-    """All processes of one data folder. Call `start` from a thread that outlives them: they die with it."""
+    """The supervisor of one data folder. Call `start` from a thread that outlives the processes: they end with it."""
 
     def __init__(self, options: Options, plan: Plan | None = None, terminal: Terminal | None = None) -> None:
         self.options = options
@@ -38,24 +38,24 @@ class Supervisor:
         self._lock = FileLock(lock_path(options.home))
         self._services: list[Service] = []
         self._processes: list[Supervised] = []
-        # Held while children are made or stopped, so that nothing is restarted behind a stop.
+        # Held while children are started or stopped, so that nothing is restarted during a stop.
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
     @property
     def url(self) -> str:
-        """Where the web process answers."""
+        """The URL of the web process."""
         return f"http://{reachable_host(self.options.host)}:{self.options.port}"
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process id of every process by its name; the services of the data folder are among them."""
+        """The process ids by process name, including the services of the data folder."""
         services = {service.name: service.pid for service in self._services}
         return services | {process.spec.name: process.child.pid for process in self._processes}
 
     def start(self) -> None:
-        """Check, then start everything; return when all processes run, though not yet ready.
+        """Check the settings, then start everything; return when all processes run, before they are ready.
 
         Raises StartError, with nothing left running.
         """
@@ -68,14 +68,14 @@ class Supervisor:
             raise
 
     def wait_ready(self, timeout_s: float = READY_S) -> None:
-        """Return once every process has answered; raises StartError for one that does not come up."""
+        """Wait until every process has answered. Raises StartError for one that does not come up."""
         deadline = time.monotonic() + timeout_s
         while missing := [process for process in self._processes if not process.ready]:
             self._raise_for_lost(missing, deadline)
             time.sleep(TICK_S)
 
     def supervise_forever(self) -> None:
-        """Return only after `stop`."""
+        """Block until `stop` is called."""
         self._stopping.wait()
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ class Supervisor:
             stop_all([process.child for process in self._processes], GRACE_S)
             for service in reversed(self._services):
                 service.stop()
-        # Not before: the kernel kills what a thread has started when that thread ends.
+        # Ended last: the kernel kills the processes that a thread has started when that thread ends.
         if self._watcher.is_alive():
             self._watcher.join()
         self._lock.release()
@@ -162,7 +162,10 @@ class Supervisor:
                     self._look_after_all_or_say_why()
 
     def _look_after_all_or_say_why(self) -> None:
-        """The watcher must live: with it would die what it has restarted."""
+        """Check all processes and report an error instead of raising it.
+
+        The watcher thread must not end: the processes that it has restarted would end with it.
+        """
         try:
             self._look_after_all()
         except (StartError, OSError) as refused:
@@ -186,5 +189,5 @@ class Supervisor:
 
 
 def lock_path(home: Path) -> Path:
-    """The file that the supervisor of a data folder locks and writes its pid to."""
+    """Return the path of the file that the supervisor of a data folder locks and writes its pid to."""
     return Layout(home).run / "supervisor.lock"

@@ -1,4 +1,4 @@
-"""The embedded Valkey: broker, cache, routing table. Same life as the embedded Postgres."""
+"""The embedded Valkey: broker, cache and routing table. It is started and stopped like the embedded Postgres."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = {
 
 
 class EmbeddedValkey(Service):
-    """Valkey on a Unix socket below the home; what it holds is on the disk after at most a second."""
+    """Valkey on a Unix socket below the data folder; writes reach the disk within a second."""
 
     name = "valkey"
 

@@ -1,4 +1,4 @@
-"""One child process that does the heavy work, and the file through which it reports."""
+"""The child process that does a job's heavy work, and the file through which it reports."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ Event = dict[str, Any]
 
 
 def die_with_parent() -> None:
-    """A worker that is killed must not leave a child that holds the device."""
+    """Have the kernel kill this child when its worker dies, so that it does not keep the device. Linux only."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def end_predecessor(pid_file: Path) -> None:
-    """The child of an attempt that lost its lease may live on under a stopped worker: two must not share a folder."""
+    """Kill the child of an earlier attempt, which may live on under a stopped worker after its lease was lost.
+
+    Two children must not share a folder.
+    """
     pid = pid_file.read_text() if pid_file.is_file() else ""
     command = Path("/proc", pid, "cmdline")
     with contextlib.suppress(OSError):
@@ -35,12 +38,12 @@ def end_predecessor(pid_file: Path) -> None:
 
 
 class Child:
-    """`python -m MODULE ...` in its own process group, reporting by appending JSON lines to `events`."""
+    """A child process `python -m MODULE ...` in its own process group, which appends JSON lines to `events`."""
 
     def __init__(self, arguments: list[str], events: Path, log: Path, traceparent: str = "") -> None:
         self.events = events
         self.events.touch()
-        # A child that looks at foreign files is asked without: its limits leave no room for more.
+        # A child that inspects foreign files gets no traceparent: its resource limits leave no room for tracing.
         if traceparent and telemetry.is_on():
             arguments = ["adapterhub.jobs.traced", traceparent, *arguments]
         pid_file = events.with_name("child.pid")
@@ -64,14 +67,14 @@ class Child:
         pid_file.write_text(str(self.process.pid))
 
     def wait(self, seconds: float) -> int | None:
-        """Wait up to `seconds`; the exit status, or None while it runs."""
+        """Wait up to `seconds`; return the exit status, or None while it runs."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def earlier_events(self) -> Iterator[Event]:
-        """What former attempts wrote: a worker that was killed may not have read all of it."""
+        """Yield the events that earlier attempts wrote, which a worker that was killed may not have read."""
         with self.events.open("rb") as stream:
             for line in stream.read(self.position).splitlines():
                 # The last line of a child that was killed may be cut.
@@ -79,7 +82,7 @@ class Child:
                     yield json.loads(line)
 
     def new_events(self) -> Iterator[Event]:
-        """Complete lines written since the last call; one that its reader could not take comes again."""
+        """Yield the events of complete lines since the last call. One whose handling raised is yielded again."""
         with self.events.open("rb") as stream:
             stream.seek(self.position)
             for line in stream:
@@ -89,13 +92,13 @@ class Child:
                 self.position += len(line)
 
     def stop(self, grace_s: float) -> None:
-        """Ask it to save and end; kill its whole group when it does not within `grace_s`."""
+        """Ask the child to save and end (SIGTERM); kill its process group if it has not ended within `grace_s`."""
         self.process.send_signal(signal.SIGTERM)
         if self.wait(grace_s) is None:
             self.kill()
 
     def kill(self) -> None:
-        """End the process group at once."""
+        """Kill the process group."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

@@ -1,7 +1,7 @@
-"""Leased jobs: a row in Postgres is the truth, a Celery message only wakes somebody up.
+"""Jobs under a lease. The row in Postgres is the state; a Celery message only wakes a worker up.
 
-A worker claims a queued row by compare-and-set and gets the attempt number as its fence. Every later write of the
-attempt names the fence, so a worker that was paused past its lease and comes back writes nothing.
+A worker claims a queued row by compare-and-set and gets the attempt number as its fencing token. Every later write of
+the attempt checks the token, so a worker that was paused past its lease cannot write any more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 class StaleAttempt(Exception):
-    """The lease went to another attempt, or the job ended: this one may not write any more."""
+    """Raised when the lease went to another attempt or the job ended: this attempt may not write any more."""
 
 
 def default_max_attempts() -> int:
@@ -41,26 +41,26 @@ def default_max_attempts() -> int:
 
 class LeasedJobQuerySet(models.QuerySet[Any]):
     def active(self) -> Self:
-        """Jobs that have not ended."""
+        """Return the jobs that have not ended."""
         return self.exclude(status__in=TERMINAL)
 
     def queued(self) -> Self:
         return self.filter(status=JobStatus.QUEUED)
 
     def abandoned(self) -> Self:
-        """Leased jobs whose worker has not been heard of within the lease, by the database's clock."""
+        """Return the leased jobs whose lease has expired without a heartbeat, by the database's clock."""
         return self.filter(status__in=LEASED, lease_expires_at__lt=Now())
 
     def held_by(self, pk: Any, attempt: int) -> Self:
-        """The job, if this attempt still holds its lease."""
+        """Return the job if this attempt still holds its lease, else nothing."""
         return self.filter(pk=pk, attempt=attempt, status__in=LEASED)
 
 
 class LeasedJob(models.Model):
-    """Work that a worker does in a child process under a lease.
+    """An abstract job that a worker runs in a child process under a lease.
 
-    A subclass brings `child_arguments(folder)`, `note(event)`, `succeeded(folder)`, `failed(reason, message)`,
-    `cancelled()`, each ending with its audit event, and `wake_worker()`.
+    A subclass provides `child_arguments(folder)`, `note(event)`, `wake_worker()`, and `succeeded(folder)`,
+    `failed(reason, message)` and `cancelled()`, which each end with their audit event.
     """
 
     status = models.CharField(max_length=20, choices=JobStatus.choices, default=JobStatus.QUEUED, editable=False)
@@ -93,7 +93,7 @@ class LeasedJob(models.Model):
 
     @classmethod
     def claim(cls, pk: Any) -> Self | None:
-        """Take a queued job; None when somebody else has it or it was cancelled."""
+        """Claim a queued job; return None if another worker has claimed it or it was cancelled."""
         claimed = (
             cls.objects.queued()
             .filter(pk=pk)
@@ -109,26 +109,29 @@ class LeasedJob(models.Model):
         return cls.objects.get(pk=pk) if claimed else None
 
     def heartbeat(self) -> str:
-        """Extend the lease; returns the status as it is now. Raises StaleAttempt."""
+        """Extend the lease and return the current status. Raises StaleAttempt."""
         self.write(lease_expires_at=Now() + lease())
         return type(self).objects.values_list("status", flat=True).get(pk=self.pk)
 
     def write(self, **fields: Any) -> None:
-        """Write fields under this attempt's fence. Raises StaleAttempt."""
+        """Write fields if this attempt still holds the lease. Raises StaleAttempt."""
         if not type(self).objects.held_by(self.pk, self.attempt).update(**fields):
             raise StaleAttempt(f"{self} is no longer attempt {self.attempt}'s.")
 
     def end(self, status: JobStatus, *, reason: str = "", message: str = "") -> None:
-        """Reach a terminal status under this attempt's fence. Raises StaleAttempt."""
+        """Set a terminal status if this attempt still holds the lease. Raises StaleAttempt."""
         self.write(status=status, reason=reason, message=message, lease_expires_at=None, finished_at=Now())
         self.refresh_from_db()
 
     def lock(self) -> Self:
-        """The row as it is now, locked until the end of the transaction."""
+        """Return the current row, locked until the end of the transaction."""
         return type(self).objects.select_for_update().get(pk=self.pk)
 
     def stop_or_cancel(self) -> None:
-        """A queued job is cancelled at once, a running one is told to stop; a terminal one raises."""
+        """Cancel a queued job at once, or ask a running one to stop. A repeated call changes nothing.
+
+        Raises InvalidTransition for a job that has succeeded or failed.
+        """
         if self.status == JobStatus.QUEUED:
             self.status, self.finished_at = JobStatus.CANCELLED, now()
         elif self.status == JobStatus.RUNNING:
@@ -139,14 +142,14 @@ class LeasedJob(models.Model):
 
     @classmethod
     def reclaim(cls, pk: Any) -> None:
-        """Take an abandoned job back, unless its worker was heard of in the meantime."""
+        """End the attempt of a job whose lease has expired, unless its worker has sent a heartbeat in the meantime."""
         with transaction.atomic():
             job = cls.objects.abandoned().select_for_update(skip_locked=True).filter(pk=pk).first()
             if job:
                 job.give_back()
 
     def give_back(self) -> None:
-        """End an abandoned attempt: back to the queue, or terminal when it was told to stop or tried too often."""
+        """End an abandoned attempt: requeue the job; cancel it if it was stopping; fail it after its last attempt."""
         if self.status == JobStatus.STOPPING:
             self.cancelled()
         elif self.attempt >= self.max_attempts:

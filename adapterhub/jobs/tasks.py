@@ -1,4 +1,4 @@
-"""The sweeper: whatever a lost message or a dead worker left behind goes on."""
+"""The Celery task that resumes jobs after a lost message or a dead worker."""
 
 from celery import shared_task
 from django.apps import apps
@@ -8,7 +8,7 @@ from adapterhub.jobs.models import LeasedJob
 
 @shared_task
 def sweep() -> None:
-    """Take back the leases of dead workers and wake a worker for every queued job."""
+    """Reclaim jobs whose lease has expired, and wake a worker for every queued job."""
     for model in apps.get_models():
         if issubclass(model, LeasedJob):
             for pk in model.objects.abandoned().values_list("pk", flat=True):

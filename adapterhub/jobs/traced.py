@@ -1,4 +1,4 @@
-"""`python -m adapterhub.jobs.traced TRACEPARENT MODULE ...`: the module as a program, in a span of that trace."""
+"""`python -m adapterhub.jobs.traced TRACEPARENT MODULE ...`: run the module as a program in a span of that trace."""
 
 from __future__ import annotations
 

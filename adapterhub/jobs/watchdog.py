@@ -1,6 +1,6 @@
-"""A worker that is connected and deaf: messages wait, it has nothing to do, and it takes none. It must not stay so.
+"""A watchdog that ends an idle worker which takes no messages although some wait.
 
-After a connection that broke without a word Celery may wait for ever. Whoever started the worker starts it again.
+After its connection broke silently Celery may wait for ever. The supervisor of the worker starts it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog(threading.Thread):
-    """Ends its process when that is deaf; it is idle then, so that nothing is lost."""
+    """A thread that ends its process when messages wait and none is taken for DEAF_S seconds.
+
+    The worker is idle then, so no work is lost.
+    """
 
     def __init__(self, queues: Iterable[str]) -> None:
         super().__init__(name="watchdog", daemon=True)
@@ -35,14 +38,14 @@ class Watchdog(threading.Thread):
         os._exit(os.EX_TEMPFAIL)
 
     def is_deaf(self) -> bool:
-        """Look once: a message that was taken, work that is done, and an empty queue are signs of life."""
+        """Check once. A message taken, work in progress and an empty queue are signs of life."""
         taken = sum(state.total_count.values())
         if taken != self._taken or state.reserved_requests or not self._waiting():
             self._taken, self._last_sign = taken, time.monotonic()
         return time.monotonic() - self._last_sign > DEAF_S
 
     def _waiting(self) -> int:
-        """Messages in our queues, asked over a connection of its own; none while Valkey is away."""
+        """Count the messages in this worker's queues over a separate connection; 0 while Valkey does not answer."""
         try:
             with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=LOOK_S) as client:
                 return sum(int(client.llen(name)) for name in self._queues)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Status as colour and word and shape; figures as people read them."""
+"""Template tags and filters: status badges, readable numbers and times, the audit history, sortable columns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VERDICTS = {
 
 @register.inclusion_tag("components/badge.html")
 def badge(word: object) -> dict[str, str]:
-    """A status word with its colour and its shape."""
+    """Render a status as a badge with a colour and a shape."""
     text = str(word).lower().replace("_", " ")
     for tone, (shape, names) in TONES.items():
         if text in names:
@@ -45,7 +45,7 @@ def badge(word: object) -> dict[str, str]:
 
 @register.filter
 def short(digest: str) -> str:
-    """The first 12 characters of a digest."""
+    """Return the first 12 characters of a digest."""
     return digest[:12]
 
 
@@ -61,38 +61,38 @@ def is_sequence(value: object) -> bool:
 
 @register.filter
 def item(mapping: dict[str, Any], key: str) -> Any:
-    """mapping[key], or nothing."""
+    """Return mapping[key], or None when the key is missing."""
     return mapping.get(key)
 
 
 @register.filter
 def item_of(mapping: Any, key: str) -> Any:
-    """mapping[key], or nothing, also where there is no mapping."""
+    """Return mapping[key], or None when the key or the mapping is missing."""
     return mapping.get(key) if mapping else None
 
 
 @register.filter
 def in_words(verdict: str) -> str:
-    """An analysis' verdict."""
+    """Return a rank analysis' verdict in words."""
     return VERDICTS[verdict]
 
 
 @register.filter
 def percent(share: float) -> str:
-    """0.0123 as 1.23 %, with three figures that count."""
+    """Return a fraction as a percentage with three significant digits: 0.0123 as 1.23 %."""
     return f"{100 * share:.3g} %"
 
 
 @register.filter
 def listed(value: Any) -> str:
-    """A list with commas, anything else as it is, words without underscores."""
+    """Return a list joined with commas; anything else as text with its underscores replaced by spaces."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if isinstance(value, list) else text.replace("_", " ")
 
 
 @register.filter
 def as_told(value: Any) -> str:
-    """A value of a trail or a configuration as JSON writes it, text as it is, a fraction with six figures."""
+    """Return a value of the audit trail or a configuration: text as it is, a float with six digits, others as JSON."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -100,7 +100,7 @@ def as_told(value: Any) -> str:
 
 @register.filter
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3 h 20 min."""
+    """Return seconds as a readable duration: 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -109,7 +109,7 @@ def duration(seconds: float) -> str:
 
 @register.inclusion_tag("audit/_history.html")
 def history(thing: Model) -> dict[str, Any]:
-    """What the trail tells of the thing, newest first."""
+    """Render the latest audit events of an object, newest first."""
     return {"events": AuditEvent.objects.about(thing)[:LATEST]}
 
 
@@ -118,14 +118,14 @@ SHAPES = {"minute": "j M Y, H:i e", "day": "Y-m-d", "clock": "H:i e"}
 
 @register.simple_tag
 def moment(at: datetime, shape: str = "minute") -> str:
-    """A time as it stands on the page: in UTC here, in the reader's zone once the page's script has run."""
+    """Return a <time> element: the text is in UTC, and the page's script converts it to the reader's time zone."""
     text = date_format(at, SHAPES[shape])
     return format_html('<time datetime="{}" data-shape="{}">{}</time>', at.isoformat(), shape, text)
 
 
 @register.inclusion_tag("components/sort.html", takes_context=True)
 def sort(context: dict[str, Any], word: str, label: str) -> dict[str, Any]:
-    """A column's head that sorts by it, and turns the order round when it does already."""
+    """Render a column header that sorts by the column, or reverses the order if the list is sorted by it already."""
     now = context["listing"].sort
     direction = {word: "up", f"-{word}": "down"}.get(now, "")
     return {"request": context["request"], "label": label, "direction": direction,

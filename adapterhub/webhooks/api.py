@@ -1,4 +1,4 @@
-"""REST: webhooks and the log of what was delivered to them. Guard, verb, answer."""
+"""The REST resources of webhooks and their deliveries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Webhooks, and the outbox of what is to be delivered to them.
+"""Webhooks, and the outbox of their deliveries.
 
 A trigger on the audit trail writes the outbox, so that a change, its event and its deliveries are one transaction.
 """
@@ -26,7 +26,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid, InvalidTransition
 
-# Longer than the outbound client waits; a worker that died in between leaves the row due again.
+# Longer than the outbound client's timeout; after a worker died in between, the row is due again.
 CLAIMED_FOR = timedelta(seconds=60)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5, 6 * 3600
 MOST_ATTEMPTS = 15
@@ -34,7 +34,10 @@ SUBJECTS = {tag.partition(":")[0] for tag in Tag}
 
 
 class Webhook(models.Model):
-    """An address that is told of a project's changes. Its secret is derived from the installation's, never stored."""
+    """A webhook: an address that receives a project's events.
+
+    Its secret is derived from the installation's, never stored.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.PROTECT, related_name="webhooks")
@@ -52,17 +55,17 @@ class Webhook(models.Model):
 
     @property
     def key(self) -> bytes:
-        """32 bytes that sign what is sent to it."""
+        """The 32-byte key that signs the webhook's deliveries."""
         return hmac.digest(settings.SECRET_KEY.encode(), b"adapterhub.webhook.v1\n" + self.pk.bytes, hashlib.sha256)
 
     @property
     def secret(self) -> str:
-        """The key as Standard Webhooks writes it."""
+        """The key in the format of Standard Webhooks: `whsec_` and base64."""
         return f"whsec_{base64.b64encode(self.key).decode()}"
 
     @classmethod
     def create(cls, project: Project, url: str, events: list[str], *, by: Actor) -> Webhook:
-        """Raises Invalid naming the field."""
+        """Create a webhook with its audit event. Raises Invalid naming the field."""
         require_address(url)
         require_events(events)
         with transaction.atomic():
@@ -72,7 +75,7 @@ class Webhook(models.Model):
         return webhook
 
     def revoke(self, *, by: Actor, reason: str = "") -> None:
-        """Deliver nothing more to it; twice is as once."""
+        """Stop deliveries to the webhook; a second call changes nothing."""
         with transaction.atomic():
             webhook = Webhook.objects.select_for_update().get(pk=self.pk)
             if webhook.revoked_at is None:
@@ -82,7 +85,7 @@ class Webhook(models.Model):
 
 
 def require_address(url: str) -> None:
-    """Raises Invalid when the guarded client would refuse the address now."""
+    """Check that the outbound client would accept the address now. Raises Invalid."""
     try:
         outbound.pinned(url, settings.WEBHOOK_HOSTS)
     except outbound.Forbidden as error:
@@ -106,12 +109,12 @@ class DeliveryStatus(models.TextChoices):
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self) -> DeliveryQuerySet:
-        """What has to be sent now, by the database's clock, to webhooks that were not revoked."""
+        """Return the pending deliveries that are due, by the database's clock, of webhooks that are not revoked."""
         return self.filter(status=DeliveryStatus.PENDING, next_at__lte=Now(), webhook__revoked_at=None)
 
 
 class Delivery(models.Model):
-    """One event for one webhook: sent until it is taken, or too often."""
+    """The delivery of one event to one webhook, retried until the receiver accepts it or 15 attempts have failed."""
 
     webhook = models.ForeignKey(Webhook, models.PROTECT, related_name="deliveries")
     event = models.ForeignKey(AuditEvent, models.PROTECT, related_name="deliveries")
@@ -132,14 +135,17 @@ class Delivery(models.Model):
         return f"{self.event.tag} to {self.webhook}"
 
     def claim(self) -> bool:
-        """Take it for one attempt; False when another worker has it."""
+        """Claim the delivery for one attempt; return False if another worker has it."""
         due = Delivery.objects.due().filter(pk=self.pk, attempts=self.attempts)
         taken = due.update(attempts=F("attempts") + 1, next_at=Now() + CLAIMED_FOR)
         self.attempts += 1
         return bool(taken)
 
     def note(self, *, answer: int | None, error: str) -> None:
-        """Write the attempt into the log and decide what follows, unless another attempt has begun."""
+        """Log the attempt and set the delivery's next status, unless another attempt has begun.
+
+        A response of 200 to 299 is a success; every 15th failed attempt fails the delivery.
+        """
         taken = answer is not None and 200 <= answer < 300
         ended = DeliveryStatus.DELIVERED if taken else DeliveryStatus.FAILED
         status = ended if taken or self.attempts % MOST_ATTEMPTS == 0 else DeliveryStatus.PENDING
@@ -149,7 +155,10 @@ class Delivery(models.Model):
             mine.update(status=status, next_at=Now() + pause_after(self.attempts))
 
     def redeliver(self, *, by: Actor) -> None:
-        """Send it again now, also when it was taken; the receiver knows it by its id. Raises InvalidTransition."""
+        """Schedule the delivery again now, even if it succeeded; the receiver recognizes it by its id.
+
+        Raises InvalidTransition when the webhook was revoked.
+        """
         if self.webhook.revoked_at:
             raise InvalidTransition("The webhook was revoked: create a new one.")
         with transaction.atomic():
@@ -159,7 +168,7 @@ class Delivery(models.Model):
 
 
 class Attempt(models.Model):
-    """One attempt of a delivery: the status of the answer, or why there was none."""
+    """An attempt of a delivery: the status of the response, or the error."""
 
     delivery = models.ForeignKey(Delivery, models.PROTECT, related_name="log")
     number = models.PositiveIntegerField()
@@ -175,12 +184,12 @@ class Attempt(models.Model):
 
 
 def pause_after(attempts: int) -> timedelta:
-    """5 s, 10 s, 20 s, ... 6 h, and from the start again after a redelivery: 15 attempts take about 17 hours."""
+    """Return the backoff: 5 s, 10 s, 20 s, ... 6 h, restarting after a redelivery. 15 attempts take about 17 hours."""
     return timedelta(seconds=min(FIRST_PAUSE_S * 2 ** ((attempts - 1) % MOST_ATTEMPTS), LONGEST_PAUSE_S))
 
 
 def body_of(event: AuditEvent) -> dict[str, Any]:
-    """What a receiver is told: type, timestamp, data, as Standard Webhooks has it."""
+    """Return the payload of an event as Standard Webhooks defines it: type, timestamp, data."""
     told = ("sequence", "object_type", "object_id", "object_name", "actor_name", "before", "after", "reason")
     fields = {name: getattr(event, name) for name in told}
     project = event.project.slug if event.project else None

@@ -1,4 +1,4 @@
-"""Webhooks of the projects that somebody leads: addresses; deliveries with their log, redelivery."""
+"""The pages of webhooks and their deliveries: list, create and revoke webhooks, and redeliver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATES = {"in use": Q(revoked_at=None), "revoked": Q(revoked_at__isnull=False)}
 
 
 class WebhookForm(forms.Form):
-    """A project, an address, and the events that it is told of."""
+    """A form for a new webhook: project, address and events."""
 
     project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
     url = forms.CharField(max_length=500, label="Address", help_text="https, at a host that an operator allowed.")
@@ -35,7 +35,7 @@ class WebhookForm(forms.Form):
 
 @login_required
 def webhooks(request: HttpRequest) -> HttpResponse:
-    """The list, and on POST a new one, whose secret is on this answer and never again."""
+    """List the webhooks; create one on POST, whose secret is in this response and never again."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = WebhookForm(request.POST or None, projects=projects)
     shown = issue(request, form.cleaned_data) if form.is_valid() else ""
@@ -56,7 +56,7 @@ def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
 
 @login_required
 def deliveries(request: HttpRequest) -> HttpResponse:
-    """What was sent, to whom, and what came of each attempt; the newest first."""
+    """List the deliveries with the result of each attempt, newest first."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     webhooks = Webhook.objects.filter(project__in=projects)[:OFFERED]
     found = Delivery.objects.filter(webhook__project__in=projects).select_related("webhook", "event")
@@ -70,7 +70,7 @@ def deliveries(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def revoke(request: HttpRequest, pk: str) -> HttpResponse:
-    """Nothing more is delivered to it."""
+    """Revoke a webhook."""
     webhook = get_object_or_404(Webhook, pk=pk, project__in=allowed(request, Scope.ADMIN))
     webhook.revoke(by=actor_of(request), reason=reason_in(request))
     return redirect("webhooks")
@@ -79,7 +79,7 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def redeliver(request: HttpRequest, pk: int) -> HttpResponse:
-    """It is sent again, with the same id."""
+    """Send a delivery again with the same id."""
     mine = Delivery.objects.filter(webhook__project__in=allowed(request, Scope.ADMIN)).select_related(
         "webhook__project"
     )

@@ -1,4 +1,4 @@
-"""Deliveries are sent, signed as Standard Webhooks has it (standardwebhooks.com): at least once, known by their id."""
+"""Sending of deliveries, signed as by Standard Webhooks (standardwebhooks.com): at least once, identified by an id."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BATCH = 50
 
 
 def send_due() -> int:
-    """Send what is due; returns how many attempts were made."""
+    """Send up to 50 due deliveries; return how many attempts were made."""
     due = Delivery.objects.due().order_by("next_at").select_related("webhook__project", "event__project")
     return sum(attempt(delivery) for delivery in due[:BATCH])
 
 
 def attempt(delivery: Delivery) -> bool:
-    """One attempt, outside of any transaction; False when another worker makes it."""
+    """Attempt a delivery outside of any transaction; return False if another worker makes the attempt."""
     if not delivery.claim():
         return False
     body = json.dumps(body_of(delivery.event), ensure_ascii=False).encode()
@@ -39,7 +39,7 @@ def attempt(delivery: Delivery) -> bool:
 
 
 def signed(delivery: Delivery, body: bytes, at: int) -> dict[str, str]:
-    """The headers: HMAC-SHA256 of `id.timestamp.body`; `at` in seconds since 1970."""
+    """Return the signed headers: HMAC-SHA256 of `id.timestamp.body`; `at` is in seconds since 1970."""
     name = f"delivery_{delivery.pk}"
     digest = hmac.digest(delivery.webhook.key, f"{name}.{at}.".encode() + body, hashlib.sha256)
     return {

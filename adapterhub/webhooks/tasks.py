@@ -1,4 +1,4 @@
-"""Celery's view of the outbox."""
+"""The Celery task that sends due deliveries."""
 
 from celery import shared_task
 

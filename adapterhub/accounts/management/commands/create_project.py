@@ -1,4 +1,4 @@
-"""`manage.py create_project SLUG [--name NAME] [--admin USER]`: the first step of a new installation."""
+"""`manage.py create_project SLUG [--name NAME] [--admin USER]`: create a project, the first step after installing."""
 
 from typing import Any
 

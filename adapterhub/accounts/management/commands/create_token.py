@@ -1,4 +1,4 @@
-"""`manage.py create_token NAME --project P --scope S`: prints only the token."""
+"""`manage.py create_token NAME --project P --scope S`: create an API token and print only its text."""
 
 from datetime import timedelta
 from typing import Any

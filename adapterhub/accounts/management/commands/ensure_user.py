@@ -1,4 +1,4 @@
-"""`manage.py ensure_user NAME --password-file FILE [--member PROJECT:ROLE]`: an account, made once."""
+"""`manage.py ensure_user NAME --password-file FILE [--member PROJECT:ROLE]`: create an account if it is missing."""
 
 from pathlib import Path
 from typing import Any

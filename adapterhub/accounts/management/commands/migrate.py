@@ -1,4 +1,4 @@
-"""Django's migrate as the owner role: the application's role may not change the schema."""
+"""Django's `migrate`, run as the owner role, because the application's role may not change the schema."""
 
 from django.core.management.base import CommandParser
 from django.core.management.commands import migrate

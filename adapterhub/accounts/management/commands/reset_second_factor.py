@@ -1,4 +1,4 @@
-"""`manage.py reset_second_factor NAME --reason WHY`: for a person whose phone and recovery codes are lost."""
+"""`manage.py reset_second_factor NAME --reason WHY`: remove the second factor of a person who lost app and codes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`manage.py audit_checkpoint`: sign the head of every chain now; beat does it every hour."""
+"""`manage.py audit_checkpoint`: sign the head of every chain now; beat also does it every hour."""
 
 from typing import Any
 

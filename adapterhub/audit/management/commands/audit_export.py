@@ -1,4 +1,4 @@
-"""`manage.py audit_export PROJECT FOLDER`: the trail as an outsider verifies it."""
+"""`manage.py audit_export PROJECT FOLDER`: write the bundle with which an outsider verifies a project's trail."""
 
 from pathlib import Path
 from typing import Any

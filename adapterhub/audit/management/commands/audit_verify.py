@@ -1,4 +1,4 @@
-"""`manage.py audit_verify [--checkpoints DIR --public-key FILE]`: walk every chain; exit 1 names what does not hold."""
+"""`manage.py audit_verify [--checkpoints DIR --public-key FILE]`: verify every chain; exit 1 if one is broken."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""Compatibility of an adapter with each engine: does it compute what PEFT computes, and if not, why? No torch, no database.
+"""Compatibility of an adapter with each engine, with the reason if its output would differ from PEFT's.
+
+No torch, no database.
 
 vLLM reads rank_pattern and alpha_pattern from 0.32 on; before, it scales every module by the configuration's own
 alpha and r. SGLang does so too, without rsLoRA, and its buffers have one rank for each adapter. llama.cpp reads GGUF.
@@ -42,7 +44,7 @@ class Outcome(StrEnum):
 class Traits:
     """The properties of an adapter that decide which engines can run it.
 
-    `scales` holds the factor of B @ A for each module. `own_scale` is the factor of modules that no pattern names.
+    `scales` holds each module's factor of B @ A. `own_scale` is the factor where no pattern applies.
     """
 
     ranks: Mapping[str, int]
@@ -56,7 +58,7 @@ class Traits:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], ranks: Mapping[str, int], base_digest: str) -> Traits:
-        """Build the traits from a PEFT configuration and the rank of each module. Raises Invalid if the two disagree."""
+        """Build the traits from a PEFT configuration and the modules' ranks. Raises Invalid if the two disagree."""
         stabilised = bool(config.get("use_rslora"))
         return cls(
             ranks=ranks,

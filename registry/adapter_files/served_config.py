@@ -13,7 +13,7 @@ Config = dict[str, Any]
 
 
 def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
-    """Return a configuration with the keys that PEFT and engines need only; its effect equals that of the checked `config`.
+    """Return a configuration with only the keys that PEFT and engines need, equal in effect to the checked `config`.
 
     `ranks` maps module names to ranks. The caller adds the base model's name.
     """
@@ -55,7 +55,7 @@ def write_config(folder: Path, config: Config) -> None:
 
 
 def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first key that names the module, as PEFT does; keys are never run as regular expressions."""
+    """Return the value of the first key that names the module, as PEFT does, without running keys as regexes."""
     parts = module.split(".")
     names = [".".join(parts[start:]) for start in range(len(parts))]
     keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))

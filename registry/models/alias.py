@@ -118,7 +118,7 @@ class Alias(models.Model):
         self.version, self.generation = version, alias.generation
 
     def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
-        """Return the version replaced by the last move, if that was made since then and to a version new to this alias."""
+        """Return the version that the last move replaced, if it was made after `since` and to a version new here."""
         last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
         is_new = not self.moves.filter(version=last.version).exclude(pk=last.pk).exists()
         return former[0].version if former and is_new and last.at >= since else None

@@ -44,5 +44,5 @@ def evidence(exposure: Exposure, prior: float) -> Number:
 
 
 def mismatched(exposures: Iterable[Exposure], alpha: float) -> bool:
-    """Return True if the split is wrong; a correct one ever gives True, at any number of calls, with chance <= alpha."""
+    """Return True if the split is wrong; over all calls, a correct split gives True with probability <= alpha."""
     return bool(mismatch_evidence(exposures, alpha) >= -log(alpha))

@@ -233,7 +233,7 @@ def tell_routers() -> bool:
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
-    """Start rollouts whose candidate every healthy replica holds; fail those that one refused or that ran out of time."""
+    """Start rollouts whose candidate every healthy replica holds; fail those that one refused or past the deadline."""
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):

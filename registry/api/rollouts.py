@@ -1,4 +1,4 @@
-"""REST: rollouts, and the feedback that they are judged by. Guard, verb, answer."""
+"""REST: rollouts, and the feedback on answers that they are judged by."""
 
 from __future__ import annotations
 

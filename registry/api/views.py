@@ -1,4 +1,4 @@
-"""REST: what exists and what is served. Guard, verb, answer."""
+"""REST: base models, adapters, versions, clusters, replicas, aliases and responses."""
 
 from __future__ import annotations
 
@@ -94,7 +94,10 @@ class BaseModelViewSet(Reading):
 
 
 def whole_version(request: Request, served_name: str) -> models.AdapterVersion:
-    """Its weights become everybody's, so an admin of its own project must ask. Raises Invalid."""
+    """Return the version to register as a base model. Raises Invalid for an unknown one.
+
+    The caller must be an admin of its project, because all projects can use its weights then.
+    """
     visible = models.AdapterVersion.objects.filter(adapter__project__in=projects_of(request))
     version = visible.select_related("adapter__project", "adapter__base_model").filter(served_name=served_name).first()
     if version is None:
@@ -206,7 +209,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
 
 def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:
-    """A query parameter that is one of few words. Raises Invalid."""
+    """Return a query parameter that must be one of the choices. Raises Invalid."""
     value = request.query_params.get(name, default)
     if value not in list(choices):
         raise Invalid(f"{name} is one of {', '.join(choices)}, not {value[:50]!r}.", field=name)
@@ -218,7 +221,10 @@ def as_zip(archive: IO[bytes], name: str) -> FileResponse:
 
 
 def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Path:
-    """The uploaded files in a new folder. The names are ours: what the client calls its files never becomes a path."""
+    """Put the adapter's files into a new folder: from the request, from an upload by link, or from the inbox.
+
+    The files get fixed names: a client's file name never becomes a path.
+    """
     folder.mkdir()
     if files["upload"]:
         take(files["upload"], adapter, folder)
@@ -232,7 +238,7 @@ def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Pat
 
 
 def write_upload(upload: UploadedFile, path: Path) -> None:
-    """A large file lies on a disk already: on the same one it is moved."""
+    """Store an uploaded file at `path`; a large one, which is on disk already, is moved if it is on the same disk."""
     if isinstance(upload, TemporaryUploadedFile) and is_on_disk_of(path, upload.temporary_file_path()):
         upload.flush()
         os.rename(upload.temporary_file_path(), path)
@@ -287,7 +293,7 @@ class ReplicaViewSet(Reading):
 
 
 def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
-    """A thing that a body names, if the caller sees its project and has the scope there."""
+    """Return the object that a request body names; require the scope in its project. Raises Invalid if not visible."""
     path = {models.AdapterVersion: "adapter__project"}.get(model, "project")
     seen = seen_in(model.objects.select_related(path), path, view.request)
     thing = seen.filter(**{name: value, f"{path}__archived_at": None}).first()
@@ -369,7 +375,7 @@ class AliasViewSet(Reading):
 
 
 def moment_of(text: str) -> datetime:
-    """A time with its zone, in UTC: Postgres knows fewer zones than a header may say. Raises Invalid."""
+    """Parse a time with its zone and return it in UTC, since Postgres accepts fewer zones. Raises Invalid."""
     try:
         if (moment := parse_datetime(text)) and moment.tzinfo:
             return moment.astimezone(UTC)

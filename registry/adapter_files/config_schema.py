@@ -100,7 +100,7 @@ def fault(config: dict[str, Any]) -> tuple[str, str] | None:
     """Return the first invalid field and an error message for it, or None if the configuration is valid."""
     for name, value in config.items():
         if name not in FIELDS:
-            # The name goes into an answer: whatever cannot be written as text is escaped.
+            # The name becomes part of an error response, so characters outside ASCII are escaped.
             shown = name[:100].encode("ascii", "backslashreplace").decode()
             return shown, f"{shown!r} is no field of a LoRA adapter that we know: remove it."
         check, wanted = FIELDS[name]

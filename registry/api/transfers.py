@@ -43,7 +43,10 @@ class NewUploadSerializer(serializers.Serializer):
 
 
 class VersionTransfers(ProjectViewSet):
-    """What takes the weights past the web process. `adapter` is the viewset's: the one that the path names."""
+    """Actions that give links, so that weights do not pass through the web process.
+
+    `adapter` is the viewset's method that returns the adapter in the path.
+    """
 
     adapter: Callable[[], Adapter]
 

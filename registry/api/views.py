@@ -43,7 +43,7 @@ from registry.uploads.inbox import take_folder
 
 
 class FormatIsNoRenderer(DefaultContentNegotiation):
-    """`?format=` names what to export here, not how to render the answer."""
+    """Content negotiation without `?format=`, which names the export format here and not a renderer."""
 
     settings = SimpleNamespace(URL_FORMAT_OVERRIDE=None)
 
@@ -107,7 +107,7 @@ def whole_version(request: Request, served_name: str) -> models.AdapterVersion:
 
 
 def require_admin_somewhere(request: Request) -> None:
-    """Base models have no project: a token of scope admin, or an admin of any project, may add one."""
+    """Require a token of scope admin, or an admin of any project: base models belong to no project."""
     project = request.auth.project if request.auth else Project.objects.visible_to(request.user).first()
     named_project(request, project.slug if project else "", Scope.ADMIN)
 
@@ -152,7 +152,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
     def get_queryset(self) -> Any:
         if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):
-            # By its key: with a slug Postgres would sort all versions of the adapter for one page.
+            # Filter by the adapter's key: by slug, Postgres would sort all its versions to get one page.
             return self.adapter().versions.all()
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
 
@@ -306,7 +306,7 @@ def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope:
 class AliasViewSet(Reading):
     """Public names that applications send as `model`."""
 
-    # A version's ranks are hundreds of numbers, which an alias does not tell.
+    # A version's ranks are hundreds of numbers, which the alias' response does not contain.
     queryset = models.Alias.objects.select_related("project", "cluster", "version").defer(
         "version__ranks", "version__config", "version__metrics", "version__lineage"
     )

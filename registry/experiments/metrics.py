@@ -33,7 +33,7 @@ METRICS = {
 }
 UNSEEN_ALONE = {"difference_rate"}
 SEEN_ALONE = {"ttft", "tokens_per_second", "bad_feedback_rate", "feedback_score", "judge_score"}
-FAILED = 500  # from this status on it is the server's fault
+FAILED = 500  # statuses from here on are the server's fault
 HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate": "format_failure"}
 
 

@@ -24,7 +24,7 @@ from registry.adapter_files.manifest import read_parts
 from registry.models import Adapter, AdapterVersion
 
 EXPORT_S = 300
-# The earliest date that a zip can hold: equal files make an equal archive.
+# A fixed date, the earliest that a zip can hold, so that equal files make equal archives.
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -89,7 +89,7 @@ def folded(adapter: Adapter, given: Path) -> Path:
 
     Raises Invalid if the files are not an adapter of the base model, and Unavailable if the child process fails.
     """
-    # The child reads the files with a library: not before we have read the header.
+    # The child process opens the files with a library, so the header must be checked first.
     read_parts(given, adapter.base_model.linear_shapes(), adapter.base_model.layers)
     return rewrite(given, adapter.base_model.folder, given.with_name("folded"), "folded", Dtype.FP32)
 

@@ -221,7 +221,7 @@ class Signature(models.Model):
     """One person's signature on an approval: name, time, meaning, and the digest of the evidence."""
 
     approval = models.ForeignKey(Approval, models.PROTECT, related_name="signatures")
-    # Copied from the approval, so that a constraint can compare both; a trigger refuses another copy.
+    # Copied from the approval so that a constraint can compare author and user; a trigger refuses any other value.
     author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     user = models.ForeignKey(User, models.PROTECT, related_name="signatures")
     name = models.CharField(max_length=200)

@@ -34,11 +34,11 @@ Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trai
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
     def active(self) -> RolloutQuerySet:
-        """Rollouts that have not ended."""
+        """Return the rollouts that are loading, running, paused or awaiting approval."""
         return self.filter(status__in=ACTIVE)
 
     def serving(self) -> RolloutQuerySet:
-        """Rollouts whose candidate gets its share now."""
+        """Return the rollouts whose candidate gets its share now."""
         return self.filter(status__in=SERVING)
 
     def by_alias(self, names: set[str]) -> dict[str, list[Rollout]]:

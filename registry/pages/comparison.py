@@ -58,7 +58,7 @@ def is_part(request: HttpRequest) -> bool:
 
 
 def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
-    """Return the version and the others that `to` names, each once. Raises Invalid for none, too many or unknown ones."""
+    """Return the version and the others that `to` names, each once. Raises Invalid for none, too many or unknown."""
     others = [other_version(version, number) for number in query.getlist("to") or [""]]
     versions = list({each.pk: each for each in (version, *others)}.values())
     if not 2 <= len(versions) <= MOST_MODELS:

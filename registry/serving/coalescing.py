@@ -25,7 +25,7 @@ class CoalescedRun:
         with self.turn:
             if ticket <= self.served:
                 return
-            # Whoever drew before the work begins is served by it.
+            # This run serves every caller whose ticket was drawn before the work begins.
             last = next(self.tickets)
             self.work()
             self.served = last

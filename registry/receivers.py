@@ -1,7 +1,7 @@
 """Signal receivers that start the registry's tasks, on its own signals and on changes to inference tokens.
 
-A task message that cannot be sent raises here. Periodic tasks make up for a lost signal of a version, a cluster or an
-alias; a base model whose message was lost stays `checking`.
+Errors in sending a task's message are not caught here. Periodic tasks make up for a lost signal of a version, a cluster
+or an alias; a base model whose message was lost stays `checking`.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class BlindTestSerializer(serializers.ModelSerializer):
         return face(test, user.pk if user else None, self.may_vote(test))
 
     def may_vote(self, test: BlindTest) -> bool:
-        """Return True for a token or a person with scope infer in the test's project; looked up once for each project."""
+        """Return True for a token, or a person with scope infer in the test's project; cached for each project."""
         request, known = self.context["request"], self.context.setdefault("may_vote", {})
         if isinstance(request.auth, ApiToken):
             return True

@@ -38,7 +38,7 @@ HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate"
 
 
 def is_measured(metric: str, *, unseen: bool) -> bool:
-    """Return True if the metric can be measured: from unseen shadow answers, or else from answers that users get."""
+    """Return True if a shadow step (`unseen`), or otherwise a step that serves users, measures the metric."""
     return metric not in (SEEN_ALONE if unseen else UNSEEN_ALONE)
 
 

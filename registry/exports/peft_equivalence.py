@@ -30,7 +30,7 @@ class ExportMismatch(ValueError):
 
 
 def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
-    """Compare two adapters on an empty base model. Raises ExportMismatch with the first module that differs."""
+    """Compare the updates of two adapters of a base model. Raises ExportMismatch with the first module that differs."""
     before, after = updates(stored, base), updates(export, base)
     if before.keys() != after.keys():
         raise ExportMismatch(f"the export adapts other modules: {sorted(before.keys() ^ after.keys())[0]}")

@@ -77,7 +77,7 @@ def fetched(version: AdapterVersion, target: Path) -> Path:
 
 @contextmanager
 def readable(version: AdapterVersion) -> Iterator[None]:
-    """Turn store failures inside the block into Unavailable: unreadable files, or files that do not match."""
+    """Context manager that raises Unavailable if the store cannot give the version's files, or gives changed ones."""
     try:
         yield
     except (ArtifactError, StoreAway) as error:

@@ -197,7 +197,7 @@ class Approval(models.Model):
         require_another(user, self.authors())
 
     def authors(self) -> tuple[User | None, ...]:
-        """The people who may not sign: who requested it, broke the glass, opened the rollout or made the version."""
+        """Return who may not sign: those who requested it, broke the glass, opened the rollout or made the version."""
         rollout, candidate = self.rollout, self.candidate
         return (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
 

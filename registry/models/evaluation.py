@@ -36,7 +36,7 @@ class VersionEvaluation(models.Model):
 
 
 def unmeasured(version: AdapterVersion) -> str:
-    """Return the reason why the version was never measured on the base that will serve it, or "" if it was."""
+    """Return an error message if the version was never measured on the base that will serve it, otherwise ""."""
     if version.method != "qlora" or version.metrics.get("loss_served") is not None or measured(version).exists():
         return ""
     return f"{version} was trained on a 4-bit base and never measured on the 16-bit one: evaluate it first."
@@ -58,7 +58,7 @@ def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
 
 
 def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
-    """Return the evaluations' reason why the version may not replace the stable one, or "" if there is none."""
+    """Return an error message if evaluations speak against replacing the stable version by this one, otherwise ""."""
     last = measured(version).filter(against=stable).first()
     change: dict[str, Any] | None = last.difference_to_other() if last else None
     if change and change["low"] > 0:

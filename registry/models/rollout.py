@@ -110,7 +110,7 @@ class Rollout(models.Model):
 
     @property
     def shadow(self) -> float:
-        """Percent of the stable version's answers whose requests go to the candidate too, which no user sees."""
+        """Percent of the stable version's answers whose requests are sent to the candidate too, unseen by users."""
         return float(self.steps[self.step].get("shadow", 0))
 
     def answers_before(self, hours: int) -> models.QuerySet[Any]:

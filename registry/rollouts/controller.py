@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of the present step: seconds still to hold, and users of the smaller arm so far and as required."""
+    """Progress of the present step: seconds left to hold, users in the smaller arm so far, and users required."""
 
     hold_left_s: int
     samples: int

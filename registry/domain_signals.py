@@ -1,4 +1,4 @@
-"""Signals of the registry's models: what was committed. `receivers.py` wakes the tasks; nothing here knows of them."""
+"""Signals that the registry's models send after a commit. `receivers.py` connects them to the tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.dispatch import Signal
 version_uploaded = Signal()
 # `base_model`: the key of a base model whose files have to be fetched and inspected.
 base_model_registered = Signal()
-# A cluster has other replicas.
+# The replicas of a cluster changed.
 cluster_changed = Signal()
-# `alias`: the key of an alias that serves something else, or in other shares.
+# `alias`: the key of an alias whose version, rollout share or policy changed.
 routes_changed = Signal()

@@ -1,7 +1,7 @@
-"""What wakes the registry's tasks: its own signals, and changes elsewhere that routers must hear of.
+"""Signal receivers that start the registry's tasks, on its own signals and on changes to inference tokens.
 
-A failure of a task's message is not caught here. The periodic tasks repair what a lost signal of a version, a cluster
-or an alias left undone; a base model whose message was lost stays `checking`.
+Errors in sending a task's message are not caught here. Periodic tasks make up for a lost signal of a version, a cluster
+or an alias; a base model whose message was lost stays `checking`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from registry.domain_signals import base_model_registered, cluster_changed, rout
 
 @receiver(version_uploaded)
 def check_version(version: int, **_: Any) -> None:
-    """Let a worker check the numbers of an uploaded version."""
+    """Have a worker check the weights of an uploaded version."""
     tasks.check_version_soon(version)
 
 
 @receiver(base_model_registered)
 def check_base_model(base_model: int, **_: Any) -> None:
-    """Let a worker fetch and inspect the files of a base model."""
+    """Have a worker fetch and inspect the files of a base model."""
     tasks.check_base_model.delay(base_model)
 
 
 @receiver(cluster_changed)
 def publish_and_reconcile(**_: Any) -> None:
-    """Tell the routers at once, and wake the control loop."""
+    """Publish the routing table at once, and start the control loop."""
     tasks.publish_and_reconcile()
 
 
 @receiver(routes_changed)
 def route_and_reconcile(alias: int, **_: Any) -> None:
-    """Tell the routers what the alias serves now, and wake the control loop."""
+    """Publish the alias' new route, and start the control loop."""
     tasks.route_and_reconcile(alias)
 
 
 @receiver(post_save, sender=ApiToken)
 def publish_token(instance: ApiToken, **_: Any) -> None:
-    """Let a new token work, and a revoked one stop working, before the next tick of the control loop."""
+    """Publish a new or revoked inference token at once, before the next tick of the control loop."""
     if Scope.INFER in instance.scopes:
         transaction.on_commit(tasks.publish_soon)

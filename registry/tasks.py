@@ -1,4 +1,4 @@
-"""Celery's view of the registry: wake-ups only."""
+"""Celery tasks of the registry; each one only calls the code that does the work."""
 
 import logging
 
@@ -15,7 +15,7 @@ from registry.serving.coalescing import CoalescedRun
 from registry.uploads import verification
 
 log = logging.getLogger(__name__)
-# All threads of the process: a table that was read after my commit holds my change, whoever asked for it.
+# Shared by all threads of the process: a table read after a caller's commit holds that change, whoever publishes it.
 publication = CoalescedRun(lambda: publishing.publish())
 changed: set[int] = set()
 changes = CoalescedRun(lambda: tell_changes())
@@ -57,13 +57,13 @@ def check_version(pk: int) -> None:
 
 @shared_task
 def check_versions() -> None:
-    """Versions whose message was lost, or whose worker was."""
+    """Check versions whose check is overdue because the task message or the worker was lost."""
     for pk in AdapterVersion.objects.waiting_long().values_list("pk", flat=True):
         check_version(pk)
 
 
 def check_version_soon(pk: int) -> None:
-    """After a commit. Without Valkey the next `check_versions` does it."""
+    """Queue the check of a version; call it after the commit. If Valkey is down, the next `check_versions` does it."""
     try:
         check_version.delay(pk)
     except OperationalError as error:
@@ -71,7 +71,7 @@ def check_version_soon(pk: int) -> None:
 
 
 def publish_soon() -> None:
-    """After a commit: tell the routers at once. Without Valkey the next tick does."""
+    """Publish the routing table; call it after the commit. If Valkey is down, the next tick publishes."""
     try:
         publication.join()
     except redis.RedisError as error:
@@ -79,7 +79,10 @@ def publish_soon() -> None:
 
 
 def publish_and_reconcile() -> None:
-    """After a commit: tell the routers at once, and wake the loop. Without Valkey the next tick does both."""
+    """Publish the routing table and start the control loop; call it after the commit.
+
+    If Valkey is down, the next tick does both.
+    """
     try:
         publication.join()
         reconcile.delay()
@@ -88,8 +91,9 @@ def publish_and_reconcile() -> None:
 
 
 def route_and_reconcile(alias: int) -> None:
-    """After a commit: tell the routers what the alias serves now, and wake the loop. Without Valkey the next tick does
-    both.
+    """Publish the alias' route and start the control loop; call it after the commit.
+
+    If Valkey is down, the next tick does both.
     """
     changed.add(alias)
     try:
@@ -100,7 +104,10 @@ def route_and_reconcile(alias: int) -> None:
 
 
 def tell_changes() -> None:
-    """Of all aliases that changed while the round before was told; what could not be told is told with the next."""
+    """Publish the routes of all aliases that changed since the previous call.
+
+    If Valkey is down, the aliases are kept for the next call and RedisError is raised.
+    """
     aliases = set()
     while changed:
         aliases.add(changed.pop())

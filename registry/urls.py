@@ -1,4 +1,4 @@
-"""Pages of the registry."""
+"""URLs of the registry's pages."""
 
 from django.urls import path
 

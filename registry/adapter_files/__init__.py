@@ -1,1 +1,1 @@
-"""The files of an adapter: what they may say, checked against the base model. No Django."""
+"""Validation of an adapter's files: their permitted content, checked against the base model. No Django."""

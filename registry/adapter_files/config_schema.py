@@ -1,4 +1,4 @@
-"""What may stand in a foreign adapter_config.json. Pure: no torch, no database.
+"""Allow-list of fields and values for an uploaded adapter_config.json. Pure: no torch, no database.
 
 Engines and libraries act on some of these fields: they import modules, run regular expressions, open other paths and
 change the base weights. So every key must be known, and a key that acts must have the value that does nothing.
@@ -36,7 +36,7 @@ def is_alpha(value: Any) -> bool:
 
 
 def is_names(value: Any) -> bool:
-    """A list of module names; None where the file leaves it out."""
+    """Check for a list of module names, or None if the file omits the field."""
     return value is None or (isinstance(value, list) and len(value) <= MAX_NAMES and all(map(is_text, value)))
 
 
@@ -49,17 +49,17 @@ def is_off(value: Any) -> bool:
 
 
 def is_plain_init(value: Any) -> bool:
-    """The other initialisations change the base weights too, so the adapter alone would be silently wrong."""
+    """Accept initialisations that keep the base weights; any other makes the adapter alone silently wrong."""
     return value in (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def is_default_module(value: Any) -> bool:
-    """PEFT writes its default into every file; another value names a module to import."""
+    """Accept None or the default that PEFT writes into every file; any other value names a module to import."""
     return value in (None, "megatron.core")
 
 
 def is_unread(value: Any) -> bool:
-    """Only a new training reads it; we and the engines never do."""
+    """Accept any value of a field that only a new training run reads; neither we nor the engines read it."""
     return True
 
 
@@ -84,7 +84,7 @@ FIELDS |= dict.fromkeys(
     ("exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size", "loftq_config", "eva_config"),
     (is_unread, ""),
 )
-# Each of these changes what the weights mean, or what runs when the file is opened.
+# Each of these fields changes the meaning of the weights, or the code that runs when the file is opened.
 FIELDS |= dict.fromkeys(
     (
         "alora_invocation_tokens", "arrow_config", "auto_mapping", "bias", "corda_config", "ensure_weight_tying",
@@ -97,10 +97,10 @@ FIELDS |= dict.fromkeys(
 
 
 def fault(config: dict[str, Any]) -> tuple[str, str] | None:
-    """The first field to blame and the sentence that says why, or None."""
+    """Return the first invalid field and an error message for it, or None if the configuration is valid."""
     for name, value in config.items():
         if name not in FIELDS:
-            # The name goes into an answer: whatever cannot be written as text is escaped.
+            # The name becomes part of an error response, so characters outside ASCII are escaped.
             shown = name[:100].encode("ascii", "backslashreplace").decode()
             return shown, f"{shown!r} is no field of a LoRA adapter that we know: remove it."
         check, wanted = FIELDS[name]

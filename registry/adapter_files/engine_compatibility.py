@@ -1,4 +1,6 @@
-"""Which engines serve an adapter as PEFT computes it, and why not. No torch, no database.
+"""Compatibility of an adapter with each engine, with the reason if its output would differ from PEFT's.
+
+No torch, no database.
 
 vLLM reads rank_pattern and alpha_pattern from 0.32 on; before, it scales every module by the configuration's own
 alpha and r. SGLang does so too, without rsLoRA, and its buffers have one rank for each adapter. llama.cpp reads GGUF.
@@ -40,7 +42,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Traits:
-    """What decides where an adapter runs. Scales multiply B @ A; `own_scale` is what the patterns do not touch."""
+    """The properties of an adapter that decide which engines can run it.
+
+    `scales` holds each module's factor of B @ A. `own_scale` is the factor where no pattern applies.
+    """
 
     ranks: Mapping[str, int]
     scales: Mapping[str, float]
@@ -53,7 +58,7 @@ class Traits:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], ranks: Mapping[str, int], base_digest: str) -> Traits:
-        """From a PEFT configuration and the rank of each module. Raises Invalid when they contradict each other."""
+        """Build the traits from a PEFT configuration and the modules' ranks. Raises Invalid if the two disagree."""
         stabilised = bool(config.get("use_rslora"))
         return cls(
             ranks=ranks,
@@ -73,7 +78,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One engine's answer and the reason in one sentence."""
+    """The outcome for one engine, with its reason in one sentence."""
 
     engine: Engine
     outcome: Outcome
@@ -85,7 +90,7 @@ class Verdict:
 
 
 def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
-    """The scale without the patterns, PEFT's defaults filled in; NaN when the patterns hide a nonsensical one."""
+    """Return the scale that applies without patterns, with PEFT's defaults; NaN if r or lora_alpha is not usable."""
     rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         return math.nan
@@ -95,7 +100,10 @@ def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
 def verdict(
     engine: Engine, traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None
 ) -> Verdict:
-    """May a fleet of this engine serve the adapter? None = the fleet's base model or highest rank does not matter."""
+    """Decide whether a fleet of this engine can serve the adapter.
+
+    `base_digest` and `max_lora_rank` describe the fleet; None skips the comparison with it.
+    """
     if reason := hindrance(engine, traits, base_digest, max_lora_rank):
         return Verdict(engine, Outcome.CANNOT, reason)
     if reason := misreading(engine, traits):
@@ -104,12 +112,12 @@ def verdict(
 
 
 def verdicts(traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None) -> list[Verdict]:
-    """The answer of every engine."""
+    """Return the verdict of every engine on the adapter."""
     return [verdict(engine, traits, base_digest=base_digest, max_lora_rank=max_lora_rank) for engine in Engine]
 
 
 def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_rank: int | None) -> str:
-    """Why no export helps, or nothing."""
+    """Return the reason why the engine cannot serve the adapter, even after an export, or ""."""
     if base_digest is not None and traits.base_digest != base_digest:
         return "It was trained on another base model than the fleet serves."
     if traits.dora:
@@ -125,7 +133,7 @@ def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_
 
 
 def misreading(engine: Engine, traits: Traits) -> str:
-    """Why the files as they are would fail or be served wrongly, or nothing."""
+    """Return the reason why the engine would reject or miscompute the unconverted files, or ""."""
     if engine is Engine.LLAMA_CPP:
         return "llama.cpp reads GGUF: take the portable export and convert it with convert_lora_to_gguf.py."
     if engine is Engine.VLLM_OLD and not scaled_alike(traits, traits.own_scale):

@@ -1,4 +1,7 @@
-"""Are an adapter's numbers numbers? Streamed in blocks: memory does not grow with the file. No torch, no database."""
+"""Check of an adapter's weights for NaN, infinity and all-zero B matrices. No torch, no database.
+
+Files are read in blocks, so that memory use does not grow with their size.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ FORMATS = {
 
 
 def fault_in(path: Path) -> str:
-    """What is wrong with the numbers of a safetensors file whose header was checked, or nothing."""
+    """Return the fault in the weights of a safetensors file whose header was already checked, or ""."""
     changes_something = False
     with path.open("rb") as stream:
         for name, tensor in in_order(stream):
@@ -31,14 +34,14 @@ def fault_in(path: Path) -> str:
 
 
 def in_order(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The tensors as they lie in the file; the stream stands at the first one's numbers."""
+    """Yield each tensor's name and header entry in file order; the stream is left at the first tensor's data."""
     header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
     yield from sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
 
 
 def judge(stream: BinaryIO, tensor: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether the next tensor of the stream is finite, and whether it is zero."""
+    """Read the next tensor from the stream and return (all values finite, all values zero)."""
     kind, exponent, magnitude = FORMATS[tensor["dtype"]]
     start, stop = tensor["data_offsets"]
     zero = True

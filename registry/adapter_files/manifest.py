@@ -1,4 +1,4 @@
-"""What an adapter's files say, checked against the base model before anything is stored. No torch, no database."""
+"""Reader for an adapter's files that checks them against the base model before storage. No torch, no database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Shapes = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """A well-formed LoRA adapter: rank of each module, one effective scale, size."""
+    """A checked LoRA adapter: rank of each module, one effective scale, parameter count, size and configuration."""
 
     ranks: dict[str, int]
     parameters: int
@@ -43,9 +43,9 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, shapes: Shapes, layers: int, bases: tuple[str, ...] = ()) -> Manifest:
-        """Read and check a PEFT folder; `shapes` are (out, in) by module kind. Raises Invalid.
+        """Read and check a PEFT folder; `shapes` maps each module kind to (out, in). Raises Invalid.
 
-        `bases` are the names that the configuration may call its base model by; none = any.
+        `bases` lists the names that the configuration may give for its base model; an empty tuple allows any.
         """
         config, tensors, ranks = read_parts(folder, shapes, layers)
         refuse_other_base(config, bases)
@@ -56,7 +56,7 @@ class Manifest:
 
 
 def read_parts(folder: Path, shapes: Shapes, layers: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
-    """The checked configuration, tensor shapes and ranks, whatever the scales are. Raises Invalid."""
+    """Return the checked configuration, tensor shapes and ranks; scales are not checked. Raises Invalid."""
     refuse_other_files(folder)
     config = read_config(folder / CONFIG)
     tensors = read_header(folder / WEIGHTS)
@@ -84,7 +84,7 @@ def refuse_other_files(folder: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The adapter's configuration, restricted to what every engine serves alike."""
+    """Read the configuration and reject fields that engines would not serve alike. Raises Invalid."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise refused("The configuration is over 1 MB.", CONFIG)
     try:
@@ -102,7 +102,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_pattern(pattern: Any, field: str) -> None:
-    """Engines run the keys as regular expressions; we do not, so both must mean the same."""
+    """Reject pattern keys that are not plain module names. Raises Invalid.
+
+    Engines run the keys as regular expressions and we compare them as text, so both readings must agree.
+    """
     if not isinstance(pattern, dict):
         raise refused("A pattern is an object of module names.", field)
     for key in pattern:
@@ -111,7 +114,7 @@ def check_pattern(pattern: Any, field: str) -> None:
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes from the safetensors header, read by us with bounds before any library touches the file."""
+    """Return tensor shapes from the safetensors header, parsed with size limits before any library opens the file."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -127,7 +130,7 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def refuse_crowd(raw: bytes) -> None:
-    """Counted in the bytes: nothing is built of a header that nobody can need."""
+    """Reject a header with more than MAX_TENSORS tensors, by counting brackets before it is parsed. Raises Invalid."""
     if raw.count(b"{") > MAX_TENSORS + 2 or raw.count(b"[") > 2 * MAX_TENSORS:
         raise refused(f"The safetensors header names more than {MAX_TENSORS:,} tensors.", WEIGHTS)
 
@@ -140,7 +143,10 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_tensors(header: Any, body_bytes: int) -> dict[str, tuple[int, ...]]:
-    """Offsets must tile the body exactly, and each tensor must be as long as its shape says."""
+    """Return the tensor shapes, after checking offsets and sizes. Raises ValueError, TypeError or LookupError.
+
+    Tensors must fill the file's body without gap or overlap, and each one's length must match its shape.
+    """
     if not isinstance(header, dict):
         raise TypeError("no object")
     header.pop("__metadata__", None)
@@ -149,7 +155,7 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, tuple[int, ...]]:
     end = 0
     for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"][0]):
         start, stop = tensor["data_offsets"]
-        # Whole numbers of any length are JSON: multiplied unbounded they would take minutes.
+        # JSON integers have no size limit: the product of unchecked ones could take minutes.
         if not all(map(is_size, (start, stop, *tensor["shape"][:5]))) or len(tensor["shape"]) > 4:
             raise ValueError("size")
         if start != end or stop - start != math.prod(tensor["shape"]) * DTYPE_BYTES[tensor["dtype"]]:
@@ -165,7 +171,7 @@ def is_size(value: Any) -> bool:
 
 
 def ranks_of(tensors: dict[str, tuple[int, ...]], shapes: Shapes, layers: int) -> dict[str, int]:
-    """Rank of each module; every A has its B, and both fit the base model."""
+    """Return each module's rank. Raises Invalid unless every A has its B and both fit the base model."""
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in tensors.items():
         match = TENSOR.fullmatch(name)
@@ -186,7 +192,10 @@ def rank_of(module: str, pair: dict[str, tuple[int, ...]], shapes: Shapes) -> in
 
 
 def one_scale(config: dict[str, Any], ranks: dict[str, int]) -> float:
-    """alpha / r, equal for every module: engines that ignore the patterns then still scale rightly."""
+    """Return the effective scale (alpha / r) that all modules share. Raises Invalid if they differ.
+
+    With a single scale, engines that ignore the patterns still scale correctly.
+    """
     scales = {module: scale_of(config, module, rank) for module, rank in ranks.items()}
     values = list(scales.values())
     if not all(math.isfinite(value) and math.isclose(value, values[0], rel_tol=1e-6) for value in values):

@@ -1,8 +1,9 @@
-"""The child that scans a foreign adapter, within limits that it sets itself.
+"""Child process that scans an uploaded adapter, under memory and CPU limits that it sets for itself.
 
     python -m registry.adapter_files.scan_process FOLDER
 
-Exit 0: its numbers are numbers. Exit 3: they are not, and the last line says why. Anything else: it was stopped.
+Exit 0: the weights are valid. Exit 3: they are not, and the last line of output says why. Any other exit: the scan was
+stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ REJECTED = 3
 
 
 def limit() -> None:
-    """A file that makes the scan run away ends this process, nothing else."""
+    """Limit this process's memory and CPU time, so that a malicious file can end this process only."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
 

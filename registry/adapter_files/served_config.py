@@ -1,4 +1,4 @@
-"""The configuration that replicas read: written by us from typed fields, never the file that somebody sent."""
+"""Adapter configuration for replicas, generated from checked fields; an uploaded file is never served."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Config = dict[str, Any]
 
 
 def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
-    """What PEFT and the engines need, and no other key; equal in effect to the checked `config`.
+    """Return a configuration with only the keys that PEFT and engines need, equal in effect to the checked `config`.
 
-    `ranks` is module name -> rank. The base model's name is filled in by who knows it.
+    `ranks` maps module names to ranks. The caller adds the base model's name.
     """
     alphas = {module: pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
               for module in ranks}  # fmt: skip
@@ -39,23 +39,23 @@ def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
 
 
 def anchored(pattern: dict[str, Any]) -> dict[str, Any]:
-    """PEFT takes the first key that matches: each of these matches one module."""
+    """Anchor each key with ^, so that it matches one module; PEFT takes the first key that matches."""
     return {f"^{re.escape(module)}": value for module, value in pattern.items()}
 
 
 def targets(ranks: dict[str, int], layers: int) -> list[str]:
-    """The kinds, where each is adapted in every layer; else the modules in full."""
+    """Return module kinds if each kind is adapted in every layer, otherwise the full module names."""
     kinds = {module.rsplit(".", 1)[1] for module in ranks}
     return sorted(kinds) if len(ranks) == len(kinds) * layers else sorted(ranks)
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Replace the folder's configuration; equal configurations have equal bytes."""
+    """Overwrite the folder's configuration file; equal configurations give identical bytes."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """The value of the first key that names the module, as PEFT picks it; patterns are looked up, never run."""
+    """Return the value of the first key that names the module, as PEFT does, without running keys as regexes."""
     parts = module.split(".")
     names = [".".join(parts[start:]) for start in range(len(parts))]
     keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))

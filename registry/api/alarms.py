@@ -1,4 +1,4 @@
-"""What is wrong now, for whoever watches."""
+"""REST: open alarms of replicas, for monitoring."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return self.write(approval, 201)
 
     def named(self, model: Any, path: str, **identity: Any) -> Any:
-        """The thing, if the caller sees its project and may operate there."""
+        """Return the object if the caller sees its project and may operate there."""
         mine = {f"{path}__in": projects_of(self.request)}
         thing = model.objects.filter(**identity, **mine).first()
         if thing is None:

@@ -47,12 +47,12 @@ class BlindTestSerializer(serializers.ModelSerializer):
         fields = ["id", "adapter", "versions", "prompt", "answers", "votes", "asked_by", "created_at"]
 
     def face(self, test: BlindTest) -> dict[str, Any]:
-        """What a token's person must not know before the vote, the token must not tell."""
+        """Return the test as the caller may see it; a token hides what its person may not know before their vote."""
         user = actor_of(self.context["request"]).user
         return face(test, user.pk if user else None, self.may_vote(test))
 
     def may_vote(self, test: BlindTest) -> bool:
-        """Asked once a project, however long the list."""
+        """Return True for a token, or a person with scope infer in the test's project; cached for each project."""
         request, known = self.context["request"], self.context.setdefault("may_vote", {})
         if isinstance(request.auth, ApiToken):
             return True
@@ -107,7 +107,10 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return Response(self.get_serializer(tests, many=True).data, 201)
 
     def named(self, slug: str, numbers: list[int]) -> list[AdapterVersion]:
-        """Raises Invalid for what the caller does not see, NotAllowed where they may not infer."""
+        """Return the adapter's versions with these numbers.
+
+        Raises Invalid for ones that the caller cannot see, and NotAllowed without the scope infer.
+        """
         adapter = Adapter.objects.filter(slug=slug, project__in=projects_of(self.request)).first()
         if adapter is None:
             raise Invalid(f"There is no adapter {slug!r} that you can see.", field="adapter", code="unknown_adapter")

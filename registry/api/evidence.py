@@ -1,4 +1,4 @@
-"""REST: what can be said about a version: where it runs, what it came from, how it differs, its dossier."""
+"""REST: evidence about a version: engine verdicts, lineage, comparison with another version, and dossiers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REST: rollouts, and the feedback that they are judged by. Guard, verb, answer."""
+"""REST: rollouts, and the feedback on answers that they are judged by."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RolloutViewSet(Reading):
         return self.move("edit", shapes.EditRolloutSerializer)
 
     def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
-        """The verb, at the generation that If-Match or the body means."""
+        """Call the rollout's method `verb`, on condition of the generation in If-Match or in the body."""
         rollout, fields, tag = self.get_object(), self.read(shape), wanted_tag(self.request)
         require_tag(rollout, tag)
         if tag:

@@ -1,4 +1,4 @@
-"""REST shapes of the registry."""
+"""REST serializers of the registry."""
 
 from __future__ import annotations
 

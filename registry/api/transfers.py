@@ -1,4 +1,4 @@
-"""REST: files straight between the client and an S3 store, by links that need no key for an hour."""
+"""REST: transfer of files directly between a client and an S3 store, by links that need no key for an hour."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ class NewUploadSerializer(serializers.Serializer):
 
 
 class VersionTransfers(ProjectViewSet):
-    """What takes the weights past the web process. `adapter` is the viewset's: the one that the path names."""
+    """Actions that give links, so that weights do not pass through the web process.
+
+    `adapter` is the viewset's method that returns the adapter in the path.
+    """
 
     adapter: Callable[[], Adapter]
 
@@ -71,7 +74,7 @@ class VersionTransfers(ProjectViewSet):
 
 
 def bucket() -> S3Store:
-    """The store, if it gives links. Raises Conflict."""
+    """Return the store if it can give links. Raises Conflict if it is a folder."""
     found = store()
     if not isinstance(found, S3Store):
         raise Conflict("The store is a folder and gives no links: send and get the files here.", code="no_links")
@@ -79,7 +82,7 @@ def bucket() -> S3Store:
 
 
 def take(upload: str, adapter: Adapter, folder: Path) -> None:
-    """Move the uploaded files into the folder. Raises Invalid."""
+    """Move the uploaded files from the store into the folder. Raises Invalid."""
     try:
         told = signing.loads(upload, salt="upload", max_age=LINK_S)
     except signing.BadSignature:

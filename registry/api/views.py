@@ -1,4 +1,4 @@
-"""REST: what exists and what is served. Guard, verb, answer."""
+"""REST: base models, adapters, versions, clusters, replicas, aliases and responses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from registry.uploads.inbox import take_folder
 
 
 class FormatIsNoRenderer(DefaultContentNegotiation):
-    """`?format=` names what to export here, not how to render the answer."""
+    """Content negotiation without `?format=`, which names the export format here and not a renderer."""
 
     settings = SimpleNamespace(URL_FORMAT_OVERRIDE=None)
 
@@ -94,7 +94,10 @@ class BaseModelViewSet(Reading):
 
 
 def whole_version(request: Request, served_name: str) -> models.AdapterVersion:
-    """Its weights become everybody's, so an admin of its own project must ask. Raises Invalid."""
+    """Return the version to register as a base model. Raises Invalid for an unknown one.
+
+    The caller must be an admin of its project, because all projects can use its weights then.
+    """
     visible = models.AdapterVersion.objects.filter(adapter__project__in=projects_of(request))
     version = visible.select_related("adapter__project", "adapter__base_model").filter(served_name=served_name).first()
     if version is None:
@@ -104,7 +107,7 @@ def whole_version(request: Request, served_name: str) -> models.AdapterVersion:
 
 
 def require_admin_somewhere(request: Request) -> None:
-    """Base models have no project: a token of scope admin, or an admin of any project, may add one."""
+    """Require a token of scope admin, or an admin of any project: base models belong to no project."""
     project = request.auth.project if request.auth else Project.objects.visible_to(request.user).first()
     named_project(request, project.slug if project else "", Scope.ADMIN)
 
@@ -149,7 +152,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
     def get_queryset(self) -> Any:
         if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):
-            # By its key: with a slug Postgres would sort all versions of the adapter for one page.
+            # Filter by the adapter's key: by slug, Postgres would sort all its versions to get one page.
             return self.adapter().versions.all()
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
 
@@ -206,7 +209,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
 
 def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:
-    """A query parameter that is one of few words. Raises Invalid."""
+    """Return a query parameter that must be one of the choices. Raises Invalid."""
     value = request.query_params.get(name, default)
     if value not in list(choices):
         raise Invalid(f"{name} is one of {', '.join(choices)}, not {value[:50]!r}.", field=name)
@@ -218,7 +221,10 @@ def as_zip(archive: IO[bytes], name: str) -> FileResponse:
 
 
 def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Path:
-    """The uploaded files in a new folder. The names are ours: what the client calls its files never becomes a path."""
+    """Put the adapter's files into a new folder: from the request, from an upload by link, or from the inbox.
+
+    The files get fixed names: a client's file name never becomes a path.
+    """
     folder.mkdir()
     if files["upload"]:
         take(files["upload"], adapter, folder)
@@ -232,7 +238,7 @@ def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Pat
 
 
 def write_upload(upload: UploadedFile, path: Path) -> None:
-    """A large file lies on a disk already: on the same one it is moved."""
+    """Store an uploaded file at `path`; a large one, which is on disk already, is moved if it is on the same disk."""
     if isinstance(upload, TemporaryUploadedFile) and is_on_disk_of(path, upload.temporary_file_path()):
         upload.flush()
         os.rename(upload.temporary_file_path(), path)
@@ -287,7 +293,7 @@ class ReplicaViewSet(Reading):
 
 
 def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
-    """A thing that a body names, if the caller sees its project and has the scope there."""
+    """Return the object that a request body names; require the scope in its project. Raises Invalid if not visible."""
     path = {models.AdapterVersion: "adapter__project"}.get(model, "project")
     seen = seen_in(model.objects.select_related(path), path, view.request)
     thing = seen.filter(**{name: value, f"{path}__archived_at": None}).first()
@@ -300,7 +306,7 @@ def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope:
 class AliasViewSet(Reading):
     """Public names that applications send as `model`."""
 
-    # A version's ranks are hundreds of numbers, which an alias does not tell.
+    # A version's ranks are hundreds of numbers, which the alias' response does not contain.
     queryset = models.Alias.objects.select_related("project", "cluster", "version").defer(
         "version__ranks", "version__config", "version__metrics", "version__lineage"
     )
@@ -369,7 +375,7 @@ class AliasViewSet(Reading):
 
 
 def moment_of(text: str) -> datetime:
-    """A time with its zone, in UTC: Postgres knows fewer zones than a header may say. Raises Invalid."""
+    """Parse a time with its zone and return it in UTC, since Postgres accepts fewer zones. Raises Invalid."""
     try:
         if (moment := parse_datetime(text)) and moment.tzinfo:
             return moment.astimezone(UTC)

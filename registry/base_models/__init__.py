@@ -1,1 +1,1 @@
-"""The files of a base model, brought into the models folder."""
+"""Retrieval of a base model's files into the models folder."""

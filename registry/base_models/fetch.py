@@ -1,5 +1,6 @@
-"""Bring a base model's files into the models folder: a folder that lies there, a snapshot from a hub, or a version's
-whole checkpoint.
+"""Fetch a base model's files into the models folder.
+
+The source is a folder that is already there, a snapshot from a hub, or a version's whole checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FILES = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt", "chat_templ
 
 
 def fetch_base_model(model: BaseModel) -> bool:
-    """True when the files are in place; otherwise the model is rejected with the reason."""
+    """Fetch the model's files. Return True when they are in place; otherwise reject the model with the reason."""
     if model.folder.is_dir():
         return True
     if served_name := model.made_of:
@@ -32,7 +33,10 @@ def fetch_base_model(model: BaseModel) -> bool:
 
 
 def download(model: BaseModel) -> bool:
-    """Fetch a hub snapshot beside its place, then rename it: a broken download leaves nothing that looks whole."""
+    """Download a hub snapshot to a temporary folder, then rename it, so that a failed download never looks complete.
+
+    Return False and reject the model if the hub does not deliver it.
+    """
     partial = model.folder.with_name(f".partial-{model.slug}")
     try:
         snapshot_download(model.source, revision=model.revision or None, local_dir=partial, allow_patterns=FILES)
@@ -45,7 +49,10 @@ def download(model: BaseModel) -> bool:
 
 
 def take_whole(model: BaseModel, version: AdapterVersion) -> bool:
-    """The checkpoint that the version's training stored, or its base model with the adapter merged into it."""
+    """Copy the checkpoint that the version's training stored, or merge its adapter into its base model.
+
+    Return False and reject the model if that fails.
+    """
     try:
         if digest := version.metrics.get("checkpoint"):
             store().fetch_dir(digest, model.folder)
@@ -58,7 +65,7 @@ def take_whole(model: BaseModel, version: AdapterVersion) -> bool:
 
 
 def merge(version: AdapterVersion, model: BaseModel) -> None:
-    """In the precision of the base model's own weights."""
+    """Merge the version's adapter into its base model, in float32 if that is the base's type, otherwise in bfloat16."""
     base = version.adapter.base_model
     named = base.config.get("dtype") or base.config.get("torch_dtype")
     dtype = exports.Dtype.FP32 if named == "float32" else exports.Dtype.BF16

@@ -1,1 +1,1 @@
-"""What can be proved of a version: comparison, lineage, dossier and signature bundle."""
+"""Evidence about a version: comparison with others, lineage, dossier and signature bundle."""

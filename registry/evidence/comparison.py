@@ -1,4 +1,4 @@
-"""Versions side by side: what they say, how large they are, and how far their updates are apart."""
+"""Comparison of versions: configuration, metrics, size, and the distance between their weight updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_ra
 
 
 def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
-    """Another version of the same adapter. Raises Invalid."""
+    """Return the version of the same adapter with this number. Raises Invalid if there is none."""
     found = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
     if found is None:
         raise Invalid(f"{version.adapter} has no version {str(number)[:20]!r}: name one by its number.", field="to")
@@ -26,7 +26,10 @@ def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
 
 
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
-    """What differs; `updates` has a row for each module. Raises Unavailable when the files cannot be read."""
+    """Compare two versions: facts, configuration, metrics, ranks, and weight updates with one row a module.
+
+    Raises Unavailable if the files cannot be read.
+    """
     return {
         "from": one.served_name,
         "to": other.served_name,
@@ -39,7 +42,7 @@ def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
 
 
 def changes(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every name of either side with both values, in the order of names, and whether they are equal."""
+    """List every name of either side with both values and whether they are equal, sorted by name."""
     return [
         {"name": name, "from": one.get(name), "to": other.get(name), "same": one.get(name) == other.get(name)}
         for name in sorted(one.keys() | other.keys())
@@ -47,7 +50,7 @@ def changes(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(versions: Sequence[AdapterVersion]) -> dict[str, list[dict[str, Any]]]:
-    """Facts, metrics, configuration and ranks of two versions or more: a row a name, a value a version."""
+    """Tabulate facts, metrics, configuration and ranks: one row for each name, one value for each version."""
     measured = measurements(versions)
     return {
         "facts": beside([{name: getattr(version, name) for name in FACTS} for version in versions]),
@@ -58,7 +61,7 @@ def table(versions: Sequence[AdapterVersion]) -> dict[str, list[dict[str, Any]]]
 
 
 def beside(sides: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every name of any side, those that differ first."""
+    """Make one row for each name of any side, with the rows that differ first."""
     names = sorted(set().union(*sides))
     rows = [{"name": name, "values": [side.get(name) for side in sides]} for name in names]
     for row in rows:
@@ -67,7 +70,7 @@ def beside(sides: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]]:
-    """Version's key -> the figures of its latest evaluation."""
+    """Return the figures of each version's latest evaluation, by primary key."""
     rows = VersionEvaluation.objects.filter(version__in=versions).order_by("created_at")
     arms = {row.version_id: row.metrics.get("arms", {}).get("version", {}) for row in rows}
     return {key: {f"evaluated {name}": value for name, value in figures(arm).items()} for key, arm in arms.items()}
@@ -78,7 +81,10 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
-    """Norms and cosine distance of the weight updates, module by module, from a child."""
+    """Compute the norms and cosine distance of the weight updates of each module, in a child process.
+
+    Raises Unavailable if the files cannot be read or the child fails.
+    """
     settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
         folder = Path(scratch)

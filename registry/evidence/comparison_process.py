@@ -1,4 +1,4 @@
-"""The child that measures how far two adapters are apart.
+"""Child process that measures the distance between the weight updates of two adapters.
 
     python -m registry.evidence.comparison_process ONE OTHER OUT
 
@@ -26,7 +26,7 @@ PREFIX = "base_model.model."
 
 
 def read_modules(folder: Path) -> dict[str, Half]:
-    """Module name -> (A of shape (r, in), B of shape (out, r), scale)."""
+    """Read an adapter: module name -> (A of shape (r, in), B of shape (out, r), scale)."""
     config = json.loads((folder / CONFIG).read_bytes())
     tensors = read_tensors(folder / WEIGHTS)
     modules = sorted({name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
@@ -44,20 +44,20 @@ def read_tensors(path: Path) -> dict[str, Matrix]:
 
 
 def as_float(raw: bytes, dtype: str) -> Matrix:
-    """The numbers as float32; bfloat16 is its upper half."""
+    """Convert raw bytes to float32; a bfloat16 value is the upper half of a float32."""
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
 def product(one: Half, other: Half) -> float:
-    """<U, V> in Frobenius' sense, in double precision."""
+    """Return the Frobenius inner product <U, V> of two updates, in double precision."""
     (a, b, s), (c, d, t) = one, other
     return s * t * float(((b.T.astype(np.float64) @ d) * (a.astype(np.float64) @ c.T)).sum())
 
 
 def distances(one: dict[str, Half], other: dict[str, Half]) -> list[dict[str, object]]:
-    """A row for each module that either adapts; the distance is None where one of them has no update."""
+    """Return a row for each module that either side adapts; distance is None if one side has no update there."""
     rows = []
     for module in sorted(one.keys() | other.keys()):
         norms = [math.sqrt(max(0.0, product(side[module], side[module]))) if module in side else 0.0

@@ -1,6 +1,6 @@
-"""The technical dossier of a version: what is recorded of it, under headings shaped after Annex IV of the EU AI Act.
+"""The technical dossier of a version: its records, under headings that follow Annex IV of the EU AI Act.
 
-It claims no conformity. What AdapterHub cannot know, such as the risk management of the whole system, it says so.
+It claims no conformity. It marks what AdapterHub cannot know, such as the risk management of the whole system.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOT_KNOWN = "Not recorded by AdapterHub: add it where the whole system is docume
 
 
 def dossier(version: AdapterVersion) -> dict[str, Any]:
-    """Everything recorded of the version, as JSON values only."""
+    """Return all records about the version, as JSON values only."""
     past = Past.of(version)
     return {
         "title": f"Technical dossier of {version}",

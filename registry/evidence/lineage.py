@@ -1,4 +1,4 @@
-"""What a version came from and what came of it, as a graph: from the dataset to the answers."""
+"""Lineage graph of a version: from its dataset and training to its approvals, rollouts and answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True)
 class Past:
-    """What came of a version, read once: `answers` counts those that it gave."""
+    """A version's approvals, rollouts, alias moves and the number of answers it gave, read once."""
 
     approvals: list[Approval]
     rollouts: list[Rollout]
@@ -27,7 +27,7 @@ class Past:
 
 
 def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]:
-    """`nodes` are {id, kind, name, at}; `edges` are [from, to], in the direction of time."""
+    """Return the graph: `nodes` are {id, kind, name, at}; `edges` are [from, to], in the direction of time."""
     before, after = origins(version), consequences(version, past or Past.of(version))
     own = node("version", version.pk, version.served_name, version.created_at)
     edges = [[item["id"], own["id"]] for item in before]
@@ -40,7 +40,7 @@ def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
 
 
 def origins(version: AdapterVersion) -> list[Node]:
-    """Base model, dataset, rank analysis, run and the version it was compressed from, as they were recorded."""
+    """List recorded origins: base model, dataset, rank analysis, run, compression and the version it was made from."""
     base, told = version.adapter.base_model, version.lineage
     found = [node("base_model", version.base_digest, f"{base.slug} {version.base_digest[:12]}")]
     for kind, field in (("dataset", "dataset"), ("rank_analysis", "rank_analysis"), ("training_run", "run"),
@@ -53,7 +53,7 @@ def origins(version: AdapterVersion) -> list[Node]:
 
 
 def consequences(version: AdapterVersion, past: Past) -> list[Node]:
-    """Approvals, rollouts, what served it and when, and how many answers it gave."""
+    """List what followed: approvals, rollouts, the alias moves that served it, and the number of its answers."""
     approvals = [node("approval", item.pk, f"{item.get_status_display()} for {item.alias}", item.created_at)
                  for item in past.approvals]  # fmt: skip
     rollouts = [node("rollout", item.pk, f"{item.get_status_display()} on {item.alias}", item.created_at)
@@ -64,6 +64,6 @@ def consequences(version: AdapterVersion, past: Past) -> list[Node]:
 
 
 def approvals_of(version: AdapterVersion, alias_name: str = "") -> list[Approval]:
-    """The approvals that stand behind a version, or behind it on one alias."""
+    """Return the approvals that were requested for a version, optionally those on one alias only."""
     found = Approval.objects.filter(candidate=version).select_related("alias").prefetch_related("signatures")
     return list(found.filter(alias__name=alias_name) if alias_name else found)

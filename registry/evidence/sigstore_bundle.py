@@ -1,7 +1,7 @@
-"""A version's folder with a signature bundle in the layout of sigstore's `model-signing`, for those who verify so.
+"""Export of a version with a signature bundle that sigstore's package `model-signing` can verify.
 
-The key is an operator's elliptic one (P-256, P-384 or P-521): the bundle knows no Ed25519, with which the installation
-signs. Needs the extra `adapterhub[sigstore]`.
+The key is an operator's elliptic-curve key (P-256, P-384 or P-521), because the bundle format does not support Ed25519,
+which the installation signs with. Needs the extra `adapterhub[sigstore]`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ BUNDLE = "model.sig"
 
 
 def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Path:
-    """The stored files in the new folder `target`, and their signature beside them; its path.
+    """Copy the stored files to the new folder `target`, sign them there and return the path of the bundle.
 
-    Raises ArtifactError, Unavailable without the package, and Invalid for a key that signs no bundle.
+    Raises ArtifactError if the files or their signature do not hold, Unavailable without the package model-signing, and
+    Invalid for a key that cannot sign a bundle.
     """
     signing = package().signing
     try:
@@ -32,7 +33,7 @@ def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Pa
 
 
 def require_signed_by(folder: Path, public_key: Path) -> None:
-    """Raises Invalid unless the folder holds just the files that the key signed."""
+    """Verify that the folder holds exactly the files that the key signed. Raises Invalid if not."""
     config = package().verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     try:
         config.set_hashing_config(hashing(folder / BUNDLE)).verify(folder, folder / BUNDLE)
@@ -41,7 +42,7 @@ def require_signed_by(folder: Path, public_key: Path) -> None:
 
 
 def hashing(bundle: Path) -> Any:
-    """Every file of the folder but the bundle itself, as the package's own command reads it."""
+    """Configure hashing of every file of the folder but the bundle, as the package's own command does."""
     return package().hashing.Config().set_ignored_paths(paths=[bundle], ignore_git_paths=True)
 
 

@@ -1,1 +1,1 @@
-"""The statistics of a rollout: metrics, guardrails and always-valid intervals. Pure."""
+"""Statistics of a rollout: metrics, guardrails and always-valid confidence intervals. Pure."""

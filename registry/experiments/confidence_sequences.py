@@ -1,7 +1,7 @@
-"""Always-valid statistics of a rollout: intervals that may be watched at every sample, and what they mean.
+"""Confidence sequences: intervals that stay valid however often they are looked at, and verdicts on them.
 
-The sums are of independent units. Requests of one user that resemble each other are not independent: sum users then.
-Every number may be a numpy array, one entry a look or a simulated run; the answer has the same shape.
+The summed values must be independent. Requests of one user are correlated: take one value a user instead.
+Every number may be a numpy array, one entry for each look or simulated run; results have the same shape.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """One arm's values so far: how many, their sum, the sum of their squares. Minutes are joined with `+`."""
+    """One arm's values so far: their count, sum and sum of squares. Add the samples of several minutes with `+`."""
 
     count: Number = 0
     total: Number = 0.0
@@ -37,7 +37,7 @@ class Sample:
 
     @classmethod
     def of_failures(cls, count: Number, failures: Number) -> Sample:
-        """A sample of zeros and ones. Raises ValueError for less than none and for more failures than values."""
+        """Make a sample of zeros and ones. Raises ValueError for failures below 0 or above the count."""
         if np.any(np.less(failures, 0)) or np.any(np.greater(failures, count)):
             raise ValueError(f"failures must be between 0 and the count {count}, not {failures}.")
         return cls(count, failures, failures)
@@ -46,12 +46,15 @@ class Sample:
         return Sample(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     def mean(self) -> Number:
-        """NaN without a value."""
+        """Return the mean; NaN without a value."""
         return self.total / np.where(np.greater(self.count, 0), self.count, np.nan)
 
     def variance(self, bounds: Bounds | None) -> Number:
-        """Plug-in variance. With bounds, one imagined value at each of them keeps it above zero (Agresti and Caffo
-        2000 do so for proportions), so that "no failure yet" is not taken for "no failure ever"."""
+        """Return the plug-in variance.
+
+        With bounds, one imagined value at each bound keeps it above zero (Agresti and Caffo 2000 do so for
+        proportions), so that "no failure yet" is not taken for "no failure ever".
+        """
         edges = bounds or ()
         count = np.maximum(np.add(self.count, len(edges)), 1)
         squares = self.squares + sum(edge * edge for edge in edges)
@@ -60,7 +63,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Interval:
-    """Candidate minus control, in the metric's unit; `estimate` is NaN until both arms have a value."""
+    """Interval of candidate minus control, in the metric's unit; `estimate` is NaN until both arms have a value."""
 
     lower: Number
     estimate: Number
@@ -68,12 +71,12 @@ class Interval:
 
 
 def proportion_difference(control: Sample, candidate: Sample, alpha: float) -> Interval:
-    """Difference of two proportions as a fraction (0.05 is five points), always within -1 and 1."""
+    """Return the interval of a difference of proportions, as a fraction (0.05 is five points) within -1 and 1."""
     return mean_difference(control, candidate, alpha, bounds=UNIT)
 
 
 def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bounds | None = None) -> Interval:
-    """Difference of two means; it covers the truth at all times together with probability 1 - alpha.
+    """Return the interval of a difference of means; at all times at once it covers the truth with chance 1 - alpha.
 
     Asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit
     theory and asymptotic confidence sequences" (2021), theorem 2.2: s/t * sqrt((t + r) log((t + r) / (r alpha^2))),
@@ -93,28 +96,33 @@ def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bo
 
 
 def around(estimate: Number, half: Number, most: float) -> Interval:
-    """The interval of this half width, no wider than the metric's range allows."""
+    """Return the interval with this half width around the estimate, clipped to -most and most."""
     known = np.nan_to_num(estimate)
     return Interval(np.maximum(known - half, -most), estimate, np.minimum(known + half, most))
 
 
 def boundary(samples: Number, alpha: float) -> Number:
-    """What a Brownian motion stays within at all times with probability 1 - alpha: the two-sided normal mixture
-    (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence
-    sequences", 2021, equation 14)."""
+    """Return the bound that a Brownian motion stays within at all times with probability 1 - alpha.
+
+    It is the two-sided normal mixture (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon, "Time-uniform,
+    nonparametric, nonasymptotic confidence sequences", 2021, equation 14).
+    """
     prior = concentration(alpha)
     return np.sqrt((samples + prior) * np.log((samples + prior) / (prior * alpha**2)))
 
 
 def concentration(alpha: float, tuned_for: float = TUNED_FOR) -> float:
-    """The mixture's one parameter, in samples, that makes it narrowest at `tuned_for` (Howard et al. 2021, prop. 3)."""
+    """Return the mixture's parameter, in samples, that makes it narrowest at `tuned_for` samples.
+
+    Howard et al. 2021, proposition 3. Raises ValueError for an alpha outside 0 and 1.
+    """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}.")
     return tuned_for / float(-lambertw(-(alpha**2) / e, -1).real - 1)
 
 
 def judged(interval: Interval, margin: float) -> Verdict:
-    """Non-inferiority where more is worse: bad when the whole interval is past the margin, good when none of it is.
+    """Judge non-inferiority, more being worse: BAD if the whole interval is past the margin, GOOD if none of it is.
 
     The margin is in the interval's unit. For a metric where less is worse give `mirrored(interval)`.
     Raises ValueError for a margin below zero.
@@ -127,20 +135,24 @@ def judged(interval: Interval, margin: float) -> Verdict:
 
 
 def mirrored(interval: Interval) -> Interval:
-    """Control minus candidate."""
+    """Return the interval of control minus candidate."""
     return Interval(-interval.upper, -interval.estimate, -interval.lower)
 
 
 def control_moved(before: Sample, during: Sample, margin: float, alpha: float, bounds: Bounds | None = None) -> bool:
-    """Whether the control itself got worse by more than the margin since before the rollout: an outage then, and no
-    regression of the candidate. `before` is fixed when the rollout starts. More is worse."""
+    """Return True if the control itself got worse by more than the margin since before the rollout.
+
+    That means an outage and no regression of the candidate. `before` is fixed when the rollout starts. More is worse.
+    """
     return judged(mean_difference(before, during, alpha, bounds), margin) is Verdict.BAD
 
 
 def log_evidence(hits: Number, count: Number, chance: float, prior: float) -> Number:
-    """Log Bayes factor against "each of `count` is a hit with this chance", the alternative Beta-distributed round it
-    with the weight of `prior` samples. Its exponential is a martingale where the chance is true (Ville 1939: it ever
-    reaches 1/alpha with probability alpha at most)."""
+    """Return the log Bayes factor against "each of `count` is a hit with this chance".
+
+    The alternative is a Beta distribution around that chance with the weight of `prior` samples. The exponential is a
+    martingale if the chance is true, so it ever reaches 1/alpha with probability alpha at most (Ville 1939).
+    """
     yes, no = prior * chance, prior * (1 - chance)
     likely = betaln(yes + hits, no + count - hits) - betaln(yes, no)
     return likely - xlogy(hits, chance) - xlog1py(np.subtract(count, hits), -chance)

@@ -1,4 +1,4 @@
-"""What a rollout's minutes say: roll back, pause, promote or wait, with the reasons in plain words."""
+"""Judgement of a rollout from its measurements: roll back, pause, promote or wait, with the reasons as sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_IN_BOTH = 0.01
 
 
 class Kind(StrEnum):
-    """What a bad verdict does: a guardrail rolls back, a signal pauses, a goal only holds promotion."""
+    """Consequence of a bad verdict: a guardrail rolls back, a signal pauses, a goal only delays the promotion."""
 
     GUARDRAIL = "guardrail"
     SIGNAL = "signal"
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 
 class Action(StrEnum):
-    """The most urgent first."""
+    """Actions for a rollout, from the most urgent to the least."""
 
     ROLL_BACK = "roll back"
     PAUSE = "pause"
@@ -38,7 +38,7 @@ class Action(StrEnum):
 
 
 class Arm(StrEnum):
-    """BASELINE is the control's traffic from before the rollout."""
+    """Arms of a rollout; BASELINE is the control's traffic from before the rollout."""
 
     BASELINE = "baseline"
     CONTROL = "control"
@@ -47,7 +47,7 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True)
 class Guardrail:
-    """How much worse than the control the candidate's metric may be.
+    """Limit on how much worse than the control the candidate may be in one metric.
 
     `margin` is in `unit`: "points" for a rate (5 is five points of a hundred), else the values' own unit, such as
     seconds. `level` asks for a quantile (0.95 is p95, from the minutes' histograms, in seconds), None for the mean.
@@ -78,7 +78,7 @@ class Guardrail:
         return 100.0 if self.unit == "points" else 1.0
 
     def difference(self, before: Values, after: Values, alpha: float) -> Interval:
-        """After minus before, or before minus after where less is worse: more is worse in the answer."""
+        """Return after minus before, with the sign reversed if less is worse, so that more is always worse."""
         if self.level is not None:
             found = quantile_difference(before.histogram, after.histogram, self.level, alpha)
         else:
@@ -91,7 +91,7 @@ class Guardrail:
 
 @dataclass(frozen=True)
 class Values:
-    """What an arm measured: sums for a mean or a rate, a histogram for a quantile."""
+    """An arm's measurements: sums for a mean or a rate, a histogram for a quantile."""
 
     sample: Sample = field(default_factory=Sample)
     histogram: Histogram = field(default_factory=Histogram)
@@ -102,7 +102,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Minute:
-    """One metric of one arm in the minute that begins at `at`."""
+    """Measurements of one metric of one arm in the minute that begins at `at`."""
 
     at: datetime
     arm: Arm
@@ -112,7 +112,7 @@ class Minute:
 
 @dataclass(frozen=True)
 class Finding:
-    """One guardrail's verdict, its interval in the values' unit (more is worse), and the sentence to show."""
+    """One guardrail's verdict, its interval in the values' unit (more is worse), the action and the reason."""
 
     guardrail: Guardrail
     verdict: Verdict
@@ -123,7 +123,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What to do now; `reasons` are the sentences that decided it, `findings` all there is to show."""
+    """The action to take now; `reasons` are the sentences that decided it, `findings` the results of all guardrails."""
 
     action: Action
     reasons: Sequence[str]
@@ -132,11 +132,12 @@ class Analysis:
 
 def analysis(minutes: Iterable[Minute], guardrails: Sequence[Guardrail], *, started: datetime, now: datetime,
              alpha: float = 0.05, exposures: Sequence[Exposure] = (), in_both: float = 0.0) -> Analysis:  # fmt: skip
-    """Judge a rollout that started then, from all its minutes. A candidate that is no worse than its margins is called
-    bad, by any guardrail at any look, with probability alpha at most (each has its part of alpha).
+    """Judge a rollout that started at `started`, from all its minutes.
 
-    `in_both` is the part of the users who met both arms. Rolling back goes before pausing, pausing before waiting;
-    PROMOTE needs every guardrail, signal and goal good.
+    A candidate that is no worse than its margins is called bad, by any guardrail at any look, with probability alpha at
+    most; alpha is divided evenly among the guardrails. `in_both` is the fraction of users whom both arms served.
+    The most urgent action wins: rolling back, then pausing, then waiting. PROMOTE needs every guardrail, signal and
+    goal good.
     Raises ValueError without guardrails and for an alpha outside 0 and 1.
     """
     if not guardrails:
@@ -170,7 +171,7 @@ def measured(rows: list[Minute], arm: Arm) -> Values:
 
 
 def outage(guardrail: Guardrail, baseline: Values, control: Values, alpha: float) -> bool:
-    """Whether the control is past the margin too, against its own time before the rollout."""
+    """Return True if the control exceeds the margin too, compared with its baseline before the rollout."""
     return guardrail.judge(guardrail.difference(baseline, control, alpha)) is Verdict.BAD
 
 
@@ -186,12 +187,12 @@ def asked(kind: Kind, verdict: Verdict) -> Action:
 
 
 def held(kind: Kind) -> Action:
-    """A comparison that cannot be trusted now: goals may come late, the others pause."""
+    """Return the action if a comparison cannot be trusted now: goals wait, guardrails and signals pause."""
     return Action.WAIT if kind is Kind.GOAL else Action.PAUSE
 
 
 def words(guardrail: Guardrail, found: Interval, verdict: Verdict) -> str:
-    """The verdict as a sentence an on-call person can act on."""
+    """Describe the verdict in a sentence that an on-call person can act on."""
     low, high = (shown(float(end) * guardrail.scale, guardrail.unit) for end in (found.lower, found.upper))
     margin = f"the margin of {guardrail.margin:g} {guardrail.unit}"
     if verdict is Verdict.BAD:

@@ -1,4 +1,4 @@
-"""What is measured of each answer, under which name and in which unit. Pure."""
+"""Metrics of an answer: their names, units, and computation from a router's report or from feedback. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """`unit` is "points" for a rate of zeros and ones; a metric in seconds has quantiles too."""
+    """A metric's label and unit. The unit of a rate of zeros and ones is "points"; one in seconds has quantiles too."""
 
     label: str
     unit: str
@@ -33,18 +33,20 @@ METRICS = {
 }
 UNSEEN_ALONE = {"difference_rate"}
 SEEN_ALONE = {"ttft", "tokens_per_second", "bad_feedback_rate", "feedback_score", "judge_score"}
-FAILED = 500  # from this status on it is the server's fault
+FAILED = 500  # statuses from here on are the server's fault
 HINTS = {"empty_rate": "empty", "refusal_rate": "refusal", "format_failure_rate": "format_failure"}
 
 
 def is_measured(metric: str, *, unseen: bool) -> bool:
-    """Whether answers tell of it: those of a shadow step, which nobody sees, or those that users get."""
+    """Return True if a shadow step (`unseen`), or otherwise a step that serves users, measures the metric."""
     return metric not in (SEEN_ALONE if unseen else UNSEEN_ALONE)
 
 
 def of_report(report: Mapping[str, Any]) -> dict[str, float]:
-    """Metric -> value of one router's report. What the report does not say is left out; a client's own error says
-    nothing about the candidate."""
+    """Compute metric values from one router's report, without those that the report lacks.
+
+    A client's error (4xx) gives none, because it says nothing about the candidate.
+    """
     status = report["status"]
     if status >= FAILED:
         return {"error_rate": 1.0}
@@ -63,7 +65,7 @@ def of_answer(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def paced(report: Mapping[str, Any]) -> dict[str, float]:
-    """Times that only a streamed answer has."""
+    """Compute the timings that only a streamed answer has: time to first token, in seconds, and tokens a second."""
     first_ms = report.get("ttft_ms")
     if first_ms is None:
         return {}

@@ -1,4 +1,4 @@
-"""Always-valid intervals of a quantile (p50, p95 of a latency) from a histogram of fixed size."""
+"""Confidence sequences of a quantile (p50 or p95 of a latency), from a histogram of fixed size."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def empty() -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between EDGES, in seconds; the first counts all below, the last all from the last edge on.
+    """Counts of values in seconds between EDGES; the first bin counts all below, the last all from the last edge on.
 
-    Minutes are joined with `+`. Raises ValueError for counts of another length or below zero."""
+    Add the histograms of several minutes with `+`. Raises ValueError for counts of another length or below zero.
+    """
 
     counts: NDArray[np.int64] = field(default_factory=empty)
 
@@ -44,24 +45,25 @@ class Histogram:
         return int(self.counts.sum())
 
     def holding(self, rank: float) -> tuple[float, float]:
-        """Both edges of the bin with the value of this rank; ranks start at 1."""
+        """Return both edges of the bin that holds the value of this rank; ranks start at 1."""
         place = int(np.searchsorted(np.cumsum(self.counts), rank))
         edges = (0.0, *EDGES, inf)
         return float(edges[place]), float(edges[place + 1])
 
 
 def quantile_difference(control: Histogram, candidate: Histogram, level: float, alpha: float) -> Interval:
-    """Candidate's quantile minus the control's, in seconds: each arm's interval has half of alpha (union bound).
+    """Return the interval of candidate's minus control's quantile, in seconds.
 
-    Open upwards until the candidate has enough values for this level, downwards until the control has (at alpha 0.05:
-    32 for p50, 173 for p95, 558 for p99). Nonasymptotic. Raises ValueError for a level or alpha outside 0 and 1.
+    Each arm's interval has half of alpha (union bound). The interval is infinite upwards until the candidate has enough
+    values for this level, and downwards until the control has (at alpha 0.05: 32 for p50, 173 for p95, 558 for p99).
+    Nonasymptotic. Raises ValueError for a level or alpha outside 0 and 1.
     """
     before, after = (quantile_interval(arm, level, alpha / 2) for arm in (control, candidate))
     return Interval(after.lower - before.upper, after.estimate - before.estimate, after.upper - before.lower)
 
 
 def quantile_interval(values: Histogram, level: float, alpha: float) -> Interval:
-    """One arm's quantile in seconds, at all times together with probability 1 - alpha.
+    """Return the interval of one arm's quantile in seconds; at all times at once it covers with probability 1 - alpha.
 
     Howard and Ramdas, "Sequential estimation of quantiles with applications to A/B testing and best-arm
     identification" (2022), theorem 1 with the beta-binomial mixture: how many values lie below the true quantile is
@@ -81,15 +83,18 @@ def middle(low: float, high: float) -> float:
 
 
 def rank_limits(count: int, level: float, alpha: float) -> tuple[int, int | None]:
-    """The fewest values below the quantile that do not contradict it, and the rank above which it cannot lie (None
-    while it may lie above every value)."""
+    """Return the plausible ranks of the quantile.
+
+    First the fewest values below it that do not contradict it, then the rank above which it cannot lie, or None while
+    it may lie above every value.
+    """
     few = least_plausible(count, level, alpha)
     above = least_plausible(count, 1 - level, alpha)
     return few, count - above + 1 if above > 0 else None
 
 
 def least_plausible(count: int, chance: float, alpha: float) -> int:
-    """The least number of hits whose evidence against this chance stays under 1 / alpha; 0 to count * chance."""
+    """Return the fewest hits, from 0 to count * chance, whose evidence against this chance stays under 1 / alpha."""
     prior = concentration(alpha)
     low, high = -1, int(count * chance)
     while high - low > 1:

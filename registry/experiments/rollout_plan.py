@@ -1,4 +1,4 @@
-"""What a rollout is told to do: its steps, its guardrails, and templates of both. Pure."""
+"""Plan of a rollout: validation of steps, guardrails, checks and targeting, and templates of plans. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GUARDRAILS: list[dict[str, Any]] = [
 
 
 def guardrail(raw: dict[str, Any]) -> Guardrail:
-    """One guardrail of the request. Raises Invalid, naming what to put right."""
+    """Parse one guardrail of a request. Raises Invalid with the value to correct."""
     metric = METRICS.get(raw.get("metric", ""))
     if metric is None:
         raise bad(f"metric must be one of {', '.join(METRICS)}, not {raw.get('metric')!r}.")
@@ -57,7 +57,7 @@ def bad(detail: str) -> Invalid:
 
 
 def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
-    """Raises Invalid for a plan that could not be carried out."""
+    """Check steps and guardrails together. Raises Invalid for a plan that could not be carried out."""
     weights = [step["weight"] for step in steps]
     if not steps or weights != sorted(set(weights)):
         raise Invalid("steps: each step's weight must be above the one before.", field="steps", code="bad_steps")
@@ -76,8 +76,10 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
 
 
 def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> None:
-    """Raises Invalid for patterns and schemas that a router could not use, and for a judge that is not told what to
-    judge."""
+    """Check the patterns, the schema and the judge of the checks on answers.
+
+    Raises Invalid for a pattern or schema that a router could not use, and for a judge_score guardrail without a judge.
+    """
     if "judge" not in checks and any(raw["metric"] == "judge_score" for raw in guardrails):
         raise bad("judge_score needs checks.judge: an instruction, and the percent of the answers to judge.")
     for name in ("refusal", "format"):
@@ -87,7 +89,7 @@ def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> N
 
 
 def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
-    """Raises Invalid when answers shall be judged and this installation has no judge."""
+    """Require a configured judge if the checks ask for one. Raises Invalid if this installation has none."""
     if "judge" in checks and not has_judge:
         raise Invalid("checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
                       field="checks.judge", code="no_judge")  # fmt: skip
@@ -103,7 +105,7 @@ def require_pattern(name: str, pattern: str | None) -> None:
 
 
 def require_schema(schema: Any) -> None:
-    """A schema's own patterns have no time limit, and a reference could lead anywhere: neither is taken."""
+    """Check a JSON Schema. Raises Invalid, also for patterns, which have no time limit, and for references."""
     try:
         validator_for(schema, Draft202012Validator).check_schema(schema)
     except SchemaError as error:
@@ -113,7 +115,7 @@ def require_schema(schema: Any) -> None:
 
 
 def keys(schema: Any) -> Iterator[str]:
-    """Every key at every depth."""
+    """Yield every key of a schema, at every depth."""
     if isinstance(schema, dict):
         yield from schema
     inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
@@ -126,7 +128,10 @@ def bad_check(name: str, detail: str) -> Invalid:
 
 
 def targets(targeting: dict[str, Any]) -> dict[str, Any]:
-    """Lists and holdout as routers take them: units by sha256 alone, since they may be names of people."""
+    """Convert a request's targeting to the form that routers read. Raises Invalid.
+
+    Units are replaced by their sha256, since they may be names of people.
+    """
     allowed, denied = targeting.get("allow", []), targeting.get("deny", [])
     if twice := set(allowed) & set(denied):
         raise Invalid(f"targeting: {min(twice)!r} stands in both lists.", field="targeting", code="bad_targeting")

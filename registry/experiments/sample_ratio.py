@@ -1,4 +1,4 @@
-"""Sample-ratio mismatch: do the arms get the units that their weights promise?"""
+"""Test for a sample-ratio mismatch: arms that do not get the share of units that their weights set."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ TUNED_FOR = 10_000  # units; a mismatch of a few points is found at about this m
 
 @dataclass(frozen=True)
 class Exposure:
-    """Units (users, not requests) that first met either arm at one weight. `share` is the part of both arms' units
-    that the candidate should have, 0 to 1: a half beside a control of equal size, whatever the weight."""
+    """Number of units (users, not requests) that each arm served first at one weight.
+
+    `share` is the fraction of both arms' units that the candidate should have, 0 to 1: one half next to a control of
+    equal size, whatever the weight.
+    """
 
     control: Number
     candidate: Number
@@ -22,7 +25,7 @@ class Exposure:
 
 
 def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
-    """Log evidence that the split is not the promised one; a rollout gives one exposure for each share it had.
+    """Return the log evidence of a wrong split; pass one exposure for each share that the rollout had.
 
     The two-arm case of the Dirichlet-multinomial mixture of Lindon and Malek, "Anytime-valid inference for
     multinomial count data" (2022); over shares the martingales are multiplied. Shares 0 and 1 have no chance in
@@ -41,5 +44,5 @@ def evidence(exposure: Exposure, prior: float) -> Number:
 
 
 def mismatched(exposures: Iterable[Exposure], alpha: float) -> bool:
-    """Whether the split is wrong; asked at every moment of a right split, it says so with probability <= alpha."""
+    """Return True if the split is wrong; over all calls, a correct split gives True with probability <= alpha."""
     return bool(mismatch_evidence(exposures, alpha) >= -log(alpha))

@@ -1,1 +1,1 @@
-"""A version's files for use elsewhere: as stored, rewritten, merged, as GGUF, or for the edge."""
+"""Export of a version's files: as stored, rewritten, merged into the base model, as GGUF, or as an edge bundle."""

@@ -1,4 +1,7 @@
-"""An alias as a folder for a machine without the hub: adapter, reference of its base model, checksums, run command."""
+"""Edge bundle: a folder that serves an alias on a machine without the hub.
+
+It holds the adapter, a reference to its base model, checksums and a script that starts the engine.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ exec "${{PYTHON:-python3}}" -m serving_client.engine --model "$model" --served-m
 
 
 def write_bundle(alias: Alias, target: Path) -> None:
-    """Fill the new folder `target` with what the alias' stable version needs. Raises ArtifactError."""
+    """Write the bundle of the alias' stable version into the new folder `target`. Raises ArtifactError."""
     version = alias.version
     base = version.adapter.base_model
     version.fetch(target / "adapter")
@@ -46,5 +49,5 @@ def about(alias: Alias, version: AdapterVersion) -> dict[str, str]:
 
 
 def sums(files: list[File]) -> str:
-    """As `sha256sum -c` reads it."""
+    """Format the files' checksums as input for `sha256sum -c`."""
     return "".join(f"{file.sha256}  {file.path}\n" for file in files)

@@ -1,4 +1,7 @@
-"""An adapter as GGUF, in the layout of llama.cpp's own converter, and back. For the export child; needs `gguf`."""
+"""Conversion of an adapter to GGUF and back, in the layout of llama.cpp's converter.
+
+Used by the export child process; needs the package `gguf`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Layout:
-    """Names and row orders of a base model's adapter in GGUF."""
+    """Tensor names and row order that GGUF uses for adapters of one base model."""
 
     def __init__(self, base: Path) -> None:
         self.config: dict[str, Any] = json.loads((base / "config.json").read_bytes())
@@ -41,12 +44,15 @@ class Layout:
         self.names = gguf.get_tensor_name_map(self.architecture, self.config["num_hidden_layers"])
 
     def name(self, tensor: str) -> str:
-        """`blk.0.attn_q.weight.lora_a` of `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`."""
+        """Return the GGUF name of a PEFT tensor.
+
+        Example: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` is `blk.0.attn_q.weight.lora_a`.
+        """
         module, _, side = tensor.removesuffix(".weight").removeprefix(PREFIX).rpartition(".")
         return f"{self.names.get_name(module)}.weight.{side.lower()}"
 
     def heads(self, tensor: str) -> int:
-        """Heads whose rows are interleaved; 0 where rows stay as they are."""
+        """Return the number of heads whose rows are interleaved in this tensor, or 0 if its rows keep their order."""
         if not self.is_interleaved or ".lora_B." not in tensor:
             return 0
         heads = int(self.config["num_attention_heads"])
@@ -56,7 +62,7 @@ class Layout:
 
 
 def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
-    """(out, rank): first and second half of each head take turns, as llama.cpp's rotary embedding wants them."""
+    """Interleave the two halves of each head in an (out, rank) matrix, as llama.cpp's rotary embedding expects."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -65,7 +71,10 @@ def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write_gguf(portable: Path, base: Path, target: Path, dtype: str) -> None:
-    """The adapter of a folder with one rank and scale 1: llama.cpp scales by alpha over each tensor's rank."""
+    """Write a portable adapter (one rank, scale 1) as a GGUF file.
+
+    llama.cpp scales each tensor by alpha / rank, so alpha is set to the rank.
+    """
     layout, rank = Layout(base), json.loads((portable / CONFIG).read_bytes())["r"]
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[layout.architecture])
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -83,7 +92,7 @@ def write_gguf(portable: Path, base: Path, target: Path, dtype: str) -> None:
 
 
 def read_gguf(path: Path, base: Path, names: list[str]) -> Tensors:
-    """PEFT's tensors of these names, as the file has them. Raises KeyError when it lacks one."""
+    """Read the tensors with these PEFT names from a GGUF file. Raises KeyError if one is missing."""
     layout = Layout(base)
     found = {
         tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors

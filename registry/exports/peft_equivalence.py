@@ -1,6 +1,7 @@
-"""An export against PEFT: every module's update, as PEFT itself reads the two folders, on the same random inputs.
+"""Check that an export computes the same as the stored adapter, with PEFT loading both.
 
-The base model's weights are not needed: with equal updates in all modules, the logits are equal on any base.
+Each module's update is compared on the same random inputs. The base model's weights are not needed: if the updates of
+all modules are equal, the logits are equal on any base.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Updates = dict[str, torch.Tensor]
 
 
 class ExportMismatch(ValueError):
-    """The export would answer differently from what is stored."""
+    """Raised when an export would give other answers than the stored adapter."""
 
 
 def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
-    """Compare both adapters on the base model's shape. Raises ExportMismatch with the first module that differs."""
+    """Compare the updates of two adapters of a base model. Raises ExportMismatch with the first module that differs."""
     before, after = updates(stored, base), updates(export, base)
     if before.keys() != after.keys():
         raise ExportMismatch(f"the export adapts other modules: {sorted(before.keys() ^ after.keys())[0]}")
@@ -40,14 +41,14 @@ def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
 
 
 def check_merged(logits: torch.Tensor, merged: torch.Tensor, dtype: str) -> None:
-    """Logits by PEFT against the merged model's, both (1, tokens, vocabulary). Raises ExportMismatch."""
+    """Compare PEFT's logits with the merged model's, both (1, tokens, vocabulary). Raises ExportMismatch."""
     error = float((merged - logits).float().norm() / logits.float().norm())
     if not error <= TOLERANCES[dtype]:
         raise ExportMismatch(f"the merged model's logits differ by {error:.1e}, more than {TOLERANCES[dtype]}")
 
 
 def logits_of(model: Any) -> torch.Tensor:
-    """For a fixed sequence of random tokens."""
+    """Return the model's logits for a fixed sequence of random tokens."""
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (1, PROMPT_TOKENS), generator=random)
     with torch.inference_mode():
@@ -55,13 +56,13 @@ def logits_of(model: Any) -> torch.Tensor:
 
 
 def updates(adapter: Path, base: Path) -> Updates:
-    """Module name -> what PEFT adds to that module's output, shape (SAMPLES, out), for fixed random inputs."""
+    """Return what PEFT adds to each module's output for fixed random inputs: name -> (SAMPLES, out)."""
     with torch.inference_mode():
         return {name: update(layer) for name, layer in opened(adapter, base).named_modules() if is_adapted(layer)}
 
 
 def opened(adapter: Path, base: Path) -> Any:
-    """The adapter on a base model without memory: only LoRA's own factors are read."""
+    """Load the adapter onto a base model on the meta device; only LoRA's factors are read. Raises ExportMismatch."""
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     model = get_peft_model(empty, LoraConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)

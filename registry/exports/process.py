@@ -1,4 +1,4 @@
-"""The child that writes an export and checks it against PEFT; it needs torch.
+"""Child process that writes an export and checks it against PEFT; it needs torch.
 
 python -m registry.exports.process peft|portable|folded|merged|gguf fp32|bf16 SOURCE BASE TARGET
 """
@@ -29,7 +29,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def export(source: Path, target: Path, form: str, dtype: str) -> None:
-    """Write the adapter of `source` to the new folder `target`, as `peft` or `portable`."""
+    """Write the adapter of `source` to the new folder `target`, as `peft`, `portable` or `folded`."""
     config, tensors = read_config(source / CONFIG), load_file(source / WEIGHTS)
     if form in REWRITES:
         config, tensors = REWRITES[form](config, tensors)
@@ -40,7 +40,7 @@ def export(source: Path, target: Path, form: str, dtype: str) -> None:
 
 
 def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str) -> None:
-    """`export`, or the merged checkpoint, compared with PEFT on the base model's shape. Raises ExportMismatch."""
+    """Write any form of export, merged and GGUF included, and compare it with PEFT. Raises ExportMismatch."""
     if form == "merged":
         merge(source, base, target, dtype)
     elif form == "gguf":
@@ -51,7 +51,7 @@ def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str
 
 
 def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
-    """One GGUF file for llama.cpp; what it holds is read again and compared with PEFT's updates."""
+    """Write one GGUF file for llama.cpp, read it back and compare it with PEFT's updates. Raises ExportMismatch."""
     from registry.exports.gguf import FILE, read_gguf, write_gguf
 
     portable, again = target.with_name("portable"), target.with_name("again")
@@ -66,7 +66,10 @@ def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
 
 
 def merge(source: Path, base: Path, target: Path, dtype: str) -> None:
-    """The base model with the adapter's updates added to its weights, and the base's tokenizer beside it."""
+    """Write the base model with the adapter merged into its weights, and the base's tokenizer beside it.
+
+    Raises ExportMismatch if the merged model's logits differ from PEFT's.
+    """
     whole: Any = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
     adapted: Any = PeftModel.from_pretrained(whole, str(source)).eval()
     expected = logits_of(adapted)
@@ -79,7 +82,7 @@ def merge(source: Path, base: Path, target: Path, dtype: str) -> None:
 
 
 def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """The same updates with scale 1 in every module, each at its own rank: s * B @ A = (s * B) @ A."""
+    """Fold each module's scale s into its B, at an unchanged rank: s * B @ A = (s * B) @ A, with scale 1."""
     scaled, ranks = {}, {}
     for module in modules_of(tensors):
         a, b = (tensors[f"{module}.lora_{side}.weight"].float() for side in "AB")
@@ -93,9 +96,9 @@ def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Te
 
 
 def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """The same updates with one rank and scale 1, for engines that ignore the patterns and rsLoRA.
+    """Rewrite an adapter to one rank and scale 1, for engines that ignore the patterns and rsLoRA.
 
-    s * B @ A = (s * B | 0) @ (A | 0): each scale goes into B, and zeros fill both up to the highest rank.
+    s * B @ A = (s * B | 0) @ (A | 0): each scale goes into B, and zeros pad both to the highest rank.
     """
     plain, scaled = folded(config, tensors)
     for module in modules_of(tensors):
@@ -111,7 +114,7 @@ def modules_of(tensors: Tensors) -> list[str]:
 
 
 def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[str, Any]:
-    """A configuration that every engine reads alike: alpha = r."""
+    """Return a configuration that every engine interprets alike, with alpha = r."""
     return {
         **{key: config[key] for key in KEPT if config.get(key)},
         "peft_type": "LORA",

@@ -1,4 +1,7 @@
-"""A version's files for use elsewhere: as stored, or rewritten by a child process, because only that may load torch."""
+"""Export of a version's files as a zip: as stored, or rewritten by a child process.
+
+The rewriting needs torch, which only a child process may load.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from registry.adapter_files.manifest import read_parts
 from registry.models import Adapter, AdapterVersion
 
 EXPORT_S = 300
-# The earliest date that a zip can hold: equal files make an equal archive.
+# A fixed date, the earliest that a zip can hold, so that equal files make equal archives.
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -38,7 +41,7 @@ class Dtype(StrEnum):
 
 
 def download(version: AdapterVersion) -> IO[bytes]:
-    """A zip of the files as they were published, verified as they are read into it. Raises Unavailable."""
+    """Return a zip of the published files, whose digest is verified while they are copied. Raises Unavailable."""
     settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     with readable(version), version.opened() as folder:
         archive, files = zipped(folder)
@@ -49,9 +52,9 @@ def download(version: AdapterVersion) -> IO[bytes]:
 
 
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
-    """A zip of the adapter as `peft`, `portable` or `gguf`, or of the base with it merged; each checked against PEFT.
+    """Return a zip of the adapter as `peft`, `portable`, `gguf` or `merged` into its base, checked against PEFT.
 
-    Raises Conflict where GGUF cannot be written, and Unavailable when the store or the child fails.
+    Raises Conflict if the package gguf is not installed, and Unavailable if the store or the child process fails.
     """
     if form == Format.GGUF and not find_spec("gguf"):
         raise Conflict("The package gguf is not installed here: `pip install adapterhub[gguf]`.", code="no_gguf")
@@ -74,7 +77,7 @@ def fetched(version: AdapterVersion, target: Path) -> Path:
 
 @contextmanager
 def readable(version: AdapterVersion) -> Iterator[None]:
-    """Raises Unavailable when the store does not give the files, or others."""
+    """Context manager that raises Unavailable if the store cannot give the version's files, or gives changed ones."""
     try:
         yield
     except (ArtifactError, StoreAway) as error:
@@ -82,20 +85,26 @@ def readable(version: AdapterVersion) -> Iterator[None]:
 
 
 def folded(adapter: Adapter, given: Path) -> Path:
-    """A foreign adapter whose scales differ, with each scale in its B, in a new folder beside it. Raises Invalid."""
-    # The child reads the files with a library: not before we have read the header.
+    """Fold the differing scales of an uploaded adapter into its B matrices; return the new folder beside `given`.
+
+    Raises Invalid if the files are not an adapter of the base model, and Unavailable if the child process fails.
+    """
+    # The child process opens the files with a library, so the header must be checked first.
     read_parts(given, adapter.base_model.linear_shapes(), adapter.base_model.layers)
     return rewrite(given, adapter.base_model.folder, given.with_name("folded"), "folded", Dtype.FP32)
 
 
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
-    """Run the export in a child; `target` is a new folder beside its log."""
+    """Run the export in a child process; `target` is a new folder beside its log. Raises Unavailable."""
     run_child("export", ["registry.exports.process", form, dtype, str(stored), str(base), str(target)], target.parent)
     return target
 
 
 def run_child(what: str, arguments: list[str], folder: Path) -> None:
-    """Run a child that writes its files in the folder. Raises Unavailable with the last line of its log."""
+    """Run a child process that works in the folder.
+
+    Raises Unavailable with the last line of its log if it fails, and if it takes over EXPORT_S seconds.
+    """
     log = folder / "log.txt"
     child = Child(arguments, folder / "events.jsonl", log)
     try:
@@ -110,8 +119,9 @@ def run_child(what: str, arguments: list[str], folder: Path) -> None:
 
 
 def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
-    """An open file at its start, which is gone when it is closed, and what went into it. Weights do not shrink, so
-    nothing is compressed.
+    """Zip the folder's files into an open temporary file at position 0; return it with the files' digests.
+
+    The file is deleted when it is closed. Nothing is compressed, because weights do not shrink.
     """
     archive = tempfile.TemporaryFile(dir=settings.WORK_DIR)  # noqa: SIM115 - the response closes it
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
@@ -121,7 +131,7 @@ def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
 
 
 def pack(path: Path, archive: zipfile.ZipFile) -> File:
-    """Add the file; what was read is what is told of it."""
+    """Add the file to the archive; its size and digest are computed from the bytes that were written."""
     size, digest = 0, hashlib.sha256()
     entry = zipfile.ZipInfo(path.name, DATE)
     with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:

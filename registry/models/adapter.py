@@ -38,7 +38,7 @@ class AdapterQuerySet(models.QuerySet["Adapter"]):
 
 
 class Adapter(models.Model):
-    """A named line of work on one base model; its versions are what is trained, served and compared."""
+    """A named line of work on one base model; its versions are trained, served and compared."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="adapters")
     slug = models.SlugField(unique=True)
@@ -58,7 +58,7 @@ class Adapter(models.Model):
 
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Adapter:
-        """Open a line of work. Slugs are unique in the installation and never reused."""
+        """Create an adapter. Slugs are unique in the installation and never reused. Raises Conflict for a used one."""
         try:
             with transaction.atomic():
                 adapter = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -77,11 +77,11 @@ class Adapter(models.Model):
 
     @property
     def etag(self) -> str:
-        """Names the state of what can change."""
+        """The ETag of the fields that can change: description, tags and archiving."""
         return tag_of([self.description, self.tags, str(self.archived_at)])
 
     def describe(self, *, by: Actor, expected: str = "", **changes: Any) -> None:
-        """Change description or tags. Raises PreconditionFailed unless the ETag is as expected, if one is."""
+        """Change description or tags. Raises PreconditionFailed if `expected` is given and is not the ETag."""
         with transaction.atomic():
             adapter = Adapter.objects.select_for_update().get(pk=self.pk)
             require_tag(adapter, expected)
@@ -103,26 +103,29 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         return self.filter(status=VersionStatus.READY)
 
     def waiting_long(self) -> AdapterVersionQuerySet:
-        """Versions whose check should have begun a minute ago."""
+        """Return versions that have waited for their check for over a minute."""
         return self.filter(status=VersionStatus.CHECKING, created_at__lt=now() - timedelta(minutes=1))
 
     def trained_on(self, base_model: BaseModel) -> AdapterVersionQuerySet:
         return self.filter(adapter__base_model=base_model)
 
 
-# What is large of a version and no list shows.
+# The large fields of a version, which no list shows.
 BODY = ("config", "ranks", "lineage")
 
 
 def without_bodies(rows: models.QuerySet[Any], *paths: str) -> models.QuerySet[Any]:
-    """The rows without the large JSON of the versions at these paths; "" = the rows themselves. It is read if asked."""
+    """Defer the large JSON fields of the versions at these paths; "" means the rows themselves are versions.
+
+    A deferred field is read from the database when it is accessed.
+    """
     return rows.defer(*(f"{path}__{name}".removeprefix("__") for path in paths for name in BODY))
 
 
 class AdapterVersion(models.Model):
-    """Weights that never change. A trigger refuses UPDATE of anything but the status, and DELETE.
+    """Immutable weights of an adapter. A database trigger refuses DELETE, and UPDATE of anything but the status.
 
-    The signature is written once, when the version becomes ready; `config` is the configuration that replicas read.
+    The signature is written once, when the version becomes ready. `config` is the configuration that replicas read.
     """
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions")
@@ -179,10 +182,10 @@ class AdapterVersion(models.Model):
     ) -> AdapterVersion:
         """Store the folder's weights and record them as the adapter's next version.
 
-        The folder's configuration is rewritten from its checked fields. Bytes before rows: a crash leaves an orphan
-        artifact, never a version without weights. A `foreign` file is `checking` until a child has read its numbers.
-        A `given` folder may be moved into the store.
-        Raises Invalid when the files are not an adapter of the base model.
+        The folder's configuration is rewritten from its checked fields. Files are stored before the row is written: a
+        crash leaves an orphan artifact, never a version without weights. A `foreign` version, uploaded from outside,
+        stays `checking` until a child process has scanned its weights. A `given` folder may be moved into the store.
+        Raises Invalid if the files are not an adapter of the base model, and Conflict if a version has these weights.
         """
         manifest = adapter.read(folder, foreign=foreign)
         if not foreign and (fault := fault_in(folder / WEIGHTS)):
@@ -228,7 +231,7 @@ class AdapterVersion(models.Model):
         return version
 
     def identity(self) -> dict[str, Any]:
-        """What the signature is of: the bytes, their base model, and the name that they are served under."""
+        """Return the content to sign: adapter, number, served name, and the digests of weights and base model."""
         return {
             "adapter": self.adapter.slug,
             "number": self.number,
@@ -238,16 +241,16 @@ class AdapterVersion(models.Model):
         }
 
     def passed(self, *, by: Actor) -> None:
-        """The check is done and found nothing: sign the version. Twice is as once."""
+        """Sign the version and mark it ready, because its check found no fault. A second call changes nothing."""
         signature = sign(self.identity(), signing_key())
         self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature)
 
     def reject(self, message: str, *, by: Actor) -> None:
-        """The check found what no replica may load."""
+        """Mark the version rejected, because its check found a fault. A second call changes nothing."""
         self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message)
 
     def sign_late(self, *, by: Actor) -> None:
-        """Sign a version from before versions were signed."""
+        """Sign a ready version that was published before versions were signed."""
         with transaction.atomic():
             signature = sign(self.identity(), signing_key())
             if AdapterVersion.objects.ready().filter(pk=self.pk, signature="").update(signature=signature):
@@ -263,7 +266,7 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def archive(self, *, reason: str, by: Actor) -> None:
-        """Take the version out of use; it stays in the history. Refused while something serves it."""
+        """Take the version out of use; its row stays. Raises InvalidTransition while an alias or rollout serves it."""
         with transaction.atomic():
             version = AdapterVersion.objects.select_for_update().get(pk=self.pk)
             if version.status == VersionStatus.ARCHIVED:
@@ -275,7 +278,7 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def require_servable_on(self, cluster: Any) -> None:
-        """Raises Invalid with the reason when the cluster cannot serve this version."""
+        """Require that the cluster can serve this version. Raises Invalid with the reason if not."""
         if self.status != VersionStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
         if self.base_digest != cluster.base_model.digest:
@@ -290,7 +293,10 @@ class AdapterVersion(models.Model):
             )
 
     def other_than(self, base: BaseModel) -> str:
-        """What the model that this version was trained on has other than `base`. Rows from before do not say all."""
+        """Name what differs between this version's base model and `base`: base model, tokenizer, chat template.
+
+        Older rows lack the digests of tokenizer and template; these are then not compared.
+        """
         names = ["base model"]
         if self.tokenizer_digest and base.tokenizer_digest:
             names += ["tokenizer"] if self.tokenizer_digest != base.tokenizer_digest else []
@@ -298,31 +304,34 @@ class AdapterVersion(models.Model):
         return " and another ".join(names)
 
     def verdicts(self) -> list[Verdict]:
-        """Every engine's answer to this version; none for one from before configurations were kept."""
+        """Return every engine's verdict on this version; empty for an older version without a stored configuration."""
         return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
     def require_signature(self) -> None:
-        """Raises ArtifactError unless a key that this installation trusts signed what the version is."""
+        """Require a signature of the version's identity by a key that we trust. Raises ArtifactError."""
         require_signed(self.signature, self.identity(), trusted_keys())
 
     def served_folder(self) -> Path:
-        """A verified local copy at a path of its own; replicas load from there."""
+        """Return a verified local copy in a folder of its own, from which replicas load. Raises ArtifactError."""
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
-        """A verified copy of the stored files. Raises ArtifactError, also when the signature does not hold."""
+        """Copy the stored files to `target` and verify them. Raises ArtifactError, also for an invalid signature."""
         self.require_signature()
         return self.stored(target)
 
     @contextmanager
     def opened(self) -> Iterator[Path]:
-        """The stored files as they lie. Who reads them must verify them: see `File`. Raises ArtifactError."""
+        """Yield the folder of stored files, unverified: the caller must verify what it reads, see `File`.
+
+        Raises ArtifactError for an invalid signature.
+        """
         self.require_signature()
         with store().opened(self.digest) as folder:
             yield folder
 
     def stored(self, target: Path) -> Path:
-        """The stored files as their digest names them, signed or not. Raises ArtifactError."""
+        """Copy the stored files to `target` and verify them by digest, not by signature. Raises ArtifactError."""
         return store().fetch_dir(self.digest, target)
 
 

@@ -1,4 +1,4 @@
-"""Aliases: the stable public names that clients send as `model`, and their whole history."""
+"""Aliases: the stable public names that clients send as `model`, with the history of their moves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from registry.models.evaluation import require_no_objection
 
 
 class Alias(models.Model):
-    """A public name; `version` is what it serves now, `generation` counts its moves."""
+    """A public name. `version` is the version that it serves now; `generation` counts its moves."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="aliases")
     name = models.SlugField(unique=True)
@@ -50,7 +50,7 @@ class Alias(models.Model):
 
     @property
     def etag(self) -> str:
-        """Names the state: its moves, and what its policy says."""
+        """The ETag of the alias' state: its generation and a digest of its policy."""
         return f"{self.generation}-{tag_of(self.policy)}"
 
     @classmethod
@@ -64,7 +64,7 @@ class Alias(models.Model):
         policy: dict[str, Any],
         by: Actor,
     ) -> Alias:
-        """Make a version live under a public name."""
+        """Create an alias that serves a version at once. Raises Invalid or Conflict for an unusable version or name."""
         check_policy(policy)
         require_of_project(version, project)
         version.require_servable_on(cluster)
@@ -84,8 +84,8 @@ class Alias(models.Model):
     ) -> None:
         """Serve another version at once, if the alias still serves the expected one.
 
-        Raises Conflict with the present state when somebody was faster, or while a rollout moves it, and
-        PreconditionFailed unless the ETag is as expected, if one is.
+        Raises Conflict with the served version if that is not the expected one, and while a rollout is active;
+        NotAllowed for a protected alias; PreconditionFailed if `expected_tag` is given and is not the ETag.
         """
         with transaction.atomic():
             alias = (
@@ -102,7 +102,7 @@ class Alias(models.Model):
                 raise NotAllowed(f"{alias} is protected: it moves by an approved rollout.", code="alias_protected")
             require_of_project(version, alias.project)
             version.require_servable_on(alias.cluster)
-            # The way back to what was served before stays open: it is how people undo a move at night.
+            # A version that was served here before needs no evaluation, so that a bad move can be undone at any time.
             if not alias.moves.filter(version=version).exists():
                 require_no_objection(version, expected)
             alias.point_to(version, reason=reason, by=by)
@@ -118,13 +118,13 @@ class Alias(models.Model):
         self.version, self.generation = version, alias.generation
 
     def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
-        """What the last move replaced, if it was made since then and to a version that was never served here before."""
+        """Return the version that the last move replaced, if it was made after `since` and to a version new here."""
         last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
         is_new = not self.moves.filter(version=last.version).exclude(pk=last.pk).exists()
         return former[0].version if former and is_new and last.at >= since else None
 
     def point_to(self, version: AdapterVersion, *, reason: str, by: Actor) -> None:
-        """Change what is served and the history with it. Only inside a verb that records the event."""
+        """Change the served version and add the move to the history. The caller must record the audit event."""
         self.version = version
         self.generation += 1
         self.save(update_fields=["version", "generation"])
@@ -132,7 +132,7 @@ class Alias(models.Model):
         send_on_commit(routes_changed, alias=self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Change who and what a promotion needs. On a protected alias this needs an approval of just this change."""
+        """Replace the policy (quorum, cache). A protected alias needs an approval of exactly this change."""
         check_policy(policy)
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
@@ -150,7 +150,7 @@ class Alias(models.Model):
         self.refresh_from_db()
 
     def policy_approval(self, policy: dict[str, Any]) -> Approval:
-        """The approval that allows this policy. Raises NotAllowed when there is none."""
+        """Return, locked, the approval that allows this policy. Raises NotAllowed if there is none."""
         found = self.approvals.select_for_update().filter(
             kind=ApprovalKind.ALIAS_POLICY,
             status=ApprovalStatus.APPROVED,
@@ -163,7 +163,7 @@ class Alias(models.Model):
         )
 
     def request_policy(self, policy: dict[str, Any], *, reason: str, by: Actor) -> Approval:
-        """Ask for the change of a protected alias' policy."""
+        """Request approval for a new policy of a protected alias. Raises Invalid if the alias is not protected."""
         check_policy(policy)
         if not self.quorum:
             raise Invalid(f"{self} is not protected: change its policy at once.", field="alias", code="unprotected")
@@ -171,24 +171,24 @@ class Alias(models.Model):
         return Approval.request(ApprovalKind.ALIAS_POLICY, self, evidence=evidence, policy=policy, reason=reason, by=by)
 
     def policy_evidence(self, policy: dict[str, Any]) -> dict[str, Any]:
-        """What a signer sees: the policy as it is and as it would be."""
+        """Return the content that an approver signs: the present policy and the wanted one."""
         return {"alias": self.name, "policy": self.policy, "wanted": policy}
 
     def served_at(self, moment: datetime) -> AdapterVersion | None:
-        """The version that the alias pointed to at that time; None before it existed."""
+        """Return the version that the alias served at that time, or None if the alias did not exist yet."""
         move = self.moves.filter(at__lte=moment).select_related("version").first()
         return move.version if move else None
 
 
 class AliasMoveQuerySet(models.QuerySet["AliasMove"]):
     def replaced_since(self, moment: datetime) -> AliasMoveQuerySet:
-        """Moves whose version was served until some time after the moment, and is not any more."""
+        """Return the moves whose version was replaced at or after the moment."""
         until = Window(Lead("at"), partition_by="alias", order_by=["at", "id"])
         return self.annotate(until=until).filter(until__gte=moment)
 
 
 class AliasMove(models.Model):
-    """One change of an alias; a trigger keeps the rows as they were written."""
+    """One change of the version that an alias serves; a database trigger refuses changes to the row."""
 
     alias = models.ForeignKey(Alias, models.PROTECT, related_name="moves")
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="moves")
@@ -206,7 +206,7 @@ class AliasMove(models.Model):
 
 
 def served(version: AdapterVersion) -> dict[str, str]:
-    """A version as the audit trail names it."""
+    """Return a version's served name and digest, as the audit trail records them."""
     return {"version": version.served_name, "digest": version.digest}
 
 

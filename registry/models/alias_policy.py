@@ -1,4 +1,4 @@
-"""What an alias' policy may say: {"quorum": 0..10, "cache": {"ttl_s": seconds, "max_bytes": bytes}}."""
+"""Validation of an alias' policy: {"quorum": 0..10, "cache": {"ttl_s": seconds, "max_bytes": bytes}}."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_CACHE_BYTES = 2**30
 
 
 def check_policy(policy: dict[str, Any]) -> None:
-    """Raises Invalid, naming what is wrong."""
+    """Check a policy's keys and ranges. Raises Invalid with the key and its permitted values."""
     require(not set(policy) - {"quorum", "cache"}, "A policy has the keys quorum and cache.")
     require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum is a number from 0 to {MAX_QUORUM}.")
     if "cache" in policy:

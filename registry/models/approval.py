@@ -1,4 +1,4 @@
-"""Approvals: four eyes on what moves production. Triggers hold the rules for everybody, also for raw SQL."""
+"""Approvals: changes to production need a second person. Database triggers enforce the rules, also against raw SQL."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ OPEN = (ApprovalStatus.PENDING, ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BR
 
 
 def digest_of(evidence: dict[str, Any]) -> str:
-    """sha256 hex of the evidence's canonical JSON: what a signature is bound to."""
+    """Return the sha256 hex of the evidence's canonical JSON, which a signature is bound to."""
     return hashlib.sha256(rfc8785.dumps(evidence)).hexdigest()
 
 
 class ApprovalQuerySet(models.QuerySet["Approval"]):
     def open(self) -> ApprovalQuerySet:
-        """Those that wait for somebody, or allow something."""
+        """Return approvals that are pending, approved but unused, or a broken glass without review."""
         return self.filter(status__in=OPEN)
 
     def waiting(self) -> ApprovalQuerySet:
-        """Those that need a person: a signature, or the review of a broken glass."""
+        """Return approvals that wait for a person: for a signature, or for the review of a broken glass."""
         return self.filter(status__in=(ApprovalStatus.PENDING, ApprovalStatus.GLASS_BROKEN))
 
 
 class Approval(models.Model):
-    """A request to do something that one person may not do alone, with what was seen when it was made."""
+    """A request for a change that one person may not make alone, with the evidence as of the request."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.PROTECT, related_name="approvals")
@@ -95,7 +95,10 @@ class Approval(models.Model):
     @classmethod
     def request(cls, kind: ApprovalKind, alias: Any, *, evidence: dict[str, Any], reason: str, by: Actor,
                 **subject: Any) -> Approval:  # fmt: skip
-        """Ask for signatures. What stood open for the same thing lapses."""
+        """Request signatures; pending and approved requests of the same kind on this alias lapse.
+
+        Raises Conflict while a broken glass of the alias is overdue for its review.
+        """
         with transaction.atomic():
             require_no_overdue_review(alias)
             for stale in cls.objects.select_for_update().filter(alias=alias, kind=kind, status__in=OPEN[:2]):
@@ -108,7 +111,11 @@ class Approval(models.Model):
         return approval
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED, seen: str = "") -> None:
-        """Sign. `seen` is the digest of the evidence that the signer looked at; without it, the request's."""
+        """Sign the request; the last signature of the quorum approves it.
+
+        `seen` is the digest of the evidence that the signer looked at; empty means the request's own evidence. Raises
+        Conflict if the evidence is another, and NotAllowed for a person who may not sign.
+        """
         self.lapse_when_changed(by=by)
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
@@ -122,7 +129,7 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor) -> None:
-        """Refuse the request for good."""
+        """Reject the request for good. Raises NotAllowed for a person who may not sign."""
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
             approval.require_may_sign(by)
@@ -131,7 +138,7 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def break_glass(self, *, reason: str, by: Actor) -> None:
-        """Allow it now without the signatures; somebody else must review it within a day."""
+        """Allow the change now without signatures (break glass); another person must review that within 24 hours."""
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
             require_role_for(Scope.OPERATE, approval.project, by)
@@ -140,7 +147,7 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def review(self, *, reason: str, by: Actor) -> None:
-        """Look at what was done behind the broken glass, and sign for it."""
+        """Sign the review of a broken glass. Raises NotAllowed for a person who may not sign."""
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.GLASS_BROKEN)
             approval.require_may_sign(by)
@@ -149,12 +156,15 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def use(self, *, by: Actor) -> None:
-        """What it allows is done. A broken glass stays open for its review. Only inside the verb that does it."""
+        """Mark the approval as used; a broken glass stays open for its review.
+
+        Call it only in the transaction that makes the approved change.
+        """
         if self.status == ApprovalStatus.APPROVED:
             self.enter(ApprovalStatus.USED, Tag.APPROVAL_USED, by=by)
 
     def lapse_when_changed(self, *, by: Actor) -> None:
-        """Let an open approval lapse when its subject is not what was seen any more. Raises Conflict then."""
+        """Let an open approval lapse if its evidence has changed since the request, and raise Conflict then."""
         if self.status not in OPEN or self.bound == self.bound_now():
             return
         with transaction.atomic():
@@ -165,25 +175,29 @@ class Approval(models.Model):
         raise Conflict(f"What was seen has changed since: request the {self} again.", code="approval_lapsed")
 
     def bound_now(self) -> str:
-        """The digest of what a signer would see now."""
+        """Return the digest of the evidence as it is now."""
         return digest_of(self.rollout.evidence() if self.rollout else self.alias.policy_evidence(self.policy))
 
     def locked(self, status: ApprovalStatus) -> Approval:
-        """The row, locked; raises unless it has the status."""
+        """Return the approval, locked. Raises InvalidTransition unless it has the status."""
         approval = Approval.objects.select_for_update().get(pk=self.pk)
         if approval.status != status:
             raise InvalidTransition(f"The {approval} is {approval.get_status_display()}, not {status.label}.")
         return approval
 
     def require_may_sign(self, by: Actor) -> None:
-        """Raises NotAllowed for tokens, authors (also under a second account) and people without the role."""
+        """Require a person who may sign.
+
+        Raises NotAllowed for tokens, authors (also under a second account) and people without the role, and Conflict
+        for a second signature.
+        """
         user = require_role_for(APPROVE, self.project, by)
         if self.signatures.filter(user=user).exists():
             raise Conflict("You have signed this already: another person must.", code="already_signed")
         require_another(user, self.authors())
 
     def authors(self) -> tuple[User | None, ...]:
-        """Who asked, who broke the glass, who opened the rollout, who made the version."""
+        """Return who may not sign: those who requested it, broke the glass, opened the rollout or made the version."""
         rollout, candidate = self.rollout, self.candidate
         return (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
 
@@ -204,10 +218,10 @@ class Approval(models.Model):
 
 
 class Signature(models.Model):
-    """One person's word on an approval: name, time, meaning, and the digest of what was seen."""
+    """One person's signature on an approval: name, time, meaning, and the digest of the evidence."""
 
     approval = models.ForeignKey(Approval, models.PROTECT, related_name="signatures")
-    # Copied from the approval, so that a constraint can compare both; a trigger refuses another copy.
+    # Copied from the approval so that a constraint can compare author and user; a trigger refuses any other value.
     author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     user = models.ForeignKey(User, models.PROTECT, related_name="signatures")
     name = models.CharField(max_length=200)
@@ -231,7 +245,7 @@ class Signature(models.Model):
 
 
 def require_no_overdue_review(alias: Any) -> None:
-    """A broken glass that nobody reviewed in time stops the next request."""
+    """Require that no broken glass of the alias is overdue for its review. Raises Conflict."""
     overdue = Approval.objects.filter(alias=alias, status=ApprovalStatus.GLASS_BROKEN, review_due_at__lt=now())
     if overdue.exists():
         raise Conflict(f"A broken glass of {alias} waits for its review: review it first.", code="review_overdue")

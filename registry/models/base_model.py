@@ -1,4 +1,4 @@
-"""Base models: what adapters are trained on and served with."""
+"""Base models: the checkpoints that adapters are trained on and served with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from registry.domain_signals import base_model_registered
 
-# Begins the source of a model that was made of a version; no client may write it.
+# Prefix of the source of a model that was made of a version; clients cannot send it.
 MADE_OF = "version:"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "chat_template.*", *TOKENIZER_FILES)
@@ -63,7 +63,7 @@ class BaseModel(models.Model):
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoint lies. Only below the models folder: a path never comes from a client."""
+        """The checkpoint's folder, always directly below the models folder: a client never supplies a path."""
         return settings.MODELS_DIR / self.slug
 
     @classmethod
@@ -79,9 +79,9 @@ class BaseModel(models.Model):
 
     @classmethod
     def register_version(cls, *, slug: str, version: Any, by: Actor) -> BaseModel:
-        """Record the whole checkpoint that the version is: what its training stored, or its base with it merged.
+        """Record a base model made of a version: its stored full checkpoint, or its base with the adapter merged.
 
-        Raises Invalid for a version that may not be served.
+        Raises Invalid for a version that is not ready.
         """
         if version.status != "ready":
             raise Invalid(f"{version} is {version.status}, not ready.", field="version", code="version_not_ready")
@@ -89,11 +89,11 @@ class BaseModel(models.Model):
 
     @property
     def made_of(self) -> str:
-        """The served name of the version that this model was made of; empty for others."""
+        """The served name of the version that this model was made of; empty for other models."""
         return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
 
     def inspect(self) -> None:
-        """Read the folder: digest, configuration, size. Ends ready or rejected."""
+        """Read digests, configuration, size and parameter count from the folder; set the status ready or rejected."""
         missing = [name for name in ("config.json", "tokenizer.json") if not (self.folder / name).is_file()]
         if missing or not list(self.folder.glob("*.safetensors")):
             self.reject(f"{self.folder.name}/ lacks {', '.join(missing) or 'safetensors weights'}.")
@@ -109,7 +109,7 @@ class BaseModel(models.Model):
         self.save()
 
     def identity_files(self) -> list[File]:
-        """The files that the digest covers, hashed now."""
+        """Hash and return the files that the digest covers."""
         return matching(self.folder, IDENTITY_FILES)
 
     def reject(self, message: str) -> None:
@@ -122,7 +122,7 @@ class BaseModel(models.Model):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a foreign configuration may call this model: its slug, or the end of its source."""
+        """The names that an uploaded configuration may use for this model: its slug, or the last part of its source."""
         return (self.slug, self.source.rsplit("/", 1)[-1])
 
     @property
@@ -130,7 +130,7 @@ class BaseModel(models.Model):
         return int(self.config.get("num_hidden_layers", 0))
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Shapes (out, in) of the linear modules of a Llama-like architecture, by their last name."""
+        """Return the shapes (out, in) of the linear modules of a Llama-like architecture, by module kind."""
         return linear_shapes(self.config)
 
 
@@ -139,7 +139,7 @@ def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:
 
 
 def template_digest(folder: Path) -> str:
-    """sha256 hex of the chat template's text, in a file of its own or in the tokenizer's; empty without one."""
+    """Return the sha256 hex of the chat template, from its own file or the tokenizer's; empty without a template."""
     own, shared = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if own.is_file():
         template: Any = own.read_text()
@@ -166,7 +166,7 @@ def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def count_parameters(path: Path) -> int:
-    """Numbers in a safetensors file, from its header alone."""
+    """Count the parameters in a safetensors file, from its header alone."""
     with path.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     total = 0

@@ -1,4 +1,4 @@
-"""One prompt, answered by two to four versions, and what people preferred before they knew which was which."""
+"""Blind tests: one prompt answered by two to four versions, and the votes of people who did not know which is which."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_DIFFERENCE = "none"
 
 
 class BlindTest(models.Model):
-    """The answers stand in a drawn order: who has not voted sees letters, who has sees the versions."""
+    """One prompt and its answers in random order. A person sees letters until they vote, and versions afterwards."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="blind_tests")
@@ -47,7 +47,7 @@ class BlindTest(models.Model):
 
     @classmethod
     def keep(cls, adapter: Adapter, prompt: str, answers: list[dict[str, Any]], *, by: Actor) -> BlindTest:
-        """Keep the answers, one of each version, in an order that nobody can foresee."""
+        """Store the answers, one of each version, in an unpredictable random order."""
         drawn = list(answers)
         secrets.SystemRandom().shuffle(drawn)
         numbers = sorted(answer["number"] for answer in answers)
@@ -58,7 +58,10 @@ class BlindTest(models.Model):
         return kept
 
     def vote(self, letter: str, *, by: Actor) -> BlindVote:
-        """One vote a person, for good: it reveals the versions. Raises Invalid for a letter that stands for nobody."""
+        """Store a person's only vote, which is final and reveals the versions to them.
+
+        Raises Invalid for a letter that no answer has, and Conflict if the person has voted already.
+        """
         try:
             with transaction.atomic():
                 given = BlindVote.objects.create(test=self, voter=by.user, preferred=self.number_of(letter))
@@ -79,7 +82,7 @@ class BlindTest(models.Model):
 
 
 class BlindVote(models.Model):
-    """Whose answer a person preferred; null = none was better."""
+    """A person's vote: the number of the preferred version, or null if none was better."""
 
     test = models.ForeignKey(BlindTest, models.PROTECT, related_name="votes")
     voter = models.ForeignKey(User, models.PROTECT, related_name="+")
@@ -95,7 +98,7 @@ class BlindVote(models.Model):
 
 
 def tally(numbers: list[int], votes: Iterable[int | None]) -> list[dict[str, Any]]:
-    """Votes and their share for each version, and for no difference (number None) at the end."""
+    """Count votes and their share for each version, with "no difference" (number None) as the last row."""
     counted = Counter(votes)
     rows = [{"number": number, "votes": counted[number]} for number in (*numbers, None)]
     return [{**row, "share": row["votes"] / max(1, counted.total())} for row in rows]

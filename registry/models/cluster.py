@@ -1,4 +1,4 @@
-"""Clusters and their replicas: where versions are served, and what was last seen there."""
+"""Clusters, on which versions are served, and their replicas, with the last observed state of each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Cluster(models.Model):
 
     @property
     def slot_bytes(self) -> int:
-        """What vLLM reserves for one adapter slot, in bfloat16: room for the highest rank in every module."""
+        """The bytes that vLLM reserves for one adapter slot in bfloat16: the highest rank in every module."""
         widths = sum(out + width for out, width in self.base_model.linear_shapes().values())
         return 2 * self.max_lora_rank * self.base_model.layers * widths
 
@@ -65,7 +65,7 @@ class Cluster(models.Model):
         return cluster
 
     def add_replica(self, *, url: str, by: Actor) -> Replica:
-        """Make a running engine process a part of this cluster."""
+        """Add a running engine process to this cluster. Raises Invalid or Conflict for a bad or taken address."""
         if not url.startswith(("http://", "https://")):
             raise Invalid("A replica is reached by http:// or https://.", field="url")
         try:
@@ -79,7 +79,7 @@ class Cluster(models.Model):
 
 
 class Replica(models.Model):
-    """One engine process. `loaded` is what it reported: served name -> path."""
+    """One engine process. `loaded` holds the adapters that we loaded and probed there: served name -> path."""
 
     cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="replicas")
     url = models.URLField(unique=True, max_length=300)
@@ -99,9 +99,10 @@ class Replica(models.Model):
         return self.url
 
     def saw(self, reported: dict[str, str], engine_version: str) -> None:
-        """Keep of the report what we loaded and probed there; the rest is checked before it gets traffic.
+        """Record a report: the replica is healthy and holds those reported adapters that we loaded and probed there.
 
-        One that comes back may take what its predecessor refused, and has everything checked again.
+        Other reported adapters are probed before they get traffic. A replica that comes back is asked again for what it
+        refused before, and all its adapters are checked again.
         """
         refused = self.refused if self.is_healthy else {}
         if not self.is_healthy and self.seen_at:
@@ -111,23 +112,23 @@ class Replica(models.Model):
         self._now(is_healthy=True, loaded=known, refused=refused, engine_version=engine_version, message="")
 
     def missed(self, message: str) -> None:
-        """It did not answer: nothing is routed to it until it does."""
+        """Mark the replica unhealthy because it did not answer; nothing is routed to it until it does."""
         self._now(is_healthy=False, loaded={}, message=message)
 
     @property
     def is_resting(self) -> bool:
-        """It comes and goes: it holds versions, and gets traffic only when the others cannot."""
+        """True while the replica rests after flapping: it holds versions, but gets traffic only if no other can."""
         return self.rests_until is not None and self.rests_until > now()
 
     def _came_back(self, moment: datetime) -> None:
-        """From the third return within ten minutes on it rests, each time twice as long, at most five minutes."""
+        """Count a return; from the third in ten minutes on, rest for 30 s, doubled each time, at most five minutes."""
         returns = [at for at in self.returns if at > (moment - FLAP_WINDOW).timestamp()] + [moment.timestamp()]
         extra = len(returns) - FLAPS
         rest = min(MAX_REST, FIRST_REST * 2 ** min(extra, 10)) if extra >= 0 else timedelta(0)
         self._now(returns=returns, rests_until=moment + rest if rest else None)
 
     def _now(self, **fields: Any) -> None:
-        """Written only when something changed: the loop looks often."""
+        """Save these fields if one of them changed; the control loop calls this often."""
         changed = [name for name, value in fields.items() if getattr(self, name) != value]
         for name in changed:
             setattr(self, name, fields[name])

@@ -1,4 +1,4 @@
-"""Frozen dossiers: what was known of a version at one moment, kept as it was written."""
+"""Frozen dossiers: the records about a version at one moment, signed and never changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from registry.signing.version_signature import sign
 
 
 class Dossier(models.Model):
-    """A version's dossier as it was at `created_at`; a trigger keeps the rows as they were written."""
+    """A version's dossier as of `created_at`; a database trigger refuses changes to the row."""
 
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="dossiers")
     content = models.JSONField()
@@ -40,7 +40,7 @@ class Dossier(models.Model):
 
     @classmethod
     def freeze(cls, version: AdapterVersion, content: dict[str, Any], *, by: Actor) -> Dossier:
-        """Keep this content, signed, with an event that names its digest (sha256 of its canonical JSON)."""
+        """Store and sign this content, with an audit event that names its digest (sha256 of its canonical JSON)."""
         digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         with transaction.atomic():
             signature = sign({"dossier_of": version.served_name, "digest": digest}, signing_key())

@@ -1,4 +1,4 @@
-"""What an evaluation measured of a version, kept for ever; promotions ask it. Training writes the rows."""
+"""Evaluation results of versions, kept for ever. Training writes the rows, and promotions are checked against them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.models.approval import digest_of
 
 
 class VersionEvaluation(models.Model):
-    """One measurement of a version on its 16-bit base, beside the base alone and, where named, another version."""
+    """One evaluation of a version on its 16-bit base, next to the base alone and, if given, another version."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="evaluations")
@@ -31,12 +31,12 @@ class VersionEvaluation(models.Model):
         return f"evaluation of {self.version}"
 
     def difference_to_other(self) -> dict[str, float] | None:
-        """Nats a token of this version minus the other: {mean, low, high}."""
+        """Return the difference in loss to the other version, in nats a token: {mean, low, high}; below 0 is better."""
         return self.metrics.get("differences", {}).get("against")
 
 
 def unmeasured(version: AdapterVersion) -> str:
-    """Why nothing is known of the version on the base that will serve it; nothing when something is."""
+    """Return an error message if the version was never measured on the base that will serve it, otherwise ""."""
     if version.method != "qlora" or version.metrics.get("loss_served") is not None or measured(version).exists():
         return ""
     return f"{version} was trained on a 4-bit base and never measured on the 16-bit one: evaluate it first."
@@ -47,7 +47,7 @@ def measured(version: AdapterVersion) -> models.QuerySet[VersionEvaluation]:
 
 
 def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
-    """Every evaluation of the version as a signer sees it: one more, and what was signed for is another thing."""
+    """List every evaluation of the version as evidence for a signer; a further evaluation changes what was signed."""
     rows = version.evaluations.select_related("against__adapter").order_by("created_at", "id")
     return [
         {"id": str(row.pk), "dataset": row.dataset_digest, "against": row.against and row.against.served_name,
@@ -58,7 +58,7 @@ def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
 
 
 def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
-    """Why the version may not replace the stable one, as far as evaluations say; nothing when none does."""
+    """Return an error message if evaluations speak against replacing the stable version by this one, otherwise ""."""
     last = measured(version).filter(against=stable).first()
     change: dict[str, Any] | None = last.difference_to_other() if last else None
     if change and change["low"] > 0:
@@ -68,6 +68,6 @@ def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
 
 
 def require_no_objection(version: AdapterVersion, stable: AdapterVersion | None = None) -> None:
-    """Raises Conflict when the evaluations speak against serving the version, in place of the stable one if given."""
+    """Require that no evaluation objects to serving the version, in place of `stable` if given. Raises Conflict."""
     if message := objection(version, stable) if stable else unmeasured(version):
         raise Conflict(message, field="version", code="evaluation_objects")

@@ -1,4 +1,4 @@
-"""What users said of an answer, joined to the arm that gave it."""
+"""User feedback on answers, counted for the rollout arm that gave the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Outcome(models.TextChoices):
 
 
 class Feedback(models.Model):
-    """One judgement of one answer: an outcome, a score in the caller's own scale, or both."""
+    """Feedback on one answer: an outcome, a score on the caller's own scale, or both."""
 
     response = models.OneToOneField(Response, models.CASCADE, related_name="feedback")
     outcome = models.CharField(max_length=10, choices=Outcome.choices, blank=True)
@@ -36,7 +36,7 @@ class Feedback(models.Model):
 
     @classmethod
     def give(cls, response: Response, *, outcome: str = "", score: float | None = None) -> Feedback:
-        """Keep it and add it to the minute of the answer. Raises Conflict when the answer has its feedback."""
+        """Store feedback and add it to the minute of the answer. Raises Conflict if the answer has feedback already."""
         try:
             with transaction.atomic():
                 feedback = cls.objects.create(response=response, outcome=outcome, score=score)
@@ -48,7 +48,7 @@ class Feedback(models.Model):
         return feedback
 
     def count(self) -> None:
-        """Into the minutes, if a rollout counts the answer's user and this is the first that they say."""
+        """Add the feedback to the rollout's minutes, if the rollout counts this user and it is the user's first."""
         answer = self.response
         if answer.rollout is None or answer.unit_id is None:
             return

@@ -1,4 +1,4 @@
-"""What a rollout measured: one row a minute, arm and metric; and which users it has met."""
+"""Measurements of a rollout, one row for each minute, arm and metric, and the users that it has served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from registry.experiments.metrics import METRICS, of_report
 from registry.experiments.quantiles import EDGES, Histogram
 from registry.models.rollout import Rollout
 
-# Without a value it only tells that the metric is heard of.
+# A None value records only that the metric was reported in that minute.
 Measured = tuple[Rollout, str, datetime, str, float | None]
 Met = tuple[Any, str, str]  # rollout's key, unit, arm
 BASELINE_HOURS, BASELINE_ANSWERS = 1, 1000
@@ -25,8 +25,9 @@ TOLD = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
 class RolloutMinute(models.Model):
-    """Sums of one metric of one arm; `histogram` counts seconds between `registry.experiments.quantiles.EDGES`,
-    empty bins left out.
+    """Sums of one metric of one arm in one minute.
+
+    `histogram` counts values in seconds between `registry.experiments.quantiles.EDGES`, without the empty bins.
     """
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="minutes")
@@ -49,7 +50,7 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add(cls, measured: Iterable[Measured]) -> None:
-        """Add values to their minutes, all or none."""
+        """Add values to the rows of their minutes, in one transaction."""
         grouped: dict[tuple[Any, ...], list[float]] = {}
         for rollout, arm, at, metric, value in measured:
             minute = at.replace(second=0, microsecond=0)
@@ -80,8 +81,10 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def remember_baseline(cls, rollout: Rollout) -> None:
-        """What the stable version measured in the hour before the rollout, once. When the control is past a margin
-        against that too, it is an outage and no fault of the candidate."""
+        """Record, once, what the stable version measured in the hour before the rollout, as the baseline arm.
+
+        If the control is past a margin against this baseline too, there is an outage that is not the candidate's fault.
+        """
         if rollout.minutes.filter(arm=Arm.BASELINE).exists():
             return
         for answer in rollout.answers_before(BASELINE_HOURS)[:BASELINE_ANSWERS]:
@@ -89,7 +92,7 @@ class RolloutMinute(models.Model):
             cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in told.items())
 
     def as_minute(self, arm: Arm) -> Minute:
-        """The row as the statistics take it, on that side."""
+        """Convert the row to the input of the statistics, attributed to this arm."""
         values = Values(Sample(self.count, self.total, self.squares), Histogram(self.dense()))
         return Minute(self.at, arm, METRICS[self.metric].label, values)
 
@@ -100,16 +103,16 @@ def sparse(counts: np.ndarray) -> dict[str, int]:
 
 class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
     def in_both_arms(self, rollout: Rollout) -> RolloutUnitQuerySet:
-        """Users of the candidate who met the control too, which no right router brings about."""
+        """Return the candidate's users whom the control served too; a correct router never lets that happen."""
         mine = self.filter(rollout=rollout)
         other = mine.filter(arm=Arm.CONTROL, unit=OuterRef("unit"))
         return mine.filter(Exists(other), arm=Arm.CANDIDATE)
 
 
 class RolloutUnit(models.Model):
-    """A user (as a hash) that an arm of a rollout met, and of which metrics their first value has counted.
+    """A user (as a hash) whom an arm of a rollout served, and the metrics for which their first value was counted.
 
-    One user's answers resemble each other: the statistics take one of each user, so that what they sum is independent.
+    One user's answers are correlated, so the statistics take one value of each user and sum independent values only.
     """
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="units")
@@ -132,7 +135,7 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def meet(cls, found: Iterable[RolloutUnit]) -> dict[Met, RolloutUnit]:
-        """The rows of these users, locked; those that are new are written."""
+        """Insert the users that are new and return the rows of all of them, locked."""
         wanted = {one.met: one for one in found}
         cls.objects.bulk_create([wanted[met] for met in sorted(wanted, key=str)], ignore_conflicts=True)
         units = {unit for _, unit, _ in wanted}
@@ -141,7 +144,7 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def count_first(cls, told: Iterable[tuple[RolloutUnit, Measured]]) -> None:
-        """Add to the minutes what is the first of its user and metric; of the rest only that it came."""
+        """Add each user's first value of a metric to its minute; record of later values only that they arrived."""
         changed, measured = {}, []
         for unit, (rollout, arm, at, metric, value) in told:
             name = f"{arm} {metric}"

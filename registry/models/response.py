@@ -1,4 +1,4 @@
-"""Which version answered a request: one row an answer, from the routers' reports."""
+"""Answers with the version that gave them, one row for each, from the routers' reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from registry.models.rollout import Rollout
 
 
 class Response(models.Model):
-    """An answer that left the router. The request's text is not kept."""
+    """An answer that a router sent. The texts of request and answer are not stored."""
 
     id = models.CharField(primary_key=True, max_length=64)
     project = models.ForeignKey(Project, models.PROTECT, related_name="+")

@@ -1,4 +1,4 @@
-"""Rollouts: an alias moves from its stable version to a candidate, by weight, and back in one push."""
+"""Rollouts: they move an alias from its stable version to a candidate by weight, and roll it back in one step."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trai
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
     def active(self) -> RolloutQuerySet:
-        """Rollouts that have not ended."""
+        """Return the rollouts that are loading, running, paused or awaiting approval."""
         return self.filter(status__in=ACTIVE)
 
     def serving(self) -> RolloutQuerySet:
-        """Rollouts whose candidate gets its share now."""
+        """Return the rollouts whose candidate gets its share now."""
         return self.filter(status__in=SERVING)
 
     def by_alias(self, names: set[str]) -> dict[str, list[Rollout]]:
-        """Alias name -> its rollouts, the newest first."""
+        """Group the rollouts of these aliases by alias name, the newest first."""
         found: dict[str, list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
             found.setdefault(rollout.alias.name, []).append(rollout)
@@ -54,7 +54,7 @@ def new_salt() -> str:
 
 
 class Rollout(models.Model):
-    """One A/B split of one alias. The salt is fixed, so that a user keeps the arm over pause and resume."""
+    """One A/B split of one alias. The salt never changes, so that a user keeps their arm across pause and resume."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     alias = models.ForeignKey(Alias, models.PROTECT, related_name="rollouts")
@@ -93,7 +93,7 @@ class Rollout(models.Model):
 
     @property
     def etag(self) -> str:
-        """Names the state: every change counts the generation up."""
+        """The ETag of the rollout's state: its generation, which every change increments."""
         return str(self.generation)
 
     @property
@@ -110,11 +110,11 @@ class Rollout(models.Model):
 
     @property
     def shadow(self) -> float:
-        """Percent of the stable version's answers that the candidate is asked too, unseen."""
+        """Percent of the stable version's answers whose requests are sent to the candidate too, unseen by users."""
         return float(self.steps[self.step].get("shadow", 0))
 
     def answers_before(self, hours: int) -> models.QuerySet[Any]:
-        """The newest answers of the stable version under this alias before the rollout."""
+        """Return the stable version's answers under this alias in the `hours` before the rollout, newest first."""
         since = self.opened_at - timedelta(hours=hours)
         return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, self.opened_at))
 
@@ -135,9 +135,9 @@ class Rollout(models.Model):
         targeting: dict[str, Any] | None = None,
         draft: bool = False,
     ) -> Rollout:
-        """Open a rollout, or keep it as a draft. Traffic moves only when replicas have loaded the candidate.
+        """Open a rollout, or keep it as a draft. Traffic moves only after the replicas have loaded the candidate.
 
-        `targeting` names units as clients send them: {allow, deny, holdout}; only their hashes are kept.
+        `targeting` is {allow, deny, holdout}, with units as clients send them; only their hashes are stored.
         """
         require_of_project(candidate, alias.project)
         rollout = cls(alias=alias, stable=alias.version, candidate=candidate, reason=reason, created_by=by.user,
@@ -155,7 +155,7 @@ class Rollout(models.Model):
 
     def plan(self, *, steps: list[dict[str, Any]], guardrails: list[dict[str, Any]], checks: dict[str, Any],
              targeting: dict[str, Any] | None) -> None:  # fmt: skip
-        """Take what it is told to do. Raises Invalid for what could not be carried out."""
+        """Set steps, guardrails, checks and targeting. Raises Invalid for a plan that could not be carried out."""
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
         require_judge(checks, has_judge=bool(settings.JUDGE_URL))
@@ -163,13 +163,17 @@ class Rollout(models.Model):
         self.targeting = self.targeting if targeting is None else targets(targeting)
 
     def require_servable(self) -> None:
-        """Raises Invalid for a candidate that the alias cannot serve, or serves already."""
+        """Require a candidate that the alias' cluster can serve and that it does not serve already. Raises Invalid."""
         self.candidate.require_servable_on(self.alias.cluster)
         if self.candidate_id == self.alias.version_id:
             raise Invalid(f"{self.alias} serves {self.candidate} already.", field="candidate", code="same_version")
 
     def open(self, *, by: Actor, reason: str) -> None:
-        """From now on it moves its locked alias, away from what that serves at this moment."""
+        """Start loading the candidate. The alias must be locked; its present version becomes the stable one.
+
+        A protected alias gets a request for approval as well. Raises Invalid for a candidate that cannot be served or
+        does not fit into the slots, and Conflict if the alias has an active rollout.
+        """
         self.require_servable()
         require_slots(self.alias, self.candidate, Rollout.objects.active())
         self.stable, self.status, self.opened_at = self.alias.version, RolloutStatus.LOADING, now()
@@ -178,7 +182,7 @@ class Rollout(models.Model):
                 self.save()
         except IntegrityError:
             raise Conflict(f"{self.alias} has a rollout that has not ended.", code="rollout_active") from None
-        # Texts leave for the judge: who decided so stands in the trail.
+        # Texts are sent to the judge, so the audit trail records who decided that.
         shown = {"judge": self.checks["judge"]} if "judge" in self.checks else None
         self.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(self.stable), evidence=shown)
         if self.alias.quorum:
@@ -186,7 +190,7 @@ class Rollout(models.Model):
         send_on_commit(routes_changed, alias=self.alias_id)
 
     def start(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Open a draft as it stands."""
+        """Open a draft with its present plan."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.LOADING, expected_generation)
             rollout.generation += 1
@@ -194,7 +198,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def edit(self, *, reason: str, by: Actor, expected_generation: int | None = None, **changes: Any) -> None:
-        """Put new parts into a draft's plan: steps, guardrails, checks, targeting."""
+        """Replace parts of a draft's plan: steps, guardrails, checks, targeting."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DRAFT, expected_generation)
             before = {name: getattr(rollout, name) for name in ("steps", "guardrails", "checks")}
@@ -214,7 +218,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def started(self, *, by: Actor) -> None:
-        """The candidate is loaded where the alias is served: send it its share."""
+        """Give the loaded candidate its share of traffic. Raises InvalidTransition if the rollout is not loading."""
         with transaction.atomic():
             rollout = self.locked(None)
             if rollout.status != RolloutStatus.LOADING:
@@ -224,7 +228,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def refused(self, *, reason: str, by: Actor) -> None:
-        """Not every replica can load the candidate: end it before anybody was sent there."""
+        """End a rollout whose candidate not every replica can load, before any user is sent to it."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.FAILED)
             rollout.enter(RolloutStatus.FAILED)
@@ -234,7 +238,7 @@ class Rollout(models.Model):
     def advance(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Take the next step of the plan, and its weight; a step that waits for a person has its approval so."""
+        """Take the next step of the plan with its weight; this also approves a step that waits for a person."""
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
             if rollout.status not in SERVING or rollout.is_last_step:
@@ -248,7 +252,7 @@ class Rollout(models.Model):
 
     def wait_for_approval(self, *, reason: str, by: Actor, expected_generation: int | None = None,
                           evidence: Evidence = None) -> None:  # fmt: skip
-        """All that the plan asks for is there but a person's signature; the users notice nothing."""
+        """Wait for a person's approval, the only condition that is left; traffic does not change."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)
             rollout.enter(RolloutStatus.AWAITING_APPROVAL)
@@ -266,7 +270,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def resume(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Go on with the same weight and salt: every unit gets the arm that it had."""
+        """Continue with the same weight and salt: every unit gets the arm that it had."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.RUNNING, expected_generation)
             if rollout.status != RolloutStatus.PAUSED:
@@ -316,7 +320,7 @@ class Rollout(models.Model):
         )  # fmt: skip
 
     def approval(self) -> Approval:
-        """The approval that allows the promotion of what stands here now. Raises NotAllowed when there is none."""
+        """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""
         allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
         found = self.approvals.select_for_update().filter(status__in=allowing, bound=digest_of(self.evidence()))
         if approval := found.first():
@@ -326,7 +330,7 @@ class Rollout(models.Model):
         )
 
     def evidence(self) -> dict[str, Any]:
-        """What an approver sees and signs for: the weights' digest, their evaluation, and the rule they pass."""
+        """Return the content that an approver signs: both versions' digests, the evaluations and the quorum."""
         return {
             "alias": self.alias.name,
             "stable": served(self.stable),
@@ -337,7 +341,7 @@ class Rollout(models.Model):
         }
 
     def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None, expected_tag: str = "") -> None:
-        """Serve the stable version again. Also after the promotion; asking twice changes nothing."""
+        """Serve the stable version again, also after a promotion; a second call changes nothing."""
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.alias_id)
             rollout = Rollout.objects.select_for_update().get(pk=self.pk)
@@ -357,7 +361,10 @@ class Rollout(models.Model):
         self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate), evidence=evidence)
 
     def locked(self, target: RolloutStatus | None, expected_generation: int | None = None) -> Rollout:
-        """The row, locked after its alias; raises unless the target may follow its status."""
+        """Return the rollout, locked after its alias.
+
+        Raises Conflict for a stale generation, and InvalidTransition if `target` may not follow the present status.
+        """
         alias = Alias.objects.select_for_update().get(pk=self.alias_id)
         rollout = Rollout.objects.select_for_update().get(pk=self.pk)
         rollout.alias = alias
@@ -371,7 +378,7 @@ class Rollout(models.Model):
         return rollout
 
     def enter(self, status: RolloutStatus) -> None:
-        """Write the status and schedule its effect."""
+        """Save the status, increment the generation and publish the alias' new route after the commit."""
         self.status = status
         self.generation += 1
         self.ended_at = None if status in ACTIVE else now()

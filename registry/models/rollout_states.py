@@ -1,4 +1,4 @@
-"""Where a rollout may be, and what may follow what."""
+"""States of a rollout, and the permitted transitions between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from django.db import models
 
 
 class RolloutStatus(models.TextChoices):
-    """Promoting and rolling back are no states: each is one transaction, and nobody could see it half done."""
+    """States of a rollout.
+
+    Promoting and rolling back are not states: each is one transaction, whose intermediate steps nobody can see.
+    """
 
     DRAFT = "draft"
     DISCARDED = "discarded"
@@ -19,10 +22,10 @@ class RolloutStatus(models.TextChoices):
     FAILED = "failed"
 
 
-# The candidate gets its share; waiting for an approval changes nothing for the users.
+# States in which the candidate gets its share of traffic; users do not notice a wait for an approval.
 SERVING = (RolloutStatus.RUNNING, RolloutStatus.AWAITING_APPROVAL)
 ACTIVE = (RolloutStatus.LOADING, RolloutStatus.PAUSED, *SERVING)
-# What may follow what; rollback may follow everything that is active, so that it wins every race.
+# Target state -> the states it may follow. A rollback may follow every active state, so that it wins every race.
 MOVES = {
     RolloutStatus.DRAFT: (RolloutStatus.DRAFT,),
     RolloutStatus.DISCARDED: (RolloutStatus.DRAFT,),

@@ -1,4 +1,4 @@
-"""Adapter slots of a cluster's replicas: what must be held at once has to fit, or nothing is begun."""
+"""Admission check for adapter slots: a rollout may start only if all versions it needs fit on each replica."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from registry.models.alias import Alias
 
 
 def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet) -> None:
-    """Both sides of every running rollout stay loaded on each replica; aliases beside them share what is left.
+    """Require free adapter slots for a rollout of `candidate` on the alias' cluster.
 
-    Raises Invalid with the numbers when this rollout would not fit beside those of `active` on the alias' cluster.
+    Both sides of every running rollout stay loaded on each replica; the other aliases share the slots that remain.
+    Raises Invalid with the numbers if this rollout does not fit beside those in `active`.
     """
     cluster = alias.cluster
     here = active.filter(alias__cluster=cluster).values_list("candidate", "alias__version")

@@ -1,1 +1,1 @@
-"""Pages of the registry."""
+"""HTML pages of the registry."""

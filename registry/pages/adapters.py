@@ -1,4 +1,4 @@
-"""Pages of adapters and their versions: guard, verb, answer."""
+"""Pages of adapters and versions: each view checks permissions, calls one method of a model, and renders the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_ra
 
 @login_required
 def adapters(request: HttpRequest) -> HttpResponse:
-    """The list; the address searches, sorts and pages."""
+    """List the adapters; the query string searches, sorts and pages."""
     found = mine(request, Adapter.objects.select_related("project", "base_model"))
     counted = found.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
     listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
@@ -56,7 +56,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def history(shown: Adapter) -> QuerySet[AuditEvent]:
-    """What happened to the adapter and to its versions, newest first."""
+    """Return the audit events of the adapter and its newest versions, newest first."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
     keys = [str(key) for key in shown.versions.values_list("pk", flat=True)[:PAGE]]
     about = Q(object_type=names[Adapter], object_id=str(shown.pk))
@@ -65,7 +65,7 @@ def history(shown: Adapter) -> QuerySet[AuditEvent]:
 
 
 def traffic(shown: Adapter) -> QuerySet[Any]:
-    """Answers of each version in the last day and how long they took, the busiest first."""
+    """Count each version's answers of the last 24 hours with their mean duration in ms, the busiest version first."""
     since = now() - timedelta(days=1)
     counted = Response.objects.filter(version__adapter=shown, at__gte=since).values("version__number")
     return counted.annotate(answers=Count("pk"), mean_ms=Avg("total_ms")).order_by("-answers")

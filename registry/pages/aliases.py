@@ -1,4 +1,4 @@
-"""Pages of an alias: guard, verb, answer."""
+"""Pages of an alias: each view checks permissions, calls one method of the model, and renders the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_alias(request: HttpRequest, name: str) -> Alias:
 
 @login_required
 def alias(request: HttpRequest, name: str) -> HttpResponse:
-    """What it serves, served and is moved by; operators move it here."""
+    """Show what the alias serves, its moves and its rollouts, with a form for operators to move it."""
     shown = find_alias(request, name)
     led = shown.rollouts.select_related("stable__adapter", "candidate__adapter")
     rollouts = list(without_bodies(led, "stable", "candidate")[:LATEST])
@@ -54,7 +54,7 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def move_alias(request: HttpRequest, name: str) -> HttpResponse:
-    """Serve another version at once."""
+    """Move the alias to another version at once."""
     shown = find_alias(request, name)
     require_scope(request, shown.project, Scope.OPERATE)
     fields = cleaned(MoveForm(request.POST, alias=shown))

@@ -1,4 +1,4 @@
-"""The inbox of approvals, and one request with what a signer has to see."""
+"""Pages of approvals: the inbox, and one request with the evidence that a signer must see."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PAGE = 50
 
 
 class PersonForm(ReasonForm):
-    """A decision: why, and the password unless the sign-in is fresh."""
+    """Form for a decision: its reason, and the password unless the sign-in is fresh."""
 
     password = forms.CharField(required=False, strip=False, widget=forms.PasswordInput(
         attrs={"autocomplete": "current-password"}), help_text="Needed ten minutes after your sign-in.")  # fmt: skip
 
 
 class SigningForm(PersonForm):
-    """Bound to the evidence that the page showed."""
+    """Form for a signature, bound to the evidence that the page showed."""
 
     meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
     seen = forms.CharField(max_length=64, widget=forms.HiddenInput)
@@ -45,7 +45,7 @@ VERBS = {"approve": (SigningForm, APPROVE), "reject": (PersonForm, APPROVE), "re
 
 @login_required
 def inbox(request: HttpRequest) -> HttpResponse:
-    """What waits comes first, unless the address sorts."""
+    """List the approvals, undecided ones first unless the query string sorts, and the tokens that wait for approval."""
     found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
     found = without_bodies(found, "candidate")
     ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
@@ -82,7 +82,7 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """One of approve, reject, break-glass, review."""
+    """Approve, reject, break the glass of or review an approval, as `verb` says."""
     if verb not in VERBS:
         raise Http404
     form, scope = VERBS[verb]
@@ -98,7 +98,7 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def ask(request: HttpRequest, pk: str) -> HttpResponse:
-    """Ask for the approval of a rollout's promotion, again after it lapsed."""
+    """Request approval of a rollout's promotion, also again after an approval lapsed."""
     rollout: Rollout = find_rollout(request, pk)
     require_scope(request, rollout.alias.project, Scope.OPERATE)
     asked = rollout.request_approval(by=actor_of(request), **cleaned(ReasonForm(request.POST)))

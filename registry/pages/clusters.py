@@ -1,4 +1,4 @@
-"""Pages of clusters: what every replica should hold and holds, and the room that it has."""
+"""Pages of clusters: the desired and loaded versions of every replica, and its free slots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clusters(request: HttpRequest) -> HttpResponse:
 
 
 def in_short(cluster: Cluster) -> dict[str, Any]:
-    """The cluster with its healthy replicas and the fullest one's slots."""
+    """Summarise a cluster: number of replicas, of healthy ones, and of slots taken on the fullest replica."""
     replicas = list(cluster.replicas.all())
     return {
         "cluster": cluster,

@@ -1,4 +1,4 @@
-"""Two to four versions side by side: what they are, what they answer to the same prompts, and a vote on that."""
+"""Pages that compare two to four versions: facts, answers to the same prompts, and a blind vote on those."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8
 
 
 class PromptsForm(forms.Form):
-    """Prompts, one a line, and how long an answer may be."""
+    """Form for prompts, one on each line, and the maximum length of an answer."""
 
     prompts = forms.CharField(
         max_length=8000, widget=forms.Textarea(attrs={"rows": 4}),
@@ -58,7 +58,7 @@ def is_part(request: HttpRequest) -> bool:
 
 
 def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
-    """The version and the others that `to` names, each once. Raises Invalid for none, too many or unknown ones."""
+    """Return the version and the others that `to` names, each once. Raises Invalid for none, too many or unknown."""
     others = [other_version(version, number) for number in query.getlist("to") or [""]]
     versions = list({each.pk: each for each in (version, *others)}.values())
     if not 2 <= len(versions) <= MOST_MODELS:
@@ -93,13 +93,13 @@ def address(version: AdapterVersion, numbers: list[int]) -> str:
 
 
 def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
-    """A picture for each version but the first, of how far its updates are from the first one's."""
+    """Make a heat map for each version but the first, of the distance between its updates and the first one's."""
     first, *others = versions
     return [{"from": first, "to": other, "heat": distance_map(updates(first, other))} for other in others]
 
 
 def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The picture of the ranks, shaded by cosine distance: 0 = the same direction, 1 = at a right angle or beyond."""
+    """Make a heat map of cosine distances: 0 is the same direction, 1 a right angle or beyond."""
     shares = {row["module"]: min(1.0, row["cosine_distance"] or 0.0) for row in rows}
     heat = heat_map({module: round(1000 * share) for module, share in shares.items()})
     for cell, (module, share) in zip(heat["cells"], shares.items(), strict=True):
@@ -111,7 +111,7 @@ def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @login_required
 @require_POST
 def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Each prompt to every version through the router; what they answer is kept for the vote."""
+    """Send each prompt to every version through the router and store the answers for the blind vote."""
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.INFER)
     versions, form = chosen(version, request.GET), PromptsForm(request.POST)
@@ -128,7 +128,7 @@ def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def vote(request: HttpRequest, pk: str) -> HttpResponse:
-    """The person's one vote on a test."""
+    """Store the person's only vote on a blind test."""
     test = one(request, BlindTest.objects.select_related("adapter__project"), "adapter__project", pk=pk)
     require_scope(request, test.project, Scope.INFER)
     given = test.vote(request.POST.get("letter", ""), by=actor_of(request))

@@ -1,4 +1,4 @@
-"""Pages of what can be said about a version, and of which version gave an answer."""
+"""Pages of a version's dossier, and of the search for the version that gave an answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from registry.pages.adapters import find_version
 
 @login_required
 def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """As of now, or a frozen one by its digest."""
+    """Show the version's dossier as of now, or a frozen one by its digest."""
     version = find_version(request, slug, number)
     frozen = version.dossiers.filter(digest=request.GET.get("digest", "")).first()
     content = frozen.content if frozen else dossier(version)
@@ -47,7 +47,7 @@ def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse
 
 @login_required
 def answers(request: HttpRequest) -> HttpResponse:
-    """Which version answered: by the X-Response-ID of an answer."""
+    """Find the version that gave an answer, by the answer's X-Response-ID."""
     key = request.GET.get("id", "").strip()[:64]
     found = mine(request, Response.objects.select_related("version__adapter", "project")).filter(pk=key).first()
     approvals = approvals_of(found.version, found.alias_name) if found else []

@@ -1,4 +1,4 @@
-"""Forms of the registry's pages; each verb asks for its reason."""
+"""Forms of the registry's pages; every form that changes something requires a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OFFERED = 50
 
 
 class AtForm(forms.Form):
-    """A time, in the installation's zone where it names none."""
+    """Form for a time, in the installation's time zone unless it names one."""
 
     at = forms.DateTimeField()
 
@@ -25,7 +25,7 @@ class ReasonForm(forms.Form):
 
 
 class SteeringForm(ReasonForm):
-    """A verb on what the page showed: refused when somebody has changed the rollout since."""
+    """Form for a change of a rollout; it is refused if the rollout has changed since the page was shown."""
 
     expected_generation = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
@@ -35,7 +35,7 @@ class WeightForm(SteeringForm):
 
 
 def plans() -> list[tuple[str, str]]:
-    """The templates with their weights, after the way without one."""
+    """Return the choices of a plan: by hand first, then the templates with their weights."""
     shares = {name: [step["weight"] for step in steps if step["weight"]] for name, steps in TEMPLATES.items()}
     weights = {name: ", ".join(f"{share} %" for share in found) for name, found in shares.items()}
     told = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
@@ -43,12 +43,12 @@ def plans() -> list[tuple[str, str]]:
 
 
 def plan_of(steps: list[dict[str, Any]]) -> str:
-    """The template that these steps are."""
+    """Return the name of the template with these steps, or BY_HAND."""
     return next((name for name, found in TEMPLATES.items() if found == steps), BY_HAND)
 
 
 class PlanForm(SteeringForm):
-    """A plan that carries itself out, or a share that people move."""
+    """Form for a rollout's plan: a template that runs by itself, or a share that people change."""
 
     plan = forms.ChoiceField(
         choices=plans, required=False, help_text="A plan's guardrails roll back by themselves; the page shows them."
@@ -58,7 +58,7 @@ class PlanForm(SteeringForm):
     field_order = ("plan", "weight", "reason")
 
     def clean(self) -> dict[str, Any]:
-        """The verb's arguments, with `steps` and `guardrails` of the plan that was chosen."""
+        """Return the fields with the `steps` and `guardrails` of the chosen plan."""
         fields = super().clean() or self.cleaned_data
         by_hand = [{"weight": fields.pop("weight", None)}]
         steps = TEMPLATES.get(fields.pop("plan", ""), by_hand)
@@ -66,7 +66,7 @@ class PlanForm(SteeringForm):
 
 
 class PromoteForm(PlanForm):
-    """Roll a version out on an alias."""
+    """Form to roll a version out on an alias of the same project and base model."""
 
     alias = forms.ModelChoiceField(Alias.objects.none())
     draft = forms.BooleanField(
@@ -82,9 +82,9 @@ class PromoteForm(PlanForm):
 
 
 class MoveForm(ReasonForm):
-    """Serve another version at once, if the alias still serves the one that the page showed.
+    """Form to move an alias at once, if it still serves the version that the page showed.
 
-    Any servable version may be chosen; the select holds the newest, and the one that the address names.
+    Any servable version may be chosen; the select lists the newest ones and the one named in the query string.
     """
 
     version = forms.ModelChoiceField(
@@ -109,7 +109,7 @@ class MoveForm(ReasonForm):
 
 
 def cleaned(form: Any) -> dict[str, Any]:
-    """The form's values. Raises Invalid with the first error and its field."""
+    """Return the form's validated values. Raises Invalid with the first error and its field."""
     if not form.is_valid():
         field, errors = next(iter(form.errors.items()))
         raise Invalid(f"{form.fields[field].label or field}: {errors[0]}", field=field)

@@ -1,4 +1,4 @@
-"""Numbers of modules as a picture: layers from left to right, kinds of module from top to bottom."""
+"""Heat map of a number for each module: layers from left to right, module kinds from top to bottom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CELL, LEFT, TOP = 18, 84, 20
 
 
 def heat_map(ranks: dict[str, int], most: int = 0) -> dict[str, Any]:
-    """Cells of a picture layers x module kinds: place, opacity and what to say about each. `most` is the darkest."""
+    """Return cells (place, opacity, title), labels and size of a heat map; `most` is the darkest cell's value."""
     most = most or max(ranks.values(), default=1) or 1
     cells = []
     for name, rank in ranks.items():

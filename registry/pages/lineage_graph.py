@@ -1,4 +1,4 @@
-"""An adapter's newest versions as a picture: what each was made of on the left, what it serves on the right. Pure."""
+"""Lineage graph of an adapter's newest versions: origins on the left, aliases that serve them on the right. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Box = dict[str, Any]
 
 
 def ancestry(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
-    """Boxes in columns, in the direction of time, and the lines between them, for an SVG."""
+    """Lay out boxes in columns, in the direction of time, and the lines between them, for an SVG."""
     boxes: dict[str, Box] = {}
     lines, free = [], [0] * 5
     for row, version in enumerate(versions):
@@ -32,7 +32,7 @@ HEADS = ("data", "rank analysis", "made by", "version", "live as")
 
 
 def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
-    """(column, key, label, address) of what led to the version, and of what it serves."""
+    """Return the chains of nodes (column, key, label, URL) that lead to the version, and from it to its aliases."""
     told, slug = version.lineage, version.adapter.slug
     known = [
         (0, told.get("dataset"), lambda key: f"data {key[:8]}", None),
@@ -48,7 +48,7 @@ def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
 
 
 def place(boxes: dict[str, Box], free: list[int], row: int, column: int, key: str, label: str, url: str) -> Box:
-    """Its box, beside its version where there is room, else below what stands in the column already."""
+    """Return the node's box; a new one goes into its version's row if free, otherwise below the column's last box."""
     if key not in boxes:
         at = max(row, free[column])
         free[column] = at + 1

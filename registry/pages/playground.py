@@ -1,4 +1,4 @@
-"""The playground: try any alias or version, and see which version and arm answered."""
+"""Playground page: send a prompt to any alias or version, and see the version and arm that answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OFFERED = 300
 
 
 class PlaygroundForm(forms.Form):
-    """A prompt and the models that it goes to, by their public names or exact versions."""
+    """Form for a prompt and the models to send it to, named by alias or served name."""
 
     models = forms.CharField(
         max_length=600, widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off"}), label="Model",
@@ -41,7 +41,7 @@ class PlaygroundForm(forms.Form):
 
 @login_required
 def playground(request: HttpRequest) -> HttpResponse:
-    """The form, filled by the address; a POST sends the prompt."""
+    """Show the form, filled from the query string; a POST sends the prompt and shows the answers."""
     projects = allowed(request, Scope.INFER).filter(archived_at=None)
     if request.method == "POST":
         projects = allowed_somewhere(request, Scope.INFER)
@@ -52,7 +52,7 @@ def playground(request: HttpRequest) -> HttpResponse:
 
 
 def offered(projects: Any) -> list[str]:
-    """Names to choose from: aliases first, then the newest versions."""
+    """Return the names to offer in the form: aliases first, then the newest versions."""
     names = Alias.objects.filter(project__in=projects).values_list("name", flat=True)
     served = AdapterVersion.objects.ready().filter(adapter__project__in=projects)
     return [*names, *served.values_list("served_name", flat=True)[:OFFERED]]
@@ -69,7 +69,7 @@ def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]
 
 
 def project_of(projects: Any, names: list[str]) -> Project | None:
-    """The one project that has all the names; None otherwise, also for names of other tenants."""
+    """Return the one project that owns all the names, or None, also for names of other tenants."""
     aliases = Alias.objects.filter(project__in=projects, name__in=names).values_list("name", "project")
     served = AdapterVersion.objects.filter(adapter__project__in=projects, served_name__in=names)
     found = dict(aliases) | dict(served.values_list("served_name", "adapter__project"))

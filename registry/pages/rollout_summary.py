@@ -1,4 +1,4 @@
-"""A rollout told to somebody on call: verdicts in words, pictures of each difference, and what happens next."""
+"""Summary of a rollout for an on-call person: verdicts as sentences, charts of differences, and the next action."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from registry.models import Rollout, RolloutStatus
 from registry.models.rollout import SERVING
 from registry.rollouts.controller import Progress, judge, minutes, progress
 
-LOOKS = 12  # points of a picture over time
+LOOKS = 12  # points of a chart over time
 WIDTH, HEIGHT, EDGE = 320, 96, 8
-REACH = 3  # margins above and below zero that a picture shows
+REACH = 3  # margins above and below zero that a chart shows
 BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds the promotion"}
 NEXT = {
     RolloutStatus.DRAFT: "Nothing, until somebody starts it. It can still be changed.",
@@ -43,7 +43,7 @@ UNDECIDED = " A verdict that is not good yet holds only the promotion."
 
 
 def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
-    """What the page shows beside the state; pictures only where something was measured."""
+    """Return the context of the rollout's page, except for its state; charts exist for measured metrics only."""
     rows = minutes(rollout)
     found = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
     return {
@@ -58,12 +58,12 @@ def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
 
 
 def promise(rail: Guardrail) -> str:
-    """What a guardrail will do, before there are numbers."""
+    """Describe what a guardrail will do, for a rollout without measurements."""
     return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
 
 
 def what_next(rollout: Rollout, at: datetime, found: Analysis | None) -> str:
-    """One sentence: what the control loop will do by itself, and when."""
+    """Describe what the control loop will do next by itself, and when."""
     if found and rollout.status in SERVING and found.action in URGENT:
         return URGENT[found.action]
     if rollout.status != RolloutStatus.RUNNING:
@@ -82,7 +82,7 @@ def what_next(rollout: Rollout, at: datetime, found: Analysis | None) -> str:
 
 
 def at_the_end(rollout: Rollout, when: str, found: Analysis) -> str:
-    """Only good verdicts end the last step, on a protected alias with people's signatures."""
+    """Describe the end of the last step: only good verdicts end it; a protected alias needs approval as well."""
     ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
     if found.action is Action.PROMOTE:
         return f"{ends} {when}."
@@ -90,14 +90,14 @@ def at_the_end(rollout: Rollout, when: str, found: Analysis) -> str:
 
 
 def conditions(progress: Progress, at: datetime) -> str:
-    """When: the time and the samples that are still missing."""
+    """Describe when a step is complete: the time and the users still missing."""
     when = f"in {duration(progress.hold_left_s)} at the earliest" if progress.hold_left_s else "within seconds"
     missing = max(0, progress.needed - progress.samples)
     return f"{when}, after {missing} more users in each arm" if missing else when
 
 
 def tile(found: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
-    """One metric: words, badge and the picture of its difference over time."""
+    """Return one metric's tile: sentence, badge and the chart of its difference over time."""
     mine = [row for row in rows if row.metric == found.guardrail.metric]
     return {"found": found, "name": found.guardrail.name, "verdict": found.verdict.value,
             "kind": found.guardrail.kind.value, "reason": found.reason,
@@ -105,7 +105,7 @@ def tile(found: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
 
 
 def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, Any] | None:
-    """Polygon of the interval and line of the estimate, as they stood after each part of the minutes."""
+    """Return the chart's polygon of the interval and line of the estimate over time; None without measurements."""
     times = sorted({row.at for row in rows})
     if not times:
         return None
@@ -121,7 +121,7 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
 
 
 def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) -> Finding:
-    """The finding as it was at that minute."""
+    """Return the finding as it was at the minute `end`."""
     return finding(rail, [row for row in rows if row.at <= end], 0.05 / guardrails, end, end)
 
 
@@ -130,7 +130,7 @@ def x_of(look: int) -> float:
 
 
 def y_of(value: float, reach: float) -> float:
-    """More is worse and is drawn higher; what lies outside the picture ends at its edge."""
+    """Return the y coordinate of a difference: worse is higher; values outside are clipped to its edge."""
     clipped = max(-reach, min(reach, value))
     return round(HEIGHT / 2 - clipped / reach * (HEIGHT / 2 - EDGE), 1)
 
@@ -140,7 +140,7 @@ def points(places: list[tuple[float, float]]) -> str:
 
 
 def ramp(rollout: Rollout, at: datetime) -> str:
-    """The candidate's share over time, as steps of a line; the verbs' events hold each change."""
+    """Return the candidate's share over time as points of a stepped line, from the rollout's audit events."""
     events = AuditEvent.objects.about(rollout).order_by("id")
     told = [(event.at, event.after) for event in events if event.after and "weight" in event.after]
     if not told:
@@ -156,7 +156,7 @@ def ramp(rollout: Rollout, at: datetime) -> str:
 
 
 def share(after: dict[str, Any]) -> float:
-    """Percent of the users that the candidate serves in this state."""
+    """Return the percent of users that the candidate serves in this state."""
     fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
     return float(fixed.get(after["status"], 0))
 

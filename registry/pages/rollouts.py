@@ -1,4 +1,4 @@
-"""Pages of rollouts: guard, verb, answer."""
+"""Pages of rollouts: each view checks permissions, calls one method of the model, and renders the result."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def rollout(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def plan_form(draft: Rollout) -> PlanForm:
-    """As the draft stands."""
+    """Return the form to edit a draft, filled with its present plan."""
     stands = {"expected_generation": draft.generation, "plan": plan_of(draft.steps), "weight": max(1, draft.weight)}
     return PlanForm(initial=stands)
 
@@ -74,7 +74,7 @@ def plan_form(draft: Rollout) -> PlanForm:
 @login_required
 @require_POST
 def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """One of VERBS."""
+    """Call the rollout's method that `verb` names, one of VERBS; answer 404 for another."""
     if verb not in VERBS:
         raise Http404
     shown = find_rollout(request, pk)

@@ -1,4 +1,4 @@
-"""Settings: who is in which project, what protects the aliases, and how people and programs sign in."""
+"""Settings page: members of projects, protected aliases, and how people and programs sign in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUARDED = 20
 
 @login_required
 def settings(request: HttpRequest) -> HttpResponse:
-    """One's own roles; to admins the members too."""
+    """Show the person's own roles, and to admins the members of their projects."""
     led = allowed(request, Scope.ADMIN)
     members = Membership.objects.filter(project__in=led).select_related("project", "user")
     listing = Listing(request, members, search=("user__username", "project__slug", "project__name"),

@@ -1,1 +1,1 @@
-"""Prompts sent through the router, by a person who tries a version or in a blind test."""
+"""Prompts through the router, for the playground and for blind tests."""

@@ -1,4 +1,4 @@
-"""The same prompts to two to four versions through the router, and what they answered kept for a blind vote."""
+"""Blind tests: the same prompts sent to two to four versions through the router, stored for a blind vote."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ KEPT = ("text", "response_id", "seconds", "tokens")
 def ask_blindly(
     versions: Sequence[AdapterVersion], prompts: Iterable[str], max_tokens: int, *, token: str, by: Actor
 ) -> list[BlindTest]:
-    """One test for each prompt. Raises Unavailable at the first that some version does not answer; what was answered
-    before it is kept.
+    """Ask all versions each prompt and store one blind test for each prompt.
+
+    Raises Unavailable at the first prompt that a version does not answer; the tests before it are kept.
     """
     body = {"max_tokens": max_tokens, "temperature": 0}
     return [asked(versions, prompt, ask([each.served_name for each in versions], token, "", {**body, "prompt": prompt}),
@@ -35,7 +36,10 @@ def asked(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Ans
 
 
 def face(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
-    """What the viewer may see of a test: letters, and the versions once they have voted or where they may not."""
+    """Return what the viewer may see of a test.
+
+    Versions are revealed (`is_open` is False) once the viewer has voted, or if they may not vote.
+    """
     mine = [vote for vote in test.votes.all() if vote.voter_id == viewer]
     answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]
     is_open = may_vote and not mine

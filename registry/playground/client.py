@@ -1,4 +1,4 @@
-"""One prompt through the router, as an application would send it, to up to four models side by side."""
+"""Client that sends one prompt through the router, as an application would, to up to four models at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one model; `problem` says what went wrong and what to do, else it is empty."""
+    """One model's answer; `problem` says what went wrong and what to do, and is empty otherwise."""
 
     model: str
     text: str = ""
@@ -39,7 +39,7 @@ class Answer:
 
 
 def token_for(request: HttpRequest, project: Project) -> str:
-    """A token of scope infer for an hour, kept in the person's session on the server."""
+    """Return a token of scope infer, valid for an hour; it is stored in the person's session and used again."""
     kept = request.session.setdefault("playground", {})
     text = kept.get(project.slug, "")
     if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
@@ -52,7 +52,7 @@ def token_for(request: HttpRequest, project: Project) -> str:
 
 
 def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> list[Answer]:
-    """The answers in the order of the models, asked at once. `body` is of /v1/completions without its model."""
+    """Ask all models at once and return the answers in their order; `body` is for /v1/completions, without `model`."""
     headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
     client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
     with client, ThreadPoolExecutor(MOST_MODELS) as threads:
@@ -87,7 +87,7 @@ def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
 
 
 def why(answer: httpx.Response) -> str:
-    """The router's own words, or its status where it has none."""
+    """Return the router's error message, or its status if the response is not JSON."""
     if "application/json" not in answer.headers.get("Content-Type", ""):
         return f"The router answered {answer.status_code}. Your prompt is kept: try again."
     error = answer.json().get("error", {})

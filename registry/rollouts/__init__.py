@@ -1,1 +1,1 @@
-"""Rollouts while they run: their control loop, the outcomes that routers report, and the judge of answers."""
+"""Operation of running rollouts: their control loop, the outcomes that routers report, and the judge of answers."""

@@ -1,7 +1,7 @@
-"""The rollouts' control loop: look at the numbers, then roll back, pause, take the next step, promote, or wait.
+"""Control loop of rollouts: judge the measurements, then roll back, pause, take the next step, promote, or wait.
 
-Like the reconciler it trusts the database alone, so that any run may be lost or repeated. A rollout without guardrails
-is moved by people only.
+Like the reconciler it relies on the database alone, so that any run may be lost or repeated. Only people move a rollout
+without guardrails.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the present step is: seconds still to hold, users of the arm that has fewer, and how many it needs."""
+    """Progress of the present step: seconds left to hold, users in the smaller arm so far, and users required."""
 
     hold_left_s: int
     samples: int
@@ -42,7 +42,7 @@ class Progress:
 
 
 def look_at_all() -> None:
-    """One look at every rollout that serves and has guardrails."""
+    """Judge and move every serving rollout that has guardrails; one that somebody else moved meanwhile is skipped."""
     serving = Rollout.objects.serving().exclude(guardrails=[])
     for rollout in serving.select_related("alias__project", "stable", "candidate"):
         try:
@@ -53,7 +53,7 @@ def look_at_all() -> None:
 
 
 def look(rollout: Rollout, at: datetime) -> Analysis:
-    """Do what the numbers ask for. Raises Conflict when somebody was faster."""
+    """Judge the rollout and carry out the resulting action. Raises Conflict if it was changed meanwhile."""
     found = judge(rollout, at)
     told: dict[str, Any] = {"reason": " ".join(found.reasons), "by": LOOP, "evidence": evidence(found, rollout)}
     if found.action is Action.ROLL_BACK:
@@ -66,7 +66,7 @@ def look(rollout: Rollout, at: datetime) -> Analysis:
 
 
 def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
-    """The step has all its time and samples: what comes next. An undecided comparison never promotes."""
+    """Leave a completed step: ask for approval, advance, or promote. An undecided comparison never promotes."""
     step, same = rollout.steps[rollout.step], {"expected_generation": rollout.generation}
     if step.get("approval") or (rollout.is_last_step and action is Action.PROMOTE and rollout.alias.quorum):
         rollout.wait_for_approval(**told, **same)
@@ -77,7 +77,10 @@ def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
 
 
 def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:
-    """The verdicts on all that it measured so far, its `minutes`. Raises ValueError without guardrails."""
+    """Analyse the rollout's measurements so far; WAIT if none of its guardrails is measured in this step.
+
+    `measured` are its `minutes`, if the caller has read them already.
+    """
     guardrails = [guardrail(raw) for raw in rollout.guardrails if is_measured(raw["metric"], unseen=rollout.shadow > 0)]
     if not guardrails:
         return Analysis(Action.WAIT, ["Nothing that this step measures is judged."], [])
@@ -88,27 +91,27 @@ def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) 
 
 
 def sides(rollout: Rollout) -> dict[str, Arm]:
-    """Which rows stand for which side: in a shadow step the pairs that nobody saw."""
+    """Map the arm names of measurement rows to arms; in a shadow step, those of the unseen pairs of answers."""
     if rollout.shadow:
         return {"mirrored": Arm.CONTROL, "shadow": Arm.CANDIDATE}
     return {arm.value: arm for arm in Arm}
 
 
 def minutes(rollout: Rollout) -> list[Minute]:
-    """What the statistics take."""
+    """Return the rollout's measurements as input of the statistics."""
     arms = sides(rollout)
     return [row.as_minute(arms[row.arm]) for row in rollout.minutes.filter(arm__in=arms)]
 
 
 def exposures(rollout: Rollout) -> list[Exposure]:
-    """Users first met while both arms were of equal size, which they are up to 50 percent."""
+    """Count the users first served at a weight of up to 50 percent, where both arms are of equal size."""
     rows = rollout.units.filter(weight__gt=0, weight__lte=50).values("arm").annotate(count=Count("pk"))
     met = {row["arm"]: row["count"] for row in rows}
     return [Exposure(met.get("control", 0), met.get("candidate", 0), 0.5)] if met else []
 
 
 def in_both(rollout: Rollout, split: list[Exposure]) -> float:
-    """The part of the candidate's users who met the control too."""
+    """Return the fraction of the candidate's users whom the control served too."""
     met = sum(float(one.candidate) for one in split)
     return RolloutUnit.objects.in_both_arms(rollout).count() / met if met else 0.0
 
@@ -126,7 +129,7 @@ def progress(rollout: Rollout, at: datetime) -> Progress:
 
 
 def samples(rollout: Rollout) -> int:
-    """Users whose answers count, of the arm that has fewer."""
+    """Return the number of counted users in the smaller arm."""
     arms = [arm for arm, side in sides(rollout).items() if side is not Arm.BASELINE]
     rows = rollout.minutes.filter(arm__in=arms, metric="error_rate")
     told = rows.order_by().values_list("arm").annotate(users=Sum("count"))
@@ -134,7 +137,7 @@ def samples(rollout: Rollout) -> int:
 
 
 def evidence(found: Analysis, rollout: Rollout) -> dict[str, Any]:
-    """The numbers that decided, as JSON for REST and the audit trail."""
+    """Return the analysis as JSON for the REST API and the audit trail."""
     return {
         "action": found.action.value,
         "reasons": list(found.reasons),
@@ -153,5 +156,5 @@ def finding(found: Finding) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """None for what is not known yet, or has no end."""
+    """Round to six decimals; None for NaN (not known yet) and for infinity (an open interval)."""
     return round(float(value), 6) if isfinite(float(value)) else None

@@ -1,4 +1,4 @@
-"""A language model that scores answers, from 0 to 10: any server that speaks OpenAI's chat API over https."""
+"""Client of the judge, a language model that scores answers from 0 to 10 over OpenAI's chat API and https."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SCORE = re.compile(r'\{\s*"score"\s*:\s*(\d+(?:\.\d+)?)\s*\}')
 
 
 class NoScore(Exception):
-    """The judge gave no usable score. The message says why and holds nothing of the texts."""
+    """Raised when the judge gives no usable score. The message says why and contains none of the texts."""
 
 
 def score(instruction: str, question: Any, answer: str) -> float:
-    """What the judge thinks of the answer. Raises NoScore."""
+    """Return the judge's score of the answer, from 0 (worst) to 10 (best). Raises NoScore."""
     told = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
     task = TASK.format(instruction=instruction)
     messages = [{"role": "system", "content": task}, {"role": "user", "content": told}]
@@ -32,7 +32,10 @@ def score(instruction: str, question: Any, answer: str) -> float:
 
 
 def asked(body: dict[str, Any]) -> bytes:
-    """The judge's whole answer. It stands where the operator says, also in the own network."""
+    """Send a request to the judge and return its whole response. Raises NoScore.
+
+    The operator sets the judge's address, which may be in the installation's own network.
+    """
     url = f"{settings.JUDGE_URL.rstrip('/')}/chat/completions"
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {settings.JUDGE_KEY}"}
     try:
@@ -46,7 +49,7 @@ def asked(body: dict[str, Any]) -> bytes:
 
 
 def scored(content: bytes) -> float:
-    """The one score in the judge's answer. Raises NoScore."""
+    """Extract the one score from the judge's response. Raises NoScore for none, several, or one out of range."""
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
         [found] = {float(number) for number in SCORE.findall(text)}

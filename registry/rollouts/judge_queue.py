@@ -1,6 +1,7 @@
-"""The samples that routers leave for the judge: opened, scored, and forgotten at once.
+"""Queue of samples that routers leave for the judge: decrypted, scored and deleted at once.
 
-No text reaches a row, a file or a log. What the judge does not score is missing, and missing numbers pause a rollout.
+No text reaches a row, a file or a log. Samples that the judge does not score are missing, and missing measurements
+pause a rollout.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored:
-    """A sample without its texts."""
+    """The score of a sample, without its texts."""
 
     rollout: Rollout
     arm: str
@@ -41,7 +42,7 @@ class Scored:
 
 
 def judge_waiting() -> int:
-    """Have the samples judged that wait now, in one worker at a time; returns how many scores there are."""
+    """Score the waiting samples, in one worker at a time, and return the number of scores."""
     if not settings.JUDGE_URL:
         return 0
     with valkey() as client:
@@ -54,7 +55,7 @@ def judge_waiting() -> int:
 
 
 def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
-    """Scores, a few at once; a judge in trouble is left alone until the next time."""
+    """Yield scores in batches until time is up or the judge fails on a sample; the rest waits for the next run."""
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end and (names := client.rpop(SAMPLES, AT_ONCE)):
         samples = taken(client, names)
@@ -66,7 +67,7 @@ def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
 
 
 def taken(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, dict[str, Any]]]:
-    """The samples of rollouts that still want them; none stays in Valkey."""
+    """Delete the named samples from Valkey and return those whose rollout still serves and has a judge."""
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.getdel(name)
@@ -76,7 +77,7 @@ def taken(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, dict[s
 
 
 def opened(sealed: bytes) -> dict[str, Any]:
-    """Empty when it was sealed for a former key."""
+    """Decrypt a sample; return an empty dict if it was encrypted for a former key."""
     try:
         text = SEALED_FOR_US.decrypt(sealed, private_key(SAMPLES))
     except (InvalidTag, ValueError):
@@ -95,7 +96,7 @@ def scored(rollout: Rollout, sample: dict[str, Any]) -> Scored | None:
 
 
 def keep(scores: list[Scored]) -> int:
-    """Into the minutes of the answers, one of each user."""
+    """Add the scores to the minutes of their answers, one for each user, and return their number."""
     with transaction.atomic():
         met = [RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight)
                for one in scores]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the routers report about answers becomes rows: response -> version."""
+"""Ingestion of the routers' outcome reports: each becomes a row that links a response to its version."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from registry.models.minute import Measured
 from registry.serving.valkey import OUTCOMES, valkey
 
 GROUP = "registry"
-# Of entries, each with up to 50 reports.
+# Entries a read; each entry has up to 50 reports.
 BATCH = 20
 ARMS = ("candidate", "control", "shadow")
 
 
 def collect() -> int:
-    """Read the reports that are waiting and keep them; returns how many. A report read twice changes nothing."""
+    """Read the waiting reports, store them and return their number. A report that is read twice changes nothing."""
     kept = 0
     with valkey() as client:
         ensure_group(client)
@@ -45,23 +45,23 @@ def ensure_group(client: redis.Redis) -> None:
 
 
 def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Up to BATCH reports: those a dead reader left (start 0), or new ones (>)."""
+    """Read up to BATCH entries: those that a dead reader left unacknowledged (start 0), or new ones (>)."""
     streams = client.xreadgroup(GROUP, "worker", {OUTCOMES: start}, count=BATCH)
     return streams[0][1] if streams else []
 
 
 def reports_in(content: bytes) -> list[dict[str, Any]]:
-    """A router of an earlier release sends them one by one."""
+    """Decode the reports of an entry; a router of an earlier release sends a single report instead of a list."""
     told = json.loads(content)
     return told if isinstance(told, list) else [told]
 
 
 def keep(reports: list[dict[str, Any]]) -> None:
-    """Rows of the answers that are new, and their part in their rollouts' minutes; all or none."""
+    """Store the new answers and add them to their rollouts' minutes, in one transaction."""
     versions = AdapterVersion.objects.in_bulk({report["version"] for report in reports}, field_name="served_name")
     projects = {project.slug: project for project in Project.objects.all()}
     with transaction.atomic(), connection.cursor() as cursor:
-        # Two collectors would both take the same report for new, and count it twice.
+        # Without the lock, two collectors could both take a report for new and count it twice.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.outcomes'))")
         known = [report for report in new_ones(reports) if report["version"] in versions]
         rollouts = Rollout.objects.by_alias({report["alias"] for report in known})
@@ -79,7 +79,7 @@ def keep(reports: list[dict[str, Any]]) -> None:
 
 
 def new_ones(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each report once, without those that have their row."""
+    """Remove duplicate reports and those that have a row already."""
     once = {report["response_id"]: report for report in reports}
     there = set(Response.objects.filter(pk__in=once).values_list("pk", flat=True))
     return [report for key, report in once.items() if key not in there]
@@ -107,12 +107,12 @@ def response_row(
 
 
 def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
-    """The one that moved the alias then."""
+    """Return the rollout that was open at that time, if any."""
     return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
 
 
 def users_met(rows: list[Response], reports: dict[str, dict[str, Any]]) -> dict[str, RolloutUnit]:
-    """Response id -> the user that its rollout counts it for; the other answers are out of the statistics."""
+    """Map response ids to the user that the rollout counts; answers that it does not count are left out."""
     counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
     users = {row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk]["unit"], arm=row.arm,
                                  weight=row.rollout.weight) for row in counted}  # fmt: skip
@@ -121,12 +121,12 @@ def users_met(rows: list[Response], reports: dict[str, dict[str, Any]]) -> dict[
 
 
 def is_counted(row: Response, report: dict[str, Any]) -> bool:
-    """Only who would get the same arm again, and is on no list."""
+    """Return True for a sticky answer of an arm to a known user who is on no targeting list."""
     return row.arm in ARMS and row.is_sticky and bool(report.get("unit")) and report.get("counted", True)
 
 
 def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
-    """Add the answers of known users to their minutes."""
+    """Add the measurements of counted users' answers to their minutes."""
     told = [(row.unit, value) for row in rows if row.unit
             for value in (pair if row.arm == "shadow" else alone)(row, reports[row.pk])]  # fmt: skip
     RolloutUnit.count_first(told)
@@ -142,6 +142,9 @@ def values(row: Response, arm: str, report: dict[str, Any]) -> Iterator[Measured
 
 
 def pair(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
-    """The candidate's unseen answer, and the stable version's to the same request, which cannot differ from itself."""
+    """Yield values of the candidate's unseen answer and of the stable version's answer to the same request.
+
+    The stable version's answer never counts as differing, because it is the one compared with.
+    """
     yield from values(row, "shadow", report)
     yield from values(row, "mirrored", {**report["mirrored"], "differs": False})

@@ -1,1 +1,1 @@
-"""What replicas hold and routers know: the reconciler, its calls to replicas, and the routing table."""
+"""Serving of versions: the reconciler, its calls to replicas, and the routing table for routers."""

@@ -1,4 +1,4 @@
-"""What is wrong now and wants a person: read from the state each time, so that an alarm ends with its cause."""
+"""Open alarms that need a person, derived from the present state, so that an alarm ends with its cause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from registry.models import Replica
 
 @dataclass(frozen=True)
 class Alarm:
-    """One sentence on what happened, and one on what to do."""
+    """An alarm: `text` says what happened and `remedy` what to do."""
 
     kind: str
     cluster: str
@@ -24,7 +24,7 @@ class Alarm:
 
 
 def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
-    """Alarms of these replicas, each with its cluster."""
+    """Return the open alarms of these replicas: unreachable ones, and loads that they refused."""
     return [alarm for replica in replicas for alarm in (*unreachable(replica), *refusals(replica))]
 
 

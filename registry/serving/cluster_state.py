@@ -1,4 +1,4 @@
-"""Desired against observed, for REST and pages."""
+"""Desired and observed state of a cluster, for the REST API and pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from registry.serving.desired_versions import wanted_versions
 
 
 def cluster_state(cluster: Cluster) -> list[dict[str, Any]]:
-    """One row a replica: what it should hold, what it was seen to hold, and the difference."""
+    """Return a row for each replica: the versions it should hold, those it was seen to hold, and the difference."""
     desired = set(wanted_versions(cluster))
     return [
         {

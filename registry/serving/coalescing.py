@@ -1,4 +1,4 @@
-"""Work that one call does for all who waited: many changes at once publish one table, not one each."""
+"""Coalescing of concurrent calls: one run does the work for all that wait, so many changes publish one table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 
 class CoalescedRun:
-    """`join` returns after a whole run of the work that began later than the call. Raises what the caller's own run
-    raised; a run that failed serves nobody else.
+    """Work that concurrent callers share.
+
+    `join` returns after a complete run of the work that began after the call. It raises the error of a run that the
+    caller itself made; a failed run counts for no other caller.
     """
 
     def __init__(self, work: Callable[[], object]) -> None:
@@ -23,7 +25,7 @@ class CoalescedRun:
         with self.turn:
             if ticket <= self.served:
                 return
-            # Whoever drew before the work begins is served by it.
+            # This run serves every caller whose ticket was drawn before the work begins.
             last = next(self.tickets)
             self.work()
             self.served = last

@@ -1,4 +1,4 @@
-"""What a cluster should hold: what traffic needs, and who waits when the slots are too few."""
+"""Desired versions of a cluster: those that traffic needs, cut to the number of adapter slots."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def wanted_versions(cluster: Cluster) -> Wanted:
-    """Served name -> version, as many as a replica has slots; the least recently used wait for a request.
+    """Return served name -> version, at most as many as a replica has slots.
 
-    First both sides of running rollouts, then what requests wait for, in their order, then what was asked for or
-    answered last, then what a rollback may need.
+    The order of priority is: both sides of active rollouts; versions that requests wait for, in their order; versions
+    requested or used last; versions that a rollback may need. The rest wait until a request asks for them.
     """
     versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
     active = Rollout.objects.active().filter(alias__cluster=cluster)
-    # By their keys: joined and compared in one condition, every version of the installation would be looked at.
+    # Selected by keys: a single condition over joins would make the database scan every version.
     sides = active.values("candidate").union(Alias.objects.filter(rollouts__in=active).values("version"))
     since = now() - settings.ROLLBACK_WINDOW
     replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
@@ -44,13 +44,13 @@ def wanted_versions(cluster: Cluster) -> Wanted:
 
 
 def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
-    """With the time of the latest answer."""
+    """Annotate the versions with `used_at`, the time of their latest answer."""
     latest = Response.objects.filter(version=OuterRef("pk")).order_by("-at").values("at")[:1]
     return versions.annotate(used_at=Subquery(latest)).order_by("pk")
 
 
 def by_last_use(versions: list[AdapterVersion], asked: dict[str, datetime]) -> list[AdapterVersion]:
-    """The latest question or answer first; those without any last."""
+    """Sort by the latest request or answer, newest first; versions without any come last."""
 
     def last(version: AdapterVersion) -> datetime:
         return max(getattr(version, "used_at", None) or NEVER, asked.get(version.served_name, NEVER))
@@ -66,7 +66,7 @@ def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
 
 
 def asked_for(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
-    """Versions that routers asked for lately, and those of them that are waited for; none while Valkey is away."""
+    """Return the versions that routers requested lately and those that still wait; both empty if Valkey is down."""
     held = {name for replica in cluster.replicas.filter(is_healthy=True) for name in replica.loaded}
     try:
         asked = wanted_now()

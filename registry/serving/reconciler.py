@@ -1,6 +1,6 @@
-"""The control loop: make every replica hold what is wanted, route to it, then unload the rest.
+"""The control loop: load the desired versions on every replica, route to them, then unload the rest.
 
-It compares the world with the database and never trusts an event, so that any run may be lost or repeated.
+It compares the replicas with the database and relies on no event, so that any run may be lost or repeated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def reconcile() -> None:
-    """One look at every cluster. Returns at once when another process is at it."""
+    """Reconcile every cluster once. Returns at once if another process is doing so."""
     with only_one() as mine:
         if mine:
             for cluster in Cluster.objects.select_related("base_model", "project"):
@@ -44,7 +44,7 @@ def reconcile() -> None:
 
 @contextmanager
 def only_one() -> Iterator[bool]:
-    """A session lock, so that two loops do not load the same adapter twice."""
+    """Try to take a database session lock and yield True on success, so that two loops never load the same adapter."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'))")
         mine = bool(cursor.fetchone()[0])
@@ -57,7 +57,7 @@ def only_one() -> Iterator[bool]:
 
 @dataclass
 class Look:
-    """A replica that answered, and all that it holds by name, checked by us or not: served name -> path."""
+    """A replica that answered, with all adapters that it holds, probed by us or not: served name -> path."""
 
     replica: Replica
     held: dict[str, str]
@@ -71,7 +71,7 @@ class Look:
 
 
 def reconcile_cluster(cluster: Cluster) -> None:
-    """Load what is wanted, then route to it, then unload the rest. Replicas are worked on at the same time."""
+    """Load the desired versions, then route to them, then unload the rest. Replicas are handled in parallel."""
     wanted = wanted_versions(cluster)
     looks = observe(cluster)
     if crowded := [look for look in looks if look.lacks_room(wanted)]:
@@ -83,7 +83,7 @@ def reconcile_cluster(cluster: Cluster) -> None:
 
 
 def observe(cluster: Cluster) -> list[Look]:
-    """Ask every replica what it holds; those that answer as a replica of this cluster should."""
+    """Ask every replica what it holds and record it. Return the replicas that serve this cluster's base model."""
     calls = [
         (replica, partial(replica_calls.look, replica.url, cluster.base_model.slug))
         for replica in cluster.replicas.all()
@@ -100,10 +100,10 @@ def observe(cluster: Cluster) -> list[Look]:
 
 
 def written(told: Iterator[Told]) -> Iterator[Told]:
-    """What replicas told; what is written down about them is committed `TOGETHER` at a time, while others still load.
+    """Yield the results in transactions of up to `TOGETHER`: the caller's writes about them are committed together.
 
-    A commit for each would take longer than the calls. No transaction waits for a replica: the chain of the audit trail
-    is not held for long.
+    A commit for each result would take longer than the calls. No transaction waits for a replica, so that the chain of
+    the audit trail is not locked for long.
     """
     while batch := list(islice(told, TOGETHER)):
         with transaction.atomic():
@@ -111,7 +111,7 @@ def written(told: Iterator[Told]) -> Iterator[Told]:
 
 
 def take_out_of_use(looks: list[Look], wanted: Wanted) -> None:
-    """Tell the routers how things are, without what nothing wants; that is unloaded once they know."""
+    """Take surplus versions out of the routing table, publish it, and unload them once the routers have it."""
     for look in looks:
         forget(look.replica, look.surplus(wanted))
     if tell_routers():
@@ -119,7 +119,7 @@ def take_out_of_use(looks: list[Look], wanted: Wanted) -> None:
 
 
 def load_missing(looks: list[Look], wanted: Wanted) -> None:
-    """Load each wanted version that a replica lacks or holds from another path; check what others loaded there."""
+    """Load each desired version that a replica lacks or holds from another path; probe those that others loaded."""
     folders = Folders()
     calls = [
         (look, partial(replica_calls.push, look.replica.url, list(wishes(look, wanted, folders)))) for look in looks
@@ -130,13 +130,16 @@ def load_missing(looks: list[Look], wanted: Wanted) -> None:
 
 
 class Folders:
-    """The verified copy of each version, made once a look for all replicas."""
+    """The verified local copy of each version, made once in a run for all replicas."""
 
     def __init__(self) -> None:
         self._found: dict[str, str | ArtifactError | OSError] = {}
 
     def of(self, version: AdapterVersion) -> str:
-        """Raises ArtifactError; OSError when it cannot be copied now, which says nothing of the version."""
+        """Return the path of the version's copy.
+
+        Raises ArtifactError for a damaged version, and OSError if it cannot be copied now, which is not its fault.
+        """
         if version.digest not in self._found:
             self._found[version.digest] = self._copied(version)
         found = self._found[version.digest]
@@ -153,7 +156,7 @@ class Folders:
 
 
 def wishes(look: Look, wanted: Wanted, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
-    """What the replica should be asked for; a version whose copy is damaged is refused here."""
+    """Yield the loads that the replica needs; a version whose copy is damaged is recorded as refused instead."""
     for name, version in wanted.items():
         path = str(settings.SERVED_DIR / version.digest)
         if look.replica.loaded.get(name) == path or look.replica.refused.get(name):
@@ -163,12 +166,12 @@ def wishes(look: Look, wanted: Wanted, folders: Folders) -> Iterator[replica_cal
         except ArtifactError as error:
             refuse(look.replica, version, str(error))
         except OSError:
-            # The disk is full or the store is away: the next look asks again, what is loaded serves on.
+            # The disk is full or the store is unreachable: the next run retries, and loaded versions keep serving.
             continue
 
 
 def take(look: Look, version: AdapterVersion, result: replica_calls.Loaded) -> None:
-    """Write down what became of a load; a version that was refused is never routed to."""
+    """Record the result of a load; a refused version is never routed to."""
     if result.trouble:
         look.replica.missed(result.trouble)
     elif result.refusal:
@@ -187,7 +190,7 @@ def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
 
 
 def refuse(replica: Replica, version: AdapterVersion, message: str) -> None:
-    """Remember the refusal, so that the loop does not try for ever."""
+    """Record the refusal of a version by a replica, so that the loop does not retry it for ever."""
     log.error("%s was not loaded on %s: %s", version, replica, message)
     with transaction.atomic():
         forget(replica, {version.served_name})
@@ -202,7 +205,10 @@ def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") 
 
 
 def unload(looks: list[Look], wanted: Wanted) -> None:
-    """After the new table is out: nothing routes to these any more, and running answers end undisturbed."""
+    """Unload surplus versions. Call it after the new table is published, so that no request is routed to them.
+
+    Answers that are running end undisturbed.
+    """
     leaving = [(look, look.surplus(wanted)) for look in looks]
     calls = [(look, partial(replica_calls.remove, look.replica.url, names)) for look, names in leaving if names]
     for look, gone in replica_calls.each(calls):
@@ -210,14 +216,14 @@ def unload(looks: list[Look], wanted: Wanted) -> None:
 
 
 def forget(replica: Replica, names: set[str]) -> None:
-    """Route no more to these."""
+    """Remove these names from the adapters that routers may use on the replica."""
     if names & set(replica.loaded):
         replica.loaded = {name: path for name, path in replica.loaded.items() if name not in names}
         replica.save(update_fields=["loaded"])
 
 
 def tell_routers() -> bool:
-    """Whether they know the table as it is now; what was not told may not be unloaded."""
+    """Publish the routing table. Return False if Valkey is down; then nothing may be unloaded."""
     try:
         publish()
     except redis.RedisError as error:
@@ -227,7 +233,7 @@ def tell_routers() -> bool:
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
-    """A rollout starts when every healthy replica holds its candidate; it fails when one refuses it, or in time."""
+    """Start rollouts whose candidate every healthy replica holds; fail those that one refused or past the deadline."""
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
@@ -238,7 +244,7 @@ def start_loaded_rollouts(cluster: Cluster) -> None:
 
 
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
-    """Raises Conflict when somebody moved it since it was read."""
+    """Start the rollout, fail it, or leave it loading. Raises Conflict if it was changed since it was read."""
     name = rollout.candidate.served_name
     lacking = [replica for replica in healthy if name not in replica.loaded]
     if healthy and not lacking:
@@ -251,7 +257,7 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
 
 
 def take_back_refused_moves(cluster: Cluster) -> None:
-    """An alias that was just moved to what every replica refuses serves its former version again."""
+    """Move an alias back to its former version if every healthy replica refuses the one it was just moved to."""
     refused = [replica.refused for replica in cluster.replicas.filter(is_healthy=True)]
     by_all = set.intersection(*map(set, refused)) if refused else set()
     for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):

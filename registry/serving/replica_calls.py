@@ -1,6 +1,6 @@
-"""Calls to replicas, many at once and without the database: what they answer goes back to the thread that writes.
+"""Concurrent calls to replicas, without database access: results go back to the caller's thread, which writes them.
 
-One slow or dead replica costs the others nothing but one of `AT_ONCE` threads for its timeout.
+A slow or dead replica delays no other; it only occupies one of `AT_ONCE` threads until its timeout.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TypeVar
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
 
 AT_ONCE = 64
-# A look is small; a load reads weights from disk and builds them in.
+# A query is quick; a load reads weights from disk and installs them in the engine.
 LOOK_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
-# Many positions, and yet fewer than the shortest context that is served: an engine refuses what is longer.
+# Long enough to exercise many positions, but shorter than the shortest served context, which engines enforce.
 PROBE = "The purpose of this text is to be long enough that a broken adapter shows itself. " * 4
 
 Key = TypeVar("Key")
@@ -24,7 +24,7 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True)
 class ReplicaReport:
-    """What a replica reported: served name -> path, the engine's version; or why there is no report."""
+    """A replica's report: its adapters (served name -> path) and engine version, or the reason why there is none."""
 
     reported: dict[str, str]
     engine_version: str = ""
@@ -33,7 +33,7 @@ class ReplicaReport:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A version to hold from `path`; `held_from` is where the replica holds the name from now, None = not at all."""
+    """A version to load from `path`; `held_from` is the path that the name is loaded from now, None if not loaded."""
 
     name: str
     path: str
@@ -42,7 +42,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """`refusal` is for good; `trouble` says that the replica does not answer as it should."""
+    """Result of a load: a `refusal` is final; `trouble` means that the replica does not answer as it should."""
 
     name: str
     path: str
@@ -51,7 +51,7 @@ class Loaded:
 
 
 def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key, Told]]:
-    """(key, what its call returned), in the order in which they end."""
+    """Run the calls in parallel and yield (key, result) in the order in which they finish."""
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="replica") as threads:
         running = {threads.submit(call): key for key, call in calls}
         for done in as_completed(running):
@@ -59,7 +59,7 @@ def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key,
 
 
 def look(url: str, base: str) -> ReplicaReport:
-    """What the replica holds, if it serves the base model."""
+    """Ask a replica for its adapters and engine version; the report has trouble if it does not serve the base model."""
     try:
         with EngineClient(url, timeout_s=LOOK_TIMEOUT_S) as engine:
             models, version = engine.models(), engine.version()
@@ -72,7 +72,7 @@ def look(url: str, base: str) -> ReplicaReport:
 
 
 def push(url: str, wishes: list[LoadRequest]) -> list[Loaded]:
-    """Load and probe one after the other; nothing more is asked of a replica that has trouble."""
+    """Load and probe the versions one by one; stop at the first that the replica has trouble with."""
     told: list[Loaded] = []
     with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
         for wish in wishes:
@@ -83,7 +83,7 @@ def push(url: str, wishes: list[LoadRequest]) -> list[Loaded]:
 
 
 def load(engine: EngineClient, wish: LoadRequest) -> Loaded:
-    """A version that is refused or fails its probe is not left behind."""
+    """Load and probe a version; one that is refused or fails its probe is unloaded again."""
     try:
         load_once(engine, wish)
         probe(engine, wish.name)
@@ -96,11 +96,14 @@ def load(engine: EngineClient, wish: LoadRequest) -> Loaded:
 
 
 def load_once(engine: EngineClient, wish: LoadRequest) -> None:
-    """Under this name from this path. A load whose answer was lost may have come about all the same."""
+    """Load a version from its path, replacing another path under its name.
+
+    If the engine already holds it from this path, as after a load whose answer was lost, that counts as success.
+    """
     if wish.held_from == wish.path:
         return
     if wish.held_from is not None:
-        # Those are not the weights that the digest names.
+        # The name is loaded from another path, so its weights are not those of the digest.
         take_out(engine, wish.name)
     try:
         engine.load_adapter(wish.name, wish.path)
@@ -111,19 +114,19 @@ def load_once(engine: EngineClient, wish: LoadRequest) -> None:
 
 
 def probe(engine: EngineClient, name: str) -> None:
-    """A prompt through the new adapter: broken weights answer with numbers that are not finite."""
+    """Send a prompt through the new adapter. Raises EngineRejected if broken weights give non-finite numbers."""
     if not engine.is_finite(name, PROBE):
         raise EngineRejected(f"The probe of {name} gave no finite answer.")
 
 
 def remove(url: str, names: Iterable[str]) -> set[str]:
-    """Unload; those that are gone now."""
+    """Unload the names and return those that the replica does not hold any more."""
     with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
         return {name for name in names if take_out(engine, name)}
 
 
 def take_out(engine: EngineClient, name: str) -> bool:
-    """Whether the name is gone; one that was not there is as good."""
+    """Unload a name. Return True if it is gone or was not loaded, False if the engine did not do it."""
     try:
         engine.unload_adapter(name)
     except AdapterNotLoaded:

@@ -1,4 +1,4 @@
-"""The routing table as the database says, and how routers hear of it: all of it, or what changed of some aliases."""
+"""The routing table, built from the database and published to the routers in whole or for the changed aliases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_CHANGES = 200
 
 
 def publish() -> RoutingTable:
-    """Build the table and push it to the routers. They keep the last good one while Valkey is away."""
+    """Build the table and publish it. Raises RedisError if Valkey is down; the routers keep their last table then."""
     table = routing_table()
     with valkey() as client:
         client.transaction(partial(put, table, table.to_json()), NEWEST_TABLE)
@@ -42,21 +42,21 @@ def publish() -> RoutingTable:
 
 
 def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
-    """In place of the one that is out, unless that is newer. Changes that the table does not know stay."""
+    """Replace the published table unless that is newer; changes newer than this table stay published."""
     generation, published_at = json.loads(pipe.get(NEWEST_TABLE) or "[0, 0]")
     if generation > table.generation and published_at > table.published_at:
         return
     pipe.multi()
     pipe.set(ROUTING_TABLE, text)
     pipe.set(NEWEST_TABLE, json.dumps([table.generation, table.published_at]))
-    # A restored database counts again from below: no change that is out is of its future.
+    # A restored database counts from a lower number again: every published change is then obsolete.
     most = table.generation if generation <= table.generation else "+inf"
     pipe.zremrangebyscore(ROUTING_CHANGES, "-inf", most)
     pipe.publish(ROUTING_TABLE, str(table.generation))
 
 
 def publish_changes(aliases: Collection[int]) -> None:
-    """Tell the routers what these aliases serve now; the whole table would take as long as there are versions."""
+    """Publish the routes of these aliases alone; the cost of the whole table grows with the number of versions."""
     change = routes_of(aliases)
     with valkey() as client, client.pipeline() as pipe:
         pipe.zadd(ROUTING_CHANGES, {change.to_json(): change.generation})
@@ -68,7 +68,7 @@ def publish_changes(aliases: Collection[int]) -> None:
 
 
 def routing_table() -> RoutingTable:
-    """The table as the database says now."""
+    """Build the whole table from the database."""
     generation, published_at = next_generation()
     aliases = alias_routes(Alias.objects.all())
     return RoutingTable(
@@ -83,7 +83,7 @@ def routing_table() -> RoutingTable:
 
 
 def routes_of(aliases: Collection[int]) -> RoutingTable:
-    """The part of the table that these aliases need: their routes and the versions behind them."""
+    """Build the part of the table for these aliases: their routes and the versions that the routes name."""
     generation, published_at = next_generation()
     routes = alias_routes(Alias.objects.filter(pk__in=aliases))
     names = {name for route in routes.values() for name in (route.stable, route.rollout and route.rollout.candidate)}
@@ -98,15 +98,16 @@ def alias_routes(aliases: QuerySet[Alias]) -> dict[str, AliasRoute]:
 
 
 def rate_limits() -> dict[str, RateLimit]:
-    """The same for each project; after a rest it may send two seconds' worth at once."""
+    """Return the same rate limit for each project, with a burst of two seconds' worth; empty if there is no limit."""
     per_s = settings.PROJECT_REQUESTS_PER_S
     limit = RateLimit(per_s, 2 * per_s)
     return dict.fromkeys(Project.objects.values_list("slug", flat=True), limit) if per_s > 0 else {}
 
 
 def next_generation() -> tuple[int, float]:
-    """A new number and the time, by one clock. Drawn before the rows are read: a higher one knows all that a lower
-    one knew.
+    """Return a new generation number and the database's time.
+
+    Call it before reading rows, so that a table of a higher generation contains all that a lower one does.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT nextval('routing_table_generation'), extract(epoch FROM clock_timestamp())")
@@ -137,14 +138,14 @@ def rollout_route(rollout: Rollout) -> RolloutRoute:
 
 
 def sampling(rollout: Rollout) -> Sampling | None:
-    """None without a judge."""
+    """Return the sample rate and the public key for the judge; None if the rollout or the installation has no judge."""
     judge = rollout.checks.get("judge")
     key = private_key(SAMPLES).public_key().public_bytes_raw()
     return Sampling(judge["sample"], key.hex()) if judge and settings.JUDGE_URL else None
 
 
 def version_routes(**only: Any) -> dict[str, VersionRoute]:
-    """Ready versions of base models that some cluster serves; there may be many, so only what a route needs is read."""
+    """Return routes of the ready versions whose base model a cluster serves; only the needed columns are read."""
     held = holders()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
@@ -155,9 +156,9 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
 
 
 def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
-    """(base model, served name) -> addresses of the healthy replicas that were seen to hold it, and spare ones.
+    """Map (base model, served name) to the addresses of healthy replicas that hold it, and of spare ones.
 
-    One that comes and goes is spare as long as another holds the version.
+    A replica that rests after flapping is spare as long as another replica holds the version.
     """
     steady: dict[tuple[int, str], list[str]] = {}
     resting: dict[tuple[int, str], list[str]] = {}

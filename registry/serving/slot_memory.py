@@ -1,4 +1,4 @@
-"""What adapter slots cost: engines reserve each at the highest rank, for every linear module, before the first load."""
+"""Memory of adapter slots: before any load, engines reserve each slot at the highest rank for every linear module."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MIB = 2**20
 
 
 def slot_bytes(base: BaseModel, rank: int, number_bytes: int) -> int:
-    """Of one slot: A and B of each linear module."""
+    """Return the bytes of one slot: A and B of each linear module, with `number_bytes` for each number."""
     return base.layers * sum(map(sum, base.linear_shapes().values())) * rank * number_bytes
 
 
 def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
-    """The bytes that a replica's slots take. Raises Invalid with what would fit when `memory` is less."""
+    """Return the bytes that a replica's slots take. Raises Invalid, saying what fits, if `memory` (bytes) is less."""
     base, rank, slots = cluster.base_model, cluster.max_lora_rank, cluster.max_loras
     one = slot_bytes(base, rank, number_bytes)
     if slots * one <= memory:

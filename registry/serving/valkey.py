@@ -1,4 +1,4 @@
-"""The channels between control plane and routers, all in Valkey."""
+"""Valkey keys and channels between the control plane and the routers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NEWEST_TABLE = "ah:routing-newest"
 WANTS = "ah:wants"
 OUTCOMES = "ah:outcomes"
 SAMPLES, JUDGING = "ah:samples", "ah:judging"
-# When a look last found a wanted version loaded: questions from before are answered.
+# Served name -> when the control loop last saw it loaded; requests from before that time are answered.
 ANSWERED = "ah:answered"
 ASKED_WITHIN_S = 60
 
 
 def valkey() -> redis.Redis:
-    """The Valkey that all routers listen to."""
+    """Return a client of the Valkey server that all routers use."""
     return redis.Redis(connection_pool=connections(settings.REDIS_URL))
 
 
@@ -31,7 +31,7 @@ def connections(url: str) -> redis.ConnectionPool:
 
 
 def wanted_now() -> dict[str, datetime]:
-    """Cold versions that routers asked for within the last minute: served name -> the latest time, oldest first."""
+    """Return the cold versions that routers requested within a minute: served name -> latest time, oldest first."""
     since = int((now().timestamp() - ASKED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
@@ -40,9 +40,9 @@ def wanted_now() -> dict[str, datetime]:
 
 
 def still_open(asked: dict[str, datetime], held: set[str]) -> list[str]:
-    """Of the versions asked for those that nobody was given since, who waits longest first."""
+    """Return the requested versions that were not seen loaded since their request, the longest waiting first."""
     with valkey() as client:
-        # The clock that the questions were noted by.
+        # Valkey's clock, because the requests were recorded by it.
         seconds, micros = client.time()
         if found := {name: seconds + micros / 1e6 for name in asked if name in held}:
             client.zadd(ANSWERED, found)

@@ -1,1 +1,1 @@
-"""The installation's signature of a version. Pure."""
+"""Signing of versions with the installation's key. Pure."""

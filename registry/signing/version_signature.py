@@ -1,6 +1,6 @@
-"""A version's signature: the installation's word that these bytes passed the check and are this version.
+"""Signature of a version: it states that these bytes passed the check and belong to this version.
 
-Ed25519 over canonical JSON (RFC 8785) of what the version is; outsiders verify it with the public key alone.
+Ed25519 over the canonical JSON (RFC 8785) of the version's identity; anyone can verify it with the public key alone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ DOMAIN = b"adapterhub.version.v1\n"
 
 
 def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> str:
-    """The signed text and its signature, as JSON."""
+    """Return a JSON document with the signed text and its signature."""
     return signed_with(key, DOMAIN, content).decode()
 
 
 def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed25519PublicKey]) -> None:
-    """Raises ArtifactError unless the document says just this content and a trusted key signed it."""
+    """Verify that a trusted key signed exactly this content. Raises ArtifactError if not."""
     if not document:
         raise ArtifactError("It has no signature: let `manage.py sign_versions` check and sign it.")
     try:

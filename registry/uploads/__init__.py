@@ -1,1 +1,1 @@
-"""Adapters that come from outside, and their verification."""
+"""Uploaded adapters: the inbox on the server, and the check of their weights."""

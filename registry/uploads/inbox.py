@@ -1,4 +1,7 @@
-"""Adapters that an operator laid on the server: named, never a path, and each project sees its own alone."""
+"""Inbox of adapters that an operator put on the server.
+
+Clients name a folder and never a path; a project can take folders from its own inbox only.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ NAME = r"^[A-Za-z0-9][\w.-]{0,99}$"
 
 
 def take_folder(name: str, project: Project, target: Path) -> None:
-    """Copy PEFT's two files of `inbox/<project>/<name>` into the folder. Raises Invalid."""
+    """Copy PEFT's two files from `inbox/<project>/<name>` to `target`. Raises Invalid if one is missing or a link."""
     place = settings.INBOX_DIR / project.slug
     try:
         with opened(place, os.O_DIRECTORY) as owner, opened(name, os.O_DIRECTORY, owner) as folder:
@@ -35,7 +38,10 @@ def take_folder(name: str, project: Project, target: Path) -> None:
 
 @contextmanager
 def opened(path: Path | str, flags: int = 0, below: int | None = None) -> Iterator[int]:
-    """A descriptor of what is no link: one would lead out of the inbox. A pipe is not waited for."""
+    """Open a path and yield its file descriptor. Raises OSError for a link, which could lead out of the inbox.
+
+    Opening does not block on a pipe.
+    """
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, dir_fd=below)
     try:
         yield number

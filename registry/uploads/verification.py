@@ -1,4 +1,4 @@
-"""The check of a foreign version: a child reads its numbers, and by its answer the version is ready or rejected."""
+"""Check of an uploaded version: a child process reads its weights, then the version becomes ready or rejected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK_S = 300
 
 
 def check(version: AdapterVersion) -> None:
-    """Read the stored files again and judge them. May be called twice: the first answer counts."""
+    """Scan the version's stored files and mark it ready or rejected. Safe to call twice: the first result counts."""
     if message := judged(version):
         version.reject(message, by=CHECKER)
     else:
@@ -26,7 +26,7 @@ def check(version: AdapterVersion) -> None:
 
 
 def sign_unsigned(version: AdapterVersion) -> str:
-    """Sign a version that is ready already, if its files hold; what is wrong with them, or nothing."""
+    """Sign a ready version that has no signature, if its files pass the scan. Return the fault found, or ""."""
     fault = judged(version)
     if not fault:
         version.sign_late(by=CHECKER)
@@ -34,7 +34,7 @@ def sign_unsigned(version: AdapterVersion) -> str:
 
 
 def judged(version: AdapterVersion) -> str:
-    """What is wrong with the stored files, or nothing."""
+    """Fetch the version's stored files and scan them. Return the fault found, or ""."""
     settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
         try:
@@ -44,7 +44,7 @@ def judged(version: AdapterVersion) -> str:
 
 
 def fault_of(folder: Path) -> str:
-    """What the child says against the folder, or nothing."""
+    """Scan the folder in a child process. Return its fault, a message if it was stopped by its limits, or ""."""
     log = folder.with_name("log.txt")
     child = Child(["registry.adapter_files.scan_process", str(folder)], folder.with_name("events.jsonl"), log)
     try:

@@ -1,4 +1,4 @@
-"""`manage.py export_edge ALIAS FOLDER`: the alias for a machine without the hub."""
+"""`manage.py export_edge ALIAS FOLDER`: write a bundle that serves the alias on a machine without the hub."""
 
 from pathlib import Path
 from typing import Any

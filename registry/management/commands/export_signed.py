@@ -1,4 +1,4 @@
-"""`manage.py export_signed VERSION FOLDER --key KEY`: a version with a signature bundle of sigstore's layout."""
+"""`manage.py export_signed VERSION FOLDER --key KEY`: write a version with a signature bundle in sigstore's layout."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`manage.py plan_slots CLUSTER --memory-mib N`: whether the cluster's adapter slots fit into a replica's memory."""
+"""`manage.py plan_slots CLUSTER --memory-mib N`: check that the cluster's adapter slots fit into a replica's memory."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`manage.py reconcile [--loop]`: the control loop by hand, or as a resident process."""
+"""`manage.py reconcile [--loop]`: run the control loop once, or as a resident process."""
 
 import time
 from typing import Any

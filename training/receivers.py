@@ -1,4 +1,4 @@
-"""What wakes training's tasks. A failure is raised as the task raises it; the sweeper makes a lost signal good."""
+"""Signal receivers that start training's tasks. They let failures propagate; the sweeper repairs a lost signal."""
 
 from __future__ import annotations
 

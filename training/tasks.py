@@ -19,7 +19,7 @@ def work(kind: str, pk: str) -> None:
 
 @shared_task
 def report_devices() -> None:
-    """What an idle worker computes on; a busy one reports with its heartbeats."""
+    """Record the devices of an idle worker; a busy one reports them with its heartbeats."""
     runner.report_devices()
 
 

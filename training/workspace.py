@@ -1,4 +1,4 @@
-"""Where training keeps bytes: the artifact store, and a folder of this host for work in progress."""
+"""Storage of training: the artifact store, and a folder of this host for work in progress."""
 
 from __future__ import annotations
 

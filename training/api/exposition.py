@@ -1,4 +1,4 @@
-"""What Prometheus may ask of the control plane: jobs, losses, rollouts, replicas, signatures, deliveries."""
+"""Prometheus metrics of the control plane: jobs, losses, rollouts, replicas, signatures and deliveries."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Scan:
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
 
     def warnings(self) -> list[str]:
-        """What a person should know before they train on it."""
+        """Return warnings about exact copies, held-out rows that are also trained on, and fewer than 100 rows."""
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         copies = self.rows - (len(train) + len(held_out) - leaked)

@@ -1,4 +1,4 @@
-"""Where a program ends: what went wrong becomes one error event, one line and an exit status."""
+"""Process boundary of a program: turns a failure into one error event, one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY = ("out of memory", "can't allocate memory")
 
 
 class BadInput(ValueError):
-    """What the program was given cannot be used; the text names the field and the fix."""
+    """The program's input cannot be used; the message names the field and the fix."""
 
 
 def guarded(events: Events, work: Callable[[], None]) -> int:

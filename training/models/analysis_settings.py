@@ -1,4 +1,4 @@
-"""What a rank analysis may choose instead of its preset's parts, checked before anything is queued. Pure, no torch."""
+"""Validation of the settings that override a rank analysis' preset, run before queueing. Pure, no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checkpoints of a run said to its named prompts."""
+"""Stored answers of a run's checkpoints to the run's named prompts."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Compression(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """What the gpu worker runs."""
+        """Return the command-line arguments of the compression child; empties its output folder first."""
         ((kind, value),) = self.budget.items()
         output = folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left

@@ -144,9 +144,9 @@ class Dataset(RetentionMixin):
     def looked_at(
         cls, *, project: Project, file: Path, filename: str, format: str = "", mapping: dict[str, str] | None = None
     ) -> Dataset:
-        """What a file would be, and the dataset of the same content if there is one. Nothing is stored.
+        """Check a file without storing anything; return the dataset of the same content, or an unsaved one.
 
-        Raises BrokenLines and Invalid, as `create` does.
+        Raises BrokenLines and Invalid, as `create` does, and Invalid for a file over AT_ONCE_BYTES.
         """
         dataset = cls(project=project, name=Path(filename).stem, size_bytes=file.stat().st_size,
                       format=known_format(format, filename), mapping=known_mapping(mapping or {}))  # fmt: skip
@@ -216,13 +216,13 @@ class Dataset(RetentionMixin):
 
     @contextmanager
     def stored(self, file: Path) -> Iterator[tuple[scan.Scan, str]]:
-        """What the file holds, and the digest that its splits are stored under. Raises Invalid."""
+        """Scan the file, put its splits into the store, and yield the scan and their digest. Raises Invalid."""
         with self.scanned(file) as (found, folder):
             yield found, store().put_dir(folder)
 
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[scan.Scan, Path]]:
-        """What the file holds, and a folder with its splits. Raises Invalid."""
+        """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
         with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
             try:
                 found = scan.scan(readers.records_of(file, self.format), Path(folder), self.mapping)

@@ -1,4 +1,4 @@
-"""What the gpu workers compute on, as each last reported it: the web process has no torch and sees no device."""
+"""Devices of the GPU workers, as each worker last reported them; the web process has no torch and sees no device."""
 
 from __future__ import annotations
 

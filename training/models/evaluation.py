@@ -81,7 +81,7 @@ class Evaluation(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """What the gpu worker runs."""
+        """Write compare.json into the folder and return the command-line arguments of the evaluation child."""
         adapters = {"version": str(self.version.fetch(folder / "version"))}
         if self.against:
             adapters["against"] = str(self.against.fetch(folder / "against"))

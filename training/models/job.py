@@ -1,4 +1,4 @@
-"""What rank analyses and training runs share: a lease, a project, and the audit event at their end."""
+"""Abstract model of jobs on a GPU, such as analyses and training runs: lease, project, audit event at the end."""
 
 from __future__ import annotations
 

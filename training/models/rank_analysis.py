@@ -31,7 +31,7 @@ START_VALUES = "plan.init.safetensors"  # beside plan.json, where the preset has
 
 
 class RankAnalysis(GpuJob):
-    """What each module is worth for a task, and the ranks that the budget buys."""
+    """A job that scores each module for a task and plans the ranks that a budget allows."""
 
     class Preset(models.TextChoices):
         DEFAULT = "default"
@@ -122,7 +122,7 @@ class RankAnalysis(GpuJob):
             raise Invalid(str(error), field=error.field, code=f"bad_{error.field}") from None
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """What the gpu worker runs."""
+        """Return the command-line arguments of the rank analysis child."""
         ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
         needs_reference = analysis_settings.resolved(self.preset, self.rank_min, self.settings).needs_reference

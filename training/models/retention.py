@@ -1,4 +1,4 @@
-"""How long a record is kept: a retention class, and a legal hold that goes before it."""
+"""Retention of records: a retention class, and a legal hold that takes precedence over it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RetentionMixin(models.Model):
 
 
 def keep(record: RetentionMixin, *, reason: str, by: Actor, retention: str = "", hold: bool | None = None) -> None:
-    """What is wanted of class and hold, in one transaction."""
+    """Apply the requested changes of retention class and legal hold in one transaction."""
     with transaction.atomic():
         if retention and retention != record.retention:
             record.keep_as(retention, reason=reason, by=by)

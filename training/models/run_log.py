@@ -1,4 +1,4 @@
-"""What a run's child wrote, kept in the database: a page on another host reads it, and it outlives the workspace."""
+"""Log of a run's child process, kept in the database: any host can show it, and it outlives the workspace."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RunLog(models.Model):
 
     @classmethod
     def since(cls, run: Any, position: int) -> tuple[str, int]:
-        """What was written from this byte on, up to a few parts, and where that ends."""
+        """Return the log text from byte `position` on, at most four parts, and the byte at which it ends."""
         parts = list(cls.objects.filter(run=run, until__gt=position)[:4])
         if not parts:
             return "", position

@@ -120,7 +120,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
 
     def asked_for(self) -> dict[str, Any]:
-        """What is frozen from now on."""
+        """Return the requested configuration for the audit event: hyper-parameters, analysis, budget, prompts."""
         return {
             "hyperparameters": self.hyperparameters,
             "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
@@ -191,7 +191,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def start_values(self) -> str:
-        """Where A starts: the analysis' file, or what the hyper-parameters say."""
+        """Return the analysis' file of start values for A, else the `init` hyper-parameter."""
         if self.takes_start_values and self.rank_analysis:
             return str(self.rank_analysis.start_values_file())
         return str(self.hyperparameters.get("init", "random"))
@@ -215,7 +215,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return self.folder / "log.txt"
 
     def log_start(self) -> int:
-        """What is kept already; on another host than the attempt before the file begins anew."""
+        """Return the number of log bytes kept; 0 when this host's log file is missing or shorter (a new host)."""
         kept = RunLog.end_of(self)
         return kept if self.log_file.is_file() and self.log_file.stat().st_size >= kept else 0
 
@@ -314,7 +314,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 
 
 def taken(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
-    """Whether a run takes start values. Raises Invalid when they are wanted and there are none."""
+    """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
     there = bool(analysis and analysis.plan["start_values"])
     if wanted and not there:
         raise Invalid(

@@ -60,7 +60,7 @@ class UploadForm(forms.Form):
 
 
 class RenderingForm(forms.Form):
-    """How a training would read a dataset."""
+    """Form that chooses the base model and maximum length (in tokens) with which dataset rows are rendered."""
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
     max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=256, help_text="Tokens of a sequence.")
@@ -154,7 +154,7 @@ class RunForm(forms.Form):
             self.fields["learning_rate"].help_text += f" The analysis proposes {rate:g}."
 
     def clean(self) -> dict[str, Any]:
-        """What is of another project than the adapter is refused by its name."""
+        """Add an error to a dataset or rank analysis of another project than the adapter's."""
         adapter = self.cleaned_data.get("adapter")
         for name in ("dataset", "rank_analysis"):
             chosen = self.cleaned_data.get(name)
@@ -166,7 +166,7 @@ class RunForm(forms.Form):
         return {name: self.cleaned_data[name] for name in TABLE}
 
     def asked(self) -> dict[str, Any]:
-        """What a run is launched with."""
+        """Return the keyword arguments with which to launch the run."""
         return {
             **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},
             "priority": self.cleaned_data["priority"] or 0,
@@ -176,7 +176,7 @@ class RunForm(forms.Form):
         }
 
     def stated(self) -> dict[str, bool]:
-        """What the adviser cannot measure."""
+        """Return the adviser's inputs that cannot be measured and that the user stated."""
         return {name: self.cleaned_data[name] for name in STATED}
 
     def parts(self) -> list[tuple[str, list[forms.BoundField]]]:
@@ -190,7 +190,7 @@ class RunForm(forms.Form):
         ]
 
     def planned(self) -> dict[str, Any]:
-        """What the run takes of its analysis."""
+        """Return the run's rank analysis, its budget as a uniform rank, and False if start values are declined."""
         rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
         return {
             "rank_analysis": self.cleaned_data["rank_analysis"],
@@ -246,7 +246,7 @@ class AnalysisForm(forms.Form):
         return [field for field in self if field.name not in NAMES]
 
     def parts(self) -> list[forms.BoundField]:
-        """What may be chosen instead of the preset's parts."""
+        """Return the fields of the settings that may override the preset."""
         return [self[name] for name in NAMES]
 
     def settings(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ LATEST = 10
 
 @login_required
 def overview(request: HttpRequest) -> HttpResponse:
-    """What serves where, what is in progress, what is wrong; to auditors also what happened."""
+    """Show aliases, jobs in progress, alarms, drift and pending approvals; to auditors also the latest audit events."""
     aliases = mine(request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version"))
     rollouts = mine(request, Rollout.objects.active(), "alias__project")
     related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")

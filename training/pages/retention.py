@@ -1,4 +1,4 @@
-"""How a dataset or a run is kept, on its page: retention class, legal hold, the erasure that two people decide."""
+"""Page actions on the retention class and legal hold of datasets and runs, and on two-person erasure of datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.pages.forms import KeepingForm
 
 
 def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
-    """What the page's section shows, and the forms that the caller may use."""
+    """Return the template context of the retention section, with its forms and what the caller may do."""
     scopes = scopes_in(request, dataset.project)
     return {
         "asked": dataset.erasures.select_related("signer").first(),

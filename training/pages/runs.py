@@ -62,7 +62,7 @@ def new_run(request: HttpRequest) -> HttpResponse:
 
 
 def proposed(request: HttpRequest) -> dict[str, Any]:
-    """What the address offers: single fields, or a run to be cloned."""
+    """Return initial form values from the query: single fields, or a run to be cloned; single fields win."""
     initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
     if "clone" not in request.GET:
         return initial
@@ -138,7 +138,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
-    """What two runs were asked for differently, and what came of it."""
+    """Show the requested configurations of two runs where they differ, and their results."""
     shown, other = find(request, pk), find(request, named(request.GET.get("to") or str(pk)))
     context = {"job": shown, "other": other, "rows": specification.differences(shown, other)}
     return render(request, "training/compare_runs.html", context)

@@ -71,7 +71,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained and how; `length` in tokens, `devices` hold shards when `sharded`.
+    """The training to estimate; `length` in tokens, `devices` hold shards when `sharded`.
 
     `value_bytes` of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in float32.
     """
@@ -107,17 +107,17 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """What the device must have: all that torch allocates, and the context of the driver."""
+        """Return the bytes that the device must have: torch's peak and the driver's context."""
         return self.allocated + CONTEXT_BYTES
 
     @property
     def allocated(self) -> float:
-        """What torch reports as its peak. Only what comes and goes is fragmented."""
+        """Return the peak bytes that torch reports; fragmentation is added only to memory freed in every step."""
         return self.weights + self.gathered + self.states + self.moving * FRAGMENTATION
 
     @property
     def moving(self) -> float:
-        """What is allocated and freed in every step."""
+        """Return the bytes that are allocated and freed in every step."""
         return self.activations + self.logits + self.transient
 
     def parts(self) -> dict[str, float]:

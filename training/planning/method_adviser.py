@@ -1,7 +1,7 @@
-"""Which method to train with: the decision matrix as a function that shows every reason. No torch, no database.
+"""Choice of a training method: the decision matrix as a function that gives every reason. No torch, no database.
 
-Each criterion gives every method points and a sentence; a method that cannot be trained at all is excluded. What would
-change the answer is found by asking again with one input changed.
+Each criterion gives every method points and a sentence; a method that cannot be trained at all is excluded. The inputs
+that would change the answer are found by advising again with one input changed at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RANKS = (8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known. None = not known, and then the criterion says so and gives no points.
+    """Inputs of the advice. For an unknown input (None) the criterion says so and gives no points.
 
     `targets`: tokens that the loss counts; `divergence` in nats a channel; `verdicts` of the estimator by method, on
     `devices` devices; `rank_parameters`: LoRA's parameters at rank 1.
@@ -130,7 +130,7 @@ def domain_shift(method: str, situation: Situation) -> Reason:
 
 
 def serving(method: str, situation: Situation) -> Reason:
-    """What it costs to serve the result beside other adapters on one base."""
+    """Rate the cost of serving the method's result beside other adapters on one base model."""
     words = {
         "lora": (2, "Served as it is, beside hundreds of others."),
         "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),

@@ -1,4 +1,4 @@
-"""What can be said of a run before it is queued: memory, time, disk, and who is before it."""
+"""Preflight of a run before it is queued: memory, time, disk, and the jobs ahead of it in the queue."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 
 def queue(run: TrainingRun) -> dict[str, Any]:
-    """How many jobs run now, how many wait before it, and how many devices there are."""
+    """Count the jobs that are running, the jobs queued ahead of the run, and the devices."""
     before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
     ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())

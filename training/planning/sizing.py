@@ -49,7 +49,7 @@ def named_shape(name: str) -> Shape:
 
 
 def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> Plan:
-    """What the recipes will do with these hyper-parameters: float32 on a CPU, adapters in float32 everywhere."""
+    """Build the estimator's plan from hyper-parameters: float32 on a CPU, adapters in float32 everywhere."""
     return Plan(
         method,
         rank=chosen["rank"],
@@ -94,7 +94,7 @@ def situation(
     model: BaseModel | None,
     **stated: bool,
 ) -> method_adviser.Situation:
-    """What can be measured is measured: tokens by the model's tokenizer, shift by the last analysis that has it."""
+    """Build the adviser's inputs: tokens by the model's tokenizer, divergence from the newest analysis that has it."""
     return method_adviser.Situation(
         rows=dataset.splits["train"] if dataset else None,
         targets=targets(dataset, model) if dataset and model else None,
@@ -152,7 +152,7 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
 
 
 def text_of(row: dict[str, Any], whole: bool) -> str:
-    """What the loss counts: the completion, the assistant's turns, or the text; or all that is read."""
+    """Return the text that the loss counts (completion, assistant's turns or text), or with `whole` the whole row."""
     if "messages" in row:
         return "\n".join(turn["content"] for turn in row["messages"] if whole or turn["role"] == "assistant")
     prompt = row.get("prompt", "") if whole else ""

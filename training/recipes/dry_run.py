@@ -64,7 +64,7 @@ def shortened(record: Record, steps: int, folder: Path) -> Record:
 
 @dataclass
 class Watch:
-    """What a child reports, with the time at which it was seen, and the device's power meanwhile."""
+    """Events that a child has reported, with the time each was seen, and the power in watts during its steps."""
 
     events: Path
     seen: list[tuple[float, Record]] = field(default_factory=list)

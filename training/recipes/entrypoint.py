@@ -1,4 +1,4 @@
-"""What every recipe is as a process: a run file in, an exit status out, SIGTERM in between."""
+"""Process entry point shared by the recipes: reads a run file, handles SIGTERM and returns an exit status."""
 
 from __future__ import annotations
 

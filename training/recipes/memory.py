@@ -1,4 +1,4 @@
-"""What a training took of its device, and what to change when that was too much. No torch unless it is loaded."""
+"""Peak memory of a training, and how to reduce it when it ran out. Uses torch only if it is already loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def own_peak() -> int:
 
 
 def out_of_memory(chosen: Hyperparameters, method: str) -> str:
-    """What happened, with the figures of this run, and the nearest change that needs less."""
+    """Return the out-of-memory message with this run's figures and the cheapest change that needs less memory."""
     size = f"{chosen.batch_size} sequences of up to {chosen.max_length} tokens"
     return f"Memory ran out at {peak_memory() / GB:.2f} GB with {size}. {advice(chosen, method)} Then clone the run."
 

@@ -1,4 +1,4 @@
-"""What two measurements say about each other, and answers about what was wanted. numpy only."""
+"""Statistics on paired losses of two models, and scores of answers against references. numpy only."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def of_project(model: type[Model], project: Project, field: str, **identity: Any
 
 
 def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
-    """What `TrainingRun.launch` takes, from a validated body. Raises Invalid with the field."""
+    """Convert a validated request body to arguments of `TrainingRun.launch`. Raises Invalid with the field."""
     adapter = of_project(Adapter, project, "adapter", slug=body["adapter"])
     if body.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
         raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
@@ -74,7 +74,7 @@ def twins(run: TrainingRun, origin: str) -> dict[str, str]:
 
 
 def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
-    """What was asked for differently, by its name; `this` and `other` are None where it was not named."""
+    """List the requested settings that differ, by name; `this` or `other` is None where the run did not name it."""
     left, right = flat(body_of(one)), flat(body_of(other))
     names = [*left, *(name for name in right if name not in left)]
     return [

@@ -184,7 +184,7 @@ def written(given: argparse.Namespace, analysis: Analysis) -> None:
 
 
 def init_path(plan: Path) -> Path:
-    """Where the start values of a plan stand: A (rank_max, in) in float32 by full module name."""
+    """Return the path of a plan's start values: A (rank_max, in) in float32 by full module name."""
     return plan.with_name(plan.stem + ".init.safetensors")
 
 

@@ -188,7 +188,7 @@ def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
 
 
 def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Whole steps in [0, most] that maximise values @ steps with weights @ steps <= capacity."""
+    """Return integer steps in [0, most] that maximise values @ steps subject to weights @ steps <= capacity."""
     from scipy.optimize import Bounds as Box
     from scipy.optimize import LinearConstraint, milp
 
@@ -294,9 +294,9 @@ def target_modules(ranks: Mapping[str, int]) -> list[str]:
 
 
 def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int]:
-    """What a slot of vLLM takes: its --max-lora-rank for the highest rank, and bytes in bfloat16.
+    """Return the cost of a vLLM slot: its --max-lora-rank for the highest rank, and its bytes in bfloat16.
 
-    A slot is sized by that rank for every module of the fleet, so one high rank costs the room of all.
+    vLLM sizes a slot by that rank for every module of every adapter, so one high rank raises the memory of all.
     """
     size = next((size for size in SLOT_RANKS if size >= max(ranks, default=0)), max(ranks, default=0))
     return {"max_lora_rank": size, "slot_bytes": size * BYTES_PER_PARAMETER * sum(cost(shape) for shape in shapes)}
@@ -305,7 +305,7 @@ def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int
 def plan_fields(
     modules: Sequence[dict[str, Any]], settings: Settings, kind: str, value: int, bounds: Bounds, scale: float
 ) -> dict[str, Any]:
-    """What a plan says about ranks: modules with `rank`, the pattern's fields, parameters, budget and serving cost.
+    """Allocate ranks; return a plan's modules with `rank`, pattern fields, parameters, budget and serving cost.
 
     `modules` are {name, shape, score, ...}. Raises AllocationError.
     """

@@ -115,7 +115,7 @@ def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -
 
 
 def matches(key: str, name: str) -> bool:
-    """As PEFT matches a pattern's key: against the end of the name, from a dot."""
+    """Return True if a PEFT pattern's key matches the name, as PEFT does: against its end, from a dot on."""
     import re
 
     return re.match(rf"(.*\.)?({key})$", name) is not None

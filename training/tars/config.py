@@ -1,4 +1,4 @@
-"""What a rank analysis is asked for: its budget, its bounds, and what differs from the preset. No torch."""
+"""Configuration of a rank analysis: its budget, its bounds, and the settings that override the preset. No torch."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def every(items: list[Item], work: Callable[[Item], Found]) -> list[Found]:
 
 
 def gathered(part: Found) -> list[Found]:
-    """What each process gives, in the order of the processes."""
+    """Return the `part` of every process, in the order of the processes."""
     if size() == 1:
         return [part]
     parts: list[Found | None] = [None] * size()

@@ -1,4 +1,4 @@
-"""What the commands of `python -m training.tars` share: flags, refusals, and files that appear whole."""
+"""Code shared by the commands of `python -m training.tars`: flag parsing, error conversion and atomic file writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass over data leaves behind for each module: running sums whose size does not depend on the data.
+"""Running sums for each module in a pass over data; their size does not depend on the amount of data.
 
 X (T, in) is a module's input, D (T, out) the gradient of its output, G = D'X the gradient of its weight.
 """

@@ -1,4 +1,4 @@
-"""What a preset measures and maximises; every part can be chosen on its own. No torch."""
+"""Presets of a rank analysis: the signals measured and the objective; each part can be overridden. No torch."""
 
 from __future__ import annotations
 
@@ -81,5 +81,5 @@ def consistent(settings: Settings) -> Settings:
 
 
 def is_attention(name: str) -> bool:
-    """Whether a module is a projection of an attention block, by its full or last name."""
+    """Return True if the name, full or last part only, is that of an attention projection."""
     return any("attn" in part or "attention" in part or part in ATTENTION for part in name.split("."))

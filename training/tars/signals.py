@@ -45,7 +45,7 @@ class Batch:
 
 @dataclass
 class Watch:
-    """What a pass measures of one module; None is not measured."""
+    """Measurements that a pass takes of one module; None for those it does not take."""
 
     norms: GradientNorms | None = None
     sketch: GradientSketch | None = None

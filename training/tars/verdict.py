@@ -1,4 +1,4 @@
-"""What a plan is worth, in words that claim no more than docs/benchmarks.md measured."""
+"""Verdict on a plan's quality, in words that claim no more than docs/benchmarks.md measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run that ended without a version keeps its checkpoints; a legal hold keeps them for ever."""
+"""Deletion of old checkpoints of runs that ended without a version; a legal hold keeps them for ever."""
 
 from __future__ import annotations
 

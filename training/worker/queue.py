@@ -1,4 +1,4 @@
-"""Which job a worker begins: the most urgent one of a project that has room. Postgres decides, not the message."""
+"""Claiming the next job: the most urgent one whose project is below its limit. Postgres decides, not the message."""
 
 from __future__ import annotations
 

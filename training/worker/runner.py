@@ -93,7 +93,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
 
 @dataclass
 class Watch:
-    """What a worker does beside a child: it hears it, keeps what it says, and tells that both live."""
+    """A worker's supervision of its child: reads its events, keeps its log, and sends heartbeats."""
 
     job: GpuJob
     child: Child
@@ -130,7 +130,7 @@ class Watch:
 
 @contextlib.contextmanager
 def killed_at_the_end(child: Child) -> Iterator[None]:
-    """Whatever is thrown, the device is free afterwards."""
+    """Kill the child on leaving the block, whatever is raised, so that the device is free."""
     try:
         yield
     finally:
@@ -149,14 +149,14 @@ def database_may_be_away() -> Iterator[None]:
 
 
 def asked_to_stop(job: GpuJob) -> bool:
-    """Whether somebody cancelled the job; False while the database is away."""
+    """Return True if the job was cancelled; False while the database is away."""
     with database_may_be_away():
         return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
     return False
 
 
 def report_devices() -> None:
-    """What this host computes on, for preflights."""
+    """Record the devices of this host in the database, for preflights."""
     Device.report(socket.gethostname(), hardware.look(settings.WORK_DIR))
 
 
@@ -174,5 +174,5 @@ def finish(job: GpuJob, outcome: str, message: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """What was published lies in the store; checkpoints are needed no more, the log and the events stay."""
+    """Delete the output of a succeeded job, which is in the store by now; keep the log and the events."""
     shutil.rmtree(folder / "output", ignore_errors=True)

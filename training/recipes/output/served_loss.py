@@ -1,4 +1,4 @@
-"""What was written, measured as it will be served: the 16-bit base with the published LoRA."""
+"""Held-out loss of the output as it will be served: the 16-bit base with the published LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a training of the whole model is kept: the checkpoint itself, and the nearest LoRA that engines can serve."""
+"""Output of a whole-model training: the checkpoint itself, and the nearest LoRA, which engines can serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training reads, in the order in which it reads it: the same for a run that was interrupted."""
+"""Training sequences in the order in which they are read; an interrupted run reads the same order again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_material(run: Run, tokenizer: Any) -> Material:
 
 
 def to_read(rows: Sequence[Row], run: Run) -> list[Row]:
-    """As many rows as the run reads; with packing nobody knows how many that are before they are tokenised."""
+    """Sample the rows that the run reads; with packing all rows, as their number is unknown before tokenisation."""
     return sample(rows, len(rows) if run.hyperparameters.packing else run.sequences, run.hyperparameters.seed)
 
 

@@ -1,4 +1,4 @@
-"""What a training says while it runs, and which of its checkpoints can be trusted after a crash."""
+"""Progress events of a training, and the marks that tell complete checkpoints from ones cut off by a crash."""
 
 from __future__ import annotations
 

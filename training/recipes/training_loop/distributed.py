@@ -35,7 +35,7 @@ def end_with_launcher() -> None:
 
 
 def anyone(requested: bool, state: PartialState) -> bool:
-    """Whether any process was asked to stop: all must stop at the same step, or the others wait for ever."""
+    """Return True if any process was asked to stop; all must stop at the same step, or the others wait for ever."""
     if state.num_processes == 1:
         return requested
     flag = torch.tensor(float(requested), device=state.device)

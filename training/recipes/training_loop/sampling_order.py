@@ -1,4 +1,4 @@
-"""Which sequence is read when, fixed by the seed alone, so that a resumed run reads on exactly where it stopped."""
+"""Reading order of the sequences, fixed by the seed alone, so that a resumed run continues where it stopped."""
 
 from __future__ import annotations
 

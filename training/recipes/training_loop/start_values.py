@@ -1,4 +1,4 @@
-"""Where A starts: at random, along the inputs' main directions (EVA, arXiv 2410.07170), or in a file of directions."""
+"""Start values of A: random, along the inputs' principal directions (EVA, arXiv 2410.07170), or from a file."""
 
 from __future__ import annotations
 

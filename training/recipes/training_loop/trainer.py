@@ -1,4 +1,4 @@
-"""What the six recipes share: files to a trainer, a trainer to files. Each recipe says what is its own."""
+"""Training code that the six recipes share, from input files to a trainer and from a trainer to output files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Method:
-    """What a recipe brings: a name, how the base is loaded, PEFT's part, trainer options, and how it is kept.
+    """A recipe's own parts: name, loading of the base, PEFT adaptation, trainer options, callbacks and output.
 
     `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result.
     """

@@ -126,10 +126,11 @@ class EngineClient:
             return Completion(choice["text"], answer["usage"]["completion_tokens"], choice.get("token_ids"))
 
     def is_finite(self, model: str, prompt: str) -> bool:
-        """Whether the model computes with finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        """Probe whether the model computes finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
 
-        Numbers that are not make vLLM repeat token 0 for ever: "!" in most vocabularies, the end or nothing that can be
-        read in some. A sound model may say the same, but only it can be talked out of it: NaN has no bias.
+        With NaN or infinity vLLM repeats token 0 for ever, which in most vocabularies is "!" and in some the end of
+        text or nothing readable. A sound model may answer the same, so such an answer is followed by a request that
+        biases token 0 away: a sound model then answers with another token, while NaN is not changed by a bias.
         """
         if is_telling(self.complete(model, prompt, max_tokens=4).text):
             return True
@@ -157,7 +158,7 @@ class EngineClient:
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
-        """Whatever answers at this address with something else is no engine that can be used."""
+        """Convert parsing errors inside the block to EngineFailed: the address answers, but not as an engine does."""
         try:
             yield
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -178,7 +179,7 @@ class EngineClient:
 
 
 def is_telling(text: str) -> bool:
-    """Whether it holds more than what token 0 may stand for."""
+    """Return True if the text holds more than the characters that token 0 may stand for."""
     return bool(text.replace("!", ""))
 
 

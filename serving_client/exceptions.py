@@ -1,4 +1,4 @@
-"""What can go wrong between the control plane and one replica.
+"""Errors of calls from the control plane to one replica.
 
 EngineError
   EngineUnreachable      no answer: connection refused, reset or timed out

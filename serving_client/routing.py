@@ -17,8 +17,11 @@ Arm = Literal["candidate", "control", "stable"]
 
 @dataclass(frozen=True)
 class Checks:
-    """What an answer's text is held to. `refusal` and `format` are regular expressions: one that a refusal contains,
-    one that a right answer contains; `schema` is a JSON Schema that a right answer's JSON obeys."""
+    """Rules that an answer's text is checked against.
+
+    `refusal` and `format` are regular expressions: one that a refusal contains, one that a right answer contains;
+    `schema` is a JSON Schema that a right answer's JSON obeys.
+    """
 
     refusal: str | None = None
     format: str | None = None
@@ -56,7 +59,7 @@ class RolloutRoute:
 
 @dataclass(frozen=True)
 class CacheRule:
-    """How long (seconds) and how many bytes of an alias' answers are kept."""
+    """Limits of the cache of an alias' answers: seconds until they expire, and bytes in all."""
 
     ttl_s: int
     max_bytes: int
@@ -72,7 +75,7 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class AliasRoute:
-    """What an alias serves: the stable version's served name and, while a rollout runs, its split."""
+    """The served name of an alias' stable version and, while a rollout runs, its split."""
 
     project: str
     stable: str
@@ -201,7 +204,7 @@ def _token(raw: dict[str, Any]) -> TokenRoute:
 
 
 def bucket_of(salt: str, unit: str) -> float:
-    """Where a unit falls in [0, 1): the first 8 bytes of sha256("salt|unit") over 2**64."""
+    """Map a unit to a number in [0, 1): the first 8 bytes of sha256("salt|unit") over 2**64."""
     return int.from_bytes(hashlib.sha256(f"{salt}|{unit}".encode()).digest()[:8], "big") / 2**64
 
 

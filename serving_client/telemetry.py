@@ -23,7 +23,7 @@ OURS = "adapterhub"
 
 @functools.cache
 def is_on() -> bool:
-    """Whether a collector is named."""
+    """Return True if the environment names a collector and the SDK is not disabled."""
     is_named = any(os.environ.get(name) for name in COLLECTOR)
     return is_named and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
 
@@ -96,7 +96,7 @@ def dotted(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def headers_of(span: Span) -> dict[str, str]:
-    """What tells the next process of the span."""
+    """Return the headers that pass the span's trace context to another process."""
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -115,7 +115,7 @@ def here() -> str:
 
 
 def within(traceparent: str) -> AbstractContextManager[None]:
-    """What the block begins belongs to this span of another process."""
+    """Make a span of another process the parent of the spans begun in the block."""
     return attached(traceparent) if is_on() and traceparent else nullcontext()
 
 

@@ -53,7 +53,7 @@ class CompletionRequest:
     return_token_ids: bool
 
     def sampling(self, room: int) -> SamplingParams:
-        """What the engine needs; `room` is how many tokens fit behind the prompt."""
+        """Return the sampling parameters; `room` is the number of tokens that fit after the prompt."""
         return SamplingParams(
             max_tokens=room if self.max_tokens is None else self.max_tokens,
             temperature=self.temperature,

@@ -22,7 +22,7 @@ from serving_client.engine.model import BaseModel
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be in memory and in one batch."""
+    """Limits on adapters in the batch and in memory, LoRA rank, batch size and CPU threads."""
 
     max_loras: int = 8
     max_cpu_loras: int = 32

@@ -1,4 +1,4 @@
-"""What the engine can answer instead of an answer, in vLLM's words and status codes."""
+"""Errors of the engine, with vLLM's messages and status codes."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says."""
+    """Settings of the router from its command line."""
 
     redis_url: str
     snapshot: Path

@@ -25,7 +25,7 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
-        """As OpenAI error JSON, with the headers of the answer that it stands for."""
+        """Return the refusal as OpenAI error JSON, with the given headers of the answer that it replaces."""
         error = {
             "message": self.message,
             "type": TYPES.get(self.status, "server_error"),

@@ -37,7 +37,7 @@ class Target:
 
     @property
     def unit_hash(self) -> str | None:
-        """What reports and lists know of the unit."""
+        """The hash of the unit, by which reports and rollout lists identify it; None without a unit."""
         return hash_of(self.unit) if self.unit else None
 
 
@@ -104,7 +104,11 @@ def salt_of(project: str) -> str:
 
 
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:
-    """Which version answers. Raises Refusal: 400 without a name, 403 without the scope, 404 for an unknown name."""
+    """Select the version that answers.
+
+    Raises Refusal: 400 without a name or with a bad override, 403 for an override without the scope, 404 for an unknown
+    name.
+    """
     name = headers.get("x-adapter-id") or body.get("model")
     if not isinstance(name, str) or not name:
         raise Refusal(400, "model_missing", "Name an alias in `model` or in X-Adapter-ID.")
@@ -122,7 +126,7 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
 
 
 def is_current(table: RoutingTable, target: Target) -> bool:
-    """Whether the alias may still be answered by the version; one that was named itself always may."""
+    """Return True if the alias still serves the version, or if the request named the version itself."""
     alias = table.aliases.get(target.alias or "")
     return alias is None or target.version in (alias.stable, alias.rollout and alias.rollout.candidate)
 
@@ -134,7 +138,7 @@ def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
 
 
 def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
-    """What keeps its arm: the session, else the user."""
+    """Return the unit that a rollout keeps in one arm: the session key, else the user, else None."""
     unit = headers.get("x-session-key") or body.get("user")
     return unit if isinstance(unit, str) and unit else None
 

@@ -66,7 +66,7 @@ def waiting(request: HttpRequest) -> QuerySet[Approval]:
 
 
 def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:
-    """Where a replica is away, or lacks what an alias of the page serves from its cluster."""
+    """Return the replicas that are unhealthy or lack a version that one of the aliases serves from their cluster."""
     wanted: dict[int, set[str]] = {}
     for alias in aliases:
         wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)

@@ -48,7 +48,7 @@ class LoraShape:
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
-        """What B @ A is multiplied with: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
+        """Return the factor that scales B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
         rank = self.rank_of(module)
         alpha = _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank

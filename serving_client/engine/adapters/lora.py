@@ -31,7 +31,7 @@ MOST_TOKENS = 256
 
 @dataclass(frozen=True)
 class SlotRows:
-    """Which slot each row of a batch multiplies with."""
+    """The slot of each batch row: the slot whose adapter the row is multiplied with."""
 
     slots: slice  # from the first to the last slot in use
     of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
@@ -39,7 +39,7 @@ class SlotRows:
     _foreign: dict[int, torch.Tensor] = field(default_factory=dict, kw_only=True)
 
     def foreign(self, rank: int) -> torch.Tensor | None:
-        """(all rows, 1, slots x rank) True where a rank is of another row's adapter; None if there is no other."""
+        """Return (all rows, 1, slots x rank), True where a rank is another row's adapter's; None if there are none."""
         if rank not in self._foreign:
             slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
             self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
@@ -48,7 +48,7 @@ class SlotRows:
 
 @dataclass(frozen=True)
 class Groups(SlotRows):
-    """The rows by slot besides. Groups are padded to the longest one with row 0."""
+    """Rows grouped by slot, in addition to the slot of each row. Groups are padded to the longest one with row 0."""
 
     members: torch.Tensor  # (slots, longest) row of each member
     real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
@@ -56,7 +56,7 @@ class Groups(SlotRows):
     covers_batch: bool  # one adapter has all rows
 
     def foreign(self, rank: int) -> torch.Tensor | None:
-        """As above, and none where one adapter has all rows."""
+        """Return the mask of `SlotRows.foreign`, or None if one adapter has all rows."""
         return None if self.covers_batch else super().foreign(rank)
 
 
@@ -76,7 +76,7 @@ class LoraLinear(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its slots lie."""
+        """The device that holds the slots."""
         return self._down.device
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
@@ -101,7 +101,7 @@ class LoraLinear(nn.Module):
         return True
 
     def room(self, rank: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where an update of that rank lies in a slot: (rank, in) and (rank, out)."""
+        """Return the views of a slot that hold an update of that rank: (rank, in) and (rank, out)."""
         down, up = self._down[slot], self._up[slot]
         return (down, up) if rank == len(down) else (down[:rank], up[:rank])
 
@@ -145,7 +145,7 @@ class LoraLinear(nn.Module):
 
 
 def waits_for_launches(x: torch.Tensor) -> bool:
-    """Whether (rows, tokens, ...) is so little for a GPU that the number of kernels decides."""
+    """Return True if (rows, tokens, ...) is so small that kernel launches dominate its time on a GPU."""
     return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
 
 

@@ -59,7 +59,7 @@ async def health(request: Request) -> Response:
 
 
 async def version(_: Request) -> Response:
-    """Which engine this is."""
+    """Return the engine's name and version."""
     return _json({"version": VERSION, "engine": "adapterhub-embedded"})
 
 

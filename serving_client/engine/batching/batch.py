@@ -143,5 +143,5 @@ class RunningBatch:
 
 
 def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:
-    """Whether a step waits for the launch of its kernels, which a recording of it does at once."""
+    """Return True if kernel launches dominate a step, so that replaying a recording of it is faster."""
     return device.type == "cuda" and rows <= MOST_TOKENS

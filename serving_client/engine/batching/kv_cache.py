@@ -14,7 +14,7 @@ FIRST_LENGTH = 256
 
 @dataclass
 class Window:
-    """Where the next forward writes: new rows from their start, or one token to each running row."""
+    """The write position of the next forward: new rows from their start, or one token for each running row."""
 
     first: int = 0
     count: int = 0

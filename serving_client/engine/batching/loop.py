@@ -22,7 +22,7 @@ PATIENCE_STEPS = 64
 
 @dataclass(frozen=True)
 class Load:
-    """How much the engine has to do, and what it has done."""
+    """The engine's running and waiting requests, and its totals of prompt and generated tokens."""
 
     running: tuple[str, ...]  # adapter name of each running request, "" for the base model
     waiting: tuple[str, ...]

@@ -13,7 +13,7 @@ GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a request wants its tokens."""
+    """The sampling parameters of a request."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -26,7 +26,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def generator(self) -> torch.Generator | None:
-        """The request's own source of chance, if it named a seed."""
+        """Return a generator with the request's seed, or None without a seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
 
 

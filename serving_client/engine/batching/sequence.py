@@ -12,7 +12,7 @@ from serving_client.engine.batching.text import Decoder, TextStream
 
 @dataclass(frozen=True)
 class Delta:
-    """What one step added to an answer. The last one has a finish reason or a failure."""
+    """The text and tokens that one step added to an answer. The last one has a finish reason or a failure."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class Sequence:
 
     @property
     def position(self) -> int:
-        """Where the last token stands, counted from the start of the prompt."""
+        """The position of the last token, counted from the start of the prompt."""
         return len(self.prompt) + len(self.tokens) - 1
 
     def cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""Which names callers may call the router by: a web page that rebinds its own name to our address is turned away."""
+"""Check of the Host header against the names of the router; protects against DNS rebinding by web pages."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ CLIENT_LEFT = 499
 
 @dataclass
 class Answer:
-    """What is known so far; times from time.perf_counter()."""
+    """State of an answer in progress; times from time.perf_counter()."""
 
     target: Target
     response_id: str

@@ -1,4 +1,4 @@
-"""What Prometheus may ask: requests and latency of each alias, version and arm."""
+"""Prometheus metrics of the router: requests and latency of each alias, version and arm."""
 
 from __future__ import annotations
 

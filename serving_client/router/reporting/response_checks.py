@@ -1,4 +1,4 @@
-"""What an answer says, and whether it is empty, a refusal, or of the wrong form. Pure; never on the request path."""
+"""Checks of an answer's text: empty, a refusal, or of the wrong form. Pure; never on the request path."""
 
 from __future__ import annotations
 

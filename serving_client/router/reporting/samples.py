@@ -34,7 +34,7 @@ class Sample:
     answer: str
 
     def sealed(self, key: str) -> bytes | None:
-        """What only the holder of the private key opens; None when the question is too long."""
+        """Encrypt the sample for the holder of the private key; None when the question is over MOST_BYTES."""
         if len(orjson.dumps(self.question)) > MOST_BYTES:
             return None
         return SUITE.encrypt(orjson.dumps(self), X25519PublicKey.from_public_bytes(bytes.fromhex(key)))

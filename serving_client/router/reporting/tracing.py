@@ -33,7 +33,7 @@ def ended(span: Span, outcome: Outcome) -> None:
 
 
 def trace_headers(headers: Mapping[str, str], response_id: str) -> dict[str, str]:
-    """What the replica gets; `response_id` is 32 hex digits."""
+    """Return the trace headers to send to the replica; `response_id` is 32 hex digits."""
     parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
     if not TRACEPARENT.fullmatch(parent):
         return {"traceparent": f"00-{response_id}-{secrets.token_hex(8)}-00"}

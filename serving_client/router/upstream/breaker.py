@@ -20,7 +20,7 @@ class Breaker:
         self._open_until: dict[str, float] = {}
 
     def is_open(self, url: str) -> bool:
-        """Whether other replicas should be asked first."""
+        """Return True if other replicas should be asked before this one."""
         return self._clock() < self._open_until.get(url, 0.0)
 
     def trying(self, url: str) -> None:

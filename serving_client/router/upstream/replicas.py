@@ -143,7 +143,7 @@ async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
 
 
 def verdict(error: Exception) -> Exception:
-    """What an error of the connection means for the request."""
+    """Convert a connection error to NotReached, BrokeOff or, for a timeout, Refusal 504."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return NotReached()
     if isinstance(error, TimeoutError):

@@ -46,7 +46,7 @@ class CapturedResponse:
 
 
 def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
-    """Whether anybody listens to this answer."""
+    """Return a recorder if the answer is to be mirrored, sampled or checked, else None."""
     if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
         return None
     is_measured = target.arm in MEASURED

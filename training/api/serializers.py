@@ -123,7 +123,7 @@ MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
 def shown_plan(plan: dict) -> dict:
-    """A plan without what only an allocation reads: the spectra are most of its bytes."""
+    """Return the plan without the fields that only an allocation reads: the spectra are most of its bytes."""
     modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
     return {**plan, "modules": modules}
 

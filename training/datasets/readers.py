@@ -17,21 +17,21 @@ PARQUET_BATCH = 256
 
 
 class NotThisFormat(ValueError):
-    """The file as a whole is not what its name says."""
+    """The content of the file is not of the format that its name or the user states."""
 
 
 def format_of(name: str) -> str | None:
-    """By the ending of the file's name; None when it says nothing."""
+    """Return the format for the suffix of the file's name; None for an unknown suffix."""
     return SUFFIXES.get(Path(name).suffix.lower())
 
 
 def records_of(path: Path, form: str) -> Iterator[Record]:
-    """Raises NotThisFormat; a line that is no record is an answer, not an error."""
+    """Yield numbered records, or a BadLine for a line that is none. Raises NotThisFormat for the whole file."""
     return READERS[form](path)
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Every line with its number; one over the cap comes cut, one byte too long, so that memory stays flat."""
+    """Yield every line with its number; a longer one is cut one byte over the cap to keep memory constant."""
     number = 0
     while raw := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -96,7 +96,7 @@ def text_lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
-    """A quote that is not closed ends the reading: nobody knows where the next record begins."""
+    """Yield the records of a CSV file; stop at an unclosed quote, as the start of the next record is then unknown."""
     while True:
         number = reader.line_num + 2
         try:
@@ -117,7 +117,7 @@ def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
 
 
 def paragraphs(path: Path) -> Iterator[Record]:
-    """Texts between empty lines."""
+    """Yield the paragraphs of a text file, separated by empty lines."""
     with path.open("rb") as stream:
         start, part = 1, b""
         for number, raw in numbered_lines(stream):

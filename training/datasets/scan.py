@@ -41,7 +41,7 @@ class Scan:
             self.errors.append(LineError(number, error.column, error.code, str(error)))
 
     def distinct(self, split: str) -> Any:
-        """Sorted hashes without repetition."""
+        """Return the split's sorted, unique hashes."""
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
 
     def warnings(self) -> list[str]:

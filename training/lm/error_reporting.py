@@ -19,7 +19,7 @@ class BadInput(ValueError):
 
 
 def guarded(events: Events, work: Callable[[], None]) -> int:
-    """Do the work. Exit status: 0, 2 for bad input, 1 for anything else; SystemExit passes."""
+    """Run the work and return its exit status: 0, 2 for bad input, 1 for other errors; SystemExit passes through."""
     try:
         work()
     except BadInput as error:
@@ -32,9 +32,10 @@ def guarded(events: Events, work: Callable[[], None]) -> int:
 
 
 def last(status: int) -> int:
-    """The status of a process that works alone; one of several ends here, without taking their group apart.
+    """Return the status of a single process; end a process of several at once with os._exit.
 
-    The destructor of gloo's group waits, holding Python's lock, for a thread that may want that lock (torch 2.13).
+    The destructor of gloo's process group waits, holding Python's lock, for a thread that may need that lock (torch
+    2.13).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -53,7 +54,7 @@ def ended(events: Events, code: str, message: str) -> int:
 
 
 def code_of(error: Exception) -> str:
-    """gpu_oom, no_space or internal. Libraries wrap both faults in their own types, so the text counts too."""
+    """Classify an error as gpu_oom, no_space or internal, also by its text: libraries wrap both faults in own types."""
     text = str(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
         return "gpu_oom"

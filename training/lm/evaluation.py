@@ -1,4 +1,4 @@
-"""Held-out loss: the one function that recipes and evaluations share."""
+"""Held-out loss, computed by the one function that recipes and evaluations share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HeldOutLoss:
 
 
 def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSequence]:
-    """The first sequences with at most `most` tokens that count; the first one always."""
+    """Return the leading sequences with at most `most` loss tokens in all; always at least the first one."""
     taken: list[TokenSequence] = []
     room = most
     for sequence in sequences:
@@ -42,7 +42,7 @@ def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
-    """The loss of each sequence, in their order. The model's mode is restored."""
+    """Return the loss of each sequence, in order. The model's mode is restored."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -63,7 +63,7 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
 
 
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
-    """Neighbours in length, at most BATCH_TOKENS with the padding (one sequence may be longer)."""
+    """Group sequences of similar length into batches of at most BATCH_TOKENS, padding included; one may be longer."""
     made: list[list[TokenSequence]] = []
     for sequence in sorted(sequences, key=lambda sequence: len(sequence.ids)):
         if not made or (len(made[-1]) + 1) * len(sequence.ids) > BATCH_TOKENS:

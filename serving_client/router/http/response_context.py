@@ -36,7 +36,7 @@ class Answer:
     span: Span | None = None
 
     def headers(self) -> dict[str, str]:
-        """What tells the caller which version answered, and why."""
+        """Return the headers that name the answering version, its rollout arm, the response id and cache result."""
         shown = {
             "X-Adapter-Version": self.target.version,
             "X-Rollout-Arm": self.target.arm,

@@ -75,7 +75,7 @@ class Metrics:
             self.inter_token.labels(*labels).observe(pace_ms / 1000)
 
     def queue(self, in_flight: Mapping[str, int], failing: int, waiting: int) -> None:
-        """What is under way at this moment; a replica without requests is left out."""
+        """Set the gauges of current work: requests in flight (idle replicas left out), open breakers, waiting."""
         self.in_flight.clear()
         for url, count in in_flight.items():
             if count:

@@ -71,7 +71,7 @@ def parquet(path: Path) -> Iterator[Record]:
 
 
 def delimited(path: Path) -> Iterator[Record]:
-    """A header, then a record a line; commas, semicolons or tabs, whichever the header has most of."""
+    """Read a CSV file with a header; the delimiter is the one of comma, semicolon and tab that the header has most."""
     csv.field_size_limit(MAX_ROW_BYTES)
     with path.open("rb") as stream:
         lines = text_lines(stream)

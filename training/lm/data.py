@@ -40,7 +40,7 @@ class TokenSequence:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a `.jsonl` or `.json` (an object a line), `.parquet` or text file (paragraphs). Raises DataError."""
+    """Read all rows of a .jsonl or .json (an object a line), .parquet or text file (paragraphs). Raises DataError."""
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     readers = {".jsonl": read_jsonl, ".json": read_jsonl, ".parquet": read_parquet}
@@ -119,7 +119,7 @@ def tokenised(rows: Iterable[Row], tokenizer: Any, max_length: int) -> list[Toke
 
 
 def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
-    """Tokenise a row; completions and texts end with the end-of-sequence token. Raises DataError without a template."""
+    """Tokenise a row; completions and texts end with EOS. Raises DataError for messages without a chat template."""
     if "messages" in row:
         ids, labels = conversation(row["messages"], tokenizer)
     else:
@@ -132,7 +132,7 @@ def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
 
 
 def conversation(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Apply the chat template and label the assistant's turns. Raises DataError without a template."""
+    """Apply the chat template and label the assistant's turns. Raises DataError without a chat template."""
     if not tokenizer.chat_template:
         raise DataError("The rows hold messages, but the model's tokenizer has no chat template: give prompts instead.")
     ids = templated(messages, tokenizer)

@@ -39,7 +39,7 @@ CHECKER = system("checker")
 
 
 class BrokenLines(Invalid):
-    """The file has lines that are no rows; nothing was stored."""
+    """The file has lines that are not valid rows; nothing was stored."""
 
     code = "broken_lines"
 
@@ -62,7 +62,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(status=DatasetStatus.READY)
 
     def waiting(self) -> DatasetQuerySet:
-        """Uploads that no worker looks at: their message or their worker was lost."""
+        """Return uploads whose check has to be started again: their message or their worker was lost."""
         lost = Q(check_began_at=None, created_at__lt=now() - timedelta(minutes=1))
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
@@ -169,13 +169,13 @@ class Dataset(RetentionMixin):
 
     @classmethod
     def begin_check(cls, pk: int) -> Dataset | None:
-        """Take an upload that nobody looks at; None when there is nothing to do."""
+        """Claim the check of an upload; None if it is checked already or another worker has claimed it."""
         free = Q(check_began_at=None) | Q(check_began_at__lt=now() - CHECK_LOST)
         waiting = cls.objects.filter(free, pk=pk, status=DatasetStatus.CHECKING)
         return cls.objects.get(pk=pk) if waiting.update(check_began_at=now()) else None
 
     def judge(self) -> None:
-        """Judge the stored upload: ready or rejected, once. May be called twice."""
+        """Check the stored upload and mark it ready or rejected; idempotent."""
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             (file,) = store().fetch_dir(self.upload, Path(folder) / "upload").iterdir()
             try:
@@ -202,7 +202,7 @@ class Dataset(RetentionMixin):
             AuditEvent.record(Tag.DATASET_CREATED, self, by=by, project=self.project, after=after)
 
     def reject(self, error: Invalid) -> None:
-        """The upload is no dataset; its row says why, line by line."""
+        """Mark the upload as rejected, with its errors line by line; does nothing after the check has ended."""
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -232,12 +232,12 @@ class Dataset(RetentionMixin):
             yield found, Path(folder)
 
     def require_ready(self) -> None:
-        """Raises Invalid while the file is checked, or when it was no dataset."""
+        """Raise Invalid unless the dataset is ready: it is being checked, was rejected, or was erased."""
         if self.status != DatasetStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
 
     def require_not_erased(self) -> None:
-        """Raises Invalid when this content was erased here, after dropping what came back."""
+        """Raise Invalid if this content was erased here, after dropping the bytes stored again."""
         if self.status == DatasetStatus.ERASED:
             self.drop_content()
             raise Invalid(f"This content was erased as {self}: it is not taken again.", field="file", code="erased")
@@ -248,19 +248,19 @@ class Dataset(RetentionMixin):
             drop_bytes(digest)
 
     def folder(self) -> Path:
-        """A verified local copy: train.jsonl and eval.jsonl. Raises Invalid unless the dataset is ready."""
+        """Fetch a verified local copy of train.jsonl and eval.jsonl. Raises Invalid unless it is ready."""
         self.require_ready()
         return store().fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
 
     def preview(self, count: int = 10) -> list[dict[str, Any]]:
-        """The first rows of the training split; none before the check has ended."""
+        """Return the first rows of the training split; an empty list unless the dataset is ready."""
         if self.status != DatasetStatus.READY:
             return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [rows.parse_row(line) for line in islice(stream, count)]
 
     def rendered(self, model: BaseModel, max_length: int) -> dict[str, Any]:
-        """The first rows as a training on the model reads them, and how long rows are. Raises Invalid."""
+        """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
         file = self.folder() / "train.jsonl"
         try:
             return rendering.look(file, rendering.tokenizer_of(model.folder, model.digest), max_length)
@@ -305,7 +305,7 @@ def stored_alone(file: Path) -> str:
 
 
 def drop_bytes(digest: str) -> None:
-    """The content in the store and the local copy, unless another project's dataset is the same content."""
+    """Delete the content's local copy, and its stored copy unless a dataset that is not erased has the same content."""
     shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
     alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
     if not alive.exists() and store().has(digest):

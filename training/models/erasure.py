@@ -23,7 +23,7 @@ class ErasureStatus(models.TextChoices):
 
 
 class Erasure(models.Model):
-    """A request to erase a dataset's content for good, and the word of the person who decided."""
+    """A request to erase a dataset's content for good, and the decision of a second person."""
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="erasures")
     reason = models.TextField()
@@ -52,7 +52,7 @@ class Erasure(models.Model):
 
     @classmethod
     def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
-        """Ask for it. Raises Conflict under a legal hold or before the retention class has run out."""
+        """Request the erasure. Raises Conflict under a legal hold or before the retention period ends."""
         with transaction.atomic():
             dataset.lock().require_erasable().require_ready()
             asked, _ = cls.objects.get_or_create(
@@ -63,7 +63,7 @@ class Erasure(models.Model):
         return asked
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-        """Erase the content. Raises NotAllowed for its author and for tokens."""
+        """Erase the content. Raises NotAllowed for the request's author and for tokens."""
         with transaction.atomic():
             asked = self.decided(ErasureStatus.APPROVED, meaning, by)
             dataset = asked.dataset.lock().require_erasable()
@@ -93,7 +93,7 @@ class Erasure(models.Model):
 
 
 def drop_erased() -> int:
-    """Drop what an erasure left behind when its process died after the commit; returns how many datasets it saw."""
+    """Delete bytes left by an erasure whose process died after the commit; return how many datasets were examined."""
     erased = Dataset.objects.filter(status=DatasetStatus.ERASED)
     for dataset in erased:
         dataset.drop_content()

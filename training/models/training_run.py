@@ -1,4 +1,4 @@
-"""Training runs: what turns a dataset into an adapter version."""
+"""Training runs, which turn a dataset into an adapter version."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ class TrainingRun(RetentionMixin, GpuJob):
         priority: int = 0,
         prompts: Prompts | None = None,
     ) -> TrainingRun:
-        """A run that is not saved, for a preflight or to be queued. Raises Invalid.
+        """Build an unsaved run, for a preflight or to be queued. Raises Invalid.
 
-        Of an analysis it takes the ranks, for another `budget` if one is named, and the start values where it has
-        them, unless `start_values` says otherwise.
+        A rank analysis gives its ranks, reallocated if a `budget` is given, and its start values if it has them, unless
+        `start_values` is False.
         """
         check_analysis(rank_analysis, adapter.base_model)
         check_budget(rank_analysis, budget)
@@ -115,7 +115,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return run
 
     def queue(self, *, by: Actor) -> None:
-        """Save the planned run and queue it; `training.runs.launch` asks first whether it will fit."""
+        """Save and queue the planned run; `training.runs.launch` checks first that it will fit."""
         with transaction.atomic():
             self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
 
@@ -130,7 +130,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def resume(self, *, by: Actor) -> None:
-        """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+        """Queue a failed or cancelled run again; it continues from its last checkpoint."""
         with transaction.atomic():
             run = self.lock()
             if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
@@ -144,7 +144,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         self.refresh_from_db()
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Write run.json and name the recipe."""
+        """Write run.json and return the recipe's command-line arguments."""
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
         return launch.command(f"training.recipes.{self.method}", str(recipe), self.devices)
@@ -174,7 +174,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def rank_plan(self) -> dict[str, Any]:
-        """Ranks of every module: the analysis' plan, or the same rank everywhere."""
+        """Return the ranks of every module: from the analysis' plan, or one rank everywhere."""
         if self.rank_analysis:
             plan = self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.plan
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
@@ -231,7 +231,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return {**shown, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the version and end, in one transaction under the fence: one version, whatever came twice."""
+        """Publish the version and end the run, in one transaction under the fence: never two versions."""
         result = json.loads((folder / "output" / "result.json").read_bytes())
         if (folder / "output" / "model").is_dir():
             result["checkpoint"] = store().put_dir(folder / "output" / "model")
@@ -280,14 +280,14 @@ class RunMetric(models.Model):
 
 
 def check_init(run: TrainingRun) -> None:
-    """Start values need a method that has an A."""
+    """Raise Invalid for an `init` other than random with another method than lora."""
     init = run.hyperparameters["init"]
     if init != "random" and run.method != TrainingRun.Method.LORA:
         raise Invalid(f"init = {init} is for lora; leave it at random.", field="hyperparameters.init", code="bad_init")
 
 
 def check_rslora(run: TrainingRun) -> None:
-    """One scale for all modules: ranks that differ would each have their own."""
+    """Raise Invalid for rsLoRA with differing ranks, which would give the modules different scales."""
     if not run.hyperparameters["rslora"]:
         return
     if run.rank_analysis or run.method not in ("lora", "qlora", "dora"):
@@ -305,7 +305,7 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
 
 
 def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
-    """Raises Invalid when another budget is named without signals to allocate it from, or cannot be met."""
+    """Raise Invalid for a budget without a rank analysis to allocate it, or one that cannot be met."""
     if budget is None:
         return
     if analysis is None:

@@ -1,4 +1,4 @@
-"""Forms of training's pages, limited to the user's project."""
+"""Forms of training's pages; their choices are limited to the user's project."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 
 
 class MappingField(forms.CharField):
-    """Pairs ours=theirs, parted by commas."""
+    """Form field of comma-separated pairs ours=theirs."""
 
     def to_python(self, value: Any) -> dict[str, str]:
         pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
@@ -71,7 +71,7 @@ class RenderingForm(forms.Form):
 
 
 class PromptsField(forms.CharField):
-    """Prompts by name, one a line."""
+    """Form field of named prompts, one a line."""
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
@@ -86,7 +86,7 @@ class PromptsField(forms.CharField):
 
 
 class RunForm(forms.Form):
-    """A new training. The numbers have sane defaults; their bounds stand in one table."""
+    """Form of a new training run; defaults and bounds of its numbers come from the hyper-parameter table."""
 
     adapter = forms.ModelChoiceField(Adapter.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
@@ -144,7 +144,7 @@ class RunForm(forms.Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Offer the learning rate that the named analysis found best; what is no analysis offers nothing."""
+        """Offer the best learning rate of the named analysis as initial value; ignore an unknown analysis."""
         try:
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:
@@ -180,7 +180,7 @@ class RunForm(forms.Form):
         return {name: self.cleaned_data[name] for name in STATED}
 
     def parts(self) -> list[tuple[str, list[forms.BoundField]]]:
-        """The fields in groups; the last two groups stand closed."""
+        """Return the fields in groups; the page shows the last two groups collapsed."""
         tuned = [name for name in TABLE if name not in MAIN]
         rest = ("priority", "anyway", *STATED)
         return [
@@ -200,7 +200,7 @@ class RunForm(forms.Form):
 
 
 class WordsField(forms.CharField):
-    """A list, parted by commas."""
+    """Form field of a comma-separated list."""
 
     def __init__(self, *, number: type[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""The overview: what waits for the reader, what is in progress, what serves where, and what is not as it should be."""
+"""Overview page: approvals to sign, jobs in progress, versions served, and alarms and drift of replicas."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:
-    """Approvals that this person may sign: not their own, and not signed by them already."""
+    """Return the approvals that this person may sign: not their own, and not yet signed by them."""
     found = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
     return without_bodies(found.exclude(own).select_related("alias", "candidate__adapter"), "candidate")

@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, device: str | None = None) -> Any:
-    """On the GPU or on `device`; bfloat16 where there is a GPU, else float32: on CPUs bfloat16 is slow or inexact."""
+    """Load the model on the GPU or on `device`; bfloat16 with a GPU, else float32 (faster and exact on CPUs)."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if on_gpu() else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)

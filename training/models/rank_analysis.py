@@ -184,7 +184,7 @@ class RankAnalysis(GpuJob):
 
 
 def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
-    """The least of the highest ranks that the project's clusters of the base model serve, if it has one."""
+    """Return the lowest max_lora_rank of the project's clusters for the base model as a list, empty without one."""
     least = project.clusters.filter(base_model=base_model).aggregate(Min("max_lora_rank"))["max_lora_rank__min"]
     return [] if least is None else [least]
 

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with full fine-tuning. Raises BadInput."""
     from training.recipes.output.whole_model import keep
     from training.recipes.training_loop import trainer
 
@@ -26,7 +26,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
-    """Weights in float32, products in bfloat16: a bfloat16 weight would round most of its updates away."""
+    """Make float32 weights trainable, with products in bfloat16: bfloat16 weights would round most updates away."""
     return all_weights(model.float(), run, material)
 
 

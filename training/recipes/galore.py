@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with GaLore. Raises BadInput."""
     import torch
     from galore_torch.galore_projector import GaLoreProjector  # type: ignore[import-untyped]
 

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with QLoRA. Raises BadInput."""
     from training.recipes.output.adapter_output import save_adapter, trainable
     from training.recipes.output.served_loss import loss_as_served
     from training.recipes.training_loop import trainer
@@ -35,7 +35,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def load_in_4_bits(run: Run) -> Any:
-    """Linear weights in NF4; embeddings, norms and the head stay as they are."""
+    """Load the base with linear weights in NF4; embeddings, norms and the head stay as they are."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -58,7 +58,7 @@ def load_in_4_bits(run: Run) -> Any:
 
 
 def keep_trainable_on_cpu(model: Any) -> None:
-    """An evaluation on a CPU with AVX512-BF16 would repack the weights into a form that has no backward pass."""
+    """Stop evaluations on AVX512-BF16 CPUs from repacking weights into a form without a backward pass."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

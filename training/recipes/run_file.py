@@ -38,7 +38,7 @@ class Hyperparameters:
 
     @property
     def sequences(self) -> int:
-        """Sequences that one process reads."""
+        """Number of sequences that one process reads."""
         return self.steps * self.batch_size * self.gradient_accumulation
 
 
@@ -66,7 +66,7 @@ class Run:
 
     @classmethod
     def read(cls, record: Record) -> Run:
-        """Raises BadInput naming the field."""
+        """Build a run from a run file's record. Raises BadInput naming the field."""
         return cls(
             base_model=model_folder(record),
             base_model_name=str(record.get("base_model_name") or record["base_model"]),
@@ -87,12 +87,12 @@ class Run:
 
     @property
     def sequences(self) -> int:
-        """Sequences that all processes read together."""
+        """Number of sequences that all processes read together."""
         return self.hyperparameters.sequences * self.devices
 
 
 def read_record(path: Path) -> Record:
-    """The JSON object in the file. Raises BadInput."""
+    """Read the JSON object in the file. Raises BadInput."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -116,7 +116,7 @@ def model_folder(record: Record) -> Path:
 
 
 def one_of(record: Record, field: str, choices: tuple[str, ...]) -> str:
-    """The chosen word; the first one when none is given."""
+    """Return the chosen word of a field; the first choice when none is given. Raises BadInput."""
     value = record.get(field, choices[0])
     if value not in choices:
         raise BadInput(f"{field}: choose one of {', '.join(choices)}, not {value!r}.")

@@ -156,7 +156,7 @@ def estimate(shape: Shape, plan: Plan) -> Estimate:
 
 
 def weight_bytes(shape: Shape, plan: Plan) -> float:
-    """`value_bytes` a parameter; under QLoRA the linear modules in NF4, embeddings and head whole."""
+    """Return the weights' bytes: `value_bytes` each; QLoRA has linear modules in NF4, embeddings and head in full."""
     whole = shape.parameters
     if plan.method == "qlora":
         whole -= shape.linear_parameters
@@ -170,7 +170,7 @@ def layer_bytes(shape: Shape, weights: float) -> float:
 
 
 def full_states(shape: Shape, plan: Plan) -> float:
-    """Return bytes of gradients and two moments in 16 bits; with master weights (mixed precision) 16 per parameter."""
+    """Return bytes of 16-bit gradients and two moments; with master weights (mixed precision) all four in float32."""
     return (16 if plan.master_weights else 3 * plan.value_bytes) * shape.parameters
 
 
@@ -190,7 +190,7 @@ def adalora_states(shape: Shape, plan: Plan) -> float:
 
 
 def galore_states(shape: Shape, plan: Plan) -> float:
-    """Gradients in 16 bits; projection and two projected moments of each linear module; Adam on the rest."""
+    """Return the bytes of 16-bit gradients, each linear module's projection and two moments, and Adam on the rest."""
     rank, rest = plan.galore_rank, shape.parameters - shape.linear_parameters
     projected = sum(min(size) * min(rank, *size) + 2 * max(size) * min(rank, *size) for size in shape.modules.values())
     return plan.value_bytes * (shape.parameters + shape.layers * projected + 2 * rest)

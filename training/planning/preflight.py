@@ -23,7 +23,7 @@ CHECKPOINTS = 3
 
 
 def look(run: TrainingRun) -> dict[str, Any]:
-    """The four answers, each with its verdict or its number, and why. Nothing is stored."""
+    """Return memory, disk, time and queue of the run, each with a verdict or number and a reason. Stores nothing."""
     return {**needs(run), "time": time(run), "queue": queue(run)}
 
 

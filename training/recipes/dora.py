@@ -1,4 +1,4 @@
-"""DoRA: direction by a LoRA, magnitude by a vector (arXiv 2402.09353): `python -m training.recipes.dora RUN_JSON`.
+"""DoRA: direction from a LoRA, magnitude from a vector (arXiv 2402.09353): `python -m training.recipes.dora RUN_JSON`.
 
 No engine serves DoRA, so what is published is the nearest LoRA of the chosen rank, with its error beside it.
 """

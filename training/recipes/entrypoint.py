@@ -54,7 +54,7 @@ class RunEvents(Events):
 
 
 def see_one_gpu() -> None:
-    """Before torch looks: a process that sees several GPUs and uses one would be refused by the trainer."""
+    """Hide all GPUs but the first, before torch starts: the trainer refuses a single process that sees several."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 

@@ -1,4 +1,4 @@
-"""The command of a run: one process, or one a device under torch's launcher. No torch, so that a worker may ask."""
+"""Command line of a run: one process, or one a device under torch's launcher. No torch, so workers can import it."""
 
 from __future__ import annotations
 

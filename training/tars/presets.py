@@ -21,7 +21,7 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "qu
 
 
 class BadSettings(ValueError):
-    """A part of the settings is unknown, or two do not go together; `field` is what to change."""
+    """A setting is unknown or conflicts with another; `field` is the one to change."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """`power` is f of the value sum(sigma_i ** power); `kinds` says which modules get ranks above rank_min."""
+    """Settings of an analysis; the value is sum(sigma_i ** power), and `kinds` may have ranks above rank_min."""
 
     sensitivity: str
     divergence: str
@@ -54,7 +54,7 @@ PRESETS = {
 
 
 def settings_of(preset: str, **chosen: Any) -> Settings:
-    """The preset's settings with the chosen parts in their place; None keeps the preset's. Raises BadSettings."""
+    """Return the preset's settings with the overrides that are not None. Raises BadSettings."""
     if preset not in PRESETS:
         raise BadSettings("preset", f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}.")
     given = {name: value for name, value in chosen.items() if value is not None}

@@ -33,7 +33,7 @@ MEASURED = {
 def of(
     modules: Sequence[Mapping[str, Any]], stability: float | None, sequences: int, settings: Settings
 ) -> tuple[str, str]:
-    """(verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
+    """Return (verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
     if stability is not None and (sequences < FEWEST_SEQUENCES or stability < STABLE):
         found = "sample_too_small"
     else:
@@ -52,9 +52,9 @@ def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
 
 
 def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> float:
-    """Share of the parameters that stand elsewhere than the same rank would put them, of the modules that are planned.
+    """Return the share of the planned modules' parameters that the plan places differently from a uniform rank.
 
-    Where attention is left out as a kind, that is the preset's choice and no finding: it moves nothing.
+    Modules left out as a kind (attention) do not count: that is the preset's choice, not a result.
     """
     planned = [module for module in modules if settings.kinds == "all" or not is_attention(module["name"])]
     costs = [allocation.cost(module["shape"]) for module in planned]

@@ -1,4 +1,4 @@
-"""The gpu worker's bridge: claim a row, run its work in a child process under the lease, publish what it made."""
+"""Execution of jobs on the GPU worker: claims a row, runs a child process under the lease, publishes the result."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 
 def work(kind: str, pk: str) -> None:
-    """Do the job, if it is queued. May be called twice for one job: the second call finds nothing to do.
+    """Run the job, or a more urgent one that is queued; the sweeper then wakes the named one again.
 
-    A more urgent job that is queued is done instead; the sweeper wakes somebody for this one.
+    May be called twice for one job: the second call does nothing.
     """
     job = queue.claim(kind, pk)
     if job is None:
@@ -51,7 +51,7 @@ def work(kind: str, pk: str) -> None:
 
 
 def execute(job: GpuJob) -> None:
-    """Run the child and end the job by its exit. Whatever is thrown ends it as failed, with the reason."""
+    """Run the child and end the job by its exit; an exception ends it as failed, with the reason."""
     job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         arguments = job.child_arguments(job.folder)
@@ -70,7 +70,7 @@ def execute(job: GpuJob) -> None:
 
 
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
-    """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
+    """Run the child with heartbeats; return (outcome, message): `succeeded`, `cancelled`, `killed` or an error code."""
     parent = tracing.nearest(job.traceparent)
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
     with killed_at_the_end(child):
@@ -102,7 +102,7 @@ class Watch:
     due: dict[str, float] = field(default_factory=dict)
 
     def is_due(self, what: str, seconds: float) -> bool:
-        """True the first time, and then once in so many seconds."""
+        """Return True on the first call for `what`, and then once every `seconds`."""
         now = time.monotonic()
         if now < self.due.get(what, 0):
             return False
@@ -139,7 +139,7 @@ def killed_at_the_end(child: Child) -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_may_be_away() -> Iterator[None]:
-    """For less than the lease that does not disturb the work: what was not written is written at the next look."""
+    """Log a database error in the block and continue; the next round writes again, within the lease."""
     try:
         yield
     except OperationalError as error:

@@ -1,4 +1,4 @@
-"""AdaLoRA's allocation of ranks, which Trainer does not call: after each optimiser step, and exact over a resume."""
+"""AdaLoRA's rank allocation after each optimiser step, which Trainer does not call; exact after a resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATE = "allocation.pt"
 
 
 class Pruning(TrainerCallback):
-    """PEFT's allocator, driven step by step.
+    """Callback that drives PEFT's rank allocator step by step.
 
     The configuration's own rank_pattern stays empty: PEFT would cut the tensors of a checkpoint by it, and a value that
     is pruned today may come back tomorrow.

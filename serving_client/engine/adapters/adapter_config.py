@@ -44,7 +44,7 @@ class LoraShape:
     rank_stabilised: bool
 
     def rank_of(self, module: str) -> int:
-        """The rank of one module, named as in the base model."""
+        """Return the rank of a module, named as in the base model."""
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
@@ -55,7 +55,7 @@ class LoraShape:
 
     @property
     def largest_rank(self) -> int:
-        """The highest rank that any module may have."""
+        """The highest rank of any module."""
         return max(self.rank, *self.rank_pattern.values()) if self.rank_pattern else self.rank
 
 
@@ -65,7 +65,7 @@ def _first_match(pattern: dict[str, Value], module: str, default: Value) -> Valu
 
 
 def read_lora_shape(folder: Path) -> LoraShape:
-    """Ranks and scales of a PEFT folder. Raises AdapterMissing or AdapterUnusable."""
+    """Read the ranks and scales of a PEFT folder. Raises AdapterMissing or AdapterUnusable."""
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise AdapterMissing(f"No {CONFIG_NAME} in {folder}.")

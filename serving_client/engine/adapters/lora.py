@@ -1,10 +1,10 @@
-"""Many adapters in one forward: every linear module multiplies each row with that row's adapter.
+"""Many adapters in one forward pass: every linear module multiplies each row with that row's adapter.
 
-The base model's product is one for all rows. For the update there are two ways, and both read each adapter's weights
-once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots do all groups
-at once. On a GPU a forward of few tokens waits for the launch of kernels and not for arithmetic: every row is
-multiplied with all slots in use, and what does not belong to it is set to zero in between. Where Triton is there, a
-recorded step has kernels of its own, in which a row reads its adapter alone.
+The base model's product is one for all rows. The update is computed in one of two ways, and both read each adapter's
+weights once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots compute
+all groups at once. On a GPU, kernel launches and not arithmetic limit a forward pass of few tokens: every row is
+multiplied with all slots in use, and the results of other rows' adapters are set to zero in between. Where Triton is
+available, a recorded step uses kernels of its own, in which a row reads its adapter alone.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class LoraLinear(nn.Module):
         return self._down.device
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
-        """Readies one of so many slots for an update of that rank; 0 leaves the module as it is. True if slots moved.
+        """Prepare a slot for an update of that rank (0 clears it); return True if slots moved in memory.
 
-        All slots are as wide as the highest rank; what a lower one does not fill is zero.
+        All slots are as wide as the highest rank; the rest of a lower one is zero.
         """
         if not rank and not self._ranks.get(slot):
             return False
@@ -106,7 +106,7 @@ class LoraLinear(nn.Module):
         return (down, up) if rank == len(down) else (down[:rank], up[:rank])
 
     def use(self, groups: SlotRows | None) -> None:
-        """The next forward multiplies these rows. To be called again after every `make_room`."""
+        """Set the slots of the rows of the next forward pass. Call it again after every `make_room`."""
         rank = self._down.shape[1]
         self._groups = groups if rank else None
         if groups and rank and not groups.kernel:
@@ -115,7 +115,7 @@ class LoraLinear(nn.Module):
             self._in_use = down, up, groups.foreign(rank)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, in) -> (rows, tokens, out)."""
+        """Multiply (rows, tokens, in) -> (rows, tokens, out), each row with its adapter's update."""
         y: torch.Tensor = self._linear(x)
         if self._groups is None:
             return y
@@ -150,7 +150,7 @@ def waits_for_launches(x: torch.Tensor) -> bool:
 
 
 def row_kernel(device: torch.device) -> Kernel | None:
-    """The kernels for recorded steps, where Triton is there and finds a compiler."""
+    """Return the Triton kernel for recorded steps, or None without a GPU, Triton or a C compiler."""
     if device.type != "cuda" or not find_spec("triton") or not (which("gcc") or which("clang")):
         return None
     from serving_client.engine.kernels.row_kernels import with_rows
@@ -166,7 +166,7 @@ def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
 
 
 class ResidentAdapters:
-    """The adapters that a batch may use now: at most `limit`, the least recently used makes room."""
+    """Adapters in the slots of the modules: at most `limit`; the least recently used is evicted first."""
 
     def __init__(self, modules: dict[str, LoraLinear], limit: int) -> None:
         self._modules = modules
@@ -177,7 +177,7 @@ class ResidentAdapters:
         self.moves = 0  # another number than before tells that slots lie elsewhere
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
-        """Takes an adapter in, in place of one that is not busy. False if all are."""
+        """Put an adapter into a slot, evicting one that is not busy; return False if all are busy."""
         if adapter in self._slots:
             self._slots[adapter] = self._slots.pop(adapter)
             return True
@@ -204,18 +204,18 @@ class ResidentAdapters:
         torch._foreach_copy_(list(chain(*rooms)), adapter.matrices(self._device), non_blocking=True)
 
     def route(self, rows: Rows) -> None:
-        """Makes the next forward use these adapters, one a row; all must be resident."""
+        """Make the next forward pass use these adapters, one a row; all must be resident."""
         if self._routed != list(rows):
             groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
             self.use(groups)
             self._routed = list(rows)
 
     def slots_of(self, rows: Rows) -> list[int]:
-        """The slot of each row, -1 for the base model; all must be resident."""
+        """Return the slot of each row, -1 for the base model; all adapters must be resident."""
         return [self._slots[adapter] if adapter else -1 for adapter in rows]
 
     def use(self, groups: SlotRows | None) -> None:
-        """The same in slots."""
+        """Make the next forward pass use these slots."""
         self._routed = None
         for module in self._modules.values():
             module.use(groups)
@@ -241,7 +241,7 @@ def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
 
 
 def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
-    """Puts a LoraLinear in the place of every linear module but the output head; returns them by the module's name."""
+    """Replace every linear module but the output head by a LoraLinear; return them by the module's name."""
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     wrapped = {}

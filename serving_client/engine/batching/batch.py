@@ -1,4 +1,4 @@
-"""The running batch: one forward of the base model a step for all requests, whatever their adapters."""
+"""Running batch: one forward pass of the base model a step for all requests, whatever their adapters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RunningBatch:
-    """Requests that hold a row of the cache. Not thread-safe: belongs to the engine's thread."""
+    """The requests that hold a cache row. Not thread-safe: used by the engine's thread alone."""
 
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
@@ -35,11 +35,11 @@ class RunningBatch:
 
     @property
     def module_shapes(self) -> ModuleShapes:
-        """Name -> (in, out) of the modules that take adapters."""
+        """Return name -> (in, out) of the modules that take adapters."""
         return {name: (module.in_features, module.out_features) for name, module in self._modules.items()}
 
     def join(self, sequences: list[Sequence]) -> None:
-        """Reads the prompts in one forward and chooses their first tokens. The adapters must be resident."""
+        """Prefill the prompts in one forward pass and sample first tokens. The adapters must be resident."""
         lengths = torch.tensor([len(sequence.prompt) for sequence in sequences])
         longest = int(lengths.max())
         self._cache.start(len(self.rows), len(sequences), longest)
@@ -53,7 +53,7 @@ class RunningBatch:
         self._choose(sequences, logits[torch.arange(len(sequences)), which])
 
     def step(self) -> None:
-        """Adds one token to every row."""
+        """Add one token to every row."""
         self._choose(self.rows, self._logits())
 
     def _logits(self) -> torch.Tensor:
@@ -86,7 +86,7 @@ class RunningBatch:
         return self._add_token(tokens, positions, shape.length)
 
     def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """(rows,) last tokens and their places -> (rows, vocabulary)."""
+        """Run a step on the last tokens (rows,) at their positions; return logits (rows, vocabulary)."""
         self._cache.extend(positions, length)
         hidden = torch.arange(length, device=self._device) > positions[:, None]
         # Numbers, because attention would make them of a boolean mask in every layer.
@@ -127,7 +127,7 @@ class RunningBatch:
             sequence.add(token, self._ends)
 
     def drop_finished(self) -> None:
-        """Frees the rows of requests that have ended or that nobody waits for."""
+        """Free the rows of requests that are finished or cancelled."""
         for row in reversed(range(len(self.rows))):
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)

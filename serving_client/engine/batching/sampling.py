@@ -1,4 +1,4 @@
-"""Chooses the next token of each row."""
+"""Sampling of the next token of each row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SamplingParams:
 def choose_tokens(
     logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """(rows, vocabulary) finite logits, which it may change -> one token id a row."""
+    """Sample one token id a row from finite logits (rows, vocabulary), which are modified in place."""
     for row, wish in enumerate(params):
         for token, bias in wish.logit_bias.items():
             logits[row, token] += bias

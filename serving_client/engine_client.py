@@ -1,4 +1,4 @@
-"""One replica of an engine that speaks vLLM's API: load, unload, list, probe."""
+"""Client of one replica whose engine has vLLM's API: load, unload and list adapters, and probe the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEPT = 10
 
 @functools.cache
 def tls() -> ssl.SSLContext:
-    """One for all clients: reading the certificates takes longer than a call."""
+    """Return the TLS context that all clients share: reading the certificates takes longer than a call."""
     return httpx.create_ssl_context()
 
 
@@ -48,7 +48,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer; `token_ids` is None where the engine does not tell them."""
+    """A completion's text and token count; `token_ids` is None if the engine does not return them."""
 
     text: str
     completion_tokens: int
@@ -56,7 +56,7 @@ class Completion:
 
 
 class EngineClient:
-    """Calls to one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
+    """Client of one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
 
     `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds.
     """
@@ -76,17 +76,17 @@ class EngineClient:
         self._pool.close()
 
     def health(self) -> bool:
-        """True when the engine says that it can serve."""
+        """Return True if the engine reports that it can serve."""
         return self._send("GET", "/health").status == 200
 
     def version(self) -> str:
-        """The engine's version."""
+        """Return the engine's version."""
         answer = self._json("GET", "/version")
         with self._understood():
             return str(answer["version"])
 
     def models(self) -> list[LoadedModel]:
-        """The base model and every adapter that the replica knows by name."""
+        """List the base model and every adapter that the replica knows by name."""
         answer = self._json("GET", "/v1/models")
         with self._understood():
             return [LoadedModel(row["id"], row.get("root") or "", row.get("parent")) for row in answer["data"]]
@@ -105,7 +105,7 @@ class EngineClient:
         raise EngineRejected(message)
 
     def unload_adapter(self, name: str) -> None:
-        """Forget `name`; answers that run with it end undisturbed. Raises AdapterNotLoaded."""
+        """Unload `name`; running answers finish with it. Raises AdapterNotLoaded, EngineFailed."""
         response = self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         if response.status == 404:
             raise AdapterNotLoaded(error_message(response))
@@ -139,7 +139,7 @@ class EngineClient:
         return is_telling(answer.text) if answer.token_ids is None else any(answer.token_ids)
 
     def _naming(self, model: str) -> dict[str, Any]:
-        """The part of a completion's body that says which model answers."""
+        """Return the fields of a completion's body that select the model."""
         return {"model": model}
 
     def _completion_error(self, response: urllib3.BaseHTTPResponse) -> EngineError:
@@ -188,7 +188,7 @@ def is_success(response: urllib3.BaseHTTPResponse) -> bool:
 
 
 def error_message(response: urllib3.BaseHTTPResponse) -> str:
-    """The engine's own words, or its status when it has none."""
+    """Return the engine's error message, or the status and body if it has none."""
     try:
         return said(json.loads(response.data))
     except (ValueError, KeyError, TypeError):
@@ -196,7 +196,7 @@ def error_message(response: urllib3.BaseHTTPResponse) -> str:
 
 
 def said(answer: Any) -> str:
-    """vLLM's and TensorRT-LLM's errors, SGLang's errors, and SGLang's answers about adapters."""
+    """Return the message of an error of vLLM, TensorRT-LLM or SGLang, or of SGLang's answer about an adapter."""
     if "error" in answer:
         return str(answer["error"]["message"])
     return str(answer["error_message"] if "error_message" in answer else answer["message"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Any failure of a call to a replica."""
+    """Base class of all failures of a call to a replica."""
 
 
 class EngineUnreachable(EngineError):

@@ -1,6 +1,6 @@
-"""Spans of OpenTelemetry, sent over OTLP/HTTP. Without a collector nothing of it is imported here.
+"""OpenTelemetry spans, sent over OTLP/HTTP. Without a collector nothing of OpenTelemetry is imported here.
 
-Its SDK reads OTEL_* itself: names, sampling, headers, limits. Django is not named here, and neither is torch.
+Its SDK reads OTEL_* itself: names, sampling, headers, limits. Imports neither Django nor torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_on() -> bool:
 
 
 def start(process: str) -> None:
-    """Send this process's spans from now on, if a collector is named."""
+    """Start sending this process' spans if a collector is named."""
     if not is_on():
         return
     from opentelemetry import trace
@@ -47,7 +47,7 @@ def start(process: str) -> None:
 
 
 def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
-    """A server's span in the trace that the headers name, or in a new one; whoever begins it ends it."""
+    """Begin a server span in the trace that the headers name, or in a new one; the caller must end it."""
     from opentelemetry import trace
 
     kind, told = trace.SpanKind.SERVER, dotted(attributes)
@@ -56,7 +56,7 @@ def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
 
 @contextmanager
 def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterator[Span]:
-    """`begin` for as long as a block, whose own spans are its children."""
+    """Run the block in a server span as `begin` makes it; spans begun in the block are its children."""
     from opentelemetry import trace
 
     with trace.use_span(begin(name, headers, **attributes), end_on_exit=True) as span:
@@ -65,7 +65,7 @@ def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterato
 
 @contextmanager
 def working(name: str, traceparent: str) -> Iterator[Span]:
-    """A span for as long as a block, below one of another process."""
+    """Run the block in a span that is a child of another process' span."""
     from opentelemetry import trace
 
     with trace.get_tracer(OURS).start_as_current_span(name, context_of({"traceparent": traceparent})) as span:
@@ -73,7 +73,7 @@ def working(name: str, traceparent: str) -> Iterator[Span]:
 
 
 def end(span: Span, status: int, **attributes: Any) -> None:
-    """With the status of the answer: a server's own failure is one of the span too."""
+    """End the span with the answer's status; a server error marks the span as failed."""
     tell(span, status, **attributes)
     span.end()
 
@@ -91,7 +91,7 @@ def fail(span: Span) -> None:
 
 
 def dotted(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenTelemetry's names have dots."""
+    """Convert `__` in attribute names to the dots of OpenTelemetry's names."""
     return {name.replace("__", "."): value for name, value in attributes.items()}
 
 
@@ -106,7 +106,7 @@ def headers_of(span: Span) -> dict[str, str]:
 
 
 def here() -> str:
-    """The traceparent of the span that this thread is in; empty outside of any, and where there is no collector."""
+    """Return the traceparent of this thread's current span; empty outside of any span or without a collector."""
     if not is_on():
         return ""
     from opentelemetry import trace

@@ -55,7 +55,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def build_engine(options: argparse.Namespace) -> Engine:
-    """Open the base model and build the engine. Raises ModelUnusable."""
+    """Build the engine with the base model and the adapters of --lora-modules. Raises ModelUnusable."""
     limits = Limits(
         max_loras=options.max_loras,
         max_cpu_loras=max(options.max_cpu_loras, options.max_loras),

@@ -1,4 +1,4 @@
-"""Refusals of the router, in OpenAI's error form."""
+"""Errors of the router in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {
 
 
 class Refusal(Exception):
-    """An answer that is no completion: status, stable code, one sentence, and when to try again."""
+    """An error response: HTTP status, stable code, one sentence, and seconds until a retry makes sense."""
 
     def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)

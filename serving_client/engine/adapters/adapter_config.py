@@ -1,4 +1,4 @@
-"""adapter_config.json of PEFT: what this engine can serve, and each module's rank and scale."""
+"""PEFT's adapter_config.json: the check that this engine can serve it, and each module's rank and scale."""
 
 from __future__ import annotations
 

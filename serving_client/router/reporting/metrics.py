@@ -14,7 +14,7 @@ LABELS = ("alias", "version", "arm")
 
 
 class Metrics:
-    """One registry a process; times in seconds."""
+    """Metrics of one process in a registry of its own; times in seconds."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -57,7 +57,7 @@ class Metrics:
         self.dropped = Gauge("adapterhub_outcomes_dropped", "Reports that were lost.", registry=self.registry)
 
     def answered(self, outcome: Outcome) -> None:
-        """Count an answer, be it an error, of a request that was routed."""
+        """Count an answer, including an error, of a request that was routed."""
         labels = (outcome.alias or "", outcome.version, outcome.arm)
         self.requests.labels(*labels, str(outcome.status)).inc()
         self.total.labels(*labels).observe(outcome.total_ms / 1000)

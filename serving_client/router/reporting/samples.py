@@ -1,4 +1,4 @@
-"""A part of the answers, for the hub's judge: sealed for the hub alone, and gone after minutes whoever took them."""
+"""Samples of answers for the hub's judge, encrypted for the hub alone; they expire after minutes in any case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer with its question; `unit` as sha256 hex, `at` in epoch seconds."""
+    """A sampled answer with its question; `unit` as sha256 hex, `at` in epoch seconds."""
 
     response_id: str
     rollout: str
@@ -45,7 +45,7 @@ class Samples:
     valkey: redis.Redis
 
     async def offer(self, sample: Sample, key: str) -> None:
-        """Leave it for the hub. What cannot be left is forgotten: the next one will do."""
+        """Leave the encrypted sample in Valkey for the hub; a sample that cannot be left is dropped."""
         sealed = await asyncio.to_thread(sample.sealed, key)
         if sealed is None:
             return
@@ -62,5 +62,5 @@ class Samples:
 
 
 def question_of(body: dict[str, Any]) -> Any:
-    """The messages of a chat, or the prompt."""
+    """Return the messages of a chat, or the prompt."""
     return body.get("messages") or body.get("prompt")

@@ -1,4 +1,5 @@
-"""Replicas: choose the least loaded one that holds the version, and try another only before the first byte."""
+"""Calls to replicas: the least loaded one that holds the version, and another only before the first byte.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +31,22 @@ BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that has begun: `begun` is all of it, or the first chunk of a stream."""
+    """A response that has begun: `begun` is its whole body, or the first chunk of a stream."""
 
     response: aiohttp.ClientResponse
     begun: bytes
 
 
 class NotReached(Exception):
-    """No connection came about."""
+    """The connection could not be opened."""
 
 
 class BrokeOff(Exception):
-    """The connection broke before a byte of the answer was there."""
+    """The connection broke before the first byte of the answer."""
 
 
 class Upstream:
-    """One pool of connections to all replicas, and how many requests each has in flight."""
+    """Connection pool for all replicas, with the number of requests in flight on each."""
 
     def __init__(self, timeout_s: float = 600.0) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -54,7 +55,7 @@ class Upstream:
         self.breaker = Breaker()
 
     async def start(self) -> None:
-        """Open the pool inside the running loop."""
+        """Open the pool; call it inside the running event loop."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             timeout=self._timeout,
@@ -72,7 +73,7 @@ class Upstream:
     async def post(
         self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
     ) -> AsyncIterator[Reply]:
-        """The answer of the first replica that gives one. Raises Refusal 502 when none does, 504 after timeout_s."""
+        """Yield the first replica's reply that succeeds. Raises Refusal 502 if none does, 504 after timeout_s."""
         left = MOST_BROKEN
         for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):
@@ -100,12 +101,12 @@ class Upstream:
         raise Refusal(502, *(NOBODY if left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:
-        """By requests in flight, those that keep failing last; equals in random order, so that all are used."""
+        """Sort by open breaker, then requests in flight; equals in random order, so that all are used."""
         shuffled = random.sample(replicas, len(replicas))
         return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
 
     def _judge(self, url: str, status: int) -> None:
-        """404 and 4xx are answers of a replica that works."""
+        """Record a status for the breaker: 5xx is a failure, 404 and other 4xx come from a working replica."""
         if status >= 500:
             self.breaker.failed(url)
         else:
@@ -120,7 +121,7 @@ class Upstream:
             self.in_flight[url] -= 1
 
     async def _ask(self, url: str, path: str, body: bytes, headers: dict[str, str], is_stream: bool) -> Reply:
-        """Raises NotReached, BrokeOff, Refusal 504."""
+        """Send the request to one replica. Raises NotReached, BrokeOff, Refusal 504."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         self.breaker.trying(url)
         try:
@@ -134,7 +135,7 @@ class Upstream:
 
 
 async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
-    """Raises what reading raises, after the connection was closed."""
+    """Read the first chunk or the whole body; on an error close the connection and raise the error again."""
     try:
         return Reply(response, await (response.content.readany() if is_stream else response.read()))
     except BaseException:

@@ -113,7 +113,7 @@ def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> Routin
 
 
 def is_newer(table: RoutingTable, held: RoutingTable | None) -> bool:
-    """Compare by generation, or by time of publication after Valkey or the database was restored."""
+    """Return True for a higher generation, or a later publication: Valkey or the database was restored."""
     return held is None or table.generation > held.generation or table.published_at > held.published_at
 
 

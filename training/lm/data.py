@@ -40,7 +40,10 @@ class TokenSequence:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read all rows of a .jsonl or .json (an object a line), .parquet or text file (paragraphs). Raises DataError."""
+    """Read all rows of a `.jsonl`, `.json` (an object a line), `.parquet` or text file. Raises DataError.
+
+    A row of a text file is a paragraph.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     readers = {".jsonl": read_jsonl, ".json": read_jsonl, ".parquet": read_parquet}

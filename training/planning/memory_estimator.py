@@ -201,7 +201,7 @@ STATES = {"full": full_states, "lora": lora_states, "qlora": lora_states, "dora"
 
 
 def activation_bytes(shape: Shape, plan: Plan) -> float:
-    """Return the bytes kept for the backward pass; with recomputation each layer's input and one layer's work."""
+    """Return bytes kept for the backward pass; with recomputation layer inputs and one layer's working set."""
     tokens = plan.batch_size * plan.length
     layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
     kept = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer

@@ -116,7 +116,7 @@ def require_places(given: argparse.Namespace) -> None:
 
 
 def told_by_us() -> bool:
-    """Return True in the first of several processes, which alone reports and writes."""
+    """Return True in the first process, which alone reports and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -30,7 +30,10 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an analysis; the value is sum(sigma_i ** power), and `kinds` may have ranks above rank_min."""
+    """Settings of an analysis.
+
+    A rank's value is sum(sigma_i ** `power`); modules of the `kinds` may get ranks above rank_min.
+    """
 
     sensitivity: str
     divergence: str

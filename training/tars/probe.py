@@ -24,7 +24,7 @@ TAIL = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """Result of a probe: by module the singular values of B A, descending; `losses` one a step, in nats."""
+    """Result of a probe: `spectra`, singular values of B A by module, descending; `losses`, one a step, in nats."""
 
     rate: float
     losses: list[float]

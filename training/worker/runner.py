@@ -139,7 +139,7 @@ def killed_at_the_end(child: Child) -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_may_be_away() -> Iterator[None]:
-    """Log a database error in the block and continue; the next round writes again, within the lease."""
+    """Log a database error in the block and go on; the next round writes again, if that is within the lease."""
     try:
         yield
     except OperationalError as error:

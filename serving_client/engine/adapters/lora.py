@@ -80,7 +80,7 @@ class LoraLinear(nn.Module):
         return self._down.device
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
-        """Prepare a slot for an update of that rank (0 clears it); return True if slots moved in memory.
+        """Prepare a slot for an update of that rank, 0 for none; return True if slots moved in memory.
 
         All slots are as wide as the highest rank; the rest of a lower one is zero.
         """

@@ -31,7 +31,7 @@ class Load:
 
 
 class GenerationLoop:
-    """Thread that runs a batch. `submit` may be called from any thread."""
+    """A loop that runs a batch in its own thread. `submit` may be called from any thread."""
 
     def __init__(self, batch: RunningBatch, *, max_batch: int, threads: int | None = None) -> None:
         self._batch = batch

@@ -1,4 +1,4 @@
-"""Versions that no replica holds: ask for the load once for all who wait, and wait for a table that has a replica."""
+"""Cold start of versions that no replica holds: one load request for all who wait, then a wait for the table."""
 
 from __future__ import annotations
 

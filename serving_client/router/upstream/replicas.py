@@ -1,5 +1,4 @@
-"""Calls to replicas: the least loaded one that holds the version, and another only before the first byte.
-"""
+"""Calls to replicas: the least loaded one that holds the version, and another only before the first byte."""
 
 from __future__ import annotations
 
@@ -73,7 +72,7 @@ class Upstream:
     async def post(
         self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
     ) -> AsyncIterator[Reply]:
-        """Yield the first replica's reply that succeeds. Raises Refusal 502 if none does, 504 after timeout_s."""
+        """Yield the reply of the first replica that gives one. Raises Refusal 502 if none does, 504 after timeout_s."""
         left = MOST_BROKEN
         for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):

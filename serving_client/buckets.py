@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from serving_client.routing import RateLimit
 
-# Level and time (seconds) of a bucket in one hash; Valkey's clock, so that processes need not agree on theirs.
-# Returns milliseconds until a token is there, 0 = taken, and the whole tokens that are left.
+# Level and time (seconds) of a bucket in one hash; by Valkey's clock, as the clocks of processes may differ.
+# Returns the milliseconds until a token is available (0 = taken), and the number of whole tokens left.
 TAKE = """
 local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local clock = redis.call('TIME')

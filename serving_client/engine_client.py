@@ -25,9 +25,9 @@ from serving_client.exceptions import (
     EngineUnreachable,
 )
 
-# Overloaded, starting, or behind a proxy that lost it.
+# Statuses of a replica that is overloaded, starting, or unreachable behind a proxy: the adapter is not the cause.
 NOT_THE_ADAPTER = {429, 502, 503, 504}
-# Of idle connections to one replica, for callers with several threads.
+# Idle connections kept to one replica, for callers with several threads.
 KEPT = 10
 
 
@@ -99,7 +99,7 @@ class EngineClient:
         message = error_message(response)
         if response.status == 400 and "already been loaded" in message:
             raise AdapterAlreadyLoaded(message)
-        # vLLM answers 500 to an adapter that it cannot use and also when its core died: only the first is for good.
+        # vLLM answers 500 to an adapter that it cannot use and also when its core died: only the first is permanent.
         if response.status in NOT_THE_ADAPTER or "EngineCore" in message:
             raise EngineFailed(message)
         raise EngineRejected(message)

@@ -38,7 +38,7 @@ def start(process: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # A process that ends waits for its last spans: a collector that is away may not hold it up for long.
+    # A process waits for its last spans when it ends: a collector that is away must not delay it for long.
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     name = os.environ.get("OTEL_SERVICE_NAME") or f"{OURS}-{process}"
     provider = TracerProvider(resource=Resource.create({"service.name": name}))

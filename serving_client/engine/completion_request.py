@@ -10,7 +10,7 @@ import orjson
 from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.errors import ApiError, bad_request, missing_field
 
-# Field -> the values that ask for nothing special.
+# Unsupported field -> its default values, which are accepted.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "n": (None, 1),
     "best_of": (None, 1),

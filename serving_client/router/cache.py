@@ -15,11 +15,11 @@ from serving_client.router.resolve import Body, Target
 from serving_client.routing import CacheRule, RoutingTable
 
 PREFIX = "ah:cache"
-# What changes who gets an answer, or how it travels from the engine, but no byte of it.
+# Fields that change who receives an answer or how the engine sends it, but not its content.
 NOT_OF_THE_ANSWER = {"model", "user", "priority", "request_id"}
 
-# Index: members "<bytes>:<key>" by the time at which they are worthless; beside it the sum of their bytes.
-# One script, so that two routers cannot both find room for the last kilobyte.
+# Index: members "<bytes>:<key>" sorted by their time of expiry; another key holds the sum of their bytes.
+# One atomic script, so that two routers cannot both use the last free bytes.
 KEEP = """
 local now, size = tonumber(redis.call('TIME')[1]), #ARGV[1]
 local ttl, cap = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -31,7 +31,7 @@ class TableWatcher:
         self._changed = asyncio.Condition()
         self._seen: bytes | str | None = None
         self.table: RoutingTable | None = load_snapshot(snapshot)
-        # The last whole table, before what was told of single aliases since.
+        # The last whole table, without the changes of single aliases published since.
         self._whole = self.table
 
     async def run(self) -> None:
@@ -48,7 +48,7 @@ class TableWatcher:
             await channel.subscribe(KEY)
             while True:
                 await self._read()
-                # A message wakes at once; the poll heals what a lost message left.
+                # A message wakes the watcher at once; the poll makes up for a lost message.
                 await channel.get_message(timeout=POLL_S)
 
     async def _read(self) -> None:

@@ -19,7 +19,7 @@ from training.models import RunLog, TrainingRun
 
 LOOK_S = 1.0
 SILENCE_S = 15.0
-# After it the listener comes back by itself, and is asked for its rights again.
+# After this time the client reconnects by itself, and its permissions are checked again.
 STREAM_S = 600.0
 STEPS = 5_000
 

@@ -113,7 +113,7 @@ class JobSerializer(serializers.ModelSerializer):
         ]  # fmt: skip
 
 
-# What a plan tells beside the job's own fields; the preset and its settings stand there already.
+# Fields of a plan that are added to the job's own; the preset and its settings are there already.
 PLAN_FIELDS = (
     "rank_min", "rank_max", "quantum", "scale", "modules", "r", "lora_alpha", "rank_pattern", "alpha_pattern",
     "target_modules", "parameters", "budget", "serving", "greedy_gap", "divergence_used", "learning_rate", "probes",

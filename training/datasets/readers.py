@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from training.datasets.rows import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
 
-# A record of the file, or why there is none; its line (of Parquet: its row), from 1.
+# The number of the line (of Parquet: of the row), from 1, with the record or the error that it has.
 Record = tuple[int, dict[str, Any] | BadLine]
 SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv",
             ".tsv": "csv", ".txt": "text", ".md": "text"}  # fmt: skip
@@ -123,7 +123,7 @@ def paragraphs(path: Path) -> Iterator[Record]:
         for number, raw in numbered_lines(stream):
             if raw.strip():
                 start = start if part else number
-                # One byte over the cap says as much as all of it.
+                # One byte over the cap is enough for the error.
                 part = (part + raw)[: MAX_ROW_BYTES + 1]
             elif part:
                 yield start, caught(lambda part=part: paragraph(part))

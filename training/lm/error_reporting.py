@@ -25,7 +25,7 @@ def guarded(events: Events, work: Callable[[], None]) -> int:
     except BadInput as error:
         return ended(events, "bad_input", str(error))
     except Exception as error:  # noqa: BLE001 - the process boundary
-        # Whoever supervises must hear of it, and the log must have the trace.
+        # The supervisor needs the event, and the log needs the traceback.
         traceback.print_exc()
         return ended(events, code_of(error), message_of(error))
     return 0

@@ -30,7 +30,7 @@ class RetentionMixin(models.Model):
     retention = models.CharField(max_length=20, choices=Retention.choices, default=Retention.LIFECYCLE)
     hold_reason = models.TextField(blank=True, default="")
 
-    # Before the colon in the tags of its events.
+    # The prefix of the tags of its audit events, before the colon.
     subject: ClassVar[str]
 
     class Meta:

@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import Max
 
 PART_BYTES = 64_000
-# Of a run that writes without end, the rest stays in the file.
+# Limit of a run's stored log, in bytes: what it writes beyond that stays in the file.
 MOST_BYTES = 8_000_000
 
 

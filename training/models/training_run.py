@@ -237,7 +237,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             result["checkpoint"] = store().put_dir(folder / "output" / "model")
         with transaction.atomic():
             if self.heartbeat() == JobStatus.STOPPING:
-                # Cancelled while it was saving: the checkpoint stays, a resume publishes.
+                # Cancelled while it was saving: the checkpoint is kept, and a resume publishes it.
                 self.cancelled()
                 return
             version = AdapterVersion.publish(

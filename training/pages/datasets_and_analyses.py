@@ -32,7 +32,7 @@ from training.pages.retention import keeping
 from training.tars.allocation import cost
 
 PAGE = 50
-# Rows of the score table that stand open.
+# Rows of the score table that are shown without a click.
 SHOWN = 15
 MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quantum", "samples")
 

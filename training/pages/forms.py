@@ -19,7 +19,7 @@ from training.models.hyperparameters import TABLE, Choice
 from training.models.retention import Retention
 from training.tars.presets import CHOICES
 
-# Hyper-parameters that most people choose; the rest stand closed in the form.
+# Hyper-parameters that most people choose; the form shows the others collapsed.
 MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
 STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 

@@ -21,7 +21,7 @@ from training.models import RankAnalysis, TrainingRun
 
 PAGE = 15
 PROTECTED = Q(policy__quorum__gte=1)
-# A policy without the word makes the comparison neither true nor false.
+# A policy without a quorum makes the comparison NULL, which is neither true nor false.
 UNPROTECTED = ~PROTECTED | Q(policy__quorum__isnull=True)
 LATEST = 10
 

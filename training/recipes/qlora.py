@@ -47,7 +47,7 @@ def load_in_4_bits(run: Run) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=dtype if on_gpu() else torch.uint8,  # FSDP shards only tensors of one type
+        bnb_4bit_quant_storage=dtype if on_gpu() else torch.uint8,  # FSDP shards only tensors of one dtype
     )
     device = f"cuda:{torch.cuda.current_device()}" if on_gpu() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(

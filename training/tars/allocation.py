@@ -14,7 +14,7 @@ from training.tars import exact_solver
 from training.tars.presets import Settings, is_attention
 
 BYTES_PER_PARAMETER = 2
-# The words of the command line and those of a stored plan mean the same.
+# Budget kinds by their names on the command line and in a stored plan.
 BUDGET_KINDS = {"uniform": "uniform_rank", "params": "parameters", "bytes": "bytes"}
 # The ranks that vLLM's --max-lora-rank takes.
 SLOT_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

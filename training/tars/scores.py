@@ -208,7 +208,7 @@ def sensitivities(
         squares = watch.norms.values()
         kept = [squares, *(squares[halves == half] for half in range(HALVES))]
         found = [float(part.mean().sqrt()) if len(part) else 0.0 for part in kept]
-        # A sketch of each half would double its memory: the halves of a spectrum are told by their norms.
+        # A sketch of each half would double the memory: the halves are compared by their gradient norms instead.
         whole = sum(value**settings.power for value in spectra[name]) if spectra else found[0]
         return [whole, *found[1:]]
     return shifts(watch, base.modules[name] if base else None)

@@ -126,7 +126,7 @@ class Hooks(contextlib.ExitStack):
         for name, watch in watched.modules.items():
             self.callback(modules[name].register_forward_hook(self.observer(watch)).remove)
         if watched.gradients:
-            # A frozen model has no graph: without this the loss would not depend on anything that asks for a gradient.
+            # A frozen model has no graph: without this no input of the loss would require a gradient.
             embedding = model.get_input_embeddings()  # type: ignore[operator]
             self.callback(embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)).remove)
 

@@ -10,7 +10,7 @@ from training.tars.presets import PRESETS, Settings, is_attention
 
 FEWEST_SEQUENCES = 8
 STABLE = 0.7
-# The share of its parameters that a plan moves away from the same rank everywhere, below which it is that.
+# A plan that moves a smaller share of its parameters away from a uniform rank counts as uniform.
 SAME = 0.05
 EVERYWHERE = {"all": "everywhere", "mlp": "in every MLP module"}
 TEXTS = {
@@ -21,7 +21,7 @@ TEXTS = {
     "take the same rank {everywhere}.",
 }
 NOT_MEASURED = "Whether it beats uniform ranks only a run of each can tell."
-# Of the presets as they are; a part chosen otherwise makes another plan, and that was not measured.
+# Results of the unchanged presets; plans with an overridden part were not measured.
 MEASURED = {
     "default": "Where it was measured, this preset did as well as the same rank in every MLP module with the same "
     "start values, not better: expect its gain from the MLP and the start values, not from the ranks by layer.",

@@ -26,11 +26,11 @@ from training.models.job import GpuJob
 from training.worker import queue
 
 LOOK_S = 0.5
-# Between two questions whether somebody cancelled: a heartbeat would come too late to free the device within 10 s.
+# Seconds between checks for a cancellation: heartbeats are too rare to free the device within 10 s.
 ASK_S = 1.0
-# Between two looks at the device: its free memory is for people to read.
+# Seconds between reports of the device: its free memory is only displayed.
 REPORT_S = 60.0
-# Events of former attempts that count again: writing them twice changes nothing.
+# Events of earlier attempts that are stored again after a restart; storing them is idempotent.
 KEPT = ("metrics", "evaluation", "answers")
 SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def execute(job: GpuJob) -> None:
     except OSError as error:
         job.failed("no_space" if error.errno == 28 else "internal", str(error))
     except Exception as error:
-        # The process boundary: the row must say what happened, and the log must have the trace.
+        # The process boundary: the row must say what happened, and the log must have the traceback.
         job.failed("internal", f"{type(error).__name__}: {error}")
         raise
 

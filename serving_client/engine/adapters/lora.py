@@ -51,8 +51,8 @@ class Groups(SlotRows):
     """Rows grouped by slot, in addition to the slot of each row. Groups are padded to the longest one with row 0."""
 
     members: torch.Tensor  # (slots, longest) row of each member
-    real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
-    rows: torch.Tensor  # (rows with an adapter,) which rows they are
+    real: torch.Tensor  # (rows with an adapter,) their indices among the flattened members
+    rows: torch.Tensor  # (rows with an adapter,) their row indices
     covers_batch: bool  # one adapter has all rows
 
     def foreign(self, rank: int) -> torch.Tensor | None:
@@ -173,8 +173,8 @@ class ResidentAdapters:
         self._limit = limit
         self._device = next((module.device for module in modules.values()), torch.device("cpu"))
         self._slots: dict[Adapter, int] = {}  # ordered by last use
-        self._routed: list[Adapter | None] | None = None  # None: to be told to the modules again
-        self.moves = 0  # another number than before tells that slots lie elsewhere
+        self._routed: list[Adapter | None] | None = None  # None: the modules' rows have to be set again
+        self.moves = 0  # changes whenever slots have moved in memory
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
         """Put an adapter into a slot, evicting one that is not busy; return False if all are busy."""
@@ -200,7 +200,7 @@ class ResidentAdapters:
             update = adapter.modules.get(name)
             self.moves += module.make_room(update.rank if update else 0, slot, self._limit)
         rooms = [self._modules[name].room(update.rank, slot) for name, update in adapter.modules.items()]
-        # Some hundred copies from Python would take as long as a fifth of a GPU's step.
+        # Some hundred separate copies from Python would take a fifth of the time of a GPU's step.
         torch._foreach_copy_(list(chain(*rooms)), adapter.matrices(self._device), non_blocking=True)
 
     def route(self, rows: Rows) -> None:

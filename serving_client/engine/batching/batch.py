@@ -44,7 +44,7 @@ class RunningBatch:
         longest = int(lengths.max())
         self._cache.start(len(self.rows), len(sequences), longest)
         self.rows += sequences
-        # Padding stands on the right: no token looks at it, and the row's own tokens overwrite its cache later.
+        # Padding is on the right: no token attends to it, and the row's own tokens overwrite its cache later.
         tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
         ends, which = torch.unique(lengths - 1, return_inverse=True)
         places = torch.arange(longest, device=self._device)
@@ -89,7 +89,7 @@ class RunningBatch:
         """Run a step on the last tokens (rows,) at their positions; return logits (rows, vocabulary)."""
         self._cache.extend(positions, length)
         hidden = torch.arange(length, device=self._device) > positions[:, None]
-        # Numbers, because attention would make them of a boolean mask in every layer.
+        # A float mask, because attention would convert a boolean one in every layer.
         mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device).masked_fill_(
             hidden, float("-inf")
         )
@@ -131,7 +131,7 @@ class RunningBatch:
         for row in reversed(range(len(self.rows))):
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
-        # Recordings of steps hold addresses in the cache: to make them anew costs more than the memory.
+        # Recorded steps hold addresses of the cache: recording them again costs more than keeping the memory.
         if not self.rows and self._device.type != "cuda":
             self._cache.release()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Of a GPU's memory each recording takes some megabytes.
+# Each recording takes some megabytes of a GPU's memory.
 MOST_STEPS = 64
 SHORTEST = 64
 NO_SLOT = -1
@@ -114,7 +114,7 @@ class FixedSteps:
     def _void(self, places: object) -> None:
         self._steps.clear()
         self._places = places
-        # One memory for what all steps compute on the way: they never run at once. It ends with the last of them.
+        # One memory pool for the temporaries of all steps, which never run at once. It is freed with the last of them.
         self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # Prompt tokens, padding included, that one forward reads while the running requests wait.
 PROMPT_TOKENS = 512
-# A request whose adapter finds no room lets others pass for this many steps, then all wait for it.
+# A request whose adapter has no free slot lets others pass for this many steps; then all wait for it.
 PATIENCE_STEPS = 64
 
 

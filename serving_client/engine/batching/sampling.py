@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-# Below it the division of the logits would overflow, and the choice is the likeliest token anyway.
+# Below this temperature dividing the logits would overflow, and the most likely token is chosen anyway.
 GREEDY_BELOW = 1e-5
 
 

@@ -20,7 +20,7 @@ from serving_client.router.reporting.spool import Spool
 
 USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
 STREAM = "ah:outcomes"
-# Of entries, each with up to BATCH reports: while nobody reads them, a quarter of an hour at least.
+# Number of entries, each with up to BATCH reports: at least a quarter of an hour's while nobody reads them.
 STREAM_LENGTH = 10_000
 QUEUE_LENGTH = 10_000
 BATCH = 50

@@ -12,7 +12,7 @@ import regex  # type: ignore[import-untyped]
 
 from serving_client.routing import Checks
 
-PATIENCE_S = 0.05  # a pattern that takes longer says nothing about this answer
+PATIENCE_S = 0.05  # a pattern that takes longer gives no result for this answer
 
 
 def text_of(content: bytes) -> str:

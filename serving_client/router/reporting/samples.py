@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 WAITING = "ah:samples"
 KEPT_S = 300
-MOST = 200  # that wait; older ones are forgotten
-MOST_BYTES = 2**16  # of a question; a longer one is not judged
+MOST = 200  # samples that wait; older ones are dropped
+MOST_BYTES = 2**16  # bytes of a question; a longer one is not judged
 SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Samples:
         sealed = await asyncio.to_thread(sample.sealed, key)
         if sealed is None:
             return
-        # Valkey's own log keeps what has expired here: that is why it is sealed.
+        # Encrypted, because Valkey's append-only log keeps the text after the key has expired.
         name = f"{WAITING}:{sample.response_id}"
         try:
             async with self.valkey.pipeline(transaction=False) as pipe:

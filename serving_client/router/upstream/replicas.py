@@ -19,10 +19,10 @@ from serving_client.routing import VersionRoute
 TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
-# Not every engine has this path; who has it and lacks the version says so.
+# Not every engine has this path; one that has it names the missing version in its 404.
 EMBEDDINGS, LACKS_VERSION = "/v1/embeddings", b"does not exist"
 AT_ONCE_BYTES = 2**18
-# A request may have killed the replica that broke off: one more may be lost to it, not all.
+# The request itself may have killed the replica that broke off: retry it on one more replica, not on all.
 MOST_BROKEN = 2
 NOBODY = ("no_replica_answers", "No replica answers for this version: try again.")
 BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
@@ -59,7 +59,7 @@ class Upstream:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Bytes go through as they come: nothing may be compressed on the way.
+            # Bytes are passed on unchanged, so replicas must not compress them.
             skip_auto_headers=["Accept-Encoding"],
         )
 

@@ -19,8 +19,8 @@ from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
 from serving_client.routing import Checks, RolloutRoute, VersionRoute
 
-MOST_BYTES = 2**16  # of an answer; a longer one is not judged
-MOST_AT_ONCE = 32  # beyond that answers go unjudged: the next ones will do
+MOST_BYTES = 2**16  # bytes of an answer; a longer one is not judged
+MOST_AT_ONCE = 32  # tasks; answers beyond that are not judged, as a sample suffices
 MEASURED = ("candidate", "control")
 TOLD_OF_THE_STABLE = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 

@@ -29,7 +29,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[s
     write(part)
     (part / "README.md").unlink(missing_ok=True)
     config = json.loads((part / "adapter_config.json").read_bytes())
-    config.pop("megatron_core", None)  # a module to import: nothing that we publish names code
+    config.pop("megatron_core", None)  # names a module to import: a published adapter must not name code
     (part / "adapter_model.safetensors").chmod(0o644)
     (part / "adapter_config.json").write_text(json.dumps(config | overriding, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

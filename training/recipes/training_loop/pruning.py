@@ -36,7 +36,7 @@ class Pruning(TrainerCallback):
         step, adapted = state.global_step + 1, model.base_model
         last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal
         if step <= last:
-            # At the last one the allocator no longer updates its scores; it prunes by what it has.
+            # At the last step the allocator no longer updates its scores; it prunes by those that it has.
             found = adapted.rankallocator.update_and_allocate(adapted.model, step, force_mask=step == last)[1]
             self.pattern = found or self.pattern
         elif self.pattern:

@@ -180,7 +180,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
         rank = self.hyperparameters["rank"]
-        # rsLoRA (arXiv 2312.03732) is this alpha under another root: written plainly, every engine scales it alike.
+        # rsLoRA (arXiv 2312.03732) scales by alpha / sqrt(r): as a larger plain alpha, every engine scales it the same.
         stabilised = rank**0.5 if self.hyperparameters.get("rslora") else 1
         return {
             "r": rank,

@@ -110,7 +110,7 @@ class LoraLinear(nn.Module):
         rank = self._down.shape[1]
         self._groups = groups if rank else None
         if groups and rank and not groups.kernel:
-            # Some hundred modules a step: each view that is made here and not there counts.
+            # Views are made here, once a batch, because `forward` runs in some hundred modules a step.
             down, up = (held[groups.slots].flatten(0, 1) for held in (self._down, self._up))
             self._in_use = down, up, groups.foreign(rank)
 

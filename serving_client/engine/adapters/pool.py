@@ -100,7 +100,7 @@ class AdapterPool:
         except AdapterUnusable as error:
             raise _vanished(entry, error) from error
         with self._lock:
-            # Two requests may read it at once; both take the same object, so that it fills one place in the batch.
+            # Two requests may read it at once; both must use the same object, so that it takes one slot in the batch.
             adapter = self._in_memory.get(entry, adapter)
             if self._registered.get(entry.name) == entry:
                 self._keep(entry, adapter)

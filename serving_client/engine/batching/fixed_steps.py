@@ -75,7 +75,7 @@ class FixedStep:
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Another thread may pin an adapter's weights meanwhile; only this one's calls are forbidden to wait.
+            # Another thread may pin an adapter's weights meanwhile; only this thread's calls must not synchronise.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._logits = self._forward(self._inputs, self._shape)
         except RuntimeError as error:

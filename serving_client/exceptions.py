@@ -24,7 +24,7 @@ class EngineFailed(EngineError):
 
 
 class EngineRejected(EngineError):
-    """The replica refused the request for good."""
+    """The replica refused the request permanently: the same call will fail again."""
 
 
 class AdapterAlreadyLoaded(EngineRejected):

@@ -17,7 +17,7 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 @dataclass(frozen=True)
 class Seen:
-    """A device; sizes in bytes."""
+    """A detected device; sizes in bytes."""
 
     place: int
     kind: str

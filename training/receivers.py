@@ -13,7 +13,7 @@ from training.domain_signals import dataset_uploaded, job_queued
 
 @receiver(dataset_uploaded)
 def check_dataset(dataset: int, **_: Any) -> None:
-    """Let a worker check an uploaded file."""
+    """Queue the check of an uploaded file."""
     tasks.check_dataset_soon(dataset)
 
 

@@ -1,4 +1,4 @@
-"""REST: what a training would need, and which method to take. Nothing is stored."""
+"""REST endpoints of the memory estimate and the method advice; neither stores anything."""
 
 from __future__ import annotations
 

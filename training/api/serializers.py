@@ -1,4 +1,4 @@
-"""REST shapes of training."""
+"""REST serializers of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as numbered records: JSONL, Parquet, CSV and plain text, each read in flat memory."""
+"""Readers of JSONL, Parquet, CSV and plain-text files as numbered records, each in constant memory."""
 
 from __future__ import annotations
 

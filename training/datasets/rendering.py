@@ -1,4 +1,4 @@
-"""Rows as a training reads them: the rendered text with what the loss counts, and lengths in tokens. No database."""
+"""Rendering of rows as a training reads them: text with what the loss counts, and lengths in tokens. No database."""
 
 from __future__ import annotations
 

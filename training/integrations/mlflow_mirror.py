@@ -1,4 +1,4 @@
-"""Ended runs mirrored to an MLflow tracking server: hyper-parameters, metrics, inputs and the version they became.
+"""Mirror of ended runs on an MLflow tracking server: hyper-parameters, metrics, inputs, and the resulting version.
 
 The mirror is a copy for people who compare runs there. Nothing waits for it, and a server that is away is asked again.
 """
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def mirror() -> int:
-    """Copy ended runs that are not there yet; returns how many."""
+    """Copy ended runs that are not yet mirrored; return their number."""
     if not settings.MLFLOW_URL:
         return 0
     ended = TrainingRun.objects.filter(Q(status__in=TERMINAL), mirrored_at=None).order_by("finished_at")

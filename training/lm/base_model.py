@@ -1,4 +1,4 @@
-"""Loading what every program loads: the base model, its tokenizer, and rows as sequences."""
+"""Loading of the base model, its tokenizer, and rows as token sequences, for all programs."""
 
 from __future__ import annotations
 

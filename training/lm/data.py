@@ -28,7 +28,7 @@ class BadRow(DataError):
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """`ids` and, of the same length, `labels`: the token where the loss counts, IGNORED elsewhere."""
+    """A tokenised row: `ids` and as many `labels`, the token where the loss counts and IGNORED elsewhere."""
 
     ids: list[int]
     labels: list[int]

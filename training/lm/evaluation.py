@@ -35,7 +35,7 @@ def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSeq
 
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
-    """Evaluate a causal language model; the same for every batching and order. The model's mode is restored."""
+    """Measure a causal model's loss, independent of batching and order. The model's mode is restored."""
     found = example_losses(model, sequences, pad)
     tokens = sum(example.tokens for example in found)
     return HeldOutLoss(sum(example.loss * example.tokens for example in found) / tokens, tokens)

@@ -1,4 +1,4 @@
-"""Datasets: checked, split and stored under their digest."""
+"""Datasets: training data that is checked, split, and stored under its digest."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
 
 
 class Dataset(RetentionMixin):
-    """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
+    """A dataset: rows in one normal form, split into train and eval by a hash of the document or prompt."""
 
     subject = "dataset"
 
@@ -159,7 +159,7 @@ class Dataset(RetentionMixin):
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
-        """Keep the file and wake a worker."""
+        """Store the uploaded file and wake a worker to check it."""
         self.status, self.upload = DatasetStatus.CHECKING, stored_alone(file)
         with transaction.atomic():
             self.save(force_insert=True)
@@ -193,7 +193,7 @@ class Dataset(RetentionMixin):
             self.accept(found, digest, by=CHECKER)
 
     def accept(self, found: scan.Scan, digest: str, *, by: Actor) -> None:
-        """Keep what the file holds, with the audit event."""
+        """Mark the dataset as ready with the results of its scan, and record the audit event."""
         self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
         self.splits, self.columns, self.warnings = found.splits, sorted(found.columns), found.warnings()
         with transaction.atomic():
@@ -243,7 +243,7 @@ class Dataset(RetentionMixin):
             raise Invalid(f"This content was erased as {self}: it is not taken again.", field="file", code="erased")
 
     def drop_content(self) -> None:
-        """Remove the bytes of an erased dataset. May be called twice."""
+        """Remove the bytes of an erased dataset; idempotent."""
         for digest in filter(None, (self.digest, self.upload)):
             drop_bytes(digest)
 
@@ -295,7 +295,7 @@ def require_enough(found: scan.Scan) -> None:
 
 
 def stored_alone(file: Path) -> str:
-    """Put one file into the store; returns the digest of its folder."""
+    """Put one file into the store; return the digest of its folder."""
     folder = Path(tempfile.mkdtemp(prefix="upload-", dir=scratch()))
     try:
         shutil.copyfile(file, folder / "rows")

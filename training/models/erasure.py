@@ -1,4 +1,4 @@
-"""Erasing a dataset's content: asked for by one person, approved by another; the row, its digest and its trail stay."""
+"""Erasure of a dataset's content, requested by one person and approved by another; row, digest and audit trail stay."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
-        """Keep the content."""
+        """Reject the erasure and keep the content."""
         with transaction.atomic():
             asked = self.decided(ErasureStatus.REJECTED, meaning, by)
             AuditEvent.record(Tag.ERASURE_REJECTED, asked.dataset, by=by, project=asked.dataset.project, reason=reason)

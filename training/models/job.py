@@ -57,7 +57,7 @@ class GpuJob(LeasedJob):
         job_queued.send(sender=None, kind=kind, job=str(self.pk), traceparent=self.traceparent)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
-        """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
+        """Save the new job with its event; wake a worker after the commit. Raises Conflict if the queue is full."""
         require_room(self.project)
         if self.dataset:
             self.dataset.require_ready()

@@ -145,7 +145,7 @@ class RankAnalysis(GpuJob):
         ]  # fmt: skip
 
     def succeeded(self, folder: Path) -> None:
-        """Store the start values, then keep the plan with their digest and end, under the fence."""
+        """Store the start values, save the plan with their digest, and end the job under the fence."""
         plan = json.loads((folder / "plan.json").read_bytes())
         plan["start_values"] = stored_start_values(folder)
         with transaction.atomic():

@@ -1,4 +1,4 @@
-"""AdaLoRA: ranks found while training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
+"""AdaLoRA, which finds ranks during training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
 
 Starts with half as many singular values again as the run's ranks, and ends with the mean rank of the run. What is
 published is the same function as a plain LoRA with a rank for each module.

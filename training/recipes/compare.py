@@ -1,4 +1,4 @@
-"""A version beside its base model and beside another version: `python -m training.recipes.compare COMPARE_JSON`.
+"""Comparison of a version with its base and other versions: `python -m training.recipes.compare COMPARE_JSON`.
 
 The file: {"base_model": DIR, "adapters": {NAME: DIR}, "data": FILE or null, "generic": FILE or null, "prompts": [TEXT],
 "pattern": REGEX or null, "events": FILE, "output": DIR, "max_tokens": 8192, "max_length": 1024, "answers": 16,

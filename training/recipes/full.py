@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the base model: `python -m training.recipes.full RUN_JSON`.
+"""Full fine-tuning of every weight of the base model: `python -m training.recipes.full RUN_JSON`.
 
 Writes OUTPUT/model (a checkpoint that can be registered as a base model) and OUTPUT/adapter, the nearest LoRA of the
 chosen rank, with its error beside it: embeddings and norms are not part of a LoRA.

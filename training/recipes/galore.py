@@ -1,4 +1,4 @@
-"""GaLore: every weight, with the optimiser's states on a low-rank projection of the gradients (arXiv 2403.03507).
+"""GaLore: trains every weight, with optimiser states on a low-rank projection of gradients (arXiv 2403.03507).
 
 `python -m training.recipes.galore RUN_JSON`. Writes what full fine-tuning writes.
 """

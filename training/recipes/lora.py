@@ -1,4 +1,4 @@
-"""LoRA on the linear modules of a causal language model: `python -m training.recipes.lora RUN_JSON`.
+"""LoRA training of a causal language model's linear modules: `python -m training.recipes.lora RUN_JSON`.
 
 Reads the run file (run_file.Run), trains with TRL's SFTTrainer, and writes OUTPUT/adapter and OUTPUT/result.json.
 The same file again goes on from the last complete checkpoint. SIGTERM: a checkpoint, then exit status 143.

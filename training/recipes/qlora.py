@@ -1,4 +1,4 @@
-"""QLoRA: LoRA on a base in 4 bits (NF4 with double quantisation, arXiv 2305.14314), on a GPU or a CPU.
+"""QLoRA: trains a LoRA on a 4-bit base (NF4, double quantisation, arXiv 2305.14314), on a GPU or a CPU.
 
 `python -m training.recipes.qlora RUN_JSON`. The adapter is measured on the 4-bit base it was trained on (`loss_after`)
 and on the 16-bit base that will serve it (`loss_served`).

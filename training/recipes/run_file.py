@@ -1,4 +1,4 @@
-"""The JSON files that recipes run from, checked field by field."""
+"""Reading of the JSON files that recipes run from, with a check of every field."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """`learning_rate` is the peak; lengths and eval_tokens in tokens; threads 0 leaves torch's choice.
+    """Hyper-parameters of a run: `learning_rate` is the peak, lengths and eval_tokens are in tokens.
 
-    `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1 trades time for activations' memory;
-    `export_rank`: of the LoRA that other methods become, 0 = the run's ranks; `galore_rank`: of the gradients.
+    `threads` 0 leaves torch's choice; `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1
+    saves activation memory at the cost of time; `export_rank` is the rank of the LoRA that other methods are converted
+    to, 0 = the run's ranks; `galore_rank` is that of the projected gradients.
     """
 
     steps: int = 40
@@ -44,8 +45,10 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: files, ranks and hyper-parameters. Methods that train no LoRA take the ranks for the LoRA that
-    they are converted to. `devices` processes train it, as replicas (ddp) or in shards (fsdp).
+    """A training run: files, ranks and hyper-parameters.
+
+    Methods that train no LoRA use the ranks for the LoRA that they are converted to. `devices` processes train it, as
+    replicas (ddp) or in shards (fsdp).
     """
 
     base_model: Path

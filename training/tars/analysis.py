@@ -27,7 +27,7 @@ class NoLinearModules(ValueError):
 
 @dataclass(frozen=True)
 class Analysis:
-    """A plan and the evidence for it; `as_dict` is plan.json. `init` is A (rank_max, in) by module, or empty.
+    """A plan and its evidence; `as_dict` is plan.json. `init` is A (rank_max, in) by module, or empty.
 
     `stability` is the rank correlation of the scores of the sample's two halves, or None. `learning_rate` is advice
     for a run with decay, from the best of the rates that the probe tried, or None.

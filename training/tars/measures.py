@@ -39,7 +39,12 @@ def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 @dataclass
 class GradientNorms:
-    """||G||_F^2 of every sequence, in the order of the batches: one number a sequence."""
+    """Values of
+
+    G
+
+    _F^2, one for each sequence, in the order of the batches.
+    """
 
     squares: list[Tensor] = field(default_factory=list)
 
@@ -108,7 +113,7 @@ def gaussian(rows: int, columns: int, seed: int) -> Tensor:
 
 @dataclass
 class OutputMoments:
-    """Sums of outputs and of their squares over the tokens that count, by half of the sample. float64"""
+    """Float64 sums of outputs and of their squares over the counted tokens, by half of the sample."""
 
     sums: Tensor | None = None  # (HALVES, out)
     squares: Tensor | None = None  # (HALVES, out)

@@ -30,7 +30,7 @@ ByModule = dict[str, float | None]
 
 @dataclass
 class Scores:
-    """Signals by module name. `halves` are the scores of the two halves of the sample."""
+    """Signals and scores by module name; `halves` are the scores on the two halves of the sample."""
 
     sensitivity: ByModule
     divergence: ByModule

@@ -1,4 +1,4 @@
-"""The engine's load in Prometheus' text format, under vLLM's names."""
+"""Metrics of the engine's load in Prometheus' text format, under vLLM's names."""
 
 from __future__ import annotations
 

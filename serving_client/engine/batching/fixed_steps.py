@@ -1,4 +1,4 @@
-"""Decoding steps of fixed shape: on a GPU each is recorded once as a CUDA graph and then replayed.
+"""Decoding steps of fixed shape, on a GPU each recorded once as a CUDA graph and then replayed.
 
 A step of few rows launches more than a thousand kernels, and each launch takes Python longer than the GPU needs for
 the kernel. A graph launches all of them at once, but its shapes and addresses are those of the recording: so rows,

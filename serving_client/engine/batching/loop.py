@@ -58,7 +58,7 @@ class GenerationLoop:
 
     @property
     def is_alive(self) -> bool:
-        """False once the thread has ended or takes no more requests, for whatever reason."""
+        """False once the thread has ended or accepts no more requests, whatever the reason."""
         return self._ended is None and self._thread.is_alive()
 
     def submit(self, sequence: Sequence) -> None:

@@ -1,4 +1,4 @@
-"""`manage.py train run.yaml --user NAME`: queue the run that the file describes, as REST's body does."""
+"""`manage.py train run.yaml --user NAME`: queues the run that the file describes, in the format of the REST body."""
 
 from __future__ import annotations
 

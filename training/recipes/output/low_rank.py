@@ -71,7 +71,7 @@ def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tenso
 
 
 def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
-    """Write OUTPUT/adapter with the run's one scale; returns the number of parameters."""
+    """Write OUTPUT/adapter with the run's one scale; return the number of parameters."""
     scale = run.lora_alpha / run.r
     tensors = {}
     for module, found in factors.items():

@@ -1,4 +1,4 @@
-"""Client of inference engines and the routing table: a library without Django and without torch."""
+"""Client library of inference engines, and the routing table; depends on neither Django nor torch."""
 
 from serving_client.engine_client import Completion, EngineClient, LoadedModel
 from serving_client.exceptions import (

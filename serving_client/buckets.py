@@ -1,11 +1,11 @@
-"""Token buckets: one that all processes share in Valkey, and one of a process alone while Valkey is away."""
+"""Token buckets: one shared by all processes in Valkey, and one local to a process for when Valkey is away."""
 
 from __future__ import annotations
 
 from serving_client.routing import RateLimit
 
-# Level and time (seconds) of a bucket in one hash; Valkey's clock, so that processes need not agree on theirs.
-# Returns milliseconds until a token is there, 0 = taken, and the whole tokens that are left.
+# Level and time (seconds) of a bucket in one hash; by Valkey's clock, as the clocks of processes may differ.
+# Returns the milliseconds until a token is available (0 = taken), and the number of whole tokens left.
 TAKE = """
 local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local clock = redis.call('TIME')
@@ -21,13 +21,13 @@ return {wait, math.floor(level)}
 
 
 class Bucket:
-    """A token bucket of this process alone; `now` in seconds of any steady clock."""
+    """A token bucket local to this process; `now` in seconds of any monotonic clock."""
 
     def __init__(self, limit: RateLimit, now: float) -> None:
         self.level, self._at = float(limit.burst), now
 
     def take(self, limit: RateLimit, now: float) -> float:
-        """Seconds until a token is there; 0 = taken."""
+        """Take a token and return 0, or return the seconds until one is available."""
         self.level = min(limit.burst, self.level + (now - self._at) * limit.per_s)
         self._at = now
         if self.level < 1:

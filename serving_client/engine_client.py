@@ -1,4 +1,4 @@
-"""One replica of an engine that speaks vLLM's API: load, unload, list, probe."""
+"""Client of one replica whose engine has vLLM's API: load, unload and list adapters, and probe the model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from serving_client.exceptions import (
     EngineUnreachable,
 )
 
-# Overloaded, starting, or behind a proxy that lost it.
+# Statuses of a replica that is overloaded, starting, or unreachable behind a proxy: the adapter is not the cause.
 NOT_THE_ADAPTER = {429, 502, 503, 504}
-# Of idle connections to one replica, for callers with several threads.
+# Idle connections kept to one replica, for callers with several threads.
 KEPT = 10
 
 
 @functools.cache
 def tls() -> ssl.SSLContext:
-    """One for all clients: reading the certificates takes longer than a call."""
+    """Return the TLS context that all clients share: reading the certificates takes longer than a call."""
     return httpx.create_ssl_context()
 
 
@@ -48,7 +48,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer; `token_ids` is None where the engine does not tell them."""
+    """A completion's text and token count; `token_ids` is None if the engine does not return them."""
 
     text: str
     completion_tokens: int
@@ -56,7 +56,7 @@ class Completion:
 
 
 class EngineClient:
-    """Calls to one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
+    """Client of one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
 
     `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds.
     """
@@ -76,17 +76,17 @@ class EngineClient:
         self._pool.close()
 
     def health(self) -> bool:
-        """True when the engine says that it can serve."""
+        """Return True if the engine reports that it can serve."""
         return self._send("GET", "/health").status == 200
 
     def version(self) -> str:
-        """The engine's version."""
+        """Return the engine's version."""
         answer = self._json("GET", "/version")
         with self._understood():
             return str(answer["version"])
 
     def models(self) -> list[LoadedModel]:
-        """The base model and every adapter that the replica knows by name."""
+        """List the base model and every adapter that the replica knows by name."""
         answer = self._json("GET", "/v1/models")
         with self._understood():
             return [LoadedModel(row["id"], row.get("root") or "", row.get("parent")) for row in answer["data"]]
@@ -99,13 +99,13 @@ class EngineClient:
         message = error_message(response)
         if response.status == 400 and "already been loaded" in message:
             raise AdapterAlreadyLoaded(message)
-        # vLLM answers 500 to an adapter that it cannot use and also when its core died: only the first is for good.
+        # vLLM answers 500 to an adapter that it cannot use and also when its core died: only the first is permanent.
         if response.status in NOT_THE_ADAPTER or "EngineCore" in message:
             raise EngineFailed(message)
         raise EngineRejected(message)
 
     def unload_adapter(self, name: str) -> None:
-        """Forget `name`; answers that run with it end undisturbed. Raises AdapterNotLoaded."""
+        """Unload `name`; running answers finish with it. Raises AdapterNotLoaded, EngineFailed."""
         response = self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         if response.status == 404:
             raise AdapterNotLoaded(error_message(response))
@@ -126,10 +126,11 @@ class EngineClient:
             return Completion(choice["text"], answer["usage"]["completion_tokens"], choice.get("token_ids"))
 
     def is_finite(self, model: str, prompt: str) -> bool:
-        """Whether the model computes with finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        """Probe whether the model computes finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
 
-        Numbers that are not make vLLM repeat token 0 for ever: "!" in most vocabularies, the end or nothing that can be
-        read in some. A sound model may say the same, but only it can be talked out of it: NaN has no bias.
+        With NaN or infinity vLLM repeats token 0 for ever, which in most vocabularies is "!" and in some the end of
+        text or nothing readable. A sound model may answer the same, so such an answer is followed by a request that
+        biases token 0 away: a sound model then answers with another token, while NaN is not changed by a bias.
         """
         if is_telling(self.complete(model, prompt, max_tokens=4).text):
             return True
@@ -138,7 +139,7 @@ class EngineClient:
         return is_telling(answer.text) if answer.token_ids is None else any(answer.token_ids)
 
     def _naming(self, model: str) -> dict[str, Any]:
-        """The part of a completion's body that says which model answers."""
+        """Return the fields of a completion's body that select the model."""
         return {"model": model}
 
     def _completion_error(self, response: urllib3.BaseHTTPResponse) -> EngineError:
@@ -157,7 +158,7 @@ class EngineClient:
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
-        """Whatever answers at this address with something else is no engine that can be used."""
+        """Convert parsing errors inside the block to EngineFailed: the address answers, but not as an engine does."""
         try:
             yield
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -178,7 +179,7 @@ class EngineClient:
 
 
 def is_telling(text: str) -> bool:
-    """Whether it holds more than what token 0 may stand for."""
+    """Return True if the text holds more than the characters that token 0 may stand for."""
     return bool(text.replace("!", ""))
 
 
@@ -187,7 +188,7 @@ def is_success(response: urllib3.BaseHTTPResponse) -> bool:
 
 
 def error_message(response: urllib3.BaseHTTPResponse) -> str:
-    """The engine's own words, or its status when it has none."""
+    """Return the engine's error message, or the status and body if it has none."""
     try:
         return said(json.loads(response.data))
     except (ValueError, KeyError, TypeError):
@@ -195,7 +196,7 @@ def error_message(response: urllib3.BaseHTTPResponse) -> str:
 
 
 def said(answer: Any) -> str:
-    """vLLM's and TensorRT-LLM's errors, SGLang's errors, and SGLang's answers about adapters."""
+    """Return the message of an error of vLLM, TensorRT-LLM or SGLang, or of SGLang's answer about an adapter."""
     if "error" in answer:
         return str(answer["error"]["message"])
     return str(answer["error_message"] if "error_message" in answer else answer["message"])

@@ -1,4 +1,4 @@
-"""What can go wrong between the control plane and one replica.
+"""Errors of calls from the control plane to one replica.
 
 EngineError
   EngineUnreachable      no answer: connection refused, reset or timed out
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Any failure of a call to a replica."""
+    """Base class of all failures of a call to a replica."""
 
 
 class EngineUnreachable(EngineError):
@@ -24,7 +24,7 @@ class EngineFailed(EngineError):
 
 
 class EngineRejected(EngineError):
-    """The replica refused the request for good."""
+    """The replica refused the request permanently: the same call will fail again."""
 
 
 class AdapterAlreadyLoaded(EngineRejected):

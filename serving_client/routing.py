@@ -17,8 +17,11 @@ Arm = Literal["candidate", "control", "stable"]
 
 @dataclass(frozen=True)
 class Checks:
-    """What an answer's text is held to. `refusal` and `format` are regular expressions: one that a refusal contains,
-    one that a right answer contains; `schema` is a JSON Schema that a right answer's JSON obeys."""
+    """Rules that an answer's text is checked against.
+
+    `refusal` and `format` are regular expressions: one that a refusal contains, one that a right answer contains;
+    `schema` is a JSON Schema that a right answer's JSON obeys.
+    """
 
     refusal: str | None = None
     format: str | None = None
@@ -27,8 +30,11 @@ class Checks:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The percent of both arms' answers that a judge shall see, and the hub's public key (X25519, hex), to which
-    their texts are sealed."""
+    """Sampling for the judge.
+
+    `percent` of both arms' answers is sampled; `key` is the hub's public key (X25519, hex), for which their texts are
+    encrypted.
+    """
 
     percent: float
     key: str
@@ -38,9 +44,9 @@ class Sampling:
 class RolloutRoute:
     """A running A/B split; `weight` is the candidate's share in percent.
 
-    `pinned` names by sha256 the units that always get one side, out of the statistics. `holdout` is the percent of the
-    units that no rollout of the alias touches. `shadow` is the percent of the stable version's answers that are asked
-    of the candidate too, unseen.
+    `pinned` names by sha256 the units that always get one side and are excluded from the statistics. `holdout` is the
+    percentage of units that no rollout of the alias touches. `shadow` is the percentage of the stable version's answers
+    for which the candidate is asked too; no caller sees its answer.
     """
 
     id: str
@@ -56,7 +62,7 @@ class RolloutRoute:
 
 @dataclass(frozen=True)
 class CacheRule:
-    """How long (seconds) and how many bytes of an alias' answers are kept."""
+    """Limits of the cache of an alias' answers: seconds until they expire, and bytes in all."""
 
     ttl_s: int
     max_bytes: int
@@ -64,7 +70,7 @@ class CacheRule:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """A project's requests a second, and how many it may send at once after a rest."""
+    """A project's rate in requests a second, and the burst that it may send at once after a pause."""
 
     per_s: float
     burst: float
@@ -72,7 +78,7 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class AliasRoute:
-    """What an alias serves: the stable version's served name and, while a rollout runs, its split."""
+    """The served name of an alias' stable version and, while a rollout runs, its split."""
 
     project: str
     stable: str
@@ -82,9 +88,9 @@ class AliasRoute:
 
 @dataclass(frozen=True)
 class VersionRoute:
-    """A servable version and the replicas that were seen to hold it. No replica = cold.
+    """A servable version and the replicas that hold it; without replicas it is cold.
 
-    `spare` hold it, too, but come and go lately: they are asked when none of `replicas` answers.
+    `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers.
     """
 
     project: str
@@ -106,7 +112,7 @@ class TokenRoute:
 
 @dataclass(frozen=True)
 class RoutingTable:
-    """One consistent picture; a higher generation replaces a lower one."""
+    """A consistent snapshot of all routes; a higher generation replaces a lower one."""
 
     generation: int
     published_at: float
@@ -117,11 +123,11 @@ class RoutingTable:
     limits: Mapping[str, RateLimit] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The table as it travels and as the snapshot keeps it."""
+        """Return the table as JSON, for publication and snapshots."""
         return orjson.dumps(self).decode()
 
     def changed_by(self, change: RoutingTable) -> RoutingTable:
-        """This table after a change of some aliases, which names their routes and the versions behind them."""
+        """Return this table with a change of some aliases: their routes and the versions behind them."""
         aliases = {**self.aliases, **change.aliases}
         return replace(
             self,
@@ -134,7 +140,7 @@ class RoutingTable:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RoutingTable:
-        """Raises ValueError when the text is no table. Fields that a newer control plane added are left out."""
+        """Parse a table; fields added by a newer control plane are ignored. Raises ValueError."""
         try:
             return _table(orjson.loads(text))
         except (KeyError, TypeError, AttributeError) as error:
@@ -142,12 +148,12 @@ class RoutingTable:
 
 
 def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
-    """Adapter -> the version that an alias serves of it; of several aliases the last by name decides."""
+    """Map each adapter to the version that an alias serves; of several aliases the last by name wins."""
     return {adapter_of(route.stable): route.stable for _, route in sorted(aliases.items())}
 
 
 def adapter_of(served_name: str) -> str:
-    """`dora` of `dora.v3-0123456789ab`."""
+    """Return the adapter's name in a served name: `dora` of `dora.v3-0123456789ab`."""
     return served_name.rpartition(".v")[0]
 
 
@@ -164,7 +170,7 @@ def _table(raw: dict[str, Any]) -> RoutingTable:
 
 
 def _limit(raw: dict[str, Any]) -> RateLimit:
-    """Raises ValueError: a bucket that never holds a token would refuse everything."""
+    """Parse a rate limit. Raises ValueError for one that would refuse every request."""
     per_s, burst = float(raw["per_s"]), float(raw["burst"])
     if per_s <= 0 or burst < 1:
         raise ValueError("A rate limit needs per_s above 0 and burst from 1 on.")
@@ -201,12 +207,12 @@ def _token(raw: dict[str, Any]) -> TokenRoute:
 
 
 def bucket_of(salt: str, unit: str) -> float:
-    """Where a unit falls in [0, 1): the first 8 bytes of sha256("salt|unit") over 2**64."""
+    """Map a unit to a number in [0, 1): the first 8 bytes of sha256("salt|unit") over 2**64."""
     return int.from_bytes(hashlib.sha256(f"{salt}|{unit}".encode()).digest()[:8], "big") / 2**64
 
 
 def arm_of(salt: str, unit: str, weight: float) -> Arm:
-    """The arm of a unit at a weight in percent.
+    """Return the arm of a unit at a weight in percent.
 
     The candidate owns [0, p) and the equal-sized control [max(p, 1-p), 1): both only grow while p grows to one half,
     so that nobody changes arms during the ramp. The rest is stable and out of the statistics.

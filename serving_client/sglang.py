@@ -1,4 +1,4 @@
-"""One replica of SGLang, started with --enable-lora."""
+"""Client of one replica of SGLang, started with --enable-lora."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from serving_client.exceptions import (
 
 
 class SglangClient(EngineClient):
-    """SGLang scales every layer by the configuration's alpha / r: give it the portable export, whose ranks are folded.
+    """Client of SGLang.
 
-    It refuses every load with 400 and unloads once the answers that run have ended.
+    SGLang scales every layer by the configuration's alpha / r: give it the portable export, whose ranks are folded. It
+    refuses every load with 400 and unloads once the running answers have ended.
     """
 
     def version(self) -> str:
-        """The engine's version."""
+        """Return the engine's version."""
         answer = self._json("GET", "/get_server_info")
         with self._understood():
             return str(answer["version"])
@@ -42,7 +43,7 @@ class SglangClient(EngineClient):
         raise EngineRejected(message)
 
     def unload_adapter(self, name: str) -> None:
-        """Forget `name` after its running answers. Raises AdapterNotLoaded."""
+        """Unload `name` after its running answers. Raises AdapterNotLoaded, EngineFailed."""
         response = self._send("POST", "/unload_lora_adapter", {"lora_name": name})
         if is_success(response):
             return

@@ -1,6 +1,6 @@
-"""Spans of OpenTelemetry, sent over OTLP/HTTP. Without a collector nothing of it is imported here.
+"""OpenTelemetry spans, sent over OTLP/HTTP. Without a collector nothing of OpenTelemetry is imported here.
 
-Its SDK reads OTEL_* itself: names, sampling, headers, limits. Django is not named here, and neither is torch.
+Its SDK reads OTEL_* itself: names, sampling, headers, limits. Imports neither Django nor torch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ OURS = "adapterhub"
 
 @functools.cache
 def is_on() -> bool:
-    """Whether a collector is named."""
+    """Return True if the environment names a collector and the SDK is not disabled."""
     is_named = any(os.environ.get(name) for name in COLLECTOR)
     return is_named and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
 
 
 def start(process: str) -> None:
-    """Send this process's spans from now on, if a collector is named."""
+    """Start sending this process' spans if a collector is named."""
     if not is_on():
         return
     from opentelemetry import trace
@@ -38,7 +38,7 @@ def start(process: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # A process that ends waits for its last spans: a collector that is away may not hold it up for long.
+    # A process waits for its last spans when it ends: a collector that is away must not delay it for long.
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     name = os.environ.get("OTEL_SERVICE_NAME") or f"{OURS}-{process}"
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
@@ -47,7 +47,7 @@ def start(process: str) -> None:
 
 
 def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
-    """A server's span in the trace that the headers name, or in a new one; whoever begins it ends it."""
+    """Begin a server span in the trace that the headers name, or in a new one; the caller must end it."""
     from opentelemetry import trace
 
     kind, told = trace.SpanKind.SERVER, dotted(attributes)
@@ -56,7 +56,7 @@ def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
 
 @contextmanager
 def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterator[Span]:
-    """`begin` for as long as a block, whose own spans are its children."""
+    """Run the block in a server span as `begin` makes it; spans begun in the block are its children."""
     from opentelemetry import trace
 
     with trace.use_span(begin(name, headers, **attributes), end_on_exit=True) as span:
@@ -65,7 +65,7 @@ def serving(name: str, headers: Mapping[str, str], **attributes: Any) -> Iterato
 
 @contextmanager
 def working(name: str, traceparent: str) -> Iterator[Span]:
-    """A span for as long as a block, below one of another process."""
+    """Run the block in a span that is a child of another process' span."""
     from opentelemetry import trace
 
     with trace.get_tracer(OURS).start_as_current_span(name, context_of({"traceparent": traceparent})) as span:
@@ -73,7 +73,7 @@ def working(name: str, traceparent: str) -> Iterator[Span]:
 
 
 def end(span: Span, status: int, **attributes: Any) -> None:
-    """With the status of the answer: a server's own failure is one of the span too."""
+    """End the span with the answer's status; a server error marks the span as failed."""
     tell(span, status, **attributes)
     span.end()
 
@@ -91,12 +91,12 @@ def fail(span: Span) -> None:
 
 
 def dotted(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenTelemetry's names have dots."""
+    """Convert `__` in attribute names to the dots of OpenTelemetry's names."""
     return {name.replace("__", "."): value for name, value in attributes.items()}
 
 
 def headers_of(span: Span) -> dict[str, str]:
-    """What tells the next process of the span."""
+    """Return the headers that pass the span's trace context to another process."""
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -106,7 +106,7 @@ def headers_of(span: Span) -> dict[str, str]:
 
 
 def here() -> str:
-    """The traceparent of the span that this thread is in; empty outside of any, and where there is no collector."""
+    """Return the traceparent of this thread's current span; empty outside of any span or without a collector."""
     if not is_on():
         return ""
     from opentelemetry import trace
@@ -115,7 +115,7 @@ def here() -> str:
 
 
 def within(traceparent: str) -> AbstractContextManager[None]:
-    """What the block begins belongs to this span of another process."""
+    """Make a span of another process the parent of the spans begun in the block."""
     return attached(traceparent) if is_on() and traceparent else nullcontext()
 
 

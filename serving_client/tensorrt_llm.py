@@ -1,4 +1,4 @@
-"""One replica of TensorRT-LLM's `trtllm-serve`, which is told in each request where its adapter lies."""
+"""Client of one replica of TensorRT-LLM's `trtllm-serve`, where each request names its adapter's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving_client.exceptions import AdapterAlreadyLoaded, AdapterNotLoaded
 
 
 class TensorRtClient(EngineClient):
-    """The replica holds nothing between requests: which names stand for which folders is known to this client alone.
+    """Client that holds the folder of each adapter name itself: the replica keeps nothing between requests.
 
     A load therefore proves nothing before the first completion, which may refuse the adapter.
     """
@@ -21,16 +21,16 @@ class TensorRtClient(EngineClient):
         self._paths: dict[str, str] = {}
 
     def models(self) -> list[LoadedModel]:
-        """The base model, and the adapters that this client was given."""
+        """List the base model and the adapters that this client was given."""
         return super().models() + [LoadedModel(name, path, self.base) for name, path in self._paths.items()]
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Remember the folder. Raises AdapterAlreadyLoaded."""
+        """Remember the folder of `name`. Raises AdapterAlreadyLoaded for another folder."""
         if self._paths.setdefault(name, path) != path:
             raise AdapterAlreadyLoaded(f"{name} stands for {self._paths[name]}.")
 
     def unload_adapter(self, name: str) -> None:
-        """Forget the folder. Raises AdapterNotLoaded."""
+        """Forget the folder of `name`. Raises AdapterNotLoaded."""
         if self._paths.pop(name, None) is None:
             raise AdapterNotLoaded(f"{name} is not known here.")
 
@@ -49,5 +49,5 @@ class TensorRtClient(EngineClient):
 
 
 def number_of(name: str) -> int:
-    """The engine caches weights by this number: equal for all clients, and another for each version."""
+    """Return the number by which the engine caches weights: equal for all clients, and different for each version."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % (2**31 - 1) + 1

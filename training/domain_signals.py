@@ -1,4 +1,4 @@
-"""Signals of training's models: what was committed. `receivers.py` wakes the tasks; nothing here knows of them."""
+"""Signals that training's models send after a commit. `receivers.py` starts the tasks; nothing here knows of them."""
 
 from __future__ import annotations
 

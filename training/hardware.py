@@ -1,4 +1,4 @@
-"""The devices of this host, without torch: nvidia-smi where there is one, else the memory that Linux grants."""
+"""Detection of this host's devices without torch: nvidia-smi's GPUs, else the memory that Linux grants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 @dataclass(frozen=True)
 class Seen:
-    """A device; sizes in bytes."""
+    """A detected device; sizes in bytes."""
 
     place: int
     kind: str
@@ -31,7 +31,7 @@ class Seen:
 
 
 def look(folder: Path) -> list[Seen]:
-    """The host's GPUs, or the host itself as one device; `folder` is where checkpoints will lie."""
+    """Return the host's GPUs, else the host as one device; free disk is that of `folder`, where checkpoints go."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     disk = shutil.disk_usage(folder).free
     return gpus(disk) or [processor(disk)]
@@ -47,7 +47,7 @@ def gpus(disk: int) -> list[Seen]:
 
 
 def parsed(text: str, disk: int) -> list[Seen]:
-    """nvidia-smi's lines `index, name, total MiB, free MiB`; a line without numbers is a device without memory."""
+    """Parse nvidia-smi's lines `index, name, total MiB, free MiB`; skip lines without numeric memory."""
     lines = [[word.strip() for word in line.split(",")] for line in text.splitlines()]
     return [
         Seen(int(place), "cuda", name, int(total) * MIB, int(free) * MIB, disk)
@@ -66,6 +66,6 @@ def processor(disk: int) -> Seen:
 
 
 def number_in(path: Path) -> int | None:
-    """The number in a file of the kernel; None where there is no file, or no limit in it."""
+    """Read a number from a kernel file; None if there is no file or its value is no number (no limit)."""
     text = path.read_text().strip() if path.is_file() else ""
     return int(text) if text.isdecimal() else None

@@ -1,4 +1,4 @@
-"""What wakes training's tasks. A failure is raised as the task raises it; the sweeper makes a lost signal good."""
+"""Signal receivers that start training's tasks. They let failures propagate; the sweeper repairs a lost signal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.domain_signals import dataset_uploaded, job_queued
 
 @receiver(dataset_uploaded)
 def check_dataset(dataset: int, **_: Any) -> None:
-    """Let a worker check an uploaded file."""
+    """Queue the check of an uploaded file."""
     tasks.check_dataset_soon(dataset)
 
 

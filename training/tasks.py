@@ -1,4 +1,4 @@
-"""Celery's view of training: wake-ups, on the gpu queue but for the check of datasets."""
+"""Celery tasks of training: wake-ups of jobs on the gpu queue, checks of datasets on another."""
 
 import logging
 
@@ -19,20 +19,20 @@ def work(kind: str, pk: str) -> None:
 
 @shared_task
 def report_devices() -> None:
-    """What an idle worker computes on; a busy one reports with its heartbeats."""
+    """Record the devices of an idle worker; a busy one reports them with its heartbeats."""
     runner.report_devices()
 
 
 @shared_task
 def drop_old_checkpoints() -> None:
-    """Of this worker's host, and its copies of what was erased."""
+    """Delete this worker's old checkpoints and its local copies of erased datasets."""
     checkpoint_retention.drop_old_checkpoints()
     erasure.drop_erased()
 
 
 @shared_task
 def mirror() -> None:
-    """Ended runs to MLflow, where one is named."""
+    """Copy ended runs to MLflow, if a server is configured."""
     mlflow_mirror.mirror()
 
 
@@ -44,13 +44,13 @@ def check_dataset(pk: int) -> None:
 
 @shared_task
 def check_datasets() -> None:
-    """Uploads whose message was lost, or whose worker was."""
+    """Check uploads whose message or worker was lost."""
     for pk in Dataset.objects.waiting().values_list("pk", flat=True):
         check_dataset(pk)
 
 
 def check_dataset_soon(pk: int) -> None:
-    """After a commit. Without Valkey the next `check_datasets` does it."""
+    """Queue a dataset's check, after the commit. Without Valkey the next `check_datasets` does it."""
     try:
         check_dataset.delay(pk)
     except OperationalError as error:

@@ -1,4 +1,4 @@
-"""Where training keeps bytes: the artifact store, and a folder of this host for work in progress."""
+"""Storage of training: the artifact store, and a folder of this host for work in progress."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def store() -> ArtifactStore:
 
 
 def scratch() -> Path:
-    """Return the work folder, made at the first call, closed to other users."""
+    """Return the work folder; creates it on the first call, with access for this user only."""
     settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     return settings.WORK_DIR

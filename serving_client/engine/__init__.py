@@ -1,1 +1,1 @@
-"""The embedded engine: a base model and many LoRA adapters in one batch, behind vLLM's subset of the OpenAI API."""
+"""Embedded engine: serves a base model and many LoRA adapters in one batch, with a subset of vLLM's OpenAI API."""

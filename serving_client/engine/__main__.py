@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m serving_client.engine", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of the base model")
     parser.add_argument("--served-model-name", required=True, help="name of the base model for clients")
@@ -55,7 +55,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def build_engine(options: argparse.Namespace) -> Engine:
-    """Opens the model and the adapters that were named. Raises ModelUnusable."""
+    """Build the engine with the base model and the adapters of --lora-modules. Raises ModelUnusable."""
     limits = Limits(
         max_loras=options.max_loras,
         max_cpu_loras=max(options.max_cpu_loras, options.max_loras),
@@ -79,7 +79,7 @@ def load(engine: Engine, name: str, folder: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serves until a signal ends it; 2 if the model cannot be served."""
+    """Serve until a signal ends the process; return 2 if the model cannot be served."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The bodies of /v1/completions and /v1/chat/completions, checked: what cannot be honoured is refused."""
+"""Validation of the bodies of /v1/completions and /v1/chat/completions; unsupported options are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.errors import ApiError, bad_request, missing_field
 
-# Field -> the values that ask for nothing special.
+# Unsupported field -> its default values, which are accepted.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "n": (None, 1),
     "best_of": (None, 1),
@@ -34,7 +34,7 @@ SHORT_ANSWER = 16
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request as far as it does not depend on the model."""
+    """A validated request, as far as it can be checked without the model."""
 
     model: str | None
     prompt: str | list[int] | None  # text or tokens; None for a chat
@@ -53,7 +53,7 @@ class CompletionRequest:
     return_token_ids: bool
 
     def sampling(self, room: int) -> SamplingParams:
-        """What the engine needs; `room` is how many tokens fit behind the prompt."""
+        """Return the sampling parameters; `room` is the number of tokens that fit after the prompt."""
         return SamplingParams(
             max_tokens=room if self.max_tokens is None else self.max_tokens,
             temperature=self.temperature,
@@ -68,7 +68,7 @@ class CompletionRequest:
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ApiError 400."""
+    """Parse a JSON object. Raises ApiError 400."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -79,7 +79,7 @@ def parse_json(raw: bytes) -> dict[str, Any]:
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
-    """A body of /v1/completions. Raises ApiError 400."""
+    """Validate a body of /v1/completions. Raises ApiError 400."""
     if "prompt" not in body:
         raise missing_field("prompt", len(body))
     limit = _integer(body, "max_tokens", SHORT_ANSWER, least=1)
@@ -87,7 +87,7 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
 
 
 def parse_chat(body: dict[str, Any]) -> CompletionRequest:
-    """A body of /v1/chat/completions. Raises ApiError 400."""
+    """Validate a body of /v1/chat/completions. Raises ApiError 400."""
     if "messages" not in body:
         raise missing_field("messages", len(body))
     limit = _integer(body, "max_completion_tokens", _integer(body, "max_tokens", None, least=1), least=1)

@@ -1,4 +1,4 @@
-"""The engine as the web application sees it: adapters by name, and answers as streams of deltas."""
+"""Engine interface for the web application: adapters by name, and answers as streams of deltas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serving_client.engine.model import BaseModel
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be in memory and in one batch."""
+    """Limits on adapters in the batch and in memory, LoRA rank, batch size and CPU threads."""
 
     max_loras: int = 8
     max_cpu_loras: int = 32
@@ -32,7 +32,7 @@ class Limits:
 
 
 class Answer:
-    """One request in the engine. Iterate to get its deltas; `cancel` when nobody waits any more."""
+    """One request in the engine. Iterate over its deltas; call `cancel` when no client waits for it."""
 
     def __init__(self, model: str, prompt: list[int]) -> None:
         self.model = model
@@ -42,17 +42,17 @@ class Answer:
         self._loop = asyncio.get_running_loop()
 
     def tell(self, delta: Delta) -> None:
-        """Called in the engine's thread. A closed event loop has nobody left to tell."""
+        """Pass a delta from the engine's thread to the event loop; dropped if the loop is closed."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deltas.put_nowait, delta)
 
     def cancel(self) -> None:
-        """Lets the engine drop the request."""
+        """Make the engine drop the request."""
         if self.sequence:
             self.sequence.cancel()
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """All deltas, the last one with a finish reason. Raises ApiError 500 if the engine failed."""
+        """Yield all deltas; the last has a finish reason. Raises ApiError 500 if the engine failed."""
         while True:
             delta = await self._deltas.get()
             if delta.failure:
@@ -74,7 +74,7 @@ class Engine:
         self.adapters = AdapterPool(name, self._read_adapter, max_in_memory=limits.max_cpu_loras)
 
     async def begin(self, request: CompletionRequest) -> Answer:
-        """Puts a request into the queue. Raises ApiError 404 for an unknown model, 400 for one that does not fit."""
+        """Queue a request. Raises ApiError 404 for an unknown model, 400 for a request that does not fit."""
         name = request.model or self.name
         adapter = await self._adapter(name)
         prompt = self._prompt_tokens(request)

@@ -1,4 +1,4 @@
-"""What the engine can answer instead of an answer, in vLLM's words and status codes."""
+"""Errors of the engine, with vLLM's messages and status codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ NOT_FINITE = "The model answered with NaN or infinity: check the adapter's weigh
 
 
 class EngineError(Exception):
-    """Base of everything that this engine raises on purpose."""
+    """Base class of all errors that this engine raises on purpose."""
 
 
 class ModelUnusable(EngineError):
@@ -14,15 +14,15 @@ class ModelUnusable(EngineError):
 
 
 class AdapterUnusable(EngineError):
-    """An adapter folder that this engine cannot serve; the message says why."""
+    """The adapter folder cannot be served by this engine; the message says why."""
 
 
 class AdapterMissing(AdapterUnusable):
-    """The folder holds no adapter at all."""
+    """The folder holds no adapter."""
 
 
 class ApiError(EngineError):
-    """An answer of the wire: status, vLLM's error type, the message and the field it is about."""
+    """An HTTP error: status, vLLM's error type, message, and the field that it is about."""
 
     def __init__(self, status: int, type_: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -32,38 +32,38 @@ class ApiError(EngineError):
         self.param = param
 
     def body(self) -> dict[str, object]:
-        """The error as vLLM writes it."""
+        """Return the error's JSON body as vLLM writes it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.status}}
 
 
 def invalid_input(message: str) -> ApiError:
-    """400 of the LoRA endpoints."""
+    """Create a 400 of the LoRA endpoints."""
     return ApiError(400, "InvalidUserInput", message)
 
 
 def bad_request(message: str, param: str | None = None) -> ApiError:
-    """400 of the completion endpoints."""
+    """Create a 400 of the completion endpoints."""
     return ApiError(400, "BadRequestError", message, param)
 
 
 def missing_field(field: str, given: int) -> ApiError:
-    """400 for a body without a required field; `given` is how many fields it has."""
+    """Create a 400 for a missing required field; `given` is the number of fields in the body."""
     detail = {"type": "missing", "loc": f"body.{field}", "msg": "Field required", "input": f"<dict of {given} items>"}
     return ApiError(400, "Bad Request", f"1 validation error:\n  {detail}", f"body.{field}")
 
 
 def not_found(message: str, param: str | None = None) -> ApiError:
-    """404."""
+    """Create a 404."""
     return ApiError(404, "NotFoundError", message, param)
 
 
 def internal(message: str) -> ApiError:
-    """500."""
+    """Create a 500."""
     return ApiError(500, "InternalServerError", message)
 
 
 def add_lora_failed(reason: str) -> ApiError:
-    """500 for weights that could not be read or used, as vLLM reports them."""
+    """Create the 500 by which vLLM reports weights that cannot be read or used."""
     return internal(
         f"Call to add_lora method failed: Worker failed with error '{reason}', "
         "please check the stack trace above for the root cause"

@@ -1,4 +1,4 @@
-"""Opens a base model's folder."""
+"""Opening of a base model's folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BaseModel:
 
 
 def open_model(folder: str, max_length: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:
-    """The model in a local folder. Raises ModelUnusable."""
+    """Open the model in a local folder. Raises ModelUnusable."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelUnusable("PyTorch sees no GPU: install its CUDA build and a driver, or choose --device cpu.")
     if not (Path(folder) / "config.json").is_file():

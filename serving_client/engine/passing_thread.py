@@ -1,8 +1,8 @@
-"""Computes away from the generation thread without slowing it down for ever.
+"""Computation in a short-lived thread, so that it does not slow the generation thread down permanently.
 
 OpenMP keeps workers for every living thread that once computed with tensors. As soon as there are more of them than
-cores, all sleep at every barrier instead of spinning, and a decoding step takes two to three times as long. So nothing
-but the generation thread may compute and live on.
+cores, all sleep at every barrier instead of spinning, and a decoding step takes two to three times as long. So no
+thread but the generation thread may compute with tensors and stay alive.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ Result = TypeVar("Result")
 
 
 def in_passing_thread(work: Callable[[], Result]) -> Result:
-    """Runs the work in a thread that ends with it, and waits for it."""
+    """Run the work in a thread that ends with it, and wait for the result."""
     with ThreadPoolExecutor(1, thread_name_prefix="passing") as thread:
         return thread.submit(work).result()

@@ -1,1 +1,1 @@
-"""The data plane: an OpenAI-compatible process that knows which version a request gets, and where it is loaded."""
+"""Data plane: an OpenAI-compatible router that selects each request's version and a replica that has it loaded."""

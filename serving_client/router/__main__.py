@@ -28,7 +28,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger().handlers[0].addFilter(OnceAMinute())
     telemetry.start("router")
-    # What lives now lives to the end; of what comes, a request's objects die young, and a full collection stops all.
+    # Objects made so far live to the end, and a request's objects die young; a full collection would stop all requests.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     hosts = tuple(host.strip() for host in arguments.hosts.split(","))

@@ -1,4 +1,4 @@
-"""The ASGI application: routes and lifespan."""
+"""ASGI application of the router: routes and lifespan."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says."""
+    """Settings of the router from its command line."""
 
     redis_url: str
     snapshot: Path
@@ -52,7 +52,7 @@ class Settings:
 
 
 def make_app(settings: Settings) -> Starlette:
-    """A router that follows the table at `settings.redis_url`."""
+    """Create a router that follows the routing table at `settings.redis_url`."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -87,13 +87,13 @@ def make_app(settings: Settings) -> Starlette:
 
 
 def connect(url: str) -> redis.Redis:
-    """One more try for a connection that went stale in the pool; longer outages are the callers' to sit out."""
+    """Connect to Valkey with one retry, for connections gone stale in the pool; callers handle longer outages."""
     return redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 1))
 
 
 @contextlib.asynccontextmanager
 async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Endless work beside the requests; its death by a bug is told at once, not at the end."""
+    """Run endless work in the background of the block; if a bug ends it, that is logged at once."""
     task = asyncio.create_task(work)
     task.add_done_callback(tell_death)
     try:
@@ -118,7 +118,7 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """The project's aliases and versions."""
+    """List the aliases and versions of the caller's project."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     rows = [model(name, "alias") for name, alias in table.aliases.items() if alias.project == token.project]
@@ -135,7 +135,7 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Ready with a table, however old: a router serves when everything else is down."""
+    """Answer that the router is ready if it has a table, however old: it serves while all else is down."""
     table: RoutingTable = proxy_of(request).table()
     return Response(orjson.dumps({"status": "ok", "generation": table.generation}), media_type="application/json")
 
@@ -155,17 +155,17 @@ async def refused(request: Request, refusal: Refusal) -> Response:
 
 
 async def left(request: Request, error: ClientDisconnect) -> Response:
-    """Nobody reads it."""
+    """Answer a client that has disconnected; nobody reads the response."""
     return Response(status_code=CLIENT_LEFT)
 
 
 async def broken(request: Request, error: Exception) -> Response:
-    """A bug of the router; the server logs it."""
+    """Answer 500 for a bug of the router; the server logs the error."""
     return Refusal(500, "internal_error", "The router failed on this request.").response()
 
 
 async def unknown(request: Request, error: HTTPException) -> Response:
-    """Only the routes above exist: the engines' other paths are not for callers."""
+    """Answer 404 or 405 for other paths: callers may not reach the engines' own endpoints."""
     if error.status_code == 405:
         return Refusal(405, "method_not_allowed", f"{request.method} is not allowed here.").response()
     return Refusal(404, "not_found", f"There is no {request.url.path[:200]}.").response()

@@ -1,4 +1,4 @@
-"""Answers kept in Valkey for aliases that ask for it: found again only by the same project, version and request."""
+"""Cache of answers in Valkey for aliases that enable it; a hit needs the same project, version and request."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from serving_client.router.resolve import Body, Target
 from serving_client.routing import CacheRule, RoutingTable
 
 PREFIX = "ah:cache"
-# What changes who gets an answer, or how it travels from the engine, but no byte of it.
+# Fields that change who receives an answer or how the engine sends it, but not its content.
 NOT_OF_THE_ANSWER = {"model", "user", "priority", "request_id"}
 
-# Index: members "<bytes>:<key>" by the time at which they are worthless; beside it the sum of their bytes.
-# One script, so that two routers cannot both find room for the last kilobyte.
+# Index: members "<bytes>:<key>" sorted by their time of expiry; another key holds the sum of their bytes.
+# One atomic script, so that two routers cannot both use the last free bytes.
 KEEP = """
 local now, size = tonumber(redis.call('TIME')[1]), #ARGV[1]
 local ttl, cap = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -48,7 +48,7 @@ return total + size
 
 
 class Entry:
-    """An answer on its way into the cache; beyond the rule's bytes it is given up."""
+    """An answer being collected for the cache; it is discarded when it exceeds the rule's bytes."""
 
     def __init__(self, key: str, rule: CacheRule) -> None:
         self.key, self.rule = key, rule
@@ -56,7 +56,7 @@ class Entry:
         self._room = rule.max_bytes
 
     def saw(self, chunk: bytes) -> None:
-        """A part of the answer."""
+        """Add a chunk of the answer."""
         self._room -= len(chunk)
         if self._room >= 0:
             self._parts.append(chunk)
@@ -64,12 +64,12 @@ class Entry:
             self._parts.clear()
 
     def answer(self) -> bytes:
-        """All that was seen; nothing when it was too much."""
+        """Return the collected bytes; empty if they exceeded the limit."""
         return b"".join(self._parts)
 
 
 class ResponseCache:
-    """`get` and `keep` never raise: while Valkey is away every request is a miss."""
+    """Cache of whole answers. `get` and `keep` never raise: while Valkey is away every request is a miss."""
 
     def __init__(self, valkey: redis.Redis) -> None:
         self._valkey = valkey
@@ -78,11 +78,11 @@ class ResponseCache:
         self._keeping: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> bytes | None:
-        """The bytes of the whole answer; None = a miss."""
+        """Return the bytes of a whole answer, or None for a miss."""
         return await self._patience.ask(lambda: cast("Awaitable[bytes | None]", self._valkey.get(key)))
 
     async def keep(self, key: str, answer: bytes, rule: CacheRule) -> None:
-        """Keep an answer for rule.ttl_s; the oldest of the alias make room. One over the cap is not kept."""
+        """Store an answer for rule.ttl_s, evicting the alias' oldest; one over the byte limit is not stored."""
         if not 0 < len(answer) <= rule.max_bytes:
             return
         index = key.rpartition(":")[0]
@@ -90,17 +90,17 @@ class ResponseCache:
         await self._patience.ask(lambda: cast("Awaitable[int]", self._keep(keys, [answer, rule.ttl_s, rule.max_bytes])))
 
     def keep_soon(self, entry: Entry) -> None:
-        """Keep a whole answer off the request path."""
+        """Store a whole answer in a background task."""
         task = asyncio.create_task(self.keep(entry.key, entry.answer(), entry.rule))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
 
 def rule_for(table: RoutingTable, target: Target, body: Body) -> CacheRule | None:
-    """The alias' rule, if this request may be answered from the cache.
+    """Return the alias' cache rule if this request may be answered from the cache, else None.
 
-    Only what an engine would answer alike again: temperature 0 or a seed. The arms of a running rollout are measured,
-    and a stored answer would be measured in the engine's place.
+    Only answers that an engine would repeat are cached: with temperature 0 or a seed. During a rollout nothing is
+    cached, because its arms are measured, and a stored answer would be measured in place of the engine's.
     """
     alias = table.aliases.get(target.alias or "")
     if alias is None or target.arm != "none" or target.version not in table.versions or not is_repeatable(body):
@@ -115,9 +115,10 @@ def is_repeatable(body: Body) -> bool:
 
 
 def key_of(table: RoutingTable, target: Target, path: str, body: Body) -> str:
-    """Project and alias (in braces: one slot of a cluster), then all that decides the answer.
+    """Return the cache key: project and alias, then a hash of all that determines the answer.
 
-    That is the weights of base and adapter, the route, and the request in a canonical form.
+    Project and alias are in braces, so that an alias' keys are in one slot of a cluster. The hash covers the weights of
+    base and adapter, the route, and the request in a canonical form.
     """
     version = table.versions[target.version]
     asked: dict[str, Any] = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}

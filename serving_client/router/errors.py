@@ -1,4 +1,4 @@
-"""Refusals of the router, in OpenAI's error form."""
+"""Errors of the router in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TYPES = {
 
 
 class Refusal(Exception):
-    """An answer that is no completion: status, stable code, one sentence, and when to try again."""
+    """An error response: HTTP status, stable code, one sentence, and seconds until a retry makes sense."""
 
     def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
-        """As OpenAI error JSON, with the headers of the answer that it stands for."""
+        """Return the refusal as OpenAI error JSON, with the given headers of the answer that it replaces."""
         error = {
             "message": self.message,
             "type": TYPES.get(self.status, "server_error"),

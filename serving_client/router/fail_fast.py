@@ -1,4 +1,4 @@
-"""Asking Valkey on the request path: a short time for each answer, and none asked for a while after a failure."""
+"""Access to Valkey on the request path: a short timeout, and no calls for a while after a failure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Patience:
-    """While Valkey is away each request would wait for it: one in `pause_s` finds out, the others go on at once."""
+    """Fail-fast guard: after a failure no call is made for `pause_s`, so that requests do not wait for Valkey."""
 
     def __init__(self, timeout_s: float = 0.25, pause_s: float = 1.0) -> None:
         self._timeout_s, self._pause_s = timeout_s, pause_s
         self._not_before = 0.0
 
     async def ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
-        """The answer; None when there is none in time."""
+        """Return the answer, or None if there is none in time or calls are paused."""
         if time.monotonic() < self._not_before:
             return None
         try:

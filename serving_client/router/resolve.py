@@ -1,4 +1,4 @@
-"""From a request to the version that answers it. Pure: table, headers and body in, decision out."""
+"""Selection of the version that answers a request. Pure: table, headers and body in, decision out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """The decision: served name, arm (`candidate`, `control`, `stable` or `none`), and how it came about."""
+    """The decision: served name, arm (`candidate`, `control`, `stable` or `none`), and its circumstances."""
 
     version: str
     project: str
@@ -37,13 +37,13 @@ class Target:
 
     @property
     def unit_hash(self) -> str | None:
-        """What reports and lists know of the unit."""
+        """The hash of the unit, by which reports and rollout lists identify it; None without a unit."""
         return hash_of(self.unit) if self.unit else None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A version, the arm that it stands for, whether the unit would get it again, and whether it is measured."""
+    """The chosen version and arm, whether the unit would get it again, and whether it counts in the statistics."""
 
     version: str
     arm: str
@@ -52,7 +52,7 @@ class Choice:
 
 
 def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
-    """The token of `Bearer ah_<id>_<secret>` with scope infer. Raises Refusal 401 or 403."""
+    """Return the token of `Bearer ah_<id>_<secret>` with scope infer. Raises Refusal 401 or 403."""
     scheme, _, text = authorization.partition(" ")
     parts = text.strip().split("_", 2)
     is_ours = scheme.lower() == "bearer" and len(parts) == 3 and parts[0] == "ah"
@@ -70,7 +70,7 @@ def holds(token: TokenRoute, secret: str) -> bool:
 
 
 def parse(raw: bytes) -> Body:
-    """The body as an object without what a caller may not send. Raises Refusal 400."""
+    """Parse the body as a JSON object without forbidden fields. Raises Refusal 400."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -87,10 +87,10 @@ def parse(raw: bytes) -> Body:
 
 
 def rewritten(body: Body, target: Target) -> bytes:
-    """The body for the engine, which knows served names only. Raises Refusal 400.
+    """Return the body for the engine, with the served name as its model. Raises Refusal 400.
 
-    `cache_salt` keeps projects apart in the engine's prefix cache: none can tell by the time of an answer what
-    another has asked.
+    `cache_salt` separates projects in the engine's prefix cache, so that none can find out by the time of an answer
+    what another has asked.
     """
     try:
         return orjson.dumps({**body, "model": target.version, "cache_salt": salt_of(target.project)})
@@ -104,7 +104,11 @@ def salt_of(project: str) -> str:
 
 
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:
-    """Which version answers. Raises Refusal: 400 without a name, 403 without the scope, 404 for an unknown name."""
+    """Select the version that answers.
+
+    Raises Refusal: 400 without a name or with a bad override, 403 for an override without the scope, 404 for an unknown
+    name.
+    """
     name = headers.get("x-adapter-id") or body.get("model")
     if not isinstance(name, str) or not name:
         raise Refusal(400, "model_missing", "Name an alias in `model` or in X-Adapter-ID.")
@@ -122,19 +126,19 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
 
 
 def is_current(table: RoutingTable, target: Target) -> bool:
-    """Whether the alias may still be answered by the version; one that was named itself always may."""
+    """Return True if the alias still serves the version, or if the request named the version itself."""
     alias = table.aliases.get(target.alias or "")
     return alias is None or target.version in (alias.stable, alias.rollout and alias.rollout.candidate)
 
 
 def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
-    """The split that the request took part in."""
+    """Return the running rollout of the target's alias, or None."""
     alias = table.aliases.get(target.alias or "")
     return alias.rollout if alias else None
 
 
 def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
-    """What keeps its arm: the session, else the user."""
+    """Return the unit that a rollout keeps in one arm: the session key, else the user, else None."""
     unit = headers.get("x-session-key") or body.get("user")
     return unit if isinstance(unit, str) and unit else None
 
@@ -151,7 +155,7 @@ def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
 
 
 def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None) -> Choice:
-    """The override first, then the lists, then the holdout, then the split."""
+    """Choose the version by the override, else the pinned lists, else the holdout, else the split."""
     rollout = alias.rollout
     if rollout is None:
         return Choice(alias.stable, "none")

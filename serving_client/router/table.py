@@ -1,4 +1,4 @@
-"""The last good routing table: heard from Valkey, kept on disk, waited for by requests to cold versions."""
+"""The last good routing table: received from Valkey, saved on disk, awaited by requests to cold versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TableWatcher:
-    """Follows the published table. `table` is None until a good one is known."""
+    """Follower of the published routing table. `table` is None until a good one is known."""
 
     def __init__(self, valkey: redis.Redis, snapshot: Path) -> None:
         self._valkey = valkey
@@ -31,11 +31,11 @@ class TableWatcher:
         self._changed = asyncio.Condition()
         self._seen: bytes | str | None = None
         self.table: RoutingTable | None = load_snapshot(snapshot)
-        # The last whole table, before what was told of single aliases since.
+        # The last whole table, without the changes of single aliases published since.
         self._whole = self.table
 
     async def run(self) -> None:
-        """Follow until cancelled; while Valkey is away the last good table stays."""
+        """Follow the table until cancelled; while Valkey is away the last good one stays."""
         while True:
             try:
                 await self._follow()
@@ -48,7 +48,7 @@ class TableWatcher:
             await channel.subscribe(KEY)
             while True:
                 await self._read()
-                # A message wakes at once; the poll heals what a lost message left.
+                # A message wakes the watcher at once; the poll makes up for a lost message.
                 await channel.get_message(timeout=POLL_S)
 
     async def _read(self) -> None:
@@ -61,9 +61,7 @@ class TableWatcher:
         await self.take(text if is_news else None, changes)
 
     async def take(self, text: bytes | str | None, changes: Sequence[bytes | str] = ()) -> None:
-        """Accept a published table, unless it is older than the one at hand or no table at all, and what changed
-        since: all changes that are out, in their order.
-        """
+        """Use a published table, if it is valid and newer, together with all changes since, in order."""
         whole = readable(text) if text is not None else None
         if is_next := whole is not None and is_newer(whole, self._whole):
             self._whole = whole
@@ -86,7 +84,7 @@ class TableWatcher:
             log.error("The table is in use but could not be kept (%s): free or repair the disk.", error)
 
     async def wait_for_replica(self, version: str, timeout_s: float) -> RoutingTable | None:
-        """The first table in which a replica holds the version; None after the timeout."""
+        """Wait for a table in which a replica holds the version; None after the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._changed:
                 while not (held := self._holding(version)):
@@ -115,12 +113,12 @@ def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> Routin
 
 
 def is_newer(table: RoutingTable, held: RoutingTable | None) -> bool:
-    """A higher generation; or one that was published later, after Valkey or the database was restored."""
+    """Return True for a higher generation, or a later publication: Valkey or the database was restored."""
     return held is None or table.generation > held.generation or table.published_at > held.published_at
 
 
 def save_snapshot(path: Path, text: bytes) -> None:
-    """Write digest and table beside the old snapshot, then rename: a crash leaves the old or the new one."""
+    """Write digest and table to a temporary file and rename it: a crash leaves the old or the new snapshot."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
     # The table holds the hashes of tokens.
@@ -132,7 +130,7 @@ def save_snapshot(path: Path, text: bytes) -> None:
 
 
 def load_snapshot(path: Path) -> RoutingTable | None:
-    """The snapshot of an earlier run, if it is whole."""
+    """Return the snapshot of an earlier run, or None if there is none or it is damaged."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
         if hashlib.sha256(text).hexdigest().encode() != digest:

@@ -1,4 +1,4 @@
-"""REST: what a training would need, and which method to take. Nothing is stored."""
+"""REST endpoints of the memory estimate and the method advice; neither stores anything."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def asked_shape(asked: dict[str, Any]) -> Shape:
 
 
 def asked_plan(asked: dict[str, Any]) -> tuple[Any, float | None]:
-    """The plan, and the device's bytes where they are named or known."""
+    """Return the requested plan and the device's bytes: the stated ones, else the largest known device's."""
     device = None if "device_gb" in asked else sizing.largest_device()
     on_gpu = device is None or device.kind == device.Kind.CUDA
     plan = sizing.plan_of(TrainingRun.Method.LORA, with_defaults(asked["hyperparameters"]), on_gpu=on_gpu)
@@ -91,7 +91,7 @@ def asked_plan(asked: dict[str, Any]) -> tuple[Any, float | None]:
 
 
 def seen_dataset(request: Request, pk: int | None) -> Dataset | None:
-    """Raises Invalid when the caller sees no such dataset."""
+    """Return the dataset, or None without a key. Raises Invalid when the caller may not read it."""
     if pk is None:
         return None
     dataset = Dataset.objects.filter(project__in=projects_with(request, Scope.READ), pk=pk).first()

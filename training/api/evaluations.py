@@ -1,4 +1,4 @@
-"""REST: evaluations of versions. Guard, verb, answer."""
+"""REST endpoints of evaluations: check the caller's scope, act, answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as it goes on: one look for those who poll, a stream of looks for those who listen."""
+"""Live events of a training run: one snapshot for clients that poll, a stream of snapshots for clients that listen."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from training.models import RunLog, TrainingRun
 
 LOOK_S = 1.0
 SILENCE_S = 15.0
-# After it the listener comes back by itself, and is asked for its rights again.
+# After this time the client reconnects by itself, and its permissions are checked again.
 STREAM_S = 600.0
 STEPS = 5_000
 
 
 class EventStream(BaseRenderer):
-    """Names the media type, so that a listener may ask for it; the stream renders itself."""
+    """Renderer that registers the media type text/event-stream; the response itself writes the stream."""
 
     media_type = "text/event-stream"
     format = "events"
 
     def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
-        """An error's body, for a listener that was refused."""
+        """Render the error body of a refused stream request as JSON."""
         return json.dumps(data).encode()
 
 
@@ -39,7 +39,7 @@ Place = tuple[int, int]
 
 
 def place_of(request: Request) -> Place:
-    """(last step seen, bytes of the log seen): from the query, or from what a listener heard last. Raises Invalid."""
+    """Read (last step seen, log bytes seen) from Last-Event-ID, else from the query. Raises Invalid."""
     heard = request.headers.get("Last-Event-ID", "")
     words = heard.split(":") if heard else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
     if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 for word in words):
@@ -48,7 +48,7 @@ def place_of(request: Request) -> Place:
 
 
 def look(run: TrainingRun, place: Place) -> dict[str, Any]:
-    """State, progress, the steps after `place`, and what the log has grown by."""
+    """Return a snapshot of the run: state, progress, and the steps and log text that are new since `place`."""
     step, position = place
     steps = list(run.metrics.filter(step__gt=step).values("step", "values")[:STEPS])
     text, position = RunLog.since(run, position)
@@ -66,13 +66,13 @@ def look(run: TrainingRun, place: Place) -> dict[str, Any]:
 
 
 def stream_of(run: TrainingRun, place: Place) -> StreamingHttpResponse:
-    """Server-sent events, for a listener behind a proxy too."""
+    """Return the server-sent events response, with headers that stop proxies from buffering it."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingHttpResponse(stream(run.pk, place), content_type="text/event-stream", headers=headers)
 
 
 async def stream(pk: Any, place: Place) -> AsyncIterator[str]:
-    """An event whenever something changed, a comment when nothing did for a while, `end` with the run."""
+    """Yield an event on each change, a comment after a while without one, and `end` when the run ends."""
     began = spoke = time.monotonic()
     before: dict[str, Any] = {}
     while time.monotonic() - began < STREAM_S:
@@ -95,7 +95,7 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def looked(pk: Any, place: Place) -> dict[str, Any]:
-    """A look on a connection of its own: a listener must not hold one for hours."""
+    """Take a snapshot on a connection that is closed afterwards: a stream must not hold one for hours."""
     try:
         return look(TrainingRun.objects.get(pk=pk), place)
     finally:

@@ -1,4 +1,4 @@
-"""What Prometheus may ask of the control plane: jobs, losses, rollouts, replicas, signatures, deliveries."""
+"""Prometheus metrics of the control plane: jobs, losses, rollouts, replicas, signatures and deliveries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Projects = QuerySet[Project]
 
 
 def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetricFamily:
-    """`rows` are (labels, value)."""
+    """Build a gauge metric family; `rows` are (labels, value)."""
     found = GaugeMetricFamily(f"adapterhub_{name}", meaning, labels=labels)
     for values, number in rows:
         found.add_metric([str(value) for value in values], float(number))
@@ -57,7 +57,7 @@ def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    """Of runs under way the last step; of each adapter the held-out loss of its newest version that a run made."""
+    """Yield the last step and loss of live runs, and each adapter's held-out losses from its newest trained version."""
     labels = ["project", "adapter", "run"]
     live = TrainingRun.objects.filter(project__in=projects, status__in=LEASED).select_related("project", "adapter")
     shown = [((run.project.slug, run.adapter.slug, run.pk), run.progress) for run in live]
@@ -98,7 +98,7 @@ def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 class Exposition:
-    """Read from the rows at each question: nothing is counted twice, whichever web process is asked."""
+    """Prometheus collector that reads the database at each scrape, so that every web process gives the same figures."""
 
     def __init__(self, projects: Projects) -> None:
         self.projects = projects
@@ -109,7 +109,7 @@ class Exposition:
 
 
 class Text(BaseRenderer):
-    """Names the media type, so that Prometheus may ask for it; an error is still a problem."""
+    """Renderer that registers Prometheus' media type; errors are still rendered as a problem."""
 
     media_type = "text/plain"
     format = "txt"

@@ -1,4 +1,4 @@
-"""REST shapes of training."""
+"""REST serializers of training."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class JobSerializer(serializers.ModelSerializer):
         ]  # fmt: skip
 
 
-# What a plan tells beside the job's own fields; the preset and its settings stand there already.
+# Fields of a plan that are added to the job's own; the preset and its settings are there already.
 PLAN_FIELDS = (
     "rank_min", "rank_max", "quantum", "scale", "modules", "r", "lora_alpha", "rank_pattern", "alpha_pattern",
     "target_modules", "parameters", "budget", "serving", "greedy_gap", "divergence_used", "learning_rate", "probes",
@@ -123,7 +123,7 @@ MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
 def shown_plan(plan: dict) -> dict:
-    """A plan without what only an allocation reads: the spectra are most of its bytes."""
+    """Return the plan without the fields that only an allocation reads: the spectra are most of its bytes."""
     modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
     return {**plan, "modules": modules}
 

@@ -1,4 +1,4 @@
-"""REST: datasets, rank analyses, training runs. Guard, verb, answer."""
+"""REST endpoints of datasets, rank analyses and training runs: check the caller's scope, act, answer."""
 
 from __future__ import annotations
 

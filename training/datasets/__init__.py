@@ -1,1 +1,1 @@
-"""The rows of a dataset: read, checked, split, and rendered as a training reads them."""
+"""Rows of a dataset: reading, checking, splitting, and rendering as a training reads them."""

@@ -1,4 +1,4 @@
-"""Files as numbered records: JSONL, Parquet, CSV and plain text, each read in flat memory."""
+"""Readers of JSONL, Parquet, CSV and plain-text files as numbered records, each in constant memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from training.datasets.rows import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
 
-# A record of the file, or why there is none; its line (of Parquet: its row), from 1.
+# The number of the line (of Parquet: of the row), from 1, with the record or the error that it has.
 Record = tuple[int, dict[str, Any] | BadLine]
 SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv",
             ".tsv": "csv", ".txt": "text", ".md": "text"}  # fmt: skip
@@ -17,21 +17,21 @@ PARQUET_BATCH = 256
 
 
 class NotThisFormat(ValueError):
-    """The file as a whole is not what its name says."""
+    """The content of the file is not of the format that its name or the user states."""
 
 
 def format_of(name: str) -> str | None:
-    """By the ending of the file's name; None when it says nothing."""
+    """Return the format for the suffix of the file's name; None for an unknown suffix."""
     return SUFFIXES.get(Path(name).suffix.lower())
 
 
 def records_of(path: Path, form: str) -> Iterator[Record]:
-    """Raises NotThisFormat; a line that is no record is an answer, not an error."""
+    """Yield numbered records, or a BadLine for a line that is none. Raises NotThisFormat for the whole file."""
     return READERS[form](path)
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Every line with its number; one over the cap comes cut, one byte too long, so that memory stays flat."""
+    """Yield every line with its number; a longer one is cut one byte over the cap to keep memory constant."""
     number = 0
     while raw := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -71,7 +71,7 @@ def parquet(path: Path) -> Iterator[Record]:
 
 
 def delimited(path: Path) -> Iterator[Record]:
-    """A header, then a record a line; commas, semicolons or tabs, whichever the header has most of."""
+    """Read a CSV file with a header; the delimiter is the one of comma, semicolon and tab that the header has most."""
     csv.field_size_limit(MAX_ROW_BYTES)
     with path.open("rb") as stream:
         lines = text_lines(stream)
@@ -96,7 +96,7 @@ def text_lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
-    """A quote that is not closed ends the reading: nobody knows where the next record begins."""
+    """Yield the records of a CSV file; stop at an unclosed quote, as the start of the next record is then unknown."""
     while True:
         number = reader.line_num + 2
         try:
@@ -117,13 +117,13 @@ def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
 
 
 def paragraphs(path: Path) -> Iterator[Record]:
-    """Texts between empty lines."""
+    """Yield the paragraphs of a text file, separated by empty lines."""
     with path.open("rb") as stream:
         start, part = 1, b""
         for number, raw in numbered_lines(stream):
             if raw.strip():
                 start = start if part else number
-                # One byte over the cap says as much as all of it.
+                # One byte over the cap is enough for the error.
                 part = (part + raw)[: MAX_ROW_BYTES + 1]
             elif part:
                 yield start, caught(lambda part=part: paragraph(part))

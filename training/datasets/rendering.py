@@ -1,4 +1,4 @@
-"""Rows as a training reads them: the rendered text with what the loss counts, and lengths in tokens. No database."""
+"""Rendering of rows as a training reads them: text with what the loss counts, and lengths in tokens. No database."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Lengths:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """A tokenizer of this folder is loaded within. Raises NotReadable."""
+    """Convert errors of loading the folder's tokenizer inside the block to NotReadable."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
@@ -74,7 +74,7 @@ def readable(folder: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def tokenizer_of(folder: Path, digest: str) -> Any:
-    """Raises NotReadable."""
+    """Load the tokenizer from the folder, without network access. Raises NotReadable."""
     from transformers import AutoTokenizer
 
     with readable(folder):
@@ -82,7 +82,7 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
 
 
 def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:
-    """The row as the recipes read it. Raises NotReadable."""
+    """Render a row as the recipes read it, with its length and loss targets in tokens. Raises NotReadable."""
     found = sequence_of(row, tokenizer)
     spans = spans_of(found, tokenizer, max_length)
     kept = TokenSequence(found.ids[:max_length], found.labels[:max_length])
@@ -99,8 +99,10 @@ def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:
 
 
 def spans_of(found: TokenSequence, tokenizer: Any, max_length: int) -> list[Span]:
-    """Neighbours of one kind together. A span is what its tokens add to the text before them: a tokenizer may drop a
-    space at a start.
+    """Group neighbouring tokens of one kind into text spans.
+
+    A span's text is what its tokens add to the decoded text before them, because a tokenizer may drop a space at the
+    start of a text.
     """
     kinds = [kind_of(place, label, max_length) for place, label in enumerate(found.labels)]
     spans, place, before = [], 0, ""
@@ -113,14 +115,14 @@ def spans_of(found: TokenSequence, tokenizer: Any, max_length: int) -> list[Span
 
 
 def kind_of(place: int, label: int, max_length: int) -> str:
-    """The first token of a sequence is never predicted."""
+    """Return a token's kind: cut, read or counted. The first token is only read, as it is never predicted."""
     if place >= max_length:
         return "cut"
     return "read" if label == IGNORED or place == 0 else "counted"
 
 
 def shortened(spans: Sequence[Span]) -> list[Span]:
-    """At most SHOWN characters; a page is for reading."""
+    """Cut the spans to at most SHOWN characters for display on a page."""
     kept, room = [], SHOWN
     for span in spans:
         if len(span.text) > room:
@@ -131,7 +133,7 @@ def shortened(spans: Sequence[Span]) -> list[Span]:
 
 
 def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
-    """Of at least one sequence."""
+    """Return length statistics of the sequences, of which there must be at least one."""
     sizes = sorted(len(sequence.ids) for sequence in sequences)
     step = -(-(sizes[-1] + 1) // BINS)
     bins = [0] * (sizes[-1] // step + 1)
@@ -152,7 +154,7 @@ def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
 
 
 def look(file: Path, tokenizer: Any, max_length: int, shown: int = 8) -> dict[str, Any]:
-    """The first rows rendered, and the lengths of the first MEASURED_ROWS. Raises NotReadable."""
+    """Render the first rows and measure the lengths of the first MEASURED_ROWS. Raises NotReadable."""
     rows = list(islice(rows_of(file), MEASURED_ROWS))
     measured = [sequence_of(row, tokenizer) for row in rows]
     lengths = lengths_of(measured, max_length)

@@ -1,4 +1,4 @@
-"""Rows of a dataset: their one normal form, what is no row, and the deterministic split. No database, no torch."""
+"""Validation of dataset rows, their normal form, and the deterministic split. No database, no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class LineError:
-    """A line that is no row: number (from 1), column, stable code, what to mend."""
+    """An invalid line: its number (from 1), column, stable error code, and how to correct it."""
 
     line: int
     column: str
@@ -34,12 +34,12 @@ class BadLine(ValueError):
 
 
 def parse_row(raw: bytes) -> Row:
-    """One JSON object in one of the three forms. Raises BadLine."""
+    """Parse one JSON object in one of the three forms into its normal form. Raises BadLine."""
     return normal_form(json_object(raw))
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Raises BadLine."""
+    """Parse a line of at most MAX_ROW_BYTES as a JSON object. Raises BadLine."""
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:
@@ -62,7 +62,7 @@ def not_utf8() -> BadLine:
 
 
 def renamed(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
-    """The row under our column names; `mapping`: ours -> the file's. Raises BadLine for a column that is not there."""
+    """Rename the columns by `mapping` (our name -> the file's). Raises BadLine for a missing column."""
     for theirs in mapping.values():
         if theirs not in row:
             raise BadLine(theirs, "missing_column", f"There is no column {theirs!r}, which the mapping names.")
@@ -111,7 +111,7 @@ def messages_in(row: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def messages_from(text: str) -> Any:
-    """A cell of a CSV file."""
+    """Parse the `messages` cell of a CSV file as JSON. Raises BadLine."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -119,7 +119,7 @@ def messages_from(text: str) -> Any:
 
 
 def turn_of(message: Any) -> dict[str, str]:
-    """{role, content}, or ShareGPT's {from, value}."""
+    """Normalise a message from {role, content} or ShareGPT's {from, value}. Raises BadLine."""
     if isinstance(message, dict) and "from" in message:
         message = {"role": SHARED_ROLES.get(str(message["from"]), message["from"]), "content": message.get("value")}
     if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
@@ -128,20 +128,21 @@ def turn_of(message: Any) -> dict[str, str]:
 
 
 def is_held_out(row: Row) -> bool:
-    """About EVAL_PERCENT of the rows, by a hash of the document they name, else of the prompt: the same row is
-    always on the same side, and rows of one document are never on both.
+    """Return True for about EVAL_PERCENT of the rows, by a hash of the row's document, else of its prompt.
+
+    The same row is always in the same split, and rows of one document are never in both.
     """
     key = row.get("document") or row.get("prompt") or row.get("text") or json.dumps(row["messages"][:1], sort_keys=True)
     return hashlib.sha256(key.encode()).digest()[0] * 100 // 256 < EVAL_PERCENT
 
 
 def line_of(row: Row) -> str:
-    """The row as it is stored: the same bytes for the same row."""
+    """Return the row as its stored JSON line: the same bytes for the same row."""
     return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def content_hash(row: Row) -> int:
-    """64 bits of what a model would learn from the row, spaces and case aside: twins have the same."""
+    """Return a 64-bit hash of the row's text that ignores case and white space, so that copies have the same hash."""
     words = json.dumps({name: row[name] for name in row if name != "document"}, ensure_ascii=False, sort_keys=True)
     plain = " ".join(words.casefold().replace("\\n", " ").replace("\\t", " ").split())
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest())

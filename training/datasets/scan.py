@@ -1,4 +1,4 @@
-"""One pass over a file: every bad line, the split written as it goes, copies and leaks. Memory: 8 bytes a row."""
+"""One pass over a file that finds bad lines, copies and leaks, and writes the split. Memory: 8 bytes a row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ SPLITS = ("train", "eval")
 
 @dataclass
 class Scan:
-    """`errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes."""
+    """Result of a scan.
+
+    `errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes.
+    """
 
     errors: list[LineError] = field(default_factory=list)
     broken: int = 0
@@ -41,11 +44,11 @@ class Scan:
             self.errors.append(LineError(number, error.column, error.code, str(error)))
 
     def distinct(self, split: str) -> Any:
-        """Sorted hashes without repetition."""
+        """Return the split's sorted, unique hashes."""
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
 
     def warnings(self) -> list[str]:
-        """What a person should know before they train on it."""
+        """Return warnings about exact copies, held-out rows that are also trained on, and fewer than 100 rows."""
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         copies = self.rows - (len(train) + len(held_out) - leaked)
@@ -62,7 +65,7 @@ class Scan:
 
 
 def scan(records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None) -> Scan:
-    """Write FOLDER/train.jsonl and eval.jsonl from the records that are rows. Raises NotThisFormat."""
+    """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat."""
     found = Scan()
     with ExitStack() as open_files:
         files = {split: open_files.enter_context(place.open("w", encoding="utf-8"))

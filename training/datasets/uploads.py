@@ -1,4 +1,4 @@
-"""An uploaded file on the disk of this process, while it is looked at."""
+"""An uploaded file as a temporary file on this process' disk, while it is checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.workspace import scratch
 
 @contextmanager
 def copied(upload: UploadedFile) -> Iterator[Path]:
-    """Chunk by chunk, so that memory stays flat; gone afterwards."""
+    """Copy the upload to a temporary file in chunks, so that memory stays constant; delete it afterwards."""
     with tempfile.NamedTemporaryFile(dir=scratch()) as file:
         for chunk in upload.chunks():
             file.write(chunk)

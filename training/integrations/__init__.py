@@ -1,1 +1,1 @@
-"""Other systems that learn of ended runs."""
+"""Integrations with other systems that receive ended runs."""

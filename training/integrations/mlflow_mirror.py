@@ -1,4 +1,4 @@
-"""Ended runs mirrored to an MLflow tracking server: hyper-parameters, metrics, inputs and the version they became.
+"""Mirror of ended runs on an MLflow tracking server: hyper-parameters, metrics, inputs, and the resulting version.
 
 The mirror is a copy for people who compare runs there. Nothing waits for it, and a server that is away is asked again.
 """
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def mirror() -> int:
-    """Copy ended runs that are not there yet; returns how many."""
+    """Copy ended runs that are not yet mirrored; return their number."""
     if not settings.MLFLOW_URL:
         return 0
     ended = TrainingRun.objects.filter(Q(status__in=TERMINAL), mirrored_at=None).order_by("finished_at")
@@ -42,7 +42,7 @@ def mirror() -> int:
 
 
 def copy(run: TrainingRun, server: Tracking) -> bool:
-    """Write the run; what a lost answer left half written is gone on with, not written twice."""
+    """Write the run to MLflow; a copy that was interrupted by a lost response is continued, not duplicated."""
     experiment = server.experiment(f"{run.project.slug}/{run.adapter.slug}")
     there = server.run_of(experiment, run) or server.create(experiment, run)
     for batch in batches(run):
@@ -53,7 +53,7 @@ def copy(run: TrainingRun, server: Tracking) -> bool:
 
 
 class Tracking(httpx.Client):
-    """The few calls of MLflow's REST API 2.0 that a mirror needs."""
+    """Client for the few calls of MLflow's REST API 2.0 that the mirror needs."""
 
     def __init__(self, url: str) -> None:
         super().__init__(base_url=f"{url.rstrip('/')}/api/2.0/mlflow/", timeout=TIMEOUT_S, trust_env=False)
@@ -89,7 +89,7 @@ class Tracking(httpx.Client):
 
 
 def tags_of(run: TrainingRun) -> dict[str, str]:
-    """The lineage in MLflow's words: what it came from, and what it became."""
+    """Return the run's lineage as MLflow tags: its inputs, and the version that it became."""
     told = {OURS: str(run.pk), "adapterhub.adapter": run.adapter.slug, "adapterhub.reason": run.reason}
     if run.version:
         told |= {"adapterhub.version": run.version.served_name, "adapterhub.digest": run.version.digest}
@@ -106,7 +106,7 @@ def dataset(run: TrainingRun) -> Json:
 
 
 def batches(run: TrainingRun) -> Iterator[Json]:
-    """Parameters and lineage first, then every metric by step, so many at once."""
+    """Yield log-batch bodies within MLflow's size limits: parameters and tags first, then metrics by step."""
     chosen = {**run.hyperparameters, "method": run.method, "rank_analysis": run.rank_analysis_id}
     params = [{"key": key, "value": str(value)} for key, value in chosen.items() if value is not None]
     metrics = list(metrics_of(run))

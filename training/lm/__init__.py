@@ -1,1 +1,1 @@
-"""What every program on a language model needs: loading, rows as tokens, loss, events, errors. No Django."""
+"""Shared code of all language-model programs: loading, tokenisation, loss, events and errors. No Django."""

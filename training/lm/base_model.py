@@ -1,4 +1,4 @@
-"""Loading what every program loads: the base model, its tokenizer, and rows as sequences."""
+"""Loading of the base model, its tokenizer, and rows as token sequences, for all programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def on_gpu() -> bool:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, with a padding token: it is masked wherever it stands."""
+    """Load the tokenizer and give it a padding token if it has none; padding is masked everywhere."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, device: str | None = None) -> Any:
-    """On the GPU or on `device`; bfloat16 where there is a GPU, else float32: on CPUs bfloat16 is slow or inexact."""
+    """Load the model on the GPU or on `device`; bfloat16 with a GPU, else float32 (faster and exact on CPUs)."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.bfloat16 if on_gpu() else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
@@ -37,7 +37,7 @@ def load_model(folder: Path, device: str | None = None) -> Any:
 
 
 def load_named(model: str, flag: str) -> tuple[Any, Any]:
-    """(tokenizer, model) of a folder or of an id on a hub. Raises BadInput with the flag."""
+    """Load (tokenizer, model) from a folder or a hub id. Raises BadInput with the flag."""
     if not (Path(model) / "config.json").is_file() and (Path(model).exists() or model.count("/") != 1):
         raise BadInput(f"{flag}: {model} is no folder of a model, and no id on a hub (owner/name).")
     try:
@@ -49,7 +49,7 @@ def load_named(model: str, flag: str) -> tuple[Any, Any]:
 def sequences_of(
     path: Path, field: str, tokenizer: Any, max_length: int, choose: Choose = lambda rows: rows
 ) -> list[data.TokenSequence]:
-    """The chosen rows of a file. Raises BadInput with the field, and with the line of a broken row."""
+    """Tokenise the rows of a file that `choose` selects. Raises BadInput with the field, and the line of a bad row."""
     try:
         sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length)
     except data.DataError as error:

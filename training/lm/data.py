@@ -1,4 +1,4 @@
-"""Rows of a file (prompt and completion, messages, or text) as token sequences with labels. Training uses the same."""
+"""Rows of a file (prompt and completion, messages, or text) as labelled token sequences, the same for all programs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Row = dict[str, Any]
 
 
 class DataError(ValueError):
-    """The file cannot be used."""
+    """The data file cannot be used."""
 
 
 class BadRow(DataError):
-    """Line `line` (from 1) of the file is no row."""
+    """Line `line` (from 1) of the file is not a valid row."""
 
     def __init__(self, path: Path, line: int, message: str) -> None:
         super().__init__(f"{path.name}, line {line}: {message}")
@@ -28,19 +28,22 @@ class BadRow(DataError):
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """`ids` and, of the same length, `labels`: the token where the loss counts, IGNORED elsewhere."""
+    """A tokenised row: `ids` and as many `labels`, the token where the loss counts and IGNORED elsewhere."""
 
     ids: list[int]
     labels: list[int]
 
     @property
     def targets(self) -> int:
-        """Tokens that the loss counts: the first token of a sequence is never predicted."""
+        """Count the tokens that the loss counts; the first token of a sequence is never predicted."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a `.jsonl` or `.json` (an object a line), `.parquet` or text file (paragraphs). Raises DataError."""
+    """Read all rows of a `.jsonl`, `.json` (an object a line), `.parquet` or text file. Raises DataError.
+
+    A row of a text file is a paragraph.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     readers = {".jsonl": read_jsonl, ".json": read_jsonl, ".parquet": read_parquet}
@@ -84,7 +87,7 @@ def read_text(path: Path) -> Iterator[Row]:
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
-    """The row, when it has one of the three forms. Raises BadRow."""
+    """Return the row if it has one of the three forms. Raises BadRow."""
     if not isinstance(row, dict):
         raise BadRow(path, number, "this is no JSON object.")
     if "messages" in row:
@@ -108,18 +111,18 @@ def is_conversation(messages: Any) -> bool:
 
 
 def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows without repetition, or all of them, in an order that the seed fixes."""
+    """Return `count` rows without repetition (all if there are fewer) in an order fixed by the seed."""
     return random.Random(seed).sample(list(rows), min(count, len(rows)))  # noqa: S311 - a sample, no secret
 
 
 def tokenised(rows: Iterable[Row], tokenizer: Any, max_length: int) -> list[TokenSequence]:
-    """Sequences of at most `max_length` tokens; rows whose completion lies wholly beyond it are left out."""
+    """Tokenise rows to at most `max_length` tokens; rows whose completion lies wholly beyond it are left out."""
     sequences = (tokenise(row, tokenizer, max_length) for row in rows)
     return [sequence for sequence in sequences if sequence.targets]
 
 
 def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
-    """One row; a completion and a text end with the end-of-sequence token. Raises DataError without a chat template."""
+    """Tokenise a row; completions and texts end with EOS. Raises DataError for messages without a chat template."""
     if "messages" in row:
         ids, labels = conversation(row["messages"], tokenizer)
     else:
@@ -132,7 +135,7 @@ def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
 
 
 def conversation(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The chat template's tokens, labelled on every turn of the assistant."""
+    """Apply the chat template and label the assistant's turns. Raises DataError without a chat template."""
     if not tokenizer.chat_template:
         raise DataError("The rows hold messages, but the model's tokenizer has no chat template: give prompts instead.")
     ids = templated(messages, tokenizer)
@@ -151,7 +154,7 @@ def templated(messages: list[dict[str, str]], tokenizer: Any, **options: Any) ->
 
 
 def padded(sequences: Sequence[TokenSequence], pad: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-    """(ids, attention mask, labels), each padded on the right to the longest sequence."""
+    """Return (ids, attention mask, labels), each padded on the right to the longest sequence."""
     width = max(len(sequence.ids) for sequence in sequences)
     ids, mask, labels = [], [], []
     for sequence in sequences:

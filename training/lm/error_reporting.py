@@ -1,4 +1,4 @@
-"""Where a program ends: what went wrong becomes one error event, one line and an exit status."""
+"""Process boundary of a program: turns a failure into one error event, one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ MEMORY = ("out of memory", "can't allocate memory")
 
 
 class BadInput(ValueError):
-    """What the program was given cannot be used; the text names the field and the fix."""
+    """The program's input cannot be used; the message names the field and the fix."""
 
 
 def guarded(events: Events, work: Callable[[], None]) -> int:
-    """Do the work. Exit status: 0, 2 for bad input, 1 for anything else; SystemExit passes."""
+    """Run the work and return its exit status: 0, 2 for bad input, 1 for other errors; SystemExit passes through."""
     try:
         work()
     except BadInput as error:
         return ended(events, "bad_input", str(error))
     except Exception as error:  # noqa: BLE001 - the process boundary
-        # Whoever supervises must hear of it, and the log must have the trace.
+        # The supervisor needs the event, and the log needs the traceback.
         traceback.print_exc()
         return ended(events, code_of(error), message_of(error))
     return 0
 
 
 def last(status: int) -> int:
-    """The status of a process that works alone; one of several ends here, without taking their group apart.
+    """Return the status of a single process; end a process of several at once with os._exit.
 
-    The destructor of gloo's group waits, holding Python's lock, for a thread that may want that lock (torch 2.13).
+    The destructor of gloo's process group waits, holding Python's lock, for a thread that may need that lock (torch
+    2.13).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -53,7 +54,7 @@ def ended(events: Events, code: str, message: str) -> int:
 
 
 def code_of(error: Exception) -> str:
-    """gpu_oom, no_space or internal. Libraries wrap both faults in their own types, so the text counts too."""
+    """Classify an error as gpu_oom, no_space or internal, also by its text: libraries wrap both faults in own types."""
     text = str(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
         return "gpu_oom"

@@ -1,4 +1,4 @@
-"""Held-out loss: the one function that recipes and evaluations share."""
+"""Held-out loss, computed by the one function that recipes and evaluations share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HeldOutLoss:
 
 
 def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSequence]:
-    """The first sequences with at most `most` tokens that count; the first one always."""
+    """Return the leading sequences with at most `most` loss tokens in all; always at least the first one."""
     taken: list[TokenSequence] = []
     room = most
     for sequence in sequences:
@@ -35,14 +35,14 @@ def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSeq
 
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
-    """Evaluate a causal language model; the same for every batching and order. The model's mode is restored."""
+    """Measure a causal model's loss, independent of batching and order. The model's mode is restored."""
     found = example_losses(model, sequences, pad)
     tokens = sum(example.tokens for example in found)
     return HeldOutLoss(sum(example.loss * example.tokens for example in found) / tokens, tokens)
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
-    """The loss of each sequence, in their order. The model's mode is restored."""
+    """Return the loss of each sequence, in order. The model's mode is restored."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -63,7 +63,7 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
 
 
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
-    """Neighbours in length, at most BATCH_TOKENS with the padding (one sequence may be longer)."""
+    """Group sequences of similar length into batches of at most BATCH_TOKENS, padding included; one may be longer."""
     made: list[list[TokenSequence]] = []
     for sequence in sorted(sequences, key=lambda sequence: len(sequence.ids)):
         if not made or (len(made[-1]) + 1) * len(sequence.ids) > BATCH_TOKENS:

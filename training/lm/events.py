@@ -1,4 +1,4 @@
-"""Events of a child process: one JSON object a line, flushed, for whoever supervises it."""
+"""Event file of a child process for its supervisor: one JSON object a line, flushed after each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Events:
-    """Appends to `path`; with None nothing is written."""
+    """Writer that appends events to `path`; None writes nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -22,7 +22,7 @@ class Events:
             stream.write(json.dumps({"kind": kind, **fields}, allow_nan=False) + "\n")
 
     def progress(self, step: int, total: int, first: int = 0) -> None:
-        """`step` of `total` is done; the rest is estimated from the pace since step `first`."""
+        """Report that `step` of `total` is done, with the time left estimated from the pace since step `first`."""
         done = step - first
         pace = (time.monotonic() - self.started) / done if done > 0 else 0.0
         self.write("progress", step=step, total=total, eta_s=round(pace * (total - step), 1))

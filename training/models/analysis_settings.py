@@ -1,4 +1,4 @@
-"""What a rank analysis may choose instead of its preset's parts, checked before anything is queued. Pure, no torch."""
+"""Validation of the settings that override a rank analysis' preset, run before queueing. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_STEPS, MOST_RATES = 1000, 8
 
 
 def checked(preset: str, rank_min: int | None, given: dict[str, Any], kinds: Collection[str]) -> dict[str, Any]:
-    """The given settings without those that are None. `kinds` are the last names of the base model's linear modules.
+    """Validate the given settings and return those that are not None.
 
-    Raises Invalid naming the field.
+    `kinds` are the last names of the base model's linear modules. Raises Invalid naming the field.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(chosen) - set(NAMES)):
@@ -35,7 +35,7 @@ def checked(preset: str, rank_min: int | None, given: dict[str, Any], kinds: Col
 
 
 def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Settings:
-    """The preset's settings with the chosen ones in their place. Raises Invalid naming the field."""
+    """Return the preset's settings with the chosen overrides. Raises Invalid naming the field."""
     parts = {name: chosen[name] for name in PARTS if name in chosen}
     try:
         return settings_of(preset, rank_min=rank_min, **parts)
@@ -44,13 +44,13 @@ def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Setti
 
 
 def shown(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Every setting that the analysis works with, as the plan will name them."""
+    """Return every setting in effect, under the names that the plan uses."""
     parts = asdict(resolved(preset, rank_min, chosen))
     return {**parts, **{name: value for name, value in chosen.items() if name not in PARTS}}
 
 
 def arguments(chosen: dict[str, Any]) -> list[str]:
-    """The chosen settings as flags of `python -m training.tars`."""
+    """Convert the chosen settings to flags of `python -m training.tars`."""
     return [f"--{name.replace('_', '-')}={text_of(value)}" for name, value in sorted(chosen.items())]
 
 
@@ -90,5 +90,5 @@ def refused(name: str, message: str) -> Invalid:
 
 
 def where(name: str) -> str:
-    """The path of a setting in a request."""
+    """Return the field path of a setting in a request, for errors."""
     return name if name in ("preset", "rank_min") else f"settings.{name}"

@@ -1,4 +1,4 @@
-"""What the checkpoints of a run said to its named prompts."""
+"""Stored answers of a run's checkpoints to the run's named prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Prompts = dict[str, str]
 
 
 class CheckpointAnswer(models.Model):
-    """Step 0 is the base model, before the first step."""
+    """An answer to a named prompt at a step of a run; step 0 is the base model, before the first step."""
 
     run = models.ForeignKey("training.TrainingRun", models.PROTECT, related_name="answers")
     step = models.PositiveIntegerField()
@@ -31,14 +31,14 @@ class CheckpointAnswer(models.Model):
 
     @classmethod
     def keep(cls, run: Any, step: int, answers: dict[str, str]) -> None:
-        """Twice is as once: an attempt that goes on from a checkpoint answers again."""
+        """Store the answers of a step; idempotent, as an attempt resumed from a checkpoint answers again."""
         for name, answer in answers.items():
             kept = {"answer": answer.replace("\x00", "")}
             cls.objects.update_or_create(run=run, step=step, name=name, defaults=kept)
 
 
 def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
-    """Raises Invalid naming `prompts`."""
+    """Validate the number, names and lengths of prompts. Raises Invalid naming `prompts`."""
     if prompts and sharded:
         raise wrong("A run in shards answers no prompts: no device holds its model. Leave prompts or sharded out.")
     if len(prompts) > MOST:

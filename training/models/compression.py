@@ -1,4 +1,4 @@
-"""Compressions: a stored version made smaller after its training, as a new version with lineage to the old."""
+"""Compressions: a stored version made smaller after its training, as a new version with lineage to the old one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.tars import allocation
 
 
 class Compression(GpuJob):
-    """Cuts the updates of a version to their leading directions, within a budget over all modules."""
+    """A job that truncates a version's updates to their leading directions, within a budget over all modules."""
 
     source = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="compressions")
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="+")
@@ -79,7 +79,7 @@ class Compression(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """What the gpu worker runs."""
+        """Return the command-line arguments of the compression child; empties its output folder first."""
         ((kind, value),) = self.budget.items()
         output = folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
@@ -104,7 +104,7 @@ class Compression(GpuJob):
             self.write(**{f"loss_{event['when']}": event["loss"]})
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the smaller version and end, in one transaction under the fence."""
+        """Publish the smaller version and end the job, in one transaction under the fence."""
         report = json.loads((folder / "output" / "adapter.json").read_bytes())
         with transaction.atomic():
             self.heartbeat()
@@ -137,12 +137,12 @@ class Compression(GpuJob):
 
 
 def trained_with(version: AdapterVersion) -> Dataset | None:
-    """The dataset that the version's lineage names, where the project still has it."""
+    """Return the dataset that the version's lineage names, or None if the project no longer has it."""
     return Dataset.objects.filter(project=version.project, digest=version.lineage.get("dataset") or "").first()
 
 
 def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
-    """Raises Invalid unless the budget buys at least one rank and is smaller than the version."""
+    """Raise Invalid unless the budget buys at least one rank and is smaller than the version."""
     ((kind, value),) = budget.items()
     shapes = version.adapter.base_model.linear_shapes()
     costs = {name: allocation.cost(shapes[name.rsplit(".", 1)[-1]]) for name in version.ranks}
@@ -157,7 +157,7 @@ def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
 
 
 def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The child's report in the words of a version's metrics."""
+    """Convert the child's report to the names of a version's metrics."""
     names = {"loss_before": "loss_before", "loss_after": "loss_after", "tokens": "eval_tokens",
              "parameters_before": "parameters_before", "energy_kept": "energy_kept"}  # fmt: skip
     return {ours: report[theirs] for theirs, ours in names.items() if theirs in report}

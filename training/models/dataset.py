@@ -1,4 +1,4 @@
-"""Datasets: checked, split and stored under their digest."""
+"""Datasets: training data that is checked, split, and stored under its digest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHECKER = system("checker")
 
 
 class BrokenLines(Invalid):
-    """The file has lines that are no rows; nothing was stored."""
+    """The file has lines that are not valid rows; nothing was stored."""
 
     code = "broken_lines"
 
@@ -62,13 +62,13 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(status=DatasetStatus.READY)
 
     def waiting(self) -> DatasetQuerySet:
-        """Uploads that no worker looks at: their message or their worker was lost."""
+        """Return uploads whose check has to be started again: their message or their worker was lost."""
         lost = Q(check_began_at=None, created_at__lt=now() - timedelta(minutes=1))
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
 class Dataset(RetentionMixin):
-    """Rows in one normal form, split by a hash of the document or the prompt into train and eval."""
+    """A dataset: rows in one normal form, split into train and eval by a hash of the document or prompt."""
 
     subject = "dataset"
 
@@ -144,9 +144,9 @@ class Dataset(RetentionMixin):
     def looked_at(
         cls, *, project: Project, file: Path, filename: str, format: str = "", mapping: dict[str, str] | None = None
     ) -> Dataset:
-        """What a file would be, and the dataset of the same content if there is one. Nothing is stored.
+        """Check a file without storing anything; return the dataset of the same content, or an unsaved one.
 
-        Raises BrokenLines and Invalid, as `create` does.
+        Raises BrokenLines and Invalid, as `create` does, and Invalid for a file over AT_ONCE_BYTES.
         """
         dataset = cls(project=project, name=Path(filename).stem, size_bytes=file.stat().st_size,
                       format=known_format(format, filename), mapping=known_mapping(mapping or {}))  # fmt: skip
@@ -159,7 +159,7 @@ class Dataset(RetentionMixin):
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
-        """Keep the file and wake a worker."""
+        """Store the uploaded file and wake a worker to check it."""
         self.status, self.upload = DatasetStatus.CHECKING, stored_alone(file)
         with transaction.atomic():
             self.save(force_insert=True)
@@ -169,13 +169,13 @@ class Dataset(RetentionMixin):
 
     @classmethod
     def begin_check(cls, pk: int) -> Dataset | None:
-        """Take an upload that nobody looks at; None when there is nothing to do."""
+        """Claim the check of an upload; None if it is checked already or another worker has claimed it."""
         free = Q(check_began_at=None) | Q(check_began_at__lt=now() - CHECK_LOST)
         waiting = cls.objects.filter(free, pk=pk, status=DatasetStatus.CHECKING)
         return cls.objects.get(pk=pk) if waiting.update(check_began_at=now()) else None
 
     def judge(self) -> None:
-        """Judge the stored upload: ready or rejected, once. May be called twice."""
+        """Check the stored upload and mark it ready or rejected; idempotent."""
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             (file,) = store().fetch_dir(self.upload, Path(folder) / "upload").iterdir()
             try:
@@ -193,7 +193,7 @@ class Dataset(RetentionMixin):
             self.accept(found, digest, by=CHECKER)
 
     def accept(self, found: scan.Scan, digest: str, *, by: Actor) -> None:
-        """Keep what the file holds, with the audit event."""
+        """Mark the dataset as ready with the results of its scan, and record the audit event."""
         self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
         self.splits, self.columns, self.warnings = found.splits, sorted(found.columns), found.warnings()
         with transaction.atomic():
@@ -202,7 +202,7 @@ class Dataset(RetentionMixin):
             AuditEvent.record(Tag.DATASET_CREATED, self, by=by, project=self.project, after=after)
 
     def reject(self, error: Invalid) -> None:
-        """The upload is no dataset; its row says why, line by line."""
+        """Mark the upload as rejected, with its errors line by line; does nothing after the check has ended."""
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -216,13 +216,13 @@ class Dataset(RetentionMixin):
 
     @contextmanager
     def stored(self, file: Path) -> Iterator[tuple[scan.Scan, str]]:
-        """What the file holds, and the digest that its splits are stored under. Raises Invalid."""
+        """Scan the file, put its splits into the store, and yield the scan and their digest. Raises Invalid."""
         with self.scanned(file) as (found, folder):
             yield found, store().put_dir(folder)
 
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[scan.Scan, Path]]:
-        """What the file holds, and a folder with its splits. Raises Invalid."""
+        """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
         with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
             try:
                 found = scan.scan(readers.records_of(file, self.format), Path(folder), self.mapping)
@@ -232,35 +232,35 @@ class Dataset(RetentionMixin):
             yield found, Path(folder)
 
     def require_ready(self) -> None:
-        """Raises Invalid while the file is checked, or when it was no dataset."""
+        """Raise Invalid unless the dataset is ready: it is being checked, was rejected, or was erased."""
         if self.status != DatasetStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
 
     def require_not_erased(self) -> None:
-        """Raises Invalid when this content was erased here, after dropping what came back."""
+        """Raise Invalid if this content was erased here, after dropping the bytes stored again."""
         if self.status == DatasetStatus.ERASED:
             self.drop_content()
             raise Invalid(f"This content was erased as {self}: it is not taken again.", field="file", code="erased")
 
     def drop_content(self) -> None:
-        """Remove the bytes of an erased dataset. May be called twice."""
+        """Remove the bytes of an erased dataset; idempotent."""
         for digest in filter(None, (self.digest, self.upload)):
             drop_bytes(digest)
 
     def folder(self) -> Path:
-        """A verified local copy: train.jsonl and eval.jsonl. Raises Invalid unless the dataset is ready."""
+        """Fetch a verified local copy of train.jsonl and eval.jsonl. Raises Invalid unless it is ready."""
         self.require_ready()
         return store().fetch_dir(self.digest, settings.WORK_DIR / "datasets" / self.digest)
 
     def preview(self, count: int = 10) -> list[dict[str, Any]]:
-        """The first rows of the training split; none before the check has ended."""
+        """Return the first rows of the training split; an empty list unless the dataset is ready."""
         if self.status != DatasetStatus.READY:
             return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [rows.parse_row(line) for line in islice(stream, count)]
 
     def rendered(self, model: BaseModel, max_length: int) -> dict[str, Any]:
-        """The first rows as a training on the model reads them, and how long rows are. Raises Invalid."""
+        """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
         file = self.folder() / "train.jsonl"
         try:
             return rendering.look(file, rendering.tokenizer_of(model.folder, model.digest), max_length)
@@ -295,7 +295,7 @@ def require_enough(found: scan.Scan) -> None:
 
 
 def stored_alone(file: Path) -> str:
-    """Put one file into the store; returns the digest of its folder."""
+    """Put one file into the store; return the digest of its folder."""
     folder = Path(tempfile.mkdtemp(prefix="upload-", dir=scratch()))
     try:
         shutil.copyfile(file, folder / "rows")
@@ -305,7 +305,7 @@ def stored_alone(file: Path) -> str:
 
 
 def drop_bytes(digest: str) -> None:
-    """The content in the store and the local copy, unless another project's dataset is the same content."""
+    """Delete the content's local copy, and its stored copy unless a dataset that is not erased has the same content."""
     shutil.rmtree(settings.WORK_DIR / "datasets" / digest, ignore_errors=True)
     alive = Dataset.objects.filter(Q(digest=digest) | Q(upload=digest)).exclude(status=DatasetStatus.ERASED)
     if not alive.exists() and store().has(digest):

@@ -1,4 +1,4 @@
-"""What the gpu workers compute on, as each last reported it: the web process has no torch and sees no device."""
+"""Devices of the GPU workers, as each worker last reported them; the web process has no torch and sees no device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEARD_WITHIN = timedelta(minutes=5)
 
 class DeviceQuerySet(models.QuerySet["Device"]):
     def alive(self) -> DeviceQuerySet:
-        """Devices whose worker was heard of lately, by the database's clock."""
+        """Return devices whose worker reported recently, by the database's clock."""
         return self.filter(seen_at__gt=Now() - HEARD_WITHIN)
 
 
@@ -45,7 +45,7 @@ class Device(models.Model):
 
     @classmethod
     def report(cls, host: str, seen: list[Seen]) -> None:
-        """Keep what a worker sees on its host; what it sees no more is forgotten."""
+        """Store the devices that a worker sees on its host; delete those that it no longer sees."""
         for device in seen:
             cls.objects.update_or_create(
                 host=host, place=device.place, defaults={**device.as_fields(), "seen_at": Now()}

@@ -1,4 +1,4 @@
-"""Erasing a dataset's content: asked for by one person, approved by another; the row, its digest and its trail stay."""
+"""Erasure of a dataset's content, requested by one person and approved by another; row, digest and audit trail stay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ErasureStatus(models.TextChoices):
 
 
 class Erasure(models.Model):
-    """A request to erase a dataset's content for good, and the word of the person who decided."""
+    """A request to erase a dataset's content for good, and the decision of a second person."""
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="erasures")
     reason = models.TextField()
@@ -52,7 +52,7 @@ class Erasure(models.Model):
 
     @classmethod
     def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
-        """Ask for it. Raises Conflict under a legal hold or before the retention class has run out."""
+        """Request the erasure. Raises Conflict under a legal hold or before the retention period ends."""
         with transaction.atomic():
             dataset.lock().require_erasable().require_ready()
             asked, _ = cls.objects.get_or_create(
@@ -63,7 +63,7 @@ class Erasure(models.Model):
         return asked
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-        """Erase the content. Raises NotAllowed for its author and for tokens."""
+        """Erase the content. Raises NotAllowed for the request's author and for tokens."""
         with transaction.atomic():
             asked = self.decided(ErasureStatus.APPROVED, meaning, by)
             dataset = asked.dataset.lock().require_erasable()
@@ -75,7 +75,7 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
-        """Keep the content."""
+        """Reject the erasure and keep the content."""
         with transaction.atomic():
             asked = self.decided(ErasureStatus.REJECTED, meaning, by)
             AuditEvent.record(Tag.ERASURE_REJECTED, asked.dataset, by=by, project=asked.dataset.project, reason=reason)
@@ -93,7 +93,7 @@ class Erasure(models.Model):
 
 
 def drop_erased() -> int:
-    """Drop what an erasure left behind when its process died after the commit; returns how many datasets it saw."""
+    """Delete bytes left by an erasure whose process died after the commit; return how many datasets were examined."""
     erased = Dataset.objects.filter(status=DatasetStatus.ERASED)
     for dataset in erased:
         dataset.drop_content()

@@ -1,4 +1,4 @@
-"""Evaluations: a version beside its base model and the one that is served now, measured by a child process."""
+"""Evaluations: a version measured against its base model and the version served now, by a child process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_PATTERN = 200
 
 
 class Evaluation(GpuJob):
-    """Measures a version on a dataset's held-out rows, or lets it answer prompts, or both."""
+    """A job that measures a version on a dataset's held-out rows, or lets it answer prompts, or both."""
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="+")
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="evaluation_jobs")
@@ -81,7 +81,7 @@ class Evaluation(GpuJob):
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """What the gpu worker runs."""
+        """Write compare.json into the folder and return the command-line arguments of the evaluation child."""
         adapters = {"version": str(self.version.fetch(folder / "version"))}
         if self.against:
             adapters["against"] = str(self.against.fetch(folder / "against"))
@@ -100,7 +100,7 @@ class Evaluation(GpuJob):
         return ["training.recipes.compare", str(folder / "compare.json")]
 
     def succeeded(self, folder: Path) -> None:
-        """Keep what was measured and end, in one transaction under the fence."""
+        """Store the measurements and end the job, in one transaction under the fence."""
         metrics = json.loads((folder / "output" / "result.json").read_bytes())
         with transaction.atomic():
             self.heartbeat()

@@ -10,7 +10,7 @@ from adapterhub.core.errors import Invalid
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A number in [least, most]; a whole number unless its default is a float."""
+    """A numeric hyper-parameter in [least, most]; an integer unless its default is a float."""
 
     default: int | float
     least: float
@@ -20,7 +20,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words; the first is the default."""
+    """A hyper-parameter with a fixed set of words; the first is the default."""
 
     words: tuple[str, ...]
     meaning: str
@@ -56,7 +56,7 @@ OUTER = ("rank", "scale", "rslora", "devices", "sharded", "init")
 
 
 def with_defaults(given: dict[str, Any]) -> dict[str, int | float | str]:
-    """The given values checked, the rest at their defaults. Raises Invalid naming the field."""
+    """Validate the given values and add the defaults of the others. Raises Invalid naming the field."""
     if unknown := sorted(set(given) - set(TABLE)):
         raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
     return {name: checked(name, given.get(name, entry.default)) for name, entry in TABLE.items()}

@@ -1,4 +1,4 @@
-"""What rank analyses and training runs share: a lease, a project, and the audit event at their end."""
+"""Abstract model of jobs on a GPU, such as analyses and training runs: lease, project, audit event at the end."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ class GpuJob(LeasedJob):
         ordering = ["-created_at"]
 
     def require_of_project(self, field: str, thing: models.Model | None) -> None:
-        """Raises Invalid when a thing that the job names belongs to another project."""
+        """Raise Invalid when an object that the job names belongs to another project."""
         if thing is not None and thing.project_id != self.project_id:
             raise Invalid(f"There is no such {field} in {self.project}.", field=field, code=f"unknown_{field}")
 
     @property
     def folder(self) -> Path:
-        """The job's workspace; its checkpoints outlive an attempt."""
+        """The job's workspace on this host; its checkpoints outlive an attempt."""
         return settings.WORK_DIR / str(self.pk)
 
     def wake_worker(self) -> None:
-        """Say that the job waits for a worker; call it outside of a transaction that may be rolled back."""
+        """Signal that the job is queued; call it outside of a transaction that may be rolled back."""
         kind = self._meta.model_name
         job_queued.send(sender=None, kind=kind, job=str(self.pk), traceparent=self.traceparent)
 
     def request(self, tag: Tag, *, by: Actor, after: dict[str, Any]) -> None:
-        """Save the new job with its event and wake a worker after the commit. Raises Conflict: the queue is full."""
+        """Save the new job with its event; wake a worker after the commit. Raises Conflict if the queue is full."""
         require_room(self.project)
         if self.dataset:
             self.dataset.require_ready()
@@ -67,7 +67,7 @@ class GpuJob(LeasedJob):
         transaction.on_commit(self.wake_worker, robust=True)
 
     def cancel(self, *, by: Actor, reason: str = "") -> None:
-        """Stop it. A queued job is cancelled at once, a running one saves a checkpoint; twice is as once."""
+        """Cancel a queued job at once, and let a running one save a checkpoint first; idempotent."""
         with transaction.atomic():
             job = self.lock()
             was = job.status
@@ -77,19 +77,19 @@ class GpuJob(LeasedJob):
         self.refresh_from_db()
 
     def failed(self, reason: str, message: str) -> None:
-        """End as failed under the fence, with the audit event."""
+        """End the job as failed under the fence, with the audit event."""
         with transaction.atomic():
             self.end(JobStatus.FAILED, reason=reason, message=message)
             self.record_end()
 
     def cancelled(self) -> None:
-        """End as cancelled under the fence, with the audit event."""
+        """End the job as cancelled under the fence, with the audit event."""
         with transaction.atomic():
             self.end(JobStatus.CANCELLED)
             self.record_end()
 
     def record_end(self, *, by: Actor = WORKER, evidence: dict[str, Any] | None = None, reason: str = "") -> None:
-        """The event of the end, or that somebody asked for it."""
+        """Record the audit event of the job's end, or of a request to stop it."""
         AuditEvent.record(
             self.tags[JobStatus(self.status)],
             self,
@@ -101,21 +101,21 @@ class GpuJob(LeasedJob):
         )
 
     def log_start(self) -> int:
-        """The byte of the log from which `keep_log` goes on."""
+        """The byte of the log from which `keep_log` continues."""
         return 0
 
     def keep_log(self, start: int) -> int:
-        """Keep what the child has written since byte `start`; where it was read to."""
+        """Store the log that the child wrote since byte `start`; return the byte read up to."""
         return start
 
     def note(self, event: dict[str, Any]) -> None:
-        """Keep an event of the child under the fence."""
+        """Store an event of the child under the fence."""
         if event["kind"] == "progress":
             self.write(progress={name: event.get(name) for name in ("step", "total", "eta_s")})
 
 
 def kinds() -> list[type[GpuJob]]:
-    """Every kind of job that waits for a device."""
+    """Return every model of job that runs on a device."""
     return [model for model in apps.get_models() if issubclass(model, GpuJob)]
 
 
@@ -128,7 +128,7 @@ def count(project: Project, **condition: Any) -> int:
 
 
 def require_room(project: Project) -> None:
-    """Raises Conflict when the project has as many jobs waiting as it may."""
+    """Raise Conflict when the project has reached its limit of queued jobs."""
     if settings.PROJECT_QUEUED and count(project, status="queued") >= settings.PROJECT_QUEUED:
         raise Conflict(
             f"{project} has {settings.PROJECT_QUEUED} jobs waiting, as many as it may: cancel one, or wait.",

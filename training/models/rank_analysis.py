@@ -1,4 +1,4 @@
-"""Rank analyses: one TARS result, kept so that another budget can be planned at once."""
+"""Rank analyses: the result of one TARS run, stored so that another budget can be planned at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START_VALUES = "plan.init.safetensors"  # beside plan.json, where the preset has
 
 
 class RankAnalysis(GpuJob):
-    """What each module is worth for a task, and the ranks that the budget buys."""
+    """A job that scores each module for a task and plans the ranks that a budget allows."""
 
     class Preset(models.TextChoices):
         DEFAULT = "default"
@@ -73,7 +73,7 @@ class RankAnalysis(GpuJob):
         settings: dict[str, Any] | None = None,
         **fields: Any,
     ) -> RankAnalysis:
-        """Queue an analysis. Without `rank_min` the preset's counts; ranks end at what the project's clusters serve.
+        """Queue an analysis; the preset gives a missing `rank_min`, the project's clusters cap the ranks.
 
         Raises Invalid naming the field when a setting is unknown or no ranks in the bounds meet the budget.
         """
@@ -93,7 +93,7 @@ class RankAnalysis(GpuJob):
 
     @property
     def parts(self) -> dict[str, Any]:
-        """Every setting by name: the preset's, and what was chosen instead."""
+        """Return every setting in effect by name: the preset's, with the chosen overrides."""
         return analysis_settings.shown(self.preset, self.rank_min, self.settings)
 
     @property
@@ -101,7 +101,7 @@ class RankAnalysis(GpuJob):
         return Bounds(self.rank_min, self.rank_max, self.quantum)
 
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Shapes (out, in) of the modules that the analysis looks at, by full name."""
+        """Return the shapes (out, in) of the modules to analyse, by full name."""
         shapes = self.base_model.linear_shapes()
         wanted = self.settings.get("target_modules", list(shapes))
         return {
@@ -112,7 +112,7 @@ class RankAnalysis(GpuJob):
         }
 
     def check_budget(self) -> None:
-        """Refuse at once what the allocation would refuse after the whole analysis. Raises Invalid."""
+        """Check the budget before the analysis as the allocation does after it. Raises Invalid."""
         ((kind, value),) = self.budget.items()
         chosen = analysis_settings.resolved(self.preset, self.rank_min, self.settings)
         modules = self.modules()
@@ -122,7 +122,7 @@ class RankAnalysis(GpuJob):
             raise Invalid(str(error), field=error.field, code=f"bad_{error.field}") from None
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """What the gpu worker runs."""
+        """Return the command-line arguments of the rank analysis child."""
         ((kind, value),) = self.budget.items()
         data = self.dataset.folder()
         needs_reference = analysis_settings.resolved(self.preset, self.rank_min, self.settings).needs_reference
@@ -145,7 +145,7 @@ class RankAnalysis(GpuJob):
         ]  # fmt: skip
 
     def succeeded(self, folder: Path) -> None:
-        """Store the start values, then keep the plan with their digest and end, under the fence."""
+        """Store the start values, save the plan with their digest, and end the job under the fence."""
         plan = json.loads((folder / "plan.json").read_bytes())
         plan["start_values"] = stored_start_values(folder)
         with transaction.atomic():
@@ -155,7 +155,7 @@ class RankAnalysis(GpuJob):
             self.record_end(evidence=evidence)
 
     def reallocate(self, budget: dict[str, int]) -> dict[str, Any]:
-        """The plan for another budget, from the stored signals. Raises Invalid before the analysis has them."""
+        """Plan another budget from the stored signals. Raises Invalid before the analysis has them."""
         if not self.plan:
             raise Invalid(f"The analysis is {self.status}: it has no scores yet.", code="no_scores")
         ((kind, value),) = budget.items()
@@ -167,7 +167,7 @@ class RankAnalysis(GpuJob):
         return {**plan, "verdict": words[0], "verdict_text": words[1]}
 
     def uniform_range(self) -> tuple[int, int]:
-        """The least and the highest rank everywhere whose parameters the plan's bounds can meet."""
+        """Return the least and highest uniform rank whose parameters the plan's bounds can meet."""
         modules = self.plan["modules"]
         names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
         each = sum(allocation.cost(shape) for shape in shapes)
@@ -178,19 +178,19 @@ class RankAnalysis(GpuJob):
         return least, max(least, int(highs @ costs) // each)
 
     def start_values_file(self) -> Path:
-        """A verified local copy of the plan's start values for A."""
+        """Fetch a verified local copy of the plan's start values for A."""
         digest = self.plan["start_values"]
         return store().fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
 
 
 def served_ranks(project: Project, base_model: BaseModel) -> list[int]:
-    """The least of the highest ranks that the project's clusters of the base model serve, if it has one."""
+    """Return the lowest max_lora_rank of the project's clusters for the base model as a list, empty without one."""
     least = project.clusters.filter(base_model=base_model).aggregate(Min("max_lora_rank"))["max_lora_rank__min"]
     return [] if least is None else [least]
 
 
 def stored_start_values(folder: Path) -> str | None:
-    """Digest of the artifact that holds a job's start values; None when it has none."""
+    """Store a job's start values; return their artifact's digest, or None if it has none."""
     if not (folder / START_VALUES).exists():
         return None
     alone = folder / "output"

@@ -1,4 +1,4 @@
-"""How long a record is kept: a retention class, and a legal hold that goes before it."""
+"""Retention of records: a retention class, and a legal hold that takes precedence over it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RetentionMixin(models.Model):
     retention = models.CharField(max_length=20, choices=Retention.choices, default=Retention.LIFECYCLE)
     hold_reason = models.TextField(blank=True, default="")
 
-    # Before the colon in the tags of its events.
+    # The prefix of the tags of its audit events, before the colon.
     subject: ClassVar[str]
 
     class Meta:
@@ -41,13 +41,13 @@ class RetentionMixin(models.Model):
         return self.created_at + KEPT_FOR[Retention(self.retention)]
 
     def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
-        """Change the class."""
+        """Change the retention class."""
         if retention not in Retention.values:
             raise Invalid(f"retention is one of {', '.join(Retention.values)}.", field="retention")
         self.change("retention_changed", {"retention": retention}, reason=reason, by=by)
 
     def hold(self, *, reason: str, by: Actor) -> None:
-        """A legal hold: nothing of it is erased, whatever its class."""
+        """Place a legal hold: nothing of the record is erased, whatever its class."""
         self.change("hold_placed", {"hold_reason": reason}, reason=reason, by=by)
 
     def release(self, *, reason: str, by: Actor) -> None:
@@ -66,7 +66,7 @@ class RetentionMixin(models.Model):
         self.refresh_from_db()
 
     def require_erasable(self) -> Self:
-        """Raises Conflict under a legal hold, and before its class has run out."""
+        """Raise Conflict under a legal hold or before the retention period ends."""
         if self.hold_reason:
             raise Conflict(f"{self} is under a legal hold: release it first.", code="legal_hold")
         if self.kept_until > now():
@@ -76,7 +76,7 @@ class RetentionMixin(models.Model):
 
 
 def keep(record: RetentionMixin, *, reason: str, by: Actor, retention: str = "", hold: bool | None = None) -> None:
-    """What is wanted of class and hold, in one transaction."""
+    """Apply the requested changes of retention class and legal hold in one transaction."""
     with transaction.atomic():
         if retention and retention != record.retention:
             record.keep_as(retention, reason=reason, by=by)

@@ -1,4 +1,4 @@
-"""What a run's child wrote, kept in the database: a page on another host reads it, and it outlives the workspace."""
+"""Log of a run's child process, kept in the database: any host can show it, and it outlives the workspace."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from django.db import models
 from django.db.models import Max
 
 PART_BYTES = 64_000
-# Of a run that writes without end, the rest stays in the file.
+# Limit of a run's stored log, in bytes: what it writes beyond that stays in the file.
 MOST_BYTES = 8_000_000
 
 
 class RunLog(models.Model):
-    """A part of a log; `position` and `until` are bytes of everything that the run has written."""
+    """A part of a run's log; `position` and `until` are byte offsets in everything that the run has written."""
 
     run = models.ForeignKey("training.TrainingRun", models.PROTECT, related_name="log_parts")
     position = models.PositiveBigIntegerField()
@@ -30,12 +30,12 @@ class RunLog(models.Model):
 
     @classmethod
     def end_of(cls, run: Any) -> int:
-        """Bytes that are kept."""
+        """Return the number of log bytes stored for the run."""
         return cls.objects.filter(run=run).aggregate(end=Max("until"))["end"] or 0
 
     @classmethod
     def keep(cls, run: Any, file: Path, start: int) -> int:
-        """Keep what the file has grown by since byte `start` of it, whole lines if there are; where it was read to."""
+        """Store what the file has gained since byte `start`, in whole lines if possible; return the end read."""
         part, end = read_part(file, start), cls.end_of(run)
         if not part or end >= MOST_BYTES:
             return start
@@ -45,7 +45,7 @@ class RunLog(models.Model):
 
     @classmethod
     def since(cls, run: Any, position: int) -> tuple[str, int]:
-        """What was written from this byte on, up to a few parts, and where that ends."""
+        """Return the log text from byte `position` on, at most four parts, and the byte at which it ends."""
         parts = list(cls.objects.filter(run=run, until__gt=position)[:4])
         if not parts:
             return "", position
@@ -53,13 +53,13 @@ class RunLog(models.Model):
 
     @classmethod
     def tail(cls, run: Any, characters: int) -> str:
-        """The end of it."""
+        """Return the last `characters` characters of the log, or fewer."""
         parts = cls.objects.filter(run=run).order_by("-position").values_list("text", flat=True)[:8]
         return "".join(reversed(list(parts)))[-characters:]
 
 
 def read_part(file: Path, start: int) -> bytes:
-    """At most PART_BYTES from byte `start` on, to the end of a line where one ends."""
+    """Read at most PART_BYTES from byte `start`, up to the last line end if there is one."""
     if not file.is_file():
         return b""
     with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Training runs: what turns a dataset into an adapter version."""
+"""Training runs, which turn a dataset into an adapter version."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ class TrainingRun(RetentionMixin, GpuJob):
         priority: int = 0,
         prompts: Prompts | None = None,
     ) -> TrainingRun:
-        """A run that is not saved, for a preflight or to be queued. Raises Invalid.
+        """Build an unsaved run, for a preflight or to be queued. Raises Invalid.
 
-        Of an analysis it takes the ranks, for another `budget` if one is named, and the start values where it has
-        them, unless `start_values` says otherwise.
+        A rank analysis gives its ranks, reallocated if a `budget` is given, and its start values if it has them, unless
+        `start_values` is False.
         """
         check_analysis(rank_analysis, adapter.base_model)
         check_budget(rank_analysis, budget)
@@ -115,12 +115,12 @@ class TrainingRun(RetentionMixin, GpuJob):
         return run
 
     def queue(self, *, by: Actor) -> None:
-        """Save the planned run and queue it; `training.runs.launch` asks first whether it will fit."""
+        """Save and queue the planned run; `training.runs.launch` checks first that it will fit."""
         with transaction.atomic():
             self.request(Tag.TRAINING_RUN_REQUESTED, by=by, after=self.asked_for())
 
     def asked_for(self) -> dict[str, Any]:
-        """What is frozen from now on."""
+        """Return the requested configuration for the audit event: hyper-parameters, analysis, budget, prompts."""
         return {
             "hyperparameters": self.hyperparameters,
             "rank_analysis": str(self.rank_analysis_id) if self.rank_analysis_id else None,
@@ -130,7 +130,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def resume(self, *, by: Actor) -> None:
-        """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+        """Queue a failed or cancelled run again; it continues from its last checkpoint."""
         with transaction.atomic():
             run = self.lock()
             if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
@@ -144,7 +144,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         self.refresh_from_db()
 
     def child_arguments(self, folder: Path) -> list[str]:
-        """Write run.json and name the recipe."""
+        """Write run.json and return the recipe's command-line arguments."""
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
         return launch.command(f"training.recipes.{self.method}", str(recipe), self.devices)
@@ -174,13 +174,13 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def rank_plan(self) -> dict[str, Any]:
-        """Ranks of every module: the analysis' plan, or the same rank everywhere."""
+        """Return the ranks of every module: from the analysis' plan, or one rank everywhere."""
         if self.rank_analysis:
             plan = self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.plan
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
         rank = self.hyperparameters["rank"]
-        # rsLoRA (arXiv 2312.03732) is this alpha under another root: written plainly, every engine scales it alike.
+        # rsLoRA (arXiv 2312.03732) scales by alpha / sqrt(r): as a larger plain alpha, every engine scales it the same.
         stabilised = rank**0.5 if self.hyperparameters.get("rslora") else 1
         return {
             "r": rank,
@@ -191,7 +191,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def start_values(self) -> str:
-        """Where A starts: the analysis' file, or what the hyper-parameters say."""
+        """Return the analysis' file of start values for A, else the `init` hyper-parameter."""
         if self.takes_start_values and self.rank_analysis:
             return str(self.rank_analysis.start_values_file())
         return str(self.hyperparameters.get("init", "random"))
@@ -215,7 +215,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return self.folder / "log.txt"
 
     def log_start(self) -> int:
-        """What is kept already; on another host than the attempt before the file begins anew."""
+        """Return the number of log bytes kept; 0 when this host's log file is missing or shorter (a new host)."""
         kept = RunLog.end_of(self)
         return kept if self.log_file.is_file() and self.log_file.stat().st_size >= kept else 0
 
@@ -231,13 +231,13 @@ class TrainingRun(RetentionMixin, GpuJob):
         return {**shown, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the version and end, in one transaction under the fence: one version, whatever came twice."""
+        """Publish the version and end the run, in one transaction under the fence: never two versions."""
         result = json.loads((folder / "output" / "result.json").read_bytes())
         if (folder / "output" / "model").is_dir():
             result["checkpoint"] = store().put_dir(folder / "output" / "model")
         with transaction.atomic():
             if self.heartbeat() == JobStatus.STOPPING:
-                # Cancelled while it was saving: the checkpoint stays, a resume publishes.
+                # Cancelled while it was saving: the checkpoint is kept, and a resume publishes it.
                 self.cancelled()
                 return
             version = AdapterVersion.publish(
@@ -280,14 +280,14 @@ class RunMetric(models.Model):
 
 
 def check_init(run: TrainingRun) -> None:
-    """Start values need a method that has an A."""
+    """Raise Invalid for an `init` other than random with another method than lora."""
     init = run.hyperparameters["init"]
     if init != "random" and run.method != TrainingRun.Method.LORA:
         raise Invalid(f"init = {init} is for lora; leave it at random.", field="hyperparameters.init", code="bad_init")
 
 
 def check_rslora(run: TrainingRun) -> None:
-    """One scale for all modules: ranks that differ would each have their own."""
+    """Raise Invalid for rsLoRA with differing ranks, which would give the modules different scales."""
     if not run.hyperparameters["rslora"]:
         return
     if run.rank_analysis or run.method not in ("lora", "qlora", "dora"):
@@ -305,7 +305,7 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
 
 
 def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
-    """Raises Invalid when another budget is named without signals to allocate it from, or cannot be met."""
+    """Raise Invalid for a budget without a rank analysis to allocate it, or one that cannot be met."""
     if budget is None:
         return
     if analysis is None:
@@ -314,7 +314,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 
 
 def taken(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
-    """Whether a run takes start values. Raises Invalid when they are wanted and there are none."""
+    """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
     there = bool(analysis and analysis.plan["start_values"])
     if wanted and not there:
         raise Invalid(

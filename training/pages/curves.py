@@ -1,4 +1,4 @@
-"""Logged steps as curves and lengths as bars: parts of an SVG, so that a page shows them without JavaScript."""
+"""SVG parts for curves of logged steps and bars of row lengths, so that pages show them without JavaScript."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Rows = Sequence[tuple[int, dict[str, Any]]]
 
 
 def curves(rows: Rows) -> list[dict[str, Any]]:
-    """A curve for everything that was logged at two steps or more; the loss comes first."""
+    """Return a curve for each quantity that was logged at two steps or more; the loss comes first."""
     found = [curve(rows, name) for name in NAMES]
     return [each for each in found if each]
 
 
 def curve(rows: Rows, name: str) -> dict[str, Any] | None:
-    """Points of one quantity for an SVG of WIDTH x HEIGHT; None before there are two."""
+    """Return one quantity's points for an SVG of WIDTH x HEIGHT; None with fewer than two."""
     scale = 1e-9 if name == "memory_bytes" else 1
     known = thinned([(step, values[name] * scale) for step, values in rows if values.get(name) is not None])
     if len(known) < 2:
@@ -44,13 +44,13 @@ def curve(rows: Rows, name: str) -> dict[str, Any] | None:
 
 
 def thinned(known: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Every n-th step and the last one: a long run draws as fast as a short one."""
+    """Return every n-th point and the last, so that a long run draws as fast as a short one."""
     stride = -(-len(known) // MOST_POINTS)
     return known[:-1:stride] + known[-1:] if stride > 1 else known
 
 
 def histogram(lengths: dict[str, Any], limit: int) -> dict[str, Any]:
-    """Bars of rows by length on an SVG of WIDTH x HEIGHT, and where `limit` tokens lie on it."""
+    """Return bars of row counts by length for an SVG of WIDTH x HEIGHT, and the position of `limit` tokens."""
     bins, step = lengths["bins"], lengths["step"]
     wide, most = (WIDTH - 2 * MARGIN) / len(bins), max(bins)
     bars = []

@@ -1,4 +1,4 @@
-"""Pages of training: guard, verb, answer."""
+"""Pages of datasets, rank analyses and compressions: check the caller's scope, act, render."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from training.pages.retention import keeping
 from training.tars.allocation import cost
 
 PAGE = 50
-# Rows of the score table that stand open.
+# Rows of the score table that are shown without a click.
 SHOWN = 15
 MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quantum", "samples")
 
 
 @login_required
 def datasets(request: HttpRequest) -> HttpResponse:
-    """The list, and to those who train the form to upload another."""
+    """Show the datasets; users who may train can upload another."""
     may_train = allowed(request, Scope.TRAIN).filter(archived_at=None)
     if request.method == "POST":
         may_train = allowed_somewhere(request, Scope.TRAIN)
@@ -74,7 +74,7 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 
 @login_required
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """The rows as they are; with a base model in the query, as a training on it reads them."""
+    """Show a dataset's rows; with a base model in the query, as a training on it reads them."""
     shown = one(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
     observe(Tag.DATASET_READ, by=actor_of(request), project=shown.project, what=request.path)
@@ -105,7 +105,7 @@ def analyses(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_analysis(request: HttpRequest) -> HttpResponse:
-    """The form; a good one queues an analysis."""
+    """Show the form of a rank analysis; queue the analysis when a valid form is posted."""
     form = AnalysisForm(request.POST or None, projects=allowed_somewhere(request, Scope.TRAIN))
     if request.method == "POST" and form.is_valid():
         try:
@@ -126,7 +126,7 @@ def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
 
 @login_required
 def analysis(request: HttpRequest, pk: str) -> HttpResponse:
-    """The plan; with a budget in the query, what that budget would buy, at once."""
+    """Show a rank analysis with its plan; a budget in the query shows the plan for that budget."""
     context = context_of_plan(request, pk)
     shown = context["job"]
     context["others"] = comparable(shown) if shown.plan else []
@@ -135,7 +135,7 @@ def analysis(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 def plan(request: HttpRequest, pk: str) -> HttpResponse:
-    """The part of the analysis' page that follows the slider."""
+    """Render the part of the analysis' page that changes with the budget slider."""
     return render(request, "training/_plan.html", context_of_plan(request, pk))
 
 
@@ -147,7 +147,7 @@ def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
 
 
 def planned(shown: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
-    """The analysis' plan, or a look at the form's budget; nothing before there is a plan."""
+    """Return the context of the analysis' plan, or of a plan for the form's budget; empty before there is a plan."""
     if not shown.plan:
         return {}
     slider = slider_of(shown)
@@ -162,7 +162,7 @@ def planned(shown: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
 
 
 def slider_of(shown: RankAnalysis) -> dict[str, int]:
-    """The range of budgets as a rank everywhere, and where the analysis' own budget stands in it."""
+    """Return the range of the budget slider as a uniform rank, and the rank of the analysis' own budget."""
     least, most = shown.uniform_range()
     each = sum(cost(module["shape"]) for module in shown.plan["modules"])
     return {"least": least, "most": most, "value": round(shown.plan["budget"]["parameters"] / each)}
@@ -187,7 +187,7 @@ def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Make a stored version smaller: a job that ends in a new version."""
+    """Queue a job that makes a stored version smaller and publishes it as a new version."""
     shown = find_version(request, slug, number)
     require_scope(request, shown.project, Scope.TRAIN)
     budget = dict(cleaned(BudgetForm(request.POST)))

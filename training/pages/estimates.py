@@ -1,4 +1,4 @@
-"""The page of the estimator: memory of every method, part by part, from a model's configuration."""
+"""Page of the memory estimator: the memory of every method, part by part, from a model's configuration."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EstimateForm(forms.Form):
 
 @login_required
 def estimates(request: HttpRequest) -> HttpResponse:
-    """The form, and below it the answer to what it says."""
+    """Show the form and, if it is filled in, the estimate."""
     form = EstimateForm(request.GET if "base_model" in request.GET else None)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
@@ -67,7 +67,7 @@ def answer(form: EstimateForm) -> dict[str, Any]:
 
 
 def drawn(row: dict[str, Any], names: list[str], most: float, device_bytes: float) -> dict[str, Any]:
-    """The row with its parts in gigabytes and as pieces of a bar, all bars on one scale."""
+    """Return the row's parts in gigabytes and as pieces of a bar; all bars have one scale."""
     sizes = {part["name"]: part["bytes"] for part in row["parts"]}
     scale = BAR / max(most, device_bytes)
     pieces, x = [], 0.0

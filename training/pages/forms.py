@@ -1,4 +1,4 @@
-"""Forms of training's pages, limited to the user's project."""
+"""Forms of training's pages; their choices are limited to the user's project."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from training.models.hyperparameters import TABLE, Choice
 from training.models.retention import Retention
 from training.tars.presets import CHOICES
 
-# Hyper-parameters that most people choose; the rest stand closed in the form.
+# Hyper-parameters that most people choose; the form shows the others collapsed.
 MAIN = ("rank", "steps", "batch_size", "learning_rate", "max_length")
 STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 
 
 class MappingField(forms.CharField):
-    """Pairs ours=theirs, parted by commas."""
+    """Form field of comma-separated pairs ours=theirs."""
 
     def to_python(self, value: Any) -> dict[str, str]:
         pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
@@ -60,7 +60,7 @@ class UploadForm(forms.Form):
 
 
 class RenderingForm(forms.Form):
-    """How a training would read a dataset."""
+    """Form that chooses the base model and maximum length (in tokens) with which dataset rows are rendered."""
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
     max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=256, help_text="Tokens of a sequence.")
@@ -71,7 +71,7 @@ class RenderingForm(forms.Form):
 
 
 class PromptsField(forms.CharField):
-    """Prompts by name, one a line."""
+    """Form field of named prompts, one a line."""
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
@@ -86,7 +86,7 @@ class PromptsField(forms.CharField):
 
 
 class RunForm(forms.Form):
-    """A new training. The numbers have sane defaults; their bounds stand in one table."""
+    """Form of a new training run; defaults and bounds of its numbers come from the hyper-parameter table."""
 
     adapter = forms.ModelChoiceField(Adapter.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
@@ -144,7 +144,7 @@ class RunForm(forms.Form):
             )
 
     def propose(self, named: str | None) -> None:
-        """Offer the learning rate that the named analysis found best; what is no analysis offers nothing."""
+        """Offer the best learning rate of the named analysis as initial value; ignore an unknown analysis."""
         try:
             analysis = self.fields["rank_analysis"].clean(named)
         except forms.ValidationError:
@@ -154,7 +154,7 @@ class RunForm(forms.Form):
             self.fields["learning_rate"].help_text += f" The analysis proposes {rate:g}."
 
     def clean(self) -> dict[str, Any]:
-        """What is of another project than the adapter is refused by its name."""
+        """Add an error to a dataset or rank analysis of another project than the adapter's."""
         adapter = self.cleaned_data.get("adapter")
         for name in ("dataset", "rank_analysis"):
             chosen = self.cleaned_data.get(name)
@@ -166,7 +166,7 @@ class RunForm(forms.Form):
         return {name: self.cleaned_data[name] for name in TABLE}
 
     def asked(self) -> dict[str, Any]:
-        """What a run is launched with."""
+        """Return the keyword arguments with which to launch the run."""
         return {
             **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},
             "priority": self.cleaned_data["priority"] or 0,
@@ -176,11 +176,11 @@ class RunForm(forms.Form):
         }
 
     def stated(self) -> dict[str, bool]:
-        """What the adviser cannot measure."""
+        """Return the adviser's inputs that cannot be measured and that the user stated."""
         return {name: self.cleaned_data[name] for name in STATED}
 
     def parts(self) -> list[tuple[str, list[forms.BoundField]]]:
-        """The fields in groups; the last two groups stand closed."""
+        """Return the fields in groups; the page shows the last two groups collapsed."""
         tuned = [name for name in TABLE if name not in MAIN]
         rest = ("priority", "anyway", *STATED)
         return [
@@ -190,7 +190,7 @@ class RunForm(forms.Form):
         ]
 
     def planned(self) -> dict[str, Any]:
-        """What the run takes of its analysis."""
+        """Return the run's rank analysis, its budget as a uniform rank, and False if start values are declined."""
         rank, wanted = self.cleaned_data["uniform_rank"], self.cleaned_data["start_values"]
         return {
             "rank_analysis": self.cleaned_data["rank_analysis"],
@@ -200,7 +200,7 @@ class RunForm(forms.Form):
 
 
 class WordsField(forms.CharField):
-    """A list, parted by commas."""
+    """Form field of a comma-separated list."""
 
     def __init__(self, *, number: type[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -246,7 +246,7 @@ class AnalysisForm(forms.Form):
         return [field for field in self if field.name not in NAMES]
 
     def parts(self) -> list[forms.BoundField]:
-        """What may be chosen instead of the preset's parts."""
+        """Return the fields of the settings that may override the preset."""
         return [self[name] for name in NAMES]
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The overview: what waits for the reader, what is in progress, what serves where, and what is not as it should be."""
+"""Overview page: approvals to sign, jobs in progress, versions served, and alarms and drift of replicas."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from training.models import RankAnalysis, TrainingRun
 
 PAGE = 15
 PROTECTED = Q(policy__quorum__gte=1)
-# A policy without the word makes the comparison neither true nor false.
+# A policy without a quorum makes the comparison NULL, which is neither true nor false.
 UNPROTECTED = ~PROTECTED | Q(policy__quorum__isnull=True)
 LATEST = 10
 
 
 @login_required
 def overview(request: HttpRequest) -> HttpResponse:
-    """What serves where, what is in progress, what is wrong; to auditors also what happened."""
+    """Show aliases, jobs in progress, alarms, drift and pending approvals; to auditors also the latest audit events."""
     aliases = mine(request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version"))
     rollouts = mine(request, Rollout.objects.active(), "alias__project")
     related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
@@ -59,14 +59,14 @@ def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:
-    """Approvals that this person may sign: not their own, and not signed by them already."""
+    """Return the approvals that this person may sign: not their own, and not yet signed by them."""
     found = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
     return without_bodies(found.exclude(own).select_related("alias", "candidate__adapter"), "candidate")
 
 
 def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:
-    """Where a replica is away, or lacks what an alias of the page serves from its cluster."""
+    """Return the replicas that are unhealthy or lack a version that one of the aliases serves from their cluster."""
     wanted: dict[int, set[str]] = {}
     for alias in aliases:
         wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)

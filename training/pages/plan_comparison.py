@@ -33,7 +33,7 @@ def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def require_alike(pair: Sequence[RankAnalysis]) -> None:
-    """Raises Invalid unless both have a plan, of the same base model."""
+    """Raise Invalid unless both analyses have a plan for the same base model."""
     if not all(each.plan for each in pair):
         raise Invalid("Compare two analyses that have a plan: one of these has none yet.", field="to")
     if pair[0].base_model_id != pair[1].base_model_id:
@@ -41,7 +41,7 @@ def require_alike(pair: Sequence[RankAnalysis]) -> None:
 
 
 def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, Any]]:
-    """The modules whose ranks differ, the farthest apart first; a module that one plan leaves out has rank 0."""
+    """List the modules whose ranks differ, largest difference first; a module missing in a plan has rank 0."""
     names = dict.fromkeys([*one, *other])
     rows = [{"module": name, "this": one.get(name, 0), "other": other.get(name, 0)} for name in names]
     for row in rows:
@@ -50,6 +50,6 @@ def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, An
 
 
 def comparable(shown: RankAnalysis) -> QuerySet[RankAnalysis]:
-    """Others of the project that have a plan for the same base model, newest first."""
+    """Return the project's other analyses that have a plan for the same base model, newest first."""
     found = RankAnalysis.objects.filter(project=shown.project, base_model=shown.base_model, plan__isnull=False)
     return found.exclude(pk=shown.pk).select_related("dataset").defer("plan").order_by("-created_at")[:OFFERED]

@@ -1,4 +1,4 @@
-"""How a dataset or a run is kept, on its page: retention class, legal hold, the erasure that two people decide."""
+"""Page actions on the retention class and legal hold of datasets and runs, and on two-person erasure of datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.pages.forms import KeepingForm
 
 
 def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
-    """What the page's section shows, and the forms that the caller may use."""
+    """Return the template context of the retention section, with its forms and what the caller may do."""
     scopes = scopes_in(request, dataset.project)
     return {
         "asked": dataset.erasures.select_related("signer").first(),
@@ -35,7 +35,7 @@ def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
 
 
 def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
-    """The dataset, if the caller has the scope in its project."""
+    """Return the dataset if the caller has the scope in its project."""
     found: Dataset = one(request, Dataset.objects.select_related("project"), pk=pk)
     require_scope(request, found.project, scope)
     return found
@@ -44,14 +44,14 @@ def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
 @login_required
 @require_POST
 def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Its retention class and legal hold."""
+    """Change a dataset's retention class and legal hold."""
     found = led(request, pk, Scope.ADMIN)
     keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("dataset", pk=pk)
 
 
 def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
-    """The form that changes how it is kept, for who may."""
+    """Return the form that changes a record's retention and hold, or None without the admin scope."""
     if Scope.ADMIN not in scopes:
         return None
     return KeepingForm(auto_id="keep_%s", initial={"retention": record.retention, "hold": bool(record.hold_reason)})
@@ -60,7 +60,7 @@ def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
 @login_required
 @require_POST
 def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Its retention class and legal hold."""
+    """Change a run's retention class and legal hold."""
     found: TrainingRun = one(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, found.project, Scope.ADMIN)
     keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
@@ -70,7 +70,7 @@ def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
 @login_required
 @require_POST
 def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask for its content to be erased."""
+    """Request that a dataset's content be erased."""
     found = led(request, pk, Scope.ADMIN)
     Erasure.request(found, by=actor_of(request), **cleaned(ReasonForm(request.POST)))
     return redirect("dataset", pk=pk)
@@ -79,7 +79,7 @@ def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
-    """Approve or reject what was asked."""
+    """Approve or reject a pending erasure, after a fresh sign-in."""
     asked = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
     if verb not in ("approve", "reject"):
         raise Http404

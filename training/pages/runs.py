@@ -1,4 +1,4 @@
-"""Pages of training runs: the list, the form with its twin and its preflight, a run as it goes on, two compared."""
+"""Pages of training runs: the list, the form with its preflight, a run's progress, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def runs(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_run(request: HttpRequest) -> HttpResponse:
-    """The form; a good one queues a run. Asked to check, it says what would happen and queues nothing."""
+    """Show the form of a run; queue a valid one, or with `check` only show its preflight."""
     projects = allowed_somewhere(request, Scope.TRAIN)
     form = RunForm(request.POST or None, projects=projects, initial=proposed(request))
     form.propose(request.GET.get("rank_analysis"))
@@ -62,7 +62,7 @@ def new_run(request: HttpRequest) -> HttpResponse:
 
 
 def proposed(request: HttpRequest) -> dict[str, Any]:
-    """What the address offers: single fields, or a run to be cloned."""
+    """Return initial form values from the query: single fields, or a run to be cloned; single fields win."""
     initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
     if "clone" not in request.GET:
         return initial
@@ -81,7 +81,7 @@ def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
 
 
 def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
-    """The preflight, the adviser's order and the twins of what the form says."""
+    """Return the preflight, the adviser's ranking and the equivalent file, request and command of the form's run."""
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
     run = TrainingRun.planned(by=actor_of(request), **form.asked())
@@ -103,7 +103,7 @@ def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
 
 
 def named(text: str) -> UUID:
-    """A run's id in a query; anything else is no page."""
+    """Parse a run's id from a query. Raises Http404."""
     try:
         return UUID(text)
     except ValueError:
@@ -119,7 +119,7 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
 
 @login_required
 def run(request: HttpRequest, pk: str) -> HttpResponse:
-    """The whole story of a run, as the database keeps it: who closes this page changes nothing."""
+    """Show a run as stored in the database; it does not depend on an open page."""
     shown = find(request, pk)
     scopes = scopes_in(request, shown.project)
     context = {
@@ -138,7 +138,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
-    """What two runs were asked for differently, and what came of it."""
+    """Show the requested configurations of two runs where they differ, and their results."""
     shown, other = find(request, pk), find(request, named(request.GET.get("to") or str(pk)))
     context = {"job": shown, "other": other, "rows": specification.differences(shown, other)}
     return render(request, "training/compare_runs.html", context)
@@ -147,7 +147,7 @@ def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Cancel or resume."""
+    """Cancel or resume a run."""
     if verb not in ("cancel", "resume"):
         raise Http404
     shown = one(request, TrainingRun.objects.select_related("project"), pk=pk)

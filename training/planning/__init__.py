@@ -1,1 +1,1 @@
-"""What a training will need and which method suits it, before it is queued."""
+"""Estimates and advice before a training is queued: the resources it needs and the method that suits it."""

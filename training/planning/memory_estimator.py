@@ -1,4 +1,4 @@
-"""Memory of a training before it is tried: formulas on a model's configuration alone. No torch, no database.
+"""Memory of a training, estimated by formulas from a model's configuration alone. No torch, no database.
 
 Bytes a parameter follow from what each method keeps: weights, gradients, Adam's two moments (float32 unless said).
 Activations follow Korthikanti et al. (arXiv 2205.05198) with attention that is never materialised.
@@ -29,7 +29,7 @@ KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder: widths in channels, `modules` (out, in) of the linear modules of one layer."""
+    """Dimensions of a decoder: widths in channels, `modules` (out, in) of the linear modules of one layer."""
 
     hidden: int
     intermediate: int
@@ -40,7 +40,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
-        """From a transformers configuration of the Llama kind. Raises KeyError with a missing field's name."""
+        """Read the shape from a Llama-type transformers configuration. Raises KeyError with the missing field."""
         hidden, wide = config["hidden_size"], config["intermediate_size"]
         heads = config["num_attention_heads"]
         head = config.get("head_dim") or hidden // heads
@@ -58,7 +58,7 @@ class Shape:
 
     @property
     def embedding_parameters(self) -> int:
-        """The embedding, and the head where it is not the same matrix."""
+        """Parameters of the embedding, and of the head unless the two are tied."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
@@ -71,7 +71,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained and how; `length` in tokens, `devices` hold shards when `sharded`.
+    """The training to estimate; `length` in tokens, `devices` hold shards when `sharded`.
 
     `value_bytes` of a weight, a gradient or an activation: 2 on a GPU, 4 on a CPU, where training is in float32.
     """
@@ -93,9 +93,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on each device: weights, what the optimiser and the gradients take, activations, a kernel's copies.
+    """Bytes on each device: weights, optimiser and gradients, activations, and a kernel's temporary copies.
 
-    `gathered`: of sharded weights, the part that is whole for a moment; `logits`: of the loss.
+    `gathered`: the part of sharded weights that is temporarily whole; `logits`: logits of the loss.
     """
 
     weights: float
@@ -107,21 +107,21 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """What the device must have: all that torch allocates, and the context of the driver."""
+        """Return the bytes that the device must have: torch's peak and the driver's context."""
         return self.allocated + CONTEXT_BYTES
 
     @property
     def allocated(self) -> float:
-        """What torch reports as its peak. Only what comes and goes is fragmented."""
+        """Return the peak bytes that torch reports; fragmentation is added only to memory freed in every step."""
         return self.weights + self.gathered + self.states + self.moving * FRAGMENTATION
 
     @property
     def moving(self) -> float:
-        """What is allocated and freed in every step."""
+        """Return the bytes that are allocated and freed in every step."""
         return self.activations + self.logits + self.transient
 
     def parts(self) -> dict[str, float]:
-        """The summands of `total`, in bytes, by the name that people know them by."""
+        """Return the summands of `total` in bytes, by their names for display."""
         named = {
             "weights": self.weights,
             "largest layer, gathered": self.gathered,
@@ -141,7 +141,7 @@ class Estimate:
 
 
 def estimate(shape: Shape, plan: Plan) -> Estimate:
-    """Memory of each device. Raises KeyError for a method that there is none of."""
+    """Estimate the memory of each device. Raises KeyError for an unknown method."""
     shards = plan.devices if plan.sharded else 1
     weights = weight_bytes(shape, plan)
     gathered = layer_bytes(shape, weights) if shards > 1 else 0.0
@@ -156,7 +156,7 @@ def estimate(shape: Shape, plan: Plan) -> Estimate:
 
 
 def weight_bytes(shape: Shape, plan: Plan) -> float:
-    """`value_bytes` a parameter; under QLoRA the linear modules in NF4, embeddings and head whole."""
+    """Return the weights' bytes: `value_bytes` each; QLoRA has linear modules in NF4, embeddings and head in full."""
     whole = shape.parameters
     if plan.method == "qlora":
         whole -= shape.linear_parameters
@@ -165,17 +165,17 @@ def weight_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def layer_bytes(shape: Shape, weights: float) -> float:
-    """The largest thing that is gathered whole: a layer, or the embedding."""
+    """Return the bytes of the largest part that shards gather at once: a layer, or the embedding."""
     return max(weights / shape.layers, 2 * shape.vocabulary * shape.hidden)
 
 
 def full_states(shape: Shape, plan: Plan) -> float:
-    """Gradients and two moments in 16 bits; with master weights (mixed precision) float32 of all four, beside them."""
+    """Return bytes of 16-bit gradients and two moments; with master weights (mixed precision) all four in float32."""
     return (16 if plan.master_weights else 3 * plan.value_bytes) * shape.parameters
 
 
 def lora_states(shape: Shape, plan: Plan) -> float:
-    """Weights, gradients and two moments of the adapter."""
+    """Return the bytes of the adapter's weights, gradients and two moments."""
     return 4 * plan.adapter_bytes * shape.adapter_parameters(plan.rank, plan.kinds)
 
 
@@ -185,12 +185,12 @@ def dora_states(shape: Shape, plan: Plan) -> float:
 
 
 def adalora_states(shape: Shape, plan: Plan) -> float:
-    """Half as much rank again until it is pruned, and three buffers of importance for each parameter."""
+    """Return LoRA's bytes at 1.5 times the rank, as before pruning, and three importance buffers a parameter."""
     return (4 * plan.adapter_bytes + 12) * 1.5 * shape.adapter_parameters(plan.rank, plan.kinds)
 
 
 def galore_states(shape: Shape, plan: Plan) -> float:
-    """Gradients in 16 bits; projection and two projected moments of each linear module; Adam on the rest."""
+    """Return the bytes of 16-bit gradients, each linear module's projection and two moments, and Adam on the rest."""
     rank, rest = plan.galore_rank, shape.parameters - shape.linear_parameters
     projected = sum(min(size) * min(rank, *size) + 2 * max(size) * min(rank, *size) for size in shape.modules.values())
     return plan.value_bytes * (shape.parameters + shape.layers * projected + 2 * rest)
@@ -201,7 +201,7 @@ STATES = {"full": full_states, "lora": lora_states, "qlora": lora_states, "dora"
 
 
 def activation_bytes(shape: Shape, plan: Plan) -> float:
-    """Kept for the backward pass. With recomputation the input of each layer and one layer's working set."""
+    """Return bytes kept for the backward pass; with recomputation layer inputs and one layer's working set."""
     tokens = plan.batch_size * plan.length
     layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
     kept = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
@@ -209,13 +209,13 @@ def activation_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def logit_bytes(shape: Shape, plan: Plan) -> float:
-    """16-bit logits, their float32 copy and its gradient; in chunks of 256 tokens only a chunk's."""
+    """Return the bytes of 16-bit logits, their float32 copy and its gradient; a chunked loss has 256 tokens at once."""
     tokens = plan.batch_size * plan.length
     return (8 + plan.value_bytes) * (min(tokens, 256) if plan.chunked_loss else tokens) * shape.vocabulary
 
 
 def transient_bytes(shape: Shape, plan: Plan) -> float:
-    """The largest weight that a kernel needs whole for a moment."""
+    """Return the bytes of the largest temporary copy that a kernel makes: a dequantised or DoRA weight."""
     largest = max(shape.modules.values(), key=math.prod)
     if plan.method == "qlora":
         return plan.value_bytes * math.prod(largest)
@@ -227,7 +227,7 @@ def every_method(shape: Shape, plan: Plan) -> dict[str, Estimate]:
 
 
 def largest_batch(shape: Shape, plan: Plan, device_bytes: float) -> int:
-    """The most sequences of the plan's length that fit with a margin; 0 when not even one does."""
+    """Return the largest batch size that fits with a margin at the plan's length; 0 when not even one sequence does."""
     batch = 0
     while batch < 1024 and estimate(shape, replace(plan, batch_size=batch + 1)).verdict(device_bytes) == "fits":
         batch += 1

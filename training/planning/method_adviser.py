@@ -1,7 +1,7 @@
-"""Which method to train with: the decision matrix as a function that shows every reason. No torch, no database.
+"""Choice of a training method: the decision matrix as a function that gives every reason. No torch, no database.
 
-Each criterion gives every method points and a sentence; a method that cannot be trained at all is excluded. What would
-change the answer is found by asking again with one input changed.
+Each criterion gives every method points and a sentence; a method that cannot be trained at all is excluded. The inputs
+that would change the answer are found by advising again with one input changed at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RANKS = (8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known. None = not known, and then the criterion says so and gives no points.
+    """Inputs of the advice. For an unknown input (None) the criterion says so and gives no points.
 
     `targets`: tokens that the loss counts; `divergence` in nats a channel; `verdicts` of the estimator by method, on
     `devices` devices; `rank_parameters`: LoRA's parameters at rank 1.
@@ -44,7 +44,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Reason:
-    """One criterion's word on one method. `source`: measured, stated, or rule of thumb."""
+    """A criterion's points and sentence for a method. `source`: measured, stated, or rule of thumb."""
 
     criterion: str
     points: int
@@ -82,7 +82,7 @@ def memory(method: str, situation: Situation) -> Reason:
 
 
 def capacity(method: str, situation: Situation) -> Reason:
-    """An adapter should have at least as many parameters as there are completion tokens to learn."""
+    """Rate the capacity: an adapter should have at least as many parameters as completion tokens to learn."""
     if situation.targets is None or not situation.rank_parameters:
         return Reason("capacity", 0, "The tokens of the data are not known.", "stated")
     room = situation.rank * situation.rank_parameters
@@ -98,7 +98,7 @@ def capacity(method: str, situation: Situation) -> Reason:
 
 
 def rank_for(situation: Situation) -> int | None:
-    """The least rank whose parameters are as many as the completion tokens; None when none is."""
+    """Return the lowest rank with as many parameters as there are completion tokens; None when no rank has."""
     targets = situation.targets or 0
     return next((rank for rank in RANKS if rank * situation.rank_parameters >= targets), None)
 
@@ -130,7 +130,7 @@ def domain_shift(method: str, situation: Situation) -> Reason:
 
 
 def serving(method: str, situation: Situation) -> Reason:
-    """What it costs to serve the result beside other adapters on one base."""
+    """Rate the cost of serving the method's result beside other adapters on one base model."""
     words = {
         "lora": (2, "Served as it is, beside hundreds of others."),
         "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),
@@ -145,7 +145,7 @@ def serving(method: str, situation: Situation) -> Reason:
 
 
 def forgetting(method: str, situation: Situation) -> Reason:
-    """'LoRA learns less and forgets less' (arXiv 2405.09673)."""
+    """Rate the loss of general skill: 'LoRA learns less and forgets less' (arXiv 2405.09673)."""
     if not situation.keeps_general_skill:
         return Reason("forgetting", 0, "General skill may be lost.", "stated")
     if method in WHOLE:
@@ -164,7 +164,7 @@ def latency(method: str, situation: Situation) -> Reason:
 
 
 def pace(method: str, situation: Situation) -> Reason:
-    """Steps of training a second, against full fine-tuning."""
+    """Rate the training speed in steps a second, relative to full fine-tuning."""
     if method not in PACE:
         return Reason("training speed", 0, "No published figure.", "rule of thumb")
     text = f"About {PACE[method]:.2g} times the steps a second of full fine-tuning."
@@ -175,13 +175,13 @@ CRITERIA: tuple[Criterion, ...] = (memory, capacity, data_size, domain_shift, se
 
 
 def advise(situation: Situation) -> list[Advice]:
-    """Every method, the best first; those that cannot be trained come last."""
+    """Rate all methods and sort them, best first; those that cannot be trained come last."""
     found = [Advice(method, tuple(criterion(method, situation) for criterion in CRITERIA)) for method in METHODS]
     return sorted(found, key=lambda advice: (not advice.is_possible, -advice.points, METHODS.index(advice.method)))
 
 
 def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
-    """One input changed at a time, in words."""
+    """Return single changed inputs (one entry changes three together), each with its description."""
     only_4_bit = {**dict.fromkeys(METHODS, "will not fit"), "qlora": "fits"}
     return [
         ("every method fitted the device", {"verdicts": dict.fromkeys(METHODS, "fits")}),
@@ -196,7 +196,7 @@ def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
 
 
 def what_would_change_it(situation: Situation) -> list[str]:
-    """Sentences for the inputs that, changed alone, would put another method first."""
+    """Return sentences that name the changes of input that would put another method first."""
     first = leader(situation)
     found = []
     for words, change in alternatives(situation):
@@ -207,6 +207,6 @@ def what_would_change_it(situation: Situation) -> list[str]:
 
 
 def leader(situation: Situation) -> str | None:
-    """The method that comes first; None when none can be trained."""
+    """Return the method that comes first; None when none can be trained."""
     best = advise(situation)[0]
     return best.method if best.is_possible else None

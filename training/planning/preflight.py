@@ -1,4 +1,4 @@
-"""What can be said of a run before it is queued: memory, time, disk, and who is before it."""
+"""Preflight of a run before it is queued: memory, time, disk, and the jobs ahead of it in the queue."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CHECKPOINTS = 3
 
 
 def look(run: TrainingRun) -> dict[str, Any]:
-    """The four answers, each with its verdict or its number, and why. Nothing is stored."""
+    """Return memory, disk, time and queue of the run, each with a verdict or number and a reason. Stores nothing."""
     return {**needs(run), "time": time(run), "queue": queue(run)}
 
 
 def needs(run: TrainingRun) -> dict[str, Any]:
-    """Memory and disk, on the largest device that is known: no file is read for it."""
+    """Estimate memory and disk on the largest known device; reads no file."""
     device = sizing.largest_device()
     shape = sizing.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
@@ -37,7 +37,7 @@ def needs(run: TrainingRun) -> dict[str, Any]:
 
 
 def require(run: TrainingRun) -> None:
-    """Raises Invalid when the run will not fit, with the fix that is nearest."""
+    """Raise Invalid with the nearest fix when the run will not fit."""
     for part, found in needs(run).items():
         if found["verdict"] == "will not fit":
             text = f"{found['text']} Change it, or queue it with anyway = true."
@@ -59,7 +59,7 @@ def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 
 def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
-    """The least change that makes it fit."""
+    """Return the smallest change that makes the run fit the device."""
     if batch := largest_batch(shape, plan, device_bytes):
         return f"batch_size {batch} fits."
     if not plan.recompute and (batch := largest_batch(shape, replace(plan, recompute=True), device_bytes)):
@@ -71,7 +71,7 @@ def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
 
 
 def time(run: TrainingRun) -> dict[str, Any]:
-    """Seconds of training at the pace of past runs of the same base model and method; None before there is one."""
+    """Estimate the seconds from past runs of the same base model and method; None before there is one."""
     paces = past_paces(run)
     tokens = planned_tokens(run)
     if not paces or tokens is None:
@@ -82,7 +82,7 @@ def time(run: TrainingRun) -> dict[str, Any]:
 
 
 def past_paces(run: TrainingRun) -> list[float]:
-    """Tokens a second at the end of the newest runs that are alike."""
+    """Return the final tokens per second of the newest successful runs of the same model, method and device count."""
     alike = type(run).objects.filter(base_model=run.base_model, method=run.method, status=JobStatus.SUCCEEDED)
     paces = []
     for past in alike.filter(hyperparameters__devices=run.devices)[:PAST_RUNS]:
@@ -93,7 +93,7 @@ def past_paces(run: TrainingRun) -> list[float]:
 
 
 def planned_tokens(run: TrainingRun) -> int | None:
-    """Tokens that the run will read, by the mean length of a row; None without a tokenizer at hand."""
+    """Estimate the tokens that the run will read from the mean row length; None without a tokenizer."""
     chosen = run.hyperparameters
     mean = sizing.mean_tokens(run.dataset, run.base_model, whole=True)
     if mean is None:
@@ -103,7 +103,7 @@ def planned_tokens(run: TrainingRun) -> int | None:
 
 
 def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
-    """Checkpoints with two moments of what is trained, and what is kept at the end."""
+    """Estimate the disk for checkpoints with two moments of the trained weights, and for the final output."""
     whole = plan.method in ("full", "galore")
     trained = shape.parameters if whole else shape.adapter_parameters(plan.rank)
     needed = CHECKPOINTS * 12 * trained + 4 * trained
@@ -115,7 +115,7 @@ def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
 
 
 def queue(run: TrainingRun) -> dict[str, Any]:
-    """How many jobs run now, how many wait before it, and how many devices there are."""
+    """Count the jobs that are running, the jobs queued ahead of the run, and the devices."""
     before = Q(status=JobStatus.QUEUED, priority__gte=run.priority)
     ahead = sum(kind.objects.filter(before).exclude(pk=run.pk).count() for kind in kinds())
     running = sum(kind.objects.filter(status__in=LEASED).count() for kind in kinds())

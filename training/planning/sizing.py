@@ -1,4 +1,4 @@
-"""From rows to the pure estimator and adviser: shapes, plans, measured inputs, and the answers as JSON."""
+"""Inputs of the pure estimator and adviser from database rows, and their answers as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLED_ROWS = 2000
 
 
 def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
-    """Raises Invalid when the configuration is not of the Llama kind."""
+    """Return the shape of a configuration. Raises Invalid when it is not of the Llama kind."""
     try:
         return Shape.of(config)
     except (KeyError, TypeError, ZeroDivisionError) as error:
@@ -36,7 +36,7 @@ def shape_of(config: Mapping[str, Any], field: str = "base_model") -> Shape:
 
 
 def named_shape(name: str) -> Shape:
-    """Of a registered base model, or of a published configuration. Raises Invalid."""
+    """Return the shape of a published configuration or a registered base model. Raises Invalid."""
     if name in memory_estimator.KNOWN:
         return shape_of(memory_estimator.KNOWN[name])
     model = BaseModel.objects.ready().filter(slug=name).first()
@@ -49,7 +49,7 @@ def named_shape(name: str) -> Shape:
 
 
 def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> Plan:
-    """What the recipes will do with these hyper-parameters: float32 on a CPU, adapters in float32 everywhere."""
+    """Build the estimator's plan from hyper-parameters: float32 on a CPU, adapters in float32 everywhere."""
     return Plan(
         method,
         rank=chosen["rank"],
@@ -68,7 +68,7 @@ def largest_device() -> Device | None:
 
 
 def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict[str, Any]]:
-    """Every method: total, the parts of the sum, and the verdict for a device where one is named. Bytes a device."""
+    """Estimate every method: total bytes on each device, the parts, and the verdict if the device's size is known."""
     return [
         {
             "method": method,
@@ -94,7 +94,7 @@ def situation(
     model: BaseModel | None,
     **stated: bool,
 ) -> method_adviser.Situation:
-    """What can be measured is measured: tokens by the model's tokenizer, shift by the last analysis that has it."""
+    """Build the adviser's inputs: tokens by the model's tokenizer, divergence from the newest analysis that has it."""
     return method_adviser.Situation(
         rows=dataset.splits["train"] if dataset else None,
         targets=targets(dataset, model) if dataset and model else None,
@@ -108,7 +108,7 @@ def situation(
 
 
 def divergence(dataset: Dataset, model: BaseModel) -> float | None:
-    """Mean over the modules of the newest analysis that measured it, in nats a channel."""
+    """Return the mean divergence of the modules in the newest analysis that measured it, in nats a channel."""
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):
         found = [module["divergence"] for module in plan["modules"] if module.get("divergence") is not None]
@@ -118,13 +118,13 @@ def divergence(dataset: Dataset, model: BaseModel) -> float | None:
 
 
 def targets(dataset: Dataset, model: BaseModel) -> int | None:
-    """Completion tokens of the training split, scaled up from its first rows; None without a tokenizer."""
+    """Estimate the completion tokens of the training split from its first rows; None without a tokenizer."""
     mean = mean_tokens(dataset, model)
     return None if mean is None else round(mean * dataset.splits["train"])
 
 
 def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> float | None:
-    """Tokens of a row's completion, or of the `whole` row; None without a tokenizer or rows that can be read."""
+    """Return mean tokens of a row's loss text, or of the `whole` row; None without tokenizer or readable rows."""
     tokenizer = model.folder / "tokenizer.json"
     try:
         return counted(dataset.digest, tokenizer, whole) if tokenizer.is_file() else None
@@ -134,9 +134,9 @@ def mean_tokens(dataset: Dataset, model: BaseModel, *, whole: bool = False) -> f
 
 @lru_cache(maxsize=256)
 def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
-    """Mean tokens of the first rows of a dataset. Kept by its digest: to verify all of it takes as long as to read it.
+    """Return the mean tokens of a dataset's first rows, cached by digest: verifying it all takes as long as reading it.
 
-    Raises ArtifactError when the store has lost it.
+    Raises ArtifactError when the store has lost the dataset.
     """
     from tokenizers import Tokenizer
 
@@ -152,7 +152,7 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
 
 
 def text_of(row: dict[str, Any], whole: bool) -> str:
-    """What the loss counts: the completion, the assistant's turns, or the text; or all that is read."""
+    """Return the text that the loss counts (completion, assistant's turns or text), or with `whole` the whole row."""
     if "messages" in row:
         return "\n".join(turn["content"] for turn in row["messages"] if whole or turn["role"] == "assistant")
     prompt = row.get("prompt", "") if whole else ""
@@ -160,7 +160,7 @@ def text_of(row: dict[str, Any], whole: bool) -> str:
 
 
 def advice(found: method_adviser.Situation) -> dict[str, Any]:
-    """The adviser's answer as JSON, with what it knew."""
+    """Return the adviser's answer and its inputs as JSON."""
     return {
         "methods": [
             {

@@ -1,1 +1,1 @@
-"""Programs that train and convert: `python -m training.recipes.NAME`. Nothing is imported until one is named."""
+"""Programs that train or convert: `python -m training.recipes.NAME`. The package imports none of them by itself."""

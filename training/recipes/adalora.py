@@ -1,4 +1,4 @@
-"""AdaLoRA: ranks found while training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
+"""AdaLoRA, which finds ranks during training (arXiv 2303.10512): `python -m training.recipes.adalora RUN_JSON`.
 
 Starts with half as many singular values again as the run's ranks, and ends with the mean rank of the run. What is
 published is the same function as a plain LoRA with a rank for each module.
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with AdaLoRA. Raises BadInput."""
     from training.recipes.output.adapter_output import trainable
     from training.recipes.output.low_rank import save_factors
     from training.recipes.output.served_loss import loss_as_served
@@ -40,7 +40,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def adalora_config(run: Run) -> Any:
-    """Warm-up a tenth of the steps, prune until half, then train on with what is left."""
+    """Build PEFT's configuration: warm-up for a tenth of the steps, pruning until half, then training on."""
     from peft import AdaLoraConfig
 
     steps, target = run.hyperparameters.steps, mean_rank(run)
@@ -64,7 +64,7 @@ def mean_rank(run: Run) -> int:
 
 
 def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
-    """B (A * E) alpha / (r + 1e-5) as PEFT computes it, without the values that were pruned: exact."""
+    """Convert to a plain LoRA, exactly: B (A * E) alpha / (r + 1e-5) as PEFT computes it, without pruned values."""
     from training.recipes.output.low_rank import Factors
 
     found = {}

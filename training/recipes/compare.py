@@ -1,4 +1,4 @@
-"""A version beside its base model and beside another version: `python -m training.recipes.compare COMPARE_JSON`.
+"""Comparison of a version with its base and other versions: `python -m training.recipes.compare COMPARE_JSON`.
 
 The file: {"base_model": DIR, "adapters": {NAME: DIR}, "data": FILE or null, "generic": FILE or null, "prompts": [TEXT],
 "pattern": REGEX or null, "events": FILE, "output": DIR, "max_tokens": 8192, "max_length": 1024, "answers": 16,
@@ -25,7 +25,7 @@ Arms = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, 2 for bad input, 1 for anything else."""
+    """Compare as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
     record: run_file.Record = {}
     events = Events(None)
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(record: run_file.Record, events: Events) -> None:
-    """Raises BadInput naming the field."""
+    """Measure all arms and write OUTPUT/result.json. Raises BadInput naming the field."""
     limits = {name: int(run_file.number({**LIMITS, **record}, name, whole=True, least=1)) for name in LIMITS}
     output = run_file.path_in(record, "output")
     import torch
@@ -64,7 +64,7 @@ def compare(record: run_file.Record, events: Events) -> None:
 
 
 def load_arms(record: run_file.Record) -> tuple[Arms, Any]:
-    """Arm -> a function that calls another with the model as that arm; weights of the base are loaded once."""
+    """Return, by arm, a function that calls another with the model as that arm; the base is loaded once."""
     from peft import PeftModel
 
     from training.lm.base_model import load_model, load_tokenizer
@@ -91,7 +91,7 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
 
 
 def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limits: dict[str, int]) -> None:
-    """Held-out loss of each arm, each example's, and the paired differences of the version to every other arm."""
+    """Measure each arm's held-out loss, in all and by example, and the version's paired differences to the others."""
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import first_tokens
     from training.recipes.scoring import paired_difference
@@ -116,7 +116,7 @@ def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> l
 
 
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, limits: dict[str, int]) -> None:
-    """Forgetting: how much more a text of no domain costs than the base model pays for it."""
+    """Measure forgetting: the loss on general text, compared with the base model's."""
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import first_tokens
 
@@ -132,7 +132,7 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
 def check_answers(
     result: dict[str, Any], arms: Arms, tokenizer: Any, record: run_file.Record, limits: dict[str, int]
 ) -> None:
-    """Exact match, token F1 and the pattern over the first prompts that have a completion."""
+    """Score answers to the first prompts that have a completion by exact match, token F1 and the pattern."""
     from training.lm.data import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
 
@@ -153,7 +153,7 @@ def mean(values: Any) -> float:
 
 
 def answer_of(arm: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
-    """The greedy continuation."""
+    """Return the greedy continuation of the prompt."""
 
     def generate(model: Any) -> str:
         model.eval()

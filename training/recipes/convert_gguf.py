@@ -34,11 +34,11 @@ INNER = {
 
 
 class Unsupported(ValueError):
-    """The file is no GGUF, or holds another architecture or tensor than Llama's."""
+    """The file is no GGUF, or holds an architecture or tensor other than Llama's."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 2 when the file cannot be converted."""
+    """Convert the named file; return the exit status: 0, or 2 when it cannot be converted."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.convert_gguf", description=__doc__)
     parser.add_argument("gguf", type=Path)
     parser.add_argument("output", type=Path)
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def convert(source: Path, output: Path) -> None:
-    """Write `output` at once, or not at all. Raises Unsupported, and FileExistsError when it is there already."""
+    """Write the converted model atomically. Raises Unsupported, and FileExistsError when `output` exists."""
     if output.exists():
         raise FileExistsError(f"{output} exists already; remove it, or name another folder.")
     if not source.is_file():
@@ -85,7 +85,7 @@ def open_gguf(source: Path) -> GGUFReader:
 
 
 def config_of(reader: GGUFReader) -> dict[str, Any]:
-    """transformers' LlamaConfig from the metadata."""
+    """Convert the metadata to transformers' LlamaConfig. Raises Unsupported for another architecture."""
     architecture = value(reader, "general.architecture")
     if architecture != "llama":
         raise Unsupported(f"The architecture is {architecture}; only llama can be converted.")
@@ -120,7 +120,7 @@ def value(reader: GGUFReader, key: str, *default: Any) -> Any:
 
 
 def read_weights(reader: GGUFReader, heads: int, key_heads: int) -> Weights:
-    """Every tensor in float32 under transformers' name."""
+    """Read every tensor in float32 under transformers' name."""
     weights: Weights = {}
     for tensor in reader.tensors:
         name = transformers_name(tensor.name)
@@ -133,7 +133,7 @@ def read_weights(reader: GGUFReader, heads: int, key_heads: int) -> Weights:
 
 
 def transformers_name(name: str) -> str | None:
-    """None for the rotary frequencies, which follow from the configuration."""
+    """Return transformers' name of a tensor; None for rotary frequencies, which follow from the configuration."""
     if name in OUTER:
         return OUTER[name]
     prefix, _, rest = name.partition(".")
@@ -147,7 +147,7 @@ def transformers_name(name: str) -> str | None:
 
 
 def unpermute(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows (heads, dim/2, 2) back to (heads, 2, dim/2): GGUF pairs neighbours for the rotation, transformers halves."""
+    """Reorder rows (heads, dim/2, 2) to (heads, 2, dim/2): GGUF rotates neighbours, transformers rotates halves."""
     halves = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
 

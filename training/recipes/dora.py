@@ -1,4 +1,4 @@
-"""DoRA: direction by a LoRA, magnitude by a vector (arXiv 2402.09353): `python -m training.recipes.dora RUN_JSON`.
+"""DoRA: direction from a LoRA, magnitude from a vector (arXiv 2402.09353): `python -m training.recipes.dora RUN_JSON`.
 
 No engine serves DoRA, so what is published is the nearest LoRA of the chosen rank, with its error beside it.
 """
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with DoRA. Raises BadInput."""
     from training.recipes.output.adapter_output import trainable
     from training.recipes.output.low_rank import nearest, save_factors
     from training.recipes.output.served_loss import loss_as_served
@@ -44,7 +44,12 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """m (W + s B A) / ||W + s B A|| - W of every module, the norm over each output's row."""
+    """Return each module's change m (W + s B A) /
+
+    W + s B A
+
+    - W, with the norm over each output's row.
+    """
     found = {}
     for name, layer in model.named_modules():
         if getattr(layer, "lora_magnitude_vector", None):

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def dry_run(record: Record, method: str, steps: int) -> Record:
-    """Run the recipe for a few steps. Raises BadInput with what the recipe said when it did not get so far."""
+    """Run the recipe for a few steps and measure it. Raises BadInput with the recipe's error if it ended too early."""
     with tempfile.TemporaryDirectory(prefix="dry-run-") as name:
         folder = Path(name)
         path = folder / "run.json"
@@ -56,7 +56,7 @@ def dry_run(record: Record, method: str, steps: int) -> Record:
 
 
 def shortened(record: Record, steps: int, folder: Path) -> Record:
-    """The run with fewer steps, no evaluation and no checkpoint, in another folder."""
+    """Return the run file's record with fewer steps, no evaluation, no checkpoint, and output in another folder."""
     chosen = {**(record.get("hyperparameters") or {}), "steps": steps, "checkpoint_steps": 1_000_000}
     own = {"output": str(folder / "output"), "events": str(folder / "events.jsonl"), "eval": None}
     return {**record, **own, "hyperparameters": chosen}
@@ -64,7 +64,7 @@ def shortened(record: Record, steps: int, folder: Path) -> Record:
 
 @dataclass
 class Watch:
-    """What a child reports, with the time at which it was seen, and the device's power meanwhile."""
+    """Events that a child has reported, with the time each was seen, and the power in watts during its steps."""
 
     events: Path
     seen: list[tuple[float, Record]] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Watch:
         return [(at, event) for at, event in self.seen if event["kind"] == "metrics"]
 
     def answer(self, planned: int) -> Record:
-        """Raises BadInput when fewer than two steps were done."""
+        """Return time, memory, power and energy of the run. Raises BadInput with fewer than two steps done."""
         steps = self.steps
         if len(steps) < 2:
             said = [str(event["message"]) for _, event in self.seen if event["kind"] == "error"]
@@ -106,7 +106,7 @@ class Watch:
 
 
 def power_now() -> float | None:
-    """Watts of all GPUs together; None where no driver tells them."""
+    """Return the current watts of all GPUs together; None when nvidia-smi gives no figure."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -116,7 +116,7 @@ def power_now() -> float | None:
 
 
 def summed(text: str) -> float | None:
-    """A number a line; a line that holds none, as of a GPU that does not measure, leaves no sum."""
+    """Sum the numbers, one a line; None if a line is no number, as of a GPU that does not report its power."""
     try:
         return sum(float(line) for line in text.split()) if text.strip() else None
     except ValueError:

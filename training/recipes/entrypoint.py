@@ -1,4 +1,4 @@
-"""What every recipe is as a process: a run file in, an exit status out, SIGTERM in between."""
+"""Process entry point shared by the recipes: reads a run file, handles SIGTERM and returns an exit status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CANCELLED = 143
 
 
 class Cancel:
-    """SIGTERM: ends the process at once, except while training, which ends at the next step with a checkpoint."""
+    """SIGTERM handler: ends the process at once, but a training at its next step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.requested = self.training = False
@@ -31,14 +31,17 @@ class Cancel:
             sys.exit(CANCELLED)
 
     def leave_if_requested(self) -> None:
-        """After the training: what could still be written is there."""
+        """Exit if SIGTERM arrived during the training, whose last checkpoint is written by now."""
         self.training = False
         if self.requested:
             sys.exit(CANCELLED)
 
 
 class RunEvents(Events):
-    """Of several processes the first one speaks; an error is told by whoever meets it, with the run's own figures."""
+    """Events of a run with several processes: only the first reports progress, each reports its own error.
+
+    An out-of-memory error is reported with the run's own figures.
+    """
 
     silent = False
     run: Run | None = None
@@ -51,7 +54,7 @@ class RunEvents(Events):
 
 
 def see_one_gpu() -> None:
-    """Before torch looks: a process that sees several GPUs and uses one would be refused by the trainer."""
+    """Hide all GPUs but the first, before torch starts: the trainer refuses a single process that sees several."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
@@ -60,7 +63,7 @@ Train = Callable[[Run, RunEvents, Cancel], None]
 
 
 def program(arguments: list[str], train: Train) -> int:
-    """Exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else."""
+    """Run a recipe and return its exit status: 0, 2 for bad input, 143 when cancelled, 1 for anything else."""
     cancel, events = Cancel(), RunEvents(None)
 
     def work() -> None:

@@ -15,7 +15,7 @@ from training.recipes import run_file
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, 2 for bad input, 1 for anything else."""
+    """Evaluate as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
     record: run_file.Record = {}
     events = Events(None)
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate(record: run_file.Record, events: Events) -> None:
-    """Raises BadInput naming the field."""
+    """Measure the held-out loss and write OUTPUT/result.json. Raises BadInput naming the field."""
     folder = run_file.model_folder(record)
     output = run_file.path_in(record, "output")
     limits = {"max_tokens": 4096, "max_length": 1024, **record}

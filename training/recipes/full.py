@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the base model: `python -m training.recipes.full RUN_JSON`.
+"""Full fine-tuning of every weight of the base model: `python -m training.recipes.full RUN_JSON`.
 
 Writes OUTPUT/model (a checkpoint that can be registered as a base model) and OUTPUT/adapter, the nearest LoRA of the
 chosen rank, with its error beside it: embeddings and norms are not part of a LoRA.
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with full fine-tuning. Raises BadInput."""
     from training.recipes.output.whole_model import keep
     from training.recipes.training_loop import trainer
 
@@ -26,7 +26,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
-    """Weights in float32, products in bfloat16: a bfloat16 weight would round most of its updates away."""
+    """Make float32 weights trainable, with products in bfloat16: bfloat16 weights would round most updates away."""
     return all_weights(model.float(), run, material)
 
 

@@ -1,4 +1,4 @@
-"""GaLore: every weight, with the optimiser's states on a low-rank projection of the gradients (arXiv 2403.03507).
+"""GaLore: trains every weight, with optimiser states on a low-rank projection of gradients (arXiv 2403.03507).
 
 `python -m training.recipes.galore RUN_JSON`. Writes what full fine-tuning writes.
 """
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with GaLore. Raises BadInput."""
     import torch
     from galore_torch.galore_projector import GaLoreProjector  # type: ignore[import-untyped]
 

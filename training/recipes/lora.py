@@ -1,4 +1,4 @@
-"""LoRA on the linear modules of a causal language model: `python -m training.recipes.lora RUN_JSON`.
+"""LoRA training of a causal language model's linear modules: `python -m training.recipes.lora RUN_JSON`.
 
 Reads the run file (run_file.Run), trains with TRL's SFTTrainer, and writes OUTPUT/adapter and OUTPUT/result.json.
 The same file again goes on from the last complete checkpoint. SIGTERM: a checkpoint, then exit status 143.
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with LoRA. Raises BadInput."""
     from training.recipes.output.adapter_output import save_adapter, trainable
     from training.recipes.training_loop import trainer
     from training.recipes.training_loop.autocast_fix import WithoutCasts
@@ -36,7 +36,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def lora_config(run: Run, **changes: Any) -> Any:
-    """PEFT's configuration with the run's ranks."""
+    """Build PEFT's configuration with the run's ranks."""
     from peft import LoraConfig
 
     return LoraConfig(

@@ -1,4 +1,4 @@
-"""What a training took of its device, and what to change when that was too much. No torch unless it is loaded."""
+"""Peak memory of a training, and how to reduce it when it ran out. Uses torch only if it is already loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GB = 1e9
 
 
 def peak_memory() -> int:
-    """Bytes at the highest: of the GPU's memory that torch allocated, else of this process."""
+    """Return the peak in bytes: of GPU memory that torch allocated, else of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
@@ -19,19 +19,19 @@ def peak_memory() -> int:
 
 
 def own_peak() -> int:
-    """Bytes of this process at the highest. getrusage would count what its parent held when it was forked."""
+    """Return this process' peak memory in bytes. getrusage would include its parent's at the time of the fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def out_of_memory(chosen: Hyperparameters, method: str) -> str:
-    """What happened, with the figures of this run, and the nearest change that needs less."""
+    """Return the out-of-memory message with this run's figures and the cheapest change that needs less memory."""
     size = f"{chosen.batch_size} sequences of up to {chosen.max_length} tokens"
     return f"Memory ran out at {peak_memory() / GB:.2f} GB with {size}. {advice(chosen, method)} Then clone the run."
 
 
 def advice(chosen: Hyperparameters, method: str) -> str:
-    """The change that costs least: half the batch at the same step, then recomputation, then length, then 4 bits."""
+    """Return the cheapest change: half the batch at the same step, then recomputation, length, 4 bits."""
     if chosen.batch_size > 1:
         half, twice = chosen.batch_size // 2, chosen.gradient_accumulation * 2
         return f"Set batch_size {half} and gradient_accumulation {twice}: the same step with less memory."

@@ -1,4 +1,4 @@
-"""QLoRA: LoRA on a base in 4 bits (NF4 with double quantisation, arXiv 2305.14314), on a GPU or a CPU.
+"""QLoRA: trains a LoRA on a 4-bit base (NF4, double quantisation, arXiv 2305.14314), on a GPU or a CPU.
 
 `python -m training.recipes.qlora RUN_JSON`. The adapter is measured on the 4-bit base it was trained on (`loss_after`)
 and on the 16-bit base that will serve it (`loss_served`).
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
-    """Raises BadInput."""
+    """Train the run with QLoRA. Raises BadInput."""
     from training.recipes.output.adapter_output import save_adapter, trainable
     from training.recipes.output.served_loss import loss_as_served
     from training.recipes.training_loop import trainer
@@ -35,7 +35,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def load_in_4_bits(run: Run) -> Any:
-    """Linear weights in NF4; embeddings, norms and the head stay as they are."""
+    """Load the base with linear weights in NF4; embeddings, norms and the head stay as they are."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -47,7 +47,7 @@ def load_in_4_bits(run: Run) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=dtype if on_gpu() else torch.uint8,  # FSDP shards only tensors of one type
+        bnb_4bit_quant_storage=dtype if on_gpu() else torch.uint8,  # FSDP shards only tensors of one dtype
     )
     device = f"cuda:{torch.cuda.current_device()}" if on_gpu() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(
@@ -58,7 +58,7 @@ def load_in_4_bits(run: Run) -> Any:
 
 
 def keep_trainable_on_cpu(model: Any) -> None:
-    """An evaluation on a CPU with AVX512-BF16 would repack the weights into a form that has no backward pass."""
+    """Stop evaluations on AVX512-BF16 CPUs from repacking weights into a form without a backward pass."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

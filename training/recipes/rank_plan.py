@@ -1,4 +1,4 @@
-"""A run's ranks against its base model, before anything is trained. No torch."""
+"""Validation of a run's ranks against its base model, before anything is trained. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.recipes.run_file import Run
 
 
 def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
-    """Every name must be a module's, and alpha / r the same everywhere. Raises BadInput.
+    """Require that every name is a module's and alpha / r is the same everywhere. Raises BadInput.
 
     PEFT ignores a key that matches nothing and takes the first that matches; engines that ignore the patterns would
     scale some modules wrongly. So keys are whole names ("^" and the escaped name), as training.tars writes them.

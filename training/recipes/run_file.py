@@ -1,4 +1,4 @@
-"""The JSON files that recipes run from, checked field by field."""
+"""Reading of the JSON files that recipes run from, with a check of every field."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """`learning_rate` is the peak; lengths and eval_tokens in tokens; threads 0 leaves torch's choice.
+    """Hyper-parameters of a run: `learning_rate` is the peak, lengths and eval_tokens are in tokens.
 
-    `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1 trades time for activations' memory;
-    `export_rank`: of the LoRA that other methods become, 0 = the run's ranks; `galore_rank`: of the gradients.
+    `threads` 0 leaves torch's choice; `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1
+    saves activation memory at the cost of time; `export_rank` is the rank of the LoRA that other methods are converted
+    to, 0 = the run's ranks; `galore_rank` is that of the projected gradients.
     """
 
     steps: int = 40
@@ -38,14 +39,16 @@ class Hyperparameters:
 
     @property
     def sequences(self) -> int:
-        """Sequences that one process reads."""
+        """Number of sequences that one process reads."""
         return self.steps * self.batch_size * self.gradient_accumulation
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: files, ranks and hyper-parameters. Methods that train no LoRA take the ranks for the LoRA that
-    they are converted to. `devices` processes train it, as replicas (ddp) or in shards (fsdp).
+    """A training run: files, ranks and hyper-parameters.
+
+    Methods that train no LoRA use the ranks for the LoRA that they are converted to. `devices` processes train it, as
+    replicas (ddp) or in shards (fsdp).
     """
 
     base_model: Path
@@ -66,7 +69,7 @@ class Run:
 
     @classmethod
     def read(cls, record: Record) -> Run:
-        """Raises BadInput naming the field."""
+        """Build a run from a run file's record. Raises BadInput naming the field."""
         return cls(
             base_model=model_folder(record),
             base_model_name=str(record.get("base_model_name") or record["base_model"]),
@@ -87,12 +90,12 @@ class Run:
 
     @property
     def sequences(self) -> int:
-        """Sequences that all processes read together."""
+        """Number of sequences that all processes read together."""
         return self.hyperparameters.sequences * self.devices
 
 
 def read_record(path: Path) -> Record:
-    """The JSON object in the file. Raises BadInput."""
+    """Read the JSON object in the file. Raises BadInput."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -116,7 +119,7 @@ def model_folder(record: Record) -> Path:
 
 
 def one_of(record: Record, field: str, choices: tuple[str, ...]) -> str:
-    """The chosen word; the first one when none is given."""
+    """Return the chosen word of a field; the first choice when none is given. Raises BadInput."""
     value = record.get(field, choices[0])
     if value not in choices:
         raise BadInput(f"{field}: choose one of {', '.join(choices)}, not {value!r}.")

@@ -1,4 +1,4 @@
-"""What two measurements say about each other, and answers about what was wanted. numpy only."""
+"""Statistics on paired losses of two models, and scores of answers against references. numpy only."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class Difference:
 def paired_difference(
     first: Sequence[float], second: Sequence[float], tokens: Sequence[int], seed: int = 0
 ) -> Difference:
-    """Losses of the same examples under two models. The interval is a percentile bootstrap over the examples (Efron,
-    1979), so that tokens of one example are not taken for independent.
+    """Return the mean difference of the same examples' losses under two models, with its interval.
+
+    The interval is a percentile bootstrap over the examples (Efron, 1979), so that tokens of one example are not taken
+    for independent.
     """
     weights = np.asarray(tokens, dtype=np.float64)
     changes = (np.asarray(first) - np.asarray(second)) * weights
@@ -36,7 +38,7 @@ def paired_difference(
 
 
 def words(text: str) -> list[str]:
-    """Case, punctuation and spaces do not count."""
+    """Split a text into words; case, punctuation and spaces do not count."""
     return re.findall(r"\w+", text.casefold())
 
 
@@ -45,7 +47,7 @@ def exact_match(answer: str, wanted: str) -> float:
 
 
 def token_f1(answer: str, wanted: str) -> float:
-    """Harmonic mean of precision and recall over words, as SQuAD counts them (Rajpurkar et al., 2016)."""
+    """Return the harmonic mean of precision and recall over words, as SQuAD does (Rajpurkar et al., 2016)."""
     found, expected = Counter(words(answer)), Counter(words(wanted))
     shared = (found & expected).total()
     return 2 * shared / (found.total() + expected.total()) if shared else float(not found and not expected)

@@ -1,1 +1,1 @@
-"""A training run as it is asked for."""
+"""A training run as users request it."""

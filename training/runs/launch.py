@@ -1,4 +1,4 @@
-"""Queue a training run that will fit."""
+"""Queueing of a training run after the check that it will fit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from training.planning import preflight
 
 
 def launch_run(*, by: Actor, anyway: bool = False, **wanted: Any) -> TrainingRun:
-    """Queue the run that `TrainingRun.planned` makes of the same words. Raises Invalid with the field.
+    """Plan the run with `TrainingRun.planned` and queue it. Raises Invalid with the field.
 
-    What the preflight says will not fit is queued only `anyway`.
+    A run that will not fit, by the preflight, is queued only with `anyway`.
     """
     run = TrainingRun.planned(by=by, **wanted)
     if not anyway:

@@ -1,4 +1,4 @@
-"""A run as people ask for it: the body of REST, as YAML, as curl and as a command; and two of them compared."""
+"""A run's specification as REST body, YAML file, curl request and command, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Body = dict[str, Any]
 
 
 def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
-    """A thing of the project that a body names. Raises Invalid naming the field."""
+    """Return the project's object that a request body names. Raises Invalid naming the field."""
     thing = model.objects.filter(project=project, **identity).first()
     if thing is None:
         value = next(iter(identity.values()))
@@ -28,7 +28,7 @@ def of_project(model: type[Model], project: Project, field: str, **identity: Any
 
 
 def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
-    """What `TrainingRun.launch` takes, from a validated body. Raises Invalid with the field."""
+    """Convert a validated request body to arguments of `TrainingRun.launch`. Raises Invalid with the field."""
     adapter = of_project(Adapter, project, "adapter", slug=body["adapter"])
     if body.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
         raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
@@ -47,7 +47,7 @@ def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
 
 
 def body_of(run: TrainingRun) -> Body:
-    """The body that asks for the same run."""
+    """Return the request body that would queue the same run."""
     body = {
         "project": run.project.slug,
         "adapter": run.adapter.slug,
@@ -64,7 +64,7 @@ def body_of(run: TrainingRun) -> Body:
 
 
 def twins(run: TrainingRun, origin: str) -> dict[str, str]:
-    """The run as a file, as a request and as a command; `origin` is this installation's address."""
+    """Return the run as YAML file, curl request and command; `origin` is this installation's address."""
     body = body_of(run)
     curl = f"""curl -X POST {origin}/api/v1/training-runs/ \\
   -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\
@@ -74,7 +74,7 @@ def twins(run: TrainingRun, origin: str) -> dict[str, str]:
 
 
 def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
-    """What was asked for differently, by its name; `this` and `other` are None where it was not named."""
+    """List the requested settings that differ, by name; `this` or `other` is None where the run did not name it."""
     left, right = flat(body_of(one)), flat(body_of(other))
     names = [*left, *(name for name in right if name not in left)]
     return [

@@ -1,4 +1,4 @@
-"""TARS plans the LoRA rank of every linear module before training. Names load on first use."""
+"""TARS: plans the LoRA rank of every linear module before training. Names are imported on first use."""
 
 from __future__ import annotations
 

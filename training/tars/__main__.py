@@ -33,7 +33,7 @@ LEAST = {"samples": 1, "max_length": 2, "batch_size": 1, "probe_steps": 1, "thre
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input, 1 for anything else."""
+    """Plan ranks, or compress an adapter; return the exit status: 0, 2 for bad input, 1 for anything else."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["compress"]:
         from training.tars.compress import main as compress
@@ -92,7 +92,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def run(given: argparse.Namespace, events: Events) -> Analysis:
-    """Load, check and analyse. Raises BadInput naming the field."""
+    """Load the inputs, analyse and write the plan. Raises BadInput naming the field."""
     for name, least in LEAST.items():
         if getattr(given, name) < least:
             raise BadInput(f"--{name.replace('_', '-')}: is {getattr(given, name)}; it must be at least {least}.")
@@ -107,7 +107,7 @@ def run(given: argparse.Namespace, events: Events) -> Analysis:
 
 
 def require_places(given: argparse.Namespace) -> None:
-    """Before the analysis, not after it: what it finds must have a place. Raises BadInput."""
+    """Check before the analysis that its outputs can be written. Raises BadInput."""
     for flag, path in (("--out", given.out), ("--heat-map", given.heat_map)):
         if path and not path.parent.is_dir():
             raise BadInput(f"{flag}: the folder {path.parent} does not exist; make it, or name another.")
@@ -116,7 +116,7 @@ def require_places(given: argparse.Namespace) -> None:
 
 
 def told_by_us() -> bool:
-    """Of several processes the first one reports and writes."""
+    """Return True in the first process, which alone reports and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -143,7 +143,7 @@ def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | 
 
 @contextlib.contextmanager
 def refused() -> Iterator[None]:
-    """Turn what an analysis refuses into BadInput with the flag."""
+    """Convert errors of an analysis to BadInput with the flag."""
     from training.tars.analysis import NoLinearModules
     from training.tars.signals import LossNotFinite
 
@@ -158,7 +158,7 @@ def refused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar where there is a terminal, events where a file is named."""
+    """Yield a callback that reports progress as a bar on a terminal and as events to a named file."""
     with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=Console(stderr=True),
                   disable=not (sys.stderr.isatty() and told_by_us())) as bar:  # fmt: skip
         task = bar.add_task("Analysing")
@@ -172,7 +172,7 @@ def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
 
 
 def written(given: argparse.Namespace, analysis: Analysis) -> None:
-    """The start values first, then the picture, then the plan: whoever sees the plan has all of it."""
+    """Write start values, heat map and then the plan, so that whoever sees the plan finds all files."""
     if analysis.init:
         from safetensors.torch import save
 
@@ -184,12 +184,12 @@ def written(given: argparse.Namespace, analysis: Analysis) -> None:
 
 
 def init_path(plan: Path) -> Path:
-    """Where the start values of a plan stand: A (rank_max, in) in float32 by full module name."""
+    """Return the path of a plan's start values: A (rank_max, in) in float32 by full module name."""
     return plan.with_name(plan.stem + ".init.safetensors")
 
 
 def show(plan: dict[str, Any], out: Path) -> None:
-    """The ranks by kind of module, what they cost, and the verdict."""
+    """Print the ranks by kind of module, their cost, and the verdict."""
     table = Table("module", "ranks (layer by layer)", title=f"{plan['parameters']:,} parameters")
     kinds: dict[str, list[int]] = {}
     for module in plan["modules"]:

@@ -1,4 +1,4 @@
-"""From scores and a budget to ranks and a PEFT rank pattern. numpy and scipy only: the web process plans with it."""
+"""Allocation of ranks from scores and a budget, and PEFT's rank pattern. numpy and scipy only, for the web process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.tars import exact_solver
 from training.tars.presets import Settings, is_attention
 
 BYTES_PER_PARAMETER = 2
-# The words of the command line and those of a stored plan mean the same.
+# Budget kinds by their names on the command line and in a stored plan.
 BUDGET_KINDS = {"uniform": "uniform_rank", "params": "parameters", "bytes": "bytes"}
 # The ranks that vLLM's --max-lora-rank takes.
 SLOT_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -24,7 +24,7 @@ Quanta = NDArray[np.int64]
 
 
 class AllocationError(ValueError):
-    """The ranks asked for do not exist; `field` is what to change."""
+    """No allocation is possible as requested; `field` is the setting to change."""
 
     field = "budget"
 
@@ -52,13 +52,13 @@ class BadBounds(AllocationError):
 
 
 class BadQuantum(AllocationError):
-    """Ranks cannot be multiples of it."""
+    """The quantum is below 1, so ranks cannot be multiples of it."""
 
     field = "quantum"
 
 
 class NothingOpen(AllocationError):
-    """The kinds that may have ranks and the modules that were named have none in common."""
+    """No module is of a kind that may have ranks above the minimum."""
 
     field = "kinds"
 
@@ -71,7 +71,7 @@ class BadScores(AllocationError):
 
 @dataclass(frozen=True)
 class RankPattern:
-    """The fields of a PEFT LoraConfig that give each module its rank, all at one effective scale alpha / r."""
+    """Fields of a PEFT LoraConfig that give each module its rank, all at one effective scale alpha / r."""
 
     r: int
     lora_alpha: int | float
@@ -81,12 +81,15 @@ class RankPattern:
 
 
 def cost(shape: Shape) -> int:
-    """Parameters of one rank: a row of A and a column of B."""
+    """Return the parameters of one rank: a row of A and a column of B."""
     return shape[0] + shape[1]
 
 
 def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
-    """The budget in LoRA parameters; kind uniform_rank (or uniform), parameters (or params), or bytes in bfloat16."""
+    """Convert the budget to LoRA parameters. Raises BadBudget.
+
+    The kind is uniform_rank (or uniform), parameters (or params), or bytes in bfloat16.
+    """
     kind = BUDGET_KINDS.get(kind, kind)
     if kind not in BUDGET_KINDS.values():
         raise BadBudget(f"The budget's kind is {kind!r}; it must be one of {', '.join(BUDGET_KINDS.values())}.")
@@ -99,14 +102,14 @@ def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Ranks are multiples of `quantum` in [rank_min, rank_max]; a module's smaller side caps its rank."""
+    """Bounds of ranks: multiples of `quantum` in [rank_min, rank_max], also capped by a module's smaller side."""
 
     rank_min: int
     rank_max: int
     quantum: int
 
     def of(self, shapes: Sequence[Shape], *, open_to: Sequence[bool]) -> tuple[Quanta, Quanta]:
-        """Least and most whole quanta of every module; one that is not open stays at the least.
+        """Return the minimum and maximum quanta of every module; a module that is not open stays at the minimum.
 
         Raises BadQuantum, BadBounds.
         """
@@ -127,7 +130,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Problem:
-    """A budget over modules: what a quantum of each costs, and the least and most quanta that it may have."""
+    """Allocation problem: the budget, and each module's cost of a quantum and minimum and maximum quanta."""
 
     costs: Quanta
     lows: Quanta
@@ -136,7 +139,7 @@ class Problem:
 
     @classmethod
     def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
-        """`kinds` mlp keeps attention at the least. Raises AllocationError."""
+        """Build the problem; with `kinds` mlp attention stays at the minimum. Raises AllocationError."""
         open_to = [kinds == "all" or not is_attention(name) for name in names]
         lows, highs = bounds.of(shapes, open_to=open_to)
         if not highs.any():
@@ -153,21 +156,21 @@ class Problem:
 
     @property
     def spare(self) -> int:
-        """Parameters beyond the least."""
+        """Parameters of the budget beyond the minimum ranks."""
         return self.budget - int(self.costs @ self.lows)
 
 
 def check_budget(
     kind: str, value: int, names: Sequence[str], shapes: Sequence[Shape], bounds: Bounds, settings: Settings
 ) -> int:
-    """The budget in parameters. Raises what an allocation of it would raise."""
+    """Return the budget in parameters. Raises the same errors as its allocation would."""
     budget = budget_parameters(kind, value, shapes)
     Problem.of(names, shapes, budget, bounds, settings.kinds)
     return budget
 
 
 def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
-    """Quanta that maximise sum(score * quanta) within the budget.
+    """Return the quanta that maximise sum(score * quanta) within the budget.
 
     An integer programme; the objective is the published one, so most ranks end at a bound. Raises BadScores.
     """
@@ -177,7 +180,7 @@ def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
 
 
 def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
-    """Scores in (0, 1], so that the solver's tolerances fit. Without any signal each parameter is worth the same."""
+    """Scale scores to (0, 1] for the solver's tolerances; if all are 0, each parameter is worth the same."""
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all() or (values < 0).any():
         raise BadScores(f"Score {int(np.argmax(~(values >= 0) | np.isinf(values)))} is not a finite number >= 0.")
@@ -188,7 +191,7 @@ def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
 
 
 def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Whole steps in [0, most] that maximise values @ steps with weights @ steps <= capacity."""
+    """Return integer steps in [0, most] that maximise values @ steps subject to weights @ steps <= capacity."""
     from scipy.optimize import Bounds as Box
     from scipy.optimize import LinearConstraint, milp
 
@@ -205,7 +208,7 @@ def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Qua
 
 
 def filled(steps: Quanta, worth: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Undo what the solver's tolerance overspent, then spend what is left on the best worth that still fits."""
+    """Remove steps over the capacity (solver tolerance), then spend the rest on the highest worth that still fits."""
     order = np.argsort(-worth, kind="stable")
     left = capacity - int(weights @ steps)
     for module in order[::-1]:
@@ -220,7 +223,7 @@ def filled(steps: Quanta, worth: NDArray[np.float64], weights: Quanta, capacity:
 
 
 def allocate_uniform(problem: Problem) -> list[int]:
-    """The same quanta everywhere: the most that the budget buys. Raises BudgetTooSmall when that is none."""
+    """Return equal quanta everywhere, as many as the budget allows. Raises BudgetTooSmall when that is none."""
     each = problem.budget // int(problem.costs.sum())
     if each == 0:
         raise BudgetTooSmall(problem.budget, int(problem.costs.sum()))
@@ -228,7 +231,7 @@ def allocate_uniform(problem: Problem) -> list[int]:
 
 
 def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[list[int], float]:
-    """(quanta that maximise the sum of `values` within the budget, share of that optimum which greedy misses)."""
+    """Return the quanta that maximise the sum of `values`, and the share of the optimum that greedy misses."""
     ranges = list(zip(problem.lows.tolist(), problem.highs.tolist(), strict=True))
     costs = problem.costs.tolist()
     best = exact_solver.optimum(values, costs, problem.budget, ranges)
@@ -240,7 +243,7 @@ def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[lis
 
 
 def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds) -> NDArray[np.float64]:
-    """Worth of 0, 1, ... quanta: weight * sum over the leading singular values of sigma ** power."""
+    """Return the worth of 0, 1, ... quanta: weight * sum over the leading singular values of sigma ** power."""
     most = bounds.rank_max // bounds.quantum
     padded = np.zeros(most * bounds.quantum)
     kept = np.asarray(spectrum, dtype=np.float64)[: len(padded)]
@@ -250,7 +253,7 @@ def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds
 
 
 def allocate(modules: Sequence[Mapping[str, Any]], problem: Problem, bounds: Bounds, settings: Settings) -> Chosen:
-    """Ranks of `modules` ({name, shape, score, weight?, spectrum?}) by the settings' objective."""
+    """Allocate ranks to `modules` ({name, shape, score, weight?, spectrum?}) by the settings' objective."""
     if settings.objective == "uniform":
         quanta, gap = allocate_uniform(problem), None
     elif settings.objective == "linear":
@@ -268,9 +271,9 @@ class Chosen:
 
 
 def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
-    """PEFT's pattern for these ranks by full module name; rank 0 leaves a module out.
+    """Return PEFT's pattern for these ranks by full module name; rank 0 leaves a module out.
 
-    Engines that ignore alpha_pattern still scale rightly: alpha / r is `scale` everywhere. Keys are anchored full
+    alpha / r is `scale` everywhere, so engines that ignore alpha_pattern still scale correctly. Keys are anchored full
     names, because PEFT takes the first key that matches and saves keys sorted. Raises BadBounds when all are 0.
     """
     kept = {name: rank for name, rank in ranks.items() if rank > 0}
@@ -287,16 +290,16 @@ def whole(number: float) -> int | float:
 
 
 def target_modules(ranks: Mapping[str, int]) -> list[str]:
-    """Last names where every module of that name is kept, full names elsewhere."""
+    """Return last names where every module of that name is kept, full names elsewhere."""
     left_out = {name.rsplit(".", 1)[-1] for name, rank in ranks.items() if rank == 0}
     short = {name: name.rsplit(".", 1)[-1] for name, rank in ranks.items() if rank > 0}
     return sorted({name if last in left_out else last for name, last in short.items()})
 
 
 def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int]:
-    """What a slot of vLLM takes: its --max-lora-rank for the highest rank, and bytes in bfloat16.
+    """Return the cost of a vLLM slot: its --max-lora-rank for the highest rank, and its bytes in bfloat16.
 
-    A slot is sized by that rank for every module of the fleet, so one high rank costs the room of all.
+    vLLM sizes a slot by that rank for every module of every adapter, so one high rank raises the memory of all.
     """
     size = next((size for size in SLOT_RANKS if size >= max(ranks, default=0)), max(ranks, default=0))
     return {"max_lora_rank": size, "slot_bytes": size * BYTES_PER_PARAMETER * sum(cost(shape) for shape in shapes)}
@@ -305,7 +308,7 @@ def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int
 def plan_fields(
     modules: Sequence[dict[str, Any]], settings: Settings, kind: str, value: int, bounds: Bounds, scale: float
 ) -> dict[str, Any]:
-    """What a plan says about ranks: modules with `rank`, the pattern's fields, parameters, budget and serving cost.
+    """Allocate ranks; return a plan's modules with `rank`, pattern fields, parameters, budget and serving cost.
 
     `modules` are {name, shape, score, ...}. Raises AllocationError.
     """
@@ -324,6 +327,6 @@ def plan_fields(
 
 
 def reallocate(plan: Mapping[str, Any], kind: str, value: int) -> dict[str, Any]:
-    """The plan for another budget from the stored signals, with the stored settings, bounds and scale."""
+    """Plan another budget from the plan's stored signals, settings, bounds and scale."""
     bounds = Bounds(plan["rank_min"], plan["rank_max"], plan["quantum"])
     return {**plan, **plan_fields(plan["modules"], Settings(**plan["settings"]), kind, value, bounds, plan["scale"])}

@@ -1,4 +1,4 @@
-"""The rank analysis: signals of every module from the task's data, then the ranks that the budget buys."""
+"""Rank analysis: measures signals of every module on the task's data, then allocates the ranks of the budget."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Progress = Callable[[int, int], None]
 
 
 class NoLinearModules(ValueError):
-    """Nothing in the model can take a LoRA adapter, or a wanted module is not there."""
+    """The model has no module that can take a LoRA adapter, or a requested module does not exist."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A plan and the evidence for it; `as_dict` is plan.json. `init` is A (rank_max, in) by module, or empty.
+    """A plan and its evidence; `as_dict` is plan.json. `init` is A (rank_max, in) by module, or empty.
 
     `stability` is the rank correlation of the scores of the sample's two halves, or None. `learning_rate` is advice
     for a run with decay, from the best of the rates that the probe tried, or None.
@@ -89,7 +89,7 @@ def analyze(
 
 
 def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Linear modules by full name, in the model's order, without the output head and what shares its weight.
+    """Return linear modules by full name in the model's order, without the output head and modules tied to it.
 
     `wanted` are last names. Raises NoLinearModules.
     """
@@ -117,7 +117,7 @@ def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dic
 
 
 def require_unshared(modules: dict[str, nn.Module]) -> None:
-    """Two modules with one weight would each ask for ranks. Raises NoLinearModules naming both."""
+    """Raise NoLinearModules naming both when two modules share a weight, as each would get a rank."""
     seen: dict[int, str] = {}
     for name, module in modules.items():
         first = seen.setdefault(id(module.weight), name)
@@ -126,12 +126,12 @@ def require_unshared(modules: dict[str, nn.Module]) -> None:
 
 
 def shape_of(module: nn.Module) -> list[int]:
-    """[out, in]; a 4-bit module's weight is packed, so its own shape says nothing."""
+    """Return [out, in] from the module's features, as the weight of a 4-bit module is packed."""
     return [int(module.out_features), int(module.in_features)]  # type: ignore[arg-type]
 
 
 def told(loss: float) -> float | None:
-    """JSON has no infinity: the loss of a rate that was too high is null."""
+    """Round the loss for JSON; None for an infinite or NaN one, as JSON has no infinity."""
     return round(loss, 6) if math.isfinite(loss) else None
 
 

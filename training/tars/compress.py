@@ -43,7 +43,7 @@ class Update:
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor, scale: float) -> Update:
-        """scale * B A, through the triangles of both factors. (r, in), (out, r)"""
+        """Decompose scale * B A by an SVD of the factors' QR triangles. A (r, in), B (out, r)"""
         (left, upper), (right, lower) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
         u, values, v = torch.linalg.svd(scale * upper @ lower.T)
         return cls(left @ u, values, v @ right.T)
@@ -53,14 +53,14 @@ class Update:
         return [self.left.shape[0], self.right.shape[1]]
 
     def factors(self, rank: int, scale: float) -> tuple[Tensor, Tensor]:
-        """(A, B) of the leading part, both of the same size: scale * B A is the cut update. float32"""
+        """Return float32 (A, B) of the leading directions, balanced in size: scale * B A is the cut update."""
         root = (self.values[:rank] / scale).sqrt()
         return (root[:, None] * self.right[:rank]).float(), (self.left[:, :rank] * root).float()
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """The smaller adapter: factors by module name, its plan's fields, and the share of energy it keeps."""
+    """A compressed adapter: factors by module name, its plan's fields, and the share of energy it keeps."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
     fields: dict[str, Any]
@@ -68,7 +68,7 @@ class Compressed:
 
 
 def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bounds, scale: float) -> Compressed:
-    """The best adapter within the budget. Raises AllocationError."""
+    """Truncate the updates to the best adapter within the budget. Raises AllocationError."""
     energies = {name: float(update.values.square().sum()) for name, update in updates.items()}
     modules: list[dict[str, Any]] = [
         {
@@ -88,7 +88,7 @@ def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bound
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
-    """(updates by module name, adapter_config). Raises BadInput when the folder is no plain LoRA adapter."""
+    """Read (updates by module name, adapter_config). Raises BadInput unless it is a plain LoRA adapter."""
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
         weights = load_file(folder / "adapter_model.safetensors")
@@ -105,7 +105,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
 
 
 def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> float:
-    """alpha / r of a module as PEFT has it (alpha / sqrt(r) with rsLoRA). Raises BadInput for what is no pair."""
+    """Return PEFT's scale: alpha / r, or alpha / sqrt(r) with rsLoRA. Raises BadInput without both A and B."""
     if set(pair) != {"A", "B"}:
         raise BadInput(f"--adapter: {name} has no pair of lora_A and lora_B.")
     rank = pair["A"].shape[0]
@@ -115,14 +115,14 @@ def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -
 
 
 def matches(key: str, name: str) -> bool:
-    """As PEFT matches a pattern's key: against the end of the name, from a dot."""
+    """Return True if a PEFT pattern's key matches the name, as PEFT does: against its end, from a dot on."""
     import re
 
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
 def write_adapter(found: Compressed, config: Mapping[str, Any], out: Path) -> None:
-    """The two files of the smaller adapter; the folder appears at once."""
+    """Write the smaller adapter's two files to a folder that is renamed when it is complete."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -140,7 +140,7 @@ def write_adapter(found: Compressed, config: Mapping[str, Any], out: Path) -> No
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, 2 for bad input, 1 for anything else."""
+    """Compress the named adapter; return the exit status: 0, 2 for bad input, 1 for anything else."""
     given = parse(arguments)
     events = Events(given.events)
     return guarded(events, lambda: run(given, events))
@@ -186,7 +186,7 @@ def run(given: argparse.Namespace, events: Events) -> None:
 
 
 def losses(given: argparse.Namespace, events: Events) -> dict[str, float]:
-    """Held-out loss in nats a token with the adapter as it was and as it is."""
+    """Measure the held-out loss in nats a token with the adapter before and after the compression."""
     from peft import PeftModel
 
     from training.lm.base_model import load_named, sequences_of

@@ -1,4 +1,4 @@
-"""What a rank analysis is asked for: its budget, its bounds, and what differs from the preset. No torch."""
+"""Configuration of a rank analysis: its budget, its bounds, and the settings that override the preset. No torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from training.tars.presets import PROBE_RATES, BadSettings, Settings, settings_o
 
 @dataclass(frozen=True)
 class AnalysisConfig:
-    """`budget_kind` is uniform_rank, parameters or bytes; lengths in tokens; `scale` is alpha / r of every module.
+    """Configuration of a rank analysis, with lengths in tokens.
 
-    Settings that are None are the preset's. `target_modules` are last names; None takes every linear module.
-    `probe_rates` are tried in turn; `probe_steps` are the steps of each.
+    `budget_kind` is uniform_rank, parameters or bytes; `scale` is alpha / r of every module. Settings that are None are
+    the preset's. `target_modules` are last names; None takes every linear module. `probe_rates` are tried in turn;
+    `probe_steps` are the steps of each.
     """
 
     budget_kind: str = "uniform_rank"
@@ -38,7 +39,7 @@ class AnalysisConfig:
     seed: int = 0
 
     def settings(self) -> Settings:
-        """Raises BadSettings."""
+        """Return the preset's settings with the overrides. Raises BadSettings."""
         if not self.scale > 0:
             raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")
         if not self.probe_rates:

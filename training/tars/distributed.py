@@ -1,4 +1,4 @@
-"""Several processes, a device each, share one analysis: who does which part, and how the parts come together.
+"""Distribution of one analysis over several processes, a device each: shares of the work, and merging of results.
 
 `python -m torch.distributed.run --standalone --nproc-per-node N -m training.tars ...` starts them. A process that was
 started alone does every part.
@@ -21,8 +21,9 @@ Found = TypeVar("Found")
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Take the device and the place that the launcher gave; at the end all wait for the last. Nothing where there is no
-    launcher. The group stays: a process of several ends by `boundary.last`.
+    """Join the launcher's process group in the block and wait for all at its end; does nothing for a single process.
+
+    The group is not destroyed: several processes end by `error_reporting.last`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -43,18 +44,18 @@ def place() -> int:
 
 
 def share(items: Iterable[Item]) -> Iterator[Item]:
-    """This process' part."""
+    """Yield this process' share of the items."""
     return islice(items, place(), None, size())
 
 
 def every(items: list[Item], work: Callable[[Item], Found]) -> list[Found]:
-    """`work` of every item, in order: each process does its share and hears of the others'."""
+    """Apply `work` to every item; each process does its share, and all get every result in order."""
     parts = gathered([work(item) for item in share(items)])
     return [parts[number % size()][number // size()] for number in range(len(items))]
 
 
 def gathered(part: Found) -> list[Found]:
-    """What each process gives, in the order of the processes."""
+    """Return the `part` of every process, in the order of the processes."""
     if size() == 1:
         return [part]
     parts: list[Found | None] = [None] * size()

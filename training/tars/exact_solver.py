@@ -1,4 +1,4 @@
-"""The exact optimum of a rank budget where a rank is worth less the more there are. numpy only.
+"""Exact optimum of a rank budget when further ranks of a module are worth less and less. numpy only.
 
     maximise  sum_m V_m(n_m)   subject to   sum_m n_m * w_m <= budget,   low_m <= n_m <= high_m
 
@@ -22,7 +22,7 @@ Ranges = Sequence[tuple[int, int]]  # by module: least and most quanta
 
 
 def optimum(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
-    """Quanta of each module. Exact while the table has MOST_CELLS at most, else within its unit of the optimum."""
+    """Return each module's quanta: exact while the table has at most MOST_CELLS, else to within the table's unit."""
     unit = unit_of(weights, budget, len(values))
     costs = [-(-weight // unit) for weight in weights]
     room = budget // unit - sum(low * price for (low, _), price in zip(ranges, costs, strict=True))
@@ -43,7 +43,7 @@ def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
 def one_more(
     best: NDArray[np.float64], value: NDArray[np.float64], price: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """The best worth of every room with one module more, and how many quanta it takes there."""
+    """Return the best worth for every capacity with one more module, and the quanta that the module then takes."""
     found, choice = best + value[0], np.zeros(len(best), dtype=np.int16)
     for step in range(1, len(value)):
         if step * price >= len(best):
@@ -64,7 +64,7 @@ def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int
 
 
 def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
-    """Quantum after quantum to where a parameter gains most: within one quantum of the optimum when V is concave."""
+    """Add each quantum where a parameter gains most: within one quantum of the optimum when V is concave."""
     steps = [low for low, _ in ranges]
     left = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))
     gains = sorted(

@@ -1,4 +1,4 @@
-"""What the commands of `python -m training.tars` share: flags, refusals, and files that appear whole."""
+"""Code shared by the commands of `python -m training.tars`: flag parsing, error conversion and atomic file writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def budget(text: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def named(flag: str) -> Iterator[None]:
-    """Turn the library's typed errors into BadInput with the flag: `flag` for what is wrong with the data."""
+    """Convert library errors in the block to BadInput, with the setting's flag or, for bad data, with `flag`."""
     try:
         yield
     except (allocation.AllocationError, presets.BadSettings) as error:

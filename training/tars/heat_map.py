@@ -1,4 +1,4 @@
-"""A plan as a picture: layers from left to right, kinds of module from top to bottom, dark where the rank is high."""
+"""A plan as an SVG heat map: layers from left to right, kinds of module from top to bottom, dark for high ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CELL, GAP, LEFT, TOP = 18, 2, 110, 28
 
 
 def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
-    """An SVG document of `modules` ({name, rank}); each cell tells its module and rank as a tooltip."""
+    """Draw the SVG document of `modules` ({name, rank}); each cell has a tooltip with its module and rank."""
     layers = sorted({layer_of(module["name"]) for module in modules})
     kinds = list(dict.fromkeys(kind_of(module["name"]) for module in modules))
     most = max((module["rank"] for module in modules), default=0) or 1
@@ -27,7 +27,7 @@ def svg(modules: Sequence[Mapping[str, Any]], title: str) -> str:
 
 
 def layer_of(name: str) -> int:
-    """The number in a module's name; 0 where there is none."""
+    """Return the first number in a module's name; 0 without one."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
 
 

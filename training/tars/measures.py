@@ -1,4 +1,4 @@
-"""What a pass over data leaves behind for each module: running sums whose size does not depend on the data.
+"""Running sums for each module in a pass over data; their size does not depend on the amount of data.
 
 X (T, in) is a module's input, D (T, out) the gradient of its output, G = D'X the gradient of its weight.
 """
@@ -21,7 +21,11 @@ VARIANCE_FLOOR = 1e-6
 
 
 def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """||D'X||_F^2 of each sequence, by the cheaper of two exact ways. (B, T, in), (B, T, out) -> (B,)
+    """Return
+
+    D'X
+
+    _F^2 of each sequence by the cheaper of two exact ways. (B, T, in), (B, T, out) -> (B,)
 
     sum(XX' * DD') never forms G (the ghost norm of Goodfellow, arXiv:1510.01799). Products run in the given dtype.
     """
@@ -35,7 +39,12 @@ def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 @dataclass
 class GradientNorms:
-    """||G||_F^2 of every sequence, in the order of the batches: one number a sequence."""
+    """Values of
+
+    G
+
+    _F^2, one for each sequence, in the order of the batches.
+    """
 
     squares: list[Tensor] = field(default_factory=list)
 
@@ -43,13 +52,13 @@ class GradientNorms:
         self.squares.append(squared_norms(inputs, gradients))
 
     def values(self) -> Tensor:
-        """(sequences,), on the CPU. The only transfer, so that no batch waits for one."""
+        """Return the norms (sequences,) on the CPU; the only transfer, so that no batch waits for one."""
         return torch.cat(self.squares).cpu()
 
 
 @dataclass
 class GradientSketch:
-    """The leading spectrum of the summed G in one pass, from random projections of both sides.
+    """A one-pass sketch of the summed G's leading spectrum, from random projections of both sides.
 
     Y = G R (out, s) and Z = L G (2s, in); then G ~ Q (L Q)^+ Z with Q an orthonormal basis of Y
     (Tropp, Yurtsever, Udell and Cevher, arXiv:1609.00048, algorithm 4).
@@ -62,13 +71,13 @@ class GradientSketch:
 
     @classmethod
     def of(cls, module: nn.Module, rank: int, seed: int) -> GradientSketch:
-        """For the `rank` leading directions of a linear module's gradient."""
+        """Create a sketch for the `rank` leading directions of a linear module's gradient."""
         width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
         size = min(rank + OVERSAMPLING, width, out)
         return cls(gaussian(width, size, seed), gaussian(out, min(2 * size, out), seed + 1).T)
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
-        """(B, T, in), (B, T, out)"""
+        """Add a batch of inputs (B, T, in) and gradients (B, T, out)."""
         x, d = inputs.flatten(0, 1), gradients.flatten(0, 1).to(inputs.dtype)
         self.right, self.left = self.right.to(x), self.left.to(x)
         y, z = (d.T @ (x @ self.right)).float(), ((self.left @ d.T) @ x).float()
@@ -76,11 +85,11 @@ class GradientSketch:
         self.z = z if self.z is None else self.z.add_(z)
 
     def merge(self) -> None:
-        """Add what the other processes' sketches hold; all must have drawn the same projections."""
+        """Add the other processes' sketches; all must have drawn the same projections."""
         distributed.add_up(self.y, self.z)
 
     def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
-        """(singular values (count,), descending; right singular vectors (count, in)), on the CPU; or fewer."""
+        """Return at most `count` singular values, descending, and right singular vectors (count, in), on CPU."""
         if self.y is None or self.z is None:
             raise ValueError("No gradients were added.")
         basis = torch.linalg.qr(self.y)[0]
@@ -91,7 +100,7 @@ class GradientSketch:
 
 
 def pseudo_inverse(tall: Tensor) -> Tensor:
-    """(m, n) with m >= n -> (n, m). Only the small triangle leaves the device; directions of no weight are dropped."""
+    """Invert (m, n), m >= n, to (n, m); only the small triangle leaves the device, null directions are dropped."""
     orthogonal, triangle = torch.linalg.qr(tall)
     inverse: Tensor = torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6)
     found: Tensor = inverse.to(orthogonal) @ orthogonal.T
@@ -104,14 +113,14 @@ def gaussian(rows: int, columns: int, seed: int) -> Tensor:
 
 @dataclass
 class OutputMoments:
-    """Sums of outputs and of their squares over the tokens that count, by half of the sample. float64"""
+    """Float64 sums of outputs and of their squares over the counted tokens, by half of the sample."""
 
     sums: Tensor | None = None  # (HALVES, out)
     squares: Tensor | None = None  # (HALVES, out)
     tokens: Tensor | None = None  # (HALVES,)
 
     def add(self, output: Tensor, counted: Tensor, half: Tensor) -> None:
-        """Outputs (B, T, out), weights of the tokens (B, T), the half of each sequence (B,)."""
+        """Add outputs (B, T, out) with token weights (B, T) and the half of each sequence (B,)."""
         wide, weights = output.float(), counted.unsqueeze(1)
         halves = functional.one_hot(half, HALVES).double().T  # (HALVES, B)
         found = (
@@ -129,7 +138,7 @@ class OutputMoments:
         distributed.add_up(self.sums, self.squares, self.tokens)
 
     def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
-        """(mean, variance) of each channel, over the whole sample or over one half. (out,) each"""
+        """Return (mean, variance) of each channel, (out,) each, over the whole sample or one half."""
         if self.sums is None or self.squares is None or self.tokens is None:
             raise ValueError("No outputs were added.")
         parts = slice(None) if half is None else slice(half, half + 1)
@@ -139,13 +148,18 @@ class OutputMoments:
 
 
 def softmax_divergence(base: Tensor, target: Tensor) -> float:
-    """KL(softmax(base) || softmax(target)) over a module's channels, in nats. (out,), (out,)"""
+    """Return KL(softmax(base)
+
+    softmax(target)) over a module's channels, in nats. (out,), (out,)
+    """
     log_base, log_target = base.double().log_softmax(0), target.double().log_softmax(0)
     return max(0.0, float((log_base.exp() * (log_base - log_target)).sum()))
 
 
 def gaussian_divergence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
-    """KL(first || second) of diagonal Gaussians (mean, variance), in nats, as a mean over channels: widths compare.
+    """Return KL(first
+
+    second) of diagonal Gaussians (mean, variance) in nats a channel, comparable across widths.
 
     0.5 * (ln(v2 / v1) + (v1 + (m1 - m2)^2) / v2 - 1); variances are floored at VARIANCE_FLOOR of the median.
     """
@@ -157,5 +171,14 @@ def gaussian_divergence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tens
 
 
 def output_shift(base: Tensor, target: Tensor) -> float:
-    """||target - base|| / ||base|| of a module's mean outputs. (out,), (out,)"""
+    """Return
+
+    target - base
+
+    /
+
+    base
+
+    of a module's mean outputs. (out,), (out,)
+    """
     return float((target - base).norm() / base.norm().clamp(min=1e-12))

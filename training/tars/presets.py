@@ -1,4 +1,4 @@
-"""What a preset measures and maximises; every part can be chosen on its own. No torch."""
+"""Presets of a rank analysis: the signals measured and the objective; each part can be overridden. No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "qu
 
 
 class BadSettings(ValueError):
-    """A part of the settings is unknown, or two do not go together; `field` is what to change."""
+    """A setting is unknown or conflicts with another; `field` is the one to change."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -30,7 +30,10 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """`power` is f of the value sum(sigma_i ** power); `kinds` says which modules get ranks above rank_min."""
+    """Settings of an analysis.
+
+    A rank's value is sum(sigma_i ** `power`); modules of the `kinds` may get ranks above rank_min.
+    """
 
     sensitivity: str
     divergence: str
@@ -54,7 +57,7 @@ PRESETS = {
 
 
 def settings_of(preset: str, **chosen: Any) -> Settings:
-    """The preset's settings with the chosen parts in their place; None keeps the preset's. Raises BadSettings."""
+    """Return the preset's settings with the overrides that are not None. Raises BadSettings."""
     if preset not in PRESETS:
         raise BadSettings("preset", f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}.")
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -81,5 +84,5 @@ def consistent(settings: Settings) -> Settings:
 
 
 def is_attention(name: str) -> bool:
-    """Whether a module is a projection of an attention block, by its full or last name."""
+    """Return True if the name, full or last part only, is that of an attention projection."""
     return any("attn" in part or "attention" in part or part in ATTENTION for part in name.split("."))

@@ -1,7 +1,7 @@
-"""A probe: a few real LoRA steps at one rank everywhere, and how much of an update each module asked for.
+"""A probe: a few real LoRA steps at one uniform rank, which show the size of the update that each module makes.
 
-Under Adam the size of an update does not follow the size of the gradient; what a module does with its first steps says
-far better where ranks will be needed (docs/benchmarks.md, tars_signals). The base model is left untouched.
+Under Adam the size of an update does not follow the size of the gradient; a module's first steps predict far better
+where ranks will be needed (docs/benchmarks.md, tars_signals). The base model is left unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TAIL = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """`spectra` are the singular values of B A by module, descending; `losses` one a step, in nats."""
+    """Result of a probe: `spectra`, singular values of B A by module, descending; `losses`, one a step, in nats."""
 
     rate: float
     losses: list[float]
@@ -32,7 +32,7 @@ class Probe:
 
     @property
     def reached(self) -> float:
-        """Loss at the end; infinite when the rate was too high for the model."""
+        """Mean of the last losses; infinite when the learning rate was too high for the model."""
         tail = self.losses[-TAIL:]
         found = sum(tail) / len(tail)
         return found if math.isfinite(found) else math.inf
@@ -40,20 +40,20 @@ class Probe:
 
 @dataclass
 class Factors:
-    """A module's adapter. A (r, in), B (out, r), float32"""
+    """A module's adapter in float32: A (r, in), B (out, r)."""
 
     a: Tensor
     b: Tensor
 
     @classmethod
     def of(cls, module: nn.Module, rank: int, generator: torch.Generator, device: torch.device) -> Factors:
-        """PEFT's start: A uniform in +-1/sqrt(in), B zero."""
+        """Create PEFT's start values: A uniform in +-1/sqrt(in), B zero."""
         width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
         drawn = (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
         return cls(drawn.to(device).requires_grad_(), torch.zeros(out, rank, device=device).requires_grad_())
 
     def spectrum(self) -> list[float]:
-        """Singular values of B A, through the triangles of both factors: no (out, in) matrix is formed."""
+        """Return the singular values of B A from the factors' QR triangles, without an (out, in) matrix."""
         left, right = (torch.linalg.qr(part.detach().double().cpu())[1] for part in (self.b, self.a.T))
         return [round(float(value), 6) for value in torch.linalg.svdvals(left @ right.T)]
 
@@ -62,7 +62,7 @@ def probe(
     model: nn.Module, modules: dict[str, nn.Module], batches: Sequence[Batch], *, steps: int, rank: int, rate: float,
     scale: float, seed: int, done: Callable[[], None] = lambda: None,
 ) -> Probe:  # fmt: skip
-    """Train `steps` batches, again from the first when they run out. Raises LossNotFinite at the first step."""
+    """Train `steps` batches, repeating them if there are fewer. Raises LossNotFinite for the first step's loss."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     factors = {name: Factors.of(module, rank, generator, device) for name, module in modules.items()}
@@ -92,7 +92,7 @@ def one_step(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, p
 
 @contextlib.contextmanager
 def adapted(modules: dict[str, nn.Module], factors: dict[str, Factors], scale: float) -> Iterator[None]:
-    """Every module's output plus scale * B A x, until the end."""
+    """Add scale * B A x to every module's output inside the block."""
     with contextlib.ExitStack() as hooks:
         for name, module in modules.items():
             hooks.callback(module.register_forward_hook(adding(factors[name], scale)).remove)

@@ -1,4 +1,4 @@
-"""The sequences that an analysis reads: rows of the task, and of general text to diverge from."""
+"""Sequences that an analysis reads: rows of the task, and of general text as the reference of the divergence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.tars.signals import Batch, batch_of
 
 @dataclass(frozen=True)
 class Sample:
-    """Token sequences; a sequence's half is the parity of its place."""
+    """Sampled token sequences; the parity of a sequence's index gives its half."""
 
     target: list[TokenSequence]
     base: list[TokenSequence]
@@ -30,7 +30,7 @@ class Sample:
         cls, model: nn.Module, tokenizer: Any, rows: Sequence[Row], reference: Sequence[Row] | None,
         config: AnalysisConfig,
     ) -> Sample:  # fmt: skip
-        """Raises DataError."""
+        """Draw and tokenise rows of the task and of the reference. Raises DataError."""
         # Padding is masked everywhere, so any token will do.
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         target = drawn(rows, tokenizer, config)
@@ -38,7 +38,7 @@ class Sample:
         return cls(target, base, pad, next(model.parameters()).device, config.batch_size)
 
     def shuffled(self, half: int) -> list[Batch]:
-        """The half's sequences in batches, in the sample's own random order."""
+        """Return the half's sequences in batches, in the sample's random order."""
         places = [place for place in range(len(self.target)) if place % 2 == half] or [0]
         starts = range(0, len(places), self.batch_size)
         return [batch_of(self.target, places[at : at + self.batch_size], self.pad, self.device) for at in starts]
@@ -54,7 +54,7 @@ def drawn(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[T
 
 
 def own_words(model: Any, tokenizer: Any, config: AnalysisConfig) -> list[Row]:
-    """Text that the base model writes by itself, as a reference: sampled from the start of a text, seeded."""
+    """Generate reference text by sampling from the base model, from the start of a text and with a fixed seed."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     torch.manual_seed(config.seed)
     written: list[Row] = []

@@ -1,4 +1,4 @@
-"""From a model and a sample to what every module is worth: the passes that the settings ask for, and their scores."""
+"""Measurement of every module's worth on a sample: runs the passes that the settings need and computes the scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ByModule = dict[str, float | None]
 
 @dataclass
 class Scores:
-    """Signals by module name. `halves` are the scores of the two halves of the sample."""
+    """Signals and scores by module name; `halves` are the scores on the two halves of the sample."""
 
     sensitivity: ByModule
     divergence: ByModule
@@ -44,7 +44,7 @@ class Scores:
 
     @classmethod
     def none(cls, modules: Iterable[str]) -> Scores:
-        """Of a preset that measures nothing."""
+        """Create the scores of a preset that measures nothing."""
         names = list(modules)
         return cls(dict.fromkeys(names), dict.fromkeys(names), dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
 
@@ -54,16 +54,16 @@ class Scores:
 
     @property
     def learning_rate(self) -> float | None:
-        """Advice for a whole run, whose rate decays: a multiple of the constant rate that the probe did best with."""
+        """Return a rate for a whole run with decay: a multiple of the constant rate that did best in the probe."""
         return RUN_OVER_PROBE * min(self.probes, key=lambda tried: tried.reached).rate if self.probes else None
 
     def of(self, name: str) -> dict[str, Any]:
-        """The stored signals of a module: enough to plan for another budget."""
+        """Return a module's stored signals, which suffice to plan another budget."""
         found = {"sensitivity": self.sensitivity[name], "divergence": self.divergence[name], "score": self.score[name]}
         return found | ({"weight": self.weight[name], "spectrum": self.spectrum[name]} if self.spectrum else {})
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Modules that were not measured: a rank is worth nothing there."""
+        """Give modules that were not measured no worth for any rank."""
         for name in names:
             self.sensitivity[name] = self.divergence[name] = None
             self.weight[name] = self.score[name] = 0.0
@@ -76,7 +76,7 @@ class Scores:
 
 @dataclass
 class Steps:
-    """Progress over all passes."""
+    """Progress counter over all passes."""
 
     total: int
     report: Callable[[int, int], None]
@@ -91,7 +91,7 @@ def measure(
     model: nn.Module, modules: dict[str, nn.Module], sample: Sample, settings: Settings, config: AnalysisConfig,
     progress: Callable[[int, int], None],
 ) -> Scores:  # fmt: skip
-    """One pass over the target data, one over the reference where the settings weigh it, and the probe's steps."""
+    """Read the task's data, the reference if the settings need it, and run the probe; return the scores."""
     probing = settings.sensitivity == "probe"
     left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]
     modules = {name: module for name, module in modules.items() if name not in left_out}
@@ -134,15 +134,16 @@ def read(
 
 
 def own_share(batches: int) -> Sequence[int]:
-    """Numbers of the batches that this process reads: all where there are not enough for every process."""
+    """Return the numbers of the batches that this process reads; all if there are fewer batches than processes."""
     return range(batches) if batches < distributed.size() else list(distributed.share(range(batches)))
 
 
 def probed(
     model: nn.Module, modules: dict[str, nn.Module], sample: Sample, config: AnalysisConfig, steps: Steps
 ) -> list[Probe]:
-    """Every rate on the first half of the sample, shared among the processes, then the best on the second; the last two
-    are the best's.
+    """Probe every rate on the first half, shared among the processes, then the best rate on the second half.
+
+    The last two probes returned are those of the best rate.
     """
 
     def on_half(half: int, rate: float) -> Probe:
@@ -160,7 +161,7 @@ def scored(
     target: Watched, base: Watched | None, probes: list[Probe], settings: Settings, config: AnalysisConfig,
     sequences: int,
 ) -> Scores:  # fmt: skip
-    """score = sensitivity * weight; the weight is the divergence (linear) or 1 + it over its mean (concave)."""
+    """Compute score = sensitivity * weight, with weight the divergence (linear) or 1 + it over its mean (concave)."""
     names = list(target.modules)
     sketched = {n: watch.sketch.spectrum(config.rank_max) for n, watch in target.modules.items() if watch.sketch}
     spectra = spectra_of(sketched, probes, settings)
@@ -185,7 +186,7 @@ def scored(
 def spectra_of(
     sketched: dict[str, tuple[Tensor, Tensor]], probes: list[Probe], settings: Settings
 ) -> dict[str, list[float]]:
-    """The mean of the best probe's two halves, or the gradient's leading singular values; else nothing."""
+    """Return the mean of the best probe's two halves, or the gradient's leading singular values; else nothing."""
     if settings.sensitivity == "probe":
         first, second = (found.spectra for found in probes[-HALVES:])
         return {name: [round((a + b) / 2, 6) for a, b in zip(first[name], second[name], strict=True)] for name in first}
@@ -198,7 +199,7 @@ def sensitivities(
     target: Watched, base: Watched | None, name: str, probes: list[Probe], spectra: dict[str, list[float]],
     settings: Settings, halves: Tensor,
 ) -> list[float]:  # fmt: skip
-    """Of the whole sample and of each half."""
+    """Return a module's sensitivity on the whole sample and on each half."""
     watch = target.modules[name]
     if settings.sensitivity == "probe":
         parts = [spectra[name], *(found.spectra[name] for found in probes[-HALVES:])]
@@ -207,7 +208,7 @@ def sensitivities(
         squares = watch.norms.values()
         kept = [squares, *(squares[halves == half] for half in range(HALVES))]
         found = [float(part.mean().sqrt()) if len(part) else 0.0 for part in kept]
-        # A sketch of each half would double its memory: the halves of a spectrum are told by their norms.
+        # A sketch of each half would double the memory: the halves are compared by their gradient norms instead.
         whole = sum(value**settings.power for value in spectra[name]) if spectra else found[0]
         return [whole, *found[1:]]
     return shifts(watch, base.modules[name] if base else None)
@@ -221,7 +222,7 @@ def shifts(watch: Watch, base: Watch | None) -> list[float]:
 
 
 def divergences(target: Watched, base: Watched | None, name: str, settings: Settings) -> list[float | None]:
-    """Of the whole sample and of each half, against the whole reference; None where nothing is weighed."""
+    """Return a module's divergence from the whole reference on the sample and each half; None if not measured."""
     moments = target.modules[name].moments
     if base is None or moments is None or settings.divergence == "none":
         return [None] * len(PARTS)
@@ -253,12 +254,12 @@ def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> d
 
 
 def started(directions: Tensor) -> Tensor:
-    """Start values for A, (rank, in): the gradient's leading input directions, as long as PEFT's random rows."""
+    """Return start values for A, (rank, in): the gradient's leading input directions at the norm of PEFT's rows."""
     return (directions * ROW_LENGTH).float().contiguous()
 
 
 def spearman(first: list[float], second: list[float]) -> float:
-    """Rank correlation; 0 when one side is constant."""
+    """Return the rank correlation; 0 when one side is constant."""
     import numpy as np
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""One streaming pass over sequences: hooks feed each module's measures, and nothing else is kept.
+"""Streaming pass over sequences: hooks feed each module's measures, and no other data is kept.
 
 No activation outlives its backward pass and no gradient of a weight is formed, so frozen, bfloat16 and 4-bit bases
 work alike.
@@ -30,7 +30,7 @@ class LossNotFinite(ValueError):
 
 @dataclass
 class Batch:
-    """A padded batch; `half` says for each sequence which half of the sample it belongs to."""
+    """A padded batch; `half` is the half of the sample that each sequence belongs to."""
 
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T)
@@ -39,13 +39,13 @@ class Batch:
 
     @property
     def counted(self) -> Tensor:
-        """Tokens that the loss counts, as weights. (B, T)"""
+        """Weights of the tokens: 1 where the loss counts, else 0. (B, T)"""
         return (self.labels != IGNORED).float()
 
 
 @dataclass
 class Watch:
-    """What a pass measures of one module; None is not measured."""
+    """Measurements that a pass takes of one module; None for those it does not take."""
 
     norms: GradientNorms | None = None
     sketch: GradientSketch | None = None
@@ -58,7 +58,7 @@ class Watch:
 
 @dataclass
 class Watched:
-    """Every module's Watch by full name, and the order in which the sequences were read."""
+    """The Watch of every module by full name, and the halves of the sequences in reading order."""
 
     modules: dict[str, Watch]
     halves: list[int] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Watched:
         return any(watch.gradients for watch in self.modules.values())
 
     def merge(self) -> None:
-        """Take in what the other processes read: their sequences come after ours, in the order of the processes."""
+        """Add the other processes' measurements; sequences are ordered by process."""
         self.halves = [half for part in distributed.gathered(self.halves) for half in part]
         norms = {name: watch.norms.values() for name, watch in self.modules.items() if watch.norms}
         parts = distributed.gathered(norms)
@@ -81,7 +81,7 @@ class Watched:
 
 
 def batches(sequences: Sequence[TokenSequence], size: int, pad: int, device: torch.device) -> Iterator[Batch]:
-    """Batches of neighbours in length, so that little is padded; the halves are even and odd places in the sample."""
+    """Yield batches of similar length, to reduce padding; halves are the even and odd indices of the sample."""
     order = sorted(range(len(sequences)), key=lambda place: (len(sequences[place].ids), place))
     for start in range(0, len(order), size):
         yield batch_of(sequences, order[start : start + size], pad, device)
@@ -94,7 +94,7 @@ def batch_of(sequences: Sequence[TokenSequence], places: Sequence[int], pad: int
 
 
 def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss over the counted tokens of each sequence, in nats. (B, T, V), (B, T) -> (B,)"""
+    """Return each sequence's mean loss over counted tokens, in nats. (B, T, V), (B, T) -> (B,)"""
     targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
@@ -104,7 +104,7 @@ def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient and dropout is off, until the end; then all is as it was."""
+    """Switch off gradients of all parameters, and dropout, inside the block; restore both afterwards."""
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     try:
@@ -118,7 +118,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class Hooks(contextlib.ExitStack):
-    """Hooks on the modules and on the embeddings, removed at the end whatever happens. Set `batch` before a forward."""
+    """Hooks on modules and embeddings, always removed at the end of the block. Set `batch` before a forward pass."""
 
     def __init__(self, model: nn.Module, modules: dict[str, nn.Module], watched: Watched) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Hooks(contextlib.ExitStack):
         for name, watch in watched.modules.items():
             self.callback(modules[name].register_forward_hook(self.observer(watch)).remove)
         if watched.gradients:
-            # A frozen model has no graph: without this the loss would not depend on anything that asks for a gradient.
+            # A frozen model has no graph: without this no input of the loss would require a gradient.
             embedding = model.get_input_embeddings()  # type: ignore[operator]
             self.callback(embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)).remove)
 

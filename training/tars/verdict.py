@@ -1,4 +1,4 @@
-"""What a plan is worth, in words that claim no more than docs/benchmarks.md measured."""
+"""Verdict on a plan's quality, in words that claim no more than docs/benchmarks.md measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.tars.presets import PRESETS, Settings, is_attention
 
 FEWEST_SEQUENCES = 8
 STABLE = 0.7
-# The share of its parameters that a plan moves away from the same rank everywhere, below which it is that.
+# A plan that moves a smaller share of its parameters away from a uniform rank counts as uniform.
 SAME = 0.05
 EVERYWHERE = {"all": "everywhere", "mlp": "in every MLP module"}
 TEXTS = {
@@ -21,7 +21,7 @@ TEXTS = {
     "take the same rank {everywhere}.",
 }
 NOT_MEASURED = "Whether it beats uniform ranks only a run of each can tell."
-# Of the presets as they are; a part chosen otherwise makes another plan, and that was not measured.
+# Results of the unchanged presets; plans with an overridden part were not measured.
 MEASURED = {
     "default": "Where it was measured, this preset did as well as the same rank in every MLP module with the same "
     "start values, not better: expect its gain from the MLP and the start values, not from the ranks by layer.",
@@ -33,7 +33,7 @@ MEASURED = {
 def of(
     modules: Sequence[Mapping[str, Any]], stability: float | None, sequences: int, settings: Settings
 ) -> tuple[str, str]:
-    """(verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
+    """Return (verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
     if stability is not None and (sequences < FEWEST_SEQUENCES or stability < STABLE):
         found = "sample_too_small"
     else:
@@ -52,9 +52,9 @@ def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
 
 
 def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> float:
-    """Share of the parameters that stand elsewhere than the same rank would put them, of the modules that are planned.
+    """Return the share of the planned modules' parameters that the plan places differently from a uniform rank.
 
-    Where attention is left out as a kind, that is the preset's choice and no finding: it moves nothing.
+    Modules left out as a kind (attention) do not count: that is the preset's choice, not a result.
     """
     planned = [module for module in modules if settings.kinds == "all" or not is_attention(module["name"])]
     costs = [allocation.cost(module["shape"]) for module in planned]

@@ -1,1 +1,1 @@
-"""The gpu worker: its queue, the supervision of a job's process, and the checkpoints that it keeps."""
+"""The GPU worker: its queue, supervision of a job's process, and retention of checkpoints."""

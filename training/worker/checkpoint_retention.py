@@ -1,4 +1,4 @@
-"""How long a run that ended without a version keeps its checkpoints; a legal hold keeps them for ever."""
+"""Deletion of old checkpoints of runs that ended without a version; a legal hold keeps them for ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDED_EMPTY = (JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 def drop_old_checkpoints() -> int:
-    """Remove what this host keeps of runs that ended too long ago; how many. A resume then begins from the start."""
+    """Delete this host's expired checkpoints; return their number. A later resume starts from the beginning."""
     if not settings.CHECKPOINTS_KEPT:
         return 0
     since = now() - settings.CHECKPOINTS_KEPT

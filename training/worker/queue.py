@@ -1,4 +1,4 @@
-"""Which job a worker begins: the most urgent one of a project that has room. Postgres decides, not the message."""
+"""Claiming the next job: the most urgent one whose project is below its limit. Postgres decides, not the message."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from training.models.job import GpuJob, kinds, running
 
 
 def claim(kind: str, pk: str) -> GpuJob | None:
-    """Claim the job that a message names, or a more urgent one, which then leaves the named one to the sweeper.
+    """Claim the job that a message names, or a more urgent one; the sweeper then wakes the named one again.
 
-    None when somebody else has it, or its project runs as many jobs as it may.
+    Returns None when another worker has the job, or its project has reached its limit of running jobs.
     """
     named = apps.get_model("training", kind).objects.queued().filter(pk=pk).first()
     if named is None:
@@ -25,13 +25,13 @@ def claim(kind: str, pk: str) -> GpuJob | None:
 
 
 def more_urgent(named: GpuJob) -> list[GpuJob]:
-    """Queued jobs of a higher priority, the most urgent first, equal ones as they came."""
+    """Return queued jobs of a higher priority, most urgent first, the oldest first among equals."""
     found = [job for kind in kinds() for job in kind.objects.queued().filter(priority__gt=named.priority)]
     return sorted(found, key=lambda job: (-job.priority, job.created_at))
 
 
 def claim_within_limit(job: GpuJob) -> GpuJob | None:
-    """Claim it unless its project runs as many as it may. The project's row keeps two workers from both counting."""
+    """Claim the job unless its project is at its limit; locking the project's row makes the count exact."""
     if not settings.PROJECT_RUNNING:
         return type(job).claim(job.pk)
     with transaction.atomic():

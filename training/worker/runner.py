@@ -1,4 +1,4 @@
-"""The gpu worker's bridge: claim a row, run its work in a child process under the lease, publish what it made."""
+"""Execution of jobs on the GPU worker: claims a row, runs a child process under the lease, publishes the result."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from training.models.job import GpuJob
 from training.worker import queue
 
 LOOK_S = 0.5
-# Between two questions whether somebody cancelled: a heartbeat would come too late to free the device within 10 s.
+# Seconds between checks for a cancellation: heartbeats are too rare to free the device within 10 s.
 ASK_S = 1.0
-# Between two looks at the device: its free memory is for people to read.
+# Seconds between reports of the device: its free memory is only displayed.
 REPORT_S = 60.0
-# Events of former attempts that count again: writing them twice changes nothing.
+# Events of earlier attempts that are stored again after a restart; storing them is idempotent.
 KEPT = ("metrics", "evaluation", "answers")
 SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
 log = logging.getLogger(__name__)
 
 
 def work(kind: str, pk: str) -> None:
-    """Do the job, if it is queued. May be called twice for one job: the second call finds nothing to do.
+    """Run the job, or a more urgent one that is queued; the sweeper then wakes the named one again.
 
-    A more urgent job that is queued is done instead; the sweeper wakes somebody for this one.
+    May be called twice for one job: the second call does nothing.
     """
     job = queue.claim(kind, pk)
     if job is None:
@@ -51,7 +51,7 @@ def work(kind: str, pk: str) -> None:
 
 
 def execute(job: GpuJob) -> None:
-    """Run the child and end the job by its exit. Whatever is thrown ends it as failed, with the reason."""
+    """Run the child and end the job by its exit; an exception ends it as failed, with the reason."""
     job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         arguments = job.child_arguments(job.folder)
@@ -64,13 +64,13 @@ def execute(job: GpuJob) -> None:
     except OSError as error:
         job.failed("no_space" if error.errno == 28 else "internal", str(error))
     except Exception as error:
-        # The process boundary: the row must say what happened, and the log must have the trace.
+        # The process boundary: the row must say what happened, and the log must have the traceback.
         job.failed("internal", f"{type(error).__name__}: {error}")
         raise
 
 
 def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
-    """Run the child under heartbeats; returns (outcome, message), outcome `succeeded`, `cancelled` or a reason."""
+    """Run the child with heartbeats; return (outcome, message): `succeeded`, `cancelled`, `killed` or an error code."""
     parent = tracing.nearest(job.traceparent)
     child = Child(arguments, job.folder / "events.jsonl", job.folder / "log.txt", parent)
     with killed_at_the_end(child):
@@ -93,7 +93,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
 
 @dataclass
 class Watch:
-    """What a worker does beside a child: it hears it, keeps what it says, and tells that both live."""
+    """A worker's supervision of its child: reads its events, keeps its log, and sends heartbeats."""
 
     job: GpuJob
     child: Child
@@ -102,7 +102,7 @@ class Watch:
     due: dict[str, float] = field(default_factory=dict)
 
     def is_due(self, what: str, seconds: float) -> bool:
-        """True the first time, and then once in so many seconds."""
+        """Return True on the first call for `what`, and then once every `seconds`."""
         now = time.monotonic()
         if now < self.due.get(what, 0):
             return False
@@ -130,7 +130,7 @@ class Watch:
 
 @contextlib.contextmanager
 def killed_at_the_end(child: Child) -> Iterator[None]:
-    """Whatever is thrown, the device is free afterwards."""
+    """Kill the child on leaving the block, whatever is raised, so that the device is free."""
     try:
         yield
     finally:
@@ -139,7 +139,7 @@ def killed_at_the_end(child: Child) -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_may_be_away() -> Iterator[None]:
-    """For less than the lease that does not disturb the work: what was not written is written at the next look."""
+    """Log a database error in the block and go on; the next round writes again, if that is within the lease."""
     try:
         yield
     except OperationalError as error:
@@ -149,14 +149,14 @@ def database_may_be_away() -> Iterator[None]:
 
 
 def asked_to_stop(job: GpuJob) -> bool:
-    """Whether somebody cancelled the job; False while the database is away."""
+    """Return True if the job was cancelled; False while the database is away."""
     with database_may_be_away():
         return type(job).objects.filter(pk=job.pk, status=JobStatus.STOPPING).exists()
     return False
 
 
 def report_devices() -> None:
-    """What this host computes on, for preflights."""
+    """Record the devices of this host in the database, for preflights."""
     Device.report(socket.gethostname(), hardware.look(settings.WORK_DIR))
 
 
@@ -174,5 +174,5 @@ def finish(job: GpuJob, outcome: str, message: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """What was published lies in the store; checkpoints are needed no more, the log and the events stay."""
+    """Delete the output of a succeeded job, which is in the store by now; keep the log and the events."""
     shutil.rmtree(folder / "output", ignore_errors=True)

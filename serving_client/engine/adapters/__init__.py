@@ -1,1 +1,1 @@
-"""LoRA adapters of the engine: read, kept in memory, and applied row by row."""
+"""LoRA adapters of the engine: reading, keeping in memory, and applying row by row."""

@@ -1,4 +1,4 @@
-"""Reads a PEFT LoRA folder into matrices that are checked against the base model and ready to multiply."""
+"""Reading of a PEFT LoRA folder into matrices, checked against the base model and ready to multiply."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One loaded adapter. Compared by identity: two loads of one name are two adapters."""
+    """One loaded adapter, compared by identity: two loads of one name are two adapters."""
 
     name: str
     modules: dict[str, LowRank]
     block: torch.Tensor | None = None  # in pinned memory: all matrices, one after the other
 
     def matrices(self, device: torch.device) -> list[torch.Tensor]:
-        """`down` and `up` of each module; a block's are sent to the device in one copy that nobody waits for."""
+        """Return `down` and `up` of each module on the device; a pinned block is sent in one asynchronous copy."""
         flat = _flat(self.modules)
         return flat if self.block is None else _cut(self.block.to(device, non_blocking=True), flat)
 
@@ -55,9 +55,9 @@ def read_adapter(
     dtype: torch.dtype = torch.float32,
     is_pinned: bool = False,
 ) -> Adapter:
-    """The adapter in a PEFT folder. Raises AdapterMissing without one, AdapterUnusable if it would answer wrongly.
+    """Read a PEFT folder. Raises AdapterMissing without an adapter, AdapterUnusable if it would answer wrongly.
 
-    Pinned memory is what a GPU copies from without waiting.
+    With `is_pinned` the matrices are in pinned memory, from which a GPU copies without waiting.
     """
     shape = read_lora_shape(folder)
     if shape.largest_rank > max_rank:
@@ -82,7 +82,7 @@ def _flat(modules: dict[str, LowRank]) -> list[torch.Tensor]:
 
 
 def _cut(block: torch.Tensor, shaped: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Parts of the block, one after the other, each of the shape of the given one."""
+    """Split the block into consecutive parts with the shapes of the given matrices."""
     parts = torch.split(block, [matrix.numel() for matrix in shaped])
     return [part.view_as(matrix) for part, matrix in zip(parts, shaped, strict=True)]
 

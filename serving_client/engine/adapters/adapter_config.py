@@ -1,4 +1,4 @@
-"""adapter_config.json of PEFT: what this engine can serve, and each module's rank and scale."""
+"""PEFT's adapter_config.json: the check that this engine can serve it, and each module's rank and scale."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class LoraShape:
     rank_stabilised: bool
 
     def rank_of(self, module: str) -> int:
-        """The rank of one module, named as in the base model."""
+        """Return the rank of a module, named as in the base model."""
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
-        """What B @ A is multiplied with: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
+        """Return the factor that scales B @ A: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
         rank = self.rank_of(module)
         alpha = _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
 
     @property
     def largest_rank(self) -> int:
-        """The highest rank that any module may have."""
+        """The highest rank of any module."""
         return max(self.rank, *self.rank_pattern.values()) if self.rank_pattern else self.rank
 
 
@@ -65,7 +65,7 @@ def _first_match(pattern: dict[str, Value], module: str, default: Value) -> Valu
 
 
 def read_lora_shape(folder: Path) -> LoraShape:
-    """Ranks and scales of a PEFT folder. Raises AdapterMissing or AdapterUnusable."""
+    """Read the ranks and scales of a PEFT folder. Raises AdapterMissing or AdapterUnusable."""
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise AdapterMissing(f"No {CONFIG_NAME} in {folder}.")

@@ -1,10 +1,10 @@
-"""Many adapters in one forward: every linear module multiplies each row with that row's adapter.
+"""Many adapters in one forward pass: every linear module multiplies each row with that row's adapter.
 
-The base model's product is one for all rows. For the update there are two ways, and both read each adapter's weights
-once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots do all groups
-at once. On a GPU a forward of few tokens waits for the launch of kernels and not for arithmetic: every row is
-multiplied with all slots in use, and what does not belong to it is set to zero in between. Where Triton is there, a
-recorded step has kernels of its own, in which a row reads its adapter alone.
+The base model's product is one for all rows. The update is computed in one of two ways, and both read each adapter's
+weights once a step. On a CPU the rows are grouped by adapter, and two batched products over the adapters' slots compute
+all groups at once. On a GPU, kernel launches and not arithmetic limit a forward pass of few tokens: every row is
+multiplied with all slots in use, and the results of other rows' adapters are set to zero in between. Where Triton is
+available, a recorded step uses kernels of its own, in which a row reads its adapter alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_TOKENS = 256
 
 @dataclass(frozen=True)
 class SlotRows:
-    """Which slot each row of a batch multiplies with."""
+    """The slot of each batch row: the slot whose adapter the row is multiplied with."""
 
     slots: slice  # from the first to the last slot in use
     of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
@@ -39,7 +39,7 @@ class SlotRows:
     _foreign: dict[int, torch.Tensor] = field(default_factory=dict, kw_only=True)
 
     def foreign(self, rank: int) -> torch.Tensor | None:
-        """(all rows, 1, slots x rank) True where a rank is of another row's adapter; None if there is no other."""
+        """Return (all rows, 1, slots x rank), True where a rank is another row's adapter's; None if there are none."""
         if rank not in self._foreign:
             slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
             self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
@@ -48,15 +48,15 @@ class SlotRows:
 
 @dataclass(frozen=True)
 class Groups(SlotRows):
-    """The rows by slot besides. Groups are padded to the longest one with row 0."""
+    """Rows grouped by slot, in addition to the slot of each row. Groups are padded to the longest one with row 0."""
 
     members: torch.Tensor  # (slots, longest) row of each member
-    real: torch.Tensor  # (rows with an adapter,) where they stand among the flattened members
-    rows: torch.Tensor  # (rows with an adapter,) which rows they are
+    real: torch.Tensor  # (rows with an adapter,) their indices among the flattened members
+    rows: torch.Tensor  # (rows with an adapter,) their row indices
     covers_batch: bool  # one adapter has all rows
 
     def foreign(self, rank: int) -> torch.Tensor | None:
-        """As above, and none where one adapter has all rows."""
+        """Return the mask of `SlotRows.foreign`, or None if one adapter has all rows."""
         return None if self.covers_batch else super().foreign(rank)
 
 
@@ -76,13 +76,13 @@ class LoraLinear(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its slots lie."""
+        """The device that holds the slots."""
         return self._down.device
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
-        """Readies one of so many slots for an update of that rank; 0 leaves the module as it is. True if slots moved.
+        """Prepare a slot for an update of that rank, 0 for none; return True if slots moved in memory.
 
-        All slots are as wide as the highest rank; what a lower one does not fill is zero.
+        All slots are as wide as the highest rank; the rest of a lower one is zero.
         """
         if not rank and not self._ranks.get(slot):
             return False
@@ -101,21 +101,21 @@ class LoraLinear(nn.Module):
         return True
 
     def room(self, rank: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where an update of that rank lies in a slot: (rank, in) and (rank, out)."""
+        """Return the views of a slot that hold an update of that rank: (rank, in) and (rank, out)."""
         down, up = self._down[slot], self._up[slot]
         return (down, up) if rank == len(down) else (down[:rank], up[:rank])
 
     def use(self, groups: SlotRows | None) -> None:
-        """The next forward multiplies these rows. To be called again after every `make_room`."""
+        """Set the slots of the rows of the next forward pass. Call it again after every `make_room`."""
         rank = self._down.shape[1]
         self._groups = groups if rank else None
         if groups and rank and not groups.kernel:
-            # Some hundred modules a step: each view that is made here and not there counts.
+            # Views are made here, once a batch, because `forward` runs in some hundred modules a step.
             down, up = (held[groups.slots].flatten(0, 1) for held in (self._down, self._up))
             self._in_use = down, up, groups.foreign(rank)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, in) -> (rows, tokens, out)."""
+        """Multiply (rows, tokens, in) -> (rows, tokens, out), each row with its adapter's update."""
         y: torch.Tensor = self._linear(x)
         if self._groups is None:
             return y
@@ -145,12 +145,12 @@ class LoraLinear(nn.Module):
 
 
 def waits_for_launches(x: torch.Tensor) -> bool:
-    """Whether (rows, tokens, ...) is so little for a GPU that the number of kernels decides."""
+    """Return True if (rows, tokens, ...) is so small that kernel launches dominate its time on a GPU."""
     return x.is_cuda and x.shape[0] * x.shape[1] <= MOST_TOKENS
 
 
 def row_kernel(device: torch.device) -> Kernel | None:
-    """The kernels for recorded steps, where Triton is there and finds a compiler."""
+    """Return the Triton kernel for recorded steps, or None without a GPU, Triton or a C compiler."""
     if device.type != "cuda" or not find_spec("triton") or not (which("gcc") or which("clang")):
         return None
     from serving_client.engine.kernels.row_kernels import with_rows
@@ -166,18 +166,18 @@ def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
 
 
 class ResidentAdapters:
-    """The adapters that a batch may use now: at most `limit`, the least recently used makes room."""
+    """Adapters in the slots of the modules: at most `limit`; the least recently used is evicted first."""
 
     def __init__(self, modules: dict[str, LoraLinear], limit: int) -> None:
         self._modules = modules
         self._limit = limit
         self._device = next((module.device for module in modules.values()), torch.device("cpu"))
         self._slots: dict[Adapter, int] = {}  # ordered by last use
-        self._routed: list[Adapter | None] | None = None  # None: to be told to the modules again
-        self.moves = 0  # another number than before tells that slots lie elsewhere
+        self._routed: list[Adapter | None] | None = None  # None: the modules' rows have to be set again
+        self.moves = 0  # changes whenever slots have moved in memory
 
     def admit(self, adapter: Adapter, busy: set[Adapter]) -> bool:
-        """Takes an adapter in, in place of one that is not busy. False if all are."""
+        """Put an adapter into a slot, evicting one that is not busy; return False if all are busy."""
         if adapter in self._slots:
             self._slots[adapter] = self._slots.pop(adapter)
             return True
@@ -200,22 +200,22 @@ class ResidentAdapters:
             update = adapter.modules.get(name)
             self.moves += module.make_room(update.rank if update else 0, slot, self._limit)
         rooms = [self._modules[name].room(update.rank, slot) for name, update in adapter.modules.items()]
-        # Some hundred copies from Python would take as long as a fifth of a GPU's step.
+        # Some hundred separate copies from Python would take a fifth of the time of a GPU's step.
         torch._foreach_copy_(list(chain(*rooms)), adapter.matrices(self._device), non_blocking=True)
 
     def route(self, rows: Rows) -> None:
-        """Makes the next forward use these adapters, one a row; all must be resident."""
+        """Make the next forward pass use these adapters, one a row; all must be resident."""
         if self._routed != list(rows):
             groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
             self.use(groups)
             self._routed = list(rows)
 
     def slots_of(self, rows: Rows) -> list[int]:
-        """The slot of each row, -1 for the base model; all must be resident."""
+        """Return the slot of each row, -1 for the base model; all adapters must be resident."""
         return [self._slots[adapter] if adapter else -1 for adapter in rows]
 
     def use(self, groups: SlotRows | None) -> None:
-        """The same in slots."""
+        """Make the next forward pass use these slots."""
         self._routed = None
         for module in self._modules.values():
             module.use(groups)
@@ -241,7 +241,7 @@ def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
 
 
 def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
-    """Puts a LoraLinear in the place of every linear module but the output head; returns them by the module's name."""
+    """Replace every linear module but the output head by a LoraLinear; return them by the module's name."""
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     wrapped = {}

@@ -1,4 +1,4 @@
-"""Adapters by name: which are registered, and the weights of the last used ones in memory."""
+"""Registered adapters by name, with the weights of the most recently used ones in memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from serving_client.engine.passing_thread import in_passing_thread
 
 @dataclass(frozen=True)
 class Registered:
-    """A loaded adapter, whether its weights are in memory now or not."""
+    """Registration of a loaded adapter; its weights may have been evicted from memory."""
 
     name: str
     path: str
 
 
 class AdapterPool:
-    """Loads and unloads adapters. Thread-safe. Running requests keep the weights that they began with.
+    """Registry that loads and unloads adapters. Thread-safe. Running requests keep the weights they began with.
 
     `read_adapter` is given a name and a folder; it raises AdapterMissing and AdapterUnusable.
     """
@@ -44,7 +44,7 @@ class AdapterPool:
         self._lock = threading.Lock()
 
     def load(self, name: str, path: str, *, replace: bool = False) -> None:
-        """Reads an adapter and registers it. Raises ApiError with vLLM's status and text."""
+        """Read an adapter and register it. Raises ApiError with vLLM's status and text."""
         self._check_name(name, replace)
         entry = Registered(name, path)
         adapter = self._read_first(entry)
@@ -55,14 +55,14 @@ class AdapterPool:
             self._keep(entry, adapter)
 
     def unload(self, name: str) -> None:
-        """Forgets an adapter and its weights. Raises ApiError 404 for an unknown name."""
+        """Remove an adapter and its weights. Raises ApiError 404 for an unknown name."""
         with self._lock:
             if name not in self._registered:
                 raise not_found(f"The lora adapter '{name}' cannot be found.")
             self._in_memory.pop(self._registered.pop(name), None)
 
     def get(self, name: str) -> Adapter:
-        """The adapter's weights, read again if they were evicted. Raises KeyError, or ApiError 500 if unreadable."""
+        """Return the weights, reading evicted ones again. Raises KeyError, or ApiError 500 if unreadable."""
         with self._lock:
             entry = self._registered[name]
             adapter = self._in_memory.get(entry)
@@ -72,7 +72,7 @@ class AdapterPool:
         return self._read_again(entry)
 
     def registered(self) -> list[Registered]:
-        """All loaded adapters, in the order of loading."""
+        """Return all loaded adapters, in the order of loading."""
         with self._lock:
             return list(self._registered.values())
 
@@ -100,7 +100,7 @@ class AdapterPool:
         except AdapterUnusable as error:
             raise _vanished(entry, error) from error
         with self._lock:
-            # Two requests may read it at once; both take the same object, so that it fills one place in the batch.
+            # Two requests may read it at once; both must use the same object, so that it takes one slot in the batch.
             adapter = self._in_memory.get(entry, adapter)
             if self._registered.get(entry.name) == entry:
                 self._keep(entry, adapter)

@@ -1,1 +1,1 @@
-"""The engine's HTTP application in vLLM's words."""
+"""HTTP application of the engine, compatible with vLLM's."""

@@ -1,4 +1,4 @@
-"""The JSON that answers a completion or a chat, field by field as vLLM writes it."""
+"""JSON bodies of completions and chat completions, field by field as vLLM writes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Token counts."""
+    """Return the `usage` object with token counts."""
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
@@ -28,7 +28,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def joined(deltas: list[Delta]) -> Delta:
-    """A whole answer from its parts."""
+    """Join the deltas of an answer to one."""
     text = "".join(delta.text for delta in deltas)
     tokens = tuple(token for delta in deltas for token in delta.token_ids)
     return Delta(text, tokens, deltas[-1].finish_reason, deltas[-1].stop_reason)
@@ -36,7 +36,7 @@ def joined(deltas: list[Delta]) -> Delta:
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """Common to all parts of one answer."""
+    """Base of the response formats: the fields common to all parts of one answer."""
 
     model: str
     prompt: list[int]
@@ -68,19 +68,19 @@ class Format(ABC):
 
     @abstractmethod
     def whole(self, delta: Delta) -> Json:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
 
     @abstractmethod
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """The server-sent events for one delta."""
+        """Return the server-sent events of one delta."""
 
     @abstractmethod
     def usage_chunk(self, completion_tokens: int) -> Json:
-        """The last event, for stream_options.include_usage."""
+        """Return the last event, for stream_options.include_usage."""
 
 
 class CompletionFormat(Format):
-    """/v1/completions."""
+    """Response format of /v1/completions."""
 
     def whole(self, delta: Delta) -> Json:
         choice = {
@@ -108,7 +108,7 @@ class CompletionFormat(Format):
 
 
 class ChatFormat(Format):
-    """/v1/chat/completions."""
+    """Response format of /v1/chat/completions."""
 
     def whole(self, delta: Delta) -> Json:
         message: Json = {"role": "assistant", "content": delta.text, "refusal": None, "tool_calls": []}
@@ -131,5 +131,5 @@ class ChatFormat(Format):
 
 
 def new_id(prefix: str) -> str:
-    """An id in vLLM's form."""
+    """Create an id in vLLM's form."""
     return f"{prefix}-{uuid.uuid4().hex[:16]}"

@@ -1,4 +1,4 @@
-"""The engine's HTTP application."""
+"""Routes of the engine's HTTP application."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLIENT_CLOSED = 499
 
 
 def create_app(engine: Engine) -> Starlette:
-    """The application of one engine; its thread lives as long as the application."""
+    """Create the application of an engine; the engine's thread starts and ends with the application."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -54,22 +54,22 @@ async def _answer_error(_: Request, error: Exception) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 while the engine's thread lives."""
+    """Answer 200 while the engine's thread lives, else 503."""
     return Response(status_code=200 if _engine(request).loop.is_alive else 503)
 
 
 async def version(_: Request) -> Response:
-    """Which engine this is."""
+    """Return the engine's name and version."""
     return _json({"version": VERSION, "engine": "adapterhub-embedded"})
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text."""
+    """Answer with Prometheus metrics as text."""
     return PlainTextResponse(metrics_text(_engine(request)), media_type="text/plain; version=0.0.4")
 
 
 async def models(request: Request) -> Response:
-    """The base model and all loaded adapters, with the path that each was loaded from."""
+    """List the base model and all loaded adapters, with the path that each was loaded from."""
     engine = _engine(request)
     cards = [_card(engine.name, engine.base.folder, None, engine.base.max_length)]
     cards += [_card(entry.name, entry.path, engine.name, None) for entry in engine.adapters.registered()]
@@ -82,7 +82,7 @@ def _card(name: str, root: str, parent: str | None, max_length: int | None) -> J
 
 
 async def load_lora_adapter(request: Request) -> Response:
-    """Loads an adapter folder under a name."""
+    """Load an adapter folder under a name."""
     body = await _lora_body(request, "lora_name", "lora_path")
     name, path = body["lora_name"], body["lora_path"]
     if not name or not path:
@@ -92,7 +92,7 @@ async def load_lora_adapter(request: Request) -> Response:
 
 
 async def unload_lora_adapter(request: Request) -> Response:
-    """Forgets an adapter; its running requests end as they began."""
+    """Unload an adapter; its running requests finish with it."""
     name = (await _lora_body(request, "lora_name"))["lora_name"]
     if not name:
         raise invalid_input("'lora_name' needs to be provided to unload a LoRA adapter.")
@@ -111,7 +111,7 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
 
 
 async def completions(request: Request) -> Response:
-    """Continues a prompt."""
+    """Complete a prompt."""
     wish = parse_completion(parse_json(await request.body()))
     answer = await _engine(request).begin(wish)
     form = CompletionFormat(answer.model, answer.prompt, wish.return_token_ids, new_id("cmpl"))
@@ -119,7 +119,7 @@ async def completions(request: Request) -> Response:
 
 
 async def chat_completions(request: Request) -> Response:
-    """Answers a conversation."""
+    """Answer a conversation."""
     wish = parse_chat(parse_json(await request.body()))
     answer = await _engine(request).begin(wish)
     form = ChatFormat(answer.model, answer.prompt, wish.return_token_ids, new_id("chatcmpl"))

@@ -1,4 +1,4 @@
-"""The engine's load in Prometheus' text format, under vLLM's names."""
+"""Metrics of the engine's load in Prometheus' text format, under vLLM's names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serving_client.engine.engine import Engine
 
 
 def metrics_text(engine: Engine) -> str:
-    """All metrics of the moment."""
+    """Return all metrics with their current values."""
     load = engine.loop.load()
     label = f'{{model_name="{_escaped(engine.name)}"}}'
     values = [

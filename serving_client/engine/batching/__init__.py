@@ -1,1 +1,1 @@
-"""The running batch: sequences, their cache, sampling, and the loop that adds a token to each."""
+"""Continuous batching: sequences, their KV cache, sampling, and the loop that adds a token to each."""

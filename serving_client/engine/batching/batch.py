@@ -1,4 +1,4 @@
-"""The running batch: one forward of the base model a step for all requests, whatever their adapters."""
+"""Running batch: one forward pass of the base model a step for all requests, whatever their adapters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RunningBatch:
-    """Requests that hold a row of the cache. Not thread-safe: belongs to the engine's thread."""
+    """The requests that hold a cache row. Not thread-safe: used by the engine's thread alone."""
 
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
@@ -35,16 +35,16 @@ class RunningBatch:
 
     @property
     def module_shapes(self) -> ModuleShapes:
-        """Name -> (in, out) of the modules that take adapters."""
+        """Return name -> (in, out) of the modules that take adapters."""
         return {name: (module.in_features, module.out_features) for name, module in self._modules.items()}
 
     def join(self, sequences: list[Sequence]) -> None:
-        """Reads the prompts in one forward and chooses their first tokens. The adapters must be resident."""
+        """Prefill the prompts in one forward pass and sample first tokens. The adapters must be resident."""
         lengths = torch.tensor([len(sequence.prompt) for sequence in sequences])
         longest = int(lengths.max())
         self._cache.start(len(self.rows), len(sequences), longest)
         self.rows += sequences
-        # Padding stands on the right: no token looks at it, and the row's own tokens overwrite its cache later.
+        # Padding is on the right: no token attends to it, and the row's own tokens overwrite its cache later.
         tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
         ends, which = torch.unique(lengths - 1, return_inverse=True)
         places = torch.arange(longest, device=self._device)
@@ -53,7 +53,7 @@ class RunningBatch:
         self._choose(sequences, logits[torch.arange(len(sequences)), which])
 
     def step(self) -> None:
-        """Adds one token to every row."""
+        """Add one token to every row."""
         self._choose(self.rows, self._logits())
 
     def _logits(self) -> torch.Tensor:
@@ -86,10 +86,10 @@ class RunningBatch:
         return self._add_token(tokens, positions, shape.length)
 
     def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """(rows,) last tokens and their places -> (rows, vocabulary)."""
+        """Run a step on the last tokens (rows,) at their positions; return logits (rows, vocabulary)."""
         self._cache.extend(positions, length)
         hidden = torch.arange(length, device=self._device) > positions[:, None]
-        # Numbers, because attention would make them of a boolean mask in every layer.
+        # A float mask, because attention would convert a boolean one in every layer.
         mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device).masked_fill_(
             hidden, float("-inf")
         )
@@ -127,11 +127,11 @@ class RunningBatch:
             sequence.add(token, self._ends)
 
     def drop_finished(self) -> None:
-        """Frees the rows of requests that have ended or that nobody waits for."""
+        """Free the rows of requests that are finished or cancelled."""
         for row in reversed(range(len(self.rows))):
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
-        # Recordings of steps hold addresses in the cache: to make them anew costs more than the memory.
+        # Recorded steps hold addresses of the cache: recording them again costs more than keeping the memory.
         if not self.rows and self._device.type != "cuda":
             self._cache.release()
 
@@ -143,5 +143,5 @@ class RunningBatch:
 
 
 def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:
-    """Whether a step waits for the launch of its kernels, which a recording of it does at once."""
+    """Return True if kernel launches dominate a step, so that replaying a recording of it is faster."""
     return device.type == "cuda" and rows <= MOST_TOKENS

@@ -1,4 +1,4 @@
-"""Decoding steps of fixed shape: on a GPU each is recorded once as a CUDA graph and then replayed.
+"""Decoding steps of fixed shape, on a GPU each recorded once as a CUDA graph and then replayed.
 
 A step of few rows launches more than a thousand kernels, and each launch takes Python longer than the GPU needs for
 the kernel. A graph launches all of them at once, but its shapes and addresses are those of the recording: so rows,
@@ -13,26 +13,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Of a GPU's memory each recording takes some megabytes.
+# Each recording takes some megabytes of a GPU's memory.
 MOST_STEPS = 64
 SHORTEST = 64
 NO_SLOT = -1
 
 
 class Shape(NamedTuple):
-    """Rows of the batch, places of the cache that they look at, and slots of adapters: at least so many."""
+    """Minimum size of a step: rows of the batch, cache positions that they attend to, and adapter slots."""
 
     rows: int
     length: int
     slots: int
 
     def padded(self) -> Shape:
-        """All three as powers of two, so that few shapes occur; slots may be none."""
+        """Round all three up to powers of two, so that few shapes occur; zero slots stay zero."""
         return Shape(power(self.rows), max(power(self.length), SHORTEST), power(self.slots) if self.slots else 0)
 
 
 class Inputs(NamedTuple):
-    """One number a row each: the token, where it stands, and the slot of its adapter or -1."""
+    """Inputs of a step, one number a row each: the token, its position, and its adapter's slot or -1."""
 
     tokens: list[int]
     positions: list[int]
@@ -40,7 +40,7 @@ class Inputs(NamedTuple):
 
 
 class NotRecordable(Exception):
-    """The model looks at a value on its way, or no memory is left for a recording."""
+    """The step cannot be recorded: the model reads a value on the host, or no memory is left."""
 
 
 Forward = Callable[[torch.Tensor, Shape], torch.Tensor]
@@ -48,7 +48,7 @@ Forward = Callable[[torch.Tensor, Shape], torch.Tensor]
 
 
 class FixedStep:
-    """The step of one shape. The first time it is computed, which also warms libraries up, the second time recorded."""
+    """A step of one shape. Its first run computes it, which also warms libraries up; the second records it."""
 
     def __init__(self, shape: Shape, forward: Forward, device: torch.device, pool: Any) -> None:
         self._shape, self._forward, self._pool = shape, forward, pool
@@ -58,7 +58,7 @@ class FixedStep:
         self._logits: torch.Tensor | None = None
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
-        """(rows, vocabulary) of the real rows; to be read before the next step of any shape."""
+        """Return logits (rows, vocabulary) of the real rows; valid until the next step of any shape."""
         padding = self._shape.rows - len(inputs.tokens)
         rows = [[*numbers, *[filler] * padding] for numbers, filler in zip(inputs, (0, 0, NO_SLOT), strict=True)]
         self._inputs.copy_(torch.tensor(rows))
@@ -75,7 +75,7 @@ class FixedStep:
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Another thread may pin an adapter's weights meanwhile; only this one's calls are forbidden to wait.
+            # Another thread may pin an adapter's weights meanwhile; only this thread's calls must not synchronise.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._logits = self._forward(self._inputs, self._shape)
         except RuntimeError as error:
@@ -89,7 +89,7 @@ class FixedStep:
 
 
 class FixedSteps:
-    """The steps of all shapes that occur; the least recently used one makes room."""
+    """LRU cache of recorded steps by shape."""
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward, self._device = forward, device
@@ -98,9 +98,10 @@ class FixedSteps:
         self._pool: Any = None
 
     def logits(self, shape: Shape, inputs: Inputs, places: object) -> torch.Tensor:
-        """(rows, vocabulary). `places` stands for the addresses of cache and slots: another one voids all steps.
+        """Return logits (rows, vocabulary).
 
-        Raises NotRecordable; then nothing has changed but what the same step writes again.
+        `places` identifies the addresses of cache and slots: a changed value voids all recorded steps. Raises
+        NotRecordable; then nothing has changed but values that the same step writes again.
         """
         if places != self._places:
             self._void(places)
@@ -113,10 +114,10 @@ class FixedSteps:
     def _void(self, places: object) -> None:
         self._steps.clear()
         self._places = places
-        # One memory for what all steps compute on the way: they never run at once. It ends with the last of them.
+        # One memory pool for the temporaries of all steps, which never run at once. It is freed with the last of them.
         self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
 
 
 def power(number: int) -> int:
-    """The least power of two that is not less."""
+    """Return the smallest power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()

@@ -1,4 +1,4 @@
-"""Keys and values of all running requests: one row a request, each with its own length, in tensors that grow."""
+"""KV cache of all running requests: one row a request, each with its own length, in tensors that grow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST_LENGTH = 256
 
 @dataclass
 class Window:
-    """Where the next forward writes: new rows from their start, or one token to each running row."""
+    """The write position of the next forward: new rows from their start, or one token for each running row."""
 
     first: int = 0
     count: int = 0
@@ -34,11 +34,11 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._values = torch.empty(0, 0, 0, 0)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Makes room for what the window says."""
+        """Allocate the memory that the window needs."""
         self._grow(self._window.first + self._window.count, self._window.length, key_states, value_states)
 
     def reserve(self, rows: int, length: int) -> None:
-        """Makes room in a layer that has rows."""
+        """Allocate memory for more rows or a greater length; the layer must have rows."""
         self._grow(rows, length, self._keys, self._values)
 
     def _grow(self, rows: int, length: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -50,7 +50,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes what the window says; returns all that its rows may look at."""
+        """Write the new keys and values at the window; return all that its rows may attend to."""
         self.lazy_initialization(key_states, value_states)
         if self._window.places is None:
             return self._start_rows(key_states, value_states)
@@ -66,36 +66,36 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return keys, values
 
     def move(self, source: int, target: int) -> None:
-        """Copies a row over another."""
+        """Copy a row over another."""
         self._keys[target] = self._keys[source]
         self._values[target] = self._values[source]
 
     def clear(self, row: int) -> None:
-        """Forgets a row's numbers."""
+        """Set a row to zero."""
         self._keys[row] = 0
         self._values[row] = 0
 
     def release(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         self._keys = self._keys.new_empty(0, 0, 0, 0)
         self._values = self._values.new_empty(0, 0, 0, 0)
         self._window.moves += 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length of the keys that a query sees, and their offset."""
+        """Return the length of the keys that a query attends to, and their offset."""
         return (query_length if self._window.places is None else self._window.length), 0
 
     def get_seq_length(self) -> int:
-        """Tokens before this forward, of the longest row."""
+        """Return the longest row's number of tokens before this forward pass."""
         return 0 if self._window.places is None else self._window.length - 1
 
     def get_max_length(self) -> int:
-        """No limit of its own."""
+        """Return -1: there is no limit."""
         return -1
 
 
 class RowCache(Cache):
-    """The cache of a whole model, in the form that transformers calls."""
+    """KV cache of a whole model with the interface of transformers' Cache."""
 
     def __init__(self, layer_count: int) -> None:
         self.window = Window()
@@ -103,39 +103,39 @@ class RowCache(Cache):
         super().__init__(layers=list(self._rows))
 
     def start(self, first: int, count: int, length: int) -> None:
-        """The next forward fills `count` new rows from row `first` with `length` tokens."""
+        """Make the next forward pass fill `count` new rows from row `first` on with `length` tokens."""
         self.window.first, self.window.count = first, count
         self.window.places, self.window.length = None, length
 
     @property
     def moves(self) -> int:
-        """Another number than before tells that keys and values lie elsewhere."""
+        """A counter that changes whenever keys and values have moved in memory."""
         return self.window.moves
 
     def reserve(self, rows: int, length: int) -> None:
-        """Makes room for so many rows of that length. Only with a running row."""
+        """Allocate memory for so many rows of that length. Needs a running row."""
         for layer in self._rows:
             layer.reserve(rows, length)
 
     def extend(self, positions: torch.Tensor, length: int) -> None:
-        """The next forward adds a token to the first rows; `positions` (rows,) says where, below `length`."""
+        """Make the next forward pass add a token to the first rows at `positions` (rows,), below `length`."""
         self.window.first, self.window.count = 0, len(positions)
         rows = torch.arange(len(positions), device=positions.device)
         self.window.places, self.window.length = (rows, slice(None), positions), length
 
     def remove(self, row: int, last: int) -> None:
-        """Frees a row: the last one takes its place, so that running rows stay together."""
+        """Free a row by moving the last one into its place, so that running rows stay contiguous."""
         if row != last:
             for layer in self._rows:
                 layer.move(last, row)
 
     def clear(self, row: int) -> None:
-        """Zeroes a row. A masked NaN still spoils the sum (0 * NaN), so a poisoned row must not stay for the next."""
+        """Zero a row: even a masked NaN spoils the sum (0 * NaN), so it must not stay for the next request."""
         for layer in self._rows:
             layer.clear(row)
 
     def release(self) -> None:
-        """Gives the memory back. Only with no running row."""
+        """Free the memory. Call it only with no running row."""
         for layer in self._rows:
             layer.release()
 

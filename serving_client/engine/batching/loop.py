@@ -1,4 +1,4 @@
-"""The engine's thread: lets waiting requests in, then adds a token to all running ones, again and again."""
+"""Thread of the engine: admits waiting requests, then adds a token to all running ones, again and again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 # Prompt tokens, padding included, that one forward reads while the running requests wait.
 PROMPT_TOKENS = 512
-# A request whose adapter finds no room lets others pass for this many steps, then all wait for it.
+# A request whose adapter has no free slot lets others pass for this many steps; then all wait for it.
 PATIENCE_STEPS = 64
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much the engine has to do, and what it has done."""
+    """The engine's running and waiting requests, and its totals of prompt and generated tokens."""
 
     running: tuple[str, ...]  # adapter name of each running request, "" for the base model
     waiting: tuple[str, ...]
@@ -31,7 +31,7 @@ class Load:
 
 
 class GenerationLoop:
-    """Runs a batch in its own thread. `submit` may be called from any thread."""
+    """A loop that runs a batch in its own thread. `submit` may be called from any thread."""
 
     def __init__(self, batch: RunningBatch, *, max_batch: int, threads: int | None = None) -> None:
         self._batch = batch
@@ -46,11 +46,11 @@ class GenerationLoop:
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread after its step; open requests fail."""
+        """End the thread after its current step; open requests fail."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -58,11 +58,11 @@ class GenerationLoop:
 
     @property
     def is_alive(self) -> bool:
-        """False once the thread has ended or takes no more requests, for whatever reason."""
+        """False once the thread has ended or accepts no more requests, whatever the reason."""
         return self._ended is None and self._thread.is_alive()
 
     def submit(self, sequence: Sequence) -> None:
-        """Queues a request; fails it at once if the thread has ended."""
+        """Queue a request; fail it at once if the thread has ended."""
         with self._changed:
             if self._ended is None:
                 self._waiting.append(sequence)
@@ -71,7 +71,7 @@ class GenerationLoop:
         sequence.fail(self._ended)
 
     def load(self) -> Load:
-        """Requests and tokens up to now."""
+        """Return the current requests and the token totals."""
         with self._changed:
             waiting = tuple(_adapter_name(sequence) for sequence in self._waiting)
         # A finished request keeps its row to the end of the step, but its client has the answer already.

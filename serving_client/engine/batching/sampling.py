@@ -1,4 +1,4 @@
-"""Chooses the next token of each row."""
+"""Sampling of the next token of each row."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-# Below it the division of the logits would overflow, and the choice is the likeliest token anyway.
+# Below this temperature dividing the logits would overflow, and the most likely token is chosen anyway.
 GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a request wants its tokens."""
+    """The sampling parameters of a request."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -26,14 +26,14 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def generator(self) -> torch.Generator | None:
-        """The request's own source of chance, if it named a seed."""
+        """Return a generator with the request's seed, or None without a seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
 
 
 def choose_tokens(
     logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """(rows, vocabulary) finite logits, which it may change -> one token id a row."""
+    """Sample one token id a row from finite logits (rows, vocabulary), which are modified in place."""
     for row, wish in enumerate(params):
         for token, bias in wish.logit_bias.items():
             logits[row, token] += bias

@@ -1,4 +1,4 @@
-"""One running request: its prompt, its tokens, its text, and whom to tell."""
+"""A running request: its prompt, its tokens, its text, and the callback that receives its deltas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving_client.engine.batching.text import Decoder, TextStream
 
 @dataclass(frozen=True)
 class Delta:
-    """What one step added to an answer. The last one has a finish reason or a failure."""
+    """The text and tokens that one step added to an answer. The last one has a finish reason or a failure."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -26,7 +26,7 @@ class Delta:
 
 
 class Sequence:
-    """A request on its way through the engine. `tell` gets every delta, in the engine's thread."""
+    """A request in the engine. `tell` is called with every delta, in the engine's thread."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Sequence:
 
     @property
     def position(self) -> int:
-        """Where the last token stands, counted from the start of the prompt."""
+        """The position of the last token, counted from the start of the prompt."""
         return len(self.prompt) + len(self.tokens) - 1
 
     def cancel(self) -> None:
-        """Nobody waits for the answer: the engine drops the request before its next step."""
+        """Mark the request as cancelled: the engine drops it before its next step."""
         self.is_cancelled = True
 
     def add(self, token: int, ends: frozenset[int]) -> None:
-        """Takes the next token in; `ends` are the model's end-of-text tokens."""
+        """Add the next token and report its delta; `ends` are the model's end-of-text tokens."""
         self.tokens.append(token)
         finish_reason, stop_reason = self._verdict(token, ends)
         if finish_reason:
@@ -80,6 +80,6 @@ class Sequence:
         return ("length" if len(self.tokens) >= self.params.max_tokens else None), None
 
     def fail(self, reason: str) -> None:
-        """Ends the request without an answer."""
+        """End the request with a failure."""
         self.is_finished = True
         self._tell(Delta(failure=reason))

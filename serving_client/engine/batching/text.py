@@ -1,4 +1,4 @@
-"""Turns tokens into text as they come: never half a character, never part of a stop string."""
+"""Incremental decoding of tokens into text, without incomplete characters or parts of a stop string."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a characte
 
 
 class Decoder(Protocol):
-    """The one call of `tokenizers.Tokenizer` that is needed."""
+    """Interface of the one method of `tokenizers.Tokenizer` that is used."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
 
 class TextStream:
-    """The text of one answer. `add` a token, `take` what may be shown."""
+    """Decoded text of one answer: `add` tokens, `take` the text that may be sent."""
 
     def __init__(self, decoder: Decoder, prompt: Sequence[int], stops: Sequence[str]) -> None:
         self._decoder = decoder
@@ -29,7 +29,7 @@ class TextStream:
         self.text = ""
 
     def add(self, token: int) -> str | None:
-        """Takes a token in; returns the stop string if the text now holds one, and cuts the text before it."""
+        """Add a token; if the text now holds a stop string, return it and cut the text before it."""
         self._tokens.append(token)
         piece = self._new_text()
         if piece.endswith(UNFINISHED):
@@ -37,12 +37,12 @@ class TextStream:
         return self._append(piece)
 
     def finish(self) -> None:
-        """Takes in what was kept back as the possible start of a character or stop string."""
+        """Release text held back as the possible start of a character or stop string."""
         self._append(self._new_text())
         self._held_back = 0
 
     def take(self) -> str:
-        """The text that may be shown and was not taken yet."""
+        """Return the text that may be sent and was not yet taken."""
         end = max(self._taken, len(self.text) - self._held_back)
         taken = self.text[self._taken : end]
         self._taken = end

@@ -1,1 +1,1 @@
-"""Linear algebra of one layer, for CPUs and for GPUs."""
+"""Compute kernels of one layer, for CPUs and for GPUs."""

@@ -1,4 +1,4 @@
-"""Linear modules in oneDNN's own weight layout: about half the time for the few rows of a decoding step on a CPU."""
+"""Linear modules in oneDNN's packed weight layout: about half the time for the few rows of a decoding step on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPICAL_ROWS = 16
 
 
 class PackedLinear(nn.Module):
-    """Computes what the given linear module does. Holds no reference to it, so that its weights can be freed."""
+    """A replacement of a linear module that holds no reference to it, so that its weights can be freed."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -19,12 +19,12 @@ class PackedLinear(nn.Module):
         self._bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, in) -> (rows, tokens, out)."""
+        """Multiply (rows, tokens, in) -> (rows, tokens, out)."""
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return y
 
 
 def packed(linear: nn.Linear) -> nn.Module:
-    """The faster form of a linear module, or the module itself on a GPU and where PyTorch was built without oneDNN."""
+    """Return the packed form of a linear module, or the module itself on a GPU and without oneDNN."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return PackedLinear(linear) if has_onednn and linear.weight.device.type == "cpu" else linear

@@ -1,4 +1,4 @@
-"""Each row of a decoding step times its own adapter, in two Triton kernels a module. For GPUs alone.
+"""Triton kernels, two a module, that multiply each row of a decoding step by its own adapter. GPU only.
 
 Rows of the base model read nothing. The idea is that of Punica's and S-LoRA's gathered products (arXiv 2310.18547,
 2311.03285).
@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-# What was fastest on an H100 for 32 rows of rank 16 and widths of 1,024 to 14,336: small shares, much at once.
+# Fastest on an H100 for 32 rows of rank 16 and widths of 1,024 to 14,336: many small blocks at once.
 INPUTS = 2048
 OUTPUTS = 128
 CHUNK = 16
@@ -53,7 +53,7 @@ def _expand(inner, up, slots, y, out, rank, CHUNK: tl.constexpr, OUTPUTS: tl.con
 def with_rows(
     x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, slots: torch.Tensor
 ) -> torch.Tensor:
-    """y (rows, 1, out) plus what x (rows, 1, in) gives with down (slots, rank, in) and up (slots, rank, out), in y.
+    """Add x (rows, 1, in) times down (slots, rank, in) and up (slots, rank, out) to y (rows, 1, out) in place.
 
     `slots` (rows,) holds the slot of each row in int64, -1 for none. All tensors must be contiguous.
     """

@@ -1,1 +1,1 @@
-"""The router's HTTP side: who may call, how a completion is proxied, and the state of its response."""
+"""HTTP side of the router: who may call, how a completion is proxied, and the state of its response."""

@@ -1,4 +1,4 @@
-"""Which names callers may call the router by: a web page that rebinds its own name to our address is turned away."""
+"""Check of the Host header against the names of the router; protects against DNS rebinding by web pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class KnownHosts:
-    """Middleware: `/v1/` under another name is 400. Probes and metrics are asked for by address."""
+    """Middleware that answers `/v1/` under an unknown host name with 400; probes and metrics use the address."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
@@ -30,6 +30,6 @@ class KnownHosts:
 
 
 def name_in(host: str) -> str:
-    """The name or address of a Host header, without its port."""
+    """Return the name or address in a Host header, without its port."""
     name, _, port = host.lower().rpartition(":")
     return name if name and not port.endswith("]") else host.lower()

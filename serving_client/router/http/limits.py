@@ -1,4 +1,4 @@
-"""Requests a second of each project."""
+"""Rate limits: requests a second of each project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving_client.routing import RateLimit
 
 
 class RateLimits:
-    """While Valkey is away each router allows the whole rate: too much for a while rather than nothing."""
+    """Rate limiter shared by all routers; while Valkey is away each allows the whole rate, rather than nothing."""
 
     def __init__(self, valkey: redis.Redis) -> None:
         self._take = valkey.register_script(TAKE)
@@ -24,7 +24,7 @@ class RateLimits:
         self._here: dict[str, Bucket] = {}
 
     async def admit(self, project: str, limit: RateLimit | None) -> None:
-        """Take a token. Raises Refusal 429 with the time at which there is one."""
+        """Take a token of the project. Raises Refusal 429 with the seconds until the next one."""
         if limit is None:
             return
         wait_ms = await self._shared(project, limit)

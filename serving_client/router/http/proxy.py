@@ -1,4 +1,4 @@
-"""One completion: decide, forward, stream back, report."""
+"""Proxying of a completion: select the version, forward the request, stream the answer back, report it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MAX_BODY_BYTES = 4 * 2**20
 
 
 class CutOff(Exception):
-    """A replica broke off after the first byte; the words say which, and how."""
+    """A replica broke the connection after the first byte; the message says which one, and how."""
 
 
 @dataclass
 class Proxy:
-    """Everything that a request needs, made once."""
+    """Handler of completions with all the services it needs, created once."""
 
     watcher: TableWatcher
     cold: ColdVersions
@@ -55,7 +55,7 @@ class Proxy:
         self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter, self.samples)
 
     def table(self) -> RoutingTable:
-        """The last good table. Raises Refusal 503 before there is one."""
+        """Return the last good routing table. Raises Refusal 503 before there is one."""
         if self.watcher.table is None:
             raise Refusal(503, "no_routing_table", "The router has no routing table yet.", retry_after_s=2)
         return self.watcher.table
@@ -80,7 +80,7 @@ class Proxy:
             return refusal.response(answer.headers())
 
     async def kept(self, path: str, body: Body, answer: Answer) -> Response | None:
-        """The answer that the cache holds for this request, a stream in one piece; on a miss it will be kept."""
+        """Return the cached answer of the request, a stream in one piece; on a miss arrange that it is cached."""
         rule = rule_for(self.table(), answer.target, body)
         if rule is None:
             return None
@@ -97,7 +97,7 @@ class Proxy:
         return Response(content, 200, answer.headers(), media_type)
 
     async def route(self, target: Target) -> VersionRoute:
-        """Replicas that hold the version; a cold one is waited for. Raises Refusal 503 or 504."""
+        """Return the route to replicas that hold the version, waiting for a cold one. Raises Refusal 503 or 504."""
         version = target.version
         route = self.table().versions.get(version)
         if route is None:
@@ -113,7 +113,7 @@ class Proxy:
         return table.versions[version]
 
     async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
-        """Send the request on and hand its answer through as it comes. Raises Refusal 502, 503 or 504."""
+        """Forward the request and pass its answer on as it arrives. Raises Refusal 502, 503 or 504."""
         route = await self.route(answer.target)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
         async with AsyncExitStack() as stack:
@@ -128,7 +128,7 @@ class Proxy:
         return Response(reply.begun, answer.status, shown(reply.response, answer))
 
     def finished(self, answer: Answer) -> None:
-        """Count and report the answer."""
+        """Count, trace, cache and report a finished answer."""
         outcome = answer.outcome()
         self.metrics.answered(outcome)
         self.afterwards.follow(answer.target, answer.heard, outcome)
@@ -139,7 +139,7 @@ class Proxy:
 
 
 class PassedThrough(StreamingResponse):
-    """The replica's stream, chunk by chunk; closed and reported however it ends, even when it never began."""
+    """Response that streams the replica's chunks; closed and reported however it ends, even if it never began."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class PassedThrough(StreamingResponse):
             self._finished(self._answer)
 
     async def chunks(self, reply: Reply) -> AsyncIterator[bytes]:
-        """A replica that breaks off breaks the caller's connection too: a cut answer must not look whole."""
+        """Yield the replica's chunks; if it breaks off, so does this: a cut answer must not look whole."""
         self._answer.saw(reply.begun)
         yield reply.begun
         try:
@@ -176,13 +176,13 @@ class PassedThrough(StreamingResponse):
 
 
 def shown(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
-    """The router's headers, and of the replica's only those that a caller needs."""
+    """Return the response headers: the router's, and only Content-Type and Retry-After of the replica's."""
     kept = {name: upstream.headers[name] for name in ("Content-Type", "Retry-After") if name in upstream.headers}
     return kept | answer.headers()
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, counted while it arrives. Raises Refusal 413."""
+    """Read the body, counting its size while it arrives. Raises Refusal 413."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -1,4 +1,4 @@
-"""An answer while it passes through: what it is shown as, and what is reported about it."""
+"""State of an answer while it passes through the router: its headers, and the report about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT_LEFT = 499
 
 @dataclass
 class Answer:
-    """What is known so far; times from time.perf_counter()."""
+    """State of an answer in progress; times from time.perf_counter()."""
 
     target: Target
     response_id: str
@@ -36,7 +36,7 @@ class Answer:
     span: Span | None = None
 
     def headers(self) -> dict[str, str]:
-        """What tells the caller which version answered, and why."""
+        """Return the headers that name the answering version, its rollout arm, the response id and cache result."""
         shown = {
             "X-Adapter-Version": self.target.version,
             "X-Rollout-Arm": self.target.arm,
@@ -48,13 +48,13 @@ class Answer:
         return shown
 
     def saw(self, chunk: bytes) -> None:
-        """A chunk of a stream. Usage stands at the end, so that the tail is enough."""
+        """Add a chunk of a stream. Usage comes at the end, so only the tail is kept."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
         self._read(chunk)
 
     def is_all(self, content: bytes) -> None:
-        """The whole answer in one piece, which tells no time of a first token."""
+        """Add the whole answer in one piece, which gives no time of a first token."""
         self._read(content)
         self.is_whole = True
 
@@ -65,7 +65,7 @@ class Answer:
                 listener.saw(chunk)
 
     def outcome(self) -> Outcome:
-        """The report. An answer that its reader left is neither a success nor a failure of the version: 499."""
+        """Return the report; an abandoned answer gets 499, neither a success nor a failure of the version."""
         target = self.target
         return Outcome(
             response_id=self.response_id,

@@ -1,1 +1,1 @@
-"""What the router reports: outcomes, samples for the judge, metrics, traces, logs."""
+"""Reporting of the router: outcomes, samples for the judge, metrics, traces and logs."""

@@ -1,4 +1,4 @@
-"""The log of an outage: what is the same is said once a minute."""
+"""Throttling of the log during an outage: equal messages are logged once a minute."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ EVERY_S = 60.0
 
 
 class OnceAMinute(logging.Filter):
-    """Holds back a message that was said within the last minute, whatever its figures.
+    """Log filter that drops a message logged within the last minute, ignoring its arguments.
 
-    A line for each attempt would fill a disk, and a pipe that nobody reads: then the next line stops the router.
+    A line for each attempt would fill a disk, or a pipe that nobody reads, and then the next line blocks the router.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

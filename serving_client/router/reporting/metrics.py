@@ -1,4 +1,4 @@
-"""What Prometheus may ask: requests and latency of each alias, version and arm."""
+"""Prometheus metrics of the router: requests and latency of each alias, version and arm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABELS = ("alias", "version", "arm")
 
 
 class Metrics:
-    """One registry a process; times in seconds."""
+    """Metrics of one process in a registry of its own; times in seconds."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -57,7 +57,7 @@ class Metrics:
         self.dropped = Gauge("adapterhub_outcomes_dropped", "Reports that were lost.", registry=self.registry)
 
     def answered(self, outcome: Outcome) -> None:
-        """Count an answer, be it an error, of a request that was routed."""
+        """Count an answer, including an error, of a request that was routed."""
         labels = (outcome.alias or "", outcome.version, outcome.arm)
         self.requests.labels(*labels, str(outcome.status)).inc()
         self.total.labels(*labels).observe(outcome.total_ms / 1000)
@@ -75,7 +75,7 @@ class Metrics:
             self.inter_token.labels(*labels).observe(pace_ms / 1000)
 
     def queue(self, in_flight: Mapping[str, int], failing: int, waiting: int) -> None:
-        """What is under way at this moment; a replica without requests is left out."""
+        """Set the gauges of current work: requests in flight (idle replicas left out), open breakers, waiting."""
         self.in_flight.clear()
         for url, count in in_flight.items():
             if count:

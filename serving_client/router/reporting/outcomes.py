@@ -1,4 +1,4 @@
-"""Reports about answers, sent in batches off the request path; on disk while Valkey is away."""
+"""Reports about answers, sent in batches off the request path and spooled to disk while Valkey is away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serving_client.router.reporting.spool import Spool
 
 USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
 STREAM = "ah:outcomes"
-# Of entries, each with up to BATCH reports: while nobody reads them, a quarter of an hour at least.
+# Number of entries, each with up to BATCH reports: at least a quarter of an hour's while nobody reads them.
 STREAM_LENGTH = 10_000
 QUEUE_LENGTH = 10_000
 BATCH = 50
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer: `at` in epoch seconds, times in milliseconds, `unit` as sha256 hex.
+    """Report of one answer: `at` in epoch seconds, times in milliseconds, `unit` as sha256 hex.
 
-    `counted` is False for units that a list or the holdout keeps out of the statistics. In arm `shadow` nobody saw the
-    answer; `mirrored` tells of the stable version's answer to the same request.
+    `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
+    `shadow`; `mirrored` describes the stable version's answer to the same request.
     """
 
     response_id: str
@@ -60,13 +60,13 @@ class Outcome:
 
 
 def usage_of(content: bytes) -> dict[str, Any]:
-    """Tokens of question and answer, as the engine says at the end."""
+    """Extract the prompt and completion token counts that the engine sends at the end; 0 if missing."""
     found = {name.decode(): int(count) for name, count in USAGE.findall(content)}
     return {name: found.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
 
 
 class OutcomeReporter:
-    """`report` never waits. A report may arrive twice, its response_id tells; what is lost is counted in `dropped`."""
+    """Sender of reports. `report` never waits; duplicates share a response_id, losses are counted in `dropped`."""
 
     def __init__(self, valkey: redis.Redis, spool: Spool | None) -> None:
         self._valkey = valkey
@@ -77,11 +77,11 @@ class OutcomeReporter:
 
     @property
     def dropped(self) -> int:
-        """Reports that neither Valkey nor the spool could take."""
+        """Number of reports that neither Valkey nor the spool could take."""
         return self._lost + (self._spool.dropped if self._spool else 0)
 
     def report(self, outcome: Outcome) -> None:
-        """Hand over a report."""
+        """Queue a report; a full queue drops it."""
         if len(self._waiting) >= QUEUE_LENGTH:
             self._lost += 1
             return
@@ -89,7 +89,7 @@ class OutcomeReporter:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Send until cancelled; look again for what an earlier outage left in the spool."""
+        """Send reports until cancelled; retry regularly what an earlier outage left in the spool."""
         while True:
             self._arrived.clear()
             await self.flush()
@@ -99,7 +99,7 @@ class OutcomeReporter:
             await asyncio.sleep(PAUSE_S)
 
     async def flush(self) -> None:
-        """Send what waits and then what was spooled, or spool what waits."""
+        """Send queued and then spooled reports; if sending fails, spool the queued ones."""
         while self._waiting:
             batch = list(islice(self._waiting, BATCH))
             if not await self._send(batch):
@@ -110,7 +110,7 @@ class OutcomeReporter:
             await self._send_spooled(self._spool)
 
     async def _put_aside(self) -> None:
-        """Without a spool they wait in memory, up to the queue's length."""
+        """Move the queue to the spool; without one it stays in memory, up to the queue's length."""
         if self._spool:
             reports = list(self._waiting)
             await asyncio.to_thread(self._spool.append, reports)

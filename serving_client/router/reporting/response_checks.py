@@ -1,4 +1,4 @@
-"""What an answer says, and whether it is empty, a refusal, or of the wrong form. Pure; never on the request path."""
+"""Checks of an answer's text: empty, a refusal, or of the wrong form. Pure; never on the request path."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import regex  # type: ignore[import-untyped]
 
 from serving_client.routing import Checks
 
-PATIENCE_S = 0.05  # a pattern that takes longer says nothing about this answer
+PATIENCE_S = 0.05  # a pattern that takes longer gives no result for this answer
 
 
 def text_of(content: bytes) -> str:
-    """The first choice's text in a whole answer or in a stream; empty where there is none."""
+    """Return the first choice's text of a whole answer or a stream; empty if there is none."""
     return "".join(said(chunk) for chunk in chunks(content))
 
 
 def chunks(content: bytes) -> Iterator[Any]:
-    """The JSON of a whole answer, or of each event of a stream."""
+    """Yield the JSON of a whole answer, or of each event of a stream."""
     events = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
     for part in events or [content]:
         try:
@@ -38,7 +38,7 @@ def said(chunk: Any) -> str:
 
 
 def judged(checks: Checks, text: str) -> dict[str, Any]:
-    """`empty`, `refusal` and `format_failure`, each as far as there is something to hold the text to."""
+    """Return `empty`, `refusal` and `format_failure`, each only if there is a rule to check the text against."""
     found: dict[str, bool | None] = {"empty": not text.strip()}
     found["refusal"] = contains(checks.refusal, text) if checks.refusal else None
     found["format_failure"] = of_wrong_form(checks, text)
@@ -55,7 +55,7 @@ def of_wrong_form(checks: Checks, text: str) -> bool | None:
 
 
 def contains(pattern: str, text: str) -> bool | None:
-    """None when the search took too long."""
+    """Search the pattern in the text; None when the search took too long."""
     try:
         return regex.search(pattern, text, timeout=PATIENCE_S) is not None
     except TimeoutError:

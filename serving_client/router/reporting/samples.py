@@ -1,4 +1,4 @@
-"""A part of the answers, for the hub's judge: sealed for the hub alone, and gone after minutes whoever took them."""
+"""Samples of answers for the hub's judge, encrypted for the hub alone; they expire after minutes in any case."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from redis.exceptions import RedisError
 
 WAITING = "ah:samples"
 KEPT_S = 300
-MOST = 200  # that wait; older ones are forgotten
-MOST_BYTES = 2**16  # of a question; a longer one is not judged
+MOST = 200  # samples that wait; older ones are dropped
+MOST_BYTES = 2**16  # bytes of a question; a longer one is not judged
 SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer with its question; `unit` as sha256 hex, `at` in epoch seconds."""
+    """A sampled answer with its question; `unit` as sha256 hex, `at` in epoch seconds."""
 
     response_id: str
     rollout: str
@@ -34,7 +34,7 @@ class Sample:
     answer: str
 
     def sealed(self, key: str) -> bytes | None:
-        """What only the holder of the private key opens; None when the question is too long."""
+        """Encrypt the sample for the holder of the private key; None when the question is over MOST_BYTES."""
         if len(orjson.dumps(self.question)) > MOST_BYTES:
             return None
         return SUITE.encrypt(orjson.dumps(self), X25519PublicKey.from_public_bytes(bytes.fromhex(key)))
@@ -45,11 +45,11 @@ class Samples:
     valkey: redis.Redis
 
     async def offer(self, sample: Sample, key: str) -> None:
-        """Leave it for the hub. What cannot be left is forgotten: the next one will do."""
+        """Leave the encrypted sample in Valkey for the hub; a sample that cannot be left is dropped."""
         sealed = await asyncio.to_thread(sample.sealed, key)
         if sealed is None:
             return
-        # Valkey's own log keeps what has expired here: that is why it is sealed.
+        # Encrypted, because Valkey's append-only log keeps the text after the key has expired.
         name = f"{WAITING}:{sample.response_id}"
         try:
             async with self.valkey.pipeline(transaction=False) as pipe:
@@ -62,5 +62,5 @@ class Samples:
 
 
 def question_of(body: dict[str, Any]) -> Any:
-    """The messages of a chat, or the prompt."""
+    """Return the messages of a chat, or the prompt."""
     return body.get("messages") or body.get("prompt")

@@ -1,4 +1,4 @@
-"""A bounded file of reports, one JSON object a line, for as long as Valkey is away."""
+"""A bounded file of reports, one JSON object a line, used while Valkey is away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Spool:
-    """Blocking file access; one user at a time."""
+    """Bounded file of reports with blocking access; one user at a time."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
@@ -20,7 +20,7 @@ class Spool:
         self.dropped = 0
 
     def append(self, reports: list[bytes]) -> None:
-        """Keep the reports; those that do not fit or cannot be written are dropped and counted."""
+        """Append the reports; those that do not fit or cannot be written are dropped and counted."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._path.open("ab") as stream:
@@ -36,7 +36,7 @@ class Spool:
             log.error("Reports are lost, as the spool cannot be written: %s.", error)
 
     def read(self) -> list[bytes]:
-        """Every whole report; a crash may have cut one off."""
+        """Return every whole report; a crash may have cut one off."""
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -47,7 +47,7 @@ class Spool:
         return [line for line in lines if is_whole(line)]
 
     def clear(self) -> None:
-        """Everything was sent."""
+        """Delete the file after everything was sent."""
         self._path.unlink(missing_ok=True)
 
 

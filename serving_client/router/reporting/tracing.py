@@ -1,4 +1,4 @@
-"""W3C trace context: the caller's is passed on; without one the answer's id is the trace's."""
+"""W3C trace context: the caller's is passed on; without one the answer's id becomes the trace id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_STATE = 512
 
 
 def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span | None, dict[str, str]]:
-    """A span of the request, where a collector is named, and what the replica gets."""
+    """Begin a span of the request if a collector is named; return it and the headers for the replica."""
     if not telemetry.is_on():
         return None, trace_headers(headers, response_id)
     span = telemetry.begin(f"POST {path}", headers, http__request__method="POST", url__path=path)
@@ -33,7 +33,7 @@ def ended(span: Span, outcome: Outcome) -> None:
 
 
 def trace_headers(headers: Mapping[str, str], response_id: str) -> dict[str, str]:
-    """What the replica gets; `response_id` is 32 hex digits."""
+    """Return the trace headers to send to the replica; `response_id` is 32 hex digits."""
     parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
     if not TRACEPARENT.fullmatch(parent):
         return {"traceparent": f"00-{response_id}-{secrets.token_hex(8)}-00"}

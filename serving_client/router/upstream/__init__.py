@@ -1,1 +1,1 @@
-"""Replicas as the router calls them: choice, circuit breaker, cold start, shadow traffic."""
+"""Calls to replicas: choice, circuit breaker, cold start and shadow traffic."""

@@ -1,4 +1,4 @@
-"""A circuit breaker for each replica: one that keeps failing is asked last, and tried again one request at a time."""
+"""Circuit breaker of each replica: one that keeps failing is asked last, and retried one request at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAUSE_S = 5.0
 
 
 class Breaker:
-    """Open after `failures` in a row, for `pause_s`; then one request finds out whether it may close."""
+    """Circuit breaker that opens for `pause_s` after `failures` in a row; then one request tests the replica."""
 
     def __init__(
         self, failures: int = FAILURES, pause_s: float = PAUSE_S, clock: Callable[[], float] = time.monotonic
@@ -20,25 +20,25 @@ class Breaker:
         self._open_until: dict[str, float] = {}
 
     def is_open(self, url: str) -> bool:
-        """Whether other replicas should be asked first."""
+        """Return True if other replicas should be asked before this one."""
         return self._clock() < self._open_until.get(url, 0.0)
 
     def trying(self, url: str) -> None:
-        """A request goes to the replica; on one that was open the others still wait for its result."""
+        """Note a request to the replica; if its breaker was open, keep others away until the result is known."""
         if url in self._open_until:
             self._open_until[url] = self._clock() + self._pause_s
 
     def failed(self, url: str) -> None:
-        """No answer, or one that says that the replica cannot."""
+        """Count a failure: no answer, or one that says that the replica cannot serve."""
         self._in_a_row[url] = self._in_a_row.get(url, 0) + 1
         if self._in_a_row[url] >= self._failures:
             self._open_until[url] = self._clock() + self._pause_s
 
     def answered(self, url: str) -> None:
-        """It works."""
+        """Close the breaker of a replica that answered."""
         self._in_a_row.pop(url, None)
         self._open_until.pop(url, None)
 
     def open_now(self) -> list[str]:
-        """Replicas that are asked last."""
+        """Return the replicas whose breaker is open, which are asked last."""
         return [url for url in self._open_until if self.is_open(url)]

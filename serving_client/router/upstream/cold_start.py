@@ -1,4 +1,4 @@
-"""Versions that no replica holds: ask for the load once for all who wait, and wait for a table that has a replica."""
+"""Cold start of versions that no replica holds: one load request for all who wait, then a wait for the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOK_AGAIN_S = 1.0
 
 
 class ColdVersions:
-    """`deadline_s` bounds each wait."""
+    """Waiting for cold versions to be loaded; `deadline_s` bounds each wait."""
 
     def __init__(self, valkey: redis.Redis, watcher: TableWatcher, deadline_s: float) -> None:
         self._valkey = valkey
@@ -28,7 +28,7 @@ class ColdVersions:
         self.waiting = 0
 
     async def wait(self, version: str, is_wanted: Callable[[], bool]) -> RoutingTable | None:
-        """The first table in which a replica holds the version; None after the deadline, or once it is not wanted."""
+        """Wait for a table in which a replica holds the version; None after the deadline, or once unwanted."""
         self.waiting += 1
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -46,7 +46,7 @@ class ColdVersions:
         return None
 
     async def _want(self, version: str) -> None:
-        """A want that Valkey did not take is sent again at the next look."""
+        """Ask the control plane to load the version; if Valkey fails, the next round asks again."""
         now = time.monotonic()
         if now - self._asked.get(version, -self._deadline_s) < self._deadline_s / 2:
             return

@@ -1,4 +1,4 @@
-"""Replicas: choose the least loaded one that holds the version, and try another only before the first byte."""
+"""Calls to replicas: the least loaded one that holds the version, and another only before the first byte."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from serving_client.routing import VersionRoute
 TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
-# Not every engine has this path; who has it and lacks the version says so.
+# Not every engine has this path; one that has it names the missing version in its 404.
 EMBEDDINGS, LACKS_VERSION = "/v1/embeddings", b"does not exist"
 AT_ONCE_BYTES = 2**18
-# A request may have killed the replica that broke off: one more may be lost to it, not all.
+# The request itself may have killed the replica that broke off: retry it on one more replica, not on all.
 MOST_BROKEN = 2
 NOBODY = ("no_replica_answers", "No replica answers for this version: try again.")
 BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
@@ -30,22 +30,22 @@ BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that has begun: `begun` is all of it, or the first chunk of a stream."""
+    """A response that has begun: `begun` is its whole body, or the first chunk of a stream."""
 
     response: aiohttp.ClientResponse
     begun: bytes
 
 
 class NotReached(Exception):
-    """No connection came about."""
+    """The connection could not be opened."""
 
 
 class BrokeOff(Exception):
-    """The connection broke before a byte of the answer was there."""
+    """The connection broke before the first byte of the answer."""
 
 
 class Upstream:
-    """One pool of connections to all replicas, and how many requests each has in flight."""
+    """Connection pool for all replicas, with the number of requests in flight on each."""
 
     def __init__(self, timeout_s: float = 600.0) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -54,12 +54,12 @@ class Upstream:
         self.breaker = Breaker()
 
     async def start(self) -> None:
-        """Open the pool inside the running loop."""
+        """Open the pool; call it inside the running event loop."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Bytes go through as they come: nothing may be compressed on the way.
+            # Bytes are passed on unchanged, so replicas must not compress them.
             skip_auto_headers=["Accept-Encoding"],
         )
 
@@ -72,7 +72,7 @@ class Upstream:
     async def post(
         self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
     ) -> AsyncIterator[Reply]:
-        """The answer of the first replica that gives one. Raises Refusal 502 when none does, 504 after timeout_s."""
+        """Yield the reply of the first replica that gives one. Raises Refusal 502 if none does, 504 after timeout_s."""
         left = MOST_BROKEN
         for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):
@@ -100,12 +100,12 @@ class Upstream:
         raise Refusal(502, *(NOBODY if left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:
-        """By requests in flight, those that keep failing last; equals in random order, so that all are used."""
+        """Sort by open breaker, then requests in flight; equals in random order, so that all are used."""
         shuffled = random.sample(replicas, len(replicas))
         return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
 
     def _judge(self, url: str, status: int) -> None:
-        """404 and 4xx are answers of a replica that works."""
+        """Record a status for the breaker: 5xx is a failure, 404 and other 4xx come from a working replica."""
         if status >= 500:
             self.breaker.failed(url)
         else:
@@ -120,7 +120,7 @@ class Upstream:
             self.in_flight[url] -= 1
 
     async def _ask(self, url: str, path: str, body: bytes, headers: dict[str, str], is_stream: bool) -> Reply:
-        """Raises NotReached, BrokeOff, Refusal 504."""
+        """Send the request to one replica. Raises NotReached, BrokeOff, Refusal 504."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
         self.breaker.trying(url)
         try:
@@ -134,7 +134,7 @@ class Upstream:
 
 
 async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
-    """Raises what reading raises, after the connection was closed."""
+    """Read the first chunk or the whole body; on an error close the connection and raise the error again."""
     try:
         return Reply(response, await (response.content.readany() if is_stream else response.read()))
     except BaseException:
@@ -143,7 +143,7 @@ async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
 
 
 def verdict(error: Exception) -> Exception:
-    """What an error of the connection means for the request."""
+    """Convert a connection error to NotReached, BrokeOff or, for a timeout, Refusal 504."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return NotReached()
     if isinstance(error, TimeoutError):

@@ -1,4 +1,4 @@
-"""After its reader has the answer: its text is judged, and the candidate may be asked the same, unseen."""
+"""Work after the reader has the answer: its text is checked or sampled, and the candidate may be asked the same."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
 from serving_client.routing import Checks, RolloutRoute, VersionRoute
 
-MOST_BYTES = 2**16  # of an answer; a longer one is not judged
-MOST_AT_ONCE = 32  # beyond that answers go unjudged: the next ones will do
+MOST_BYTES = 2**16  # bytes of an answer; a longer one is not judged
+MOST_AT_ONCE = 32  # tasks; answers beyond that are not judged, as a sample suffices
 MEASURED = ("candidate", "control")
 TOLD_OF_THE_STABLE = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
 class CapturedResponse:
-    """An answer of a rollout while it passes, and its question: the candidate may be asked it too, a judge shown it."""
+    """An answer of a rollout with its question, captured for mirroring to the candidate, sampling or checks."""
 
     def __init__(self, rollout: RolloutRoute, path: str, question: Body, is_mirrored: bool, is_sampled: bool) -> None:
         self.rollout, self.path, self.question = rollout, path, question
@@ -35,18 +35,18 @@ class CapturedResponse:
         self._room = MOST_BYTES
 
     def saw(self, chunk: bytes) -> None:
-        """A part of the answer."""
+        """Add a chunk of the answer."""
         self._room -= len(chunk)
         if self._room >= 0:
             self._parts.append(chunk)
 
     def answer(self) -> bytes | None:
-        """All that was seen, None when it was too much."""
+        """Return the captured bytes; None if they exceeded the limit."""
         return b"".join(self._parts) if self._room >= 0 else None
 
 
 def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
-    """Whether anybody listens to this answer."""
+    """Return a recorder if the answer is to be mirrored, sampled or checked, else None."""
     if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
         return None
     is_measured = target.arm in MEASURED
@@ -62,7 +62,7 @@ def drawn(percent: float) -> bool:
 
 @dataclass
 class Afterwards:
-    """`follow` never waits; what it starts ends by itself, or with `drain`."""
+    """Background work on answers. `follow` never waits; its tasks end by themselves, `drain` waits for them."""
 
     watcher: TableWatcher
     upstream: Upstream
@@ -73,7 +73,7 @@ class Afterwards:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, target: Target, heard: CapturedResponse | None, outcome: Outcome) -> None:
-        """Report the answer, after its text was judged if somebody listened."""
+        """Report the answer, after checking its text if it was captured."""
         content = heard.answer() if heard and outcome.status == 200 else None
         if heard is None or content is None or len(self._tasks) >= MOST_AT_ONCE:
             self.reporter.report(outcome)
@@ -84,7 +84,7 @@ class Afterwards:
             self._start(self._mirror(target, heard, outcome, content))
 
     async def drain(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the tasks that are running."""
         await asyncio.gather(*self._tasks)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -102,7 +102,7 @@ class Afterwards:
             await self.samples.offer(sample, heard.rollout.sampling.key)
 
     async def _mirror(self, target: Target, heard: CapturedResponse, outcome: Outcome, content: bytes) -> None:
-        """Ask the candidate and report both answers as a pair that nobody saw."""
+        """Ask the candidate too, and report both answers as a pair; no caller sees the candidate's."""
         table = self.watcher.table
         route = table.versions.get(heard.rollout.candidate) if table else None
         if route is None or not route.replicas:
@@ -119,7 +119,7 @@ class Afterwards:
         self.reporter.report(replace(shadow, **seen))
 
     async def _asked(self, target: Target, heard: CapturedResponse, route: VersionRoute) -> tuple[int, bytes]:
-        """Status and bytes of the candidate's whole answer."""
+        """Send the question to the candidate; return the status and bytes of its whole answer."""
         question = {name: value for name, value in heard.question.items() if name != "stream_options"}
         payload = rewritten({**question, "stream": False}, target)
         try:

@@ -1,4 +1,4 @@
-"""`manage.py train run.yaml --user NAME`: queue the run that the file describes, as REST's body does."""
+"""`manage.py train run.yaml --user NAME`: queues the run that the file describes, in the format of the REST body."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def may_train(person: User, project: Project) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The file's body, checked as REST checks it. Raises CommandError naming the field."""
+    """Read the file and validate it as the REST API does. Raises CommandError naming the field."""
     try:
         body = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:

@@ -1,1 +1,1 @@
-"""What a run writes: an adapter, low-rank weights, or the whole model."""
+"""Output of a run: an adapter, low-rank weights, or the whole model."""

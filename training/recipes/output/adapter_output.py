@@ -1,4 +1,4 @@
-"""Writing an adapter: exactly two files, the same bytes for the same weights, in a folder that appears at once."""
+"""Writing an adapter atomically: exactly two files, with the same bytes for the same weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.recipes.run_file import Run
 
 
 def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) -> None:
-    """OUTPUT/adapter of a PEFT model that is a LoRA with one effective scale; `weights` where the model has shards."""
+    """Save a PEFT LoRA with one effective scale to OUTPUT/adapter; `weights` are needed for a sharded model."""
     write_folder(
         run.output / "adapter",
         lambda part: model.save_pretrained(
@@ -23,13 +23,13 @@ def save_adapter(model: Any, run: Run, weights: dict[str, Any] | None = None) ->
 
 
 def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[str, Any]) -> None:
-    """`write` fills a folder with PEFT's files; it takes its name when it is complete."""
+    """Let `write` fill a temporary folder with PEFT's files, then rename it to `folder` when it is complete."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     write(part)
     (part / "README.md").unlink(missing_ok=True)
     config = json.loads((part / "adapter_config.json").read_bytes())
-    config.pop("megatron_core", None)  # a module to import: nothing that we publish names code
+    config.pop("megatron_core", None)  # names a module to import: a published adapter must not name code
     (part / "adapter_model.safetensors").chmod(0o644)
     (part / "adapter_config.json").write_text(json.dumps(config | overriding, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

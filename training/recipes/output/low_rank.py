@@ -1,4 +1,4 @@
-"""Weights as a low-rank product: what every method is converted to before it is published."""
+"""Conversion of weight changes to low-rank products, as done for every method before its result is published."""
 
 from __future__ import annotations
 
@@ -29,19 +29,28 @@ class Factors:
 
 
 def best_factors(change: Tensor, rank: int) -> Factors:
-    """The nearest matrix of that rank in the Frobenius norm (Eckart and Young, 1936), with balanced factors."""
+    """Return balanced factors of the nearest matrix of that rank in the Frobenius norm (Eckart and Young, 1936)."""
     u, s, vh = torch.linalg.svd(change.float(), full_matrices=False)
     root = s[:rank].sqrt()
     return Factors((root[:, None] * vh[:rank]).contiguous(), (u[:, :rank] * root).contiguous())
 
 
 def export_rank(run: Run, module: str) -> int:
-    """The rank of a converted module: the run's own, or the one that was asked for."""
+    """Return the rank of a converted module: `export_rank` if it is set, else the run's rank."""
     return run.hyperparameters.export_rank or run.rank_pattern.get("^" + re.escape(module), run.r)
 
 
 def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors], float]:
-    """Factors of every module, and the relative error: ||change - b a|| / ||change|| over all modules together."""
+    """Return factors of every module and the relative error
+
+    change - b a
+
+    /
+
+    change
+
+    over all modules together.
+    """
     factors, missed, whole = {}, 0.0, 0.0
     for module, change in changes.items():
         found = best_factors(change, min(export_rank(run, module), *change.shape))
@@ -52,7 +61,7 @@ def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors]
 
 
 def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """New minus old weight of every target module: `trained` and `base` by parameter name."""
+    """Return new minus old weight of every target module; `trained` and `base` are by parameter name."""
     names = [name.removesuffix(".weight") for name in trained if name.endswith(".weight")]
     return {
         name: trained[f"{name}.weight"].float() - base[f"{name}.weight"].to(trained[f"{name}.weight"].device).float()
@@ -62,7 +71,7 @@ def changes_of(run: Run, trained: Mapping[str, Tensor], base: Mapping[str, Tenso
 
 
 def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
-    """Write OUTPUT/adapter with the run's one scale; returns the number of parameters."""
+    """Write OUTPUT/adapter with the run's one scale; return the number of parameters."""
     scale = run.lora_alpha / run.r
     tensors = {}
     for module, found in factors.items():
@@ -79,7 +88,7 @@ def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
 
 
 def lora_config(ranks: Mapping[str, int], scale: float, run: Run) -> Any:
-    """A plain LoRA with these ranks and alpha / r = `scale` everywhere."""
+    """Build the configuration of a plain LoRA with these ranks and alpha / r = `scale` everywhere."""
     from peft import LoraConfig
 
     most = max(ranks.values())

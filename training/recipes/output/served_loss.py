@@ -1,4 +1,4 @@
-"""What was written, measured as it will be served: the 16-bit base with the published LoRA."""
+"""Held-out loss of the output as it will be served: the 16-bit base with the published LoRA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from training.recipes.training_loop.trainer import Trained
 
 
 def loss_as_served(trained: Trained, run: Run) -> float | None:
-    """Held-out loss of OUTPUT/adapter on the base model that engines load; None without held-out rows."""
+    """Measure the held-out loss of OUTPUT/adapter on the base model that engines load; None without held-out rows."""
     from peft import PeftModel
 
     served = PeftModel.from_pretrained(load_model(run.base_model), str(run.output / "adapter"))

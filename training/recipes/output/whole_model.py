@@ -1,4 +1,4 @@
-"""How a training of the whole model is kept: the checkpoint itself, and the nearest LoRA that engines can serve."""
+"""Output of a whole-model training: the checkpoint itself, and the nearest LoRA, which engines can serve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def keep(trained: Trained, run: Run) -> Facts:
 
 
 def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
-    """A folder that transformers and vLLM load, in the base's own dtype; it takes its name when it is complete."""
+    """Save the model in the base's dtype for transformers and vLLM; renamed to OUTPUT/model when it is complete."""
     part, folder = run.output / "model.part", run.output / "model"
     shutil.rmtree(part, ignore_errors=True)
     trained.model.save_pretrained(
@@ -41,6 +41,6 @@ def save_checkpoint(trained: Trained, run: Run, dtype: torch.dtype) -> None:
 
 
 def whole_state(trained: Trained) -> dict[str, torch.Tensor]:
-    """Trained weights over the others; a head that is tied to the embedding is its second name."""
+    """Return the model's state with the trained weights in place; a head tied to the embedding is its second name."""
     state = {name: weight for name, weight in trained.model.state_dict().items() if name not in trained.weights}
     return {**state, **trained.weights}

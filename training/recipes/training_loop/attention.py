@@ -1,4 +1,4 @@
-"""Attention of packed rows on a GPU: each sequence within its own bounds, in torch's variable-length flash kernel.
+"""Attention for packed rows on a GPU: each sequence attends to itself alone, by torch's variable-length flash kernel.
 
 With the bounds as a mask cuDNN builds kernels for every length of row that it meets for the first time, for seconds.
 """
@@ -23,7 +23,7 @@ def has_kernel() -> bool:
 
 
 def attend_within_bounds(model: Any) -> None:
-    """For a model that uses torch's attention; what comes without bounds is computed as before."""
+    """Make a model with torch's attention use the kernel; without bounds it computes as before."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(WITHIN_BOUNDS, attend)
         AttentionMaskInterface.register(WITHIN_BOUNDS, sdpa_mask)
@@ -42,8 +42,9 @@ def attend(
     max_length_q: int = 0,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """(1, heads, tokens, size) each -> (1, tokens, heads, size). `cu_seq_lens_q` (sequences + 1,): where each begins,
-    and the end of the last.
+    """Attend within each sequence: (1, heads, tokens, size) each -> (1, tokens, heads, size).
+
+    `cu_seq_lens_q` (sequences + 1,) holds the start of each sequence and the end of the last.
     """
     dtype = computed_in(query)
     if cu_seq_lens_q is None or dtype not in KERNEL_TYPES:
@@ -58,6 +59,6 @@ def attend(
 
 
 def computed_in(tensor: torch.Tensor) -> torch.dtype:
-    """Autocast does by itself for torch's own attention what it does not know to do for this kernel."""
+    """Return the dtype under autocast, which converts for torch's own attention but not for this kernel."""
     place = tensor.device.type
     return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else tensor.dtype

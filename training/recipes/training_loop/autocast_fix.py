@@ -1,4 +1,4 @@
-"""PEFT's casts of each module's input to float32, where autocast rounds it to bfloat16 again at once: left out."""
+"""Removal of PEFT's casts of each module's input to float32, which autocast rounds to bfloat16 again at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 
 class WithoutCasts(TrainerCallback):
-    """Only in steps of training: generation and evaluation run without autocast and need the casts."""
+    """Callback that removes the casts in training steps only: without autocast, as in evaluation, they are needed."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if args.bf16:

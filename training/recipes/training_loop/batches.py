@@ -1,4 +1,4 @@
-"""What a training reads, in the order in which it reads it: the same for a run that was interrupted."""
+"""Training sequences in the order in which they are read; an interrupted run reads the same order again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from training.recipes.training_loop.sampling_order import packed, reading_order
 
 @dataclass(frozen=True)
 class Material:
-    """`rows` in reading order; `tokens`: of each row, without padding; `held_out`: what the loss is measured on."""
+    """Training data: `rows` in reading order, `tokens` of each row without padding, `held_out` for the loss."""
 
     rows: Dataset
     tokens: list[int]
     held_out: list[TokenSequence]
 
     def first_sequences(self, count: int) -> list[TokenSequence]:
-        """The first rows that the training reads."""
+        """Return the first `count` rows that the training reads."""
         rows = self.rows.select(range(min(count, len(self.rows))))
         return [TokenSequence(row["input_ids"], row["labels"]) for row in rows]
 
 
 def read_material(run: Run, tokenizer: Any) -> Material:
-    """Only the rows that the run will read are tokenised; the trainer reads straight on. Raises BadInput."""
+    """Tokenise only the rows that the run will read, in the trainer's reading order. Raises BadInput."""
     chosen = run.hyperparameters
     sequences = sequences_of(run.train, "train", tokenizer, chosen.max_length, lambda rows: to_read(rows, run))
     groups = reading_groups([len(sequence.ids) for sequence in sequences], run)
@@ -42,12 +42,12 @@ def read_material(run: Run, tokenizer: Any) -> Material:
 
 
 def to_read(rows: Sequence[Row], run: Run) -> list[Row]:
-    """As many rows as the run reads; with packing nobody knows how many that are before they are tokenised."""
+    """Sample the rows that the run reads; with packing all rows, as their number is unknown before tokenisation."""
     return sample(rows, len(rows) if run.hyperparameters.packing else run.sequences, run.hyperparameters.seed)
 
 
 def reading_groups(lengths: list[int], run: Run) -> list[list[int]]:
-    """For each row that the trainer reads, the sequences in it: one, or with packing as many as fit."""
+    """Return the sequences of each row that the trainer reads: one, or with packing as many as fit."""
     chosen = run.hyperparameters
     if chosen.packing:
         return packed(lengths, run.sequences, chosen.max_length, chosen.seed)
@@ -56,7 +56,7 @@ def reading_groups(lengths: list[int], run: Run) -> list[list[int]]:
 
 
 def joined(sequences: list[TokenSequence]) -> dict[str, list[int]]:
-    """One row. `seq_lengths` tells the collator where a position starts again, so that no sequence sees another."""
+    """Join sequences to one row; `seq_lengths` lets the collator restart positions, so that none sees another."""
     return {
         "input_ids": [token for sequence in sequences for token in sequence.ids],
         "labels": [label for sequence in sequences for label in sequence.labels],

@@ -1,4 +1,4 @@
-"""Prompts with names, answered by the base and by each checkpoint: a loss does not say how a model speaks."""
+"""Answers of the base and of each checkpoint to named prompts, as a loss does not show how a model speaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW_TOKENS = 48
 
 
 class Answering(TrainerCallback):
-    """Writes an `answers` event {step, answers: {name: text}} where a training begins and with each checkpoint.
+    """Callback that writes an `answers` event {step, answers: {name: text}} at the start and with each checkpoint.
 
     Greedy, so that no random state is touched: a run is the same with and without prompts. After a crash between a
     checkpoint and its answers, the attempt that goes on from there gives them. Not for models in shards.

@@ -1,4 +1,4 @@
-"""What a training says while it runs, and which of its checkpoints can be trusted after a crash."""
+"""Progress events of a training, and the marks that tell complete checkpoints from ones cut off by a crash."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COMPLETE = "complete"
 
 
 def last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a torn one lacks the mark."""
+    """Return the newest complete checkpoint, or None; one cut off by a crash lacks the mark."""
     marked = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class Reporter(TrainerCallback):
-    """Writes progress and metrics after every step, marks checkpoints, and stops with one on request."""
+    """Callback that writes progress and metrics after every step, marks checkpoints, and saves and stops on request."""
 
     def __init__(self, events: Events, cancel: Cancel, tokens: Sequence[int], state: PartialState) -> None:
         self.events, self.cancel, self.state = events, cancel, state
@@ -52,7 +52,7 @@ class Reporter(TrainerCallback):
         self.events.write("metrics", step=state.global_step, **known, tokens_per_second=pace, memory_bytes=memory)
 
     def pace(self, args: Any, state: Any) -> float:
-        """Tokens a second since this attempt began."""
+        """Return the tokens a second since this attempt began."""
         each: int = args.train_batch_size * args.gradient_accumulation_steps * self.state.num_processes
         done = self.tokens[state.global_step * each] - self.tokens[int(self.first) * each]
         return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))

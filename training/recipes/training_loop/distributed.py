@@ -1,4 +1,4 @@
-"""The processes of one run: which one speaks, and how they agree to stop."""
+"""Coordination of a run's processes: which one reports, and how they agree to stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.recipes.run_file import Run
 
 
 def join(run: Run, events: RunEvents) -> PartialState:
-    """Take this process' device and its place among the others. Only the first one reports; all report errors."""
+    """Set up this process' device and rank. Only the first reports progress, all report errors. Raises BadInput."""
     if run.devices > 1:
         end_with_launcher()
     state = PartialState(cpu=not on_gpu())
@@ -28,14 +28,14 @@ def join(run: Run, events: RunEvents) -> PartialState:
 
 
 def end_with_launcher() -> None:
-    """Each process has a session of its own, so a kill of the launcher's group would not reach it."""
+    """Ask Linux to kill this process with the launcher: it has its own session, so a group kill misses it."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def anyone(requested: bool, state: PartialState) -> bool:
-    """Whether any process was asked to stop: all must stop at the same step, or the others wait for ever."""
+    """Return True if any process was asked to stop; all must stop at the same step, or the others wait for ever."""
     if state.num_processes == 1:
         return requested
     flag = torch.tensor(float(requested), device=state.device)
@@ -44,19 +44,19 @@ def anyone(requested: bool, state: PartialState) -> bool:
 
 
 def where_to_load(run: Run) -> str | None:
-    """Under FSDP no device has room for the whole model: from memory it goes to the devices layer by layer."""
+    """Return the device to load on: CPU under FSDP, as no device can hold the model before it is sharded; else None."""
     return "cpu" if run.sharding == "fsdp" else None
 
 
 def sharding(run: Run) -> dict[str, Any]:
-    """Trainer's options: replicas under DDP, or parameters, gradients and optimiser states in shards under FSDP."""
+    """Return the trainer's options for FSDP (parameters, gradients, optimiser states in shards); none for DDP."""
     if run.sharding != "fsdp":
         return {}
     return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
 
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Trained weights by name, gathered from the shards. Every process must ask."""
+    """Gather the trained weights by name from the shards. A collective: every process must call it."""
     weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     return {
         name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in weights.items()

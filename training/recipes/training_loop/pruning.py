@@ -1,4 +1,4 @@
-"""AdaLoRA's allocation of ranks, which Trainer does not call: after each optimiser step, and exact over a resume."""
+"""AdaLoRA's rank allocation after each optimiser step, which Trainer does not call; exact after a resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATE = "allocation.pt"
 
 
 class Pruning(TrainerCallback):
-    """PEFT's allocator, driven step by step.
+    """Callback that drives PEFT's rank allocator step by step.
 
     The configuration's own rank_pattern stays empty: PEFT would cut the tensors of a checkpoint by it, and a value that
     is pruned today may come back tomorrow.
@@ -36,7 +36,7 @@ class Pruning(TrainerCallback):
         step, adapted = state.global_step + 1, model.base_model
         last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal
         if step <= last:
-            # At the last one the allocator no longer updates its scores; it prunes by what it has.
+            # At the last step the allocator no longer updates its scores; it prunes by those that it has.
             found = adapted.rankallocator.update_and_allocate(adapted.model, step, force_mask=step == last)[1]
             self.pattern = found or self.pattern
         elif self.pattern:

@@ -1,4 +1,4 @@
-"""Which sequence is read when, fixed by the seed alone, so that a resumed run reads on exactly where it stopped."""
+"""Reading order of the sequences, fixed by the seed alone, so that a resumed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACK_WINDOW = 64
 
 
 def reading_order(lengths: Sequence[int], count: int, batch_size: int, seed: int) -> list[int]:
-    """`count` places in `lengths`: whole shuffled epochs, with neighbours in length in a batch so that less is padded.
+    """Return `count` indices into `lengths`: shuffled epochs, with similar lengths in a batch to reduce padding.
 
     Batches are shuffled again, so that length says nothing about the step.
     """
@@ -38,7 +38,7 @@ def endless(size: int, chance: random.Random) -> Iterator[int]:
 
 
 def packed(lengths: Sequence[int], count: int, room: int, seed: int) -> list[list[int]]:
-    """`count` groups of places, each of at most `room` tokens: shuffled epochs, best fit decreasing in windows."""
+    """Return `count` groups of indices of at most `room` tokens: shuffled epochs, best fit decreasing in windows."""
     source = endless(len(lengths), random.Random(seed))  # noqa: S311 - an order, no secret
     groups: list[list[int]] = []
     while len(groups) < count:
@@ -52,7 +52,7 @@ def packed(lengths: Sequence[int], count: int, room: int, seed: int) -> list[lis
 
 
 def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: random.Random) -> list[list[int]]:
-    """Each place, longest first, goes where the least room is left; the groups come in a shuffled order."""
+    """Put each sequence, longest first, where the least room is left over; return the groups in shuffled order."""
     groups: list[list[int]] = []
     free: list[tuple[int, int]] = []
     for place in sorted(places, key=lambda place: -lengths[place]):

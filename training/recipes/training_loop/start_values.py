@@ -1,4 +1,4 @@
-"""Where A starts: at random, along the inputs' main directions (EVA, arXiv 2410.07170), or in a file of directions."""
+"""Start values of A: random, along the inputs' principal directions (EVA, arXiv 2410.07170), or from a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVA_BATCHES = 16
 
 
 def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any, Any]:
-    """(model, PEFT configuration or None when the model is wrapped already), for the trainer."""
+    """Return (model, PEFT configuration, or None if the model is wrapped already) with the run's start values."""
     if run.init == "random":
         return model, config
     if run.init == "eva":
@@ -28,7 +28,7 @@ def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any,
 
 
 def eva(model: Any, config: Any, material: Material) -> Any:
-    """Directions from the first batches; the ranks stay as planned (rho = 1), B starts at zero."""
+    """Initialise A along directions from the first batches; the ranks stay as planned (rho = 1), B starts at zero."""
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0)
     wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
     initialize_lora_eva_weights(wrapped, dataloader=batches(material, next(model.parameters()).device))
@@ -46,7 +46,7 @@ def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]
 
 
 def from_file(model: Any, path: Path) -> Any:
-    """`path` holds A by module, at least (r, in): its first r rows. B stays zero, so nothing changes at step 0.
+    """Set A from `path`, which holds at least (r, in) by module: its first r rows. B stays zero: no change at step 0.
 
     A module without rows there keeps its random A. Raises BadInput when the file does not fit the adapter.
     """

@@ -1,4 +1,4 @@
-"""What the six recipes share: files to a trainer, a trainer to files. Each recipe says what is its own."""
+"""Training code that the six recipes share, from input files to a trainer and from a trainer to output files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BEFORE = "before.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """`model` as PEFT wraps it, `weights`: what was trained, whole, `loss(model)`: the held-out loss of any model."""
+    """Result of a training: PEFT's `model`, the trained `weights` unsharded, and `loss(model)`, the held-out loss."""
 
     model: Any
     weights: dict[str, torch.Tensor]
@@ -41,7 +41,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Method:
-    """What a recipe brings: a name, how the base is loaded, PEFT's part, trainer options, and how it is kept.
+    """A recipe's own parts: name, loading of the base, PEFT adaptation, trainer options, callbacks and output.
 
     `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result.
     """
@@ -55,7 +55,7 @@ class Method:
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
-    """The whole training. Raises BadInput."""
+    """Run a whole training from run file to output. Raises BadInput."""
     started, chosen = time.monotonic(), run.hyperparameters
     state = distributed.join(run, events)
     if chosen.threads:
@@ -108,7 +108,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
 
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
-    """TRL's trainer, with its defaults for a GPU undone on a CPU, where they cost time."""
+    """Build TRL's trainer; its GPU defaults, which cost time on a CPU, are switched off there."""
     chosen = run.hyperparameters
     if chosen.packing and has_kernel():
         attend_within_bounds(model)
@@ -154,14 +154,14 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
 
 
 def in_float32(model: Any) -> None:
-    """Adapters train in float32: TRL rounds those on a 4-bit base to bfloat16, which PEFT undoes on a resume."""
+    """Make trained weights float32: TRL rounds adapters on a 4-bit base to bfloat16, which PEFT undoes on a resume."""
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
 
 
 def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
-    """Train from the checkpoint on; returns the model as it was wrapped by nothing but PEFT."""
+    """Train from the checkpoint on; return the model with no wrapper but PEFT's."""
     cancel.training = True
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     cancel.leave_if_requested()
@@ -173,8 +173,9 @@ def measured(model: Any, material: Material, tokenizer: Any) -> float | None:
 
 
 class BaseLoss(TrainerCallback):
-    """The base's own loss. In shards it is measured here, where no device holds the model whole: at its start an
-    adapter changes nothing.
+    """Callback that measures the base's loss when the training starts: an adapter changes nothing at its start.
+
+    Needed for sharded models, which no device can hold whole.
     """
 
     def __init__(self, measure: Callable[[Any], None]) -> None:
@@ -185,6 +186,6 @@ class BaseLoss(TrainerCallback):
 
 
 def kept_before(run: Run) -> HeldOutLoss | None:
-    """The base's loss as it was measured, maybe by an earlier attempt: the base has not changed since."""
+    """Return the base's stored loss, perhaps from an earlier attempt (the base has not changed), or None."""
     path = run.output / BEFORE
     return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None

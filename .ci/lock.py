@@ -56,24 +56,29 @@ def is_fresh(root: Path, path: Path) -> bool:
 
 
 def write(root: Path, *, upgrade: bool) -> None:
-    (root / "requirements").mkdir(exist_ok=True)
+    """Resolve them all before the first is written: where uv finds no answer, every file stays as it is."""
     kept = [] if upgrade else [path for path in (lock(root, "dev"), lock(root, CUDA)) if path.exists()]
     everything = resolved(root, EXTRAS["dev"], "".join(path.read_text() for path in kept))
-    for name, extras in EXTRAS.items():
-        found = blocks(everything if name == "dev" else resolved(root, extras, everything))
-        save(root, name, [block for block in found if not ONLY_CUDA.match(block)])
+    answers = {name: everything if name == "dev" else resolved(root, EXTRAS[name], everything) for name in EXTRAS}
+    for name, answer in answers.items():
+        save(root, name, [block for block in blocks(answer) if not ONLY_CUDA.match(block)])
     save(root, CUDA, [block for block in blocks(everything) if ONLY_CUDA.match(block)])
 
 
 def resolved(root: Path, extras: tuple[str, ...], versions: str) -> str:
-    """uv's answer for these extras. It keeps the versions that are given, as far as pyproject.toml allows them."""
+    """uv's answer for these extras. It keeps the versions that are given, as far as pyproject.toml allows them.
+
+    Raises SystemExit after uv said why there is none.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.txt"
         answer.write_text(versions)
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
                    "--generate-hashes", "--no-header", "--output-file", str(answer),
                    *(f"--extra={extra}" for extra in extras), "pyproject.toml"]  # fmt: skip
-        subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL, check=True)  # noqa: S603 - our own arguments
+        done = subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 - our own arguments
+        if done.returncode:
+            raise SystemExit("uv did not resolve pyproject.toml; the lock files are as they were.")
         return answer.read_text()
 
 
@@ -83,6 +88,7 @@ def blocks(text: str) -> list[str]:
 
 
 def save(root: Path, name: str, requirements: list[str]) -> None:
+    lock(root, name).parent.mkdir(exist_ok=True)
     lock(root, name).write_text(sealed(root, name, "".join(requirements)))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import os
 import re
 import runpy
 import shlex
@@ -10,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -171,6 +174,86 @@ def test_a_lock_file_that_is_missing_is_noticed(clone: Path) -> None:
     (clone / "requirements/router.lock").unlink()
     done = checked(clone)
     assert (done.returncode, done.stderr.splitlines()) == (1, [STALE.format("router")])
+
+
+SMALL = """
+[project]
+name = "adapterhub"
+version = "1"
+requires-python = ">=3.11"
+dependencies = ["tiny"]
+
+[project.optional-dependencies]
+dev = ["adapterhub[server,train,cli,router,sbom]", "tool"]
+server = []
+train = ["torch==2.0"]
+cli = []
+router = []
+sbom = []
+"""
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def small(clone: Path) -> Path:
+    """A project of three packages, whose wheels lie beside it, without lock files."""
+    shutil.rmtree(clone / "requirements")
+    (clone / "pyproject.toml").write_text(SMALL)
+    (clone / "wheels").mkdir()
+    for name, version in (("tiny", "1.0"), ("tool", "1.0"), ("torch", "2.0")):
+        wheel(clone / "wheels", name, version)
+    return clone
+
+
+def written(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / ".ci/lock.py"), *options]
+    environ = {"PATH": os.defpath, "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(root / "wheels"),
+               "UV_CACHE_DIR": str(root / "cache")}  # fmt: skip
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=100)
+
+
+def versions(root: Path) -> dict[str, list[str]]:
+    files = sorted((root / "requirements").iterdir())
+    return {file.stem: re.findall(r"^(\w+==\S+)", file.read_text(), re.M) for file in files}
+
+
+def test_a_lock_file_has_what_its_extras_need_and_torch_has_its_own(small: Path) -> None:
+    assert written(small).returncode == 0
+    assert versions(small) == {
+        "app": ["tiny==1.0"], "cuda": ["torch==2.0"], "dev": ["tiny==1.0", "tool==1.0"], "router": ["tiny==1.0"],
+        "sbom": ["tiny==1.0"],
+    }  # fmt: skip
+    assert checked(small).returncode == 0
+    digest = hashlib.sha256((small / "wheels/tiny-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    assert f"--hash=sha256:{digest}" in (small / "requirements/router.lock").read_text()
+
+
+def test_versions_stay_until_newer_ones_are_asked_for(small: Path) -> None:
+    written(small)
+    wheel(small / "wheels", "tiny", "1.1")
+    assert written(small).returncode == 0
+    assert versions(small)["router"] == ["tiny==1.0"]
+    assert written(small, "--upgrade").returncode == 0
+    assert versions(small)["router"] == versions(small)["app"] == ["tiny==1.1"]
+
+
+def test_lock_files_stay_where_there_is_no_answer(small: Path) -> None:
+    written(small)
+    before = versions(small)
+    file = small / "pyproject.toml"
+    file.write_text(file.read_text().replace('sbom = []', 'sbom = ["nowhere"]'))
+    done = written(small)
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr
+    assert done.stderr.endswith("uv did not resolve pyproject.toml; the lock files are as they were.\n")
+    assert versions(small) == before
 
 
 def test_the_command_says_what_it_needs() -> None:

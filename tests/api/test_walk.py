@@ -13,7 +13,6 @@ from adapterhub.core.tenancy import Scope
 from tests.api.rights import NEEDS, READ, call, faults_of_role, faults_towards_outsiders, shows_or_does
 from tests.builders.walk import CALLS, ROUTES, address
 
-
 # Each walk makes the exports of a version. The two ends of the table are walked first, those between in the long run.
 QUICK = (Membership.Role.ADMIN, Membership.Role.VIEWER)
 

@@ -94,7 +94,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def start(self, request: Request, pk: str) -> Response:
-        """Open a draft, so that the rollout can start."""
+        """Open a draft with its present plan."""
         return self.move("start")
 
     @extend_schema(request=shapes.TransitionSerializer)

@@ -234,7 +234,7 @@ class ServiceAccountSerializer(serializers.ModelSerializer):
 
 
 class ServiceAccountViewSet(ProjectViewSet):
-    """Service accounts, the users of programs. They have roles and tokens, and never sign in."""
+    """Service accounts: names for programs, which have roles and tokens and never sign in."""
 
     queryset = User.objects.filter(is_service=True, is_active=True)
     serializer_class = ServiceAccountSerializer

@@ -91,7 +91,7 @@ class ByCreation(NewestFirst):
 class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """Blind tests: one prompt, answered by two to four versions.
 
-    Before their vote, callers see letters; after it, they see the versions.
+    A caller who may vote sees letters before the vote, and the versions after it.
     """
 
     queryset = BlindTest.objects.select_related("adapter__project", "asked_by").prefetch_related("votes")

@@ -207,7 +207,7 @@ class NewTrainingRunSerializer(serializers.Serializer):
 
 
 class CloneSerializer(serializers.Serializer):
-    """Changes of the copied run; every other field stays as it was."""
+    """Changes that the copy makes; every other field stays as it was."""
 
     adapter = serializers.SlugField(required=False)
     dataset = serializers.IntegerField(required=False)

@@ -188,7 +188,7 @@ class ErasureViewSet(Reading):
     @extend_schema(request=SigningTokenSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: str) -> Response:
-        """Approve the request and erase the content. Its author cannot approve it, and tokens cannot."""
+        """Approve the request and erase the content. The person who made it cannot, and tokens cannot."""
         return self.decide("approve")
 
     @extend_schema(request=SigningTokenSerializer)
@@ -227,7 +227,7 @@ class RankAnalysisViewSet(Cancelling):
 
 
 class TrainingRunViewSet(Cancelling, Keeping):
-    """Training runs: they are queued, can be followed live, cancelled and resumed."""
+    """Training runs, which can be queued, followed live, cancelled and resumed."""
 
     queryset = TrainingRun.objects.select_related("project", "base_model", "adapter", "version")
     serializer_class = shapes.TrainingRunSerializer

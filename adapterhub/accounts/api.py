@@ -66,7 +66,7 @@ class MemberRoleSerializer(serializers.ModelSerializer):
 
 
 class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """Tenants. A new project is made by a superuser; its members are managed with scope `admin`."""
+    """Projects, the tenants. A superuser creates a project; a caller with scope `admin` manages its members."""
 
     queryset = Project.objects.all()
     serializer_class = ProjectSerializer
@@ -96,7 +96,7 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(responses=MemberSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def members(self, request: Request, slug: str) -> Response:
-        """Who has which role."""
+        """List the members of a project with their roles."""
         return Response(MemberSerializer(self.get_object().memberships.select_related("user"), many=True).data)
 
     @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
@@ -110,7 +110,7 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=RevokedMemberSerializer, responses={204: None})
     @action(detail=True, methods=["post"], url_path="members/revoke")
     def revoke_member(self, request: Request, slug: str) -> Response:
-        """Take a role back."""
+        """Revoke a role of a member in the project."""
         fields = self.read(RevokedMemberSerializer)
         reason = fields.pop("reason")
         membership = self.get_object().memberships.filter(**fields).first()
@@ -178,7 +178,10 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
 
     @extend_schema(request=NewTokenSerializer, responses={201: ShownTokenSerializer})
     def create(self, request: Request) -> Response:
-        """Create a token. Its text is in this answer and never again; one of scope `admin` waits for an approval."""
+        """Create a token. Its text is in this response and never again.
+
+        A token of scope `admin` waits for an approval.
+        """
         fields = self.read(NewTokenSerializer)
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         if beyond := set(fields["scopes"]) - scopes_in(request, project):
@@ -191,7 +194,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, pk: str) -> Response:
-        """Refuse the token from now on."""
+        """Revoke the token: requests that carry it are refused from now on."""
         token = self.get_object()
         tokens.revoke(token, by=actor_of(request), **self.read(OptionalReasonSerializer))
         return self.write(token)
@@ -199,7 +202,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
     @extend_schema(request=SigningTokenSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: str) -> Response:
-        """Sign for a token of scope `admin`. Its author cannot, and tokens cannot."""
+        """Approve a token of scope `admin`. Its author cannot approve it, and tokens cannot."""
         token = self.get_object()
         fields = self.read(SigningTokenSerializer)
         require_fresh_sign_in(request, fields.pop("password"))
@@ -231,7 +234,7 @@ class ServiceAccountSerializer(serializers.ModelSerializer):
 
 
 class ServiceAccountViewSet(ProjectViewSet):
-    """Names for programs: they have roles and tokens, and never sign in."""
+    """Service accounts: names for programs, which have roles and tokens and never sign in."""
 
     queryset = User.objects.filter(is_service=True, is_active=True)
     serializer_class = ServiceAccountSerializer
@@ -240,7 +243,7 @@ class ServiceAccountViewSet(ProjectViewSet):
 
     @extend_schema(responses=ServiceAccountSerializer(many=True))
     def list(self, request: Request) -> Response:
-        """Those of the projects that the caller leads."""
+        """List the service accounts of the projects that the caller administers."""
         led = projects_with(request, Scope.ADMIN)
         held = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
         found = self.filter_queryset(service_accounts.of(led)).prefetch_related(held)

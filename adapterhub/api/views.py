@@ -29,7 +29,7 @@ IN_FLIGHT_FOR = timedelta(minutes=10)
 
 
 class ProjectViewSet(viewsets.GenericViewSet):
-    """Things of projects. Those of projects that the caller does not see are 404."""
+    """Objects of projects; those of projects that the caller does not see are 404."""
 
     project_path = "project"
     # No key of ours has other characters; a NUL would reach the database.
@@ -139,7 +139,7 @@ def keep_only(serializer: serializers.Serializer, names: list[str]) -> None:
 
 
 class Retrieving:
-    """One thing, with its ETag where its state moves."""
+    """Retrieval of one object, with its ETag if its state changes."""
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self.write(self.get_object())

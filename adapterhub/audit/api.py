@@ -80,7 +80,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(parameters=[PROJECT], responses=VerdictSerializer)
     def verify(self, request: Request) -> Response:
-        """Walk the project's hash chain."""
+        """Verify the project's hash chain; return the number of its events and each fault."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         count, faults = verify(project)
         found = [{"sequence": fault.sequence, "fault": fault.kind} for fault in faults]
@@ -88,7 +88,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(parameters=[PROJECT, AS], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
     def export(self, request: Request) -> StreamingHttpResponse:
-        """The project's chain as JSON lines: the canonical bytes as they were hashed, and both hashes."""
+        """Export the project's chain as JSON lines: the canonical bytes as they were hashed, and both hashes."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         kind = request.query_params.get("as", "jsonl")
         if kind not in KINDS:

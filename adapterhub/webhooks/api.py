@@ -59,7 +59,7 @@ class ByCreation(NewestFirst):
 
 
 class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """Addresses that are told of a project's changes."""
+    """Webhooks: addresses that receive the events of a project."""
 
     queryset = Webhook.objects.select_related("project")
     serializer_class = WebhookSerializer
@@ -69,7 +69,7 @@ class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(request=NewWebhookSerializer, responses={201: ShownWebhookSerializer})
     def create(self, request: Request) -> Response:
-        """Tell an address of events. The secret is in this answer and never again."""
+        """Create a webhook. Its secret is in this response and never again."""
         fields = self.read(NewWebhookSerializer)
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         return Response(ShownWebhookSerializer(Webhook.create(project, **fields, by=actor_of(request))).data, 201)
@@ -77,14 +77,14 @@ class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, pk: str) -> Response:
-        """Deliver nothing more to it. Twice is as once."""
+        """Stop deliveries to the webhook; a second call changes nothing."""
         webhook = self.get_object()
         webhook.revoke(by=actor_of(request), **self.read(OptionalReasonSerializer))
         return self.write(webhook)
 
 
 class DeliveryViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """What was or is to be delivered, with each attempt."""
+    """Deliveries of webhooks, past and pending, with each attempt."""
 
     queryset = Delivery.objects.select_related("webhook__project", "event").prefetch_related("log")
     serializer_class = DeliverySerializer
@@ -96,7 +96,10 @@ class DeliveryViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def redeliver(self, request: Request, pk: str) -> Response:
-        """Send it again now, with the same id."""
+        """Send the delivery again now, with the same id.
+
+        409 `invalid_transition` if the webhook was revoked.
+        """
         delivery = self.get_object()
         delivery.redeliver(by=actor_of(request))
         return self.write(delivery)

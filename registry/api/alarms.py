@@ -22,7 +22,7 @@ class AlarmSerializer(serializers.Serializer):
 
 @extend_schema_serializer(many=False)
 class AlarmPageSerializer(serializers.Serializer):
-    """The shape of every list; alarms are few enough for one page."""
+    """Page of alarms in the shape of every list; alarms are few enough for one page."""
 
     next = serializers.CharField(allow_null=True)
     previous = serializers.CharField(allow_null=True)
@@ -30,7 +30,7 @@ class AlarmPageSerializer(serializers.Serializer):
 
 
 class AlarmViewSet(ProjectViewSet):
-    """Open alarms; each ends with its cause."""
+    """Open alarms; an alarm ends when its cause ends."""
 
     queryset = Replica.objects.select_related("cluster__project")
     serializer_class = AlarmSerializer
@@ -40,6 +40,6 @@ class AlarmViewSet(ProjectViewSet):
 
     @extend_schema(responses=AlarmPageSerializer)
     def list(self, request: Request) -> Response:
-        """Replicas that do not answer, and loads that were refused."""
+        """List alarms: replicas that do not answer, and loads that were refused."""
         found = [alarm.as_dict() for alarm in open_alarms(self.filter_queryset(self.get_queryset()))]
         return Response({"next": None, "previous": None, "results": found})

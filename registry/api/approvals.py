@@ -69,7 +69,7 @@ class ByCreation(NewestFirst):
 
 
 class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """What waits for a second pair of eyes, and who signed what."""
+    """Requests for approval by a second person, pending and decided, with their signatures."""
 
     queryset = Approval.objects.select_related("project", "alias", "candidate").prefetch_related("signatures")
     serializer_class = ApprovalSerializer
@@ -81,7 +81,7 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(request=NewApprovalSerializer, responses={201: ApprovalSerializer})
     def create(self, request: Request) -> Response:
-        """Ask for signatures."""
+        """Request approval for promoting a rollout or for changing the policy of an alias."""
         fields = self.read(NewApprovalSerializer)
         by, reason = actor_of(request), fields["reason"]
         if pk := fields.get("rollout"):
@@ -111,23 +111,23 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=SigningSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: str) -> Response:
-        """Sign for it. Authors cannot, and tokens cannot."""
+        """Approve the request with a signature. Its author cannot sign, and tokens cannot."""
         return self.decide("approve", SigningSerializer)
 
     @extend_schema(request=PersonSerializer)
     @action(detail=True, methods=["post"])
     def reject(self, request: Request, pk: str) -> Response:
-        """Refuse it for good."""
+        """Reject the request with a signature; this is final."""
         return self.decide("reject")
 
     @extend_schema(request=PersonSerializer)
     @action(detail=True, methods=["post"], url_path="break-glass")
     def break_glass(self, request: Request, pk: str) -> Response:
-        """Allow it without signatures, in an emergency. Somebody else must review it within 24 hours."""
+        """Allow the change without signatures, in an emergency. Another person must review it within 24 hours."""
         return self.decide("break_glass")
 
     @extend_schema(request=PersonSerializer)
     @action(detail=True, methods=["post"])
     def review(self, request: Request, pk: str) -> Response:
-        """Sign that you looked at what was done behind the broken glass."""
+        """Sign that you reviewed a change that break-glass allowed without signatures."""
         return self.decide("review")

@@ -89,7 +89,10 @@ class ByCreation(NewestFirst):
 
 
 class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """One prompt answered by two to four versions; who has not voted sees letters, who has sees the versions."""
+    """Blind tests: one prompt, answered by two to four versions.
+
+    A caller who may vote sees letters before the vote, and the versions after it.
+    """
 
     queryset = BlindTest.objects.select_related("adapter__project", "asked_by").prefetch_related("votes")
     serializer_class = BlindTestSerializer
@@ -100,7 +103,10 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(request=NewBlindTestSerializer, responses={201: BlindTestSerializer(many=True)})
     def create(self, request: Request) -> Response:
-        """Send each prompt to every version through the router, with the caller's own token; one test a prompt."""
+        """Create one blind test for each prompt.
+
+        The prompt is sent to every version through the router, with the caller's own token.
+        """
         fields = self.read(NewBlindTestSerializer)
         versions = self.named(fields.pop("adapter"), fields.pop("versions"))
         tests = ask_blindly(versions, **fields, token=self.token(versions[0]), by=actor_of(request))
@@ -128,7 +134,10 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=VoteSerializer)
     @action(detail=True, methods=["post"])
     def vote(self, request: Request, pk: str) -> Response:
-        """A person's one vote, for good: the answer tells which version gave which text."""
+        """Record the one vote of a person, which is final.
+
+        The response says which version gave which text. 403 `token_cannot_vote` for a token.
+        """
         test = self.get_object()
         if isinstance(request.auth, ApiToken):
             raise NotAllowed("A vote is a person's: sign in.", code="token_cannot_vote")

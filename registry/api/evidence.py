@@ -38,18 +38,18 @@ class DossierSerializer(serializers.ModelSerializer):
 
 
 class VersionEvidence(ProjectViewSet):
-    """The reading part of a version."""
+    """Actions that read the evidence about a version, and freeze its dossier."""
 
     @extend_schema(responses=EngineVerdictSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def compatibility(self, request: Request, slug: str, number: str) -> Response:
-        """Each engine's answer: serves, serves after the portable export, or cannot, and why."""
+        """List each engine's verdict: it serves, serves after the portable export, or cannot, and why."""
         return Response(EngineVerdictSerializer(self.get_object().verdicts(), many=True).data)
 
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True)
     def lineage(self, request: Request, slug: str, number: str) -> Response:
-        """The graph from dataset and analysis to approvals, rollouts and answers."""
+        """Return the version's lineage: the graph from dataset and analysis to approvals, rollouts and answers."""
         return Response(lineage(self.get_object()))
 
     @extend_schema(
@@ -58,20 +58,24 @@ class VersionEvidence(ProjectViewSet):
     )
     @action(detail=True)
     def compare(self, request: Request, slug: str, number: str) -> Response:
-        """Configuration, ranks, metrics, size, and the cosine distance of the updates of every module."""
+        """Compare the version with another version of the adapter.
+
+        The response compares configuration, ranks, metrics and size, and has the cosine distance of the updates of
+        every module.
+        """
         version = self.get_object()
         return Response(compare(version, other_version(version, request.query_params.get("to", ""))))
 
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True)
     def dossier(self, request: Request, slug: str, number: str) -> Response:
-        """The technical dossier as of now."""
+        """Return the technical dossier of the version as of now."""
         return Response(dossier(self.get_object()))
 
     @extend_schema(request=None, responses={201: DossierSerializer})
     @dossier.mapping.post
     def freeze(self, request: Request, slug: str, number: str) -> Response:
-        """Keep the dossier as it is now, signed."""
+        """Freeze the dossier: store it as it is now, with a signature."""
         version = self.get_object()
         kept = Dossier.freeze(version, dossier(version), by=actor_of(request))
         return Response(DossierSerializer(kept).data, 201)
@@ -79,5 +83,5 @@ class VersionEvidence(ProjectViewSet):
     @extend_schema(responses=DossierSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def dossiers(self, request: Request, slug: str, number: str) -> Response:
-        """The frozen ones, newest first."""
+        """List the frozen dossiers of the version, newest first."""
         return Response(DossierSerializer(self.get_object().dossiers.select_related("version"), many=True).data)

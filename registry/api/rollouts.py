@@ -34,7 +34,7 @@ VERBS = (
 
 
 class RolloutViewSet(Reading):
-    """A/B splits. Every verb takes a reason."""
+    """Rollouts: A/B splits between two versions. Every verb takes a reason."""
 
     queryset = models.Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
     serializer_class = shapes.RolloutSerializer
@@ -49,7 +49,10 @@ class RolloutViewSet(Reading):
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
     def create(self, request: Request) -> Response:
-        """Open a rollout, or keep a draft. An open one starts when every healthy replica holds the candidate."""
+        """Open a rollout, or store it as a draft.
+
+        An open rollout starts when every healthy replica holds the candidate.
+        """
         fields = self.read(shapes.NewRolloutSerializer)
         alias = named_thing(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
         candidate = named_thing(
@@ -71,7 +74,7 @@ class RolloutViewSet(Reading):
 
     @extend_schema(request=shapes.EditRolloutSerializer)
     def partial_update(self, request: Request, pk: str) -> Response:
-        """Change parts of a draft's plan."""
+        """Change parts of the plan of a draft."""
         return self.move("edit", shapes.EditRolloutSerializer)
 
     def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
@@ -91,13 +94,13 @@ class RolloutViewSet(Reading):
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def start(self, request: Request, pk: str) -> Response:
-        """Open a draft."""
+        """Open a draft with its present plan."""
         return self.move("start")
 
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def discard(self, request: Request, pk: str) -> Response:
-        """End a draft that nobody will start."""
+        """Discard a draft: end it without starting it."""
         return self.move("discard")
 
     @extend_schema(request=shapes.TransitionSerializer)
@@ -109,7 +112,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
-        """Go on with the same weight and salt."""
+        """Resume a paused rollout with the same weight and salt."""
         return self.move("resume")
 
     @extend_schema(request=shapes.WeightSerializer)
@@ -121,13 +124,16 @@ class RolloutViewSet(Reading):
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def promote(self, request: Request, pk: str) -> Response:
-        """The candidate serves everybody."""
+        """Promote the candidate: it serves everybody from now on."""
         return self.move("promote")
 
     @extend_schema(request=shapes.ReasonSerializer)
     @action(detail=True, methods=["post"])
     def rollback(self, request: Request, pk: str) -> Response:
-        """The stable version serves everybody, also after the promotion. Twice is as once."""
+        """Roll back to the stable version for everybody, also after the promotion.
+
+        A second call changes nothing.
+        """
         rollout, fields = self.get_object(), self.read(shapes.ReasonSerializer)
         rollout.rollback(by=actor_of(request), expected_tag=wanted_tag(request), **fields)
         return self.write(rollout)
@@ -135,13 +141,13 @@ class RolloutViewSet(Reading):
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def advance(self, request: Request, pk: str) -> Response:
-        """Take the next step now."""
+        """Take the next step of the rollout's plan now."""
         return self.move("advance")
 
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True)
     def analysis(self, request: Request, pk: str) -> Response:
-        """What the numbers say now: the action they ask for, and each guardrail's difference with its interval."""
+        """Return the action that the numbers ask for now, and each guardrail's difference with its interval."""
         rollout = self.get_object()
         if not rollout.guardrails:
             return Response({"action": "wait", "reasons": ["It has no guardrails: people decide."], "findings": []})
@@ -149,7 +155,7 @@ class RolloutViewSet(Reading):
 
 
 class FeedbackViewSet(ProjectViewSet):
-    """What users said of an answer, joined to the arm that gave it."""
+    """Feedback of users on an answer, joined to the arm that gave the answer."""
 
     queryset = models.Feedback.objects.all()
     serializer_class = shapes.FeedbackSerializer
@@ -158,7 +164,10 @@ class FeedbackViewSet(ProjectViewSet):
 
     @extend_schema(request=shapes.FeedbackSerializer, responses={201: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
-        """Judge an answer once, by its X-Response-ID. 422 while its report has not arrived: seconds."""
+        """Give feedback on an answer once, by its X-Response-ID.
+
+        422 `unknown_response_id` while the report of the answer has not arrived, which takes seconds.
+        """
         fields = self.read(shapes.FeedbackSerializer)
         answer = named_thing(self, models.Response, "pk", fields["response_id"], Scope.INFER, "response_id")
         models.Feedback.give(answer, outcome=fields["outcome"], score=fields["score"])

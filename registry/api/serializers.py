@@ -217,14 +217,14 @@ class GuardrailSerializer(serializers.Serializer):
 
 
 class JudgeSerializer(serializers.Serializer):
-    """A sample of both arms' answers goes to the installation's judge, with its questions."""
+    """Settings of the judge: it gets a sample of both arms' answers, with their questions."""
 
     instruction = serializers.CharField(max_length=2000, help_text="What makes an answer good.")
     sample = serializers.FloatField(min_value=0.01, max_value=100, help_text="Percent of the answers.")
 
 
 class ChecksSerializer(serializers.Serializer):
-    """Judged by the routers after the answer has left."""
+    """Checks of an answer, which the routers make after they have sent the answer."""
 
     refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
     format = serializers.CharField(required=False, help_text="Regular expression that a right answer contains.")
@@ -233,7 +233,7 @@ class ChecksSerializer(serializers.Serializer):
 
 
 class TargetingSerializer(serializers.Serializer):
-    """Units as clients send them; only their hashes are kept."""
+    """Targeting of units, named as clients send them; only their hashes are kept."""
 
     allow = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
     deny = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)

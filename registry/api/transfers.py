@@ -53,7 +53,7 @@ class VersionTransfers(ProjectViewSet):
     @extend_schema(responses=LinksSerializer)
     @action(detail=True)
     def links(self, request: Request, slug: str, number: str) -> Response:
-        """A link to each file in the store. Verify what comes by its sha256."""
+        """Return a link to each file in the store. Verify each downloaded file by its sha256."""
         version = self.get_object()
         try:
             version.require_signature()
@@ -66,7 +66,7 @@ class VersionTransfers(ProjectViewSet):
     @extend_schema(request=None, responses={201: NewUploadSerializer})
     @action(detail=False, methods=["post"])
     def uploads(self, request: Request, slug: str) -> Response:
-        """Links to put the two files to, before the version is created from them."""
+        """Create links to which the client uploads the two files before it creates the version from them."""
         adapter, key = self.adapter(), uuid.uuid4().hex
         urls = {name: bucket().upload_url(f"{key}/{name}", LINK_S) for name in (WEIGHTS, CONFIG)}
         upload = signing.dumps({"adapter": adapter.pk, "key": key}, salt="upload")

@@ -65,7 +65,7 @@ class ByCreation(NewestFirst):
 
 
 class BaseModelViewSet(Reading):
-    """Base models. They belong to the installation: every project may train on them."""
+    """Base models. They belong to the installation, so every project may train on them."""
 
     queryset = models.BaseModel.objects.all()
     serializer_class = shapes.BaseModelSerializer
@@ -82,7 +82,10 @@ class BaseModelViewSet(Reading):
 
     @extend_schema(request=shapes.NewBaseModelSerializer, responses={202: shapes.BaseModelSerializer})
     def create(self, request: Request) -> Response:
-        """Register a folder, a hub id, or a version as a whole. Answers at once; `status` says when it is ready."""
+        """Register a folder, a hub id, or a whole version as a base model.
+
+        The call returns at once with 202; `status` says when the base model is ready.
+        """
         fields = self.read(shapes.NewBaseModelSerializer)
         require_admin_somewhere(request)
         if "version" in fields:
@@ -113,7 +116,7 @@ def require_admin_somewhere(request: Request) -> None:
 
 
 class AdapterViewSet(Reading):
-    """Named lines of work."""
+    """Adapters: named lines of work."""
 
     queryset = models.Adapter.objects.select_related("project", "base_model")
     serializer_class = shapes.AdapterSerializer
@@ -163,7 +166,10 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
     @extend_schema(request={"multipart/form-data": shapes.UploadSerializer}, responses={201: shapes.VersionSerializer})
     def create(self, request: Request, slug: str) -> Response:
-        """Publish an adapter that was trained elsewhere: `checking` until its numbers are read, then `ready`."""
+        """Publish an adapter that was trained elsewhere.
+
+        The version is `checking` until its numbers are read, then `ready`.
+        """
         files = self.read(shapes.UploadSerializer)
         adapter = self.adapter()
         settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -178,7 +184,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     @extend_schema(request=shapes.ReasonSerializer)
     @action(detail=True, methods=["post"])
     def archive(self, request: Request, slug: str, number: str) -> Response:
-        """Take the version out of use."""
+        """Archive the version: take it out of use."""
         version = self.get_object()
         version.archive(by=actor_of(request), **self.read(shapes.ReasonSerializer))
         return self.write(version)
@@ -186,7 +192,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
     @action(detail=True)
     def download(self, request: Request, slug: str, number: str) -> FileResponse:
-        """The files as they were published, in a zip."""
+        """Return the files of the version as they were published, in a ZIP."""
         version = self.get_object()
         observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
         return as_zip(exports.download(version), version.served_name)
@@ -200,7 +206,10 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     )
     @action(detail=True, content_negotiation_class=FormatIsNoRenderer)
     def export(self, request: Request, slug: str, number: str) -> FileResponse:
-        """The adapter for other engines: `portable` has one rank and one scale, right everywhere."""
+        """Return the adapter for other engines, in a ZIP.
+
+        The format `portable` has one rank and one scale, so that it is right in every engine.
+        """
         version = self.get_object()
         form = choice(request, "format", exports.Format, exports.Format.PEFT)
         dtype = choice(request, "dtype", exports.Dtype, exports.Dtype.FP32)
@@ -254,7 +263,7 @@ def is_on_disk_of(path: Path, other: str) -> bool:
 
 
 class ClusterViewSet(Reading):
-    """Replicas behind one router."""
+    """Clusters: replicas behind one router."""
 
     queryset = models.Cluster.objects.select_related("project", "base_model")
     serializer_class = shapes.ClusterSerializer
@@ -272,12 +281,12 @@ class ClusterViewSet(Reading):
     @extend_schema(responses=shapes.ReplicaStateSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def state(self, request: Request, slug: str) -> Response:
-        """Desired against observed, replica by replica."""
+        """Return the desired and the observed state of each replica."""
         return Response(cluster_state(self.get_object()))
 
 
 class ReplicaViewSet(Reading):
-    """Engine processes."""
+    """Replicas: the engine processes of clusters."""
 
     queryset = models.Replica.objects.select_related("cluster__project")
     serializer_class = shapes.ReplicaSerializer
@@ -304,7 +313,7 @@ def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope:
 
 
 class AliasViewSet(Reading):
-    """Public names that applications send as `model`."""
+    """Aliases: public names that applications send as `model`."""
 
     # A version's ranks are hundreds of numbers, which the alias' response does not contain.
     queryset = models.Alias.objects.select_related("project", "cluster", "version").defer(
@@ -321,7 +330,7 @@ class AliasViewSet(Reading):
 
     @extend_schema(request=shapes.NewAliasSerializer, responses={201: shapes.AliasSerializer})
     def create(self, request: Request) -> Response:
-        """Make a version live."""
+        """Create an alias that serves a version."""
         fields = self.read(shapes.NewAliasSerializer)
         project = named_project(request, fields["project"], Scope.OPERATE)
         cluster = named_thing(self, models.Cluster, "slug", fields["cluster"], Scope.READ, "cluster")
@@ -337,7 +346,7 @@ class AliasViewSet(Reading):
 
     @extend_schema(request=shapes.PolicySerializer, responses=shapes.AliasSerializer)
     def partial_update(self, request: Request, name: str) -> Response:
-        """Change the policy."""
+        """Change the policy of the alias."""
         alias = self.get_object()
         policy = self.read(shapes.PolicySerializer)["policy"]
         alias.set_policy(policy, by=actor_of(request), expected_tag=wanted_tag(request))
@@ -367,7 +376,7 @@ class AliasViewSet(Reading):
     )
     @action(detail=True, pagination_class=None)
     def history(self, request: Request, name: str) -> Response:
-        """Every move, newest first; with `at`, what served then."""
+        """List every move of the alias, newest first; with `at`, only the move that served at that time."""
         moves = self.get_object().moves.select_related("version")
         if at := request.query_params.get("at"):
             moves = moves.filter(at__lte=moment_of(at))[:1]
@@ -385,7 +394,7 @@ def moment_of(text: str) -> datetime:
 
 
 class ResponseViewSet(ProjectViewSet, Retrieving):
-    """Which version answered a request."""
+    """Responses to requests, each with the version that answered."""
 
     queryset = models.Response.objects.select_related("project", "version")
     serializer_class = shapes.ResponseSerializer

@@ -41,14 +41,14 @@ class AdviceRequest(EstimateRequest):
 
 
 class EstimateViewSet(ProjectViewSet):
-    """Memory of every method, from a model's configuration alone."""
+    """Estimates of the memory of every method, from a model's configuration alone."""
 
     queryset = BaseModel.objects.ready()
     scopes = {"create": Scope.READ}
 
     @extend_schema(request=EstimateRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
-        """Bytes on each device, part by part, and whether that fits."""
+        """Estimate the bytes of every method on each device, part by part, and say whether they fit."""
         asked = self.read(EstimateRequest)
         shape, (plan, device_bytes) = asked_shape(asked), asked_plan(asked)
         found = sizing.estimates(shape, plan, device_bytes)
@@ -60,14 +60,14 @@ class EstimateViewSet(ProjectViewSet):
 
 
 class AdviceViewSet(ProjectViewSet):
-    """Methods ranked, each with its reasons."""
+    """Advice on methods: a ranking, with the reasons for each method."""
 
     queryset = Dataset.objects.select_related("project")
     scopes = {"create": Scope.READ}
 
     @extend_schema(request=AdviceRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
-        """Points and reasons of every method, and which input would change the order."""
+        """Rank every method, with its points and reasons, and name the input that would change the order."""
         asked = self.read(AdviceRequest)
         dataset = seen_dataset(request, asked.get("dataset"))
         shape, (plan, device_bytes) = asked_shape(asked), asked_plan(asked)

@@ -44,7 +44,7 @@ class NewEvaluationSerializer(serializers.Serializer):
 
 
 class EvaluationViewSet(Cancelling):
-    """A version beside its base model, and beside the version that it would replace."""
+    """Evaluations of a version beside its base model, and beside the version that it would replace."""
 
     queryset = Evaluation.objects.select_related("project", "base_model", "version", "against", "result")
     serializer_class = EvaluationSerializer
@@ -54,7 +54,10 @@ class EvaluationViewSet(Cancelling):
 
     @extend_schema(request=NewEvaluationSerializer, responses={202: EvaluationSerializer})
     def create(self, request: Request) -> Response:
-        """Queue it: losses with paired intervals, exact match and token F1, forgetting, answers to the prompts."""
+        """Queue an evaluation of a version.
+
+        Its results are losses with paired intervals, exact match and token F1, forgetting, and answers to the prompts.
+        """
         fields = self.read(NewEvaluationSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
         if pk := fields.get("dataset"):

@@ -119,7 +119,7 @@ class Text(BaseRenderer):
 
 
 class MetricsViewSet(ProjectViewSet):
-    """The control plane for Prometheus. The router has /metrics of its own."""
+    """Metrics of the control plane for Prometheus. The router has its own at /metrics."""
 
     queryset = TrainingRun.objects.all()
     renderer_classes = [JSONRenderer, Text]
@@ -127,7 +127,7 @@ class MetricsViewSet(ProjectViewSet):
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     def metrics(self, request: Request) -> HttpResponse:
-        """Gauges of the projects that the caller sees, in Prometheus' text format."""
+        """Return gauges of the projects that the caller sees, in Prometheus' text format."""
         registry = CollectorRegistry()
         registry.register(Exposition(projects_with(request, Scope.READ)))
         return HttpResponse(generate_latest(registry), content_type=TEXT)

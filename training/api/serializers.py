@@ -89,7 +89,7 @@ class LookSerializer(serializers.ModelSerializer):
 
 
 class BudgetSerializer(serializers.Serializer):
-    """Exactly one of the three."""
+    """Budget of the ranks: exactly one of the three fields."""
 
     uniform_rank = serializers.IntegerField(min_value=1, max_value=512, required=False)
     parameters = serializers.IntegerField(min_value=1, required=False)
@@ -142,7 +142,7 @@ class RankAnalysisSerializer(JobSerializer):
     wanted = PLAN_FIELDS
 
     def to_representation(self, analysis: RankAnalysis) -> dict:
-        """The plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
+        """Return the plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
         plan = shown_plan(analysis.plan) if analysis.plan else {}
         told = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
         return {**super().to_representation(analysis), **told}
@@ -207,7 +207,7 @@ class NewTrainingRunSerializer(serializers.Serializer):
 
 
 class CloneSerializer(serializers.Serializer):
-    """What the copy changes; the rest is as it was."""
+    """Changes that the copy makes; every other field stays as it was."""
 
     adapter = serializers.SlugField(required=False)
     dataset = serializers.IntegerField(required=False)

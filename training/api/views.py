@@ -54,7 +54,7 @@ OF_JOBS = {
 
 
 class Keeping(Reading):
-    """What has a retention class and a legal hold."""
+    """Records with a retention class and a legal hold."""
 
     @extend_schema(request=shapes.KeepingSerializer)
     @action(detail=True, methods=["post"])
@@ -66,19 +66,22 @@ class Keeping(Reading):
 
 
 class Cancelling(Reading):
-    """What a person or a program may stop."""
+    """Jobs that a person or a program may cancel."""
 
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str) -> Response:
-        """Stop it; of a training run the last checkpoint is kept. Twice is as once."""
+        """Cancel the job; a second call changes nothing.
+
+        The last checkpoint of a training run is kept.
+        """
         job = self.get_object()
         job.cancel(by=actor_of(request), **self.read(OptionalReasonSerializer))
         return self.write(job)
 
 
 class DatasetViewSet(Keeping):
-    """Checked and split training data."""
+    """Datasets: checked and split training data."""
 
     queryset = Dataset.objects.select_related("project")
     serializer_class = shapes.DatasetSerializer
@@ -96,9 +99,10 @@ class DatasetViewSet(Keeping):
         responses={201: shapes.DatasetSerializer, 202: shapes.DatasetSerializer},
     )
     def create(self, request: Request) -> Response:
-        """Upload a file. Broken lines are refused by number, and nothing is stored.
+        """Upload a file as a dataset.
 
-        A file over 32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`.
+        Broken lines are refused with 422 `broken_lines`: each error names its line, and nothing is stored. A file over
+        32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`.
         """
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
@@ -113,7 +117,10 @@ class DatasetViewSet(Keeping):
     @extend_schema(request={"multipart/form-data": shapes.NewDatasetSerializer}, responses=shapes.LookSerializer)
     @action(detail=False, methods=["post"], pagination_class=None)
     def check(self, request: Request) -> Response:
-        """What a file of up to 32 MB would be as a dataset, and the number of the same content. Nothing is stored."""
+        """Check a file of up to 32 MB without storing it.
+
+        Return what it would be as a dataset, and the number of the dataset that has the same content.
+        """
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
         upload = fields.pop("file")
@@ -140,10 +147,10 @@ class DatasetViewSet(Keeping):
     )
     @action(detail=True, pagination_class=None)
     def preview(self, request: Request, pk: str) -> Response:
-        """The first rows of the training split.
+        """Return the first rows of the training split.
 
-        With `base_model` also as its tokenizer and chat template render them, what the loss counts marked, and the
-        lengths of rows in tokens with what `max_length` cuts.
+        With `base_model`, also return the rows as its tokenizer and chat template render them, with the tokens marked
+        that the loss counts, and the lengths of rows in tokens with what `max_length` cuts.
         """
         dataset = self.get_object()
         observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, what=request.path)
@@ -157,14 +164,14 @@ class DatasetViewSet(Keeping):
     @extend_schema(request=ReasonSerializer, responses={201: shapes.ErasureSerializer})
     @action(detail=True, methods=["post"])
     def erase(self, request: Request, pk: str) -> Response:
-        """Ask for the content to be erased; another person decides."""
+        """Request that the content of the dataset be erased; another person decides."""
         fields = self.read(ReasonSerializer)
         asked = Erasure.request(self.get_object(), by=actor_of(request), **fields)
         return Response(shapes.ErasureSerializer(asked).data, 201)
 
 
 class ErasureViewSet(Reading):
-    """Requests to erase a dataset's content, and who decided."""
+    """Requests to erase the content of a dataset, with the person who decided."""
 
     queryset = Erasure.objects.select_related("dataset__project", "signer")
     serializer_class = shapes.ErasureSerializer
@@ -181,18 +188,18 @@ class ErasureViewSet(Reading):
     @extend_schema(request=SigningTokenSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: str) -> Response:
-        """Erase it. Who asked cannot, and tokens cannot."""
+        """Approve the request and erase the content. The person who made it cannot, and tokens cannot."""
         return self.decide("approve")
 
     @extend_schema(request=SigningTokenSerializer)
     @action(detail=True, methods=["post"])
     def reject(self, request: Request, pk: str) -> Response:
-        """Keep the content."""
+        """Reject the request and keep the content."""
         return self.decide("reject")
 
 
 class RankAnalysisViewSet(Cancelling):
-    """TARS: ranks of every module, planned before training."""
+    """Rank analyses (TARS): ranks of every module, planned before training."""
 
     queryset = RankAnalysis.objects.select_related("project", "base_model")
     serializer_class = shapes.RankAnalysisSerializer
@@ -202,7 +209,7 @@ class RankAnalysisViewSet(Cancelling):
 
     @extend_schema(request=shapes.NewRankAnalysisSerializer, responses={202: shapes.RankAnalysisSerializer})
     def create(self, request: Request) -> Response:
-        """Queue an analysis."""
+        """Queue a rank analysis."""
         fields = dict(self.read(shapes.NewRankAnalysisSerializer))
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
         fields["budget"] = dict(fields["budget"])
@@ -213,14 +220,14 @@ class RankAnalysisViewSet(Cancelling):
     @extend_schema(request=shapes.ReallocationSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])
     def reallocate(self, request: Request, pk: str) -> Response:
-        """The plan for another budget, at once, from the stored signals."""
+        """Return the plan for another budget at once, from the stored signals."""
         analysis = self.get_object()
         plan = analysis.reallocate(dict(self.read(shapes.ReallocationSerializer)["budget"]))
         return Response(shapes.shown_plan(plan))
 
 
 class TrainingRunViewSet(Cancelling, Keeping):
-    """Trainings: queued, live, cancellable, resumable."""
+    """Training runs, which can be queued, followed live, cancelled and resumed."""
 
     queryset = TrainingRun.objects.select_related("project", "base_model", "adapter", "version")
     serializer_class = shapes.TrainingRunSerializer
@@ -234,7 +241,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})
     def create(self, request: Request) -> Response:
-        """Queue a run."""
+        """Queue a training run."""
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
         run = launch_run(by=actor_of(request), anyway=fields["anyway"], **specification.arguments(fields, project))
@@ -243,7 +250,10 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=False, methods=["post"], pagination_class=None)
     def preflight(self, request: Request) -> Response:
-        """Memory, time, disk and queue of a run that is not queued, and every hyper-parameter that it would have."""
+        """Return what a run would need, without queueing it.
+
+        The response has memory, time, disk and queue, and every hyper-parameter that the run would have.
+        """
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
         run = TrainingRun.planned(by=actor_of(request), **specification.arguments(fields, project))
@@ -252,7 +262,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
     @action(detail=True, methods=["post"])
     def clone(self, request: Request, pk: str) -> Response:
-        """Queue the same run again, with what the body changes."""
+        """Queue the same run again, with the changes that the body names."""
         run = self.get_object()
         fields = dict(self.read(shapes.CloneSerializer))
         anyway = fields.pop("anyway")
@@ -265,7 +275,10 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(responses={200: OpenApiTypes.OBJECT}, parameters=[OpenApiParameter("to", OpenApiTypes.UUID)])
     @action(detail=True, pagination_class=None)
     def compare(self, request: Request, pk: str) -> Response:
-        """What this run and the one named by `to` were asked for differently."""
+        """List the differences between the requests of this run and of the run that `to` names.
+
+        422 `unknown_run` if there is no such run.
+        """
         run = self.get_object()
         try:
             other = self.get_queryset().filter(pk=UUID(request.GET.get("to", ""))).first()
@@ -281,7 +294,10 @@ class TrainingRunViewSet(Cancelling, Keeping):
     )
     @action(detail=True, pagination_class=None, renderer_classes=[JSONRenderer, events.EventStream])
     def events(self, request: Request, pk: str) -> HttpResponseBase:
-        """What is new after a step and a byte of the log; with Accept: text/event-stream, as it happens."""
+        """Return what is new after a step and a byte of the log.
+
+        With `Accept: text/event-stream`, stream events as they happen.
+        """
         run, place = self.get_object(), events.place_of(request)
         if request.accepted_renderer.media_type == events.EventStream.media_type:
             return events.stream_of(run, place)
@@ -290,7 +306,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
-        """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+        """Queue a failed or cancelled run again; it continues from its last checkpoint."""
         run = self.get_object()
         run.resume(by=actor_of(request))
         return self.write(run)
@@ -298,25 +314,25 @@ class TrainingRunViewSet(Cancelling, Keeping):
     @extend_schema(responses=shapes.RunMetricSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def metrics(self, request: Request, pk: str) -> Response:
-        """Every logged step."""
+        """List the metrics of every logged step."""
         return Response(shapes.RunMetricSerializer(self.get_object().metrics.all(), many=True).data)
 
     @extend_schema(responses=shapes.CheckpointAnswerSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def answers(self, request: Request, pk: str) -> Response:
-        """What each checkpoint said to the run's prompts; step 0 is the base model."""
+        """List the answers of each checkpoint to the run's prompts; step 0 is the base model."""
         return Response(shapes.CheckpointAnswerSerializer(self.get_object().answers.all(), many=True).data)
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, pagination_class=None)
     def logs(self, request: Request, pk: str) -> Response:
-        """The end of the child's log."""
+        """Return the end of the training process's log."""
         text = RunLog.tail(self.get_object(), 20_000)
         return Response({"text": text})
 
 
 class CompressionViewSet(Cancelling):
-    """Stored versions made smaller after their training."""
+    """Compressions: jobs that make stored versions smaller after their training."""
 
     queryset = Compression.objects.select_related("project", "base_model", "source", "version")
     serializer_class = shapes.CompressionSerializer
@@ -326,7 +342,7 @@ class CompressionViewSet(Cancelling):
 
 
 class VersionCompressionViewSet(ProjectViewSet):
-    """The verb that makes a version smaller."""
+    """Compression of a version, which makes it smaller."""
 
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
     serializer_class = shapes.CompressionSerializer
@@ -341,7 +357,10 @@ class VersionCompressionViewSet(ProjectViewSet):
     @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})
     @action(detail=True, methods=["post"])
     def compress(self, request: Request, slug: str, number: str) -> Response:
-        """Queue it: the updates are cut to their leading directions, and a new version of the adapter results."""
+        """Queue a compression of the version.
+
+        The updates are cut to their leading directions, and the result is a new version of the adapter.
+        """
         version = self.get_object()
         fields = self.read(shapes.NewCompressionSerializer)
         pk = fields.get("dataset")

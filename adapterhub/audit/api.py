@@ -55,7 +55,7 @@ PROJECT = OpenApiParameter("project", str, required=True, description="Slug of t
 
 
 class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """Who changed what, when and why."""
+    """Events of the audit trail, read only: who changed what, when and why."""
 
     queryset = AuditEvent.objects.select_related("project")
     serializer_class = AuditEventSerializer

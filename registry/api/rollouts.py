@@ -106,7 +106,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=shapes.TransitionSerializer)
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, pk: str) -> Response:
-        """Everybody gets the stable version until it is resumed."""
+        """Pause the rollout: the stable version serves everybody until it is resumed."""
         return self.move("pause")
 
     @extend_schema(request=shapes.TransitionSerializer)

@@ -43,7 +43,7 @@ test: install  ## a verdict in 8 minutes on two cores: nearly all tests
 	$(BIN)/python -m pytest -q -m 'not slow and not vllm' $(ARGS)
 
 test-slow: install $(MLFLOW_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
-	$(BIN)/python -m pytest -q -m 'slow and not vllm' $(ARGS)
+	$(BIN)/python -m pytest -q --timeout 600 -m 'slow and not vllm' $(ARGS)
 
 # A machine without nginx, Chromium, openssl, npm and Docker: the tests that look for them are left out, and say so.
 test-bare: install  ## the tests that look for tools, with a PATH that has none
@@ -52,7 +52,7 @@ test-bare: install  ## the tests that look for tools, with a PATH that has none
 		tests/e2e/test_every_page.py tests/embedded $(ARGS)
 
 test-vllm: install $(VLLM_STAMP)  ## the control loop and the router with two real vLLM servers on the CPU
-	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest -q -n 0 -m vllm tests/vllm $(ARGS)
+	ADAPTERHUB_REQUIRE=vllm $(BIN)/python -m pytest -q -n 0 --timeout 900 -m vllm tests/vllm $(ARGS)
 
 # The server that ended runs are mirrored to in a test; it brings a web framework and pins of its own.
 $(MLFLOW_STAMP): tests/training/mlflow.txt

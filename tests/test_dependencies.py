@@ -248,7 +248,7 @@ def test_lock_files_stay_where_there_is_no_answer(small: Path) -> None:
     written(small)
     before = versions(small)
     file = small / "pyproject.toml"
-    file.write_text(file.read_text().replace('sbom = []', 'sbom = ["nowhere"]'))
+    file.write_text(file.read_text().replace("sbom = []", 'sbom = ["nowhere"]'))
     done = written(small)
     assert done.returncode == 1
     assert "nowhere" in done.stderr

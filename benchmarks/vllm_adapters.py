@@ -6,7 +6,7 @@ Needs vLLM 0.24 and the wheel adapterhub-vllm in this environment. An 8B Llama o
 all linear modules, 64 tokens in and 192 out, greedy. Every engine is a process of its own; those of one wave hold the
 GPU's memory together and are measured in turns, one at a time, so that both sides meet the same machine. Of the cells
 with 32 slots there are three starts a side: the median counts, and the lowest and highest are in the log.
-`--waves tiles,32,128,64` picks parts.
+`--waves tiles,32+128,32+64,32` picks parts.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ LINEARS = {
     "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (HIDDEN, INNER), "mlp.up_proj": (HIDDEN, INNER),
     "mlp.down_proj": (INNER, HIDDEN),
 }  # fmt: skip
-ROUNDS = 2
 TOKENS = {"32": 192, "128": 96, "64": 192}  # of an answer
+PREFILLS = 3  # of each start: one takes 0.6 s
 Cell = tuple[int, int]  # requests, adapters
 Figures = dict[str, Any]
 # slots, rank, most requests, GB of KV cache, cells
@@ -51,6 +51,14 @@ WAVES: dict[str, tuple[int, int, int, int, tuple[Cell, ...]]] = {
     "128": (128, 16, 256, 6, ((128, 0), (128, 1), (128, 32), (128, 128), (256, 1), (256, 128))),
     "64": (32, 64, 32, 4, ((32, 0), (32, 1), (32, 32))),
 }  # fmt: skip
+
+
+# Waves in their order, each with its engines: a side and the lane of its compile cache.
+TURNS = {
+    "32+128": [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3)],
+    "32+64": [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3)],
+    "32": [("stock", 0), ("plugin", 1), ("tuned", 4)],
+}
 
 
 class Engine:
@@ -117,12 +125,12 @@ class Bench:
             # Loads the adapters and compiles what is left.
             for rows, adapters in WAVES[wave][4]:
                 self._cell(engine, wave, rows, adapters, tokens=8)
-        for _ in range(ROUNDS):
-            for wave, engine in engines:
-                for rows, adapters in WAVES[wave][4]:
-                    figures = self._cell(engine, wave, rows, adapters, tokens=TOKENS[wave])
-                    self._keep(wave, engine.side, (rows, adapters), figures)
-                if wave == "32":
+        for wave, engine in engines:
+            for rows, adapters in WAVES[wave][4]:
+                figures = self._cell(engine, wave, rows, adapters, tokens=TOKENS[wave])
+                self._keep(wave, engine.side, (rows, adapters), figures)
+            if wave == "32":
+                for _ in range(PREFILLS):
                     figures = self._cell(engine, wave, 32, 32, prompt=512, tokens=1)
                     self._keep(wave, engine.side, "prefill", figures)
         for _, engine in engines:
@@ -217,24 +225,17 @@ def main() -> None:
     given = arguments(__doc__ or "", "log", "waves", "work")
     work = Path(given.work or "/tmp/adapterhub-vllm-bench")  # noqa: S108
     log = Path(given.log or work / "vllm_adapters_log.json")
-    waves = (given.waves or "tiles,32,128,64").split(",")
+    waves = (given.waves or ",".join(("tiles", *TURNS))).split(",")
     write_model(work)
     bench = Bench(work)
     if "tiles" in waves:
         subprocess.run([sys.executable, str(ROOT / "benchmarks/vllm_tiles.py"), str(work / "tiles")], check=True)  # noqa: S603
-    if {"32", "128"} & set(waves):
-        write_adapter(work / "adapter-16", 16, LAYERS, LINEARS)
-    if "32" in waves:
-        bench.wave("32", [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3), ("tuned", 4)])
-        bench.save(log)
-    if "128" in waves:
-        # The third starts change lanes: a plugin's engine finds the cache of a stock engine of the same settings.
-        bench.wave("32+128", [("stock", 1), ("plugin", 0), ("stock", 2), ("plugin", 3)])
-        bench.save(log)
-    if "64" in waves:
-        write_adapter(work / "adapter-64", 64, LAYERS, LINEARS)
-        bench.wave("64", [("stock", 0), ("plugin", 1)])
-        bench.save(log)
+    for rank in (16, 64):
+        write_adapter(work / f"adapter-{rank}", rank, LAYERS, LINEARS)
+    for name, sides in TURNS.items():
+        if name in waves:
+            bench.wave(name, sides)
+            bench.save(log)
     if bench.seen:
         publish("vllm_adapters", rows_of(json.loads(log.read_text())), given.out)
 

@@ -2,7 +2,7 @@
 
 `lora_shrink` and `lora_expand` have the signatures of vLLM's own and take their place. `lora_update_aside` starts on a
 second stream and returns at once, so that the base model's product runs meanwhile; `lora_add_joined` waits and adds.
-Each decides by the batch's size whether rows or vLLM's tiles are faster. Weights come as vLLM stacks them:
+Each runs vLLM's tiles instead where a batch is large or reads prompts. Weights come as vLLM stacks them:
 A (slots, 1, rank, in), B (slots, 1, out, rank), one tensor a slice.
 """
 
@@ -19,17 +19,24 @@ from serving_client.vllm_plugin import row_kernels
 from serving_client.vllm_plugin.slot_ranks import ranks_of
 
 MOST_ROWS = 256
-"""Above it a graph may hold few adapters, for which vLLM's tiles are faster."""
-ROWS_AN_ADAPTER = 32
-"""With as many rows for each adapter that the batch can hold, vLLM's tiles are faster."""
+"""Above it a batch may hold so many rows of one adapter that vLLM's tiles are faster."""
 
 _library = torch.library.Library("adapterhub", "FRAGMENT")
 _streams: dict[torch.device, torch.cuda.Stream] = {}
+_decodes: dict[int, bool] = {}  # by the address of a batch's slots
 
 
-def takes_rows(rows: int, adapters: int) -> bool:
-    """Whether row kernels are faster for `rows` rows of at most `adapters` adapters (one more where rows have none)."""
-    return rows <= MOST_ROWS and rows < ROWS_AN_ADAPTER * adapters
+def takes_rows(token_lora_mapping: torch.Tensor) -> bool:
+    """Whether row kernels serve this batch: it is small, and each of its requests has one row.
+
+    A prompt has many rows of one adapter, which is what vLLM's tiles are for.
+    """
+    return token_lora_mapping.shape[0] <= MOST_ROWS and _decodes.get(token_lora_mapping.data_ptr(), True)
+
+
+def note_batch(token_lora_mapping: torch.Tensor, *, decodes: bool) -> None:
+    """Note of the batch whose slots lie there whether each of its requests has as many rows as it samples tokens."""
+    _decodes[token_lora_mapping.data_ptr()] = decodes
 
 
 def lora_shrink(
@@ -47,7 +54,7 @@ def lora_shrink(
 ) -> None:
     if no_lora_flag_cpu.item():
         return
-    if takes_rows(inputs.shape[0], int(num_active_loras.item())):
+    if takes_rows(token_lora_mapping):
         _shrink_rows(inputs, lora_a_weights, output_tensor, token_lora_mapping, lora_ids, scaling)
     else:
         tiles_shrink(
@@ -72,7 +79,7 @@ def lora_expand(
 ) -> None:
     if no_lora_flag_cpu.item():
         return
-    if takes_rows(inputs.shape[1], int(num_active_loras.item())):
+    if takes_rows(token_lora_mapping):
         row_kernels.expand(
             inputs, _slots(lora_b_weights), output_tensor, token_lora_mapping, active=lora_ids,
             ranks=ranks_of(lora_b_weights), start=offset_start, adds=add_inputs,
@@ -92,10 +99,9 @@ def lora_update_aside(
     token_lora_mapping: torch.Tensor,
     lora_ids: torch.Tensor,
     no_lora_flag_cpu: torch.Tensor,
-    num_active_loras: torch.Tensor,
 ) -> torch.Tensor:
     update = _room(inputs, lora_a_weights, lora_b_weights)
-    if no_lora_flag_cpu.item() or not takes_rows(inputs.shape[0], int(num_active_loras.item())):
+    if no_lora_flag_cpu.item() or not takes_rows(token_lora_mapping):
         return update
     aside = _stream(inputs.device)
     aside.wait_stream(torch.cuda.current_stream())
@@ -126,7 +132,7 @@ def lora_add_joined(
     # The other stream reads `inputs` until here: an argument of this operator is not freed before.
     if no_lora_flag_cpu.item():
         return
-    if takes_rows(inputs.shape[0], int(num_active_loras.item())):
+    if takes_rows(token_lora_mapping):
         torch.cuda.current_stream().wait_stream(_stream(inputs.device))
         output_tensor.add_(update)
         return

@@ -87,6 +87,7 @@ def install() -> None:
     punica_gpu.lora_shrink = torch.ops.adapterhub.lora_shrink
     punica_gpu.lora_expand = torch.ops.adapterhub.lora_expand
     linear.replace_apply()
+    linear.follow_batches()
     slot_ranks.follow_ranks()
     mark_compile_cache()
 

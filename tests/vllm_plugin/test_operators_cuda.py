@@ -53,9 +53,9 @@ class Batch:
 
     def beside(self) -> torch.Tensor:
         """As a layer does it."""
-        slots, _, _, _, active, has_none, adapters = self.args()
+        slots, _, _, _, active, has_none, _ = self.args()
         ops = torch.ops.adapterhub
-        update = ops.lora_update_aside(self.x, self.downs, self.ups, slots, active, has_none, adapters)
+        update = ops.lora_update_aside(self.x, self.downs, self.ups, slots, active, has_none)
         y = torch.nn.functional.linear(self.x, self.weight)
         ops.lora_add_joined(update, y, self.x, self.downs, self.ups, *self.args())
         return y
@@ -115,8 +115,18 @@ def test_in_vllms_place_they_give_what_vllms_give(operators: Any, rows: int) -> 
     assert (results[0][:, :64] == 1).all()
 
 
-def test_the_border_is_of_rows_and_of_rows_an_adapter(operators: Any) -> None:
-    assert operators.takes_rows(32, 33)
-    assert operators.takes_rows(operators.MOST_ROWS, 129)
-    assert not operators.takes_rows(operators.MOST_ROWS + 1, 129)
-    assert not operators.takes_rows(operators.ROWS_AN_ADAPTER * 2, 2)
+def test_prompts_and_large_batches_stay_with_vllms_tiles(operators: Any) -> None:
+    slots = torch.zeros(1024, dtype=torch.int32, device="cuda")
+    assert operators.takes_rows(slots[: operators.MOST_ROWS])
+    assert not operators.takes_rows(slots[: operators.MOST_ROWS + 1])
+    operators.note_batch(slots, decodes=False)
+    assert not operators.takes_rows(slots[:32])
+    operators.note_batch(slots, decodes=True)
+    assert operators.takes_rows(slots[:32])
+
+
+def test_a_batch_of_prompts_gets_what_vllms_tiles_give(operators: Any) -> None:
+    batch = Batch()
+    batch.prepare([row % 5 - 1 for row in range(ROWS)])
+    operators.note_batch(batch.meta.token_lora_mapping, decodes=False)
+    assert error(batch.beside(), batch.expected()) < NEAR

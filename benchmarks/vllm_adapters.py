@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -71,23 +71,22 @@ class Engine:
         own |= {} if side == "plugin" else {"VLLM_PLUGINS": ""}
         own |= {"VLLM_TUNED_CONFIG_FOLDER": str(work / "tiles")} if side == "tuned" else {}
         self._log = (work / f"{side}-{lane}.log").open("a")
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, str(ROOT / "benchmarks/vllm_engine.py"), json.dumps(told)],
             env=os.environ | own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
         )  # fmt: skip
+        self._ask, self._told = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
 
     def ready(self) -> float:
         return float(self._answer()["ready_s"])
 
     def ask(self, **cell: Any) -> Figures:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(cell) + "\n")
-        self._process.stdin.flush()
+        self._ask.write(json.dumps(cell) + "\n")
+        self._ask.flush()
         return self._answer()
 
     def end(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._ask.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -95,8 +94,7 @@ class Engine:
             self._process.wait()
 
     def _answer(self) -> Figures:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        for line in self._told:
             if line.startswith("RESULT "):
                 answer: Figures = json.loads(line.removeprefix("RESULT "))
                 return answer

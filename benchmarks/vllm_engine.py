@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from itertools import pairwise
 from statistics import median, quantiles
 from typing import Any
 
@@ -105,7 +106,7 @@ class Client:
         begin, end = max(each[0][0] for each in times), min(each[-1][0] for each in times)
         if end > begin:
             within = sum(count for each in times for when, count in each if begin < when <= end)
-            gaps = [later[0] - earlier[0] for each in times for earlier, later in zip(each, each[1:], strict=False)
+            gaps = [later[0] - earlier[0] for each in times for earlier, later in pairwise(each)
                     if begin < earlier[0] and later[0] <= end]  # fmt: skip
             cuts = quantiles(gaps, n=20)
             figures |= {"tokens_per_s": within / (end - begin), "itl_p50": cuts[9], "itl_p95": cuts[18]}

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,7 +46,7 @@ class Module:
     def __init__(self, wide: int, outs: tuple[int, ...], copies: int | None = None) -> None:
         bytes_ = (len(outs) * wide + sum(outs)) * RANK * 2 * SLOTS
         self.copies = copies or max(2, ROUND_BYTES // bytes_)
-        make = dict(dtype=torch.bfloat16, device="cuda")
+        make = {"dtype": torch.bfloat16, "device": "cuda"}
         self.downs = [[torch.randn(SLOTS, 1, RANK, wide, **make) for _ in outs] for _ in range(self.copies)]
         self.ups = [[torch.randn(SLOTS, 1, out, RANK, **make) for out in outs] for _ in range(self.copies)]
         self.x = torch.randn(ROWS, wide, **make)
@@ -98,14 +99,14 @@ def search() -> dict[str, dict[str, Any]]:
     for name, (wide, outs) in MODULES.items():
         module = Module(wide, outs)
         for kind, tiles in SPACE.items():
-            times = [(microseconds(lambda k=kind, t=tile: module.run(k, t)) / module.copies, place)  # type: ignore[misc]
+            times = [(microseconds(partial(module.run, kind, tile)) / module.copies, place)
                      for place, tile in enumerate(tiles)]  # fmt: skip
             taken, place = min(times)
             sizes = (wide, RANK) if kind == "shrink" else (RANK, max(outs))
             common = {"max_loras": SLOTS + 1, "hidden_size": sizes[kind == "expand"], "rank": RANK,
                       "num_slices": len(outs)}  # fmt: skip
             default = get_lora_op_configs(kind, batch=ROWS, add_inputs=True, **common)
-            stock = microseconds(lambda k=kind, d=default: module.run(k, d)) / module.copies  # type: ignore[misc]
+            stock = microseconds(partial(module.run, kind, default)) / module.copies
             sys.stdout.write(f"{name} {kind}: {taken:.1f} us, vLLM's default {stock:.1f}; {tiles[place]}\n")
             rows = best[kind].setdefault(str(len(outs)), {})
             prefill = get_lora_op_configs(kind, batch=8192, add_inputs=True, **common)

@@ -22,8 +22,9 @@ PROJECT_ROOT = ("adapterhub.settings", "adapterhub.urls", "adapterhub.celery", "
 DJANGO_FREE = (*PURE, "adapterhub.embedded", "adapterhub.environment", "adapterhub.demo", "adapterhub.artifacts",
                "adapterhub.client", "adapterhub.cli", "adapterhub.sync", "adapterhub.tracing",
                "adapterhub.jobs.traced")  # fmt: skip
-# The last one: variables that a standard names for every program.
-MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child", "serving_client.telemetry"}
+# telemetry: variables that a standard names for every program. The plugin runs in vLLM's processes, not in ours.
+MAY_READ_ENVIRON = {"adapterhub.environment", "adapterhub.jobs.child", "serving_client.telemetry",
+                    "serving_client.vllm_plugin.registration"}  # fmt: skip
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:

@@ -21,7 +21,7 @@ from serving_client.vllm_plugin.slot_ranks import ranks_of
 MOST_ROWS = 256
 """Above it a batch may hold so many rows of one adapter that vLLM's tiles are faster."""
 
-_library = torch.library.Library("adapterhub", "FRAGMENT")
+_library = torch.library.Library("adapterhub", "FRAGMENT")  # type: ignore[no-untyped-call]
 _streams: dict[torch.device, torch.cuda.Stream] = {}
 _decodes: dict[int, bool] = {}  # by the address of a batch's slots
 
@@ -161,7 +161,8 @@ def _changes_in_place(*_: Any, **__: Any) -> None:
 def _room(inputs: torch.Tensor, _: list[torch.Tensor], lora_b_weights: list[torch.Tensor], *__: Any) -> torch.Tensor:
     """Room for the update of all outputs, of no more rows than row kernels take."""
     outputs = sum(weight.shape[-2] for weight in lora_b_weights)
-    return inputs.new_empty(torch.sym_min(inputs.shape[0], MOST_ROWS), outputs)
+    rows = torch.sym_min(inputs.shape[0], MOST_ROWS)  # type: ignore[no-untyped-call]
+    return inputs.new_empty(rows, outputs)
 
 
 def _inner(inputs: torch.Tensor, lora_a_weights: list[torch.Tensor]) -> torch.Tensor:
@@ -189,5 +190,5 @@ def _slots(weights: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def _stream(device: torch.device) -> torch.cuda.Stream:
     if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
+        _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return _streams[device]

@@ -81,7 +81,7 @@ def install() -> None:
     import torch
     from vllm.lora.punica_wrapper import punica_gpu
 
-    from serving_client.vllm_plugin import linear, operators, slot_ranks
+    from serving_client.vllm_plugin import adapters_in_use, linear, operators, slot_ranks
 
     operators.register()
     punica_gpu.lora_shrink = torch.ops.adapterhub.lora_shrink
@@ -89,6 +89,7 @@ def install() -> None:
     linear.replace_apply()
     linear.follow_batches()
     slot_ranks.follow_ranks()
+    adapters_in_use.skip_repeated_lookups()
     mark_compile_cache()
 
 
@@ -99,7 +100,7 @@ def mark_compile_cache() -> None:
     """
     from vllm import envs
 
-    factors = envs.compile_factors
+    factors: Callable[[], dict[str, object]] = envs.compile_factors
 
     def compile_factors() -> dict[str, object]:
         return factors() | {NAME: VERSION}

@@ -18,12 +18,10 @@ def refusal(version: str, *, takes_unmeasured: bool) -> str | None:
         return None
     if line not in CHECKED:
         known = ", ".join((*MEASURED, *CHECKED))
-        return (
-            f"vLLM {version} is unknown to adapterhub-vllm, which knows {known}; install one of these or a newer plugin"
-        )
+        return f"vLLM {version} is unknown to this plugin, which knows {known}; install one of these or a newer plugin"
     if takes_unmeasured:
         return None
-    return f"vLLM {version} is not measured on a GPU, only its interfaces are tested; set {SETTING}=1 to use it all the same"
+    return f"vLLM {version} is not measured on a GPU, only its interfaces are tested; set {SETTING}=1 to run it so"
 
 
 def series(version: str) -> str:

@@ -1,8 +1,8 @@
 """Each row of a batch times its own adapter, in two Triton kernels a module: shrink and expand. For GPUs alone.
 
 A row is one token. Rows without an adapter read nothing. The weights of all adapters lie in slots: A as
-(slots, rank, in), B as (slots, out, rank) in any order of its last two dimensions, so that the same kernels serve vLLM's
-slots and the embedded engine's. Modules that the base model packs (q, k, v; gate, up) are slices of one call.
+(slots, rank, in), B as (slots, out, rank) in any order of its last two dimensions, so that the same kernels serve
+vLLM's slots and the embedded engine's. Modules that the base model packs (q, k, v; gate, up) are slices of one call.
 The idea is that of Punica's and S-LoRA's gathered products (arXiv 2310.18547, 2311.03285).
 """
 
@@ -162,7 +162,8 @@ def shrink(
         _shrink[grid](
             x, down0, down1, down2, inner[first:], slots, active, None if ranks is None else ranks[first:], scale,
             rows, slot_count, x.stride(0),
-            WIDE=wide, RANK=rank, SLICES=len(some), ROWS=tile.rows, RANKS=tile.ranks, WIDTH=tile.width, num_warps=tile.warps,
+            WIDE=wide, RANK=rank, SLICES=len(some), ROWS=tile.rows, RANKS=tile.ranks, WIDTH=tile.width,
+            num_warps=tile.warps,
         )  # fmt: skip
 
 
@@ -180,8 +181,9 @@ def expand(
 ) -> None:
     """Add `inner` B^T of each row's slot to y (rows, all outputs), the first slice's at column `start`.
 
-    `inner` (slices, rows, rank); `ups` (slots, out, rank), one a slice, whose slots lie one after the other. With `adds`
-    False the columns are written instead, and rows without an adapter become zero. The rest is as in `shrink`.
+    `inner` (slices, rows, rank); `ups` (slots, out, rank), one a slice, whose slots lie one after the other; slices of
+    one module share the strides of their last two dimensions. With `adds` False the columns are written instead, and
+    rows without an adapter become zero. The rest is as in `shrink`.
     """
     rows = y.shape[0]
     slot_count, _, rank = ups[0].shape
@@ -195,7 +197,8 @@ def expand(
         _expand[grid](
             inner[first:], up0, up1, up2, y, slots, active, None if ranks is None else ranks[first:],
             rows, slot_count, out0, out1, out2, start, up0.stride(1), up0.stride(2), y.stride(0),
-            RANK=rank, SLICES=len(some), ADDS=adds, ROWS=tile.rows, RANKS=tile.ranks, WIDTH=tile.width, num_warps=tile.warps,
+            RANK=rank, SLICES=len(some), ADDS=adds, ROWS=tile.rows, RANKS=tile.ranks, WIDTH=tile.width,
+            num_warps=tile.warps,
         )  # fmt: skip
         start += sum(widths)
 

@@ -27,7 +27,11 @@ def ranks_of(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 def follow_ranks() -> None:
     """Note ranks wherever vLLM creates, fills or clears slots."""
-    hooks = {"create_lora_weights": _created, "set_lora": _filled, "reset_lora": _cleared}
+    hooks: dict[str, Callable[..., None]] = {
+        "create_lora_weights": _created,
+        "set_lora": _filled,
+        "reset_lora": _cleared,
+    }
     kinds = {kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, BaseLayerWithLoRA)}
     for kind in kinds | set(FOLLOWED):
         for name in hooks.keys() & vars(kind).keys():

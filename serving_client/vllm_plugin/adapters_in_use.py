@@ -27,7 +27,7 @@ def skip_repeated_lookups() -> None:
 
 
 def were_last(manager: Any, adapters: frozenset[int]) -> bool:
-    """Whether all of them still have their slots, and nothing else was loaded or used since they were."""
+    """Return True if all adapters still have their slots and no other was loaded or used after them."""
     caches = manager._registered_adapters, manager._active_adapters
     return bool(adapters) and all(
         next(reversed(cache.order), None) in adapters and all(adapter in cache for adapter in adapters)

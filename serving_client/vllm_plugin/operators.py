@@ -27,7 +27,7 @@ _decodes: dict[int, bool] = {}  # by the address of a batch's slots
 
 
 def takes_rows(token_lora_mapping: torch.Tensor) -> bool:
-    """Whether row kernels serve this batch: it is small, and each of its requests has one row.
+    """Return True if row kernels serve this batch: it is small, and each of its requests has one row.
 
     A prompt has many rows of one adapter, which is what vLLM's tiles are for.
     """
@@ -189,11 +189,11 @@ def register() -> None:
 
 
 def _changes_in_place(*_: Any, **__: Any) -> None:
-    """What the compiler sees of an operator that returns nothing."""
+    """Stand in for an operator without a result while the compiler traces."""
 
 
 def _room(inputs: torch.Tensor, _: list[torch.Tensor], lora_b_weights: list[torch.Tensor], *__: Any) -> torch.Tensor:
-    """Room for the update of all outputs, of no more rows than row kernels take."""
+    """Return an empty tensor for the update of all outputs, with at most the rows that row kernels take."""
     outputs = sum(weight.shape[-2] for weight in lora_b_weights)
     rows = torch.sym_min(inputs.shape[0], MOST_ROWS)  # type: ignore[no-untyped-call]
     return inputs.new_empty(rows, outputs)

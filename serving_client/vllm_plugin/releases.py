@@ -1,4 +1,4 @@
-"""Which vLLM releases the row kernels serve. Pure, so that a process without torch can ask."""
+"""The vLLM releases that the row kernels support. Imports no torch, so that any process can ask."""
 
 from __future__ import annotations
 

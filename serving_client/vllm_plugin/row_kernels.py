@@ -19,7 +19,7 @@ MOST_SLICES = 3  # of one launch
 
 
 class Tile(NamedTuple):
-    """What one program does of a module, and its warps."""
+    """The share of a module that one Triton program computes, and its warps."""
 
     rows: int
     ranks: int
@@ -28,12 +28,12 @@ class Tile(NamedTuple):
 
 
 def shrink_tile(wide: int) -> Tile:
-    """What was fastest on an H200 for widths of 4,096 and 14,336, ranks of 16 and 64, and 32 and 128 rows."""
+    """Return the tile that was fastest on an H200 for widths of 4,096 and 14,336, ranks of 16 and 64, and 32 and 128 rows."""
     return Tile(rows=1, ranks=2, width=1024 if wide > 8192 else 2048, warps=4)
 
 
 def expand_tile(rank: int) -> Tile:
-    """What was fastest on an H200 for ranks of 16 and 64 and outputs of 1,024 to 14,336."""
+    """Return the tile that was fastest on an H200 for ranks of 16 and 64 and outputs of 1,024 to 14,336."""
     ranks = min(64, triton.next_power_of_2(rank))
     return Tile(rows=1, ranks=ranks, width=4096 // ranks, warps=4) if ranks < 64 else Tile(1, ranks, 128, 2)
 

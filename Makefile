@@ -60,12 +60,15 @@ $(MLFLOW_STAMP): tests/training/mlflow.txt
 	.venv-mlflow/bin/pip install -q --disable-pip-version-check -r tests/training/mlflow.txt
 	touch $(MLFLOW_STAMP)
 
-# An environment of its own: vLLM pins other releases of torch's company than the product.
-$(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml tests/vllm/plugin/vllm_cpu_base_rows.py
+# An environment of its own: vLLM pins other releases of torch's company than the product. Our plugin is built from a
+# copy, so that nothing is built among the sources.
+$(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml tests/vllm/plugin/vllm_cpu_base_rows.py \
+		$(wildcard serving_client/vllm_plugin/*.py) serving_client/vllm_plugin/pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
+	mkdir -p .venv-vllm/plugin && cp $(wildcard serving_client/vllm_plugin/*.*) .venv-vllm/plugin
 	.venv-vllm/bin/pip install -q --disable-pip-version-check --no-deps \
 		$$([ -n "$$PIP_FIND_LINKS" ] || echo --extra-index-url $(TORCH_INDEX)) \
-		-r tests/vllm/requirements.txt ./tests/vllm/plugin
+		-r tests/vllm/requirements.txt ./tests/vllm/plugin .venv-vllm/plugin
 	touch $(VLLM_STAMP)
 
 soak: install  ## soak tests in full; date, commit and result go to docs/soak.md

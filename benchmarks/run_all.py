@@ -8,8 +8,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PARTS = {"report.py", "run_all.py", "fetch_data.py", "registry_sides.py", "router_sides.py", "multi_gpu_arm.py",
-         "tars_quality_plot.py", "rollout_statistics_plot.py"}  # fmt: skip
+         "tars_quality_plot.py", "rollout_statistics_plot.py", "vllm_engine.py", "vllm_tiles.py",
+         "vllm_adapters_plot.py"}  # fmt: skip
 NEED_A_MODEL = {"methods.py", "multi_gpu.py"}
+NEED_VLLM = {"vllm_adapters.py", "vllm_tokens.py"}
 
 
 def main() -> int:
@@ -17,6 +19,9 @@ def main() -> int:
     for script in sorted(path for path in HERE.glob("*.py") if path.name not in PARTS):
         if script.name in NEED_A_MODEL:
             sys.stdout.write(f"{script.stem}: left out, it needs --model and --data\n")
+            continue
+        if script.name in NEED_VLLM:
+            sys.stdout.write(f"{script.stem}: left out, it needs vLLM on a GPU\n")
             continue
         sys.stdout.write(f"{script.stem}\n")
         sys.stdout.flush()

@@ -46,6 +46,11 @@ class VllmServer:
         self._model, self._log, self._core, self._max_rank = model, log, core, max_rank
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def log(self) -> str:
+        """What its processes have said."""
+        return self._log.read_text()
+
     def start(self) -> None:
         """Returns at once; `ready` waits."""
         with self._log.open("ab") as log:
@@ -92,7 +97,7 @@ class VllmServer:
             return False
 
     def _words(self) -> str:
-        return self._log.read_text()[-TAIL:]
+        return self.log[-TAIL:]
 
 
 def environment() -> dict[str, str]:

@@ -153,7 +153,7 @@ def row_kernel(device: torch.device) -> Kernel | None:
     """Return the Triton kernel for recorded steps, or None without a GPU, Triton or a C compiler."""
     if device.type != "cuda" or not find_spec("triton") or not (which("gcc") or which("clang")):
         return None
-    from serving_client.engine.kernels.row_kernels import with_rows
+    from serving_client.vllm_plugin.row_kernels import with_rows
 
     return with_rows
 

@@ -1,0 +1,145 @@
+"""One vLLM engine as a process of its own, for `vllm_adapters.py`: a cell a line on standard input, its figures out.
+
+    python benchmarks/vllm_engine.py '{"model": DIR, "slots": 32, "rank": 16, "rows": 32, ...}'
+
+Requests go through AsyncLLM as a server's do, without HTTP and without a tokenizer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from itertools import pairwise
+from statistics import median, quantiles
+from typing import Any
+
+os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+
+def started(told: dict[str, Any]) -> AsyncLLM:
+    graphs = {"cudagraph_capture_sizes": [size for size in (1, 8, 32, 64, 128, 256) if size <= told["rows"]]}
+    return AsyncLLM.from_engine_args(
+        AsyncEngineArgs(
+            model=told["model"],
+            skip_tokenizer_init=True,
+            load_format=told.get("load_format", "dummy"),
+            dtype=told.get("dtype", "bfloat16"),
+            max_model_len=1024,
+            max_num_seqs=told["rows"],
+            max_num_batched_tokens=8192,
+            enable_lora=True,
+            max_loras=told["slots"],
+            max_cpu_loras=told["slots"],
+            max_lora_rank=told["rank"],
+            enable_prefix_caching=False,
+            gpu_memory_utilization=0.1,
+            kv_cache_memory_bytes=told["cache_gb"] << 30,
+            disable_log_stats=True,
+            compilation_config=graphs,
+        )
+    )
+
+
+class Client:
+    """Asks one engine for cells."""
+
+    def __init__(self, engine: AsyncLLM, vocabulary: int) -> None:
+        self._engine, self._vocabulary, self._asked = engine, vocabulary, 0
+
+    async def cell(self, told: dict[str, Any]) -> dict[str, Any]:
+        """`rows` requests at once that take turns over the adapters' folders (none: the base model)."""
+        prompts = told.get("prompts") or [self._prompt(row, told["prompt"]) for row in range(told["rows"])]
+        folders = told["folders"]
+        names = [row % len(folders) if folders else None for row in range(told["rows"])]
+        began = time.perf_counter()
+        streams = await asyncio.gather(
+            *(self._ask(prompt, told, name, folders) for prompt, name in zip(prompts, names, strict=True))
+        )
+        took = time.perf_counter() - began
+        figures = self._figures(streams, began, took, told)
+        return figures | {"answers": [stream[1] for stream in streams]} if told.get("answers") else figures
+
+    def _prompt(self, row: int, length: int) -> list[int]:
+        return [(7919 * row + 104729 * place) % (self._vocabulary - 10) + 5 for place in range(length)]
+
+    async def _ask(
+        self, prompt: list[int], told: dict[str, Any], name: int | None, folders: list[str]
+    ) -> tuple[list[tuple[float, int]], list[Any]]:
+        """(when, tokens) of each delta, and the tokens; with `answers` also the two best log-probabilities of each."""
+        self._asked += 1
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=told["tokens"],
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            logprobs=2 if told.get("answers") else None,
+        )
+        adapter = None if name is None else LoRARequest(f"adapter-{name}", name + 1, folders[name])
+        times: list[tuple[float, int]] = []
+        tokens: list[Any] = []
+        async for output in self._engine.generate(
+            {"prompt_token_ids": prompt}, params, f"request-{self._asked}", lora_request=adapter
+        ):
+            answer = output.outputs[0]
+            times.append((time.perf_counter(), len(answer.token_ids)))
+            if told.get("answers"):
+                best = [sorted((one.logprob for one in each.values()), reverse=True)[:2] for each in answer.logprobs]
+                tokens += list(zip(answer.token_ids, best, strict=True))
+        return times, tokens
+
+    def _figures(
+        self, streams: list[tuple[list[tuple[float, int]], list[Any]]], began: float, took: float, told: dict[str, Any]
+    ) -> dict[str, Any]:
+        times = [stream[0] for stream in streams]
+        firsts = [each[0][0] - began for each in times]
+        figures = {
+            "seconds": took,
+            "prompt_tokens_per_s": told["rows"] * told.get("prompt", 0) / took,
+            "ttft_p50": median(firsts),
+            "ttft_max": max(firsts),
+        }
+        # While all requests decode: from the last first token to the first last one.
+        begin, end = max(each[0][0] for each in times), min(each[-1][0] for each in times)
+        if end > begin:
+            within = sum(count for each in times for when, count in each if begin < when <= end)
+            gaps = [
+                later[0] - earlier[0]
+                for each in times
+                for earlier, later in pairwise(each)
+                if begin < earlier[0] and later[0] <= end
+            ]
+            cuts = quantiles(gaps, n=20)
+            figures |= {"tokens_per_s": within / (end - begin), "itl_p50": cuts[9], "itl_p95": cuts[18]}
+        return figures
+
+
+async def main() -> None:
+    told = json.loads(sys.argv[1])
+    began = time.perf_counter()
+    engine = started(told)
+    client = Client(engine, told["vocabulary"])
+    answer({"ready_s": time.perf_counter() - began})
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        answer(await client.cell(json.loads(line)))
+    engine.shutdown()
+
+
+def answer(what: dict[str, Any]) -> None:
+    sys.stdout.write(f"RESULT {json.dumps(what)}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

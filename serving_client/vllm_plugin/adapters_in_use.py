@@ -1,0 +1,35 @@
+"""Steps with the adapters of the step before look up none of them again.
+
+At every step vLLM asks for each adapter of the batch whether it is loaded, and each time copies the list of all: with
+128 adapters that takes longer than the GPU's part of the step.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+
+
+def skip_repeated_lookups() -> None:
+    stock = LRUCacheWorkerLoRAManager._apply_adapters
+
+    @wraps(stock)
+    def _apply_adapters(self: Any, lora_requests: set[Any]) -> None:
+        adapters = frozenset(request.lora_int_id for request in lora_requests)
+        reads_anew = any(request.load_inplace for request in lora_requests)
+        if reads_anew or adapters != vars(self).get("_applied") or not were_last(self._adapter_manager, adapters):
+            stock(self, lora_requests)
+            self._applied = adapters
+
+    LRUCacheWorkerLoRAManager._apply_adapters = _apply_adapters
+
+
+def were_last(manager: Any, adapters: frozenset[int]) -> bool:
+    """Return True if all adapters still have their slots and no other was loaded or used after them."""
+    caches = manager._registered_adapters, manager._active_adapters
+    return bool(adapters) and all(
+        next(reversed(cache.order), None) in adapters and all(adapter in cache for adapter in adapters)
+        for cache in caches
+    )

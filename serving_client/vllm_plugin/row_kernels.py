@@ -1,0 +1,285 @@
+"""Each row of a batch times its own adapter, in two Triton kernels a module: shrink and expand. For GPUs alone.
+
+A row is one token. Rows without an adapter read nothing. The weights of all adapters lie in slots: A as
+(slots, rank, in), B as (slots, out, rank) in any order of its last two dimensions, so that the same kernels serve
+vLLM's slots and the embedded engine's. Modules that the base model packs (q, k, v; gate, up) are slices of one call.
+The idea is that of Punica's and S-LoRA's gathered products (arXiv 2310.18547, 2311.03285).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+MOST_SLICES = 3  # of one launch
+
+
+class Tile(NamedTuple):
+    """The share of a module that one Triton program computes, and its warps."""
+
+    rows: int
+    ranks: int
+    width: int
+    warps: int
+
+
+def shrink_tile(wide: int) -> Tile:
+    """Return the fastest tile on an H200 for widths of 4,096 and 14,336, ranks of 16 and 64, and 32 and 128 rows."""
+    return Tile(rows=1, ranks=2, width=1024 if wide > 8192 else 2048, warps=4)
+
+
+def expand_tile(rank: int) -> Tile:
+    """Return the tile that was fastest on an H200 for ranks of 16 and 64 and outputs of 1,024 to 14,336."""
+    ranks = min(64, triton.next_power_of_2(rank))
+    return Tile(rows=1, ranks=ranks, width=4096 // ranks, warps=4) if ranks < 64 else Tile(1, ranks, 128, 2)
+
+
+@triton.jit
+def _slot_of(slots, active, row, row_count, slot_count):
+    """The row's slot, -1 for none.
+
+    Rows beyond the batch and batches without adapters keep what an earlier batch wrote into `slots`, and memory that
+    nothing wrote may hold anything.
+    """
+    slot = tl.load(slots + row, mask=row < row_count, other=-1).to(tl.int64)
+    slot = tl.where(slot < slot_count, slot, -1)
+    if active is not None:
+        # Sorted; at most one entry is -1 where any adapter is active.
+        any_active = (tl.load(active) >= 0) | (tl.load(active + 1) >= 0)
+        slot = tl.where(any_active, slot, -1)
+    return slot
+
+
+@triton.jit
+def _shrink(
+    x,
+    down0,
+    down1,
+    down2,
+    inner,
+    slots,
+    active,
+    ranks,
+    scale,
+    row_count,
+    slot_count,
+    x_stride,
+    WIDE: tl.constexpr,
+    RANK: tl.constexpr,
+    SLICES: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    groups = tl.cdiv(RANK, RANKS)
+    part = tl.program_id(1)
+    which = part // groups
+    places = (part % groups) * RANKS + tl.arange(0, RANKS)
+    down = down0
+    if SLICES > 1:
+        if which == 1:
+            down = down1
+    if SLICES > 2:
+        if which == 2:
+            down = down2
+    for number in tl.static_range(ROWS):
+        row = tl.program_id(0) * ROWS + number
+        slot = _slot_of(slots, active, row, row_count, slot_count)
+        own = slot * 0 + RANK
+        if ranks is not None:
+            own = tl.load(ranks + which * slot_count + slot, mask=slot >= 0, other=0).to(tl.int64)
+        total = tl.zeros([RANKS], dtype=tl.float32)
+        if (slot >= 0) & ((part % groups) * RANKS < own):
+            lines = down + (slot * RANK + places)[:, None] * WIDE
+            sums = tl.zeros([RANKS, WIDTH], dtype=tl.float32)
+            for start in tl.static_range(0, WIDE, WIDTH):
+                columns = start + tl.arange(0, WIDTH)
+                inside = columns < WIDE
+                some = tl.load(x + row * x_stride + columns, mask=inside, other=0).to(tl.float32)
+                weights = tl.load(lines + columns[None, :], mask=(places < RANK)[:, None] & inside[None, :], other=0)
+                sums += weights.to(tl.float32) * some[None, :]
+            total = tl.sum(sums, axis=1) * scale
+        target = inner + (which * row_count + row) * RANK + places
+        tl.store(target, total, mask=(places < RANK) & (row < row_count))
+
+
+@triton.jit
+def _expand(
+    inner,
+    up0,
+    up1,
+    up2,
+    y,
+    slots,
+    active,
+    ranks,
+    row_count,
+    slot_count,
+    out0,
+    out1,
+    out2,
+    first,
+    up_out,
+    up_rank,
+    y_stride,
+    RANK: tl.constexpr,
+    SLICES: tl.constexpr,
+    ADDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    part = tl.program_id(1)
+    which, up, out, begin = part * 0, up0, out0, first
+    if SLICES > 1:
+        if part >= tl.cdiv(out0, WIDTH):
+            part -= tl.cdiv(out0, WIDTH)
+            which, up, out, begin = 1, up1, out1, first + out0
+    if SLICES > 2:
+        if (which == 1) & (part >= tl.cdiv(out1, WIDTH)):
+            part -= tl.cdiv(out1, WIDTH)
+            which, up, out, begin = 2, up2, out2, first + out0 + out1
+    columns = part * WIDTH + tl.arange(0, WIDTH)
+    inside = columns < out
+    for number in tl.static_range(ROWS):
+        row = tl.program_id(0) * ROWS + number
+        slot = _slot_of(slots, active, row, row_count, slot_count)
+        own = RANK
+        if ranks is not None:
+            own = tl.load(ranks + which * slot_count + slot, mask=slot >= 0, other=0)
+        target = y + row * y_stride + begin + columns
+        if (slot >= 0) & (own > 0):
+            total = tl.zeros([WIDTH], dtype=tl.float32)
+            lines = up + slot * out * RANK + columns[:, None] * up_out
+            for start in range(0, own, RANKS):
+                places = start + tl.arange(0, RANKS)
+                known = places < RANK
+                some = tl.load(inner + (which * row_count + row) * RANK + places, mask=known, other=0)
+                weights = tl.load(lines + places[None, :] * up_rank, mask=inside[:, None] & known[None, :], other=0)
+                total += tl.sum(weights.to(tl.float32) * some.to(tl.float32)[None, :], axis=1)
+            if ADDS:
+                total += tl.load(target, mask=inside, other=0).to(tl.float32)
+            tl.store(target, total.to(y.dtype.element_ty), mask=inside)
+        else:
+            if not ADDS:
+                tl.store(target, tl.zeros([WIDTH], dtype=y.dtype.element_ty), mask=inside & (row < row_count))
+
+
+def shrink(
+    x: torch.Tensor,
+    downs: Sequence[torch.Tensor],
+    inner: torch.Tensor,
+    slots: torch.Tensor,
+    *,
+    active: torch.Tensor | None = None,
+    ranks: torch.Tensor | None = None,
+    scale: float = 1.0,
+    tile: Tile | None = None,
+) -> None:
+    """Write `scale` * x A^T of each row's slot into `inner` (slices, rows, rank); zeros for rows without an adapter.
+
+    x (rows, in) with its columns next to each other; `downs` (slots, rank, in) contiguous, one a slice; `slots` (rows,)
+    slot of each row, -1 for none; `active` (at least 2,) what the batch holds, negative throughout where it holds no
+    adapter; `ranks` (slices, slots) the rank of what lies in each slot, where that may be less than the slot's.
+    """
+    rows, wide = x.shape
+    slot_count, rank = downs[0].shape[0], downs[0].shape[-2]
+    tile = tile or shrink_tile(wide)
+    for first in range(0, len(downs), MOST_SLICES):
+        some = downs[first : first + MOST_SLICES]
+        down0, down1, down2 = (*some, some[0], some[0])[:MOST_SLICES]
+        grid = (triton.cdiv(rows, tile.rows), len(some) * triton.cdiv(rank, tile.ranks))
+        _shrink[grid](
+            x,
+            down0,
+            down1,
+            down2,
+            inner[first:],
+            slots,
+            active,
+            None if ranks is None else ranks[first:],
+            scale,
+            rows,
+            slot_count,
+            x.stride(0),
+            WIDE=wide,
+            RANK=rank,
+            SLICES=len(some),
+            ROWS=tile.rows,
+            RANKS=tile.ranks,
+            WIDTH=tile.width,
+            num_warps=tile.warps,
+        )
+
+
+def expand(
+    inner: torch.Tensor,
+    ups: Sequence[torch.Tensor],
+    y: torch.Tensor,
+    slots: torch.Tensor,
+    *,
+    active: torch.Tensor | None = None,
+    ranks: torch.Tensor | None = None,
+    start: int = 0,
+    adds: bool = True,
+    tile: Tile | None = None,
+) -> None:
+    """Add `inner` B^T of each row's slot to y (rows, all outputs), the first slice's at column `start`.
+
+    `inner` (slices, rows, rank); `ups` (slots, out, rank), one a slice, whose slots lie one after the other; slices of
+    one module share the strides of their last two dimensions. With `adds` False the columns are written instead, and
+    rows without an adapter become zero. The rest is as in `shrink`.
+    """
+    rows = y.shape[0]
+    slot_count, _, rank = ups[0].shape
+    tile = tile or expand_tile(rank)
+    for first in range(0, len(ups), MOST_SLICES):
+        some = ups[first : first + MOST_SLICES]
+        up0, up1, up2 = (*some, some[0], some[0])[:MOST_SLICES]
+        widths = [up.shape[1] for up in some]
+        out0, out1, out2 = (*widths, 1, 1)[:MOST_SLICES]
+        grid = (triton.cdiv(rows, tile.rows), sum(triton.cdiv(width, tile.width) for width in widths))
+        _expand[grid](
+            inner[first:],
+            up0,
+            up1,
+            up2,
+            y,
+            slots,
+            active,
+            None if ranks is None else ranks[first:],
+            rows,
+            slot_count,
+            out0,
+            out1,
+            out2,
+            start,
+            up0.stride(1),
+            up0.stride(2),
+            y.stride(0),
+            RANK=rank,
+            SLICES=len(some),
+            ADDS=adds,
+            ROWS=tile.rows,
+            RANKS=tile.ranks,
+            WIDTH=tile.width,
+            num_warps=tile.warps,
+        )
+        start += sum(widths)
+
+
+def with_rows(
+    x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, slots: torch.Tensor
+) -> torch.Tensor:
+    """y (rows, 1, out) plus what x (rows, 1, in) gives with down (slots, rank, in) and up (slots, rank, out), in y.
+
+    `slots` (rows,) holds the slot of each row, -1 for none. All tensors must be contiguous.
+    """
+    inner = torch.empty(1, len(slots), down.shape[1], dtype=torch.float32, device=x.device)
+    shrink(x[:, 0], (down,), inner, slots)
+    expand(inner, (up.mT,), y[:, 0], slots)
+    return y

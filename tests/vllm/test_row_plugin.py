@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.vllm.server import PYTHON, VllmServer, environment
+from tests.tools import VLLM_PYTHON
+from tests.vllm.server import VllmServer, environment
 
 CHECK = Path(__file__).with_name("row_plugin_check.py")
 
 
 def test_vllms_interfaces_are_those_that_the_plugin_expects(tmp_path: Path) -> None:
-    done = subprocess.run([PYTHON, CHECK], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [VLLM_PYTHON, CHECK], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

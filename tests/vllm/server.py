@@ -60,7 +60,8 @@ class VllmServer:
                 [TASKSET, "-c", str(self._core),
                  str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
                 env=environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(self._core)},
-                stdout=log, stderr=log, start_new_session=True,
+                # Not here: the plugin lies in vLLM's environment, and this folder's packages would hide it.
+                cwd=self._log.parent, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def ready(self) -> None:

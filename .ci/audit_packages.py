@@ -17,8 +17,19 @@ Report = dict[str, Any]
 
 def report() -> Report | None:
     """pip-audit's answer, or None when the service gave none in time."""
-    command = [sys.executable, "-m", "pip_audit", "--local", "--skip-editable", "--progress-spinner", "off",
-               "--timeout", "10", "--format", "json"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "--local",
+        "--skip-editable",
+        "--progress-spinner",
+        "off",
+        "--timeout",
+        "10",
+        "--format",
+        "json",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)  # noqa: S603
         answer: Report = json.loads(done.stdout)

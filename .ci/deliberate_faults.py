@@ -98,9 +98,17 @@ def run_tests(root: Path, tests: Sequence[str], extra: Sequence[str]) -> Run:
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter
-            command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace", check=False, timeout=LIMIT_S,
-        )  # fmt: skip
+            command,
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=LIMIT_S,
+        )
     except subprocess.TimeoutExpired:
         return Run(-1, "", f"the tests had not ended after {LIMIT_S} s")
     failed = FAILED.search(done.stdout)

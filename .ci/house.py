@@ -16,8 +16,9 @@ from statistics import median, quantiles
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("adapterhub", "registry", "training", "serving_client")
-# What was reached: lower them with every step towards 0, 0 and 120.
-QUESTIONS, FMT_SKIPS, TEMPLATE_LINE = 0, 187, 1075
+# What was reached: lower it with every step towards 120.
+TEMPLATE_LINE = 1075
+FMT_SKIP = re.compile(r"#\s*fmt:\s*(skip|off)")
 QUESTION = re.compile(r"(What|Whether|Who|Where|Which|How)\b")
 
 
@@ -57,8 +58,8 @@ def measured() -> Iterator[Measure]:
     yield Measure("packages with a circle of imports below them", len(looped), 0, 0, ", ".join(looped))
     yield Measure("lines of the median function", median(lengths), 8, 8)
     yield Measure("lines of the function at the 90th percentile", quantiles(lengths, n=10)[-1], 30, 30)
-    yield Measure("docstrings that open with a question word", sum(map(questions, trees)), QUESTIONS, 0)
-    yield Measure("statements with `fmt: skip`", fmt_skips(), FMT_SKIPS, 0)
+    yield Measure("docstrings that open with a question word", sum(map(questions, trees)), 0, 0)
+    yield Measure("statements with `fmt: skip`, tests and benchmarks too", fmt_skips(), 0, 0)
     yield Measure("letters of the longest template line", width, TEMPLATE_LINE, 120, template)
 
 
@@ -98,7 +99,9 @@ def questions(tree: ast.Module) -> int:
 
 
 def fmt_skips() -> int:
-    return sum(path.read_text().count("# fmt: skip") for path in sources())
+    """Count the statements that ruff format is told to leave alone, in every tracked file."""
+    done = subprocess.run(["git", "ls-files", "-z", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    return sum(len(FMT_SKIP.findall((ROOT / name).read_text())) for name in done.stdout.split("\0")[:-1])
 
 
 def template_lines() -> Iterator[tuple[str, int]]:

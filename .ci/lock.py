@@ -21,8 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The extras of each file. The first has them all: its versions hold for the others.
-EXTRAS = {"dev": ("dev",), "app": ("server", "train", "cli"), "router": ("router",),
-          "sbom": ("sbom",)}  # fmt: skip
+EXTRAS = {"dev": ("dev",), "app": ("server", "train", "cli"), "router": ("router",), "sbom": ("sbom",)}
 CUDA = "cuda"
 ONLY_CUDA = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)[=\[]")
 HEADER = """\
@@ -73,9 +72,23 @@ def resolved(root: Path, extras: tuple[str, ...], versions: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.txt"
         answer.write_text(versions)
-        command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
-                   "--generate-hashes", "--no-header", "--output-file", str(answer),
-                   *(f"--extra={extra}" for extra in extras), "pyproject.toml"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--python-version",
+            "3.11",
+            "--generate-hashes",
+            "--no-header",
+            "--output-file",
+            str(answer),
+            *(f"--extra={extra}" for extra in extras),
+            "pyproject.toml",
+        ]
         done = subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 - our own arguments
         if done.returncode:
             raise SystemExit("uv did not resolve pyproject.toml; the lock files are as they were.")

@@ -76,8 +76,7 @@ def wrapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress
     return [one for one in inside if one]
 
 
-def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, str] | None = None,
-         **client: Any) -> int:  # fmt: skip
+def post(url: str, body: bytes, *, allowed: Iterable[str], headers: dict[str, str] | None = None, **client: Any) -> int:
     """POST the body and return the status of the response; redirects are not followed. Raises Forbidden."""
     with sent(pinned(url, allowed), body, headers, **client) as answer:
         return answer.status_code

@@ -10,11 +10,18 @@ PATTERNS = (
     (re.compile(r"\b(ah_[a-z0-9]{12})_[\w-]{20,}"), r"\1_[hidden]"),
     (re.compile(r"(?i)\b(bearer|basic)\s+(?!ah_)[\w.~+/=-]{8,}"), r"\1 [hidden]"),
     (re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+@"), r"\1:[hidden]@"),
-    (re.compile(r"(?i)((?:password|passwd|secret(?:[_-]?key)?|aws_secret_access_key|client_secret)['\"]?\s*[=:]\s*['\"]?)"
-                r"[^\s'\"&,;]{4,}"), r"\1[hidden]"),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-     "[hidden private key]"),
-)  # fmt: skip
+    (
+        re.compile(
+            r"(?i)((?:password|passwd|secret(?:[_-]?key)?|aws_secret_access_key|client_secret)['\"]?\s*[=:]\s*['\"]?)"
+            r"[^\s'\"&,;]{4,}"
+        ),
+        r"\1[hidden]",
+    ),
+    (
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        "[hidden private key]",
+    ),
+)
 
 
 # Input from users must not start a line of its own, nor move a terminal's cursor.

@@ -24,8 +24,10 @@ from starlette.routing import Route
 
 from adapterhub.artifacts import DIGEST, ArtifactError, ArtifactStore, open_store
 
-PASSED = {"GET": ("/health", "/version", "/v1/models"),
-          "POST": ("/v1/unload_lora_adapter", "/v1/completions", "/v1/chat/completions")}  # fmt: skip
+PASSED = {
+    "GET": ("/health", "/version", "/v1/models"),
+    "POST": ("/v1/unload_lora_adapter", "/v1/completions", "/v1/chat/completions"),
+}
 LOAD = "/v1/load_lora_adapter"
 # Below the 5 s after which engines close an idle connection.
 KEEPALIVE_S = 3.0
@@ -69,8 +71,11 @@ class Agent:
     async def passed_on(self, request: Request) -> Response:
         """Forward the request to the engine and stream its response back; 503 when the engine does not answer."""
         body = await request.body()
-        kept = {name: request.headers[name] for name in ("content-type", "x-request-id", "traceparent", "tracestate",
-                                                         "authorization") if name in request.headers}  # fmt: skip
+        kept = {
+            name: request.headers[name]
+            for name in ("content-type", "x-request-id", "traceparent", "tracestate", "authorization")
+            if name in request.headers
+        }
         try:
             url = self._engine + request.url.path
             answer = await self._session.request(request.method, url, data=body, headers=kept)

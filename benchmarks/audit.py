@@ -43,8 +43,14 @@ def record_some(client: int, count: int, slugs: list[str]) -> None:
     for number in range(count):
         project = projects[(client + number * CLIENTS) % len(projects)]
         with transaction.atomic():
-            AuditEvent.record(Tag.ALIAS_MOVED, project, by=system("bench"), project=project, after={"n": number},
-                              reason="a reason of some length, as people give it")  # fmt: skip
+            AuditEvent.record(
+                Tag.ALIAS_MOVED,
+                project,
+                by=system("bench"),
+                project=project,
+                after={"n": number},
+                reason="a reason of some length, as people give it",
+            )
 
 
 def insert_some(client: int, count: int, slugs: list[str]) -> None:

@@ -102,8 +102,10 @@ def build(folder: Path) -> tuple[Any, list[Any]]:
     model.inspect()
     cluster = Cluster.create(project=project, slug="gpu", base_model=model, by=by)
     adapter = Adapter.create(project=project, slug="dora", base_model=model, by=by)
-    versions = [AdapterVersion.publish(adapter, write_adapter(folder / str(seed), seed=seed), method="upload", by=by)
-                for seed in range(2)]  # fmt: skip
+    versions = [
+        AdapterVersion.publish(adapter, write_adapter(folder / str(seed), seed=seed), method="upload", by=by)
+        for seed in range(2)
+    ]
     alias = Alias.create(project=project, name="a", cluster=cluster, version=versions[0], policy={}, by=by)
     return alias, versions
 
@@ -177,8 +179,15 @@ def measure(alias: Any, versions: list[Any], port: int, counts: list[int], liste
         ours, peer = timed[parallel], timed.get(1, (GOALS_S.get(count, 0.0), ROLLBACK_GOAL_S))
         goal = GOALS_S.get(count)
         told = f"{count:,} replicas"
-        rows.append(Row(f"s, cold promotion to the last of {told}", ours[0], peer[0], (goal or peer[0]) / ours[0],
-                        1.0 if goal else None))  # fmt: skip
+        rows.append(
+            Row(
+                f"s, cold promotion to the last of {told}",
+                ours[0],
+                peer[0],
+                (goal or peer[0]) / ours[0],
+                1.0 if goal else None,
+            )
+        )
         rows.append(Row(f"s, rollback while warm, {told}", ours[1], peer[1], ROLLBACK_GOAL_S / ours[1], 1.0))
     return rows
 

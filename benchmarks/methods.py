@@ -33,11 +33,22 @@ from tars import corpus
 KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 ADAPTERS = (1e-3, 2e-3, 4e-3)
 WHOLE = (5e-5, 1e-4, 2e-4)
-RATES = {"full": WHOLE, "galore": (5e-4, 1e-3, 2e-3), "lora": ADAPTERS, "qlora": ADAPTERS, "dora": ADAPTERS,
-         "adalora": (2e-3, 4e-3, 8e-3)}  # fmt: skip
+RATES = {
+    "full": WHOLE,
+    "galore": (5e-4, 1e-3, 2e-3),
+    "lora": ADAPTERS,
+    "qlora": ADAPTERS,
+    "dora": ADAPTERS,
+    "adalora": (2e-3, 4e-3, 8e-3),
+}
 # What the article's tables say of each method: quality as a share of full fine-tuning's, and times its speed.
-CLAIMED = {"lora": (0.97, 3.0), "qlora": (0.95, 2.5), "dora": (0.98, 2.8), "adalora": (0.97, 2.0),
-           "galore": (0.96, None)}  # fmt: skip
+CLAIMED = {
+    "lora": (0.97, 3.0),
+    "qlora": (0.95, 2.5),
+    "dora": (0.98, 2.8),
+    "adalora": (0.97, 2.0),
+    "galore": (0.96, None),
+}
 RANK, SCALE, SWEEP_SEED, SEEDS, ALONE = 8, 2, 100, (1, 2, 3, 4, 5), 0
 Line = dict[str, Any]
 Key = tuple[str, float, int]  # method, rate, seed
@@ -85,12 +96,24 @@ class Bench:
     def trained(self, method: str, rate: float, seed: int, count: int) -> Line:
         folder = Path(tempfile.mkdtemp(prefix=f"{method}-", dir=self.folder))
         run = {
-            "base_model": str(self.given.model), "train": str(self.train), "eval": str(self.eval),
-            "output": str(folder / "output"), "events": str(folder / "events.jsonl"),
-            "r": RANK, "lora_alpha": RANK * SCALE, "target_modules": KINDS,
-            "hyperparameters": {"steps": count, "batch_size": 4, "max_length": 128, "learning_rate": rate,
-                                "seed": seed, "checkpoint_steps": 10**6, "eval_tokens": self.tokens},
-        }  # fmt: skip
+            "base_model": str(self.given.model),
+            "train": str(self.train),
+            "eval": str(self.eval),
+            "output": str(folder / "output"),
+            "events": str(folder / "events.jsonl"),
+            "r": RANK,
+            "lora_alpha": RANK * SCALE,
+            "target_modules": KINDS,
+            "hyperparameters": {
+                "steps": count,
+                "batch_size": 4,
+                "max_length": 128,
+                "learning_rate": rate,
+                "seed": seed,
+                "checkpoint_steps": 10**6,
+                "eval_tokens": self.tokens,
+            },
+        }
         (folder / "run.json").write_text(json.dumps(run))
         self.call(f"training.recipes.{method}", folder / "run.json")
         result = json.loads((folder / "output/result.json").read_bytes())
@@ -99,19 +122,28 @@ class Bench:
         whole = folder / "output/model"
         after = self.loss(whole, None) if whole.is_dir() else self.loss(self.given.model, folder / "output/adapter")
         return {
-            "before": result["loss_before"], "after": result["loss_after"],
-            "served": result.get("loss_served", result["loss_after"]), "general": after,
-            "tokens": result["train_tokens"], "tokens_per_second": steps[-1]["tokens_per_second"],
+            "before": result["loss_before"],
+            "after": result["loss_after"],
+            "served": result.get("loss_served", result["loss_after"]),
+            "general": after,
+            "tokens": result["train_tokens"],
+            "tokens_per_second": steps[-1]["tokens_per_second"],
             "memory": max(event["memory_bytes"] for event in steps),
             "deep_over_early": deep_over_early(folder / "output/adapter") if method == "adalora" else None,
-        }  # fmt: skip
+        }
 
     def loss(self, model: Path, adapter: Path | None) -> float:
         """On the general text."""
         folder = Path(tempfile.mkdtemp(prefix="evaluation-", dir=self.folder))
-        asked = {"base_model": str(model), "adapter": str(adapter) if adapter else None, "data": str(self.general),
-                 "events": str(folder / "events.jsonl"), "output": str(folder), "max_tokens": self.tokens,
-                 "max_length": 128}  # fmt: skip
+        asked = {
+            "base_model": str(model),
+            "adapter": str(adapter) if adapter else None,
+            "data": str(self.general),
+            "events": str(folder / "events.jsonl"),
+            "output": str(folder),
+            "max_tokens": self.tokens,
+            "max_length": 128,
+        }
         (folder / "evaluate.json").write_text(json.dumps(asked))
         self.call("training.recipes.evaluate", folder / "evaluate.json")
         return float(json.loads((folder / "result.json").read_bytes())["loss"])
@@ -196,8 +228,14 @@ def table(found: dict[str, list[Line]], alone: dict[str, Line], general_before: 
         rows.append(Row(f"{method}: held-out loss after, before", after, before, after / before))
         served = mean(lines, "served")
         rows.append(Row(f"{method}: as served, as trained", served, after, served / after))
-        rows.append(Row(f"{method}: general text after, before", mean(lines, "general"), general_before,
-                        mean(lines, "general") / general_before))  # fmt: skip
+        rows.append(
+            Row(
+                f"{method}: general text after, before",
+                mean(lines, "general"),
+                general_before,
+                mean(lines, "general") / general_before,
+            )
+        )
         quality, _ = CLAIMED.get(method, (None, None))
         if method != "full":
             # QLoRA's own losses are those of a 4-bit base; what serves it has 16 bits.

@@ -52,11 +52,25 @@ GOALS = {"base": 0.8, "peft": 5.0, "merging": 30.0, "registered": 0.9}
 ANSWER = 32
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES: dict[str, dict[str, Any]] = {
-    "smollm2": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-                "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
-}  # fmt: skip
+    "smollm2": {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    },
+}
 # What serves the 2,000: slots, adapters in memory, distinct folders behind the names, clients and their requests.
 SLOTS, IN_MEMORY, FOLDERS, CLIENTS, REQUESTS, TOKENS = 32, 500, 50, 40, 200, 16
 ROUNDS = 5  # of both, in turn; the best counts
@@ -108,8 +122,10 @@ def step_seconds(
         if adapter:
             batch.residents.admit(adapter, set())
     params = SamplingParams(max_tokens=10**6, temperature=0)
-    running = [Sequence(ids, params, adapter, Numbers(), lambda _: None)
-               for ids, adapter in zip(bench.prompts(rows).tolist(), chosen, strict=True)]  # fmt: skip
+    running = [
+        Sequence(ids, params, adapter, Numbers(), lambda _: None)
+        for ids, adapter in zip(bench.prompts(rows).tolist(), chosen, strict=True)
+    ]
     batch.join(running)
     taken = [bench.seconds(batch.step) for _ in range(steps)]
     for sequence in running:
@@ -210,18 +226,23 @@ def write_folders(batch: RunningBatch, root: Path) -> list[Path]:
     for folder in folders:
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps(config))
-        save_file({
-            f"base_model.model.{name}.lora_{side}.weight": torch.randn(size) * 0.01
-            for name, (wide, out) in batch.module_shapes.items() if name.endswith(SMALL_MODULES)
-            for side, size in (("A", (SMALL_RANK, wide)), ("B", (out, SMALL_RANK)))
-        }, folder / "adapter_model.safetensors")  # fmt: skip
+        save_file(
+            {
+                f"base_model.model.{name}.lora_{side}.weight": torch.randn(size) * 0.01
+                for name, (wide, out) in batch.module_shapes.items()
+                if name.endswith(SMALL_MODULES)
+                for side, size in (("A", (SMALL_RANK, wide)), ("B", (out, SMALL_RANK)))
+            },
+            folder / "adapter_model.safetensors",
+        )
     return folders
 
 
 def registered(bench: Bench, many: int, requests: int) -> Row:
     batch = RunningBatch(bench.model(), max_loras=SLOTS, ends=frozenset())
-    read = partial(read_adapter, base=batch.module_shapes, max_rank=RANK, dtype=bench.dtype,
-                   is_pinned=bench.device.type == "cuda")  # fmt: skip
+    read = partial(
+        read_adapter, base=batch.module_shapes, max_rank=RANK, dtype=bench.dtype, is_pinned=bench.device.type == "cuda"
+    )
     pool = AdapterPool("base", read, max_in_memory=IN_MEMORY)
     loop = GenerationLoop(batch, max_batch=SLOTS)
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-") as name:
@@ -267,12 +288,25 @@ def speeds(bench: Bench, counts: tuple[int, ...], steps: int, rounds: int) -> li
         )
         for count in counts
     ]
-    rows += [against(f"{rows_for(count)} requests, {adapters_of(count)}, against PEFT's adapter_names",
-                     best["ours", count], best["peft", count], GOALS["peft"] if count == 32 else None)
-             for count in peft_counts]  # fmt: skip
+    rows += [
+        against(
+            f"{rows_for(count)} requests, {adapters_of(count)}, against PEFT's adapter_names",
+            best["ours", count],
+            best["peft", count],
+            GOALS["peft"] if count == 32 else None,
+        )
+        for count in peft_counts
+    ]
     last = max(peft_counts)
-    return [*rows, against(f"{rows_for(last)} requests, {adapters_of(last)}, against merging one at a time",
-                           best["ours", last], best["merging"], GOALS["merging"])]  # fmt: skip
+    return [
+        *rows,
+        against(
+            f"{rows_for(last)} requests, {adapters_of(last)}, against merging one at a time",
+            best["ours", last],
+            best["merging"],
+            GOALS["merging"],
+        ),
+    ]
 
 
 def rows_for(adapters: int) -> int:

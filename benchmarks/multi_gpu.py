@@ -91,10 +91,19 @@ def run_file(folder: Path, given: argparse.Namespace, devices: int, sharding: st
     chosen = {"steps": 20, "batch_size": 4 // devices, "max_length": 256, "checkpoint_steps": 10, "seed": 1}
     chosen |= {"learning_rate": 1e-4}
     record = {
-        "base_model": str(given.model), "base_model_name": "base", "train": str(given.data), "eval": str(given.data),
-        "output": str(folder / "output"), "events": str(folder / "events.jsonl"), "r": 16, "lora_alpha": 32,
-        "target_modules": KINDS, "devices": devices, "sharding": sharding, "hyperparameters": chosen,
-    }  # fmt: skip
+        "base_model": str(given.model),
+        "base_model_name": "base",
+        "train": str(given.data),
+        "eval": str(given.data),
+        "output": str(folder / "output"),
+        "events": str(folder / "events.jsonl"),
+        "r": 16,
+        "lora_alpha": 32,
+        "target_modules": KINDS,
+        "devices": devices,
+        "sharding": sharding,
+        "hyperparameters": chosen,
+    }
     path = folder / "run.json"
     path.write_text(json.dumps(record))
     return path
@@ -128,8 +137,15 @@ def equality(folder: Path, given: argparse.Namespace) -> list[Row]:
     }.items():
         worst = max(abs(other[step] - one[step]) for step in other)
         sys.stdout.write(f"  {name}: {len(other)} steps, largest difference of a loss {worst:.6f}\n")
-        rows.append(Row(f"LoRA, {name}: largest difference of a loss", worst, LOSS_TOLERANCE,
-                        LOSS_TOLERANCE / max(worst, 1e-9), 1.0))  # fmt: skip
+        rows.append(
+            Row(
+                f"LoRA, {name}: largest difference of a loss",
+                worst,
+                LOSS_TOLERANCE,
+                LOSS_TOLERANCE / max(worst, 1e-9),
+                1.0,
+            )
+        )
     return rows
 
 
@@ -141,8 +157,15 @@ def exact(folder: Path, given: argparse.Namespace) -> list[Row]:
     for sharding in ("ddp", "fsdp"):
         two = speed(shape, "lora", 2, sharding, folder, ("--float32", "--rows", "2"))["losses"]
         worst = max(abs(a - b) for a, b in zip(one, two, strict=True))
-        rows.append(Row(f"LoRA in float32, two {sharding.upper()}: largest difference of a loss", worst,
-                        EXACT_TOLERANCE, EXACT_TOLERANCE / max(worst, 1e-9), 1.0))  # fmt: skip
+        rows.append(
+            Row(
+                f"LoRA in float32, two {sharding.upper()}: largest difference of a loss",
+                worst,
+                EXACT_TOLERANCE,
+                EXACT_TOLERANCE / max(worst, 1e-9),
+                1.0,
+            )
+        )
     return rows
 
 
@@ -167,10 +190,23 @@ def analyses(folder: Path, given: argparse.Namespace) -> list[Row]:
         worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
         same = one["rank_pattern"] == two["rank_pattern"]
         sys.stdout.write(f"  {preset}: largest relative difference of a score {worst:.2e}, same ranks: {same}\n")
-        rows.append(Row(f"analysis, {preset}: largest relative difference of a score, %", 100 * worst, 1.0,
-                        0.01 / max(worst, 1e-9), 1.0))  # fmt: skip
-        rows.append(Row(f"analysis, {preset}: seconds, one against two", one["seconds"], two["seconds"],
-                        one["seconds"] / two["seconds"]))  # fmt: skip
+        rows.append(
+            Row(
+                f"analysis, {preset}: largest relative difference of a score, %",
+                100 * worst,
+                1.0,
+                0.01 / max(worst, 1e-9),
+                1.0,
+            )
+        )
+        rows.append(
+            Row(
+                f"analysis, {preset}: seconds, one against two",
+                one["seconds"],
+                two["seconds"],
+                one["seconds"] / two["seconds"],
+            )
+        )
     return rows
 
 

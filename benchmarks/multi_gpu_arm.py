@@ -64,8 +64,13 @@ def made(shape: str, folder: Path) -> None:
 
 def method_of(name: str, *, exact: bool) -> loop.Method:
     if exact:
-        return loop.Method("lora", keep=nothing, load=in_float32, adapt=lambda base, run, _: (base, lora_config(run)),
-                           options={"bf16": False})  # fmt: skip
+        return loop.Method(
+            "lora",
+            keep=nothing,
+            load=in_float32,
+            adapt=lambda base, run, _: (base, lora_config(run)),
+            options={"bf16": False},
+        )
 
     def adapter(base: Any, run: Run, _material: Any) -> tuple[Any, Any]:
         return base, lora_config(run)
@@ -91,12 +96,26 @@ def nothing(_trained: loop.Trained, _run: Run) -> loop.Facts:
 def settings(given: argparse.Namespace, output: Path) -> Run:
     ranks = mixed_ranks(given.shape) if given.method == "mixed" else {}
     return Run(
-        base_model=given.model, base_model_name="random", train=output, eval=None, output=output, r=RANK,
-        lora_alpha=2 * RANK, rank_pattern=ranks, alpha_pattern={name: 2.0 * rank for name, rank in ranks.items()},
-        target_modules=KINDS, devices=WORLD, sharding=given.sharding,
-        hyperparameters=Hyperparameters(steps=given.steps, batch_size=given.rows or BATCH[given.shape], packing=1,
-                                        max_length=256 if given.shape == "tiny" else 2048, checkpoint_steps=10**6),
-    )  # fmt: skip
+        base_model=given.model,
+        base_model_name="random",
+        train=output,
+        eval=None,
+        output=output,
+        r=RANK,
+        lora_alpha=2 * RANK,
+        rank_pattern=ranks,
+        alpha_pattern={name: 2.0 * rank for name, rank in ranks.items()},
+        target_modules=KINDS,
+        devices=WORLD,
+        sharding=given.sharding,
+        hyperparameters=Hyperparameters(
+            steps=given.steps,
+            batch_size=given.rows or BATCH[given.shape],
+            packing=1,
+            max_length=256 if given.shape == "tiny" else 2048,
+            checkpoint_steps=10**6,
+        ),
+    )
 
 
 def material(run: Run, shape: str) -> Material:

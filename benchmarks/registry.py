@@ -124,8 +124,11 @@ def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        os.environ |= {"DJANGO_SETTINGS_MODULE": "adapterhub.settings", "ADAPTERHUB_HOME": name,
-                       "ADAPTERHUB_SECRET_KEY": secrets.token_urlsafe(64)}  # fmt: skip
+        os.environ |= {
+            "DJANGO_SETTINGS_MODULE": "adapterhub.settings",
+            "ADAPTERHUB_HOME": name,
+            "ADAPTERHUB_SECRET_KEY": secrets.token_urlsafe(64),
+        }
         with EmbeddedPostgres(folder), EmbeddedValkey(folder):
             import django
             from django.core.management import call_command

@@ -20,8 +20,15 @@ import psutil
 from safetensors.numpy import save
 
 BOUNDARY = "adapterhub-benchmark"
-SHAPES = {"q_proj": (1024, 1024), "k_proj": (1024, 1024), "v_proj": (1024, 1024), "o_proj": (1024, 1024),
-          "gate_proj": (2816, 1024), "up_proj": (2816, 1024), "down_proj": (1024, 2816)}  # fmt: skip
+SHAPES = {
+    "q_proj": (1024, 1024),
+    "k_proj": (1024, 1024),
+    "v_proj": (1024, 1024),
+    "o_proj": (1024, 1024),
+    "gate_proj": (2816, 1024),
+    "up_proj": (2816, 1024),
+    "down_proj": (1024, 2816),
+}
 LAYERS, LARGE_RANK = 24, 26
 SEARCHED = 10
 IDLE_S = 2
@@ -143,8 +150,18 @@ class Ours(Side):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--workers", "2",
-                        "--port", str(self.port), "--log-level", "warning"]  # fmt: skip
+        self.command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "adapterhub.asgi:application",
+            "--workers",
+            "2",
+            "--port",
+            str(self.port),
+            "--log-level",
+            "warning",
+        ]
         self.token = ""
 
     def environment(self) -> dict[str, str]:
@@ -190,8 +207,11 @@ class Ours(Side):
             answer = self.version(f"line-{client}", 1000 * client + number)
             check(AdapterVersion.objects.get(served_name=answer["served_name"]))
             names.append(answer["served_name"])
-        self.send("POST", "/api/v1/aliases/", {"project": "bench", "name": f"alias-{client}", "cluster": "fleet",
-                                               "version": names[0]})  # fmt: skip
+        self.send(
+            "POST",
+            "/api/v1/aliases/",
+            {"project": "bench", "name": f"alias-{client}", "cluster": "fleet", "version": names[0]},
+        )
         self.served = {**getattr(self, "served", {}), client: names}
 
     def version(self, slug: str, seed: int) -> Any:
@@ -207,8 +227,11 @@ class Ours(Side):
 
     def move_alias(self, client: int, number: int) -> None:
         before, after = self.served[client]
-        self.send("POST", f"/api/v1/aliases/alias-{client}/move/",
-                  {"version": after, "expected_version": before, "reason": "bench"})  # fmt: skip
+        self.send(
+            "POST",
+            f"/api/v1/aliases/alias-{client}/move/",
+            {"version": after, "expected_version": before, "reason": "bench"},
+        )
         self.served[client] = [after, before]
 
     def get_by_alias(self, client: int, number: int) -> None:
@@ -273,8 +296,19 @@ class MLflow(Side):
             cursor.execute("CREATE DATABASE mlflow")
         host = urllib.parse.quote(str(owner["HOST"]), safe="")
         self.url = f"postgresql+psycopg2://{owner['USER']}:{owner['PASSWORD'] or 'x'}@/mlflow?host={host}"
-        self.command = [binary, "server", "--backend-store-uri", self.url, "--serve-artifacts", "--workers", "2",
-                        "--artifacts-destination", str(folder / "mlflow"), "--port", str(self.port)]  # fmt: skip
+        self.command = [
+            binary,
+            "server",
+            "--backend-store-uri",
+            self.url,
+            "--serve-artifacts",
+            "--workers",
+            "2",
+            "--artifacts-destination",
+            str(folder / "mlflow"),
+            "--port",
+            str(self.port),
+        ]
 
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -300,8 +334,11 @@ class MLflow(Side):
         self.version(f"line-{client}")
 
     def move_alias(self, client: int, number: int) -> None:
-        self.send("POST", f"{self.api}/registered-models/alias",
-                  {"name": f"line-{client}", "alias": "live", "version": str(1 + number % 2)})  # fmt: skip
+        self.send(
+            "POST",
+            f"{self.api}/registered-models/alias",
+            {"name": f"line-{client}", "alias": "live", "version": str(1 + number % 2)},
+        )
 
     def get_by_alias(self, client: int, number: int) -> None:
         self.call("GET", f"{self.api}/registered-models/alias?name=line-{client}&alias=live")

@@ -31,8 +31,15 @@ if TYPE_CHECKING:
 
 CLIENTS, SECONDS, WARM = 50, 300.0, 0.2
 GOAL_MS, FLAT = 150.0, 1.1
-READS = ("adapters/", "aliases/{name}/", "aliases/{name}/history/", "adapters/line/versions/", "rollouts/",
-         "audit/events/?page_size=20", "training-runs/")  # fmt: skip
+READS = (
+    "adapters/",
+    "aliases/{name}/",
+    "aliases/{name}/history/",
+    "adapters/line/versions/",
+    "rollouts/",
+    "audit/events/?page_size=20",
+    "training-runs/",
+)
 
 
 @dataclass

@@ -84,8 +84,10 @@ def block(case: Case, rng: np.random.Generator, samples: int) -> NDArray[np.floa
 def rows(case: Case, runs: int, samples: int) -> list[Row]:
     rng = np.random.default_rng(7)
     percent = sum(block(case, rng, samples) for _ in range(runs // BLOCK)) * 100 / runs
-    return [Row(f"{case.what}, by {look} an arm, %", ours, peer, ours / peer if peer else 1.0)
-            for look, ours, peer in zip(LOOKS, *percent.tolist(), strict=False)]  # fmt: skip
+    return [
+        Row(f"{case.what}, by {look} an arm, %", ours, peer, ours / peer if peer else 1.0)
+        for look, ours, peer in zip(LOOKS, *percent.tolist(), strict=False)
+    ]
 
 
 def main() -> None:

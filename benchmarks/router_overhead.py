@@ -136,8 +136,11 @@ def highest(ports: dict[str, int], seconds: int) -> list[Row]:
         for name, port in ports.items():
             rates[name] = max(rates[name], wrk_rate(wrk, port, seconds))
     goals = {"vllm-router round_robin": 0.2, "vllm-router cache_aware": 0.4}
-    return [Row(f"requests/s at most, {name}", rates["ours"], rate, rates["ours"] / rate, goals.get(name))
-            for name, rate in rates.items() if name != "ours"]  # fmt: skip
+    return [
+        Row(f"requests/s at most, {name}", rates["ours"], rate, rates["ours"] / rate, goals.get(name))
+        for name, rate in rates.items()
+        if name != "ours"
+    ]
 
 
 def wrk_rate(wrk: str, port: int, seconds: int) -> float:

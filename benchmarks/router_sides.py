@@ -121,9 +121,20 @@ def commands(engine: int, folder: Path) -> dict[str, Callable[[int], list[str]]]
     if router := shutil.which("vllm-router"):
         for policy in ("round_robin", "cache_aware"):
             found[f"vllm-router {policy}"] = lambda port, policy=policy: [  # type: ignore[misc]
-                router, "--worker-urls", f"http://127.0.0.1:{engine}", "--policy", policy, "--port", str(port),
-                "--host", "127.0.0.1", "--log-level", "error", "--prometheus-port", str(free_port()),
-            ]  # fmt: skip
+                router,
+                "--worker-urls",
+                f"http://127.0.0.1:{engine}",
+                "--policy",
+                policy,
+                "--port",
+                str(port),
+                "--host",
+                "127.0.0.1",
+                "--log-level",
+                "error",
+                "--prometheus-port",
+                str(free_port()),
+            ]
     return found
 
 

@@ -7,9 +7,19 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = {"report.py", "run_all.py", "fetch_data.py", "registry_sides.py", "router_sides.py", "multi_gpu_arm.py",
-         "tars_quality_plot.py", "rollout_statistics_plot.py", "vllm_engine.py", "vllm_tiles.py",
-         "vllm_adapters_plot.py"}  # fmt: skip
+PARTS = {
+    "report.py",
+    "run_all.py",
+    "fetch_data.py",
+    "registry_sides.py",
+    "router_sides.py",
+    "multi_gpu_arm.py",
+    "tars_quality_plot.py",
+    "rollout_statistics_plot.py",
+    "vllm_engine.py",
+    "vllm_tiles.py",
+    "vllm_adapters_plot.py",
+}
 NEED_A_MODEL = {"methods.py", "multi_gpu.py"}
 NEED_VLLM = {"vllm_adapters.py", "vllm_tokens.py"}
 

@@ -22,11 +22,23 @@ from typing import Any
 from report import Row, publish
 
 SHAPES = {
-    "cuda": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-             "num_key_value_heads": 8, "vocab_size": 128256},
-    "short": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
-              "num_key_value_heads": 2, "vocab_size": 512},
-}  # fmt: skip
+    "cuda": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+    "short": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+}
 # Sequences of the task and as many of the reference, tokens of each, and sequences at a time.
 SIZES = {"cuda": (8, 512, 1), "cpu": (32, 128, 1), "short": (8, 32, 1)}
 OURS = ("seed", "spectrum", "default")
@@ -199,9 +211,14 @@ def ours(preset: str, **settings: Any) -> Callable[[Any, list[Any], int], None]:
 
         target, reference = ([{"text": " ".join(map(str, row.tolist()))} for row in part] for part in data)
         config = AnalysisConfig(
-            budget_value=16, preset=preset, rank_max=32, samples=len(target), max_length=data[0].shape[1],
-            batch_size=batch, **settings,
-        )  # fmt: skip
+            budget_value=16,
+            preset=preset,
+            rank_max=32,
+            samples=len(target),
+            max_length=data[0].shape[1],
+            batch_size=batch,
+            **settings,
+        )
         analyze(model, Numbers(), target, reference, config)
 
     return work
@@ -217,8 +234,9 @@ def published(model: Any, data: list[Any], batch: int) -> list[int]:
     import torch
     from scipy.optimize import linprog
 
-    modules = {name: part for name, part in model.named_modules()
-               if isinstance(part, torch.nn.Linear) and name != "lm_head"}  # fmt: skip
+    modules = {
+        name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and name != "lm_head"
+    }
     divergence = kept_divergences(model, modules, data, batch)
     model.requires_grad_(True)
     for ids in data[0].split(batch):

@@ -38,8 +38,17 @@ RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 FIRST_RATES = (4e-3, 8e-3)
 SWEEP_SEED = 100
 SEEDS = (1, 2, 3, 4, 5)
-FINALISTS = ("uniform", "mlp", "uniform + init", "mlp + init", "default", "default 0.7", "default 0.5",
-             "default, shuffled", "mlp 0.7 + init")  # fmt: skip
+FINALISTS = (
+    "uniform",
+    "mlp",
+    "uniform + init",
+    "mlp + init",
+    "default",
+    "default 0.7",
+    "default 0.5",
+    "default, shuffled",
+    "mlp 0.7 + init",
+)
 COMPRESSED = {"compressed from 2B": 1.0, "compressed from 2B to 0.7": 0.7}
 SOURCE = "mlp 2B"
 CONFIG = AnalysisConfig(
@@ -157,8 +166,9 @@ class Bench:
         for seed in SEEDS:
             self.ensure(
                 (domain, arm, compare.best_rate(self.lines.rows.values(), domain, arm, SWEEP_SEED), seed)
-                for arm in arms for domain in self.domains
-            )  # fmt: skip
+                for arm in arms
+                for domain in self.domains
+            )
 
 
 def say(*words: Any) -> None:

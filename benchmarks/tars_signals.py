@@ -108,8 +108,12 @@ def measured(model: Any, tokenizer: Any, documents: list[str]) -> Iterator[tuple
     modules = linear_modules(model)
     rows = [{"text": text} for text in documents]
     sample = Sample.of(model, tokenizer, rows, read_rows(REFERENCE), CONFIG)
-    target = Watched({name: Watch(GradientNorms(), GradientSketch.of(module, RANK, 0), OutputMoments())
-                      for name, module in modules.items()})  # fmt: skip
+    target = Watched(
+        {
+            name: Watch(GradientNorms(), GradientSketch.of(module, RANK, 0), OutputMoments())
+            for name, module in modules.items()
+        }
+    )
     base = Watched({name: Watch(moments=OutputMoments()) for name in modules})
     for watched, sequences in ((target, sample.target), (base, sample.base)):
         source = signals.batches(sequences, sample.batch_size, sample.pad, sample.device)
@@ -118,10 +122,14 @@ def measured(model: Any, tokenizer: Any, documents: list[str]) -> Iterator[tuple
     yield from of_gradients(target)
     yield from of_outputs(target, base)
     for steps, rate in PROBES:
-        halves = [probe(model, modules, sample.shuffled(half), steps=steps, rank=RANK, rate=rate, scale=SCALE, seed=0)
-                  for half in (0, 1)]  # fmt: skip
-        spectra = {name: [(a + b) / 2 for a, b in zip(*(half.spectra[name] for half in halves), strict=True)]
-                   for name in modules}  # fmt: skip
+        halves = [
+            probe(model, modules, sample.shuffled(half), steps=steps, rank=RANK, rate=rate, scale=SCALE, seed=0)
+            for half in (0, 1)
+        ]
+        spectra = {
+            name: [(a + b) / 2 for a, b in zip(*(half.spectra[name] for half in halves), strict=True)]
+            for name in modules
+        }
         yield f"probe, 2 x {steps} steps at {rate:g}, energy", {n: sum(v**2 for v in s) for n, s in spectra.items()}
         yield f"probe, 2 x {steps} steps at {rate:g}, sum of sigma", {n: sum(s) for n, s in spectra.items()}
 

@@ -43,8 +43,10 @@ def main() -> int:
     cells = [
         (domain, f"{kind} ratio {ratio:g}", rate, tars_quality.SWEEP_SEED)
         for kind in (*(f"power {power:g}" for power in POWERS), "mlp")
-        for ratio in RATIOS for domain in DOMAINS for rate in RATES[ratio]
-    ]  # fmt: skip
+        for ratio in RATIOS
+        for domain in DOMAINS
+        for rate in RATES[ratio]
+    ]
     bench.ensure(cells)
     decide(bench.lines, given.out)
     return 0

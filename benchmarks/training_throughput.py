@@ -39,15 +39,41 @@ from training.recipes.training_loop.batches import Material, joined
 from training.recipes.training_loop.sampling_order import packed, reading_order
 
 SHAPES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 512},
-    "smollm2": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-                "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
-    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256},
-}  # fmt: skip
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+    "smollm2": {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+}
 KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 RANK, WARM_STEPS = 16, 2
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -101,12 +127,26 @@ def sequences(shape: str, count: int, longest: int) -> list[TokenSequence]:
 def settings(steps: int, batch: int, length: int, folder: str, ranks: dict[str, int]) -> Run:
     """A run of our recipe; on a CPU, where padding costs little after sorting by length, without packing."""
     return Run(
-        base_model=Path(folder), base_model_name="random", train=Path(folder), eval=None, output=Path(folder),
-        r=RANK, lora_alpha=2 * RANK, rank_pattern=ranks, alpha_pattern={name: 2 * rank for name, rank in ranks.items()},
-        target_modules=KINDS, devices=WORLD,
-        hyperparameters=Hyperparameters(steps=steps, batch_size=batch, max_length=length, packing=int(on_gpu()),
-                                        checkpoint_steps=10**6, learning_rate=1e-4),
-    )  # fmt: skip
+        base_model=Path(folder),
+        base_model_name="random",
+        train=Path(folder),
+        eval=None,
+        output=Path(folder),
+        r=RANK,
+        lora_alpha=2 * RANK,
+        rank_pattern=ranks,
+        alpha_pattern={name: 2 * rank for name, rank in ranks.items()},
+        target_modules=KINDS,
+        devices=WORLD,
+        hyperparameters=Hyperparameters(
+            steps=steps,
+            batch_size=batch,
+            max_length=length,
+            packing=int(on_gpu()),
+            checkpoint_steps=10**6,
+            learning_rate=1e-4,
+        ),
+    )
 
 
 def ours(run: Run, shape: str, rows: list[TokenSequence]) -> Measured:
@@ -133,16 +173,24 @@ def trl_defaults(steps: int, shape: str, rows: list[TokenSequence], folder: str)
     picked = [rows[place % len(rows)] for place in range(steps * 8 * WORLD)]
     data = Dataset.from_dict({"input_ids": [row.ids for row in picked]})
     config = SFTConfig(
-        output_dir=folder, max_steps=steps, report_to="none", save_strategy="no", use_cpu=not on_gpu(), bf16=on_gpu(),
-        disable_tqdm=True, train_sampling_strategy="sequential", dataloader_pin_memory=on_gpu(),
-    )  # fmt: skip
+        output_dir=folder,
+        max_steps=steps,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=not on_gpu(),
+        bf16=on_gpu(),
+        disable_tqdm=True,
+        train_sampling_strategy="sequential",
+        dataloader_pin_memory=on_gpu(),
+    )
     lora = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules=KINDS)
     return timed(
         lambda: SFTTrainer(
             model(shape), args=config, train_dataset=data, processing_class=tokenizer(), peft_config=lora
         ),
-        [len(row.ids) for row in picked], 8,
-    )  # fmt: skip
+        [len(row.ids) for row in picked],
+        8,
+    )
 
 
 def timed(make: Callable[[], Any], tokens: list[int], batch: int) -> Measured:
@@ -187,8 +235,9 @@ def mixed_ranks(shape: str) -> dict[str, int]:
     parts += [("self_attn", kind) for kind in ("q_proj", "k_proj", "v_proj", "o_proj")]
     return {
         rf"{name}{part}\.{kind}": RANK // 2 if layer % 2 else RANK * 3 // 2
-        for layer, name in enumerate(names) for part, kind in parts
-    }  # fmt: skip
+        for layer, name in enumerate(names)
+        for part, kind in parts
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -221,12 +270,21 @@ def main() -> None:
 def table(name: str, uniform: Measured, mixed: Measured, peer: Measured | None, most: float) -> list[Row]:
     rows = [
         Row(f"{name}: against the 4N limit, tokens/s", uniform.speed, most, uniform.speed / most, 0.5),
-        Row(f"{name}: mixed ranks against uniform, tokens/s", mixed.speed, uniform.speed,
-            mixed.speed / uniform.speed, 0.97),
-    ]  # fmt: skip
+        Row(
+            f"{name}: mixed ranks against uniform, tokens/s",
+            mixed.speed,
+            uniform.speed,
+            mixed.speed / uniform.speed,
+            0.97,
+        ),
+    ]
     if peer:
-        rows.insert(0, Row(f"{name}: against TRL's defaults, tokens/s", uniform.speed, peer.speed,
-                           uniform.speed / peer.speed, 3.0))  # fmt: skip
+        rows.insert(
+            0,
+            Row(
+                f"{name}: against TRL's defaults, tokens/s", uniform.speed, peer.speed, uniform.speed / peer.speed, 3.0
+            ),
+        )
     if peer and peer.memory:
         rows.append(Row(f"{name}: peak memory, GB", uniform.memory, peer.memory, uniform.memory / peer.memory))
     return rows

@@ -191,11 +191,16 @@ def _cache(raw: dict[str, Any]) -> CacheRule:
 def _rollout(raw: dict[str, Any]) -> RolloutRoute:
     checks, sampling = raw.get("checks") or {}, raw.get("sampling")
     return RolloutRoute(
-        raw["id"], raw["candidate"], float(raw["weight"]), raw["salt"], dict(raw.get("pinned", {})),
-        float(raw.get("holdout", 0)), float(raw.get("shadow", 0)),
+        raw["id"],
+        raw["candidate"],
+        float(raw["weight"]),
+        raw["salt"],
+        dict(raw.get("pinned", {})),
+        float(raw.get("holdout", 0)),
+        float(raw.get("shadow", 0)),
         Checks(checks.get("refusal"), checks.get("format"), checks.get("schema")),
         Sampling(float(sampling["percent"]), sampling["key"]) if sampling else None,
-    )  # fmt: skip
+    )
 
 
 def _version(raw: dict[str, Any]) -> VersionRoute:

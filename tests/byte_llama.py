@@ -27,9 +27,17 @@ def save_model(folder: Path) -> Path:
     """Heads of 64, the least that vLLM's attention on the CPU takes."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=END + 1, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=1024, initializer_range=0.2, bos_token_id=None, eos_token_id=END,
-    )  # fmt: skip
+        vocab_size=END + 1,
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=END,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

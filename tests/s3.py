@@ -50,8 +50,19 @@ def rclone_over(folder: Path, *options: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [rclone(), "serve", "s3", "--addr", address, "--auth-key", f"{KEY},{SECRET}",
-               "--config", str(folder / "none.conf"), *options, str(folder)]  # fmt: skip
+    command = [
+        rclone(),
+        "serve",
+        "s3",
+        "--addr",
+        address,
+        "--auth-key",
+        f"{KEY},{SECRET}",
+        "--config",
+        str(folder / "none.conf"),
+        *options,
+        str(folder),
+    ]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

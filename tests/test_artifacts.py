@@ -55,8 +55,13 @@ def test_a_bucket_may_be_the_host_name(
 ) -> None:
     """A store that checks signatures, and knows the bucket only by its host name."""
     found = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: found(
-        "127.0.0.1" if str(host).endswith(".s3.test") or host == "s3.test" else host, *rest, **more))  # fmt: skip
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: found(
+            "127.0.0.1" if str(host).endswith(".s3.test") or host == "s3.test" else host, *rest, **more
+        ),
+    )
     opened: Any = open_store("s3://by-host/hub", endpoint_url=virtual_endpoint, addressing="virtual")
     opened.client.create_bucket(Bucket="by-host")
     digest = opened.put_dir(folder(tmp_path / "a", x="one"))

@@ -58,8 +58,10 @@ def test_only_the_proxy_is_reachable_from_outside() -> None:
 def test_an_engine_shares_its_network_only_with_those_who_call_it() -> None:
     assert list(services()["vllm"]["networks"]) == ["serving"]
     assert {name for name, service in services().items() if "serving" in service["networks"]} == {
-        "vllm", "worker", "router"
-    }  # fmt: skip
+        "vllm",
+        "worker",
+        "router",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(services()) - OURS))

@@ -48,9 +48,13 @@ def web_process(**environment: str) -> subprocess.Popen[str]:
     """A process that loads what the web process loads and asks a question that takes a minute."""
     environ = {name: value for name, value in os.environ.items() if name != "ADAPTERHUB_STATEMENT_S"}
     return subprocess.Popen(
-        [sys.executable, "-c", ASLEEP], cwd=settings.ROOT, env=environ | environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", ASLEEP],
+        cwd=settings.ROOT,
+        env=environ | environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_a_long_statement_of_the_web_process_is_ended(db: None) -> None:

@@ -215,8 +215,13 @@ def small(clone: Path) -> Path:
 
 def written(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(root / ".ci/lock.py"), *options]
-    environ = {"PATH": os.defpath, "UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(root / "wheels"),
-               "UV_CACHE_DIR": str(root / "cache")}  # fmt: skip
+    environ = {
+        "PATH": os.defpath,
+        "UV_OFFLINE": "1",
+        "UV_NO_INDEX": "1",
+        "UV_FIND_LINKS": str(root / "wheels"),
+        "UV_CACHE_DIR": str(root / "cache"),
+    }
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=100)
 
 
@@ -229,9 +234,12 @@ def test_a_lock_file_has_what_its_extras_need_and_torch_has_its_own(small: Path)
     done = written(small)
     assert done.returncode == 0, done.stderr
     assert versions(small) == {
-        "app": ["tiny==1.0"], "cuda": ["torch==2.0"], "dev": ["tiny==1.0", "tool==1.0"], "router": ["tiny==1.0"],
+        "app": ["tiny==1.0"],
+        "cuda": ["torch==2.0"],
+        "dev": ["tiny==1.0", "tool==1.0"],
+        "router": ["tiny==1.0"],
         "sbom": ["tiny==1.0"],
-    }  # fmt: skip
+    }
     assert checked(small).returncode == 0
     digest = hashlib.sha256((small / "wheels/tiny-1.0-py3-none-any.whl").read_bytes()).hexdigest()
     assert f"--hash=sha256:{digest}" in (small / "requirements/router.lock").read_text()

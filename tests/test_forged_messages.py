@@ -36,8 +36,13 @@ def test_a_pickle_in_the_queue_is_refused_unread(valkey: EmbeddedValkey, tmp_pat
     with app.connection_for_write() as connection:
         channel = connection.channel()
         consumer = app.amqp.TaskConsumer(channel, accept=app.conf.accept_content)
-        Producer(channel).publish(pickle.dumps(Canary(canary)), routing_key="default", exchange="default",
-                                  content_type="application/x-python-serialize", content_encoding="binary")  # fmt: skip
+        Producer(channel).publish(
+            pickle.dumps(Canary(canary)),
+            routing_key="default",
+            exchange="default",
+            content_type="application/x-python-serialize",
+            content_encoding="binary",
+        )
         consumer.on_decode_error = lambda message, error: (refused.append(error), message.ack())
         with consumer:
             connection.drain_events(timeout=30)

@@ -88,9 +88,11 @@ def test_only_the_table_reads_the_environment() -> None:
         module
         for module, tree in modules(ROOT)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
-        and isinstance(node.value, ast.Name) and node.value.id == "os"
-    }  # fmt: skip
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "getenv")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
     # What a launcher tells its processes is no setting: their rank, and the devices that they may see.
     launched = {
         f"training.{name}" for name in ("tars.distributed", "lm.error_reporting", "tars.__main__", "recipes.entrypoint")
@@ -102,8 +104,14 @@ def test_only_the_table_reads_the_environment() -> None:
 def loaded_by(code: str) -> set[str]:
     """Top-level modules in sys.modules after the code ran in a process of its own."""
     report = "\nimport sys; sys.stdout.write(' '.join({name.split('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", code + report], cwd=ROOT, env=dict(os.environ), capture_output=True,
-                          text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code + report],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return set(done.stdout.split())
 
 
@@ -121,7 +129,12 @@ def test_the_routing_library_and_the_planner_bring_no_torch() -> None:
 
 
 WEB = "import adapterhub.asgi; from django.urls import get_resolver; get_resolver().url_patterns"
-WORKER = "import adapterhub.celery as c; c.app.loader.import_default_modules(); c.app.finalize(); assert 'training.tasks.work' in c.app.tasks"  # noqa: E501
+WORKER = """
+import adapterhub.celery as c
+c.app.loader.import_default_modules()
+c.app.finalize()
+assert 'training.tasks.work' in c.app.tasks
+"""
 
 
 @pytest.mark.parametrize("process", [WEB, f"import django; django.setup()\n{WORKER}"])
@@ -137,6 +150,7 @@ print(*{entry["task"] for entry in c.app.conf.beat_schedule.values()} - set(c.ap
 def test_a_worker_knows_every_task_that_beat_sends() -> None:
     """An unknown one is thrown away with a line in the log."""
     environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "adapterhub.settings"}
-    done = subprocess.run([sys.executable, "-c", SCHEDULE], cwd=ROOT, env=environ, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", SCHEDULE], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []

@@ -12,9 +12,23 @@ from adapterhub import outbound
 
 @pytest.mark.parametrize(
     "address",
-    ["169.254.169.254", "127.0.0.1", "10.0.0.1", "::1", "::ffff:10.0.0.1", "fe80::1%eth0", "2002:7f00:1::", "0.0.0.0",  # noqa: S104
-     "224.0.0.1", "fd00::1", "64:ff9b::7f00:1", "::127.0.0.1", "64:ff9b:1::a00:1", "2001:0:a00:1::"],
-)  # fmt: skip
+    [
+        "169.254.169.254",
+        "127.0.0.1",
+        "10.0.0.1",
+        "::1",
+        "::ffff:10.0.0.1",
+        "fe80::1%eth0",
+        "2002:7f00:1::",
+        "0.0.0.0",  # noqa: S104
+        "224.0.0.1",
+        "fd00::1",
+        "64:ff9b::7f00:1",
+        "::127.0.0.1",
+        "64:ff9b:1::a00:1",
+        "2001:0:a00:1::",
+    ],
+)
 def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 443))])
     with pytest.raises(outbound.Forbidden, match="no public address"):
@@ -23,9 +37,18 @@ def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, ad
 
 @pytest.mark.parametrize(
     "url",
-    ["http://hook.example/", "https://127.1/", "https://0x7f000001/", "https://2130706433/", "file:///etc/passwd",
-     "https://hook.example@evil.example/", "https://user@hook.example/", "https://evil.example/", "https:///x"],
-)  # fmt: skip
+    [
+        "http://hook.example/",
+        "https://127.1/",
+        "https://0x7f000001/",
+        "https://2130706433/",
+        "file:///etc/passwd",
+        "https://hook.example@evil.example/",
+        "https://user@hook.example/",
+        "https://evil.example/",
+        "https:///x",
+    ],
+)
 def test_only_listed_hosts_over_https(url: str) -> None:
     with pytest.raises(outbound.Forbidden):
         outbound.pinned(url, ["hook.example"])

@@ -24,8 +24,21 @@ HANGS = "import threading\n\ndef test_that_never_ends():\n    threading.Event().
 def test_it_is_named_and_the_run_fails(tmp_path: Path, text: str, options: list[str], said: list[str]) -> None:
     file = tmp_path / "test_example.py"
     file.write_text(text)
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path),
-               "-p", "no:cacheprovider", "-p", "no:django", *options, str(file)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(tmp_path),
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:django",
+        *options,
+        str(file),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, done.stdout
     assert all(part in done.stdout for part in said), done.stdout

@@ -15,8 +15,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def skipped(reason: str) -> pytest.TestReport:
-    return pytest.TestReport("tests/test_a.py::test_a", ("tests/test_a.py", 1, "test_a"), {},
-                             "skipped", ("tests/test_a.py", 1, f"Skipped: {reason}"), "setup")  # fmt: skip
+    return pytest.TestReport(
+        "tests/test_a.py::test_a",
+        ("tests/test_a.py", 1, "test_a"),
+        {},
+        "skipped",
+        ("tests/test_a.py", 1, f"Skipped: {reason}"),
+        "setup",
+    )
 
 
 def test_without_the_tools_the_tests_are_left_out_and_the_last_lines_say_how_to_get_them(tmp_path: Path) -> None:

@@ -37,8 +37,11 @@ def product(collector: tuple[Collector, str]) -> Iterator[Product]:
     home = Path(tempfile.mkdtemp(prefix="adapterhub-product-", dir="/tmp"))
     save_base_model(home / "models" / "tiny")
     product = Product(home)
-    product.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector[1], "OTEL_BSP_SCHEDULE_DELAY": "200",
-                        "ADAPTERHUB_TORCH_THREADS": "1"}  # fmt: skip
+    product.environ |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector[1],
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "ADAPTERHUB_TORCH_THREADS": "1",
+    }
     supervisor = product.start()
     yield product
     supervisor.terminate()
@@ -70,8 +73,13 @@ def test_one_request_is_one_trace_from_rest_to_the_child_and_on_the_router(
         ended(api, calls.get("base-models/tiny/"), "ready")
         api.send(calls.create_adapter("eu", "dora", "tiny"))
         data = api.send(calls.upload_dataset("eu", write_jsonl(product.home / "rows.jsonl", sentences(60))))
-        body = {"project": "eu", "adapter": "dora", "dataset": data["id"], "method": "lora",
-                "hyperparameters": {"steps": 2, "rank": 4, "max_length": 32}}  # fmt: skip
+        body = {
+            "project": "eu",
+            "adapter": "dora",
+            "dataset": data["id"],
+            "method": "lora",
+            "hyperparameters": {"steps": 2, "rank": 4, "max_length": 32},
+        }
         asked = httpx.post(f"{product.web}/api/v1/training-runs/?fields=id", json=body, headers=traced)
         assert asked.status_code == 202, asked.text
         run = ended(api, calls.training_run(asked.json()["id"]), "succeeded")

@@ -97,8 +97,13 @@ TABLE = (
     # Opens the pages.
     Tool("browser", "Chromium", "apt-get install chromium", lambda _: chromium(), ("browser",)),
     # Checks the pages' accessibility: one pinned release from npm, kept in pytest's cache.
-    Tool("axe", "axe-core", "apt-get install npm, which fetches it from its registry",
-         lambda config: axe_core(config).exists() or program("npm"), ("axe",)),
+    Tool(
+        "axe",
+        "axe-core",
+        "apt-get install npm, which fetches it from its registry",
+        lambda config: axe_core(config).exists() or program("npm"),
+        ("axe",),
+    ),
     # The server that ended runs are mirrored to.
     Tool("mlflow", "MLflow", "make .venv-mlflow/installed", lambda _: MLFLOW.exists()),
     # Runs for minutes and only when it is asked for, also where it is installed.
@@ -107,11 +112,15 @@ TABLE = (
     # Starts Postgres as another account.
     Tool("root", "root's rights", "sudo make test", lambda _: os.geteuid() == 0),
     # Starts both servers as an ordinary user when the tests run as root.
-    Tool("user", "a Python for the user nobody", "one in /usr/bin with the version of this environment",
-         lambda _: os.geteuid() != 0 or interpreter_of_nobody()),
+    Tool(
+        "user",
+        "a Python for the user nobody",
+        "one in /usr/bin with the version of this environment",
+        lambda _: os.geteuid() != 0 or interpreter_of_nobody(),
+    ),
     Tool("linux", "Linux", "a machine with Linux", lambda _: sys.platform == "linux"),
     Tool("soak", "--soak", "python -m pytest --soak", lambda config: config.getoption("--soak")),
-)  # fmt: skip
+)
 TOOLS = {tool.name: tool for tool in TABLE}
 
 

@@ -48,8 +48,12 @@ class RecordedUserAdmin(UserAdmin):
 
 def rights_of(user: User, changed: list[str]) -> dict[str, Any]:
     """Return an account's rights and the names of its changed fields for the audit trail; never a password."""
-    return {"is_active": user.is_active, "is_staff": user.is_staff, "is_superuser": user.is_superuser,
-            "changed": sorted(changed)}  # fmt: skip
+    return {
+        "is_active": user.is_active,
+        "is_staff": user.is_staff,
+        "is_superuser": user.is_superuser,
+        "changed": sorted(changed),
+    }
 
 
 class MembershipInline(admin.TabularInline):

@@ -72,8 +72,13 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     serializer_class = ProjectSerializer
     lookup_field = "slug"
     filters = {"slug": "slug"}
-    scopes = {"create": Scope.ADMIN, "members": Scope.READ, "add_member": Scope.ADMIN, "revoke_member": Scope.ADMIN,
-              "close_account": Scope.ADMIN}  # fmt: skip
+    scopes = {
+        "create": Scope.ADMIN,
+        "members": Scope.READ,
+        "add_member": Scope.ADMIN,
+        "revoke_member": Scope.ADMIN,
+        "close_account": Scope.ADMIN,
+    }
 
     def get_queryset(self) -> Any:
         return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
@@ -137,8 +142,21 @@ class TokenSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = ApiToken
-        fields = ["id", "name", "project", "account", "scopes", "reason", "needs_approval", "approved_by",
-                  "approved_at", "created_at", "expires_at", "revoked_at", "last_used_at"]  # fmt: skip
+        fields = [
+            "id",
+            "name",
+            "project",
+            "account",
+            "scopes",
+            "reason",
+            "needs_approval",
+            "approved_by",
+            "approved_at",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+            "last_used_at",
+        ]
 
 
 class NewTokenSerializer(serializers.Serializer):

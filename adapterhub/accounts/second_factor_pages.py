@@ -28,8 +28,10 @@ METHOD = "password+code"
 class CodeForm(forms.Form):
     """A form for a code of the app or a recovery code."""
 
-    code = forms.CharField(max_length=20, widget=forms.TextInput(
-        attrs={"autocomplete": "one-time-code", "inputmode": "text", "autofocus": True}))  # fmt: skip
+    code = forms.CharField(
+        max_length=20,
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "inputmode": "text", "autofocus": True}),
+    )
 
 
 class ProvingForm(CodeForm):
@@ -116,8 +118,14 @@ def set_up(request: HttpRequest, user: User) -> HttpResponse:
     codes = enabled(request, user, secret, form) if form.is_valid() else []
     lands_at = complete(request, user) if codes and HALF in request.session else ""
     address = second_factor.address_for_app(user, secret)
-    context = {"form": form, "secret": secret, "picture": segno.make(address).svg_data_uri(scale=5, light="white"),
-               "codes": codes, "lands_at": lands_at, "is_forced": HALF in request.session}  # fmt: skip
+    context = {
+        "form": form,
+        "secret": secret,
+        "picture": segno.make(address).svg_data_uri(scale=5, light="white"),
+        "codes": codes,
+        "lands_at": lands_at,
+        "is_forced": HALF in request.session,
+    }
     response = render(request, "accounts/set_up_factor.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response

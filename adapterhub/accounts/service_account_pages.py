@@ -47,8 +47,13 @@ def accounts(request: HttpRequest) -> HttpResponse:
         except DomainError as error:
             form.add_error(error.field if error.field in form.fields else None, error.detail)
     held = Membership.objects.filter(project__in=projects, user__is_service=True).select_related("user", "project")
-    listing = Listing(request, held, search=("user__username", "project__slug"), choices={"role": ROLES},
-                      sorts={"name": "user__username", "project": "project__slug"})  # fmt: skip
+    listing = Listing(
+        request,
+        held,
+        search=("user__username", "project__slug"),
+        choices={"role": ROLES},
+        sorts={"name": "user__username", "project": "project__slug"},
+    )
     context = {"form": form, **listing.context(PAGE)}
     return render(request, "accounts/service_accounts.html", context, status=422 if form.errors else 200)
 

@@ -33,8 +33,12 @@ def note(request: HttpRequest, user: User) -> None:
     """Add the session to its user's list."""
     if not request.session.session_key:
         request.session.save()
-    fields = {"user": user, "method": request.session.get("auth_method", "session"), "address": address_of(request),
-              "agent": request.META.get("HTTP_USER_AGENT", "")[:200]}  # fmt: skip
+    fields = {
+        "user": user,
+        "method": request.session.get("auth_method", "session"),
+        "address": address_of(request),
+        "agent": request.META.get("HTTP_USER_AGENT", "")[:200],
+    }
     SignIn.objects.update_or_create(session_key=request.session.session_key, defaults=fields)
 
 

@@ -28,8 +28,11 @@ from adapterhub.core.tenancy import APPROVE, Scope
 PAGE = 50
 SORTS = {"name": "name", "expires": "expires_at", "used": "last_used_at", "made": "created_at"}
 WAITS = Q(needs_approval=True, approved_at=None)
-STATES = {"in use": Q(revoked_at=None) & ~WAITS, "waiting": Q(revoked_at=None) & WAITS,
-          "revoked": Q(revoked_at__isnull=False)}  # fmt: skip
+STATES = {
+    "in use": Q(revoked_at=None) & ~WAITS,
+    "waiting": Q(revoked_at=None) & WAITS,
+    "revoked": Q(revoked_at__isnull=False),
+}
 
 
 class TokenForm(forms.Form):
@@ -39,10 +42,16 @@ class TokenForm(forms.Form):
     name = forms.CharField(max_length=200)
     scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=forms.CheckboxSelectMultiple)
     days = forms.IntegerField(min_value=1, max_value=verbs.LONGEST_DAYS, initial=verbs.DAYS)
-    account = forms.ModelChoiceField(queryset=None, to_field_name="username", required=False, label="Acts as",
-                                     empty_label="its maker, and ends with their account")  # fmt: skip
-    reason = forms.CharField(max_length=2000, required=False,
-                             help_text="Needed for scope admin, which waits for another person.")  # fmt: skip
+    account = forms.ModelChoiceField(
+        queryset=None,
+        to_field_name="username",
+        required=False,
+        label="Acts as",
+        empty_label="its maker, and ends with their account",
+    )
+    reason = forms.CharField(
+        max_length=2000, required=False, help_text="Needed for scope admin, which waits for another person."
+    )
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,8 +64,12 @@ class SigningForm(forms.Form):
 
     reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
     meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
-    password = forms.CharField(required=False, strip=False, widget=forms.PasswordInput(
-        attrs={"autocomplete": "current-password"}), help_text="Needed ten minutes after your sign-in.")  # fmt: skip
+    password = forms.CharField(
+        required=False,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+        help_text="Needed ten minutes after your sign-in.",
+    )
 
 
 @login_required
@@ -66,8 +79,9 @@ def tokens(request: HttpRequest) -> HttpResponse:
     form = TokenForm(request.POST or None, projects=projects)
     shown = issued(request, form) if form.is_valid() else ""
     found = ApiToken.objects.filter(project__in=projects).select_related("project", "account")
-    listing = Listing(request, found, search=("name", "id", "account__username", "project__slug"), sorts=SORTS,
-                      states=STATES)  # fmt: skip
+    listing = Listing(
+        request, found, search=("name", "id", "account__username", "project__slug"), sorts=SORTS, states=STATES
+    )
     context = {"form": form, "shown": shown, "now": now(), **listing.context(PAGE)}
     response = render(request, "accounts/tokens.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
@@ -98,8 +112,12 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
         verbs.approve(shown, by=actor_of(request), **form.cleaned_data)
         messages.success(request, f"Done: {shown} works.")
         return redirect("token", pk=pk)
-    context = {"token": shown, "form": form, "events": AuditEvent.objects.about(shown),
-               "may_sign": shown.is_waiting and not shown.revoked_at and request.user != shown.created_by}  # fmt: skip
+    context = {
+        "token": shown,
+        "form": form,
+        "events": AuditEvent.objects.about(shown),
+        "may_sign": shown.is_waiting and not shown.revoked_at and request.user != shown.created_by,
+    }
     return render(request, "accounts/token.html", context, status=422 if form.errors else 200)
 
 

@@ -21,8 +21,16 @@ HIGH = {Scope.ADMIN}
 
 
 @transaction.atomic
-def create(project: Project, name: str, scopes: list[str], *, by: Actor, expires_at: datetime | None = None,
-           account: User | None = None, reason: str = "") -> tuple[ApiToken, str]:  # fmt: skip
+def create(
+    project: Project,
+    name: str,
+    scopes: list[str],
+    *,
+    by: Actor,
+    expires_at: datetime | None = None,
+    account: User | None = None,
+    reason: str = "",
+) -> tuple[ApiToken, str]:
     """Create a token, valid for 90 days by default; return it and its text, which cannot be read again.
 
     A token of scope admin needs a reason and works after another person's approval; one created by the server's own
@@ -36,8 +44,16 @@ def create(project: Project, name: str, scopes: list[str], *, by: Actor, expires
     is_high = bool(HIGH.intersection(scopes)) and by.user is not None
     if is_high and not reason:
         raise Invalid("A token of scope admin needs a reason, for the person who approves it.", field="reason")
-    token, text = ApiToken.issue(project=project, name=name, scopes=scopes, created_by=by.user, expires_at=expires_at,
-                                 account=account, reason=reason, needs_approval=is_high)  # fmt: skip
+    token, text = ApiToken.issue(
+        project=project,
+        name=name,
+        scopes=scopes,
+        created_by=by.user,
+        expires_at=expires_at,
+        account=account,
+        reason=reason,
+        needs_approval=is_high,
+    )
     require_of_account(token)
     AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, reason=reason, after=facts_of(token))
     return token, text
@@ -69,8 +85,15 @@ def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.A
         raise Conflict("This token does not wait for an approval: look at it again.", code="not_waiting")
     locked.approved_by, locked.approved_at = user, now()
     locked.save(update_fields=["approved_by", "approved_at"])
-    AuditEvent.record(Tag.TOKEN_APPROVED, locked, by=by, project=locked.project, reason=reason,
-                      after={"meaning": str(meaning)}, evidence=facts_of(locked))  # fmt: skip
+    AuditEvent.record(
+        Tag.TOKEN_APPROVED,
+        locked,
+        by=by,
+        project=locked.project,
+        reason=reason,
+        after={"meaning": str(meaning)},
+        evidence=facts_of(locked),
+    )
     token.refresh_from_db()
 
 

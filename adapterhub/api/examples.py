@@ -6,8 +6,14 @@ from typing import Any
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 OLD, NEW = "eu-compliance.v3-0123456789ab", "eu-compliance.v4-ba9876543210"
-RUN = {"project": "european-law", "adapter": "eu-compliance", "dataset": 17, "method": "lora", "rank_analysis": ID,
-       "hyperparameters": {"steps": 200, "learning_rate": 0.0005}}  # fmt: skip
+RUN = {
+    "project": "european-law",
+    "adapter": "eu-compliance",
+    "dataset": 17,
+    "method": "lora",
+    "rank_analysis": ID,
+    "hyperparameters": {"steps": 200, "learning_rate": 0.0005},
+}
 REASON = {"reason": "new articles"}
 
 EXAMPLES: dict[str, Any] = {
@@ -24,17 +30,26 @@ EXAMPLES: dict[str, Any] = {
     "NewAliasRequest": {"project": "european-law", "name": "compliance", "cluster": "laptop", "version": OLD},
     "NewApprovalRequest": {"rollout": ID, **REASON},
     "NewBaseModelRequest": {"slug": "smollm2-135m", "source": "HuggingFaceTB/SmolLM2-135M"},
-    "NewBlindTestRequest": {"adapter": "eu-compliance", "versions": [3, 4],
-                            "prompts": ["By when must a major incident be reported?"]},
+    "NewBlindTestRequest": {
+        "adapter": "eu-compliance",
+        "versions": [3, 4],
+        "prompts": ["By when must a major incident be reported?"],
+    },
     "NewClusterRequest": {"project": "european-law", "slug": "laptop", "base_model": "smollm2-135m"},
     "NewCompressionRequest": {"budget": {"uniform_rank": 4}},
     "NewDatasetRequest": {"project": "european-law", "file": "(the file's bytes)"},
     "NewEvaluationRequest": {"project": "european-law", "version": NEW, "dataset": 17, "against": OLD},
-    "NewRankAnalysisRequest": {"project": "european-law", "base_model": "smollm2-135m", "dataset": 17,
-                               "budget": {"uniform_rank": 8}},
+    "NewRankAnalysisRequest": {
+        "project": "european-law",
+        "base_model": "smollm2-135m",
+        "dataset": 17,
+        "budget": {"uniform_rank": 8},
+    },
     "NewReplicaRequest": {"cluster": "laptop", "url": "http://127.0.0.1:8100"},
     "NewRolloutRequest": {
-        "alias": "compliance", "candidate": NEW, **REASON,
+        "alias": "compliance",
+        "candidate": NEW,
+        **REASON,
         "steps": [{"weight": 10, "hold_s": 3600, "min_samples": 200}, {"weight": 50, "hold_s": 3600}],
         "guardrails": [{"metric": "error_rate", "margin": 1}],
     },
@@ -56,4 +71,4 @@ EXAMPLES: dict[str, Any] = {
     "UploadRequest": {"adapter_model": "(the file's bytes)", "adapter_config": "(the file's bytes)"},
     "VoteRequest": {"letter": "A"},
     "WeightRequest": {**REASON, "weight": 25},
-}  # fmt: skip
+}

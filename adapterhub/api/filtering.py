@@ -38,8 +38,9 @@ class Narrowing(BaseFilterBackend):
                 queryset = queryset.filter(**({path: wanted[-1]} if lookup else {f"{path}__in": wanted}))
             elif name not in SHARED:
                 offered = ", ".join(sorted(filters)) or "none"
-                raise Invalid(f"This list has no filter {name[:50]!r}; it has: {offered}.", field=name[:50],
-                              code="unknown_filter")  # fmt: skip
+                raise Invalid(
+                    f"This list has no filter {name[:50]!r}; it has: {offered}.", field=name[:50], code="unknown_filter"
+                )
         return queryset
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
@@ -102,5 +103,10 @@ def parameter(name: str, field: models.Field[Any, Any], lookup: str) -> dict[str
     elif field.choices:
         schema = {"type": "string", "enum": [str(value) for value, _ in field.flatchoices]}
     told = f"Compared by {lookup}." if lookup else "Given twice: either."
-    return {"name": name, "in": "query", "required": False, "description": told,
-            "schema": schema if lookup else {"type": "array", "items": schema}}  # fmt: skip
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": told,
+        "schema": schema if lookup else {"type": "array", "items": schema},
+    }

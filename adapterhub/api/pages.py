@@ -17,26 +17,35 @@ from adapterhub.core.errors import DomainError, Invalid, NotAllowed
 
 LONGEST_REASON = 2000
 NAVIGATION = [
-    ("Serve", [
-        ("overview", "Overview"),
-        ("playground", "Playground"),
-        ("adapters", "Adapters"),
-        ("rollouts", "Rollouts"),
-        ("approvals", "Approvals"),
-        ("clusters", "Clusters"),
-    ]),
-    ("Train", [
-        ("training-runs", "Training"),
-        ("rank-analyses", "Rank analyses"),
-        ("datasets", "Datasets"),
-    ]),
-    ("Govern", [
-        ("audit", "Audit"),
-        ("tokens", "Tokens"),
-        ("webhooks", "Webhooks"),
-        ("settings", "Settings"),
-    ]),
-]  # fmt: skip
+    (
+        "Serve",
+        [
+            ("overview", "Overview"),
+            ("playground", "Playground"),
+            ("adapters", "Adapters"),
+            ("rollouts", "Rollouts"),
+            ("approvals", "Approvals"),
+            ("clusters", "Clusters"),
+        ],
+    ),
+    (
+        "Train",
+        [
+            ("training-runs", "Training"),
+            ("rank-analyses", "Rank analyses"),
+            ("datasets", "Datasets"),
+        ],
+    ),
+    (
+        "Govern",
+        [
+            ("audit", "Audit"),
+            ("tokens", "Tokens"),
+            ("webhooks", "Webhooks"),
+            ("settings", "Settings"),
+        ],
+    ),
+]
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:

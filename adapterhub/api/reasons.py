@@ -6,5 +6,6 @@ from rest_framework import serializers
 
 
 class OptionalReasonSerializer(serializers.Serializer):
-    reason = serializers.CharField(required=False, allow_blank=True, max_length=2000, default="",
-                                   help_text="Kept in the audit trail.")  # fmt: skip
+    reason = serializers.CharField(
+        required=False, allow_blank=True, max_length=2000, default="", help_text="Kept in the audit trail."
+    )

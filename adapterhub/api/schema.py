@@ -79,11 +79,15 @@ ROLLOUT = "/api/v1/rollouts/{id}/"
 # Resources whose state changes, and the changes of them that If-Match guards.
 STATES = (ROLLOUT, "/api/v1/aliases/{name}/", "/api/v1/adapters/{slug}/")
 GUARDED = {
-    *((f"{ROLLOUT}{verb}/", "post") for verb in ("start", "discard", "pause", "resume", "set-weight", "promote",
-                                                 "rollback", "advance")), (ROLLOUT, "patch"),
-    ("/api/v1/aliases/{name}/move/", "post"), ("/api/v1/aliases/{name}/", "patch"),
+    *(
+        (f"{ROLLOUT}{verb}/", "post")
+        for verb in ("start", "discard", "pause", "resume", "set-weight", "promote", "rollback", "advance")
+    ),
+    (ROLLOUT, "patch"),
+    ("/api/v1/aliases/{name}/move/", "post"),
+    ("/api/v1/aliases/{name}/", "patch"),
     ("/api/v1/adapters/{slug}/", "patch"),
-}  # fmt: skip
+}
 UNCHANGED = {"description": "If-None-Match names this state: there is nothing new.", "headers": ETAG}
 REFUSALS = {
     "401": "No token, or one that is unknown, expired or revoked: `not_authenticated`, `authentication_failed`.",

@@ -47,8 +47,10 @@ def headers_of(taken: Taken) -> dict[str, str]:
     """Return the RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10): quota, calls left, seconds until full."""
     quota, per_s = taken.limit.burst, taken.limit.per_s
     whole = math.ceil((quota - taken.left) / per_s)
-    return {"RateLimit-Policy": f'"caller";q={quota:g};w={math.ceil(quota / per_s)}',
-            "RateLimit": f'"caller";r={max(0, taken.left)};t={whole}'}  # fmt: skip
+    return {
+        "RateLimit-Policy": f'"caller";q={quota:g};w={math.ceil(quota / per_s)}',
+        "RateLimit": f'"caller";r={max(0, taken.left)};t={whole}',
+    }
 
 
 class Buckets:

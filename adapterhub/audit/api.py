@@ -28,9 +28,23 @@ class AuditEventSerializer(serializers.ModelSerializer):
     class Meta:
         model = AuditEvent
         fields = [
-            "id", "project", "sequence", "at", "tag", "actor_name", "auth_method", "object_type", "object_id",
-            "object_name", "before", "after", "reason", "evidence", "request_id", "hash",
-        ]  # fmt: skip
+            "id",
+            "project",
+            "sequence",
+            "at",
+            "tag",
+            "actor_name",
+            "auth_method",
+            "object_type",
+            "object_id",
+            "object_name",
+            "before",
+            "after",
+            "reason",
+            "evidence",
+            "request_id",
+            "hash",
+        ]
 
     def get_hash(self, event: AuditEvent) -> str:
         return bytes(event.hash).hex()
@@ -60,9 +74,15 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     queryset = AuditEvent.objects.select_related("project")
     serializer_class = AuditEventSerializer
     filters = {
-        "project": "project__slug", "tag": "tag", "object_type": "object_type", "object_id": "object_id",
-        "actor_name": "actor_name", "request_id": "request_id", "after": "at__gte", "before": "at__lt",
-    }  # fmt: skip
+        "project": "project__slug",
+        "tag": "tag",
+        "object_type": "object_type",
+        "object_id": "object_id",
+        "actor_name": "actor_name",
+        "request_id": "request_id",
+        "after": "at__gte",
+        "before": "at__lt",
+    }
     scopes = dict.fromkeys(("list", "retrieve", "verify", "export"), Scope.AUDIT)
 
     def list(self, request: Request, *args: object, **kwargs: object) -> Response:

@@ -19,8 +19,22 @@ from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.verifier import MANIFEST_DOMAIN
 from adapterhub.core.tenancy import Tenant
 
-COLUMNS = ["sequence", "at", "tag", "actor_name", "auth_method", "token_id", "object_type", "object_id",
-           "object_name", "before", "after", "reason", "evidence", "request_id"]  # fmt: skip
+COLUMNS = [
+    "sequence",
+    "at",
+    "tag",
+    "actor_name",
+    "auth_method",
+    "token_id",
+    "object_type",
+    "object_id",
+    "object_name",
+    "before",
+    "after",
+    "reason",
+    "evidence",
+    "request_id",
+]
 # A spreadsheet would run a cell that begins with one of these.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -29,8 +43,12 @@ def export_lines(project: Tenant | None) -> Iterator[str]:
     """Yield one JSON line per event: the canonical text as it was hashed, and both hashes."""
     for event in AuditEvent.objects.of_chain(project).iterator():
         link = event.as_link()
-        line = {"sequence": link.sequence, "event": link.canonical.decode(), "prev": link.prev_hash.hex(),
-                "hash": link.hash.hex()}  # fmt: skip
+        line = {
+            "sequence": link.sequence,
+            "event": link.canonical.decode(),
+            "prev": link.prev_hash.hex(),
+            "hash": link.hash.hex(),
+        }
         yield json.dumps(line) + "\n"
 
 

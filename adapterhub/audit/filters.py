@@ -10,9 +10,16 @@ from django.db.models import QuerySet
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
-CONDITIONS = {"project": "project", "tag": "tag", "who": "actor_name__icontains", "object": "object_name__icontains",
-              "object_type": "object_type", "object_id": "object_id", "since": "at__date__gte",
-              "until": "at__date__lte"}  # fmt: skip
+CONDITIONS = {
+    "project": "project",
+    "tag": "tag",
+    "who": "actor_name__icontains",
+    "object": "object_name__icontains",
+    "object_type": "object_type",
+    "object_id": "object_id",
+    "since": "at__date__gte",
+    "until": "at__date__lte",
+}
 
 
 class AuditFilter(forms.Form):

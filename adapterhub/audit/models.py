@@ -108,9 +108,23 @@ class AuditEvent(models.Model):
 
     def append(self) -> None:
         """Append this event to its chain in one database call, which locks the chain until the commit."""
-        columns = [self.project_id, self.at, str(self.tag), self.actor_id, self.actor_name, self.auth_method,
-                   self.token_id, self.object_type, self.object_id, self.object_name, as_json(self.before),
-                   as_json(self.after), self.reason, as_json(self.evidence), self.request_id]  # fmt: skip
+        columns = [
+            self.project_id,
+            self.at,
+            str(self.tag),
+            self.actor_id,
+            self.actor_name,
+            self.auth_method,
+            self.token_id,
+            self.object_type,
+            self.object_id,
+            self.object_name,
+            as_json(self.before),
+            as_json(self.after),
+            self.reason,
+            as_json(self.evidence),
+            self.request_id,
+        ]
         with connection.cursor() as cursor:
             cursor.execute(APPEND, [chain.DOMAIN, *self.around_sequence(), *columns])
             self.pk, self.sequence, self.canonical, self.prev_hash, self.hash = cursor.fetchone()
@@ -152,11 +166,16 @@ class AuditEvent(models.Model):
         """The changed fields with their values before and after; `had` and `has` say on which side a value existed."""
         before, after = self.before or {}, self.after or {}
         return [
-            {"field": name, "before": before.get(name), "after": after.get(name), "had": name in before,
-             "has": name in after}
+            {
+                "field": name,
+                "before": before.get(name),
+                "after": after.get(name),
+                "had": name in before,
+                "has": name in after,
+            }
             for name in sorted({*before, *after})
             if name not in before or name not in after or before[name] != after[name]
-        ]  # fmt: skip
+        ]
 
     @property
     def hash_hex(self) -> str:

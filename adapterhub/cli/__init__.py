@@ -21,9 +21,12 @@ EPILOG = (
     "6 a gate refused."
 )
 app = typer.Typer(
-    name="adapterhub", no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG,
+    name="adapterhub",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
     help="The whole life of a LoRA adapter, from a pipeline or a terminal.",
-)  # fmt: skip
+)
 app.add_typer(serving.alias, name="alias")
 app.add_typer(evidence.audit, name="audit")
 app.add_typer(blind.blind, name="blind")

@@ -29,8 +29,9 @@ class Config:
         """Return this configuration. Raises BadConfig when address or token is missing."""
         if not self.url or not self.token:
             missing = "address" if not self.url else "token"
-            raise BadConfig(f"There is no {missing}: run `adapterhub login URL`, or set ADAPTERHUB_URL and "
-                            "ADAPTERHUB_TOKEN.")  # fmt: skip
+            raise BadConfig(
+                f"There is no {missing}: run `adapterhub login URL`, or set ADAPTERHUB_URL and ADAPTERHUB_TOKEN."
+            )
         return self
 
 

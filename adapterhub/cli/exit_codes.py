@@ -31,8 +31,16 @@ class Ended(Exception):
 FORESEEN = (ApiError, BadConfig, Ended, OSError, TimedOut, Unreachable)
 # Gates between a version and its users: signatures, evaluations, the estimate of memory.
 GATES = {"alias_protected", "approval_missing", "evaluation_objects", "review_overdue", "will_not_fit"}
-BY_STATUS = {400: Exit.USAGE, 401: Exit.NOT_ALLOWED, 403: Exit.NOT_ALLOWED, 404: Exit.USAGE, 409: Exit.CONFLICT,
-             413: Exit.USAGE, 415: Exit.USAGE, 422: Exit.USAGE}  # fmt: skip
+BY_STATUS = {
+    400: Exit.USAGE,
+    401: Exit.NOT_ALLOWED,
+    403: Exit.NOT_ALLOWED,
+    404: Exit.USAGE,
+    409: Exit.CONFLICT,
+    413: Exit.USAGE,
+    415: Exit.USAGE,
+    422: Exit.USAGE,
+}
 
 
 def code_of(error: Exception) -> Exit:

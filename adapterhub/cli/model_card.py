@@ -27,15 +27,17 @@ def body(version: Json, dossier: Json, evaluations: list[Json]) -> Iterator[str]
     about, made = dossier["1 General description"], dossier["2 Elements and development"]
     yield f"# {version['served_name']}"
     yield f"\n{about['purpose']}\n"
-    yield from table({
-        "Base model": f"{about['base model']['name']}, sha256 `{about['base model']['digest']}`",
-        "Weights": f"sha256 `{version['digest']}`",
-        "Data": f"sha256 `{made['data']}`",
-        "Method": made["method"],
-        "Parameters": f"{made['parameters']:,}",
-        "Ranks": ranks_of(version["ranks"]),
-        "Published": about["published"],
-    })  # fmt: skip
+    yield from table(
+        {
+            "Base model": f"{about['base model']['name']}, sha256 `{about['base model']['digest']}`",
+            "Weights": f"sha256 `{version['digest']}`",
+            "Data": f"sha256 `{made['data']}`",
+            "Method": made["method"],
+            "Parameters": f"{made['parameters']:,}",
+            "Ranks": ranks_of(version["ranks"]),
+            "Published": about["published"],
+        }
+    )
     yield "\n## Measured\n"
     yield from table(measured(version["metrics"], evaluations))
     yield "\n## Lineage\n"

@@ -141,5 +141,8 @@ def history(
     """Show every move of the alias, newest first; with --at, the version that served at that time."""
     with hub() as api:
         moves = api.send(calls.history(name, at))
-    say(moves, "\n".join(f"{move['at']} {move['version']} {move['actor_name']}: {move['reason']}" for move in moves),
-        as_json)  # fmt: skip
+    say(
+        moves,
+        "\n".join(f"{move['at']} {move['version']} {move['actor_name']}: {move['reason']}" for move in moves),
+        as_json,
+    )

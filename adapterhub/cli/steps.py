@@ -141,8 +141,13 @@ class TheRanks:
         name = f"{kind}={value}"
         if state.dataset is None:
             return Change("run", "rank analysis", name, "there is none of this data")
-        asked = calls.rank_analyses(project=state.project, base_model=state.wish.base, dataset=str(state.dataset),
-                                    preset="default", fields="id,status,budget,message,reason")  # fmt: skip
+        asked = calls.rank_analyses(
+            project=state.project,
+            base_model=state.wish.base,
+            dataset=str(state.dataset),
+            preset="default",
+            fields="id,status,budget,message,reason",
+        )
         alive = ("succeeded", *UNDER_WAY)
         state.analysis = state.newest(asked, lambda row: row["status"] in alive and budget_of(row) == wanted)
         if state.analysis is None:
@@ -187,8 +192,9 @@ class TheVersion:
         return {"method": state.wish.method, "hyperparameters": state.wish.hyperparameters, **planned}
 
     def runs(self, state: State) -> Call[Json]:
-        return calls.training_runs(project=state.project, adapter=state.wish.adapter.slug, dataset=str(state.dataset),
-                                   method=state.wish.method)  # fmt: skip
+        return calls.training_runs(
+            project=state.project, adapter=state.wish.adapter.slug, dataset=str(state.dataset), method=state.wish.method
+        )
 
     def fits(self, state: State) -> Callable[[Json], bool]:
         recipe = self.recipe(state)
@@ -270,8 +276,10 @@ class TheGates:
             require_no_worse(metrics, state.version or "", self.serving(state) or "")
         loss = metrics.get("arms", {}).get("version", {}).get("loss")
         if gates and gates.loss_below is not None and not (loss is not None and loss < gates.loss_below):
-            raise Ended(f"gates.loss_below: the held-out loss of {state.version} is {loss}, not below "
-                        f"{gates.loss_below}.", Exit.REFUSED)  # fmt: skip
+            raise Ended(
+                f"gates.loss_below: the held-out loss of {state.version} is {loss}, not below {gates.loss_below}.",
+                Exit.REFUSED,
+            )
 
 
 class ThePolicy:
@@ -298,8 +306,10 @@ class TheRollout:
         state.alias = state.alias or state.found(calls.alias(wanted.alias))
         if state.alias is None:
             if wanted.cluster is None:
-                raise Ended(f"rollout.cluster: there is no alias {wanted.alias}: name the cluster that would serve it.",
-                            Exit.USAGE)  # fmt: skip
+                raise Ended(
+                    f"rollout.cluster: there is no alias {wanted.alias}: name the cluster that would serve it.",
+                    Exit.USAGE,
+                )
             return Change("create", "alias", wanted.alias, f"it does not exist yet; served by {wanted.cluster}")
         if state.version is None:
             return Change("open", "rollout", wanted.alias, "the version is new")
@@ -336,6 +346,12 @@ STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates
 
 def shown(state: State) -> dict[str, Any]:
     """Return the result of the declaration: the ids of what exists and the rollout."""
-    return {"adapter": state.wish.adapter.slug, "dataset": state.dataset, "version": state.version,
-            "rank_analysis": (state.analysis or {}).get("id"), "training_run": (state.run or {}).get("id"),
-            "evaluation": (state.evaluation or {}).get("id"), "rollout": state.rollout}  # fmt: skip
+    return {
+        "adapter": state.wish.adapter.slug,
+        "dataset": state.dataset,
+        "version": state.version,
+        "rank_analysis": (state.analysis or {}).get("id"),
+        "training_run": (state.run or {}).get("id"),
+        "evaluation": (state.evaluation or {}).get("id"),
+        "rollout": state.rollout,
+    }

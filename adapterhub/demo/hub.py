@@ -88,8 +88,14 @@ class Hub:
 
     def complete(self, model: str, prompt: str, user: str, tokens: int) -> Answer:
         """Request a completion from the router. `ignore_eos` keeps short answers comparable."""
-        body = {"model": model, "prompt": prompt, "user": user, "max_tokens": tokens, "temperature": 0,
-                "ignore_eos": True}  # fmt: skip
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "user": user,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
         response = self.router.post("/v1/completions", json=body)
         answer = checked(response)
         return Answer(

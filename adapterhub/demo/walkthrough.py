@@ -22,12 +22,25 @@ RANK = 16
 USERS = [f"user-{number:02}" for number in range(1, 21)]
 TOKENS = 20
 HYPERPARAMETERS = {
-    "rank": RANK, "steps": 40, "batch_size": 4, "max_length": 84, "learning_rate": 3e-3, "warmup_steps": 4,
-    "checkpoint_steps": 20, "eval_tokens": 4400,
-}  # fmt: skip
+    "rank": RANK,
+    "steps": 40,
+    "batch_size": 4,
+    "max_length": 84,
+    "learning_rate": 3e-3,
+    "warmup_steps": 4,
+    "checkpoint_steps": 20,
+    "eval_tokens": 4400,
+}
 # A small probe: one learning rate and few steps, so that it takes about 40 s on two free cores.
-ANALYSIS = {"preset": "default", "budget": {"uniform_rank": RANK}, "rank_max": 32, "quantum": 4, "samples": 8,
-            "max_length": 128, "settings": {"probe_rates": [4e-3], "probe_steps": 4}}  # fmt: skip
+ANALYSIS = {
+    "preset": "default",
+    "budget": {"uniform_rank": RANK},
+    "rank_max": 32,
+    "quantum": 4,
+    "samples": 8,
+    "max_length": 128,
+    "settings": {"probe_rates": [4e-3], "probe_steps": 4},
+}
 MIN_STEPS, MIN_TRAINED, MIN_EVALUATED, MIN_COMPLETION = 40, 10_000, 4_000, 16
 
 
@@ -104,8 +117,13 @@ class Story:
     def declare_serving(self) -> None:
         """Create the adapter, and the cluster with the running replicas that serve it, if they are missing."""
         if not self.hub.exists(f"adapters/{ADAPTER}/"):
-            body = {"project": PROJECT, "slug": ADAPTER, "base_model": DEFAULT_MODEL, "tags": ["eu"],
-                    "description": "Answers in the words of European financial and AI regulation."}  # fmt: skip
+            body = {
+                "project": PROJECT,
+                "slug": ADAPTER,
+                "base_model": DEFAULT_MODEL,
+                "tags": ["eu"],
+                "description": "Answers in the words of European financial and AI regulation.",
+            }
             self.alice.post("adapters/", body)
         if not self.hub.exists(f"clusters/{CLUSTER}/"):
             self.olga.post("clusters/", {"project": PROJECT, "slug": CLUSTER, "base_model": DEFAULT_MODEL})
@@ -120,8 +138,10 @@ class Story:
         body = {"project": PROJECT, "base_model": DEFAULT_MODEL, "dataset": dataset["id"], **ANALYSIS}
         analysis = done or self.follow("rank-analyses/", body, "TARS")
         ranks = sorted({module["rank"] for module in analysis["modules"]})
-        self.say(f"Ranks {', '.join(map(str, ranks))} over {len(analysis['modules'])} modules, "
-                 f"{analysis['parameters']:,} of {analysis['budget']['parameters']:,} parameters")  # fmt: skip
+        self.say(
+            f"Ranks {', '.join(map(str, ranks))} over {len(analysis['modules'])} modules, "
+            f"{analysis['parameters']:,} of {analysis['budget']['parameters']:,} parameters"
+        )
         self.say(f"[dim]{analysis['verdict_text']}")
         require(len(ranks) >= 3, f"the plan has the ranks {ranks}, fewer than three different ones")
         return analysis
@@ -136,13 +156,20 @@ class Story:
         self.step(int(number), title)
         plan = analysis and analysis["id"]
         done = self.reusable("training-runs/", dataset, lambda job: job["rank_analysis"] == plan)
-        body = {"project": PROJECT, "adapter": ADAPTER, "dataset": dataset["id"], "rank_analysis": plan,
-                "hyperparameters": HYPERPARAMETERS}  # fmt: skip
+        body = {
+            "project": PROJECT,
+            "adapter": ADAPTER,
+            "dataset": dataset["id"],
+            "rank_analysis": plan,
+            "hyperparameters": HYPERPARAMETERS,
+        }
         run = done or self.follow("training-runs/", body, "Training")
         version = self.version(run["version"])
         metrics = version["metrics"]
-        self.say(f"{run['version']}: held-out loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f} over "
-                 f"{metrics['eval_tokens']:,} tokens, {version['parameters']:,} parameters")  # fmt: skip
+        self.say(
+            f"{run['version']}: held-out loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f} over "
+            f"{metrics['eval_tokens']:,} tokens, {version['parameters']:,} parameters"
+        )
         self.keep_version(version)
         return str(run["version"])
 
@@ -187,8 +214,14 @@ class Story:
 
     @contextmanager
     def bar(self) -> Iterator[Progress]:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total}"),
-                   TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console) as bar:
             yield bar
 
@@ -196,8 +229,13 @@ class Story:
         table = Table("version", "parameters", "loss before", "loss after", "ranks")
         for version in self.record.versions:
             ranks = sorted(set(version["rank_pattern"].values()))
-            table.add_row(version["served_name"], f"{version['parameters']:,}", f"{version['loss_before']:.3f}",
-                          f"{version['loss_after']:.3f}", ", ".join(map(str, ranks)))  # fmt: skip
+            table.add_row(
+                version["served_name"],
+                f"{version['parameters']:,}",
+                f"{version['loss_before']:.3f}",
+                f"{version['loss_after']:.3f}",
+                ", ".join(map(str, ranks)),
+            )
         self.console.print(table)
         parameters = [version["parameters"] for version in self.record.versions]
         require(parameters[1] <= parameters[0], "the planned version has more parameters than the uniform one")

@@ -17,13 +17,45 @@ register = template.Library()
 LATEST = 20
 
 TONES = {
-    "good": ("✓", {"ready", "succeeded", "promoted", "healthy", "intact", "live", "delivered", "approved", "used",
-                   "reviewed", "serves", "follow the plan", "fits", "good"}),
+    "good": (
+        "✓",
+        {
+            "ready",
+            "succeeded",
+            "promoted",
+            "healthy",
+            "intact",
+            "live",
+            "delivered",
+            "approved",
+            "used",
+            "reviewed",
+            "serves",
+            "follow the plan",
+            "fits",
+            "good",
+        },
+    ),
     "bad": ("✕", {"failed", "rejected", "unreachable", "broken", "cannot", "will not fit", "bad"}),
-    "busy": ("↻", {"queued", "running", "stopping", "checking", "loading", "awaiting approval", "pending", "drifts",
-                   "glass broken", "sample too small", "tight", "serves after export"}),
+    "busy": (
+        "↻",
+        {
+            "queued",
+            "running",
+            "stopping",
+            "checking",
+            "loading",
+            "awaiting approval",
+            "pending",
+            "drifts",
+            "glass broken",
+            "sample too small",
+            "tight",
+            "serves after export",
+        },
+    ),
     "still": ("■", {"cancelled", "archived", "paused", "draft", "discarded", "rolled back", "lapsed"}),
-}  # fmt: skip
+}
 
 
 VERDICTS = {
@@ -128,5 +160,9 @@ def sort(context: dict[str, Any], word: str, label: str) -> dict[str, Any]:
     """Render a column header that sorts by the column, or reverses the order if the list is sorted by it already."""
     now = context["listing"].sort
     direction = {word: "up", f"-{word}": "down"}.get(now, "")
-    return {"request": context["request"], "label": label, "direction": direction,
-            "next": f"-{word}" if direction == "up" else word}  # fmt: skip
+    return {
+        "request": context["request"],
+        "label": label,
+        "direction": direction,
+        "next": f"-{word}" if direction == "up" else word,
+    }

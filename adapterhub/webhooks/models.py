@@ -95,8 +95,11 @@ def require_address(url: str) -> None:
 def require_events(events: list[str]) -> None:
     known = {*Tag, *(f"{subject}:*" for subject in SUBJECTS)}
     if unknown := [event for event in events if event not in known]:
-        raise Invalid(f"{unknown[0]!r} is no event: e.g. rollout:promoted, or rollout:* for all of one kind.",
-                      field="events", code="unknown_event")  # fmt: skip
+        raise Invalid(
+            f"{unknown[0]!r} is no event: e.g. rollout:promoted, or rollout:* for all of one kind.",
+            field="events",
+            code="unknown_event",
+        )
     if not events:
         raise Invalid("Name at least one event, e.g. rollout:*.", field="events", code="no_event")
 

@@ -40,8 +40,13 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     form = WebhookForm(request.POST or None, projects=projects)
     shown = issue(request, form.cleaned_data) if form.is_valid() else ""
     found = Webhook.objects.filter(project__in=projects).select_related("project")
-    listing = Listing(request, found, search=("url", "project__slug", "events__icontains"), states=STATES,
-                      sorts={"address": "url", "project": "project__slug", "made": "created_at"})  # fmt: skip
+    listing = Listing(
+        request,
+        found,
+        search=("url", "project__slug", "events__icontains"),
+        states=STATES,
+        sorts={"address": "url", "project": "project__slug", "made": "created_at"},
+    )
     context = {"form": form, "shown": shown, **listing.context(PAGE)}
     response = render(request, "webhooks/webhooks.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
@@ -60,10 +65,13 @@ def deliveries(request: HttpRequest) -> HttpResponse:
     projects = allowed_somewhere(request, Scope.ADMIN)
     webhooks = Webhook.objects.filter(project__in=projects)[:OFFERED]
     found = Delivery.objects.filter(webhook__project__in=projects).select_related("webhook", "event")
-    listing = Listing(request, found.prefetch_related("log"), search=("event__tag", "event__object_name"),
-                      sorts={"made": "created_at", "attempts": "attempts"},
-                      choices={"status": DeliveryStatus.choices,
-                               "webhook": [(str(each.pk), each.url) for each in webhooks]})  # fmt: skip
+    listing = Listing(
+        request,
+        found.prefetch_related("log"),
+        search=("event__tag", "event__object_name"),
+        sorts={"made": "created_at", "attempts": "attempts"},
+        choices={"status": DeliveryStatus.choices, "webhook": [(str(each.pk), each.url) for each in webhooks]},
+    )
     return render(request, "webhooks/deliveries.html", listing.context(PAGE))
 
 

@@ -85,10 +85,11 @@ class AdaTraining(Training):
         kinds = len(KINDS)
         products = [mean * doubt for mean, doubt in zip(self.mean, self.doubt, strict=True)]
         return {
-            kind: products[2 * kinds + place] + products[place].mean(3, keepdim=True)
+            kind: products[2 * kinds + place]
+            + products[place].mean(3, keepdim=True)
             + products[kinds + place].mean(3, keepdim=True)
             for place, kind in enumerate(KINDS)
-        }  # fmt: skip
+        }
 
     def keep_best(self, arm: int, scores: Weights, share: float) -> None:
         started = sum(self.arms[arm].ranks.values())

@@ -94,8 +94,10 @@ class Training:
         """Rates that are zero where an arm has no rank: PEFT leaves such a module out, its magnitude too."""
         kept = []
         for kind, rate in zip(KINDS, rates, strict=True):
-            has = [[float(arm.ranks.get(module_name(layer, kind), 0) > 0) for arm in self.arms]
-                   for layer in range(len(self.stack.base.layers))]  # fmt: skip
+            has = [
+                [float(arm.ranks.get(module_name(layer, kind), 0) > 0) for arm in self.arms]
+                for layer in range(len(self.stack.base.layers))
+            ]
             kept.append(rate * torch.tensor(has, device=rate.device)[:, :, None, None])
         return kept
 

@@ -14,8 +14,15 @@ from tars.llama import KINDS, module_name
 from torch import Tensor
 
 # Modules that read the same input share its components.
-READS = {"q_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "o_proj": "o_proj",
-         "gate_proj": "gate_proj", "up_proj": "gate_proj", "down_proj": "down_proj"}  # fmt: skip
+READS = {
+    "q_proj": "q_proj",
+    "k_proj": "q_proj",
+    "v_proj": "q_proj",
+    "o_proj": "o_proj",
+    "gate_proj": "gate_proj",
+    "up_proj": "gate_proj",
+    "down_proj": "down_proj",
+}
 
 
 def components(model: Any, ids: Tensor, count: int, batch: int = 16) -> dict[str, tuple[Tensor, Tensor]]:

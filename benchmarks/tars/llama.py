@@ -50,8 +50,15 @@ class Base:
             weights = {kind: parts[kind].weight for kind in KINDS} | norms
             layers.append({name: weight.detach() for name, weight in weights.items()})
         theta = config.rope_parameters["rope_theta"]
-        return cls(layers, model.model.embed_tokens.weight.detach(), model.model.norm.weight.detach(),
-                   config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps, theta)  # fmt: skip
+        return cls(
+            layers,
+            model.model.embed_tokens.weight.detach(),
+            model.model.norm.weight.detach(),
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.rms_norm_eps,
+            theta,
+        )
 
     def shape(self, kind: str) -> tuple[int, int]:
         out, width = self.layers[0][kind].shape
@@ -83,9 +90,19 @@ def adapted(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, gain:
 
 
 def layer_step(
-    x: Tensor, weights: Weights, a: Weights, b: Weights, gains: Weights | None, scale: float, cos: Tensor, sin: Tensor,
-    heads: int, kv_heads: int, epsilon: float, length: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weights: Weights,
+    a: Weights,
+    b: Weights,
+    gains: Weights | None,
+    scale: float,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    kv_heads: int,
+    epsilon: float,
+    length: int,
+) -> Tensor:
     """One decoder layer over N arms. (N, M, H) with M = batch * length"""
     arms, tokens, _width = x.shape
 
@@ -153,10 +170,19 @@ class Stack:
         x = functional.embedding(ids[..., :-1], base.embedding).view(arms, batch * self.length, -1)
         for index, weights in enumerate(base.layers):
             x = self.step(
-                x, weights, {kind: layers_a[kind][index] for kind in a}, {kind: layers_b[kind][index] for kind in b},
-                None if gains is None else gains[index], self.scale, self.cos, self.sin, base.heads, base.kv_heads,
-                base.epsilon, self.length,
-            )  # fmt: skip
+                x,
+                weights,
+                {kind: layers_a[kind][index] for kind in a},
+                {kind: layers_b[kind][index] for kind in b},
+                None if gains is None else gains[index],
+                self.scale,
+                self.cos,
+                self.sin,
+                base.heads,
+                base.kv_heads,
+                base.epsilon,
+                self.length,
+            )
         x = rms_norm(x, base.final_norm, base.epsilon).view(-1, x.shape[-1])
         targets = ids[..., 1:].reshape(-1)
         return TokenLosses.apply(x, base.embedding, targets, self.of_chunk).view(arms, batch, -1)  # type: ignore[no-any-return,no-untyped-call]

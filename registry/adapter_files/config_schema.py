@@ -87,13 +87,30 @@ FIELDS |= dict.fromkeys(
 # Each of these fields changes the meaning of the weights, or the code that runs when the file is opened.
 FIELDS |= dict.fromkeys(
     (
-        "alora_invocation_tokens", "arrow_config", "auto_mapping", "bias", "corda_config", "ensure_weight_tying",
-        "fan_in_fan_out", "kasa_config", "layer_replication", "lora_bias", "lora_ga_config", "megatron_config",
-        "modules_to_save", "monteclora_config", "runtime_config", "target_parameters", "trainable_token_indices",
-        "use_bdlora", "use_dora", "use_qalora", "velora_config",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "auto_mapping",
+        "bias",
+        "corda_config",
+        "ensure_weight_tying",
+        "fan_in_fan_out",
+        "kasa_config",
+        "layer_replication",
+        "lora_bias",
+        "lora_ga_config",
+        "megatron_config",
+        "modules_to_save",
+        "monteclora_config",
+        "runtime_config",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_bdlora",
+        "use_dora",
+        "use_qalora",
+        "velora_config",
     ),
     (is_off, "left out or off: it cannot be served"),
-)  # fmt: skip
+)
 
 
 def fault(config: dict[str, Any]) -> tuple[str, str] | None:

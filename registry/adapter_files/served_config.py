@@ -17,8 +17,9 @@ def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
 
     `ranks` maps module names to ranks. The caller adds the base model's name.
     """
-    alphas = {module: pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
-              for module in ranks}  # fmt: skip
+    alphas = {
+        module: pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha")) for module in ranks
+    }
     rank = config.get("r") or max(ranks.values())
     alpha = config.get("lora_alpha") or next(iter(alphas.values()))
     return {

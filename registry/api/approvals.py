@@ -35,9 +35,24 @@ class ApprovalSerializer(serializers.ModelSerializer):
     class Meta:
         model = Approval
         fields = [
-            "id", "project", "kind", "alias", "rollout", "candidate", "policy", "evidence", "bound", "quorum",
-            "reason", "author_name", "status", "review_due_at", "created_at", "decided_at", "signatures",
-        ]  # fmt: skip
+            "id",
+            "project",
+            "kind",
+            "alias",
+            "rollout",
+            "candidate",
+            "policy",
+            "evidence",
+            "bound",
+            "quorum",
+            "reason",
+            "author_name",
+            "status",
+            "review_due_at",
+            "created_at",
+            "decided_at",
+            "signatures",
+        ]
 
 
 class NewApprovalSerializer(serializers.Serializer):
@@ -54,9 +69,12 @@ class NewApprovalSerializer(serializers.Serializer):
 
 class PersonSerializer(ReasonSerializer):
     password = serializers.CharField(
-        required=False, default="", trim_whitespace=False, write_only=True,
+        required=False,
+        default="",
+        trim_whitespace=False,
+        write_only=True,
         help_text="Yours, unless you signed in within the last ten minutes.",
-    )  # fmt: skip
+    )
 
 
 class SigningSerializer(PersonSerializer):
@@ -74,10 +92,20 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     queryset = Approval.objects.select_related("project", "alias", "candidate").prefetch_related("signatures")
     serializer_class = ApprovalSerializer
     pagination_class = ByCreation
-    filters = {"project": "project__slug", "status": "status", "kind": "kind", "alias": "alias__name",
-               "rollout": "rollout"}  # fmt: skip
-    scopes = {"create": Scope.OPERATE, "approve": APPROVE, "reject": APPROVE, "review": APPROVE,
-              "break_glass": Scope.OPERATE}  # fmt: skip
+    filters = {
+        "project": "project__slug",
+        "status": "status",
+        "kind": "kind",
+        "alias": "alias__name",
+        "rollout": "rollout",
+    }
+    scopes = {
+        "create": Scope.OPERATE,
+        "approve": APPROVE,
+        "reject": APPROVE,
+        "review": APPROVE,
+        "break_glass": Scope.OPERATE,
+    }
 
     @extend_schema(request=NewApprovalSerializer, responses={201: ApprovalSerializer})
     def create(self, request: Request) -> Response:

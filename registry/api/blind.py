@@ -63,8 +63,10 @@ class BlindTestSerializer(serializers.ModelSerializer):
     @extend_schema_field(BlindAnswerSerializer(many=True))
     def get_answers(self, test: BlindTest) -> list[dict[str, Any]]:
         seen = self.face(test)
-        return [{"letter": each["letter"], "text": each["text"], "number": None if seen["is_open"] else each["number"]}
-                for each in seen["answers"]]  # fmt: skip
+        return [
+            {"letter": each["letter"], "text": each["text"], "number": None if seen["is_open"] else each["number"]}
+            for each in seen["answers"]
+        ]
 
     @extend_schema_field(PreferenceSerializer(many=True))
     def get_votes(self, test: BlindTest) -> list[dict[str, Any]]:
@@ -74,8 +76,12 @@ class BlindTestSerializer(serializers.ModelSerializer):
 
 class NewBlindTestSerializer(serializers.Serializer):
     adapter = serializers.SlugField()
-    versions = serializers.ListField(child=serializers.IntegerField(min_value=1), min_length=2, max_length=MOST_MODELS,
-                                     help_text="Numbers of versions of the adapter.")  # fmt: skip
+    versions = serializers.ListField(
+        child=serializers.IntegerField(min_value=1),
+        min_length=2,
+        max_length=MOST_MODELS,
+        help_text="Numbers of versions of the adapter.",
+    )
     prompts = serializers.ListField(child=serializers.CharField(max_length=8000), min_length=1, max_length=MOST_PROMPTS)
     max_tokens = serializers.IntegerField(min_value=1, max_value=1024, default=64)
 

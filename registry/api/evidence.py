@@ -18,9 +18,13 @@ from registry.evidence.lineage import lineage
 from registry.models import Dossier
 
 SCOPES = {
-    "compatibility": Scope.READ, "lineage": Scope.READ, "compare": Scope.READ, "dossier": Scope.READ,
-    "freeze": Scope.PUBLISH, "dossiers": Scope.READ,
-}  # fmt: skip
+    "compatibility": Scope.READ,
+    "lineage": Scope.READ,
+    "compare": Scope.READ,
+    "dossier": Scope.READ,
+    "freeze": Scope.PUBLISH,
+    "dossiers": Scope.READ,
+}
 
 
 class EngineVerdictSerializer(serializers.Serializer):

@@ -41,10 +41,14 @@ class RolloutViewSet(Reading):
     pagination_class = ByCreation
     project_path = "alias__project"
     filters = {
-        "project": "alias__project__slug", "alias": "alias__name", "candidate": "candidate__served_name",
-        "stable": "stable__served_name", "status": "status", "created_after": "created_at__gte",
+        "project": "alias__project__slug",
+        "alias": "alias__name",
+        "candidate": "candidate__served_name",
+        "stable": "stable__served_name",
+        "status": "status",
+        "created_after": "created_at__gte",
         "created_before": "created_at__lt",
-    }  # fmt: skip
+    }
     scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ}
 
     @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})

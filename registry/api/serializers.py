@@ -25,23 +25,36 @@ class BaseModelSerializer(serializers.ModelSerializer):
     class Meta:
         model = BaseModel
         fields = [
-            "slug", "source", "revision", "status", "message", "digest", "tokenizer_digest", "template_digest",
-            "parameters", "size_bytes", "archived_at", "created_at",
-        ]  # fmt: skip
+            "slug",
+            "source",
+            "revision",
+            "status",
+            "message",
+            "digest",
+            "tokenizer_digest",
+            "template_digest",
+            "parameters",
+            "size_bytes",
+            "archived_at",
+            "created_at",
+        ]
 
 
 class NewBaseModelSerializer(serializers.Serializer):
     slug = serializers.SlugField(max_length=50)
     source = serializers.RegexField(
-        r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", max_length=200, required=False,
+        r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
+        max_length=200,
+        required=False,
         help_text="A folder of the models folder, or a hub id.",
-    )  # fmt: skip
+    )
     revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, allow_blank=True, default="")
     version = serializers.CharField(
-        max_length=120, required=False,
+        max_length=120,
+        required=False,
         help_text="Instead of a source: the served name of a version, to be served whole. A full training's checkpoint "
         "is taken as it is; a LoRA is merged into its base model.",
-    )  # fmt: skip
+    )
 
     def validate(self, fields: dict) -> dict:
         if ("source" in fields) == ("version" in fields):
@@ -77,10 +90,26 @@ class VersionSerializer(serializers.ModelSerializer):
     class Meta:
         model = AdapterVersion
         fields = [
-            "adapter", "number", "served_name", "status", "message", "digest", "signature", "base_digest",
-            "tokenizer_digest", "template_digest", "config", "method", "max_rank", "ranks", "parameters", "size_bytes",
-            "metrics", "lineage", "created_at",
-        ]  # fmt: skip
+            "adapter",
+            "number",
+            "served_name",
+            "status",
+            "message",
+            "digest",
+            "signature",
+            "base_digest",
+            "tokenizer_digest",
+            "template_digest",
+            "config",
+            "method",
+            "max_rank",
+            "ranks",
+            "parameters",
+            "size_bytes",
+            "metrics",
+            "lineage",
+            "created_at",
+        ]
 
 
 class UploadSerializer(serializers.Serializer):
@@ -200,9 +229,12 @@ class StepSerializer(serializers.Serializer):
     )
     approval = serializers.BooleanField(required=False, default=False)
     shadow = serializers.FloatField(
-        min_value=0, max_value=100, required=False, default=0,
+        min_value=0,
+        max_value=100,
+        required=False,
+        default=0,
         help_text="Percent of the stable version's answers that the candidate is asked too, unseen; at weight 0.",
-    )  # fmt: skip
+    )
 
 
 class GuardrailSerializer(serializers.Serializer):
@@ -238,9 +270,12 @@ class TargetingSerializer(serializers.Serializer):
     allow = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
     deny = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
     holdout = serializers.FloatField(
-        min_value=0, max_value=50, required=False, default=0,
+        min_value=0,
+        max_value=50,
+        required=False,
+        default=0,
         help_text="Percent of the units that no rollout of this alias touches.",
-    )  # fmt: skip
+    )
 
 
 class FeedbackSerializer(serializers.Serializer):
@@ -265,10 +300,24 @@ class RolloutSerializer(serializers.ModelSerializer):
     class Meta:
         model = Rollout
         fields = [
-            "id", "alias", "stable", "candidate", "status", "weight", "steps", "step", "step_at", "guardrails",
-            "checks", "targeting", "generation", "reason",
-            "created_at", "opened_at", "ended_at",
-        ]  # fmt: skip
+            "id",
+            "alias",
+            "stable",
+            "candidate",
+            "status",
+            "weight",
+            "steps",
+            "step",
+            "step_at",
+            "guardrails",
+            "checks",
+            "targeting",
+            "generation",
+            "reason",
+            "created_at",
+            "opened_at",
+            "ended_at",
+        ]
 
 
 class NewRolloutSerializer(serializers.Serializer):
@@ -311,8 +360,17 @@ class ResponseSerializer(serializers.ModelSerializer):
     class Meta:
         model = Response
         fields = [
-            "id", "version", "digest", "arm", "alias", "at", "status", "total_ms", "completion_tokens", "approvals",
-        ]  # fmt: skip
+            "id",
+            "version",
+            "digest",
+            "arm",
+            "alias",
+            "at",
+            "status",
+            "total_ms",
+            "completion_tokens",
+            "approvals",
+        ]
 
     def get_approvals(self, response: Response) -> list[str]:
         return [str(approval.pk) for approval in approvals_of(response.version, response.alias_name)]

@@ -149,9 +149,13 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     lookup_value_regex = r"\d+"
     filters = {"status": "status", "method": "method", "digest": "digest"}
     scopes = {
-        "create": Scope.PUBLISH, "archive": Scope.PUBLISH, "export": Scope.READ, "download": Scope.READ,
-        **EVIDENCE, **TRANSFERS,
-    }  # fmt: skip
+        "create": Scope.PUBLISH,
+        "archive": Scope.PUBLISH,
+        "export": Scope.READ,
+        "download": Scope.READ,
+        **EVIDENCE,
+        **TRANSFERS,
+    }
 
     def get_queryset(self) -> Any:
         if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):

@@ -37,10 +37,11 @@ def read_modules(folder: Path) -> dict[str, Half]:
 def read_tensors(path: Path) -> dict[str, Matrix]:
     with path.open("rb") as stream:
         return {
-            name: as_float(stream.read(tensor["data_offsets"][1] - tensor["data_offsets"][0]), tensor["dtype"])
-            .reshape(tensor["shape"])
+            name: as_float(stream.read(tensor["data_offsets"][1] - tensor["data_offsets"][0]), tensor["dtype"]).reshape(
+                tensor["shape"]
+            )
             for name, tensor in in_order(stream)
-        }  # fmt: skip
+        }
 
 
 def as_float(raw: bytes, dtype: str) -> Matrix:
@@ -60,8 +61,9 @@ def distances(one: dict[str, Half], other: dict[str, Half]) -> list[dict[str, ob
     """Return a row for each module that either side adapts; distance is None if one side has no update there."""
     rows = []
     for module in sorted(one.keys() | other.keys()):
-        norms = [math.sqrt(max(0.0, product(side[module], side[module]))) if module in side else 0.0
-                 for side in (one, other)]  # fmt: skip
+        norms = [
+            math.sqrt(max(0.0, product(side[module], side[module]))) if module in side else 0.0 for side in (one, other)
+        ]
         distance = None
         if all(norms):
             distance = 1 - product(one[module], other[module]) / (norms[0] * norms[1])

@@ -91,9 +91,11 @@ def approval_row(approval: Any) -> dict[str, Any]:
         "status": approval.status,
         "asked by": approval.author_name,
         "bound to": approval.bound,
-        "signatures": [{"by": item.name, "decision": item.decision, "reason": item.reason, "at": item.at.isoformat()}
-                       for item in approval.signatures.all()],
-    }  # fmt: skip
+        "signatures": [
+            {"by": item.name, "decision": item.decision, "reason": item.reason, "at": item.at.isoformat()}
+            for item in approval.signatures.all()
+        ],
+    }
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
@@ -119,10 +121,16 @@ def limits(version: AdapterVersion) -> dict[str, Any]:
 
 def events(version: AdapterVersion) -> list[dict[str, Any]]:
     return [
-        {"sequence": event.sequence, "at": event.at.isoformat(), "tag": event.tag, "by": event.actor_name,
-         "reason": event.reason, "hash": bytes(event.hash).hex()}
+        {
+            "sequence": event.sequence,
+            "at": event.at.isoformat(),
+            "tag": event.tag,
+            "by": event.actor_name,
+            "reason": event.reason,
+            "hash": bytes(event.hash).hex(),
+        }
         for event in AuditEvent.objects.about(version).order_by("id")
-    ]  # fmt: skip
+    ]
 
 
 def integrity(version: AdapterVersion) -> dict[str, Any]:

@@ -43,8 +43,12 @@ def origins(version: AdapterVersion) -> list[Node]:
     """List recorded origins: base model, dataset, rank analysis, run, compression and the version it was made from."""
     base, told = version.adapter.base_model, version.lineage
     found = [node("base_model", version.base_digest, f"{base.slug} {version.base_digest[:12]}")]
-    for kind, field in (("dataset", "dataset"), ("rank_analysis", "rank_analysis"), ("training_run", "run"),
-                        ("compression", "compression")):  # fmt: skip
+    for kind, field in (
+        ("dataset", "dataset"),
+        ("rank_analysis", "rank_analysis"),
+        ("training_run", "run"),
+        ("compression", "compression"),
+    ):
         if told.get(field):
             found.append(node(kind, told[field], str(told[field])[:12]))
     if source := told.get("compressed_from"):
@@ -54,10 +58,14 @@ def origins(version: AdapterVersion) -> list[Node]:
 
 def consequences(version: AdapterVersion, past: Past) -> list[Node]:
     """List what followed: approvals, rollouts, the alias moves that served it, and the number of its answers."""
-    approvals = [node("approval", item.pk, f"{item.get_status_display()} for {item.alias}", item.created_at)
-                 for item in past.approvals]  # fmt: skip
-    rollouts = [node("rollout", item.pk, f"{item.get_status_display()} on {item.alias}", item.created_at)
-                for item in past.rollouts]  # fmt: skip
+    approvals = [
+        node("approval", item.pk, f"{item.get_status_display()} for {item.alias}", item.created_at)
+        for item in past.approvals
+    ]
+    rollouts = [
+        node("rollout", item.pk, f"{item.get_status_display()} on {item.alias}", item.created_at)
+        for item in past.rollouts
+    ]
     moves = [node("alias_move", item.pk, item.alias.name, item.at) for item in past.moves]
     answers = [node("answers", version.pk, f"{past.answers} answers")] if past.answers else []
     return [*approvals, *rollouts, *moves, *answers]

@@ -130,8 +130,16 @@ class Analysis:
     findings: Sequence[Finding]
 
 
-def analysis(minutes: Iterable[Minute], guardrails: Sequence[Guardrail], *, started: datetime, now: datetime,
-             alpha: float = 0.05, exposures: Sequence[Exposure] = (), in_both: float = 0.0) -> Analysis:  # fmt: skip
+def analysis(
+    minutes: Iterable[Minute],
+    guardrails: Sequence[Guardrail],
+    *,
+    started: datetime,
+    now: datetime,
+    alpha: float = 0.05,
+    exposures: Sequence[Exposure] = (),
+    in_both: float = 0.0,
+) -> Analysis:
     """Judge a rollout that started at `started`, from all its minutes.
 
     A candidate that is no worse than its margins is called bad, by any guardrail at any look, with probability alpha at

@@ -66,8 +66,10 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
     if guardrails and weights[-1] > 50:
         raise Invalid(
             "steps: with guardrails the last weight is 50 or less, so that a control of equal size remains; "
-            "promotion brings the rest.", field="steps", code="no_control",
-        )  # fmt: skip
+            "promotion brings the rest.",
+            field="steps",
+            code="no_control",
+        )
     for raw in guardrails:
         guardrail(raw)
     has_shadow = any(step.get("shadow") for step in steps)
@@ -91,8 +93,11 @@ def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> N
 def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
     """Require a configured judge if the checks ask for one. Raises Invalid if this installation has none."""
     if "judge" in checks and not has_judge:
-        raise Invalid("checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
-                      field="checks.judge", code="no_judge")  # fmt: skip
+        raise Invalid(
+            "checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
+            field="checks.judge",
+            code="no_judge",
+        )
 
 
 def require_pattern(name: str, pattern: str | None) -> None:

@@ -36,16 +36,26 @@ def write_bundle(alias: Alias, target: Path) -> None:
     (target / "BASE_SHA256SUMS").write_text(sums(base.identity_files()))
     rank = version.max_rank
     run = target / "run.sh"
-    run.write_text(RUN.format(alias=shlex.quote(alias.name), base=shlex.quote(base.slug), rank=rank,
-                              vllm_rank=alias.cluster.max_lora_rank))  # fmt: skip
+    run.write_text(
+        RUN.format(
+            alias=shlex.quote(alias.name), base=shlex.quote(base.slug), rank=rank, vllm_rank=alias.cluster.max_lora_rank
+        )
+    )
     run.chmod(0o755)
     (target / "SHA256SUMS").write_text(sums(manifest_of(target)))
 
 
 def about(alias: Alias, version: AdapterVersion) -> dict[str, str]:
     base = version.adapter.base_model
-    return {"alias": alias.name, "version": version.served_name, "digest": version.digest, "base": base.slug,
-            "base_source": base.source, "base_revision": base.revision, "base_digest": base.digest}  # fmt: skip
+    return {
+        "alias": alias.name,
+        "version": version.served_name,
+        "digest": version.digest,
+        "base": base.slug,
+        "base_source": base.source,
+        "base_revision": base.revision,
+        "base_digest": base.digest,
+    }
 
 
 def sums(files: list[File]) -> str:

@@ -283,8 +283,9 @@ class AdapterVersion(models.Model):
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
         if self.base_digest != cluster.base_model.digest:
             other = self.other_than(cluster.base_model)
-            raise Invalid(f"{self} was trained on another {other} than {cluster} serves.", field="version",
-                          code="wrong_base")  # fmt: skip
+            raise Invalid(
+                f"{self} was trained on another {other} than {cluster} serves.", field="version", code="wrong_base"
+            )
         if self.max_rank > cluster.max_lora_rank:
             raise Invalid(
                 f"{self} has rank {self.max_rank}; {cluster} serves at most {cluster.max_lora_rank}.",

@@ -144,9 +144,14 @@ class Alias(models.Model):
                 approval.use(by=by)
             send_on_commit(routes_changed, alias=alias.pk)
             AuditEvent.record(
-                Tag.ALIAS_POLICY_CHANGED, alias, by=by, project=alias.project, before=before, after=policy,
+                Tag.ALIAS_POLICY_CHANGED,
+                alias,
+                by=by,
+                project=alias.project,
+                before=before,
+                after=policy,
                 reason=reason,
-            )  # fmt: skip
+            )
         self.refresh_from_db()
 
     def policy_approval(self, policy: dict[str, Any]) -> Approval:

@@ -93,8 +93,9 @@ class Approval(models.Model):
         return f"{self.get_kind_display()} of {self.alias}"
 
     @classmethod
-    def request(cls, kind: ApprovalKind, alias: Any, *, evidence: dict[str, Any], reason: str, by: Actor,
-                **subject: Any) -> Approval:  # fmt: skip
+    def request(
+        cls, kind: ApprovalKind, alias: Any, *, evidence: dict[str, Any], reason: str, by: Actor, **subject: Any
+    ) -> Approval:
         """Request signatures; pending and approved requests of the same kind on this alias lapse.
 
         Raises Conflict while a broken glass of the alias is overdue for its review.
@@ -104,9 +105,17 @@ class Approval(models.Model):
             for stale in cls.objects.select_for_update().filter(alias=alias, kind=kind, status__in=OPEN[:2]):
                 stale.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="A newer request replaces it.")
             approval = cls.objects.create(
-                project=alias.project, kind=kind, alias=alias, evidence=evidence, bound=digest_of(evidence),
-                quorum=alias.quorum, reason=reason, author=by.user, author_name=by.name, **subject,
-            )  # fmt: skip
+                project=alias.project,
+                kind=kind,
+                alias=alias,
+                evidence=evidence,
+                bound=digest_of(evidence),
+                quorum=alias.quorum,
+                reason=reason,
+                author=by.user,
+                author_name=by.name,
+                **subject,
+            )
             approval.record(Tag.APPROVAL_REQUESTED, by=by, reason=reason)
         return approval
 
@@ -203,9 +212,15 @@ class Approval(models.Model):
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
         self.signatures.create(
-            author=self.author, user=by.user, name=by.name, decision=decision, meaning=meaning, reason=reason,
-            bound=self.bound, auth_method=by.method,
-        )  # fmt: skip
+            author=self.author,
+            user=by.user,
+            name=by.name,
+            decision=decision,
+            meaning=meaning,
+            reason=reason,
+            bound=self.bound,
+            auth_method=by.method,
+        )
 
     def enter(self, status: ApprovalStatus, tag: Tag, *, by: Actor, reason: str = "") -> None:
         before, self.status, self.decided_at = self.status, status, now()
@@ -213,8 +228,15 @@ class Approval(models.Model):
         self.record(tag, by=by, reason=reason, before={"status": before})
 
     def record(self, tag: Tag, *, by: Actor, reason: str = "", **change: Any) -> None:
-        AuditEvent.record(tag, self, by=by, project=self.project, reason=reason, evidence=self.evidence,
-                          **{"after": {"status": self.status}, **change})  # fmt: skip
+        AuditEvent.record(
+            tag,
+            self,
+            by=by,
+            project=self.project,
+            reason=reason,
+            evidence=self.evidence,
+            **{"after": {"status": self.status}, **change},
+        )
 
 
 class Signature(models.Model):
@@ -225,8 +247,9 @@ class Signature(models.Model):
     author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     user = models.ForeignKey(User, models.PROTECT, related_name="signatures")
     name = models.CharField(max_length=200)
-    decision = models.CharField(max_length=10, choices=[("approve", "approve"), ("reject", "reject"),
-                                                        ("review", "review")])  # fmt: skip
+    decision = models.CharField(
+        max_length=10, choices=[("approve", "approve"), ("reject", "reject"), ("review", "review")]
+    )
     meaning = models.CharField(max_length=10, choices=Meaning.choices)
     reason = models.TextField()
     bound = models.CharField(max_length=64)

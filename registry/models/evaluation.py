@@ -50,11 +50,15 @@ def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
     """List every evaluation of the version as evidence for a signer; a further evaluation changes what was signed."""
     rows = version.evaluations.select_related("against__adapter").order_by("created_at", "id")
     return [
-        {"id": str(row.pk), "dataset": row.dataset_digest, "against": row.against and row.against.served_name,
-         "measured": {name: row.metrics[name] for name in row.metrics if name != "examples"},
-         "digest": digest_of(row.metrics)}
+        {
+            "id": str(row.pk),
+            "dataset": row.dataset_digest,
+            "against": row.against and row.against.served_name,
+            "measured": {name: row.metrics[name] for name in row.metrics if name != "examples"},
+            "digest": digest_of(row.metrics),
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def objection(version: AdapterVersion, stable: AdapterVersion) -> str:

@@ -19,9 +19,13 @@ class Response(models.Model):
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="responses")
     rollout = models.ForeignKey(Rollout, models.PROTECT, null=True, related_name="responses")
     unit = models.ForeignKey(
-        RolloutUnit, models.PROTECT, null=True, db_index=False, related_name="+",
+        RolloutUnit,
+        models.PROTECT,
+        null=True,
+        db_index=False,
+        related_name="+",
         help_text="The user, as a hash, whom the rollout counts it for.",
-    )  # fmt: skip
+    )
     arm = models.CharField(max_length=20)
     is_sticky = models.BooleanField()
     status = models.PositiveSmallIntegerField()

@@ -140,8 +140,14 @@ class Rollout(models.Model):
         `targeting` is {allow, deny, holdout}, with units as clients send them; only their hashes are stored.
         """
         require_of_project(candidate, alias.project)
-        rollout = cls(alias=alias, stable=alias.version, candidate=candidate, reason=reason, created_by=by.user,
-                      status=RolloutStatus.DRAFT)  # fmt: skip
+        rollout = cls(
+            alias=alias,
+            stable=alias.version,
+            candidate=candidate,
+            reason=reason,
+            created_by=by.user,
+            status=RolloutStatus.DRAFT,
+        )
         rollout.plan(steps=steps, guardrails=guardrails or [], checks=checks or {}, targeting=targeting or {})
         with transaction.atomic():
             rollout.alias = Alias.objects.select_for_update().get(pk=alias.pk)
@@ -153,8 +159,14 @@ class Rollout(models.Model):
                 rollout.open(by=by, reason=reason)
         return rollout
 
-    def plan(self, *, steps: list[dict[str, Any]], guardrails: list[dict[str, Any]], checks: dict[str, Any],
-             targeting: dict[str, Any] | None) -> None:  # fmt: skip
+    def plan(
+        self,
+        *,
+        steps: list[dict[str, Any]],
+        guardrails: list[dict[str, Any]],
+        checks: dict[str, Any],
+        targeting: dict[str, Any] | None,
+    ) -> None:
         """Set steps, guardrails, checks and targeting. Raises Invalid for a plan that could not be carried out."""
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
@@ -250,8 +262,9 @@ class Rollout(models.Model):
             rollout.audit(Tag.ROLLOUT_STEPPED, by=by, reason=reason, before=before, evidence=evidence)
         self.refresh_from_db()
 
-    def wait_for_approval(self, *, reason: str, by: Actor, expected_generation: int | None = None,
-                          evidence: Evidence = None) -> None:  # fmt: skip
+    def wait_for_approval(
+        self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
+    ) -> None:
         """Wait for a person's approval, the only condition that is left; traffic does not change."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)
@@ -286,8 +299,11 @@ class Rollout(models.Model):
             if rollout.status not in (*SERVING, RolloutStatus.PAUSED):
                 raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: its weight cannot be set.")
             if rollout.guardrails and weight > 50:
-                raise Invalid("Above 50 % no control of equal size remains for the guardrails: promote it instead.",
-                              field="weight", code="no_control")  # fmt: skip
+                raise Invalid(
+                    "Above 50 % no control of equal size remains for the guardrails: promote it instead.",
+                    field="weight",
+                    code="no_control",
+                )
             before, rollout.weight = rollout.weight, weight
             rollout.enter(RolloutStatus(rollout.status))
             rollout.audit(Tag.ROLLOUT_WEIGHT_SET, by=by, reason=reason, before={"weight": before})
@@ -315,9 +331,14 @@ class Rollout(models.Model):
         if not self.is_active or not self.alias.quorum:
             raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
         return Approval.request(
-            ApprovalKind.PROMOTION, self.alias, evidence=self.evidence(), rollout=self, candidate=self.candidate,
-            reason=reason, by=by,
-        )  # fmt: skip
+            ApprovalKind.PROMOTION,
+            self.alias,
+            evidence=self.evidence(),
+            rollout=self,
+            candidate=self.candidate,
+            reason=reason,
+            by=by,
+        )
 
     def approval(self) -> Approval:
         """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""

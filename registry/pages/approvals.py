@@ -28,8 +28,12 @@ PAGE = 50
 class PersonForm(ReasonForm):
     """Form for a decision: its reason, and the password unless the sign-in is fresh."""
 
-    password = forms.CharField(required=False, strip=False, widget=forms.PasswordInput(
-        attrs={"autocomplete": "current-password"}), help_text="Needed ten minutes after your sign-in.")  # fmt: skip
+    password = forms.CharField(
+        required=False,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+        help_text="Needed ten minutes after your sign-in.",
+    )
 
 
 class SigningForm(PersonForm):
@@ -39,8 +43,12 @@ class SigningForm(PersonForm):
     seen = forms.CharField(max_length=64, widget=forms.HiddenInput)
 
 
-VERBS = {"approve": (SigningForm, APPROVE), "reject": (PersonForm, APPROVE), "review": (PersonForm, APPROVE),
-         "break-glass": (PersonForm, Scope.OPERATE)}  # fmt: skip
+VERBS = {
+    "approve": (SigningForm, APPROVE),
+    "reject": (PersonForm, APPROVE),
+    "review": (PersonForm, APPROVE),
+    "break-glass": (PersonForm, Scope.OPERATE),
+}
 
 
 @login_required
@@ -49,9 +57,13 @@ def inbox(request: HttpRequest) -> HttpResponse:
     found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
     found = without_bodies(found, "candidate")
     ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
-    listing = Listing(request, ordered, search=("alias__name", "reason", "author_name", "candidate__served_name"),
-                      sorts={"alias": "alias__name", "asked": "created_at", "decided": "decided_at"},
-                      choices={"status": ApprovalStatus.choices, "kind": ApprovalKind.choices})  # fmt: skip
+    listing = Listing(
+        request,
+        ordered,
+        search=("alias__name", "reason", "author_name", "candidate__served_name"),
+        sorts={"alias": "alias__name", "asked": "created_at", "decided": "decided_at"},
+        choices={"status": ApprovalStatus.choices, "kind": ApprovalKind.choices},
+    )
     tokens = ApiToken.objects.waiting().filter(project__in=allowed(request, APPROVE)).select_related("created_by")
     return render(request, "registry/approvals.html", {"tokens": tokens, **listing.context(PAGE)})
 

@@ -19,8 +19,13 @@ PAGE = 50
 @login_required
 def clusters(request: HttpRequest) -> HttpResponse:
     found = mine(request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug"))
-    listing = Listing(request, found, search=("slug", "base_model__slug"), choices={"engine": Cluster.Engine.choices},
-                      sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"})  # fmt: skip
+    listing = Listing(
+        request,
+        found,
+        search=("slug", "base_model__slug"),
+        choices={"engine": Cluster.Engine.choices},
+        sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"},
+    )
     context = listing.context(PAGE)
     return render(request, "registry/clusters.html", {**context, "rows": [in_short(each) for each in context["page"]]})
 

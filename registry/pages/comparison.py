@@ -31,9 +31,10 @@ class PromptsForm(forms.Form):
     """Form for prompts, one on each line, and the maximum length of an answer."""
 
     prompts = forms.CharField(
-        max_length=8000, widget=forms.Textarea(attrs={"rows": 4}),
+        max_length=8000,
+        widget=forms.Textarea(attrs={"rows": 4}),
         help_text=f"One prompt a line, up to {MOST_PROMPTS}. Prompts and answers are kept for the vote.",
-    )  # fmt: skip
+    )
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
 
     def clean_prompts(self) -> list[str]:
@@ -79,10 +80,12 @@ def shown(request: HttpRequest, versions: list[AdapterVersion], form: PromptsFor
         "form": form,
         "problem": problem,
         "may_infer": Scope.INFER in scopes,
-        "tests": [face(test, request.user.pk, Scope.INFER in scopes)
-                  for test in about.select_related("asked_by").prefetch_related("votes")[:TESTS]],
+        "tests": [
+            face(test, request.user.pk, Scope.INFER in scopes)
+            for test in about.select_related("asked_by").prefetch_related("votes")[:TESTS]
+        ],
         "tally": tally(numbers, BlindVote.objects.filter(test__in=about).values_list("preferred", flat=True)),
-    }  # fmt: skip
+    }
     return render(request, "registry/compare.html", context, status=422 if form.errors else 200)
 
 

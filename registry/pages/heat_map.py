@@ -21,5 +21,11 @@ def heat_map(ranks: dict[str, int], most: int = 0) -> dict[str, Any]:
     layers = 1 + max((int(name.split(".")[2]) for name in ranks), default=0)
     rows = [{"x": LEFT - 6, "y": TOP + 13 + number * CELL, "kind": kind} for number, kind in enumerate(KINDS)]
     columns = [{"x": LEFT + layer * CELL + 3, "layer": layer} for layer in range(0, layers, 5)]
-    return {"cells": cells, "rows": rows, "columns": columns, "most": most,
-            "width": LEFT + layers * CELL + 4, "height": TOP + len(KINDS) * CELL + 4}  # fmt: skip
+    return {
+        "cells": cells,
+        "rows": rows,
+        "columns": columns,
+        "most": most,
+        "width": LEFT + layers * CELL + 4,
+        "height": TOP + len(KINDS) * CELL + 4,
+    }

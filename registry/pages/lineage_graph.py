@@ -24,8 +24,14 @@ def ancestry(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
             lines += [line(one, other) for one, other in pairwise(placed)]
     used = sorted({box["column"] for box in boxes.values()})
     height = max((box["y"] for box in boxes.values()), default=0) + DOWN
-    return {"boxes": boxes.values(), "lines": list(dict.fromkeys(lines)), "width": ACROSS * 5, "height": height,
-            "heads": [{"x": ACROSS * column, "text": HEADS[column]} for column in used], "top": DOWN}  # fmt: skip
+    return {
+        "boxes": boxes.values(),
+        "lines": list(dict.fromkeys(lines)),
+        "width": ACROSS * 5,
+        "height": height,
+        "heads": [{"x": ACROSS * column, "text": HEADS[column]} for column in used],
+        "top": DOWN,
+    }
 
 
 HEADS = ("data", "rank analysis", "made by", "version", "live as")
@@ -40,8 +46,11 @@ def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
         (2, told.get("run"), lambda key: f"run {key[:8]}", "training-run"),
         (2, told.get("compression"), lambda key: f"compression {key[:6]}", "compression"),
     ]
-    origins = [(column, f"{column}:{key}", label(key), reverse(name, args=[key]) if name else "")
-               for column, key, label, name in known if key]  # fmt: skip
+    origins = [
+        (column, f"{column}:{key}", label(key), reverse(name, args=[key]) if name else "")
+        for column, key, label, name in known
+        if key
+    ]
     own = (3, f"3:{version.pk}", f"v{version.number} {version.method}", reverse("version", args=[slug, version.number]))
     live = [(4, f"4:{alias.pk}", alias.name, reverse("alias", args=[alias.name])) for alias in version.aliases.all()]
     return [[*origins, own], *([own, each] for each in live)]
@@ -52,8 +61,14 @@ def place(boxes: dict[str, Box], free: list[int], row: int, column: int, key: st
     if key not in boxes:
         at = max(row, free[column])
         free[column] = at + 1
-        boxes[key] = {"column": column, "x": ACROSS * column, "y": DOWN * at, "label": label[:19], "title": label,
-                      "url": url}  # fmt: skip
+        boxes[key] = {
+            "column": column,
+            "x": ACROSS * column,
+            "y": DOWN * at,
+            "label": label[:19],
+            "title": label,
+            "url": url,
+        }
     return boxes[key]
 
 

@@ -22,9 +22,11 @@ class PlaygroundForm(forms.Form):
     """Form for a prompt and the models to send it to, named by alias or served name."""
 
     models = forms.CharField(
-        max_length=600, widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off"}), label="Model",
+        max_length=600,
+        widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off"}),
+        label="Model",
         help_text=f"An alias or a served name; up to {MOST_MODELS} with commas stand side by side.",
-    )  # fmt: skip
+    )
     prompt = forms.CharField(max_length=8000, widget=forms.Textarea(attrs={"rows": 6}), strip=False)
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
     temperature = forms.FloatField(min_value=0, max_value=2, initial=0)

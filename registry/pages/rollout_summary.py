@@ -52,9 +52,11 @@ def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
         "metrics": [tile(one, rows, len(rollout.guardrails)) for one in found.findings] if found else [],
         "ramp": ramp(rollout, at) if rollout.opened_at else "",
         "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
-        "plan": [{**step, "number": number + 1, "now": number == rollout.step and rollout.is_active}
-                 for number, step in enumerate(rollout.steps)],
-    }  # fmt: skip
+        "plan": [
+            {**step, "number": number + 1, "now": number == rollout.step and rollout.is_active}
+            for number, step in enumerate(rollout.steps)
+        ],
+    }
 
 
 def promise(rail: Guardrail) -> str:
@@ -99,9 +101,14 @@ def conditions(progress: Progress, at: datetime) -> str:
 def tile(found: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
     """Return one metric's tile: sentence, badge and the chart of its difference over time."""
     mine = [row for row in rows if row.metric == found.guardrail.metric]
-    return {"found": found, "name": found.guardrail.name, "verdict": found.verdict.value,
-            "kind": found.guardrail.kind.value, "reason": found.reason,
-            "picture": picture(found.guardrail, mine, guardrails)}  # fmt: skip
+    return {
+        "found": found,
+        "name": found.guardrail.name,
+        "verdict": found.verdict.value,
+        "kind": found.guardrail.kind.value,
+        "reason": found.reason,
+        "picture": picture(found.guardrail, mine, guardrails),
+    }
 
 
 def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, Any] | None:
@@ -114,10 +121,19 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
     reach = REACH * max(rail.margin / rail.scale, 1e-3)
     above = [(x_of(at), y_of(float(one.upper), reach)) for at, one in enumerate(intervals)]
     below = [(x_of(at), y_of(float(one.lower), reach)) for at, one in enumerate(intervals)]
-    middle = [(x_of(at), y_of(float(one.estimate), reach)) for at, one in enumerate(intervals)
-              if isfinite(float(one.estimate))]  # fmt: skip
-    return {"band": points([*above, *reversed(below)]), "line": points(middle), "zero": y_of(0, reach),
-            "margin": y_of(rail.margin / rail.scale, reach), "first": times[0], "last": times[-1]}  # fmt: skip
+    middle = [
+        (x_of(at), y_of(float(one.estimate), reach))
+        for at, one in enumerate(intervals)
+        if isfinite(float(one.estimate))
+    ]
+    return {
+        "band": points([*above, *reversed(below)]),
+        "line": points(middle),
+        "zero": y_of(0, reach),
+        "margin": y_of(rail.margin / rail.scale, reach),
+        "first": times[0],
+        "last": times[-1],
+    }
 
 
 def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) -> Finding:

@@ -22,9 +22,17 @@ from registry.pages.rollout_summary import story
 
 PAGE = 50
 ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
-VERBS = {"edit": PlanForm, "start": SteeringForm, "discard": SteeringForm, "pause": SteeringForm,
-         "resume": SteeringForm, "set-weight": WeightForm, "advance": SteeringForm,
-         "promote": SteeringForm, "rollback": ReasonForm}  # fmt: skip
+VERBS = {
+    "edit": PlanForm,
+    "start": SteeringForm,
+    "discard": SteeringForm,
+    "pause": SteeringForm,
+    "resume": SteeringForm,
+    "set-weight": WeightForm,
+    "advance": SteeringForm,
+    "promote": SteeringForm,
+    "rollback": ReasonForm,
+}
 
 
 @login_required
@@ -32,9 +40,13 @@ def rollouts(request: HttpRequest) -> HttpResponse:
     queryset = without_bodies(
         Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter"), "stable", "candidate"
     )
-    listing = Listing(request, mine(request, queryset, "alias__project"), sorts=ROLLOUT_SORTS,
-                      search=("alias__name", "reason", "stable__served_name", "candidate__served_name"),
-                      choices={"status": RolloutStatus.choices})  # fmt: skip
+    listing = Listing(
+        request,
+        mine(request, queryset, "alias__project"),
+        sorts=ROLLOUT_SORTS,
+        search=("alias__name", "reason", "stable__served_name", "candidate__served_name"),
+        choices={"status": RolloutStatus.choices},
+    )
     return render(request, "registry/rollouts.html", listing.context(PAGE))
 
 

@@ -22,9 +22,13 @@ def settings(request: HttpRequest) -> HttpResponse:
     """Show the person's own roles, and to admins the members of their projects."""
     led = allowed(request, Scope.ADMIN)
     members = Membership.objects.filter(project__in=led).select_related("project", "user")
-    listing = Listing(request, members, search=("user__username", "project__slug", "project__name"),
-                      sorts={"person": "user__username", "project": "project__slug"},
-                      choices={"role": Membership.Role.choices})  # fmt: skip
+    listing = Listing(
+        request,
+        members,
+        search=("user__username", "project__slug", "project__name"),
+        sorts={"person": "user__username", "project": "project__slug"},
+        choices={"role": Membership.Role.choices},
+    )
     aliases = mine(request, Alias.objects.filter(policy__quorum__gte=1).select_related("project"))
     context = {
         "roles": Membership.objects.filter(user=request.user).select_related("project"),

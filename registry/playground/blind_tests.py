@@ -23,15 +23,19 @@ def ask_blindly(
     Raises Unavailable at the first prompt that a version does not answer; the tests before it are kept.
     """
     body = {"max_tokens": max_tokens, "temperature": 0}
-    return [asked(versions, prompt, ask([each.served_name for each in versions], token, "", {**body, "prompt": prompt}),
-                  by) for prompt in prompts]  # fmt: skip
+    return [
+        asked(versions, prompt, ask([each.served_name for each in versions], token, "", {**body, "prompt": prompt}), by)
+        for prompt in prompts
+    ]
 
 
 def asked(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
         raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
-    kept = [{"number": version.number, **{name: told for name, told in asdict(answer).items() if name in KEPT}}
-            for version, answer in zip(versions, answers, strict=True)]  # fmt: skip
+    kept = [
+        {"number": version.number, **{name: told for name, told in asdict(answer).items() if name in KEPT}}
+        for version, answer in zip(versions, answers, strict=True)
+    ]
     return BlindTest.keep(versions[0].adapter, prompt, kept, by=by)
 
 

@@ -86,8 +86,9 @@ def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) 
         return Analysis(Action.WAIT, ["Nothing that this step measures is judged."], [])
     rows = minutes(rollout) if measured is None else measured
     split = exposures(rollout)
-    return analysis(rows, guardrails, started=rollout.step_at or at, now=at, exposures=split,
-                    in_both=in_both(rollout, split))  # fmt: skip
+    return analysis(
+        rows, guardrails, started=rollout.step_at or at, now=at, exposures=split, in_both=in_both(rollout, split)
+    )
 
 
 def sides(rollout: Rollout) -> dict[str, Arm]:
@@ -151,8 +152,16 @@ def finding(found: Finding) -> dict[str, Any]:
     rail, interval = found.guardrail, found.interval
     ends = {name: number(getattr(interval, name)) for name in ("lower", "estimate", "upper")}
     key = next(key for key, metric in METRICS.items() if metric.label == rail.metric)
-    return {"metric": key, "name": rail.name, "kind": rail.kind.value, "margin": rail.margin, "unit": rail.unit,
-            "verdict": found.verdict.value, "difference": ends, "reason": found.reason}  # fmt: skip
+    return {
+        "metric": key,
+        "name": rail.name,
+        "kind": rail.kind.value,
+        "margin": rail.margin,
+        "unit": rail.unit,
+        "verdict": found.verdict.value,
+        "difference": ends,
+        "reason": found.reason,
+    }
 
 
 def number(value: Any) -> float | None:

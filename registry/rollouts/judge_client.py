@@ -39,8 +39,9 @@ def asked(body: dict[str, Any]) -> bytes:
     url = f"{settings.JUDGE_URL.rstrip('/')}/chat/completions"
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {settings.JUDGE_KEY}"}
     try:
-        status, content = outbound.ask(url, json.dumps(body).encode(), host=urlsplit(url).hostname or "",
-                                       headers=headers)  # fmt: skip
+        status, content = outbound.ask(
+            url, json.dumps(body).encode(), host=urlsplit(url).hostname or "", headers=headers
+        )
     except (outbound.Forbidden, httpx.HTTPError) as error:
         raise NoScore(f"it cannot be asked ({type(error).__name__})") from None
     if status != 200:

@@ -98,8 +98,9 @@ def scored(rollout: Rollout, sample: dict[str, Any]) -> Scored | None:
 def keep(scores: list[Scored]) -> int:
     """Add the scores to the minutes of their answers, one for each user, and return their number."""
     with transaction.atomic():
-        met = [RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight)
-               for one in scores]  # fmt: skip
+        met = [
+            RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight) for one in scores
+        ]
         users = RolloutUnit.meet(met)
         RolloutUnit.count_first(
             (users[user.met], (one.rollout, one.arm, one.at, METRIC, one.score))

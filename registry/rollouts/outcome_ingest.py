@@ -114,8 +114,10 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
 def users_met(rows: list[Response], reports: dict[str, dict[str, Any]]) -> dict[str, RolloutUnit]:
     """Map response ids to the user that the rollout counts; answers that it does not count are left out."""
     counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
-    users = {row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk]["unit"], arm=row.arm,
-                                 weight=row.rollout.weight) for row in counted}  # fmt: skip
+    users = {
+        row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk]["unit"], arm=row.arm, weight=row.rollout.weight)
+        for row in counted
+    }
     there = RolloutUnit.meet(users.values())
     return {pk: there[user.met] for pk, user in users.items()}
 
@@ -127,8 +129,12 @@ def is_counted(row: Response, report: dict[str, Any]) -> bool:
 
 def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
     """Add the measurements of counted users' answers to their minutes."""
-    told = [(row.unit, value) for row in rows if row.unit
-            for value in (pair if row.arm == "shadow" else alone)(row, reports[row.pk])]  # fmt: skip
+    told = [
+        (row.unit, value)
+        for row in rows
+        if row.unit
+        for value in (pair if row.arm == "shadow" else alone)(row, reports[row.pk])
+    ]
     RolloutUnit.count_first(told)
 
 

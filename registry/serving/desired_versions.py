@@ -60,8 +60,12 @@ def by_last_use(versions: list[AdapterVersion], asked: dict[str, datetime]) -> l
 
 def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
     if len(wanted) > cluster.max_loras:
-        log.info("%s needs %d versions, a replica has %d slots: the least recently used wait.",
-                 cluster, len(wanted), cluster.max_loras)  # fmt: skip
+        log.info(
+            "%s needs %d versions, a replica has %d slots: the least recently used wait.",
+            cluster,
+            len(wanted),
+            cluster.max_loras,
+        )
     return dict(islice(wanted.items(), cluster.max_loras))
 
 

@@ -20,8 +20,11 @@ def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
     one = slot_bytes(base, rank, number_bytes)
     if slots * one <= memory:
         return slots * one
-    lower = [rank for rank in VLLM_RANKS if rank < cluster.max_lora_rank
-             and slots * slot_bytes(base, rank, number_bytes) <= memory]  # fmt: skip
+    lower = [
+        rank
+        for rank in VLLM_RANKS
+        if rank < cluster.max_lora_rank and slots * slot_bytes(base, rank, number_bytes) <= memory
+    ]
     fits = f"{memory // one} slots of rank {rank}" + (f", or {slots} of rank {lower[-1]}" if lower else "")
     raise Invalid(
         f"{slots} slots of rank {rank} for {base} take {slots * one / MIB:,.1f} MiB a replica, "

@@ -32,8 +32,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-lora-rank", type=_positive, default=64)
     parser.add_argument("--max-batch", type=_positive, default=32, help="requests that run at once")
     parser.add_argument("--max-model-len", type=_positive, default=2048, help="tokens of prompt and answer")
-    parser.add_argument("--lora-modules", nargs="*", type=_named, default=[], metavar="NAME=FOLDER",
-                        help="adapters that are loaded at the start")  # fmt: skip
+    parser.add_argument(
+        "--lora-modules",
+        nargs="*",
+        type=_named,
+        default=[],
+        metavar="NAME=FOLDER",
+        help="adapters that are loaded at the start",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of weights; default: float32, on a GPU bfloat16")
     parser.add_argument("--threads", type=_positive, help="threads of the model; default: PyTorch's choice")

@@ -27,8 +27,14 @@ def last_event(tag: str) -> AuditEvent:
 def test_roles_given_and_taken_in_the_admin_are_recorded(root: Client, project: Project, bob: User) -> None:
     url = reverse("admin:accounts_project_change", args=[project.pk])
     held = Membership.objects.get(user=bob)
-    total = {"memberships-TOTAL_FORMS": 2, "memberships-INITIAL_FORMS": 1, "slug": "eu", "name": "Renamed",
-             "created_at_0": "2026-01-01", "created_at_1": "00:00"}  # fmt: skip
+    total = {
+        "memberships-TOTAL_FORMS": 2,
+        "memberships-INITIAL_FORMS": 1,
+        "slug": "eu",
+        "name": "Renamed",
+        "created_at_0": "2026-01-01",
+        "created_at_1": "00:00",
+    }
     taken = {"memberships-0-id": held.pk, "memberships-0-project": project.pk, "memberships-0-DELETE": "on"}
     given = {"memberships-1-project": project.pk, "memberships-1-user": bob.pk, "memberships-1-role": "auditor"}
     answer = root.post(url, {**total, **taken, **given})

@@ -20,8 +20,13 @@ from tests.builders import member
 def provider(settings: LazySettings) -> Iterator[str]:
     with run_server_in_thread() as server:
         url = f"http://localhost:{server.server_port}"
-        app = {"provider_id": "sso", "name": "SSO", "client_id": "adapterhub", "secret": "hidden",
-               "settings": {"server_url": url}}  # fmt: skip
+        app = {
+            "provider_id": "sso",
+            "name": "SSO",
+            "client_id": "adapterhub",
+            "secret": "hidden",
+            "settings": {"server_url": url},
+        }
         settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
         settings.OIDC_ROLES = {"ml": [("eu", "trainer")], "risk": [("eu", "approver"), ("unknown", "admin")]}
         yield url

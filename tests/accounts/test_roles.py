@@ -32,5 +32,10 @@ def test_no_verb_takes_a_dataset_of_another_project(
     with pytest.raises(Invalid, match="no such dataset"):
         launch_run(adapter=adapter, dataset=foreign, by=alice.as_actor())
     with pytest.raises(Invalid, match="no such dataset"):
-        RankAnalysis.launch(project=adapter.project, base_model=base_model, dataset=foreign, by=alice.as_actor(),
-                            budget={"uniform_rank": 8})  # fmt: skip
+        RankAnalysis.launch(
+            project=adapter.project,
+            base_model=base_model,
+            dataset=foreign,
+            by=alice.as_actor(),
+            budget={"uniform_rank": 8},
+        )

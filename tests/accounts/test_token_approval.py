@@ -103,8 +103,9 @@ def test_a_token_cannot_approve_a_token(high: tuple[ApiToken, str], ci: str) -> 
     assert api.post(f"/api/v1/tokens/{high[0].pk}/approve/", {"reason": "bot"}).status_code == 403
 
 
-def test_a_token_that_operates_moves_nothing_that_is_protected(alias: Alias, candidate: AdapterVersion,
-                                                               alice: User) -> None:  # fmt: skip
+def test_a_token_that_operates_moves_nothing_that_is_protected(
+    alias: Alias, candidate: AdapterVersion, alice: User
+) -> None:
     """Why scope operate needs no approval of its own: each of its acts on a protected alias waits for a person."""
     alias.set_policy({"quorum": 1}, by=alice.as_actor())
     scopes = ["read", "publish", "operate", "infer"]

@@ -19,9 +19,14 @@ from training.runs.launch import launch_run
 
 @pytest.fixture
 def world(
-    project: Project, alias: Alias, candidate: AdapterVersion, dataset: Dataset, adapter: Adapter, alice: User,
+    project: Project,
+    alias: Alias,
+    candidate: AdapterVersion,
+    dataset: Dataset,
+    adapter: Adapter,
+    alice: User,
     charlie: User,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One thing of every kind in project eu; the values of every path parameter."""
     by = alice.as_actor()
     alias.set_policy({"quorum": 1}, by=by)
@@ -29,8 +34,9 @@ def world(
     replica = alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
     replica.missed("It does not answer.")
     run = launch_run(adapter=adapter, dataset=dataset, by=by)
-    analysis = RankAnalysis.launch(project=project, base_model=adapter.base_model, dataset=dataset, by=by,
-                                   budget={"uniform_rank": 8})  # fmt: skip
+    analysis = RankAnalysis.launch(
+        project=project, base_model=adapter.base_model, dataset=dataset, by=by, budget={"uniform_rank": 8}
+    )
     evaluation = Evaluation.launch(alias.version, prompts=["the bank"], by=by)
     compression = Compression.launch(alias.version, {"uniform_rank": 2}, by=by)
     token = ApiToken.issue(name="kept", project=project, scopes=["read"], created_by=alice)[0]
@@ -39,9 +45,17 @@ def world(
     service_accounts.create(project, "robot", "trainer", by=by)
     webhook = Webhook.objects.create(project=project, url="https://hook.example/", events=["token:*"])
     delivery = Delivery.objects.create(webhook=webhook, event=AuditEvent.objects.filter(project=project).first())
-    response = Response.objects.create(id=uuid.uuid4().hex, project=project, version=candidate, arm="none",
-                                       alias_name="compliance", at=alias.created_at, status=200, is_sticky=True,
-                                       total_ms=1)  # fmt: skip
+    response = Response.objects.create(
+        id=uuid.uuid4().hex,
+        project=project,
+        version=candidate,
+        arm="none",
+        alias_name="compliance",
+        at=alias.created_at,
+        status=200,
+        is_sticky=True,
+        total_ms=1,
+    )
     blind = BlindTest.keep(adapter, "the bank", [{"number": 1, "text": "shall"}, {"number": 2, "text": "may"}], by=by)
     return {
         "slug": {"projects": "eu", "adapters": adapter.slug, "clusters": alias.cluster.slug, "base-models": "tiny"},
@@ -50,11 +64,21 @@ def world(
         "number": {"adapters": candidate.number},
         "verb": {"datasets": "reject", "rollouts": "rollback", "approvals": "approve", "training": "cancel"},
         "pk": {
-            "rollouts": rollout.pk, "approvals": rollout.approvals.get().pk, "replicas": replica.pk,
-            "tokens": token.pk, "datasets": dataset.pk, "erasures": erasure.pk,
-            "training-runs": run.pk, "training": run.pk,
-            "rank-analyses": analysis.pk, "evaluations": evaluation.pk, "responses": response.pk,
-            "compressions": compression.pk, "blind-tests": blind.pk, "webhooks": webhook.pk, "deliveries": delivery.pk,
+            "rollouts": rollout.pk,
+            "approvals": rollout.approvals.get().pk,
+            "replicas": replica.pk,
+            "tokens": token.pk,
+            "datasets": dataset.pk,
+            "erasures": erasure.pk,
+            "training-runs": run.pk,
+            "training": run.pk,
+            "rank-analyses": analysis.pk,
+            "evaluations": evaluation.pk,
+            "responses": response.pk,
+            "compressions": compression.pk,
+            "blind-tests": blind.pk,
+            "webhooks": webhook.pk,
+            "deliveries": delivery.pk,
             "audit": AuditEvent.objects.filter(project=project).first().pk,
         },
-    }  # fmt: skip
+    }

@@ -98,6 +98,13 @@ def test_an_answer_lost_on_the_way_has_one_effect(
                 assert row_counts() == first, name
                 assert again.headers.get("Idempotency-Replayed") == "true", name
                 done |= {name} if first != before else set()
-    assert done >= {"api:adapter-list", "api:version-list", "api:dataset-list", "api:training-run-list",
-                    "api:rank-analysis-list", "api:evaluation-list", "api:token-list"}  # fmt: skip
+    assert done >= {
+        "api:adapter-list",
+        "api:version-list",
+        "api:dataset-list",
+        "api:training-run-list",
+        "api:rank-analysis-list",
+        "api:evaluation-list",
+        "api:token-list",
+    }
     assert not done & ASKING

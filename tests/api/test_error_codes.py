@@ -18,9 +18,16 @@ ROOT = Path(__file__).parent.parent.parent
 FAMILY = [BrokenLines, StoreAway, *(kind for kind in vars(errors).values() if isinstance(kind, type))]
 CLASSES = {kind.__name__: kind for kind in FAMILY if issubclass(kind, errors.DomainError)}
 # What the framework refuses by itself below /api/.
-FRAMEWORK = (exceptions.ParseError, exceptions.AuthenticationFailed, exceptions.NotAuthenticated,
-             exceptions.NotFound, exceptions.MethodNotAllowed, exceptions.NotAcceptable,
-             exceptions.PermissionDenied, exceptions.UnsupportedMediaType)  # fmt: skip
+FRAMEWORK = (
+    exceptions.ParseError,
+    exceptions.AuthenticationFailed,
+    exceptions.NotAuthenticated,
+    exceptions.NotFound,
+    exceptions.MethodNotAllowed,
+    exceptions.NotAcceptable,
+    exceptions.PermissionDenied,
+    exceptions.UnsupportedMediaType,
+)
 Code = tuple[str, int]
 
 

@@ -75,8 +75,9 @@ def test_a_flipped_byte_never_leaves(
 ) -> None:
     """The tests share one content-addressed folder: these weights are no other test's."""
     store = request.getfixturevalue("bucket") if place == "bucket" else FolderStore(Path(settings.ARTIFACT_STORE))
-    version = AdapterVersion.publish(adapter, write_adapter(tmp_path / "mine", seed=7333), method="upload",
-                                     by=alice.as_actor())  # fmt: skip
+    version = AdapterVersion.publish(
+        adapter, write_adapter(tmp_path / "mine", seed=7333), method="upload", by=alice.as_actor()
+    )
     flip_a_byte(store, version.digest)
     for verb in ("download", "export"):
         detail = problem(client(ci).get(f"{PLACE}/{verb}/"), 503, "artifact_unreadable")["detail"]

@@ -57,8 +57,12 @@ def test_another_tenant_sees_nothing_of_it(world: dict[str, Any]) -> None:
 
 def test_the_dashboard_asks_for_what_is_told(world: dict[str, Any], ci: str) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = {name for panel in dashboard["panels"] for target in panel["targets"]
-             for name in re.findall(r"adapterhub_\w+", target["expr"])}  # fmt: skip
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"adapterhub_\w+", target["expr"])
+    }
     router = generate_latest(Metrics().registry).decode()
     known = set(re.findall(r"^# TYPE (adapterhub_\w+)", router + scraped(ci).content.decode(), re.M))
     known |= {f"{name}_bucket" for name in known}

@@ -31,8 +31,9 @@ def test_every_page_has_a_policy_that_allows_no_inline_script(alice: User, clien
 
 
 def test_no_page_of_ours_needs_more_than_the_policy_allows() -> None:
-    found = [f"{path.name}: {hit.group()}" for path in TEMPLATES.rglob("*.html")
-             for hit in INLINE.finditer(path.read_text())]  # fmt: skip
+    found = [
+        f"{path.name}: {hit.group()}" for path in TEMPLATES.rglob("*.html") for hit in INLINE.finditer(path.read_text())
+    ]
     assert found == []
 
 
@@ -58,7 +59,13 @@ def test_a_form_without_its_token_is_refused(alice: User) -> None:
 def test_a_name_with_a_script_is_shown_as_text(alice: User, client: Client, project: Project, script: str) -> None:
     """What somebody typed comes back as text on the audit page."""
     with transaction.atomic():
-        AuditEvent.record(Tag.ADAPTER_CHANGED, alice, by=alice.as_actor(), project=project, reason=script,
-                          after={"description": script})  # fmt: skip
+        AuditEvent.record(
+            Tag.ADAPTER_CHANGED,
+            alice,
+            by=alice.as_actor(),
+            project=project,
+            reason=script,
+            after={"description": script},
+        )
     client.force_login(alice)
     assert script not in client.get("/audit/").content.decode()

@@ -129,16 +129,35 @@ def test_an_impossible_budget_is_refused_at_once(ci: str, base_model: BaseModel,
 def test_the_trail_is_read_and_verified(ci: str, alias: Alias) -> None:
     api = client(ci)
     verdict = api.get("/api/v1/audit/verify/", {"project": "eu"}).json()
-    assert verdict == {"project": "eu", "ok": True, "events": AuditEvent.objects.filter(project__slug="eu").count(),
-                       "faults": []}  # fmt: skip
+    assert verdict == {
+        "project": "eu",
+        "ok": True,
+        "events": AuditEvent.objects.filter(project__slug="eu").count(),
+        "faults": [],
+    }
     tags = [event["tag"] for event in api.get("/api/v1/audit/events/").json()["results"]]
     assert tags[0] == "alias:created"
     lines = b"".join(api.get("/api/v1/audit/export/", {"project": "eu"}).streaming_content).splitlines()
     assert len(lines) == verdict["events"]
 
 
-@pytest.mark.parametrize("path", ["projects", "base-models", "datasets", "rank-analyses", "training-runs", "adapters",
-                                  "clusters", "replicas", "aliases", "rollouts", "tokens", "audit/events"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "projects",
+        "base-models",
+        "datasets",
+        "rank-analyses",
+        "training-runs",
+        "adapters",
+        "clusters",
+        "replicas",
+        "aliases",
+        "rollouts",
+        "tokens",
+        "audit/events",
+    ],
+)
 def test_every_list_pages(ci: str, rollout_of_everything: None, path: str) -> None:
     page = client(ci).get(f"/api/v1/{path}/", {"page_size": 1})
     assert page.status_code == 200, page.content
@@ -156,5 +175,6 @@ def rollout_of_everything(
     Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
     alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
     launch_run(adapter=adapter, dataset=dataset, by=by)
-    RankAnalysis.launch(project=adapter.project, base_model=base_model, dataset=dataset, by=by,
-                        budget={"uniform_rank": 8})  # fmt: skip
+    RankAnalysis.launch(
+        project=adapter.project, base_model=base_model, dataset=dataset, by=by, budget={"uniform_rank": 8}
+    )

@@ -40,8 +40,15 @@ def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path
                     wrong.append(f"{name} is not said to be replayed")
             transaction.set_rollback(True)
     assert wrong == []
-    assert done >= {"api:adapter-list", "api:version-list", "api:dataset-list", "api:training-run-list",
-                    "api:rank-analysis-list", "api:evaluation-list", "api:token-list"}  # fmt: skip
+    assert done >= {
+        "api:adapter-list",
+        "api:version-list",
+        "api:dataset-list",
+        "api:training-run-list",
+        "api:rank-analysis-list",
+        "api:evaluation-list",
+        "api:token-list",
+    }
     assert not done & ASKING
 
 

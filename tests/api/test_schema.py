@@ -35,10 +35,19 @@ class Known:
     def __init__(self, world: dict[str, Any]) -> None:
         self.world, self.chance = world, random.Random(10)
         served = [version.served_name for version in world["versions"]]
-        self.fields = {"project": ["eu"], "base_model": ["tiny"], "adapter": ["dora"], "cluster": ["cpu"],
-                       "alias": ["compliance"], "dataset": [world["pk"]["datasets"]], "version": served,
-                       "candidate": served, "expected_version": served, "rollout": [str(world["pk"]["rollouts"])],
-                       "response_id": [world["pk"]["responses"]]}  # fmt: skip
+        self.fields = {
+            "project": ["eu"],
+            "base_model": ["tiny"],
+            "adapter": ["dora"],
+            "cluster": ["cpu"],
+            "alias": ["compliance"],
+            "dataset": [world["pk"]["datasets"]],
+            "version": served,
+            "candidate": served,
+            "expected_version": served,
+            "rollout": [str(world["pk"]["rollouts"])],
+            "response_id": [world["pk"]["responses"]],
+        }
 
     def put(self, case: Any) -> None:
         kind = case.operation.path.removeprefix("/api/v1/").split("/")[0]
@@ -75,9 +84,15 @@ def test_no_walk_ends_in_a_fault(site: str, ci: str, world: dict[str, Any], tmp_
 
     wanted = int(os.environ.get("ADAPTERHUB_CALLS", "250"))
     walks = settings(
-        max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, database=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck), print_blob=False, report_multiple_bugs=True,
-    )  # fmt: skip
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+        report_multiple_bugs=True,
+    )
     # The instance remembers, so that a walk whose beginning hypothesis repeats may meet other answers: no fault of the
     # API. The next walk begins elsewhere.
     for number in range(wanted):

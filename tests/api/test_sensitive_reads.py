@@ -44,8 +44,9 @@ def test_who_took_the_weights_is_recorded(verb: str, ci: str, version: AdapterVe
     assert verify(project)[1] == []
 
 
-def test_who_took_links_to_the_weights_is_recorded(bucket: S3Store, ci: str, adapter: Adapter, alice: User,
-                                                   tmp_path: Path) -> None:  # fmt: skip
+def test_who_took_links_to_the_weights_is_recorded(
+    bucket: S3Store, ci: str, adapter: Adapter, alice: User, tmp_path: Path
+) -> None:
     AdapterVersion.publish(adapter, write_adapter(tmp_path / "mine"), method="upload", by=alice.as_actor())
     assert client(ci).get(f"{WEIGHTS}/links/").status_code == 200
     assert reads() == [("adapter_version:read", "token:ci", f"{WEIGHTS}/links/")]
@@ -70,8 +71,13 @@ def test_whoever_is_refused_took_nothing(version: AdapterVersion, charlie: User,
 def test_every_way_to_read_the_trail_is_recorded(version: AdapterVersion, alice: User, client: Client) -> None:
     client.force_login(alice)
     event = AuditEvent.objects.get(tag="adapter_version:published")
-    pages = ["/audit/", f"/audit/{event.pk}/", "/audit/roles/", "/api/v1/audit/events/?tag=alias:moved",
-             f"/api/v1/audit/events/{event.pk}/"]  # fmt: skip
+    pages = [
+        "/audit/",
+        f"/audit/{event.pk}/",
+        "/audit/roles/",
+        "/api/v1/audit/events/?tag=alias:moved",
+        f"/api/v1/audit/events/{event.pk}/",
+    ]
     assert [client.get(page).status_code for page in pages] == [200] * 5
     assert reads() == [("audit:read", "alice", page) for page in pages]
     assert status(client, "/api/v1/audit/export/?project=eu") == 200

@@ -29,10 +29,15 @@ def things(alias: Alias, candidate: AdapterVersion, alice: User, dataset: Any, a
 
 def state() -> list[Any]:
     return [
-        *Alias.objects.values_list("version", "policy", "generation"), *Rollout.objects.values_list("status", "weight"),
-        *Adapter.objects.values_list("description"), Approval.objects.count(), ApiToken.objects.count(),
-        TrainingRun.objects.count(), AuditEvent.objects.count(), *AdapterVersion.objects.values_list("status"),
-    ]  # fmt: skip
+        *Alias.objects.values_list("version", "policy", "generation"),
+        *Rollout.objects.values_list("status", "weight"),
+        *Adapter.objects.values_list("description"),
+        Approval.objects.count(),
+        ApiToken.objects.count(),
+        TrainingRun.objects.count(),
+        AuditEvent.objects.count(),
+        *AdapterVersion.objects.values_list("status"),
+    ]
 
 
 VERBS: dict[str, Does] = {

@@ -22,8 +22,15 @@ from adapterhub.audit.tags import Tag
 @pytest.fixture
 def auditor(project: Project, alice: User, bob: User, client: Client) -> Client:
     with transaction.atomic():
-        AuditEvent.record(Tag.ADAPTER_CHANGED, project, by=alice.as_actor(), project=project, reason="first reason",
-                          before={"tags": ["a"], "kept": 1}, after={"tags": ["b"], "kept": 1})  # fmt: skip
+        AuditEvent.record(
+            Tag.ADAPTER_CHANGED,
+            project,
+            by=alice.as_actor(),
+            project=project,
+            reason="first reason",
+            before={"tags": ["a"], "kept": 1},
+            after={"tags": ["b"], "kept": 1},
+        )
         AuditEvent.record(Tag.PROJECT_CHANGED, bob, by=bob.as_actor(), project=project, reason="second reason")
     client.force_login(alice)
     return client
@@ -31,9 +38,15 @@ def auditor(project: Project, alice: User, bob: User, client: Client) -> Client:
 
 @pytest.mark.parametrize(
     ("query", "shown"),
-    [("tag=adapter:changed", "first"), ("who=BO", "second"), ("object=bob", "second"), ("project=eu&who=ali", "first"),
-     ("object_type=user", "second"), ("tag=project:changed&since=2000-01-01", "second")],
-)  # fmt: skip
+    [
+        ("tag=adapter:changed", "first"),
+        ("who=BO", "second"),
+        ("object=bob", "second"),
+        ("project=eu&who=ali", "first"),
+        ("object_type=user", "second"),
+        ("tag=project:changed&since=2000-01-01", "second"),
+    ],
+)
 def test_filters_show_what_was_asked_for(auditor: Client, query: str, shown: str) -> None:
     page = auditor.get(f"/audit/?{query}").content.decode()
     assert [word for word in ("first", "second") if f"{word} reason" in page] == [shown]
@@ -75,8 +88,15 @@ def test_the_downloaded_bundle_verifies_without_the_installation(
     answer = auditor.get("/api/v1/audit/export/?project=eu&as=bundle")
     zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content))).extractall(tmp_path)
     bundle = tmp_path / "bundle"
-    command = [sys.executable, verifier.__file__, str(bundle / "events.jsonl"), "--checkpoints",
-               str(bundle / "checkpoints"), "--public-key", str(bundle / "public-key.pem")]  # fmt: skip
+    command = [
+        sys.executable,
+        verifier.__file__,
+        str(bundle / "events.jsonl"),
+        "--checkpoints",
+        str(bundle / "checkpoints"),
+        "--public-key",
+        str(bundle / "public-key.pem"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True), done.stderr
     assert {"manifest.json", "events.csv"} <= {path.name for path in bundle.iterdir()}

@@ -21,10 +21,17 @@ def world(alias: Alias, candidate: AdapterVersion, dataset: Dataset, alice: User
 
 @pytest.mark.parametrize(
     ("page", "tag"),
-    [("alias", "alias:created"), ("cluster", "cluster:created"), ("dataset", "dataset:created"),
-     ("training-run", "training_run:requested"), ("rank-analysis", "rank_analysis:requested"),
-     ("rollout", "rollout:created"), ("version", "adapter_version:published"), ("adapter", "adapter:created")],
-)  # fmt: skip
+    [
+        ("alias", "alias:created"),
+        ("cluster", "cluster:created"),
+        ("dataset", "dataset:created"),
+        ("training-run", "training_run:requested"),
+        ("rank-analysis", "rank_analysis:requested"),
+        ("rollout", "rollout:created"),
+        ("version", "adapter_version:published"),
+        ("adapter", "adapter:created"),
+    ],
+)
 def test_the_page_of_an_object_shows_its_timeline(
     world: dict[str, Any], page: str, tag: str, bob: User, client: Client
 ) -> None:

@@ -32,8 +32,9 @@ def trail(fresh_database: str, project: Project, tmp_path: Path) -> Project:
     (tmp_path / "key.pem").write_bytes(public_key_pem())
     for number in range(8):
         with transaction.atomic():
-            AuditEvent.record(Tag.PROJECT_CREATED, project, by=system("test"), project=project,
-                              after={"n": number, "x": 0.5})  # fmt: skip
+            AuditEvent.record(
+                Tag.PROJECT_CREATED, project, by=system("test"), project=project, after={"n": number, "x": 0.5}
+            )
         if number in (4, 7):
             checkpoints.write(project)
     return project
@@ -102,11 +103,18 @@ def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE audit_auditevent SET reason = 'x'", "DELETE FROM audit_auditevent", "TRUNCATE audit_auditevent",
-     "UPDATE audit_checkpoint SET sequence = 0", "DELETE FROM audit_checkpoint", "TRUNCATE audit_checkpoint",
-     "ALTER TABLE audit_auditevent DISABLE TRIGGER ALL", "SET session_replication_role = replica",
-     "DROP TABLE audit_auditevent"],
-)  # fmt: skip
+    [
+        "UPDATE audit_auditevent SET reason = 'x'",
+        "DELETE FROM audit_auditevent",
+        "TRUNCATE audit_auditevent",
+        "UPDATE audit_checkpoint SET sequence = 0",
+        "DELETE FROM audit_checkpoint",
+        "TRUNCATE audit_checkpoint",
+        "ALTER TABLE audit_auditevent DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+        "DROP TABLE audit_auditevent",
+    ],
+)
 def test_the_role_of_the_application_is_refused(trail: Project, statement: str) -> None:
     with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"), connection.cursor() as cursor:
         cursor.execute(statement)
@@ -128,8 +136,12 @@ def bundle(trail: Project, tmp_path: Path) -> Path:
 def judge_bundle(bundle: Path) -> tuple[int, dict[str, Any]]:
     """The bundle against the checkpoints and the key that were kept outside it."""
     script = shutil.copy(verifier.__file__, bundle.parent / "verifier.py")
-    options = ["--checkpoints", str(Path(settings.ARTIFACT_STORE) / "checkpoints"), "--public-key",
-               str(bundle.parent / "key.pem")]  # fmt: skip
+    options = [
+        "--checkpoints",
+        str(Path(settings.ARTIFACT_STORE) / "checkpoints"),
+        "--public-key",
+        str(bundle.parent / "key.pem"),
+    ]
     command = [sys.executable, "-I", str(script), str(bundle), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle.parent)
     return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}

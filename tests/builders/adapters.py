@@ -11,8 +11,15 @@ from safetensors.numpy import save_file
 
 from adapterhub.artifacts import FolderStore, S3Store
 
-SHAPES = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16),
-          "gate_proj": (32, 16), "up_proj": (32, 16), "down_proj": (16, 32)}  # fmt: skip
+SHAPES = {
+    "q_proj": (16, 16),
+    "k_proj": (8, 16),
+    "v_proj": (8, 16),
+    "o_proj": (16, 16),
+    "gate_proj": (32, 16),
+    "up_proj": (32, 16),
+    "down_proj": (16, 32),
+}
 LAYERS = 2
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -24,8 +24,22 @@ def one_of_everything(alias: Alias, candidate: AdapterVersion, dataset: Dataset,
     )
     RankAnalysis.objects.filter(pk=analysis.pk).update(plan=PLAN)
     return {
-        "overview": [], "adapters": [], "adapter": ["dora"], "version": ["dora", 1], "alias": ["compliance"],
-        "rollouts": [], "rollout": [rollout.pk], "clusters": [], "cluster": [alias.cluster.slug], "datasets": [],
-        "dataset": [dataset.pk], "training-runs": [], "new-training-run": [], "training-run": [run.pk],
-        "rank-analyses": [], "new-rank-analysis": [], "rank-analysis": [analysis.pk], "audit": [],
-    }  # fmt: skip
+        "overview": [],
+        "adapters": [],
+        "adapter": ["dora"],
+        "version": ["dora", 1],
+        "alias": ["compliance"],
+        "rollouts": [],
+        "rollout": [rollout.pk],
+        "clusters": [],
+        "cluster": [alias.cluster.slug],
+        "datasets": [],
+        "dataset": [dataset.pk],
+        "training-runs": [],
+        "new-training-run": [],
+        "training-run": [run.pk],
+        "rank-analyses": [],
+        "new-rank-analysis": [],
+        "rank-analysis": [analysis.pk],
+        "audit": [],
+    }

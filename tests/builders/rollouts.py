@@ -23,8 +23,15 @@ def opened(alias: Alias, candidate: AdapterVersion, user: User, **plan: Any) -> 
     return rollout
 
 
-def measured(rollout: Rollout, *, control: float, candidate: float, count: int = 2000, at: datetime | None = None,
-             metric: str = "error_rate") -> None:  # fmt: skip
+def measured(
+    rollout: Rollout,
+    *,
+    control: float,
+    candidate: float,
+    count: int = 2000,
+    at: datetime | None = None,
+    metric: str = "error_rate",
+) -> None:
     """So many answers of each arm in one minute, with these rates of failure."""
     at = at or now()
     for arm, rate in (("control", control), ("candidate", candidate)):

@@ -8,8 +8,10 @@ from typing import Any
 
 
 def rows(count: int = 40) -> list[dict[str, str]]:
-    return [{"prompt": f"the bank {n} shall ", "completion": f"report each incident {n} within four hours"}
-            for n in range(count)]  # fmt: skip
+    return [
+        {"prompt": f"the bank {n} shall ", "completion": f"report each incident {n} within four hours"}
+        for n in range(count)
+    ]
 
 
 def write_jsonl(path: Path, lines: list[Any]) -> Path:

@@ -16,14 +16,45 @@ from registry.models import AdapterVersion, Response, Rollout
 from tests.builders.adapters import write_adapter
 from training.models import Dataset
 
-PUBLIC = {"healthz", "schema", "docs", "login", "logout", "account_login", "second-step", "admin-login",
-          "openid_connect_login", "openid_connect_callback", "socialaccount_login_cancelled",
-          "socialaccount_login_error", "socialaccount_signup"}  # fmt: skip
+PUBLIC = {
+    "healthz",
+    "schema",
+    "docs",
+    "login",
+    "logout",
+    "account_login",
+    "second-step",
+    "admin-login",
+    "openid_connect_login",
+    "openid_connect_callback",
+    "socialaccount_login_cancelled",
+    "socialaccount_login_error",
+    "socialaccount_signup",
+}
 # Pages that take only POST answer 405 to GET.
-POST_ONLY = {"promote", "freeze-dossier", "move-alias", "move-rollout", "ask-approval", "decide", "move-training-run",
-             "cancel-rank-analysis", "compress-version", "cancel-compression", "revoke-token", "theme",
-             "revoke-webhook", "redeliver", "close-service-account",
-             "keep-training-run", "keep-dataset", "erase-dataset", "decide-erasure", "ask-all", "vote"}  # fmt: skip
+POST_ONLY = {
+    "promote",
+    "freeze-dossier",
+    "move-alias",
+    "move-rollout",
+    "ask-approval",
+    "decide",
+    "move-training-run",
+    "cancel-rank-analysis",
+    "compress-version",
+    "cancel-compression",
+    "revoke-token",
+    "theme",
+    "revoke-webhook",
+    "redeliver",
+    "close-service-account",
+    "keep-training-run",
+    "keep-dataset",
+    "erase-dataset",
+    "decide-erasure",
+    "ask-all",
+    "vote",
+}
 
 
 def routes(patterns: list[Any], namespace: str = "", prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -89,12 +120,16 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:blind-test-list": {"adapter": "dora", "versions": [1, 2], "prompts": ["the bank"]},
         "api:blind-test-vote": {"letter": "A"},
         "api:approval-list": {"rollout": str(Rollout.objects.order_by("created_at")[0].pk), "reason": "x"},
-        "api:rank-analysis-list": {"project": "eu", "base_model": "tiny", "dataset": dataset,
-                                   "budget": {"uniform_rank": 4}},
+        "api:rank-analysis-list": {
+            "project": "eu",
+            "base_model": "tiny",
+            "dataset": dataset,
+            "budget": {"uniform_rank": 4},
+        },
         "api:evaluation-list": {"project": "eu", "version": served, "dataset": dataset},
         "api:training-run-list": {"project": "eu", "adapter": "dora", "dataset": dataset},
         "api:training-run-preflight": {"project": "eu", "adapter": "dora", "dataset": dataset},
-    }  # fmt: skip
+    }
     return bodies.get(name, {"reason": "x"})
 
 

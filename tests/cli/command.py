@@ -17,18 +17,38 @@ class Command:
     def __init__(self, url: str, token: str, folder: Path) -> None:
         self.folder = folder
         self.started: list[subprocess.Popen[str]] = []
-        ours = {"ADAPTERHUB_URL": url, "ADAPTERHUB_TOKEN": token, "ADAPTERHUB_CONFIG": str(folder / "config.toml"),
-                "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}  # fmt: skip
+        ours = {
+            "ADAPTERHUB_URL": url,
+            "ADAPTERHUB_TOKEN": token,
+            "ADAPTERHUB_CONFIG": str(folder / "config.toml"),
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "120",
+            "NO_COLOR": "1",
+        }
         self.environ = {**os.environ, **ours}
 
     def __call__(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*PROGRAM, *arguments], env={**self.environ, **environ}, input=stdin, text=True,
-                              capture_output=True, check=False, cwd=self.folder, timeout=120)  # fmt: skip
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            env={**self.environ, **environ},
+            input=stdin,
+            text=True,
+            capture_output=True,
+            check=False,
+            cwd=self.folder,
+            timeout=120,
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The same in the background, for what waits."""
-        started = subprocess.Popen([*PROGRAM, *arguments], env=self.environ, text=True, cwd=self.folder,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        started = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            env=self.environ,
+            text=True,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.started.append(started)
         return started
 

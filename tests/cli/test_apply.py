@@ -35,8 +35,11 @@ def made_by_a_run(adapter: Adapter, version: AdapterVersion, dataset: Dataset, b
 
 def test_a_wrong_file_names_its_fields(command: Command, tmp_path: Path) -> None:
     assert command("plan").returncode == 2
-    bad = {"methode": "lora", "budget": {"bytes": 1, "parameters": 1},
-           "rollout": {"alias": "a b", "steps": [{"weight": "10"}]}}  # fmt: skip
+    bad = {
+        "methode": "lora",
+        "budget": {"bytes": 1, "parameters": 1},
+        "rollout": {"alias": "a b", "steps": [{"weight": "10"}]},
+    }
     declare(tmp_path, **bad)
     refused = command("plan")
     assert refused.returncode == 2
@@ -55,8 +58,12 @@ def test_a_plan_changes_nothing_and_an_apply_asks(command: Command, adapter: Ada
     before = AuditEvent.objects.count()
     told = command("plan", "--json")
     assert [f"{one['action']} {one['kind']}" for one in json.loads(told.stdout)["changes"]] == [
-        "create adapter", "create dataset", "run rank analysis", "run training", "create alias",
-    ]  # fmt: skip
+        "create adapter",
+        "create dataset",
+        "run rank analysis",
+        "run training",
+        "create alias",
+    ]
     silent = command("apply")
     assert (silent.returncode, "--yes" in silent.stderr) == (2, True)
     assert (AuditEvent.objects.count(), Dataset.objects.count(), Adapter.objects.count()) == (before, 0, 1)
@@ -65,9 +72,14 @@ def test_a_plan_changes_nothing_and_an_apply_asks(command: Command, adapter: Ada
 
 
 def test_only_what_is_missing_is_done(
-    command: Command, adapter: Adapter, alias: Alias, candidate: AdapterVersion, dataset: Dataset, alice: Any,
+    command: Command,
+    adapter: Adapter,
+    alias: Alias,
+    candidate: AdapterVersion,
+    dataset: Dataset,
+    alice: Any,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows())
     made_by_a_run(adapter, candidate, dataset, alice.as_actor(), steps=7)
     declare(tmp_path, hyperparameters={"steps": 7}, rollout=ROLLOUT)
@@ -120,9 +132,14 @@ def test_a_run_that_is_under_way_is_followed(
 
 
 def test_a_gate_refuses(
-    command: Command, adapter: Adapter, alias: Alias, candidate: AdapterVersion, dataset: Dataset, alice: Any,
+    command: Command,
+    adapter: Adapter,
+    alias: Alias,
+    candidate: AdapterVersion,
+    dataset: Dataset,
+    alice: Any,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows())
     made_by_a_run(adapter, candidate, dataset, alice.as_actor())
     declare(tmp_path, gates={"loss_below": 2.0, "quorum": 1}, rollout=ROLLOUT)

@@ -46,8 +46,9 @@ def test_versions_are_made(command: Command, adapter: Adapter, project: Project,
     assert command("push", "/nowhere", "--adapter", "dora").returncode == 2
 
 
-def test_a_worse_version_is_a_refused_gate(command: Command, alias: Alias, candidate: AdapterVersion,
-                                           dataset: Dataset, tmp_path: Path) -> None:  # fmt: skip
+def test_a_worse_version_is_a_refused_gate(
+    command: Command, alias: Alias, candidate: AdapterVersion, dataset: Dataset, tmp_path: Path
+) -> None:
     arguments = ("eval", candidate.served_name, "--dataset", str(dataset.pk), "--against", alias.version.served_name)
     late = command(*arguments, "--wait", "--timeout", "0")
     assert (late.returncode, "goes on at the server" in late.stderr) == (5, True)
@@ -103,8 +104,16 @@ def test_versions_are_compared_blindly(
 
 def test_traffic_is_moved(command: Command, alias: Alias, candidate: AdapterVersion) -> None:
     stable = alias.version.served_name
-    plan = ("--step", "10:60:200", "--step", "50:60:200:approval", "--guardrail", "error_rate:1",
-            "--guardrail", "latency:0.2:signal:0.95")  # fmt: skip
+    plan = (
+        "--step",
+        "10:60:200",
+        "--step",
+        "50:60:200:approval",
+        "--guardrail",
+        "error_rate:1",
+        "--guardrail",
+        "latency:0.2:signal:0.95",
+    )
     opened = command("rollout", "compliance", candidate.served_name, *plan, "--reason", "CI", "--json")
     assert opened.returncode == 0, opened.stderr
     rollout = Rollout.objects.get()

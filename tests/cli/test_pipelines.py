@@ -77,13 +77,27 @@ def shell(product: Product, token: str, tmp_path: Path) -> Shell:
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
     program.chmod(0o755)
-    environ = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-               "ADAPTERHUB_URL": product.web, "ADAPTERHUB_TOKEN": token, "TOKEN": token, "CI_COMMIT_SHA": "0f0f0f",
-               "ADAPTERHUB_CONFIG": str(tmp_path / "config.toml")}  # fmt: skip
+    environ = {
+        **os.environ,
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "ADAPTERHUB_URL": product.web,
+        "ADAPTERHUB_TOKEN": token,
+        "TOKEN": token,
+        "CI_COMMIT_SHA": "0f0f0f",
+        "ADAPTERHUB_CONFIG": str(tmp_path / "config.toml"),
+    }
 
     def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["/bin/bash", "-e", "-o", "pipefail", "-c", script], env=environ, cwd=folder, text=True,
-                              capture_output=True, check=False, timeout=400)  # fmt: skip
+        return subprocess.run(
+            ["/bin/bash", "-e", "-o", "pipefail", "-c", script],
+            env=environ,
+            cwd=folder,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=400,
+        )
 
     return run
 
@@ -144,8 +158,13 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
         second = checkout(tmp_path / "second", slice(None, None, -1))
         planned = shell(commands(GITHUB["jobs"]["plan"]), second)
         kinds = re.findall(r"^[+~>] (\w+) ([a-z ]+?) \S+:", planned.stdout, re.M)
-        assert kinds == [("create", "dataset"), ("run", "rank analysis"), ("run", "training"), ("run", "evaluation"),
-                         ("open", "rollout")], planned.stdout + planned.stderr  # fmt: skip
+        assert kinds == [
+            ("create", "dataset"),
+            ("run", "rank analysis"),
+            ("run", "training"),
+            ("run", "evaluation"),
+            ("open", "rollout"),
+        ], planned.stdout + planned.stderr
         applied = shell(commands(GITHUB["jobs"]["apply"]), second)
         assert applied.returncode == 0, applied.stderr
         told = json.loads((second / "applied.json").read_text())

@@ -42,5 +42,8 @@ def violations(page: Any, script: str, **options: Any) -> list[str]:
     page.evaluate(script)
     found = page.evaluate("options => axe.run(document, {resultTypes: ['violations'], ...options})", options)
     grave = [each for each in found["violations"] if each["impact"] in GRAVE]
-    return [f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for each in grave
-            for node in each["nodes"][:2]]  # fmt: skip
+    return [
+        f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for each in grave
+        for node in each["nodes"][:2]
+    ]

@@ -68,8 +68,10 @@ class Live:
         """A LoRA that was really trained, uploaded and checked; its served name."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = train(Path(scratch) / "trained", lesson)
-            files = {"adapter_model": (folder / "adapter_model.safetensors").read_bytes(),
-                     "adapter_config": (folder / "adapter_config.json").read_bytes()}  # fmt: skip
+            files = {
+                "adapter_model": (folder / "adapter_model.safetensors").read_bytes(),
+                "adapter_config": (folder / "adapter_config.json").read_bytes(),
+            }
             made = self.rest.post("adapters/dora/versions/", files=files)
         assert made.is_success, made.text
         self.wait(f"adapters/dora/versions/{made.json()['number']}/", "ready")

@@ -63,8 +63,9 @@ def test_promote_and_roll_back(page: Any, alias: Alias, candidate: AdapterVersio
     assert alias.version != candidate
 
 
-@pytest.mark.parametrize("path", ["/", "/adapters/dora/v2/", "/aliases/compliance/", "/datasets/", "/training/new/",
-                                  "/audit/"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path", ["/", "/adapters/dora/v2/", "/aliases/compliance/", "/datasets/", "/training/new/", "/audit/"]
+)
 def test_no_page_is_wider_than_a_phone(
     page: Any, alias: Alias, candidate: AdapterVersion, dataset: Dataset, path: str
 ) -> None:

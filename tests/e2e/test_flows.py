@@ -32,8 +32,9 @@ def live() -> Iterator[Live]:
 def dataset(live: Live, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a stored dataset."""
     file = write_jsonl(tmp_path_factory.mktemp("data") / "rows.jsonl", sentences(120))
-    sent = live.rest.post("datasets/", data={"project": "eu", "name": "sentences"},
-                          files={"file": ("rows.jsonl", file.read_bytes())})  # fmt: skip
+    sent = live.rest.post(
+        "datasets/", data={"project": "eu", "name": "sentences"}, files={"file": ("rows.jsonl", file.read_bytes())}
+    )
     assert sent.is_success, sent.text
     live.wait(f"datasets/{sent.json()['id']}/", "ready")
     return "sentences"
@@ -268,9 +269,15 @@ def test_a_token_is_shown_once_works_and_is_revoked(sign_in: SignIn, live: Live)
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("vera", "/training/new/"), ("vera", "/audit/"), ("tom", "/tokens/"), ("olga", "/rank-analyses/new/"),
-     ("bob", "/webhooks/"), ("gus", "/training/new/")],
-)  # fmt: skip
+    [
+        ("vera", "/training/new/"),
+        ("vera", "/audit/"),
+        ("tom", "/tokens/"),
+        ("olga", "/rank-analyses/new/"),
+        ("bob", "/webhooks/"),
+        ("gus", "/training/new/"),
+    ],
+)
 def test_the_wrong_role_is_told_what_it_needs(sign_in: SignIn, name: str, path: str) -> None:
     page = sign_in(name, path)
     page.get_by_text(re.compile("needs (scope|the role)")).wait_for()
@@ -290,8 +297,18 @@ def test_a_viewer_sees_no_verb_and_a_forged_one_is_refused(sign_in: SignIn, live
 
 def test_without_javascript_people_read_and_still_act(sign_in: SignIn, live: Live) -> None:
     page = sign_in("tom", java_script_enabled=False)
-    for path in ("/", "/adapters/", "/adapters/dora/", "/adapters/dora/v1/", "/aliases/open/", "/rollouts/",
-                 "/clusters/cpu/", "/training/", "/datasets/", "/adapters/dora/v1/compare/?to=2&to=3"):  # fmt: skip
+    for path in (
+        "/",
+        "/adapters/",
+        "/adapters/dora/",
+        "/adapters/dora/v1/",
+        "/aliases/open/",
+        "/rollouts/",
+        "/clusters/cpu/",
+        "/training/",
+        "/datasets/",
+        "/adapters/dora/v1/compare/?to=2&to=3",
+    ):
         assert page.goto(path).status == 200, path
         assert page.get_by_role("heading", level=1).count() == 1, path
     page.get_by_role("link", name="Measure it from the weights").click()

@@ -22,9 +22,14 @@ TYPED = f"{IMAGE}{CLOSING}"
 
 @pytest.fixture
 def pages(
-    fresh_database: str, project: Project, alice: User, adapter: Adapter, alias: Alias, candidate: AdapterVersion,
+    fresh_database: str,
+    project: Project,
+    alice: User,
+    adapter: Adapter,
+    alias: Alias,
+    candidate: AdapterVersion,
     tmp_path: Path,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The addresses of things whose every free text is hostile."""
     by = alice.as_actor()
     Project.objects.filter(pk=project.pk).update(name=TYPED)
@@ -38,9 +43,17 @@ def pages(
     token, _ = ApiToken.issue(name=TYPED, project=project, scopes=["read"], created_by=alice, reason=TYPED)
     Webhook.objects.create(project=project, url=f"https://hook.example/{TYPED}", events=["token:*"])
     event = AuditEvent.objects.get(tag="rollout:created")
-    things = [f"adapters/{adapter.slug}", f"adapters/{adapter.slug}/v{candidate.number}",
-              f"aliases/{alias.name}", f"rollouts/{rollout.pk}", f"approvals/{rollout.approvals.get().pk}",
-              f"datasets/{dataset.pk}", f"training/{run.pk}", f"tokens/{token.pk}", f"audit/{event.pk}"]  # fmt: skip
+    things = [
+        f"adapters/{adapter.slug}",
+        f"adapters/{adapter.slug}/v{candidate.number}",
+        f"aliases/{alias.name}",
+        f"rollouts/{rollout.pk}",
+        f"approvals/{rollout.approvals.get().pk}",
+        f"datasets/{dataset.pk}",
+        f"training/{run.pk}",
+        f"tokens/{token.pk}",
+        f"audit/{event.pk}",
+    ]
     lists = ["", "adapters", "rollouts", "approvals", "datasets", "training", "tokens", "webhooks", "audit", "settings"]
     return [f"/{place}/".replace("//", "/") for place in [*things, *lists]]
 

@@ -15,9 +15,14 @@ from training.models import Dataset, RankAnalysis, TrainingRun
 @pytest.fixture
 def analysis(adapter: Adapter, dataset: Dataset, alice: User) -> RankAnalysis:
     launched = RankAnalysis.launch(
-        project=adapter.project, base_model=adapter.base_model, dataset=dataset, by=alice.as_actor(),
-        budget={"uniform_rank": 4}, rank_max=8, quantum=2,
-    )  # fmt: skip
+        project=adapter.project,
+        base_model=adapter.base_model,
+        dataset=dataset,
+        by=alice.as_actor(),
+        budget={"uniform_rank": 4},
+        rank_max=8,
+        quantum=2,
+    )
     RankAnalysis.objects.filter(pk=launched.pk).update(plan=PLAN, status="succeeded")
     return launched
 

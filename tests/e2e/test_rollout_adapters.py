@@ -117,8 +117,9 @@ def follow(users: Users) -> None:
 def roll_out(users: Users, alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
     """Open a rollout and let the loops and the users alone with it until it ends."""
     alias.refresh_from_db()
-    rollout = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, guardrails=RAILS, reason="try it",
-                             by=alice.as_actor())  # fmt: skip
+    rollout = Rollout.create(
+        alias=alias, candidate=candidate, steps=STEPS, guardrails=RAILS, reason="try it", by=alice.as_actor()
+    )
     for _ in range(ROUNDS):
         follow(users)
         users.use()

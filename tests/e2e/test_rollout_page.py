@@ -20,8 +20,14 @@ RAILS = [{"metric": "error_rate", "margin": 3}, {"metric": "latency", "margin": 
 
 @pytest.fixture
 def rollout(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
-    rollout = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, guardrails=RAILS, by=alice.as_actor(),
-                             reason="Better on incident reports: evaluation 42.")  # fmt: skip
+    rollout = Rollout.create(
+        alias=alias,
+        candidate=candidate,
+        steps=STEPS,
+        guardrails=RAILS,
+        by=alice.as_actor(),
+        reason="Better on incident reports: evaluation 42.",
+    )
     rollout.started(by=RECONCILER)
     return rollout
 

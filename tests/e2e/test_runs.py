@@ -22,9 +22,13 @@ def run(adapter: Adapter, dataset: Dataset, alice: User) -> TrainingRun:
 
 def log(run: TrainingRun, steps: Iterable[int]) -> None:
     for step in steps:
-        values = {"loss": 2.2 + math.exp(-step / 12) + 0.08 * math.sin(step), "grad_norm": 0.5 + 1 / step,
-                  "learning_rate": 1e-3 * min(step / 4, 1), "tokens_per_second": 410.0 + 9 * math.cos(step),
-                  "memory_bytes": 1.9e9 + 1e6 * step}  # fmt: skip
+        values = {
+            "loss": 2.2 + math.exp(-step / 12) + 0.08 * math.sin(step),
+            "grad_norm": 0.5 + 1 / step,
+            "learning_rate": 1e-3 * min(step / 4, 1),
+            "tokens_per_second": 410.0 + 9 * math.cos(step),
+            "memory_bytes": 1.9e9 + 1e6 * step,
+        }
         RunMetric.objects.create(run=run, step=step, values=values)
     last = max(steps)
     TrainingRun.objects.filter(pk=run.pk).update(progress={"step": last, "total": 80, "eta_s": 3.1 * (80 - last)})
@@ -89,8 +93,10 @@ def test_a_run_without_javascript_and_an_estimate_on_a_phone(
     plain.get_by_role("img", name="Training loss from step 1 to 19").wait_for()
     plain.get_by_role("link", name="Reload").wait_for()
     plain.set_viewport_size({"width": 390, "height": 844})
-    plain.goto("/estimates/?base_model=llama-3.1-8b&device_gb=24&devices=1&rank=16&batch_size=1&max_length=2048"
-               "&galore_rank=64&recompute=on")  # fmt: skip
+    plain.goto(
+        "/estimates/?base_model=llama-3.1-8b&device_gb=24&devices=1&rank=16&batch_size=1&max_length=2048"
+        "&galore_rank=64&recompute=on"
+    )
     plain.get_by_text("8,030,261,248 parameters").wait_for()
     plain.screenshot(path=tmp_path / "estimates-phone.png", full_page=True)
     plain.set_viewport_size({"width": 1440, "height": 900})

@@ -15,8 +15,9 @@ AT = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 
 @pytest.fixture
 def answer(page: Any, version: Any, alice: User) -> str:
-    kept = Response.objects.create(id="r-17", project=version.project, version=version, arm="none", at=AT,
-                                   status=200, is_sticky=True, total_ms=250)  # fmt: skip
+    kept = Response.objects.create(
+        id="r-17", project=version.project, version=version, arm="none", at=AT, status=200, is_sticky=True, total_ms=250
+    )
     return f"/responses/?id={kept.pk}"
 
 
@@ -26,8 +27,9 @@ def answer(page: Any, version: Any, alice: User) -> str:
 )
 def test_a_reader_in_tokyo(browser: Any, page: Any, answer: str, script: bool, shown: str, told: str | None) -> None:
     state = page.context.storage_state()
-    context = browser.new_context(base_url=page.url, storage_state=state, timezone_id="Asia/Tokyo",
-                                  locale="en-US", java_script_enabled=script)  # fmt: skip
+    context = browser.new_context(
+        base_url=page.url, storage_state=state, timezone_id="Asia/Tokyo", locale="en-US", java_script_enabled=script
+    )
     in_tokyo = context.new_page()
     in_tokyo.goto(answer)
     time = in_tokyo.locator("time").first

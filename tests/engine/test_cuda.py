@@ -44,12 +44,15 @@ def random_model() -> LlamaForCausalLM:
 def random_adapters(batch: RunningBatch) -> list[Adapter]:
     torch.manual_seed(1)
     return [
-        Adapter(str(number), {
-            name: LowRank(torch.randn(rank, wide) * 0.1, torch.randn(rank, out) * 0.1)
-            for name, (wide, out) in batch.module_shapes.items()
-        })
+        Adapter(
+            str(number),
+            {
+                name: LowRank(torch.randn(rank, wide) * 0.1, torch.randn(rank, out) * 0.1)
+                for name, (wide, out) in batch.module_shapes.items()
+            },
+        )
         for number, rank in enumerate(RANKS)
-    ]  # fmt: skip
+    ]
 
 
 def questions(adapters: list[Adapter]) -> Iterator[Sequence]:
@@ -138,8 +141,10 @@ def test_each_row_gets_its_own_adapters_update(dtype: torch.dtype, rank: int, wi
     assert kernel
     torch.manual_seed(0)
     slots = torch.tensor([3, -1, 0, 0, 2, -1, 3], device="cuda")
-    x, y, down, up = (torch.randn(shape, device="cuda", dtype=dtype)
-                      for shape in ((7, 1, wide), (7, 1, out), (4, rank, wide), (4, rank, out)))  # fmt: skip
+    x, y, down, up = (
+        torch.randn(shape, device="cuda", dtype=dtype)
+        for shape in ((7, 1, wide), (7, 1, out), (4, rank, wide), (4, rank, out))
+    )
     own = (slots >= 0)[:, None, None] * torch.bmm(torch.bmm(x.double(), down[slots].double().mT), up[slots].double())
     expected = (y.double() + own).float()
     rtol, atol = (1e-4, 1e-2) if dtype == torch.float32 else (1e-2, 1e-1)

@@ -37,12 +37,18 @@ def test_each_tensor_is_where_llama_cpp_looks(
     original = make_adapter(tmp_path / "original", 7, task_type="CAUSAL_LM", **UNEVEN_ADAPTERS[kind])
     export_checked(original, base_folder, tmp_path / "out", "gguf", dtype)
     reader: Any = gguf.GGUFReader(tmp_path / "out/adapter.gguf")
-    fields = {name: reader.fields[name].contents() for name in
-              ("general.type", "general.architecture", "adapter.type", "adapter.lora.alpha")}  # fmt: skip
+    fields = {
+        name: reader.fields[name].contents()
+        for name in ("general.type", "general.architecture", "adapter.type", "adapter.lora.alpha")
+    }
     found = {tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     rank = next(iter(found.values())).shape[0]
-    assert fields == {"general.type": "adapter", "general.architecture": "llama", "adapter.type": "lora",
-                      "adapter.lora.alpha": rank}  # fmt: skip
+    assert fields == {
+        "general.type": "adapter",
+        "general.architecture": "llama",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": rank,
+    }
     layout = gguf_export.Layout(base_folder)
     expected = updates(original, base_folder)
     assert len(found) == 2 * len(expected)

@@ -27,9 +27,13 @@ class PlaygroundRouter(BaseHTTPRequestHandler):
     def say(self, status: int, body: dict[str, Any]) -> None:
         payload = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(payload)),
-                            "X-Adapter-Version": "dora.v1-abc", "X-Rollout-Arm": "control",
-                            "X-Response-ID": "r-17"}.items():  # fmt: skip
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(payload)),
+            "X-Adapter-Version": "dora.v1-abc",
+            "X-Rollout-Arm": "control",
+            "X-Response-ID": "r-17",
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(payload)

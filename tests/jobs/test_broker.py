@@ -56,8 +56,9 @@ def workers(count: int) -> Iterator[None]:
     worker_ready.disconnect(watch)
     setup_logging.connect(as_it_is)
     try:
-        with start_worker(app, concurrency=count, pool="threads", queues=["gpu"], perform_ping_check=False,
-                          shutdown_timeout=30):  # fmt: skip
+        with start_worker(
+            app, concurrency=count, pool="threads", queues=["gpu"], perform_ping_check=False, shutdown_timeout=30
+        ):
             yield
     finally:
         queues._consume_from = read

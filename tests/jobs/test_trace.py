@@ -70,8 +70,14 @@ def test_a_child_belongs_to_the_trace_of_its_own_request(traced: None) -> None:
 
 
 def program(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], env={**os.environ, **environ}, text=True, capture_output=True,
-                          check=False, timeout=60)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environ},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def child(collector: str, *arguments: str) -> int:

@@ -15,8 +15,9 @@ from tests.pages.realistic import ASKED, World
 from training.models import Compression, Dataset
 
 # Parts of a page, for htmx.
-ESTIMATE = ("base_model=smollm2-135m&device_gb=24&devices=1&rank=16&batch_size=4&max_length=2048&galore_rank=64"
-            "&recompute=on")  # fmt: skip
+ESTIMATE = (
+    "base_model=smollm2-135m&device_gb=24&devices=1&rank=16&batch_size=4&max_length=2048&galore_rank=64&recompute=on"
+)
 PARTS = {"rank-analysis-plan"}
 
 
@@ -32,16 +33,23 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
     numbers = list(compared.versions.values_list("number", flat=True)[:3])
     compression = Compression.launch(version, {"uniform_rank": 2}, by=world.by)
     args: dict[str, list[Any]] = {
-        "adapter": [newest.adapter.slug], "version": [newest.adapter.slug, newest.number],
-        "compare": [compared.slug, numbers[0]], "dossier": [version.adapter.slug, version.number],
-        "alias": [world.aliases[0].name], "rollout": [world.rollouts[0].pk], "cluster": [world.clusters[0].slug],
-        "approval": [Approval.objects.filter(project=world.project)[0].pk], "dataset": [dataset.pk],
-        "training-run": [run.pk], "compare-training-runs": [run.pk], "rank-analysis": [world.analyses[0].pk],
+        "adapter": [newest.adapter.slug],
+        "version": [newest.adapter.slug, newest.number],
+        "compare": [compared.slug, numbers[0]],
+        "dossier": [version.adapter.slug, version.number],
+        "alias": [world.aliases[0].name],
+        "rollout": [world.rollouts[0].pk],
+        "cluster": [world.clusters[0].slug],
+        "approval": [Approval.objects.filter(project=world.project)[0].pk],
+        "dataset": [dataset.pk],
+        "training-run": [run.pk],
+        "compare-training-runs": [run.pk],
+        "rank-analysis": [world.analyses[0].pk],
         "compare-plans": [world.analyses[0].pk],
         "compression": [compression.pk],
         "token": [ApiToken.issue(name="ci", project=world.project, scopes=["read"], created_by=world.by.user)[0].pk],
         "audit-event": [AuditEvent.objects.filter(project=world.project, tag="rollout:created")[0].pk],
-    }  # fmt: skip
+    }
     live = world.aliases[0]
     asked = urlencode({"models": live.name, "prompt": next(iter(ASKED)), "max_tokens": 64})
     queries = {

@@ -31,7 +31,7 @@ from registry.models import (
     Response,
     Rollout,
     RolloutMinute,
-)  # fmt: skip
+)
 from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
 from registry.serving.reconciler import RECONCILER
@@ -50,11 +50,26 @@ from tests.pages.realistic_rows import (
 )
 from training.models import Dataset, RankAnalysis, RunLog, RunMetric, TrainingRun
 
-JURISDICTIONS = {"eu": "European Union", "de": "Germany", "fr": "France", "it": "Italy", "es": "Spain",
-                 "nl": "Netherlands", "pl": "Poland", "ie": "Ireland", "se": "Sweden", "ch": "Switzerland",
-                 "uk": "United Kingdom", "us": "United States"}  # fmt: skip
-TOPICS = {"dora": "operational resilience", "aml": "anti-money laundering", "aiact": "obligations for AI systems",
-          "mica": "crypto assets"}  # fmt: skip
+JURISDICTIONS = {
+    "eu": "European Union",
+    "de": "Germany",
+    "fr": "France",
+    "it": "Italy",
+    "es": "Spain",
+    "nl": "Netherlands",
+    "pl": "Poland",
+    "ie": "Ireland",
+    "se": "Sweden",
+    "ch": "Switzerland",
+    "uk": "United Kingdom",
+    "us": "United States",
+}
+TOPICS = {
+    "dora": "operational resilience",
+    "aml": "anti-money laundering",
+    "aiact": "obligations for AI systems",
+    "mica": "crypto assets",
+}
 METHODS = ("lora", "lora", "lora", "dora", "qlora", "adalora")
 STEPS = [{"weight": 10, "hold_s": 3600, "min_samples": 500}, {"weight": 50, "hold_s": 14400, "min_samples": 1500}]
 RAILS = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
@@ -135,21 +150,39 @@ class World:
         parameters = parameters_of(ranks)
         status = "rejected" if index % 71 == 70 else "ready"
         return AdapterVersion(
-            adapter=adapter, number=number, digest=digest, served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
-            status=status, base_digest=self.base.digest, method=self.random.choice(METHODS), ranks=ranks,
+            adapter=adapter,
+            number=number,
+            digest=digest,
+            served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
+            status=status,
+            base_digest=self.base.digest,
+            method=self.random.choice(METHODS),
+            ranks=ranks,
             message="q_proj of layer 3 holds a NaN." if status == "rejected" else "",
             lineage=lineage,
-            max_rank=max(ranks.values()), parameters=parameters, size_bytes=4 * parameters, created_by=self.trainer,
+            max_rank=max(ranks.values()),
+            parameters=parameters,
+            size_bytes=4 * parameters,
+            created_by=self.trainer,
             config=config_of(ranks),
             metrics={"loss_before": before, "loss_after": before - gain, "eval_tokens": 18432},
             created_at=self.tick(hours=4) - timedelta(minutes=self.random.randrange(200)),
-        )  # fmt: skip
+        )
 
     def published(self, version: AdapterVersion) -> AuditEvent:
         by, after = self.trainer.as_actor(), {"digest": version.digest, "served_name": version.served_name}
-        return AuditEvent(project=self.project, at=version.created_at, tag=Tag.VERSION_PUBLISHED, actor=by.user,
-                          actor_name=by.name, auth_method=by.method, object_type=AdapterVersion._meta.model_name,
-                          object_id=str(version.pk), object_name=str(version), after=after)  # fmt: skip
+        return AuditEvent(
+            project=self.project,
+            at=version.created_at,
+            tag=Tag.VERSION_PUBLISHED,
+            actor=by.user,
+            actor_name=by.name,
+            auth_method=by.method,
+            object_type=AdapterVersion._meta.model_name,
+            object_id=str(version.pk),
+            object_name=str(version),
+            after=after,
+        )
 
     def lineage(self, adapter: Adapter, number: int) -> dict[str, str]:
         """Every second version has planned ranks; three in a row learnt from the same data."""
@@ -174,8 +207,11 @@ class World:
         """The first serve the last version but one: their newest is what rolls out."""
         lines = [self.servable(adapter) for adapter in self.adapters]
         rolling = max(2, len(lines) // 5)
-        return [self.make_alias(place, line[-2 if place < rolling and len(line) > 1 else -1])
-                for place, line in enumerate(lines) if line]  # fmt: skip
+        return [
+            self.make_alias(place, line[-2 if place < rolling and len(line) > 1 else -1])
+            for place, line in enumerate(lines)
+            if line
+        ]
 
     def servable(self, adapter: Adapter) -> list[AdapterVersion]:
         return [version for version in self.versions if version.adapter_id == adapter.pk and may_serve(version)]
@@ -184,8 +220,9 @@ class World:
         self.tick(minutes=20)
         slug, cluster = version.adapter.slug, self.clusters[place % 2]
         policy = {"quorum": 1} if place % 3 == 0 else {}
-        return Alias.create(project=self.project, name=f"{slug}-live", cluster=cluster, version=version, policy=policy,
-                            by=self.by)  # fmt: skip
+        return Alias.create(
+            project=self.project, name=f"{slug}-live", cluster=cluster, version=version, policy=policy, by=self.by
+        )
 
     def hold(self) -> None:
         """What the replicas report: nearly all that they should hold; one is away."""
@@ -236,16 +273,29 @@ class World:
 
     def make_responses(self) -> list[Response]:
         """A day of answers of what is live, more of the first aliases."""
-        rows = [self.response(alias, number) for place, alias in enumerate(self.aliases)
-                for number in range(max(3, 60 - place))]  # fmt: skip
+        rows = [
+            self.response(alias, number)
+            for place, alias in enumerate(self.aliases)
+            for number in range(max(3, 60 - place))
+        ]
         return Response.objects.bulk_create(rows)
 
     def response(self, alias: Alias, number: int) -> Response:
         at = self.now - timedelta(minutes=self.random.randrange(1, 1400))
-        return Response(id=uuid.uuid5(uuid.NAMESPACE_OID, f"{alias.name} {number}").hex, project=self.project, at=at,
-                        alias_name=alias.name, version=alias.version, arm="none", is_sticky=True, status=200,
-                        total_ms=self.random.uniform(220, 900), ttft_ms=60.0, prompt_tokens=40,
-                        completion_tokens=self.random.randrange(20, 90))  # fmt: skip
+        return Response(
+            id=uuid.uuid5(uuid.NAMESPACE_OID, f"{alias.name} {number}").hex,
+            project=self.project,
+            at=at,
+            alias_name=alias.name,
+            version=alias.version,
+            arm="none",
+            is_sticky=True,
+            status=200,
+            total_ms=self.random.uniform(220, 900),
+            ttft_ms=60.0,
+            prompt_tokens=40,
+            completion_tokens=self.random.randrange(20, 90),
+        )
 
     def tell_webhook(self) -> None:
         """An address that took two events and is away for the third."""
@@ -279,22 +329,39 @@ class World:
     def make_datasets(self, count: int) -> list[Dataset]:
         lands = list(JURISDICTIONS)
         rows = [
-            Dataset(project=self.project, name=f"{lands[n % 12]} incident reports {2024 + n // 12}", status="ready",
-                    digest=hashlib.sha256(f"dataset {n}".encode()).hexdigest(), rows=1200 + 37 * n,
-                    splits={"train": 1080 + 33 * n, "eval": 120 + 4 * n}, columns=["prompt", "completion"],
-                    size_bytes=400_000, created_by=self.alice, created_at=self.tick(hours=3), format="jsonl")
+            Dataset(
+                project=self.project,
+                name=f"{lands[n % 12]} incident reports {2024 + n // 12}",
+                status="ready",
+                digest=hashlib.sha256(f"dataset {n}".encode()).hexdigest(),
+                rows=1200 + 37 * n,
+                splits={"train": 1080 + 33 * n, "eval": 120 + 4 * n},
+                columns=["prompt", "completion"],
+                size_bytes=400_000,
+                created_by=self.alice,
+                created_at=self.tick(hours=3),
+                format="jsonl",
+            )
             for n in range(count)
-        ]  # fmt: skip
+        ]
         return Dataset.objects.bulk_create(rows)
 
     def make_analyses(self, count: int) -> list[RankAnalysis]:
         rows = [
-            RankAnalysis(project=self.project, base_model=self.base, dataset=self.datasets[n % len(self.datasets)],
-                         budget={"uniform_rank": 16}, rank_min=0, plan=plan(self.random),
-                         status="succeeded", created_by=self.alice, created_at=self.tick(minutes=90),
-                         finished_at=self.clock.at)
+            RankAnalysis(
+                project=self.project,
+                base_model=self.base,
+                dataset=self.datasets[n % len(self.datasets)],
+                budget={"uniform_rank": 16},
+                rank_min=0,
+                plan=plan(self.random),
+                status="succeeded",
+                created_by=self.alice,
+                created_at=self.tick(minutes=90),
+                finished_at=self.clock.at,
+            )
             for n in range(count)
-        ]  # fmt: skip
+        ]
         return RankAnalysis.objects.bulk_create(rows)
 
     def make_runs(self, count: int) -> list[TrainingRun]:
@@ -315,14 +382,23 @@ class World:
         losses = version.metrics if version else {}
         dataset = self.datasets[place % len(self.datasets)]
         return TrainingRun(
-            project=self.project, adapter=adapter, base_model=self.base, dataset=dataset,
-            hyperparameters=HYPERPARAMETERS, status=status, version=version, created_by=self.alice,
-            created_at=self.tick(minutes=40), attempt=1, loss_before=losses.get("loss_before"),
-            loss_after=losses.get("loss_after"), reason="worker_lost" if status == "failed" else "",
+            project=self.project,
+            adapter=adapter,
+            base_model=self.base,
+            dataset=dataset,
+            hyperparameters=HYPERPARAMETERS,
+            status=status,
+            version=version,
+            created_by=self.alice,
+            created_at=self.tick(minutes=40),
+            attempt=1,
+            loss_before=losses.get("loss_before"),
+            loss_after=losses.get("loss_after"),
+            reason="worker_lost" if status == "failed" else "",
             message="The worker was lost three times." if status == "failed" else "",
             progress={"step": 245, "total": 400, "eta_s": 900} if status == "running" else {},
             lease_expires_at=self.now + timedelta(days=3) if status == "running" else None,
-        )  # fmt: skip
+        )
 
 
 def append(events: list[AuditEvent], project: Project) -> None:

@@ -20,19 +20,35 @@ from training.tars.allocation import Bounds, cost, plan_fields
 from training.tars.presets import PRESETS
 
 LAYERS = 30
-CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
-          "num_hidden_layers": LAYERS, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-          "tie_word_embeddings": True}  # fmt: skip
-SHAPES = {"q_proj": [576, 576], "k_proj": [192, 576], "v_proj": [192, 576], "o_proj": [576, 576],
-          "gate_proj": [1536, 576], "up_proj": [1536, 576], "down_proj": [576, 1536]}  # fmt: skip
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+SHAPES = {
+    "q_proj": [576, 576],
+    "k_proj": [192, 576],
+    "v_proj": [192, 576],
+    "o_proj": [576, 576],
+    "gate_proj": [1536, 576],
+    "up_proj": [1536, 576],
+    "down_proj": [576, 1536],
+}
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def base_model() -> BaseModel:
     digest = hashlib.sha256(b"SmolLM2-135M").hexdigest()
     size = {"parameters": 134_515_008, "size_bytes": 269_060_552}
-    return BaseModel.objects.create(slug="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M", status="ready",
-                                    digest=digest, config=CONFIG, **size)  # fmt: skip
+    return BaseModel.objects.create(
+        slug="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M", status="ready", digest=digest, config=CONFIG, **size
+    )
 
 
 def copy_versions(rows: list[AdapterVersion]) -> list[AdapterVersion]:
@@ -85,8 +101,13 @@ def arm(loss: float, dice: random.Random) -> dict[str, Any]:
 
 def metric(run: TrainingRun, step: int, dice: random.Random) -> RunMetric:
     loss = 1.2 + 1.9 * 0.99**step + dice.uniform(-0.06, 0.06)
-    values = {"loss": loss, "learning_rate": 0.0004 * (1 - step / 400), "grad_norm": dice.uniform(0.4, 0.9),
-              "tokens_per_second": dice.uniform(2000, 2300), "memory_bytes": 3.1e9}  # fmt: skip
+    values = {
+        "loss": loss,
+        "learning_rate": 0.0004 * (1 - step / 400),
+        "grad_norm": dice.uniform(0.4, 0.9),
+        "tokens_per_second": dice.uniform(2000, 2300),
+        "memory_bytes": 3.1e9,
+    }
     return RunMetric(run=run, step=step, values=values)
 
 
@@ -97,8 +118,11 @@ def worth(layer: int, kind: str, dice: random.Random) -> float:
 
 def planned_ranks(dice: random.Random) -> dict[str, int]:
     """As a plan of the default preset leaves them: attention has none."""
-    return {name_of(layer, kind): max(4, min(32, 4 * round(4 * worth(layer, kind, dice))))
-            for layer in range(LAYERS) for kind in KINDS[4:]}  # fmt: skip
+    return {
+        name_of(layer, kind): max(4, min(32, 4 * round(4 * worth(layer, kind, dice))))
+        for layer in range(LAYERS)
+        for kind in KINDS[4:]
+    }
 
 
 @cache
@@ -127,8 +151,18 @@ def plan(dice: random.Random) -> dict[str, Any]:
     fields = plan_fields(modules, settings, "uniform_rank", 16, bounds, 2.0)
     found, text = verdict.of(fields["modules"], 0.91, 48, settings)
     return {
-        **fields, **asdict(bounds), "settings": asdict(settings), "scale": 2.0, "start_values": None,
-        "learning_rate": 0.004, "probes": [{"rate": 0.002, "loss": 2.5}, {"rate": 0.004, "loss": 2.1}],
-        "stability": 0.91, "verdict": found, "verdict_text": text, "preset": "default", "sequences": 48,
-        "divergence_used": False, "seconds": 42.0,
-    }  # fmt: skip
+        **fields,
+        **asdict(bounds),
+        "settings": asdict(settings),
+        "scale": 2.0,
+        "start_values": None,
+        "learning_rate": 0.004,
+        "probes": [{"rate": 0.002, "loss": 2.5}, {"rate": 0.004, "loss": 2.1}],
+        "stability": 0.91,
+        "verdict": found,
+        "verdict_text": text,
+        "preset": "default",
+        "sequences": 48,
+        "divergence_used": False,
+        "seconds": 42.0,
+    }

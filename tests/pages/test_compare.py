@@ -22,8 +22,10 @@ def three(adapter: Adapter, make_version: Callable[..., AdapterVersion]) -> list
 
 @pytest.fixture
 def blind(three: list[AdapterVersion], alice: User) -> BlindTest:
-    answers = [{"number": version.number, "text": f"text of {version.number}", "seconds": 0.1, "tokens": 3}
-               for version in three]  # fmt: skip
+    answers = [
+        {"number": version.number, "text": f"text of {version.number}", "seconds": 0.1, "tokens": 3}
+        for version in three
+    ]
     return BlindTest.keep(three[0].adapter, "the bank shall", answers, by=alice.as_actor())
 
 

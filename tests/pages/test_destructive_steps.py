@@ -53,15 +53,23 @@ PAGES = {
     "session": lambda _: (("sessions",), ("sessions",)),
 }
 TAGS = {
-    "run": "training_run:cancelled", "analysis": "rank_analysis:cancelled", "compression": "compression:cancelled",
-    "account": "user:service_account_closed", "token": "token:revoked", "webhook": "webhook:revoked",
+    "run": "training_run:cancelled",
+    "analysis": "rank_analysis:cancelled",
+    "compression": "compression:cancelled",
+    "account": "user:service_account_closed",
+    "token": "token:revoked",
+    "webhook": "webhook:revoked",
     "session": "session:revoked",
-}  # fmt: skip
+}
 CONSEQUENCES = {
-    "run": "Its last checkpoint is kept", "analysis": "stops without a plan", "compression": "No smaller version",
-    "account": "for good", "token": "refused at once", "webhook": "Nothing more is delivered",
+    "run": "Its last checkpoint is kept",
+    "analysis": "stops without a plan",
+    "compression": "No smaller version",
+    "account": "for good",
+    "token": "refused at once",
+    "webhook": "Nothing more is delivered",
     "session": "has to sign in again",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", PAGES)
@@ -84,7 +92,7 @@ REST = {
     "account": lambda _: ("projects/eu/service-accounts/close/", {"name": "robot"}),
     "token": lambda thing: (f"tokens/{thing.pk}/revoke/", {}),
     "webhook": lambda thing: (f"webhooks/{thing.pk}/revoke/", {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("reason", [{}, {"reason": WHY}], ids=["without", "with"])

@@ -20,10 +20,19 @@ def listed(project: Project, base_model: BaseModel, version: AdapterVersion, ali
 
 @pytest.mark.parametrize(
     ("query", "slugs"),
-    [("", ["aml", "dora", "mica"]), ("q=money", ["aml"]), ("q=CRYPTO", ["mica"]), ("q=laundering+aml", ["aml"]),
-     ("sort=-name", ["mica", "dora", "aml"]), ("sort=-versions", ["dora", "aml", "mica"]), ("q=nothing", []),
-     ("sort=password&page=9999", ["aml", "dora", "mica"]), ("q=%00'%25", []), ("sort=newest", ["dora", "aml", "mica"])],
-)  # fmt: skip
+    [
+        ("", ["aml", "dora", "mica"]),
+        ("q=money", ["aml"]),
+        ("q=CRYPTO", ["mica"]),
+        ("q=laundering+aml", ["aml"]),
+        ("sort=-name", ["mica", "dora", "aml"]),
+        ("sort=-versions", ["dora", "aml", "mica"]),
+        ("q=nothing", []),
+        ("sort=password&page=9999", ["aml", "dora", "mica"]),
+        ("q=%00'%25", []),
+        ("sort=newest", ["dora", "aml", "mica"]),
+    ],
+)
 def test_the_address_decides(listed: Client, query: str, slugs: list[str]) -> None:
     answer = listed.get(f"/adapters/?{query}")
     assert [adapter.slug for adapter in answer.context["page"]] == slugs

@@ -99,9 +99,13 @@ def test_the_poll_of_an_analysis_that_ended_reloads_the_page(
 
 
 def test_an_alias_is_moved_by_its_page_only_from_what_was_seen(
-    alias: Alias, version: AdapterVersion, candidate: AdapterVersion, make_version: Callable[..., Any], alice: User,
+    alias: Alias,
+    version: AdapterVersion,
+    candidate: AdapterVersion,
+    make_version: Callable[..., Any],
+    alice: User,
     client: Client,
-) -> None:  # fmt: skip
+) -> None:
     client.force_login(alice)
     offer = client.get(reverse("version", args=["dora", 2])).content.decode()
     assert f"{reverse('alias', args=['compliance'])}?version={candidate.pk}" in offer
@@ -118,9 +122,13 @@ def test_an_alias_is_moved_by_its_page_only_from_what_was_seen(
 
 
 def test_an_alias_offers_its_newest_versions_and_the_one_that_the_address_names(
-    alias: Alias, candidate: AdapterVersion, make_version: Callable[..., Any], alice: User, client: Client,
+    alias: Alias,
+    candidate: AdapterVersion,
+    make_version: Callable[..., Any],
+    alice: User,
+    client: Client,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("registry.pages.forms.OFFERED", 1)
     newest = make_version(candidate.adapter, seed=3)
     client.force_login(alice)
@@ -225,18 +233,30 @@ def test_an_analysis_of_chosen_parts_is_launched_by_the_form(
 ) -> None:
     client.force_login(alice)
     body = {
-        "base_model": adapter.base_model_id, "dataset": dataset.pk, "preset": "default", "uniform_rank": 4,
-        "rank_max": 8, "quantum": 2, "samples": 16, "kinds": "all", "probe_rates": "2e-3, 4e-3", "probe_steps": 3,
+        "base_model": adapter.base_model_id,
+        "dataset": dataset.pk,
+        "preset": "default",
+        "uniform_rank": 4,
+        "rank_max": 8,
+        "quantum": 2,
+        "samples": 16,
+        "kinds": "all",
+        "probe_rates": "2e-3, 4e-3",
+        "probe_steps": 3,
         "target_modules": "up_proj,down_proj",
-    }  # fmt: skip
+    }
     refused = client.post(reverse("new-rank-analysis"), {**body, "objective": "linear", "target_modules": "up"})
     assert refused.status_code == 422
     assert b"the base model has" in refused.content
     response = client.post(reverse("new-rank-analysis"), body)
     analysis = RankAnalysis.objects.get()
     assert response["Location"] == reverse("rank-analysis", args=[analysis.pk])
-    assert analysis.settings == {"kinds": "all", "probe_rates": [0.002, 0.004], "probe_steps": 3,
-                                 "target_modules": ["up_proj", "down_proj"]}  # fmt: skip
+    assert analysis.settings == {
+        "kinds": "all",
+        "probe_rates": [0.002, 0.004],
+        "probe_steps": 3,
+        "target_modules": ["up_proj", "down_proj"],
+    }
     assert "0.002, 0.004" in client.get(response["Location"]).content.decode()
 
 

@@ -40,11 +40,26 @@ def test_an_adapter_shows_what_its_versions_came_from_and_who_asked_them(
     folder = write_adapter(tmp_path / "made", seed=7)  # type: ignore[operator]
     made = AdapterVersion.publish(adapter, folder, method="lora", by=alice.as_actor(), lineage=told)
     for number in range(3):
-        Response.objects.create(id=f"r{number}", project=adapter.project, version=made, arm="none", at=now(),
-                                alias_name="compliance", status=200, is_sticky=True, total_ms=250)  # fmt: skip
+        Response.objects.create(
+            id=f"r{number}",
+            project=adapter.project,
+            version=made,
+            arm="none",
+            at=now(),
+            alias_name="compliance",
+            status=200,
+            is_sticky=True,
+            total_ms=250,
+        )
     page = client.get(reverse("adapter", args=["dora"])).content.decode()
-    for shown in ("data abababab", "run 0b3f2a51", f"v{made.number} lora", "compliance", "3 answers, 250 ms",
-                  "adapter_version:published"):  # fmt: skip
+    for shown in (
+        "data abababab",
+        "run 0b3f2a51",
+        f"v{made.number} lora",
+        "compliance",
+        "3 answers, 250 ms",
+        "adapter_version:published",
+    ):
         assert shown in page, shown
 
 
@@ -91,8 +106,13 @@ def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, al
 
 def planned(dataset: Dataset, adapter: Adapter, alice: User, **ranks: int) -> RankAnalysis:
     """An analysis with the plan of a tiny model, in which some modules have other ranks."""
-    made = RankAnalysis.launch(project=adapter.project, base_model=adapter.base_model, dataset=dataset,
-                               budget={"uniform_rank": 4}, by=alice.as_actor())  # fmt: skip
+    made = RankAnalysis.launch(
+        project=adapter.project,
+        base_model=adapter.base_model,
+        dataset=dataset,
+        budget={"uniform_rank": 4},
+        by=alice.as_actor(),
+    )
     modules = [
         {**module, "rank": ranks.get(module["name"].split(".")[-1], module["rank"])} for module in PLAN["modules"]
     ]

@@ -28,13 +28,25 @@ def write_inputs(folder: Path) -> dict[str, str]:
 
 def write_run(folder: Path, inputs: dict[str, str], *, steps: int = 30, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    chosen = {"steps": steps, "batch_size": 4, "learning_rate": 0.05, "max_length": 32, "warmup_steps": 2,
-              "checkpoint_steps": 5, "eval_tokens": 60, "threads": 1}  # fmt: skip
+    chosen = {
+        "steps": steps,
+        "batch_size": 4,
+        "learning_rate": 0.05,
+        "max_length": 32,
+        "warmup_steps": 2,
+        "checkpoint_steps": 5,
+        "eval_tokens": 60,
+        "threads": 1,
+    }
     record = {
-        **inputs, **PLAN, "base_model_name": "tiny", "output": str(folder / "output"),
-        "events": str(folder / "events.jsonl"), **changes,
+        **inputs,
+        **PLAN,
+        "base_model_name": "tiny",
+        "output": str(folder / "output"),
+        "events": str(folder / "events.jsonl"),
+        **changes,
         "hyperparameters": {**chosen, **changes.get("hyperparameters", {})},
-    }  # fmt: skip
+    }
     path = folder / "run.json"
     path.write_text(json.dumps(record))
     return path

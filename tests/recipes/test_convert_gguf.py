@@ -14,8 +14,14 @@ import torch
 from tests.tiny_model import make_model
 from training.recipes import convert_gguf
 
-VOCABULARY = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(chr(ord("a") + place) for place in range(26)),
-              "ab", *(f"x{place}" for place in range(7))]  # fmt: skip
+VOCABULARY = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *(chr(ord("a") + place) for place in range(26)),
+    "ab",
+    *(f"x{place}" for place in range(7)),
+]
 
 
 def permuted(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -89,9 +89,14 @@ def test_the_same_run_gives_the_same_bytes(finished: Path, inputs: dict[str, str
 
 def test_an_evaluation_of_its_own_finds_the_same_loss(finished: Path, inputs: dict[str, str], tmp_path: Path) -> None:
     record = {
-        "base_model": inputs["base_model"], "adapter": str(finished / "output" / "adapter"), "data": inputs["eval"],
-        "output": str(tmp_path), "events": str(tmp_path / "events.jsonl"), "max_tokens": 60, "max_length": 32,
-    }  # fmt: skip
+        "base_model": inputs["base_model"],
+        "adapter": str(finished / "output" / "adapter"),
+        "data": inputs["eval"],
+        "output": str(tmp_path),
+        "events": str(tmp_path / "events.jsonl"),
+        "max_tokens": 60,
+        "max_length": 32,
+    }
     path = tmp_path / "eval.json"
     path.write_text(json.dumps(record))
     assert evaluate.main([str(path)]) == 0

@@ -56,8 +56,15 @@ def test_the_loss_falls(finished: Path) -> None:
 def test_what_is_published_is_a_lora_that_the_registry_takes(finished: Path, inputs: dict[str, str]) -> None:
     config = json.loads((Path(inputs["base_model"]) / "config.json").read_bytes())
     wide, width = config["intermediate_size"], config["hidden_size"]
-    shapes = {"q_proj": (width, width), "k_proj": (8, width), "v_proj": (8, width), "o_proj": (width, width),
-              "gate_proj": (wide, width), "up_proj": (wide, width), "down_proj": (width, wide)}  # fmt: skip
+    shapes = {
+        "q_proj": (width, width),
+        "k_proj": (8, width),
+        "v_proj": (8, width),
+        "o_proj": (width, width),
+        "gate_proj": (wide, width),
+        "up_proj": (wide, width),
+        "down_proj": (width, wide),
+    }
     manifest = Manifest.read(finished / "output/adapter", shapes, config["num_hidden_layers"])
     assert manifest.scale == pytest.approx(2)
     assert manifest.parameters == result_of(finished)["parameters"]

@@ -17,15 +17,27 @@ from training.recipes.training_loop.autocast_fix import WithoutCasts
 
 def tiny(**changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 128}  # fmt: skip
+    config = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 64,
+        "max_position_embeddings": 128,
+    }
     return LlamaForCausalLM(LlamaConfig(**{**config, **changes})).eval()
 
 
 def one_by_one(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, *_: Any,
-    scale: float, window_size: tuple[int, int],
-) -> torch.Tensor:  # fmt: skip
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts: torch.Tensor,
+    *_: Any,
+    scale: float,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
     """The kernel by its documentation: (tokens, heads, size), each sequence alone, causal. It has no form for a CPU."""
     assert window_size == (-1, 0)
     pieces = []

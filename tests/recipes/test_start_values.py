@@ -20,9 +20,14 @@ UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"
 def adapted() -> Any:
     return get_peft_model(
         make_model(),
-        LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["up_proj", "down_proj"],
-                   rank_pattern={r"^model\.layers\.0\.mlp\.up_proj": 2}, lora_dropout=0.0),
-    )  # fmt: skip
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=4,
+            target_modules=["up_proj", "down_proj"],
+            rank_pattern={r"^model\.layers\.0\.mlp\.up_proj": 2},
+            lora_dropout=0.0,
+        ),
+    )
 
 
 def lora_a(model: Any, name: str) -> torch.Tensor:

@@ -50,8 +50,9 @@ def test_a_repeatable_request_is_answered_again(cached: Router, engine: Engine, 
     assert len(engine.fake.received) == asked
 
 
-@pytest.mark.parametrize("body", [{"temperature": 0.7}, {"temperature": None}, {"temperature": False}, {"seed": None,
-                                  "temperature": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "body", [{"temperature": 0.7}, {"temperature": None}, {"temperature": False}, {"seed": None, "temperature": 1}]
+)
 def test_what_an_engine_would_answer_otherwise_is_not_cached(cached: Router, body: dict[str, Any]) -> None:
     assert [ask(cached, **body) for _ in range(2)] == ["bypass"] * 2
     assert not stored(cached)
@@ -64,8 +65,12 @@ def test_an_alias_without_a_rule_is_not_cached(router: Router) -> None:
 def test_other_requests_are_other_answers(cached: Router) -> None:
     keep(cached)
     assert ask(cached, prompt="b") == ask(cached, max_tokens=3) == "miss"
-    assert cached.http.post("/v1/chat/completions", headers=INFER, json={"model": "compliance", "messages": [],
-                            "temperature": 0}).headers["x-cache"] == "miss"  # fmt: skip
+    assert (
+        cached.http.post(
+            "/v1/chat/completions", headers=INFER, json={"model": "compliance", "messages": [], "temperature": 0}
+        ).headers["x-cache"]
+        == "miss"
+    )
     assert ask(cached, user="somebody") == "hit"
 
 

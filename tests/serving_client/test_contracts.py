@@ -75,25 +75,56 @@ def error(status: int, kind: str, message: str) -> str:
 
 
 def worker_failed(reason: str) -> str:
-    return error(500, "InternalServerError", f"Call to add_lora method failed: Worker failed with error '{reason}', "
-                 "please check the stack trace above for the root cause")  # fmt: skip
+    return error(
+        500,
+        "InternalServerError",
+        f"Call to add_lora method failed: Worker failed with error '{reason}', "
+        "please check the stack trace above for the root cause",
+    )
 
 
 VLLM_LOAD = ("POST", "/v1/load_lora_adapter"), {"lora_name": "lora-r8", "lora_path": "M/lora-r8"}
 VLLM_REFUSALS: dict[str, tuple[int, str, type[Exception], str]] = {
-    "again": (400, error(400, "InvalidUserInput", "The lora adapter 'lora-r8' has already been loaded. If you want to "
-              "load the adapter in place, set 'load_inplace' to True."), AdapterAlreadyLoaded, "already been loaded"),
-    "no folder": (404, error(404, "NotFoundError", "Loading lora lora-r8 failed: No adapter found for <path>"),
-                  EngineRejected, "No adapter found"),
+    "again": (
+        400,
+        error(
+            400,
+            "InvalidUserInput",
+            "The lora adapter 'lora-r8' has already been loaded. If you want to "
+            "load the adapter in place, set 'load_inplace' to True.",
+        ),
+        AdapterAlreadyLoaded,
+        "already been loaded",
+    ),
+    "no folder": (
+        404,
+        error(404, "NotFoundError", "Loading lora lora-r8 failed: No adapter found for <path>"),
+        EngineRejected,
+        "No adapter found",
+    ),
     "rank": (500, worker_failed("LoRA rank 128 is greater than max_lora_rank 64."), EngineRejected, "rank 128"),
     "DoRA": (500, worker_failed("vLLM does not yet support DoRA."), EngineRejected, "DoRA"),
-    "cut file": (500, worker_failed("Error while deserializing header: incomplete metadata, file not fully covered"),
-                 EngineRejected, "incomplete metadata"),
-    "base's name": (400, error(400, "InvalidUserInput", "The lora adapter 'tiny' conflicts with a served base model."),
-                    EngineRejected, "conflicts"),
-    "dead core": (500, error(500, "InternalServerError", "EngineCore encountered an issue. See stack trace (above) for "
-                  "the root cause."), EngineFailed, "EngineCore"),
-}  # fmt: skip
+    "cut file": (
+        500,
+        worker_failed("Error while deserializing header: incomplete metadata, file not fully covered"),
+        EngineRejected,
+        "incomplete metadata",
+    ),
+    "base's name": (
+        400,
+        error(400, "InvalidUserInput", "The lora adapter 'tiny' conflicts with a served base model."),
+        EngineRejected,
+        "conflicts",
+    ),
+    "dead core": (
+        500,
+        error(
+            500, "InternalServerError", "EngineCore encountered an issue. See stack trace (above) for the root cause."
+        ),
+        EngineFailed,
+        "EngineCore",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", VLLM_REFUSALS)
@@ -150,10 +181,15 @@ def test_vllm_loads_lists_completes_and_unloads() -> None:
 
 
 QWEN = "qwen/qwen2.5-0.5b-instruct"
-CARDS = json.dumps({"object": "list", "data": [
-    {"id": QWEN, "object": "model", "owned_by": "sglang", "root": QWEN, "parent": None, "max_model_len": 32768},
-    {"id": "one", "object": "model", "owned_by": "sglang", "root": "/served/one", "parent": QWEN},
-]})  # fmt: skip
+CARDS = json.dumps(
+    {
+        "object": "list",
+        "data": [
+            {"id": QWEN, "object": "model", "owned_by": "sglang", "root": QWEN, "parent": None, "max_model_len": 32768},
+            {"id": "one", "object": "model", "owned_by": "sglang", "root": "/served/one", "parent": QWEN},
+        ],
+    }
+)
 ANSWER = json.dumps({"choices": [{"index": 0, "text": " two words"}], "usage": {"completion_tokens": 2}})
 SGLANG_LOAD = ("POST", "/load_lora_adapter"), {"lora_name": "one", "lora_path": "/served/one"}
 
@@ -194,7 +230,7 @@ def test_sglang_loads_lists_completes_and_unloads() -> None:
         Exchange(unload, {"lora_name": "one"}, 200, adapters_answer()),
         Exchange(unload, {"lora_name": "two"}, 400, adapters_answer(unknown)),
         Exchange(("GET", "/get_server_info"), None, 200, '{"version": "0.5.23", "enable_lora": true}'),
-    ) as client:  # fmt: skip
+    ) as client:
         client.load_adapter("one", "/served/one")
         assert client.complete("one", "a", max_tokens=2).text == " two words"
         client.complete(QWEN, "a", max_tokens=2)

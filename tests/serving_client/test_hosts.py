@@ -12,8 +12,12 @@ from tests.fakes.stage import Engine, Router
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil", ""])
 def test_another_name_is_400_and_no_engine_hears_of_it(router: Router, engine: Engine, host: str) -> None:
     for path in ("/v1/completions", "/v1/models"):
-        answer = router.http.request("POST" if "comp" in path else "GET", path, headers=INFER | {"Host": host},
-                                     json={"model": "compliance", "prompt": "a"})  # fmt: skip
+        answer = router.http.request(
+            "POST" if "comp" in path else "GET",
+            path,
+            headers=INFER | {"Host": host},
+            json={"model": "compliance", "prompt": "a"},
+        )
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_host")
     assert engine.fake.received == []
 

@@ -20,9 +20,21 @@ class EngineProcess:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
-            sys.executable, "-m", "serving_client.engine", "--model", str(model), "--served-model-name", "tiny",
-            "--host", "127.0.0.1", "--port", str(port), "--threads", "1", *options,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "serving_client.engine",
+            "--model",
+            str(model),
+            "--served-model-name",
+            "tiny",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--threads",
+            "1",
+            *options,
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

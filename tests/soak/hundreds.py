@@ -98,16 +98,20 @@ def perturbed(source: Path, folder: Path, seed: int) -> Path:
     shutil.copy(source / "adapter_config.json", folder)
     torch.manual_seed(seed)
     tensors = load_file(source / "adapter_model.safetensors")
-    save_file({name: weight + NOISE * torch.randn_like(weight) for name, weight in tensors.items()},
-              folder / "adapter_model.safetensors")  # fmt: skip
+    save_file(
+        {name: weight + NOISE * torch.randn_like(weight) for name, weight in tensors.items()},
+        folder / "adapter_model.safetensors",
+    )
     return folder
 
 
 def many(model_folder: Path, root: Path, count: int) -> list[Path]:
     """A dozen trained on different texts, the rest near one of them."""
     folders = [trained(model_folder, root / f"trained-{number}", number) for number in range(len(RANKS))]
-    near = (perturbed(folders[number % len(RANKS)], root / f"perturbed-{number}", number)
-            for number in range(len(RANKS), count))  # fmt: skip
+    near = (
+        perturbed(folders[number % len(RANKS)], root / f"perturbed-{number}", number)
+        for number in range(len(RANKS), count)
+    )
     return [*folders, *near][:count]
 
 
@@ -183,8 +187,14 @@ class Traffic:
 
     def ask(self, client: httpx.Client, name: str) -> float:
         """Milliseconds."""
-        body = {"model": name, "prompt": PROMPT, "max_tokens": COUNT, "temperature": 0, "ignore_eos": True,
-                "return_token_ids": True}  # fmt: skip
+        body = {
+            "model": name,
+            "prompt": PROMPT,
+            "max_tokens": COUNT,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
         began = time.perf_counter()
         answer = client.post("/v1/completions", json=body)
         assert answer.status_code == 200, f"{name}: {answer.text}"
@@ -222,8 +232,9 @@ def cold_loads_s() -> list[float]:
     for event in AuditEvent.objects.filter(tag=Tag.VERSION_LOADED).order_by("at"):
         loads.setdefault(event.after["version"], []).append(event.at.timestamp())
     with valkey() as client:
-        wants = [(fields[b"version"].decode(), int(entry.split(b"-")[0]) / 1000)
-                 for entry, fields in client.xrange(WANTS)]  # fmt: skip
+        wants = [
+            (fields[b"version"].decode(), int(entry.split(b"-")[0]) / 1000) for entry, fields in client.xrange(WANTS)
+        ]
     found = (next((at - since for at in loads.get(name, []) if at > since), None) for name, since in wants)
     return [seconds for seconds in found if seconds is not None]
 
@@ -247,11 +258,20 @@ def figures(traffic: Traffic, names: list[str], size: Size) -> Iterator[dict[str
         latencies, speed = traffic.run(asked)
         hits = 1 - (waited(traffic.router) - before) / len(asked)
         quantiles = statistics.quantiles(latencies, n=100)
-        yield {"adapters": count, "requests": len(asked), "hit_rate": round(hits, 3), "tokens_s": round(speed, 1),
-               "p50_ms": round(quantiles[49]), "p95_ms": round(quantiles[94])}  # fmt: skip
+        yield {
+            "adapters": count,
+            "requests": len(asked),
+            "hit_rate": round(hits, 3),
+            "tokens_s": round(speed, 1),
+            "p50_ms": round(quantiles[49]),
+            "p95_ms": round(quantiles[94]),
+        }
     loads = cold_loads_s()
-    yield {"cold_loads": len(loads), "p50_s": round(statistics.median(loads), 2),
-           "p95_s": round(statistics.quantiles(loads, n=100)[94], 2)}  # fmt: skip
+    yield {
+        "cold_loads": len(loads),
+        "p50_s": round(statistics.median(loads), 2),
+        "p95_s": round(statistics.quantiles(loads, n=100)[94], 2),
+    }
 
 
 def show(lines: list[dict[str, float]], capsys: pytest.CaptureFixture[str]) -> None:

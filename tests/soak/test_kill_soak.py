@@ -40,8 +40,9 @@ class Watched:
         self.supervisor = product.start()
         product.manage("create_project", "eu")
         token = product.manage("create_token", "ci", "--project", "eu", *(f"--scope={scope}" for scope in SCOPES))
-        self.rest = httpx.Client(base_url=f"{product.web}/api/v1/", headers={"Authorization": f"Bearer {token}"},
-                                 timeout=60)  # fmt: skip
+        self.rest = httpx.Client(
+            base_url=f"{product.web}/api/v1/", headers={"Authorization": f"Bearer {token}"}, timeout=60
+        )
 
     def get(self, path: str, **query: Any) -> Any:
         return self.rest.get(path, params=query).raise_for_status().json()

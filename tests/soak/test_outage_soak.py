@@ -52,8 +52,13 @@ class Served:
         self.post("base-models/", json={"slug": "tiny", "source": "tiny"})
         wait_until(lambda: self.rest.get("base-models/tiny/").json()["status"] == "ready", 60, "the base model")
         self.post("adapters/", json={"project": "eu", "slug": "dora", "base_model": "tiny"})
-        files = {name: (adapter / file).read_bytes() for name, file in (
-            ("adapter_model", "adapter_model.safetensors"), ("adapter_config", "adapter_config.json"))}  # fmt: skip
+        files = {
+            name: (adapter / file).read_bytes()
+            for name, file in (
+                ("adapter_model", "adapter_model.safetensors"),
+                ("adapter_config", "adapter_config.json"),
+            )
+        }
         version = self.post("adapters/dora/versions/", files=files)
         name = f"adapters/dora/versions/{version['number']}/"
         wait_until(lambda: self.rest.get(name).json()["status"] == "ready", 60, "the version is checked")

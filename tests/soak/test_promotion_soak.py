@@ -83,8 +83,9 @@ class Fleet:
                 return
             self.rollout.promote(reason="soak", by=self.by)
             self.alias.refresh_from_db()
-        self.rollout = Rollout.create(alias=self.alias, candidate=next(self.turns), steps=[{"weight": 50}],
-                                      reason="soak", by=self.by)  # fmt: skip
+        self.rollout = Rollout.create(
+            alias=self.alias, candidate=next(self.turns), steps=[{"weight": 50}], reason="soak", by=self.by
+        )
 
     def kill(self) -> None:
         """One replica at a time is away; it starts again at once, and empty."""
@@ -111,9 +112,15 @@ def words(engine: EngineProcess, versions: list[AdapterVersion]) -> dict[str, st
 
 
 def test_nobody_gets_another_versions_words_or_an_error(
-    soak_s: float, engines: list[EngineProcess], alias: Alias, version: AdapterVersion, candidate: AdapterVersion,
-    router: str, ci: str, alice: User,
-) -> None:  # fmt: skip
+    soak_s: float,
+    engines: list[EngineProcess],
+    alias: Alias,
+    version: AdapterVersion,
+    candidate: AdapterVersion,
+    router: str,
+    ci: str,
+    alice: User,
+) -> None:
     expected = words(engines[0], [version, candidate])
     fleet = Fleet(alias, [version, candidate], engines, alice)
     reconcile()

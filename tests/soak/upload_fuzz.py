@@ -22,8 +22,30 @@ from training.recipes.memory import own_peak
 
 SHAPES = {"q_proj": (16, 16), "v_proj": (8, 16)}
 LAYERS = 2
-ODD: list[Any] = [None, True, -1, 0, 1.5, 2**63, 10**400, float("nan"), float("inf"), "", "a" * 3000, "\ud800", "\0",
-                  "(.*)*x!", "../../x", [], {}, [[]], {"a": {"b": []}}, [2**40] * 50, "F64", "é" * 90]  # fmt: skip
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    2**63,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "a" * 3000,
+    "\ud800",
+    "\0",
+    "(.*)*x!",
+    "../../x",
+    [],
+    {},
+    [[]],
+    {"a": {"b": []}},
+    [2**40] * 50,
+    "F64",
+    "é" * 90,
+]
 
 
 def valid() -> tuple[dict[str, Any], dict[str, Any], int]:

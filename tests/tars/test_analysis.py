@@ -47,8 +47,15 @@ def test_with_a_reference_the_score_is_the_product() -> None:
 @pytest.mark.parametrize("divergence", ["none", "softmax_mean", "gaussian_diag"])
 def test_every_signal_and_objective_can_be_chosen(sensitivity: str, divergence: str) -> None:
     objective = "concave" if sensitivity in ("probe", "spectrum") else "linear"
-    found = analysis(reference=sentences(12, seed=9), sensitivity=sensitivity, divergence=divergence,
-                     objective=objective, kinds="all", probe_steps=2, direction="target_base")  # fmt: skip
+    found = analysis(
+        reference=sentences(12, seed=9),
+        sensitivity=sensitivity,
+        divergence=divergence,
+        objective=objective,
+        kinds="all",
+        probe_steps=2,
+        direction="target_base",
+    )
     assert all(module["score"] >= 0 for module in found["modules"])
     assert found["divergence_used"] is (divergence != "none")
     assert 0 < found["parameters"] <= found["budget"]["parameters"]
@@ -151,8 +158,9 @@ def in_4_bits(model: Any) -> Any:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, module in linear_modules(model).items():
-        packed = Linear4bit(module.in_features, module.out_features, bias=False, quant_type="nf4",
-                            compute_dtype=torch.bfloat16)  # fmt: skip
+        packed = Linear4bit(
+            module.in_features, module.out_features, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16
+        )
         packed.weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, packed.to("cpu"))
@@ -178,9 +186,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def command(files: dict[str, Path], out: Path, **changes: object) -> list[str]:
     flags: dict[str, object] = {
-        **files, "budget": "uniform:4", "preset": "seed", "rank-min": 2, "rank-max": 16, "quantum": 2, "samples": 12,
-        "max-length": 32, "threads": 1, "events": out.with_suffix(".events"), "out": out, **changes,
-    }  # fmt: skip
+        **files,
+        "budget": "uniform:4",
+        "preset": "seed",
+        "rank-min": 2,
+        "rank-max": 16,
+        "quantum": 2,
+        "samples": 12,
+        "max-length": 32,
+        "threads": 1,
+        "events": out.with_suffix(".events"),
+        "out": out,
+        **changes,
+    }
     return [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
 
 
@@ -319,8 +337,7 @@ def test_a_fault_of_ours_exits_with_1(files, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("training.tars.analysis.measure", lambda *_: 1 / 0)
     out = tmp_path / "plan.json"
     assert main(command(files, out)) == 1
-    assert events_of(out)[-1] == {
-        "kind": "error", "code": "internal", "message": "ZeroDivisionError: division by zero"}  # fmt: skip
+    assert events_of(out)[-1] == {"kind": "error", "code": "internal", "message": "ZeroDivisionError: division by zero"}
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,28 @@ LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("inputs")
     data, reference = (write_jsonl(folder / f"{seed}.jsonl", sentences(20, seed=seed)) for seed in (1, 2))
-    return ["--model", str(save_base_model(folder / "base")), "--data", str(data), "--reference", str(reference),
-            "--budget", "uniform:4", "--rank-max", "16", "--quantum", "2", "--samples", "12", "--max-length", "32",
-            "--probe-steps", "2", "--threads", "1"]  # fmt: skip
+    return [
+        "--model",
+        str(save_base_model(folder / "base")),
+        "--data",
+        str(data),
+        "--reference",
+        str(reference),
+        "--budget",
+        "uniform:4",
+        "--rank-max",
+        "16",
+        "--quantum",
+        "2",
+        "--samples",
+        "12",
+        "--max-length",
+        "32",
+        "--probe-steps",
+        "2",
+        "--threads",
+        "1",
+    ]
 
 
 def together(words: list[str], out: Path) -> dict[str, Any]:

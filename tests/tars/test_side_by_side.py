@@ -27,9 +27,16 @@ NAMES = [module_name(layer, kind) for layer in range(2) for kind in KINDS]
 def model() -> Any:
     torch.manual_seed(0)
     return LlamaForCausalLM(
-        LlamaConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
-                    num_key_value_heads=2, tie_word_embeddings=True)
-    ).eval()  # fmt: skip
+        LlamaConfig(
+            vocab_size=97,
+            hidden_size=48,
+            intermediate_size=80,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        )
+    ).eval()
 
 
 def batches() -> list[torch.Tensor]:
@@ -50,9 +57,13 @@ def test_arms_of_different_ranks_and_rates_train_as_peft_does(model: Any, method
 def alone(model: Any, arm: Arm, stack: Stack, loop: Loop, place: int) -> list[float]:
     plan = patterns(arm.ranks, SCALE)
     config = LoraConfig(
-        r=plan.r, lora_alpha=int(plan.lora_alpha), rank_pattern=plan.rank_pattern, alpha_pattern=plan.alpha_pattern,
-        target_modules=plan.target_modules, use_dora=arm.method == "dora",
-    )  # fmt: skip
+        r=plan.r,
+        lora_alpha=int(plan.lora_alpha),
+        rank_pattern=plan.rank_pattern,
+        alpha_pattern=plan.alpha_pattern,
+        target_modules=plan.target_modules,
+        use_dora=arm.method == "dora",
+    )
     peer = get_peft_model(copy.deepcopy(model), config)
     first, _ = starting(arm, stack, WIDTH)
     for layer in range(2):

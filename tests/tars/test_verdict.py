@@ -15,8 +15,10 @@ ALL_ALIKE, ONE_HIGH = [8, 8, 8, 8], [4, 4, 4, 20]
 
 def modules(mlp: list[int], attention: int = 0, divergence: float | None = None) -> list[dict[str, Any]]:
     ranks = [("mlp.up_proj", rank) for rank in mlp] + [("self_attn.q_proj", attention)] * len(mlp)
-    return [{"name": f"layers.{place}.{name}", "shape": [16, 16], "divergence": divergence, "rank": rank}
-            for place, (name, rank) in enumerate(ranks)]  # fmt: skip
+    return [
+        {"name": f"layers.{place}.{name}", "shape": [16, 16], "divergence": divergence, "rank": rank}
+        for place, (name, rank) in enumerate(ranks)
+    ]
 
 
 @pytest.mark.parametrize(

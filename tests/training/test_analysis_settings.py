@@ -33,8 +33,14 @@ def api(ci: str) -> APIClient:
 
 @pytest.fixture
 def body(base_model: BaseModel, dataset: Dataset) -> dict[str, Any]:
-    return {"project": "eu", "base_model": "tiny", "dataset": dataset.pk, "budget": {"uniform_rank": 4},
-            "rank_max": 8, "quantum": 2}  # fmt: skip
+    return {
+        "project": "eu",
+        "base_model": "tiny",
+        "dataset": dataset.pk,
+        "budget": {"uniform_rank": 4},
+        "rank_max": 8,
+        "quantum": 2,
+    }
 
 
 @pytest.fixture
@@ -55,14 +61,26 @@ def test_the_default_preset_and_its_bounds_are_filled_in(api: APIClient, body: d
 
 
 def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> None:
-    chosen = {"divergence": "gaussian_diag", "kinds": "all", "power": 0.5, "probe_steps": 3,
-              "probe_rates": [0.002, 0.004], "target_modules": ["up_proj", "q_proj"]}  # fmt: skip
+    chosen = {
+        "divergence": "gaussian_diag",
+        "kinds": "all",
+        "power": 0.5,
+        "probe_steps": 3,
+        "probe_rates": [0.002, 0.004],
+        "target_modules": ["up_proj", "q_proj"],
+    }
     shown = api.post("/api/v1/rank-analyses/", {**body, "settings": chosen}, format="json").json()
     assert shown["settings"] == {**PLAN["settings"], **chosen}
     arguments = RankAnalysis.objects.get().child_arguments(Path("/job"))
     assert "--reference" in arguments
-    expected = {"--divergence=gaussian_diag", "--kinds=all", "--power=0.5", "--probe-steps=3",
-                "--probe-rates=0.002,0.004", "--target-modules=up_proj,q_proj"}  # fmt: skip
+    expected = {
+        "--divergence=gaussian_diag",
+        "--kinds=all",
+        "--power=0.5",
+        "--probe-steps=3",
+        "--probe-rates=0.002,0.004",
+        "--target-modules=up_proj,q_proj",
+    }
     assert expected <= set(arguments)
 
 
@@ -111,8 +129,20 @@ def test_rest_shows_the_plan_without_the_spectra(api: APIClient, analysis: RankA
     other = api.post(f"/api/v1/rank-analyses/{analysis.pk}/reallocate/", {"budget": {"uniform_rank": 6}}, format="json")
     for shown in (detail, listed, other.json()):
         assert set(shown["modules"][0]) == {"name", "shape", "sensitivity", "divergence", "score", "rank"}
-        for name in ("serving", "greedy_gap", "learning_rate", "probes", "stability", "verdict", "verdict_text",
-                     "seconds", "rank_pattern", "alpha_pattern", "parameters", "start_values"):  # fmt: skip
+        for name in (
+            "serving",
+            "greedy_gap",
+            "learning_rate",
+            "probes",
+            "stability",
+            "verdict",
+            "verdict_text",
+            "seconds",
+            "rank_pattern",
+            "alpha_pattern",
+            "parameters",
+            "start_values",
+        ):
             assert name in shown, name
     assert other.status_code == 200
     assert detail["parameters"] < other.json()["parameters"] <= other.json()["budget"]["parameters"]
@@ -150,13 +180,27 @@ def test_start_values_are_taken_unless_refused(
 
 def large_plan() -> dict[str, Any]:
     """224 modules of an 8B Llama, a spectrum of 64 values each."""
-    shapes = {"q_proj": [4096, 4096], "k_proj": [1024, 4096], "v_proj": [1024, 4096], "o_proj": [4096, 4096],
-              "gate_proj": [14336, 4096], "up_proj": [14336, 4096], "down_proj": [4096, 14336]}  # fmt: skip
+    shapes = {
+        "q_proj": [4096, 4096],
+        "k_proj": [1024, 4096],
+        "v_proj": [1024, 4096],
+        "o_proj": [4096, 4096],
+        "gate_proj": [14336, 4096],
+        "up_proj": [14336, 4096],
+        "down_proj": [4096, 14336],
+    }
     modules = [
-        {"name": f"model.layers.{layer}.mlp.{kind}", "shape": shape, "score": 1.0, "weight": 1.0,
-         "spectrum": [(1 + layer * shape[0] % 7) * 0.95**place for place in range(64)], "rank": 16}
-        for layer in range(32) for kind, shape in shapes.items()
-    ]  # fmt: skip
+        {
+            "name": f"model.layers.{layer}.mlp.{kind}",
+            "shape": shape,
+            "score": 1.0,
+            "weight": 1.0,
+            "spectrum": [(1 + layer * shape[0] % 7) * 0.95**place for place in range(64)],
+            "rank": 16,
+        }
+        for layer in range(32)
+        for kind, shape in shapes.items()
+    ]
     return {**PLAN, "modules": modules, "rank_max": 64, "quantum": 4}
 
 
@@ -170,8 +214,14 @@ def test_another_budget_of_an_8b_model_is_planned_within_a_second_and_without_to
         "found = reallocate(plan, 'uniform_rank', 16)\n"
         "print(json.dumps([time.process_time() - began, 'torch' in sys.modules, found['parameters']]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(large_plan()), capture_output=True,
-                          text=True, check=True, cwd=ROOT)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(large_plan()),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     seconds, torch, parameters = json.loads(done.stdout)
     assert not torch
     assert seconds < 1.0

@@ -81,9 +81,17 @@ def by_sql_that_deletes_the_dataset(asked: Erasure, author: User) -> None:
 
 @pytest.mark.parametrize(
     "door",
-    [by_page, by_rest, by_model, by_sql, by_sql_without_a_signer, by_sql_on_the_dataset, by_sql_that_deletes,
-     by_sql_that_deletes_the_dataset],
-)  # fmt: skip
+    [
+        by_page,
+        by_rest,
+        by_model,
+        by_sql,
+        by_sql_without_a_signer,
+        by_sql_on_the_dataset,
+        by_sql_that_deletes,
+        by_sql_that_deletes_the_dataset,
+    ],
+)
 def test_who_asked_cannot_erase(asked: Erasure, alice: User, door: Callable[[Erasure, User], None]) -> None:
     with pytest.raises((DomainError, DatabaseError)):
         door(asked, alice)

@@ -47,8 +47,14 @@ def trained(fresh_database: str, project: Project, alice: User, tmp_path: Any) -
 def test_a_version_is_measured_beside_its_base_and_another_version(trained: TrainingRun, ci: str, alice: User) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}"})
     second, first = AdapterVersion.objects.order_by("-number")
-    body = {"project": "eu", "version": second.served_name, "against": first.served_name,
-            "dataset": trained.dataset_id, "prompts": ["the bank shall"], "pattern": "hours"}  # fmt: skip
+    body = {
+        "project": "eu",
+        "version": second.served_name,
+        "against": first.served_name,
+        "dataset": trained.dataset_id,
+        "prompts": ["the bank shall"],
+        "pattern": "hours",
+    }
     answer = client.post("/api/v1/evaluations/", body, content_type="application/json")
     assert (answer.status_code, answer.json()["metrics"]) == (202, None)
     for _ in range(2):
@@ -103,9 +109,12 @@ def test_a_bad_request_is_refused_by_field(
 def measured(version: AdapterVersion, against: AdapterVersion | None, low: float) -> VersionEvaluation:
     change = {"mean": low + 0.1, "low": low, "high": low + 0.2}
     return VersionEvaluation.objects.create(
-        version=version, against=against, base_digest=version.base_digest, dataset_digest="d",
+        version=version,
+        against=against,
+        base_digest=version.base_digest,
+        dataset_digest="d",
         metrics={"differences": {"against": change}},
-    )  # fmt: skip
+    )
 
 
 def test_what_was_measured_to_be_worse_is_not_promoted(alias: Alias, candidate: AdapterVersion, alice: User) -> None:

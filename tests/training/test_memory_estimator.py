@@ -9,19 +9,68 @@ import pytest
 from training.planning.memory_estimator import GB, Estimate, Plan, Shape, estimate, every_method
 
 GIB = 2**30
-LLAMA_8B = Shape.of({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256,
-                     "num_attention_heads": 32, "num_key_value_heads": 8})  # fmt: skip
-LLAMA_3B = Shape.of({"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "vocab_size": 128256,
-                     "num_attention_heads": 24, "num_key_value_heads": 8, "tie_word_embeddings": True})  # fmt: skip
-LLAMA_1B = Shape.of({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128256,
-                     "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True})  # fmt: skip
-SMOLLM2 = Shape.of({"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152,
-                    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True})  # fmt: skip
-LLAMA_70B = Shape.of({"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256,
-                      "num_attention_heads": 64, "num_key_value_heads": 8})  # fmt: skip
+LLAMA_8B = Shape.of(
+    {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "vocab_size": 128256,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    }
+)
+LLAMA_3B = Shape.of(
+    {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "vocab_size": 128256,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": True,
+    }
+)
+LLAMA_1B = Shape.of(
+    {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "vocab_size": 128256,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": True,
+    }
+)
+SMOLLM2 = Shape.of(
+    {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "vocab_size": 49152,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    }
+)
+LLAMA_70B = Shape.of(
+    {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "vocab_size": 128256,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    }
+)
 PACKED = {"batch_size": 2, "rank": 8, "adapter_bytes": 2}
-SUITE = {"batch_size": 4, "length": 768, "rank": 32, "recompute": False, "chunked_loss": False,
-         "kinds": ("q_proj", "v_proj")}  # fmt: skip
+SUITE = {
+    "batch_size": 4,
+    "length": 768,
+    "rank": 32,
+    "recompute": False,
+    "chunked_loss": False,
+    "kinds": ("q_proj", "v_proj"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +96,30 @@ PUBLISHED = [
     Published("PEFT MetaMathQA, 3B AdaLoRA, L40S", LLAMA_3B, Plan("adalora", **SUITE), 22.8 * GB, exact=False),
     Published("PEFT MetaMathQA, 3B full, L40S, 4 x <= 768", LLAMA_3B, Plan("full", **SUITE), 38.9 * GB, exact=False),
     # torch.compile drops activations that no formula knows of.
-    Published("torchtune README, 3B full, compiled, no recomputation", LLAMA_3B,
-              Plan("full", length=4096, recompute=False, **PACKED), 42.9 * GIB, exact=False),
+    Published(
+        "torchtune README, 3B full, compiled, no recomputation",
+        LLAMA_3B,
+        Plan("full", length=4096, recompute=False, **PACKED),
+        42.9 * GIB,
+        exact=False,
+    ),
     # Batch and length are not published.
     Published("Unsloth, 70B QLoRA fits in 41 GB", LLAMA_70B, Plan("qlora", adapter_bytes=2), 41 * GB, exact=False),
-    Published("PEFT docs, 70B QLoRA, FSDP on 2 GPUs", LLAMA_70B,
-              Plan("qlora", devices=2, sharded=True, adapter_bytes=2), 35.6 * GB, exact=False),
-    Published("GaLore paper, 7B in 24 GB, 8 bits, a layer at a time", LLAMA_8B, Plan("galore", galore_rank=1024),
-              24 * GB, exact=False),
-]  # fmt: skip
+    Published(
+        "PEFT docs, 70B QLoRA, FSDP on 2 GPUs",
+        LLAMA_70B,
+        Plan("qlora", devices=2, sharded=True, adapter_bytes=2),
+        35.6 * GB,
+        exact=False,
+    ),
+    Published(
+        "GaLore paper, 7B in 24 GB, 8 bits, a layer at a time",
+        LLAMA_8B,
+        Plan("galore", galore_rank=1024),
+        24 * GB,
+        exact=False,
+    ),
+]
 
 OWN = {"rank": 16, "length": 2048, "recompute": False}
 IN_SHARDS = {"devices": 2, "sharded": True}
@@ -67,9 +131,13 @@ MEASURED = [
     Published("1B full, 4 x 2048", LLAMA_1B, Plan("full", batch_size=4, master_weights=True, **OWN), 36.5 * GB),
     Published("8B LoRA, 2 x 2048, FSDP on 2", LLAMA_8B, Plan("lora", batch_size=2, **OWN, **IN_SHARDS), 36.1 * GB),
     Published("8B LoRA, 4 x 2048, FSDP on 2", LLAMA_8B, Plan("lora", batch_size=4, **OWN, **IN_SHARDS), 62.0 * GB),
-    Published("1B full, 4 x 2048, FSDP on 2", LLAMA_1B,
-              Plan("full", batch_size=4, master_weights=True, **OWN, **IN_SHARDS), 25.1 * GB),
-]  # fmt: skip
+    Published(
+        "1B full, 4 x 2048, FSDP on 2",
+        LLAMA_1B,
+        Plan("full", batch_size=4, master_weights=True, **OWN, **IN_SHARDS),
+        25.1 * GB,
+    ),
+]
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.source)

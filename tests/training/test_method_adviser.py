@@ -20,9 +20,15 @@ def test_lora_is_the_default_and_every_reason_is_shown() -> None:
     first = advise(Situation(rows=5_000, targets=400_000, verdicts=FITS, rank_parameters=500_000))[0]
     assert first.method == "lora"
     assert [reason.criterion for reason in first.reasons] == [
-        "memory", "capacity", "dataset size", "domain shift", "shared serving", "forgetting", "latency",
+        "memory",
+        "capacity",
+        "dataset size",
+        "domain shift",
+        "shared serving",
+        "forgetting",
+        "latency",
         "training speed",
-    ]  # fmt: skip
+    ]
     assert first.points == sum(reason.points for reason in first.reasons)
 
 
@@ -34,8 +40,15 @@ def test_what_does_not_fit_comes_last_and_says_so() -> None:
 
 
 def test_the_whole_model_is_for_a_far_domain_with_much_data_and_a_cluster_of_its_own() -> None:
-    far = Situation(rows=400_000, targets=90_000_000, divergence=2.0, verdicts=FITS, rank_parameters=300_000,
-                    many_adapters=False, keeps_general_skill=False)  # fmt: skip
+    far = Situation(
+        rows=400_000,
+        targets=90_000_000,
+        divergence=2.0,
+        verdicts=FITS,
+        rank_parameters=300_000,
+        many_adapters=False,
+        keeps_general_skill=False,
+    )
     assert leader(far) == "full"
     assert "If it were served alone" not in " ".join(what_would_change_it(far))
 

@@ -126,8 +126,14 @@ def greedy(model: Any, count: int) -> list[int]:
 async def answered(base: Path, adapter: Path) -> list[int]:
     """Six tokens from the engine's own HTTP, after the call by which the control loop loads a version."""
     app = create_app(Engine("tiny", open_model(str(base), 64), Limits()))
-    body = {"model": "one", "prompt": PROMPT, "max_tokens": 6, "temperature": 0, "ignore_eos": True,
-            "return_token_ids": True}  # fmt: skip
+    body = {
+        "model": "one",
+        "prompt": PROMPT,
+        "max_tokens": 6,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine") as http,

@@ -29,8 +29,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     rows = f"sqlite:///{folder}/runs.db"
-    command = [str(MLFLOW), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", rows, "--artifacts-destination", str(folder)]  # fmt: skip
+    command = [
+        str(MLFLOW),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        rows,
+        "--artifacts-destination",
+        str(folder),
+    ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **quiet}, stdout=sys.stderr, stderr=sys.stderr)
     url = f"http://127.0.0.1:{port}"

@@ -86,17 +86,34 @@ def test_conversations_of_both_words_are_read(tmp_path: Path) -> None:
 
 def test_every_bad_line_is_named(tmp_path: Path) -> None:
     lines = [
-        b'{"text": "good"}', b"{", b"[1]", b'{"other": 1}', b'{"prompt": "x"}', b'{"text": "\xff"}',
-        b'{"text": "\\ud800"}', b'{"messages": []}', b'{"messages": [{"role": "tool", "content": "x"}]}',
-        b'{"messages": [{"role": "user", "content": "x"}]}', b"[" * 100_000,
+        b'{"text": "good"}',
+        b"{",
+        b"[1]",
+        b'{"other": 1}',
+        b'{"prompt": "x"}',
+        b'{"text": "\xff"}',
+        b'{"text": "\\ud800"}',
+        b'{"messages": []}',
+        b'{"messages": [{"role": "tool", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}]}',
+        b"[" * 100_000,
         b'{"text": "' + b"x" * MAX_ROW_BYTES + b'"}',
         b'{"text": "good, too"}',
-    ]  # fmt: skip
+    ]
     found = scanned(written(tmp_path / "a.jsonl", b"\n".join(lines)))
     assert codes(found) == [
-        (2, "not_json"), (3, "not_an_object"), (4, "no_form"), (5, "empty"), (6, "not_utf8"), (7, "not_utf8"),
-        (8, "empty"), (9, "bad_role"), (10, "no_answer"), (11, "not_json"), (12, "line_too_long"),
-    ]  # fmt: skip
+        (2, "not_json"),
+        (3, "not_an_object"),
+        (4, "no_form"),
+        (5, "empty"),
+        (6, "not_utf8"),
+        (7, "not_utf8"),
+        (8, "empty"),
+        (9, "bad_role"),
+        (10, "no_answer"),
+        (11, "not_json"),
+        (12, "line_too_long"),
+    ]
     assert found.rows == 2
     assert found.errors[3].column == "completion"
 

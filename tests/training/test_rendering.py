@@ -33,7 +33,10 @@ def test_a_chat_is_shown_as_its_template_renders_it() -> None:
 def test_what_lies_behind_max_length_is_cut_and_not_counted() -> None:
     row = rendering.rendered({"prompt": "the bank", "completion": "shall report each"}, make_tokenizer(), 4)
     assert [(span.kind, span.text.split()) for span in row.spans] == [
-        ("read", ["the", "bank"]), ("counted", ["shall", "report"]), ("cut", ["each", "<end>"])]  # fmt: skip
+        ("read", ["the", "bank"]),
+        ("counted", ["shall", "report"]),
+        ("cut", ["each", "<end>"]),
+    ]
     assert (row.tokens, row.counted) == (6, 2)
 
 
@@ -85,8 +88,14 @@ def test_page_and_rest_show_it(client: Client, chats: Dataset, talking: BaseMode
     assert client.get(f"/datasets/{chats.pk}/", {"base_model": "talking"}).status_code == 404
 
 
-@pytest.mark.parametrize(("query", "field"), [("base_model=none", "base_model"), ("base_model=tiny", "base_model"),
-                                              ("base_model=talking&max_length=1", "max_length")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("base_model=none", "base_model"),
+        ("base_model=tiny", "base_model"),
+        ("base_model=talking&max_length=1", "max_length"),
+    ],
+)
 def test_what_cannot_be_rendered_is_named(
     query: str, field: str, client: Client, chats: Dataset, talking: BaseModel, base_model: BaseModel, bob: User
 ) -> None:

@@ -69,9 +69,17 @@ def test_a_run_ends_in_one_version(line_of_work: Adapter, long_dataset: Dataset,
 
 def analysed(adapter: Adapter, dataset: Dataset, by: User, **fields: Any) -> RankAnalysis:
     analysis = RankAnalysis.launch(
-        project=adapter.project, base_model=adapter.base_model, dataset=dataset, by=by.as_actor(),
-        budget={"uniform_rank": 4}, rank_max=8, quantum=2, samples=16, max_length=32, **fields,
-    )  # fmt: skip
+        project=adapter.project,
+        base_model=adapter.base_model,
+        dataset=dataset,
+        by=by.as_actor(),
+        budget={"uniform_rank": 4},
+        rank_max=8,
+        quantum=2,
+        samples=16,
+        max_length=32,
+        **fields,
+    )
     work("rankanalysis", str(analysis.pk))
     analysis.refresh_from_db()
     assert (analysis.status, analysis.message) == (JobStatus.SUCCEEDED, "")
@@ -98,9 +106,13 @@ def test_an_analysis_plans_ranks_and_start_values_that_a_run_trains(
     assert other["parameters"] <= other["budget"]["parameters"] < analysis.plan["parameters"]
     # So slow that A stays as it began.
     run = launch_run(
-        adapter=line_of_work, dataset=long_dataset, rank_analysis=analysis, budget={"uniform_rank": 2},
-        hyperparameters={**FAST, "learning_rate": 1e-7}, by=alice.as_actor(),
-    )  # fmt: skip
+        adapter=line_of_work,
+        dataset=long_dataset,
+        rank_analysis=analysis,
+        budget={"uniform_rank": 2},
+        hyperparameters={**FAST, "learning_rate": 1e-7},
+        by=alice.as_actor(),
+    )
     work("trainingrun", str(run.pk))
     run.refresh_from_db()
     assert (run.status, run.message) == (JobStatus.SUCCEEDED, "")
@@ -220,9 +232,12 @@ def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
     line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
     run = launch_run(
-        adapter=line_of_work, dataset=long_dataset, hyperparameters=FAST, prompts={"greeting": "the quick"},
+        adapter=line_of_work,
+        dataset=long_dataset,
+        hyperparameters=FAST,
+        prompts={"greeting": "the quick"},
         by=alice.as_actor(),
-    )  # fmt: skip
+    )
     work("trainingrun", str(run.pk))
     kept = list(run.answers.values_list("step", "name"))
     assert kept == [(0, "greeting"), (3, "greeting"), (6, "greeting")]
@@ -251,6 +266,9 @@ def test_bad_prompts_are_named(
 def test_a_run_in_shards_answers_no_prompts(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
     with pytest.raises(Invalid, match="shards"):
         launch_run(
-            adapter=line_of_work, dataset=long_dataset, prompts={"one": "text"},
-            hyperparameters={**FAST, "devices": 2, "sharded": 1}, by=alice.as_actor(),
-        )  # fmt: skip
+            adapter=line_of_work,
+            dataset=long_dataset,
+            prompts={"one": "text"},
+            hyperparameters={**FAST, "devices": 2, "sharded": 1},
+            by=alice.as_actor(),
+        )

@@ -67,8 +67,14 @@ def test_the_page_of_a_clone_stands_filled_in_and_two_runs_stand_beside_each_oth
 def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
     signed_in: Client, run: TrainingRun, tmp_path: Path, alice: User
 ) -> None:
-    form = {**run.hyperparameters, "adapter": run.adapter_id, "dataset": run.dataset_id, "method": "dora",
-            "many_adapters": "on", "check": "1"}  # fmt: skip
+    form = {
+        **run.hyperparameters,
+        "adapter": run.adapter_id,
+        "dataset": run.dataset_id,
+        "method": "dora",
+        "many_adapters": "on",
+        "check": "1",
+    }
     page = signed_in.post(reverse("new-training-run"), form)
     assert page.status_code == 200
     assert TrainingRun.objects.count() == 1
@@ -92,9 +98,13 @@ def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"dataset": 10**6}, "dataset: There is no dataset"), ({"method": "magic"}, "method: "),
-     ({"project": "nowhere"}, "project: "), ({"hyperparameters": {"rank": 0}}, "hyperparameters.rank: ")],
-)  # fmt: skip
+    [
+        ({"dataset": 10**6}, "dataset: There is no dataset"),
+        ({"method": "magic"}, "method: "),
+        ({"project": "nowhere"}, "project: "),
+        ({"hyperparameters": {"rank": 0}}, "hyperparameters.rank: "),
+    ],
+)
 def test_a_file_that_cannot_be_run_is_refused_by_field(
     run: TrainingRun, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:

@@ -30,8 +30,16 @@ def signed_in(client: Client, alice: User) -> Client:
 
 
 def device(**fields: Any) -> Device:
-    known = {"host": "box", "place": 0, "kind": "cuda", "name": "H100", "memory_bytes": 80 * 10**9,
-             "free_bytes": 79 * 10**9, "disk_free_bytes": 10**12, "seen_at": now()}  # fmt: skip
+    known = {
+        "host": "box",
+        "place": 0,
+        "kind": "cuda",
+        "name": "H100",
+        "memory_bytes": 80 * 10**9,
+        "free_bytes": 79 * 10**9,
+        "disk_free_bytes": 10**12,
+        "seen_at": now(),
+    }
     return Device.objects.create(**{**known, **fields})
 
 
@@ -40,8 +48,13 @@ def ask(client: Client, name: str, **body: Any) -> Any:
 
 
 def test_every_method_with_each_part_of_its_sum(signed_in: Client) -> None:
-    answer = ask(signed_in, "estimate", base_model="llama-3.1-70b", device_gb=80,
-                 hyperparameters={"batch_size": 1, "recompute": 1}).json()  # fmt: skip
+    answer = ask(
+        signed_in,
+        "estimate",
+        base_model="llama-3.1-70b",
+        device_gb=80,
+        hyperparameters={"batch_size": 1, "recompute": 1},
+    ).json()
     assert answer["parameters"] == 70_553_706_496
     by_method = {row["method"]: row for row in answer["methods"]}
     assert set(by_method) == {"lora", "qlora", "dora", "adalora", "galore", "full"}
@@ -88,8 +101,13 @@ def test_advice_knows_the_rows_and_gives_reasons(signed_in: Client, dataset: Dat
 def test_the_shift_comes_from_the_newest_analysis_that_measured_it(
     dataset: Dataset, adapter: Adapter, alice: User
 ) -> None:
-    analysis = RankAnalysis.launch(project=adapter.project, base_model=adapter.base_model, dataset=dataset,
-                                   budget={"uniform_rank": 8}, by=alice.as_actor())  # fmt: skip
+    analysis = RankAnalysis.launch(
+        project=adapter.project,
+        base_model=adapter.base_model,
+        dataset=dataset,
+        budget={"uniform_rank": 8},
+        by=alice.as_actor(),
+    )
     assert sizing.divergence(dataset, adapter.base_model) is None
     plan = {"modules": [{"divergence": 0.2}, {"divergence": 0.4}, {"divergence": None}]}
     RankAnalysis.objects.filter(pk=analysis.pk).update(status="succeeded", plan=plan)
@@ -97,8 +115,16 @@ def test_the_shift_comes_from_the_newest_analysis_that_measured_it(
 
 
 def test_the_page_shows_verdicts_and_says_what_is_wrong(signed_in: Client, adapter: Adapter) -> None:
-    form = {"base_model": "llama-3.1-8b", "device_gb": 24, "devices": 1, "rank": 16, "batch_size": 1,
-            "max_length": 2048, "galore_rank": 64, "recompute": "on"}  # fmt: skip
+    form = {
+        "base_model": "llama-3.1-8b",
+        "device_gb": 24,
+        "devices": 1,
+        "rank": 16,
+        "batch_size": 1,
+        "max_length": 2048,
+        "galore_rank": 64,
+        "recompute": "on",
+    }
     page = signed_in.get(reverse("estimates"), form).content.decode()
     assert "8,030,261,248 parameters" in page
     assert "will not fit" in page
@@ -109,8 +135,12 @@ def test_the_page_shows_verdicts_and_says_what_is_wrong(signed_in: Client, adapt
 
 def test_a_run_that_will_not_fit_is_refused_unless_anyway(dataset: Dataset, adapter: Adapter, alice: User) -> None:
     device(memory_bytes=10**9)
-    asked = {"adapter": adapter, "dataset": dataset, "by": alice.as_actor(),
-             "hyperparameters": {"batch_size": 1024, "max_length": 100_000}}  # fmt: skip
+    asked = {
+        "adapter": adapter,
+        "dataset": dataset,
+        "by": alice.as_actor(),
+        "hyperparameters": {"batch_size": 1024, "max_length": 100_000},
+    }
     with pytest.raises(Invalid, match=r"of the 1 GB of H100 of box\. With recompute = 1, batch_size \d+ fits\."):
         launch_run(**asked)
     assert not TrainingRun.objects.exists()

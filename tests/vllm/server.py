@@ -57,12 +57,22 @@ class VllmServer:
             self._process = subprocess.Popen(
                 # torch's import hops over all cores that it may use, and Linux may let a newcomer on a core
                 # that another server keeps busy wait for as long as that one is busy: seen for minutes.
-                [TASKSET, "-c", str(self._core),
-                 str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()],
+                [
+                    TASKSET,
+                    "-c",
+                    str(self._core),
+                    str(VLLM_PYTHON),
+                    "-m",
+                    "vllm.entrypoints.openai.api_server",
+                    *self._arguments(),
+                ],
                 env=environment() | {"VLLM_CPU_OMP_THREADS_BIND": str(self._core)},
                 # Not here: the plugin lies in vLLM's environment, and this folder's packages would hide it.
-                cwd=self._log.parent, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=self._log.parent,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def ready(self) -> None:
         try:
@@ -84,10 +94,29 @@ class VllmServer:
 
     def _arguments(self) -> list[str]:
         return [
-            "--model", str(self._model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(self.port),
-            "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager", "--enable-lora",
-            "--max-lora-rank", str(self._max_rank), "--max-loras", "4", "--max-cpu-loras", str(SLOTS),
-        ]  # fmt: skip
+            "--model",
+            str(self._model),
+            "--served-model-name",
+            "tiny",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--dtype",
+            "float32",
+            "--max-model-len",
+            "1024",
+            "--max-num-seqs",
+            "16",
+            "--enforce-eager",
+            "--enable-lora",
+            "--max-lora-rank",
+            str(self._max_rank),
+            "--max-loras",
+            "4",
+            "--max-cpu-loras",
+            str(SLOTS),
+        ]
 
     def _answers(self) -> bool:
         assert self._process
@@ -109,8 +138,10 @@ def environment() -> dict[str, str]:
 @contextmanager
 def running(model: Path, folder: Path, *max_ranks: int) -> Iterator[list[VllmServer]]:
     """A server for each highest rank, started together, all of one model."""
-    servers = [VllmServer(model, folder / f"vllm-{number}.log", CORES[number % len(CORES)], max_rank)
-               for number, max_rank in enumerate(max_ranks)]  # fmt: skip
+    servers = [
+        VllmServer(model, folder / f"vllm-{number}.log", CORES[number % len(CORES)], max_rank)
+        for number, max_rank in enumerate(max_ranks)
+    ]
     try:
         for server in servers:
             server.start()

@@ -64,8 +64,15 @@ class Hub:
 
 @pytest.fixture
 def cluster(project: Project, base_model: BaseModel, alice: User) -> Cluster:
-    return Cluster.create(project=project, slug="fleet", base_model=base_model, by=alice.as_actor(), engine="vllm",
-                          max_lora_rank=MAX_RANK, max_loras=SLOTS)  # fmt: skip
+    return Cluster.create(
+        project=project,
+        slug="fleet",
+        base_model=base_model,
+        by=alice.as_actor(),
+        engine="vllm",
+        max_lora_rank=MAX_RANK,
+        max_loras=SLOTS,
+    )
 
 
 @pytest.fixture

@@ -30,8 +30,15 @@ def size(request: pytest.FixtureRequest) -> Size:
 
 @pytest.fixture
 def cluster(project: Project, base_model: BaseModel, alice: User, size: Size) -> Cluster:
-    return Cluster.create(project=project, slug="fleet", base_model=base_model, by=alice.as_actor(), engine="vllm",
-                          max_lora_rank=MAX_RANK, max_loras=size.slots)  # fmt: skip
+    return Cluster.create(
+        project=project,
+        slug="fleet",
+        base_model=base_model,
+        by=alice.as_actor(),
+        engine="vllm",
+        max_lora_rank=MAX_RANK,
+        max_loras=size.slots,
+    )
 
 
 @pytest.fixture

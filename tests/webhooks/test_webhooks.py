@@ -90,8 +90,9 @@ def test_a_change_is_told_with_a_signature(hook: Webhook, receiver: Receiver, ad
     assert (delivery.status, Attempt.objects.get().answer, send_due()) == (DeliveryStatus.DELIVERED, 204, 0)
 
 
-def test_a_change_that_is_undone_is_not_told(hook: Webhook, project: Project, base_model: BaseModel,
-                                             alice: User) -> None:  # fmt: skip
+def test_a_change_that_is_undone_is_not_told(
+    hook: Webhook, project: Project, base_model: BaseModel, alice: User
+) -> None:
     with transaction.atomic():
         Adapter.create(project=project, slug="undone", base_model=base_model, by=alice.as_actor())
         assert Delivery.objects.count() == 1
@@ -120,8 +121,9 @@ def test_what_is_not_taken_is_sent_again_later(hook: Webhook, receiver: Receiver
     assert [pause_after(count).seconds for count in (1, 2, 3, 14)] == [5, 10, 20, 21600]
 
 
-def test_too_many_attempts_end_and_a_person_may_send_again(hook: Webhook, receiver: Receiver, adapter: Adapter,
-                                                           alice: User) -> None:  # fmt: skip
+def test_too_many_attempts_end_and_a_person_may_send_again(
+    hook: Webhook, receiver: Receiver, adapter: Adapter, alice: User
+) -> None:
     Delivery.objects.update(attempts=MOST_ATTEMPTS - 1)
     receiver.answers = [500]
     send_due()
@@ -150,8 +152,9 @@ def test_only_what_an_operator_allowed_is_asked(project: Project, alice: User, s
         assert (refused.value.field, refused.value.code) == ("url", "forbidden_address")
 
 
-def test_an_address_that_was_allowed_once_is_refused_later(hook: Webhook, adapter: Adapter,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_an_address_that_was_allowed_once_is_refused_later(
+    hook: Webhook, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     send_due()
     assert "allow-list" in Attempt.objects.get().error

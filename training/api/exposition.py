@@ -68,15 +68,23 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
     newest = made.order_by("adapter_id", "-version__number").distinct("adapter_id")
     told = newest.values_list("project__slug", "adapter__slug", "version__served_name", "loss_before", "loss_after")
     for name, place in {"base": 3, "version": 4}.items():
-        yield family(f"held_out_loss_{name}", f"Held-out loss in nats a token: the {name}.",
-                     ["project", "adapter", "version"], [(row[:3], row[place] or 0) for row in told])  # fmt: skip
+        yield family(
+            f"held_out_loss_{name}",
+            f"Held-out loss in nats a token: the {name}.",
+            ["project", "adapter", "version"],
+            [(row[:3], row[place] or 0) for row in told],
+        )
 
 
 def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
     rollouts = Rollout.objects.active().filter(alias__project__in=projects)
     weights = rollouts.values_list("alias__project__slug", "alias__name", "candidate__served_name", "status", "weight")
-    yield family("rollout_weight_percent", "The candidate's share, of rollouts that have not ended.",
-                 ["project", "alias", "candidate", "status"], [(row[:4], row[4]) for row in weights])  # fmt: skip
+    yield family(
+        "rollout_weight_percent",
+        "The candidate's share, of rollouts that have not ended.",
+        ["project", "alias", "candidate", "status"],
+        [(row[:4], row[4]) for row in weights],
+    )
     replicas = Replica.objects.filter(cluster__project__in=projects)
     seen = replicas.values_list("cluster__project__slug", "cluster__slug", "url", "is_healthy", "refused")
     labels = ["project", "cluster", "replica"]
@@ -89,12 +97,20 @@ def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
 def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
     asked = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
     counted = asked.values_list("project__slug").annotate(Count("pk")).order_by()
-    yield family("approvals_pending", "Requests that wait for signatures.", ["project"],
-                 [((slug,), count) for slug, count in counted])  # fmt: skip
+    yield family(
+        "approvals_pending",
+        "Requests that wait for signatures.",
+        ["project"],
+        [((slug,), count) for slug, count in counted],
+    )
     sent = Delivery.objects.filter(webhook__project__in=projects).exclude(status=DeliveryStatus.DELIVERED)
     left = sent.values_list(F("webhook__project__slug"), "status").annotate(Count("pk")).order_by()
-    yield family("webhook_deliveries", "Deliveries that were not taken.", ["project", "status"],
-                 [((slug, status), count) for slug, status, count in left])  # fmt: skip
+    yield family(
+        "webhook_deliveries",
+        "Deliveries that were not taken.",
+        ["project", "status"],
+        [((slug, status), count) for slug, status, count in left],
+    )
 
 
 class Exposition:

@@ -108,17 +108,47 @@ class JobSerializer(serializers.ModelSerializer):
 
     class Meta:
         fields = [
-            "id", "project", "base_model", "dataset", "status", "reason", "message", "attempt", "progress",
-            "created_at", "started_at", "finished_at",
-        ]  # fmt: skip
+            "id",
+            "project",
+            "base_model",
+            "dataset",
+            "status",
+            "reason",
+            "message",
+            "attempt",
+            "progress",
+            "created_at",
+            "started_at",
+            "finished_at",
+        ]
 
 
 # Fields of a plan that are added to the job's own; the preset and its settings are there already.
 PLAN_FIELDS = (
-    "rank_min", "rank_max", "quantum", "scale", "modules", "r", "lora_alpha", "rank_pattern", "alpha_pattern",
-    "target_modules", "parameters", "budget", "serving", "greedy_gap", "divergence_used", "learning_rate", "probes",
-    "stability", "sequences", "verdict", "verdict_text", "seconds", "start_values",
-)  # fmt: skip
+    "rank_min",
+    "rank_max",
+    "quantum",
+    "scale",
+    "modules",
+    "r",
+    "lora_alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "parameters",
+    "budget",
+    "serving",
+    "greedy_gap",
+    "divergence_used",
+    "learning_rate",
+    "probes",
+    "stability",
+    "sequences",
+    "verdict",
+    "verdict_text",
+    "seconds",
+    "start_values",
+)
 MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
@@ -134,9 +164,16 @@ class RankAnalysisSerializer(JobSerializer):
     class Meta(JobSerializer.Meta):
         model = RankAnalysis
         fields = [
-            *JobSerializer.Meta.fields, "preset", "settings", "budget", "rank_min", "rank_max", "quantum", "samples",
+            *JobSerializer.Meta.fields,
+            "preset",
+            "settings",
+            "budget",
+            "rank_min",
+            "rank_max",
+            "quantum",
+            "samples",
             "max_length",
-        ]  # fmt: skip
+        ]
 
     more_fields = PLAN_FIELDS
     wanted = PLAN_FIELDS
@@ -178,10 +215,22 @@ class TrainingRunSerializer(JobSerializer):
     class Meta(JobSerializer.Meta):
         model = TrainingRun
         fields = [
-            *JobSerializer.Meta.fields, "adapter", "method", "priority", "rank_analysis", "budget", "start_values",
-            "hyperparameters", "prompts", "version", "loss_before", "loss_after", "retention",
-            "kept_until", "hold_reason",
-        ]  # fmt: skip
+            *JobSerializer.Meta.fields,
+            "adapter",
+            "method",
+            "priority",
+            "rank_analysis",
+            "budget",
+            "start_values",
+            "hyperparameters",
+            "prompts",
+            "version",
+            "loss_before",
+            "loss_after",
+            "retention",
+            "kept_until",
+            "hold_reason",
+        ]
 
 
 class NewTrainingRunSerializer(serializers.Serializer):

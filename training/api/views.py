@@ -48,9 +48,13 @@ class ByCreation(NewestFirst):
 
 
 OF_JOBS = {
-    "project": "project__slug", "status": "status", "base_model": "base_model__slug", "dataset": "dataset",
-    "created_after": "created_at__gte", "created_before": "created_at__lt",
-}  # fmt: skip
+    "project": "project__slug",
+    "status": "status",
+    "base_model": "base_model__slug",
+    "dataset": "dataset",
+    "created_after": "created_at__gte",
+    "created_before": "created_at__lt",
+}
 
 
 class Keeping(Reading):

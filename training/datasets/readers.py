@@ -11,8 +11,16 @@ from training.datasets.rows import MAX_ROW_BYTES, BadLine, json_object, not_utf8
 
 # The number of the line (of Parquet: of the row), from 1, with the record or the error that it has.
 Record = tuple[int, dict[str, Any] | BadLine]
-SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv",
-            ".tsv": "csv", ".txt": "text", ".md": "text"}  # fmt: skip
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".md": "text",
+}
 PARQUET_BATCH = 256
 
 

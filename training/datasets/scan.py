@@ -68,8 +68,10 @@ def scan(records: Iterable[Record], folder: Path, mapping: dict[str, str] | None
     """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat."""
     found = Scan()
     with ExitStack() as open_files:
-        files = {split: open_files.enter_context(place.open("w", encoding="utf-8"))
-                 for split, place in places(folder).items()}  # fmt: skip
+        files = {
+            split: open_files.enter_context(place.open("w", encoding="utf-8"))
+            for split, place in places(folder).items()
+        }
         for number, record in records:
             row = row_of(record, mapping or {})
             if isinstance(row, BadLine):

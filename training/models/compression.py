@@ -85,13 +85,18 @@ class Compression(GpuJob):
         shutil.rmtree(output, ignore_errors=True)  # what an earlier attempt left
         output.mkdir()
         return [
-            "training.tars", "compress",
-            "--adapter", str(self.source.fetch(folder / "source")),
-            "--budget", f"{BUDGET_WORDS[kind]}:{value}",
+            "training.tars",
+            "compress",
+            "--adapter",
+            str(self.source.fetch(folder / "source")),
+            "--budget",
+            f"{BUDGET_WORDS[kind]}:{value}",
             *self.evaluation(),
-            "--events", str(folder / "events.jsonl"),
-            "--out", str(output / "adapter"),
-        ]  # fmt: skip
+            "--events",
+            str(folder / "events.jsonl"),
+            "--out",
+            str(output / "adapter"),
+        ]
 
     def evaluation(self) -> list[str]:
         if self.dataset is None:
@@ -158,6 +163,11 @@ def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:
 
 def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
     """Convert the child's report to the names of a version's metrics."""
-    names = {"loss_before": "loss_before", "loss_after": "loss_after", "tokens": "eval_tokens",
-             "parameters_before": "parameters_before", "energy_kept": "energy_kept"}  # fmt: skip
+    names = {
+        "loss_before": "loss_before",
+        "loss_after": "loss_after",
+        "tokens": "eval_tokens",
+        "parameters_before": "parameters_before",
+        "energy_kept": "energy_kept",
+    }
     return {ours: report[theirs] for theirs, ours in names.items() if theirs in report}

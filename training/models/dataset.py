@@ -148,8 +148,13 @@ class Dataset(RetentionMixin):
 
         Raises BrokenLines and Invalid, as `create` does, and Invalid for a file over AT_ONCE_BYTES.
         """
-        dataset = cls(project=project, name=Path(filename).stem, size_bytes=file.stat().st_size,
-                      format=known_format(format, filename), mapping=known_mapping(mapping or {}))  # fmt: skip
+        dataset = cls(
+            project=project,
+            name=Path(filename).stem,
+            size_bytes=file.stat().st_size,
+            format=known_format(format, filename),
+            mapping=known_mapping(mapping or {}),
+        )
         if dataset.size_bytes > AT_ONCE_BYTES:
             message = f"Over {AT_ONCE_BYTES >> 20} MB a file is checked by a worker: upload it."
             raise Invalid(message, field="file", code="too_large_to_look_at")

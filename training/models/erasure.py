@@ -56,9 +56,10 @@ class Erasure(models.Model):
         with transaction.atomic():
             dataset.lock().require_erasable().require_ready()
             asked, _ = cls.objects.get_or_create(
-                dataset=dataset, status=ErasureStatus.PENDING,
+                dataset=dataset,
+                status=ErasureStatus.PENDING,
                 defaults={"reason": reason, "author": by.user, "author_name": by.name},
-            )  # fmt: skip
+            )
             AuditEvent.record(Tag.ERASURE_REQUESTED, dataset, by=by, project=dataset.project, reason=reason)
         return asked
 
@@ -69,8 +70,15 @@ class Erasure(models.Model):
             dataset = asked.dataset.lock().require_erasable()
             dataset.status = DatasetStatus.ERASED
             dataset.save(update_fields=["status"])
-            AuditEvent.record(Tag.DATASET_ERASED, dataset, by=by, project=dataset.project, reason=reason,
-                              before={"digest": dataset.digest}, after={"meaning": str(meaning)})  # fmt: skip
+            AuditEvent.record(
+                Tag.DATASET_ERASED,
+                dataset,
+                by=by,
+                project=dataset.project,
+                reason=reason,
+                before={"digest": dataset.digest},
+                after={"meaning": str(meaning)},
+            )
             transaction.on_commit(dataset.drop_content)
         self.refresh_from_db()
 

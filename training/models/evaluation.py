@@ -71,9 +71,15 @@ class Evaluation(GpuJob):
             raise Invalid("Name a dataset, or prompts.", field="dataset", code="nothing_to_measure")
         require_pattern(pattern)
         job = cls(
-            project=version.project, base_model=version.adapter.base_model, dataset=dataset, version=version,
-            against=against, prompts=checked_prompts(prompts or []), pattern=pattern, created_by=by.user,
-        )  # fmt: skip
+            project=version.project,
+            base_model=version.adapter.base_model,
+            dataset=dataset,
+            version=version,
+            against=against,
+            prompts=checked_prompts(prompts or []),
+            pattern=pattern,
+            created_by=by.user,
+        )
         job.require_of_project("dataset", dataset)
         asked = {"version": version.served_name, "against": against.served_name if against else None}
         with transaction.atomic():

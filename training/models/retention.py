@@ -20,8 +20,11 @@ class Retention(models.TextChoices):
     NONE = "none", "until it is erased"
 
 
-KEPT_FOR = {Retention.LIFECYCLE: timedelta(days=3653), Retention.SERVING: timedelta(days=184),
-            Retention.NONE: timedelta(0)}  # fmt: skip
+KEPT_FOR = {
+    Retention.LIFECYCLE: timedelta(days=3653),
+    Retention.SERVING: timedelta(days=184),
+    Retention.NONE: timedelta(0),
+}
 
 
 class RetentionMixin(models.Model):

@@ -39,8 +39,18 @@ def curve(rows: Rows, name: str) -> dict[str, Any] | None:
         return f"{x:.1f},{y:.1f}"
 
     points = " ".join(place(step, value) for step, value in known)
-    return {"name": name, "title": NAMES[name], "points": points, "low": f"{low:.3g}", "high": f"{high:.3g}",
-            "first": first, "last": last, "now": f"{known[-1][1]:.4g}", "width": WIDTH, "height": HEIGHT}  # fmt: skip
+    return {
+        "name": name,
+        "title": NAMES[name],
+        "points": points,
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "first": first,
+        "last": last,
+        "now": f"{known[-1][1]:.4g}",
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
 
 
 def thinned(known: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -56,9 +66,17 @@ def histogram(lengths: dict[str, Any], limit: int) -> dict[str, Any]:
     bars = []
     for place, rows in enumerate(bins):
         height = rows / most * (HEIGHT - 2 * MARGIN)
-        bars.append({"x": round(MARGIN + place * wide, 1), "y": round(HEIGHT - MARGIN - height, 1), "rows": rows,
-                     "width": round(wide - 1, 1), "height": round(height, 1),
-                     "from": place * step, "to": (place + 1) * step - 1})  # fmt: skip
+        bars.append(
+            {
+                "x": round(MARGIN + place * wide, 1),
+                "y": round(HEIGHT - MARGIN - height, 1),
+                "rows": rows,
+                "width": round(wide - 1, 1),
+                "height": round(height, 1),
+                "from": place * step,
+                "to": (place + 1) * step - 1,
+            }
+        )
     reach = len(bins) * step
     line = round(MARGIN + limit / reach * (WIDTH - 2 * MARGIN), 1) if limit < reach else None
     return {"bars": bars, "most": most, "reach": reach, "limit": line, "width": WIDTH, "height": HEIGHT}

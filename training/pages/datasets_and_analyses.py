@@ -50,9 +50,13 @@ def datasets(request: HttpRequest) -> HttpResponse:
         except DomainError as error:
             form.add_error(error.field if error.field in form.fields else "file", error.detail)
             form.broken = getattr(error, "errors", [])
-    listing = Listing(request, mine(request, Dataset.objects.select_related("project")), search=("name", "digest"),
-                      sorts={"name": "name", "rows": "rows", "added": "created_at"},
-                      choices={"status": DatasetStatus.choices})  # fmt: skip
+    listing = Listing(
+        request,
+        mine(request, Dataset.objects.select_related("project")),
+        search=("name", "digest"),
+        sorts={"name": "name", "rows": "rows", "added": "created_at"},
+        choices={"status": DatasetStatus.choices},
+    )
     context = {**listing.context(PAGE), "form": form, "may_train": may_train.exists()}
     return render(request, "training/datasets.html", context, status=422 if form.errors else 200)
 
@@ -98,8 +102,13 @@ def read_by_a_training(shown: Dataset, form: RenderingForm) -> dict[str, Any]:
 @login_required
 def analyses(request: HttpRequest) -> HttpResponse:
     queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
-    listing = Listing(request, mine(request, queryset), search=("dataset__name", "base_model__slug"),
-                      sorts={"requested": "created_at"}, choices={"status": JobStatus.choices})  # fmt: skip
+    listing = Listing(
+        request,
+        mine(request, queryset),
+        search=("dataset__name", "base_model__slug"),
+        sorts={"requested": "created_at"},
+        choices={"status": JobStatus.choices},
+    )
     return render(request, "training/analyses.html", listing.context(PAGE))
 
 

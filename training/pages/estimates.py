@@ -73,8 +73,9 @@ def drawn(row: dict[str, Any], names: list[str], most: float, device_bytes: floa
     pieces, x = [], 0.0
     for number, name in enumerate(names):
         width = sizes.get(name, 0) * scale
-        pieces.append({"name": name, "gb": sizes.get(name, 0) / GB, "x": round(x, 1), "width": round(width, 1),
-                       "number": number})  # fmt: skip
+        pieces.append(
+            {"name": name, "gb": sizes.get(name, 0) / GB, "x": round(x, 1), "width": round(width, 1), "number": number}
+        )
         x += width
     label = TrainingRun.Method(row["method"]).label
     return {**row, "gb": row["bytes"] / GB, "pieces": pieces, "limit": round(device_bytes * scale, 1), "label": label}

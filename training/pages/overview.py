@@ -34,9 +34,13 @@ def overview(request: HttpRequest) -> HttpResponse:
     related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
     moving = list(without_bodies(related, "stable", "candidate"))
     replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
-    listed = Listing(request, aliases, search=("name", "version__served_name", "cluster__slug"),
-                     sorts={"name": "name", "cluster": "cluster__slug"},
-                     states={"protected": PROTECTED, "unprotected": UNPROTECTED}).context(PAGE)  # fmt: skip
+    listed = Listing(
+        request,
+        aliases,
+        search=("name", "version__served_name", "cluster__slug"),
+        sorts={"name": "name", "cluster": "cluster__slug"},
+        states={"protected": PROTECTED, "unprotected": UNPROTECTED},
+    ).context(PAGE)
     runs = list(in_progress(request, TrainingRun.objects.select_related("adapter", "dataset")))
     analyses = list(in_progress(request, RankAnalysis.objects.select_related("dataset").defer("plan")))
     context = {
@@ -70,6 +74,8 @@ def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, A
     wanted: dict[int, set[str]] = {}
     for alias in aliases:
         wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)
-    rows = [{"replica": replica, "missing": sorted(wanted.get(replica.cluster_id, set()) - set(replica.loaded))}
-            for replica in replicas]  # fmt: skip
+    rows = [
+        {"replica": replica, "missing": sorted(wanted.get(replica.cluster_id, set()) - set(replica.loaded))}
+        for replica in replicas
+    ]
     return [row for row in rows if row["missing"] or not row["replica"].is_healthy]

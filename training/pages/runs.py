@@ -36,9 +36,13 @@ OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
 @login_required
 def runs(request: HttpRequest) -> HttpResponse:
     queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
-    listing = Listing(request, mine(request, queryset), search=("adapter__slug", "dataset__name", "message"),
-                      sorts={"requested": "created_at", "loss": "loss_after"},
-                      choices={"status": JobStatus.choices, "method": TrainingRun.Method.choices})  # fmt: skip
+    listing = Listing(
+        request,
+        mine(request, queryset),
+        search=("adapter__slug", "dataset__name", "message"),
+        sorts={"requested": "created_at", "loss": "loss_after"},
+        choices={"status": JobStatus.choices, "method": TrainingRun.Method.choices},
+    )
     return render(request, "training/runs.html", listing.context(PAGE))
 
 
@@ -69,9 +73,17 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
     past = one(request, TrainingRun.objects.all(), pk=named(request.GET["clone"]))
     known = {name: value for name, value in past.hyperparameters.items() if name in TABLE}
     rank = (past.budget or {}).get("uniform_rank")
-    return {"adapter": past.adapter_id, "dataset": past.dataset_id, "rank_analysis": past.rank_analysis_id,
-            "method": past.method, "priority": past.priority, "prompts": past.prompts, "uniform_rank": rank, **known,
-            **initial}  # fmt: skip
+    return {
+        "adapter": past.adapter_id,
+        "dataset": past.dataset_id,
+        "rank_analysis": past.rank_analysis_id,
+        "method": past.method,
+        "priority": past.priority,
+        "prompts": past.prompts,
+        "uniform_rank": rank,
+        **known,
+        **initial,
+    }
 
 
 def launch(request: HttpRequest, form: RunForm) -> TrainingRun:

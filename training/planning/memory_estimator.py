@@ -17,13 +17,30 @@ FRAGMENTATION = 1.05
 NF4_BYTES = 0.5 + (8 / 64 + 32 / 16384) / 8
 # Llama's published configurations, to estimate with before a base model is registered.
 KNOWN: dict[str, dict[str, Any]] = {
-    "llama-2-7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000,
-                   "num_attention_heads": 32},
-    "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256,
-                     "num_attention_heads": 32, "num_key_value_heads": 8},
-    "llama-3.1-70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256,
-                      "num_attention_heads": 64, "num_key_value_heads": 8},
-}  # fmt: skip
+    "llama-2-7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "vocab_size": 32000,
+        "num_attention_heads": 32,
+    },
+    "llama-3.1-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "vocab_size": 128256,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "llama-3.1-70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "vocab_size": 128256,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
+}
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -45,12 +62,23 @@ class Shape:
         heads = config["num_attention_heads"]
         head = config.get("head_dim") or hidden // heads
         kv = (config.get("num_key_value_heads") or heads) * head
-        shapes = ((heads * head, hidden), (kv, hidden), (kv, hidden), (hidden, heads * head),
-                  (wide, hidden), (wide, hidden), (hidden, wide))  # fmt: skip
+        shapes = (
+            (heads * head, hidden),
+            (kv, hidden),
+            (kv, hidden),
+            (hidden, heads * head),
+            (wide, hidden),
+            (wide, hidden),
+            (hidden, wide),
+        )
         return cls(
-            hidden, wide, config["num_hidden_layers"], config["vocab_size"],
-            bool(config.get("tie_word_embeddings")), dict(zip(KINDS, shapes, strict=True)),
-        )  # fmt: skip
+            hidden,
+            wide,
+            config["num_hidden_layers"],
+            config["vocab_size"],
+            bool(config.get("tie_word_embeddings")),
+            dict(zip(KINDS, shapes, strict=True)),
+        )
 
     @property
     def linear_parameters(self) -> int:
@@ -196,8 +224,14 @@ def galore_states(shape: Shape, plan: Plan) -> float:
     return plan.value_bytes * (shape.parameters + shape.layers * projected + 2 * rest)
 
 
-STATES = {"full": full_states, "lora": lora_states, "qlora": lora_states, "dora": dora_states,
-          "adalora": adalora_states, "galore": galore_states}  # fmt: skip
+STATES = {
+    "full": full_states,
+    "lora": lora_states,
+    "qlora": lora_states,
+    "dora": dora_states,
+    "adalora": adalora_states,
+    "galore": galore_states,
+}
 
 
 def activation_bytes(shape: Shape, plan: Plan) -> float:

@@ -190,9 +190,16 @@ def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
         ("the domain were extremely far from general text", {"divergence": 2 * EXTREME_SHIFT}),
         ("it were served alone, not beside other adapters", {"many_adapters": False}),
         ("general skill might be lost", {"keeps_general_skill": False}),
-        (FAR_AND_ALONE, {"rows": LARGE_ROWS + 1, "divergence": 2 * EXTREME_SHIFT, "many_adapters": False,
-                         "keeps_general_skill": False}),
-    ]  # fmt: skip
+        (
+            FAR_AND_ALONE,
+            {
+                "rows": LARGE_ROWS + 1,
+                "divergence": 2 * EXTREME_SHIFT,
+                "many_adapters": False,
+                "keeps_general_skill": False,
+            },
+        ),
+    ]
 
 
 def what_would_change_it(situation: Situation) -> list[str]:

@@ -159,9 +159,12 @@ def answer_of(arm: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
         model.eval()
         asked = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
         ids = model.generate(
-            input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=new_tokens,
-            do_sample=False, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+            input_ids=asked["input_ids"],
+            attention_mask=asked["attention_mask"],
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
         return str(tokenizer.decode(ids[0][asked["input_ids"].shape[1] :], skip_special_tokens=True))
 
     return str(arm(generate))

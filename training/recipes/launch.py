@@ -14,8 +14,11 @@ def command(recipe: str, run_json: str, devices: int = 1) -> list[str]:
     return [
         "torch.distributed.run",
         "--standalone",
-        "--nproc-per-node", str(devices),
-        "--max-restarts", "0",
-        "--module", recipe,
+        "--nproc-per-node",
+        str(devices),
+        "--max-restarts",
+        "0",
+        "--module",
+        recipe,
         run_json,
-    ]  # fmt: skip
+    ]

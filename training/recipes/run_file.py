@@ -149,12 +149,16 @@ def hyperparameters(record: Record) -> Hyperparameters:
     may_be_zero = ("warmup_steps", "seed", "threads", "packing", "recompute", "export_rank")
     return Hyperparameters(
         **{
-            field: number({field: record.get(field, default)}, field, whole=isinstance(default, int),
-                          least=0 if field in may_be_zero or isinstance(default, float) else 1,
-                          prefix="hyperparameters.")
+            field: number(
+                {field: record.get(field, default)},
+                field,
+                whole=isinstance(default, int),
+                least=0 if field in may_be_zero or isinstance(default, float) else 1,
+                prefix="hyperparameters.",
+            )
             for field, default in known.items()
         }  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def write_atomically(path: Path, record: Record) -> None:

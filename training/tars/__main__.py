@@ -159,8 +159,12 @@ def refused() -> Iterator[None]:
 @contextlib.contextmanager
 def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback that reports progress as a bar on a terminal and as events to a named file."""
-    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=Console(stderr=True),
-                  disable=not (sys.stderr.isatty() and told_by_us())) as bar:  # fmt: skip
+    with Progress(
+        *Progress.get_default_columns()[:3],
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not (sys.stderr.isatty() and told_by_us()),
+    ) as bar:
         task = bar.add_task("Analysing")
 
         def report(step: int, total: int) -> None:

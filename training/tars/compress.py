@@ -109,8 +109,10 @@ def scale_of(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -
     if set(pair) != {"A", "B"}:
         raise BadInput(f"--adapter: {name} has no pair of lora_A and lora_B.")
     rank = pair["A"].shape[0]
-    alpha = next((value for key, value in (config.get("alpha_pattern") or {}).items() if matches(key, name)),
-                 config["lora_alpha"])  # fmt: skip
+    alpha = next(
+        (value for key, value in (config.get("alpha_pattern") or {}).items() if matches(key, name)),
+        config["lora_alpha"],
+    )
     return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
 

@@ -77,9 +77,10 @@ def consistent(settings: Settings) -> Settings:
         raise BadSettings("power", f"power is {settings.power}; it must be a number above 0.")
     if settings.objective == "concave" and settings.sensitivity not in WITH_SPECTRUM:
         raise BadSettings(
-            "objective", f"A concave objective needs a spectrum: set sensitivity to {' or '.join(WITH_SPECTRUM)}, "
+            "objective",
+            f"A concave objective needs a spectrum: set sensitivity to {' or '.join(WITH_SPECTRUM)}, "
             "or objective to linear.",
-        )  # fmt: skip
+        )
     return settings
 
 

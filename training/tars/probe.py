@@ -59,9 +59,17 @@ class Factors:
 
 
 def probe(
-    model: nn.Module, modules: dict[str, nn.Module], batches: Sequence[Batch], *, steps: int, rank: int, rate: float,
-    scale: float, seed: int, done: Callable[[], None] = lambda: None,
-) -> Probe:  # fmt: skip
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    batches: Sequence[Batch],
+    *,
+    steps: int,
+    rank: int,
+    rate: float,
+    scale: float,
+    seed: int,
+    done: Callable[[], None] = lambda: None,
+) -> Probe:
     """Train `steps` batches, repeating them if there are fewer. Raises LossNotFinite for the first step's loss."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

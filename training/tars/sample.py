@@ -27,9 +27,13 @@ class Sample:
 
     @classmethod
     def of(
-        cls, model: nn.Module, tokenizer: Any, rows: Sequence[Row], reference: Sequence[Row] | None,
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        rows: Sequence[Row],
+        reference: Sequence[Row] | None,
         config: AnalysisConfig,
-    ) -> Sample:  # fmt: skip
+    ) -> Sample:
         """Draw and tokenise rows of the task and of the reference. Raises DataError."""
         # Padding is masked everywhere, so any token will do.
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -62,8 +66,11 @@ def own_words(model: Any, tokenizer: Any, config: AnalysisConfig) -> list[Row]:
         count = min(config.batch_size, config.samples - len(written))
         starts = torch.full((count, 1), first, device=model.device)
         ids = model.generate(
-            starts, attention_mask=torch.ones_like(starts), do_sample=True, max_new_tokens=config.max_length - 1,
+            starts,
+            attention_mask=torch.ones_like(starts),
+            do_sample=True,
+            max_new_tokens=config.max_length - 1,
             pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+        )
         written += [{"text": text or " "} for text in tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)]
     return written

@@ -88,9 +88,13 @@ class Steps:
 
 
 def measure(
-    model: nn.Module, modules: dict[str, nn.Module], sample: Sample, settings: Settings, config: AnalysisConfig,
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    sample: Sample,
+    settings: Settings,
+    config: AnalysisConfig,
     progress: Callable[[int, int], None],
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Read the task's data, the reference if the settings need it, and run the probe; return the scores."""
     probing = settings.sensitivity == "probe"
     left_out = [name for name in modules if settings.kinds == "mlp" and is_attention(name)]
@@ -122,9 +126,14 @@ def watch_of(module: nn.Module, name: str, settings: Settings, config: AnalysisC
 
 
 def read(
-    model: nn.Module, modules: dict[str, nn.Module], watched: Watched, sequences: list[Any], sample: Sample,
-    steps: Steps, weight: int,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    watched: Watched,
+    sequences: list[Any],
+    sample: Sample,
+    steps: Steps,
+    weight: int,
+) -> None:
     batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
     own = own_share(len(batches))
     for _ in signals.stream(model, modules, watched, (batches[number] for number in own)):
@@ -148,9 +157,16 @@ def probed(
 
     def on_half(half: int, rate: float) -> Probe:
         return probe(
-            model, modules, sample.shuffled(half), steps=config.probe_steps, rank=config.rank_max, rate=rate,
-            scale=config.scale, seed=config.seed, done=lambda: steps.advance(BACKWARD_WEIGHT),
-        )  # fmt: skip
+            model,
+            modules,
+            sample.shuffled(half),
+            steps=config.probe_steps,
+            rank=config.rank_max,
+            rate=rate,
+            scale=config.scale,
+            seed=config.seed,
+            done=lambda: steps.advance(BACKWARD_WEIGHT),
+        )
 
     tried = distributed.every(list(config.probe_rates), lambda rate: on_half(0, rate))
     best = min(tried, key=lambda found: found.reached)
@@ -158,9 +174,13 @@ def probed(
 
 
 def scored(
-    target: Watched, base: Watched | None, probes: list[Probe], settings: Settings, config: AnalysisConfig,
+    target: Watched,
+    base: Watched | None,
+    probes: list[Probe],
+    settings: Settings,
+    config: AnalysisConfig,
     sequences: int,
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Compute score = sensitivity * weight, with weight the divergence (linear) or 1 + it over its mean (concave)."""
     names = list(target.modules)
     sketched = {n: watch.sketch.spectrum(config.rank_max) for n, watch in target.modules.items() if watch.sketch}
@@ -196,9 +216,14 @@ def spectra_of(
 
 
 def sensitivities(
-    target: Watched, base: Watched | None, name: str, probes: list[Probe], spectra: dict[str, list[float]],
-    settings: Settings, halves: Tensor,
-) -> list[float]:  # fmt: skip
+    target: Watched,
+    base: Watched | None,
+    name: str,
+    probes: list[Probe],
+    spectra: dict[str, list[float]],
+    settings: Settings,
+    halves: Tensor,
+) -> list[float]:
     """Return a module's sensitivity on the whole sample and on each half."""
     watch = target.modules[name]
     if settings.sensitivity == "probe":

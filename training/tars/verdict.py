@@ -39,9 +39,11 @@ def of(
     else:
         found = "uniform_as_good" if moved_share(modules, settings) < SAME else "follow_plan"
     text = TEXTS[found].format(
-        stability=stability or 0.0, sequences=sequences, everywhere=EVERYWHERE[settings.kinds],
+        stability=stability or 0.0,
+        sequences=sequences,
+        everywhere=EVERYWHERE[settings.kinds],
         measured=measured(modules, settings),
-    )  # fmt: skip
+    )
     return found, text
 
 

@@ -31,9 +31,12 @@ class Metrics:
             "adapterhub_request_seconds", "Until the last byte.", LABELS, buckets=BUCKETS, registry=self.registry
         )
         self.inter_token = Histogram(
-            "adapterhub_inter_token_seconds", "Mean between two tokens of a stream.", LABELS, buckets=TOKEN_BUCKETS,
+            "adapterhub_inter_token_seconds",
+            "Mean between two tokens of a stream.",
+            LABELS,
+            buckets=TOKEN_BUCKETS,
             registry=self.registry,
-        )  # fmt: skip
+        )
         self.tokens = Counter(
             "adapterhub_tokens", "Tokens that engines read and wrote.", (*LABELS, "kind"), registry=self.registry
         )
@@ -48,9 +51,11 @@ class Metrics:
             "adapterhub_waiting_for_load", "Requests that wait for a cold version.", registry=self.registry
         )
         self.load_wait = Histogram(
-            "adapterhub_load_wait_seconds", "Of requests for a cold version, until a replica held it or the deadline.",
-            buckets=BUCKETS, registry=self.registry,
-        )  # fmt: skip
+            "adapterhub_load_wait_seconds",
+            "Of requests for a cold version, until a replica held it or the deadline.",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
         self.generation = Gauge(
             "adapterhub_table_generation", "Generation of the routing table.", registry=self.registry
         )

@@ -97,8 +97,15 @@ class Afterwards:
         hints = await asyncio.to_thread(judged, heard.rollout.checks, text)
         self.reporter.report(replace(outcome, **hints))
         if heard.is_sampled and heard.rollout.sampling and target.unit_hash:
-            sample = Sample(outcome.response_id, heard.rollout.id, outcome.arm, target.unit_hash, outcome.at,
-                            question_of(heard.question), text)  # fmt: skip
+            sample = Sample(
+                outcome.response_id,
+                heard.rollout.id,
+                outcome.arm,
+                target.unit_hash,
+                outcome.at,
+                question_of(heard.question),
+                text,
+            )
             await self.samples.offer(sample, heard.rollout.sampling.key)
 
     async def _mirror(self, target: Target, heard: CapturedResponse, outcome: Outcome, content: bytes) -> None:
@@ -113,8 +120,17 @@ class Afterwards:
         checks, pair = heard.rollout.checks, (text_of(answer), text_of(content))
         hints, stable = await asyncio.to_thread(lambda: [judged(checks, text) for text in pair])
         told = {name: value for name, value in asdict(outcome).items() if name in TOLD_OF_THE_STABLE} | stable
-        shadow = replace(outcome, response_id=uuid.uuid4().hex, version=heard.rollout.candidate, arm="shadow",
-                         status=status, ttft_ms=None, total_ms=total_ms, mirrored=told, **usage_of(answer))  # fmt: skip
+        shadow = replace(
+            outcome,
+            response_id=uuid.uuid4().hex,
+            version=heard.rollout.candidate,
+            arm="shadow",
+            status=status,
+            ttft_ms=None,
+            total_ms=total_ms,
+            mirrored=told,
+            **usage_of(answer),
+        )
         seen = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}
         self.reporter.report(replace(shadow, **seen))
 

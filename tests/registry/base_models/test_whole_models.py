@@ -32,8 +32,9 @@ def line_of_work(project: Project, alice: User) -> Adapter:
 
 
 def published(adapter: Adapter, folder: Path, alice: User, **metrics: Any) -> AdapterVersion:
-    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"],
-                        init_lora_weights=False)  # fmt: skip
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights=False
+    )
     torch.manual_seed(1)
     get_peft_model(AutoModelForCausalLM.from_pretrained(str(adapter.base_model.folder)), config).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
@@ -89,8 +90,9 @@ def test_what_cannot_be_made_is_said(ci: str, line_of_work: Adapter, alice: User
     assert not model.folder.exists()
 
 
-@pytest.mark.parametrize("body", [{}, {"source": "a", "version": "whole.v1"}, {"version": "none.v1"},
-                                  {"source": "version:whole.v1"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "body", [{}, {"source": "a", "version": "whole.v1"}, {"version": "none.v1"}, {"source": "version:whole.v1"}]
+)
 def test_neither_both_and_unknown_are_refused(body: dict[str, str], ci: str, line_of_work: Adapter) -> None:
     answer = client(ci).post("/api/v1/base-models/", {"slug": "x", **body}, content_type="application/json")
     assert answer.status_code == 422

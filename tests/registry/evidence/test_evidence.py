@@ -91,9 +91,16 @@ def served(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
     """The candidate in an approved-to-be rollout, with an answer of the stable version."""
     alias.set_policy({"quorum": 1}, by=alice.as_actor())
     Response.objects.create(
-        id="resp-1", project=alias.project, version=alias.version, arm="stable", alias_name=alias.name,
-        at=alias.created_at, status=200, is_sticky=True, total_ms=12,
-    )  # fmt: skip
+        id="resp-1",
+        project=alias.project,
+        version=alias.version,
+        arm="stable",
+        alias_name=alias.name,
+        at=alias.created_at,
+        status=200,
+        is_sticky=True,
+        total_ms=12,
+    )
     return Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=alice.as_actor())
 
 
@@ -159,9 +166,16 @@ def test_an_answer_names_its_version_and_approvals(ci: str, served: Rollout, cli
     page = client_of_alice.get("/responses/", {"id": "resp-1"}).content.decode()
     assert version.served_name in page
     Response.objects.create(
-        id="resp-2", project=version.project, version=served.candidate, arm="candidate", alias_name=served.alias.name,
-        at=version.created_at, status=200, is_sticky=True, total_ms=1,
-    )  # fmt: skip
+        id="resp-2",
+        project=version.project,
+        version=served.candidate,
+        arm="candidate",
+        alias_name=served.alias.name,
+        at=version.created_at,
+        status=200,
+        is_sticky=True,
+        total_ms=1,
+    )
     assert client_json(ci, "/api/v1/responses/resp-2/")["approvals"] == [str(Approval.objects.get().pk)]
     assert "is known" in client_of_alice.get("/responses/", {"id": "nothing"}).content.decode()
 

@@ -7,7 +7,7 @@ from math import exp, inf, isnan, log, sqrt
 import numpy as np
 import pytest
 
-from registry.experiments.confidence_sequences import (  # fmt: skip
+from registry.experiments.confidence_sequences import (
     Interval,
     Sample,
     Verdict,

@@ -84,8 +84,10 @@ def by_model(approval: Approval, author: User) -> None:
     approval.approve(reason="mine", by=author.as_actor())
 
 
-SIGN = ("INSERT INTO registry_signature (approval_id, author_id, user_id, name, decision, meaning, reason, bound, "
-        "auth_method, at) VALUES (%s, %s, %s, 'x', 'approve', 'approved', '', %s, 'sql', now())")  # fmt: skip
+SIGN = (
+    "INSERT INTO registry_signature (approval_id, author_id, user_id, name, decision, meaning, reason, bound, "
+    "auth_method, at) VALUES (%s, %s, %s, 'x', 'approve', 'approved', '', %s, 'sql', now())"
+)
 
 
 def by_sql(approval: Approval, author: User) -> None:
@@ -111,8 +113,11 @@ def by_sql_on_the_alias(approval: Approval, author: User) -> None:
 
 def by_sql_on_the_history(approval: Approval, author: User) -> None:
     columns = "alias_id, version_id, at, actor_name, reason"
-    execute(f"INSERT INTO registry_aliasmove ({columns}) VALUES (%s, %s, now(), 'x', '')",  # noqa: S608
-            approval.alias_id, approval.candidate_id)  # fmt: skip
+    execute(
+        f"INSERT INTO registry_aliasmove ({columns}) VALUES (%s, %s, now(), 'x', '')",  # noqa: S608
+        approval.alias_id,
+        approval.candidate_id,
+    )
 
 
 def by_sql_on_the_policy(approval: Approval, author: User) -> None:
@@ -121,9 +126,20 @@ def by_sql_on_the_policy(approval: Approval, author: User) -> None:
 
 @pytest.mark.parametrize(
     "door",
-    [by_page, by_rest, by_admin, by_model, by_sql, by_sql_that_hides_the_author, by_sql_on_the_request,
-     by_sql_on_its_author, by_sql_on_the_alias, by_sql_on_the_history, by_sql_on_the_policy],
-)  # fmt: skip
+    [
+        by_page,
+        by_rest,
+        by_admin,
+        by_model,
+        by_sql,
+        by_sql_that_hides_the_author,
+        by_sql_on_the_request,
+        by_sql_on_its_author,
+        by_sql_on_the_alias,
+        by_sql_on_the_history,
+        by_sql_on_the_policy,
+    ],
+)
 def test_an_author_cannot_approve_their_own_promotion(
     approval: Approval, alice: User, door: Callable[[Approval, User], None]
 ) -> None:

@@ -35,9 +35,12 @@ TABLE = {
     ("wait", "running"): "awaiting_approval",
     **{("set weight", state): state for state in (*LIVE, "paused")},
     **{("promote", state): "promoted" for state in (*LIVE, "paused")},
-    **{(verb, state): "rolled_back" for verb in ("rollback", "guardrail")
-       for state in ("loading", *LIVE, "paused", "promoted", "rolled_back")},
-}  # fmt: skip
+    **{
+        (verb, state): "rolled_back"
+        for verb in ("rollback", "guardrail")
+        for state in ("loading", *LIVE, "paused", "promoted", "rolled_back")
+    },
+}
 
 
 def verbs(rollout: Rollout, user: User) -> dict[str, Callable[[], None]]:
@@ -61,8 +64,22 @@ def verbs(rollout: Rollout, user: User) -> dict[str, Callable[[], None]]:
     }
 
 
-VERBS = ("open", "edit", "discard", "start", "replica loss", "pause", "metric loss", "resume", "advance", "wait",
-         "set weight", "promote", "rollback", "guardrail")  # fmt: skip
+VERBS = (
+    "open",
+    "edit",
+    "discard",
+    "start",
+    "replica loss",
+    "pause",
+    "metric loss",
+    "resume",
+    "advance",
+    "wait",
+    "set weight",
+    "promote",
+    "rollback",
+    "guardrail",
+)
 HISTORIES = st.lists(st.sampled_from(VERBS), max_size=12).flatmap(
     lambda later: st.sampled_from([later, ["open", *later], ["open", "start", *later]])
 )
@@ -72,8 +89,15 @@ HISTORIES = st.lists(st.sampled_from(VERBS), max_size=12).flatmap(
 @given(history=HISTORIES)
 def test_no_history_leaves_the_table(alias: Alias, candidate: AdapterVersion, alice: User, history: list[str]) -> None:
     with transaction.atomic():
-        rollout = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, guardrails=RAILS, reason="try",
-                                 by=alice.as_actor(), draft=True)  # fmt: skip
+        rollout = Rollout.create(
+            alias=alias,
+            candidate=candidate,
+            steps=STEPS,
+            guardrails=RAILS,
+            reason="try",
+            by=alice.as_actor(),
+            draft=True,
+        )
         salt, state = rollout.salt, "draft"
         for verb in history:
             state = after(rollout, verb, state, alice)

@@ -35,8 +35,14 @@ def test_rollouts_that_share_a_version_share_its_slot(
 ) -> None:
     with_slots(alias, 2)
     begin(alias, candidate, alice)
-    other = Alias.create(project=alias.project, name="other", cluster=alias.cluster, version=alias.version, policy={},
-                         by=alice.as_actor())  # fmt: skip
+    other = Alias.create(
+        project=alias.project,
+        name="other",
+        cluster=alias.cluster,
+        version=alias.version,
+        policy={},
+        by=alice.as_actor(),
+    )
     third = make_version(alias.version.adapter, seed=7)
     with pytest.raises(Invalid, match=r"hold 2 versions.* 3"):
         begin(other, third, alice)

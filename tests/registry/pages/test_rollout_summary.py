@@ -26,12 +26,14 @@ def told(rollout: Rollout) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("plan", "failing", "many", "next_", "ends"),
-    [({}, 0.2, {}, "It rolls back within seconds", ("rolled_back", 10)),
-     ({"guardrails": SIGNAL}, 0.2, {}, "It pauses within seconds", ("paused", 10)),
-     ({}, 0.05, SMALL, "The share grows to 50 % within seconds." + UNDECIDED, ("running", 50)),
-     ({"steps": LAST}, 0.05, SMALL, "It stays at 50 % until every verdict is good.", ("running", 50)),
-     ({"steps": LAST}, 0.05, {}, "It is promoted to 100 % within seconds.", ("promoted", 50))],
-)  # fmt: skip
+    [
+        ({}, 0.2, {}, "It rolls back within seconds", ("rolled_back", 10)),
+        ({"guardrails": SIGNAL}, 0.2, {}, "It pauses within seconds", ("paused", 10)),
+        ({}, 0.05, SMALL, "The share grows to 50 % within seconds." + UNDECIDED, ("running", 50)),
+        ({"steps": LAST}, 0.05, SMALL, "It stays at 50 % until every verdict is good.", ("running", 50)),
+        ({"steps": LAST}, 0.05, {}, "It is promoted to 100 % within seconds.", ("promoted", 50)),
+    ],
+)
 def test_what_happens_next_happens(
     alias: Alias, candidate: AdapterVersion, alice: User, plan: Any, failing: float, many: Any, next_: str, ends: Any
 ) -> None:

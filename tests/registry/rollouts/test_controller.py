@@ -134,16 +134,32 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(
 
 def report(rollout: Rollout, number: object, arm: str, **changes: Any) -> dict[str, Any]:
     return {
-        "response_id": f"r{number}", "at": now().timestamp(), "project": "eu", "alias": rollout.alias.name,
-        "version": rollout.candidate.served_name, "arm": arm, "sticky": True, "unit": f"u{number}", "status": 200,
-        "ttft_ms": 50.0, "total_ms": 1050.0, "prompt_tokens": 5, "completion_tokens": 20, **changes,
-    }  # fmt: skip
+        "response_id": f"r{number}",
+        "at": now().timestamp(),
+        "project": "eu",
+        "alias": rollout.alias.name,
+        "version": rollout.candidate.served_name,
+        "arm": arm,
+        "sticky": True,
+        "unit": f"u{number}",
+        "status": 200,
+        "ttft_ms": 50.0,
+        "total_ms": 1050.0,
+        "prompt_tokens": 5,
+        "completion_tokens": 20,
+        **changes,
+    }
 
 
 def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, ci: str) -> None:
-    reports = [report(rollout, 1, "candidate"), report(rollout, 2, "candidate", status=502),
-               report(rollout, 3, "stable"), report(rollout, 4, "control", sticky=False),
-               report(rollout, 5, "control", status=422), report(rollout, 6, "control", refusal=True)]  # fmt: skip
+    reports = [
+        report(rollout, 1, "candidate"),
+        report(rollout, 2, "candidate", status=502),
+        report(rollout, 3, "stable"),
+        report(rollout, 4, "control", sticky=False),
+        report(rollout, 5, "control", status=422),
+        report(rollout, 6, "control", refusal=True),
+    ]
     keep(reports)
     keep(reports)
     rows = {(row.arm, row.metric): (row.count, row.total) for row in rollout.minutes.all()}
@@ -201,8 +217,16 @@ def test_users_in_both_arms_pause(rollout: Rollout) -> None:
 
 
 def told(token: str, **body: Any) -> int:
-    return Client().post("/api/v1/feedback/", json.dumps(body), content_type="application/json",
-                         headers={"Authorization": f"Bearer {token}"}).status_code  # fmt: skip
+    return (
+        Client()
+        .post(
+            "/api/v1/feedback/",
+            json.dumps(body),
+            content_type="application/json",
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        .status_code
+    )
 
 
 def test_the_analysis_over_rest_has_numbers_and_sentences(rollout: Rollout, ci: str) -> None:
@@ -219,8 +243,12 @@ SHADOW = [{"weight": 0, "shadow": 50, "min_samples": 100}, {"weight": 10, "hold_
 def shadowed(rollout: Rollout, count: int, differing: int) -> None:
     """So many pairs that nobody saw, as the routers report them."""
     mirrored = {"status": 200, "ttft_ms": None, "total_ms": 900.0, "prompt_tokens": 5, "completion_tokens": 20}
-    keep([report(rollout, number, "shadow", ttft_ms=None, mirrored=mirrored, differs=number < differing)
-          for number in range(count)])  # fmt: skip
+    keep(
+        [
+            report(rollout, number, "shadow", ttft_ms=None, mirrored=mirrored, differs=number < differing)
+            for number in range(count)
+        ]
+    )
 
 
 def test_a_shadow_that_differs_too_much_never_reaches_a_user(
@@ -285,8 +313,12 @@ def test_lists_and_checks_reach_the_routers_as_hashes(alias: Alias, candidate: A
 def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> None:
     """The hour before the rollout is remembered, once."""
     earlier = rollout.opened_at - timedelta(minutes=10)
-    keep([report(rollout, number, "none", at=earlier.timestamp(), version=rollout.stable.served_name)
-          for number in range(400)])  # fmt: skip
+    keep(
+        [
+            report(rollout, number, "none", at=earlier.timestamp(), version=rollout.stable.served_name)
+            for number in range(400)
+        ]
+    )
     measured(rollout, control=0.5, candidate=0.7)
     look_at_all()
     rollout.refresh_from_db()

@@ -46,8 +46,9 @@ class Judge:
         self.script: list[Response] = []
 
     async def answer(self, request: Request) -> Response:
-        self.asked.append({"host": request.headers["host"], "key": request.headers["authorization"],
-                           **await request.json()})  # fmt: skip
+        self.asked.append(
+            {"host": request.headers["host"], "key": request.headers["authorization"], **await request.json()}
+        )
         return self.script.pop(0) if self.script else says('{"score": 8}')
 
     def app(self) -> Starlette:
@@ -167,9 +168,13 @@ BROKEN = {
 
 @pytest.mark.parametrize("how", [*BROKEN, "is away"])
 def test_a_broken_judge_is_a_missing_number_and_pauses(
-    ask: Ask, rollout: Rollout, far_side: Judge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ask: Ask,
+    rollout: Rollout,
+    far_side: Judge,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     how: str,
-) -> None:  # fmt: skip
+) -> None:
     if how == "is away":
         stand_at(monkeypatch, closed_url())
     else:

@@ -12,10 +12,21 @@ from registry.serving.valkey import OUTCOMES, valkey
 
 def report(response_id: str, alias: Alias, **changes: object) -> dict[str, str]:
     fields = {
-        "response_id": response_id, "at": time.time(), "project": alias.project.slug, "alias": alias.name,
-        "version": alias.version.served_name, "arm": "none", "sticky": True, "unit": None, "status": 200,
-        "ttft_ms": 3.5, "total_ms": 20.0, "prompt_tokens": 5, "completion_tokens": 16, "cache": "bypass",
-    }  # fmt: skip
+        "response_id": response_id,
+        "at": time.time(),
+        "project": alias.project.slug,
+        "alias": alias.name,
+        "version": alias.version.served_name,
+        "arm": "none",
+        "sticky": True,
+        "unit": None,
+        "status": 200,
+        "ttft_ms": 3.5,
+        "total_ms": 20.0,
+        "prompt_tokens": 5,
+        "completion_tokens": 16,
+        "cache": "bypass",
+    }
     return {"o": json.dumps({**fields, **changes})}
 
 

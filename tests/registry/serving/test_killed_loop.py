@@ -67,8 +67,10 @@ def loops(fresh_database: str, settings: Any) -> Iterator[subprocess.Popen[str]]
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tests.registry.serving.forked_loop", fresh_database],
         env=os.environ | {"PYTHONPATH": path, "ADAPTERHUB_ROLLBACK_WINDOW_S": "0"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as forker:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as forker:
         yield forker
         assert forker.stdin
         forker.stdin.close()
@@ -87,9 +89,13 @@ def killed_at(call: int, loops: subprocess.Popen[str], deadly: Deadly) -> None:
 
 @pytest.mark.slow
 def test_the_next_loop_comes_to_the_same_end(
-    engines: list[FakeEngine], deadly: Deadly, loops: subprocess.Popen[str], alias: Alias, candidate: AdapterVersion,
+    engines: list[FakeEngine],
+    deadly: Deadly,
+    loops: subprocess.Popen[str],
+    alias: Alias,
+    candidate: AdapterVersion,
     alice: User,
-) -> None:  # fmt: skip
+) -> None:
     reconcile()
     versions = [candidate, alias.version]
     for call in range(1, CALLS + 1):
@@ -110,6 +116,8 @@ def is_served_alone(engines: list[FakeEngine], version: AdapterVersion) -> bool:
     reconcile()
     name = version.served_name
     routed = published().versions[name].replicas
-    return len(routed) == 2 and all(set(engine.adapters) == {name} for engine in engines) and all(
-        set(replica.loaded) == {name} for replica in Replica.objects.all()
-    )  # fmt: skip
+    return (
+        len(routed) == 2
+        and all(set(engine.adapters) == {name} for engine in engines)
+        and all(set(replica.loaded) == {name} for replica in Replica.objects.all())
+    )

@@ -180,8 +180,14 @@ def test_the_wanted_versions_take_the_same_queries_for_many_aliases(
     served: Alias, candidate: AdapterVersion, alice: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(20):
-        Alias.create(project=served.project, name=f"name-{number}", cluster=served.cluster, version=candidate,
-                     policy={}, by=alice.as_actor())  # fmt: skip
+        Alias.create(
+            project=served.project,
+            name=f"name-{number}",
+            cluster=served.cluster,
+            version=candidate,
+            policy={},
+            by=alice.as_actor(),
+        )
     with django_assert_max_num_queries(5):
         assert set(wanted_versions(served.cluster)) == {served.version.served_name, candidate.served_name}
 

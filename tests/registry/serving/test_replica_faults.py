@@ -154,8 +154,9 @@ def test_the_least_recently_used_waits_when_slots_are_few(
 ) -> None:
     served.cluster.max_loras = 1
     served.cluster.save()
-    Alias.create(project=served.project, name="other", cluster=served.cluster, version=candidate, policy={},
-                 by=alice.as_actor())  # fmt: skip
+    Alias.create(
+        project=served.project, name="other", cluster=served.cluster, version=candidate, policy={}, by=alice.as_actor()
+    )
     answered(candidate, minutes_ago=2)
     answered(served.version, minutes_ago=1)
     reconcile()
@@ -167,9 +168,15 @@ def test_the_least_recently_used_waits_when_slots_are_few(
 
 def answered(version: AdapterVersion, *, minutes_ago: float) -> None:
     Response.objects.create(
-        id=f"{version.pk}-{minutes_ago}", project=version.project, version=version, arm="none", is_sticky=True,
-        status=200, at=now() - timedelta(minutes=minutes_ago), total_ms=1,
-    )  # fmt: skip
+        id=f"{version.pk}-{minutes_ago}",
+        project=version.project,
+        version=version,
+        arm="none",
+        is_sticky=True,
+        status=200,
+        at=now() - timedelta(minutes=minutes_ago),
+        total_ms=1,
+    )
 
 
 def test_what_a_request_waits_for_comes_first(served: Alias, engines: list[Engine], candidate: AdapterVersion) -> None:

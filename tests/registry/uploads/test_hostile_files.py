@@ -142,8 +142,9 @@ def test_the_senders_file_name_is_no_path(
     assert upload(ci, *good, name=name).status_code == 201
     version = AdapterVersion.objects.get()
     assert {path.name for path in version.stored(tmp_path / "out").iterdir()} == {
-        "adapter_model.safetensors", "adapter_config.json"
-    }  # fmt: skip
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {

@@ -52,9 +52,16 @@ def attend(
     groups = query.shape[1] // key.shape[1]
     parts = [part[0].transpose(0, 1).to(dtype) for part in (query, repeat_kv(key, groups), repeat_kv(value, groups))]
     answer: Any = varlen_attn(
-        parts[0], parts[1], parts[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-        scale=scaling, window_size=(sliding_window - 1 if sliding_window else -1, 0),
-    )  # fmt: skip
+        parts[0],
+        parts[1],
+        parts[2],
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        scale=scaling,
+        window_size=(sliding_window - 1 if sliding_window else -1, 0),
+    )
     return answer[None], None
 
 

@@ -57,6 +57,7 @@ def web_process(**environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.threat("D2")
 def test_a_long_statement_of_the_web_process_is_ended(db: None) -> None:
     said, failed = web_process(ADAPTERHUB_STATEMENT_S="1").communicate(timeout=50)
     assert said.strip() == "1s"
@@ -71,6 +72,7 @@ def test_without_a_setting_the_web_process_waits_thirty_seconds(db: None) -> Non
     process.communicate()
 
 
+@pytest.mark.threat("D2")
 @pytest.mark.slow
 def test_a_request_whose_statement_was_ended_is_told_to_come_again(fresh_database: str, ci: str) -> None:
     """Somebody holds the table: the call neither waits for ever nor fails as if we had made a mistake."""

@@ -30,6 +30,7 @@ class Canary:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.threat("I6")
 def test_a_pickle_in_the_queue_is_refused_unread(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """Through the real queue, decoded as a worker decodes it."""
     canary, refused = tmp_path / "canary", []
@@ -55,6 +56,7 @@ def test_the_product_takes_json_only() -> None:
     assert (app.conf.task_serializer, app.conf.result_serializer) == ("json", "json")
 
 
+@pytest.mark.threat("I6")
 def test_a_forged_wake_up_does_nothing_that_the_database_does_not_say(
     dataset: Dataset, adapter: Adapter, version: AdapterVersion, alice: User
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from adapterhub import outbound
 
 
+@pytest.mark.threat("G1")
 @pytest.mark.parametrize(
     "address",
     [
@@ -35,6 +36,7 @@ def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, ad
         outbound.pinned("https://hook.example/x", ["hook.example"])
 
 
+@pytest.mark.threat("G1")
 @pytest.mark.parametrize(
     "url",
     [
@@ -54,6 +56,7 @@ def test_only_listed_hosts_over_https(url: str) -> None:
         outbound.pinned(url, ["hook.example"])
 
 
+@pytest.mark.threat("G1")
 def test_one_hidden_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [(0, 0, 0, "", (address, 443)) for address in ("93.184.216.34", "10.0.0.7")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
@@ -72,6 +75,7 @@ def test_a_port_that_is_none_is_refused() -> None:
         outbound.pinned("https://hook.example:99999/", ["hook.example"])
 
 
+@pytest.mark.threat("G2")
 def test_a_name_is_looked_up_once_and_the_connection_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that answers differently the second time is not asked a second time; a redirect is not followed."""
     answers = iter(["93.184.216.34", "127.0.0.1"])

@@ -36,6 +36,7 @@ def test_a_line_without_a_secret_stays_and_a_token_keeps_its_id() -> None:
     assert redacted(TOKEN) == "ah_abcdefgh1234_[hidden]"
 
 
+@pytest.mark.threat("C2")
 def test_arguments_and_tracebacks_are_covered() -> None:
     stream = io.StringIO()
     console = logging.StreamHandler(stream)
@@ -51,6 +52,7 @@ def test_arguments_and_tracebacks_are_covered() -> None:
     assert "refused ah_abcdefgh1234_[hidden]" in stream.getvalue()
 
 
+@pytest.mark.threat("H4")
 @pytest.mark.parametrize("typed", ["bob\nINFO alias eu moved to v9", "bob\r\n", "bob\x1b[2K", "bob\u2028x", "bob\x00"])
 def test_what_somebody_typed_begins_no_line_and_moves_no_cursor(typed: str) -> None:
     record = logging.LogRecord("web", logging.WARNING, "", 0, "refused %s", (typed,), None)

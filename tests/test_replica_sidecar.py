@@ -105,6 +105,7 @@ def test_an_artifact_that_is_not_there_is_refused_and_a_store_that_is_away_is_no
         client.load_adapter("one", str(served / digest))
 
 
+@pytest.mark.threat("F1")
 @pytest.mark.parametrize("path", ["/metrics", "/adapters", "/invocations", "/tokenize"])
 def test_the_engines_other_routes_are_not_reached(replica: EngineClient, path: str) -> None:
     assert httpx.get(replica.url + path).status_code == 404

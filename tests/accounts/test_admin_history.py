@@ -68,6 +68,7 @@ def test_a_service_account_is_given_no_password(root: Client, project: Project, 
     assert not robot.has_usable_password()
 
 
+@pytest.mark.threat("B4")
 def test_history_is_shown_and_never_changed(root: Client, alias: Alias) -> None:
     """Everything but accounts and projects has no form that saves, for a superuser too."""
     editable = {"user", "project", "group"}

@@ -87,6 +87,7 @@ def test_how_somebody_signed_in_is_kept(provider: str, project: Project) -> None
     assert UnsealedEvent.objects.get().fields["evidence"] == {"method": "oidc"}
 
 
+@pytest.mark.threat("C1")
 def test_wrong_passwords_are_braked_and_kept(project: Project) -> None:
     member("bob", project, "viewer")
     client = Client()

@@ -64,6 +64,7 @@ def test_a_recovery_code_is_good_once(alice: User) -> None:
     assert answers == [302, 422]
 
 
+@pytest.mark.threat("C1")
 def test_codes_are_braked_with_the_passwords_and_recorded(secret: str) -> None:
     client = typed_password("alice")[0]
     for _ in range(10):

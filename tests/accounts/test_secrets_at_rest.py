@@ -46,6 +46,7 @@ def dump() -> str:
     return "\n".join(found)
 
 
+@pytest.mark.threat("C2")
 def test_a_token_lies_in_no_table_no_log_and_no_routing_table(
     valkey: EmbeddedValkey, ci: str, project: Project, alice: User, lines: io.StringIO
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_token_lies_in_no_table_no_log_and_no_routing_table(
         assert secret.encode().hex() not in place
 
 
+@pytest.mark.threat("C2")
 def test_a_password_lies_in_no_table_and_no_log(project: Project, bob: User, lines: io.StringIO) -> None:
     Client().post("/login/", {"username": "bob", "password": "bob-long-password"})
     Client().post("/login/", {"username": "bob", "password": "a-wrong-guess"})

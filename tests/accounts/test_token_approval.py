@@ -64,6 +64,7 @@ def by_sql(token: ApiToken, author: User) -> None:
         cursor.execute(statement, [author.pk, token.pk])
 
 
+@pytest.mark.threat("B3")
 @pytest.mark.parametrize("door", [by_page, by_rest, by_model, by_second_account, by_sql])
 def test_its_author_cannot_approve_it(
     high: tuple[ApiToken, str], alice: User, door: Callable[[ApiToken, User], None]
@@ -103,6 +104,7 @@ def test_a_token_cannot_approve_a_token(high: tuple[ApiToken, str], ci: str) -> 
     assert api.post(f"/api/v1/tokens/{high[0].pk}/approve/", {"reason": "bot"}).status_code == 403
 
 
+@pytest.mark.threat("B3")
 def test_a_token_that_operates_moves_nothing_that_is_protected(
     alias: Alias, candidate: AdapterVersion, alice: User
 ) -> None:

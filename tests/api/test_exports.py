@@ -69,6 +69,7 @@ def test_weights_that_are_gone_are_said(ci: str, version: AdapterVersion) -> Non
         hidden.rename(place)
 
 
+@pytest.mark.threat("E9")
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 def test_a_flipped_byte_never_leaves(
     place: str, request: pytest.FixtureRequest, ci: str, adapter: Adapter, alice: User, tmp_path: Path

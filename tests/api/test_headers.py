@@ -18,6 +18,7 @@ TEMPLATES = Path(settings.ROOT) / "templates"
 INLINE = re.compile(r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=|javascript:", re.IGNORECASE)
 
 
+@pytest.mark.threat("H2")
 @pytest.mark.parametrize("path", ["/login/", "/", "/audit/", "/api/docs/", "/admin/"])
 def test_every_page_has_a_policy_that_allows_no_inline_script(alice: User, client: Client, path: str) -> None:
     if path != "/login/":
@@ -30,6 +31,7 @@ def test_every_page_has_a_policy_that_allows_no_inline_script(alice: User, clien
     assert (answer["X-Frame-Options"], answer["X-Content-Type-Options"]) == ("DENY", "nosniff")
 
 
+@pytest.mark.threat("H3")
 def test_no_page_of_ours_needs_more_than_the_policy_allows() -> None:
     found = [
         f"{path.name}: {hit.group()}" for path in TEMPLATES.rglob("*.html") for hit in INLINE.finditer(path.read_text())
@@ -43,11 +45,13 @@ def test_the_documentation_of_the_api_has_no_script_in_its_text(client: Client) 
     assert all("src=" in attributes for attributes in scripts)
 
 
+@pytest.mark.threat("H1")
 @pytest.mark.parametrize("path", ["/", "/login/", "/admin/login/", "/api/v1/projects/", "/audit/"])
 def test_a_host_that_is_not_ours_is_refused(db: None, path: str) -> None:
     assert Client(raise_request_exception=False).get(path, headers={"host": "evil.example"}).status_code == 400
 
 
+@pytest.mark.threat("H2")
 def test_a_form_without_its_token_is_refused(alice: User) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(alice)

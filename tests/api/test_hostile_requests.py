@@ -22,6 +22,7 @@ from tests.builders.rest import client, problem
 NAMES = ["../../secrets", "..%252f..%252fsecrets", "a\\..\\b", "/etc/passwd", "name\x00.jsonl", "s3://other/x", "$(id)"]
 
 
+@pytest.mark.threat("D2")
 def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter) -> None:
     made = Adapter.objects.bulk_create(
         Adapter(project=adapter.project, slug=f"a-{number}", base_model=adapter.base_model) for number in range(250)
@@ -31,6 +32,7 @@ def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter
     assert page["next"]
 
 
+@pytest.mark.threat("D2")
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "application/xml"])
 def test_a_body_that_no_parser_may_hold_is_413(ci: str, kind: str) -> None:
     body = b'{"slug": "' + b"a" * settings.DATA_UPLOAD_MAX_MEMORY_SIZE + b'"}'
@@ -38,6 +40,7 @@ def test_a_body_that_no_parser_may_hold_is_413(ci: str, kind: str) -> None:
     assert "multipart" in problem(answer, 413, "body_too_large")["detail"]
 
 
+@pytest.mark.threat("H5")
 @pytest.mark.parametrize("body", [{"slug": "a\0"}, {"tags": [{"a\0": 1}]}])
 def test_a_nul_is_refused_wherever_it_stands(ci: str, adapter: Adapter, body: dict[str, Any]) -> None:
     """Postgres has no place for it: it would be a fault of ours."""
@@ -46,6 +49,7 @@ def test_a_nul_is_refused_wherever_it_stands(ci: str, adapter: Adapter, body: di
     problem(client(ci).get("/api/v1/audit/events/", {"tag": "a\0"}), 422, "null_characters_not_allowed")
 
 
+@pytest.mark.threat("E1")
 def test_no_name_of_a_caller_becomes_a_key_of_the_store(
     bucket: S3Store, ci: str, adapter: Adapter, tmp_path: Path
 ) -> None:
@@ -78,6 +82,7 @@ def upload(token: str, folder: Path, name: str) -> Any:
     return client(token).post("/api/v1/adapters/dora/versions/", files, format="multipart")
 
 
+@pytest.mark.threat("B4")
 def test_nothing_is_deleted_by_a_call(version: AdapterVersion, alice: User) -> None:
     """No route takes DELETE, for an administrator neither; the content of a dataset has its request and two people."""
     User.objects.filter(pk=alice.pk).update(is_superuser=True, is_staff=True)

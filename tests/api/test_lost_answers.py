@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.db import transaction
 from django.test import Client
 
@@ -67,6 +68,7 @@ def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], 
     assert (flying.status_code, flying.json()["code"]) == (409, "in_flight")
 
 
+@pytest.mark.threat("C2")
 def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any], ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}", "Idempotency-Key": "once"})
     fields = {"project": "eu", "name": "t", "scopes": ["read"]}

@@ -33,6 +33,7 @@ def reads() -> list[tuple[str, str, str]]:
     return [(row["tag"], row["actor_name"], row["object_name"]) for row in rows if not row["tag"].startswith("session")]
 
 
+@pytest.mark.threat("I5")
 @pytest.mark.parametrize("verb", ["download/", "export/?format=portable"])
 def test_who_took_the_weights_is_recorded(verb: str, ci: str, version: AdapterVersion, project: Project) -> None:
     """The request alone says it, before a byte leaves: an answer that was cut off was a read too."""
@@ -44,6 +45,7 @@ def test_who_took_the_weights_is_recorded(verb: str, ci: str, version: AdapterVe
     assert verify(project)[1] == []
 
 
+@pytest.mark.threat("I5")
 def test_who_took_links_to_the_weights_is_recorded(
     bucket: S3Store, ci: str, adapter: Adapter, alice: User, tmp_path: Path
 ) -> None:
@@ -52,6 +54,7 @@ def test_who_took_links_to_the_weights_is_recorded(
     assert reads() == [("adapter_version:read", "token:ci", f"{WEIGHTS}/links/")]
 
 
+@pytest.mark.threat("I5")
 def test_a_person_who_reads_weights_or_rows_is_recorded(
     version: AdapterVersion, dataset: Dataset, bob: User, client: Client
 ) -> None:
@@ -68,6 +71,7 @@ def test_whoever_is_refused_took_nothing(version: AdapterVersion, charlie: User,
     assert reads() == []
 
 
+@pytest.mark.threat("I5")
 def test_every_way_to_read_the_trail_is_recorded(version: AdapterVersion, alice: User, client: Client) -> None:
     client.force_login(alice)
     event = AuditEvent.objects.get(tag="adapter_version:published")

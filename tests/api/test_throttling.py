@@ -31,6 +31,7 @@ def statuses(api: Any, count: int) -> list[int]:
     return [api.get("/api/v1/projects/").status_code for _ in range(count)]
 
 
+@pytest.mark.threat("D1")
 def test_a_token_that_floods_is_told_when_to_come_again(ci: str) -> None:
     assert statuses(client(ci), A_BURST) == [200, 200]
     answer = client(ci).get("/api/v1/projects/")
@@ -45,6 +46,7 @@ def test_every_answer_tells_what_is_left(ci: str) -> None:
     assert 90 <= int(answers[0]["RateLimit"].partition("t=")[2]) <= 100
 
 
+@pytest.mark.threat("D1")
 def test_a_flood_of_one_caller_takes_nothing_from_another(ci: str, alice: User, project: Project) -> None:
     _, other = ApiToken.issue(name="other", project=project, scopes=["read"], created_by=alice)
     browser = Client()
@@ -54,6 +56,7 @@ def test_a_flood_of_one_caller_takes_nothing_from_another(ci: str, alice: User, 
     assert statuses(browser, 4)[-1] == 429
 
 
+@pytest.mark.threat("D1")
 def test_strangers_are_counted_by_their_address(db: None, ci: str) -> None:
     guesses = [client(f"ah_{number}_x").get("/api/v1/projects/").status_code for number in range(4)]
     assert guesses == [401, 401, 429, 429]
@@ -62,6 +65,7 @@ def test_strangers_are_counted_by_their_address(db: None, ci: str) -> None:
     assert statuses(client(ci), 1) == [200]
 
 
+@pytest.mark.threat("C1")
 def test_sign_ins_from_one_address_are_counted_whatever_the_name(db: None) -> None:
     tries = [Client().post("/login/", {"username": f"n{number}", "password": "x"}) for number in range(4)]
     assert [answer.status_code for answer in tries] == [200, 200, 429, 429]

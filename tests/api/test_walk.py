@@ -17,6 +17,7 @@ from tests.builders.walk import CALLS, ROUTES, address
 QUICK = (Membership.Role.ADMIN, Membership.Role.VIEWER)
 
 
+@pytest.mark.threat("A5")
 @pytest.mark.parametrize(
     "role", [pytest.param(role, marks=[] if role in QUICK else pytest.mark.slow) for role in Membership.Role.values]
 )
@@ -26,6 +27,7 @@ def test_a_role_gets_what_the_table_grants_and_no_more(
     assert faults_of_role(role, world, project, tmp_path) == []
 
 
+@pytest.mark.threat("A5")
 def test_strangers_and_other_tenants_get_nothing(world: dict[str, Any], charlie: User, tmp_path: Path) -> None:
     assert faults_towards_outsiders(world, charlie, tmp_path) == []
 
@@ -42,6 +44,7 @@ FOR_PEOPLE = {
 }
 
 
+@pytest.mark.threat("A5")
 @pytest.mark.slow
 def test_a_token_gets_what_its_scopes_grant(world: dict[str, Any], project: Project, tmp_path: Path) -> None:
     """A token of scope read is a viewer; with every scope it still cannot approve."""

@@ -13,6 +13,7 @@ from adapterhub.api import pages, permissions
 from tests.api.rights import faults_of_role, faults_towards_outsiders
 
 
+@pytest.mark.threat("A6")
 def test_without_the_check_of_scopes_a_viewer_may_write(
     world: dict[str, Any], project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -21,6 +22,7 @@ def test_without_the_check_of_scopes_a_viewer_may_write(
     assert "expected a refusal" in "\n".join(faults_of_role("viewer", world, project, tmp_path, writing))
 
 
+@pytest.mark.threat("A6")
 def test_without_the_border_of_projects_an_outsider_reads(
     world: dict[str, Any], charlie: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

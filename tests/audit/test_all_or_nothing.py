@@ -49,6 +49,7 @@ VERBS: dict[str, Does] = {
 }
 
 
+@pytest.mark.threat("I4")
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_whose_event_cannot_be_written_does_nothing(
     things: dict[str, Any], verb: str, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +88,7 @@ def test_reads_are_sealed_in_their_order(project: Project, alice: User) -> None:
     assert verify(project) == (before + 5, [])
 
 
+@pytest.mark.threat("I5")
 def test_a_refusal_is_kept(project: Project, alias: Alias, bob: User) -> None:
     api = APIClient()
     api.force_login(bob)

@@ -56,6 +56,7 @@ def test_an_untouched_trail_holds(trail: Project, tmp_path: Path) -> None:
     assert judge(tmp_path, trail) == (0, {"ok": True, "project": "eu", "sequence": 8, "fault": None})
 
 
+@pytest.mark.threat("I1")
 @pytest.mark.parametrize(
     ("falsify", "sequence", "fault"),
     [
@@ -75,16 +76,19 @@ def test_what_a_superuser_did_is_named(
     assert judge(tmp_path, trail) == (1, {"ok": False, "project": "eu", "sequence": sequence, "fault": fault})
 
 
+@pytest.mark.threat("I1")
 def test_a_trail_cut_to_nothing_is_found(trail: Project, tmp_path: Path) -> None:
     assert judge(tmp_path, None)[1] == {"ok": False, "project": "eu", "sequence": 1, "fault": "tail"}
 
 
+@pytest.mark.threat("I1")
 def test_a_new_checkpoint_does_not_cover_a_rehash(trail: Project, tmp_path: Path) -> None:
     tamper.rehash(2)
     checkpoints.write(trail)
     assert judge(tmp_path, trail)[1]["fault"] == "rehash"
 
 
+@pytest.mark.threat("I3")
 @pytest.mark.parametrize("break_it", ["signature", "key", "missing"])
 def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break_it: str) -> None:
     folder = Path(settings.ARTIFACT_STORE) / "checkpoints"
@@ -101,6 +105,7 @@ def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break
     assert (code, said["said"][:2]) == (2, "--")
 
 
+@pytest.mark.threat("I2")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -120,6 +125,7 @@ def test_the_role_of_the_application_is_refused(trail: Project, statement: str) 
         cursor.execute(statement)
 
 
+@pytest.mark.threat("H4")
 def test_an_export_for_a_spreadsheet_runs_no_formula(trail: Project) -> None:
     with transaction.atomic():
         AuditEvent.record(Tag.PROJECT_CREATED, trail, by=system("test"), project=trail, reason='=HYPERLINK("x")\n')
@@ -153,6 +159,7 @@ def test_the_bundle_of_the_command_verifies(bundle: Path) -> None:
     assert {"events.jsonl", "events.csv", "public-key.pem"} <= set(manifest["files"])
 
 
+@pytest.mark.threat("I3")
 def test_a_file_of_the_bundle_that_is_not_the_signed_one_is_named(bundle: Path) -> None:
     """The chain says nothing of the spreadsheet: only the manifest does."""
     sheet = bundle / "events.csv"
@@ -173,6 +180,7 @@ def test_an_edited_event_of_a_bundle_is_named_with_its_sequence(bundle: Path) ->
     assert judge_bundle(bundle) == (1, broken)
 
 
+@pytest.mark.threat("I3")
 @pytest.mark.parametrize("forge", ["digest", "signature", "gone"])
 def test_a_manifest_that_was_not_signed_is_no_verdict(bundle: Path, forge: str) -> None:
     manifest = bundle / "manifest.json"

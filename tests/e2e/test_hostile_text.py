@@ -58,6 +58,7 @@ def pages(
     return [f"/{place}/".replace("//", "/") for place in [*things, *lists]]
 
 
+@pytest.mark.threat("H3")
 def test_what_somebody_typed_is_text_on_every_page(
     page: Any,
     pages: list[str],

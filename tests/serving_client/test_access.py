@@ -65,6 +65,7 @@ def test_a_token_for_something_else_403(router: Router) -> None:
     assert refusal(router.complete(token("read00000000"))) == (403, "scope_missing")
 
 
+@pytest.mark.threat("F2")
 @pytest.mark.parametrize("name", ["billing", "invoices", FOREIGN, "tiny", "nothing", "../compliance"])
 def test_names_of_others_and_of_nobody_404(router: Router, engine: Engine, name: str) -> None:
     assert refusal(router.complete(model=name)) == (404, "model_not_found")
@@ -80,6 +81,7 @@ def test_models_are_those_of_the_project(router: Router) -> None:
     assert names(FOREIGNER) == {"billing", FOREIGN}
 
 
+@pytest.mark.threat("F1")
 @pytest.mark.parametrize(
     "path",
     ["/", "/v1", "/v1/models/", "/v1/load_lora_adapter", "/v1/completions/", "/tokenize", "/invocations", "/docs"],
@@ -106,6 +108,7 @@ def test_what_is_nested_too_deeply_400(router: Router) -> None:
     assert refusal(answer) == (400, "bad_json")
 
 
+@pytest.mark.threat("F1")
 @pytest.mark.parametrize(
     "name",
     ["cache_salt", "chat_template", "chat_template_kwargs", "lora_request", "lora_path", "lora_name"],
@@ -122,6 +125,7 @@ def test_no_name_400(router: Router, body: dict[str, Any]) -> None:
     assert refusal(router.complete(**body)) == (400, "model_missing")
 
 
+@pytest.mark.threat("F1")
 @pytest.mark.parametrize("count", [0, -1, 9, 1.5, "2", [1]])
 def test_too_many_answers_400(router: Router, count: object) -> None:
     assert refusal(router.complete(n=count)) == (400, "bad_n")

@@ -117,6 +117,7 @@ def test_new_weights_under_an_old_name_miss(cached: Router, engine: Engine) -> N
     assert ask(cached) == "miss"
 
 
+@pytest.mark.threat("F2")
 def test_another_project_never_hits(cached: Router) -> None:
     keep(cached)
     assert ask(cached, FOREIGNER, model="billing") == "miss"

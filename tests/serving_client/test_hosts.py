@@ -9,6 +9,7 @@ from tests.fakes.routing import INFER
 from tests.fakes.stage import Engine, Router
 
 
+@pytest.mark.threat("H1")
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil", ""])
 def test_another_name_is_400_and_no_engine_hears_of_it(router: Router, engine: Engine, host: str) -> None:
     for path in ("/v1/completions", "/v1/models"):

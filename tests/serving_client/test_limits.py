@@ -36,6 +36,7 @@ def test_over_the_limit_429_says_when_to_come_again(limited: Router, engine: Eng
     assert len(engine.fake.received) == 3
 
 
+@pytest.mark.threat("D1")
 def test_a_busy_project_takes_nothing_from_another(limited: Router) -> None:
     statuses(limited, 4)
     assert limited.complete(FOREIGNER, model="billing").status_code == 200

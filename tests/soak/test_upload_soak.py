@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.threat("E3")
 def test_no_header_or_configuration_breaks_intake(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     seconds = 600 if pytestconfig.getoption("--soak") else 4
     command = [sys.executable, "-m", "tests.soak.upload_fuzz", str(seconds), "5", str(tmp_path)]

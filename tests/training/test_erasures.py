@@ -79,6 +79,7 @@ def by_sql_that_deletes_the_dataset(asked: Erasure, author: User) -> None:
     execute("DELETE FROM training_dataset WHERE id = %s", asked.dataset_id)
 
 
+@pytest.mark.threat("B4")
 @pytest.mark.parametrize(
     "door",
     [
@@ -128,6 +129,7 @@ def test_erased_content_does_not_come_back(
         execute("UPDATE training_dataset SET status = 'ready'")
 
 
+@pytest.mark.threat("B4")
 def test_the_class_and_the_hold_go_before(dataset: Dataset, alice: User, dana: User) -> None:
     by = alice.as_actor()
     with pytest.raises(Conflict, match="kept until"):

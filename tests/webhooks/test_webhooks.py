@@ -76,6 +76,7 @@ def make_due() -> None:
     Delivery.objects.update(next_at=now() - timedelta(seconds=1))
 
 
+@pytest.mark.threat("G4")
 def test_a_change_is_told_with_a_signature(hook: Webhook, receiver: Receiver, adapter: Adapter) -> None:
     assert send_due() == 1
     (headers, body), delivery = receiver.got[0], Delivery.objects.get()
@@ -100,6 +101,7 @@ def test_a_change_that_is_undone_is_not_told(
     assert Delivery.objects.count() == 0
 
 
+@pytest.mark.threat("G5")
 def test_others_are_told_nothing(hook: Webhook, base_model: BaseModel, charlie: User, alice: User) -> None:
     other = Project.objects.get(slug="other")
     Adapter.create(project=other, slug="theirs", base_model=base_model, by=charlie.as_actor())
@@ -144,6 +146,7 @@ def test_one_of_two_workers_sends(hook: Webhook, adapter: Adapter) -> None:
     assert (first.claim(), second.claim()) == (True, False)
 
 
+@pytest.mark.threat("G3")
 def test_only_what_an_operator_allowed_is_asked(project: Project, alice: User, settings: Any) -> None:
     settings.WEBHOOK_HOSTS = ["127.0.0.1"]
     for url in (HOOK, "http://hook.example/", "https://127.0.0.1/"):
@@ -152,6 +155,7 @@ def test_only_what_an_operator_allowed_is_asked(project: Project, alice: User, s
         assert (refused.value.field, refused.value.code) == ("url", "forbidden_address")
 
 
+@pytest.mark.threat("G3")
 def test_an_address_that_was_allowed_once_is_refused_later(
     hook: Webhook, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

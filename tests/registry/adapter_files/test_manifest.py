@@ -37,6 +37,7 @@ def test_a_good_adapter_is_read(tmp_path: Path) -> None:
     assert manifest.scale == 2
 
 
+@pytest.mark.threat("E6")
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -74,6 +75,7 @@ def test_every_field_that_peft_writes_is_known(tmp_path: Path) -> None:
     Manifest.read(write_adapter(tmp_path, **written), SHAPES, LAYERS)
 
 
+@pytest.mark.threat("E8")
 def test_a_third_file_is_refused(tmp_path: Path) -> None:
     write_adapter(tmp_path)
     (tmp_path / "tokenizer.py").write_text("print()")
@@ -112,6 +114,7 @@ def test_a_broken_header_is_refused(tmp_path: Path, header: Any, body: bytes) ->
     assert refused(tmp_path).code == "bad_adapter"
 
 
+@pytest.mark.threat("E3")
 def test_an_announced_giant_header_is_not_read(tmp_path: Path) -> None:
     write_adapter(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")

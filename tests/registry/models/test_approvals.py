@@ -124,6 +124,7 @@ def by_sql_on_the_policy(approval: Approval, author: User) -> None:
     execute("UPDATE registry_alias SET policy = '{}' WHERE id = %s", approval.alias_id)
 
 
+@pytest.mark.threat("B1")
 @pytest.mark.parametrize(
     "door",
     [
@@ -167,6 +168,7 @@ def test_another_person_approves_and_the_operator_promotes(
     assert verify(rollout.alias.project)[1] == []
 
 
+@pytest.mark.threat("B2")
 def test_the_second_account_of_the_author_is_the_author(approval: Approval, alice: User, dana: User) -> None:
     User.objects.filter(pk__in=[alice.pk, dana.pk]).update(email="alice@example.org")
     dana.refresh_from_db()
@@ -174,6 +176,7 @@ def test_the_second_account_of_the_author_is_the_author(approval: Approval, alic
         Approval.objects.get().approve(reason="me again", by=dana.as_actor())
 
 
+@pytest.mark.threat("B2")
 def test_tokens_and_other_roles_cannot_approve(approval: Approval, ci: str, olga: User, charlie: User) -> None:
     api = APIClient(headers={"Authorization": f"Bearer {ci}"})
     answer = api.post(f"/api/v1/approvals/{approval.pk}/approve/", {"reason": "bot"})

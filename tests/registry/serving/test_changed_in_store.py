@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.conf import settings as configured
 from django.test import Client
 
@@ -24,6 +25,7 @@ def damage(version: AdapterVersion) -> None:
     flip_a_byte(FolderStore(Path(configured.ARTIFACT_STORE)), version.digest)
 
 
+@pytest.mark.threat("E9")
 def test_a_flipped_byte_is_refused_and_the_old_version_serves(
     served: Alias,
     engines: list[tuple[FakeEngine, Server]],

@@ -99,6 +99,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.threat("E3")
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_hostile_weights_file_is_refused(ci: str, adapter: Adapter, good: tuple[bytes, bytes], name: str) -> None:
     before = kept()
@@ -108,6 +109,7 @@ def test_a_hostile_weights_file_is_refused(ci: str, adapter: Adapter, good: tupl
     assert not list(settings.WORK_DIR.glob("tmp*")), "nothing is left behind"
 
 
+@pytest.mark.threat("E3")
 @pytest.mark.parametrize("name", [name for name in HEADERS if name != "nothing"])
 def test_no_header_takes_long(good: tuple[bytes, bytes], name: str, tmp_path: Path, uncollected: None) -> None:
     """The time of this thread in the reader alone: a busy machine does not lengthen it."""
@@ -126,6 +128,7 @@ def test_a_crowd_of_tensors_is_refused_before_it_is_parsed(tmp_path: Path, monke
         read_header(tmp_path / "crowd")
 
 
+@pytest.mark.threat("E2")
 def test_a_pickle_is_never_opened(ci: str, adapter: Adapter, good: tuple[bytes, bytes], tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     raw = pickle.dumps(Canary(canary)) * 9
@@ -135,6 +138,7 @@ def test_a_pickle_is_never_opened(ci: str, adapter: Adapter, good: tuple[bytes, 
     assert not canary.exists()
 
 
+@pytest.mark.threat("E1")
 @pytest.mark.parametrize("name", ["../../x", "..%252fx", "..\\x", "/etc/passwd", "a\0b", "adapter_model.py"])
 def test_the_senders_file_name_is_no_path(
     ci: str, adapter: Adapter, good: tuple[bytes, bytes], name: str, tmp_path: Path
@@ -163,6 +167,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.threat("E4")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_hostile_configuration_is_refused(ci: str, adapter: Adapter, good: tuple[bytes, bytes], name: str) -> None:
     changes, field = CONFIGS[name]
@@ -172,6 +177,7 @@ def test_a_hostile_configuration_is_refused(ci: str, adapter: Adapter, good: tup
     assert not AdapterVersion.objects.exists()
 
 
+@pytest.mark.threat("E5")
 @pytest.mark.parametrize("name", ["a regular expression", "a pattern that runs"])
 def test_no_pattern_is_run(good: tuple[bytes, bytes], name: str, tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
@@ -182,6 +188,7 @@ def test_no_pattern_is_run(good: tuple[bytes, bytes], name: str, tmp_path: Path)
     assert time.thread_time() - began < 0.05
 
 
+@pytest.mark.threat("E1")
 @pytest.mark.parametrize("slug", ["..", "..%2f..", "a/b", "a%00b", "dora%2f..", "<svg>"])
 def test_a_path_in_an_address_is_no_adapter(ci: str, adapter: Adapter, slug: str) -> None:
     for path in (f"/api/v1/adapters/{slug}/", f"/api/v1/adapters/{slug}/versions/1/download/"):
@@ -195,6 +202,7 @@ def test_a_name_that_could_be_a_path_is_no_adapter(ci: str, base_model: Any, slu
     assert problem(client(ci).post("/api/v1/adapters/", body), 422, code)["errors"][0]["field"] == "slug"
 
 
+@pytest.mark.threat("E6")
 def test_the_rank_of_a_version_is_checked_against_the_fleet(
     ci: str, adapter: Adapter, cluster: Any, version: AdapterVersion
 ) -> None:

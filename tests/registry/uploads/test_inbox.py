@@ -42,6 +42,7 @@ def test_it_becomes_a_version_after_its_check(ci: str, adapter: Adapter, inbox: 
     assert (folder / WEIGHTS).exists(), "the operator's files stay"
 
 
+@pytest.mark.threat("E8")
 @pytest.mark.parametrize("name", ["../us/theirs", "/etc", "..", ".hidden", "a/b", "a\\b", "a\0b", "%2e%2e", "x" * 200])
 def test_a_path_is_no_name(ci: str, adapter: Adapter, inbox: Path, name: str) -> None:
     write_adapter(settings.INBOX_DIR / "us" / "theirs")
@@ -69,6 +70,7 @@ def lacking(inbox: Path, elsewhere: Path) -> None:
     (inbox / "bad").mkdir()
 
 
+@pytest.mark.threat("E8")
 @pytest.mark.parametrize("lay", [link_folder, link_file, pipe, lacking])
 def test_links_and_pipes_are_refused(ci: str, adapter: Adapter, inbox: Path, tmp_path: Path, lay: Any) -> None:
     lay(inbox, write_adapter(tmp_path / "elsewhere"))

@@ -57,6 +57,7 @@ def test_bfloat16_is_read_too(tmp_path: Path) -> None:
         assert fault_in(tmp_path / WEIGHTS).startswith(fault)
 
 
+@pytest.mark.threat("E7")
 def test_a_bad_number_in_a_later_block_is_found(tmp_path: Path) -> None:
     tensor = np.ones((1, BLOCK_BYTES // 4 * 2 + 3), np.float32)
     save_file({"x.lora_B.weight": tensor}, tmp_path / WEIGHTS)
@@ -91,6 +92,7 @@ def test_an_upload_is_ready_after_its_check(ci: str, adapter: Adapter, tmp_path:
     assert AuditEvent.objects.filter(tag=Tag.VERSION_CHECKED).count() == 1
 
 
+@pytest.mark.threat("E7")
 def test_an_upload_with_bad_numbers_is_rejected(ci: str, adapter: Adapter, tmp_path: Path) -> None:
     version = uploaded(ci, adapter, broken(write_adapter(tmp_path / "a"), float("inf")))
     verification.check(version)
@@ -100,6 +102,7 @@ def test_an_upload_with_bad_numbers_is_rejected(ci: str, adapter: Adapter, tmp_p
         AdapterVersion.objects.filter(pk=version.pk).update(status=VersionStatus.READY)
 
 
+@pytest.mark.threat("E7")
 def test_a_scan_that_is_stopped_takes_nothing(
     ci: str, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_scan_that_is_stopped_takes_nothing(
     assert (version.status, "limits" in version.message) == (VersionStatus.REJECTED, True)
 
 
+@pytest.mark.threat("E4")
 def test_replicas_read_our_configuration_and_not_the_senders(ci: str, adapter: Adapter, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a", peft_version="0.21.2", revision="../..", layers_pattern="(x+)+")
     version = uploaded(ci, adapter, folder)
@@ -119,6 +123,7 @@ def test_replicas_read_our_configuration_and_not_the_senders(ci: str, adapter: A
     assert version.config["base_model_name_or_path"] == "tiny"
 
 
+@pytest.mark.threat("E4")
 @pytest.mark.parametrize("name", ["meta/other", "/etc/passwd", "../../secret", "https://evil/x"])
 def test_another_base_model_is_refused_by_name(ci: str, adapter: Adapter, tmp_path: Path, name: str) -> None:
     folder = write_adapter(tmp_path / "a", base_model_name_or_path=name)
@@ -162,6 +167,7 @@ def test_a_pickle_is_not_opened_to_fold_it(adapter: Adapter, tmp_path: Path) -> 
     assert not canary.exists()
 
 
+@pytest.mark.threat("E9")
 def test_a_signature_is_of_one_version(version: AdapterVersion, candidate: AdapterVersion, tmp_path: Path) -> None:
     version.signature = candidate.signature
     with pytest.raises(ArtifactError, match="something else"):

@@ -9,7 +9,7 @@ from serving_client.exceptions import (
     EngineRejected,
     EngineUnreachable,
 )
-from serving_client.routing import (
+from serving_client.protocol import (
     AliasRoute,
     CacheRule,
     Checks,
@@ -19,8 +19,8 @@ from serving_client.routing import (
     Sampling,
     TokenRoute,
     VersionRoute,
-    arm_of,
 )
+from serving_client.routing import arm_of
 from serving_client.sglang import SglangClient
 from serving_client.tensorrt_llm import TensorRtClient
 

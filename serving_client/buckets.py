@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving_client.routing import RateLimit
+from serving_client.protocol import RateLimit
 
 # Level and time (seconds) of a bucket in one hash; by Valkey's clock, as the clocks of processes may differ.
 # Returns the milliseconds until a token is available (0 = taken), and the number of whole tokens left.

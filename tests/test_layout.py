@@ -60,7 +60,7 @@ def test_imports_keep_the_contracts() -> None:
         ("registry/uploads/inbox.py", "import serving_client", "Only the control loop speaks to replicas and routers"),
         ("adapterhub/audit/models.py", "from registry.models import Alias", "What all apps share knows no app"),
         ("adapterhub/audit/models.py", "from adapterhub.accounts import memberships", "Layers of adapterhub"),
-        ("serving_client/routing.py", "import adapterhub.artifacts", "serving_client stands alone"),
+        ("serving_client/protocol.py", "import adapterhub.artifacts", "serving_client stands alone"),
         ("training/tars/allocation.py", "import django", "No Django in what runs without it"),
         ("training/lm/data.py", "from training.recipes import launch", "Layers of training"),
         ("training/datasets/rows.py", "from adapterhub import settings", "Nothing imports the project root"),

@@ -21,7 +21,7 @@ from rest_framework.throttling import BaseThrottle
 
 from adapterhub.core.errors import TooMany
 from serving_client.buckets import TAKE, Bucket
-from serving_client.routing import RateLimit
+from serving_client.protocol import CALLER_RATE, RateLimit
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
@@ -71,7 +71,7 @@ class Buckets:
     def take(self, caller: str, limit: RateLimit) -> Taken:
         if time.monotonic() >= self._not_before:
             try:
-                wait_ms, left = self._take([f"ah:api:{caller}"], [limit.per_s, limit.burst])
+                wait_ms, left = self._take([f"{CALLER_RATE}:{caller}"], [limit.per_s, limit.burst])
             except (RedisError, OSError) as error:
                 self._not_before = time.monotonic() + PAUSE_S
                 log.warning("Valkey does not count a request (%r): this process counts alone.", error)

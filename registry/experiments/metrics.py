@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from serving_client.protocol import MeasuredAnswer
 
 
 @dataclass(frozen=True)
@@ -42,36 +42,34 @@ def is_measured(metric: str, *, unseen: bool) -> bool:
     return metric not in (SEEN_ALONE if unseen else UNSEEN_ALONE)
 
 
-def of_report(report: Mapping[str, Any]) -> dict[str, float]:
+def of_report(report: MeasuredAnswer) -> dict[str, float]:
     """Compute metric values from one router's report, without those that the report lacks.
 
     A client's error (4xx) gives none, because it says nothing about the candidate.
     """
-    status = report["status"]
-    if status >= FAILED:
+    if report.status >= FAILED:
         return {"error_rate": 1.0}
-    return {"error_rate": 0.0, **of_answer(report)} if status < 400 else {}
+    return {"error_rate": 0.0, **of_answer(report)} if report.status < 400 else {}
 
 
-def of_answer(report: Mapping[str, Any]) -> dict[str, float]:
-    hints = {metric: report.get(key) for metric, key in HINTS.items()}
+def of_answer(report: MeasuredAnswer) -> dict[str, float]:
+    hints = {metric: getattr(report, key) for metric, key in HINTS.items()}
     if hints["empty_rate"] is None:
-        hints["empty_rate"] = report["completion_tokens"] == 0
+        hints["empty_rate"] = report.completion_tokens == 0
     told = {metric: float(hint) for metric, hint in hints.items() if hint is not None}
-    if (differs := report.get("differs")) is not None:
-        told["difference_rate"] = float(differs)
-    length, asked = float(report["completion_tokens"]), float(report["prompt_tokens"])
-    return {**told, "latency": report["total_ms"] / 1000, "length": length, "cost": asked + length, **paced(report)}
+    if report.differs is not None:
+        told["difference_rate"] = float(report.differs)
+    length, asked = float(report.completion_tokens), float(report.prompt_tokens)
+    return {**told, "latency": report.total_ms / 1000, "length": length, "cost": asked + length, **paced(report)}
 
 
-def paced(report: Mapping[str, Any]) -> dict[str, float]:
+def paced(report: MeasuredAnswer) -> dict[str, float]:
     """Compute the timings that only a streamed answer has: time to first token, in seconds, and tokens a second."""
-    first_ms = report.get("ttft_ms")
-    if first_ms is None:
+    if report.ttft_ms is None:
         return {}
-    rest_s = (report["total_ms"] - first_ms) / 1000
-    pace = {"tokens_per_second": report["completion_tokens"] / rest_s} if rest_s > 0 else {}
-    return {"ttft": first_ms / 1000, **pace}
+    rest_s = (report.total_ms - report.ttft_ms) / 1000
+    pace = {"tokens_per_second": report.completion_tokens / rest_s} if rest_s > 0 else {}
+    return {"ttft": report.ttft_ms / 1000, **pace}
 
 
 def of_feedback(outcome: str | None, score: float | None) -> dict[str, float]:

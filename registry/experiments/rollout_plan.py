@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any
 
 import regex
@@ -13,6 +12,7 @@ from jsonschema.validators import validator_for
 from adapterhub.core.errors import Invalid
 from registry.experiments.guardrails import Guardrail, Kind
 from registry.experiments.metrics import METRICS, UNSEEN_ALONE
+from serving_client.protocol import hash_of
 
 Steps = list[dict[str, Any]]
 MINUTE, HOUR = 60, 3600
@@ -144,7 +144,3 @@ def targets(targeting: dict[str, Any]) -> dict[str, Any]:
         raise Invalid(f"targeting: at most {MOST_LISTED} units.", field="targeting", code="bad_targeting")
     pinned = {hash_of(unit): "candidate" for unit in allowed} | {hash_of(unit): "stable" for unit in denied}
     return {"pinned": pinned, "holdout": targeting.get("holdout", 0.0)}
-
-
-def hash_of(unit: str) -> str:
-    return sha256(unit.encode()).hexdigest()

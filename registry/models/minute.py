@@ -16,6 +16,7 @@ from registry.experiments.guardrails import Arm, Minute, Values
 from registry.experiments.metrics import METRICS, of_report
 from registry.experiments.quantiles import EDGES, Histogram
 from registry.models.rollout import Rollout
+from serving_client.protocol import MeasuredAnswer
 
 # A None value records only that the metric was reported in that minute.
 Measured = tuple[Rollout, str, datetime, str, float | None]
@@ -88,7 +89,7 @@ class RolloutMinute(models.Model):
         if rollout.minutes.filter(arm=Arm.BASELINE).exists():
             return
         for answer in rollout.answers_before(BASELINE_HOURS)[:BASELINE_ANSWERS]:
-            told = of_report({name: getattr(answer, name) for name in TOLD})
+            told = of_report(MeasuredAnswer(**{name: getattr(answer, name) for name in TOLD}))
             cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in told.items())
 
     def as_minute(self, arm: Arm) -> Minute:

@@ -6,14 +6,12 @@ pause a rollout.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import redis
 from cryptography.exceptions import InvalidTag
@@ -23,7 +21,8 @@ from django.db import transaction
 from adapterhub.encryption import SEALED_FOR_US, private_key
 from registry.models import Rollout, RolloutUnit
 from registry.rollouts.judge_client import NoScore, score
-from registry.serving.valkey import JUDGING, SAMPLES, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import JUDGING, SAMPLES, Sample
 
 METRIC = "judge_score"
 AT_ONCE, LONGEST_S, ALONE_S = 8, 20, 60
@@ -66,33 +65,32 @@ def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
             return
 
 
-def taken(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, dict[str, Any]]]:
+def taken(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, Sample]]:
     """Delete the named samples from Valkey and return those whose rollout still serves and has a judge."""
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.getdel(name)
-        found = [opened(sealed) for sealed in pipe.execute() if sealed]
+        samples = [sample for sealed in pipe.execute() if sealed and (sample := opened(sealed))]
     rollouts = {str(one.pk): one for one in Rollout.objects.serving().filter(checks__has_key="judge")}
-    return [(rollouts[one["rollout"]], one) for one in found if one.get("rollout") in rollouts]
+    return [(rollouts[sample.rollout], sample) for sample in samples if sample.rollout in rollouts]
 
 
-def opened(sealed: bytes) -> dict[str, Any]:
-    """Decrypt a sample; return an empty dict if it was encrypted for a former key."""
+def opened(sealed: bytes) -> Sample | None:
+    """Decrypt a sample; return None if it was encrypted for a former key."""
     try:
         text = SEALED_FOR_US.decrypt(sealed, private_key(SAMPLES))
     except (InvalidTag, ValueError):
-        return {}
-    found: dict[str, Any] = json.loads(text)
-    return found
+        return None
+    return Sample.from_json(text)
 
 
-def scored(rollout: Rollout, sample: dict[str, Any]) -> Scored | None:
+def scored(rollout: Rollout, sample: Sample) -> Scored | None:
     try:
-        found = score(rollout.checks["judge"]["instruction"], sample["question"], sample["answer"])
+        found = score(rollout.checks["judge"]["instruction"], sample.question, sample.answer)
     except NoScore as error:
         log.warning("The judge gave no score for an answer of %s: %s.", rollout.pk, error)
         return None
-    return Scored(rollout, sample["arm"], sample["unit"], datetime.fromtimestamp(sample["at"], UTC), found)
+    return Scored(rollout, sample.arm, sample.unit, datetime.fromtimestamp(sample.at, UTC), found)
 
 
 def keep(scores: list[Scored]) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import redis
 from django.db import connection, transaction
@@ -14,7 +13,8 @@ from adapterhub.accounts.models import Project
 from registry.experiments.metrics import of_report
 from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
 from registry.models.minute import Measured
-from registry.serving.valkey import OUTCOMES, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import OUTCOMES, REPORTS, MeasuredAnswer, Outcome
 
 GROUP = "registry"
 # Entries a read; each entry has up to 50 reports.
@@ -29,7 +29,8 @@ def collect() -> int:
         ensure_group(client)
         for start in ("0", ">"):
             while entries := read(client, start):
-                reports = [report for _, fields in entries for report in reports_in(fields[b"o"])]
+                contents = [fields[REPORTS.encode()] for _, fields in entries]
+                reports = [report for content in contents for report in Outcome.all_from_json(content)]
                 keep(reports)
                 client.xack(OUTCOMES, GROUP, *(entry_id for entry_id, _ in entries))
                 kept += len(reports)
@@ -50,27 +51,21 @@ def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes
     return streams[0][1] if streams else []
 
 
-def reports_in(content: bytes) -> list[dict[str, Any]]:
-    """Decode the reports of an entry; a router of an earlier release sends a single report instead of a list."""
-    told = json.loads(content)
-    return told if isinstance(told, list) else [told]
-
-
-def keep(reports: list[dict[str, Any]]) -> None:
+def keep(reports: list[Outcome]) -> None:
     """Store the new answers and add them to their rollouts' minutes, in one transaction."""
-    versions = AdapterVersion.objects.in_bulk({report["version"] for report in reports}, field_name="served_name")
+    versions = AdapterVersion.objects.in_bulk({report.version for report in reports}, field_name="served_name")
     projects = {project.slug: project for project in Project.objects.all()}
     with transaction.atomic(), connection.cursor() as cursor:
         # Without the lock, two collectors could both take a report for new and count it twice.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.outcomes'))")
-        known = [report for report in new_ones(reports) if report["version"] in versions]
-        rollouts = Rollout.objects.by_alias({report["alias"] for report in known})
+        known = [report for report in new_ones(reports) if report.version in versions]
+        rollouts = Rollout.objects.by_alias({report.alias for report in known})
         rows = [
-            response_row(report, projects[report["project"]], versions[report["version"]], rollouts)
+            response_row(report, projects[report.project], versions[report.version], rollouts)
             for report in known
-            if report["project"] in projects
+            if report.project in projects
         ]
-        by_id = {report["response_id"]: report for report in known}
+        by_id = {report.response_id: report for report in known}
         users = users_met(rows, by_id)
         for row in rows:
             row.unit = users.get(row.pk)
@@ -78,31 +73,31 @@ def keep(reports: list[dict[str, Any]]) -> None:
         measure(rows, by_id)
 
 
-def new_ones(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def new_ones(reports: list[Outcome]) -> list[Outcome]:
     """Remove duplicate reports and those that have a row already."""
-    once = {report["response_id"]: report for report in reports}
+    once = {report.response_id: report for report in reports}
     there = set(Response.objects.filter(pk__in=once).values_list("pk", flat=True))
     return [report for key, report in once.items() if key not in there]
 
 
 def response_row(
-    report: dict[str, Any], project: Project, version: AdapterVersion, rollouts: dict[str, list[Rollout]]
+    report: Outcome, project: Project, version: AdapterVersion, rollouts: dict[str, list[Rollout]]
 ) -> Response:
-    at = datetime.fromtimestamp(report["at"], UTC)
+    at = datetime.fromtimestamp(report.at, UTC)
     return Response(
-        id=report["response_id"],
+        id=report.response_id,
         project=project,
-        alias_name=report["alias"] or "",
+        alias_name=report.alias or "",
         version=version,
-        rollout=at_that_time(rollouts.get(report["alias"] or "", []), at),
-        arm=report["arm"],
-        is_sticky=report["sticky"],
-        status=report["status"],
+        rollout=at_that_time(rollouts.get(report.alias or "", []), at),
+        arm=report.arm,
+        is_sticky=report.sticky,
+        status=report.status,
         at=at,
-        ttft_ms=report["ttft_ms"],
-        total_ms=report["total_ms"],
-        prompt_tokens=report["prompt_tokens"],
-        completion_tokens=report["completion_tokens"],
+        ttft_ms=report.ttft_ms,
+        total_ms=report.total_ms,
+        prompt_tokens=report.prompt_tokens,
+        completion_tokens=report.completion_tokens,
     )
 
 
@@ -111,23 +106,23 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
     return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
 
 
-def users_met(rows: list[Response], reports: dict[str, dict[str, Any]]) -> dict[str, RolloutUnit]:
+def users_met(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, RolloutUnit]:
     """Map response ids to the user that the rollout counts; answers that it does not count are left out."""
     counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
     users = {
-        row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk]["unit"], arm=row.arm, weight=row.rollout.weight)
+        row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk].unit, arm=row.arm, weight=row.rollout.weight)
         for row in counted
     }
     there = RolloutUnit.meet(users.values())
     return {pk: there[user.met] for pk, user in users.items()}
 
 
-def is_counted(row: Response, report: dict[str, Any]) -> bool:
+def is_counted(row: Response, report: Outcome) -> bool:
     """Return True for a sticky answer of an arm to a known user who is on no targeting list."""
-    return row.arm in ARMS and row.is_sticky and bool(report.get("unit")) and report.get("counted", True)
+    return row.arm in ARMS and row.is_sticky and bool(report.unit) and report.counted
 
 
-def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
+def measure(rows: list[Response], reports: dict[str, Outcome]) -> None:
     """Add the measurements of counted users' answers to their minutes."""
     told = [
         (row.unit, value)
@@ -138,19 +133,19 @@ def measure(rows: list[Response], reports: dict[str, dict[str, Any]]) -> None:
     RolloutUnit.count_first(told)
 
 
-def alone(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
+def alone(row: Response, report: Outcome) -> Iterator[Measured]:
     yield from values(row, row.arm, report)
 
 
-def values(row: Response, arm: str, report: dict[str, Any]) -> Iterator[Measured]:
+def values(row: Response, arm: str, report: MeasuredAnswer) -> Iterator[Measured]:
     for metric, value in of_report(report).items():
         yield row.rollout, arm, row.at, metric, value
 
 
-def pair(row: Response, report: dict[str, Any]) -> Iterator[Measured]:
+def pair(row: Response, report: Outcome) -> Iterator[Measured]:
     """Yield values of the candidate's unseen answer and of the stable version's answer to the same request.
 
     The stable version's answer never counts as differing, because it is the one compared with.
     """
     yield from values(row, "shadow", report)
-    yield from values(row, "mirrored", {**report["mirrored"], "differs": False})
+    yield from values(row, "mirrored", replace(report.mirrored, differs=False))

@@ -16,8 +16,12 @@ from adapterhub.accounts.models import ApiToken, Project
 from adapterhub.core.tenancy import Scope
 from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
-from registry.serving.valkey import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, SAMPLES, valkey
-from serving_client.routing import (
+from registry.serving.valkey import valkey
+from serving_client.protocol import (
+    NEWEST_TABLE,
+    ROUTING_CHANGES,
+    ROUTING_TABLE,
+    SAMPLES,
     AliasRoute,
     CacheRule,
     Checks,

@@ -1,4 +1,4 @@
-"""Valkey keys and channels between the control plane and the routers."""
+"""The control plane's connection to Valkey, and the cold versions that routers request through it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ import redis
 from django.conf import settings
 from django.utils.timezone import now
 
-ROUTING_TABLE = "ah:routing-table"
-ROUTING_CHANGES = "ah:routing-changes"
-NEWEST_TABLE = "ah:routing-newest"
-WANTS = "ah:wants"
-OUTCOMES = "ah:outcomes"
-SAMPLES, JUDGING = "ah:samples", "ah:judging"
-# Served name -> when the control loop last saw it loaded; requests from before that time are answered.
-ANSWERED = "ah:answered"
+from serving_client.protocol import ANSWERED, WANTED_VERSION, WANTS
+
 ASKED_WITHIN_S = 60
 
 
@@ -35,7 +29,7 @@ def wanted_now() -> dict[str, datetime]:
     since = int((now().timestamp() - ASKED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
-    asked = {fields[b"version"].decode(): int(entry.split(b"-")[0]) / 1000 for entry, fields in entries}
+    asked = {fields[WANTED_VERSION.encode()].decode(): int(entry.split(b"-")[0]) / 1000 for entry, fields in entries}
     return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(asked.items(), key=lambda pair: pair[1])}
 
 

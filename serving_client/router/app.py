@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serving_client.protocol import RoutingTable
 from serving_client.router.cache import ResponseCache
 from serving_client.router.errors import Refusal
 from serving_client.router.http.hosts import LOOPBACK, KnownHosts
@@ -35,7 +36,6 @@ from serving_client.router.resolve import authenticate
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
-from serving_client.routing import RoutingTable
 
 log = logging.getLogger(__name__)
 

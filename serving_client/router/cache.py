@@ -10,11 +10,10 @@ from typing import Any, cast
 import orjson
 import redis.asyncio as redis
 
+from serving_client.protocol import CACHE, CacheRule, RoutingTable
 from serving_client.router.fail_fast import Patience
 from serving_client.router.resolve import Body, Target
-from serving_client.routing import CacheRule, RoutingTable
 
-PREFIX = "ah:cache"
 # Fields that change who receives an answer or how the engine sends it, but not its content.
 NOT_OF_THE_ANSWER = {"model", "user", "priority", "request_id"}
 
@@ -124,4 +123,4 @@ def key_of(table: RoutingTable, target: Target, path: str, body: Body) -> str:
     asked: dict[str, Any] = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}
     decides = [target.project, version.base, version.digest, target.version, path, asked]
     digest = hashlib.sha256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    return f"{PREFIX}:{{{target.project}:{target.alias}}}:{digest}"
+    return f"{CACHE}:{{{target.project}:{target.alias}}}:{digest}"

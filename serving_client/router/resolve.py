@@ -13,8 +13,9 @@ from typing import Any
 
 import orjson
 
+from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, hash_of
 from serving_client.router.errors import Refusal
-from serving_client.routing import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, arm_of, bucket_of
+from serving_client.routing import arm_of, bucket_of
 
 MAX_ANSWERS = 8
 # They would let a caller read another tenant's prefix cache, run a template of their own, or name a path or a host.
@@ -168,7 +169,3 @@ def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None)
         return Choice(alias.stable, "stable", is_counted=False)
     arm = arm_of(rollout.salt, unit or random.randbytes(16).hex(), rollout.weight)  # noqa: S311 - no secret
     return Choice(sides[arm], arm, is_sticky=unit is not None)
-
-
-def hash_of(unit: str) -> str:
-    return hashlib.sha256(unit.encode()).hexdigest()

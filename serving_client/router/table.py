@@ -13,10 +13,8 @@ from pathlib import Path
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from serving_client.routing import RoutingTable
+from serving_client.protocol import ROUTING_CHANGES, ROUTING_TABLE, RoutingTable
 
-KEY = "ah:routing-table"
-CHANGES = "ah:routing-changes"
 POLL_S = 2.0
 RECONNECT_S = 0.5
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ class TableWatcher:
 
     async def _follow(self) -> None:
         async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(KEY)
+            await channel.subscribe(ROUTING_TABLE)
             while True:
                 await self._read()
                 # A message wakes the watcher at once; the poll makes up for a lost message.
@@ -53,8 +51,8 @@ class TableWatcher:
 
     async def _read(self) -> None:
         async with self._valkey.pipeline() as pipe:
-            pipe.get(KEY)
-            pipe.zrange(CHANGES, 0, -1)
+            pipe.get(ROUTING_TABLE)
+            pipe.zrange(ROUTING_CHANGES, 0, -1)
             text, changes = await pipe.execute()
         is_news = text is not None and text != self._seen
         self._seen = text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry.serving.valkey import ROUTING_TABLE, valkey
-from serving_client.routing import RoutingTable
+from registry.serving.valkey import valkey
+from serving_client.protocol import ROUTING_TABLE, RoutingTable
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server
 

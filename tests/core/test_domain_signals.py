@@ -13,8 +13,8 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.embedded.valkey import EmbeddedValkey
 from registry.domain_signals import cluster_changed
 from registry.models import Cluster
-from registry.serving.valkey import ROUTING_TABLE
 from registry.serving.valkey import valkey as connect
+from serving_client.protocol import ROUTING_TABLE
 
 pytestmark = pytest.mark.django_db
 

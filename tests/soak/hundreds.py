@@ -30,7 +30,8 @@ from registry.models import Adapter, AdapterVersion, Alias, Cluster
 from registry.rollouts.outcome_ingest import collect
 from registry.serving.reconciler import reconcile
 from registry.serving.routing_table import publish
-from registry.serving.valkey import WANTS, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import WANTS
 from tests.byte_llama import LINEARS, tokenizer
 
 RANKS = (4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 4, 16)

@@ -10,9 +10,9 @@ from typing import cast
 import redis.asyncio as redis
 
 from serving_client.buckets import TAKE, Bucket
+from serving_client.protocol import PROJECT_RATE, RateLimit
 from serving_client.router.errors import Refusal
 from serving_client.router.fail_fast import Patience
-from serving_client.routing import RateLimit
 
 
 class RateLimits:
@@ -35,7 +35,7 @@ class RateLimits:
 
     async def _shared(self, project: str, limit: RateLimit) -> int | None:
         arguments = [limit.per_s, limit.burst]
-        key = f"ah:rate:{project}"
+        key = f"{PROJECT_RATE}:{project}"
         answer = await self._patience.ask(lambda: cast("Awaitable[list[int]]", self._take([key], arguments)))
         return answer[0] if answer else None
 

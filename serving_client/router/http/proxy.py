@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from serving_client.protocol import RoutingTable, VersionRoute
 from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.errors import Refusal
 from serving_client.router.http.limits import RateLimits
@@ -27,7 +28,6 @@ from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import Reply, Upstream
 from serving_client.router.upstream.shadow_traffic import Afterwards, heard_for
-from serving_client.routing import RoutingTable, VersionRoute
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from serving_client.protocol import Outcome
 from serving_client.router.cache import Entry
-from serving_client.router.reporting.outcomes import Outcome, usage_of
+from serving_client.router.reporting.outcomes import usage_of
 from serving_client.router.resolve import Target
 from serving_client.router.upstream.shadow_traffic import CapturedResponse
 

@@ -8,7 +8,6 @@ import logging
 import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,10 +15,10 @@ import orjson
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from serving_client.protocol import OUTCOMES, REPORTS, Outcome
 from serving_client.router.reporting.spool import Spool
 
 USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
-STREAM = "ah:outcomes"
 # Number of entries, each with up to BATCH reports: at least a quarter of an hour's while nobody reads them.
 STREAM_LENGTH = 10_000
 QUEUE_LENGTH = 10_000
@@ -27,36 +26,6 @@ BATCH = 50
 PAUSE_S = 0.1
 LOOK_AGAIN_S = 2.0
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Report of one answer: `at` in epoch seconds, times in milliseconds, `unit` as sha256 hex.
-
-    `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
-    `shadow`; `mirrored` describes the stable version's answer to the same request.
-    """
-
-    response_id: str
-    at: float
-    project: str
-    alias: str | None
-    version: str
-    arm: str
-    sticky: bool
-    unit: str | None
-    status: int
-    ttft_ms: float | None
-    total_ms: float
-    prompt_tokens: int
-    completion_tokens: int
-    cache: str = "bypass"
-    counted: bool = True
-    empty: bool | None = None
-    refusal: bool | None = None
-    format_failure: bool | None = None
-    differs: bool | None = None
-    mirrored: dict[str, Any] | None = None
 
 
 def usage_of(content: bytes) -> dict[str, Any]:
@@ -126,9 +95,9 @@ class OutcomeReporter:
 
     async def _send(self, reports: Sequence[bytes]) -> bool:
         # One entry for all: a command for each would hold every request up for milliseconds.
-        entry = {"o": b"[" + b",".join(reports) + b"]"}
+        entry = {REPORTS: b"[" + b",".join(reports) + b"]"}
         try:
-            await self._valkey.xadd(STREAM, entry, maxlen=STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+            await self._valkey.xadd(OUTCOMES, entry, maxlen=STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
         except (RedisError, OSError) as error:
             log.warning("Valkey does not take reports (%s); they are kept.", error)
             return False

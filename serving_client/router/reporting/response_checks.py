@@ -10,7 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 import orjson
 import regex  # type: ignore[import-untyped]
 
-from serving_client.routing import Checks
+from serving_client.protocol import Checks
 
 PATIENCE_S = 0.05  # a pattern that takes longer gives no result for this answer
 

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from redis.exceptions import RedisError
 
-WAITING = "ah:samples"
+from serving_client.protocol import SAMPLES, Sample
+
 KEPT_S = 300
 MOST = 200  # samples that wait; older ones are dropped
 MOST_BYTES = 2**16  # bytes of a question; a longer one is not judged
@@ -22,43 +23,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A sampled answer with its question; `unit` as sha256 hex, `at` in epoch seconds."""
-
-    response_id: str
-    rollout: str
-    arm: str
-    unit: str
-    at: float
-    question: Any
-    answer: str
-
-    def sealed(self, key: str) -> bytes | None:
-        """Encrypt the sample for the holder of the private key; None when the question is over MOST_BYTES."""
-        if len(orjson.dumps(self.question)) > MOST_BYTES:
-            return None
-        return SUITE.encrypt(orjson.dumps(self), X25519PublicKey.from_public_bytes(bytes.fromhex(key)))
-
-
-@dataclass(frozen=True)
 class Samples:
     valkey: redis.Redis
 
     async def offer(self, sample: Sample, key: str) -> None:
         """Leave the encrypted sample in Valkey for the hub; a sample that cannot be left is dropped."""
-        sealed = await asyncio.to_thread(sample.sealed, key)
-        if sealed is None:
+        content = await asyncio.to_thread(sealed, sample, key)
+        if content is None:
             return
         # Encrypted, because Valkey's append-only log keeps the text after the key has expired.
-        name = f"{WAITING}:{sample.response_id}"
+        name = f"{SAMPLES}:{sample.response_id}"
         try:
             async with self.valkey.pipeline(transaction=False) as pipe:
-                pipe.set(name, sealed, ex=KEPT_S)
-                pipe.lpush(WAITING, name)
-                pipe.ltrim(WAITING, 0, MOST - 1)
+                pipe.set(name, content, ex=KEPT_S)
+                pipe.lpush(SAMPLES, name)
+                pipe.ltrim(SAMPLES, 0, MOST - 1)
                 await pipe.execute()
         except (RedisError, OSError) as error:
             log.warning("Valkey does not take a sample for the judge (%s).", type(error).__name__)
+
+
+def sealed(sample: Sample, key: str) -> bytes | None:
+    """Encrypt the sample for the holder of the private key; None when the question is over MOST_BYTES."""
+    if len(orjson.dumps(sample.question)) > MOST_BYTES:
+        return None
+    return SUITE.encrypt(sample.to_json(), X25519PublicKey.from_public_bytes(bytes.fromhex(key)))
 
 
 def question_of(body: dict[str, Any]) -> Any:

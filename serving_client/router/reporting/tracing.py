@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from serving_client import telemetry
-from serving_client.router.reporting.outcomes import Outcome
+from serving_client.protocol import Outcome
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -9,10 +9,9 @@ from collections.abc import Callable
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from serving_client.protocol import WANTED_VERSION, WANTS, RoutingTable
 from serving_client.router.table import TableWatcher
-from serving_client.routing import RoutingTable
 
-WANTS = "ah:wants"
 WANTS_LENGTH = 1000
 LOOK_AGAIN_S = 1.0
 
@@ -52,6 +51,6 @@ class ColdVersions:
             return
         self._asked[version] = now
         try:
-            await self._valkey.xadd(WANTS, {"version": version}, maxlen=WANTS_LENGTH, approximate=True)
+            await self._valkey.xadd(WANTS, {WANTED_VERSION: version}, maxlen=WANTS_LENGTH, approximate=True)
         except (RedisError, OSError):
             del self._asked[version]

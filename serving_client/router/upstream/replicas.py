@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from serving_client.protocol import VersionRoute
 from serving_client.router.errors import Refusal
 from serving_client.router.upstream.breaker import Breaker
-from serving_client.routing import VersionRoute
 
 # The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
 TRY_ANOTHER = {404, 502, 503}

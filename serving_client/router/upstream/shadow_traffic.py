@@ -7,22 +7,21 @@ import random
 import time
 import uuid
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from serving_client.protocol import Checks, MeasuredAnswer, Outcome, RolloutRoute, Sample, VersionRoute
 from serving_client.router.errors import Refusal
-from serving_client.router.reporting.outcomes import Outcome, OutcomeReporter, usage_of
+from serving_client.router.reporting.outcomes import OutcomeReporter, usage_of
 from serving_client.router.reporting.response_checks import judged, text_of
-from serving_client.router.reporting.samples import Sample, Samples, question_of
+from serving_client.router.reporting.samples import Samples, question_of
 from serving_client.router.resolve import Body, Target, rewritten
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
-from serving_client.routing import Checks, RolloutRoute, VersionRoute
 
 MOST_BYTES = 2**16  # bytes of an answer; a longer one is not judged
 MOST_AT_ONCE = 32  # tasks; answers beyond that are not judged, as a sample suffices
 MEASURED = ("candidate", "control")
-TOLD_OF_THE_STABLE = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
 class CapturedResponse:
@@ -58,6 +57,18 @@ def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Bod
 
 def drawn(percent: float) -> bool:
     return random.random() * 100 < percent  # noqa: S311 - no secret
+
+
+def stable_answer(outcome: Outcome, hints: dict[str, Any]) -> MeasuredAnswer:
+    """Return what was measured of the stable version's answer, with the hints about its text."""
+    return MeasuredAnswer(
+        status=outcome.status,
+        ttft_ms=outcome.ttft_ms,
+        total_ms=outcome.total_ms,
+        prompt_tokens=outcome.prompt_tokens,
+        completion_tokens=outcome.completion_tokens,
+        **hints,
+    )
 
 
 @dataclass
@@ -119,7 +130,6 @@ class Afterwards:
         total_ms = (time.perf_counter() - began) * 1000
         checks, pair = heard.rollout.checks, (text_of(answer), text_of(content))
         hints, stable = await asyncio.to_thread(lambda: [judged(checks, text) for text in pair])
-        told = {name: value for name, value in asdict(outcome).items() if name in TOLD_OF_THE_STABLE} | stable
         shadow = replace(
             outcome,
             response_id=uuid.uuid4().hex,
@@ -128,7 +138,7 @@ class Afterwards:
             status=status,
             ttft_ms=None,
             total_ms=total_ms,
-            mirrored=told,
+            mirrored=stable_answer(outcome, stable),
             **usage_of(answer),
         )
         seen = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}

@@ -18,6 +18,7 @@ from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMin
 from registry.rollouts.controller import judge, look, look_at_all, progress
 from registry.rollouts.outcome_ingest import keep
 from registry.serving.routing_table import routing_table
+from serving_client.protocol import MeasuredAnswer, Outcome
 from tests.builders.rollouts import LATER, RAILS, SOON, measured, opened
 
 
@@ -132,8 +133,8 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(
     assert not Rollout.objects.exists()
 
 
-def report(rollout: Rollout, number: object, arm: str, **changes: Any) -> dict[str, Any]:
-    return {
+def report(rollout: Rollout, number: object, arm: str, **changes: Any) -> Outcome:
+    fields = {
         "response_id": f"r{number}",
         "at": now().timestamp(),
         "project": "eu",
@@ -149,6 +150,7 @@ def report(rollout: Rollout, number: object, arm: str, **changes: Any) -> dict[s
         "completion_tokens": 20,
         **changes,
     }
+    return Outcome(**fields)
 
 
 def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, ci: str) -> None:
@@ -242,7 +244,7 @@ SHADOW = [{"weight": 0, "shadow": 50, "min_samples": 100}, {"weight": 10, "hold_
 
 def shadowed(rollout: Rollout, count: int, differing: int) -> None:
     """So many pairs that nobody saw, as the routers report them."""
-    mirrored = {"status": 200, "ttft_ms": None, "total_ms": 900.0, "prompt_tokens": 5, "completion_tokens": 20}
+    mirrored = MeasuredAnswer(status=200, ttft_ms=None, total_ms=900.0, prompt_tokens=5, completion_tokens=20)
     keep(
         [
             report(rollout, number, "shadow", ttft_ms=None, mirrored=mirrored, differs=number < differing)

@@ -27,7 +27,8 @@ from registry.rollouts.judge_queue import judge_waiting
 from registry.rollouts.outcome_ingest import collect
 from registry.serving.reconciler import RECONCILER
 from registry.serving.routing_table import publish, routing_table
-from registry.serving.valkey import SAMPLES, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import SAMPLES
 from serving_client.router.app import Settings, make_app
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server, closed_url

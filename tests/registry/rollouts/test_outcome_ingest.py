@@ -7,7 +7,8 @@ import time
 
 from registry.models import Alias, Response
 from registry.rollouts.outcome_ingest import collect
-from registry.serving.valkey import OUTCOMES, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import OUTCOMES
 
 
 def report(response_id: str, alias: Alias, **changes: object) -> dict[str, str]:

@@ -15,7 +15,8 @@ from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Alias, Replica, Rollout, RolloutStatus
 from registry.serving.desired_versions import wanted_versions
 from registry.serving.reconciler import reconcile
-from registry.serving.valkey import WANTS, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import WANTS
 from tests.builders.fleet import names, published
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server

@@ -19,8 +19,8 @@ from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Alias, Replica, Response, Rollout
 from registry.serving.reconciler import reconcile
 from registry.serving.routing_table import routing_table
-from registry.serving.valkey import ROUTING_TABLE, WANTS, valkey
-from serving_client.routing import RoutingTable
+from registry.serving.valkey import valkey
+from serving_client.protocol import ROUTING_TABLE, WANTS, RoutingTable
 from tests.fakes.engine import FakeEngine, error
 from tests.fakes.server import Server
 

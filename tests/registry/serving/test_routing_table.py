@@ -14,9 +14,9 @@ from adapterhub.accounts.models import User
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from registry.serving import routing_table as publishing
 from registry.serving.routing_table import publish, publish_changes, routing_table
-from registry.serving.valkey import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, valkey
+from registry.serving.valkey import valkey
+from serving_client.protocol import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, RoutingTable
 from serving_client.router.table import changed_since
-from serving_client.routing import RoutingTable
 
 
 def empty() -> Redis:

@@ -1,0 +1,315 @@
+"""The messages between the control plane and the routers, and the Valkey keys under which they are. Pure.
+
+The control plane publishes the routing table. Routers report outcomes, leave samples for the judge, and ask for cold
+versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+# The whole table; also the channel that announces a new generation of it.
+ROUTING_TABLE = "ah:routing-table"
+# Changes of single aliases since, sorted by generation.
+ROUTING_CHANGES = "ah:routing-changes"
+# Generation and time of the whole table that was published last; only the control plane uses it.
+NEWEST_TABLE = "ah:routing-newest"
+# A stream of requests to load a cold version; `WANTED_VERSION` is the field with its served name.
+WANTS, WANTED_VERSION = "ah:wants", "version"
+# Served name -> when the control loop last saw it loaded; requests from before that time are answered.
+ANSWERED = "ah:answered"
+# A stream of outcomes; `REPORTS` is the field with a JSON list of them.
+OUTCOMES, REPORTS = "ah:outcomes", "o"
+# A list of the keys of waiting samples, and the lock of the worker that judges them.
+SAMPLES, JUDGING = "ah:samples", "ah:judging"
+# Prefixes of keys: cached answers, the rate of a project at the routers, the rate of a caller at the REST API.
+CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Rules that an answer's text is checked against.
+
+    `refusal` and `format` are regular expressions: one that a refusal contains, one that a right answer contains;
+    `schema` is a JSON Schema that a right answer's JSON obeys.
+    """
+
+    refusal: str | None = None
+    format: str | None = None
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling for the judge.
+
+    `percent` of both arms' answers is sampled; `key` is the hub's public key (X25519, hex), for which their texts are
+    encrypted.
+    """
+
+    percent: float
+    key: str
+
+
+@dataclass(frozen=True)
+class RolloutRoute:
+    """A running A/B split; `weight` is the candidate's share in percent.
+
+    `pinned` names by sha256 the units that always get one side and are excluded from the statistics. `holdout` is the
+    percentage of units that no rollout of the alias touches. `shadow` is the percentage of the stable version's answers
+    for which the candidate is asked too; no caller sees its answer.
+    """
+
+    id: str
+    candidate: str
+    weight: float
+    salt: str
+    pinned: Mapping[str, Literal["candidate", "stable"]] = field(default_factory=dict)
+    holdout: float = 0.0
+    shadow: float = 0.0
+    checks: Checks = Checks()
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class CacheRule:
+    """Limits of the cache of an alias' answers: seconds until they expire, and bytes in all."""
+
+    ttl_s: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """A project's rate in requests a second, and the burst that it may send at once after a pause."""
+
+    per_s: float
+    burst: float
+
+
+@dataclass(frozen=True)
+class AliasRoute:
+    """The served name of an alias' stable version and, while a rollout runs, its split."""
+
+    project: str
+    stable: str
+    rollout: RolloutRoute | None = None
+    cache: CacheRule | None = None
+
+
+@dataclass(frozen=True)
+class VersionRoute:
+    """A servable version and the replicas that hold it; without replicas it is cold.
+
+    `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers.
+    """
+
+    project: str
+    base: str
+    digest: str
+    replicas: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenRoute:
+    """A bearer token: sha256 hex of its secret; `expires_at` in epoch seconds."""
+
+    hash: str
+    project: str
+    scopes: tuple[str, ...]
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True)
+class RoutingTable:
+    """A consistent snapshot of all routes; a higher generation replaces a lower one."""
+
+    generation: int
+    published_at: float
+    aliases: Mapping[str, AliasRoute] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, VersionRoute] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRoute] = field(default_factory=dict)
+    limits: Mapping[str, RateLimit] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the table as JSON, for publication and snapshots."""
+        return orjson.dumps(self).decode()
+
+    def changed_by(self, change: RoutingTable) -> RoutingTable:
+        """Return this table with a change of some aliases: their routes and the versions behind them."""
+        aliases = {**self.aliases, **change.aliases}
+        return replace(
+            self,
+            generation=change.generation,
+            published_at=change.published_at,
+            aliases=aliases,
+            adapters=adapters_of(aliases),
+            versions={**self.versions, **change.versions},
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RoutingTable:
+        """Parse a table; fields added by a newer control plane are ignored. Raises ValueError."""
+        try:
+            return _table(orjson.loads(text))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"The text is no routing table: {error!r}.") from error
+
+
+def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
+    """Map each adapter to the version that an alias serves; of several aliases the last by name wins."""
+    return {adapter_of(route.stable): route.stable for _, route in sorted(aliases.items())}
+
+
+def adapter_of(served_name: str) -> str:
+    """Return the adapter's name in a served name: `dora` of `dora.v3-0123456789ab`."""
+    return served_name.rpartition(".v")[0]
+
+
+def _table(raw: dict[str, Any]) -> RoutingTable:
+    return RoutingTable(
+        generation=int(raw["generation"]),
+        published_at=float(raw["published_at"]),
+        aliases={name: _alias(route) for name, route in raw["aliases"].items()},
+        adapters=dict(raw["adapters"]),
+        versions={name: _version(route) for name, route in raw["versions"].items()},
+        tokens={name: _token(route) for name, route in raw["tokens"].items()},
+        limits={name: _limit(limit) for name, limit in raw.get("limits", {}).items()},
+    )
+
+
+def _limit(raw: dict[str, Any]) -> RateLimit:
+    """Parse a rate limit. Raises ValueError for one that would refuse every request."""
+    per_s, burst = float(raw["per_s"]), float(raw["burst"])
+    if per_s <= 0 or burst < 1:
+        raise ValueError("A rate limit needs per_s above 0 and burst from 1 on.")
+    return RateLimit(per_s, burst)
+
+
+def _alias(raw: dict[str, Any]) -> AliasRoute:
+    rollout, cache = raw["rollout"], raw.get("cache")
+    return AliasRoute(
+        raw["project"], raw["stable"], _rollout(rollout) if rollout else None, _cache(cache) if cache else None
+    )
+
+
+def _cache(raw: dict[str, Any]) -> CacheRule:
+    return CacheRule(int(raw["ttl_s"]), int(raw["max_bytes"]))
+
+
+def _rollout(raw: dict[str, Any]) -> RolloutRoute:
+    checks, sampling = raw.get("checks") or {}, raw.get("sampling")
+    return RolloutRoute(
+        raw["id"],
+        raw["candidate"],
+        float(raw["weight"]),
+        raw["salt"],
+        dict(raw.get("pinned", {})),
+        float(raw.get("holdout", 0)),
+        float(raw.get("shadow", 0)),
+        Checks(checks.get("refusal"), checks.get("format"), checks.get("schema")),
+        Sampling(float(sampling["percent"]), sampling["key"]) if sampling else None,
+    )
+
+
+def _version(raw: dict[str, Any]) -> VersionRoute:
+    return VersionRoute(raw["project"], raw["base"], raw["digest"], tuple(raw["replicas"]), tuple(raw.get("spare", ())))
+
+
+def _token(raw: dict[str, Any]) -> TokenRoute:
+    return TokenRoute(raw["hash"], raw["project"], tuple(raw["scopes"]), raw["expires_at"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredAnswer:
+    """Measurements of one answer, times in milliseconds; None for what was not measured or has no rule."""
+
+    status: int
+    ttft_ms: float | None
+    total_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    empty: bool | None = None
+    refusal: bool | None = None
+    format_failure: bool | None = None
+    differs: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(MeasuredAnswer):
+    """A router's report of one answer: `at` in epoch seconds, `unit` as sha256 hex.
+
+    `counted` is False for units that a list or the holdout excludes from the statistics. No caller saw an answer in arm
+    `shadow`; `mirrored` describes the stable version's answer to the same request.
+    """
+
+    response_id: str
+    at: float
+    project: str
+    alias: str | None
+    version: str
+    arm: str
+    sticky: bool
+    unit: str | None
+    cache: str = "bypass"
+    counted: bool = True
+    mirrored: MeasuredAnswer | None = None
+
+    @classmethod
+    def all_from_json(cls, text: str | bytes) -> list[Outcome]:
+        """Parse the reports of a stream entry; a router of an earlier release sends one instead of a list.
+
+        Fields added by a newer router are ignored. Raises ValueError.
+        """
+        content = orjson.loads(text)
+        return [_outcome(raw) for raw in (content if isinstance(content, list) else [content])]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled answer with its question, for the judge; `unit` as sha256 hex, `at` in epoch seconds."""
+
+    response_id: str
+    rollout: str
+    arm: str
+    unit: str
+    at: float
+    question: Any
+    answer: str
+
+    def to_json(self) -> bytes:
+        """Return the sample as JSON, to be encrypted."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Sample:
+        """Parse a sample. Raises ValueError."""
+        return _record(cls, orjson.loads(text))
+
+
+def hash_of(unit: str) -> str:
+    """Return the sha256 by which tables, outcomes and samples name a unit, which may be a person's name."""
+    return hashlib.sha256(unit.encode()).hexdigest()
+
+
+def _outcome(raw: dict[str, Any]) -> Outcome:
+    outcome = _record(Outcome, raw)
+    mirrored = raw.get("mirrored")
+    return replace(outcome, mirrored=_record(MeasuredAnswer, mirrored)) if mirrored else outcome
+
+
+def _record(kind: type[Record], raw: dict[str, Any]) -> Record:
+    """Build a dataclass from the fields that it knows. Raises ValueError if one is missing."""
+    try:
+        return kind(**{field.name: raw[field.name] for field in fields(kind) if field.name in raw})  # type: ignore[arg-type]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"The text is no {kind.__name__}: {error}.") from error

@@ -1,15 +1,14 @@
 """The Celery application. Messages only wake workers up; the state of every job is its row in Postgres."""
 
-import ctypes
 import os
 import signal
-import sys
 from typing import Any
 
 from celery import Celery
 from celery.signals import beat_embedded_init, beat_init, worker_init, worker_process_init, worker_ready
 
 from adapterhub import tracing
+from serving_client.parent_death import die_with_parent
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "adapterhub.settings")
 
@@ -31,16 +30,15 @@ def trace_beat(**_: object) -> None:
     tracing.start("beat")
 
 
-@worker_process_init.connect
-@beat_embedded_init.connect
-def die_with_parent(**_: object) -> None:
-    """Have the kernel kill this pool process, or beat, when its worker dies; otherwise it would go on without one.
+@worker_init.connect
+def end_pool_with_worker(**_: object) -> None:
+    """Have the kernel kill the pool's processes, and beat, when this worker dies, rather than go on without it.
 
     A busy process does not notice by itself that its worker was killed. Has an effect on Linux only.
     """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if arm := die_with_parent(signal.SIGKILL):
+        for started in (worker_process_init, beat_embedded_init):
+            started.connect(lambda arm=arm, **_: arm(), weak=False)
 
 
 @worker_ready.connect

@@ -9,7 +9,8 @@ import pytest
 from django.conf import settings
 
 from adapterhub.environment import TABLE
-from registry.models.cluster import VLLM_RANKS, Cluster
+from registry.models.cluster import Cluster
+from serving_client.slots import VLLM_RANKS
 from tests.composition import ROOT, SITE, composition, config, our_services, services
 
 OURS = {"migrate", "web", "worker", "beat", "gpu-worker", "router"}

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from adapterhub.accounts import memberships, service_accounts, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.accounts.signing_rules import Meaning
-from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import (
     actor_of,
     named_project,
@@ -179,10 +179,6 @@ class ShownTokenSerializer(TokenSerializer):
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "token"]
-
-
-class ByCreation(NewestFirst):
-    ordering = "-created_at"
 
 
 class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSet):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from adapterhub.embedded.account import Account
 from adapterhub.embedded.logs import LineSink
-from adapterhub.embedded.parent_death import die_with_parent
 from adapterhub.embedded.probes import LogProbe, Probe
+from serving_client.parent_death import die_with_parent
 
 POLL_S = 0.05
 TAIL_LINES = 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -14,15 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from serving_client import telemetry
+from serving_client.parent_death import die_with_parent
 
 Event = dict[str, Any]
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this child when its worker dies, so that it does not keep the device. Linux only."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def end_predecessor(pid_file: Path) -> None:
@@ -56,7 +49,8 @@ class Child:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                # A child that outlived its worker would keep the device.
+                preexec_fn=die_with_parent(signal.SIGKILL),
                 env={
                     **os.environ,
                     "TOKENIZERS_PARALLELISM": "false",

@@ -8,7 +8,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.pagination import ByCreation, NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
@@ -52,10 +52,6 @@ class DeliverySerializer(serializers.ModelSerializer):
     class Meta:
         model = Delivery
         fields = ["id", "webhook", "type", "status", "attempts", "next_at", "created_at", "log"]
-
-
-class ByCreation(NewestFirst):
-    ordering = "-created_at"
 
 
 class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):

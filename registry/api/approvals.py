@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.signing_rules import Meaning
-from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_fresh_sign_in, require_scope
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid
@@ -80,10 +80,6 @@ class PersonSerializer(ReasonSerializer):
 class SigningSerializer(PersonSerializer):
     meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
     seen = serializers.CharField(max_length=64, required=False, default="", help_text="`bound` as you read it.")
-
-
-class ByCreation(NewestFirst):
-    ordering = "-created_at"
 
 
 class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):

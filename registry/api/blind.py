@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import ApiToken
-from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid, NotAllowed
@@ -88,10 +88,6 @@ class NewBlindTestSerializer(serializers.Serializer):
 
 class VoteSerializer(serializers.Serializer):
     letter = serializers.CharField(max_length=4, help_text="Of the best answer, or none: no difference.")
-
-
-class ByCreation(NewestFirst):
-    ordering = "-created_at"
 
 
 class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):

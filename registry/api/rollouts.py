@@ -10,13 +10,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.api.conditions import require_tag, wanted_tag
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.core.errors import Conflict, PreconditionFailed
 from adapterhub.core.tenancy import Scope
 from registry import models
 from registry.api import serializers as shapes
-from registry.api.views import ByCreation, Reading, named_thing
+from registry.api.views import Reading, named_thing
 from registry.rollouts import controller
 
 VERBS = (

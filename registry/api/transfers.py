@@ -20,10 +20,10 @@ from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Conflict, Invalid, Unavailable
 from adapterhub.core.tenancy import Scope
+from adapterhub.workspace import store
 from registry.adapter_files.manifest import WEIGHTS
 from registry.adapter_files.served_config import CONFIG
 from registry.models import Adapter
-from registry.models.adapter import store
 
 LINK_S = 3600
 MOST_BYTES = 8 * 2**30

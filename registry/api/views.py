@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
 from django.http import FileResponse
 from django.utils.dateparse import parse_datetime
@@ -31,6 +29,7 @@ from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
+from adapterhub.workspace import scratch
 from registry import models
 from registry.api import serializers as shapes
 from registry.api.evidence import SCOPES as EVIDENCE
@@ -58,10 +57,6 @@ class BySlug(NewestFirst):
 
 class ByName(NewestFirst):
     ordering = "name"
-
-
-class ByCreation(NewestFirst):
-    ordering = "-created_at"
 
 
 class BaseModelViewSet(Reading):
@@ -176,9 +171,8 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         """
         files = self.read(shapes.UploadSerializer)
         adapter = self.adapter()
-        settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
-            folder = receive(adapter, files, Path(scratch) / "given")
+        with scratch() as place:
+            folder = receive(adapter, files, place / "given")
             folder = exports.folded(adapter, folder) if files["fold"] else folder
             version = models.AdapterVersion.publish(
                 adapter, folder, method="upload", by=actor_of(request), foreign=True, given=True

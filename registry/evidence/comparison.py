@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
-
 from adapterhub.core.errors import Invalid
+from adapterhub.workspace import scratch
 from registry.exports.service import fetched, run_child
 from registry.models import AdapterVersion, VersionEvaluation
 
@@ -85,9 +82,7 @@ def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
 
     Raises Unavailable if the files cannot be read or the child fails.
     """
-    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
-        folder = Path(scratch)
+    with scratch() as folder:
         places = [str(fetched(version, folder / name)) for version, name in ((one, "from"), (other, "to"))]
         run_child("comparison", ["registry.evidence.comparison_process", *places, str(folder / "out.json")], folder)
         rows: list[dict[str, Any]] = json.loads((folder / "out.json").read_bytes())

@@ -15,11 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from django.conf import settings
-
 from adapterhub.artifacts import ArtifactError, File, StoreAway, digest_of
 from adapterhub.core.errors import Conflict, Unavailable
 from adapterhub.jobs.child import Child
+from adapterhub.workspace import scratch, work_folder
 from registry.adapter_files.manifest import read_parts
 from registry.models import Adapter, AdapterVersion
 
@@ -42,7 +41,6 @@ class Dtype(StrEnum):
 
 def download(version: AdapterVersion) -> IO[bytes]:
     """Return a zip of the published files, whose digest is verified while they are copied. Raises Unavailable."""
-    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     with readable(version), version.opened() as folder:
         archive, files = zipped(folder)
         if digest_of(files) != version.digest:
@@ -65,9 +63,8 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
 
 @contextmanager
 def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
-    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
-        yield fetched(version, Path(scratch) / "stored")
+    with scratch() as folder:
+        yield fetched(version, folder / "stored")
 
 
 def fetched(version: AdapterVersion, target: Path) -> Path:
@@ -123,7 +120,7 @@ def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
 
     The file is deleted when it is closed. Nothing is compressed, because weights do not shrink.
     """
-    archive = tempfile.TemporaryFile(dir=settings.WORK_DIR)  # noqa: SIM115 - the response closes it
+    archive = tempfile.TemporaryFile(dir=work_folder())  # noqa: SIM115 - the response closes it
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
         files = [pack(path, target) for path in sorted(folder.iterdir())]
     archive.seek(0)

@@ -16,13 +16,13 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.conditions import require_tag, tag_of
-from adapterhub.artifacts import ArtifactStore, open_store
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.signing import signing_key, trusted_keys
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
+from adapterhub.workspace import store
 from registry.adapter_files.engine_compatibility import Traits, Verdict, verdicts
 from registry.adapter_files.finite_check import fault_in
 from registry.adapter_files.manifest import WEIGHTS, Manifest, refused
@@ -334,7 +334,3 @@ class AdapterVersion(models.Model):
     def stored(self, target: Path) -> Path:
         """Copy the stored files to `target` and verify them by digest, not by signature. Raises ArtifactError."""
         return store().fetch_dir(self.digest, target)
-
-
-def store() -> ArtifactStore:
-    return open_store(settings.ARTIFACT_STORE, endpoint_url=settings.S3_ENDPOINT_URL, addressing=settings.S3_ADDRESSING)

@@ -18,6 +18,7 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from registry.domain_signals import base_model_registered
+from serving_client.slots import BFLOAT16_BYTES, slot_bytes
 
 # Prefix of the source of a model that was made of a version; clients cannot send it.
 MADE_OF = "version:"
@@ -132,6 +133,10 @@ class BaseModel(models.Model):
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return the shapes (out, in) of the linear modules of a Llama-like architecture, by module kind."""
         return linear_shapes(self.config)
+
+    def slot_bytes(self, rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
+        """Return the bytes that an engine reserves for one adapter slot of this rank."""
+        return self.layers * slot_bytes(self.linear_shapes().values(), rank, number_bytes)
 
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:

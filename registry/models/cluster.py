@@ -16,10 +16,10 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid
 from registry.domain_signals import cluster_changed
 from registry.models.base_model import BaseModel
+from serving_client.slots import VLLM_RANKS
 
 FLAPS, FLAP_WINDOW = 3, timedelta(minutes=10)
 FIRST_REST, MAX_REST = timedelta(seconds=30), timedelta(minutes=5)
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Cluster(models.Model):
@@ -46,8 +46,7 @@ class Cluster(models.Model):
     @property
     def slot_bytes(self) -> int:
         """The bytes that vLLM reserves for one adapter slot in bfloat16: the highest rank in every module."""
-        widths = sum(out + width for out, width in self.base_model.linear_shapes().values())
-        return 2 * self.max_lora_rank * self.base_model.layers * widths
+        return self.base_model.slot_bytes(self.max_lora_rank)
 
     @property
     def slots_bytes(self) -> int:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from adapterhub.core.errors import Invalid
-from registry.models import BaseModel, Cluster
-from registry.models.cluster import VLLM_RANKS
+from registry.models import Cluster
+from serving_client.slots import VLLM_RANKS
 
 MIB = 2**20
-
-
-def slot_bytes(base: BaseModel, rank: int, number_bytes: int) -> int:
-    """Return the bytes of one slot: A and B of each linear module, with `number_bytes` for each number."""
-    return base.layers * sum(map(sum, base.linear_shapes().values())) * rank * number_bytes
 
 
 def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
     """Return the bytes that a replica's slots take. Raises Invalid, saying what fits, if `memory` (bytes) is less."""
     base, rank, slots = cluster.base_model, cluster.max_lora_rank, cluster.max_loras
-    one = slot_bytes(base, rank, number_bytes)
+    one = base.slot_bytes(rank, number_bytes)
     if slots * one <= memory:
         return slots * one
     lower = [
         rank
         for rank in VLLM_RANKS
-        if rank < cluster.max_lora_rank and slots * slot_bytes(base, rank, number_bytes) <= memory
+        if rank < cluster.max_lora_rank and slots * base.slot_bytes(rank, number_bytes) <= memory
     ]
     fits = f"{memory // one} slots of rank {rank}" + (f", or {slots} of rank {lower[-1]}" if lower else "")
     raise Invalid(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-
-from django.conf import settings
 
 from adapterhub.artifacts import ArtifactError
 from adapterhub.core.actor import system
 from adapterhub.jobs.child import Child
+from adapterhub.workspace import scratch
 from registry.adapter_files.scan_process import REJECTED
 from registry.models import AdapterVersion
 
@@ -35,10 +33,9 @@ def sign_unsigned(version: AdapterVersion) -> str:
 
 def judged(version: AdapterVersion) -> str:
     """Fetch the version's stored files and scan them. Return the fault found, or ""."""
-    settings.WORK_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=settings.WORK_DIR) as scratch:
+    with scratch() as folder:
         try:
-            return fault_of(version.stored(Path(scratch) / "stored"))
+            return fault_of(version.stored(folder / "stored"))
         except ArtifactError as error:
             return str(error)
 

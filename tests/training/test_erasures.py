@@ -14,9 +14,9 @@ from rest_framework.test import APIClient
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent, UnsealedEvent, verify
 from adapterhub.core.errors import Conflict, DomainError, Invalid, NotAllowed
+from adapterhub.workspace import store
 from tests.builders import member, rows, write_jsonl
 from training.models import Dataset, Erasure
-from training.workspace import store
 
 
 @pytest.fixture

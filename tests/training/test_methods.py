@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from adapterhub.accounts.models import Project, User
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
+from adapterhub.workspace import store
 from registry.models import Adapter, AdapterVersion, BaseModel
 from serving_client.engine.adapters.adapter import read_adapter
 from serving_client.engine.api.app import create_app
@@ -26,7 +27,6 @@ from tests.tiny_model import SMOLLM2, save_base_model
 from training.models import Dataset, TrainingRun
 from training.runs.launch import launch_run
 from training.worker.runner import work
-from training.workspace import store
 
 pytestmark = pytest.mark.slow
 

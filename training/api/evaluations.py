@@ -9,12 +9,13 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion
 from training.api.serializers import JobSerializer
-from training.api.views import OF_JOBS, ByCreation, Cancelling
+from training.api.views import OF_JOBS, Cancelling
 from training.models import Dataset, Evaluation
 from training.models.evaluation import MAX_PATTERN, MAX_PROMPTS
 from training.runs.specification import of_project

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.api import SigningTokenSerializer
-from adapterhub.api.pagination import NewestFirst
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.reasons import OptionalReasonSerializer
@@ -41,10 +41,6 @@ from training.runs.specification import of_project
 
 class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """A resource that can be listed and read."""
-
-
-class ByCreation(NewestFirst):
-    ordering = "-created_at"
 
 
 OF_JOBS = {

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from django.core.files.uploadedfile import UploadedFile
 
-from training.workspace import scratch
+from adapterhub.workspace import work_folder
 
 
 @contextmanager
 def copied(upload: UploadedFile) -> Iterator[Path]:
     """Copy the upload to a temporary file in chunks, so that memory stays constant; delete it afterwards."""
-    with tempfile.NamedTemporaryFile(dir=scratch()) as file:
+    with tempfile.NamedTemporaryFile(dir=work_folder()) as file:
         for chunk in upload.chunks():
             file.write(chunk)
         file.flush()

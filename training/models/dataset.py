@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,11 +23,11 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor, system
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
+from adapterhub.workspace import scratch, store
 from registry.models import BaseModel
 from training.datasets import readers, rendering, rows, scan
 from training.domain_signals import dataset_uploaded
 from training.models.retention import RetentionMixin
-from training.workspace import scratch, store
 
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
@@ -181,8 +180,8 @@ class Dataset(RetentionMixin):
 
     def judge(self) -> None:
         """Check the stored upload and mark it ready or rejected; idempotent."""
-        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
-            (file,) = store().fetch_dir(self.upload, Path(folder) / "upload").iterdir()
+        with scratch() as folder:
+            (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
             try:
                 with self.stored(file) as (found, digest):
                     self.end_check(found, digest)
@@ -228,13 +227,13 @@ class Dataset(RetentionMixin):
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[scan.Scan, Path]]:
         """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
-        with tempfile.TemporaryDirectory(prefix="dataset-", dir=scratch()) as folder:
+        with scratch() as folder:
             try:
-                found = scan.scan(readers.records_of(file, self.format), Path(folder), self.mapping)
+                found = scan.scan(readers.records_of(file, self.format), folder, self.mapping)
             except readers.NotThisFormat as error:
                 raise Invalid(str(error), field="file", code=f"not_{self.format}") from None
             require_enough(found)
-            yield found, Path(folder)
+            yield found, folder
 
     def require_ready(self) -> None:
         """Raise Invalid unless the dataset is ready: it is being checked, was rejected, or was erased."""
@@ -301,12 +300,9 @@ def require_enough(found: scan.Scan) -> None:
 
 def stored_alone(file: Path) -> str:
     """Put one file into the store; return the digest of its folder."""
-    folder = Path(tempfile.mkdtemp(prefix="upload-", dir=scratch()))
-    try:
+    with scratch() as folder:
         shutil.copyfile(file, folder / "rows")
         return store().put_dir(folder)
-    finally:
-        shutil.rmtree(folder)
 
 
 def drop_bytes(digest: str) -> None:

@@ -16,6 +16,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
+from adapterhub.workspace import store
 from registry.models import BaseModel
 from training.models import analysis_settings
 from training.models.dataset import Dataset
@@ -23,7 +24,6 @@ from training.models.job import GpuJob
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
 from training.tars.presets import Settings, is_attention
-from training.workspace import store
 
 REFERENCE = Path(__file__).parent.parent / "reference.txt"
 BUDGET_WORDS = {kind: word for word, kind in allocation.BUDGET_KINDS.items()}

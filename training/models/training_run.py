@@ -16,6 +16,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid, InvalidTransition
 from adapterhub.jobs.models import JobStatus
+from adapterhub.workspace import store
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training.models.checkpoint_answer import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
@@ -25,7 +26,6 @@ from training.models.rank_analysis import RankAnalysis
 from training.models.retention import RetentionMixin
 from training.models.run_log import RunLog
 from training.recipes import launch
-from training.workspace import store
 
 
 class TrainingRun(RetentionMixin, GpuJob):

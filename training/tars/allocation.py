@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving_client.slots import BFLOAT16_BYTES, VLLM_RANKS, slot_bytes
 from training.tars import exact_solver
 from training.tars.presets import Settings, is_attention
 
-BYTES_PER_PARAMETER = 2
 # Budget kinds by their names on the command line and in a stored plan.
 BUDGET_KINDS = {"uniform": "uniform_rank", "params": "parameters", "bytes": "bytes"}
-# The ranks that vLLM's --max-lora-rank takes.
-SLOT_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 Shape = Sequence[int]  # [out, in]
 Quanta = NDArray[np.int64]
@@ -97,7 +95,7 @@ def budget_parameters(kind: str, value: int, shapes: Iterable[Shape]) -> int:
         raise BadBudget(f"The budget is {value}; it must be at least 1.")
     if kind == "uniform_rank":
         return value * sum(cost(shape) for shape in shapes)
-    return value if kind == "parameters" else value // BYTES_PER_PARAMETER
+    return value if kind == "parameters" else value // BFLOAT16_BYTES
 
 
 @dataclass(frozen=True)
@@ -301,8 +299,8 @@ def serving_cost(shapes: Iterable[Shape], ranks: Sequence[int]) -> dict[str, int
 
     vLLM sizes a slot by that rank for every module of every adapter, so one high rank raises the memory of all.
     """
-    size = next((size for size in SLOT_RANKS if size >= max(ranks, default=0)), max(ranks, default=0))
-    return {"max_lora_rank": size, "slot_bytes": size * BYTES_PER_PARAMETER * sum(cost(shape) for shape in shapes)}
+    size = next((size for size in VLLM_RANKS if size >= max(ranks, default=0)), max(ranks, default=0))
+    return {"max_lora_rank": size, "slot_bytes": slot_bytes(shapes, size)}
 
 
 def plan_fields(

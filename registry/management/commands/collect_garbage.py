@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from adapterhub.artifact_gc import collect
-from registry.models.adapter import store
+from adapterhub.workspace import store
 
 
 class Command(BaseCommand):

@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.workspace import store
 from registry.models import Adapter, AdapterVersion, BaseModel, Cluster
-from registry.models.adapter import store
 from registry.tasks import check_base_model
 from serving_client.engine.model import open_model
 from tests.builders.rest import client, problem

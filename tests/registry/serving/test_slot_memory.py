@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from registry.models import BaseModel, Cluster
-from registry.serving.slot_memory import MIB, require_memory, slot_bytes
+from registry.serving.slot_memory import MIB, require_memory
 from serving_client.engine.adapters.adapter import read_adapter
 from serving_client.engine.batching.batch import RunningBatch
 from serving_client.engine.model import open_model
@@ -38,11 +38,11 @@ def reserved(base_model: BaseModel, folder: Path) -> int:
 
 
 def test_slots_take_what_the_plan_says(base_model: BaseModel, tmp_path: Path) -> None:
-    assert SLOTS * slot_bytes(base_model, RANK, 4) == reserved(base_model, tmp_path / "adapter")
+    assert SLOTS * base_model.slot_bytes(RANK, 4) == reserved(base_model, tmp_path / "adapter")
 
 
 def test_what_does_not_fit_is_refused_with_what_would(cluster: Cluster) -> None:
-    one = slot_bytes(cluster.base_model, RANK, 2)
+    one = cluster.base_model.slot_bytes(RANK)
     assert require_memory(cluster, SLOTS * one, 2) == SLOTS * one
     said = io.StringIO()
     call_command("plan_slots", "cpu", "--memory-mib", str(-(-SLOTS * one // MIB)), stdout=said)

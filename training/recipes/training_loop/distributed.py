@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
+import os
 import signal
-import sys
 from typing import Any
 
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
+from serving_client.parent_death import die_with_parent
 from training.lm.base_model import on_gpu
 from training.lm.error_reporting import BadInput
 from training.recipes.entrypoint import RunEvents
@@ -29,9 +29,9 @@ def join(run: Run, events: RunEvents) -> PartialState:
 
 def end_with_launcher() -> None:
     """Ask Linux to kill this process with the launcher: it has its own session, so a group kill misses it."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    # Without a launcher that died before this line nothing can be joined: the processes meet in it.
+    if arm := die_with_parent(signal.SIGKILL, parent=os.getppid()):
+        arm()
 
 
 def anyone(requested: bool, state: PartialState) -> bool:

@@ -93,10 +93,9 @@ def test_only_the_table_reads_the_environment() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    # What a launcher tells its processes is no setting: their rank, and the devices that they may see.
-    launched = {
-        f"training.{name}" for name in ("tars.distributed", "lm.error_reporting", "tars.__main__", "recipes.entrypoint")
-    }
+    # What a launcher tells its processes is no setting: their rank, their threads, and the devices that they may see.
+    names = ("tars.distributed", "lm.error_reporting", "tars.__main__", "recipes.entrypoint", "datasets.scan_process")
+    launched = {f"training.{name}" for name in names}
     passing_on = {"adapterhub.asgi", "adapterhub.celery", *launched}
     assert {name for name in readers - passing_on if not name.startswith("adapterhub.embedded")} == MAY_READ_ENVIRON
 

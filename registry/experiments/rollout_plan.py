@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import regex
 from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.validators import validator_for
 
 from adapterhub.core.errors import Invalid
+from adapterhub.core.patterns import require_pattern
 from registry.experiments.guardrails import Guardrail, Kind
 from registry.experiments.metrics import METRICS, UNSEEN_ALONE
 from serving_client.protocol import hash_of
@@ -30,7 +30,12 @@ TEMPLATES: dict[str, Steps] = {
 }
 TEMPLATES["careful, after a shadow"] = SHADOW + TEMPLATES["careful"]
 BY_HAND = "by hand"
-MOST_LISTED, LONGEST_PATTERN = 1000, 500
+MOST_LISTED = 1000
+DEEPEST_SCHEMA, LARGEST_SCHEMA = 20, 1000
+# Patterns and references could run without end, and each unevaluated* evaluates all below it once more.
+NOT_IN_SCHEMAS = {
+    "pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef", "unevaluatedItems", "unevaluatedProperties",
+}  # fmt: skip
 GUARDRAILS: list[dict[str, Any]] = [
     {"metric": "error_rate", "margin": 2},
     {"metric": "empty_rate", "margin": 5},
@@ -85,7 +90,7 @@ def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> N
     if "judge" not in checks and any(raw["metric"] == "judge_score" for raw in guardrails):
         raise bad("judge_score needs checks.judge: an instruction, and the percent of the answers to judge.")
     for name in ("refusal", "format"):
-        require_pattern(name, checks.get(name))
+        require_pattern(checks.get(name) or "", f"checks.{name}", "bad_check")
     if (schema := checks.get("schema")) is not None:
         require_schema(schema)
 
@@ -100,32 +105,31 @@ def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
         )
 
 
-def require_pattern(name: str, pattern: str | None) -> None:
-    try:
-        regex.compile(pattern or "")
-    except regex.error as error:
-        raise bad_check(name, f"no regular expression: {error}.") from None
-    if len(pattern or "") > LONGEST_PATTERN:
-        raise bad_check(name, f"at most {LONGEST_PATTERN} characters.")
-
-
 def require_schema(schema: Any) -> None:
-    """Check a JSON Schema. Raises Invalid, also for patterns, which have no time limit, and for references."""
+    """Check a JSON Schema. Raises Invalid, also for one that is too large, and for what could run without end."""
+    # Only after this, since the check itself compiles the patterns and follows the schema to its depth.
+    if taken := NOT_IN_SCHEMAS & set(keys(schema)):
+        raise bad_check("schema", f"{', '.join(sorted(taken))} may not be used.")
     try:
         validator_for(schema, Draft202012Validator).check_schema(schema)
     except SchemaError as error:
         raise bad_check("schema", f"no JSON Schema: {error.message}.") from None
-    if taken := {"pattern", "patternProperties", "$ref", "$dynamicRef"} & set(keys(schema)):
-        raise bad_check("schema", f"{', '.join(sorted(taken))} may not be used.")
 
 
 def keys(schema: Any) -> Iterator[str]:
-    """Yield every key of a schema, at every depth."""
-    if isinstance(schema, dict):
-        yield from schema
-    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
-    for part in inner:
-        yield from keys(part)
+    """Yield every key of a schema. Raises Invalid for one that is no object, too deep or too large."""
+    if not isinstance(schema, dict):
+        raise bad_check("schema", "no JSON Schema: give an object.")
+    waiting, count = [(schema, 1)], 0
+    while waiting:
+        part, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST_SCHEMA or count > LARGEST_SCHEMA:
+            raise bad_check("schema", f"at most {DEEPEST_SCHEMA} levels and {LARGEST_SCHEMA} values.")
+        if isinstance(part, dict):
+            yield from part
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+        waiting += [(value, depth + 1) for value in inner]
 
 
 def bad_check(name: str, detail: str) -> Invalid:

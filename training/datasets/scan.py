@@ -15,7 +15,28 @@ from training.datasets.readers import Record
 from training.datasets.rows import BadLine, LineError, Row, content_hash, is_held_out, line_of, normal_form, renamed
 
 MAX_ERRORS = 100
+# A file of so many bad lines is looked at no further.
+MAX_BROKEN = 100_000
 SPLITS = ("train", "eval")
+
+
+class UnfoldsTooFar(ValueError):
+    """The rows take so much more than the file that it was made to fill a disk."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of a scan as plain values: the first errors of `broken` bad lines, and what the rows are."""
+
+    errors: list[LineError]
+    broken: int
+    columns: list[str]
+    splits: dict[str, int]
+    warnings: list[str]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.splits.values())
 
 
 @dataclass
@@ -43,6 +64,9 @@ class Scan:
         if len(self.errors) < MAX_ERRORS:
             self.errors.append(LineError(number, error.column, error.code, str(error)))
 
+    def report(self) -> Report:
+        return Report(self.errors, self.broken, sorted(self.columns), self.splits, self.warnings())
+
     def distinct(self, split: str) -> Any:
         """Return the split's sorted, unique hashes."""
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
@@ -64,9 +88,11 @@ class Scan:
         return found
 
 
-def scan(records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None) -> Scan:
-    """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat."""
-    found = Scan()
+def scan(
+    records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None, *, most_bytes: int | None = None
+) -> Scan:
+    """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat, UnfoldsTooFar."""
+    found, written = Scan(), 0
     with ExitStack() as open_files:
         files = {
             split: open_files.enter_context(place.open("w", encoding="utf-8"))
@@ -76,9 +102,13 @@ def scan(records: Iterable[Record], folder: Path, mapping: dict[str, str] | None
             row = row_of(record, mapping or {})
             if isinstance(row, BadLine):
                 found.refuse(number, row)
+                if found.broken >= MAX_BROKEN:
+                    break
                 continue
             split = "eval" if is_held_out(row) else "train"
-            files[split].write(line_of(row))
+            written += files[split].write(line_of(row))
+            if most_bytes is not None and written > most_bytes:
+                raise UnfoldsTooFar(f"The rows take over {most_bytes >> 20} MB, too much for a file of this size.")
             found.hashes[split].append(content_hash(row))
             found.columns |= set(row)
     return found

@@ -25,7 +25,9 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import scratch, store
 from registry.models import BaseModel
-from training.datasets import readers, rendering, rows, scan
+from training.datasets import readers, rendering, rows
+from training.datasets.bounded_scan import checked
+from training.datasets.scan import Report
 from training.domain_signals import dataset_uploaded
 from training.models.retention import RetentionMixin
 
@@ -42,7 +44,7 @@ class BrokenLines(Invalid):
 
     code = "broken_lines"
 
-    def __init__(self, found: scan.Scan) -> None:
+    def __init__(self, found: Report) -> None:
         first = found.errors[0]
         more = f" ({found.broken} such lines)" if found.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
@@ -159,7 +161,7 @@ class Dataset(RetentionMixin):
             raise Invalid(message, field="file", code="too_large_to_look_at")
         with dataset.scanned(file) as (found, folder):
             dataset.digest, dataset.rows = digest_of(manifest_of(folder)), found.rows
-            dataset.splits, dataset.columns, dataset.warnings = found.splits, sorted(found.columns), found.warnings()
+            dataset.splits, dataset.columns, dataset.warnings = found.splits, found.columns, found.warnings
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
@@ -188,7 +190,7 @@ class Dataset(RetentionMixin):
             except Invalid as error:
                 self.reject(error)
 
-    def end_check(self, found: scan.Scan, digest: str) -> None:
+    def end_check(self, found: Report, digest: str) -> None:
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
@@ -196,10 +198,10 @@ class Dataset(RetentionMixin):
                 raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
             self.accept(found, digest, by=CHECKER)
 
-    def accept(self, found: scan.Scan, digest: str, *, by: Actor) -> None:
+    def accept(self, found: Report, digest: str, *, by: Actor) -> None:
         """Mark the dataset as ready with the results of its scan, and record the audit event."""
         self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
-        self.splits, self.columns, self.warnings = found.splits, sorted(found.columns), found.warnings()
+        self.splits, self.columns, self.warnings = found.splits, found.columns, found.warnings
         with transaction.atomic():
             self.save()
             after = {"digest": digest, "rows": self.rows}
@@ -219,19 +221,16 @@ class Dataset(RetentionMixin):
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     @contextmanager
-    def stored(self, file: Path) -> Iterator[tuple[scan.Scan, str]]:
+    def stored(self, file: Path) -> Iterator[tuple[Report, str]]:
         """Scan the file, put its splits into the store, and yield the scan and their digest. Raises Invalid."""
         with self.scanned(file) as (found, folder):
             yield found, store().put_dir(folder)
 
     @contextmanager
-    def scanned(self, file: Path) -> Iterator[tuple[scan.Scan, Path]]:
+    def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
         """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
         with scratch() as folder:
-            try:
-                found = scan.scan(readers.records_of(file, self.format), folder, self.mapping)
-            except readers.NotThisFormat as error:
-                raise Invalid(str(error), field="file", code=f"not_{self.format}") from None
+            found = checked(file, self.format, folder, self.mapping)
             require_enough(found)
             yield found, folder
 
@@ -289,7 +288,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
     return mapping
 
 
-def require_enough(found: scan.Scan) -> None:
+def require_enough(found: Report) -> None:
     if found.errors:
         raise BrokenLines(found)
     if found.rows < MIN_ROWS or not all(found.splits.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from django.conf import settings
@@ -13,6 +12,7 @@ from django.db.models import Q
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
+from adapterhub.core.patterns import require_pattern
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion, VersionEvaluation
 from registry.models.adapter import VersionStatus
@@ -69,7 +69,7 @@ class Evaluation(GpuJob):
         require_measurable(version, against)
         if dataset is None and not prompts:
             raise Invalid("Name a dataset, or prompts.", field="dataset", code="nothing_to_measure")
-        require_pattern(pattern)
+        require_pattern(pattern, "pattern", "bad_pattern")
         job = cls(
             project=version.project,
             base_model=version.adapter.base_model,
@@ -137,10 +137,3 @@ def checked_prompts(prompts: list[str]) -> list[str]:
         message = f"Give at most {MAX_PROMPTS} prompts of 1 to {MAX_PROMPT} characters."
         raise Invalid(message, field="prompts", code="bad_prompts")
     return prompts
-
-
-def require_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise Invalid(f"This is no regular expression: {error}.", field="pattern", code="bad_pattern") from None

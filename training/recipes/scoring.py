@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serving_client.patterns import contains
+
 RESAMPLES = 2000
 
 
@@ -54,4 +56,4 @@ def token_f1(answer: str, wanted: str) -> float:
 
 
 def matches(answer: str, pattern: str) -> float:
-    return float(re.search(pattern, answer) is not None)
+    return float(contains(pattern, answer))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from serving_client.engine.errors import AdapterMissing, AdapterUnusable
+from serving_client.patterns import BadPattern, compiled
 
 CONFIG_NAME = "adapter_config.json"
 Value = TypeVar("Value")
@@ -60,7 +60,7 @@ class LoraShape:
 
 
 def _first_match(pattern: dict[str, Value], module: str, default: Value) -> Value:
-    matches = (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+    matches = (value for key, value in pattern.items() if compiled(rf"(.*\.)?({key})$").match(module))
     return next(matches, default)
 
 
@@ -119,6 +119,6 @@ def _alpha(value: object, field: str) -> float:
 
 def _check_pattern(key: str) -> None:
     try:
-        re.compile(key)
-    except re.error as error:
+        compiled(rf"(.*\.)?({key})$")
+    except BadPattern as error:
         raise AdapterUnusable(f"The pattern '{key}' is not a regular expression: {error}.") from error

@@ -1,0 +1,84 @@
+"""Regular expressions that users write: compiled by RE2, which is linear in the text and bounded in memory. Pure."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import re2  # type: ignore[import-untyped]
+
+LONGEST = 500
+# RE2 counts repetitions when it compiles: what would need more memory than this is refused.
+MEMORY_BYTES = 2**20
+REPEATED = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
+CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
+MANY = 10**9
+
+
+class BadPattern(ValueError):
+    """The pattern is too long, too large, or uses what a linear engine lacks; the message says which."""
+
+
+@lru_cache(maxsize=256)
+def compiled(pattern: str) -> re2._Regexp:
+    """Compile a pattern. Raises BadPattern."""
+    if len(pattern) > LONGEST:
+        raise BadPattern(f"at most {LONGEST} characters")
+    options = re2.Options()
+    options.max_mem, options.log_errors = MEMORY_BYTES, False
+    try:
+        return re2.compile(pattern, options)
+    except UnicodeEncodeError:
+        raise BadPattern("half of a surrogate pair is no character") from None
+    except re2.error as error:
+        raise BadPattern(reason(error)) from None
+
+
+def reason(error: re2.error) -> str:
+    """Return RE2's reason as text, with the hint that look-around and back references are not offered."""
+    text: str = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error.args[0])
+    is_feature = text.startswith(("invalid perl operator", "invalid escape sequence"))
+    return f"{text} (RE2's syntax: no look-around, no back references)" if is_feature else text
+
+
+def contains(pattern: str, text: str) -> bool:
+    """Search the pattern in the text. Raises BadPattern."""
+    return compiled(pattern).search(text) is not None
+
+
+def unfolded(pattern: str) -> int:
+    """Estimate the size of a pattern with its repetitions written out: for engines other than ours, which write them.
+
+    Each character counts one, and {n,m} multiplies the character, class or group before it by the larger bound.
+    """
+    groups, last, place = [0], 0, 0
+    while place < len(pattern):
+        letter = pattern[place]
+        if letter == "(":
+            groups, last = [*groups, 0], 0
+        elif letter == ")" and len(groups) > 1:
+            last = groups.pop()
+            groups[-1] += last
+        elif bounds := REPEATED.match(pattern, place):
+            times = min(max(int(bounds[1] or 0), int(bounds[2] or 0), 1), MANY)
+            groups[-1] += last * (times - 1)
+            last *= times
+            place = bounds.end()
+            continue
+        else:
+            place = end_of_atom(pattern, place)
+            last = 1
+            groups[-1] += 1
+        place += 1
+        if groups[-1] > MANY:
+            return MANY
+    return sum(groups)
+
+
+def end_of_atom(pattern: str, place: int) -> int:
+    """Return the place of the last letter of the character, escape or class that begins here."""
+    if pattern[place] == "\\":
+        return place + 1
+    if pattern[place] == "[" and (end := CLASS.match(pattern, place)):
+        return end.end() - 1
+    return place

@@ -1,0 +1,100 @@
+"""Small files that unfold: a dataset is decoded in a child with limits, and the web process stays as it was."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow
+import pyarrow.parquet
+import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from tests.builders import rows
+from tests.builders.rest import client, problem
+from training.datasets import bounded_scan
+from training.models import Dataset
+
+CODECS = ["gzip", "zstd", "snappy", "brotli"]
+MANY = 5000
+
+
+def repeated(path: Path, codec: str) -> bytes:
+    """One text of 3 MB in thousands of rows: kilobytes on the wire, gigabytes when decoded."""
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * MANY, pyarrow.int32()), ["a" * 3 * 2**20])
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": texts, "completion": ["x"] * MANY}), path, compression=codec)
+    return path.read_bytes()
+
+
+def one_endless_row(path: Path) -> bytes:
+    """A conversation of 16 million messages in 700 bytes."""
+    count = 16_000_000
+    roles = pyarrow.DictionaryArray.from_arrays(pyarrow.array(numpy.zeros(count, "int8")), ["user"])
+    turns = pyarrow.StructArray.from_arrays([roles], names=["role"])
+    row = pyarrow.ListArray.from_arrays(pyarrow.array([0, count], pyarrow.int32()), turns)
+    pyarrow.parquet.write_table(pyarrow.table({"messages": row}), path, compression="zstd")
+    return path.read_bytes()
+
+
+def sent(token: str, content: bytes, call: str = "", name: str = "rows.parquet") -> Any:
+    body = {"project": "eu", "file": SimpleUploadedFile(name, content)}
+    return client(token).post(f"/api/v1/datasets/{call}", body, format="multipart")
+
+
+@pytest.mark.threat("D16")
+@pytest.mark.parametrize("call", ["", "check/"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_file_that_unfolds_is_refused(ci: str, tmp_path: Path, codec: str, call: str) -> None:
+    before = peak_kb()
+    content = repeated(tmp_path / "bomb.parquet", codec)
+    made = peak_kb()
+    problem(sent(ci, content, call), 422, "unfolds_too_far")
+    assert peak_kb() - max(made, before) < 50_000
+    assert not Dataset.objects.exists()
+    assert [path.name for path in settings.WORK_DIR.iterdir()] == []
+
+
+@pytest.mark.threat("D16")
+def test_a_row_that_takes_all_memory_ends_the_child_alone(ci: str, tmp_path: Path) -> None:
+    content = one_endless_row(tmp_path / "bomb.parquet")
+    made = peak_kb()
+    problem(sent(ci, content), 422, "too_costly")
+    assert peak_kb() - made < 50_000
+    assert [path.name for path in settings.WORK_DIR.iterdir()] == []
+
+
+@pytest.mark.threat("D16")
+def test_millions_of_bad_rows_are_not_all_looked_at(ci: str, tmp_path: Path) -> None:
+    path = tmp_path / "nulls.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.nulls(50_000_000, pyarrow.string())}), path)
+    found = problem(sent(ci, path.read_bytes()), 422, "broken_lines")
+    assert "100000 such lines" in found["detail"]
+    assert len(found["errors"]) == 100
+
+
+@pytest.mark.threat("D16")
+def test_a_large_text_is_read_by_a_child_too(ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_scan, "SHORT_BYTES", 0)
+    content = "".join(json.dumps(row) + "\n" for row in rows(40)).encode()
+    answer = sent(ci, content, name="rows.jsonl")
+    assert (answer.status_code, answer.json()["rows"]) == (201, 40)
+    broken = problem(sent(ci, content + b"{\n", name="rows.jsonl"), 422, "broken_lines")
+    assert broken["errors"][0]["field"] == "file.41"
+
+
+@pytest.mark.threat("D16")
+def test_no_more_children_than_two_at_once(ci: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_scan, "TURN_S", 0)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows(30)), tmp_path / "good.parquet")
+    content = (tmp_path / "good.parquet").read_bytes()
+    with bounded_scan.turns, bounded_scan.turns:
+        problem(sent(ci, content), 503, "unavailable")
+    assert sent(ci, content).status_code == 201
+
+
+def peak_kb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

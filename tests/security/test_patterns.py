@@ -1,0 +1,104 @@
+"""Regular expressions of users: none takes memory or time by its own size, at any door and in any process."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.models import AdapterVersion, Alias, Rollout
+from serving_client.engine.adapters.adapter_config import read_lora_shape
+from serving_client.engine.errors import AdapterUnusable
+from serving_client.router.reporting.response_checks import judged
+from serving_client.protocol import Checks
+from tests.builders.rest import client, problem
+from training.recipes.scoring import matches
+
+# Each is short and unfolds to a program of gigabytes, or backtracks without end.
+UNFOLDING = ["(?:(?:(?:a{999}){999}){999})", "((((((a{9}){9}){9}){9}){9}){9})", "(?:a{0,999}){0,999}", "(" * 400,
+             r"(x{1,400})(?:\1{1,999}){1,999}", "(?=(a+))b"]  # fmt: skip
+TEXT = "a" * 100_000 + "!"
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize("pattern", UNFOLDING)
+@pytest.mark.parametrize("check", ["refusal", "format"])
+def test_a_draft_with_a_pattern_that_unfolds_is_refused_at_once(
+    ci: str, alias: Alias, candidate: AdapterVersion, pattern: str, check: str
+) -> None:
+    body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 10}], "reason": "try",
+            "draft": True, "checks": {check: pattern}}  # fmt: skip
+    before, began = peak_kb(), time.monotonic()
+    answer = client(ci).post("/api/v1/rollouts/", body)
+    assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
+    assert problem(answer, 422, "bad_check")["errors"][0]["field"] == f"checks.{check}"
+    assert not Rollout.objects.exists()
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize("pattern", UNFOLDING)
+def test_an_evaluation_with_such_a_pattern_is_refused_at_once(ci: str, version: AdapterVersion, pattern: str) -> None:
+    body = {"project": "eu", "version": version.served_name, "prompts": ["x"], "pattern": pattern[:200]}
+    before, began = peak_kb(), time.monotonic()
+    problem(client(ci).post("/api/v1/evaluations/", body), 422, "bad_pattern")
+    assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"items": nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"pattern": UNFOLDING[0]}}},
+        {"patternProperties": {UNFOLDING[0]: {}}},
+        {"$defs": {"a": {"allOf": [{"$recursiveRef": "#"}]}}},
+        {"unevaluatedProperties": {"unevaluatedProperties": {}}},
+        {"enum": list(range(1000))},
+        nested(200),
+        5,
+        [],
+    ],
+)
+def test_a_schema_that_could_run_without_end_is_refused_unread(
+    ci: str, alias: Alias, candidate: AdapterVersion, schema: Any
+) -> None:
+    body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 10}], "reason": "try",
+            "draft": True, "checks": {"schema": schema}}  # fmt: skip
+    answer = client(ci).post("/api/v1/rollouts/", body)
+    assert problem(answer, 422, "bad_check")["errors"][0]["field"] == "checks.schema"
+
+
+@pytest.mark.threat("D15")
+def test_no_text_makes_a_pattern_slow() -> None:
+    began = time.monotonic()
+    assert judged(Checks(refusal=r"(a+)+$", format=r"(a|aa)+b"), TEXT)["refusal"] is False
+    assert matches(TEXT, r"(a*)*b") == 0
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize("pattern", UNFOLDING)
+def test_one_that_a_table_brings_says_nothing_and_takes_nothing(pattern: str) -> None:
+    before, began = peak_kb(), time.monotonic()
+    assert judged(Checks(refusal=pattern), TEXT) == {"empty": False}
+    assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
+
+
+@pytest.mark.threat("D15")
+@pytest.mark.parametrize("pattern", UNFOLDING)
+def test_an_engine_refuses_an_adapter_with_such_a_key(pattern: str, tmp_path: Path) -> None:
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "rank_pattern": {pattern: 4}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterUnusable):
+        read_lora_shape(tmp_path)
+
+
+def peak_kb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

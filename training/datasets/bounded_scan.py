@@ -1,0 +1,55 @@
+"""The check of a dataset's file in a child process with limits; a short text alone is read in this process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+from adapterhub.core.errors import Invalid, Unavailable
+from adapterhub.jobs.child import Child
+from adapterhub.workspace import scratch
+from training.datasets.readers import NotThisFormat, records_of
+from training.datasets.rows import LineError
+from training.datasets.scan import Report, scan
+
+# A short text cannot unfold, and a process of its own takes longer than reading it.
+SHORT_BYTES = 2**20
+# Each child may take as much memory as its limit.
+AT_ONCE = 2
+TURN_S, CHECK_S = 30, 1800
+turns = threading.BoundedSemaphore(AT_ONCE)
+
+
+def checked(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Report:
+    """Write the file's splits into the folder and return the report. Raises Invalid, and Unavailable without a turn."""
+    if form != "parquet" and file.stat().st_size <= SHORT_BYTES:
+        try:
+            return scan(records_of(file, form), folder, mapping).report()
+        except NotThisFormat as error:
+            raise Invalid(str(error), field="file", code=f"not_{form}") from None
+    if not turns.acquire(timeout=TURN_S):
+        raise Unavailable("Other files are being checked: send it again in a minute.")
+    try:
+        return by_child(file, form, folder, mapping)
+    finally:
+        turns.release()
+
+
+def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Report:
+    with scratch() as own:
+        events = own / "events.jsonl"
+        arguments = [str(file), form, str(folder), str(events), json.dumps(mapping)]
+        child = Child(["training.datasets.scan_process", *arguments], events, own / "log.txt")
+        try:
+            status = child.wait(CHECK_S)
+        finally:
+            child.kill()
+        found = next(child.new_events(), None) if status == 0 else None
+    if found is None:
+        message = "The file could not be read within the limits of memory and time of a check: send it in parts."
+        raise Invalid(message, field="file", code="too_costly")
+    if "fault" in found:
+        raise Invalid(found["fault"], field="file", code=found["code"])
+    errors = [LineError(**error) for error in found.pop("errors")]
+    return Report(errors=errors, **found)

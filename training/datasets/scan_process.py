@@ -1,0 +1,57 @@
+"""Child process that checks a dataset's file, under limits of memory, time and output that it sets for itself.
+
+    python -m training.datasets.scan_process FILE FORMAT FOLDER EVENTS MAPPING
+
+It writes the splits to FOLDER and appends its report, or the file's fault, to EVENTS as a line of JSON. Any exit but 0
+means that a limit has ended it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+MEMORY_BYTES = 2 * 2**30
+CPU_S = 30
+MB = 2**20
+# A text repeats itself in other places than a line; what unfolds further than this was made to.
+MOST_UNFOLDED, FREE_BYTES = 50, 64 * MB
+
+
+def limit(file: Path) -> None:
+    """Limit this process, so that a malicious file can end this process only. A second for each MB of the file."""
+    seconds = CPU_S + file.stat().st_size // MB
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Each thread of numpy's or Arrow's pools would take address space, whose limit is meant for the file.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}
+
+
+def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> dict[str, Any]:
+    from training.datasets.readers import NotThisFormat, records_of
+    from training.datasets.scan import UnfoldsTooFar, scan
+
+    most = FREE_BYTES + MOST_UNFOLDED * file.stat().st_size
+    try:
+        return asdict(scan(records_of(file, form), folder, mapping, most_bytes=most).report())
+    except NotThisFormat as error:
+        return {"fault": str(error), "code": f"not_{form}"}
+    except UnfoldsTooFar as error:
+        return {"fault": str(error), "code": "unfolds_too_far"}
+
+
+def main(file: str, form: str, folder: str, events: str, mapping: str) -> None:
+    limit(Path(file))
+    line = json.dumps(report_on(Path(file), form, Path(folder), json.loads(mapping)))
+    with Path(events).open("a") as stream:
+        stream.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

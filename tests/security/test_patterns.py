@@ -13,8 +13,8 @@ import pytest
 from registry.models import AdapterVersion, Alias, Rollout
 from serving_client.engine.adapters.adapter_config import read_lora_shape
 from serving_client.engine.errors import AdapterUnusable
-from serving_client.router.reporting.response_checks import judged
 from serving_client.protocol import Checks
+from serving_client.router.reporting.response_checks import judged
 from tests.builders.rest import client, problem
 from training.recipes.scoring import matches
 

@@ -62,7 +62,7 @@ def listed(path: Path = LIST) -> list[Fault]:
     return [Fault(**{**fault, "tests": tuple(fault["tests"])}) for fault in content["fault"]]
 
 
-def troubles(fault: Fault, root: Path) -> Iterator[str]:
+def problems(fault: Fault, root: Path) -> Iterator[str]:
     """Why the fault cannot be judged in this tree."""
     file = root / fault.file
     count = file.read_text(encoding="utf-8").count(fault.old) if file.is_file() else 0
@@ -142,34 +142,34 @@ def chosen(names: Sequence[str], faults: list[Fault]) -> list[Fault]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    ours, extra = divided(arguments)
+    own_arguments, extra = divided(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--verify", action="store_true", help="only look whether each fault still fits the tree")
     parser.add_argument("--unfaulted", action="store_true", help="run the same tests without a fault")
-    options = parser.parse_args(ours)
+    options = parser.parse_args(own_arguments)
     try:
         faults = chosen(options.names, listed())
     except ValueError as error:
         parser.error(str(error))
-    if wrong := [trouble for fault in faults for trouble in troubles(fault, ROOT)]:
+    if wrong := [problem for fault in faults for problem in problems(fault, ROOT)]:
         sys.stderr.write("".join(f"{line}\n" for line in wrong))
         return 2
     if options.verify:
         return 0
     if options.unfaulted:
-        return told([run_unfaulted(faults, extra)])
-    return told(judge(fault, extra) for fault in faults)
+        return print_outcomes([run_unfaulted(faults, extra)])
+    return print_outcomes(judge(fault, extra) for fault in faults)
 
 
 def divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands before `--` and what after it."""
-    given = [*arguments, "--"]
-    place = given.index("--")
-    return given[:place], given[place + 1 : -1]
+    separated = [*arguments, "--"]
+    place = separated.index("--")
+    return separated[:place], separated[place + 1 : -1]
 
 
-def told(outcomes: Iterable[tuple[bool, str]]) -> int:
+def print_outcomes(outcomes: Iterable[tuple[bool, str]]) -> int:
     """Print each line as it comes; the exit code."""
     are_good = []
     for is_good, line in outcomes:

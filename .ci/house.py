@@ -26,20 +26,20 @@ QUESTION = re.compile(r"(What|Whether|Who|Where|Which|How)\b")
 class Measure:
     """A number of the code, the most that is allowed, and where that should lead."""
 
-    what: str
-    found: float
+    label: str
+    value: float
     limit: float
     goal: float
-    where: str = ""
+    place: str = ""
 
     @property
     def is_broken(self) -> bool:
-        return self.found > self.limit
+        return self.value > self.limit
 
     def __str__(self) -> str:
         verdict = "BROKEN" if self.is_broken else "ok"
         goal = f", goal {self.goal:g}" if self.goal < self.limit else ""
-        return f"{verdict:6} {self.found:6g}  {self.what} (limit {self.limit:g}{goal}) {self.where}".rstrip()
+        return f"{verdict:6} {self.value:6g}  {self.label} (limit {self.limit:g}{goal}) {self.place}".rstrip()
 
 
 def main() -> int:

@@ -47,8 +47,12 @@ def environment(image: str, folder: Path) -> Path:
 
 def packages_of(image: str) -> list[Distribution]:
     """What the image installs on a machine like this one. Raises SystemExit when another version is installed here."""
-    cuda = [asked for asked in requirements("cuda") if image == "app" and is_installed(asked.name)]
-    return [found(asked) for asked in (*cuda, *requirements(image)) if not asked.marker or asked.marker.evaluate()]
+    cuda = [requirement for requirement in requirements("cuda") if image == "app" and is_installed(requirement.name)]
+    return [
+        installed_distribution(requirement)
+        for requirement in (*cuda, *requirements(image))
+        if not requirement.marker or requirement.marker.evaluate()
+    ]
 
 
 def requirements(lock: str) -> Iterator[Requirement]:
@@ -62,11 +66,11 @@ def is_installed(name: str) -> bool:
     return any(distributions(name=name))
 
 
-def found(asked: Requirement) -> Distribution:
-    installed = next(iter(distributions(name=asked.name)), None)
-    if installed is None or not asked.specifier.contains(installed.version):
+def installed_distribution(requirement: Requirement) -> Distribution:
+    installed = next(iter(distributions(name=requirement.name)), None)
+    if installed is None or not requirement.specifier.contains(installed.version):
         version = installed and installed.version
-        raise SystemExit(f"The lock files ask for {asked}, and {version} is installed here: run `make install`.")
+        raise SystemExit(f"The lock files ask for {requirement}, and {version} is installed here: run `make install`.")
     return installed
 
 

@@ -56,8 +56,8 @@ def is_fresh(root: Path, path: Path) -> bool:
 
 def write(root: Path, *, upgrade: bool) -> None:
     """Resolve them all before the first is written: where uv finds no answer, every file stays as it is."""
-    kept = [] if upgrade else [path for path in (lock(root, "dev"), lock(root, CUDA)) if path.exists()]
-    everything = resolved(root, EXTRAS["dev"], "".join(path.read_text() for path in kept))
+    current_locks = [] if upgrade else [path for path in (lock(root, "dev"), lock(root, CUDA)) if path.exists()]
+    everything = resolved(root, EXTRAS["dev"], "".join(path.read_text() for path in current_locks))
     answers = {name: everything if name == "dev" else resolved(root, EXTRAS[name], everything) for name in EXTRAS}
     for name, answer in answers.items():
         save(root, name, [block for block in blocks(answer) if not ONLY_CUDA.match(block)])
@@ -108,8 +108,8 @@ def save(root: Path, name: str, requirements: list[str]) -> None:
 def sealed(root: Path, name: str, body: str) -> str:
     """The body under a header with the digest of it and of what it was made from."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    asked = [project[key] for key in ("requires-python", "dependencies", "optional-dependencies")]
-    digest = hashlib.sha256(f"{json.dumps([asked, EXTRAS], sort_keys=True)}\n{body}".encode()).hexdigest()
+    declared = [project[key] for key in ("requires-python", "dependencies", "optional-dependencies")]
+    digest = hashlib.sha256(f"{json.dumps([declared, EXTRAS], sort_keys=True)}\n{body}".encode()).hexdigest()
     return HEADER.format(name=name, digest=digest) + body
 
 

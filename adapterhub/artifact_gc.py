@@ -31,12 +31,12 @@ def collect(store: ArtifactStore, grace: timedelta, *, dry_run: bool) -> Iterato
 
 def referenced() -> set[str]:
     """Return every sha256, in hexadecimal, that any row holds."""
-    found: set[str] = set()
+    digests: set[str] = set()
     for model in apps.get_models():
         columns = [field.column for field in model._meta.concrete_fields if isinstance(field, TEXTS)]
         if columns and model._meta.managed:
-            found |= digests_in(model._meta.db_table, columns)
-    return found
+            digests |= digests_in(model._meta.db_table, columns)
+    return digests
 
 
 DIGESTS = sql.SQL(

@@ -72,9 +72,9 @@ def digest_of(files: list[File]) -> str:
 
 def verify(folder: Path, digest: str) -> None:
     """Check that the folder's files match the digest. Raises ArtifactError."""
-    found = digest_of(manifest_of(folder))
-    if found != digest:
-        raise ArtifactError(f"{folder} holds {found[:12]}, not {digest[:12]}: its files were changed.")
+    actual = digest_of(manifest_of(folder))
+    if actual != digest:
+        raise ArtifactError(f"{folder} holds {actual[:12]}, not {digest[:12]}: its files were changed.")
 
 
 class ArtifactStore(Protocol):
@@ -358,5 +358,7 @@ def code_of(error: Exception) -> str:
 
     A failed upload carries the S3 error as its context.
     """
-    said = error if isinstance(error, ClientError) else error.__context__
-    return str(said.response["Error"]["Code"]) if isinstance(said, ClientError) else type(error).__name__
+    client_error = error if isinstance(error, ClientError) else error.__context__
+    return (
+        str(client_error.response["Error"]["Code"]) if isinstance(client_error, ClientError) else type(error).__name__
+    )

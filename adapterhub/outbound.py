@@ -42,8 +42,8 @@ def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> 
     if host not in {name.lower() for name in allowed}:
         raise Forbidden(f"The host {host!r} is not in the allow-list: ask an operator to add it.")
     address = resolve(host, port, may_be_inside=may_be_inside)
-    shown = f"[{address}]" if ":" in address else address
-    return urlunsplit(("https", f"{shown}:{port}", parts.path or "/", parts.query, "")), host
+    literal = f"[{address}]" if ":" in address else address
+    return urlunsplit(("https", f"{literal}:{port}", parts.path or "/", parts.query, "")), host
 
 
 def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
@@ -52,12 +52,12 @@ def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
     Raises Forbidden if it has none, or if one of its addresses is not public and `may_be_inside` is False.
     """
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError as error:
         raise Forbidden(f"The host {host!r} has no address.") from error
-    if not may_be_inside and (hidden := [address for address in found if not is_public(str(address))]):
+    if not may_be_inside and (hidden := [address for address in addresses if not is_public(str(address))]):
         raise Forbidden(f"The host {host!r} lies at {hidden[0]}, which is no public address.")
-    return str(min(found))
+    return str(min(addresses))
 
 
 def is_public(address: str) -> bool:

@@ -30,8 +30,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 def redacted(text: str) -> str:
     """Return the text without tokens, passwords in URLs and fields, and private keys."""
-    for pattern, shown in PATTERNS:
-        text = pattern.sub(shown, text)
+    for pattern, replacement in PATTERNS:
+        text = pattern.sub(replacement, text)
     return text
 
 
@@ -42,7 +42,7 @@ class Redacting(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), super().formatMessage(record))
+        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))

@@ -71,14 +71,14 @@ class Agent:
     async def passed_on(self, request: Request) -> Response:
         """Forward the request to the engine and stream its response back; 503 when the engine does not answer."""
         body = await request.body()
-        kept = {
+        headers = {
             name: request.headers[name]
             for name in ("content-type", "x-request-id", "traceparent", "tracestate", "authorization")
             if name in request.headers
         }
         try:
             url = self._engine + request.url.path
-            answer = await self._session.request(request.method, url, data=body, headers=kept)
+            answer = await self._session.request(request.method, url, data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             return failure(503, f"The engine does not answer: {error}")
         kind = answer.headers.get("content-type", "text/plain")
@@ -109,10 +109,12 @@ def main() -> None:
     parser.add_argument("--engine", required=True, help="the engine's address on this machine")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
-    given = parser.parse_args()
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    agent = Agent(open_store(given.store, endpoint_url=given.endpoint_url), given.folder.absolute(), given.engine)
-    uvicorn.run(agent.app(), host=given.host, port=given.port, access_log=False, server_header=False)
+    agent = Agent(
+        open_store(options.store, endpoint_url=options.endpoint_url), options.folder.absolute(), options.engine
+    )
+    uvicorn.run(agent.app(), host=options.host, port=options.port, access_log=False, server_header=False)
 
 
 if __name__ == "__main__":

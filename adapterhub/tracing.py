@@ -13,7 +13,7 @@ from serving_client import telemetry
 
 FORM = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
-asked: ContextVar[str] = ContextVar("traceparent", default="")
+enclosing: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 def start(process: str) -> None:
@@ -25,18 +25,18 @@ def start(process: str) -> None:
         CeleryInstrumentor().instrument()
 
 
-def continued(given: str) -> str:
+def continued(header: str) -> str:
     """Return a traceparent with a new span in the caller's trace, or in a new trace when the header holds none."""
     if span := telemetry.here():
         return span
-    found = FORM.fullmatch(given)
-    trace, flags = found.groups() if found else (secrets.token_hex(16), "00")
+    match = FORM.fullmatch(header)
+    trace, flags = match.groups() if match else (secrets.token_hex(16), "00")
     return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
 
 
 def here() -> str:
     """Return the traceparent of the current work; empty outside of a trace."""
-    return telemetry.here() or asked.get()
+    return telemetry.here() or enclosing.get()
 
 
 def nearest(traceparent: str) -> str:

@@ -71,7 +71,7 @@ def observe_some(client: int, count: int, slugs: list[str]) -> None:
 
     project = Project.objects.get(slug=slugs[0])
     for number in range(count):
-        observe(Tag.AUDIT_READ, by=system("bench"), project=project, what=f"/page/{number}")
+        observe(Tag.AUDIT_READ, by=system("bench"), project=project, resource=f"/page/{number}")
 
 
 def rate(pool: ProcessPoolExecutor, work: Callable[..., None], count: int, slugs: list[str]) -> float:

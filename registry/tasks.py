@@ -33,7 +33,7 @@ def collect_outcomes() -> None:
 
 @shared_task
 def look_at_rollouts() -> None:
-    controller.look_at_all()
+    controller.judge_all()
 
 
 @shared_task

@@ -83,9 +83,9 @@ def test_a_fault_that_no_test_sees_is_not_caught(
 def test_a_fault_that_does_not_fit_is_named(
     script: dict[str, Any], tree: Path, old: str, tests: tuple[str, ...], said: str
 ) -> None:
-    [trouble] = script["troubles"](script["Fault"]("slip", "module.py", old, "x", "It is wrong.", tests), tree)
-    assert trouble.startswith("slip: ")
-    assert said in trouble
+    [problem] = script["problems"](script["Fault"]("slip", "module.py", old, "x", "It is wrong.", tests), tree)
+    assert problem.startswith("slip: ")
+    assert said in problem
 
 
 def test_an_unknown_name_is_told() -> None:

@@ -42,12 +42,12 @@ def told(
     candidate: AdapterVersion,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> walkthrough.Story:
+) -> walkthrough.Walkthrough:
     """A story whose hub speaks to this process' Django by HTTP."""
     transport = httpx.WSGITransport(app=get_wsgi_application())
     monkeypatch.setattr(hub.httpx, "Client", partial(httpx.Client, transport=transport))
     monkeypatch.setattr(walkthrough, "ALIAS", alias.name)
-    monkeypatch.setattr(walkthrough.Story, "wait_for_router", lambda *_: None)
+    monkeypatch.setattr(walkthrough.Walkthrough, "wait_for_router", lambda *_: None)
     password = tmp_path / "password"
     password.write_text("long-enough-for-a-test")
     people = {}
@@ -56,10 +56,10 @@ def told(
         people[name] = hub.Person(URL, name, password.read_text())
     cast = {"alice": people["anna"], "bob": people["bernd"], "olga": people["olga"]}
     token = ApiToken.issue(name="demo", project=project, scopes=["read"])[1]
-    return walkthrough.Story(hub.Hub(URL, URL, token), cast, Console(quiet=True), [])
+    return walkthrough.Walkthrough(hub.Hub(URL, URL, token), cast, Console(quiet=True), [])
 
 
-def test_a_promotion_takes_olga_and_bob(told: walkthrough.Story, alias: Alias, candidate: AdapterVersion) -> None:
+def test_a_promotion_takes_olga_and_bob(told: walkthrough.Walkthrough, alias: Alias, candidate: AdapterVersion) -> None:
     assert told.olga.rest.patch(f"aliases/{alias.name}/", json={"policy": walkthrough.PROTECTED}).status_code == 200
     body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 50}], "reason": "better"}
     rollout = told.olga.post("rollouts/", body)

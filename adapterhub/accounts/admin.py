@@ -81,10 +81,10 @@ class ProjectAdmin(admin.ModelAdmin):
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         by = actor_of(request)
-        given: list[models.Model] = formset.save(commit=False)
+        edited_memberships: list[models.Model] = formset.save(commit=False)
         for membership in formset.deleted_objects:
             memberships.revoke(membership, by=by)
-        for membership in given:
+        for membership in edited_memberships:
             memberships.grant(membership.project, membership.user, membership.role, by=by)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -83,8 +83,8 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     def get_queryset(self) -> Any:
         return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
 
-    def project_of(self, thing: Project) -> Project:
-        return thing
+    def project_of(self, project: Project) -> Project:
+        return project
 
     def create(self, request: Request) -> Response:
         fields = self.read(ProjectSerializer)
@@ -226,10 +226,10 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
 
 def named_account(project: Project, name: str) -> User:
     """Return the service account of this name. Raises Invalid when it has no role in the project."""
-    found = service_accounts.of(Project.objects.filter(pk=project.pk)).filter(username=name).first()
-    if found is None:
+    account = service_accounts.of(Project.objects.filter(pk=project.pk)).filter(username=name).first()
+    if account is None:
         raise Invalid(f"There is no service account {name!r} in this project.", field="account")
-    return found
+    return account
 
 
 class NewAccountSerializer(serializers.Serializer):
@@ -259,9 +259,9 @@ class ServiceAccountViewSet(ProjectViewSet):
     def list(self, request: Request) -> Response:
         """List the service accounts of the projects that the caller administers."""
         led = projects_with(request, Scope.ADMIN)
-        held = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
-        found = self.filter_queryset(service_accounts.of(led)).prefetch_related(held)
-        return Response({"results": ServiceAccountSerializer(found, many=True).data})
+        memberships = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
+        service_users = self.filter_queryset(service_accounts.of(led)).prefetch_related(memberships)
+        return Response({"results": ServiceAccountSerializer(service_users, many=True).data})
 
     @extend_schema(request=NewAccountSerializer, responses={201: ServiceAccountSerializer})
     def create(self, request: Request) -> Response:

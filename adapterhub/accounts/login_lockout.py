@@ -36,4 +36,4 @@ def failures(name: str) -> int:
 
 def note_refused(name: str) -> None:
     """Record a refused sign-in with the name that was tried, never the password or the code."""
-    observe(Tag.SESSION_REFUSED, by=Actor(name=name[:150] or "?", method="none"), project=None, what="sign-in")
+    observe(Tag.SESSION_REFUSED, by=Actor(name=name[:150] or "?", method="none"), project=None, resource="sign-in")

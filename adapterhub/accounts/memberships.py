@@ -21,18 +21,20 @@ def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool 
         project=project, user=user, role=role, defaults={"by_group": by_group}
     )
     if is_new:
-        held = {"user": user.username, "role": role}
-        AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=by, project=project, after=held)
+        role_fields = {"user": user.username, "role": role}
+        AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=by, project=project, after=role_fields)
     return membership
 
 
 @transaction.atomic
 def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
     """Revoke the role."""
-    pk, held = membership.pk, {"user": membership.user.username, "role": membership.role}
+    pk, role_fields = membership.pk, {"user": membership.user.username, "role": membership.role}
     membership.delete()
     membership.pk = pk
-    AuditEvent.record(Tag.MEMBERSHIP_REVOKED, membership, by=by, project=membership.project, before=held, reason=reason)
+    AuditEvent.record(
+        Tag.MEMBERSHIP_REVOKED, membership, by=by, project=membership.project, before=role_fields, reason=reason
+    )
 
 
 @dataclass
@@ -52,17 +54,17 @@ class Tenure:
 
 def tenures(projects: Iterable[Project]) -> list[Tenure]:
     """Return every period in a role that the projects' audit trails record, oldest first."""
-    told: dict[str, Tenure] = {}
+    open_tenures: dict[str, Tenure] = {}
     ended = []
     wanted = (Tag.MEMBERSHIP_GRANTED, Tag.MEMBERSHIP_REVOKED)
     events = AuditEvent.objects.filter(project__in=projects, tag__in=wanted).select_related("project")
     for event in events.order_by("project", "sequence"):
         if event.tag == Tag.MEMBERSHIP_GRANTED:
-            told[event.object_id] = tenure_of(event)
-        elif tenure := told.pop(event.object_id, None):
+            open_tenures[event.object_id] = tenure_of(event)
+        elif tenure := open_tenures.pop(event.object_id, None):
             tenure.until = event.at
             ended.append(tenure)
-    return sorted([*ended, *told.values()], key=lambda tenure: tenure.since)
+    return sorted([*ended, *open_tenures.values()], key=lambda tenure: tenure.since)
 
 
 def tenure_of(event: AuditEvent) -> Tenure:
@@ -70,10 +72,10 @@ def tenure_of(event: AuditEvent) -> Tenure:
 
     Old events hold the role only in the object's name: `NAME is ROLE in PROJECT`.
     """
-    held = event.after or {}
+    role_fields = event.after or {}
     user, _, rest = event.object_name.partition(" is ")
-    role = held.get("role", rest.split(" ")[0])
-    return Tenure(event.project, held.get("user", user), role, event.at, event.actor_name)
+    role = role_fields.get("role", rest.split(" ")[0])
+    return Tenure(event.project, role_fields.get("user", user), role, event.at, event.actor_name)
 
 
 def roles_at(project: Project, at: datetime) -> list[Tenure]:

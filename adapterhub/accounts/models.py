@@ -35,9 +35,9 @@ class User(AbstractUser):
 
     def scopes_in(self, project: Project) -> set[str]:
         """Return the scopes that the user's roles in the project grant; a superuser has every token scope as well."""
-        held = set(Scope.values) if self.is_superuser else set()
+        scopes = set(Scope.values) if self.is_superuser else set()
         roles = project.memberships.filter(user_id=self.pk).values_list("role", flat=True)
-        return held.union(*(ROLE_SCOPES[role] for role in roles))
+        return scopes.union(*(ROLE_SCOPES[role] for role in roles))
 
     def projects(self) -> ProjectQuerySet:
         """Return the projects whose objects the user may see."""
@@ -47,8 +47,8 @@ class User(AbstractUser):
         """Return the projects in which the user has the scope."""
         if self.is_superuser:
             return Project.objects.all() if scope in Scope.values else Project.objects.none()
-        held = Membership.objects.filter(user_id=self.pk, role__in=roles_with(scope))
-        return Project.objects.filter(pk__in=held.values("project"))
+        memberships = Membership.objects.filter(user_id=self.pk, role__in=roles_with(scope))
+        return Project.objects.filter(pk__in=memberships.values("project"))
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
         """Return the rows of projects that the user sees; with `scope`, only of those in which the user has it.
@@ -199,8 +199,8 @@ class ApiToken(models.Model):
         """Return the token's scopes, for a service account limited to what its roles in the project grant now."""
         if self.account is None:
             return set(self.scopes)
-        held = [role.role for role in self.account.memberships.all() if role.project_id == self.project_id]
-        return set(self.scopes).intersection(set[str]().union(*(ROLE_SCOPES[role] for role in held)))
+        roles = [role.role for role in self.account.memberships.all() if role.project_id == self.project_id]
+        return set(self.scopes).intersection(set[str]().union(*(ROLE_SCOPES[role] for role in roles)))
 
     def scopes_in(self, project: Project) -> set[str]:
         """Return the token's scopes in the project; none in another project than its own."""
@@ -216,8 +216,8 @@ class ApiToken(models.Model):
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
         """Return the rows of the token's project, at the field `path`; none if the token lacks `scope`."""
-        found = queryset.filter(**{path: self.project_id})
-        return found if not scope or scope in self.scopes_now() else found.none()
+        rows = queryset.filter(**{path: self.project_id})
+        return rows if not scope or scope in self.scopes_now() else rows.none()
 
     @classmethod
     def issue(cls, **fields: Any) -> tuple[ApiToken, str]:

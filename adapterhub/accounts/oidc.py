@@ -40,8 +40,8 @@ def follow_groups(user: User, sociallogin: SocialLogin | None = None, **_: Any) 
 def groups_of(claims: dict[str, Any]) -> set[str]:
     """Return the first list of groups in ID token, userinfo or claims, without entries that are no text."""
     for part in (claims.get("id_token") or {}, claims.get("userinfo") or {}, claims):
-        if isinstance(found := part.get("groups"), list):
-            return {group for group in found if isinstance(group, str)}
+        if isinstance(groups := part.get("groups"), list):
+            return {group for group in groups if isinstance(group, str)}
     return set()
 
 

@@ -19,9 +19,9 @@ from adapterhub.audit.views import PAGE, audited
 def roles(request: HttpRequest) -> HttpResponse:
     """Show the periods in which users held roles, newest first; `q` searches users, roles and projects."""
     words = request.GET.get("q", "")[:MOST_LETTERS].lower().split()
-    told = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
-    page = Paginator(told, PAGE).get_page(request.GET.get("page"))
-    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
+    matches = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
+    page = Paginator(matches, PAGE).get_page(request.GET.get("page"))
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, resource=request.get_full_path())
     return render(request, "audit/roles.html", {"page": page, "listing": {"words": " ".join(words)}})
 
 

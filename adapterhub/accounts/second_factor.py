@@ -56,12 +56,12 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
     if step is None:
         raise Invalid("This is not the code that the app shows now: wait for the next one.", field="code")
     codes = [secrets.token_hex(5) for _ in range(RECOVERY_CODES)]
-    kept = {
+    factor_fields = {
         "sealed": box("second_factor").encrypt(secret.encode()),
         "last_step": step,
         "recovery": [secret_hash(c) for c in codes],
     }
-    SecondFactor.objects.update_or_create(user=user, defaults=kept)
+    SecondFactor.objects.update_or_create(user=user, defaults=factor_fields)
     AuditEvent.record(Tag.MFA_ENABLED, user, by=by, project=None)
     return codes
 

@@ -46,10 +46,12 @@ def accounts(request: HttpRequest) -> HttpResponse:
             return redirect("service-accounts")
         except DomainError as error:
             form.add_error(error.field if error.field in form.fields else None, error.detail)
-    held = Membership.objects.filter(project__in=projects, user__is_service=True).select_related("user", "project")
+    memberships = Membership.objects.filter(project__in=projects, user__is_service=True).select_related(
+        "user", "project"
+    )
     listing = Listing(
         request,
-        held,
+        memberships,
         search=("user__username", "project__slug"),
         choices={"role": ROLES},
         sorts={"name": "user__username", "project": "project__slug"},

@@ -15,14 +15,14 @@ from adapterhub.api.permissions import actor_of
 @login_required
 def sessions(request: HttpRequest) -> HttpResponse:
     """Show the user's open sessions; a POST ends one, or all but this one."""
-    here = request.session.session_key
-    mine = SignIn.objects.open().filter(user=request.user)
+    current_key = request.session.session_key
+    own_sessions = SignIn.objects.open().filter(user=request.user)
     if request.method == "POST":
         reason = reason_in(request)
-        wanted = mine.filter(pk=number(request.POST["end"])) if request.POST.get("end") else mine
-        for sign_in in wanted.exclude(session_key=here):
+        wanted = own_sessions.filter(pk=number(request.POST["end"])) if request.POST.get("end") else own_sessions
+        for sign_in in wanted.exclude(session_key=current_key):
             end(sign_in, by=actor_of(request), reason=reason)
-    return render(request, "accounts/sessions.html", {"sign_ins": mine.all(), "here": here})
+    return render(request, "accounts/sessions.html", {"sign_ins": own_sessions.all(), "here": current_key})
 
 
 def number(text: str) -> int:

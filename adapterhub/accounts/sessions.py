@@ -26,7 +26,7 @@ def remember(request: HttpRequest, user: User, **_: Any) -> None:
     request.session["signed_in_at"] = time.time()
     note(request, user)
     by = user.as_actor(request.session.get("auth_method", "session"))
-    observe(Tag.SESSION_OPENED, by=by, project=None, what="sign-in", evidence={"method": by.method})
+    observe(Tag.SESSION_OPENED, by=by, project=None, resource="sign-in", evidence={"method": by.method})
 
 
 def note(request: HttpRequest, user: User) -> None:

@@ -77,12 +77,12 @@ def tokens(request: HttpRequest) -> HttpResponse:
     """List the tokens; create one on POST, whose text is in this response and never again."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = TokenForm(request.POST or None, projects=projects)
-    shown = issued(request, form) if form.is_valid() else ""
-    found = ApiToken.objects.filter(project__in=projects).select_related("project", "account")
+    secret = issued(request, form) if form.is_valid() else ""
+    visible_tokens = ApiToken.objects.filter(project__in=projects).select_related("project", "account")
     listing = Listing(
-        request, found, search=("name", "id", "account__username", "project__slug"), sorts=SORTS, states=STATES
+        request, visible_tokens, search=("name", "id", "account__username", "project__slug"), sorts=SORTS, states=STATES
     )
-    context = {"form": form, "shown": shown, "now": now(), **listing.context(PAGE)}
+    context = {"form": form, "shown": secret, "now": now(), **listing.context(PAGE)}
     response = render(request, "accounts/tokens.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response
@@ -105,18 +105,18 @@ def issued(request: HttpRequest, form: TokenForm) -> str:
 def token(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a token; on POST approve it as another person, which a token of scope admin needs to work."""
     queryset = ApiToken.objects.select_related("project", "created_by", "account", "approved_by")
-    shown = get_object_or_404(queryset, pk=pk, project__in=allowed(request, APPROVE))
+    api_token = get_object_or_404(queryset, pk=pk, project__in=allowed(request, APPROVE))
     form = SigningForm(request.POST or None)
     if form.is_valid():
         require_fresh_sign_in(request, form.cleaned_data.pop("password"))
-        verbs.approve(shown, by=actor_of(request), **form.cleaned_data)
-        messages.success(request, f"Done: {shown} works.")
+        verbs.approve(api_token, by=actor_of(request), **form.cleaned_data)
+        messages.success(request, f"Done: {api_token} works.")
         return redirect("token", pk=pk)
     context = {
-        "token": shown,
+        "token": api_token,
         "form": form,
-        "events": AuditEvent.objects.about(shown),
-        "may_sign": shown.is_waiting and not shown.revoked_at and request.user != shown.created_by,
+        "events": AuditEvent.objects.about(api_token),
+        "may_sign": api_token.is_waiting and not api_token.revoked_at and request.user != api_token.created_by,
     }
     return render(request, "accounts/token.html", context, status=422 if form.errors else 200)
 

@@ -23,27 +23,27 @@ def tag_of(state: Any) -> str:
 
 def wanted_tag(request: HttpRequest | Request) -> str:
     """Return the ETag in If-Match; empty when any state will do. Raises Invalid."""
-    given = request.headers.get("If-Match", "").strip()
-    if given in ("", "*"):
+    header = request.headers.get("If-Match", "").strip()
+    if header in ("", "*"):
         return ""
-    found = ETAG.fullmatch(given)
-    if found is None:
+    match = ETAG.fullmatch(header)
+    if match is None:
         raise Invalid('If-Match takes one ETag as it came, e.g. "3", or *.', field="If-Match", code="bad_etag")
-    return found.group(1)
+    return match.group(1)
 
 
-def require_tag(thing: Any, wanted: str) -> None:
+def require_tag(record: Any, wanted: str) -> None:
     """Check that the object is in the state that the caller meant. Raises PreconditionFailed.
 
     Call it while holding the lock of the change.
     """
-    if wanted and thing.etag != wanted:
-        raise PreconditionFailed(f'{thing} has changed since: its ETag is "{thing.etag}" now. Read it again.')
+    if wanted and record.etag != wanted:
+        raise PreconditionFailed(f'{record} has changed since: its ETag is "{record.etag}" now. Read it again.')
 
 
-def conditional(request: Request, thing: Any, response: Response) -> Response:
+def conditional(request: Request, record: Any, response: Response) -> Response:
     """Return the response with its ETag; 304 without a body when If-None-Match names the current state."""
-    tag = f'"{thing.etag}"'
+    tag = f'"{record.etag}"'
     if tag in re.split(r"\s*,\s*", request.headers.get("If-None-Match", "")) and response.status_code == 200:
         response = Response(status=304)
     response["ETag"] = tag

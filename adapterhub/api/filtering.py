@@ -78,10 +78,10 @@ def moment(text: str) -> datetime:
 
     Postgres knows fewer zones than a request may name.
     """
-    found = parse_datetime(text)
-    if found is None or found.tzinfo is None:
+    parsed = parse_datetime(text)
+    if parsed is None or parsed.tzinfo is None:
         raise ValueError(text)
-    return found.astimezone(UTC)
+    return parsed.astimezone(UTC)
 
 
 def meaning(field: models.Field[Any, Any]) -> str:
@@ -102,11 +102,11 @@ def parameter(name: str, field: models.Field[Any, Any], lookup: str) -> dict[str
         schema = {"type": "string", "format": "uuid"}
     elif field.choices:
         schema = {"type": "string", "enum": [str(value) for value, _ in field.flatchoices]}
-    told = f"Compared by {lookup}." if lookup else "Given twice: either."
+    description = f"Compared by {lookup}." if lookup else "Given twice: either."
     return {
         "name": name,
         "in": "query",
         "required": False,
-        "description": told,
+        "description": description,
         "schema": schema if lookup else {"type": "array", "items": schema},
     }

@@ -21,8 +21,8 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
     """Use the caller's X-Request-ID if it has up to 64 letters, digits, `.`, `_` or `-`, else generate one."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-ID", "")
-        request.request_id = given if GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+        sent_id = request.headers.get("X-Request-ID", "")
+        request.request_id = sent_id if GIVEN_ID.fullmatch(sent_id) else uuid.uuid4().hex
         response = get_response(request)
         response["X-Request-ID"] = request.request_id
         return response
@@ -37,12 +37,14 @@ def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpR
 
     def middleware(request: HttpRequest) -> HttpResponse:
         method, path = str(request.method), request.path
-        told = {"http__request__method": method, "url__path": path}
-        with telemetry.serving(method, request.headers, **told) as found:
+        attributes = {"http__request__method": method, "url__path": path}
+        with telemetry.serving(method, request.headers, **attributes) as server_span:
             response = get_response(request)
             route = request.resolver_match.route.translate(ANCHORS) if request.resolver_match else ""
-            found.update_name(f"{method} {route}".strip())
-            telemetry.tell(found, response.status_code, http__route=route, adapterhub__request_id=request.request_id)
+            server_span.update_name(f"{method} {route}".strip())
+            telemetry.tell(
+                server_span, response.status_code, http__route=route, adapterhub__request_id=request.request_id
+            )
             return response
 
     return middleware
@@ -52,12 +54,12 @@ def trace(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Http
     """Continue the caller's trace, to which everything that the request queues then belongs."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        before = tracing.asked.set(tracing.continued(request.headers.get("traceparent", "")))
+        before = tracing.enclosing.set(tracing.continued(request.headers.get("traceparent", "")))
         try:
             response = get_response(request)
-            response["traceparent"] = tracing.asked.get()
+            response["traceparent"] = tracing.enclosing.get()
             return response
         finally:
-            tracing.asked.reset(before)
+            tracing.enclosing.reset(before)
 
     return middleware

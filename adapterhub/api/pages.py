@@ -53,14 +53,14 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     return {"navigation": NAVIGATION}
 
 
-def mine(request: HttpRequest, queryset: QuerySet[Any], path: str = "project") -> QuerySet[Any]:
+def visible_rows(request: HttpRequest, queryset: QuerySet[Any], path: str = "project") -> QuerySet[Any]:
     """Return the rows of the queryset that belong to projects that the user sees."""
     return queryset.filter(**{f"{path}__in": projects_of(request)})
 
 
-def one(request: HttpRequest, queryset: QuerySet[Any], path: str = "project", **identity: Any) -> Model:
+def visible_or_404(request: HttpRequest, queryset: QuerySet[Any], path: str = "project", **identity: Any) -> Model:
     """Return one object of the user's projects; 404 for an object of other projects."""
-    return get_object_or_404(mine(request, queryset, path), **identity)
+    return get_object_or_404(visible_rows(request, queryset, path), **identity)
 
 
 def allowed(request: HttpRequest, scope: str) -> QuerySet[Any]:

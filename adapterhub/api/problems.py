@@ -89,8 +89,8 @@ def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
         yield {"field": path, "code": str(details["code"]), "message": str(details["message"])}
     else:
         for name, item in details.items():
-            here = "" if name == "non_field_errors" else str(name)
-            yield from field_errors(item, f"{path}.{here}".strip("."))
+            segment = "" if name == "non_field_errors" else str(name)
+            yield from field_errors(item, f"{path}.{segment}".strip("."))
 
 
 def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:

@@ -26,8 +26,10 @@ def theme(request: HttpRequest) -> dict[str, str]:
 def choose(request: HttpRequest) -> HttpResponse:
     """Store the chosen theme in a cookie and redirect back; any other value restores the system's choice."""
     back = urlsplit(request.headers.get("Referer", ""))
-    here = back.netloc == request.get_host()
-    response = redirect(f"/{back.path.lstrip('/')}{'?' + back.query if back.query else ''}" if here else "overview")
+    is_own_page = back.netloc == request.get_host()
+    response = redirect(
+        f"/{back.path.lstrip('/')}{'?' + back.query if back.query else ''}" if is_own_page else "overview"
+    )
     chosen = request.POST.get("theme", "")
     if chosen in THEMES:
         response.set_cookie(COOKIE, chosen, max_age=A_YEAR_S, samesite="Lax", httponly=True, secure=settings.HTTPS)

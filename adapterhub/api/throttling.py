@@ -43,13 +43,13 @@ class Taken:
     wait_s: float
 
 
-def headers_of(taken: Taken) -> dict[str, str]:
+def headers_of(draw: Taken) -> dict[str, str]:
     """Return the RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10): quota, calls left, seconds until full."""
-    quota, per_s = taken.limit.burst, taken.limit.per_s
-    whole = math.ceil((quota - taken.left) / per_s)
+    quota, per_s = draw.limit.burst, draw.limit.per_s
+    whole = math.ceil((quota - draw.left) / per_s)
     return {
         "RateLimit-Policy": f'"caller";q={quota:g};w={math.ceil(quota / per_s)}',
-        "RateLimit": f'"caller";r={max(0, taken.left)};t={whole}',
+        "RateLimit": f'"caller";r={max(0, draw.left)};t={whole}',
     }
 
 

@@ -47,11 +47,11 @@ class ProjectViewSet(viewsets.GenericViewSet):
         scope = self.scopes.get("list", Scope.READ) if listing else ""
         return seen_in(queryset, self.project_path, self.request, scope)
 
-    def project_of(self, thing: Any) -> Tenant | None:
+    def project_of(self, record: Any) -> Tenant | None:
         """Return the project whose scopes decide who may act on the object."""
         for name in self.project_path.split("__"):
-            thing = getattr(thing, name)
-        return thing
+            record = getattr(record, name)
+        return record
 
     def read(self, serializer_class: type[serializers.Serializer]) -> dict[str, Any]:
         """Return the request's body, validated by the serializer."""
@@ -60,10 +60,10 @@ class ProjectViewSet(viewsets.GenericViewSet):
         serializer.is_valid(raise_exception=True)
         return serializer.validated_data
 
-    def write(self, thing: Model, status: int = 200) -> Response:
+    def write(self, record: Model, status: int = 200) -> Response:
         """Return the object as the resource's JSON, with its ETag if it has one."""
-        response = Response(self.get_serializer(thing).data, status)
-        return conditional(self.request, thing, response) if hasattr(thing, "etag") else response
+        response = Response(self.get_serializer(record).data, status)
+        return conditional(self.request, record, response) if hasattr(record, "etag") else response
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> serializers.BaseSerializer:
         serializer = super().get_serializer(*args, **kwargs)
@@ -84,8 +84,8 @@ class ProjectViewSet(viewsets.GenericViewSet):
         response = super().finalize_response(request, response, *args, **kwargs)
         if entry := getattr(self, "idempotent", None):
             keep_answer(entry, response)
-        if taken := getattr(request, "taken", None):
-            for name, value in headers_of(taken).items():
+        if draw := getattr(request, "taken", None):
+            for name, value in headers_of(draw).items():
                 response[name] = value
         return response
 
@@ -103,27 +103,27 @@ def require_small(request: Request) -> None:
         raise TooLarge(f"A body may have {most} bytes: send a file as multipart/form-data.")
 
 
-def require_no_nul(given: Any) -> None:
+def require_no_nul(value_tree: Any) -> None:
     """Check that no text in a body or a query holds a NUL, which Postgres cannot store. Raises Invalid.
 
     The error names the field.
     """
-    for name, value in given.items() if isinstance(given, dict) else [("", given)]:
+    for name, value in value_tree.items() if isinstance(value_tree, dict) else [("", value_tree)]:
         if any("\0" in text for text in texts([name, value])):
             field = name.replace("\0", "")
             raise Invalid("A text may not hold a NUL: leave it out.", field=field, code="null_characters_not_allowed")
 
 
-def texts(given: Any) -> Iterator[str]:
+def texts(value_tree: Any) -> Iterator[str]:
     """Yield every text in parsed JSON or a form, keys included."""
-    if isinstance(given, str):
-        yield given
-    elif isinstance(given, dict):
-        for name, value in given.items():
+    if isinstance(value_tree, str):
+        yield value_tree
+    elif isinstance(value_tree, dict):
+        for name, value in value_tree.items():
             yield from texts(name)
             yield from texts(value)
-    elif isinstance(given, list):
-        for value in given:
+    elif isinstance(value_tree, list):
+        for value in value_tree:
             yield from texts(value)
 
 

@@ -15,12 +15,17 @@ from adapterhub.core.tenancy import Tenant, project_model
 BATCH = 2000
 
 
-def observe(tag: Tag, *, by: Actor, project: Tenant | None, what: str, evidence: dict[str, Any] | None = None) -> None:
-    """Record that somebody read `what` or was refused it. Takes no lock; `seal` later adds the event to the chain."""
-    UnsealedEvent.objects.create(project=project, fields=fields_of(tag, by, what, evidence))
+def observe(
+    tag: Tag, *, by: Actor, project: Tenant | None, resource: str, evidence: dict[str, Any] | None = None
+) -> None:
+    """Record that somebody read `resource` or was refused it.
+
+    Takes no lock; `seal` later adds the event to the chain.
+    """
+    UnsealedEvent.objects.create(project=project, fields=fields_of(tag, by, resource, evidence))
 
 
-def fields_of(tag: Tag, by: Actor, what: str, evidence: dict[str, Any] | None) -> dict[str, Any]:
+def fields_of(tag: Tag, by: Actor, resource: str, evidence: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "tag": str(tag),
         "actor_id": by.user.pk if by.user else None,
@@ -29,8 +34,8 @@ def fields_of(tag: Tag, by: Actor, what: str, evidence: dict[str, Any] | None) -
         "token_id": by.token_id,
         "request_id": by.request_id,
         "object_type": "request",
-        "object_id": what[:60],
-        "object_name": what[:200],
+        "object_id": resource[:60],
+        "object_name": resource[:200],
         "evidence": evidence,
     }
 

@@ -90,12 +90,12 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
             self.queryset = self.queryset.filter(project=named_project(request, slug, Scope.AUDIT))
         else:
             self.queryset = self.queryset.filter(project__in=projects_with(request, Scope.AUDIT))
-        observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
+        observe(Tag.AUDIT_READ, by=actor_of(request), project=None, resource=request.get_full_path())
         return super().list(request, *args, **kwargs)
 
     def retrieve(self, request: Request, *args: object, **kwargs: object) -> Response:
         event = self.get_object()
-        observe(Tag.AUDIT_READ, by=actor_of(request), project=event.project, what=request.path)
+        observe(Tag.AUDIT_READ, by=actor_of(request), project=event.project, resource=request.path)
         return self.write(event)
 
     @extend_schema(parameters=[PROJECT], responses=VerdictSerializer)
@@ -103,8 +103,8 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """Verify the project's hash chain; return the number of its events and each fault."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         count, faults = verify(project)
-        found = [{"sequence": fault.sequence, "fault": fault.kind} for fault in faults]
-        return Response({"project": project.slug, "ok": not found, "events": count, "faults": found})
+        entries = [{"sequence": fault.sequence, "fault": fault.kind} for fault in faults]
+        return Response({"project": project.slug, "ok": not entries, "events": count, "faults": entries})
 
     @extend_schema(parameters=[PROJECT, AS], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
     def export(self, request: Request) -> StreamingHttpResponse:
@@ -113,7 +113,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         kind = request.query_params.get("as", "jsonl")
         if kind not in KINDS:
             raise Invalid("as is jsonl, csv or bundle.", field="as")
-        observe(Tag.AUDIT_EXPORTED, by=actor_of(request), project=project, what=request.path, evidence={"as": kind})
+        observe(Tag.AUDIT_EXPORTED, by=actor_of(request), project=project, resource=request.path, evidence={"as": kind})
         if kind == "bundle":
             return bundle(project)
         content_type, lines = EXPORTS[kind]

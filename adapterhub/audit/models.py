@@ -26,9 +26,9 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
         """Return the events of one chain in order; None is the chain of the installation itself."""
         return self.filter(project=project).order_by("sequence")
 
-    def about(self, thing: models.Model) -> AuditEventQuerySet:
+    def about(self, record: models.Model) -> AuditEventQuerySet:
         """Return the events of one object, newest first."""
-        return self.filter(object_type=thing._meta.model_name, object_id=str(thing.pk)).order_by("-id")
+        return self.filter(object_type=record._meta.model_name, object_id=str(record.pk)).order_by("-id")
 
 
 class AuditEvent(models.Model):
@@ -70,7 +70,7 @@ class AuditEvent(models.Model):
     def record(
         cls,
         tag: Tag,
-        thing: models.Model,
+        subject: models.Model,
         *,
         by: Actor,
         project: Tenant | None,
@@ -95,9 +95,9 @@ class AuditEvent(models.Model):
             auth_method=by.method,
             token_id=by.token_id,
             request_id=by.request_id,
-            object_type=cast(str, thing._meta.model_name),
-            object_id=str(thing.pk),
-            object_name=str(thing)[:200],
+            object_type=cast(str, subject._meta.model_name),
+            object_id=str(subject.pk),
+            object_name=str(subject)[:200],
             before=before,
             after=after,
             reason=reason,
@@ -264,5 +264,5 @@ def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> 
             yield event.as_link()
 
     checkpoints = [point.as_signed() for point in Checkpoint.objects.filter(project=project)]
-    found = list(chain.faults(links(), [*checkpoints, *outside]))
-    return count, sorted({*found, *edited}, key=lambda fault: fault.sequence)
+    chain_faults = list(chain.faults(links(), [*checkpoints, *outside]))
+    return count, sorted({*chain_faults, *edited}, key=lambda fault: fault.sequence)

@@ -45,10 +45,10 @@ def kept_key(path: Path) -> str:
     Of two processes that generate it at once, one wins.
     """
     if not path.exists():
-        made = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent) as scratch:
-            scratch.write(made)
+            scratch.write(pem)
             scratch.flush()
             link_once(scratch.name, path)
     return path.read_text()
@@ -71,10 +71,10 @@ def trusted_keys() -> list[Ed25519PublicKey]:
 
     Raises ImproperlyConfigured for a former key that is not Ed25519 in PEM.
     """
-    found: list[Ed25519PublicKey] = [signing_key().public_key()]
+    public_keys: list[Ed25519PublicKey] = [signing_key().public_key()]
     for block in settings.FORMER_KEYS.split(PEM_END)[:-1]:
-        found.append(former_key(block + PEM_END))
-    return found
+        public_keys.append(former_key(block + PEM_END))
+    return public_keys
 
 
 def former_key(pem: str) -> Ed25519PublicKey:

@@ -117,8 +117,8 @@ def sequence_in(canonical: bytes) -> int | None:
         content = json.loads(canonical)
     except ValueError:
         return None
-    found = content.get("sequence") if isinstance(content, dict) else None
-    return found if isinstance(found, int) else None
+    sequence = content.get("sequence") if isinstance(content, dict) else None
+    return sequence if isinstance(sequence, int) else None
 
 
 def read_export(path: Path) -> list[tuple[str, Link]]:
@@ -162,8 +162,8 @@ def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
     """Return every checkpoint below the folder, oldest first, with its signature verified. Raises Unreadable."""
     if not folder.is_dir():
         raise Unreadable(f"--checkpoints {folder} is no folder: name the one that holds the signed checkpoints.")
-    found = [read_checkpoint(path, key) for path in sorted(folder.rglob("*.json"))]
-    return sorted(found, key=lambda point: (point.at, point.sequence))
+    checkpoints = [read_checkpoint(path, key) for path in sorted(folder.rglob("*.json"))]
+    return sorted(checkpoints, key=lambda point: (point.at, point.sequence))
 
 
 def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
@@ -257,14 +257,14 @@ def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> d
     if not export.is_dir():
         return of_trail(export, read_checkpoints(folder, key), wanted)
     manifest = read_manifest(export / "manifest.json", key)
-    found = of_trail(export / "events.jsonl", read_checkpoints(folder, key), wanted or manifest.project)
+    trail_verdict = of_trail(export / "events.jsonl", read_checkpoints(folder, key), wanted or manifest.project)
     broken = broken_file(export, manifest)
     if broken is None:
-        return found
+        return trail_verdict
     name, fault = broken
     # A fault of the chain is more precise than that its file differs.
-    own = {} if found["fault"] else {"ok": False, "sequence": None, "fault": fault}
-    return {**found, **own, "file": name}
+    own = {} if trail_verdict["fault"] else {"ok": False, "sequence": None, "fault": fault}
+    return {**trail_verdict, **own, "file": name}
 
 
 def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, object]:
@@ -291,14 +291,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder of signed checkpoints")
     parser.add_argument("--public-key", type=Path, required=True, metavar="FILE", help="Ed25519 public key, PEM")
     parser.add_argument("--project", default="", help="slug; needed for an empty export alone")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        found = verdict(given.export, given.checkpoints, given.public_key, given.project)
+        outcome = verdict(options.export, options.checkpoints, options.public_key, options.project)
     except Unreadable as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0 if found["ok"] else 1
+    sys.stdout.write(json.dumps(outcome) + "\n")
+    return 0 if outcome["ok"] else 1
 
 
 if __name__ == "__main__":

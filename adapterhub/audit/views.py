@@ -41,17 +41,17 @@ def explorer(request: HttpRequest) -> HttpResponse:
         "projects": projects,
         "verdicts": [verdict(project) for project in projects] if "verify" in request.GET else None,
     }
-    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, what=request.get_full_path())
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=None, resource=request.get_full_path())
     return render(request, "audit/explorer.html", context, status=422 if form.errors else 200)
 
 
 @login_required
 def event(request: HttpRequest, pk: int) -> HttpResponse:
     """Show one event: every field, the values before and after, and its place in the chain."""
-    found = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
-    observe(Tag.AUDIT_READ, by=actor_of(request), project=found.project, what=request.path)
-    sealed = Checkpoint.objects.filter(project=found.project, sequence__gte=found.sequence).first()
-    return render(request, "audit/event.html", {"event": found, "sealed": sealed})
+    audit_event = get_object_or_404(AuditEvent.objects.select_related("project"), pk=pk, project__in=audited(request))
+    observe(Tag.AUDIT_READ, by=actor_of(request), project=audit_event.project, resource=request.path)
+    sealed = Checkpoint.objects.filter(project=audit_event.project, sequence__gte=audit_event.sequence).first()
+    return render(request, "audit/event.html", {"event": audit_event, "sealed": sealed})
 
 
 def verdict(project: Tenant) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from adapterhub.cli import apply_commands, blind, config, evidence, hub, serving, version_commands
-from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, code_of, told
+from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, code_of, readable_lines
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
 
@@ -56,10 +56,10 @@ def login(
         raise Ended(f"{url!r} is no address: begin it with https://.", Exit.USAGE)
     token = typer.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
     with Client(url, token) as api:
-        seen = projects_seen(api)
-    chosen = project or only(seen)
-    if chosen not in seen:
-        raise Ended(f"The token sees no project {chosen!r}, but {', '.join(seen) or 'none'}.", Exit.USAGE)
+        slugs = projects_seen(api)
+    chosen = project or only(slugs)
+    if chosen not in slugs:
+        raise Ended(f"The token sees no project {chosen!r}, but {', '.join(slugs) or 'none'}.", Exit.USAGE)
     config.save(config.Config(url, token, chosen), config.path_of())
     typer.echo(f"Signed in to {url}, project {chosen}: {config.path_of()}")
 
@@ -69,6 +69,6 @@ def main() -> None:
     try:
         app()
     except FORESEEN as error:
-        for line in told(error):
+        for line in readable_lines(error):
             typer.echo(line, err=True)
         sys.exit(code_of(error))

@@ -12,7 +12,7 @@ import typer
 from adapterhub.cli import declaration
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, hub, project_of, say
-from adapterhub.cli.steps import STEPS, Change, State, shown
+from adapterhub.cli.steps import STEPS, Change, State, summary
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import Client, calls
 
@@ -23,13 +23,13 @@ SIGNS = {"create": "+", "change": "~", "run": "+", "follow": ">", "open": "+"}
 
 
 def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
-    wish = declaration.read(file)
-    return State(api, wish, wish.project or project_of(api, project), file.parent, timeout_s)
+    declared = declaration.read(file)
+    return State(api, declared, declared.project or project_of(api, project), file.parent, timeout_s)
 
 
 def planned(state: State) -> list[Change]:
     """Return the changes that `apply` would make, in order, without making them."""
-    return [change for step in STEPS if (change := step.look(state))]
+    return [change for step in STEPS if (change := step.plan(state))]
 
 
 def lines(changes: list[Change]) -> str:
@@ -40,7 +40,7 @@ def lines(changes: list[Change]) -> str:
 
 
 def answer(state: State, changes: list[Change]) -> dict[str, Any]:
-    return {"changes": [asdict(change) for change in changes], **shown(state)}
+    return {"changes": [asdict(change) for change in changes], **summary(state)}
 
 
 def plan(file: File = DEFAULT_FILE, project: Project = "", as_json: AsJson = False) -> None:
@@ -84,7 +84,7 @@ def require_yes() -> None:
 def carry_out(state: State) -> None:
     """Carry out the steps; each checks again first, so that what exists by now is not created twice."""
     for step in STEPS:
-        if step.look(state):
+        if step.plan(state):
             step.do(state)
 
 

@@ -46,11 +46,11 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Send each prompt to every version; people then vote on the answers."""
-    given = [*prompts, *lines_of(file)]
-    if not given:
+    all_prompts = [*prompts, *lines_of(file)]
+    if not all_prompts:
         raise Ended("Name a prompt with --prompt, or a file of them with --prompts.", Exit.USAGE)
     with hub() as api:
-        tests = api.send(calls.ask_blindly(adapter, versions, given, max_tokens=max_tokens))
+        tests = api.send(calls.ask_blindly(adapter, versions, all_prompts, max_tokens=max_tokens))
     say(tests, "\n".join(f"{test['id']} {short(test)}" for test in tests), as_json)
 
 
@@ -58,5 +58,5 @@ def ask(
 def results(adapter: Name, as_json: AsJson = False) -> None:
     """Show which versions people preferred, newest test first."""
     with hub() as api:
-        found = list(api.rows(calls.blind_tests(adapter)))
-    say(found, "\n".join(f"{test['id']} {preferred(test)}: {short(test)}" for test in found), as_json)
+        tests = list(api.rows(calls.blind_tests(adapter)))
+    say(tests, "\n".join(f"{test['id']} {preferred(test)}: {short(test)}" for test in tests), as_json)

@@ -43,10 +43,10 @@ def path_of() -> Path:
 
 def load() -> Config:
     """Return the file's configuration, overridden by the environment. Raises BadConfig."""
-    found = read(path_of())
+    stored = read(path_of())
     names = {"url": "ADAPTERHUB_URL", "token": "ADAPTERHUB_TOKEN", "project": "ADAPTERHUB_PROJECT"}
-    told = {field: environment.read(name) for field, name in names.items()}
-    return replace(found, **{field: value for field, value in told.items() if value})
+    overrides = {field: environment.read(name) for field, name in names.items()}
+    return replace(stored, **{field: value for field, value in overrides.items() if value})
 
 
 def read(path: Path) -> Config:

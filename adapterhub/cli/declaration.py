@@ -96,8 +96,8 @@ def read(path: Path) -> Declaration:
     except yaml.YAMLError as error:
         raise Ended(f"{path} is no YAML: {error}", Exit.USAGE) from None
     except ValidationError as error:
-        told = [f"{path}: {place(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
-        raise Ended("\n".join(told), Exit.USAGE) from None
+        problems = [f"{path}: {place(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        raise Ended("\n".join(problems), Exit.USAGE) from None
 
 
 def place(parts: tuple[Any, ...]) -> str:

@@ -60,5 +60,5 @@ def dossier(
 ) -> None:
     """Write everything recorded about a version as JSON."""
     with hub() as api:
-        found = api.send(calls.dossier(adapter, number))
-    write(json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n", output)
+        document = api.send(calls.dossier(adapter, number))
+    write(json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n", output)

@@ -57,10 +57,10 @@ def code_of(error: Exception) -> Exit:
     return Exit.FAILED
 
 
-def told(error: Exception) -> list[str]:
+def readable_lines(error: Exception) -> list[str]:
     """Return the error as readable lines: each field that the server names, else the error's message."""
     if not isinstance(error, ApiError):
         return [str(error)]
-    told = [f"{fault['field']}: {fault['message']}" for fault in error.errors if fault.get("field")]
+    field_errors = [f"{fault['field']}: {fault['message']}" for fault in error.errors if fault.get("field")]
     # The server's message already joins those of the fields.
-    return told or [error.detail]
+    return field_errors or [error.detail]

@@ -19,21 +19,21 @@ def card(version: Json, dossier: Json, evaluations: list[Json]) -> str:
 def front(dossier: Json) -> str:
     about = dossier["1 General description"]
     base = about["base model"]["source"] or about["base model"]["name"]
-    told = {"base_model": base, "library_name": "peft", "tags": ["adapterhub", about["adapter"]]}
-    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+    metadata = {"base_model": base, "library_name": "peft", "tags": ["adapterhub", about["adapter"]]}
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
 
 
 def body(version: Json, dossier: Json, evaluations: list[Json]) -> Iterator[str]:
-    about, made = dossier["1 General description"], dossier["2 Elements and development"]
+    about, development = dossier["1 General description"], dossier["2 Elements and development"]
     yield f"# {version['served_name']}"
     yield f"\n{about['purpose']}\n"
     yield from table(
         {
             "Base model": f"{about['base model']['name']}, sha256 `{about['base model']['digest']}`",
             "Weights": f"sha256 `{version['digest']}`",
-            "Data": f"sha256 `{made['data']}`",
-            "Method": made["method"],
-            "Parameters": f"{made['parameters']:,}",
+            "Data": f"sha256 `{development['data']}`",
+            "Method": development["method"],
+            "Parameters": f"{development['parameters']:,}",
             "Ranks": ranks_of(version["ranks"]),
             "Published": about["published"],
         }
@@ -59,10 +59,10 @@ def ranks_of(ranks: dict[str, int]) -> str:
 
 
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
-    told: Json = {name: metrics[key] for key, name in SHOWN.items() if metrics.get(key) is not None}
-    for found in evaluations:
-        for other, change in ((found.get("metrics") or {}).get("differences") or {}).items():
-            beside = found["against"] if other == "against" else "the base"
+    rows: Json = {name: metrics[key] for key, name in SHOWN.items() if metrics.get(key) is not None}
+    for evaluation in evaluations:
+        for other, change in ((evaluation.get("metrics") or {}).get("differences") or {}).items():
+            beside = evaluation["against"] if other == "against" else "the base"
             interval = f"{change['low']:+.4f} to {change['high']:+.4f}"
-            told[f"Loss beside {beside}"] = f"{change['mean']:+.4f} ({interval}, 95 %)"
-    return told or {"Nothing": "was measured"}
+            rows[f"Loss beside {beside}"] = f"{change['mean']:+.4f} ({interval}, 95 %)"
+    return rows or {"Nothing": "was measured"}

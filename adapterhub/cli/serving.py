@@ -73,10 +73,10 @@ def rollout(
 def newest(api: Client, name: str) -> Rollout:
     """Return the alias' latest rollout that was opened. Raises Ended when there is none."""
     rows: list[Rollout] = api.send(calls.rollouts(name))["results"]
-    found = [row for row in rows if row["status"] not in ("draft", "discarded")]
-    if not found:
+    opened = [row for row in rows if row["status"] not in ("draft", "discarded")]
+    if not opened:
         raise Ended(f"{name!r} has no rollout that you can see.", Exit.USAGE)
-    return found[0]
+    return opened[0]
 
 
 def promote(
@@ -99,29 +99,29 @@ def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: flo
     Raises Ended when it was rolled back, failed, or a signature was refused; TimedOut after `timeout_s`.
     """
     with following(f"promotion of {last['candidate']}") as follower:
-        for seen in api.looks(calls.rollout(last["id"]), timeout_s):
-            follower.look({**seen})
-            if seen["status"] in ENDED:
+        for rollout in api.poll(calls.rollout(last["id"]), timeout_s):
+            follower.update({**rollout})
+            if rollout["status"] in ENDED:
                 break
-            if seen["status"] != "loading" and (done := tried(api, seen, reason)):
+            if rollout["status"] != "loading" and (done := tried(api, rollout, reason)):
                 return done
-    well_ended({**seen}, f"rollout of {seen['alias']}")
-    return seen
+    well_ended({**rollout}, f"rollout of {rollout['alias']}")
+    return rollout
 
 
-def tried(api: Client, seen: Rollout, reason: str) -> Rollout | None:
+def tried(api: Client, rollout: Rollout, reason: str) -> Rollout | None:
     """Try to promote; return the rollout, or None while signatures are missing or it has changed in the meantime.
 
     Raises Ended when the approval was rejected.
     """
     try:
-        return api.send(calls.promote(seen, reason))
+        return api.send(calls.promote(rollout, reason))
     except ApiError as error:
         if error.code not in PASSING:
             raise
-    asked = [one for one in api.send(calls.approvals())["results"] if one["rollout"] == seen["id"]]
-    if asked and asked[0]["status"] == "rejected":
-        raise Ended(f"The promotion of {seen['candidate']} was rejected.", Exit.REFUSED)
+    approvals = [one for one in api.send(calls.approvals())["results"] if one["rollout"] == rollout["id"]]
+    if approvals and approvals[0]["status"] == "rejected":
+        raise Ended(f"The promotion of {rollout['candidate']} was rejected.", Exit.REFUSED)
     return None
 
 

@@ -22,35 +22,35 @@ LONGEST_S = 4 * 3600.0
 
 def hub() -> Client:
     """Return a client of the configured AdapterHub. Raises BadConfig."""
-    found = config.load().complete()
-    return Client(found.url, found.token)
+    configuration = config.load().complete()
+    return Client(configuration.url, configuration.token)
 
 
-def project_of(api: Client, given: str) -> str:
+def project_of(api: Client, slug: str) -> str:
     """Return the named project, else the configured one, else the only one that the token sees. Raises Ended."""
-    return given or config.load().project or only(projects_seen(api))
+    return slug or config.load().project or only(projects_seen(api))
 
 
 def projects_seen(api: Client) -> list[str]:
     return [str(project["slug"]) for project in api.send(calls.projects())["results"]]
 
 
-def only(seen: list[str]) -> str:
+def only(slugs: list[str]) -> str:
     """Return the only project. Raises Ended unless there is exactly one."""
-    if len(seen) != 1:
-        raise Ended(f"The token sees {len(seen)} projects: name one with --project.", Exit.USAGE)
-    return seen[0]
+    if len(slugs) != 1:
+        raise Ended(f"The token sees {len(slugs)} projects: name one with --project.", Exit.USAGE)
+    return slugs[0]
 
 
-def dataset_of(api: Client, project: str, given: str) -> int:
+def dataset_of(api: Client, project: str, source: str) -> int:
     """Return the id of a dataset, or upload the file first; the same content is the same dataset. Raises Ended."""
-    if given.isdecimal():
-        return int(given)
-    if not Path(given).is_file():
-        raise Ended(f"--dataset {given!r} is neither a number nor a file.", Exit.USAGE)
-    return api.send(calls.upload_dataset(project, Path(given)))["id"]
+    if source.isdecimal():
+        return int(source)
+    if not Path(source).is_file():
+        raise Ended(f"--dataset {source!r} is neither a number nor a file.", Exit.USAGE)
+    return api.send(calls.upload_dataset(project, Path(source)))["id"]
 
 
-def say(thing: Any, line: str, as_json: bool) -> None:
+def say(resource: Any, line: str, as_json: bool) -> None:
     """Print the REST object as JSON, or one readable line."""
-    typer.echo(json.dumps(thing, indent=2, ensure_ascii=False) if as_json else line)
+    typer.echo(json.dumps(resource, indent=2, ensure_ascii=False) if as_json else line)

@@ -35,7 +35,7 @@ class State:
     """The state that the steps have found or made. None: missing, or unknown until an earlier step is carried out."""
 
     api: Client
-    wish: Declaration
+    declared: Declaration
     project: str
     folder: Path
     timeout_s: float
@@ -48,7 +48,7 @@ class State:
     evaluation: Json | None = None
     rollout: Json | None = None
 
-    def found(self, call: Call[Json]) -> Json | None:
+    def find(self, call: Call[Json]) -> Json | None:
         """Return the object, or None when the server answers 404."""
         try:
             return self.api.send(call)
@@ -80,39 +80,39 @@ def known(value: T | None) -> T:
 class Step(Protocol):
     """A step: `look` checks the current state and returns the missing change; `do` carries it out."""
 
-    def look(self, state: State) -> Change | None: ...
+    def plan(self, state: State) -> Change | None: ...
 
     def do(self, state: State) -> None: ...
 
 
 class TheAdapter:
-    def look(self, state: State) -> Change | None:
-        wanted = state.wish.adapter
-        state.adapter = found = state.found(calls.adapter(wanted.slug))
-        if found is None:
-            return Change("create", "adapter", wanted.slug, f"an adapter of {state.wish.base}")
-        if found["base_model"] != state.wish.base:
-            raise Ended(f"base: {wanted.slug} is an adapter of {found['base_model']}, for ever.", Exit.USAGE)
-        changed = [name for name in ("description", "tags") if found[name] != getattr(wanted, name)]
+    def plan(self, state: State) -> Change | None:
+        wanted = state.declared.adapter
+        state.adapter = stored = state.find(calls.adapter(wanted.slug))
+        if stored is None:
+            return Change("create", "adapter", wanted.slug, f"an adapter of {state.declared.base}")
+        if stored["base_model"] != state.declared.base:
+            raise Ended(f"base: {wanted.slug} is an adapter of {stored['base_model']}, for ever.", Exit.USAGE)
+        changed = [name for name in ("description", "tags") if stored[name] != getattr(wanted, name)]
         return Change("change", "adapter", wanted.slug, ", ".join(changed)) if changed else None
 
     def do(self, state: State) -> None:
-        wanted = state.wish.adapter
-        told = {"description": wanted.description, "tags": wanted.tags}
+        wanted = state.declared.adapter
+        fields = {"description": wanted.description, "tags": wanted.tags}
         if state.adapter:
-            state.adapter = state.send(calls.change_adapter(wanted.slug, **told))
+            state.adapter = state.send(calls.change_adapter(wanted.slug, **fields))
         else:
-            made = calls.create_adapter(state.project, wanted.slug, state.wish.base, **told)
-            state.adapter = state.send(made)
+            creation = calls.create_adapter(state.project, wanted.slug, state.declared.base, **fields)
+            state.adapter = state.send(creation)
 
 
 class TheData:
     def file(self, state: State) -> Path:
-        return state.folder / state.wish.data
+        return state.folder / state.declared.data
 
-    def look(self, state: State) -> Change | None:
-        if state.wish.data.isdecimal():
-            state.dataset = int(state.wish.data)
+    def plan(self, state: State) -> Change | None:
+        if state.declared.data.isdecimal():
+            state.dataset = int(state.declared.data)
             return None
         if not self.file(state).is_file():
             raise Ended(f"data: {self.file(state)} is neither a file nor the number of a dataset.", Exit.USAGE)
@@ -121,35 +121,35 @@ class TheData:
         except ApiError as error:
             if error.code != "too_large_to_look_at":
                 raise
-        return None if state.dataset else Change("create", "dataset", state.wish.data, "this content is new")
+        return None if state.dataset else Change("create", "dataset", state.declared.data, "this content is new")
 
     def do(self, state: State) -> None:
-        made = state.send(calls.upload_dataset(state.project, self.file(state)))
-        if made["status"] == "checking":
-            made = state.followed(calls.dataset(made["id"]), "check of the data")
-        state.dataset = made["id"]
+        dataset = state.send(calls.upload_dataset(state.project, self.file(state)))
+        if dataset["status"] == "checking":
+            dataset = state.followed(calls.dataset(dataset["id"]), "check of the data")
+        state.dataset = dataset["id"]
 
 
 class TheRanks:
     """The step that plans the ranks of every module before the training, if the file has a budget."""
 
-    def look(self, state: State) -> Change | None:
-        if state.wish.budget is None:
+    def plan(self, state: State) -> Change | None:
+        if state.declared.budget is None:
             return None
-        wanted = state.wish.budget.model_dump(exclude_none=True)
+        wanted = state.declared.budget.model_dump(exclude_none=True)
         ((kind, value),) = wanted.items()
         name = f"{kind}={value}"
         if state.dataset is None:
             return Change("run", "rank analysis", name, "there is none of this data")
-        asked = calls.rank_analyses(
+        query = calls.rank_analyses(
             project=state.project,
-            base_model=state.wish.base,
+            base_model=state.declared.base,
             dataset=str(state.dataset),
             preset="default",
             fields="id,status,budget,message,reason",
         )
         alive = ("succeeded", *UNDER_WAY)
-        state.analysis = state.newest(asked, lambda row: row["status"] in alive and budget_of(row) == wanted)
+        state.analysis = state.newest(query, lambda row: row["status"] in alive and budget_of(row) == wanted)
         if state.analysis is None:
             return Change("run", "rank analysis", name, "there is none for this budget")
         if state.analysis["status"] in UNDER_WAY:
@@ -158,8 +158,8 @@ class TheRanks:
 
     def do(self, state: State) -> None:
         if state.analysis is None:
-            wanted = known(state.wish.budget).model_dump(exclude_none=True)
-            state.analysis = state.send(calls.analyze(state.project, state.wish.base, known(state.dataset), wanted))
+            wanted = known(state.declared.budget).model_dump(exclude_none=True)
+            state.analysis = state.send(calls.analyze(state.project, state.declared.base, known(state.dataset), wanted))
         state.analysis = state.followed(calls.rank_analysis(state.analysis["id"]), "rank analysis")
 
 
@@ -172,9 +172,9 @@ def budget_of(analysis: Json) -> Json:
 class TheVersion:
     """The step that finds a usable version made by exactly this recipe, or trains one."""
 
-    def look(self, state: State) -> Change | None:
-        slug = state.wish.adapter.slug
-        planned = state.wish.budget is None or (state.analysis or {}).get("status") == "succeeded"
+    def plan(self, state: State) -> Change | None:
+        slug = state.declared.adapter.slug
+        planned = state.declared.budget is None or (state.analysis or {}).get("status") == "succeeded"
         if not (state.adapter and state.dataset and planned):
             return Change("run", "training", slug, "data or ranks are new")
         state.run = state.newest(self.runs(state), self.fits(state))
@@ -189,22 +189,25 @@ class TheVersion:
 
     def recipe(self, state: State) -> Json:
         planned = {"rank_analysis": state.analysis["id"]} if state.analysis else {}
-        return {"method": state.wish.method, "hyperparameters": state.wish.hyperparameters, **planned}
+        return {"method": state.declared.method, "hyperparameters": state.declared.hyperparameters, **planned}
 
     def runs(self, state: State) -> Call[Json]:
         return calls.training_runs(
-            project=state.project, adapter=state.wish.adapter.slug, dataset=str(state.dataset), method=state.wish.method
+            project=state.project,
+            adapter=state.declared.adapter.slug,
+            dataset=str(state.dataset),
+            method=state.declared.method,
         )
 
     def fits(self, state: State) -> Callable[[Json], bool]:
         recipe = self.recipe(state)
-        slug, dataset = state.wish.adapter.slug, known(state.dataset)
+        slug, dataset = state.declared.adapter.slug, known(state.dataset)
         whole = state.send(calls.preflight(state.project, slug, dataset, **recipe))
 
         def same(run: Json) -> bool:
-            asked = (run["hyperparameters"], run["rank_analysis"], run["budget"])
+            recipe_of_run = (run["hyperparameters"], run["rank_analysis"], run["budget"])
             alive = run["status"] in UNDER_WAY or (run["status"] == "succeeded" and self.is_usable(state, run))
-            return asked == (whole["hyperparameters"], recipe.get("rank_analysis"), None) and alive
+            return recipe_of_run == (whole["hyperparameters"], recipe.get("rank_analysis"), None) and alive
 
         return same
 
@@ -212,10 +215,10 @@ class TheVersion:
         return self.of(state, run["version"])["status"] in USABLE
 
     def of(self, state: State, served_name: str) -> Json:
-        return state.send(calls.version(state.wish.adapter.slug, number_of(served_name)))
+        return state.send(calls.version(state.declared.adapter.slug, number_of(served_name)))
 
     def do(self, state: State) -> None:
-        slug = state.wish.adapter.slug
+        slug = state.declared.adapter.slug
         if state.run is None:
             state.run = state.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
         if state.version is None:
@@ -233,19 +236,19 @@ def number_of(served_name: str) -> int:
 class TheGates:
     """The step that measures the version against what the alias serves, on held-out rows, and applies the gates."""
 
-    def look(self, state: State) -> Change | None:
-        if state.wish.gates is None:
+    def plan(self, state: State) -> Change | None:
+        if state.declared.gates is None:
             return None
-        name = state.version or state.wish.adapter.slug
+        name = state.version or state.declared.adapter.slug
         self.alias(state)
         if state.version is None:
             return Change("run", "evaluation", name, "the version is new")
         if self.serving(state) == state.version:
             return None
-        asked = {"version": state.version, "dataset": str(state.dataset), "project": state.project}
-        asked |= {"against": self.serving(state) or ""} if self.serving(state) else {}
+        query = {"version": state.version, "dataset": str(state.dataset), "project": state.project}
+        query |= {"against": self.serving(state) or ""} if self.serving(state) else {}
         state.evaluation = state.newest(
-            calls.evaluations(**asked), lambda row: row["status"] in ("succeeded", *UNDER_WAY)
+            calls.evaluations(**query), lambda row: row["status"] in ("succeeded", *UNDER_WAY)
         )
         if state.evaluation is None:
             return Change("run", "evaluation", name, f"not measured against {self.serving(state) or 'its base'}")
@@ -255,8 +258,8 @@ class TheGates:
         return None
 
     def alias(self, state: State) -> None:
-        if state.wish.rollout and state.alias is None:
-            state.alias = state.found(calls.alias(state.wish.rollout.alias))
+        if state.declared.rollout and state.alias is None:
+            state.alias = state.find(calls.alias(state.declared.rollout.alias))
 
     def serving(self, state: State) -> str | None:
         return state.alias["version"] if state.alias else None
@@ -271,7 +274,7 @@ class TheGates:
 
     def judge(self, state: State) -> None:
         """Check the gates against the evaluation. Raises Ended when one refuses."""
-        gates, metrics = state.wish.gates, (state.evaluation or {}).get("metrics") or {}
+        gates, metrics = state.declared.gates, (state.evaluation or {}).get("metrics") or {}
         if gates and gates.no_worse:
             require_no_worse(metrics, state.version or "", self.serving(state) or "")
         loss = metrics.get("arms", {}).get("version", {}).get("loss")
@@ -285,25 +288,25 @@ class TheGates:
 class ThePolicy:
     """The step that sets how many signatures a promotion needs."""
 
-    def look(self, state: State) -> Change | None:
-        wanted = state.wish.gates.quorum if state.wish.gates else None
+    def plan(self, state: State) -> Change | None:
+        wanted = state.declared.gates.quorum if state.declared.gates else None
         if wanted is None or state.alias is None or state.alias["policy"].get("quorum", 0) == wanted:
             return None
         return Change("change", "alias", state.alias["name"], f"quorum {wanted}")
 
     def do(self, state: State) -> None:
-        alias, gates = known(state.alias), known(state.wish.gates)
+        alias, gates = known(state.alias), known(state.declared.gates)
         state.alias = state.send(calls.set_policy(alias["name"], {**alias["policy"], "quorum": gates.quorum}))
 
 
 class TheRollout:
     """The step that opens a rollout, or creates the alias, which then serves its first version at once."""
 
-    def look(self, state: State) -> Change | None:
-        wanted = state.wish.rollout
+    def plan(self, state: State) -> Change | None:
+        wanted = state.declared.rollout
         if wanted is None:
             return None
-        state.alias = state.alias or state.found(calls.alias(wanted.alias))
+        state.alias = state.alias or state.find(calls.alias(wanted.alias))
         if state.alias is None:
             if wanted.cluster is None:
                 raise Ended(
@@ -315,22 +318,22 @@ class TheRollout:
             return Change("open", "rollout", wanted.alias, "the version is new")
         if state.alias["version"] == state.version:
             return None
-        return self.look_at_rollouts(state, wanted.alias)
+        return self.plan_rollout(state, wanted.alias)
 
-    def look_at_rollouts(self, state: State, alias: str) -> Change | None:
-        found = state.newest(calls.rollouts(alias, candidate=state.version or ""), lambda _: True)
-        if found and found["status"] in ("rolled_back", "failed"):
-            how = found["status"].replace("_", " ")
-            raise Ended(f"rollout: that of {state.version} on {alias} {how}: change the data or the recipe.")
-        if found and found["status"] not in ("promoted", "discarded"):
-            state.rollout = found
+    def plan_rollout(self, state: State, alias: str) -> Change | None:
+        rollout = state.newest(calls.rollouts(alias, candidate=state.version or ""), lambda _: True)
+        if rollout and rollout["status"] in ("rolled_back", "failed"):
+            outcome = rollout["status"].replace("_", " ")
+            raise Ended(f"rollout: that of {state.version} on {alias} {outcome}: change the data or the recipe.")
+        if rollout and rollout["status"] not in ("promoted", "discarded"):
+            state.rollout = rollout
             return None
         return Change("open", "rollout", alias, f"it serves {state.alias and state.alias['version']}")
 
     def do(self, state: State) -> None:
-        wanted, version = known(state.wish.rollout), known(state.version)
+        wanted, version = known(state.declared.rollout), known(state.version)
         if state.alias is None:
-            quorum = state.wish.gates.quorum if state.wish.gates else None
+            quorum = state.declared.gates.quorum if state.declared.gates else None
             policy = {"quorum": quorum} if quorum else {}
             state.alias = state.send(
                 calls.create_alias(state.project, wanted.alias, known(wanted.cluster), version, policy)
@@ -344,10 +347,10 @@ class TheRollout:
 STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates(), ThePolicy(), TheRollout()]
 
 
-def shown(state: State) -> dict[str, Any]:
+def summary(state: State) -> dict[str, Any]:
     """Return the result of the declaration: the ids of what exists and the rollout."""
     return {
-        "adapter": state.wish.adapter.slug,
+        "adapter": state.declared.adapter.slug,
         "dataset": state.dataset,
         "version": state.version,
         "rank_analysis": (state.analysis or {}).get("id"),

@@ -19,13 +19,13 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
     """Parse `name=value` pairs; a value is JSON if it can be parsed so, else text. Raises Ended."""
-    found = {}
+    parsed = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
             raise Ended(f"{pair!r} is not NAME=VALUE.", Exit.USAGE)
-        found[name] = value_of(value)
-    return found
+        parsed[name] = value_of(value)
+    return parsed
 
 
 def value_of(text: str) -> Any:
@@ -110,11 +110,11 @@ def evaluate(
     with hub() as api:
         owner = project_of(api, project)
         other = {"against": against} if against else {}
-        found = api.send(calls.evaluate(owner, version, dataset_of(api, owner, dataset), **other))
+        evaluation = api.send(calls.evaluate(owner, version, dataset_of(api, owner, dataset), **other))
         if wait:
-            found = until_ended(api, calls.evaluation(found["id"]), f"evaluation of {version}", timeout)
-    say(found, f"{found['id']} {found['status']}", as_json)
-    require_no_worse(found.get("metrics") or {}, version, against)
+            evaluation = until_ended(api, calls.evaluation(evaluation["id"]), f"evaluation of {version}", timeout)
+    say(evaluation, f"{evaluation['id']} {evaluation['status']}", as_json)
+    require_no_worse(evaluation.get("metrics") or {}, version, against)
 
 
 def require_no_worse(metrics: dict[str, Any], version: str, against: str) -> None:

@@ -27,20 +27,20 @@ class Follower:
         self.task: TaskID = bar.add_task(name, total=None, status="")
         self.last = ""
 
-    def look(self, thing: dict[str, Any]) -> None:
-        done, total, status = state_of(thing)
+    def update(self, resource: dict[str, Any]) -> None:
+        done, total, status = state_of(resource)
         self.bar.update(self.task, completed=done, total=total, status=status)
         if not self.is_live and status != self.last:
             self.bar.console.print(f"{self.name}: {status}", soft_wrap=True, highlight=False, markup=False)
         self.last = status
 
 
-def state_of(thing: dict[str, Any]) -> tuple[float, float | None, str]:
+def state_of(resource: dict[str, Any]) -> tuple[float, float | None, str]:
     """Return the progress, its total (None: not known), and the status in words."""
-    status = str(thing["status"]).replace("_", " ")
-    if "weight" in thing:
-        return thing["weight"], 100, f"{status}, {thing['weight']:g} %"
-    progress = thing.get("progress") or {}
+    status = str(resource["status"]).replace("_", " ")
+    if "weight" in resource:
+        return resource["weight"], 100, f"{status}, {resource['weight']:g} %"
+    progress = resource.get("progress") or {}
     done, total = progress.get("step") or 0, progress.get("total")
     return done, total, status
 
@@ -56,17 +56,17 @@ def following(name: str) -> Iterator[Follower]:
 def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
     """Follow the object until it has ended. Raises TimedOut, and Ended when it failed or was rolled back."""
     with following(name) as follower:
-        for found in api.looks(call, timeout_s):
-            thing = cast(dict[str, Any], found)
-            follower.look(thing)
-            if thing["status"] in ENDED:
+        for answer in api.poll(call, timeout_s):
+            resource = cast(dict[str, Any], answer)
+            follower.update(resource)
+            if resource["status"] in ENDED:
                 break
-    return cast(T, well_ended(thing, name))
+    return cast(T, well_ended(resource, name))
 
 
-def well_ended(thing: dict[str, Any], name: str) -> dict[str, Any]:
+def well_ended(resource: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the object. Raises Ended unless it ended well."""
-    if thing["status"] not in GOOD:
-        why = thing.get("message") or thing.get("reason") or "no reason was told"
-        raise Ended(f"{name} {str(thing['status']).replace('_', ' ')}: {why}")
-    return thing
+    if resource["status"] not in GOOD:
+        explanation = resource.get("message") or resource.get("reason") or "no reason was told"
+        raise Ended(f"{name} {str(resource['status']).replace('_', ' ')}: {explanation}")
+    return resource

@@ -44,12 +44,12 @@ def post(path: str, **body: Any) -> Call[Any]:
     return Call("POST", path, body)
 
 
-def page_after(call: Call[Json], told: Json) -> Call[Json] | None:
+def page_after(call: Call[Json], listing: Json) -> Call[Json] | None:
     """Return the call of the list's next page; None after the last.
 
     Only the query of the link is used, so that the token is sent to the client's own address alone.
     """
-    query = urlsplit(told["next"] or "").query
+    query = urlsplit(listing["next"] or "").query
     return replace(call, params=dict(parse_qsl(query))) if query else None
 
 

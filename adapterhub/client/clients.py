@@ -55,11 +55,11 @@ class Client:
         """Yield the rows of a list, over all its pages."""
         page: Call[Json] | None = call
         while page:
-            told = self.send(page)
-            yield from told["results"]
-            page = page_after(page, told)
+            listing = self.send(page)
+            yield from listing["results"]
+            page = page_after(page, listing)
 
-    def looks(self, call: Call[T], timeout_s: float) -> Iterator[T]:
+    def poll(self, call: Call[T], timeout_s: float) -> Iterator[T]:
         """Yield the result of the call at once and then once a second. Raises TimedOut after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -106,12 +106,12 @@ class AsyncClient:
         """Yield the rows of a list, over all its pages."""
         page: Call[Json] | None = call
         while page:
-            told = await self.send(page)
-            for row in told["results"]:
+            listing = await self.send(page)
+            for row in listing["results"]:
                 yield row
-            page = page_after(page, told)
+            page = page_after(page, listing)
 
-    async def looks(self, call: Call[T], timeout_s: float) -> AsyncIterator[T]:
+    async def poll(self, call: Call[T], timeout_s: float) -> AsyncIterator[T]:
         """Yield the result of the call at once and then once a second. Raises TimedOut after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:

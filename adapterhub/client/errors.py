@@ -33,6 +33,6 @@ class ApiError(ClientError):
             body: Any = answer.json()
         except ValueError:
             body = None
-        told = body if isinstance(body, dict) else {}
-        detail = str(told.get("detail") or f"{answer.request.url} answered {answer.status_code}.")
-        return cls(answer.status_code, str(told.get("code", "")), detail, told.get("errors") or [])
+        problem = body if isinstance(body, dict) else {}
+        detail = str(problem.get("detail") or f"{answer.request.url} answered {answer.status_code}.")
+        return cls(answer.status_code, str(problem.get("code", "")), detail, problem.get("errors") or [])

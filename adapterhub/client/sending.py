@@ -31,17 +31,17 @@ def headers(call: Call[Any]) -> dict[str, str]:
 
 def arguments(call: Call[Any], files: ExitStack) -> dict[str, Any]:
     """Return the query and body of the request. Files are opened anew for each attempt, and `files` closes them."""
-    given: dict[str, Any] = {"params": dict(call.params)}
+    parts: dict[str, Any] = {"params": dict(call.params)}
     if call.files:
         opened = {name: (path.name, files.enter_context(path.open("rb"))) for name, path in call.files.items()}
-        return {**given, "data": call.body, "files": opened}
-    return given if call.body is None else {**given, "json": call.body}
+        return {**parts, "data": call.body, "files": opened}
+    return parts if call.body is None else {**parts, "json": call.body}
 
 
 def pause(answer: httpx.Response | None, attempt: int) -> float:
     """Return the seconds until the next attempt, at most 30: Retry-After if it was sent, else 0.2, 0.4, 0.8, ..."""
-    told = answer.headers.get("Retry-After", "") if answer is not None else ""
-    return min(float(told) if told.isdecimal() else 0.1 * 2**attempt, LONGEST_PAUSE_S)
+    retry_after = answer.headers.get("Retry-After", "") if answer is not None else ""
+    return min(float(retry_after) if retry_after.isdecimal() else 0.1 * 2**attempt, LONGEST_PAUSE_S)
 
 
 def passes(answer: httpx.Response) -> bool:

@@ -16,7 +16,7 @@ from rich.console import Console
 from adapterhub import environment
 from adapterhub.demo.hub import Hub, Person
 from adapterhub.demo.material import prepare_dataset, prepare_model
-from adapterhub.demo.walkthrough import PROJECT, Record, Story
+from adapterhub.demo.walkthrough import PROJECT, Record, Walkthrough
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import Layout
 from adapterhub.embedded.logs import Terminal
@@ -56,8 +56,8 @@ def run(console: Console, options: Options) -> int:
         console.print(f"Everything runs; logs lie in {Layout(options.home).logs}")
         hub = connect(options, supervisor.url)
         people = {name: Person(supervisor.url, name, kept_password(options.home, name)) for name in PEOPLE}
-        story = Story(hub, people, console, replica_urls(options))
-        record = story.tell(dataset)
+        walkthrough = Walkthrough(hub, people, console, replica_urls(options))
+        record = walkthrough.run(dataset)
         finish(console, options, supervisor.url, record, time.monotonic() - began)
         if not environment.flag("DEMO_EXIT"):
             supervisor.supervise_forever()
@@ -120,13 +120,13 @@ def finish(console: Console, options: Options, url: str, record: Record, seconds
     """Print the URLs and logins, and write them and the record of the demo to demo.json in the data folder."""
     urls = {"web": url, "docs": f"{url}/api/docs/", "admin": f"{url}/admin/", "router": f"{router_url(options)}/v1"}
     logins = {name: kept_password(options.home, name) for name in (USER, *PEOPLE)}
-    shown = {**asdict(record), "urls": urls, "logins": logins, "seconds": round(seconds, 1)}
+    report = {**asdict(record), "urls": urls, "logins": logins, "seconds": round(seconds, 1)}
     path = options.home / "demo.json"
     path.touch(mode=0o600)
-    path.write_text(json.dumps(shown, indent=1))
+    path.write_text(json.dumps(report, indent=1))
     console.rule("[bold]Ready", align="left")
-    for name, where in urls.items():
-        console.print(f"{name:>8}  {where}")
+    for name, address in urls.items():
+        console.print(f"{name:>8}  {address}")
     for name, password in logins.items():
         console.print(f"{'login':>8}  {name} / {password}")
     console.print(f"Every step held, in {seconds:.0f} s. All of it is in {path}. Ctrl-C stops it.")

@@ -72,7 +72,7 @@ class Hub:
 
     def all(self, path: str, **params: Any) -> list[Json]:
         """Return the rows of all pages of a list."""
-        return [thing for page in self.pages(path, **params) for thing in page]
+        return [row for page in self.pages(path, **params) for row in page]
 
     def pages(self, path: str, **params: Any) -> Iterator[list[Json]]:
         page = self.get(path, page_size=200, **params)
@@ -137,11 +137,11 @@ def words(response: httpx.Response) -> str:
     return str(body.get("detail") or body.get("error", {}).get("message") or body)
 
 
-def wait_for(look: Callable[[], Json | None], what: str, timeout_s: float) -> Json:
-    """Call `look` until it returns a value, and return that. Raises StepFailed after the timeout."""
+def wait_for(probe: Callable[[], Json | None], event: str, timeout_s: float) -> Json:
+    """Call `probe` until it returns a value, and return that. Raises StepFailed after the timeout."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if found := look():
-            return found
+        if value := probe():
+            return value
         time.sleep(POLL_S)
-    raise StepFailed(f"{what} did not happen within {timeout_s:.0f} s: see the logs in the data folder.")
+    raise StepFailed(f"{event} did not happen within {timeout_s:.0f} s: see the logs in the data folder.")

@@ -53,7 +53,7 @@ class Record:
     audit: Json = field(default_factory=dict)
 
 
-class Story:
+class Walkthrough:
     """The demo, one step per method. A step that fails raises StepFailed."""
 
     def __init__(self, hub: Hub, people: dict[str, Person], console: Console, replicas: list[str]) -> None:
@@ -70,7 +70,7 @@ class Story:
     def step(self, number: int, text: str) -> None:
         self.console.rule(f"[bold]{number}. {text}", align="left")
 
-    def tell(self, dataset_file: Path) -> Record:
+    def run(self, dataset_file: Path) -> Record:
         """Run all steps, the whole life of an adapter, and return the record."""
         base = self.register_base_model()
         dataset = self.upload_dataset(dataset_file)
@@ -199,15 +199,15 @@ class Story:
         with self.bar() as bar:
             task = bar.add_task(title, total=None, note="queued")
 
-            def look() -> Json | None:
-                shown: Json = self.hub.get(f"{path}{job['id']}/")
-                progress = shown["progress"]
+            def poll() -> Json | None:
+                job_state: Json = self.hub.get(f"{path}{job['id']}/")
+                progress = job_state["progress"]
                 loss = progress.get("loss")
-                note = f"loss {loss:.3f}" if loss else shown["status"]
+                note = f"loss {loss:.3f}" if loss else job_state["status"]
                 bar.update(task, completed=progress.get("step", 0), total=progress.get("total"), note=note)
-                return None if shown["status"] in ("queued", "running", "stopping") else shown
+                return None if job_state["status"] in ("queued", "running", "stopping") else job_state
 
-            ended = wait_for(look, title, 1800)
+            ended = wait_for(poll, title, 1800)
         if ended["status"] != "succeeded":
             raise StepFailed(f"{title} ended as {ended['status']} ({ended['reason']}): {ended['message']}")
         return ended
@@ -264,12 +264,12 @@ class Story:
             self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "The demo starts again."})
 
     def wait_until_loaded(self, version: str) -> None:
-        def look() -> Json | None:
+        def poll() -> Json | None:
             state = self.hub.get(f"clusters/{CLUSTER}/state/")
             loaded = [row for row in state if row["is_healthy"] and version in row["observed"]]
             return {"replicas": loaded} if len(loaded) >= len(self.replicas) else None
 
-        wait_for(look, f"Loading {version} on {len(self.replicas)} replicas", 120)
+        wait_for(poll, f"Loading {version} on {len(self.replicas)} replicas", 120)
 
     def start_rollout(self, candidate: str) -> Json:
         self.step(7, "Roll v2 out to half of the users, sticky")
@@ -283,8 +283,8 @@ class Story:
         rollout: Json = self.olga.post("rollouts/", body)
 
         def running() -> Json | None:
-            shown: Json = self.hub.get(f"rollouts/{rollout['id']}/")
-            return shown if shown["status"] == "running" else None
+            state: Json = self.hub.get(f"rollouts/{rollout['id']}/")
+            return state if state["status"] == "running" else None
 
         return wait_for(running, "Loading the candidate on every replica", 120)
 
@@ -318,11 +318,11 @@ class Story:
     def wait_for_router(self, versions: set[str]) -> None:
         """Wait until the router, which follows with a short delay, answers with exactly these versions."""
 
-        def look() -> Json | None:
+        def poll() -> Json | None:
             answers = self.ask(USERS[:6], 1)
             return {"ok": True} if {answer.version for answer in answers} == versions else None
 
-        wait_for(look, "The router's switch", 30)
+        wait_for(poll, "The router's switch", 30)
 
     def ask(self, users: list[str], tokens: int) -> list[Answer]:
         with ThreadPoolExecutor(10) as pool:
@@ -334,8 +334,8 @@ class Story:
         for answer in answers:
             require(answer.version in allowed, f"{answer.version} answered {answer.user} in phase {phase}")
             require(answer.tokens >= MIN_COMPLETION, f"{answer.user} got only {answer.tokens} tokens")
-            shown = {name: value for name, value in asdict(answer).items() if name in ("user", "version", "arm")}
-            self.record.requests.append({"phase": phase, **shown})
+            fields = {name: value for name, value in asdict(answer).items() if name in ("user", "version", "arm")}
+            self.record.requests.append({"phase": phase, **fields})
         require({answer.version for answer in answers} == allowed, f"phase {phase} was answered by one version only")
         table = Table("version", "arm", "users", title=f"Who answered: {phase}", title_justify="left")
         for version, arm in sorted({(answer.version, answer.arm) for answer in answers}):

@@ -65,11 +65,13 @@ def check_space(home: Path) -> None:
 def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
     """Check that every port is free and none is used twice. `ports` are pairs of variable and port."""
     _check_host(host)
-    taken: dict[int, str] = {}
+    users_of_port: dict[int, str] = {}
     for variable, port in ports:
-        if port in taken:
-            raise StartError(f"{variable} and {taken[port]} both want port {port}: set {variable} to another one.")
-        taken[port] = variable
+        if port in users_of_port:
+            raise StartError(
+                f"{variable} and {users_of_port[port]} both want port {port}: set {variable} to another one."
+            )
+        users_of_port[port] = variable
         _check_port(host, variable, port)
 
 

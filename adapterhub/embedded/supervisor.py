@@ -178,14 +178,16 @@ class Supervisor:
                 self._terminal.say(f"{service.name} ended; starting it again")
                 service.start()
         for process in self._processes:
-            process.look()
+            process.check()
 
     def _raise_for_lost(self, missing: list[Supervised], deadline: float) -> None:
         for process in missing:
             if process.gave_up or time.monotonic() > deadline:
                 log = self._layout.logs / f"{process.spec.name}.log"
-                said = process.child.last_words()
-                raise StartError(f"The process {process.spec.name} does not come up; see {log}. Its last words: {said}")
+                last_words = process.child.last_words()
+                raise StartError(
+                    f"The process {process.spec.name} does not come up; see {log}. Its last words: {last_words}"
+                )
 
 
 def lock_path(home: Path) -> Path:

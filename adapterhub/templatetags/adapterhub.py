@@ -140,9 +140,9 @@ def duration(seconds: float) -> str:
 
 
 @register.inclusion_tag("audit/_history.html")
-def history(thing: Model) -> dict[str, Any]:
+def history(record: Model) -> dict[str, Any]:
     """Render the latest audit events of an object, newest first."""
-    return {"events": AuditEvent.objects.about(thing)[:LATEST]}
+    return {"events": AuditEvent.objects.about(record)[:LATEST]}
 
 
 SHAPES = {"minute": "j M Y, H:i e", "day": "Y-m-d", "clock": "H:i e"}

@@ -140,22 +140,22 @@ class Delivery(models.Model):
     def claim(self) -> bool:
         """Claim the delivery for one attempt; return False if another worker has it."""
         due = Delivery.objects.due().filter(pk=self.pk, attempts=self.attempts)
-        taken = due.update(attempts=F("attempts") + 1, next_at=Now() + CLAIMED_FOR)
+        claimed = due.update(attempts=F("attempts") + 1, next_at=Now() + CLAIMED_FOR)
         self.attempts += 1
-        return bool(taken)
+        return bool(claimed)
 
     def note(self, *, answer: int | None, error: str) -> None:
         """Log the attempt and set the delivery's next status, unless another attempt has begun.
 
         A response of 200 to 299 is a success; every 15th failed attempt fails the delivery.
         """
-        taken = answer is not None and 200 <= answer < 300
-        ended = DeliveryStatus.DELIVERED if taken else DeliveryStatus.FAILED
-        status = ended if taken or self.attempts % MOST_ATTEMPTS == 0 else DeliveryStatus.PENDING
+        is_delivered = answer is not None and 200 <= answer < 300
+        ended = DeliveryStatus.DELIVERED if is_delivered else DeliveryStatus.FAILED
+        status = ended if is_delivered or self.attempts % MOST_ATTEMPTS == 0 else DeliveryStatus.PENDING
         with transaction.atomic():
             Attempt.objects.create(delivery=self, number=self.attempts, answer=answer, error=error[:500])
-            mine = Delivery.objects.filter(pk=self.pk, attempts=self.attempts, status=DeliveryStatus.PENDING)
-            mine.update(status=status, next_at=Now() + pause_after(self.attempts))
+            claimed = Delivery.objects.filter(pk=self.pk, attempts=self.attempts, status=DeliveryStatus.PENDING)
+            claimed.update(status=status, next_at=Now() + pause_after(self.attempts))
 
     def redeliver(self, *, by: Actor) -> None:
         """Schedule the delivery again now, even if it succeeded; the receiver recognizes it by its id.
@@ -193,7 +193,7 @@ def pause_after(attempts: int) -> timedelta:
 
 def body_of(event: AuditEvent) -> dict[str, Any]:
     """Return the payload of an event as Standard Webhooks defines it: type, timestamp, data."""
-    told = ("sequence", "object_type", "object_id", "object_name", "actor_name", "before", "after", "reason")
-    fields = {name: getattr(event, name) for name in told}
+    names = ("sequence", "object_type", "object_id", "object_name", "actor_name", "before", "after", "reason")
+    fields = {name: getattr(event, name) for name in names}
     project = event.project.slug if event.project else None
     return {"type": event.tag, "timestamp": event.at.isoformat(), "data": {"project": project, **fields}}

@@ -38,16 +38,16 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     """List the webhooks; create one on POST, whose secret is in this response and never again."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     form = WebhookForm(request.POST or None, projects=projects)
-    shown = issue(request, form.cleaned_data) if form.is_valid() else ""
-    found = Webhook.objects.filter(project__in=projects).select_related("project")
+    secret = issue(request, form.cleaned_data) if form.is_valid() else ""
+    visible_webhooks = Webhook.objects.filter(project__in=projects).select_related("project")
     listing = Listing(
         request,
-        found,
+        visible_webhooks,
         search=("url", "project__slug", "events__icontains"),
         states=STATES,
         sorts={"address": "url", "project": "project__slug", "made": "created_at"},
     )
-    context = {"form": form, "shown": shown, **listing.context(PAGE)}
+    context = {"form": form, "shown": secret, **listing.context(PAGE)}
     response = render(request, "webhooks/webhooks.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response
@@ -64,10 +64,10 @@ def deliveries(request: HttpRequest) -> HttpResponse:
     """List the deliveries with the result of each attempt, newest first."""
     projects = allowed_somewhere(request, Scope.ADMIN)
     webhooks = Webhook.objects.filter(project__in=projects)[:OFFERED]
-    found = Delivery.objects.filter(webhook__project__in=projects).select_related("webhook", "event")
+    visible_deliveries = Delivery.objects.filter(webhook__project__in=projects).select_related("webhook", "event")
     listing = Listing(
         request,
-        found.prefetch_related("log"),
+        visible_deliveries.prefetch_related("log"),
         search=("event__tag", "event__object_name"),
         sorts={"made": "created_at", "attempts": "attempts"},
         choices={"status": DeliveryStatus.choices, "webhook": [(str(each.pk), each.url) for each in webhooks]},
@@ -88,8 +88,8 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
 @require_POST
 def redeliver(request: HttpRequest, pk: int) -> HttpResponse:
     """Send a delivery again with the same id."""
-    mine = Delivery.objects.filter(webhook__project__in=allowed(request, Scope.ADMIN)).select_related(
+    own_deliveries = Delivery.objects.filter(webhook__project__in=allowed(request, Scope.ADMIN)).select_related(
         "webhook__project"
     )
-    get_object_or_404(mine, pk=pk).redeliver(by=actor_of(request))
+    get_object_or_404(own_deliveries, pk=pk).redeliver(by=actor_of(request))
     return redirect("deliveries")

@@ -118,8 +118,8 @@ def fault(config: dict[str, Any]) -> tuple[str, str] | None:
     for name, value in config.items():
         if name not in FIELDS:
             # The name becomes part of an error response, so characters outside ASCII are escaped.
-            shown = name[:100].encode("ascii", "backslashreplace").decode()
-            return shown, f"{shown!r} is no field of a LoRA adapter that we know: remove it."
+            printable = name[:100].encode("ascii", "backslashreplace").decode()
+            return printable, f"{printable!r} is no field of a LoRA adapter that we know: remove it."
         check, wanted = FIELDS[name]
         if not check(value):
             return name, f"{name} must be {wanted}."

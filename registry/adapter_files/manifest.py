@@ -77,10 +77,10 @@ def refuse_other_base(config: dict[str, Any], bases: tuple[str, ...]) -> None:
 
 
 def refuse_other_files(folder: Path) -> None:
-    found = {path.name for path in folder.iterdir()}
-    if found != {CONFIG, WEIGHTS}:
-        odd = ", ".join(sorted(found ^ {CONFIG, WEIGHTS}))
-        raise refused(f"An adapter is exactly {CONFIG} and {WEIGHTS}; missing or not allowed: {odd}.", "files")
+    names = {path.name for path in folder.iterdir()}
+    if names != {CONFIG, WEIGHTS}:
+        differing = ", ".join(sorted(names ^ {CONFIG, WEIGHTS}))
+        raise refused(f"An adapter is exactly {CONFIG} and {WEIGHTS}; missing or not allowed: {differing}.", "files")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -93,8 +93,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise refused("The configuration is no JSON.", CONFIG) from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise refused("peft_type is not LORA.", f"{CONFIG}.peft_type")
-    if found := fault(config):
-        field, message = found
+    if invalid := fault(config):
+        field, message = invalid
         raise refused(message, f"{CONFIG}.{field}")
     for field in ("rank_pattern", "alpha_pattern"):
         check_pattern(config.get(field) or {}, f"{CONFIG}.{field}")

@@ -60,5 +60,5 @@ def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
     parts = module.split(".")
     names = [".".join(parts[start:]) for start in range(len(parts))]
     keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))
-    found = [key for key in keys if key in pattern]
-    return pattern[min(found, key=list(pattern).index)] if found else default
+    matching = [key for key in keys if key in pattern]
+    return pattern[min(matching, key=list(pattern).index)] if matching else default

@@ -41,5 +41,5 @@ class AlarmViewSet(ProjectViewSet):
     @extend_schema(responses=AlarmPageSerializer)
     def list(self, request: Request) -> Response:
         """List alarms: replicas that do not answer, and loads that were refused."""
-        found = [alarm.as_dict() for alarm in open_alarms(self.filter_queryset(self.get_queryset()))]
-        return Response({"next": None, "previous": None, "results": found})
+        rows = [alarm.as_dict() for alarm in open_alarms(self.filter_queryset(self.get_queryset()))]
+        return Response({"next": None, "previous": None, "results": rows})

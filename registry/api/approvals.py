@@ -117,13 +117,13 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     def named(self, model: Any, path: str, **identity: Any) -> Any:
         """Return the object if the caller sees its project and may operate there."""
-        mine = {f"{path}__in": projects_of(self.request)}
-        thing = model.objects.filter(**identity, **mine).first()
-        if thing is None:
+        in_own_projects = {f"{path}__in": projects_of(self.request)}
+        record = model.objects.filter(**identity, **in_own_projects).first()
+        if record is None:
             field = model.__name__.lower()
             raise Invalid(f"There is no such {field} that you can see.", field=field, code=f"unknown_{field}")
-        require_scope(self.request, thing.project if model is Alias else thing.alias.project, Scope.OPERATE)
-        return thing
+        require_scope(self.request, record.project if model is Alias else record.alias.project, Scope.OPERATE)
+        return record
 
     def decide(self, verb: str, shape: type = PersonSerializer) -> Response:
         approval = self.get_object()

@@ -62,10 +62,10 @@ class BlindTestSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(BlindAnswerSerializer(many=True))
     def get_answers(self, test: BlindTest) -> list[dict[str, Any]]:
-        seen = self.face(test)
+        visible = self.face(test)
         return [
-            {"letter": each["letter"], "text": each["text"], "number": None if seen["is_open"] else each["number"]}
-            for each in seen["answers"]
+            {"letter": each["letter"], "text": each["text"], "number": None if visible["is_open"] else each["number"]}
+            for each in visible["answers"]
         ]
 
     @extend_schema_field(PreferenceSerializer(many=True))
@@ -123,10 +123,10 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         if adapter is None:
             raise Invalid(f"There is no adapter {slug!r} that you can see.", field="adapter", code="unknown_adapter")
         require_scope(self.request, adapter.project, Scope.INFER)
-        found = list(adapter.versions.filter(number__in=numbers).select_related("adapter__project"))
-        if len(found) < 2 or len(found) != len(numbers):
+        versions = list(adapter.versions.filter(number__in=numbers).select_related("adapter__project"))
+        if len(versions) < 2 or len(versions) != len(numbers):
             raise Invalid(f"Name 2 to {MOST_MODELS} different versions of {slug}.", field="versions")
-        return found
+        return versions
 
     def token(self, version: AdapterVersion) -> str:
         if isinstance(self.request.auth, ApiToken):

@@ -81,8 +81,8 @@ class VersionEvidence(ProjectViewSet):
     def freeze(self, request: Request, slug: str, number: str) -> Response:
         """Freeze the dossier: store it as it is now, with a signature."""
         version = self.get_object()
-        kept = Dossier.freeze(version, dossier(version), by=actor_of(request))
-        return Response(DossierSerializer(kept).data, 201)
+        frozen = Dossier.freeze(version, dossier(version), by=actor_of(request))
+        return Response(DossierSerializer(frozen).data, 201)
 
     @extend_schema(responses=DossierSerializer(many=True))
     @action(detail=True, pagination_class=None)

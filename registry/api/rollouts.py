@@ -59,8 +59,8 @@ class RolloutViewSet(Reading):
         An open rollout starts when every healthy replica holds the candidate.
         """
         fields = self.read(shapes.NewRolloutSerializer)
-        alias = named_thing(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
-        candidate = named_thing(
+        alias = named_record(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
+        candidate = named_record(
             self, models.AdapterVersion, "served_name", fields["candidate"], Scope.READ, "candidate"
         )
         steps = [dict(step) for step in fields["steps"]]
@@ -174,6 +174,6 @@ class FeedbackViewSet(ProjectViewSet):
         422 `unknown_response_id` while the report of the answer has not arrived, which takes seconds.
         """
         fields = self.read(shapes.FeedbackSerializer)
-        answer = named_thing(self, models.Response, "pk", fields["response_id"], Scope.INFER, "response_id")
+        answer = named_record(self, models.Response, "pk", fields["response_id"], Scope.INFER, "response_id")
         models.Feedback.give(answer, outcome=fields["outcome"], score=fields["score"])
         return Response({**fields, "arm": answer.arm}, 201)

@@ -59,7 +59,7 @@ class VersionTransfers(ProjectViewSet):
             version.require_signature()
         except ArtifactError as error:
             raise Unavailable(f"The files of {version} are not given: {error}", code="artifact_unreadable") from error
-        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
         urls = bucket().download_urls(version.digest, LINK_S)
         return Response({"digest": version.digest, "expires_s": LINK_S, "urls": urls})
 
@@ -75,22 +75,22 @@ class VersionTransfers(ProjectViewSet):
 
 def bucket() -> S3Store:
     """Return the store if it can give links. Raises Conflict if it is a folder."""
-    found = store()
-    if not isinstance(found, S3Store):
+    artifacts = store()
+    if not isinstance(artifacts, S3Store):
         raise Conflict("The store is a folder and gives no links: send and get the files here.", code="no_links")
-    return found
+    return artifacts
 
 
 def take(upload: str, adapter: Adapter, folder: Path) -> None:
     """Move the uploaded files from the store into the folder. Raises Invalid."""
     try:
-        told = signing.loads(upload, salt="upload", max_age=LINK_S)
+        claims = signing.loads(upload, salt="upload", max_age=LINK_S)
     except signing.BadSignature:
         raise Invalid("This upload is not known, or is over an hour old: begin a new one.", field="upload") from None
-    if told["adapter"] != adapter.pk:
+    if claims["adapter"] != adapter.pk:
         raise Invalid("This upload is of another adapter.", field="upload")
     try:
         for name in (WEIGHTS, CONFIG):
-            bucket().take(f"{told['key']}/{name}", folder / name, MOST_BYTES)
+            bucket().take(f"{claims['key']}/{name}", folder / name, MOST_BYTES)
     except ArtifactError as error:
         raise Invalid(str(error), field="upload") from error

@@ -72,7 +72,7 @@ class BaseModelViewSet(Reading):
     def get_queryset(self) -> Any:
         return models.BaseModel.objects.all()
 
-    def project_of(self, thing: Any) -> None:
+    def project_of(self, record: Any) -> None:
         return None
 
     @extend_schema(request=shapes.NewBaseModelSerializer, responses={202: shapes.BaseModelSerializer})
@@ -175,7 +175,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
             folder = receive(adapter, files, place / "given")
             folder = exports.folded(adapter, folder) if files["fold"] else folder
             version = models.AdapterVersion.publish(
-                adapter, folder, method="upload", by=actor_of(request), foreign=True, given=True
+                adapter, folder, method="upload", by=actor_of(request), foreign=True, may_move=True
             )
         return self.write(version, 201)
 
@@ -192,7 +192,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     def download(self, request: Request, slug: str, number: str) -> FileResponse:
         """Return the files of the version as they were published, in a ZIP."""
         version = self.get_object()
-        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
         return as_zip(exports.download(version), version.served_name)
 
     @extend_schema(
@@ -211,7 +211,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         version = self.get_object()
         form = choice(request, "format", exports.Format, exports.Format.PEFT)
         dtype = choice(request, "dtype", exports.Dtype, exports.Dtype.FP32)
-        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, what=request.path)
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
         return as_zip(exports.export(version, form, dtype), f"{version.served_name}-{form}-{dtype}")
 
 
@@ -295,19 +295,19 @@ class ReplicaViewSet(Reading):
     @extend_schema(request=shapes.NewReplicaSerializer, responses={201: shapes.ReplicaSerializer})
     def create(self, request: Request) -> Response:
         fields = self.read(shapes.NewReplicaSerializer)
-        cluster = named_thing(self, models.Cluster, "slug", fields["cluster"], Scope.OPERATE, "cluster")
+        cluster = named_record(self, models.Cluster, "slug", fields["cluster"], Scope.OPERATE, "cluster")
         return self.write(cluster.add_replica(url=fields["url"], by=actor_of(request)), 201)
 
 
-def named_thing(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
+def named_record(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
     """Return the object that a request body names; require the scope in its project. Raises Invalid if not visible."""
     path = {models.AdapterVersion: "adapter__project"}.get(model, "project")
-    seen = seen_in(model.objects.select_related(path), path, view.request)
-    thing = seen.filter(**{name: value, f"{path}__archived_at": None}).first()
-    if thing is None:
+    visible = seen_in(model.objects.select_related(path), path, view.request)
+    record = visible.filter(**{name: value, f"{path}__archived_at": None}).first()
+    if record is None:
         raise Invalid(f"There is no {field} {value!r} that you can see.", field=field, code=f"unknown_{field}")
-    require_scope(view.request, thing.project, scope)
-    return thing
+    require_scope(view.request, record.project, scope)
+    return record
 
 
 class AliasViewSet(Reading):
@@ -324,14 +324,14 @@ class AliasViewSet(Reading):
     scopes = {"create": Scope.OPERATE, "partial_update": Scope.OPERATE, "move": Scope.OPERATE, "history": Scope.READ}
 
     def version(self, served_name: str, field: str = "version") -> models.AdapterVersion:
-        return named_thing(self, models.AdapterVersion, "served_name", served_name, Scope.READ, field)
+        return named_record(self, models.AdapterVersion, "served_name", served_name, Scope.READ, field)
 
     @extend_schema(request=shapes.NewAliasSerializer, responses={201: shapes.AliasSerializer})
     def create(self, request: Request) -> Response:
         """Create an alias that serves a version."""
         fields = self.read(shapes.NewAliasSerializer)
         project = named_project(request, fields["project"], Scope.OPERATE)
-        cluster = named_thing(self, models.Cluster, "slug", fields["cluster"], Scope.READ, "cluster")
+        cluster = named_record(self, models.Cluster, "slug", fields["cluster"], Scope.READ, "cluster")
         alias = models.Alias.create(
             project=project,
             name=fields["name"],

@@ -16,10 +16,10 @@ FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_ra
 
 def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
     """Return the version of the same adapter with this number. Raises Invalid if there is none."""
-    found = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
-    if found is None:
+    other = version.adapter.versions.filter(number=int(number)).first() if str(number).isdecimal() else None
+    if other is None:
         raise Invalid(f"{version.adapter} has no version {str(number)[:20]!r}: name one by its number.", field="to")
-    return found
+    return other
 
 
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:

@@ -59,15 +59,15 @@ def general(version: AdapterVersion) -> dict[str, Any]:
 
 
 def development(version: AdapterVersion) -> dict[str, Any]:
-    told = version.lineage
+    lineage = version.lineage
     return {
         "method": version.method,
         "configuration": version.config,
         "parameters": version.parameters,
         "highest rank": version.max_rank,
-        "data": told.get("dataset") or NOT_KNOWN,
-        "plan": told.get("rank_analysis") or "No rank analysis: the ranks were given.",
-        "as recorded": told,
+        "data": lineage.get("dataset") or NOT_KNOWN,
+        "plan": lineage.get("rank_analysis") or "No rank analysis: the ranks were given.",
+        "as recorded": lineage,
     }
 
 

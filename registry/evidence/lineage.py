@@ -41,19 +41,19 @@ def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
 
 def origins(version: AdapterVersion) -> list[Node]:
     """List recorded origins: base model, dataset, rank analysis, run, compression and the version it was made from."""
-    base, told = version.adapter.base_model, version.lineage
-    found = [node("base_model", version.base_digest, f"{base.slug} {version.base_digest[:12]}")]
+    base, lineage = version.adapter.base_model, version.lineage
+    nodes = [node("base_model", version.base_digest, f"{base.slug} {version.base_digest[:12]}")]
     for kind, field in (
         ("dataset", "dataset"),
         ("rank_analysis", "rank_analysis"),
         ("training_run", "run"),
         ("compression", "compression"),
     ):
-        if told.get(field):
-            found.append(node(kind, told[field], str(told[field])[:12]))
-    if source := told.get("compressed_from"):
-        found.append(node("version", source["digest"], source["served_name"]))
-    return found
+        if lineage.get(field):
+            nodes.append(node(kind, lineage[field], str(lineage[field])[:12]))
+    if source := lineage.get("compressed_from"):
+        nodes.append(node("version", source["digest"], source["served_name"]))
+    return nodes
 
 
 def consequences(version: AdapterVersion, past: Past) -> list[Node]:
@@ -73,5 +73,5 @@ def consequences(version: AdapterVersion, past: Past) -> list[Node]:
 
 def approvals_of(version: AdapterVersion, alias_name: str = "") -> list[Approval]:
     """Return the approvals that were requested for a version, optionally those on one alias only."""
-    found = Approval.objects.filter(candidate=version).select_related("alias").prefetch_related("signatures")
-    return list(found.filter(alias__name=alias_name) if alias_name else found)
+    approvals = Approval.objects.filter(candidate=version).select_related("alias").prefetch_related("signatures")
+    return list(approvals.filter(alias__name=alias_name) if alias_name else approvals)

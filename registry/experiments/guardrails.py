@@ -80,13 +80,13 @@ class Guardrail:
     def difference(self, before: Values, after: Values, alpha: float) -> Interval:
         """Return after minus before, with the sign reversed if less is worse, so that more is always worse."""
         if self.level is not None:
-            found = quantile_difference(before.histogram, after.histogram, self.level, alpha)
+            interval = quantile_difference(before.histogram, after.histogram, self.level, alpha)
         else:
-            found = mean_difference(before.sample, after.sample, alpha, UNIT if self.unit == "points" else None)
-        return mirrored(found) if self.less_is_worse else found
+            interval = mean_difference(before.sample, after.sample, alpha, UNIT if self.unit == "points" else None)
+        return mirrored(interval) if self.less_is_worse else interval
 
-    def judge(self, found: Interval) -> Verdict:
-        return judged(found, self.margin / self.scale)
+    def judge(self, interval: Interval) -> Verdict:
+        return judged(interval, self.margin / self.scale)
 
 
 @dataclass(frozen=True)
@@ -152,26 +152,29 @@ def analysis(
         raise ValueError("A rollout needs at least one guardrail to be judged.")
     rows, since = list(minutes), max(started, now - STALE)
     findings = [finding(guardrail, rows, alpha / len(guardrails), since, now) for guardrail in guardrails]
-    told = [(found.action, found.reason) for found in findings]
+    actions = [(found.action, found.reason) for found in findings]
     if exposures and mismatched(exposures, alpha):
-        told.append((Action.PAUSE, SPLIT))
+        actions.append((Action.PAUSE, SPLIT))
     if in_both > MOST_IN_BOTH:
-        told.append((Action.PAUSE, BOTH))
-    action = min((action for action, _ in told), key=list(Action).index)
-    return Analysis(action, [reason for its, reason in told if its is action], findings)
+        actions.append((Action.PAUSE, BOTH))
+    action = min((action for action, _ in actions), key=list(Action).index)
+    return Analysis(action, [reason for its, reason in actions if its is action], findings)
 
 
 def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datetime, now: datetime) -> Finding:
-    mine = [row for row in rows if row.metric == guardrail.metric]
-    control, candidate = measured(mine, Arm.CONTROL), measured(mine, Arm.CANDIDATE)
-    found = guardrail.difference(control, candidate, alpha)
-    verdict = guardrail.judge(found)
-    action, told = asked(guardrail.kind, verdict), words(guardrail, found, verdict)
-    if verdict is Verdict.BAD and outage(guardrail, measured(mine, Arm.BASELINE), control, alpha):
-        action, told = held(guardrail.kind), f"{told} {OUTAGE}"
-    elif verdict is not Verdict.BAD and now - since >= STALE and (silent := quiet(mine, since)):
-        action, told = held(guardrail.kind), f"nothing from the {' and the '.join(silent)} {FOR_LONG}"
-    return Finding(guardrail, verdict, found, action, f"{guardrail.name}: {told}")
+    own_rows = [row for row in rows if row.metric == guardrail.metric]
+    control, candidate = measured(own_rows, Arm.CONTROL), measured(own_rows, Arm.CANDIDATE)
+    interval = guardrail.difference(control, candidate, alpha)
+    verdict = guardrail.judge(interval)
+    action, reason = action_for(guardrail.kind, verdict), words(guardrail, interval, verdict)
+    if verdict is Verdict.BAD and outage(guardrail, measured(own_rows, Arm.BASELINE), control, alpha):
+        action, reason = action_without_evidence(guardrail.kind), f"{reason} {OUTAGE}"
+    elif verdict is not Verdict.BAD and now - since >= STALE and (silent := quiet(own_rows, since)):
+        action, reason = (
+            action_without_evidence(guardrail.kind),
+            f"nothing from the {' and the '.join(silent)} {FOR_LONG}",
+        )
+    return Finding(guardrail, verdict, interval, action, f"{guardrail.name}: {reason}")
 
 
 def measured(rows: list[Minute], arm: Arm) -> Values:
@@ -184,35 +187,37 @@ def outage(guardrail: Guardrail, baseline: Values, control: Values, alpha: float
 
 
 def quiet(rows: list[Minute], since: datetime) -> list[str]:
-    heard = {row.arm for row in rows if row.at >= since}
-    return [arm.value for arm in (Arm.CONTROL, Arm.CANDIDATE) if arm not in heard]
+    reporting = {row.arm for row in rows if row.at >= since}
+    return [arm.value for arm in (Arm.CONTROL, Arm.CANDIDATE) if arm not in reporting]
 
 
-def asked(kind: Kind, verdict: Verdict) -> Action:
+def action_for(kind: Kind, verdict: Verdict) -> Action:
     if verdict is Verdict.BAD:
         return {Kind.GUARDRAIL: Action.ROLL_BACK, Kind.SIGNAL: Action.PAUSE, Kind.GOAL: Action.WAIT}[kind]
     return Action.PROMOTE if verdict is Verdict.GOOD else Action.WAIT
 
 
-def held(kind: Kind) -> Action:
+def action_without_evidence(kind: Kind) -> Action:
     """Return the action if a comparison cannot be trusted now: goals wait, guardrails and signals pause."""
     return Action.WAIT if kind is Kind.GOAL else Action.PAUSE
 
 
-def words(guardrail: Guardrail, found: Interval, verdict: Verdict) -> str:
+def words(guardrail: Guardrail, interval: Interval, verdict: Verdict) -> str:
     """Describe the verdict in a sentence that an on-call person can act on."""
-    low, high = (shown(float(end) * guardrail.scale, guardrail.unit) for end in (found.lower, found.upper))
+    low, high = (
+        difference_in_words(float(end) * guardrail.scale, guardrail.unit) for end in (interval.lower, interval.upper)
+    )
     margin = f"the margin of {guardrail.margin:g} {guardrail.unit}"
     if verdict is Verdict.BAD:
         return f"the candidate is worse than the control by more than {margin} (from {low} to {high})."
     if verdict is Verdict.GOOD:
         return f"the candidate is within {margin} (at worst {high})."
-    if isnan(float(found.estimate)):
+    if isnan(float(interval.estimate)):
         return f"not measured in both arms yet; {margin}."
     return f"not decided yet, the difference lies between {low} and {high}; {margin}."
 
 
-def shown(end: float, unit: str) -> str:
+def difference_in_words(end: float, unit: str) -> str:
     if not isfinite(end):
         return "any number worse" if end > 0 else "any number better"
     return f"{abs(end):.3g} {unit} {'worse' if end >= 0 else 'better'}"

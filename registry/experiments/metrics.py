@@ -73,5 +73,5 @@ def paced(report: MeasuredAnswer) -> dict[str, float]:
 
 
 def of_feedback(outcome: str | None, score: float | None) -> dict[str, float]:
-    told = {"bad_feedback_rate": float(outcome == "bad")} if outcome else {}
-    return told if score is None else {**told, "feedback_score": score}
+    values = {"bad_feedback_rate": float(outcome == "bad")} if outcome else {}
+    return values if score is None else {**values, "feedback_score": score}

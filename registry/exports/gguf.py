@@ -94,10 +94,10 @@ def write_gguf(portable: Path, base: Path, target: Path, dtype: str) -> None:
 def read_gguf(path: Path, base: Path, names: list[str]) -> Tensors:
     """Read the tensors with these PEFT names from a GGUF file. Raises KeyError if one is missing."""
     layout = Layout(base)
-    found = {
+    tensors = {
         tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors
     }
-    return {name: torch.from_numpy(restored(found[layout.name(name)], layout.heads(name))) for name in names}
+    return {name: torch.from_numpy(restored(tensors[layout.name(name)], layout.heads(name))) for name in names}
 
 
 def restored(values: np.ndarray, heads: int) -> np.ndarray:

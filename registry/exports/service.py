@@ -81,14 +81,14 @@ def readable(version: AdapterVersion) -> Iterator[None]:
         raise Unavailable(f"The files of {version} cannot be read: {error}", code="artifact_unreadable") from error
 
 
-def folded(adapter: Adapter, given: Path) -> Path:
-    """Fold the differing scales of an uploaded adapter into its B matrices; return the new folder beside `given`.
+def folded(adapter: Adapter, folder: Path) -> Path:
+    """Fold the differing scales of an uploaded adapter into its B matrices; return the new folder beside `folder`.
 
     Raises Invalid if the files are not an adapter of the base model, and Unavailable if the child process fails.
     """
     # The child process opens the files with a library, so the header must be checked first.
-    read_parts(given, adapter.base_model.linear_shapes(), adapter.base_model.layers)
-    return rewrite(given, adapter.base_model.folder, given.with_name("folded"), "folded", Dtype.FP32)
+    read_parts(folder, adapter.base_model.linear_shapes(), adapter.base_model.layers)
+    return rewrite(folder, adapter.base_model.folder, folder.with_name("folded"), "folded", Dtype.FP32)
 
 
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
@@ -97,7 +97,7 @@ def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> 
     return target
 
 
-def run_child(what: str, arguments: list[str], folder: Path) -> None:
+def run_child(task: str, arguments: list[str], folder: Path) -> None:
     """Run a child process that works in the folder.
 
     Raises Unavailable with the last line of its log if it fails, and if it takes over EXPORT_S seconds.
@@ -109,10 +109,10 @@ def run_child(what: str, arguments: list[str], folder: Path) -> None:
     finally:
         child.kill()
     if status is None:
-        raise Unavailable(f"The {what} took over {EXPORT_S} s and was stopped: try again.", code=f"{what}_failed")
+        raise Unavailable(f"The {task} took over {EXPORT_S} s and was stopped: try again.", code=f"{task}_failed")
     if status:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
-        raise Unavailable(f"The {what} failed: {lines[-1][:300]}", code=f"{what}_failed")
+        raise Unavailable(f"The {task} failed: {lines[-1][:300]}", code=f"{task}_failed")
 
 
 def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:

@@ -178,19 +178,20 @@ class AdapterVersion(models.Model):
         metrics: dict[str, Any] | None = None,
         lineage: dict[str, Any] | None = None,
         foreign: bool = False,
-        given: bool = False,
+        may_move: bool = False,
     ) -> AdapterVersion:
         """Store the folder's weights and record them as the adapter's next version.
 
         The folder's configuration is rewritten from its checked fields. Files are stored before the row is written: a
         crash leaves an orphan artifact, never a version without weights. A `foreign` version, uploaded from outside,
-        stays `checking` until a child process has scanned its weights. A `given` folder may be moved into the store.
-        Raises Invalid if the files are not an adapter of the base model, and Conflict if a version has these weights.
+        stays `checking` until a child process has scanned its weights. With `may_move` the folder may be moved into
+        the store. Raises Invalid if the files are not an adapter of the base model, and Conflict if a version has
+        these weights.
         """
         manifest = adapter.read(folder, foreign=foreign)
         if not foreign and (fault := fault_in(folder / WEIGHTS)):
             raise refused(fault, WEIGHTS)
-        digest = store().give_dir(folder) if given else store().put_dir(folder)
+        digest = store().give_dir(folder) if may_move else store().put_dir(folder)
         with transaction.atomic():
             Adapter.objects.select_for_update().get(pk=adapter.pk)
             if twin := cls.objects.filter(adapter=adapter, digest=digest).first():

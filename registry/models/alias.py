@@ -156,12 +156,12 @@ class Alias(models.Model):
 
     def policy_approval(self, policy: dict[str, Any]) -> Approval:
         """Return, locked, the approval that allows this policy. Raises NotAllowed if there is none."""
-        found = self.approvals.select_for_update().filter(
+        matching = self.approvals.select_for_update().filter(
             kind=ApprovalKind.ALIAS_POLICY,
             status=ApprovalStatus.APPROVED,
             bound=digest_of(self.policy_evidence(policy)),
         )
-        if approval := found.first():
+        if approval := matching.first():
             return approval
         raise NotAllowed(
             f"{self} is protected: another person must approve a change of its policy.", code="approval_missing"

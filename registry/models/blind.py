@@ -48,14 +48,14 @@ class BlindTest(models.Model):
     @classmethod
     def keep(cls, adapter: Adapter, prompt: str, answers: list[dict[str, Any]], *, by: Actor) -> BlindTest:
         """Store the answers, one of each version, in an unpredictable random order."""
-        drawn = list(answers)
-        secrets.SystemRandom().shuffle(drawn)
+        shuffled = list(answers)
+        secrets.SystemRandom().shuffle(shuffled)
         numbers = sorted(answer["number"] for answer in answers)
         with transaction.atomic():
-            fields = {"numbers": numbers, "prompt": prompt, "answers": drawn, "asked_by": by.user}
-            kept = cls.objects.create(adapter=adapter, **fields)
-            AuditEvent.record(Tag.BLIND_TEST_ASKED, kept, by=by, project=kept.project, after={"versions": numbers})
-        return kept
+            fields = {"numbers": numbers, "prompt": prompt, "answers": shuffled, "asked_by": by.user}
+            test = cls.objects.create(adapter=adapter, **fields)
+            AuditEvent.record(Tag.BLIND_TEST_ASKED, test, by=by, project=test.project, after={"versions": numbers})
+        return test
 
     def vote(self, letter: str, *, by: Actor) -> BlindVote:
         """Store a person's only vote, which is final and reveals the versions to them.
@@ -64,12 +64,12 @@ class BlindTest(models.Model):
         """
         try:
             with transaction.atomic():
-                given = BlindVote.objects.create(test=self, voter=by.user, preferred=self.number_of(letter))
-                after = {"preferred": given.preferred, "versions": self.numbers}
+                vote = BlindVote.objects.create(test=self, voter=by.user, preferred=self.number_of(letter))
+                after = {"preferred": vote.preferred, "versions": self.numbers}
                 AuditEvent.record(Tag.BLIND_TEST_VOTED, self, by=by, project=self.project, after=after)
         except IntegrityError:
             raise Conflict("You have voted on this already: a vote stands.", code="vote_given") from None
-        return given
+        return vote
 
     def number_of(self, letter: str) -> int | None:
         if letter == NO_DIFFERENCE:

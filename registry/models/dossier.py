@@ -44,8 +44,8 @@ class Dossier(models.Model):
         digest = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         with transaction.atomic():
             signature = sign({"dossier_of": version.served_name, "digest": digest}, signing_key())
-            kept = cls.objects.create(
+            dossier = cls.objects.create(
                 version=version, content=content, digest=digest, signature=signature, created_by=by.user
             )
             AuditEvent.record(Tag.DOSSIER_FROZEN, version, by=by, project=version.project, after={"dossier": digest})
-        return kept
+        return dossier

@@ -53,5 +53,5 @@ class Feedback(models.Model):
         if answer.rollout is None or answer.unit_id is None:
             return
         user = RolloutUnit.objects.select_for_update().get(pk=answer.unit_id)
-        told = of_feedback(self.outcome or None, self.score)
-        RolloutUnit.count_first((user, (answer.rollout, answer.arm, answer.at, *one)) for one in told.items())
+        values = of_feedback(self.outcome or None, self.score)
+        RolloutUnit.count_first((user, (answer.rollout, answer.arm, answer.at, *one)) for one in values.items())

@@ -20,7 +20,7 @@ from serving_client.protocol import MeasuredAnswer
 
 # A None value records only that the metric was reported in that minute.
 Measured = tuple[Rollout, str, datetime, str, float | None]
-Met = tuple[Any, str, str]  # rollout's key, unit, arm
+UnitKey = tuple[Any, str, str]  # rollout's key, unit, arm
 BASELINE_HOURS, BASELINE_ANSWERS = 1, 1000
 TOLD = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
@@ -105,9 +105,9 @@ def sparse(counts: np.ndarray) -> dict[str, int]:
 class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
     def in_both_arms(self, rollout: Rollout) -> RolloutUnitQuerySet:
         """Return the candidate's users whom the control served too; a correct router never lets that happen."""
-        mine = self.filter(rollout=rollout)
-        other = mine.filter(arm=Arm.CONTROL, unit=OuterRef("unit"))
-        return mine.filter(Exists(other), arm=Arm.CANDIDATE)
+        units = self.filter(rollout=rollout)
+        other = units.filter(arm=Arm.CONTROL, unit=OuterRef("unit"))
+        return units.filter(Exists(other), arm=Arm.CANDIDATE)
 
 
 class RolloutUnit(models.Model):
@@ -131,23 +131,23 @@ class RolloutUnit(models.Model):
         return f"{self.unit[:8]} in the {self.arm}"
 
     @property
-    def met(self) -> Met:
+    def key(self) -> UnitKey:
         return self.rollout_id, self.unit, self.arm
 
     @classmethod
-    def meet(cls, found: Iterable[RolloutUnit]) -> dict[Met, RolloutUnit]:
+    def locked(cls, drafts: Iterable[RolloutUnit]) -> dict[UnitKey, RolloutUnit]:
         """Insert the users that are new and return the rows of all of them, locked."""
-        wanted = {one.met: one for one in found}
-        cls.objects.bulk_create([wanted[met] for met in sorted(wanted, key=str)], ignore_conflicts=True)
+        wanted = {one.key: one for one in drafts}
+        cls.objects.bulk_create([wanted[key] for key in sorted(wanted, key=str)], ignore_conflicts=True)
         units = {unit for _, unit, _ in wanted}
         rows = cls.objects.filter(rollout__in={pk for pk, _, _ in wanted}, unit__in=units).order_by("pk")
-        return {row.met: row for row in rows.select_for_update()}
+        return {row.key: row for row in rows.select_for_update()}
 
     @classmethod
-    def count_first(cls, told: Iterable[tuple[RolloutUnit, Measured]]) -> None:
+    def count_first(cls, measurements: Iterable[tuple[RolloutUnit, Measured]]) -> None:
         """Add each user's first value of a metric to its minute; record of later values only that they arrived."""
         changed, measured = {}, []
-        for unit, (rollout, arm, at, metric, value) in told:
+        for unit, (rollout, arm, at, metric, value) in measurements:
             name = f"{arm} {metric}"
             is_first = name not in unit.counted
             if is_first:

@@ -43,10 +43,10 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
 
     def by_alias(self, names: set[str]) -> dict[str, list[Rollout]]:
         """Group the rollouts of these aliases by alias name, the newest first."""
-        found: dict[str, list[Rollout]] = {}
+        groups: dict[str, list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
-            found.setdefault(rollout.alias.name, []).append(rollout)
-        return found
+            groups.setdefault(rollout.alias.name, []).append(rollout)
+        return groups
 
 
 def new_salt() -> str:
@@ -195,8 +195,8 @@ class Rollout(models.Model):
         except IntegrityError:
             raise Conflict(f"{self.alias} has a rollout that has not ended.", code="rollout_active") from None
         # Texts are sent to the judge, so the audit trail records who decided that.
-        shown = {"judge": self.checks["judge"]} if "judge" in self.checks else None
-        self.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(self.stable), evidence=shown)
+        evidence = {"judge": self.checks["judge"]} if "judge" in self.checks else None
+        self.audit(Tag.ROLLOUT_CREATED, by=by, reason=reason, before=served(self.stable), evidence=evidence)
         if self.alias.quorum:
             self.request_approval(reason=reason, by=by)
         send_on_commit(routes_changed, alias=self.alias_id)
@@ -343,8 +343,8 @@ class Rollout(models.Model):
     def approval(self) -> Approval:
         """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""
         allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
-        found = self.approvals.select_for_update().filter(status__in=allowing, bound=digest_of(self.evidence()))
-        if approval := found.first():
+        matching = self.approvals.select_for_update().filter(status__in=allowing, bound=digest_of(self.evidence()))
+        if approval := matching.first():
             return approval
         raise NotAllowed(
             f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s).", code="approval_missing"
@@ -411,5 +411,5 @@ class Rollout(models.Model):
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
     ) -> None:
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
-        told = {**after, "evidence": evidence} if evidence else after
-        AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=told, reason=reason)
+        values = {**after, "evidence": evidence} if evidence else after
+        AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=values, reason=reason)

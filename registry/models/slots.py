@@ -16,12 +16,12 @@ def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet) -> 
     Raises Invalid with the numbers if this rollout does not fit beside those in `active`.
     """
     cluster = alias.cluster
-    here = active.filter(alias__cluster=cluster).values_list("candidate", "alias__version")
-    held = {version for pair in here for version in pair}
-    needed = held | {candidate.pk, alias.version_id}
+    pairs = active.filter(alias__cluster=cluster).values_list("candidate", "alias__version")
+    loaded = {version for pair in pairs for version in pair}
+    needed = loaded | {candidate.pk, alias.version_id}
     if len(needed) > cluster.max_loras:
         raise Invalid(
-            f"{cluster} has {cluster.max_loras} adapter slots a replica; its running rollouts hold {len(held)} "
+            f"{cluster} has {cluster.max_loras} adapter slots a replica; its running rollouts hold {len(loaded)} "
             f"versions, and with this one it would be {len(needed)}: end one, or raise max_loras here and on the "
             f"engines.",
             field="candidate",

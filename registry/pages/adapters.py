@@ -14,7 +14,7 @@ from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import mine, one
+from adapterhub.api.pages import visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import Scope
@@ -32,65 +32,67 @@ VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_ra
 @login_required
 def adapters(request: HttpRequest) -> HttpResponse:
     """List the adapters; the query string searches, sorts and pages."""
-    found = mine(request, Adapter.objects.select_related("project", "base_model"))
-    counted = found.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
+    visible = visible_rows(request, Adapter.objects.select_related("project", "base_model"))
+    counted = visible.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
     listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
     return render(request, "registry/adapters.html", listing.context(PAGE))
 
 
 @login_required
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
-    shown = one(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
-    found = without_bodies(shown.versions.prefetch_related("aliases"), "")
+    viewed = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
+    versions = without_bodies(viewed.versions.prefetch_related("aliases"), "")
     choices = {"status": VersionStatus.choices}
-    listing = Listing(request, found, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices)
-    newest = shown.versions.select_related("adapter").defer("config", "ranks").prefetch_related("aliases")[:DRAWN]
+    listing = Listing(
+        request, versions, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices
+    )
+    newest = viewed.versions.select_related("adapter").defer("config", "ranks").prefetch_related("aliases")[:DRAWN]
     context = {
-        "adapter": shown,
-        "events": history(shown)[:TOLD],
+        "adapter": viewed,
+        "events": history(viewed)[:TOLD],
         "ancestry": ancestry(newest),
-        "traffic": traffic(shown),
+        "traffic": traffic(viewed),
         **listing.context(PAGE),
     }
     return render(request, "registry/adapter.html", context)
 
 
-def history(shown: Adapter) -> QuerySet[AuditEvent]:
+def history(adapter: Adapter) -> QuerySet[AuditEvent]:
     """Return the audit events of the adapter and its newest versions, newest first."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
-    keys = [str(key) for key in shown.versions.values_list("pk", flat=True)[:PAGE]]
-    about = Q(object_type=names[Adapter], object_id=str(shown.pk))
+    keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE]]
+    about = Q(object_type=names[Adapter], object_id=str(adapter.pk))
     about |= Q(object_type=names[AdapterVersion], object_id__in=keys)
     return AuditEvent.objects.filter(about).order_by("-id")
 
 
-def traffic(shown: Adapter) -> QuerySet[Any]:
+def traffic(adapter: Adapter) -> QuerySet[Any]:
     """Count each version's answers of the last 24 hours with their mean duration in ms, the busiest version first."""
     since = now() - timedelta(days=1)
-    counted = Response.objects.filter(version__adapter=shown, at__gte=since).values("version__number")
+    counted = Response.objects.filter(version__adapter=adapter, at__gte=since).values("version__number")
     return counted.annotate(answers=Count("pk"), mean_ms=Avg("total_ms")).order_by("-answers")
 
 
 def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by")
-    return one(request, queryset, "adapter__project", adapter__slug=slug, number=number)
+    return visible_or_404(request, queryset, "adapter__project", adapter__slug=slug, number=number)
 
 
 @login_required
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    shown = find_version(request, slug, number)
-    scopes = scopes_in(request, shown.project)
+    viewed = find_version(request, slug, number)
+    scopes = scopes_in(request, viewed.project)
     context = {
-        "version": shown,
-        "aliases": shown.aliases.all(),
-        "form": PromoteForm(version=shown) if Scope.OPERATE in scopes else None,
-        "may_compress": Scope.TRAIN in scopes and shown.status == VersionStatus.READY,
-        "less": max(1, shown.max_rank // 2),
-        "events": AuditEvent.objects.about(shown),
-        "heat": heat_map(shown.ranks),
-        "evaluations": shown.evaluations.select_related("against__adapter")[:5],
-        "verdicts": shown.verdicts(),
-        "others": without_bodies(shown.adapter.versions.exclude(pk=shown.pk), "")[:COMPARED],
+        "version": viewed,
+        "aliases": viewed.aliases.all(),
+        "form": PromoteForm(version=viewed) if Scope.OPERATE in scopes else None,
+        "may_compress": Scope.TRAIN in scopes and viewed.status == VersionStatus.READY,
+        "less": max(1, viewed.max_rank // 2),
+        "events": AuditEvent.objects.about(viewed),
+        "heat": heat_map(viewed.ranks),
+        "evaluations": viewed.evaluations.select_related("against__adapter")[:5],
+        "verdicts": viewed.verdicts(),
+        "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }
     return render(request, "registry/version.html", context)
 
@@ -99,13 +101,13 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @require_POST
 def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Open a rollout that moves an alias to this version."""
-    shown = find_version(request, slug, number)
-    require_scope(request, shown.project, Scope.OPERATE)
-    form = PromoteForm(request.POST, version=shown)
+    candidate = find_version(request, slug, number)
+    require_scope(request, candidate.project, Scope.OPERATE)
+    form = PromoteForm(request.POST, version=candidate)
     fields = cleaned(form)
     rollout = Rollout.create(
         alias=fields["alias"],
-        candidate=shown,
+        candidate=candidate,
         steps=fields["steps"],
         guardrails=fields["guardrails"],
         reason=fields["reason"],

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import one
+from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
 from registry.models import Alias, without_bodies
@@ -20,32 +20,32 @@ PAGE, LATEST = 50, 10
 
 def find_alias(request: HttpRequest, name: str) -> Alias:
     queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter")
-    return one(request, queryset, name=name)
+    return visible_or_404(request, queryset, name=name)
 
 
 @login_required
 def alias(request: HttpRequest, name: str) -> HttpResponse:
     """Show what the alias serves, its moves and its rollouts, with a form for operators to move it."""
-    shown = find_alias(request, name)
-    led = shown.rollouts.select_related("stable__adapter", "candidate__adapter")
+    viewed = find_alias(request, name)
+    led = viewed.rollouts.select_related("stable__adapter", "candidate__adapter")
     rollouts = list(without_bodies(led, "stable", "candidate")[:LATEST])
-    moves = without_bodies(shown.moves.select_related("version__adapter"), "version")
+    moves = without_bodies(viewed.moves.select_related("version__adapter"), "version")
     listing = Listing(request, moves, search=("version__served_name", "reason", "actor_name"))
-    initial = {"version": request.GET.get("version"), "expected": shown.version_id}
+    initial = {"version": request.GET.get("version"), "expected": viewed.version_id}
     moment = AtForm(request.GET)
     at = moment.cleaned_data["at"] if moment.is_valid() else None
-    may_operate = Scope.OPERATE in scopes_in(request, shown.project)
+    may_operate = Scope.OPERATE in scopes_in(request, viewed.project)
     active = next((rollout for rollout in rollouts if rollout.is_active), None)
-    movable = may_operate and not shown.quorum and not active
+    movable = may_operate and not viewed.quorum and not active
     context = {
         "at": at,
         "at_text": request.GET.get("at", ""),
-        "served_then": shown.served_at(at) if at else None,
-        "alias": shown,
+        "served_then": viewed.served_at(at) if at else None,
+        "alias": viewed,
         "rollouts": rollouts,
         "may_operate": may_operate,
         "active": active,
-        "form": MoveForm(alias=shown, initial=initial) if movable else None,
+        "form": MoveForm(alias=viewed, initial=initial) if movable else None,
         **listing.context(PAGE),
     }
     return render(request, "registry/alias.html", context)
@@ -55,9 +55,9 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 def move_alias(request: HttpRequest, name: str) -> HttpResponse:
     """Move the alias to another version at once."""
-    shown = find_alias(request, name)
-    require_scope(request, shown.project, Scope.OPERATE)
-    fields = cleaned(MoveForm(request.POST, alias=shown))
-    shown.move(fields["version"], expected=fields["expected"], reason=fields["reason"], by=actor_of(request))
-    messages.success(request, f"{shown} serves {shown.version} now.")
+    moved = find_alias(request, name)
+    require_scope(request, moved.project, Scope.OPERATE)
+    fields = cleaned(MoveForm(request.POST, alias=moved))
+    moved.move(fields["version"], expected=fields["expected"], reason=fields["reason"], by=actor_of(request))
+    messages.success(request, f"{moved} serves {moved.version} now.")
     return redirect("alias", name=name)

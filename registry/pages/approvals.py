@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts.models import ApiToken
 from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, mine, one
+from adapterhub.api.pages import allowed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
@@ -54,9 +54,9 @@ VERBS = {
 @login_required
 def inbox(request: HttpRequest) -> HttpResponse:
     """List the approvals, undecided ones first unless the query string sorts, and the tokens that wait for approval."""
-    found = mine(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
-    found = without_bodies(found, "candidate")
-    ordered = found.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
+    approvals = visible_rows(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
+    approvals = without_bodies(approvals, "candidate")
+    ordered = approvals.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
     listing = Listing(
         request,
         ordered,
@@ -71,22 +71,22 @@ def inbox(request: HttpRequest) -> HttpResponse:
 def find(request: HttpRequest, pk: str) -> Approval:
     related = ("project", "alias", "rollout__alias", "rollout__stable", "rollout__candidate", "candidate__adapter")
     queryset = Approval.objects.select_related(*related)
-    return one(request, queryset, pk=pk)
+    return visible_or_404(request, queryset, pk=pk)
 
 
 @login_required
 def approval(request: HttpRequest, pk: str) -> HttpResponse:
-    shown = find(request, pk)
-    scopes = scopes_in(request, shown.project)
+    viewed = find(request, pk)
+    scopes = scopes_in(request, viewed.project)
     context = {
-        "approval": shown,
-        "signatures": shown.signatures.all(),
-        "may_sign": APPROVE in scopes and request.user not in shown.authors(),
+        "approval": viewed,
+        "signatures": viewed.signatures.all(),
+        "may_sign": APPROVE in scopes and request.user not in viewed.authors(),
         "may_break": Scope.OPERATE in scopes,
-        "signing": SigningForm(initial={"seen": shown.bound}, auto_id="sign_%s"),
+        "signing": SigningForm(initial={"seen": viewed.bound}, auto_id="sign_%s"),
         "person": PersonForm(auto_id="person_%s"),
-        "changed": shown.status in ("pending", "approved") and shown.bound != shown.bound_now(),
-        "events": AuditEvent.objects.about(shown),
+        "changed": viewed.status in ("pending", "approved") and viewed.bound != viewed.bound_now(),
+        "events": AuditEvent.objects.about(viewed),
     }
     return render(request, "registry/approval.html", context)
 
@@ -98,12 +98,12 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     if verb not in VERBS:
         raise Http404
     form, scope = VERBS[verb]
-    shown = find(request, pk)
-    require_scope(request, shown.project, scope)
+    decided = find(request, pk)
+    require_scope(request, decided.project, scope)
     fields = cleaned(form(request.POST))
     require_fresh_sign_in(request, fields.pop("password"))
-    getattr(shown, verb.replace("-", "_"))(by=actor_of(request), **fields)
-    messages.success(request, f"Done: the {shown} is {shown.get_status_display()}.")
+    getattr(decided, verb.replace("-", "_"))(by=actor_of(request), **fields)
+    messages.success(request, f"Done: the {decided} is {decided.get_status_display()}.")
     return redirect("approval", pk=pk)
 
 
@@ -113,5 +113,5 @@ def ask(request: HttpRequest, pk: str) -> HttpResponse:
     """Request approval of a rollout's promotion, also again after an approval lapsed."""
     rollout: Rollout = find_rollout(request, pk)
     require_scope(request, rollout.alias.project, Scope.OPERATE)
-    asked = rollout.request_approval(by=actor_of(request), **cleaned(ReasonForm(request.POST)))
-    return redirect("approval", pk=asked.pk)
+    requested = rollout.request_approval(by=actor_of(request), **cleaned(ReasonForm(request.POST)))
+    return redirect("approval", pk=requested.pk)

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import mine, one
+from adapterhub.api.pages import visible_or_404, visible_rows
 from registry.models import AdapterVersion, Cluster, without_bodies
 from registry.serving.cluster_state import cluster_state
 
@@ -18,10 +18,12 @@ PAGE = 50
 
 @login_required
 def clusters(request: HttpRequest) -> HttpResponse:
-    found = mine(request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug"))
+    visible = visible_rows(
+        request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug")
+    )
     listing = Listing(
         request,
-        found,
+        visible,
         search=("slug", "base_model__slug"),
         choices={"engine": Cluster.Engine.choices},
         sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"},
@@ -43,13 +45,13 @@ def in_short(cluster: Cluster) -> dict[str, Any]:
 
 @login_required
 def cluster(request: HttpRequest, slug: str) -> HttpResponse:
-    shown = one(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
-    state = cluster_state(shown)
-    held = {name for row in state for name in row["observed"]}
-    found = without_bodies(AdapterVersion.objects.filter(served_name__in=held).select_related("adapter"), "")
-    versions = {version.served_name: version for version in found}
+    viewed = visible_or_404(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
+    state = cluster_state(viewed)
+    loaded_names = {name for row in state for name in row["observed"]}
+    loaded = without_bodies(AdapterVersion.objects.filter(served_name__in=loaded_names).select_related("adapter"), "")
+    versions = {version.served_name: version for version in loaded}
     for row in state:
         row["versions"] = [versions[name] for name in row["observed"] if name in versions]
         row["held_bytes"] = sum(version.size_bytes for version in row["versions"])
-        row["free"] = max(0, shown.max_loras - len(row["observed"]))
-    return render(request, "registry/cluster.html", {"cluster": shown, "state": state})
+        row["free"] = max(0, viewed.max_loras - len(row["observed"]))
+    return render(request, "registry/cluster.html", {"cluster": viewed, "state": state})

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from adapterhub.api.pages import one
+from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.core.tenancy import Scope
@@ -51,7 +51,7 @@ def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpRespon
     if "distances" in request.GET:
         context = {"maps": distance_maps(versions)}
         return render(request, "registry/_distances.html" if is_part(request) else "registry/distances.html", context)
-    return shown(request, versions, PromptsForm())
+    return render_comparison(request, versions, PromptsForm())
 
 
 def is_part(request: HttpRequest) -> bool:
@@ -67,7 +67,9 @@ def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
     return versions
 
 
-def shown(request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = "") -> HttpResponse:
+def render_comparison(
+    request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = ""
+) -> HttpResponse:
     version, numbers = versions[0], sorted(version.number for version in versions)
     about = BlindTest.objects.filter(adapter=version.adapter, numbers=numbers)
     scopes = scopes_in(request, version.project)
@@ -119,12 +121,12 @@ def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     require_scope(request, version.project, Scope.INFER)
     versions, form = chosen(version, request.GET), PromptsForm(request.POST)
     if not form.is_valid():
-        return shown(request, versions, form)
+        return render_comparison(request, versions, form)
     token = token_for(request, version.project)
     try:
         ask_blindly(versions, **form.cleaned_data, token=token, by=actor_of(request))
     except Unavailable as error:
-        return shown(request, versions, form, error.detail)
+        return render_comparison(request, versions, form, error.detail)
     return redirect(address(version, [each.number for each in versions]) + "#answers")
 
 
@@ -132,10 +134,10 @@ def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @require_POST
 def vote(request: HttpRequest, pk: str) -> HttpResponse:
     """Store the person's only vote on a blind test."""
-    test = one(request, BlindTest.objects.select_related("adapter__project"), "adapter__project", pk=pk)
+    test = visible_or_404(request, BlindTest.objects.select_related("adapter__project"), "adapter__project", pk=pk)
     require_scope(request, test.project, Scope.INFER)
-    given = test.vote(request.POST.get("letter", ""), by=actor_of(request))
-    liked = "no difference" if given.preferred is None else f"v{given.preferred}"
+    vote_cast = test.vote(request.POST.get("letter", ""), by=actor_of(request))
+    liked = "no difference" if vote_cast.preferred is None else f"v{vote_cast.preferred}"
     messages.success(request, f"Your vote is kept: {liked}.")
     first = test.adapter.versions.select_related("adapter").get(number=test.numbers[0])
     return redirect(f"{address(first, test.numbers)}#test-{test.pk}")

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.api.pages import mine
+from adapterhub.api.pages import visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
 from registry.evidence.dossier import dossier
@@ -40,8 +40,8 @@ def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.PUBLISH)
-    kept = Dossier.freeze(version, dossier(version), by=actor_of(request))
-    messages.success(request, f"Frozen as {kept.digest[:12]}.")
+    frozen = Dossier.freeze(version, dossier(version), by=actor_of(request))
+    messages.success(request, f"Frozen as {frozen.digest[:12]}.")
     return redirect("dossier", slug=slug, number=number)
 
 
@@ -49,7 +49,9 @@ def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse
 def answers(request: HttpRequest) -> HttpResponse:
     """Find the version that gave an answer, by the answer's X-Response-ID."""
     key = request.GET.get("id", "").strip()[:64]
-    found = mine(request, Response.objects.select_related("version__adapter", "project")).filter(pk=key).first()
-    approvals = approvals_of(found.version, found.alias_name) if found else []
-    context = {"key": key, "answer": found, "approvals": approvals}
+    answer = (
+        visible_rows(request, Response.objects.select_related("version__adapter", "project")).filter(pk=key).first()
+    )
+    approvals = approvals_of(answer.version, answer.alias_name) if answer else []
+    context = {"key": key, "answer": answer, "approvals": approvals}
     return render(request, "registry/answers.html", context)

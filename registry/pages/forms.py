@@ -37,14 +37,14 @@ class WeightForm(SteeringForm):
 def plans() -> list[tuple[str, str]]:
     """Return the choices of a plan: by hand first, then the templates with their weights."""
     shares = {name: [step["weight"] for step in steps if step["weight"]] for name, steps in TEMPLATES.items()}
-    weights = {name: ", ".join(f"{share} %" for share in found) for name, found in shares.items()}
-    told = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
-    return [(BY_HAND, "by hand: the share below, moved by people"), *told]
+    weights = {name: ", ".join(f"{share} %" for share in percentages) for name, percentages in shares.items()}
+    choices = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
+    return [(BY_HAND, "by hand: the share below, moved by people"), *choices]
 
 
 def plan_of(steps: list[dict[str, Any]]) -> str:
     """Return the name of the template with these steps, or BY_HAND."""
-    return next((name for name, found in TEMPLATES.items() if found == steps), BY_HAND)
+    return next((name for name, template in TEMPLATES.items() if template == steps), BY_HAND)
 
 
 class PlanForm(SteeringForm):

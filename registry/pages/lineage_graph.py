@@ -39,12 +39,12 @@ HEADS = ("data", "rank analysis", "made by", "version", "live as")
 
 def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
     """Return the chains of nodes (column, key, label, URL) that lead to the version, and from it to its aliases."""
-    told, slug = version.lineage, version.adapter.slug
+    lineage, slug = version.lineage, version.adapter.slug
     known = [
-        (0, told.get("dataset"), lambda key: f"data {key[:8]}", None),
-        (1, told.get("rank_analysis"), lambda key: f"ranks {key[:8]}", "rank-analysis"),
-        (2, told.get("run"), lambda key: f"run {key[:8]}", "training-run"),
-        (2, told.get("compression"), lambda key: f"compression {key[:6]}", "compression"),
+        (0, lineage.get("dataset"), lambda key: f"data {key[:8]}", None),
+        (1, lineage.get("rank_analysis"), lambda key: f"ranks {key[:8]}", "rank-analysis"),
+        (2, lineage.get("run"), lambda key: f"run {key[:8]}", "training-run"),
+        (2, lineage.get("compression"), lambda key: f"compression {key[:6]}", "compression"),
     ]
     origins = [
         (column, f"{column}:{key}", label(key), reverse(name, args=[key]) if name else "")

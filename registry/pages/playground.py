@@ -74,6 +74,6 @@ def project_of(projects: Any, names: list[str]) -> Project | None:
     """Return the one project that owns all the names, or None, also for names of other tenants."""
     aliases = Alias.objects.filter(project__in=projects, name__in=names).values_list("name", "project")
     served = AdapterVersion.objects.filter(adapter__project__in=projects, served_name__in=names)
-    found = dict(aliases) | dict(served.values_list("served_name", "adapter__project"))
-    owners = {found.get(name) for name in names}
+    owner_of = dict(aliases) | dict(served.values_list("served_name", "adapter__project"))
+    owners = {owner_of.get(name) for name in names}
     return projects.filter(pk=owners.pop()).first() if len(owners) == 1 else None

@@ -42,14 +42,14 @@ SAYS = {
 UNDECIDED = " A verdict that is not good yet holds only the promotion."
 
 
-def story(rollout: Rollout, at: datetime) -> dict[str, Any]:
+def summary(rollout: Rollout, at: datetime) -> dict[str, Any]:
     """Return the context of the rollout's page, except for its state; charts exist for measured metrics only."""
     rows = minutes(rollout)
-    found = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
+    analysis = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
     return {
-        "next": what_next(rollout, at, found),
-        "numbers": [SAYS[found.action], *found.reasons] if found else [],
-        "metrics": [tile(one, rows, len(rollout.guardrails)) for one in found.findings] if found else [],
+        "next": what_next(rollout, at, analysis),
+        "numbers": [SAYS[analysis.action], *analysis.reasons] if analysis else [],
+        "metrics": [tile(one, rows, len(rollout.guardrails)) for one in analysis.findings] if analysis else [],
         "ramp": ramp(rollout, at) if rollout.opened_at else "",
         "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
         "plan": [
@@ -64,29 +64,29 @@ def promise(rail: Guardrail) -> str:
     return f"{rail.name}: worse by more than {rail.margin:g} {rail.unit} {BAD[rail.kind]}"
 
 
-def what_next(rollout: Rollout, at: datetime, found: Analysis | None) -> str:
+def what_next(rollout: Rollout, at: datetime, analysis: Analysis | None) -> str:
     """Describe what the control loop will do next by itself, and when."""
-    if found and rollout.status in SERVING and found.action in URGENT:
-        return URGENT[found.action]
+    if analysis and rollout.status in SERVING and analysis.action in URGENT:
+        return URGENT[analysis.action]
     if rollout.status != RolloutStatus.RUNNING:
         return NEXT[RolloutStatus(rollout.status)]
-    if not found:
+    if not analysis:
         return "Nothing by itself: it has no guardrails, so people move it."
     when, step = conditions(progress(rollout, at), at), rollout.steps[rollout.step]
     if step.get("approval"):
-        told = f"It asks for an approval {when}."
+        forecast = f"It asks for an approval {when}."
     elif rollout.is_last_step:
-        told = at_the_end(rollout, when, found)
+        forecast = at_the_end(rollout, when, analysis)
     else:
-        told = f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} % {when}."
-        told += UNDECIDED if found.action is Action.WAIT else ""
-    return f"{told} A bad guardrail rolls back at once."
+        forecast = f"The share grows to {rollout.steps[rollout.step + 1]['weight']:g} % {when}."
+        forecast += UNDECIDED if analysis.action is Action.WAIT else ""
+    return f"{forecast} A bad guardrail rolls back at once."
 
 
-def at_the_end(rollout: Rollout, when: str, found: Analysis) -> str:
+def at_the_end(rollout: Rollout, when: str, analysis: Analysis) -> str:
     """Describe the end of the last step: only good verdicts end it; a protected alias needs approval as well."""
     ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
-    if found.action is Action.PROMOTE:
+    if analysis.action is Action.PROMOTE:
         return f"{ends} {when}."
     return f"It stays at {rollout.weight:g} % until every verdict is good. {ends} then, {when}."
 
@@ -98,16 +98,16 @@ def conditions(progress: Progress, at: datetime) -> str:
     return f"{when}, after {missing} more users in each arm" if missing else when
 
 
-def tile(found: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
+def tile(finding: Finding, rows: list[Minute], guardrails: int) -> dict[str, Any]:
     """Return one metric's tile: sentence, badge and the chart of its difference over time."""
-    mine = [row for row in rows if row.metric == found.guardrail.metric]
+    own_rows = [row for row in rows if row.metric == finding.guardrail.metric]
     return {
-        "found": found,
-        "name": found.guardrail.name,
-        "verdict": found.verdict.value,
-        "kind": found.guardrail.kind.value,
-        "reason": found.reason,
-        "picture": picture(found.guardrail, mine, guardrails),
+        "found": finding,
+        "name": finding.guardrail.name,
+        "verdict": finding.verdict.value,
+        "kind": finding.guardrail.kind.value,
+        "reason": finding.reason,
+        "picture": picture(finding.guardrail, own_rows, guardrails),
     }
 
 
@@ -116,7 +116,7 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
     times = sorted({row.at for row in rows})
     if not times:
         return None
-    ends = [times[(len(times) - 1) * look // max(1, LOOKS - 1)] for look in range(LOOKS)]
+    ends = [times[(len(times) - 1) * index // max(1, LOOKS - 1)] for index in range(LOOKS)]
     intervals = [then(rail, rows, end, guardrails).interval for end in ends]
     reach = REACH * max(rail.margin / rail.scale, 1e-3)
     above = [(x_of(at), y_of(float(one.upper), reach)) for at, one in enumerate(intervals)]
@@ -141,8 +141,8 @@ def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) ->
     return finding(rail, [row for row in rows if row.at <= end], 0.05 / guardrails, end, end)
 
 
-def x_of(look: int) -> float:
-    return round(EDGE + (WIDTH - 2 * EDGE) * look / (LOOKS - 1), 1)
+def x_of(index: int) -> float:
+    return round(EDGE + (WIDTH - 2 * EDGE) * index / (LOOKS - 1), 1)
 
 
 def y_of(value: float, reach: float) -> float:
@@ -158,13 +158,13 @@ def points(places: list[tuple[float, float]]) -> str:
 def ramp(rollout: Rollout, at: datetime) -> str:
     """Return the candidate's share over time as points of a stepped line, from the rollout's audit events."""
     events = AuditEvent.objects.about(rollout).order_by("id")
-    told = [(event.at, event.after) for event in events if event.after and "weight" in event.after]
-    if not told:
+    weights = [(event.at, event.after) for event in events if event.after and "weight" in event.after]
+    if not weights:
         return ""
-    start, end = told[0][0], rollout.ended_at or at
+    start, end = weights[0][0], rollout.ended_at or at
     length = max((end - start).total_seconds(), 1)
     corners: list[tuple[float, float]] = []
-    for when, after in told:
+    for when, after in weights:
         x = EDGE + (WIDTH - 2 * EDGE) * min(1.0, (when - start).total_seconds() / length)
         corners += [(round(x, 1), corners[-1][1])] if corners else []
         corners.append((round(x, 1), height_of(share(after))))

@@ -11,14 +11,14 @@ from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import followed, mine, one
+from adapterhub.api.pages import followed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import Scope
 from registry.models import Rollout, RolloutStatus, without_bodies
 from registry.models.rollout import SERVING
 from registry.pages.forms import PlanForm, ReasonForm, SteeringForm, WeightForm, cleaned, plan_of
-from registry.pages.rollout_summary import story
+from registry.pages.rollout_summary import summary
 
 PAGE = 50
 ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
@@ -42,7 +42,7 @@ def rollouts(request: HttpRequest) -> HttpResponse:
     )
     listing = Listing(
         request,
-        mine(request, queryset, "alias__project"),
+        visible_rows(request, queryset, "alias__project"),
         sorts=ROLLOUT_SORTS,
         search=("alias__name", "reason", "stable__served_name", "candidate__served_name"),
         choices={"status": RolloutStatus.choices},
@@ -54,27 +54,27 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
     queryset = Rollout.objects.select_related(
         "alias__project", "alias__cluster", "stable__adapter", "candidate__adapter"
     )
-    return one(request, queryset, "alias__project", pk=pk)
+    return visible_or_404(request, queryset, "alias__project", pk=pk)
 
 
 @login_required
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
-    shown = find_rollout(request, pk)
-    prefetch_related_objects([shown], "minutes")
+    viewed = find_rollout(request, pk)
+    prefetch_related_objects([viewed], "minutes")
     context = {
-        "rollout": shown,
-        "rest": 100 - shown.weight,
-        "is_serving": shown.status in SERVING,
-        **story(shown, now()),
-        "may_operate": Scope.OPERATE in scopes_in(request, shown.alias.project),
-        "may_roll_back": shown.is_active or shown.status == "promoted",
-        "may_advance": shown.status in SERVING and not shown.is_last_step,
-        "approvals": shown.approvals.all(),
-        "plan_form": plan_form(shown) if shown.is_draft else None,
-        "events": AuditEvent.objects.about(shown),
-        "replicas": shown.alias.cluster.replicas.all(),
+        "rollout": viewed,
+        "rest": 100 - viewed.weight,
+        "is_serving": viewed.status in SERVING,
+        **summary(viewed, now()),
+        "may_operate": Scope.OPERATE in scopes_in(request, viewed.alias.project),
+        "may_roll_back": viewed.is_active or viewed.status == "promoted",
+        "may_advance": viewed.status in SERVING and not viewed.is_last_step,
+        "approvals": viewed.approvals.all(),
+        "plan_form": plan_form(viewed) if viewed.is_draft else None,
+        "events": AuditEvent.objects.about(viewed),
+        "replicas": viewed.alias.cluster.replicas.all(),
     }
-    return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, shown.generation)
+    return followed(request, "registry/rollout.html", "registry/_rollout_state.html", context, viewed.generation)
 
 
 def plan_form(draft: Rollout) -> PlanForm:
@@ -89,8 +89,8 @@ def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     """Call the rollout's method that `verb` names, one of VERBS; answer 404 for another."""
     if verb not in VERBS:
         raise Http404
-    shown = find_rollout(request, pk)
-    require_scope(request, shown.alias.project, Scope.OPERATE)
-    getattr(shown, verb.replace("-", "_"))(by=actor_of(request), **cleaned(VERBS[verb](request.POST)))
-    messages.success(request, f"Done: {shown.alias} is {shown.get_status_display()}.")
+    moved = find_rollout(request, pk)
+    require_scope(request, moved.alias.project, Scope.OPERATE)
+    getattr(moved, verb.replace("-", "_"))(by=actor_of(request), **cleaned(VERBS[verb](request.POST)))
+    messages.success(request, f"Done: {moved.alias} is {moved.get_status_display()}.")
     return redirect("rollout", pk=pk)

@@ -9,7 +9,7 @@ from django.shortcuts import render
 
 from adapterhub.accounts.models import ApiToken, Membership
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, mine
+from adapterhub.api.pages import allowed, visible_rows
 from adapterhub.core.tenancy import Scope
 from registry.models import Alias
 
@@ -29,7 +29,7 @@ def settings(request: HttpRequest) -> HttpResponse:
         sorts={"person": "user__username", "project": "project__slug"},
         choices={"role": Membership.Role.choices},
     )
-    aliases = mine(request, Alias.objects.filter(policy__quorum__gte=1).select_related("project"))
+    aliases = visible_rows(request, Alias.objects.filter(policy__quorum__gte=1).select_related("project"))
     context = {
         "roles": Membership.objects.filter(user=request.user).select_related("project"),
         **listing.context(PAGE),

@@ -24,19 +24,21 @@ def ask_blindly(
     """
     body = {"max_tokens": max_tokens, "temperature": 0}
     return [
-        asked(versions, prompt, ask([each.served_name for each in versions], token, "", {**body, "prompt": prompt}), by)
+        store_test(
+            versions, prompt, ask([each.served_name for each in versions], token, "", {**body, "prompt": prompt}), by
+        )
         for prompt in prompts
     ]
 
 
-def asked(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
+def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
         raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
-    kept = [
-        {"number": version.number, **{name: told for name, told in asdict(answer).items() if name in KEPT}}
+    stored_answers = [
+        {"number": version.number, **{name: value for name, value in asdict(answer).items() if name in KEPT}}
         for version, answer in zip(versions, answers, strict=True)
     ]
-    return BlindTest.keep(versions[0].adapter, prompt, kept, by=by)
+    return BlindTest.keep(versions[0].adapter, prompt, stored_answers, by=by)
 
 
 def face(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
@@ -44,8 +46,8 @@ def face(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
 
     Versions are revealed (`is_open` is False) once the viewer has voted, or if they may not vote.
     """
-    mine = [vote for vote in test.votes.all() if vote.voter_id == viewer]
+    own_votes = [vote for vote in test.votes.all() if vote.voter_id == viewer]
     answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]
-    is_open = may_vote and not mine
+    is_open = may_vote and not own_votes
     votes = tally(test.numbers, (vote.preferred for vote in test.votes.all()))
-    return {"test": test, "answers": answers, "is_open": is_open, "mine": mine, "votes": votes}
+    return {"test": test, "answers": answers, "is_open": is_open, "mine": own_votes, "votes": votes}

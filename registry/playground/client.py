@@ -40,14 +40,14 @@ class Answer:
 
 def token_for(request: HttpRequest, project: Project) -> str:
     """Return a token of scope infer, valid for an hour; it is stored in the person's session and used again."""
-    kept = request.session.setdefault("playground", {})
-    text = kept.get(project.slug, "")
+    stored = request.session.setdefault("playground", {})
+    text = stored.get(project.slug, "")
     if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
         name = f"playground of {request.user}"
         text = tokens.create(project, name[:200], [Scope.INFER], by=actor_of(request), expires_at=now() + TOKEN_LIVES)[
             1
         ]
-        request.session["playground"] = {**kept, project.slug: text}
+        request.session["playground"] = {**stored, project.slug: text}
     return text
 
 
@@ -69,24 +69,24 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
         )
     seconds = time.monotonic() - began
     if answer.status_code != 200:
-        return Answer(model, problem=why(answer), seconds=seconds)
+        return Answer(model, problem=error_message(answer), seconds=seconds)
     return answered(model, answer, seconds)
 
 
 def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
-    told, headers = answer.json(), answer.headers
+    body, headers = answer.json(), answer.headers
     return Answer(
         model,
-        text=told["choices"][0]["text"],
+        text=body["choices"][0]["text"],
         version=headers.get("X-Adapter-Version", ""),
         arm=headers.get("X-Rollout-Arm", ""),
         response_id=headers.get("X-Response-ID", ""),
         seconds=seconds,
-        tokens=told.get("usage", {}).get("completion_tokens", 0),
+        tokens=body.get("usage", {}).get("completion_tokens", 0),
     )
 
 
-def why(answer: httpx.Response) -> str:
+def error_message(answer: httpx.Response) -> str:
     """Return the router's error message, or its status if the response is not JSON."""
     if "application/json" not in answer.headers.get("Content-Type", ""):
         return f"The router answered {answer.status_code}. Your prompt is kept: try again."

@@ -41,39 +41,39 @@ class Progress:
         return self.hold_left_s <= 0 and self.samples >= self.needed
 
 
-def look_at_all() -> None:
+def judge_all() -> None:
     """Judge and move every serving rollout that has guardrails; one that somebody else moved meanwhile is skipped."""
     serving = Rollout.objects.serving().exclude(guardrails=[])
     for rollout in serving.select_related("alias__project", "stable", "candidate"):
         try:
             RolloutMinute.remember_baseline(rollout)
-            look(rollout, now())
+            judge_and_act(rollout, now())
         except Conflict as error:
             log.info("%s was moved by somebody else: %s", rollout, error)
 
 
-def look(rollout: Rollout, at: datetime) -> Analysis:
+def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
     """Judge the rollout and carry out the resulting action. Raises Conflict if it was changed meanwhile."""
-    found = judge(rollout, at)
-    told: dict[str, Any] = {"reason": " ".join(found.reasons), "by": LOOP, "evidence": evidence(found, rollout)}
-    if found.action is Action.ROLL_BACK:
-        rollout.rollback(**told)
-    elif found.action is Action.PAUSE:
-        rollout.pause(**told, expected_generation=rollout.generation)
+    verdict = judge(rollout, at)
+    details: dict[str, Any] = {"reason": " ".join(verdict.reasons), "by": LOOP, "evidence": evidence(verdict, rollout)}
+    if verdict.action is Action.ROLL_BACK:
+        rollout.rollback(**details)
+    elif verdict.action is Action.PAUSE:
+        rollout.pause(**details, expected_generation=rollout.generation)
     elif rollout.status == RolloutStatus.RUNNING and progress(rollout, at).is_done:
-        go_on(rollout, found.action, told)
-    return found
+        go_on(rollout, verdict.action, details)
+    return verdict
 
 
-def go_on(rollout: Rollout, action: Action, told: dict[str, Any]) -> None:
+def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
     """Leave a completed step: ask for approval, advance, or promote. An undecided comparison never promotes."""
     step, same = rollout.steps[rollout.step], {"expected_generation": rollout.generation}
     if step.get("approval") or (rollout.is_last_step and action is Action.PROMOTE and rollout.alias.quorum):
-        rollout.wait_for_approval(**told, **same)
+        rollout.wait_for_approval(**details, **same)
     elif not rollout.is_last_step:
-        rollout.advance(**told, **same)
+        rollout.advance(**details, **same)
     elif action is Action.PROMOTE:
-        rollout.promote(**told, **same)
+        rollout.promote(**details, **same)
 
 
 def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:
@@ -107,22 +107,22 @@ def minutes(rollout: Rollout) -> list[Minute]:
 def exposures(rollout: Rollout) -> list[Exposure]:
     """Count the users first served at a weight of up to 50 percent, where both arms are of equal size."""
     rows = rollout.units.filter(weight__gt=0, weight__lte=50).values("arm").annotate(count=Count("pk"))
-    met = {row["arm"]: row["count"] for row in rows}
-    return [Exposure(met.get("control", 0), met.get("candidate", 0), 0.5)] if met else []
+    users = {row["arm"]: row["count"] for row in rows}
+    return [Exposure(users.get("control", 0), users.get("candidate", 0), 0.5)] if users else []
 
 
 def in_both(rollout: Rollout, split: list[Exposure]) -> float:
     """Return the fraction of the candidate's users whom the control served too."""
-    met = sum(float(one.candidate) for one in split)
-    return RolloutUnit.objects.in_both_arms(rollout).count() / met if met else 0.0
+    users = sum(float(one.candidate) for one in split)
+    return RolloutUnit.objects.in_both_arms(rollout).count() / users if users else 0.0
 
 
 def progress(rollout: Rollout, at: datetime) -> Progress:
     step = rollout.steps[rollout.step]
     end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))
-    left = (end - at).total_seconds()
+    remaining = (end - at).total_seconds()
     return Progress(
-        hold_left_s=max(0, int(-(-left // 1))),
+        hold_left_s=max(0, int(-(-remaining // 1))),
         samples=samples(rollout),
         needed=step.get("min_samples", 0),
         approval=step.get("approval", False),
@@ -133,23 +133,23 @@ def samples(rollout: Rollout) -> int:
     """Return the number of counted users in the smaller arm."""
     arms = [arm for arm, side in sides(rollout).items() if side is not Arm.BASELINE]
     rows = rollout.minutes.filter(arm__in=arms, metric="error_rate")
-    told = rows.order_by().values_list("arm").annotate(users=Sum("count"))
-    return min(dict(told).get(arm, 0) for arm in arms)
+    users_of_arm = rows.order_by().values_list("arm").annotate(users=Sum("count"))
+    return min(dict(users_of_arm).get(arm, 0) for arm in arms)
 
 
-def evidence(found: Analysis, rollout: Rollout) -> dict[str, Any]:
+def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:
     """Return the analysis as JSON for the REST API and the audit trail."""
     return {
-        "action": found.action.value,
-        "reasons": list(found.reasons),
+        "action": result.action.value,
+        "reasons": list(result.reasons),
         "step": rollout.step,
         "weight": rollout.weight,
-        "findings": [finding(one) for one in found.findings],
+        "findings": [finding(one) for one in result.findings],
     }
 
 
-def finding(found: Finding) -> dict[str, Any]:
-    rail, interval = found.guardrail, found.interval
+def finding(result: Finding) -> dict[str, Any]:
+    rail, interval = result.guardrail, result.interval
     ends = {name: number(getattr(interval, name)) for name in ("lower", "estimate", "upper")}
     key = next(key for key, metric in METRICS.items() if metric.label == rail.metric)
     return {
@@ -158,9 +158,9 @@ def finding(found: Finding) -> dict[str, Any]:
         "kind": rail.kind.value,
         "margin": rail.margin,
         "unit": rail.unit,
-        "verdict": found.verdict.value,
+        "verdict": result.verdict.value,
         "difference": ends,
-        "reason": found.reason,
+        "reason": result.reason,
     }
 
 

@@ -25,13 +25,13 @@ class NoScore(Exception):
 
 def score(instruction: str, question: Any, answer: str) -> float:
     """Return the judge's score of the answer, from 0 (worst) to 10 (best). Raises NoScore."""
-    told = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
+    exchange = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
     task = TASK.format(instruction=instruction)
-    messages = [{"role": "system", "content": task}, {"role": "user", "content": told}]
-    return scored(asked({"model": settings.JUDGE_MODEL, "messages": messages}))
+    messages = [{"role": "system", "content": task}, {"role": "user", "content": exchange}]
+    return scored(ask_judge({"model": settings.JUDGE_MODEL, "messages": messages}))
 
 
-def asked(body: dict[str, Any]) -> bytes:
+def ask_judge(body: dict[str, Any]) -> bytes:
     """Send a request to the judge and return its whole response. Raises NoScore.
 
     The operator sets the judge's address, which may be in the installation's own network.
@@ -53,9 +53,9 @@ def scored(content: bytes) -> float:
     """Extract the one score from the judge's response. Raises NoScore for none, several, or one out of range."""
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
-        [found] = {float(number) for number in SCORE.findall(text)}
+        [value] = {float(number) for number in SCORE.findall(text)}
     except (ValueError, LookupError, TypeError):
         raise NoScore("its answer has not one score") from None
-    if not WORST <= found <= BEST:
+    if not WORST <= value <= BEST:
         raise NoScore(f"its score is not between {WORST} and {BEST}")
-    return found
+    return value

@@ -57,7 +57,7 @@ def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
     """Yield scores in batches until time is up or the judge fails on a sample; the rest waits for the next run."""
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end and (names := client.rpop(SAMPLES, AT_ONCE)):
-        samples = taken(client, names)
+        samples = take_samples(client, names)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="judge") as threads:
             scores = [one for one in threads.map(lambda pair: scored(*pair), samples) if one]
         yield scores
@@ -96,12 +96,12 @@ def scored(rollout: Rollout, sample: Sample) -> Scored | None:
 def keep(scores: list[Scored]) -> int:
     """Add the scores to the minutes of their answers, one for each user, and return their number."""
     with transaction.atomic():
-        met = [
+        units = [
             RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight) for one in scores
         ]
-        users = RolloutUnit.meet(met)
+        users = RolloutUnit.locked(units)
         RolloutUnit.count_first(
-            (users[user.met], (one.rollout, one.arm, one.at, METRIC, one.score))
-            for user, one in zip(met, scores, strict=True)
+            (users[user.key], (one.rollout, one.arm, one.at, METRIC, one.score))
+            for user, one in zip(units, scores, strict=True)
         )
     return len(scores)

@@ -24,7 +24,7 @@ ARMS = ("candidate", "control", "shadow")
 
 def collect() -> int:
     """Read the waiting reports, store them and return their number. A report that is read twice changes nothing."""
-    kept = 0
+    count = 0
     with valkey() as client:
         ensure_group(client)
         for start in ("0", ">"):
@@ -33,8 +33,8 @@ def collect() -> int:
                 reports = [report for content in contents for report in Outcome.all_from_json(content)]
                 keep(reports)
                 client.xack(OUTCOMES, GROUP, *(entry_id for entry_id, _ in entries))
-                kept += len(reports)
-    return kept
+                count += len(reports)
+    return count
 
 
 def ensure_group(client: redis.Redis) -> None:
@@ -113,8 +113,8 @@ def users_met(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, Ro
         row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk].unit, arm=row.arm, weight=row.rollout.weight)
         for row in counted
     }
-    there = RolloutUnit.meet(users.values())
-    return {pk: there[user.met] for pk, user in users.items()}
+    there = RolloutUnit.locked(users.values())
+    return {pk: there[user.key] for pk, user in users.items()}
 
 
 def is_counted(row: Response, report: Outcome) -> bool:
@@ -124,13 +124,13 @@ def is_counted(row: Response, report: Outcome) -> bool:
 
 def measure(rows: list[Response], reports: dict[str, Outcome]) -> None:
     """Add the measurements of counted users' answers to their minutes."""
-    told = [
+    measurements = [
         (row.unit, value)
         for row in rows
         if row.unit
         for value in (pair if row.arm == "shadow" else alone)(row, reports[row.pk])
     ]
-    RolloutUnit.count_first(told)
+    RolloutUnit.count_first(measurements)
 
 
 def alone(row: Response, report: Outcome) -> Iterator[Measured]:

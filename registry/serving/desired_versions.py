@@ -32,12 +32,12 @@ def wanted_versions(cluster: Cluster) -> Wanted:
     sides = active.values("candidate").union(Alias.objects.filter(rollouts__in=active).values("version"))
     since = now() - settings.ROLLBACK_WINDOW
     replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
-    asked, waiting = asked_for(cluster)
-    known = versions.ready().trained_on(cluster.base_model).filter(served_name__in=asked)
+    requested, waiting = requested_versions(cluster)
+    known = versions.ready().trained_on(cluster.base_model).filter(served_name__in=requested)
     in_order = (
         versions.filter(pk__in=sides),
         sorted(known.filter(served_name__in=waiting), key=lambda version: waiting.index(version.served_name)),
-        by_last_use([*used(versions.filter(aliases__cluster=cluster)), *known], asked),
+        by_last_use([*used(versions.filter(aliases__cluster=cluster)), *known], requested),
         versions.filter(pk__in=list(replaced)),
     )
     return within_slots(cluster, {version.served_name: version for group in in_order for version in group})
@@ -49,11 +49,11 @@ def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
     return versions.annotate(used_at=Subquery(latest)).order_by("pk")
 
 
-def by_last_use(versions: list[AdapterVersion], asked: dict[str, datetime]) -> list[AdapterVersion]:
+def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) -> list[AdapterVersion]:
     """Sort by the latest request or answer, newest first; versions without any come last."""
 
     def last(version: AdapterVersion) -> datetime:
-        return max(getattr(version, "used_at", None) or NEVER, asked.get(version.served_name, NEVER))
+        return max(getattr(version, "used_at", None) or NEVER, requested.get(version.served_name, NEVER))
 
     return sorted(versions, key=last, reverse=True)
 
@@ -69,12 +69,12 @@ def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
     return dict(islice(wanted.items(), cluster.max_loras))
 
 
-def asked_for(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
+def requested_versions(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
     """Return the versions that routers requested lately and those that still wait; both empty if Valkey is down."""
-    held = {name for replica in cluster.replicas.filter(is_healthy=True) for name in replica.loaded}
+    loaded = {name for replica in cluster.replicas.filter(is_healthy=True) for name in replica.loaded}
     try:
-        asked = wanted_now()
-        return asked, still_open(asked, held)
+        requested = wanted_now()
+        return requested, still_open(requested, loaded)
     except redis.RedisError as error:
         log.warning("Valkey does not answer (%s): cold versions are not loaded.", error)
         return {}, []

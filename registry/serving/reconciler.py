@@ -30,14 +30,14 @@ from registry.serving.routing_table import publish
 
 RECONCILER = system("reconciler")
 TOGETHER = 50
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
 def reconcile() -> None:
     """Reconcile every cluster once. Returns at once if another process is doing so."""
-    with only_one() as mine:
-        if mine:
+    with only_one() as has_lock:
+        if has_lock:
             for cluster in Cluster.objects.select_related("base_model", "project"):
                 reconcile_cluster(cluster)
 
@@ -47,105 +47,111 @@ def only_one() -> Iterator[bool]:
     """Try to take a database session lock and yield True on success, so that two loops never load the same adapter."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'))")
-        mine = bool(cursor.fetchone()[0])
+        has_lock = bool(cursor.fetchone()[0])
         try:
-            yield mine
+            yield has_lock
         finally:
-            if mine:
+            if has_lock:
                 cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.reconcile'))")
 
 
 @dataclass
-class Look:
+class Observation:
     """A replica that answered, with all adapters that it holds, probed by us or not: served name -> path."""
 
     replica: Replica
-    held: dict[str, str]
+    adapters: dict[str, str]
 
     def surplus(self, wanted: Wanted) -> set[str]:
-        return set(self.held) - set(wanted)
+        return set(self.adapters) - set(wanted)
 
     def lacks_room(self, wanted: Wanted) -> bool:
-        needed = set(wanted) - set(self.held) - set(self.replica.refused)
-        return bool(needed) and len(self.held) + len(needed) > self.replica.cluster.max_loras
+        needed = set(wanted) - set(self.adapters) - set(self.replica.refused)
+        return bool(needed) and len(self.adapters) + len(needed) > self.replica.cluster.max_loras
 
 
 def reconcile_cluster(cluster: Cluster) -> None:
     """Load the desired versions, then route to them, then unload the rest. Replicas are handled in parallel."""
     wanted = wanted_versions(cluster)
-    looks = observe(cluster)
-    if crowded := [look for look in looks if look.lacks_room(wanted)]:
-        take_out_of_use(crowded, wanted)
-    load_missing(looks, wanted)
+    observations = observe(cluster)
+    if full := [observation for observation in observations if observation.lacks_room(wanted)]:
+        take_out_of_use(full, wanted)
+    load_missing(observations, wanted)
     start_loaded_rollouts(cluster)
     take_back_refused_moves(cluster)
-    take_out_of_use(looks, wanted)
+    take_out_of_use(observations, wanted)
 
 
-def observe(cluster: Cluster) -> list[Look]:
+def observe(cluster: Cluster) -> list[Observation]:
     """Ask every replica what it holds and record it. Return the replicas that serve this cluster's base model."""
     calls = [
-        (replica, partial(replica_calls.look, replica.url, cluster.base_model.slug))
+        (replica, partial(replica_calls.inspect, replica.url, cluster.base_model.slug))
         for replica in cluster.replicas.all()
     ]
-    looks = []
-    for replica, seen in written(replica_calls.each(calls)):
-        if seen.trouble:
-            replica.missed(seen.trouble)
+    observations = []
+    for replica, report in written(replica_calls.each(calls)):
+        if report.problem:
+            replica.missed(report.problem)
         else:
-            replica.saw(seen.reported, seen.engine_version)
-            looks.append(Look(replica, dict(seen.reported)))
-    Replica.objects.filter(pk__in=[look.replica.pk for look in looks]).update(seen_at=now())
-    return looks
+            replica.saw(report.reported, report.engine_version)
+            observations.append(Observation(replica, dict(report.reported)))
+    Replica.objects.filter(pk__in=[observation.replica.pk for observation in observations]).update(seen_at=now())
+    return observations
 
 
-def written(told: Iterator[Told]) -> Iterator[Told]:
+def written(results: Iterator[Result]) -> Iterator[Result]:
     """Yield the results in transactions of up to `TOGETHER`: the caller's writes about them are committed together.
 
     A commit for each result would take longer than the calls. No transaction waits for a replica, so that the chain of
     the audit trail is not locked for long.
     """
-    while batch := list(islice(told, TOGETHER)):
+    while batch := list(islice(results, TOGETHER)):
         with transaction.atomic():
             yield from batch
 
 
-def take_out_of_use(looks: list[Look], wanted: Wanted) -> None:
+def take_out_of_use(observations: list[Observation], wanted: Wanted) -> None:
     """Take surplus versions out of the routing table, publish it, and unload them once the routers have it."""
-    for look in looks:
-        forget(look.replica, look.surplus(wanted))
+    for observation in observations:
+        forget(observation.replica, observation.surplus(wanted))
     if tell_routers():
-        unload(looks, wanted)
+        unload(observations, wanted)
 
 
-def load_missing(looks: list[Look], wanted: Wanted) -> None:
+def load_missing(observations: list[Observation], wanted: Wanted) -> None:
     """Load each desired version that a replica lacks or holds from another path; probe those that others loaded."""
     folders = Folders()
     calls = [
-        (look, partial(replica_calls.push, look.replica.url, list(wishes(look, wanted, folders)))) for look in looks
+        (
+            observation,
+            partial(replica_calls.push, observation.replica.url, list(load_requests(observation, wanted, folders))),
+        )
+        for observation in observations
     ]
-    for look, told in written(replica_calls.each((look, call) for look, call in calls if call.args[1])):
-        for result in told:
-            take(look, wanted[result.name], result)
+    for observation, results in written(
+        replica_calls.each((observation, call) for observation, call in calls if call.args[1])
+    ):
+        for result in results:
+            take(observation, wanted[result.name], result)
 
 
 class Folders:
     """The verified local copy of each version, made once in a run for all replicas."""
 
     def __init__(self) -> None:
-        self._found: dict[str, str | ArtifactError | OSError] = {}
+        self._copies: dict[str, str | ArtifactError | OSError] = {}
 
     def of(self, version: AdapterVersion) -> str:
         """Return the path of the version's copy.
 
         Raises ArtifactError for a damaged version, and OSError if it cannot be copied now, which is not its fault.
         """
-        if version.digest not in self._found:
-            self._found[version.digest] = self._copied(version)
-        found = self._found[version.digest]
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if version.digest not in self._copies:
+            self._copies[version.digest] = self._copied(version)
+        copy = self._copies[version.digest]
+        if isinstance(copy, Exception):
+            raise copy
+        return copy
 
     def _copied(self, version: AdapterVersion) -> str | ArtifactError | OSError:
         try:
@@ -155,31 +161,31 @@ class Folders:
             return error
 
 
-def wishes(look: Look, wanted: Wanted, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
+def load_requests(observation: Observation, wanted: Wanted, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
     """Yield the loads that the replica needs; a version whose copy is damaged is recorded as refused instead."""
     for name, version in wanted.items():
         path = str(settings.SERVED_DIR / version.digest)
-        if look.replica.loaded.get(name) == path or look.replica.refused.get(name):
+        if observation.replica.loaded.get(name) == path or observation.replica.refused.get(name):
             continue
         try:
-            yield replica_calls.LoadRequest(name, folders.of(version), look.held.get(name))
+            yield replica_calls.LoadRequest(name, folders.of(version), observation.adapters.get(name))
         except ArtifactError as error:
-            refuse(look.replica, version, str(error))
+            refuse(observation.replica, version, str(error))
         except OSError:
             # The disk is full or the store is unreachable: the next run retries, and loaded versions keep serving.
             continue
 
 
-def take(look: Look, version: AdapterVersion, result: replica_calls.Loaded) -> None:
+def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> None:
     """Record the result of a load; a refused version is never routed to."""
-    if result.trouble:
-        look.replica.missed(result.trouble)
+    if result.problem:
+        observation.replica.missed(result.problem)
     elif result.refusal:
-        refuse(look.replica, version, result.refusal)
-        look.held.pop(result.name, None)
+        refuse(observation.replica, version, result.refusal)
+        observation.adapters.pop(result.name, None)
     else:
-        loaded(look.replica, version, result.path)
-        look.held[result.name] = result.path
+        loaded(observation.replica, version, result.path)
+        observation.adapters[result.name] = result.path
 
 
 def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
@@ -204,15 +210,19 @@ def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") 
     AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
 
 
-def unload(looks: list[Look], wanted: Wanted) -> None:
+def unload(observations: list[Observation], wanted: Wanted) -> None:
     """Unload surplus versions. Call it after the new table is published, so that no request is routed to them.
 
     Answers that are running end undisturbed.
     """
-    leaving = [(look, look.surplus(wanted)) for look in looks]
-    calls = [(look, partial(replica_calls.remove, look.replica.url, names)) for look, names in leaving if names]
-    for look, gone in replica_calls.each(calls):
-        look.held = {name: path for name, path in look.held.items() if name not in gone}
+    leaving = [(observation, observation.surplus(wanted)) for observation in observations]
+    calls = [
+        (observation, partial(replica_calls.remove, observation.replica.url, names))
+        for observation, names in leaving
+        if names
+    ]
+    for observation, removed in replica_calls.each(calls):
+        observation.adapters = {name: path for name, path in observation.adapters.items() if name not in removed}
 
 
 def forget(replica: Replica, names: set[str]) -> None:

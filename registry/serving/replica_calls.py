@@ -28,26 +28,26 @@ class ReplicaReport:
 
     reported: dict[str, str]
     engine_version: str = ""
-    trouble: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A version to load from `path`; `held_from` is the path that the name is loaded from now, None if not loaded."""
+    """A version to load from `path`; `loaded_from` is the path that the name is loaded from now, None if not loaded."""
 
     name: str
     path: str
-    held_from: str | None
+    loaded_from: str | None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Result of a load: a `refusal` is final; `trouble` means that the replica does not answer as it should."""
+    """Result of a load: a `refusal` is final; `problem` means that the replica does not answer as it should."""
 
     name: str
     path: str
     refusal: str = ""
-    trouble: str = ""
+    problem: str = ""
 
 
 def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key, Told]]:
@@ -58,58 +58,58 @@ def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key,
             yield running[done], done.result()
 
 
-def look(url: str, base: str) -> ReplicaReport:
-    """Ask a replica for its adapters and engine version; the report has trouble if it does not serve the base model."""
+def inspect(url: str, base: str) -> ReplicaReport:
+    """Ask a replica for its adapters and engine version; not serving the base model is a problem."""
     try:
         with EngineClient(url, timeout_s=LOOK_TIMEOUT_S) as engine:
             models, version = engine.models(), engine.version()
     except EngineError as error:
-        return ReplicaReport({}, trouble=str(error))
+        return ReplicaReport({}, problem=str(error))
     if base not in {model.name for model in models if model.parent is None}:
         names = ", ".join(model.name for model in models) or "nothing"
-        return ReplicaReport({}, trouble=f"It serves {names}, not {base}.")
+        return ReplicaReport({}, problem=f"It serves {names}, not {base}.")
     return ReplicaReport({model.name: model.root for model in models if model.parent is not None}, version)
 
 
-def push(url: str, wishes: list[LoadRequest]) -> list[Loaded]:
-    """Load and probe the versions one by one; stop at the first that the replica has trouble with."""
-    told: list[Loaded] = []
+def push(url: str, requests: list[LoadRequest]) -> list[Loaded]:
+    """Load and probe the versions one by one; stop at the first that has a problem."""
+    results: list[Loaded] = []
     with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
-        for wish in wishes:
-            told.append(load(engine, wish))
-            if told[-1].trouble:
+        for request in requests:
+            results.append(load(engine, request))
+            if results[-1].problem:
                 break
-    return told
+    return results
 
 
-def load(engine: EngineClient, wish: LoadRequest) -> Loaded:
+def load(engine: EngineClient, request: LoadRequest) -> Loaded:
     """Load and probe a version; one that is refused or fails its probe is unloaded again."""
     try:
-        load_once(engine, wish)
-        probe(engine, wish.name)
+        load_once(engine, request)
+        probe(engine, request.name)
     except EngineRejected as error:
-        take_out(engine, wish.name)
-        return Loaded(wish.name, wish.path, refusal=str(error))
+        take_out(engine, request.name)
+        return Loaded(request.name, request.path, refusal=str(error))
     except EngineError as error:
-        return Loaded(wish.name, wish.path, trouble=str(error))
-    return Loaded(wish.name, wish.path)
+        return Loaded(request.name, request.path, problem=str(error))
+    return Loaded(request.name, request.path)
 
 
-def load_once(engine: EngineClient, wish: LoadRequest) -> None:
+def load_once(engine: EngineClient, request: LoadRequest) -> None:
     """Load a version from its path, replacing another path under its name.
 
     If the engine already holds it from this path, as after a load whose answer was lost, that counts as success.
     """
-    if wish.held_from == wish.path:
+    if request.loaded_from == request.path:
         return
-    if wish.held_from is not None:
+    if request.loaded_from is not None:
         # The name is loaded from another path, so its weights are not those of the digest.
-        take_out(engine, wish.name)
+        take_out(engine, request.name)
     try:
-        engine.load_adapter(wish.name, wish.path)
+        engine.load_adapter(request.name, request.path)
     except AdapterAlreadyLoaded:
-        held = {model.name: model.root for model in engine.models()}
-        if held.get(wish.name) != wish.path:
+        loaded = {model.name: model.root for model in engine.models()}
+        if loaded.get(request.name) != request.path:
             raise
 
 

@@ -97,8 +97,10 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
 def alias_routes(aliases: QuerySet[Alias]) -> dict[str, AliasRoute]:
     serving = Rollout.objects.serving().filter(alias__in=aliases).select_related("candidate")
     running = {rollout.alias_id: rollout for rollout in serving}
-    told = aliases.select_related("project", "version").only("name", "policy", "project__slug", "version__served_name")
-    return {alias.name: alias_route(alias, running.get(alias.pk)) for alias in told}
+    columns = aliases.select_related("project", "version").only(
+        "name", "policy", "project__slug", "version__served_name"
+    )
+    return {alias.name: alias_route(alias, running.get(alias.pk)) for alias in columns}
 
 
 def rate_limits() -> dict[str, RateLimit]:
@@ -150,11 +152,11 @@ def sampling(rollout: Rollout) -> Sampling | None:
 
 def version_routes(**only: Any) -> dict[str, VersionRoute]:
     """Return routes of the ready versions whose base model a cluster serves; only the needed columns are read."""
-    held = holders()
+    replicas = holders()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
     return {
-        name: VersionRoute(project, base, digest, *held.get((base_pk, name), ((), ())))
+        name: VersionRoute(project, base, digest, *replicas.get((base_pk, name), ((), ())))
         for name, digest, project, base, base_pk in ready.values_list(*columns)
     }
 
@@ -168,8 +170,8 @@ def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
     resting: dict[tuple[int, str], list[str]] = {}
     for replica in Replica.objects.filter(is_healthy=True).select_related("cluster"):
         for name in replica.loaded:
-            found = resting if replica.is_resting else steady
-            found.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
+            replicas = resting if replica.is_resting else steady
+            replicas.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
     return {
         key: (tuple(steady[key]), tuple(resting.get(key, ()))) if key in steady else (tuple(resting[key]), ())
         for key in steady | resting
@@ -177,8 +179,8 @@ def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
 
 
 def infer_tokens() -> list[ApiToken]:
-    found = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
-    return [token for token in found.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
+    tokens = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
+    return [token for token in tokens.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
 
 
 def token_route(token: ApiToken) -> TokenRoute:

@@ -33,13 +33,13 @@ def wanted_now() -> dict[str, datetime]:
     return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(asked.items(), key=lambda pair: pair[1])}
 
 
-def still_open(asked: dict[str, datetime], held: set[str]) -> list[str]:
+def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:
     """Return the requested versions that were not seen loaded since their request, the longest waiting first."""
     with valkey() as client:
         # Valkey's clock, because the requests were recorded by it.
         seconds, micros = client.time()
-        if found := {name: seconds + micros / 1e6 for name in asked if name in held}:
-            client.zadd(ANSWERED, found)
+        if loaded_since := {name: seconds + micros / 1e6 for name in requested if name in loaded}:
+            client.zadd(ANSWERED, loaded_since)
             client.expire(ANSWERED, 2 * ASKED_WITHIN_S)
         answered = dict(client.zrange(ANSWERED, 0, -1, withscores=True))
-    return [name for name, at in asked.items() if at.timestamp() > answered.get(name.encode(), 0)]
+    return [name for name, at in requested.items() if at.timestamp() > answered.get(name.encode(), 0)]

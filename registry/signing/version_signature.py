@@ -28,12 +28,12 @@ def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed2
     if not document:
         raise ArtifactError("It has no signature: let `manage.py sign_versions` check and sign it.")
     try:
-        found = json.loads(document)
-        text, signature = found["signed"].encode(), bytes.fromhex(found["signature"])
-        says = json.loads(text)
+        parsed = json.loads(document)
+        text, signature = parsed["signed"].encode(), bytes.fromhex(parsed["signature"])
+        signed_content = json.loads(text)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError("Its signature cannot be read: the row was changed.") from None
-    if says != content:
+    if signed_content != content:
         raise ArtifactError("Its signature is of something else: the row was changed.")
     if not any(verifies(key, signature, DOMAIN + text) for key in trusted):
         raise ArtifactError("Its signature is of no key that this installation trusts.")

@@ -79,7 +79,7 @@ def test_a_token_over_rest_too(ci: str, project: Project, monkeypatch: pytest.Mo
 
 def test_reads_are_sealed_in_their_order(project: Project, alice: User) -> None:
     for number in range(5):
-        observe(Tag.AUDIT_READ, by=alice.as_actor(), project=project, what=f"/page/{number}")
+        observe(Tag.AUDIT_READ, by=alice.as_actor(), project=project, resource=f"/page/{number}")
     before = AuditEvent.objects.filter(project=project).count()
     assert seal() == 5
     assert not UnsealedEvent.objects.exists()

@@ -70,7 +70,7 @@ def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, ad
         assert (missing.value.status, missing.value.code) == (422, "unknown_project")
         assert missing.value.errors[0]["field"] == "project"
         with pytest.raises(TimedOut, match="goes on at the server"):
-            list(hub.looks(calls.history("compliance"), timeout_s=0))
+            list(hub.poll(calls.history("compliance"), timeout_s=0))
         lines = hub.send(calls.export_audit("eu"))
         assert len(lines.splitlines()) >= AuditEvent.objects.filter(project__slug="eu").count() - 1
     with Client(site, "ah_no_token") as stranger, pytest.raises(ApiError) as refused:
@@ -93,7 +93,7 @@ def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> 
     async def story() -> tuple[str, str]:
         async with AsyncClient(site, ci) as hub:
             moves = await hub.send(calls.history("compliance", "2100-01-01T00:00:00Z"))
-            async for look in hub.looks(calls.version("dora", 1), timeout_s=60):
+            async for look in hub.poll(calls.version("dora", 1), timeout_s=60):
                 return moves[0]["version"], look["served_name"]
         raise AssertionError("a look comes at once")
 

@@ -14,7 +14,7 @@ from django.test import Client
 from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent, verify
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Response, Rollout
-from registry.rollouts.controller import look_at_all
+from registry.rollouts.controller import judge_all
 from registry.rollouts.outcome_ingest import collect
 from registry.serving.reconciler import reconcile
 from registry.serving.routing_table import routing_table
@@ -123,7 +123,7 @@ def roll_out(users: Users, alias: Alias, candidate: AdapterVersion, alice: User)
     for _ in range(ROUNDS):
         follow(users)
         users.use()
-        look_at_all()
+        judge_all()
         rollout.refresh_from_db()
         if not rollout.is_active:
             break

@@ -11,7 +11,7 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout, RolloutMinute
-from registry.rollouts.controller import look
+from registry.rollouts.controller import judge_and_act
 from registry.serving.reconciler import RECONCILER
 
 STEPS = [{"weight": 10, "hold_s": 600, "min_samples": 400}, {"weight": 50, "hold_s": 900, "min_samples": 1500}]
@@ -123,7 +123,7 @@ def test_watch_and_promote(page: Any, rollout: Rollout, tmp_path: Path) -> None:
     Rollout.objects.filter(pk=rollout.pk).update(step_at=now() - timedelta(minutes=11))
     rollout.refresh_from_db()
     measured(rollout, candidate=0.04)  # also in the latest minute: the loop pauses what it hears nothing of
-    look(rollout, now())
+    judge_and_act(rollout, now())
     page.get_by_text("50 % of the users get the candidate").wait_for()
     page.locator("#promote-reason").fill("every verdict is good")
     page.get_by_role("button", name="Promote").click()
@@ -136,7 +136,7 @@ def test_it_rolls_back_while_somebody_watches(page: Any, rollout: Rollout, tmp_p
     page.get_by_text("10 % of the users get the candidate").wait_for()
     measured(rollout, candidate=0.2)
     page.get_by_text("It rolls back within seconds").wait_for()
-    look(rollout, now())
+    judge_and_act(rollout, now())
     page.get_by_text("Everybody gets dora v1").first.wait_for()
     page.get_by_text("worse than the control by more than").first.wait_for()
     photograph(page, tmp_path, "rolled-back")

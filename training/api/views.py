@@ -153,7 +153,7 @@ class DatasetViewSet(Keeping):
         that the loss counts, and the lengths of rows in tokens with what `max_length` cuts.
         """
         dataset = self.get_object()
-        observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, what=request.path)
+        observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, resource=request.path)
         found = {"rows": dataset.preview()}
         if "base_model" in request.GET:
             asked_for = shapes.RenderingSerializer(data=request.GET)

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, allowed_somewhere, followed, mine, one, reason_in
+from adapterhub.api.pages import allowed, allowed_somewhere, followed, reason_in, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
@@ -52,7 +52,7 @@ def datasets(request: HttpRequest) -> HttpResponse:
             form.broken = getattr(error, "errors", [])
     listing = Listing(
         request,
-        mine(request, Dataset.objects.select_related("project")),
+        visible_rows(request, Dataset.objects.select_related("project")),
         search=("name", "digest"),
         sorts={"name": "name", "rows": "rows", "added": "created_at"},
         choices={"status": DatasetStatus.choices},
@@ -79,9 +79,9 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 @login_required
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Show a dataset's rows; with a base model in the query, as a training on it reads them."""
-    shown = one(request, Dataset.objects.select_related("project"), pk=pk)
+    shown = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
-    observe(Tag.DATASET_READ, by=actor_of(request), project=shown.project, what=request.path)
+    observe(Tag.DATASET_READ, by=actor_of(request), project=shown.project, resource=request.path)
     context = {"dataset": shown, "form": form, **read_by_a_training(shown, form), **keeping(request, shown)}
     if "rendered" not in context:
         context["rows"] = shown.preview(8)
@@ -104,7 +104,7 @@ def analyses(request: HttpRequest) -> HttpResponse:
     queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
     listing = Listing(
         request,
-        mine(request, queryset),
+        visible_rows(request, queryset),
         search=("dataset__name", "base_model__slug"),
         sorts={"requested": "created_at"},
         choices={"status": JobStatus.choices},
@@ -149,7 +149,7 @@ def plan(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
-    shown = one(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
+    shown = visible_or_404(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
     may_train = Scope.TRAIN in scopes_in(request, shown.project)
     return {"job": shown, "may_train": may_train, **planned(shown, form)}
@@ -186,7 +186,7 @@ def drawn(plan: dict[str, Any]) -> dict[str, Any]:
 @login_required
 @require_POST
 def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
-    shown = one(request, RankAnalysis.objects.select_related("project"), pk=pk)
+    shown = visible_or_404(request, RankAnalysis.objects.select_related("project"), pk=pk)
     require_scope(request, shown.project, Scope.TRAIN)
     shown.cancel(by=actor_of(request), reason=reason_in(request))
     messages.success(request, f"The analysis is {shown.status}.")
@@ -205,7 +205,7 @@ def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 def find_compression(request: HttpRequest, pk: str) -> Compression:
     queryset = Compression.objects.select_related("project", "dataset", "source__adapter", "version__adapter")
-    return one(request, queryset, pk=pk)
+    return visible_or_404(request, queryset, pk=pk)
 
 
 @login_required

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, mine
+from adapterhub.api.pages import allowed, visible_rows
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
 from adapterhub.jobs.models import TERMINAL
@@ -29,11 +29,13 @@ LATEST = 10
 @login_required
 def overview(request: HttpRequest) -> HttpResponse:
     """Show aliases, jobs in progress, alarms, drift and pending approvals; to auditors also the latest audit events."""
-    aliases = mine(request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version"))
-    rollouts = mine(request, Rollout.objects.active(), "alias__project")
+    aliases = visible_rows(
+        request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version")
+    )
+    rollouts = visible_rows(request, Rollout.objects.active(), "alias__project")
     related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
     moving = list(without_bodies(related, "stable", "candidate"))
-    replicas = list(mine(request, Replica.objects.select_related("cluster"), "cluster__project"))
+    replicas = list(visible_rows(request, Replica.objects.select_related("cluster"), "cluster__project"))
     listed = Listing(
         request,
         aliases,
@@ -59,7 +61,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
-    return mine(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
+    return visible_rows(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
 
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from adapterhub.api.pages import one
+from adapterhub.api.pages import visible_or_404
 from adapterhub.core.errors import Invalid
 from registry.pages.heat_map import heat_map
 from training.models import RankAnalysis
@@ -22,7 +22,7 @@ SHOWN, OFFERED = 20, 20
 @login_required
 def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
     queryset = RankAnalysis.objects.select_related("project", "dataset", "base_model")
-    pair = [one(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]
+    pair = [visible_or_404(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]
     require_alike(pair)
     ranks = [{module["name"]: module["rank"] for module in each.plan["modules"]} for each in pair]
     most = max(max(each.values()) for each in ranks)

@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.token_pages import SigningForm
-from adapterhub.api.pages import one
+from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.pages.forms import ReasonForm, cleaned
@@ -36,7 +36,7 @@ def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
 
 def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
     """Return the dataset if the caller has the scope in its project."""
-    found: Dataset = one(request, Dataset.objects.select_related("project"), pk=pk)
+    found: Dataset = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     require_scope(request, found.project, scope)
     return found
 
@@ -61,7 +61,7 @@ def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
 @require_POST
 def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Change a run's retention class and legal hold."""
-    found: TrainingRun = one(request, TrainingRun.objects.select_related("project"), pk=pk)
+    found: TrainingRun = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, found.project, Scope.ADMIN)
     keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("training-run", pk=pk)

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed_somewhere, followed, mine, one, reason_in
+from adapterhub.api.pages import allowed_somewhere, followed, reason_in, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.errors import DomainError
 from adapterhub.core.tenancy import Scope
@@ -38,7 +38,7 @@ def runs(request: HttpRequest) -> HttpResponse:
     queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
     listing = Listing(
         request,
-        mine(request, queryset),
+        visible_rows(request, queryset),
         search=("adapter__slug", "dataset__name", "message"),
         sorts={"requested": "created_at", "loss": "loss_after"},
         choices={"status": JobStatus.choices, "method": TrainingRun.Method.choices},
@@ -70,7 +70,7 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
     initial: dict[str, Any] = {name: request.GET[name] for name in OFFERED if name in request.GET}
     if "clone" not in request.GET:
         return initial
-    past = one(request, TrainingRun.objects.all(), pk=named(request.GET["clone"]))
+    past = visible_or_404(request, TrainingRun.objects.all(), pk=named(request.GET["clone"]))
     known = {name: value for name, value in past.hyperparameters.items() if name in TABLE}
     rank = (past.budget or {}).get("uniform_rank")
     return {
@@ -126,7 +126,7 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
     queryset = TrainingRun.objects.select_related(
         "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
     )
-    return one(request, queryset, pk=pk)
+    return visible_or_404(request, queryset, pk=pk)
 
 
 @login_required
@@ -162,7 +162,7 @@ def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     """Cancel or resume a run."""
     if verb not in ("cancel", "resume"):
         raise Http404
-    shown = one(request, TrainingRun.objects.select_related("project"), pk=pk)
+    shown = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
     require_scope(request, shown.project, Scope.TRAIN)
     if verb == "cancel":
         shown.cancel(by=actor_of(request), reason=reason_in(request))

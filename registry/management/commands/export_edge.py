@@ -18,13 +18,13 @@ class Command(BaseCommand):
         parser.add_argument("folder", type=Path)
 
     def handle(self, *, alias: str, folder: Path, **_: Any) -> None:
-        found = Alias.objects.filter(name=alias).first()
-        if found is None:
+        record = Alias.objects.filter(name=alias).first()
+        if record is None:
             raise CommandError(f"There is no alias {alias!r}.")
         if folder.exists():
             raise CommandError(f"{folder} exists: name a new folder.")
         folder.mkdir(parents=True)
         try:
-            write_bundle(found, folder)
+            write_bundle(record, folder)
         except ArtifactError as error:
             raise CommandError(str(error)) from error

@@ -20,12 +20,12 @@ class Command(BaseCommand):
         parser.add_argument("--key", type=Path, required=True, help="an elliptic private key, PEM without a password")
 
     def handle(self, *, version: str, folder: Path, key: Path, **_: Any) -> None:
-        found = AdapterVersion.objects.ready().filter(served_name=version).first()
-        if found is None:
+        record = AdapterVersion.objects.ready().filter(served_name=version).first()
+        if record is None:
             raise CommandError(f"There is no version {version!r} that is ready.")
         if folder.exists():
             raise CommandError(f"{folder} exists: name a new folder.")
         try:
-            self.stdout.write(str(write_signed(found, folder, key)))
+            self.stdout.write(str(write_signed(record, folder, key)))
         except (DomainError, ArtifactError) as error:
             raise CommandError(str(error)) from error

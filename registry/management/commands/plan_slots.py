@@ -18,11 +18,13 @@ class Command(BaseCommand):
         parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=2, help="2 = bfloat16, 4 = float32")
 
     def handle(self, *, cluster: str, memory_mib: int, number_bytes: int, **_: Any) -> None:
-        found = Cluster.objects.select_related("base_model").filter(slug=cluster).first()
-        if found is None:
+        record = Cluster.objects.select_related("base_model").filter(slug=cluster).first()
+        if record is None:
             raise CommandError(f"There is no cluster {cluster!r}.")
         try:
-            taken = require_memory(found, memory_mib * MIB, number_bytes)
+            needed_bytes = require_memory(record, memory_mib * MIB, number_bytes)
         except Invalid as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"{found.max_loras} slots of rank {found.max_lora_rank} take {taken / MIB:,.1f} MiB.")
+        self.stdout.write(
+            f"{record.max_loras} slots of rank {record.max_lora_rank} take {needed_bytes / MIB:,.1f} MiB."
+        )

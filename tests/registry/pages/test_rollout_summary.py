@@ -11,8 +11,8 @@ from django.urls import reverse
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
-from registry.pages.rollout_summary import SAYS, UNDECIDED, story
-from registry.rollouts.controller import look
+from registry.pages.rollout_summary import SAYS, UNDECIDED, summary
+from registry.rollouts.controller import judge_and_act
 from tests.builders.rollouts import SOON, measured, opened
 
 LAST = [{"weight": 50, "hold_s": 60, "min_samples": 100}]
@@ -21,7 +21,7 @@ SMALL = {"count": 100}
 
 
 def told(rollout: Rollout) -> dict[str, Any]:
-    return story(rollout, rollout.step_at + SOON)
+    return summary(rollout, rollout.step_at + SOON)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_what_happens_next_happens(
     measured(rollout, control=0.05, candidate=failing, **many)
     said = told(rollout)
     assert said["next"].startswith(next_)
-    found = look(rollout, rollout.step_at + SOON)
+    found = judge_and_act(rollout, rollout.step_at + SOON)
     rollout.refresh_from_db()
     assert (rollout.status, rollout.weight) == ends
     assert said["numbers"] == [SAYS[found.action], *found.reasons]
@@ -53,14 +53,14 @@ def test_a_protected_alias_asks_before_it_is_promoted(alias: Alias, candidate: A
     rollout = opened(alias, candidate, alice, steps=LAST)
     measured(rollout, control=0.05, candidate=0.05)
     assert told(rollout)["next"].startswith("It asks for an approval of the promotion within seconds.")
-    look(rollout, rollout.step_at + SOON)
+    judge_and_act(rollout, rollout.step_at + SOON)
     rollout.refresh_from_db()
     assert rollout.status == "awaiting_approval"
 
 
 def test_the_time_that_is_left_is_told_without_a_zone(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     rollout = opened(alias, candidate, alice, steps=[{"weight": 10, "hold_s": 3600, "min_samples": 100}, *LAST])
-    said = story(rollout, rollout.step_at + timedelta(minutes=2))
+    said = summary(rollout, rollout.step_at + timedelta(minutes=2))
     assert "to 50 % in 58 min at the earliest, after 100 more users in each arm." in said["next"]
 
 
@@ -69,7 +69,7 @@ def test_a_paused_rollout_is_not_said_to_move(
 ) -> None:
     rollout = opened(alias, candidate, alice)
     measured(rollout, control=0.05, candidate=0.2)
-    rollout.pause(by=alice.as_actor(), reason="look", expected_generation=rollout.generation)
+    rollout.pause(by=alice.as_actor(), reason="judge_and_act", expected_generation=rollout.generation)
     client.force_login(alice)
     page = client.get(reverse("rollout", args=[rollout.pk])).content.decode()
     assert "Nothing, until somebody resumes it" in page

@@ -15,7 +15,7 @@ from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
 from registry.models import AdapterVersion, Alias, Response, Rollout, RolloutMinute, RolloutUnit
-from registry.rollouts.controller import judge, look, look_at_all, progress
+from registry.rollouts.controller import judge, judge_all, judge_and_act, progress
 from registry.rollouts.outcome_ingest import keep
 from registry.serving.routing_table import routing_table
 from serving_client.protocol import MeasuredAnswer, Outcome
@@ -33,7 +33,7 @@ def last_event(rollout: Rollout) -> AuditEvent:
 
 def test_a_worse_candidate_is_rolled_back_without_a_person(rollout: Rollout) -> None:
     measured(rollout, control=0.05, candidate=0.2)
-    look_at_all()
+    judge_all()
     rollout.refresh_from_db()
     event = last_event(rollout)
     assert rollout.status == "rolled_back"
@@ -48,7 +48,7 @@ def test_a_good_candidate_takes_every_step_and_is_promoted(rollout: Rollout) -> 
     weights = []
     for _ in range(3):
         measured(rollout, control=0.05, candidate=0.05)
-        look(rollout, rollout.step_at + SOON)
+        judge_and_act(rollout, rollout.step_at + SOON)
         weights.append((rollout.status, rollout.weight))
     assert weights[0] == ("running", 50)
     assert weights[-1][0] == "promoted"
@@ -58,30 +58,30 @@ def test_a_good_candidate_takes_every_step_and_is_promoted(rollout: Rollout) -> 
 
 def test_a_step_needs_its_time_and_its_samples(rollout: Rollout) -> None:
     measured(rollout, control=0, candidate=0, count=99)
-    look(rollout, rollout.step_at + SOON)
+    judge_and_act(rollout, rollout.step_at + SOON)
     assert progress(rollout, rollout.step_at).hold_left_s == 60
     measured(rollout, control=0, candidate=0, count=1)
-    look(rollout, rollout.step_at)
+    judge_and_act(rollout, rollout.step_at)
     assert (rollout.step, rollout.weight) == (0, 10)
-    look(rollout, rollout.step_at + SOON)
+    judge_and_act(rollout, rollout.step_at + SOON)
     assert (rollout.step, rollout.weight) == (1, 50)
 
 
 def test_an_undecided_comparison_never_promotes(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     rollout = opened(alias, candidate, alice, steps=[{"weight": 50}])
     measured(rollout, control=0.05, candidate=0.1, count=60)
-    look(rollout, rollout.step_at + LATER)
+    judge_and_act(rollout, rollout.step_at + LATER)
     assert rollout.status == "running"
 
 
 def test_a_signal_pauses_and_so_do_missing_metrics(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     rollout = opened(alias, candidate, alice, guardrails=[{**RAILS[0], "kind": "signal"}])
     measured(rollout, control=0.05, candidate=0.2)
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert rollout.status == "paused"
     rollout.rollback(reason="next", by=alice.as_actor())
     silent = opened(alias, candidate, alice)
-    look(silent, silent.step_at + timedelta(minutes=6))
+    judge_and_act(silent, silent.step_at + timedelta(minutes=6))
     assert silent.status == "paused"
     assert "nothing from the control and the candidate" in last_event(silent).reason
 
@@ -91,17 +91,17 @@ def test_a_protected_alias_waits_for_its_approval(alias: Alias, candidate: Adapt
     alias.refresh_from_db()
     rollout = opened(alias, candidate, alice, steps=[{"weight": 50}])
     measured(rollout, control=0.05, candidate=0.05)
-    look(rollout, rollout.step_at + SOON)
+    judge_and_act(rollout, rollout.step_at + SOON)
     assert rollout.status == "awaiting_approval"
     measured(rollout, control=0.05, candidate=0.5)
-    look(rollout, rollout.step_at + SOON)
+    judge_and_act(rollout, rollout.step_at + SOON)
     assert rollout.status == "rolled_back"
 
 
 def test_a_wrong_split_pauses(rollout: Rollout) -> None:
     units = [RolloutUnit(rollout=rollout, unit=f"u{number}", arm="candidate", weight=10) for number in range(200)]
     RolloutUnit.objects.bulk_create(units)
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert rollout.status == "paused"
     assert "users that their weights promise" in last_event(rollout).reason
 
@@ -213,7 +213,7 @@ def test_the_first_feedback_of_a_user_counts(rollout: Rollout, ci: str) -> None:
 def test_users_in_both_arms_pause(rollout: Rollout) -> None:
     keep([report(rollout, number, "candidate", unit=f"u{number % 50}") for number in range(100)])
     keep([report(rollout, 100 + number, "control", unit=f"u{number}") for number in range(10)])
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert rollout.status == "paused"
     assert "answers of both arms" in last_event(rollout).reason
 
@@ -259,7 +259,7 @@ def test_a_shadow_that_differs_too_much_never_reaches_a_user(
     rails = [{"metric": "difference_rate", "margin": 20}]
     rollout = opened(alias, candidate, alice, steps=SHADOW, guardrails=rails)
     shadowed(rollout, 400, differing=320)
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert (rollout.status, rollout.weight) == ("rolled_back", 0)
 
 
@@ -269,7 +269,7 @@ def test_a_shadow_that_agrees_goes_on_to_users_whose_numbers_begin_anew(
     rollout = opened(alias, candidate, alice, steps=SHADOW)
     shadowed(rollout, 400, differing=0)
     assert judge(rollout, now()).findings[0].verdict == "good"
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert (rollout.status, rollout.step, rollout.weight, rollout.shadow) == ("running", 1, 10, 0)
     assert judge(rollout, now()).findings[0].verdict == "inconclusive"
     assert progress(rollout, now()).samples == 0
@@ -284,7 +284,7 @@ def test_a_step_is_judged_by_what_it_measures(alias: Alias, candidate: AdapterVe
     assert [found.guardrail.metric for found in judge(rollout, later).findings] == [
         "answers that differ from the stable version's"
     ]
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert rollout.step == 1
     assert [found.guardrail.metric for found in judge(rollout, later).findings] == ["time to first token"]
     only_seen = opened_anew(rollout, alice, candidate, rails[1:])
@@ -322,7 +322,7 @@ def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> N
         ]
     )
     measured(rollout, control=0.5, candidate=0.7)
-    look_at_all()
+    judge_all()
     rollout.refresh_from_db()
     assert rollout.status == "paused"
     assert "outage" in last_event(rollout).reason
@@ -338,8 +338,8 @@ def test_a_weight_that_leaves_no_control_is_refused(rollout: Rollout, alice: Use
 def test_an_approved_step_is_not_asked_for_again(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     rollout = opened(alias, candidate, alice, steps=[{"weight": 10, "approval": True}, {"weight": 50, "hold_s": 600}])
     measured(rollout, control=0.05, candidate=0.05)
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert rollout.status == "awaiting_approval"
     rollout.advance(reason="seen", by=alice.as_actor())
-    look(rollout, now())
+    judge_and_act(rollout, now())
     assert (rollout.status, rollout.step, rollout.weight) == ("running", 1, 50)

@@ -22,7 +22,7 @@ from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
 from registry.models import AdapterVersion, Alias, Rollout
-from registry.rollouts.controller import judge, look
+from registry.rollouts.controller import judge, judge_and_act
 from registry.rollouts.judge_queue import judge_waiting
 from registry.rollouts.outcome_ingest import collect
 from registry.serving.reconciler import RECONCILER
@@ -62,7 +62,7 @@ def says(text: str, status: int = 200) -> Response:
 
 @pytest.fixture
 def far_side(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Judge]:
-    """Stands at judge.example; only the look-up of its name is replaced."""
+    """Stands at judge.example; only the judge_and_act-up of its name is replaced."""
     settings.JUDGE_URL, settings.JUDGE_MODEL, settings.JUDGE_KEY = "https://judge.example/v1", "big", "sesame"
     found = Judge()
     with Server(found.app()) as server:
@@ -152,7 +152,7 @@ def test_a_worse_candidate_is_rolled_back_by_its_scores(ask: Ask, rollout: Rollo
         arms[arm] = arms.get(arm, 0) + 1
         if min(arms.get("candidate", 0), arms.get("control", 0)) >= 60:
             break
-    found = look(rollout, now())
+    found = judge_and_act(rollout, now())
     assert (found.findings[0].verdict, rollout.status) == ("bad", "rolled_back")
 
 
@@ -186,7 +186,7 @@ def test_a_broken_judge_is_a_missing_number_and_pauses(
     assert (waiting(), rollout.minutes.filter(metric="judge_score").count()) == (0, 0)
     assert "The judge gave no score" in caplog.text
     assert "Jane" not in caplog.text
-    look(rollout, now() + timedelta(minutes=6))
+    judge_and_act(rollout, now() + timedelta(minutes=6))
     assert rollout.status == "paused"
 
 

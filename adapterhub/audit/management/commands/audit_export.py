@@ -18,11 +18,11 @@ class Command(BaseCommand):
         parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
 
     def handle(self, *, project: str, folder: Path, **_: Any) -> None:
-        found = project_model().objects.filter(slug=project).first()
-        if found is None:
+        owner = project_model().objects.filter(slug=project).first()
+        if owner is None:
             raise CommandError(f"PROJECT {project!r}: there is no such project.")
         if folder.exists():
             raise CommandError(f"FOLDER {folder} exists: name a new one.")
         access_log.seal()
-        checkpoints.write(found)
-        write_bundle(found, folder)
+        checkpoints.write(owner)
+        write_bundle(owner, folder)

@@ -134,8 +134,8 @@ class EngineClient:
         """
         if is_telling(self.complete(model, prompt, max_tokens=4).text):
             return True
-        asked: dict[str, Any] = {"logit_bias": {"0": -100}, "ignore_eos": True, "return_token_ids": True}
-        answer = self.complete(model, prompt, max_tokens=4, **asked)
+        options: dict[str, Any] = {"logit_bias": {"0": -100}, "ignore_eos": True, "return_token_ids": True}
+        answer = self.complete(model, prompt, max_tokens=4, **options)
         return is_telling(answer.text) if answer.token_ids is None else any(answer.token_ids)
 
     def _naming(self, model: str) -> dict[str, Any]:
@@ -190,13 +190,13 @@ def is_success(response: urllib3.BaseHTTPResponse) -> bool:
 def error_message(response: urllib3.BaseHTTPResponse) -> str:
     """Return the engine's error message, or the status and body if it has none."""
     try:
-        return said(json.loads(response.data))
+        return message_in(json.loads(response.data))
     except (ValueError, KeyError, TypeError):
         return f"HTTP {response.status}: {response.data[:200].decode(errors='replace')}"
 
 
-def said(answer: Any) -> str:
-    """Return the message of an error of vLLM, TensorRT-LLM or SGLang, or of SGLang's answer about an adapter."""
-    if "error" in answer:
-        return str(answer["error"]["message"])
-    return str(answer["error_message"] if "error_message" in answer else answer["message"])
+def message_in(body: Any) -> str:
+    """Return the message of an error of vLLM, TensorRT-LLM or SGLang, or of SGLang's response about an adapter."""
+    if "error" in body:
+        return str(body["error"]["message"])
+    return str(body["error_message"] if "error_message" in body else body["message"])

@@ -50,8 +50,8 @@ def begin(name: str, headers: Mapping[str, str], **attributes: Any) -> Span:
     """Begin a server span in the trace that the headers name, or in a new one; the caller must end it."""
     from opentelemetry import trace
 
-    kind, told = trace.SpanKind.SERVER, dotted(attributes)
-    return trace.get_tracer(OURS).start_span(name, context_of(headers), kind=kind, attributes=told)
+    kind, span_attributes = trace.SpanKind.SERVER, dotted(attributes)
+    return trace.get_tracer(OURS).start_span(name, context_of(headers), kind=kind, attributes=span_attributes)
 
 
 @contextmanager
@@ -100,9 +100,9 @@ def headers_of(span: Span) -> dict[str, str]:
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    told: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(told, trace.set_span_in_context(span))
-    return told
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
+    return carrier
 
 
 def here() -> str:

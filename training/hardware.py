@@ -16,7 +16,7 @@ CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 @dataclass(frozen=True)
-class Seen:
+class DetectedDevice:
     """A detected device; sizes in bytes."""
 
     place: int
@@ -30,14 +30,14 @@ class Seen:
         return {name: value for name, value in asdict(self).items() if name != "place"}
 
 
-def look(folder: Path) -> list[Seen]:
+def detect(folder: Path) -> list[DetectedDevice]:
     """Return the host's GPUs, else the host as one device; free disk is that of `folder`, where checkpoints go."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     disk = shutil.disk_usage(folder).free
     return gpus(disk) or [processor(disk)]
 
 
-def gpus(disk: int) -> list[Seen]:
+def gpus(disk: int) -> list[DetectedDevice]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -46,23 +46,23 @@ def gpus(disk: int) -> list[Seen]:
     return parsed(answer.stdout, disk) if answer.returncode == 0 else []
 
 
-def parsed(text: str, disk: int) -> list[Seen]:
+def parsed(text: str, disk: int) -> list[DetectedDevice]:
     """Parse nvidia-smi's lines `index, name, total MiB, free MiB`; skip lines without numeric memory."""
     lines = [[word.strip() for word in line.split(",")] for line in text.splitlines()]
     return [
-        Seen(int(place), "cuda", name, int(total) * MIB, int(free) * MIB, disk)
+        DetectedDevice(int(place), "cuda", name, int(total) * MIB, int(free) * MIB, disk)
         for place, name, total, free in lines
         if total.isdecimal() and free.isdecimal()
     ]
 
 
-def processor(disk: int) -> Seen:
+def processor(disk: int) -> DetectedDevice:
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     limit, used = number_in(CGROUP_LIMIT), number_in(CGROUP_USED)
     if limit is not None and limit < total:
         total, free = limit, max(0, limit - (used or 0))
-    return Seen(0, "cpu", f"{os.cpu_count()} CPU cores", total, free, disk)
+    return DetectedDevice(0, "cpu", f"{os.cpu_count()} CPU cores", total, free, disk)
 
 
 def number_in(path: Path) -> int | None:

@@ -46,9 +46,9 @@ def bad_request(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, "BadRequestError", message, param)
 
 
-def missing_field(field: str, given: int) -> ApiError:
-    """Create a 400 for a missing required field; `given` is the number of fields in the body."""
-    detail = {"type": "missing", "loc": f"body.{field}", "msg": "Field required", "input": f"<dict of {given} items>"}
+def missing_field(field: str, count: int) -> ApiError:
+    """Create a 400 for a missing required field; `count` is the number of fields in the body."""
+    detail = {"type": "missing", "loc": f"body.{field}", "msg": "Field required", "input": f"<dict of {count} items>"}
     return ApiError(400, "Bad Request", f"1 validation error:\n  {detail}", f"body.{field}")
 
 

@@ -79,7 +79,7 @@ def make_app(settings: Settings) -> Starlette:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
-    handlers = {HTTPException: unknown, Refusal: refused, ClientDisconnect: left, 500: broken}
+    handlers = {HTTPException: unknown, Refusal: refused, ClientDisconnect: client_left, 500: broken}
     known = [Middleware(KnownHosts, hosts=settings.hosts)]
     app = Starlette(routes=routes, lifespan=lifespan, middleware=known, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
@@ -154,7 +154,7 @@ async def refused(request: Request, refusal: Refusal) -> Response:
     return refusal.response()
 
 
-async def left(request: Request, error: ClientDisconnect) -> Response:
+async def client_left(request: Request, error: ClientDisconnect) -> Response:
     """Answer a client that has disconnected; nobody reads the response."""
     return Response(status_code=CLIENT_LEFT)
 

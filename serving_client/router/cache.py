@@ -120,7 +120,7 @@ def key_of(table: RoutingTable, target: Target, path: str, body: Body) -> str:
     base and adapter, the route, and the request in a canonical form.
     """
     version = table.versions[target.version]
-    asked: dict[str, Any] = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}
-    decides = [target.project, version.base, version.digest, target.version, path, asked]
+    canonical_body: dict[str, Any] = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}
+    decides = [target.project, version.base, version.digest, target.version, path, canonical_body]
     digest = hashlib.sha256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return f"{CACHE}:{{{target.project}:{target.alias}}}:{digest}"

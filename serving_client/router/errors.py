@@ -32,9 +32,9 @@ class Refusal(Exception):
             "param": None,
             "code": self.code,
         }
-        shown = dict(headers or {})
+        all_headers = dict(headers or {})
         if self.retry_after_s:
-            shown["Retry-After"] = str(self.retry_after_s)
+            all_headers["Retry-After"] = str(self.retry_after_s)
         if self.status == 401:
-            shown["WWW-Authenticate"] = "Bearer"
-        return Response(orjson.dumps({"error": error}), self.status, shown, "application/json")
+            all_headers["WWW-Authenticate"] = "Bearer"
+        return Response(orjson.dumps({"error": error}), self.status, all_headers, "application/json")

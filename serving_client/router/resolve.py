@@ -66,8 +66,8 @@ def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
 
 
 def holds(token: TokenRoute, secret: str) -> bool:
-    given = hashlib.sha256(secret.encode()).hexdigest()
-    return hmac.compare_digest(token.hash, given) and (token.expires_at is None or token.expires_at > time.time())
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return hmac.compare_digest(token.hash, digest) and (token.expires_at is None or token.expires_at > time.time())
 
 
 def parse(raw: bytes) -> Body:
@@ -117,8 +117,8 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     override = override_of(token, headers)
     alias = table.aliases.get(name)
     if alias is not None and alias.project == token.project:
-        found = choose(name, alias, unit, override)
-        return Target(found.version, alias.project, found.arm, name, found.is_sticky, unit, found.is_counted)
+        choice = choose(name, alias, unit, override)
+        return Target(choice.version, alias.project, choice.arm, name, choice.is_sticky, unit, choice.is_counted)
     version = table.adapters.get(name, name)
     route = table.versions.get(version)
     if route is None or route.project != token.project:

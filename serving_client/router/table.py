@@ -85,9 +85,9 @@ class TableWatcher:
         """Wait for a table in which a replica holds the version; None after the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._changed:
-                while not (held := self._holding(version)):
+                while not (table := self._holding(version)):
                     await self._changed.wait()
-                return held
+                return table
         return None
 
     def _holding(self, version: str) -> RoutingTable | None:
@@ -110,9 +110,9 @@ def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> Routin
     return table
 
 
-def is_newer(table: RoutingTable, held: RoutingTable | None) -> bool:
+def is_newer(table: RoutingTable, current: RoutingTable | None) -> bool:
     """Return True for a higher generation, or a later publication: Valkey or the database was restored."""
-    return held is None or table.generation > held.generation or table.published_at > held.published_at
+    return current is None or table.generation > current.generation or table.published_at > current.published_at
 
 
 def save_snapshot(path: Path, text: bytes) -> None:

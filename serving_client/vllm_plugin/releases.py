@@ -26,5 +26,5 @@ def refusal(version: str, *, takes_unmeasured: bool) -> str | None:
 
 def series(version: str) -> str:
     """`0.24` of `0.24.1+cu130`; the whole text where it begins otherwise."""
-    found = re.match(r"\d+\.\d+(?=\.)", version)
-    return found[0] if found else version
+    match = re.match(r"\d+\.\d+(?=\.)", version)
+    return match[0] if match else version

@@ -99,9 +99,9 @@ def _shrink(
             for start in tl.static_range(0, WIDE, WIDTH):
                 columns = start + tl.arange(0, WIDTH)
                 inside = columns < WIDE
-                some = tl.load(x + row * x_stride + columns, mask=inside, other=0).to(tl.float32)
+                values = tl.load(x + row * x_stride + columns, mask=inside, other=0).to(tl.float32)
                 weights = tl.load(lines + columns[None, :], mask=(places < RANK)[:, None] & inside[None, :], other=0)
-                sums += weights.to(tl.float32) * some[None, :]
+                sums += weights.to(tl.float32) * values[None, :]
             total = tl.sum(sums, axis=1) * scale
         target = inner + (which * row_count + row) * RANK + places
         tl.store(target, total, mask=(places < RANK) & (row < row_count))
@@ -158,9 +158,9 @@ def _expand(
             for start in range(0, own, RANKS):
                 places = start + tl.arange(0, RANKS)
                 known = places < RANK
-                some = tl.load(inner + (which * row_count + row) * RANK + places, mask=known, other=0)
+                values = tl.load(inner + (which * row_count + row) * RANK + places, mask=known, other=0)
                 weights = tl.load(lines + places[None, :] * up_rank, mask=inside[:, None] & known[None, :], other=0)
-                total += tl.sum(weights.to(tl.float32) * some.to(tl.float32)[None, :], axis=1)
+                total += tl.sum(weights.to(tl.float32) * values.to(tl.float32)[None, :], axis=1)
             if ADDS:
                 total += tl.load(target, mask=inside, other=0).to(tl.float32)
             tl.store(target, total.to(y.dtype.element_ty), mask=inside)
@@ -190,9 +190,9 @@ def shrink(
     slot_count, rank = downs[0].shape[0], downs[0].shape[-2]
     tile = tile or shrink_tile(wide)
     for first in range(0, len(downs), MOST_SLICES):
-        some = downs[first : first + MOST_SLICES]
-        down0, down1, down2 = (*some, some[0], some[0])[:MOST_SLICES]
-        grid = (triton.cdiv(rows, tile.rows), len(some) * triton.cdiv(rank, tile.ranks))
+        group = downs[first : first + MOST_SLICES]
+        down0, down1, down2 = (*group, group[0], group[0])[:MOST_SLICES]
+        grid = (triton.cdiv(rows, tile.rows), len(group) * triton.cdiv(rank, tile.ranks))
         _shrink[grid](
             x,
             down0,
@@ -208,7 +208,7 @@ def shrink(
             x.stride(0),
             WIDE=wide,
             RANK=rank,
-            SLICES=len(some),
+            SLICES=len(group),
             ROWS=tile.rows,
             RANKS=tile.ranks,
             WIDTH=tile.width,
@@ -238,9 +238,9 @@ def expand(
     slot_count, _, rank = ups[0].shape
     tile = tile or expand_tile(rank)
     for first in range(0, len(ups), MOST_SLICES):
-        some = ups[first : first + MOST_SLICES]
-        up0, up1, up2 = (*some, some[0], some[0])[:MOST_SLICES]
-        widths = [up.shape[1] for up in some]
+        group = ups[first : first + MOST_SLICES]
+        up0, up1, up2 = (*group, group[0], group[0])[:MOST_SLICES]
+        widths = [up.shape[1] for up in group]
         out0, out1, out2 = (*widths, 1, 1)[:MOST_SLICES]
         grid = (triton.cdiv(rows, tile.rows), sum(triton.cdiv(width, tile.width) for width in widths))
         _expand[grid](
@@ -262,7 +262,7 @@ def expand(
             up0.stride(2),
             y.stride(0),
             RANK=rank,
-            SLICES=len(some),
+            SLICES=len(group),
             ADDS=adds,
             ROWS=tile.rows,
             RANKS=tile.ranks,

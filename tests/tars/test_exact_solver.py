@@ -40,12 +40,12 @@ def spent(steps: Any, weights: list[int]) -> int:
 def test_the_optimum_is_that_of_brute_force_for_any_values(problem: Small) -> None:
     values, weights, budget, ranges = problem
     choices = itertools.product(*(range(low, high + 1) for low, high in ranges))
-    best = max(exact_solver.worth(values, steps) for steps in choices if spent(steps, weights) <= budget)
+    best = max(exact_solver.total_value(values, steps) for steps in choices if spent(steps, weights) <= budget)
     found = exact_solver.optimum(values, weights, budget, ranges)
     assert spent(found, weights) <= budget
     assert all(low <= step <= high for step, (low, high) in zip(found, ranges, strict=True))
-    assert exact_solver.worth(values, found) == pytest.approx(best)
-    assert exact_solver.worth(values, exact_solver.greedy(values, weights, budget, ranges)) <= best + 1e-9
+    assert exact_solver.total_value(values, found) == pytest.approx(best)
+    assert exact_solver.total_value(values, exact_solver.greedy(values, weights, budget, ranges)) <= best + 1e-9
 
 
 def worthy(name: str, shape: Any, random: np.random.Generator, directions: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_an_odd_shape_cannot_blow_up_the_table(monkeypatch: pytest.MonkeyPatch) 
     weights, ranges = [1009, 1013, 1019, 1021, 1031], [(0, 4)] * 5
     found = exact_solver.optimum(values, weights, 9000, ranges)
     assert spent(found, weights) <= 9000
-    assert exact_solver.worth(values, found) >= 0.9 * exact_solver.worth(
+    assert exact_solver.total_value(values, found) >= 0.9 * exact_solver.total_value(
         values, exact_solver.greedy(values, weights, 9000, ranges)
     )
 

@@ -76,7 +76,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     assert all(metric.values["memory_bytes"] > 10**8 for metric in after.metrics.all())
 
     # The worker has reported its device, and the run its pace: the next preflight knows both.
-    found = preflight.look(TrainingRun.planned(**asked, hyperparameters={**FAST, "steps": 400}))
+    found = preflight.check(TrainingRun.planned(**asked, hyperparameters={**FAST, "steps": 400}))
     assert (found["memory"]["verdict"], found["disk"]["verdict"]) == ("fits", "fits")
     assert found["memory"]["device_bytes"] > 10**9
     assert found["time"]["seconds"] > 0

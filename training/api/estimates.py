@@ -49,14 +49,14 @@ class EstimateViewSet(ProjectViewSet):
     @extend_schema(request=EstimateRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
         """Estimate the bytes of every method on each device, part by part, and say whether they fit."""
-        asked = self.read(EstimateRequest)
-        shape, (plan, device_bytes) = asked_shape(asked), asked_plan(asked)
-        found = sizing.estimates(shape, plan, device_bytes)
-        for row in found:
+        fields = self.read(EstimateRequest)
+        shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
+        estimates = sizing.estimates(shape, plan, device_bytes)
+        for row in estimates:
             chosen = replace(plan, method=row["method"])
             row["largest_batch"] = largest_batch(shape, chosen, device_bytes) if device_bytes else None
         counts = {"parameters": shape.parameters, "adapter_parameters": shape.adapter_parameters(plan.rank)}
-        return Response({**counts, "device_bytes": device_bytes, "methods": found})
+        return Response({**counts, "device_bytes": device_bytes, "methods": estimates})
 
 
 class AdviceViewSet(ProjectViewSet):
@@ -68,26 +68,28 @@ class AdviceViewSet(ProjectViewSet):
     @extend_schema(request=AdviceRequest, responses={200: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
         """Rank every method, with its points and reasons, and name the input that would change the order."""
-        asked = self.read(AdviceRequest)
-        dataset = seen_dataset(request, asked.get("dataset"))
-        shape, (plan, device_bytes) = asked_shape(asked), asked_plan(asked)
-        model = BaseModel.objects.ready().filter(slug=asked.get("base_model")).first()
-        stated = {name: asked[name] for name in ("many_adapters", "keeps_general_skill", "least_latency")}
+        fields = self.read(AdviceRequest)
+        dataset = seen_dataset(request, fields.get("dataset"))
+        shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
+        model = BaseModel.objects.ready().filter(slug=fields.get("base_model")).first()
+        stated = {name: fields[name] for name in ("many_adapters", "keeps_general_skill", "least_latency")}
         return Response(sizing.advice(sizing.situation(shape, plan, device_bytes, dataset, model, **stated)))
 
 
-def asked_shape(asked: dict[str, Any]) -> Shape:
-    if ("base_model" in asked) == ("config" in asked):
+def requested_shape(fields: dict[str, Any]) -> Shape:
+    if ("base_model" in fields) == ("config" in fields):
         raise Invalid("Name a base_model, or give a config: one of the two.", field="base_model", code="one_of_two")
-    return sizing.shape_of(asked["config"], "config") if "config" in asked else sizing.named_shape(asked["base_model"])
+    return (
+        sizing.shape_of(fields["config"], "config") if "config" in fields else sizing.named_shape(fields["base_model"])
+    )
 
 
-def asked_plan(asked: dict[str, Any]) -> tuple[Any, float | None]:
+def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
     """Return the requested plan and the device's bytes: the stated ones, else the largest known device's."""
-    device = None if "device_gb" in asked else sizing.largest_device()
+    device = None if "device_gb" in fields else sizing.largest_device()
     on_gpu = device is None or device.kind == device.Kind.CUDA
-    plan = sizing.plan_of(TrainingRun.Method.LORA, with_defaults(asked["hyperparameters"]), on_gpu=on_gpu)
-    return plan, device.memory_bytes if device else asked.get("device_gb", 0) * GB or None
+    plan = sizing.plan_of(TrainingRun.Method.LORA, with_defaults(fields["hyperparameters"]), on_gpu=on_gpu)
+    return plan, device.memory_bytes if device else fields.get("device_gb", 0) * GB or None
 
 
 def seen_dataset(request: Request, pk: int | None) -> Dataset | None:

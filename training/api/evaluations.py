@@ -70,7 +70,7 @@ class EvaluationViewSet(Cancelling):
 
 
 def version_of(project: Any, field: str, named: str) -> AdapterVersion:
-    found = AdapterVersion.objects.filter(adapter__project=project, served_name=named).first()
-    if found is None:
+    version = AdapterVersion.objects.filter(adapter__project=project, served_name=named).first()
+    if version is None:
         raise Invalid(f"There is no version {named!r} in {project}.", field=field, code=f"unknown_{field}")
-    return found
+    return version

@@ -40,14 +40,14 @@ Place = tuple[int, int]
 
 def place_of(request: Request) -> Place:
     """Read (last step seen, log bytes seen) from Last-Event-ID, else from the query. Raises Invalid."""
-    heard = request.headers.get("Last-Event-ID", "")
-    words = heard.split(":") if heard else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
+    last_event = request.headers.get("Last-Event-ID", "")
+    words = last_event.split(":") if last_event else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
     if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 for word in words):
         raise Invalid("after and log_from are whole numbers: a step, and bytes of the log.", field="after")
     return int(words[0]), int(words[1])
 
 
-def look(run: TrainingRun, place: Place) -> dict[str, Any]:
+def snapshot(run: TrainingRun, place: Place) -> dict[str, Any]:
     """Return a snapshot of the run: state, progress, and the steps and log text that are new since `place`."""
     step, position = place
     steps = list(run.metrics.filter(step__gt=step).values("step", "values")[:STEPS])
@@ -73,30 +73,30 @@ def stream_of(run: TrainingRun, place: Place) -> StreamingHttpResponse:
 
 async def stream(pk: Any, place: Place) -> AsyncIterator[str]:
     """Yield an event on each change, a comment after a while without one, and `end` when the run ends."""
-    began = spoke = time.monotonic()
+    began = last_sent_at = time.monotonic()
     before: dict[str, Any] = {}
     while time.monotonic() - began < STREAM_S:
-        found = await sync_to_async(looked)(pk, place)
-        place = (found["after"], found["log_from"])
-        if found["metrics"] or found["log"] or told(found) != before:
-            before, spoke = told(found), time.monotonic()
-            yield f"id: {place[0]}:{place[1]}\nevent: look\ndata: {json.dumps(found)}\n\n"
-        elif time.monotonic() - spoke > SILENCE_S:
-            spoke = time.monotonic()
+        state = await sync_to_async(snapshot_once)(pk, place)
+        place = (state["after"], state["log_from"])
+        if state["metrics"] or state["log"] or state_fields(state) != before:
+            before, last_sent_at = state_fields(state), time.monotonic()
+            yield f"id: {place[0]}:{place[1]}\nevent: look\ndata: {json.dumps(state)}\n\n"
+        elif time.monotonic() - last_sent_at > SILENCE_S:
+            last_sent_at = time.monotonic()
             yield ": still here\n\n"
-        if found["ended"] and not found["log"]:
+        if state["ended"] and not state["log"]:
             yield "event: end\ndata: {}\n\n"
             return
         await asyncio.sleep(LOOK_S)
 
 
-def told(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("status", "progress", "message")}
+def state_fields(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: state[name] for name in ("status", "progress", "message")}
 
 
-def looked(pk: Any, place: Place) -> dict[str, Any]:
+def snapshot_once(pk: Any, place: Place) -> dict[str, Any]:
     """Take a snapshot on a connection that is closed afterwards: a stream must not hold one for hours."""
     try:
-        return look(TrainingRun.objects.get(pk=pk), place)
+        return snapshot(TrainingRun.objects.get(pk=pk), place)
     finally:
         connection.close()

@@ -38,19 +38,19 @@ Projects = QuerySet[Project]
 
 def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetricFamily:
     """Build a gauge metric family; `rows` are (labels, value)."""
-    found = GaugeMetricFamily(f"adapterhub_{name}", meaning, labels=labels)
+    metric = GaugeMetricFamily(f"adapterhub_{name}", meaning, labels=labels)
     for values, number in rows:
-        found.add_metric([str(value) for value in values], float(number))
-    return found
+        metric.add_metric([str(value) for value in values], float(number))
+    return metric
 
 
 def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
     counted, ages = [], []
     for kind, model in JOBS.items():
-        mine = model.objects.filter(project__in=projects)
-        for slug, status, count in mine.values_list("project__slug", "status").annotate(Count("pk")).order_by():
+        own_jobs = model.objects.filter(project__in=projects)
+        for slug, status, count in own_jobs.values_list("project__slug", "status").annotate(Count("pk")).order_by():
             counted.append(((slug, kind, status), count))
-        waiting = mine.filter(status=JobStatus.QUEUED).values_list("project__slug").annotate(Min("created_at"))
+        waiting = own_jobs.filter(status=JobStatus.QUEUED).values_list("project__slug").annotate(Min("created_at"))
         ages += [((slug, kind), (now() - since).total_seconds()) for slug, since in waiting.order_by()]
     yield family("jobs", "Jobs by their status.", ["project", "kind", "status"], counted)
     yield family("oldest_queued_job_seconds", "How long the oldest job waits.", ["project", "kind"], ages)
@@ -60,19 +60,19 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
     """Yield the last step and loss of live runs, and each adapter's held-out losses from its newest trained version."""
     labels = ["project", "adapter", "run"]
     live = TrainingRun.objects.filter(project__in=projects, status__in=LEASED).select_related("project", "adapter")
-    shown = [((run.project.slug, run.adapter.slug, run.pk), run.progress) for run in live]
+    progress_of_run = [((run.project.slug, run.adapter.slug, run.pk), run.progress) for run in live]
     for name, meaning in {"step": "The last step of a run.", "loss": "The loss at the last step."}.items():
-        told = [(key, progress[name]) for key, progress in shown if progress.get(name) is not None]
-        yield family(f"training_run_{name}", meaning, labels, told)
-    made = TrainingRun.objects.filter(project__in=projects, version__isnull=False, loss_after__isnull=False)
-    newest = made.order_by("adapter_id", "-version__number").distinct("adapter_id")
-    told = newest.values_list("project__slug", "adapter__slug", "version__served_name", "loss_before", "loss_after")
+        samples = [(key, progress[name]) for key, progress in progress_of_run if progress.get(name) is not None]
+        yield family(f"training_run_{name}", meaning, labels, samples)
+    trained = TrainingRun.objects.filter(project__in=projects, version__isnull=False, loss_after__isnull=False)
+    newest = trained.order_by("adapter_id", "-version__number").distinct("adapter_id")
+    samples = newest.values_list("project__slug", "adapter__slug", "version__served_name", "loss_before", "loss_after")
     for name, place in {"base": 3, "version": 4}.items():
         yield family(
             f"held_out_loss_{name}",
             f"Held-out loss in nats a token: the {name}.",
             ["project", "adapter", "version"],
-            [(row[:3], row[place] or 0) for row in told],
+            [(row[:3], row[place] or 0) for row in samples],
         )
 
 
@@ -86,17 +86,17 @@ def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
         [(row[:4], row[4]) for row in weights],
     )
     replicas = Replica.objects.filter(cluster__project__in=projects)
-    seen = replicas.values_list("cluster__project__slug", "cluster__slug", "url", "is_healthy", "refused")
+    states = replicas.values_list("cluster__project__slug", "cluster__slug", "url", "is_healthy", "refused")
     labels = ["project", "cluster", "replica"]
-    yield family("replica_healthy", "1: it answered at the last look.", labels, [(row[:3], row[3]) for row in seen])
+    yield family("replica_healthy", "1: it answered at the last look.", labels, [(row[:3], row[3]) for row in states])
     yield family(
-        "replica_refused_loads", "Versions that it did not take.", labels, [(row[:3], len(row[4])) for row in seen]
+        "replica_refused_loads", "Versions that it did not take.", labels, [(row[:3], len(row[4])) for row in states]
     )
 
 
 def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
-    asked = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
-    counted = asked.values_list("project__slug").annotate(Count("pk")).order_by()
+    pending = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
+    counted = pending.values_list("project__slug").annotate(Count("pk")).order_by()
     yield family(
         "approvals_pending",
         "Requests that wait for signatures.",
@@ -104,12 +104,12 @@ def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
         [((slug,), count) for slug, count in counted],
     )
     sent = Delivery.objects.filter(webhook__project__in=projects).exclude(status=DeliveryStatus.DELIVERED)
-    left = sent.values_list(F("webhook__project__slug"), "status").annotate(Count("pk")).order_by()
+    undelivered = sent.values_list(F("webhook__project__slug"), "status").annotate(Count("pk")).order_by()
     yield family(
         "webhook_deliveries",
         "Deliveries that were not taken.",
         ["project", "status"],
-        [((slug, status), count) for slug, status, count in left],
+        [((slug, status), count) for slug, status, count in undelivered],
     )
 
 

@@ -181,8 +181,8 @@ class RankAnalysisSerializer(JobSerializer):
     def to_representation(self, analysis: RankAnalysis) -> dict:
         """Return the plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
         plan = shown_plan(analysis.plan) if analysis.plan else {}
-        told = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
-        return {**super().to_representation(analysis), **told}
+        plan_fields = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
+        return {**super().to_representation(analysis), **plan_fields}
 
 
 class NewRankAnalysisSerializer(serializers.Serializer):

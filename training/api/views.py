@@ -127,9 +127,7 @@ class DatasetViewSet(Keeping):
         fields.pop("name", None)
         with copied(upload) as file:
             return Response(
-                shapes.LookSerializer(
-                    Dataset.looked_at(project=project, file=file, filename=upload.name, **fields)
-                ).data
+                shapes.LookSerializer(Dataset.examined(project=project, file=file, filename=upload.name, **fields)).data
             )
 
     def handle_exception(self, exc: Exception) -> Response:
@@ -154,20 +152,20 @@ class DatasetViewSet(Keeping):
         """
         dataset = self.get_object()
         observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, resource=request.path)
-        found = {"rows": dataset.preview()}
+        preview = {"rows": dataset.preview()}
         if "base_model" in request.GET:
-            asked_for = shapes.RenderingSerializer(data=request.GET)
-            asked_for.is_valid(raise_exception=True)
-            found |= dataset.rendered(asked_for.validated_data["base_model"], asked_for.validated_data["max_length"])
-        return Response(found)
+            rendering = shapes.RenderingSerializer(data=request.GET)
+            rendering.is_valid(raise_exception=True)
+            preview |= dataset.rendered(rendering.validated_data["base_model"], rendering.validated_data["max_length"])
+        return Response(preview)
 
     @extend_schema(request=ReasonSerializer, responses={201: shapes.ErasureSerializer})
     @action(detail=True, methods=["post"])
     def erase(self, request: Request, pk: str) -> Response:
         """Request that the content of the dataset be erased; another person decides."""
         fields = self.read(ReasonSerializer)
-        asked = Erasure.request(self.get_object(), by=actor_of(request), **fields)
-        return Response(shapes.ErasureSerializer(asked).data, 201)
+        erasure = Erasure.request(self.get_object(), by=actor_of(request), **fields)
+        return Response(shapes.ErasureSerializer(erasure).data, 201)
 
 
 class ErasureViewSet(Reading):
@@ -180,10 +178,10 @@ class ErasureViewSet(Reading):
     scopes = {"approve": APPROVE, "reject": APPROVE}
 
     def decide(self, verb: str) -> Response:
-        asked, fields = self.get_object(), self.read(SigningTokenSerializer)
+        erasure, fields = self.get_object(), self.read(SigningTokenSerializer)
         require_fresh_sign_in(self.request, fields.pop("password"))
-        getattr(asked, verb)(by=actor_of(self.request), **fields)
-        return self.write(asked)
+        getattr(erasure, verb)(by=actor_of(self.request), **fields)
+        return self.write(erasure)
 
     @extend_schema(request=SigningTokenSerializer)
     @action(detail=True, methods=["post"])
@@ -257,7 +255,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         fields = self.read(shapes.NewTrainingRunSerializer)
         project = named_project(request, fields["project"], Scope.TRAIN)
         run = TrainingRun.planned(by=actor_of(request), **specification.arguments(fields, project))
-        return Response({**preflight.look(run), "hyperparameters": run.hyperparameters})
+        return Response({**preflight.check(run), "hyperparameters": run.hyperparameters})
 
     @extend_schema(request=shapes.CloneSerializer, responses={202: shapes.TrainingRunSerializer})
     @action(detail=True, methods=["post"])
@@ -301,7 +299,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         run, place = self.get_object(), events.place_of(request)
         if request.accepted_renderer.media_type == events.EventStream.media_type:
             return events.stream_of(run, place)
-        return Response(events.look(run, place))
+        return Response(events.snapshot(run, place))
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])

@@ -111,7 +111,7 @@ def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
     while True:
         number = reader.line_num + 2
         try:
-            found = next(reader)
+            values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
@@ -120,11 +120,11 @@ def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
         except BadLine as error:
             yield number, error
             return
-        if found and len(found) != len(columns):
-            message = f"The record has {len(found)} cells, the header has {len(columns)}."
+        if values and len(values) != len(columns):
+            message = f"The record has {len(values)} cells, the header has {len(columns)}."
             yield number, BadLine("", "wrong_cells", message)
-        elif found:
-            yield number, dict(zip(columns, found, strict=True))
+        elif values:
+            yield number, dict(zip(columns, values, strict=True))
 
 
 def paragraphs(path: Path) -> Iterator[Record]:

@@ -83,10 +83,10 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
 
 def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:
     """Render a row as the recipes read it, with its length and loss targets in tokens. Raises NotReadable."""
-    found = sequence_of(row, tokenizer)
-    spans = spans_of(found, tokenizer, max_length)
-    kept = TokenSequence(found.ids[:max_length], found.labels[:max_length])
-    return Rendered(len(found.ids), kept.targets, shortened(spans))
+    sequence = sequence_of(row, tokenizer)
+    spans = spans_of(sequence, tokenizer, max_length)
+    cut = TokenSequence(sequence.ids[:max_length], sequence.labels[:max_length])
+    return Rendered(len(sequence.ids), cut.targets, shortened(spans))
 
 
 def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:
@@ -98,17 +98,17 @@ def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:
         raise NotReadable(str(error)) from None
 
 
-def spans_of(found: TokenSequence, tokenizer: Any, max_length: int) -> list[Span]:
+def spans_of(sequence: TokenSequence, tokenizer: Any, max_length: int) -> list[Span]:
     """Group neighbouring tokens of one kind into text spans.
 
     A span's text is what its tokens add to the decoded text before them, because a tokenizer may drop a space at the
     start of a text.
     """
-    kinds = [kind_of(place, label, max_length) for place, label in enumerate(found.labels)]
+    kinds = [kind_of(place, label, max_length) for place, label in enumerate(sequence.labels)]
     spans, place, before = [], 0, ""
     for kind, group in groupby(kinds):
         place += len(list(group))
-        text = tokenizer.decode(found.ids[:place], clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(sequence.ids[:place], clean_up_tokenization_spaces=False)
         spans.append(Span(text[len(before) :], kind))
         before = text
     return spans
@@ -123,13 +123,13 @@ def kind_of(place: int, label: int, max_length: int) -> str:
 
 def shortened(spans: Sequence[Span]) -> list[Span]:
     """Cut the spans to at most SHOWN characters for display on a page."""
-    kept, room = [], SHOWN
+    shown_spans, room = [], SHOWN
     for span in spans:
         if len(span.text) > room:
-            return [*kept, Span(span.text[:room] + " …", span.kind)]
-        kept.append(span)
+            return [*shown_spans, Span(span.text[:room] + " …", span.kind)]
+        shown_spans.append(span)
         room -= len(span.text)
-    return kept
+    return shown_spans
 
 
 def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
@@ -153,13 +153,13 @@ def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
     )
 
 
-def look(file: Path, tokenizer: Any, max_length: int, shown: int = 8) -> dict[str, Any]:
+def preview(file: Path, tokenizer: Any, max_length: int, count: int = 8) -> dict[str, Any]:
     """Render the first rows and measure the lengths of the first MEASURED_ROWS. Raises NotReadable."""
     rows = list(islice(rows_of(file), MEASURED_ROWS))
     measured = [sequence_of(row, tokenizer) for row in rows]
     lengths = lengths_of(measured, max_length)
     return {
-        "rendered": [asdict(rendered(row, tokenizer, max_length)) for row in rows[:shown]],
+        "rendered": [asdict(rendered(row, tokenizer, max_length)) for row in rows[:count]],
         "lengths": {**asdict(lengths), "cut_share": lengths.cut_share},
         "max_length": max_length,
     }

@@ -63,10 +63,10 @@ def not_utf8() -> BadLine:
 
 def renamed(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
     """Rename the columns by `mapping` (our name -> the file's). Raises BadLine for a missing column."""
-    for theirs in mapping.values():
-        if theirs not in row:
-            raise BadLine(theirs, "missing_column", f"There is no column {theirs!r}, which the mapping names.")
-    return {ours: row[theirs] for ours, theirs in mapping.items()} if mapping else row
+    for column in mapping.values():
+        if column not in row:
+            raise BadLine(column, "missing_column", f"There is no column {column!r}, which the mapping names.")
+    return {name: row[column] for name, column in mapping.items()} if mapping else row
 
 
 def normal_form(row: dict[str, Any]) -> Row:

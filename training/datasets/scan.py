@@ -76,16 +76,16 @@ class Scan:
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         copies = self.rows - (len(train) + len(held_out) - leaked)
-        found = []
+        messages = []
         if copies:
-            found.append(f"{copies} rows are exact copies of others, spaces and case aside.")
+            messages.append(f"{copies} rows are exact copies of others, spaces and case aside.")
         if leaked:
-            found.append(
+            messages.append(
                 f"{leaked} held-out rows are also trained on, so the evaluation flatters: give copies one document."
             )
         if self.rows < 100:
-            found.append("Fewer than 100 rows: expect a weak adapter and a noisy evaluation.")
-        return found
+            messages.append("Fewer than 100 rows: expect a weak adapter and a noisy evaluation.")
+        return messages
 
 
 def scan(

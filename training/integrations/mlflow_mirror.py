@@ -61,40 +61,40 @@ class Tracking(httpx.Client):
     def post(self, path: str, **body: Any) -> Json:  # type: ignore[override]
         answer = super().post(path, json=body)
         answer.raise_for_status()
-        found: Json = answer.json()
-        return found
+        content: Json = answer.json()
+        return content
 
     def experiment(self, name: str) -> str:
-        found = self.get("experiments/get-by-name", params={"experiment_name": name})
-        if found.status_code == 404:
+        answer = self.get("experiments/get-by-name", params={"experiment_name": name})
+        if answer.status_code == 404:
             return str(self.post("experiments/create", name=name)["experiment_id"])
-        return str(found.raise_for_status().json()["experiment"]["experiment_id"])
+        return str(answer.raise_for_status().json()["experiment"]["experiment_id"])
 
     def run_of(self, experiment: str, run: TrainingRun) -> str | None:
-        asked = {"experiment_ids": [experiment], "filter": f"tags.`{OURS}` = '{run.pk}'", "max_results": 1}
-        found = self.post("runs/search", **asked).get("runs", [])
-        return str(found[0]["info"]["run_id"]) if found else None
+        query = {"experiment_ids": [experiment], "filter": f"tags.`{OURS}` = '{run.pk}'", "max_results": 1}
+        runs = self.post("runs/search", **query).get("runs", [])
+        return str(runs[0]["info"]["run_id"]) if runs else None
 
     def create(self, experiment: str, run: TrainingRun) -> str:
         name = run.version.served_name if run.version else str(run)
         began = millis(run.started_at or run.created_at)
-        made = self.post(
+        created = self.post(
             "runs/create",
             experiment_id=experiment,
             run_name=name,
             start_time=began,
             tags=[{"key": OURS, "value": str(run.pk)}],
         )
-        return str(made["run"]["info"]["run_id"])
+        return str(created["run"]["info"]["run_id"])
 
 
 def tags_of(run: TrainingRun) -> dict[str, str]:
     """Return the run's lineage as MLflow tags: its inputs, and the version that it became."""
-    told = {OURS: str(run.pk), "adapterhub.adapter": run.adapter.slug, "adapterhub.reason": run.reason}
+    tags = {OURS: str(run.pk), "adapterhub.adapter": run.adapter.slug, "adapterhub.reason": run.reason}
     if run.version:
-        told |= {"adapterhub.version": run.version.served_name, "adapterhub.digest": run.version.digest}
-        told |= {f"adapterhub.{name}": str(value) for name, value in run.version.lineage.items() if value}
-    return {name: value[:MOST_LETTERS] for name, value in told.items() if value}
+        tags |= {"adapterhub.version": run.version.served_name, "adapterhub.digest": run.version.digest}
+        tags |= {f"adapterhub.{name}": str(value) for name, value in run.version.lineage.items() if value}
+    return {name: value[:MOST_LETTERS] for name, value in tags.items() if value}
 
 
 def dataset(run: TrainingRun) -> Json:

@@ -24,21 +24,21 @@ class HeldOutLoss:
 
 def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSequence]:
     """Return the leading sequences with at most `most` loss tokens in all; always at least the first one."""
-    taken: list[TokenSequence] = []
+    leading: list[TokenSequence] = []
     room = most
     for sequence in sequences:
-        if taken and sequence.targets > room:
+        if leading and sequence.targets > room:
             break
-        taken.append(sequence)
+        leading.append(sequence)
         room -= sequence.targets
-    return taken
+    return leading
 
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
     """Measure a causal model's loss, independent of batching and order. The model's mode is restored."""
-    found = example_losses(model, sequences, pad)
-    tokens = sum(example.tokens for example in found)
-    return HeldOutLoss(sum(example.loss * example.tokens for example in found) / tokens, tokens)
+    examples = example_losses(model, sequences, pad)
+    tokens = sum(example.tokens for example in examples)
+    return HeldOutLoss(sum(example.loss * example.tokens for example in examples) / tokens, tokens)
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
@@ -46,7 +46,7 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    found: dict[int, HeldOutLoss] = {}
+    loss_of: dict[int, HeldOutLoss] = {}
     with torch.no_grad():
         for group in groups(sequences):
             ids, mask, labels = (torch.tensor(rows, device=device) for rows in padded(group, pad))
@@ -57,16 +57,16 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
                 logits[counted].float(), labels[:, 1:][counted], reduction="none"
             ).double()
             for sequence, total, tokens in zip(group, losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True):
-                found[id(sequence)] = HeldOutLoss(total / tokens, tokens)
+                loss_of[id(sequence)] = HeldOutLoss(total / tokens, tokens)
     model.train(was_training)
-    return [found[id(sequence)] for sequence in sequences]
+    return [loss_of[id(sequence)] for sequence in sequences]
 
 
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
     """Group sequences of similar length into batches of at most BATCH_TOKENS, padding included; one may be longer."""
-    made: list[list[TokenSequence]] = []
+    batches: list[list[TokenSequence]] = []
     for sequence in sorted(sequences, key=lambda sequence: len(sequence.ids)):
-        if not made or (len(made[-1]) + 1) * len(sequence.ids) > BATCH_TOKENS:
-            made.append([])
-        made[-1].append(sequence)
-    return made
+        if not batches or (len(batches[-1]) + 1) * len(sequence.ids) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(sequence)
+    return batches

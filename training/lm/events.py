@@ -24,5 +24,5 @@ class Events:
     def progress(self, step: int, total: int, first: int = 0) -> None:
         """Report that `step` of `total` is done, with the time left estimated from the pace since step `first`."""
         done = step - first
-        pace = (time.monotonic() - self.started) / done if done > 0 else 0.0
-        self.write("progress", step=step, total=total, eta_s=round(pace * (total - step), 1))
+        seconds_a_step = (time.monotonic() - self.started) / done if done > 0 else 0.0
+        self.write("progress", step=step, total=total, eta_s=round(seconds_a_step * (total - step), 1))

@@ -17,20 +17,20 @@ NAMES = (*PARTS, *PROBE, "target_modules")
 MOST_STEPS, MOST_RATES = 1000, 8
 
 
-def checked(preset: str, rank_min: int | None, given: dict[str, Any], kinds: Collection[str]) -> dict[str, Any]:
+def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: Collection[str]) -> dict[str, Any]:
     """Validate the given settings and return those that are not None.
 
     `kinds` are the last names of the base model's linear modules. Raises Invalid naming the field.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in settings.items() if value is not None}
     if unknown := sorted(set(chosen) - set(NAMES)):
         raise refused(unknown[0], f"is unknown; there are {', '.join(NAMES)}.")
     check_number(chosen, "power", 0.0, 10.0)
     check_number(chosen, "probe_steps", 1, MOST_STEPS)
     check_rates(chosen)
     check_modules(chosen, kinds)
-    if resolved(preset, rank_min, chosen).sensitivity != "probe" and (odd := sorted(set(chosen) & set(PROBE))):
-        raise refused(odd[0], "is of the probe: set sensitivity to probe, or leave it out.")
+    if resolved(preset, rank_min, chosen).sensitivity != "probe" and (misplaced := sorted(set(chosen) & set(PROBE))):
+        raise refused(misplaced[0], "is of the probe: set sensitivity to probe, or leave it out.")
     return chosen
 
 
@@ -40,10 +40,10 @@ def resolved(preset: str, rank_min: int | None, chosen: dict[str, Any]) -> Setti
     try:
         return settings_of(preset, rank_min=rank_min, **parts)
     except BadSettings as error:
-        raise Invalid(str(error), field=where(error.field), code="bad_settings") from None
+        raise Invalid(str(error), field=field_path(error.field), code="bad_settings") from None
 
 
-def shown(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, Any]:
+def effective(preset: str, rank_min: int, chosen: dict[str, Any]) -> dict[str, Any]:
     """Return every setting in effect, under the names that the plan uses."""
     parts = asdict(resolved(preset, rank_min, chosen))
     return {**parts, **{name: value for name, value in chosen.items() if name not in PARTS}}
@@ -86,9 +86,9 @@ def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
 
 
 def refused(name: str, message: str) -> Invalid:
-    return Invalid(f"{name} {message}", field=where(name), code="bad_settings")
+    return Invalid(f"{name} {message}", field=field_path(name), code="bad_settings")
 
 
-def where(name: str) -> str:
+def field_path(name: str) -> str:
     """Return the field path of a setting in a request, for errors."""
     return name if name in ("preset", "rank_min") else f"settings.{name}"

@@ -33,8 +33,8 @@ class CheckpointAnswer(models.Model):
     def keep(cls, run: Any, step: int, answers: dict[str, str]) -> None:
         """Store the answers of a step; idempotent, as an attempt resumed from a checkpoint answers again."""
         for name, answer in answers.items():
-            kept = {"answer": answer.replace("\x00", "")}
-            cls.objects.update_or_create(run=run, step=step, name=name, defaults=kept)
+            fields = {"answer": answer.replace("\x00", "")}
+            cls.objects.update_or_create(run=run, step=step, name=name, defaults=fields)
 
 
 def checked(prompts: Prompts, *, sharded: bool) -> Prompts:

@@ -170,4 +170,4 @@ def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
         "parameters_before": "parameters_before",
         "energy_kept": "energy_kept",
     }
-    return {ours: report[theirs] for theirs, ours in names.items() if theirs in report}
+    return {metric: report[key] for key, metric in names.items() if key in report}

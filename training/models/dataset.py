@@ -48,7 +48,7 @@ class BrokenLines(Invalid):
         first = found.errors[0]
         more = f" ({found.broken} such lines)" if found.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
-        self.errors = found.errors
+        self.errors = result.errors
 
 
 class DatasetStatus(models.TextChoices):
@@ -134,15 +134,15 @@ class Dataset(RetentionMixin):
         )
         if dataset.size_bytes > AT_ONCE_BYTES:
             return dataset.check_later(file, by=by)
-        with dataset.stored(file) as (found, digest):
+        with dataset.stored(file) as (result, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
                 twin.require_not_erased()
                 return twin
-            dataset.accept(found, digest, by=by)
+            dataset.accept(result, digest, by=by)
         return dataset
 
     @classmethod
-    def looked_at(
+    def examined(
         cls, *, project: Project, file: Path, filename: str, format: str = "", mapping: dict[str, str] | None = None
     ) -> Dataset:
         """Check a file without storing anything; return the dataset of the same content, or an unsaved one.
@@ -185,8 +185,8 @@ class Dataset(RetentionMixin):
         with scratch() as folder:
             (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
             try:
-                with self.stored(file) as (found, digest):
-                    self.end_check(found, digest)
+                with self.stored(file) as (result, digest):
+                    self.end_check(result, digest)
             except Invalid as error:
                 self.reject(error)
 
@@ -196,7 +196,7 @@ class Dataset(RetentionMixin):
                 return
             if twin := Dataset.objects.filter(project=self.project, digest=digest).first():
                 raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
-            self.accept(found, digest, by=CHECKER)
+            self.accept(result, digest, by=CHECKER)
 
     def accept(self, found: Report, digest: str, *, by: Actor) -> None:
         """Mark the dataset as ready with the results of its scan, and record the audit event."""
@@ -223,8 +223,8 @@ class Dataset(RetentionMixin):
     @contextmanager
     def stored(self, file: Path) -> Iterator[tuple[Report, str]]:
         """Scan the file, put its splits into the store, and yield the scan and their digest. Raises Invalid."""
-        with self.scanned(file) as (found, folder):
-            yield found, store().put_dir(folder)
+        with self.scanned(file) as (result, folder):
+            yield result, store().put_dir(folder)
 
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
@@ -266,7 +266,7 @@ class Dataset(RetentionMixin):
         """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
         file = self.folder() / "train.jsonl"
         try:
-            return rendering.look(file, rendering.tokenizer_of(model.folder, model.digest), max_length)
+            return rendering.preview(file, rendering.tokenizer_of(model.folder, model.digest), max_length)
         except rendering.NotReadable as error:
             raise Invalid(str(error), field="base_model", code="not_readable") from None
 
@@ -281,9 +281,9 @@ def known_format(named: str, filename: str) -> str:
 
 
 def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
-    for ours, theirs in mapping.items():
-        if ours not in rows.COLUMNS or not isinstance(theirs, str) or not theirs:
-            message = f"mapping.{ours}: a mapping names for {', '.join(rows.COLUMNS)} the file's column."
+    for name, column in mapping.items():
+        if name not in rows.COLUMNS or not isinstance(column, str) or not column:
+            message = f"mapping.{name}: a mapping names for {', '.join(rows.COLUMNS)} the file's column."
             raise Invalid(message, field="mapping", code="bad_mapping")
     return mapping
 
@@ -293,7 +293,7 @@ def require_enough(found: Report) -> None:
         raise BrokenLines(found)
     if found.rows < MIN_ROWS or not all(found.splits.values()):
         raise Invalid(
-            f"{found.rows} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
+            f"{result.rows} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
         )
 
 

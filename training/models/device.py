@@ -7,7 +7,7 @@ from datetime import timedelta
 from django.db import models
 from django.db.models.functions import Now
 
-from training.hardware import Seen
+from training.hardware import DetectedDevice
 
 HEARD_WITHIN = timedelta(minutes=5)
 
@@ -44,10 +44,10 @@ class Device(models.Model):
         return f"{self.name} of {self.host}"
 
     @classmethod
-    def report(cls, host: str, seen: list[Seen]) -> None:
+    def report(cls, host: str, devices: list[DetectedDevice]) -> None:
         """Store the devices that a worker sees on its host; delete those that it no longer sees."""
-        for device in seen:
+        for device in devices:
             cls.objects.update_or_create(
                 host=host, place=device.place, defaults={**device.as_fields(), "seen_at": Now()}
             )
-        cls.objects.filter(host=host, place__gte=len(seen)).delete()
+        cls.objects.filter(host=host, place__gte=len(devices)).delete()

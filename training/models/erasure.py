@@ -55,19 +55,19 @@ class Erasure(models.Model):
         """Request the erasure. Raises Conflict under a legal hold or before the retention period ends."""
         with transaction.atomic():
             dataset.lock().require_erasable().require_ready()
-            asked, _ = cls.objects.get_or_create(
+            erasure, _ = cls.objects.get_or_create(
                 dataset=dataset,
                 status=ErasureStatus.PENDING,
                 defaults={"reason": reason, "author": by.user, "author_name": by.name},
             )
             AuditEvent.record(Tag.ERASURE_REQUESTED, dataset, by=by, project=dataset.project, reason=reason)
-        return asked
+        return erasure
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
         """Erase the content. Raises NotAllowed for the request's author and for tokens."""
         with transaction.atomic():
-            asked = self.decided(ErasureStatus.APPROVED, meaning, by)
-            dataset = asked.dataset.lock().require_erasable()
+            erasure = self.decided(ErasureStatus.APPROVED, meaning, by)
+            dataset = erasure.dataset.lock().require_erasable()
             dataset.status = DatasetStatus.ERASED
             dataset.save(update_fields=["status"])
             AuditEvent.record(
@@ -85,19 +85,21 @@ class Erasure(models.Model):
     def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
         """Reject the erasure and keep the content."""
         with transaction.atomic():
-            asked = self.decided(ErasureStatus.REJECTED, meaning, by)
-            AuditEvent.record(Tag.ERASURE_REJECTED, asked.dataset, by=by, project=asked.dataset.project, reason=reason)
+            erasure = self.decided(ErasureStatus.REJECTED, meaning, by)
+            AuditEvent.record(
+                Tag.ERASURE_REJECTED, erasure.dataset, by=by, project=erasure.dataset.project, reason=reason
+            )
         self.refresh_from_db()
 
     def decided(self, status: ErasureStatus, meaning: str, by: Actor) -> Erasure:
-        asked = Erasure.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=self.pk)
-        user = require_role_for(APPROVE, asked.dataset.project, by)
-        require_another(user, [asked.author])
-        if asked.status != ErasureStatus.PENDING:
-            raise InvalidTransition(f"The {asked} is {asked.status} already.")
-        asked.status, asked.signer, asked.meaning, asked.decided_at = status, user, meaning, now()
-        asked.save(update_fields=["status", "signer", "meaning", "decided_at"])
-        return asked
+        erasure = Erasure.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=self.pk)
+        user = require_role_for(APPROVE, erasure.dataset.project, by)
+        require_another(user, [erasure.author])
+        if erasure.status != ErasureStatus.PENDING:
+            raise InvalidTransition(f"The {erasure} is {erasure.status} already.")
+        erasure.status, erasure.signer, erasure.meaning, erasure.decided_at = status, user, meaning, now()
+        erasure.save(update_fields=["status", "signer", "meaning", "decided_at"])
+        return erasure
 
 
 def drop_erased() -> int:

@@ -81,9 +81,9 @@ class Evaluation(GpuJob):
             created_by=by.user,
         )
         job.require_of_project("dataset", dataset)
-        asked = {"version": version.served_name, "against": against.served_name if against else None}
+        inputs = {"version": version.served_name, "against": against.served_name if against else None}
         with transaction.atomic():
-            job.request(Tag.EVALUATION_REQUESTED, by=by, after=asked | {"prompts": len(job.prompts)})
+            job.request(Tag.EVALUATION_REQUESTED, by=by, after=inputs | {"prompts": len(job.prompts)})
         return job
 
     def child_arguments(self, folder: Path) -> list[str]:

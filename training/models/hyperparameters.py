@@ -55,11 +55,11 @@ TABLE: dict[str, Hyperparameter | Choice] = {
 OUTER = ("rank", "scale", "rslora", "devices", "sharded", "init")
 
 
-def with_defaults(given: dict[str, Any]) -> dict[str, int | float | str]:
+def with_defaults(values: dict[str, Any]) -> dict[str, int | float | str]:
     """Validate the given values and add the defaults of the others. Raises Invalid naming the field."""
-    if unknown := sorted(set(given) - set(TABLE)):
+    if unknown := sorted(set(values) - set(TABLE)):
         raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
-    return {name: checked(name, given.get(name, entry.default)) for name, entry in TABLE.items()}
+    return {name: checked(name, values.get(name, entry.default)) for name, entry in TABLE.items()}
 
 
 def checked(name: str, value: Any) -> int | float | str:

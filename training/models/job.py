@@ -41,9 +41,9 @@ class GpuJob(LeasedJob):
         abstract = True
         ordering = ["-created_at"]
 
-    def require_of_project(self, field: str, thing: models.Model | None) -> None:
+    def require_of_project(self, field: str, record: models.Model | None) -> None:
         """Raise Invalid when an object that the job names belongs to another project."""
-        if thing is not None and thing.project_id != self.project_id:
+        if record is not None and record.project_id != self.project_id:
             raise Invalid(f"There is no such {field} in {self.project}.", field=field, code=f"unknown_{field}")
 
     @property

@@ -94,7 +94,7 @@ class RankAnalysis(GpuJob):
     @property
     def parts(self) -> dict[str, Any]:
         """Return every setting in effect by name: the preset's, with the chosen overrides."""
-        return analysis_settings.shown(self.preset, self.rank_min, self.settings)
+        return analysis_settings.effective(self.preset, self.rank_min, self.settings)
 
     @property
     def bounds(self) -> Bounds:

@@ -73,8 +73,8 @@ class RetentionMixin(models.Model):
         if self.hold_reason:
             raise Conflict(f"{self} is under a legal hold: release it first.", code="legal_hold")
         if self.kept_until > now():
-            until = f"{self.kept_until:%Y-%m-%d}"
-            raise Conflict(f"{self} is kept until {until}: change its retention class first.", code="retained")
+            date = f"{self.kept_until:%Y-%m-%d}"
+            raise Conflict(f"{self} is kept until {date}: change its retention class first.", code="retained")
         return self
 
 

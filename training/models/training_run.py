@@ -101,7 +101,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             method=method,
             rank_analysis=rank_analysis,
             budget=budget,
-            takes_start_values=taken(start_values, rank_analysis),
+            takes_start_values=takes_start_values(start_values, rank_analysis),
             hyperparameters=with_defaults(hyperparameters or {}),
             priority=priority,
             prompts=prompts or {},
@@ -216,8 +216,8 @@ class TrainingRun(RetentionMixin, GpuJob):
 
     def log_start(self) -> int:
         """Return the number of log bytes kept; 0 when this host's log file is missing or shorter (a new host)."""
-        kept = RunLog.end_of(self)
-        return kept if self.log_file.is_file() and self.log_file.stat().st_size >= kept else 0
+        stored_bytes = RunLog.end_of(self)
+        return stored_bytes if self.log_file.is_file() and self.log_file.stat().st_size >= stored_bytes else 0
 
     def keep_log(self, start: int) -> int:
         if not self.log_file.is_file() or self.log_file.stat().st_size <= start:
@@ -227,8 +227,8 @@ class TrainingRun(RetentionMixin, GpuJob):
             return RunLog.keep(self, self.log_file, start)
 
     def progress_after(self, event: dict[str, Any]) -> dict[str, Any]:
-        shown = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)
-        return {**shown, "step": event["step"], "loss": event.get("loss")}
+        progress = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)
+        return {**progress, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
         """Publish the version and end the run, in one transaction under the fence: never two versions."""
@@ -313,7 +313,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
     analysis.reallocate(budget)
 
 
-def taken(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
+def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
     """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
     there = bool(analysis and analysis.plan["start_values"])
     if wanted and not there:

@@ -20,8 +20,8 @@ Rows = Sequence[tuple[int, dict[str, Any]]]
 
 def curves(rows: Rows) -> list[dict[str, Any]]:
     """Return a curve for each quantity that was logged at two steps or more; the loss comes first."""
-    found = [curve(rows, name) for name in NAMES]
-    return [each for each in found if each]
+    drawn_curves = [curve(rows, name) for name in NAMES]
+    return [each for each in drawn_curves if each]
 
 
 def curve(rows: Rows, name: str) -> dict[str, Any] | None:

@@ -79,24 +79,24 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
 @login_required
 def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Show a dataset's rows; with a base model in the query, as a training on it reads them."""
-    shown = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
+    viewed = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
     form = RenderingForm(request.GET if "base_model" in request.GET else None)
-    observe(Tag.DATASET_READ, by=actor_of(request), project=shown.project, resource=request.path)
-    context = {"dataset": shown, "form": form, **read_by_a_training(shown, form), **keeping(request, shown)}
+    observe(Tag.DATASET_READ, by=actor_of(request), project=viewed.project, resource=request.path)
+    context = {"dataset": viewed, "form": form, **read_by_a_training(viewed, form), **keeping(request, viewed)}
     if "rendered" not in context:
-        context["rows"] = shown.preview(8)
+        context["rows"] = viewed.preview(8)
     return render(request, "training/dataset.html", context)
 
 
-def read_by_a_training(shown: Dataset, form: RenderingForm) -> dict[str, Any]:
+def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
     if not form.is_valid():
         return {}
     try:
-        found = shown.rendered(form.cleaned_data["base_model"], form.cleaned_data["max_length"])
+        rendering = dataset.rendered(form.cleaned_data["base_model"], form.cleaned_data["max_length"])
     except DomainError as error:
         form.add_error(error.field if error.field in form.fields else None, error.detail)
         return {}
-    return {**found, "histogram": histogram(found["lengths"], found["max_length"])}
+    return {**rendering, "histogram": histogram(rendering["lengths"], rendering["max_length"])}
 
 
 @login_required
@@ -137,9 +137,9 @@ def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
 def analysis(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a rank analysis with its plan; a budget in the query shows the plan for that budget."""
     context = context_of_plan(request, pk)
-    shown = context["job"]
-    context["others"] = comparable(shown) if shown.plan else []
-    return followed(request, "training/analysis.html", "training/_job_state.html", context, shown.status)
+    viewed = context["job"]
+    context["others"] = comparable(viewed) if viewed.plan else []
+    return followed(request, "training/analysis.html", "training/_job_state.html", context, viewed.status)
 
 
 @login_required
@@ -149,35 +149,35 @@ def plan(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
-    shown = visible_or_404(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
+    viewed = visible_or_404(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
-    may_train = Scope.TRAIN in scopes_in(request, shown.project)
-    return {"job": shown, "may_train": may_train, **planned(shown, form)}
+    may_train = Scope.TRAIN in scopes_in(request, viewed.project)
+    return {"job": viewed, "may_train": may_train, **planned(viewed, form)}
 
 
-def planned(shown: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
+def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
     """Return the context of the analysis' plan, or of a plan for the form's budget; empty before there is a plan."""
-    if not shown.plan:
+    if not analysis.plan:
         return {}
-    slider = slider_of(shown)
+    slider = slider_of(analysis)
     rank = form.cleaned_data["uniform_rank"] if form.is_valid() else slider["value"]
     if rank == slider["value"]:
-        return {**drawn(shown.plan), "slider": slider}
+        return {**plan_context(analysis.plan), "slider": slider}
     try:
-        other = shown.reallocate({"uniform_rank": rank})
+        other = analysis.reallocate({"uniform_rank": rank})
     except DomainError as error:
-        return {**drawn(shown.plan), "slider": slider, "refusal": error.detail}
-    return {**drawn(other), "slider": {**slider, "value": rank}, "other_budget": rank}
+        return {**plan_context(analysis.plan), "slider": slider, "refusal": error.detail}
+    return {**plan_context(other), "slider": {**slider, "value": rank}, "other_budget": rank}
 
 
-def slider_of(shown: RankAnalysis) -> dict[str, int]:
+def slider_of(analysis: RankAnalysis) -> dict[str, int]:
     """Return the range of the budget slider as a uniform rank, and the rank of the analysis' own budget."""
-    least, most = shown.uniform_range()
-    each = sum(cost(module["shape"]) for module in shown.plan["modules"])
-    return {"least": least, "most": most, "value": round(shown.plan["budget"]["parameters"] / each)}
+    least, most = analysis.uniform_range()
+    each = sum(cost(module["shape"]) for module in analysis.plan["modules"])
+    return {"least": least, "most": most, "value": round(analysis.plan["budget"]["parameters"] / each)}
 
 
-def drawn(plan: dict[str, Any]) -> dict[str, Any]:
+def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
     return {"plan": plan, "heat": heat, "first": modules[:SHOWN], "rest": modules[SHOWN:]}
@@ -186,10 +186,10 @@ def drawn(plan: dict[str, Any]) -> dict[str, Any]:
 @login_required
 @require_POST
 def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
-    shown = visible_or_404(request, RankAnalysis.objects.select_related("project"), pk=pk)
-    require_scope(request, shown.project, Scope.TRAIN)
-    shown.cancel(by=actor_of(request), reason=reason_in(request))
-    messages.success(request, f"The analysis is {shown.status}.")
+    cancelled = visible_or_404(request, RankAnalysis.objects.select_related("project"), pk=pk)
+    require_scope(request, cancelled.project, Scope.TRAIN)
+    cancelled.cancel(by=actor_of(request), reason=reason_in(request))
+    messages.success(request, f"The analysis is {cancelled.status}.")
     return redirect("rank-analysis", pk=pk)
 
 
@@ -197,10 +197,10 @@ def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
 @require_POST
 def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     """Queue a job that makes a stored version smaller and publishes it as a new version."""
-    shown = find_version(request, slug, number)
-    require_scope(request, shown.project, Scope.TRAIN)
+    version = find_version(request, slug, number)
+    require_scope(request, version.project, Scope.TRAIN)
     budget = dict(cleaned(BudgetForm(request.POST)))
-    return redirect("compression", pk=Compression.launch(shown, budget, by=actor_of(request)).pk)
+    return redirect("compression", pk=Compression.launch(version, budget, by=actor_of(request)).pk)
 
 
 def find_compression(request: HttpRequest, pk: str) -> Compression:
@@ -210,16 +210,16 @@ def find_compression(request: HttpRequest, pk: str) -> Compression:
 
 @login_required
 def compression(request: HttpRequest, pk: str) -> HttpResponse:
-    shown = find_compression(request, pk)
-    context = {"job": shown, "may_train": Scope.TRAIN in scopes_in(request, shown.project)}
-    return followed(request, "training/compression.html", "training/_compression_state.html", context, shown.status)
+    viewed = find_compression(request, pk)
+    context = {"job": viewed, "may_train": Scope.TRAIN in scopes_in(request, viewed.project)}
+    return followed(request, "training/compression.html", "training/_compression_state.html", context, viewed.status)
 
 
 @login_required
 @require_POST
 def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
-    shown = find_compression(request, pk)
-    require_scope(request, shown.project, Scope.TRAIN)
-    shown.cancel(by=actor_of(request), reason=reason_in(request))
-    messages.success(request, f"The compression is {shown.status}.")
+    cancelled = find_compression(request, pk)
+    require_scope(request, cancelled.project, Scope.TRAIN)
+    cancelled.cancel(by=actor_of(request), reason=reason_in(request))
+    messages.success(request, f"The compression is {cancelled.status}.")
     return redirect("compression", pk=pk)

@@ -60,13 +60,13 @@ def answer(form: EstimateForm) -> dict[str, Any]:
     device_bytes = form.cleaned_data["device_gb"] * GB
     shape = sizing.named_shape(form.cleaned_data["base_model"])
     plan = sizing.plan_of(TrainingRun.Method.LORA, form.hyperparameters())
-    found = sizing.estimates(shape, plan, device_bytes)
-    names = list(dict.fromkeys(part["name"] for row in found for part in row["parts"]))
-    rows = [drawn(row, names, max(other["bytes"] for other in found), device_bytes) for row in found]
+    estimates = sizing.estimates(shape, plan, device_bytes)
+    names = list(dict.fromkeys(part["name"] for row in estimates for part in row["parts"]))
+    rows = [bar_row(row, names, max(other["bytes"] for other in estimates), device_bytes) for row in estimates]
     return {"shape": shape, "adapter": shape.adapter_parameters(plan.rank), "rows": rows, "names": names}
 
 
-def drawn(row: dict[str, Any], names: list[str], most: float, device_bytes: float) -> dict[str, Any]:
+def bar_row(row: dict[str, Any], names: list[str], most: float, device_bytes: float) -> dict[str, Any]:
     """Return the row's parts in gigabytes and as pieces of a bar; all bars have one scale."""
     sizes = {part["name"]: part["bytes"] for part in row["parts"]}
     scale = BAR / max(most, device_bytes)

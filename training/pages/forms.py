@@ -29,9 +29,9 @@ class MappingField(forms.CharField):
 
     def to_python(self, value: Any) -> dict[str, str]:
         pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
-        if not all(sign and theirs.strip() for _, sign, theirs in pairs):
+        if not all(sign and column.strip() for _, sign, column in pairs):
             raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
-        return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+        return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 class KeepingForm(forms.Form):

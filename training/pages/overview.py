@@ -66,9 +66,9 @@ def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
 
 def waiting(request: HttpRequest) -> QuerySet[Approval]:
     """Return the approvals that this person may sign: not their own, and not yet signed by them."""
-    found = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
+    approvals = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
-    return without_bodies(found.exclude(own).select_related("alias", "candidate__adapter"), "candidate")
+    return without_bodies(approvals.exclude(own).select_related("alias", "candidate__adapter"), "candidate")
 
 
 def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:

@@ -26,7 +26,9 @@ def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
     require_alike(pair)
     ranks = [{module["name"]: module["rank"] for module in each.plan["modules"]} for each in pair]
     most = max(max(each.values()) for each in ranks)
-    sides = [{"job": each, "heat": heat_map(mine, most)} for each, mine in zip(pair, ranks, strict=True)]
+    sides = [
+        {"job": each, "heat": heat_map(ranks_of_plan, most)} for each, ranks_of_plan in zip(pair, ranks, strict=True)
+    ]
     moved = differences(*ranks)
     context = {"sides": sides, "moved": moved[:SHOWN], "more": len(moved) - SHOWN, "same": len(ranks[0]) - len(moved)}
     return render(request, "training/compare_plans.html", context)
@@ -49,7 +51,7 @@ def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, An
     return sorted((row for row in rows if row["change"]), key=lambda row: -abs(row["change"]))
 
 
-def comparable(shown: RankAnalysis) -> QuerySet[RankAnalysis]:
+def comparable(analysis: RankAnalysis) -> QuerySet[RankAnalysis]:
     """Return the project's other analyses that have a plan for the same base model, newest first."""
-    found = RankAnalysis.objects.filter(project=shown.project, base_model=shown.base_model, plan__isnull=False)
-    return found.exclude(pk=shown.pk).select_related("dataset").defer("plan").order_by("-created_at")[:OFFERED]
+    others = RankAnalysis.objects.filter(project=analysis.project, base_model=analysis.base_model, plan__isnull=False)
+    return others.exclude(pk=analysis.pk).select_related("dataset").defer("plan").order_by("-created_at")[:OFFERED]

@@ -36,17 +36,17 @@ def keeping(request: HttpRequest, dataset: Dataset) -> dict[str, Any]:
 
 def led(request: HttpRequest, pk: int, scope: str) -> Dataset:
     """Return the dataset if the caller has the scope in its project."""
-    found: Dataset = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
-    require_scope(request, found.project, scope)
-    return found
+    dataset: Dataset = visible_or_404(request, Dataset.objects.select_related("project"), pk=pk)
+    require_scope(request, dataset.project, scope)
+    return dataset
 
 
 @login_required
 @require_POST
 def keep_dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Change a dataset's retention class and legal hold."""
-    found = led(request, pk, Scope.ADMIN)
-    keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
+    dataset = led(request, pk, Scope.ADMIN)
+    keep(dataset, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("dataset", pk=pk)
 
 
@@ -61,9 +61,9 @@ def form_for(record: RetentionMixin, scopes: set[str]) -> KeepingForm | None:
 @require_POST
 def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Change a run's retention class and legal hold."""
-    found: TrainingRun = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
-    require_scope(request, found.project, Scope.ADMIN)
-    keep(found, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
+    run: TrainingRun = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
+    require_scope(request, run.project, Scope.ADMIN)
+    keep(run, by=actor_of(request), **cleaned(KeepingForm(request.POST)))
     return redirect("training-run", pk=pk)
 
 
@@ -71,8 +71,8 @@ def keep_run(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_POST
 def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
     """Request that a dataset's content be erased."""
-    found = led(request, pk, Scope.ADMIN)
-    Erasure.request(found, by=actor_of(request), **cleaned(ReasonForm(request.POST)))
+    dataset = led(request, pk, Scope.ADMIN)
+    Erasure.request(dataset, by=actor_of(request), **cleaned(ReasonForm(request.POST)))
     return redirect("dataset", pk=pk)
 
 
@@ -80,11 +80,11 @@ def erase_dataset(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     """Approve or reject a pending erasure, after a fresh sign-in."""
-    asked = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
+    erasure = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
     if verb not in ("approve", "reject"):
         raise Http404
     fields = cleaned(SigningForm(request.POST))
     require_fresh_sign_in(request, fields.pop("password"))
-    getattr(asked, verb)(by=actor_of(request), **fields)
-    messages.success(request, f"Done: the {asked} is {asked.get_status_display()}.")
+    getattr(erasure, verb)(by=actor_of(request), **fields)
+    messages.success(request, f"Done: the {erasure} is {erasure.get_status_display()}.")
     return redirect("dataset", pk=pk)

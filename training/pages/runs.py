@@ -99,7 +99,7 @@ def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
     run = TrainingRun.planned(by=actor_of(request), **form.asked())
     origin = f"{request.scheme}://{request.get_host()}"
     return {
-        "preflight": preflight.look(run),
+        "preflight": preflight.check(run),
         "advice": advice_for(run, form),
         "twins": specification.twins(run, origin),
     }
@@ -110,8 +110,8 @@ def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
     shape = sizing.shape_of(run.base_model.config)
     plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=device is None or device.kind == device.Kind.CUDA)
     memory = device.memory_bytes if device else None
-    found = sizing.situation(shape, plan, memory, run.dataset, run.base_model, **form.stated())
-    return sizing.advice(found)
+    situation = sizing.situation(shape, plan, memory, run.dataset, run.base_model, **form.stated())
+    return sizing.advice(situation)
 
 
 def named(text: str) -> UUID:
@@ -132,27 +132,27 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
 @login_required
 def run(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a run as stored in the database; it does not depend on an open page."""
-    shown = find(request, pk)
-    scopes = scopes_in(request, shown.project)
+    viewed = find(request, pk)
+    scopes = scopes_in(request, viewed.project)
     context = {
-        "job": shown,
-        "curves": curves(list(shown.metrics.values_list("step", "values"))),
-        "log": RunLog.tail(shown, LOG_TAIL),
-        "answers": list(shown.answers.all()) if shown.prompts else [],
+        "job": viewed,
+        "curves": curves(list(viewed.metrics.values_list("step", "values"))),
+        "log": RunLog.tail(viewed, LOG_TAIL),
+        "answers": list(viewed.answers.all()) if viewed.prompts else [],
         "may_train": Scope.TRAIN in scopes,
-        "keeping": form_for(shown, scopes),
+        "keeping": form_for(viewed, scopes),
     }
     if not request.headers.get("HX-Request"):
-        near = TrainingRun.objects.filter(project=shown.project).exclude(pk=shown.pk).select_related("adapter")
+        near = TrainingRun.objects.filter(project=viewed.project).exclude(pk=viewed.pk).select_related("adapter")
         context["others"] = near[:OTHERS]
-    return followed(request, "training/run.html", "training/_run_state.html", context, shown.status)
+    return followed(request, "training/run.html", "training/_run_state.html", context, viewed.status)
 
 
 @login_required
 def compare_runs(request: HttpRequest, pk: str) -> HttpResponse:
     """Show the requested configurations of two runs where they differ, and their results."""
-    shown, other = find(request, pk), find(request, named(request.GET.get("to") or str(pk)))
-    context = {"job": shown, "other": other, "rows": specification.differences(shown, other)}
+    viewed, other = find(request, pk), find(request, named(request.GET.get("to") or str(pk)))
+    context = {"job": viewed, "other": other, "rows": specification.differences(viewed, other)}
     return render(request, "training/compare_runs.html", context)
 
 
@@ -162,11 +162,11 @@ def move_run(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     """Cancel or resume a run."""
     if verb not in ("cancel", "resume"):
         raise Http404
-    shown = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
-    require_scope(request, shown.project, Scope.TRAIN)
+    moved = visible_or_404(request, TrainingRun.objects.select_related("project"), pk=pk)
+    require_scope(request, moved.project, Scope.TRAIN)
     if verb == "cancel":
-        shown.cancel(by=actor_of(request), reason=reason_in(request))
+        moved.cancel(by=actor_of(request), reason=reason_in(request))
     else:
-        shown.resume(by=actor_of(request))
-    messages.success(request, f"The run is {shown.status}.")
+        moved.resume(by=actor_of(request))
+    messages.success(request, f"The run is {moved.status}.")
     return redirect("training-run", pk=pk)

@@ -238,8 +238,8 @@ def activation_bytes(shape: Shape, plan: Plan) -> float:
     """Return bytes kept for the backward pass; with recomputation layer inputs and one layer's working set."""
     tokens = plan.batch_size * plan.length
     layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
-    kept = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
-    return kept * plan.value_bytes / 2
+    values = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
+    return values * plan.value_bytes / 2
 
 
 def logit_bytes(shape: Shape, plan: Plan) -> float:

@@ -176,8 +176,8 @@ CRITERIA: tuple[Criterion, ...] = (memory, capacity, data_size, domain_shift, se
 
 def advise(situation: Situation) -> list[Advice]:
     """Rate all methods and sort them, best first; those that cannot be trained come last."""
-    found = [Advice(method, tuple(criterion(method, situation) for criterion in CRITERIA)) for method in METHODS]
-    return sorted(found, key=lambda advice: (not advice.is_possible, -advice.points, METHODS.index(advice.method)))
+    ratings = [Advice(method, tuple(criterion(method, situation) for criterion in CRITERIA)) for method in METHODS]
+    return sorted(ratings, key=lambda advice: (not advice.is_possible, -advice.points, METHODS.index(advice.method)))
 
 
 def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
@@ -205,12 +205,12 @@ def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
 def what_would_change_it(situation: Situation) -> list[str]:
     """Return sentences that name the changes of input that would put another method first."""
     first = leader(situation)
-    found = []
+    sentences = []
     for words, change in alternatives(situation):
         other = leader(replace(situation, **change))
         if other != first:
-            found.append(f"If {words}, {other or 'no method'} would come first.")
-    return found
+            sentences.append(f"If {words}, {other or 'no method'} would come first.")
+    return sentences
 
 
 def leader(situation: Situation) -> str | None:

@@ -22,7 +22,7 @@ PAST_RUNS = 5
 CHECKPOINTS = 3
 
 
-def look(run: TrainingRun) -> dict[str, Any]:
+def check(run: TrainingRun) -> dict[str, Any]:
     """Return memory, disk, time and queue of the run, each with a verdict or number and a reason. Stores nothing."""
     return {**needs(run), "time": time(run), "queue": queue(run)}
 
@@ -38,21 +38,21 @@ def needs(run: TrainingRun) -> dict[str, Any]:
 
 def require(run: TrainingRun) -> None:
     """Raise Invalid with the nearest fix when the run will not fit."""
-    for part, found in needs(run).items():
-        if found["verdict"] == "will not fit":
-            text = f"{found['text']} Change it, or queue it with anyway = true."
+    for part, need in needs(run).items():
+        if need["verdict"] == "will not fit":
+            text = f"{need['text']} Change it, or queue it with anyway = true."
             raise Invalid(text, field=part, code="will_not_fit")
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
-    found = estimate(shape, plan)
-    parts = {name: round(size) for name, size in found.parts().items()}
-    answer = {"bytes": round(found.total), "parts": parts, "device": str(device or ""), "device_bytes": None}
+    needed = estimate(shape, plan)
+    parts = {name: round(size) for name, size in needed.parts().items()}
+    answer = {"bytes": round(needed.total), "parts": parts, "device": str(device or ""), "device_bytes": None}
     if device is None:
-        text = f"It needs {found.total / GB:.3g} GB; no gpu worker has reported a device yet."
+        text = f"It needs {needed.total / GB:.3g} GB; no gpu worker has reported a device yet."
         return {**answer, "verdict": UNKNOWN, "text": text}
-    verdict = found.verdict(device.memory_bytes)
-    text = f"It needs {found.total / GB:.3g} GB of the {device.memory_bytes / GB:.3g} GB of {device}."
+    verdict = needed.verdict(device.memory_bytes)
+    text = f"It needs {needed.total / GB:.3g} GB of the {device.memory_bytes / GB:.3g} GB of {device}."
     if verdict != "fits":
         text += f" {hint(shape, plan, device.memory_bytes)}"
     return {**answer, "device_bytes": device.memory_bytes, "verdict": verdict, "text": text}
@@ -72,13 +72,13 @@ def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
 
 def time(run: TrainingRun) -> dict[str, Any]:
     """Estimate the seconds from past runs of the same base model and method; None before there is one."""
-    paces = past_paces(run)
+    speeds = past_paces(run)
     tokens = planned_tokens(run)
-    if not paces or tokens is None:
+    if not speeds or tokens is None:
         return {"seconds": None, "tokens": tokens, "text": "Not known before a run of this method on this base model."}
-    pace = median(paces)
-    text = f"About {tokens:,} tokens at {pace:,.0f} a second, as in {len(paces)} past runs."
-    return {"seconds": round(tokens / pace, 1), "tokens": tokens, "tokens_per_second": pace, "text": text}
+    speed = median(speeds)
+    text = f"About {tokens:,} tokens at {speed:,.0f} a second, as in {len(speeds)} past runs."
+    return {"seconds": round(tokens / speed, 1), "tokens": tokens, "tokens_per_second": speed, "text": text}
 
 
 def past_paces(run: TrainingRun) -> list[float]:

@@ -72,18 +72,20 @@ def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict
     return [
         {
             "method": method,
-            "bytes": round(found.total),
-            "parts": [{"name": name, "bytes": round(size)} for name, size in found.parts().items()],
-            "verdict": found.verdict(device_bytes) if device_bytes else None,
+            "bytes": round(estimate.total),
+            "parts": [{"name": name, "bytes": round(size)} for name, size in estimate.parts().items()],
+            "verdict": estimate.verdict(device_bytes) if device_bytes else None,
         }
-        for method, found in memory_estimator.every_method(shape, plan).items()
+        for method, estimate in memory_estimator.every_method(shape, plan).items()
     ]
 
 
 def verdicts(shape: Shape, plan: Plan, device_bytes: float | None) -> dict[str, str] | None:
     if not device_bytes:
         return None
-    return {name: found.verdict(device_bytes) for name, found in memory_estimator.every_method(shape, plan).items()}
+    return {
+        name: estimate.verdict(device_bytes) for name, estimate in memory_estimator.every_method(shape, plan).items()
+    }
 
 
 def situation(
@@ -111,9 +113,9 @@ def divergence(dataset: Dataset, model: BaseModel) -> float | None:
     """Return the mean divergence of the modules in the newest analysis that measured it, in nats a channel."""
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):
-        found = [module["divergence"] for module in plan["modules"] if module.get("divergence") is not None]
-        if found:
-            return sum(found) / len(found)
+        divergences = [module["divergence"] for module in plan["modules"] if module.get("divergence") is not None]
+        if divergences:
+            return sum(divergences) / len(divergences)
     return None
 
 
@@ -148,7 +150,7 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
     with (Dataset(digest=digest).folder() / "train.jsonl").open("rb") as stream:
         texts = [text_of(json.loads(line), whole) for line in islice(stream, SAMPLED_ROWS)]
     encoded = read.encode_batch(texts, add_special_tokens=False)
-    return sum(len(found.ids) for found in encoded) / max(len(encoded), 1)
+    return sum(len(encoding.ids) for encoding in encoded) / max(len(encoded), 1)
 
 
 def text_of(row: dict[str, Any], whole: bool) -> str:
@@ -159,7 +161,7 @@ def text_of(row: dict[str, Any], whole: bool) -> str:
     return f"{prompt}{row.get('completion') or row.get('text') or ''}"
 
 
-def advice(found: method_adviser.Situation) -> dict[str, Any]:
+def advice(situation: method_adviser.Situation) -> dict[str, Any]:
     """Return the adviser's answer and its inputs as JSON."""
     return {
         "methods": [
@@ -169,9 +171,9 @@ def advice(found: method_adviser.Situation) -> dict[str, Any]:
                 "possible": each.is_possible,
                 "reasons": [reason.__dict__ for reason in each.reasons],
             }
-            for each in method_adviser.advise(found)
+            for each in method_adviser.advise(situation)
         ],
-        "would_change": method_adviser.what_would_change_it(found),
-        "rank": method_adviser.rank_for(found) if found.targets else None,
-        "known": {"rows": found.rows, "targets": found.targets, "divergence": found.divergence},
+        "would_change": method_adviser.what_would_change_it(situation),
+        "rank": method_adviser.rank_for(situation) if situation.targets else None,
+        "known": {"rows": situation.rows, "targets": situation.targets, "divergence": situation.divergence},
     }

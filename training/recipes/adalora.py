@@ -67,19 +67,19 @@ def plain_lora(model: Any, weights: dict[str, Any]) -> Any:
     """Convert to a plain LoRA, exactly: B (A * E) alpha / (r + 1e-5) as PEFT computes it, without pruned values."""
     from training.recipes.output.low_rank import Factors
 
-    found = {}
+    factors = {}
     for name, layer in model.named_modules():
         values = weights.get(f"{name}.lora_E.default")
         if values is None:
             continue
-        kept = (values.flatten() != 0).nonzero().flatten()
+        ranks = (values.flatten() != 0).nonzero().flatten()
         # An engine expects a LoRA of at least rank 1: a row of zeros adds nothing.
-        kept = kept if len(kept) else values.new_zeros(1).long()
-        a = (weights[f"{name}.lora_A.default"] * values)[kept].float()
+        ranks = ranks if len(ranks) else values.new_zeros(1).long()
+        a = (weights[f"{name}.lora_A.default"] * values)[ranks].float()
         scale = layer.scaling["default"] / (float(layer.ranknum["default"]) + 1e-5)
-        b = weights[f"{name}.lora_B.default"][:, kept].float() * scale
-        found[name.removeprefix("base_model.model.")] = Factors(a, b)
-    return found
+        b = weights[f"{name}.lora_B.default"][:, ranks].float() * scale
+        factors[name.removeprefix("base_model.model.")] = Factors(a, b)
+    return factors
 
 
 if __name__ == "__main__":

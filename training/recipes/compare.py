@@ -99,9 +99,9 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limi
     sequences = first_tokens(sequences_of(data, "data", tokenizer, limits["max_length"]), limits["max_tokens"])
     losses = {name: losses_of(arm, sequences, tokenizer) for name, arm in arms.items()}
     tokens = [sequence.targets for sequence in sequences]
-    for name, found in losses.items():
-        mean = sum(loss * count for loss, count in zip(found, tokens, strict=True)) / sum(tokens)
-        result["arms"][name] |= {"loss": mean, "examples": [round(loss, 6) for loss in found]}
+    for name, arm_losses in losses.items():
+        mean = sum(loss * count for loss, count in zip(arm_losses, tokens, strict=True)) / sum(tokens)
+        result["arms"][name] |= {"loss": mean, "examples": [round(loss, 6) for loss in arm_losses]}
     first = next(name for name in arms if name != BASE)
     result |= {"tokens": sum(tokens), "examples": len(tokens)}
     result["differences"] = {
@@ -112,7 +112,7 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limi
 def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:
     from training.lm.evaluation import example_losses
 
-    return [found.loss for found in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
+    return [example.loss for example in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
 
 
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, limits: dict[str, int]) -> None:
@@ -123,8 +123,8 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
     sequences = first_tokens(sequences_of(text, "generic", tokenizer, limits["max_length"]), limits["max_tokens"] // 4)
     tokens = [sequence.targets for sequence in sequences]
     for name, arm in arms.items():
-        found = losses_of(arm, sequences, tokenizer)
-        loss = sum(loss * count for loss, count in zip(found, tokens, strict=True)) / sum(tokens)
+        arm_losses = losses_of(arm, sequences, tokenizer)
+        loss = sum(loss * count for loss, count in zip(arm_losses, tokens, strict=True)) / sum(tokens)
         result["arms"][name]["generic_loss"] = loss
         result["arms"][name]["forgetting"] = loss - result["arms"][BASE]["generic_loss"]
 
@@ -136,20 +136,20 @@ def check_answers(
     from training.lm.data import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
 
-    asked: list[Row] = [row for row in read_rows(Path(record["data"])) if "completion" in row][: limits["answers"]]
-    for name, arm in arms.items() if asked else ():
-        answers = [answer_of(arm, tokenizer, row["prompt"], limits["new_tokens"]) for row in asked]
-        pairs = [(answer, row["completion"]) for answer, row in zip(answers, asked, strict=True)]
-        found = {"exact_match": mean(exact_match(*pair) for pair in pairs)}
-        found["token_f1"] = mean(token_f1(*pair) for pair in pairs)
+    questions: list[Row] = [row for row in read_rows(Path(record["data"])) if "completion" in row][: limits["answers"]]
+    for name, arm in arms.items() if questions else ():
+        answers = [answer_of(arm, tokenizer, row["prompt"], limits["new_tokens"]) for row in questions]
+        pairs = [(answer, row["completion"]) for answer, row in zip(answers, questions, strict=True)]
+        scores = {"exact_match": mean(exact_match(*pair) for pair in pairs)}
+        scores["token_f1"] = mean(token_f1(*pair) for pair in pairs)
         if pattern := record.get("pattern"):
-            found["pattern"] = mean(matches(answer, pattern) for answer in answers)
-        result["arms"][name] |= {**found, "answered": len(asked)}
+            scores["pattern"] = mean(matches(answer, pattern) for answer in answers)
+        result["arms"][name] |= {**scores, "answered": len(questions)}
 
 
 def mean(values: Any) -> float:
-    kept = list(values)
-    return float(sum(kept) / len(kept))
+    numbers = list(values)
+    return float(sum(numbers) / len(numbers))
 
 
 def answer_of(arm: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
@@ -157,15 +157,15 @@ def answer_of(arm: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
 
     def generate(model: Any) -> str:
         model.eval()
-        asked = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
+        encoded = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
         ids = model.generate(
-            input_ids=asked["input_ids"],
-            attention_mask=asked["attention_mask"],
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
             max_new_tokens=new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return str(tokenizer.decode(ids[0][asked["input_ids"].shape[1] :], skip_special_tokens=True))
+        return str(tokenizer.decode(ids[0][encoded["input_ids"].shape[1] :], skip_special_tokens=True))
 
     return str(arm(generate))
 

@@ -42,11 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.recipes.convert_gguf", description=__doc__)
     parser.add_argument("gguf", type=Path)
     parser.add_argument("output", type=Path)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        convert(given.gguf, given.output)
+        convert(options.gguf, options.output)
     except (Unsupported, OSError) as error:
-        sys.stderr.write(f"{given.gguf}: {error}\n")
+        sys.stderr.write(f"{options.gguf}: {error}\n")
         return 2
     return 0
 

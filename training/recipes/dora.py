@@ -50,7 +50,7 @@ def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
     - W, with the norm over each output's row.
     """
-    found = {}
+    change_of = {}
     for name, layer in model.named_modules():
         if getattr(layer, "lora_magnitude_vector", None):
             prefix = f"{name}.lora_"
@@ -59,8 +59,8 @@ def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             old = layer.base_layer.weight.data.float()
             new = old + layer.scaling["default"] * (b.float() @ a.float())
             new *= (magnitude.float() / new.norm(dim=1))[:, None]
-            found[name.removeprefix("base_model.model.")] = new - old
-    return found
+            change_of[name.removeprefix("base_model.model.")] = new - old
+    return change_of
 
 
 if __name__ == "__main__":

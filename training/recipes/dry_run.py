@@ -67,32 +67,32 @@ class Watch:
     """Events that a child has reported, with the time each was seen, and the power in watts during its steps."""
 
     events: Path
-    seen: list[tuple[float, Record]] = field(default_factory=list)
+    events_seen: list[tuple[float, Record]] = field(default_factory=list)
     watts: list[float] = field(default_factory=list)
 
     def follow(self, child: subprocess.Popen[bytes]) -> None:
         while child.poll() is None:
-            self.look()
+            self.read_events()
             if self.steps and (power := power_now()) is not None:
                 self.watts.append(power)
             time.sleep(POLL_S)
-        self.look()
+        self.read_events()
 
-    def look(self) -> None:
+    def read_events(self) -> None:
         lines = self.events.read_text().splitlines(keepends=True) if self.events.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        self.seen += [(time.monotonic(), event) for event in whole[len(self.seen) :]]
+        self.events_seen += [(time.monotonic(), event) for event in whole[len(self.events_seen) :]]
 
     @property
     def steps(self) -> list[tuple[float, Record]]:
-        return [(at, event) for at, event in self.seen if event["kind"] == "metrics"]
+        return [(at, event) for at, event in self.events_seen if event["kind"] == "metrics"]
 
     def answer(self, planned: int) -> Record:
         """Return time, memory, power and energy of the run. Raises BadInput with fewer than two steps done."""
         steps = self.steps
         if len(steps) < 2:
-            said = [str(event["message"]) for _, event in self.seen if event["kind"] == "error"]
-            raise BadInput(said[-1] if said else "The recipe ended before its second step; see its own words above.")
+            errors = [str(event["message"]) for _, event in self.events_seen if event["kind"] == "error"]
+            raise BadInput(errors[-1] if errors else "The recipe ended before its second step; see its log above.")
         each = (steps[-1][0] - steps[0][0]) / (len(steps) - 1)
         power = mean(self.watts) if self.watts else None
         return {

@@ -51,12 +51,10 @@ def evaluate(record: run_file.Record, events: Events) -> None:
         if not (Path(record["adapter"]) / "adapter_config.json").is_file():
             raise BadInput(f"adapter: {record['adapter']} is no adapter folder.")
         model = PeftModel.from_pretrained(model, record["adapter"])
-    found = held_out_loss(model, sequences, tokenizer.pad_token_id)
+    loss = held_out_loss(model, sequences, tokenizer.pad_token_id)
     output.mkdir(parents=True, exist_ok=True)
-    run_file.write_atomically(output / "result.json", {"loss": found.loss, "tokens": found.tokens})
-    events.write(
-        "evaluation", when="after" if record.get("adapter") else "before", loss=found.loss, tokens=found.tokens
-    )
+    run_file.write_atomically(output / "result.json", {"loss": loss.loss, "tokens": loss.tokens})
+    events.write("evaluation", when="after" if record.get("adapter") else "before", loss=loss.loss, tokens=loss.tokens)
 
 
 if __name__ == "__main__":

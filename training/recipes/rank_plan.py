@@ -33,6 +33,8 @@ def check_scale(run: Run, keys: Iterable[str]) -> None:
     scale = run.lora_alpha / run.r
     for key in keys:
         rank = run.rank_pattern.get(key, run.r)
-        found = run.alpha_pattern.get(key, run.lora_alpha) / rank if rank else 0.0
-        if abs(found - scale) > 1e-9 * scale:
-            raise BadInput(f"alpha_pattern: alpha / r of {key} is {found:g}, elsewhere {scale:g}; it must be one.")
+        module_scale = run.alpha_pattern.get(key, run.lora_alpha) / rank if rank else 0.0
+        if abs(module_scale - scale) > 1e-9 * scale:
+            raise BadInput(
+                f"alpha_pattern: alpha / r of {key} is {module_scale:g}, elsewhere {scale:g}; it must be one."
+            )

@@ -50,9 +50,9 @@ def exact_match(answer: str, wanted: str) -> float:
 
 def token_f1(answer: str, wanted: str) -> float:
     """Return the harmonic mean of precision and recall over words, as SQuAD does (Rajpurkar et al., 2016)."""
-    found, expected = Counter(words(answer)), Counter(words(wanted))
-    shared = (found & expected).total()
-    return 2 * shared / (found.total() + expected.total()) if shared else float(not found and not expected)
+    answered, expected = Counter(words(answer)), Counter(words(wanted))
+    shared = (answered & expected).total()
+    return 2 * shared / (answered.total() + expected.total()) if shared else float(not answered and not expected)
 
 
 def matches(answer: str, pattern: str) -> float:

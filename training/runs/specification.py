@@ -20,11 +20,11 @@ Body = dict[str, Any]
 
 def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
     """Return the project's object that a request body names. Raises Invalid naming the field."""
-    thing = model.objects.filter(project=project, **identity).first()
-    if thing is None:
+    record = model.objects.filter(project=project, **identity).first()
+    if record is None:
         value = next(iter(identity.values()))
         raise Invalid(f"There is no {field} {value!s} in {project}.", field=field, code=f"unknown_{field}")
-    return thing
+    return record
 
 
 def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
@@ -75,17 +75,17 @@ def twins(run: TrainingRun, origin: str) -> dict[str, str]:
 
 def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
     """List the requested settings that differ, by name; `this` or `other` is None where the run did not name it."""
-    left, right = flat(body_of(one)), flat(body_of(other))
-    names = [*left, *(name for name in right if name not in left)]
+    first, second = flat(body_of(one)), flat(body_of(other))
+    names = [*first, *(name for name in second if name not in first)]
     return [
-        {"name": name, "this": left.get(name), "other": right.get(name)}
+        {"name": name, "this": first.get(name), "other": second.get(name)}
         for name in names
-        if left.get(name) != right.get(name)
+        if first.get(name) != second.get(name)
     ]
 
 
 def flat(body: Body, prefix: str = "") -> Body:
-    found: Body = {}
+    values: Body = {}
     for name, value in body.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return values

@@ -39,14 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         from training.tars.compress import main as compress
 
         return compress(words[1:])
-    given = parse(words)
-    events = Events(given.events)
+    options = parse(words)
+    events = Events(options.events)
 
     def work() -> None:
-        analysis = run(given, events)
-        if told_by_us():
-            written(given, analysis)
-            show(analysis.as_dict(), given.out)
+        analysis = run(options, events)
+        if is_first_process():
+            written(options, analysis)
+            show(analysis.as_dict(), options.out)
 
     return last(guarded(events, work))
 
@@ -79,48 +79,48 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def rates(text: str) -> tuple[float, ...]:
     try:
-        found = tuple(float(part) for part in text.split(","))
+        parsed = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or not all(0 < rate < 1 for rate in found):
+        parsed = ()
+    if not parsed or not all(0 < rate < 1 for rate in parsed):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of learning rates between 0 and 1, as 2e-3,4e-3")
-    return found
+    return parsed
 
 
 def words_of(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def run(given: argparse.Namespace, events: Events) -> Analysis:
+def run(options: argparse.Namespace, events: Events) -> Analysis:
     """Load the inputs, analyse and write the plan. Raises BadInput naming the field."""
     for name, least in LEAST.items():
-        if getattr(given, name) < least:
-            raise BadInput(f"--{name.replace('_', '-')}: is {getattr(given, name)}; it must be at least {least}.")
-    require_places(given)
+        if getattr(options, name) < least:
+            raise BadInput(f"--{name.replace('_', '-')}: is {getattr(options, name)}; it must be at least {least}.")
+    require_places(options)
     with named("--data"):
-        presets.settings_of(given.preset, **{name: getattr(given, name) for name in presets.CHOICES})
-        rows = data.read_rows(given.data)
+        presets.settings_of(options.preset, **{name: getattr(options, name) for name in presets.CHOICES})
+        rows = data.read_rows(options.data)
     with named("--reference"):
-        from_file = given.reference and given.reference != OWN_WORDS
-        reference = data.read_rows(Path(given.reference)) if from_file else None
-    return analysed(given, rows, reference, events)
+        from_file = options.reference and options.reference != OWN_WORDS
+        reference = data.read_rows(Path(options.reference)) if from_file else None
+    return analysed(options, rows, reference, events)
 
 
-def require_places(given: argparse.Namespace) -> None:
+def require_places(options: argparse.Namespace) -> None:
     """Check before the analysis that its outputs can be written. Raises BadInput."""
-    for flag, path in (("--out", given.out), ("--heat-map", given.heat_map)):
+    for flag, path in (("--out", options.out), ("--heat-map", options.heat_map)):
         if path and not path.parent.is_dir():
             raise BadInput(f"{flag}: the folder {path.parent} does not exist; make it, or name another.")
-    if given.heat_map and given.heat_map.suffix != ".svg":
-        raise BadInput(f"--heat-map: {given.heat_map.name} must end in .svg: that is what is written.")
+    if options.heat_map and options.heat_map.suffix != ".svg":
+        raise BadInput(f"--heat-map: {options.heat_map.name} must end in .svg: that is what is written.")
 
 
-def told_by_us() -> bool:
+def is_first_process() -> bool:
     """Return True in the first process, which alone reports and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
+def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
     import torch
 
     from training.lm.base_model import load_named
@@ -129,14 +129,14 @@ def analysed(given: argparse.Namespace, rows: list[Any], reference: list[Any] | 
     from training.tars.config import AnalysisConfig
     from training.tars.sample import own_words
 
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed)
-    chosen = {name: getattr(given, name) for name in AnalysisConfig.__dataclass_fields__ if hasattr(given, name)}
-    config = AnalysisConfig(*given.budget, **chosen)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    chosen = {name: getattr(options, name) for name in AnalysisConfig.__dataclass_fields__ if hasattr(options, name)}
+    config = AnalysisConfig(*options.budget, **chosen)
     with distributed.together(), refused(), reporter(events) as progress:
-        tokenizer, model = load_named(given.model, "--model")
-        if given.reference == OWN_WORDS:
+        tokenizer, model = load_named(options.model, "--model")
+        if options.reference == OWN_WORDS:
             reference = own_words(model, tokenizer, config)
         return analyze(model, tokenizer, rows, reference, config, progress)
 
@@ -163,28 +163,28 @@ def reporter(events: Events) -> Iterator[Callable[[int, int], None]]:
         *Progress.get_default_columns()[:3],
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not (sys.stderr.isatty() and told_by_us()),
+        disable=not (sys.stderr.isatty() and is_first_process()),
     ) as bar:
         task = bar.add_task("Analysing")
 
         def report(step: int, total: int) -> None:
             bar.update(task, completed=step, total=total)
-            if told_by_us():
+            if is_first_process():
                 events.progress(step, total)
 
         yield report
 
 
-def written(given: argparse.Namespace, analysis: Analysis) -> None:
+def written(options: argparse.Namespace, analysis: Analysis) -> None:
     """Write start values, heat map and then the plan, so that whoever sees the plan finds all files."""
     if analysis.init:
         from safetensors.torch import save
 
-        atomically(init_path(given.out), save(analysis.init))
+        atomically(init_path(options.out), save(analysis.init))
     plan = analysis.as_dict()
-    if given.heat_map:
-        atomically(given.heat_map, svg(plan["modules"], f"LoRA ranks, {plan['parameters']:,} parameters").encode())
-    atomically(given.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
+    if options.heat_map:
+        atomically(options.heat_map, svg(plan["modules"], f"LoRA ranks, {plan['parameters']:,} parameters").encode())
+    atomically(options.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
 
 
 def init_path(plan: Path) -> Path:

@@ -194,29 +194,29 @@ def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Qua
     from scipy.optimize import LinearConstraint, milp
 
     scale = float(weights.mean())
-    found = milp(
+    solution = milp(
         -values,
         integrality=np.ones(len(values), dtype=np.int64),
         bounds=Box(0, most),
         constraints=LinearConstraint(weights[None, :] / scale, ub=capacity / scale),
         options={"mip_rel_gap": 1e-6, "node_limit": 2000},
     )
-    steps = np.zeros(len(values)) if found.x is None else found.x
+    steps = np.zeros(len(values)) if solution.x is None else solution.x
     return filled(np.rint(steps).astype(np.int64), values / weights, weights, capacity, most)
 
 
-def filled(steps: Quanta, worth: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
+def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
     """Remove steps over the capacity (solver tolerance), then spend the rest on the highest worth that still fits."""
-    order = np.argsort(-worth, kind="stable")
-    left = capacity - int(weights @ steps)
+    order = np.argsort(-gains, kind="stable")
+    free = capacity - int(weights @ steps)
     for module in order[::-1]:
-        while left < 0 and steps[module] > 0:
+        while free < 0 and steps[module] > 0:
             steps[module] -= 1
-            left += int(weights[module])
+            free += int(weights[module])
     for module in order:
-        more = min(left // int(weights[module]), int(most[module] - steps[module]))
+        more = min(free // int(weights[module]), int(most[module] - steps[module]))
         steps[module] += more
-        left -= int(more * weights[module])
+        free -= int(more * weights[module])
     return steps
 
 
@@ -234,7 +234,7 @@ def allocate_concave(values: exact_solver.Values, problem: Problem) -> tuple[lis
     costs = problem.costs.tolist()
     best = exact_solver.optimum(values, costs, problem.budget, ranges)
     gained = [
-        exact_solver.worth(values, steps)
+        exact_solver.total_value(values, steps)
         for steps in (best, exact_solver.greedy(values, costs, problem.budget, ranges))
     ]
     return best, round(1 - gained[1] / gained[0], 6) if gained[0] > 0 else 0.0
@@ -244,8 +244,8 @@ def curve(spectrum: Sequence[float], weight: float, power: float, bounds: Bounds
     """Return the worth of 0, 1, ... quanta: weight * sum over the leading singular values of sigma ** power."""
     most = bounds.rank_max // bounds.quantum
     padded = np.zeros(most * bounds.quantum)
-    kept = np.asarray(spectrum, dtype=np.float64)[: len(padded)]
-    padded[: len(kept)] = kept**power
+    leading = np.asarray(spectrum, dtype=np.float64)[: len(padded)]
+    padded[: len(leading)] = leading**power
     sums: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(padded)[bounds.quantum - 1 :: bounds.quantum]])
     return weight * sums
 
@@ -274,11 +274,11 @@ def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
     alpha / r is `scale` everywhere, so engines that ignore alpha_pattern still scale correctly. Keys are anchored full
     names, because PEFT takes the first key that matches and saves keys sorted. Raises BadBounds when all are 0.
     """
-    kept = {name: rank for name, rank in ranks.items() if rank > 0}
-    if not kept:
+    adapted = {name: rank for name, rank in ranks.items() if rank > 0}
+    if not adapted:
         raise BadBounds("Every module has rank 0: raise the budget or rank_min.")
-    top = max(kept.values())
-    differing = {"^" + re.escape(name): rank for name, rank in sorted(kept.items()) if rank != top}
+    top = max(adapted.values())
+    differing = {"^" + re.escape(name): rank for name, rank in sorted(adapted.items()) if rank != top}
     alphas = {key: whole(scale * rank) for key, rank in differing.items()}
     return RankPattern(top, whole(scale * top), differing, alphas, target_modules(ranks))
 

@@ -94,33 +94,33 @@ def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dic
     `wanted` are last names. Raises NoLinearModules.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
-    found: dict[str, nn.Module] = {
+    linear: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and (head is None or module.weight is not head.weight)
     }
-    if not found:
+    if not linear:
         raise NoLinearModules(
             f"{type(model).__name__} has no linear module besides its head, so LoRA has nothing to adapt: take a base "
             "model that is built of linear modules."
         )
     if wanted is not None and not wanted:
         raise NoLinearModules("target_modules is empty: name a module at least, or leave it out to take all.")
-    last_names = {name.rsplit(".", 1)[-1] for name in found}
+    last_names = {name.rsplit(".", 1)[-1] for name in linear}
     for name in wanted or ():
         if name not in last_names:
             raise NoLinearModules(f"No linear module is named {name!r}; there are {', '.join(sorted(last_names))}.")
-    kept = set(last_names if wanted is None else wanted)
-    chosen = {name: module for name, module in found.items() if name.rsplit(".", 1)[-1] in kept}
+    wanted_names = set(last_names if wanted is None else wanted)
+    chosen = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in wanted_names}
     require_unshared(chosen)
     return chosen
 
 
 def require_unshared(modules: dict[str, nn.Module]) -> None:
     """Raise NoLinearModules naming both when two modules share a weight, as each would get a rank."""
-    seen: dict[int, str] = {}
+    owner_of: dict[int, str] = {}
     for name, module in modules.items():
-        first = seen.setdefault(id(module.weight), name)
+        first = owner_of.setdefault(id(module.weight), name)
         if first != name:
             raise NoLinearModules(f"{first} and {name} share one weight: leave one out of target_modules.")
 
@@ -130,7 +130,7 @@ def shape_of(module: nn.Module) -> list[int]:
     return [int(module.out_features), int(module.in_features)]  # type: ignore[arg-type]
 
 
-def told(loss: float) -> float | None:
+def json_loss(loss: float) -> float | None:
     """Round the loss for JSON; None for an infinite or NaN one, as JSON has no infinity."""
     return round(loss, 6) if math.isfinite(loss) else None
 
@@ -155,7 +155,7 @@ def planned(
         **fields,
         divergence_used=scores.divergence_used,
         learning_rate=scores.learning_rate,
-        probes=[{"rate": probe.rate, "loss": told(probe.reached)} for probe in scores.probes],
+        probes=[{"rate": probe.rate, "loss": json_loss(probe.reached)} for probe in scores.probes],
         stability=stability,
         sequences=scores.sequences,
         verdict=judged[0],

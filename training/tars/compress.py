@@ -82,9 +82,9 @@ def compress(updates: Mapping[str, Update], kind: str, value: int, bounds: Bound
     ]
     fields = allocation.plan_fields(modules, ENERGY, kind, value, bounds, scale)
     ranks = {module["name"]: module["rank"] for module in fields["modules"]}
-    kept = sum(float(update.values[: ranks[name]].square().sum()) for name, update in updates.items())
+    kept_energy = sum(float(update.values[: ranks[name]].square().sum()) for name, update in updates.items())
     factors = {name: update.factors(ranks[name], scale) for name, update in updates.items() if ranks[name]}
-    return Compressed(factors, fields, kept / (sum(energies.values()) or 1.0))
+    return Compressed(factors, fields, kept_energy / (sum(energies.values()) or 1.0))
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
@@ -123,29 +123,29 @@ def matches(key: str, name: str) -> bool:
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
-def write_adapter(found: Compressed, config: Mapping[str, Any], out: Path) -> None:
+def write_adapter(compressed: Compressed, config: Mapping[str, Any], out: Path) -> None:
     """Write the smaller adapter's two files to a folder that is renamed when it is complete."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     tensors = {}
-    for name, (a, b) in found.factors.items():
+    for name, (a, b) in compressed.factors.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
             a.contiguous(),
             b.contiguous(),
         )
     save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
     names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
-    changed = {**config, **{name: found.fields[name] for name in names}, "use_rslora": False}
+    changed = {**config, **{name: compressed.fields[name] for name in names}, "use_rslora": False}
     (part / "adapter_config.json").write_text(json.dumps(changed, indent=2, sort_keys=True) + "\n")
     part.rename(out)
 
 
 def main(arguments: list[str]) -> int:
     """Compress the named adapter; return the exit status: 0, 2 for bad input, 1 for anything else."""
-    given = parse(arguments)
-    events = Events(given.events)
-    return guarded(events, lambda: run(given, events))
+    options = parse(arguments)
+    events = Events(options.events)
+    return guarded(events, lambda: run(options, events))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -162,45 +162,45 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(given: argparse.Namespace, events: Events) -> None:
-    if given.out.exists():
-        raise BadInput(f"--out: {given.out} exists already; remove it, or name another folder.")
-    if bool(given.model) != bool(given.data):
+def run(options: argparse.Namespace, events: Events) -> None:
+    if options.out.exists():
+        raise BadInput(f"--out: {options.out} exists already; remove it, or name another folder.")
+    if bool(options.model) != bool(options.data):
         raise BadInput("--data: the loss needs both --model and --data; give both or none.")
-    updates, config = read_adapter(given.adapter)
+    updates, config = read_adapter(options.adapter)
     # No module can keep more directions than it has.
-    highest = min(given.rank_max, max(len(update.values) for update in updates.values()))
+    highest = min(options.rank_max, max(len(update.values) for update in updates.values()))
     scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     with named("--budget"):
-        kind, value = given.budget
-        found = compress(updates, kind, value, Bounds(given.rank_min, highest, given.quantum), scale)
+        kind, value = options.budget
+        compressed = compress(updates, kind, value, Bounds(options.rank_min, highest, options.quantum), scale)
     before = sum(len(update.values) * sum(update.shape) for update in updates.values())
     report = {
         "parameters_before": before,
-        "parameters": found.fields["parameters"],
-        "energy_kept": round(found.energy, 6),
+        "parameters": compressed.fields["parameters"],
+        "energy_kept": round(compressed.energy, 6),
     }
-    write_adapter(found, config, given.out)
-    if given.model:
-        report |= losses(given, events)
-    atomically(given.out.with_name(given.out.name + ".json"), (json.dumps(report, indent=1) + "\n").encode())
+    write_adapter(compressed, config, options.out)
+    if options.model:
+        report |= losses(options, events)
+    atomically(options.out.with_name(options.out.name + ".json"), (json.dumps(report, indent=1) + "\n").encode())
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
 
 
-def losses(given: argparse.Namespace, events: Events) -> dict[str, float]:
+def losses(options: argparse.Namespace, events: Events) -> dict[str, float]:
     """Measure the held-out loss in nats a token with the adapter before and after the compression."""
     from peft import PeftModel
 
     from training.lm.base_model import load_named, sequences_of
     from training.lm.evaluation import first_tokens, held_out_loss
 
-    tokenizer, model = load_named(given.model, "--model")
-    sequences = first_tokens(sequences_of(given.data, "--data", tokenizer, given.max_length), given.eval_tokens)
-    found = {}
-    for when, folder in (("before", given.adapter), ("after", given.out)):
+    tokenizer, model = load_named(options.model, "--model")
+    sequences = first_tokens(sequences_of(options.data, "--data", tokenizer, options.max_length), options.eval_tokens)
+    measured_losses = {}
+    for when, folder in (("before", options.adapter), ("after", options.out)):
         adapted: Any = PeftModel.from_pretrained(model, str(folder))
         measured = held_out_loss(adapted, sequences, tokenizer.pad_token_id)
-        found[f"loss_{when}"], found["tokens"] = measured.loss, measured.tokens
+        measured_losses[f"loss_{when}"], measured_losses["tokens"] = measured.loss, measured.tokens
         events.write("evaluation", when=when, loss=measured.loss, tokens=measured.tokens)
         model = adapted.unload()
-    return found
+    return measured_losses

@@ -44,15 +44,15 @@ def one_more(
     best: NDArray[np.float64], value: NDArray[np.float64], price: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
     """Return the best worth for every capacity with one more module, and the quanta that the module then takes."""
-    found, choice = best + value[0], np.zeros(len(best), dtype=np.int16)
+    values, choice = best + value[0], np.zeros(len(best), dtype=np.int16)
     for step in range(1, len(value)):
         if step * price >= len(best):
             break
         offered = best[: len(best) - step * price] + value[step]
-        better = offered > found[step * price :]
-        found[step * price :][better] = offered[better]
+        better = offered > values[step * price :]
+        values[step * price :][better] = offered[better]
         choice[step * price :][better] = step
-    return found, choice
+    return values, choice
 
 
 def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int) -> list[int]:
@@ -66,18 +66,18 @@ def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int
 def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) -> list[int]:
     """Add each quantum where a parameter gains most: within one quantum of the optimum when V is concave."""
     steps = [low for low, _ in ranges]
-    left = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))
+    free = budget - sum(low * weight for low, weight in zip(steps, weights, strict=True))
     gains = sorted(
         (-(value[step + 1] - value[step]) / weight, step, module)
         for module, (value, weight, (low, high)) in enumerate(zip(values, weights, ranges, strict=True))
         for step in range(low, high)
     )
     for loss, step, module in gains:
-        if loss < 0 and steps[module] == step and weights[module] <= left:
+        if loss < 0 and steps[module] == step and weights[module] <= free:
             steps[module] += 1
-            left -= weights[module]
+            free -= weights[module]
     return steps
 
 
-def worth(values: Values, steps: Sequence[int]) -> float:
+def total_value(values: Values, steps: Sequence[int]) -> float:
     return float(sum(value[step] for value, step in zip(values, steps, strict=True)))

@@ -103,8 +103,8 @@ def pseudo_inverse(tall: Tensor) -> Tensor:
     """Invert (m, n), m >= n, to (n, m); only the small triangle leaves the device, null directions are dropped."""
     orthogonal, triangle = torch.linalg.qr(tall)
     inverse: Tensor = torch.linalg.pinv(triangle.double().cpu(), rtol=1e-6)
-    found: Tensor = inverse.to(orthogonal) @ orthogonal.T
-    return found
+    pseudo: Tensor = inverse.to(orthogonal) @ orthogonal.T
+    return pseudo
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:
@@ -123,15 +123,19 @@ class OutputMoments:
         """Add outputs (B, T, out) with token weights (B, T) and the half of each sequence (B,)."""
         wide, weights = output.float(), counted.unsqueeze(1)
         halves = functional.one_hot(half, HALVES).double().T  # (HALVES, B)
-        found = (
+        batch_sums = (
             halves @ (weights @ wide).squeeze(1).double(),
             halves @ (weights @ wide.square()).squeeze(1).double(),
             halves @ counted.double().sum(1),
         )
         if self.sums is None or self.squares is None or self.tokens is None:
-            self.sums, self.squares, self.tokens = found
+            self.sums, self.squares, self.tokens = batch_sums
         else:
-            self.sums, self.squares, self.tokens = self.sums + found[0], self.squares + found[1], self.tokens + found[2]
+            self.sums, self.squares, self.tokens = (
+                self.sums + batch_sums[0],
+                self.squares + batch_sums[1],
+                self.tokens + batch_sums[2],
+            )
 
     def merge(self) -> None:
         """Add the other processes' sums."""

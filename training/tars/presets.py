@@ -60,16 +60,16 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
     """Return the preset's settings with the overrides that are not None. Raises BadSettings."""
     if preset not in PRESETS:
         raise BadSettings("preset", f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}.")
-    given = {name: value for name, value in chosen.items() if value is not None}
+    overrides = {name: value for name, value in chosen.items() if value is not None}
     known = {field.name for field in fields(Settings)}
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name not in known:
             raise BadSettings(name, f"{name} is no setting of an analysis.")
         if name in CHOICES and value not in CHOICES[name]:
             raise BadSettings(name, f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
-    if preset == "uniform" and set(given) - {"rank_min"}:
-        raise BadSettings(min(given), "The uniform preset measures nothing: leave the other settings out.")
-    return consistent(replace(PRESETS[preset], **given))
+    if preset == "uniform" and set(overrides) - {"rank_min"}:
+        raise BadSettings(min(overrides), "The uniform preset measures nothing: leave the other settings out.")
+    return consistent(replace(PRESETS[preset], **overrides))
 
 
 def consistent(settings: Settings) -> Settings:

@@ -34,8 +34,8 @@ class Probe:
     def reached(self) -> float:
         """Mean of the last losses; infinite when the learning rate was too high for the model."""
         tail = self.losses[-TAIL:]
-        found = sum(tail) / len(tail)
-        return found if math.isfinite(found) else math.inf
+        loss = sum(tail) / len(tail)
+        return loss if math.isfinite(loss) else math.inf
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Factors:
     def of(cls, module: nn.Module, rank: int, generator: torch.Generator, device: torch.device) -> Factors:
         """Create PEFT's start values: A uniform in +-1/sqrt(in), B zero."""
         width, out = int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
-        drawn = (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
-        return cls(drawn.to(device).requires_grad_(), torch.zeros(out, rank, device=device).requires_grad_())
+        uniform = (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
+        return cls(uniform.to(device).requires_grad_(), torch.zeros(out, rank, device=device).requires_grad_())
 
     def spectrum(self) -> list[float]:
         """Return the singular values of B A from the factors' QR triangles, without an (out, in) matrix."""

@@ -37,8 +37,8 @@ class Sample:
         """Draw and tokenise rows of the task and of the reference. Raises DataError."""
         # Padding is masked everywhere, so any token will do.
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        target = drawn(rows, tokenizer, config)
-        base = drawn(reference, tokenizer, config) if reference else []
+        target = sampled_sequences(rows, tokenizer, config)
+        base = sampled_sequences(reference, tokenizer, config) if reference else []
         return cls(target, base, pad, next(model.parameters()).device, config.batch_size)
 
     def shuffled(self, half: int) -> list[Batch]:
@@ -48,7 +48,7 @@ class Sample:
         return [batch_of(self.target, places[at : at + self.batch_size], self.pad, self.device) for at in starts]
 
 
-def drawn(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
+def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
     sequences = data.tokenised(data.sample(rows, config.samples, config.seed), tokenizer, config.max_length)
     if not sequences:
         raise data.DataError(

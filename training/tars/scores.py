@@ -59,8 +59,12 @@ class Scores:
 
     def of(self, name: str) -> dict[str, Any]:
         """Return a module's stored signals, which suffice to plan another budget."""
-        found = {"sensitivity": self.sensitivity[name], "divergence": self.divergence[name], "score": self.score[name]}
-        return found | ({"weight": self.weight[name], "spectrum": self.spectrum[name]} if self.spectrum else {})
+        signals = {
+            "sensitivity": self.sensitivity[name],
+            "divergence": self.divergence[name],
+            "score": self.score[name],
+        }
+        return signals | ({"weight": self.weight[name], "spectrum": self.spectrum[name]} if self.spectrum else {})
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Give modules that were not measured no worth for any rank."""
@@ -111,9 +115,9 @@ def measure(
     if reads_base:
         read(model, modules, base, sample.base, sample, steps, 1)
     probes = probed(model, modules, sample, config, steps) if probing else []
-    found = scored(target, base if reads_base else None, probes, settings, config, len(sample.target))
-    found.leave_out(left_out)
-    return found
+    scores = scored(target, base if reads_base else None, probes, settings, config, len(sample.target))
+    scores.leave_out(left_out)
+    return scores
 
 
 def watch_of(module: nn.Module, name: str, settings: Settings, config: AnalysisConfig) -> Watch:
@@ -169,8 +173,8 @@ def probed(
         )
 
     tried = distributed.every(list(config.probe_rates), lambda rate: on_half(0, rate))
-    best = min(tried, key=lambda found: found.reached)
-    return [*(found for found in tried if found is not best), best, on_half(1, best.rate)]
+    best = min(tried, key=lambda candidate: candidate.reached)
+    return [*(candidate for candidate in tried if candidate is not best), best, on_half(1, best.rate)]
 
 
 def scored(
@@ -208,7 +212,7 @@ def spectra_of(
 ) -> dict[str, list[float]]:
     """Return the mean of the best probe's two halves, or the gradient's leading singular values; else nothing."""
     if settings.sensitivity == "probe":
-        first, second = (found.spectra for found in probes[-HALVES:])
+        first, second = (half_probe.spectra for half_probe in probes[-HALVES:])
         return {name: [round((a + b) / 2, 6) for a, b in zip(first[name], second[name], strict=True)] for name in first}
     if settings.sensitivity == "spectrum":
         return {name: [float(f"{value:.6g}") for value in values] for name, (values, _) in sketched.items()}
@@ -227,15 +231,15 @@ def sensitivities(
     """Return a module's sensitivity on the whole sample and on each half."""
     watch = target.modules[name]
     if settings.sensitivity == "probe":
-        parts = [spectra[name], *(found.spectra[name] for found in probes[-HALVES:])]
+        parts = [spectra[name], *(means.spectra[name] for means in probes[-HALVES:])]
         return [sum(value**settings.power for value in part) for part in parts]
     if watch.norms is not None:
         squares = watch.norms.values()
-        kept = [squares, *(squares[halves == half] for half in range(HALVES))]
-        found = [float(part.mean().sqrt()) if len(part) else 0.0 for part in kept]
+        parts_of_norms = [squares, *(squares[halves == half] for half in range(HALVES))]
+        means = [float(part.mean().sqrt()) if len(part) else 0.0 for part in parts_of_norms]
         # A sketch of each half would double the memory: the halves are compared by their gradient norms instead.
-        whole = sum(value**settings.power for value in spectra[name]) if spectra else found[0]
-        return [whole, *found[1:]]
+        whole = sum(value**settings.power for value in spectra[name]) if spectra else means[0]
+        return [whole, *means[1:]]
     return shifts(watch, base.modules[name] if base else None)
 
 

@@ -105,7 +105,7 @@ def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Switch off gradients of all parameters, and dropout, inside the block; restore both afterwards."""
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     try:
         model.eval().requires_grad_(False)
@@ -113,7 +113,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-        for parameter in asked:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -137,8 +137,8 @@ class Hooks(contextlib.ExitStack):
             if watch.moments is not None:
                 watch.moments.add(output.detach(), self.batch.counted, self.batch.half)
             if watch.gradients:
-                seen = inputs[0].detach()
-                output.register_hook(lambda gradient: add_gradient(watch, seen, gradient))  # type: ignore[no-untyped-call]
+                module_input = inputs[0].detach()
+                output.register_hook(lambda gradient: add_gradient(watch, module_input, gradient))  # type: ignore[no-untyped-call]
 
         return observe
 

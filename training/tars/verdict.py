@@ -35,16 +35,16 @@ def of(
 ) -> tuple[str, str]:
     """Return (verdict, one or two sentences). `modules` are {name, shape, divergence, rank}."""
     if stability is not None and (sequences < FEWEST_SEQUENCES or stability < STABLE):
-        found = "sample_too_small"
+        verdict = "sample_too_small"
     else:
-        found = "uniform_as_good" if moved_share(modules, settings) < SAME else "follow_plan"
-    text = TEXTS[found].format(
+        verdict = "uniform_as_good" if moved_share(modules, settings) < SAME else "follow_plan"
+    text = TEXTS[verdict].format(
         stability=stability or 0.0,
         sequences=sequences,
         everywhere=EVERYWHERE[settings.kinds],
         measured=measured(modules, settings),
     )
-    return found, text
+    return verdict, text
 
 
 def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
@@ -61,9 +61,9 @@ def moved_share(modules: Sequence[Mapping[str, Any]], settings: Settings) -> flo
     planned = [module for module in modules if settings.kinds == "all" or not is_attention(module["name"])]
     costs = [allocation.cost(module["shape"]) for module in planned]
     ranks = [module["rank"] for module in planned]
-    spent = sum(price * rank for price, rank in zip(costs, ranks, strict=True))
-    if not spent:
+    parameters = sum(price * rank for price, rank in zip(costs, ranks, strict=True))
+    if not parameters:
         return 0.0
-    mean = spent / sum(costs)
+    mean = parameters / sum(costs)
     moved = sum(price * abs(rank - mean) for price, rank in zip(costs, ranks, strict=True))
-    return float(moved / (2 * spent))
+    return float(moved / (2 * parameters))

@@ -20,7 +20,7 @@ def drop_old_checkpoints() -> int:
     since = now() - settings.CHECKPOINTS_KEPT
     ended = TrainingRun.objects.filter(status__in=ENDED_EMPTY, finished_at__lt=since, hold_reason="")
     folders = [settings.WORK_DIR / str(pk) / "output" for pk in ended.values_list("pk", flat=True)]
-    found = [folder for folder in folders if folder.is_dir()]
-    for folder in found:
+    expired = [folder for folder in folders if folder.is_dir()]
+    for folder in expired:
         shutil.rmtree(folder, ignore_errors=True)
-    return len(found)
+    return len(expired)

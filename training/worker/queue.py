@@ -26,8 +26,8 @@ def claim(kind: str, pk: str) -> GpuJob | None:
 
 def more_urgent(named: GpuJob) -> list[GpuJob]:
     """Return queued jobs of a higher priority, most urgent first, the oldest first among equals."""
-    found = [job for kind in kinds() for job in kind.objects.queued().filter(priority__gt=named.priority)]
-    return sorted(found, key=lambda job: (-job.priority, job.created_at))
+    jobs = [job for kind in kinds() for job in kind.objects.queued().filter(priority__gt=named.priority)]
+    return sorted(jobs, key=lambda job: (-job.priority, job.created_at))
 
 
 def claim_within_limit(job: GpuJob) -> GpuJob | None:

@@ -101,12 +101,12 @@ class Watch:
     error: Event = field(default_factory=lambda: SILENT)
     due: dict[str, float] = field(default_factory=dict)
 
-    def is_due(self, what: str, seconds: float) -> bool:
-        """Return True on the first call for `what`, and then once every `seconds`."""
+    def is_due(self, event: str, seconds: float) -> bool:
+        """Return True on the first call for `event`, and then once every `seconds`."""
         now = time.monotonic()
-        if now < self.due.get(what, 0):
+        if now < self.due.get(event, 0):
             return False
-        self.due[what] = now + seconds
+        self.due[event] = now + seconds
         return True
 
     def recall(self) -> None:
@@ -157,7 +157,7 @@ def asked_to_stop(job: GpuJob) -> bool:
 
 def report_devices() -> None:
     """Record the devices of this host in the database, for preflights."""
-    Device.report(socket.gethostname(), hardware.look(settings.WORK_DIR))
+    Device.report(socket.gethostname(), hardware.detect(settings.WORK_DIR))
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:

@@ -111,7 +111,7 @@ class LoraLinear(nn.Module):
         self._groups = groups if rank else None
         if groups and rank and not groups.kernel:
             # Views are made here, once a batch, because `forward` runs in some hundred modules a step.
-            down, up = (held[groups.slots].flatten(0, 1) for held in (self._down, self._up))
+            down, up = (stacked[groups.slots].flatten(0, 1) for stacked in (self._down, self._up))
             self._in_use = down, up, groups.foreign(rank)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -158,10 +158,10 @@ def row_kernel(device: torch.device) -> Kernel | None:
     return with_rows
 
 
-def _resized(held: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
-    resized = held.new_zeros(slots, rank, held.shape[2])
-    kept = min(rank, held.shape[1])
-    resized[: held.shape[0], :kept] = held[:, :kept]
+def _resized(old: torch.Tensor, slots: int, rank: int) -> torch.Tensor:
+    resized = old.new_zeros(slots, rank, old.shape[2])
+    common = min(rank, old.shape[1])
+    resized[: old.shape[0], :common] = old[:, :common]
     return resized
 
 

@@ -112,32 +112,32 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
 
 async def completions(request: Request) -> Response:
     """Complete a prompt."""
-    wish = parse_completion(parse_json(await request.body()))
-    answer = await _engine(request).begin(wish)
-    form = CompletionFormat(answer.model, answer.prompt, wish.return_token_ids, new_id("cmpl"))
-    return await _respond(request, wish, answer, form)
+    parsed = parse_completion(parse_json(await request.body()))
+    answer = await _engine(request).begin(parsed)
+    form = CompletionFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("cmpl"))
+    return await _respond(request, parsed, answer, form)
 
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    wish = parse_chat(parse_json(await request.body()))
-    answer = await _engine(request).begin(wish)
-    form = ChatFormat(answer.model, answer.prompt, wish.return_token_ids, new_id("chatcmpl"))
-    return await _respond(request, wish, answer, form)
+    parsed = parse_chat(parse_json(await request.body()))
+    answer = await _engine(request).begin(parsed)
+    form = ChatFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("chatcmpl"))
+    return await _respond(request, parsed, answer, form)
 
 
-async def _respond(request: Request, wish: CompletionRequest, answer: Answer, form: Format) -> Response:
-    if wish.stream:
-        return StreamingResponse(_events(wish, answer, form), media_type="text/event-stream")
+async def _respond(request: Request, parsed: CompletionRequest, answer: Answer, form: Format) -> Response:
+    if parsed.stream:
+        return StreamingResponse(_events(parsed, answer, form), media_type="text/event-stream")
     whole = asyncio.ensure_future(_whole(answer, form))
-    gone = asyncio.ensure_future(_disconnected(request))
+    disconnected = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((whole, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((whole, disconnected), return_when=asyncio.FIRST_COMPLETED)
         return _json(whole.result()) if whole.done() else Response(status_code=CLIENT_CLOSED)
     finally:
         answer.cancel()
         whole.cancel()
-        gone.cancel()
+        disconnected.cancel()
 
 
 async def _whole(answer: Answer, form: Format) -> Json:
@@ -149,15 +149,15 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _events(wish: CompletionRequest, answer: Answer, form: Format) -> AsyncIterator[bytes]:
+async def _events(parsed: CompletionRequest, answer: Answer, form: Format) -> AsyncIterator[bytes]:
     count = 0
     try:
         async for delta in answer.deltas():
             count += len(delta.token_ids)
-            if delta.text or delta.is_last or wish.return_token_ids or count == 1:
+            if delta.text or delta.is_last or parsed.return_token_ids or count == 1:
                 for chunk in form.chunks(delta, is_first=count == 1):
                     yield _event(chunk)
-        if wish.include_usage:
+        if parsed.include_usage:
             yield _event(form.usage_chunk(count))
     except ApiError as error:
         yield _event(error.body())

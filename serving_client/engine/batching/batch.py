@@ -100,7 +100,7 @@ class RunningBatch:
         tokens: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor | None,
-        keep: torch.Tensor | int,
+        logit_positions: torch.Tensor | int,
     ) -> torch.Tensor:
         answer = self._model(
             input_ids=tokens,
@@ -108,7 +108,7 @@ class RunningBatch:
             attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=keep,
+            logits_to_keep=logit_positions,
         )
         logits: torch.Tensor = answer.logits.float()
         return logits

@@ -140,12 +140,12 @@ class RowCache(Cache):
             layer.release()
 
 
-def _grown(held: torch.Tensor, states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    rows = _doubled(max(held.shape[0], FIRST_ROWS), rows)
-    length = _doubled(max(held.shape[2], FIRST_LENGTH), length)
+def _grown(old: torch.Tensor, states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    rows = _doubled(max(old.shape[0], FIRST_ROWS), rows)
+    length = _doubled(max(old.shape[2], FIRST_LENGTH), length)
     grown = states.new_zeros(rows, states.shape[1], length, states.shape[3])
-    if held.numel():
-        grown[: held.shape[0], :, : held.shape[2]] = held
+    if old.numel():
+        grown[: old.shape[0], :, : old.shape[2]] = old
     return grown
 
 

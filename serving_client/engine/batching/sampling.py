@@ -34,13 +34,13 @@ def choose_tokens(
     logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
     """Sample one token id a row from finite logits (rows, vocabulary), which are modified in place."""
-    for row, wish in enumerate(params):
-        for token, bias in wish.logit_bias.items():
+    for row, parameters in enumerate(params):
+        for token, bias in parameters.logit_bias.items():
             logits[row, token] += bias
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for row, (wish, generator) in enumerate(zip(params, generators, strict=True)):
-        if wish.temperature >= GREEDY_BELOW:
-            tokens[row] = _sample(logits[row].cpu(), wish, generator)
+    for row, (parameters, generator) in enumerate(zip(params, generators, strict=True)):
+        if parameters.temperature >= GREEDY_BELOW:
+            tokens[row] = _sample(logits[row].cpu(), parameters, generator)
     return tokens
 
 

@@ -44,9 +44,9 @@ class TextStream:
     def take(self) -> str:
         """Return the text that may be sent and was not yet taken."""
         end = max(self._taken, len(self.text) - self._held_back)
-        taken = self.text[self._taken : end]
+        text = self.text[self._taken : end]
         self._taken = end
-        return taken
+        return text
 
     def _new_text(self) -> str:
         known = self._decoder.decode(self._tokens[self._shown_from : self._read_to])
@@ -61,8 +61,8 @@ class TextStream:
 
     def _cut(self, searched_from: int) -> str | None:
         hits = [(self.text.find(stop, searched_from), stop) for stop in self._stops]
-        found = min((hit for hit in hits if hit[0] >= 0), default=None)
-        if found is None:
+        first_hit = min((hit for hit in hits if hit[0] >= 0), default=None)
+        if first_hit is None:
             return None
-        self.text, self._held_back = self.text[: found[0]], 0
-        return found[1]
+        self.text, self._held_back = self.text[: first_hit[0]], 0
+        return first_hit[1]

@@ -68,18 +68,18 @@ class Proxy:
         body = parse(await read_body(request))
         answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
         answer.span, answer.trace = begun(request.url.path, request.headers, answer.response_id)
-        answer.heard = heard_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
+        answer.captured = captured_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
         try:
             payload = rewritten(body, answer.target)
-            if kept := await self.kept(request.url.path, body, answer):
-                return kept
+            if cached := await self.cached_answer(request.url.path, body, answer):
+                return cached
             return await self.forward(request.url.path, payload, bool(body.get("stream")), answer)
         except Refusal as refusal:
             answer.status = refusal.status
             self.finished(answer)
             return refusal.response(answer.headers())
 
-    async def kept(self, path: str, body: Body, answer: Answer) -> Response | None:
+    async def cached_answer(self, path: str, body: Body, answer: Answer) -> Response | None:
         """Return the cached answer of the request, a stream in one piece; on a miss arrange that it is cached."""
         rule = rule_for(self.table(), answer.target, body)
         if rule is None:
@@ -125,13 +125,13 @@ class Proxy:
                 return PassedThrough(reply, answer, stack.pop_all(), self.finished)
         answer.is_all(reply.begun)
         self.finished(answer)
-        return Response(reply.begun, answer.status, shown(reply.response, answer))
+        return Response(reply.begun, answer.status, response_headers(reply.response, answer))
 
     def finished(self, answer: Answer) -> None:
         """Count, trace, cache and report a finished answer."""
         outcome = answer.outcome()
         self.metrics.answered(outcome)
-        self.afterwards.follow(answer.target, answer.heard, outcome)
+        self.afterwards.follow(answer.target, answer.captured, outcome)
         if answer.span:
             ended(answer.span, outcome)
         if answer.entry and outcome.status == 200:
@@ -148,7 +148,7 @@ class PassedThrough(StreamingResponse):
         stack: AsyncExitStack,
         finished: Callable[[Answer], None],
     ) -> None:
-        super().__init__(self.chunks(reply), reply.response.status, shown(reply.response, answer))
+        super().__init__(self.chunks(reply), reply.response.status, response_headers(reply.response, answer))
         self._answer, self._stack, self._finished = answer, stack, finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,10 +175,10 @@ class PassedThrough(StreamingResponse):
         self._answer.is_whole = True
 
 
-def shown(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
+def response_headers(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
     """Return the response headers: the router's, and only Content-Type and Retry-After of the replica's."""
-    kept = {name: upstream.headers[name] for name in ("Content-Type", "Retry-After") if name in upstream.headers}
-    return kept | answer.headers()
+    passed_on = {name: upstream.headers[name] for name in ("Content-Type", "Retry-After") if name in upstream.headers}
+    return passed_on | answer.headers()
 
 
 async def read_body(request: Request) -> bytes:

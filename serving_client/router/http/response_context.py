@@ -32,21 +32,21 @@ class Answer:
     is_whole: bool = False
     cache: str = "bypass"
     entry: Entry | None = None
-    heard: CapturedResponse | None = None
+    captured: CapturedResponse | None = None
     trace: dict[str, str] = field(default_factory=dict)
     span: Span | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the headers that name the answering version, its rollout arm, the response id and cache result."""
-        shown = {
+        named = {
             "X-Adapter-Version": self.target.version,
             "X-Rollout-Arm": self.target.arm,
             "X-Response-ID": self.response_id,
             "X-Cache": self.cache,
         }
         if self.target.arm != "none" and not self.target.is_sticky:
-            shown["X-Rollout-Sticky"] = "false"
-        return shown
+            named["X-Rollout-Sticky"] = "false"
+        return named
 
     def saw(self, chunk: bytes) -> None:
         """Add a chunk of a stream. Usage comes at the end, so only the tail is kept."""
@@ -61,7 +61,7 @@ class Answer:
 
     def _read(self, chunk: bytes) -> None:
         self.tail = (self.tail + chunk)[-TAIL_BYTES:]
-        for listener in (self.entry, self.heard):
+        for listener in (self.entry, self.captured):
             if listener:
                 listener.saw(chunk)
 

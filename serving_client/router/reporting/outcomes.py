@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 def usage_of(content: bytes) -> dict[str, Any]:
     """Extract the prompt and completion token counts that the engine sends at the end; 0 if missing."""
-    found = {name.decode(): int(count) for name, count in USAGE.findall(content)}
-    return {name: found.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
+    counts = {name.decode(): int(count) for name, count in USAGE.findall(content)}
+    return {name: counts.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
 
 
 class OutcomeReporter:

@@ -16,7 +16,7 @@ from serving_client.protocol import Checks
 
 def text_of(content: bytes) -> str:
     """Return the first choice's text of a whole answer or a stream; empty if there is none."""
-    return "".join(said(chunk) for chunk in chunks(content))
+    return "".join(text_of_chunk(chunk) for chunk in chunks(content))
 
 
 def chunks(content: bytes) -> Iterator[Any]:
@@ -29,7 +29,7 @@ def chunks(content: bytes) -> Iterator[Any]:
             continue
 
 
-def said(chunk: Any) -> str:
+def text_of_chunk(chunk: Any) -> str:
     choices = chunk.get("choices") if isinstance(chunk, dict) else None
     first = choices[0] if choices else {}
     text = first.get("text") or (first.get("message") or first.get("delta") or {}).get("content")
@@ -38,10 +38,10 @@ def said(chunk: Any) -> str:
 
 def judged(checks: Checks, text: str) -> dict[str, Any]:
     """Return `empty`, `refusal` and `format_failure`, each only if there is a rule to check the text against."""
-    found: dict[str, bool | None] = {"empty": not text.strip()}
-    found["refusal"] = contains(checks.refusal, text) if checks.refusal else None
-    found["format_failure"] = of_wrong_form(checks, text)
-    return {name: value for name, value in found.items() if value is not None}
+    hints: dict[str, bool | None] = {"empty": not text.strip()}
+    hints["refusal"] = contains(checks.refusal, text) if checks.refusal else None
+    hints["format_failure"] = of_wrong_form(checks, text)
+    return {name: value for name, value in hints.items() if value is not None}
 
 
 def of_wrong_form(checks: Checks, text: str) -> bool | None:

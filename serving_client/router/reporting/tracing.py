@@ -28,8 +28,8 @@ def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span
 
 def ended(span: Span, outcome: Outcome) -> None:
     version, arm = outcome.version, outcome.arm
-    told = {"adapterhub__version": version, "adapterhub__arm": arm, "adapterhub__response": outcome.response_id}
-    telemetry.end(span, outcome.status, **told)
+    attributes = {"adapterhub__version": version, "adapterhub__arm": arm, "adapterhub__response": outcome.response_id}
+    telemetry.end(span, outcome.status, **attributes)
 
 
 def trace_headers(headers: Mapping[str, str], response_id: str) -> dict[str, str]:

@@ -73,7 +73,7 @@ class Upstream:
         self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
     ) -> AsyncIterator[Reply]:
         """Yield the reply of the first replica that gives one. Raises Refusal 502 if none does, 504 after timeout_s."""
-        left = MOST_BROKEN
+        attempts_left = MOST_BROKEN
         for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):
                 try:
@@ -81,8 +81,8 @@ class Upstream:
                 except NotReached:
                     continue
                 except BrokeOff:
-                    left -= 1
-                    if left:
+                    attempts_left -= 1
+                    if attempts_left:
                         continue
                     break
                 try:
@@ -97,7 +97,7 @@ class Upstream:
                     return
                 finally:
                     reply.response.close()
-        raise Refusal(502, *(NOBODY if left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
+        raise Refusal(502, *(NOBODY if attempts_left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:
         """Sort by open breaker, then requests in flight; equals in random order, so that all are used."""

@@ -44,18 +44,18 @@ class CapturedResponse:
         return b"".join(self._parts) if self._room >= 0 else None
 
 
-def heard_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
+def captured_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
     """Return a recorder if the answer is to be mirrored, sampled or checked, else None."""
     if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
         return None
     is_measured = target.arm in MEASURED
-    is_mirrored = target.arm == "stable" and drawn(rollout.shadow)
-    is_sampled = is_measured and rollout.sampling is not None and drawn(rollout.sampling.percent)
+    is_mirrored = target.arm == "stable" and chosen_by_chance(rollout.shadow)
+    is_sampled = is_measured and rollout.sampling is not None and chosen_by_chance(rollout.sampling.percent)
     listens = is_mirrored or is_sampled or (is_measured and rollout.checks != Checks())
     return CapturedResponse(rollout, path, body, is_mirrored, is_sampled) if listens else None
 
 
-def drawn(percent: float) -> bool:
+def chosen_by_chance(percent: float) -> bool:
     return random.random() * 100 < percent  # noqa: S311 - no secret
 
 
@@ -83,16 +83,16 @@ class Afterwards:
     def __post_init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def follow(self, target: Target, heard: CapturedResponse | None, outcome: Outcome) -> None:
+    def follow(self, target: Target, captured: CapturedResponse | None, outcome: Outcome) -> None:
         """Report the answer, after checking its text if it was captured."""
-        content = heard.answer() if heard and outcome.status == 200 else None
-        if heard is None or content is None or len(self._tasks) >= MOST_AT_ONCE:
+        content = captured.answer() if captured and outcome.status == 200 else None
+        if captured is None or content is None or len(self._tasks) >= MOST_AT_ONCE:
             self.reporter.report(outcome)
-        elif not heard.is_mirrored:
-            self._start(self._judge(target, heard, outcome, content))
+        elif not captured.is_mirrored:
+            self._start(self._judge(target, captured, outcome, content))
         else:
             self.reporter.report(outcome)
-            self._start(self._mirror(target, heard, outcome, content))
+            self._start(self._mirror(target, captured, outcome, content))
 
     async def drain(self) -> None:
         """Wait for the tasks that are running."""
@@ -103,37 +103,37 @@ class Afterwards:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _judge(self, target: Target, heard: CapturedResponse, outcome: Outcome, content: bytes) -> None:
+    async def _judge(self, target: Target, captured: CapturedResponse, outcome: Outcome, content: bytes) -> None:
         text = await asyncio.to_thread(text_of, content)
-        hints = await asyncio.to_thread(judged, heard.rollout.checks, text)
+        hints = await asyncio.to_thread(judged, captured.rollout.checks, text)
         self.reporter.report(replace(outcome, **hints))
-        if heard.is_sampled and heard.rollout.sampling and target.unit_hash:
+        if captured.is_sampled and captured.rollout.sampling and target.unit_hash:
             sample = Sample(
                 outcome.response_id,
-                heard.rollout.id,
+                captured.rollout.id,
                 outcome.arm,
                 target.unit_hash,
                 outcome.at,
-                question_of(heard.question),
+                question_of(captured.question),
                 text,
             )
-            await self.samples.offer(sample, heard.rollout.sampling.key)
+            await self.samples.offer(sample, captured.rollout.sampling.key)
 
-    async def _mirror(self, target: Target, heard: CapturedResponse, outcome: Outcome, content: bytes) -> None:
+    async def _mirror(self, target: Target, captured: CapturedResponse, outcome: Outcome, content: bytes) -> None:
         """Ask the candidate too, and report both answers as a pair; no caller sees the candidate's."""
         table = self.watcher.table
-        route = table.versions.get(heard.rollout.candidate) if table else None
+        route = table.versions.get(captured.rollout.candidate) if table else None
         if route is None or not route.replicas:
             return
         began = time.perf_counter()
-        status, answer = await self._asked(replace(target, version=heard.rollout.candidate), heard, route)
+        status, answer = await self._asked(replace(target, version=captured.rollout.candidate), captured, route)
         total_ms = (time.perf_counter() - began) * 1000
-        checks, pair = heard.rollout.checks, (text_of(answer), text_of(content))
+        checks, pair = captured.rollout.checks, (text_of(answer), text_of(content))
         hints, stable = await asyncio.to_thread(lambda: [judged(checks, text) for text in pair])
         shadow = replace(
             outcome,
             response_id=uuid.uuid4().hex,
-            version=heard.rollout.candidate,
+            version=captured.rollout.candidate,
             arm="shadow",
             status=status,
             ttft_ms=None,
@@ -141,16 +141,16 @@ class Afterwards:
             mirrored=stable_answer(outcome, stable),
             **usage_of(answer),
         )
-        seen = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}
-        self.reporter.report(replace(shadow, **seen))
+        hints_of_pair = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}
+        self.reporter.report(replace(shadow, **hints_of_pair))
 
-    async def _asked(self, target: Target, heard: CapturedResponse, route: VersionRoute) -> tuple[int, bytes]:
+    async def _asked(self, target: Target, captured: CapturedResponse, route: VersionRoute) -> tuple[int, bytes]:
         """Send the question to the candidate; return the status and bytes of its whole answer."""
-        question = {name: value for name, value in heard.question.items() if name != "stream_options"}
+        question = {name: value for name, value in captured.question.items() if name != "stream_options"}
         payload = rewritten({**question, "stream": False}, target)
         try:
             headers = {"Content-Type": "application/json"}
-            async with self.upstream.post(route, heard.path, payload, headers, is_stream=False) as reply:
+            async with self.upstream.post(route, captured.path, payload, headers, is_stream=False) as reply:
                 return reply.response.status, reply.begun
         except Refusal as refusal:
             return refusal.status, b""

@@ -53,9 +53,9 @@ def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors]
     """
     factors, missed, whole = {}, 0.0, 0.0
     for module, change in changes.items():
-        found = best_factors(change, min(export_rank(run, module), *change.shape))
-        factors[module] = Factors(found.a.cpu(), found.b.cpu())
-        missed += float((change.float() - found.b @ found.a).square().sum(dtype=torch.float64))
+        best = best_factors(change, min(export_rank(run, module), *change.shape))
+        factors[module] = Factors(best.a.cpu(), best.b.cpu())
+        missed += float((change.float() - best.b @ best.a).square().sum(dtype=torch.float64))
         whole += float(change.float().square().sum(dtype=torch.float64))
     return factors, (missed / whole) ** 0.5 if whole else 0.0
 
@@ -74,10 +74,10 @@ def save_factors(factors: Mapping[str, Factors], run: Run) -> int:
     """Write OUTPUT/adapter with the run's one scale; return the number of parameters."""
     scale = run.lora_alpha / run.r
     tensors = {}
-    for module, found in factors.items():
-        tensors[f"base_model.model.{module}.lora_A.weight"] = found.a.float().cpu().contiguous()
-        tensors[f"base_model.model.{module}.lora_B.weight"] = (found.b.float().cpu() / scale).contiguous()
-    config = lora_config({module: found.rank for module, found in factors.items()}, scale, run)
+    for module, pair in factors.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = pair.a.float().cpu().contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = (pair.b.float().cpu() / scale).contiguous()
+    config = lora_config({module: pair.rank for module, pair in factors.items()}, scale, run)
 
     def write(part: Any) -> None:
         config.save_pretrained(str(part))

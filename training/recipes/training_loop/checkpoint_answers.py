@@ -40,4 +40,4 @@ class Answering(TrainerCallback):
         self.state.wait_for_everyone()
 
     def continued(self, model: Any, prompt: str) -> str:
-        return answer_of(lambda ask: ask(model), self.tokenizer, prompt, NEW_TOKENS)
+        return answer_of(lambda generate: generate(model), self.tokenizer, prompt, NEW_TOKENS)

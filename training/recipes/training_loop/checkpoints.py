@@ -48,8 +48,8 @@ class Reporter(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         known = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
-        pace, memory = self.pace(args, state), peak_memory()
-        self.events.write("metrics", step=state.global_step, **known, tokens_per_second=pace, memory_bytes=memory)
+        speed, memory = self.pace(args, state), peak_memory()
+        self.events.write("metrics", step=state.global_step, **known, tokens_per_second=speed, memory_bytes=memory)
 
     def pace(self, args: Any, state: Any) -> float:
         """Return the tokens a second since this attempt began."""

@@ -27,23 +27,27 @@ class Pruning(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         path = self.checkpoints / f"checkpoint-{state.global_step}" / STATE
         if path.is_file():
-            kept = torch.load(path, weights_only=True)
-            self.pattern, allocator = kept["pattern"], model.base_model.rankallocator
-            allocator.exp_avg_ipt, allocator.exp_avg_unc = kept["sensitivity"], kept["uncertainty"]
-            allocator.ipt = dict(kept["sensitivity"])
+            state_dict = torch.load(path, weights_only=True)
+            self.pattern, allocator = state_dict["pattern"], model.base_model.rankallocator
+            allocator.exp_avg_ipt, allocator.exp_avg_unc = state_dict["sensitivity"], state_dict["uncertainty"]
+            allocator.ipt = dict(state_dict["sensitivity"])
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         step, adapted = state.global_step + 1, model.base_model
         last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal
         if step <= last:
             # At the last step the allocator no longer updates its scores; it prunes by those that it has.
-            found = adapted.rankallocator.update_and_allocate(adapted.model, step, force_mask=step == last)[1]
-            self.pattern = found or self.pattern
+            pattern = adapted.rankallocator.update_and_allocate(adapted.model, step, force_mask=step == last)[1]
+            self.pattern = pattern or self.pattern
         elif self.pattern:
             adapted.rankallocator.mask_using_rank_pattern(adapted.model, self.pattern)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
             allocator = model.base_model.rankallocator
-            kept = {"pattern": self.pattern, "sensitivity": allocator.exp_avg_ipt, "uncertainty": allocator.exp_avg_unc}
-            torch.save(kept, Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE)
+            state_dict = {
+                "pattern": self.pattern,
+                "sensitivity": allocator.exp_avg_ipt,
+                "uncertainty": allocator.exp_avg_unc,
+            }
+            torch.save(state_dict, Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE)

@@ -57,10 +57,10 @@ def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: r
     free: list[tuple[int, int]] = []
     for place in sorted(places, key=lambda place: -lengths[place]):
         at = bisect.bisect_left(free, (lengths[place], -1))
-        left, group = free.pop(at) if at < len(free) else (room, len(groups))
+        free_tokens, group = free.pop(at) if at < len(free) else (room, len(groups))
         if group == len(groups):
             groups.append([])
         groups[group].append(place)
-        bisect.insort(free, (left - lengths[place], group))
+        bisect.insort(free, (free_tokens - lengths[place], group))
     chance.shuffle(groups)
     return groups

@@ -36,13 +36,13 @@ def eva(model: Any, config: Any, material: Material) -> Any:
 
 
 def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]:
-    made = []
+    inputs = []
     for sequence in material.first_sequences(EVA_BATCHES * 4):
         ids, mask, _ = padded([sequence], 0)
-        made.append(
+        inputs.append(
             {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
         )
-    return made
+    return inputs
 
 
 def from_file(model: Any, path: Path) -> Any:

@@ -72,13 +72,13 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     def evaluate(when: str, evaluated: Any) -> HeldOutLoss | None:
         if not material.held_out:
             return None
-        found = held_out_loss(evaluated, material.held_out, tokenizer.pad_token_id)
-        events.write("evaluation", when=when, loss=found.loss, tokens=found.tokens)
-        return found
+        loss = held_out_loss(evaluated, material.held_out, tokenizer.pad_token_id)
+        events.write("evaluation", when=when, loss=loss.loss, tokens=loss.tokens)
+        return loss
 
     def evaluate_before(evaluated: Any) -> None:
-        if kept_before(run) is None and (found := evaluate("before", evaluated)) and state.is_main_process:
-            run_file.write_atomically(run.output / BEFORE, {"loss": found.loss, "tokens": found.tokens})
+        if stored_loss_before(run) is None and (loss := evaluate("before", evaluated)) and state.is_main_process:
+            run_file.write_atomically(run.output / BEFORE, {"loss": loss.loss, "tokens": loss.tokens})
 
     sharded = run.sharding == "fsdp"
     if not sharded:
@@ -98,7 +98,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     after = evaluate("after", trained)
     weights = distributed.whole_weights(trained)
     if state.is_main_process:
-        before = kept_before(run)
+        before = stored_loss_before(run)
         facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
         facts |= {"eval_tokens": after.tokens if after else 0, "train_tokens": sum(material.tokens)}
@@ -185,7 +185,7 @@ class BaseLoss(TrainerCallback):
         self.measure(model)
 
 
-def kept_before(run: Run) -> HeldOutLoss | None:
+def stored_loss_before(run: Run) -> HeldOutLoss | None:
     """Return the base's stored loss, perhaps from an earlier attempt (the base has not changed), or None."""
     path = run.output / BEFORE
     return HeldOutLoss(**json.loads(path.read_bytes())) if path.is_file() else None

@@ -95,14 +95,14 @@ def verified_rate(slug: str, events: int) -> tuple[float, float]:
 
     links = chain_of(events)
     began = time.perf_counter()
-    found = list(verifier.faults(links))
-    ours = events / (time.perf_counter() - began)
+    faults = list(verifier.faults(links))
+    walked_rate = events / (time.perf_counter() - began)
     began = time.perf_counter()
     for link in links:
         hashlib.sha256(verifier.DOMAIN + link.prev_hash + link.canonical).digest()
-    if found:
-        raise SystemExit(f"the benchmark's own chain does not hold: {found[:3]}")
-    return ours, events / (time.perf_counter() - began)
+    if faults:
+        raise SystemExit(f"the benchmark's own chain does not hold: {faults[:3]}")
+    return walked_rate, events / (time.perf_counter() - began)
 
 
 def chain_of(events: int) -> list[Any]:
@@ -149,7 +149,7 @@ def measure(home: str, short: bool) -> list[Row]:
 
 
 def main() -> None:
-    given = arguments(__doc__ or "")
+    options = arguments(__doc__ or "")
     from adapterhub.embedded.postgres import EmbeddedPostgres
 
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-") as folder:
@@ -159,7 +159,7 @@ def main() -> None:
             from django.core.management import call_command
 
             call_command("migrate", verbosity=0)
-            publish("audit", measure(folder, given.short), given.out)
+            publish("audit", measure(folder, options.short), options.out)
 
 
 if __name__ == "__main__":

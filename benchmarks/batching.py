@@ -30,20 +30,22 @@ MOST = 1.5
 
 @torch.inference_mode()
 def main() -> None:
-    given = arguments(__doc__ or "", "model", "layers")
-    layers = int(given.layers) if given.layers else 2 if given.short else None
+    options = arguments(__doc__ or "", "model", "layers")
+    layers = int(options.layers) if options.layers else 2 if options.short else None
     bench = Bench("smollm2", "cpu", layers)
-    model = LlamaForCausalLM.from_pretrained(given.model, dtype=bench.dtype).eval() if given.model else bench.model()
+    model = (
+        LlamaForCausalLM.from_pretrained(options.model, dtype=bench.dtype).eval() if options.model else bench.model()
+    )
     batch = RunningBatch(model, max_loras=ADAPTERS, ends=frozenset())
     adapters = shared_adapters(batch, ADAPTERS, bench.dtype)
-    taken: dict[int, list[float]] = {1: [], ADAPTERS: []}
-    for _ in range(3 if given.short else TURNS):
-        for count, seconds in taken.items():
+    seconds_of: dict[int, list[float]] = {1: [], ADAPTERS: []}
+    for _ in range(3 if options.short else TURNS):
+        for count, seconds in seconds_of.items():
             seconds += step_seconds(bench, batch, [*adapters[:count]], REQUESTS, STEPS)[1:]
-    one, eight = (1000 * statistics.median(taken[count]) for count in (1, ADAPTERS))
+    one, eight = (1000 * statistics.median(seconds_of[count]) for count in (1, ADAPTERS))
     sys.stdout.write(f"a step with {ADAPTERS} adapters takes {eight / one:.2f}x a step with one; at most {MOST}x\n")
-    told = f"ms a decode step of {REQUESTS} requests, {ADAPTERS} adapters against one"
-    publish("batching", [Row(told, eight, one, one / eight, 1 / MOST)], given.out)
+    label = f"ms a decode step of {REQUESTS} requests, {ADAPTERS} adapters against one"
+    publish("batching", [Row(label, eight, one, one / eight, 1 / MOST)], options.out)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ MOST_ONE_BY_ONE = 100
 class Replicas(asyncio.Protocol):
     """All of them behind one port: the first part of the path says which."""
 
-    held: dict[str, dict[str, str]] = {}
+    loaded: dict[str, dict[str, str]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -50,24 +50,24 @@ class Replicas(asyncio.Protocol):
         path = self.data.split(b" ", 2)[1].decode()
         body, self.data = self.data[end:], b""
         _, replica, verb = path.split("/", 2)
-        answer, after_s = self.answer(self.held.setdefault(replica, {}), verb, json.loads(body or b"{}"))
+        answer, after_s = self.answer(self.loaded.setdefault(replica, {}), verb, json.loads(body or b"{}"))
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         content = json.dumps(answer).encode()
         asyncio.get_running_loop().call_later(after_s, self.transport.write, head % len(content) + content)
 
-    def answer(self, held: dict[str, str], verb: str, body: dict[str, Any]) -> tuple[Any, float]:
+    def answer(self, loaded: dict[str, str], verb: str, body: dict[str, Any]) -> tuple[Any, float]:
         match verb:
             case "v1/load_lora_adapter":
-                held[body["lora_name"]] = body["lora_path"]
+                loaded[body["lora_name"]] = body["lora_path"]
                 return "loaded", LOAD_S
             case "v1/unload_lora_adapter":
-                held.pop(body["lora_name"], None)
+                loaded.pop(body["lora_name"], None)
                 return "unloaded", 0
             case "v1/completions":
                 return {"choices": [{"text": "a b c d"}], "usage": {"completion_tokens": 4}}, PROBE_S
             case "version":
                 return {"version": "0.33.0"}, 0
-        rows = [{"id": name, "root": path, "parent": "tiny"} for name, path in held.items()]
+        rows = [{"id": name, "root": path, "parent": "tiny"} for name, path in loaded.items()]
         return {"data": [{"id": "tiny", "root": "tiny", "parent": None}, *rows]}, 0
 
 
@@ -178,17 +178,17 @@ def measure(alias: Any, versions: list[Any], port: int, counts: list[int], liste
             timed[at_once] = (seconds(alias, new, count, listener), seconds(alias, old, count, listener))
         ours, peer = timed[parallel], timed.get(1, (GOALS_S.get(count, 0.0), ROLLBACK_GOAL_S))
         goal = GOALS_S.get(count)
-        told = f"{count:,} replicas"
+        label = f"{count:,} replicas"
         rows.append(
             Row(
-                f"s, cold promotion to the last of {told}",
+                f"s, cold promotion to the last of {label}",
                 ours[0],
                 peer[0],
                 (goal or peer[0]) / ours[0],
                 1.0 if goal else None,
             )
         )
-        rows.append(Row(f"s, rollback while warm, {told}", ours[1], peer[1], ROLLBACK_GOAL_S / ours[1], 1.0))
+        rows.append(Row(f"s, rollback while warm, {label}", ours[1], peer[1], ROLLBACK_GOAL_S / ours[1], 1.0))
     return rows
 
 

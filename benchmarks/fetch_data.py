@@ -58,11 +58,11 @@ def eu_law(file: Path) -> Iterator[str]:
         "SELECT name, article_number, content FROM articles JOIN regulations USING (celex) "
         "ORDER BY celex, article_number"
     )
-    seen: set[str] = set()
+    known_paragraphs: set[str] = set()
     for name, number, content in sqlite3.connect(file).execute(query):
         paragraphs = re.split(r" (?=\d{1,2}\. [A-Z])", typed(content))
-        body = "\n\n".join(part for part in paragraphs if len(part) < REPEATED or part not in seen)
-        seen.update(paragraphs)
+        body = "\n\n".join(part for part in paragraphs if len(part) < REPEATED or part not in known_paragraphs)
+        known_paragraphs.update(paragraphs)
         if len(body) >= SHORTEST:
             yield f"{name}, Article {number}\n\n{body}"
 

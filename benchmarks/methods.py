@@ -57,28 +57,28 @@ Key = tuple[str, float, int]  # method, rate, seed
 class Bench:
     """Rows of both texts in a scratch folder, and the lines of the runs done so far."""
 
-    def __init__(self, given: argparse.Namespace, folder: Path) -> None:
-        self.given, self.folder = given, folder
-        self.steps, self.tokens = (given.steps, 8192) if not given.short else (10, 2048)
-        self.train, self.eval = split(given.data, given.domain, folder / "domain")
-        self.general = split(given.data, given.general, folder / "general")[1]
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.steps, self.tokens = (options.steps, 8192) if not options.short else (10, 2048)
+        self.train, self.eval = split(options.data, options.domain, folder / "domain")
+        self.general = split(options.data, options.general, folder / "general")[1]
         self.lines: list[Line] = []
-        if given.lines.exists():
-            self.lines = [json.loads(line) for line in given.lines.read_text().splitlines()]
+        if options.lines.exists():
+            self.lines = [json.loads(line) for line in options.lines.read_text().splitlines()]
         self.writing, self.devices = threading.Lock(), threading.local()
-        self.general_before = self.loss(given.model, None)
+        self.general_before = self.loss(options.model, None)
 
     def line(self, key: Key, steps: int | None = None) -> Line | None:
         wanted = dict(zip(("method", "rate", "seed"), key, strict=True)) | {"steps": steps or self.steps}
         return next((line for line in self.lines if wanted.items() <= line.items()), None)
 
     def done(self, key: Key, steps: int | None = None) -> Line:
-        if found := self.line(key, steps):
-            return found
+        if stored := self.line(key, steps):
+            return stored
         method, rate, seed = key
         line = {"method": method, "rate": rate, "seed": seed, "steps": steps or self.steps}
         line |= self.trained(method, rate, seed, steps or self.steps)
-        with self.writing, self.given.lines.open("a") as stream:
+        with self.writing, self.options.lines.open("a") as stream:
             self.lines.append(line)
             stream.write(json.dumps(line) + "\n")
         return line
@@ -96,7 +96,7 @@ class Bench:
     def trained(self, method: str, rate: float, seed: int, count: int) -> Line:
         folder = Path(tempfile.mkdtemp(prefix=f"{method}-", dir=self.folder))
         run = {
-            "base_model": str(self.given.model),
+            "base_model": str(self.options.model),
             "train": str(self.train),
             "eval": str(self.eval),
             "output": str(folder / "output"),
@@ -120,7 +120,7 @@ class Bench:
         logged = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
         steps = [event for event in logged if event["kind"] == "metrics"]
         whole = folder / "output/model"
-        after = self.loss(whole, None) if whole.is_dir() else self.loss(self.given.model, folder / "output/adapter")
+        after = self.loss(whole, None) if whole.is_dir() else self.loss(self.options.model, folder / "output/adapter")
         return {
             "before": result["loss_before"],
             "after": result["loss_after"],
@@ -135,7 +135,7 @@ class Bench:
     def loss(self, model: Path, adapter: Path | None) -> float:
         """On the general text."""
         folder = Path(tempfile.mkdtemp(prefix="evaluation-", dir=self.folder))
-        asked = {
+        task = {
             "base_model": str(model),
             "adapter": str(adapter) if adapter else None,
             "data": str(self.general),
@@ -144,36 +144,36 @@ class Bench:
             "max_tokens": self.tokens,
             "max_length": 128,
         }
-        (folder / "evaluate.json").write_text(json.dumps(asked))
+        (folder / "evaluate.json").write_text(json.dumps(task))
         self.call("training.recipes.evaluate", folder / "evaluate.json")
         return float(json.loads((folder / "result.json").read_bytes())["loss"])
 
     def best(self, method: str) -> float:
         """The rate with the lowest loss in the sweep; of the short form the middle one."""
-        if self.given.short or self.given.speeds:
+        if self.options.short or self.options.speeds:
             return RATES[method][len(RATES[method]) // 2]
         return min(RATES[method], key=lambda rate: self.done((method, rate, SWEEP_SEED))["after"])
 
     def finals(self) -> dict[str, list[Line]]:
         """Each method's runs at its best rate."""
-        if not self.given.short:
+        if not self.options.short:
             sweep = [(method, rate, SWEEP_SEED) for method, rates in RATES.items() for rate in rates]
-            self.all_done(sweep, self.given.at_once)
-        best, seeds = {method: self.best(method) for method in RATES}, SEEDS[:1] if self.given.short else SEEDS
-        self.all_done([(method, best[method], seed) for seed in seeds for method in RATES], self.given.at_once)
+            self.all_done(sweep, self.options.at_once)
+        best, seeds = {method: self.best(method) for method in RATES}, SEEDS[:1] if self.options.short else SEEDS
+        self.all_done([(method, best[method], seed) for seed in seeds for method in RATES], self.options.at_once)
         return {method: [self.done((method, best[method], seed)) for seed in seeds] for method in RATES}
 
     def alone(self) -> dict[str, Line]:
         """A run of each method with a device to itself."""
-        steps = self.steps if self.given.short else self.given.alone_steps
+        steps = self.steps if self.options.short else self.options.alone_steps
         keys = {method: (method, self.best(method), ALONE) for method in RATES}
         self.all_done(keys.values(), max(1, torch.cuda.device_count()), steps)
         return {method: self.done(key, steps) for method, key in keys.items()}
 
     def call(self, module: str, path: Path) -> None:
-        seen = {"CUDA_VISIBLE_DEVICES": str(getattr(self.devices, "mine", 0))} if torch.cuda.is_available() else {}
-        seen["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.given.at_once))
-        subprocess.run([sys.executable, "-m", module, str(path)], check=True, env={**os.environ, **seen})  # noqa: S603
+        device = {"CUDA_VISIBLE_DEVICES": str(getattr(self.devices, "mine", 0))} if torch.cuda.is_available() else {}
+        device["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.options.at_once))
+        subprocess.run([sys.executable, "-m", module, str(path)], check=True, env={**os.environ, **device})  # noqa: S603
 
 
 def split(data: Path, domain: str, folder: Path) -> tuple[Path, Path]:
@@ -196,11 +196,11 @@ def deep_over_early(adapter: Path) -> float:
     ranks: dict[tuple[int, str], list[int]] = {}
     with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
         for name in stored.keys():  # noqa: SIM118 - a file's method, not a mapping
-            if found := re.search(r"layers\.(\d+)\.(self_attn|mlp)\..*lora_A", name):
-                ranks.setdefault((int(found[1]), found[2]), []).append(stored.get_slice(name).get_shape()[0])
+            if match := re.search(r"layers\.(\d+)\.(self_attn|mlp)\..*lora_A", name):
+                ranks.setdefault((int(match[1]), match[2]), []).append(stored.get_slice(name).get_shape()[0])
     layers = max(layer for layer, _ in ranks) + 1
-    deep = [fmean(found) for (layer, part), found in ranks.items() if part == "self_attn" and 3 * layer >= 2 * layers]
-    early = [fmean(found) for (layer, part), found in ranks.items() if part == "mlp" and 3 * layer < layers]
+    deep = [fmean(match) for (layer, part), match in ranks.items() if part == "self_attn" and 3 * layer >= 2 * layers]
+    early = [fmean(match) for (layer, part), match in ranks.items() if part == "mlp" and 3 * layer < layers]
     return fmean(deep) / fmean(early)
 
 
@@ -210,8 +210,8 @@ def speeds(method: str, alone: dict[str, Line]) -> list[Row]:
     rows = []
     for field, unit, claim in (("tokens_per_second", 1.0, claimed), ("memory", 1e9, None)):
         ours, other = alone[method][field] / unit, alone["full"][field] / unit
-        what = "tokens/s" if unit == 1.0 else "peak memory, GB,"
-        rows.append(Row(f"{method}: {what} against full's", ours, other, ours / other, claim))
+        label = "tokens/s" if unit == 1.0 else "peak memory, GB,"
+        rows.append(Row(f"{method}: {label} against full's", ours, other, ours / other, claim))
     return rows
 
 
@@ -219,11 +219,11 @@ def mean(lines: list[Line], field: str) -> float:
     return fmean(line[field] for line in lines)
 
 
-def table(found: dict[str, list[Line]], alone: dict[str, Line], general_before: float) -> list[Row]:
-    full, rows = found["full"], []
+def table(lines_of: dict[str, list[Line]], alone: dict[str, Line], general_before: float) -> list[Row]:
+    full, rows = lines_of["full"], []
     base = mean(full, "before")
     gain = base - mean(full, "after")
-    for method, lines in found.items():
+    for method, lines in lines_of.items():
         before, after = mean(lines, "before"), mean(lines, "after")
         rows.append(Row(f"{method}: held-out loss after, before", after, before, after / before))
         served = mean(lines, "served")
@@ -242,7 +242,7 @@ def table(found: dict[str, list[Line]], alone: dict[str, Line], general_before: 
             reached = base - (served if method == "qlora" else after)
             rows.append(Row(f"{method}: gain against full's", reached, gain, reached / gain, quality))
         rows += speeds(method, alone)
-    found_ranks = mean(found["adalora"], "deep_over_early")
+    found_ranks = mean(lines_of["adalora"], "deep_over_early")
     return [*rows, Row("AdaLoRA's ranks: deep attention over early FFN", found_ranks, 1.0, found_ranks, 4.0)]
 
 
@@ -263,15 +263,15 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = arguments()
+    options = arguments()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(given, Path(folder))
-        if given.speeds:
+        bench = Bench(options, Path(folder))
+        if options.speeds:
             alone = bench.alone()
-            publish("methods", [row for method in RATES for row in speeds(method, alone)], given.out)
+            publish("methods", [row for method in RATES for row in speeds(method, alone)], options.out)
             return
-        found = bench.finals()
-        publish("methods", table(found, bench.alone(), bench.general_before), given.out)
+        lines_of = bench.finals()
+        publish("methods", table(lines_of, bench.alone(), bench.general_before), options.out)
 
 
 if __name__ == "__main__":

@@ -322,13 +322,13 @@ def against(what: str, ours: float, peer: float, goal: float | None) -> Row:
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", "device", "shape", "layers")
-    layers = int(given.layers) if given.layers else 2 if given.short else None
-    bench = Bench(given.shape or "smollm2", given.device or "cpu", layers)
-    counts = (1, 8) if given.short else COUNTS
-    rows = speeds(bench, counts, *((3, 1) if given.short else (12, 2)))
-    rows.append(registered(bench, 100 if given.short else 2000, 40 if given.short else REQUESTS))
-    publish("mixed_adapters", rows, given.out)
+    options = arguments(__doc__ or "", "device", "shape", "layers")
+    layers = int(options.layers) if options.layers else 2 if options.short else None
+    bench = Bench(options.shape or "smollm2", options.device or "cpu", layers)
+    counts = (1, 8) if options.short else COUNTS
+    rows = speeds(bench, counts, *((3, 1) if options.short else (12, 2)))
+    rows.append(registered(bench, 100 if options.short else 2000, 40 if options.short else REQUESTS))
+    publish("mixed_adapters", rows, options.out)
 
 
 if __name__ == "__main__":

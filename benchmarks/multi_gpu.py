@@ -73,28 +73,28 @@ def speeds(shape: str, method: str, folder: Path, micro_batch: int | None = None
     rows = []
     for sharding, goal in (("ddp", DDP_GOAL), ("fsdp", FSDP_GOAL)):
         two = speed(shape, method, 2, sharding, folder, more)
-        what = f"{named}, two {sharding.upper()} against one: "
+        label = f"{named}, two {sharding.upper()} against one: "
         ratio = two["speed"] / one["speed"]
-        rows.append(Row(what + "tokens/s", two["speed"], one["speed"], ratio, goal))
+        rows.append(Row(label + "tokens/s", two["speed"], one["speed"], ratio, goal))
         if one["peak"]:
-            rows.append(Row(what + "peak GB", two["peak"] / 1e9, one["peak"] / 1e9, one["peak"] / two["peak"]))
+            rows.append(Row(label + "peak GB", two["peak"] / 1e9, one["peak"] / 1e9, one["peak"] / two["peak"]))
     if one["weights"]:
         share = one["weights"] / two["weights"]
-        what = f"{named}, FSDP: weights of a GPU, GB"
-        rows.append(Row(what, two["weights"] / 1e9, one["weights"] / 1e9, share, WEIGHTS_GOAL))
+        label = f"{named}, FSDP: weights of a GPU, GB"
+        rows.append(Row(label, two["weights"] / 1e9, one["weights"] / 1e9, share, WEIGHTS_GOAL))
     return rows
 
 
-def run_file(folder: Path, given: argparse.Namespace, devices: int, sharding: str = "ddp") -> Path:
+def run_file(folder: Path, options: argparse.Namespace, devices: int, sharding: str = "ddp") -> Path:
     """A LoRA run on the domain's text with four rows a step, however many devices read them."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = {"steps": 20, "batch_size": 4 // devices, "max_length": 256, "checkpoint_steps": 10, "seed": 1}
     chosen |= {"learning_rate": 1e-4}
     record = {
-        "base_model": str(given.model),
+        "base_model": str(options.model),
         "base_model_name": "base",
-        "train": str(given.data),
-        "eval": str(given.data),
+        "train": str(options.data),
+        "eval": str(options.data),
         "output": str(folder / "output"),
         "events": str(folder / "events.jsonl"),
         "r": 16,
@@ -109,31 +109,31 @@ def run_file(folder: Path, given: argparse.Namespace, devices: int, sharding: st
     return path
 
 
-def trained(folder: Path, given: argparse.Namespace, devices: int, sharding: str = "ddp") -> dict[int, float]:
+def trained(folder: Path, options: argparse.Namespace, devices: int, sharding: str = "ddp") -> dict[int, float]:
     """Loss of each step of the recipe as a worker starts it."""
-    words = launch.command("training.recipes.lora", str(run_file(folder, given, devices, sharding)), devices)
+    words = launch.command("training.recipes.lora", str(run_file(folder, options, devices, sharding)), devices)
     subprocess.run([sys.executable, "-m", *words], check=True)  # noqa: S603
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     return {event["step"]: event["loss"] for event in events if event["kind"] == "metrics"}
 
 
-def moved(folder: Path, given: argparse.Namespace) -> dict[int, float]:
+def moved(folder: Path, options: argparse.Namespace) -> dict[int, float]:
     """Ten steps on two devices, the other ten on one, from the checkpoint."""
-    trained(folder, given, 2)
+    trained(folder, options, 2)
     for path in (folder / "output/checkpoints/checkpoint-20").glob("complete"):
         path.unlink()
     (folder / "events.jsonl").unlink()
-    return trained(folder, given, 1)
+    return trained(folder, options, 1)
 
 
-def equality(folder: Path, given: argparse.Namespace) -> list[Row]:
+def equality(folder: Path, options: argparse.Namespace) -> list[Row]:
     """The largest difference of any step's loss, in nats."""
-    one = trained(folder / "one", given, 1)
+    one = trained(folder / "one", options, 1)
     rows = []
     for name, other in {
-        "two DDP": trained(folder / "ddp", given, 2),
-        "two FSDP": trained(folder / "fsdp", given, 2, "fsdp"),
-        "resumed on one from two": moved(folder / "moved", given),
+        "two DDP": trained(folder / "ddp", options, 2),
+        "two FSDP": trained(folder / "fsdp", options, 2, "fsdp"),
+        "resumed on one from two": moved(folder / "moved", options),
     }.items():
         worst = max(abs(other[step] - one[step]) for step in other)
         sys.stdout.write(f"  {name}: {len(other)} steps, largest difference of a loss {worst:.6f}\n")
@@ -149,9 +149,9 @@ def equality(folder: Path, given: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def exact(folder: Path, given: argparse.Namespace) -> list[Row]:
+def exact(folder: Path, options: argparse.Namespace) -> list[Row]:
     """The same comparison in float32, on random weights: is it rounding that makes the difference?"""
-    shape = "tiny" if given.short else "smollm2"
+    shape = "tiny" if options.short else "smollm2"
     one = speed(shape, "lora", 1, "ddp", folder, ("--float32", "--rows", "4"))["losses"]
     rows = []
     for sharding in ("ddp", "fsdp"):
@@ -169,23 +169,23 @@ def exact(folder: Path, given: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def analysed(folder: Path, given: argparse.Namespace, preset: str, devices: int) -> dict[str, Any]:
+def analysed(folder: Path, options: argparse.Namespace, preset: str, devices: int) -> dict[str, Any]:
     out = folder / f"{preset}-{devices}.json"
-    words = ["training.tars", "--model", str(given.model), "--data", str(given.data), "--preset", preset]
-    words += ["--reference", str(given.data), "--samples", "32", "--out", str(out)]
-    words += ["--budget", "uniform:4" if given.short else "uniform:16"]
+    words = ["training.tars", "--model", str(options.model), "--data", str(options.data), "--preset", preset]
+    words += ["--reference", str(options.data), "--samples", "32", "--out", str(out)]
+    words += ["--budget", "uniform:4" if options.short else "uniform:16"]
     if devices > 1:
         words = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), "--module", *words]
     subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    plan: dict[str, Any] = json.loads(out.read_text())
+    return plan
 
 
-def analyses(folder: Path, given: argparse.Namespace) -> list[Row]:
+def analyses(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Scores and ranks of two devices against one, and the time."""
     rows = []
     for preset in ("default", "seed"):
-        one, two = (analysed(folder, given, preset, devices) for devices in (1, 2))
+        one, two = (analysed(folder, options, preset, devices) for devices in (1, 2))
         pairs = [(a["score"], b["score"]) for a, b in zip(one["modules"], two["modules"], strict=True)]
         worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
         same = one["rank_pattern"] == two["rank_pattern"]
@@ -221,34 +221,34 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def parts(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], list[Row]]]:
+def parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], list[Row]]]:
     """What is measured, by name."""
     shapes = {"lora": ["smollm2", "8b"], "mixed": ["8b"], "qlora": ["8b"], "full": ["1b"]}
     named: dict[str, Callable[[], list[Row]]] = {
-        "equality": lambda: equality(folder, given),
-        "exact": lambda: exact(folder, given),
-        "analyses": lambda: analyses(folder, given),
+        "equality": lambda: equality(folder, options),
+        "exact": lambda: exact(folder, options),
+        "analyses": lambda: analyses(folder, options),
     }
     for method, sizes in shapes.items():
-        for shape in ["tiny"] if given.short else sizes:
+        for shape in ["tiny"] if options.short else sizes:
             named[f"{method}:{shape}"] = partial(speeds, shape, method, folder)
-    if not given.short:
+    if not options.short:
         named["lora:8b:4"] = partial(speeds, "8b", "lora", folder, 4)
     return named
 
 
 def main() -> None:
-    given = arguments()
-    kept: dict[str, list[dict[str, Any]]] = json.loads(given.keep.read_text()) if given.keep.exists() else {}
+    options = arguments()
+    stored_rows: dict[str, list[dict[str, Any]]] = json.loads(options.keep.read_text()) if options.keep.exists() else {}
     with tempfile.TemporaryDirectory() as name:
-        named = parts(given, Path(name))
-        for part in given.parts.split(",") if given.parts else named:
-            if part not in kept:
+        named = parts(options, Path(name))
+        for part in options.parts.split(",") if options.parts else named:
+            if part not in stored_rows:
                 began = time.monotonic()
-                kept[part] = [asdict(row) for row in named[part]()]
-                given.keep.write_text(json.dumps(kept))
+                stored_rows[part] = [asdict(row) for row in named[part]()]
+                options.keep.write_text(json.dumps(stored_rows))
                 sys.stdout.write(f"{part}: {time.monotonic() - began:.0f} s\n")
-    publish("multi_gpu", [Row(**row) for part in named for row in kept.get(part, [])], given.out)
+    publish("multi_gpu", [Row(**row) for part in named for row in stored_rows.get(part, [])], options.out)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Watch(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def made(shape: str, folder: Path) -> None:
+def write_random_model(shape: str, folder: Path) -> None:
     """A random model as a folder, as users have theirs."""
     model(shape).to(torch.bfloat16 if on_gpu() else torch.float32).save_pretrained(str(folder))
     tokenizer().save_pretrained(str(folder))
@@ -93,10 +93,10 @@ def nothing(_trained: loop.Trained, _run: Run) -> loop.Facts:
     return {}
 
 
-def settings(given: argparse.Namespace, output: Path) -> Run:
-    ranks = mixed_ranks(given.shape) if given.method == "mixed" else {}
+def settings(options: argparse.Namespace, output: Path) -> Run:
+    ranks = mixed_ranks(options.shape) if options.method == "mixed" else {}
     return Run(
-        base_model=given.model,
+        base_model=options.model,
         base_model_name="random",
         train=output,
         eval=None,
@@ -107,12 +107,12 @@ def settings(given: argparse.Namespace, output: Path) -> Run:
         alpha_pattern={name: 2.0 * rank for name, rank in ranks.items()},
         target_modules=KINDS,
         devices=WORLD,
-        sharding=given.sharding,
+        sharding=options.sharding,
         hyperparameters=Hyperparameters(
-            steps=given.steps,
-            batch_size=given.rows or BATCH[given.shape],
+            steps=options.steps,
+            batch_size=options.rows or BATCH[options.shape],
             packing=1,
-            max_length=256 if given.shape == "tiny" else 2048,
+            max_length=256 if options.shape == "tiny" else 2048,
             checkpoint_steps=10**6,
         ),
     )
@@ -134,10 +134,10 @@ def filled(group: list[TokenSequence], room: int) -> list[TokenSequence]:
     return [*group, TokenSequence(rest, rest)] if rest else group
 
 
-def measured(given: argparse.Namespace, output: Path) -> dict[str, Any]:
-    run, method = settings(given, output), method_of(given.method, exact=given.float32)
+def measured(options: argparse.Namespace, output: Path) -> dict[str, Any]:
+    run, method = settings(options, output), method_of(options.method, exact=options.float32)
     state = distributed.join(run, RunEvents(None))
-    rows = material(run, given.shape)
+    rows = material(run, options.shape)
     base, peft_config = method.adapt(method.load(run), run, rows)
     trainer = loop.make_trainer(run, method, base, peft_config, tokenizer(), rows)
     watch = Watch()
@@ -147,16 +147,16 @@ def measured(given: argparse.Namespace, output: Path) -> dict[str, Any]:
     trainer.train()
     each = run.hyperparameters.batch_size * WORLD
     counted = sum(rows.tokens[WARM_STEPS * each : len(watch.ends) * each])
-    found = {
+    figures = {
         "speed": counted / (watch.ends[-1] - watch.ends[WARM_STEPS - 1]),
         "peak": torch.cuda.max_memory_allocated() if on_gpu() else 0,
         "weights": watch.weights,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
     if state.is_main_process:
-        given.out.write_text(json.dumps(found))
+        options.out.write_text(json.dumps(figures))
     state.wait_for_everyone()
-    return found
+    return figures
 
 
 def main() -> None:
@@ -170,12 +170,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="of a device's micro-batch; without it as many as have room")
     parser.add_argument("--float32", action="store_true", help="the base and all products in float32")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     disable_progress_bars()
-    if given.make:
-        made(given.shape, given.model)
+    if options.make:
+        write_random_model(options.shape, options.model)
         return
-    measured(given, given.out.with_suffix(".work"))
+    measured(options, options.out.with_suffix(".work"))
     last(0)
 
 

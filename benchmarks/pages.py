@@ -45,8 +45,8 @@ def fill(versions: int, folder: Path) -> tuple[dict[str, str], str]:
     cast(project)
     world = World(project, alice, adapters=48, versions=versions)
     adapter = Adapter.create(project=project, slug="dora", base_model=tiny(), by=world.by)
-    made = [write_adapter(folder / str(seed), seed=seed) for seed in range(2)]
-    stored = [AdapterVersion.publish(adapter, each, method="upload", by=world.by) for each in made]
+    folders = [write_adapter(folder / str(seed), seed=seed) for seed in range(2)]
+    stored = [AdapterVersion.publish(adapter, each, method="upload", by=world.by) for each in folders]
     file = write_jsonl(folder / "rows.jsonl", rows())
     dataset = Dataset.create(project=project, name="incidents", file=file, filename="rows.jsonl", by=world.by)
     urls = every_page(world, stored[1], dataset)
@@ -95,11 +95,11 @@ def first_byte_ms(connection: http.client.HTTPConnection, url: str, session: str
     connection.request("GET", url, headers={"Cookie": f"sessionid={session}"})
     answer = connection.getresponse()
     answer.read(1)
-    took = 1000 * (time.perf_counter() - began)
+    milliseconds = 1000 * (time.perf_counter() - began)
     answer.read()
     if answer.status != 200:
         raise RuntimeError(f"{url}: {answer.status}")
-    return took
+    return milliseconds
 
 
 def measure(port: int, urls: dict[str, str], session: str, calls: int) -> list[Row]:

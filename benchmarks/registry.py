@@ -51,16 +51,16 @@ def p95_ms(work: Callable[[int, int], None], count: int) -> float:
     return sorted(times)[int(0.95 * (count - 1))]
 
 
-def both(what: str, ours: float, peer: float, goal: float | None, *, less: bool = False) -> Row:
+def both(label: str, ours: float, peer: float, goal: float | None, *, less: bool = False) -> Row:
     """With `less`, the ratio says how many times smaller ours is."""
-    return Row(what, ours, peer, peer / ours if less else ours / peer, goal)
+    return Row(label, ours, peer, peer / ours if less else ours / peer, goal)
 
 
 def measure(ours: Side, peer: Side, sizes: list[int], short: bool, folder: Path) -> list[Row]:
     count = 3 if short else 20
     rows = [
-        both(f"{what}/s, 16 clients", *(rate(getattr(side, verb), count) for side in (ours, peer)), 2)
-        for what, verb in (("create model", "create_model"), ("create version", "create_version"))
+        both(f"{action}/s, 16 clients", *(rate(getattr(side, verb), count) for side in (ours, peer)), 2)
+        for action, verb in (("create model", "create_model"), ("create version", "create_version"))
     ]
     for versions in sizes:
         for side in (ours, peer):
@@ -84,12 +84,12 @@ def artifacts(ours: Side, peer: Side, count: int, folder: Path) -> list[Row]:
     size = (files[0] / "adapter_model.safetensors").stat().st_size / 1e6
     plain = count * size / timed(lambda: [copied(file, folder / "copy") for file in files[1:]])
     rows = []
-    for what, verb in (("upload", "upload"), ("download", "download")):
+    for action, verb in (("upload", "upload"), ("download", "download")):
         for side in (ours, peer):
             side.settle()
         speeds = [throughput(getattr(side, verb), files, size) for side in (ours, peer)]
-        rows.append(both(f"{what} of {size:.0f} MB, MB/s", *speeds, None))
-        rows.append(Row(f"{what} MB/s; copy and sha256", speeds[0], plain, speeds[0] / plain, 0.8))
+        rows.append(both(f"{action} of {size:.0f} MB, MB/s", *speeds, None))
+        rows.append(Row(f"{action} MB/s; copy and sha256", speeds[0], plain, speeds[0] / plain, 0.8))
     return rows
 
 
@@ -139,17 +139,17 @@ def home() -> Iterator[Path]:
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", "mlflow", "versions")
-    binary: Any = given.mlflow or shutil.which("mlflow")
+    options = arguments(__doc__ or "", "mlflow", "versions")
+    binary: Any = options.mlflow or shutil.which("mlflow")
     if not binary:
         sys.stdout.write("no MLflow: pip install mlflow==3.17.2 psycopg2-binary into a venv, and name --mlflow\n")
         return
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
     sys.stdout.write(version.stdout)
     with home() as folder, Ours(folder) as ours, MLflow(folder, binary) as peer:
-        sizes = [int(given.versions)] if given.versions else [300] if given.short else [10_000, 100_000]
-        rows = measure(ours, peer, sizes, given.short, folder)
-    publish("registry", rows, given.out)
+        sizes = [int(options.versions)] if options.versions else [300] if options.short else [10_000, 100_000]
+        rows = measure(ours, peer, sizes, options.short, folder)
+    publish("registry", rows, options.out)
 
 
 if __name__ == "__main__":

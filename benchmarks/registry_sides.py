@@ -82,11 +82,11 @@ class Side:
         connection = self.connection()
         connection.request(method, path, body, {"Content-Type": kind, **self.headers()})
         answer = connection.getresponse()
-        found: bytes = answer.read()
+        content: bytes = answer.read()
         self.local.used = time.monotonic()
         if answer.status >= 400:
-            raise SystemExit(f"{method} {path}: {answer.status} {found[:800]!r}")
-        return found
+            raise SystemExit(f"{method} {path}: {answer.status} {content[:800]!r}")
+        return content
 
     def connection(self) -> http.client.HTTPConnection:
         """This thread's own; a new one after a rest, because a server closes what idles (uvicorn after 5 s)."""

@@ -44,9 +44,9 @@ def publish(name: str, rows: list[Row], out: Path | None) -> None:
         goal = "" if row.goal is None else f"  goal {row.goal:g}: {'met' if row.met else 'missed'}"
         sys.stdout.write(f"{row.what:<48} {row.ours:>9.1f} {row.peer:>9.1f} {row.ratio:>6.2f}x{goal}\n")
     if out:
-        shown = [{**asdict(row), "met": row.met} for row in rows]
+        records = [{**asdict(row), "met": row.met} for row in rows]
         facts = {"name": name, "date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit(), "machine": machine()}
-        out.write_text(json.dumps({**facts, "rows": shown}, indent=1) + "\n")
+        out.write_text(json.dumps({**facts, "rows": records}, indent=1) + "\n")
 
 
 def commit() -> str:

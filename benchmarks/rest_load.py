@@ -96,10 +96,10 @@ async def prepare(http: aiohttp.ClientSession, folder: Path) -> list[str]:
     await ask(http, "POST", "adapters/", {"project": "load", "slug": "line", "base_model": "tiny"})
     names = []
     for number in (1, 2):
-        given = write_adapter(folder / f"given-{number}", seed=number)
+        upload_folder = write_adapter(folder / f"given-{number}", seed=number)
         form = aiohttp.FormData()
         for part, file in (("adapter_model", "adapter_model.safetensors"), ("adapter_config", "adapter_config.json")):
-            form.add_field(part, (given / file).read_bytes(), filename=file)
+            form.add_field(part, (upload_folder / file).read_bytes(), filename=file)
         names.append((await ask(http, "POST", "adapters/line/versions/", data=form))["served_name"])
         await until(http, f"adapters/line/versions/{number}/")
     for number in range(CLIENTS):
@@ -139,8 +139,8 @@ def memory(product: Product) -> int:
 
 
 def rows(load: Load, before: int, after: int) -> list[Row]:
-    p95 = {kind: quantiles(took, n=20, method="inclusive")[18] for kind, took in load.took_ms.items()}
-    everything = [ms for took in load.took_ms.values() for ms in took]
+    p95 = {kind: quantiles(times_ms, n=20, method="inclusive")[18] for kind, times_ms in load.took_ms.items()}
+    everything = [ms for times_ms in load.took_ms.values() for ms in times_ms]
     whole = quantiles(everything, n=20, method="inclusive")[18]
     latencies = [Row(f"p95 ms of a {kind}, {CLIENTS} clients", ms, GOAL_MS, GOAL_MS / ms) for kind, ms in p95.items()]
     return [

@@ -78,7 +78,7 @@ def block(case: Case, rng: np.random.Generator, samples: int) -> NDArray[np.floa
     always = mean_difference(control, candidate, ALPHA, case.bounds)
     fixed = fixed_sample(control, candidate, case.bounds)
     places = [look - 1 for look in LOOKS if look <= samples]
-    return np.array([blamed(found, case.margin)[:, places].sum(axis=0) for found in (always, fixed)])
+    return np.array([blamed(interval, case.margin)[:, places].sum(axis=0) for interval in (always, fixed)])
 
 
 def rows(case: Case, runs: int, samples: int) -> list[Row]:
@@ -91,9 +91,9 @@ def rows(case: Case, runs: int, samples: int) -> list[Row]:
 
 
 def main() -> None:
-    asked = arguments(__doc__ or "")
-    runs, samples = (200, 1500) if asked.short else (1000, 5000)
-    publish("rollout_statistics", [row for case in CASES for row in rows(case, runs, samples)], asked.out)
+    options = arguments(__doc__ or "")
+    runs, samples = (200, 1500) if options.short else (1000, 5000)
+    publish("rollout_statistics", [row for case in CASES for row in rows(case, runs, samples)], options.out)
 
 
 if __name__ == "__main__":

@@ -35,11 +35,11 @@ def main() -> int:
 
 def curves(rows: list[dict[str, Any]], word: str) -> dict[str, list[tuple[int, float, float]]]:
     """Case -> (samples an arm, ours, the fixed-sample test's), in percent."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
+    points: dict[str, list[tuple[int, float, float]]] = {}
     for row in rows:
-        if (told := WHAT.fullmatch(row["what"])) and word in told["case"]:
-            found.setdefault(told["case"], []).append((int(told["samples"]), row["ours"], row["peer"]))
-    return found
+        if (match := WHAT.fullmatch(row["what"])) and word in match["case"]:
+            points.setdefault(match["case"], []).append((int(match["samples"]), row["ours"], row["peer"]))
+    return points
 
 
 def drawn(rows: list[dict[str, Any]], left: int, title: str, word: str, top: float, limit: float) -> Iterator[str]:

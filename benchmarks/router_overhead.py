@@ -38,19 +38,19 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes, is_stream: bool) -> asyncio.Future[float]:
         """The time.perf_counter() of its first byte, once all of it is there."""
-        self.held, self.first, self.is_stream = b"", 0.0, is_stream
+        self.buffer, self.first, self.is_stream = b"", 0.0, is_stream
         self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.done
 
     def data_received(self, data: bytes) -> None:
         self.first = self.first or time.perf_counter()
-        self.held += data
+        self.buffer += data
         ending = b"0\r\n\r\n" if self.is_stream else b"}}"
-        if self.held.endswith(ending) and not self.done.done():
-            status = self.held[9:12]
+        if self.buffer.endswith(ending) and not self.done.done():
+            status = self.buffer[9:12]
             if status != b"200":
-                self.done.set_exception(RuntimeError(self.held.decode()))
+                self.done.set_exception(RuntimeError(self.buffer.decode()))
             else:
                 self.done.set_result(self.first)
 
@@ -115,14 +115,16 @@ def added(samples: Samples) -> list[Row]:
     for rate, is_stream in sorted({(rate, is_stream) for _, rate, is_stream in samples}):
         for percent in (50, 99):
             base = percentile(samples["direct", rate, is_stream], percent)
-            mine = percentile(samples["ours", rate, is_stream], percent) - base
+            own_ms = percentile(samples["ours", rate, is_stream], percent) - base
             kind = "first byte of a stream" if is_stream else "whole answer"
             for peer in peers:
-                theirs = percentile(samples[peer, rate, is_stream], percent) - (0 if peer == "direct" else base)
-                what = f"added ms, p{percent}, {rate} rps, {kind}, {peer}"
+                peer_ms = percentile(samples[peer, rate, is_stream], percent) - (0 if peer == "direct" else base)
+                label = f"added ms, p{percent}, {rate} rps, {kind}, {peer}"
                 goal = ADDED_GOALS_MS[percent] if rate == 500 else None
                 rows.append(
-                    Row(what, mine, theirs, (goal or theirs) / mine if mine > 0 else 0.0, 1.0 if goal else None)
+                    Row(
+                        label, own_ms, peer_ms, (goal or peer_ms) / own_ms if own_ms > 0 else 0.0, 1.0 if goal else None
+                    )
                 )
     return rows
 
@@ -151,13 +153,13 @@ def wrk_rate(wrk: str, port: int, seconds: int) -> float:
         file.write(script)
         file.flush()
         command = [wrk, "-t1", "-c64", f"-d{seconds}s", "-s", file.name, f"http://127.0.0.1:{port}/v1/completions"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
-    if "Non-2xx" in told:
-        raise RuntimeError(told)
-    found = re.search(r"Requests/sec:\s+([0-9.]+)", told)
-    if found is None:
-        raise RuntimeError(told)
-    return float(found[1])
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    if "Non-2xx" in output:
+        raise RuntimeError(output)
+    rate_line = re.search(r"Requests/sec:\s+([0-9.]+)", output)
+    if rate_line is None:
+        raise RuntimeError(output)
+    return float(rate_line[1])
 
 
 def main() -> None:

@@ -45,15 +45,15 @@ class Engine(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self.held = b""
+        self.buffer = b""
 
     def data_received(self, data: bytes) -> None:
-        self.held += data
-        while (end := self.held.find(b"\r\n\r\n")) >= 0:
-            size = end + 4 + length_in(self.held[:end])
-            if len(self.held) < size:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            size = end + 4 + length_in(self.buffer[:end])
+            if len(self.buffer) < size:
                 return
-            body, self.held = self.held[end:size], self.held[size:]
+            body, self.buffer = self.buffer[end:size], self.buffer[size:]
             self.answer(body)
 
     def answer(self, body: bytes) -> None:
@@ -69,8 +69,8 @@ class Engine(asyncio.Protocol):
 
 def length_in(head: bytes) -> int:
     """Content-Length; 0 without one."""
-    _, found, rest = head.lower().partition(b"content-length:")
-    return int(rest.split(b"\r\n", 1)[0]) if found else 0
+    _, separator, rest = head.lower().partition(b"content-length:")
+    return int(rest.split(b"\r\n", 1)[0]) if separator else 0
 
 
 def serve_engine(port: int) -> None:
@@ -98,10 +98,10 @@ def sides(peers: bool) -> Iterator[dict[str, int]]:
         process.start()
         stack.callback(process.kill)
         wait_for(engine)
-        found = {"direct": engine, "ours": stack.enter_context(ours(engine, folder))}
+        ports = {"direct": engine, "ours": stack.enter_context(ours(engine, folder))}
         for name, command in (commands(engine, folder) if peers else {}).items():
-            found[name] = stack.enter_context(pinned(command))
-        yield found
+            ports[name] = stack.enter_context(pinned(command))
+        yield ports
 
 
 @contextmanager
@@ -115,12 +115,12 @@ def ours(engine: int, folder: Path) -> Iterator[int]:
 
 def commands(engine: int, folder: Path) -> dict[str, Callable[[int], list[str]]]:
     """Peers that are installed."""
-    found: dict[str, Callable[[int], list[str]]] = {}
+    commands_of: dict[str, Callable[[int], list[str]]] = {}
     if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
-        found["nginx"] = lambda port: [nginx, "-p", str(folder), "-c", str(nginx_file(folder, engine, port))]
+        commands_of["nginx"] = lambda port: [nginx, "-p", str(folder), "-c", str(nginx_file(folder, engine, port))]
     if router := shutil.which("vllm-router"):
         for policy in ("round_robin", "cache_aware"):
-            found[f"vllm-router {policy}"] = lambda port, policy=policy: [  # type: ignore[misc]
+            commands_of[f"vllm-router {policy}"] = lambda port, policy=policy: [  # type: ignore[misc]
                 router,
                 "--worker-urls",
                 f"http://127.0.0.1:{engine}",
@@ -135,7 +135,7 @@ def commands(engine: int, folder: Path) -> dict[str, Callable[[int], list[str]]]
                 "--prometheus-port",
                 str(free_port()),
             ]
-    return found
+    return commands_of
 
 
 def nginx_file(folder: Path, engine: int, port: int) -> Path:

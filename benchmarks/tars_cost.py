@@ -47,12 +47,12 @@ TIME_GOAL, MEMORY_GOAL, PUBLISHED_GOAL = 1 / 1.6, 1 / 1.1, 10.0
 
 
 def main() -> int:
-    given = parse()
-    if given.variant:
-        sys.stdout.write(json.dumps(measured(given)) + "\n")
+    options = parse()
+    if options.variant:
+        sys.stdout.write(json.dumps(measured(options)) + "\n")
         return 0
-    found = {variant: in_process(given, variant) for variant in VARIANTS}
-    publish("tars_cost", rows(found, given.kind), given.out)
+    figures_of = {variant: in_process(options, variant) for variant in VARIANTS}
+    publish("tars_cost", rows(figures_of, options.kind), options.out)
     return 0
 
 
@@ -65,56 +65,56 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--live", action="store_true", help="count the tensors that are alive, not the process")
     parser.add_argument("--short", action="store_true", help="a tiny random Llama")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    given.kind = given.device if given.device == "cuda" else "cpu" if given.model else "short"
-    return given
+    options = parser.parse_args()
+    options.kind = options.device if options.device == "cuda" else "cpu" if options.model else "short"
+    return options
 
 
-def in_process(given: argparse.Namespace, variant: str, *more: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--variant", variant, "--device", given.device, *more]
-    command += ["--model", str(given.model)] if given.model else []
-    command += ["--live"] if given.live else []
+def in_process(options: argparse.Namespace, variant: str, *more: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--variant", variant, "--device", options.device, *more]
+    command += ["--model", str(options.model)] if options.model else []
+    command += ["--live"] if options.live else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    sys.stdout.write(f"{variant}: {found['seconds']:.2f} s, {found['mib']:.0f} MiB on top of the weights\n")
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    sys.stdout.write(f"{variant}: {figures['seconds']:.2f} s, {figures['mib']:.0f} MiB on top of the weights\n")
+    return figures
 
 
-def rows(found: dict[str, dict[str, float]], kind: str) -> list[Row]:
-    plain, published, made = found["plain"], found["published"], []
+def rows(figures_of: dict[str, dict[str, float]], kind: str) -> list[Row]:
+    plain, published, table = figures_of["plain"], figures_of["published"], []
     for variant in OURS:
-        ours = found[variant]
+        ours = figures_of[variant]
         # The probe is several passes over the sample, and says so: it has no goal of its own.
         goal = None if variant == "default" else TIME_GOAL
         times = (f"{kind}: {variant}, seconds against a LoRA pass", ours["seconds"], plain["seconds"])
         memory = (f"{kind}: {variant}, MiB with weights against a LoRA pass", ours["peak"], plain["peak"])
         less = (f"{kind}: {variant}, MiB beyond the weights against as published", ours["mib"], published["mib"])
-        for (what, mine, peer), least in ((times, goal), (memory, MEMORY_GOAL), (less, PUBLISHED_GOAL)):
-            made.append(Row(what, round(mine, 3), round(peer, 3), round(peer / mine, 3), least and round(least, 3)))
-    return made
+        for (label, own, peer), least in ((times, goal), (memory, MEMORY_GOAL), (less, PUBLISHED_GOAL)):
+            table.append(Row(label, round(own, 3), round(peer, 3), round(peer / own, 3), least and round(least, 3)))
+    return table
 
 
-def measured(given: argparse.Namespace) -> dict[str, float]:
+def measured(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of the variant after a warm-up, its peak memory, and what of that is not weights. MiB"""
     import torch
 
-    model = model_of(given).to(given.device).eval()
+    model = model_of(options).to(options.device).eval()
     torch.manual_seed(0)
-    count, length, batch = SIZES[given.kind]
-    data = [torch.randint(0, model.config.vocab_size, (given.sequences or count, length)) for _ in range(2)]
-    work = WORK[given.variant]
-    weights = memory(given.device)
-    if given.device == "cuda":
+    count, length, batch = SIZES[options.kind]
+    data = [torch.randint(0, model.config.vocab_size, (options.sequences or count, length)) for _ in range(2)]
+    work = WORK[options.variant]
+    weights = memory(options.device)
+    if options.device == "cuda":
         work(model, [part[:1] for part in data], batch)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    if given.live:
+    if options.live:
         return live(lambda: work(model, data, batch), model)
     started = time.perf_counter()
     work(model, data, batch)
-    if given.device == "cuda":
+    if options.device == "cuda":
         torch.cuda.synchronize()
-    seconds, peak = time.perf_counter() - started, memory(given.device, peak=True)
+    seconds, peak = time.perf_counter() - started, memory(options.device, peak=True)
     return {"seconds": seconds, "peak": peak, "mib": peak - weights}
 
 
@@ -132,11 +132,11 @@ def live(work: Callable[[], Any], model: Any) -> dict[str, float]:
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            found = function(*args, **(kwargs or {}))
-            for made in tree_leaves(found):
-                if hasattr(made, "untyped_storage"):
-                    see(made.untyped_storage())
-            return found
+            result = function(*args, **(kwargs or {}))
+            for tensor in tree_leaves(result):
+                if hasattr(tensor, "untyped_storage"):
+                    see(tensor.untyped_storage())
+            return result
 
     def see(storage: Any) -> None:
         nonlocal now, peak
@@ -144,9 +144,9 @@ def live(work: Callable[[], Any], model: Any) -> dict[str, float]:
             known.add(storage._cdata)
             now += storage.nbytes()
             peak = max(peak, now)
-            weakref.finalize(storage, gone, storage._cdata, storage.nbytes())
+            weakref.finalize(storage, forget, storage._cdata, storage.nbytes())
 
-    def gone(name: int, size: int) -> None:
+    def forget(name: int, size: int) -> None:
         nonlocal now
         known.discard(name)
         now -= size
@@ -170,15 +170,15 @@ def memory(device: str, *, peak: bool = False) -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def model_of(given: argparse.Namespace) -> Any:
+def model_of(options: argparse.Namespace) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    if given.model:
-        return AutoModelForCausalLM.from_pretrained(str(given.model), dtype=torch.float32)
-    torch.set_default_dtype(torch.bfloat16 if given.device == "cuda" else torch.float32)
-    with torch.device(given.device):
-        model = LlamaForCausalLM(LlamaConfig(**SHAPES[given.kind]))
+    if options.model:
+        return AutoModelForCausalLM.from_pretrained(str(options.model), dtype=torch.float32)
+    torch.set_default_dtype(torch.bfloat16 if options.device == "cuda" else torch.float32)
+    with torch.device(options.device):
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES[options.kind]))
     torch.set_default_dtype(torch.float32)
     return model
 
@@ -270,21 +270,21 @@ def kept_activations(model: Any, modules: dict[str, Any], ids: Any, batch: int) 
     """Input and output of every module for every batch."""
     import torch
 
-    kept: dict[str, list[Any]] = {name: [] for name in modules}
+    activations: dict[str, list[Any]] = {name: [] for name in modules}
 
-    def keep(name: str) -> Any:
+    def recorder(name: str) -> Any:
         def hook(_module: Any, inputs: Any, output: Any) -> None:
-            kept[name].append((inputs[0].detach().clone(), output.detach().clone()))
+            activations[name].append((inputs[0].detach().clone(), output.detach().clone()))
 
         return hook
 
-    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    hooks = [module.register_forward_hook(recorder(name)) for name, module in modules.items()]
     with torch.no_grad():
         for part in ids.split(batch):
             model(input_ids=part.to(model.device), use_cache=False)
     for handle in hooks:
         handle.remove()
-    return kept
+    return activations
 
 
 WORK: dict[str, Callable[[Any, list[Any], int], Any]] = {

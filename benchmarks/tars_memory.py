@@ -19,14 +19,14 @@ SEQUENCES = {"cpu": 4, "cuda": 4, "short": 2}
 
 
 def main() -> int:
-    given = parse()
-    few = SEQUENCES[given.kind]
+    options = parse()
+    few = SEQUENCES[options.kind]
     rows = []
     for variant in OURS:
-        small, large = (in_process(given, variant, "--sequences", str(count))["mib"] for count in (few, few * GROWTH))
-        what = f"{given.kind}: {variant}, MiB of {few} and of {few * GROWTH} sequences"
-        rows.append(Row(what, round(small, 1), round(large, 1), round(small / large, 3), round(GOAL, 3)))
-    publish("tars_memory", rows, given.out)
+        small, large = (in_process(options, variant, "--sequences", str(count))["mib"] for count in (few, few * GROWTH))
+        label = f"{options.kind}: {variant}, MiB of {few} and of {few * GROWTH} sequences"
+        rows.append(Row(label, round(small, 1), round(large, 1), round(small / large, 3), round(GOAL, 3)))
+    publish("tars_memory", rows, options.out)
     return 0
 
 

@@ -81,19 +81,19 @@ class Lines:
 class Bench:
     """The model, the corpora and the analyses; trains what is missing, in groups of AT_ONCE."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         torch.set_float32_matmul_precision("high")
-        self.lines, self.loop = Lines(given.lines), Loop(steps=given.steps)
-        self.until = time.monotonic() + 60 * given.minutes
+        self.lines, self.loop = Lines(options.lines), Loop(steps=options.steps)
+        self.until = time.monotonic() + 60 * options.minutes
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        tokenizer = AutoTokenizer.from_pretrained(str(given.model))
+        tokenizer = AutoTokenizer.from_pretrained(str(options.model))
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(str(given.model), dtype=dtype).to(device).eval()
+        model = AutoModelForCausalLM.from_pretrained(str(options.model), dtype=dtype).to(device).eval()
         self.stack = Stack(Base.of(model), SCALE, LENGTH, compiled=device == "cuda")
-        self.corpora = {name: corpus.load(given.data, name, tokenizer, LENGTH, device) for name in given.domains}
-        advice = json.loads(given.advice.read_text())
+        self.corpora = {name: corpus.load(options.data, name, tokenizer, LENGTH, device) for name in options.domains}
+        advice = json.loads(options.advice.read_text())
         self.domains: dict[str, Domain] = {}
-        for name in given.domains:
+        for name in options.domains:
             started = time.monotonic()
             self.domains[name] = analysed(name, model, tokenizer, self.corpora[name], CONFIG, advice)
             say(f"{name}: analysed in {time.monotonic() - started:.1f} s", self.domains[name].default.probes)
@@ -104,8 +104,8 @@ class Bench:
 
     def run(self, domain: str, arm: str, rate: float, seed: int) -> Run:
         recipe = ARMS[arm](self.domains[domain])
-        made = Arm(recipe.ranks, rate, seed, dict(recipe.a or {}), {}, recipe.ratio, recipe.method)
-        return Run({"domain": domain, "arm": arm, "rate": rate, "seed": seed}, domain, made)
+        arm_run = Arm(recipe.ranks, rate, seed, dict(recipe.a or {}), {}, recipe.ratio, recipe.method)
+        return Run({"domain": domain, "arm": arm, "rate": rate, "seed": seed}, domain, arm_run)
 
     def ensure(self, wanted: Iterable[tuple[str, str, float, int]]) -> None:
         """Train what has no line yet; arms of one method side by side, since each method is one compiled shape."""
@@ -126,17 +126,17 @@ class Bench:
         say(f"{len(runs)} runs in {time.monotonic() - started:.1f} s")
 
     def keep(self, key: dict[str, Any], losses: torch.Tensor, parameters: int) -> None:
-        found = [round(float(loss), 4) for loss in losses]
-        self.lines.add(key | {"parameters": parameters, "loss": round(float(losses.mean()), 5), "losses": found})
+        rounded = [round(float(loss), 4) for loss in losses]
+        self.lines.add(key | {"parameters": parameters, "loss": round(float(losses.mean()), 5), "losses": rounded})
 
     def compressed(self, done: Done, domain: Domain) -> None:
         """The trained adapter cut to smaller budgets, evaluated without further training."""
         updates = {name: Update.of(a.cpu(), b.cpu(), SCALE) for name, (a, b) in done.factors.items() if len(a)}
         smaller = []
         for arm, share in COMPRESSED.items():
-            found = compress(updates, "parameters", int(share * domain.budget), Bounds(0, 32, 1), SCALE)
-            ranks = {name: a.shape[0] for name, (a, _) in found.factors.items()}
-            a, b = ({name: pair[side] for name, pair in found.factors.items()} for side in (0, 1))
+            compressed = compress(updates, "parameters", int(share * domain.budget), Bounds(0, 32, 1), SCALE)
+            ranks = {name: a.shape[0] for name, (a, _) in compressed.factors.items()}
+            a, b = ({name: pair[side] for name, pair in compressed.factors.items()} for side in (0, 1))
             run = Run(done.run.key | {"arm": arm}, domain.name, Arm(ranks, 0.0, done.run.arm.seed, a, b))
             smaller.append(run)
         for cut in together(self.stack, self.corpora, smaller, self.loop, steps=0):
@@ -191,19 +191,19 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    given = parse()
-    if not given.short:
-        if given.model is None or given.data is None:
+    options = parse()
+    if not options.short:
+        if options.model is None or options.data is None:
             sys.stderr.write("--model and --data are needed: see the top of this file.\n")
             return 2
-        given.lines.parent.mkdir(exist_ok=True)
-        bench = Bench(given)
+        options.lines.parent.mkdir(exist_ok=True)
+        bench = Bench(options)
         bench.sweep(list(ARMS))
         bench.final(FINALISTS)
         bench.final([arm for arm in ARMS if arm not in FINALISTS])
-    rows = list(Lines(given.lines).rows.values())
-    table = [Row(*row) for row in compare.table(rows, given.domains)]
-    publish("tars_quality", table, None if given.short else given.out)
+    rows = list(Lines(options.lines).rows.values())
+    table = [Row(*row) for row in compare.table(rows, options.domains)]
+    publish("tars_quality", table, None if options.short else options.out)
     return 0
 
 

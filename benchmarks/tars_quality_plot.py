@@ -35,14 +35,14 @@ def picture(lines: list[dict[str, Any]]) -> str:
     """One SVG, readable on a light and on a dark page."""
     arms = list(dict.fromkeys(line["arm"] for line in lines))
     width, height = LEFT + COLUMN * len(DOMAINS) + 10, TOP + ROW * len(arms) + 24
-    drawn = "".join(
+    columns = "".join(
         part for column, domain in enumerate(DOMAINS) for part in domain_column(lines, arms, column, domain)
     )
     names = "".join(text(LEFT - 10, TOP + ROW * row + 15, arm, "end") for row, arm in enumerate(arms))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="12">'
-        f'<rect width="{width}" height="{height}" fill="#fff"/>{names}{drawn}</svg>\n'
+        f'<rect width="{width}" height="{height}" fill="#fff"/>{names}{columns}</svg>\n'
     )
 
 
@@ -60,9 +60,9 @@ def domain_column(lines: list[dict[str, Any]], arms: list[str], column: int, dom
             yield interval(column, TOP + ROW * row + 11, compare.difference(ours, peer))
 
 
-def interval(column: int, y: int, found: compare.Interval) -> str:
-    low, mean, high = (place(column, value) for value in (found.low, found.mean, found.high))
-    color = "#b33" if found.low > 0 else "#2a7" if found.high < 0 else "#333"
+def interval(column: int, y: int, difference: compare.Interval) -> str:
+    low, mean, high = (place(column, value) for value in (difference.low, difference.mean, difference.high))
+    color = "#b33" if difference.low > 0 else "#2a7" if difference.high < 0 else "#333"
     return (
         f'<line x1="{low}" x2="{high}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="2"/>'
         f'<circle cx="{mean}" cy="{y}" r="4" fill="{color}"/>'

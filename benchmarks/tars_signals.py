@@ -43,18 +43,18 @@ Signal = dict[str, float]  # by module name
 
 
 def main() -> int:
-    given = parse()
-    if given.model is None or given.data is None:
+    options = parse()
+    if options.model is None or options.data is None:
         sys.stdout.write("tars_signals needs --model and --data: see the top of the file.\n")
-        return 0 if given.short else 2
-    found = correlations(given)
+        return 0 if options.short else 2
+    correlation_of = correlations(options)
     rows = []
-    for signal in found[given.domains[0]]:
-        values = [found[domain][signal] for domain in given.domains]
-        each = ", ".join(f"{domain} {value:+.3f}" for domain, value in zip(given.domains, values, strict=True))
+    for signal in correlation_of[options.domains[0]]:
+        values = [correlation_of[domain][signal] for domain in options.domains]
+        each = ", ".join(f"{domain} {value:+.3f}" for domain, value in zip(options.domains, values, strict=True))
         mean = sum(values) / len(values)
         rows.append(Row(f"{signal} ({each})", round(mean, 3), 1.0, round(mean, 3)))
-    publish("tars_signals", rows, given.out)
+    publish("tars_signals", rows, options.out)
     return 0
 
 
@@ -69,23 +69,23 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def correlations(given: argparse.Namespace) -> dict[str, Signal]:
+def correlations(options: argparse.Namespace) -> dict[str, Signal]:
     """By domain and signal."""
     torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    tokenizer = AutoTokenizer.from_pretrained(str(given.model))
-    model = AutoModelForCausalLM.from_pretrained(str(given.model), dtype=dtype).to(device).eval()
-    corpora = {name: corpus.load(given.data, name, tokenizer, LENGTH, device) for name in given.domains}
-    needs = needed(Stack(Base.of(model), SCALE, LENGTH, compiled=device == "cuda"), corpora, Loop(steps=given.steps))
-    found = {}
-    for domain in given.domains:
+    tokenizer = AutoTokenizer.from_pretrained(str(options.model))
+    model = AutoModelForCausalLM.from_pretrained(str(options.model), dtype=dtype).to(device).eval()
+    corpora = {name: corpus.load(options.data, name, tokenizer, LENGTH, device) for name in options.domains}
+    needs = needed(Stack(Base.of(model), SCALE, LENGTH, compiled=device == "cuda"), corpora, Loop(steps=options.steps))
+    correlation_of = {}
+    for domain in options.domains:
         started = time.monotonic()
         signals_of = dict(measured(model, tokenizer, corpora[domain].documents))
-        found[domain] = {name: correlation(signal, needs[domain]) for name, signal in signals_of.items()}
-        sys.stdout.write(f"{domain}: {time.monotonic() - started:.1f} s {found[domain]}\n")
+        correlation_of[domain] = {name: correlation(signal, needs[domain]) for name, signal in signals_of.items()}
+        sys.stdout.write(f"{domain}: {time.monotonic() - started:.1f} s {correlation_of[domain]}\n")
         sys.stdout.flush()
-    return found
+    return correlation_of
 
 
 def correlation(signal: Signal, need: Signal) -> float:
@@ -144,11 +144,11 @@ def of_gradients(target: Watched) -> Iterator[tuple[str, Signal]]:
 
 def of_outputs(target: Watched, base: Watched) -> Iterator[tuple[str, Signal]]:
     pairs = {n: (base.modules[n].moments, watch.moments) for n, watch in target.modules.items()}
-    ours = {n: (b.of(), t.of()) for n, (b, t) in pairs.items() if b and t}
-    yield "output_shift", {n: measures.output_shift(b[0], t[0]) for n, (b, t) in ours.items()}
-    yield "softmax_mean", {n: measures.softmax_divergence(b[0], t[0]) for n, (b, t) in ours.items()}
-    yield "gaussian_diag, base_target", {n: measures.gaussian_divergence(b, t) for n, (b, t) in ours.items()}
-    yield "gaussian_diag, target_base", {n: measures.gaussian_divergence(t, b) for n, (b, t) in ours.items()}
+    moments = {n: (b.of(), t.of()) for n, (b, t) in pairs.items() if b and t}
+    yield "output_shift", {n: measures.output_shift(b[0], t[0]) for n, (b, t) in moments.items()}
+    yield "softmax_mean", {n: measures.softmax_divergence(b[0], t[0]) for n, (b, t) in moments.items()}
+    yield "gaussian_diag, base_target", {n: measures.gaussian_divergence(b, t) for n, (b, t) in moments.items()}
+    yield "gaussian_diag, target_base", {n: measures.gaussian_divergence(t, b) for n, (b, t) in moments.items()}
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ RATES = {1.0: (4e-3, 8e-3), 4.0: (2e-3, 4e-3), 16.0: (1e-3, 2e-3)}
 
 
 def main() -> int:
-    given = parse()
-    if given.model is None or given.data is None:
+    options = parse()
+    if options.model is None or options.data is None:
         sys.stdout.write("tars_tune needs --model and --data: see the top of the file.\n")
-        return 0 if given.short else 2
+        return 0 if options.short else 2
     for power in POWERS:
         for ratio in RATIOS:
             plans.ARMS[f"power {power:g} ratio {ratio:g}"] = lambda d, p=power, r=ratio: Recipe(
@@ -38,8 +38,8 @@ def main() -> int:
             )
     for ratio in RATIOS:
         plans.ARMS[f"mlp ratio {ratio:g}"] = lambda d, r=ratio: Recipe(d.uniform(1.0, MLP), d.gradient, ratio=r)
-    given.advice.write_text(json.dumps({"power": 1.0, "ratio": 1.0}))
-    bench = tars_quality.Bench(given)
+    options.advice.write_text(json.dumps({"power": 1.0, "ratio": 1.0}))
+    bench = tars_quality.Bench(options)
     cells = [
         (domain, f"{kind} ratio {ratio:g}", rate, tars_quality.SWEEP_SEED)
         for kind in (*(f"power {power:g}" for power in POWERS), "mlp")
@@ -48,15 +48,15 @@ def main() -> int:
         for rate in RATES[ratio]
     ]
     bench.ensure(cells)
-    decide(bench.lines, given.out)
+    decide(bench.lines, options.out)
     return 0
 
 
 def powered(domain: plans.Domain, power: float) -> plans.Ranks:
     plan = domain.default.as_dict()
     plan["settings"]["power"] = power
-    found = reallocate(plan, "parameters", domain.budget)
-    return {module["name"]: module["rank"] for module in found["modules"] if module["rank"]}
+    plan_of_power = reallocate(plan, "parameters", domain.budget)
+    return {module["name"]: module["rank"] for module in plan_of_power["modules"] if module["rank"]}
 
 
 def decide(lines: tars_quality.Lines, out: Path) -> None:
@@ -84,9 +84,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--steps", type=int, default=tars_quality.Loop.steps)
     parser.add_argument("--short", action="store_true")
-    given = parser.parse_args()
-    given.domains, given.advice = list(DOMAINS), given.out
-    return given
+    options = parser.parse_args()
+    options.domains, options.advice = list(DOMAINS), options.out
+    return options
 
 
 if __name__ == "__main__":

@@ -104,9 +104,9 @@ def model(shape: str) -> LlamaForCausalLM:
     with torch.device(device):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16 if on_gpu() else torch.float32)
-        made = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=8192))
+        llama = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=8192))
         torch.set_default_dtype(before)
-    return made
+    return llama
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -117,11 +117,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def sequences(shape: str, count: int, longest: int) -> list[TokenSequence]:
     """Short rows with a long tail, as instructions are: half of them under 100 tokens."""
     chance, vocabulary = random.Random(0), int(SHAPES[shape]["vocab_size"])
-    made = []
+    token_sequences = []
     for _ in range(count):
         ids = [chance.randrange(2, vocabulary) for _ in range(min(longest, int(chance.lognormvariate(4.5, 0.7)) + 4))]
-        made.append(TokenSequence(ids, ids))
-    return made
+        token_sequences.append(TokenSequence(ids, ids))
+    return token_sequences
 
 
 def settings(steps: int, batch: int, length: int, folder: str, ranks: dict[str, int]) -> Run:
@@ -253,18 +253,18 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = arguments()
-    shape, steps = ("tiny", 6) if given.short else (given.shape, given.steps)
-    length = 256 if given.short else given.length
-    rows = sequences(shape, 512 if given.short else 8192, min(length, 1024))
+    options = arguments()
+    shape, steps = ("tiny", 6) if options.short else (options.shape, options.steps)
+    length = 256 if options.short else options.length
+    rows = sequences(shape, 512 if options.short else 8192, min(length, 1024))
     with tempfile.TemporaryDirectory() as folder:
         # A first pass, which is thrown away, loads and builds what both sides use.
-        ours(settings(steps, given.batch, length, folder, {}), shape, rows)
-        uniform = ours(settings(steps, given.batch, length, folder, {}), shape, rows)
-        mixed = ours(settings(steps, given.batch, length, folder, mixed_ranks(shape)), shape, rows)
-        peer = None if given.without_trl else trl_defaults(steps, shape, rows, folder)
+        ours(settings(steps, options.batch, length, folder, {}), shape, rows)
+        uniform = ours(settings(steps, options.batch, length, folder, {}), shape, rows)
+        mixed = ours(settings(steps, options.batch, length, folder, mixed_ranks(shape)), shape, rows)
+        peer = None if options.without_trl else trl_defaults(steps, shape, rows, folder)
     if FIRST:
-        publish("training_throughput", table(f"{shape} x{WORLD}", uniform, mixed, peer, limit(shape)), given.out)
+        publish("training_throughput", table(f"{shape} x{WORLD}", uniform, mixed, peer, limit(shape)), options.out)
 
 
 def table(name: str, uniform: Measured, mixed: Measured, peer: Measured | None, most: float) -> list[Row]:

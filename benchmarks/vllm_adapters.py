@@ -80,7 +80,7 @@ TURNS = {
 class Engine:
     """A vLLM process of one side, which answers cells."""
 
-    def __init__(self, side: str, told: Figures, lane: int, work: Path) -> None:
+    def __init__(self, side: str, settings: Figures, lane: int, work: Path) -> None:
         self.side = side
         # An empty list of plugins loads none. A lane has a compile cache of its own: two engines of one key would race.
         own = {"VLLM_CACHE_ROOT": str(work / f"cache-{lane}"), "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
@@ -88,14 +88,14 @@ class Engine:
         own |= {"VLLM_TUNED_CONFIG_FOLDER": str(work / "tiles")} if side == "tuned" else {}
         self._log = (work / f"{side}-{lane}.log").open("a")
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, str(ROOT / "benchmarks/vllm_engine.py"), json.dumps(told)],
+            [sys.executable, str(ROOT / "benchmarks/vllm_engine.py"), json.dumps(settings)],
             env=os.environ | own,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
         )
-        self._ask, self._told = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        self._ask, self._replies = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
 
     def ready(self) -> float:
         return float(self._answer()["ready_s"])
@@ -114,7 +114,7 @@ class Engine:
             self._process.wait()
 
     def _answer(self) -> Figures:
-        for line in self._told:
+        for line in self._replies:
             if line.startswith("RESULT "):
                 answer: Figures = json.loads(line.removeprefix("RESULT "))
                 return answer
@@ -127,14 +127,14 @@ class Bench:
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self.seen: dict[tuple[str, str, Any], list[Figures]] = defaultdict(list)
+        self.figures: dict[tuple[str, str, Any], list[Figures]] = defaultdict(list)
 
     def wave(self, name: str, sides: Iterable[tuple[str, int]]) -> None:
         """Start all engines of a wave at once, then measure them in turns. A side has a lane: (side, lane)."""
         engines = []
         for wave, side, lane in self._split(name, list(sides)):
             slots, rank, rows, cache, _ = WAVES[wave]
-            told = {
+            settings = {
                 "model": str(self.work / "8b"),
                 "slots": slots,
                 "rank": rank,
@@ -142,7 +142,7 @@ class Bench:
                 "cache_gb": cache,
                 "vocabulary": VOCABULARY,
             }
-            engines.append((wave, Engine(side, told, lane, self.work)))
+            engines.append((wave, Engine(side, settings, lane, self.work)))
         for wave, engine in engines:
             self._say(f"wave {wave} {engine.side}: started in {engine.ready():.0f} s")
         for wave, engine in engines:
@@ -170,7 +170,7 @@ class Bench:
         return engine.ask(rows=rows, folders=[folder] * adapters, prompt=prompt, tokens=tokens)
 
     def _keep(self, wave: str, side: str, cell: Any, figures: Figures) -> None:
-        self.seen[wave, side, cell].append(figures)
+        self.figures[wave, side, cell].append(figures)
         speed = figures.get("tokens_per_s") or figures["prompt_tokens_per_s"]
         first, usual, slow = (1000 * figures.get(name, 0) for name in ("ttft_p50", "itl_p50", "itl_p95"))
         self._say(f"wave {wave} {side} {cell}: {speed:.0f} tokens/s, first {first:.0f} ms, {usual:.2f} / {slow:.2f} ms")
@@ -180,11 +180,11 @@ class Bench:
         sys.stdout.flush()
 
     def save(self, log: Path) -> None:
-        kept = [
+        cells = [
             {"wave": wave, "side": side, "cell": cell, "figures": figures}
-            for (wave, side, cell), figures in self.seen.items()
+            for (wave, side, cell), figures in self.figures.items()
         ]
-        log.write_text(json.dumps(kept))
+        log.write_text(json.dumps(cells))
 
 
 def write_model(work: Path) -> None:
@@ -224,28 +224,28 @@ def write_adapter(
     save_file(weights, folder / "adapter_model.safetensors")
 
 
-def rows_of(kept: list[Figures]) -> list[Row]:
+def rows_of(cells_measured: list[Figures]) -> list[Row]:
     """The table: every cell of both sides, then the goals."""
-    seen = {
+    figures_of = {
         (
             each["wave"],
             each["side"],
             str(tuple(each["cell"]) if isinstance(each["cell"], list) else each["cell"]),
         ): each["figures"]
-        for each in kept
+        for each in cells_measured
     }
 
     def speed(wave: str, side: str, cell: Any, of: str = "tokens_per_s") -> float:
-        return median(figures[of] for figures in seen[wave, side, str(cell)])
+        return median(figures[of] for figures in figures_of[wave, side, str(cell)])
 
     rows: list[Row] = []
 
-    def add(what: str, ours: float, peer: float, goal: float | None = None) -> None:
-        rows.append(Row(what, ours, peer, ours / peer, goal))
+    def add(label: str, ours: float, peer: float, goal: float | None = None) -> None:
+        rows.append(Row(label, ours, peer, ours / peer, goal))
 
     for wave, (slots, rank, _, _, cells) in WAVES.items():
         for cell in cells:
-            if (wave, "plugin", str(cell)) not in seen:
+            if (wave, "plugin", str(cell)) not in figures_of:
                 continue
             requests, adapters = cell
             many = f"{adapters or 'no'} adapter{'s' * (adapters != 1)}"
@@ -253,12 +253,12 @@ def rows_of(kept: list[Figures]) -> list[Row]:
             goal = {("32", (32, 32)): 2.5, ("32", (32, 0)): 0.97, ("32", (32, 1)): 0.97}.get((wave, cell))
             ours = speed(wave, "plugin", cell)
             add(f"tokens/s, {place}, against stock vLLM", ours, speed(wave, "stock", cell), goal)
-            if (wave, "tuned", str(cell)) in seen:
+            if (wave, "tuned", str(cell)) in figures_of:
                 add(f"tokens/s, {place}, against stock with tuned tiles", ours, speed(wave, "tuned", cell))
-            if adapters and (wave, "plugin", str((requests, 0))) in seen:
+            if adapters and (wave, "plugin", str((requests, 0))) in figures_of:
                 goal = {("32", (32, 32)): 0.8, ("128", (128, 128)): 0.7}.get((wave, cell))
                 add(f"tokens/s, {place}, against base only", ours, speed(wave, "plugin", (requests, 0)), goal)
-    if ("32", "plugin", "prefill") in seen:
+    if ("32", "plugin", "prefill") in figures_of:
         add(
             "prompt tokens/s, 32 prompts of 512 with 32 adapters, against stock vLLM",
             speed("32", "plugin", "prefill", "prompt_tokens_per_s"),
@@ -269,10 +269,10 @@ def rows_of(kept: list[Figures]) -> list[Row]:
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", "log", "waves", "work")
-    work = Path(given.work or "/tmp/adapterhub-vllm-bench")  # noqa: S108
-    log = Path(given.log or work / "vllm_adapters_log.json")
-    waves = (given.waves or ",".join(("tiles", *TURNS))).split(",")
+    options = arguments(__doc__ or "", "log", "waves", "work")
+    work = Path(options.work or "/tmp/adapterhub-vllm-bench")  # noqa: S108
+    log = Path(options.log or work / "vllm_adapters_log.json")
+    waves = (options.waves or ",".join(("tiles", *TURNS))).split(",")
     write_model(work)
     bench = Bench(work)
     if "tiles" in waves:
@@ -283,8 +283,8 @@ def main() -> None:
         if name in waves:
             bench.wave(name, sides)
             bench.save(log)
-    if bench.seen:
-        publish("vllm_adapters", rows_of(json.loads(log.read_text())), given.out)
+    if bench.figures:
+        publish("vllm_adapters", rows_of(json.loads(log.read_text())), options.out)
 
 
 if __name__ == "__main__":

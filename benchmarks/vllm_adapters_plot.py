@@ -24,12 +24,14 @@ PANELS = (("32", 32, (0, 1, 8, 32), 7000), ("128", 128, (0, 1, 32, 128), 21000))
 
 
 def main() -> int:
-    seen = {
+    figures_of = {
         (each["wave"], each["side"], *each["cell"]): each["figures"]
         for each in json.loads(LOG.read_text())
         if isinstance(each["cell"], list)
     }
-    parts = [part for place, panel in enumerate(PANELS) for part in drawn(seen, LEFT + place * (WIDTH + GAP), *panel)]
+    parts = [
+        part for place, panel in enumerate(PANELS) for part in drawn(figures_of, LEFT + place * (WIDTH + GAP), *panel)
+    ]
     size = f"0 0 {LEFT + 2 * (WIDTH + GAP)} {TOP + HEIGHT + 60}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" font-size="12">'
     note = text(
@@ -40,7 +42,7 @@ def main() -> int:
 
 
 def drawn(
-    seen: dict[tuple[object, ...], list[dict[str, float]]],
+    figures_of: dict[tuple[object, ...], list[dict[str, float]]],
     left: int,
     wave: str,
     requests: int,
@@ -59,7 +61,7 @@ def drawn(
         points = [
             (left + place * step, TOP + HEIGHT * (1 - median(each["tokens_per_s"] for each in figures) / top))
             for place, count in enumerate(adapters)
-            if (figures := seen.get((wave, side, requests, count)))
+            if (figures := figures_of.get((wave, side, requests, count)))
         ]
         if points:
             yield line(points, color)

@@ -27,24 +27,24 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 
-def started(told: dict[str, Any]) -> AsyncLLM:
-    graphs = {"cudagraph_capture_sizes": [size for size in (1, 8, 32, 64, 128, 256) if size <= told["rows"]]}
+def started(settings: dict[str, Any]) -> AsyncLLM:
+    graphs = {"cudagraph_capture_sizes": [size for size in (1, 8, 32, 64, 128, 256) if size <= settings["rows"]]}
     return AsyncLLM.from_engine_args(
         AsyncEngineArgs(
-            model=told["model"],
+            model=settings["model"],
             skip_tokenizer_init=True,
-            load_format=told.get("load_format", "dummy"),
-            dtype=told.get("dtype", "bfloat16"),
+            load_format=settings.get("load_format", "dummy"),
+            dtype=settings.get("dtype", "bfloat16"),
             max_model_len=1024,
-            max_num_seqs=told["rows"],
+            max_num_seqs=settings["rows"],
             max_num_batched_tokens=8192,
             enable_lora=True,
-            max_loras=told["slots"],
-            max_cpu_loras=told["slots"],
-            max_lora_rank=told["rank"],
+            max_loras=settings["slots"],
+            max_cpu_loras=settings["slots"],
+            max_lora_rank=settings["rank"],
             enable_prefix_caching=False,
             gpu_memory_utilization=0.1,
-            kv_cache_memory_bytes=told["cache_gb"] << 30,
+            kv_cache_memory_bytes=settings["cache_gb"] << 30,
             disable_log_stats=True,
             compilation_config=graphs,
         )
@@ -57,34 +57,34 @@ class Client:
     def __init__(self, engine: AsyncLLM, vocabulary: int) -> None:
         self._engine, self._vocabulary, self._asked = engine, vocabulary, 0
 
-    async def cell(self, told: dict[str, Any]) -> dict[str, Any]:
+    async def cell(self, cell: dict[str, Any]) -> dict[str, Any]:
         """`rows` requests at once that take turns over the adapters' folders (none: the base model)."""
-        prompts = told.get("prompts") or [self._prompt(row, told["prompt"]) for row in range(told["rows"])]
-        folders = told["folders"]
-        names = [row % len(folders) if folders else None for row in range(told["rows"])]
+        prompts = cell.get("prompts") or [self._prompt(row, cell["prompt"]) for row in range(cell["rows"])]
+        folders = cell["folders"]
+        names = [row % len(folders) if folders else None for row in range(cell["rows"])]
         began = time.perf_counter()
         streams = await asyncio.gather(
-            *(self._ask(prompt, told, name, folders) for prompt, name in zip(prompts, names, strict=True))
+            *(self._ask(prompt, cell, name, folders) for prompt, name in zip(prompts, names, strict=True))
         )
-        took = time.perf_counter() - began
-        figures = self._figures(streams, began, took, told)
-        return figures | {"answers": [stream[1] for stream in streams]} if told.get("answers") else figures
+        seconds = time.perf_counter() - began
+        figures = self._figures(streams, began, seconds, cell)
+        return figures | {"answers": [stream[1] for stream in streams]} if cell.get("answers") else figures
 
     def _prompt(self, row: int, length: int) -> list[int]:
         return [(7919 * row + 104729 * place) % (self._vocabulary - 10) + 5 for place in range(length)]
 
     async def _ask(
-        self, prompt: list[int], told: dict[str, Any], name: int | None, folders: list[str]
+        self, prompt: list[int], cell: dict[str, Any], name: int | None, folders: list[str]
     ) -> tuple[list[tuple[float, int]], list[Any]]:
         """(when, tokens) of each delta, and the tokens; with `answers` also the two best log-probabilities of each."""
         self._asked += 1
         params = SamplingParams(
             temperature=0,
-            max_tokens=told["tokens"],
+            max_tokens=cell["tokens"],
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            logprobs=2 if told.get("answers") else None,
+            logprobs=2 if cell.get("answers") else None,
         )
         adapter = None if name is None else LoRARequest(f"adapter-{name}", name + 1, folders[name])
         times: list[tuple[float, int]] = []
@@ -94,19 +94,23 @@ class Client:
         ):
             answer = output.outputs[0]
             times.append((time.perf_counter(), len(answer.token_ids)))
-            if told.get("answers"):
+            if cell.get("answers"):
                 best = [sorted((one.logprob for one in each.values()), reverse=True)[:2] for each in answer.logprobs]
                 tokens += list(zip(answer.token_ids, best, strict=True))
         return times, tokens
 
     def _figures(
-        self, streams: list[tuple[list[tuple[float, int]], list[Any]]], began: float, took: float, told: dict[str, Any]
+        self,
+        streams: list[tuple[list[tuple[float, int]], list[Any]]],
+        began: float,
+        seconds: float,
+        cell: dict[str, Any],
     ) -> dict[str, Any]:
         times = [stream[0] for stream in streams]
         firsts = [each[0][0] - began for each in times]
         figures = {
-            "seconds": took,
-            "prompt_tokens_per_s": told["rows"] * told.get("prompt", 0) / took,
+            "seconds": seconds,
+            "prompt_tokens_per_s": cell["rows"] * cell.get("prompt", 0) / seconds,
             "ttft_p50": median(firsts),
             "ttft_max": max(firsts),
         }
@@ -126,18 +130,18 @@ class Client:
 
 
 async def main() -> None:
-    told = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     began = time.perf_counter()
-    engine = started(told)
-    client = Client(engine, told["vocabulary"])
+    engine = started(settings)
+    client = Client(engine, settings["vocabulary"])
     answer({"ready_s": time.perf_counter() - began})
     while line := await asyncio.to_thread(sys.stdin.readline):
         answer(await client.cell(json.loads(line)))
     engine.shutdown()
 
 
-def answer(what: dict[str, Any]) -> None:
-    sys.stdout.write(f"RESULT {json.dumps(what)}\n")
+def answer(result: dict[str, Any]) -> None:
+    sys.stdout.write(f"RESULT {json.dumps(result)}\n")
     sys.stdout.flush()
 
 

@@ -77,7 +77,7 @@ def microseconds(work: Callable[[], None]) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    taken = []
+    times = []
     for _ in range(5):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
@@ -85,8 +85,8 @@ def microseconds(work: Callable[[], None]) -> float:
         graph.replay()
         end.record()
         torch.cuda.synchronize()
-        taken.append(begin.elapsed_time(end) * 500)
-    return median(taken)
+        times.append(begin.elapsed_time(end) * 500)
+    return median(times)
 
 
 def compile_share(worker: int) -> None:
@@ -107,7 +107,7 @@ def search() -> dict[str, dict[str, Any]]:
                 (microseconds(partial(module.run, kind, tile)) / module.copies, place)
                 for place, tile in enumerate(tiles)
             ]
-            taken, place = min(times)
+            best_time, place = min(times)
             sizes = (wide, RANK) if kind == "shrink" else (RANK, max(outs))
             common = {
                 "max_loras": SLOTS + 1,
@@ -117,7 +117,7 @@ def search() -> dict[str, dict[str, Any]]:
             }
             default = get_lora_op_configs(kind, batch=ROWS, add_inputs=True, **common)
             stock = microseconds(partial(module.run, kind, default)) / module.copies
-            sys.stdout.write(f"{name} {kind}: {taken:.1f} us, vLLM's default {stock:.1f}; {tiles[place]}\n")
+            sys.stdout.write(f"{name} {kind}: {best_time:.1f} us, vLLM's default {stock:.1f}; {tiles[place]}\n")
             rows = best[kind].setdefault(str(len(outs)), {})
             prefill = get_lora_op_configs(kind, batch=8192, add_inputs=True, **common)
             for count, tile in ((ROWS, COMMON | tiles[place]), (2048, prefill), (8192, prefill)):
@@ -133,11 +133,11 @@ def main() -> None:
     workers = [subprocess.Popen([sys.executable, __file__, "--compile", str(worker)]) for worker in range(WORKERS)]  # noqa: S603
     for worker in workers:
         worker.wait()
-    found = search()
+    tiles = search()
     folder.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.get_device_name().replace(" ", "_").replace("-", "_")
     for kind, name in (("shrink", "SHRINK"), ("expand", "EXPAND_TRUE")):
-        (folder / f"{gpu}_{name}.json").write_text(json.dumps({str(SLOTS + 1): found[kind]}, indent=1))
+        (folder / f"{gpu}_{name}.json").write_text(json.dumps({str(SLOTS + 1): tiles[kind]}, indent=1))
 
 
 if __name__ == "__main__":

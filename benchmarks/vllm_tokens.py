@@ -50,9 +50,11 @@ def adapters(model: Path, work: Path) -> list[str]:
     return [str(work / f"small-{number}") for number in range(len(RANKS))]
 
 
-def asked(model: Path, work: Path, texts: list[list[int]], folders: list[str]) -> dict[tuple[str, str, str], Answers]:
+def collect_answers(
+    model: Path, work: Path, texts: list[list[int]], folders: list[str]
+) -> dict[tuple[str, str, str], Answers]:
     """(side, dtype, part) -> answers. All engines start together."""
-    told = {
+    settings = {
         "model": str(model),
         "slots": len(folders),
         "rank": max(RANKS),
@@ -62,7 +64,7 @@ def asked(model: Path, work: Path, texts: list[list[int]], folders: list[str]) -
         "vocabulary": 49152,
     }
     pairs = [(side, dtype) for side in SIDES for dtype in DTYPES]
-    engines = {pair: Engine(pair[0], told | {"dtype": pair[1]}, 10 + lane, work) for lane, pair in enumerate(pairs)}
+    engines = {pair: Engine(pair[0], settings | {"dtype": pair[1]}, 10 + lane, work) for lane, pair in enumerate(pairs)}
     answers = {}
     for (side, dtype), engine in engines.items():
         engine.ready()
@@ -88,36 +90,37 @@ def read_by_peft(model: Any, texts: list[list[int]], answers: Answers, adapters:
         else:
             with model.disable_adapter():
                 logits = model(own).logits
-        told, chosen = logits[:, WORDS - 1 : -1], own[:, WORDS:, None]
-        below += (told.max(-1).values - told.gather(2, chosen)[..., 0]).flatten().tolist()
+        logits_of_answer, chosen = logits[:, WORDS - 1 : -1], own[:, WORDS:, None]
+        below += (logits_of_answer.max(-1).values - logits_of_answer.gather(2, chosen)[..., 0]).flatten().tolist()
     return below
 
 
-def same_answers(ours: Answers, theirs: Answers) -> tuple[int, int, list[float]]:
+def same_answers(first: Answers, theirs: Answers) -> tuple[int, int, list[float]]:
     """Equal tokens before the first difference of each answer, all tokens up to it, and the margins at differences."""
     equal = total = 0
     margins = []
-    for mine, other in zip(ours, theirs, strict=True):
-        place = next((at for at, (a, b) in enumerate(zip(mine, other, strict=True)) if a[0] != b[0]), len(mine))
+    for own, other in zip(first, theirs, strict=True):
+        place = next((at for at, (a, b) in enumerate(zip(own, other, strict=True)) if a[0] != b[0]), len(own))
         equal += place
-        total += place + (place < len(mine))
-        if place < len(mine):
+        total += place + (place < len(own))
+        if place < len(own):
             best, second = other[place][1]
             margins.append(best - second)
     return equal, total, margins
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", "model", "work")
-    work = Path(given.work or "/tmp/adapterhub-vllm-bench")  # noqa: S108
-    model = Path(given.model)
+    options = arguments(__doc__ or "", "model", "work")
+    work = Path(options.work or "/tmp/adapterhub-vllm-bench")  # noqa: S108
+    model = Path(options.model)
     texts = prompts(model, 64)
     folders = adapters(model, work)
-    answers = asked(model, work, texts, folders)
-    kept = [
-        {"side": side, "dtype": dtype, "part": part, "answers": told} for (side, dtype, part), told in answers.items()
+    answers = collect_answers(model, work, texts, folders)
+    records = [
+        {"side": side, "dtype": dtype, "part": part, "answers": answered}
+        for (side, dtype, part), answered in answers.items()
     ]
-    (work / "vllm_tokens_log.json").write_text(json.dumps(kept))
+    (work / "vllm_tokens_log.json").write_text(json.dumps(records))
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).cuda()
     peft = PeftModel.from_pretrained(base, folders[0], adapter_name="0")
     for number, folder in enumerate(folders[1:], 1):
@@ -143,9 +146,9 @@ def main() -> None:
                 below = read_by_peft(peft, texts, answers[side, dtype, part], used)
                 best = sum(each == 0 for each in below)
                 others = f"the others lie at most {max(below):.3f} below"
-                what = f"{dtype}, {part}: tokens of {side} that are PEFT's best in float32, of all ({others})"
-                rows.append(Row(what, best, len(below), best / len(below)))
-    publish("vllm_tokens", rows, given.out)
+                label = f"{dtype}, {part}: tokens of {side} that are PEFT's best in float32, of all ({others})"
+                rows.append(Row(label, best, len(below), best / len(below)))
+    publish("vllm_tokens", rows, options.out)
 
 
 if __name__ == "__main__":

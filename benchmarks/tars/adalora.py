@@ -31,8 +31,8 @@ class AdaTraining(Training):
         with torch.no_grad():
             for side in (self.a, self.b):
                 for kind, leaf in side.items():
-                    drawn = torch.randn(leaf.shape, generator=generator).to(leaf) * START_DEVIATION
-                    leaf.copy_(drawn * self.alive[kind])
+                    normal = torch.randn(leaf.shape, generator=generator).to(leaf) * START_DEVIATION
+                    leaf.copy_(normal * self.alive[kind])
         self.e = {kind: torch.zeros_like(self.alive[kind]) for kind in KINDS}
         self.add_leaves(list(self.e.values()), self.rates[: len(KINDS)])
         self.mean = [torch.zeros_like(leaf) for leaf in self.leaves]
@@ -64,9 +64,9 @@ class AdaTraining(Training):
     def weigh(self, gradients: list[Tensor]) -> None:
         """Smoothed |w * g| and its smoothed deviation, for every number."""
         for leaf, gradient, mean, doubt in zip(self.leaves, gradients, self.mean, self.doubt, strict=True):
-            found = (leaf * gradient).abs()
-            mean.lerp_(found, 1 - BETA)
-            doubt.lerp_((found - mean).abs(), 1 - BETA)
+            importance = (leaf * gradient).abs()
+            mean.lerp_(importance, 1 - BETA)
+            doubt.lerp_((importance - mean).abs(), 1 - BETA)
 
     def prune(self, index: int) -> None:
         """Zero the least important E every few steps; one that is zeroed may come back until the mask is final."""
@@ -100,8 +100,8 @@ class AdaTraining(Training):
             self.kept[kind][:, arm] = (scores[kind][:, arm] >= least) * self.alive[kind][:, arm]
 
     def ranks(self, arm: int) -> dict[str, int]:
-        left = {kind: (self.kept[kind][:, arm].sum((1, 2))).int().tolist() for kind in KINDS}
-        return {module_name(layer, kind): rank for kind in KINDS for layer, rank in enumerate(left[kind])}
+        remaining = {kind: (self.kept[kind][:, arm].sum((1, 2))).int().tolist() for kind in KINDS}
+        return {module_name(layer, kind): rank for kind in KINDS for layer, rank in enumerate(remaining[kind])}
 
     def evaluate(self, ids: Tensor, batch: int) -> Tensor:
         with torch.no_grad():

@@ -52,8 +52,8 @@ def starting(arm: Arm, stack: Stack, width: int) -> tuple[Weights, Weights]:
         for layer in range(len(stack.base.layers)):
             name = module_name(layer, kind)
             rank = arm.ranks.get(name, 0)
-            drawn = (torch.rand(width, inner, generator=generator) * 2 - 1) / math.sqrt(inner)
-            a[kind][layer, :rank] = arm.a[name][:rank] if name in arm.a else drawn[:rank]
+            uniform = (torch.rand(width, inner, generator=generator) * 2 - 1) / math.sqrt(inner)
+            a[kind][layer, :rank] = arm.a[name][:rank] if name in arm.a else uniform[:rank]
             if name in arm.b:
                 b[kind][layer, :rank] = arm.b[name][:, :rank].T
     return a, b
@@ -92,14 +92,14 @@ class Training:
 
     def where_adapted(self, rates: list[Tensor]) -> list[Tensor]:
         """Rates that are zero where an arm has no rank: PEFT leaves such a module out, its magnitude too."""
-        kept = []
+        masked = []
         for kind, rate in zip(KINDS, rates, strict=True):
             has = [
                 [float(arm.ranks.get(module_name(layer, kind), 0) > 0) for arm in self.arms]
                 for layer in range(len(self.stack.base.layers))
             ]
-            kept.append(rate * torch.tensor(has, device=rate.device)[:, :, None, None])
-        return kept
+            masked.append(rate * torch.tensor(has, device=rate.device)[:, :, None, None])
+        return masked
 
     def norms(self) -> Weights:
         """||W + scale * B A|| of each output channel, without a gradient, as DoRA wants it. (L, N, 1, out) by kind"""

@@ -18,8 +18,8 @@ Line = dict[str, Any]
 def best_rate(lines: Iterable[Line], domain: str, arm: str, seed: int) -> float:
     """The swept rate with the least held-out loss; a loss that is no number is none."""
     swept = [line for line in lines if (line["domain"], line["arm"], line["seed"]) == (domain, arm, seed)]
-    found = {line["rate"]: line["loss"] if line["loss"] == line["loss"] else np.inf for line in swept}
-    return min(found, key=lambda rate: found[rate])
+    loss_of = {line["rate"]: line["loss"] if line["loss"] == line["loss"] else np.inf for line in swept}
+    return min(loss_of, key=lambda rate: loss_of[rate])
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def difference(ours: dict[int, NDArray[np.float64]], peer: dict[int, NDArray[np.
     seeds = sorted(set(ours) & set(peer))
     a, b = np.stack([ours[seed] for seed in seeds]), np.stack([peer[seed] for seed in seeds])
     random = np.random.default_rng(0)
-    drawn = []
+    resampled = []
     for _ in range(DRAWS):
         rows = random.integers(0, len(seeds), len(seeds))
         columns = random.integers(0, a.shape[1], a.shape[1])
-        drawn.append(a[np.ix_(rows, columns)].mean() / b[np.ix_(rows, columns)].mean() - 1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
+        resampled.append(a[np.ix_(rows, columns)].mean() / b[np.ix_(rows, columns)].mean() - 1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(100 * float(a.mean() / b.mean() - 1), 100 * float(low), 100 * float(high))
 
 
@@ -78,12 +78,12 @@ def compared(lines: Sequence[Line], domain: str, arm: str, against: str, sweep_s
     shared = sorted(set(ours) & set(peer))
     if not shared:
         return None
-    found = difference(ours, peer)
+    interval = difference(ours, peer)
     share = parameters(lines, domain, arm) / parameters(lines, domain, "uniform")
-    bounds = f"{found.mean:+.2f} % [{found.low:+.2f}, {found.high:+.2f}]"
-    what = f"{domain}: {arm} ({share:.2f} B) against {against}, {bounds}, {len(shared)} seeds"
+    bounds = f"{interval.mean:+.2f} % [{interval.low:+.2f}, {interval.high:+.2f}]"
+    label = f"{domain}: {arm} ({share:.2f} B) against {against}, {bounds}, {len(shared)} seeds"
     mean, other = (float(np.mean([side[seed].mean() for seed in shared])) for side in (ours, peer))
-    return what, round(mean, 4), round(other, 4), round(other / mean, 4)
+    return label, round(mean, 4), round(other, 4), round(other / mean, 4)
 
 
 def parameters(lines: Sequence[Line], domain: str, arm: str) -> int:

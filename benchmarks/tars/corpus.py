@@ -37,9 +37,9 @@ def documents(folder: Path, domain: str) -> list[str]:
     """The documents of DOMAIN.txt or DOMAIN.txt.xz, in an order that the split's seed fixes."""
     path = folder / f"{domain}.txt"
     text = path.read_text() if path.exists() else lzma.decompress((folder / f"{domain}.txt.xz").read_bytes()).decode()
-    found = [part.strip() for part in text.split("\f") if part.strip()]
-    random.Random(SPLIT_SEED).shuffle(found)
-    return found
+    texts = [part.strip() for part in text.split("\f") if part.strip()]
+    random.Random(SPLIT_SEED).shuffle(texts)
+    return texts
 
 
 def load(folder: Path, domain: str, tokenizer: Any, length: int, device: str, most: int = 1_200_000) -> Corpus:

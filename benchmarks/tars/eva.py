@@ -37,14 +37,14 @@ def components(model: Any, ids: Tensor, count: int, batch: int = 16) -> dict[str
             model(part, use_cache=False)
     for hook in hooks:
         hook.remove()
-    return {name: leading(*found, count) for name, found in sums.items()}
+    return {name: leading(*moments, count) for name, moments in sums.items()}
 
 
 def adding(sums: dict[str, list[Any]], name: str) -> Any:
     def add(_module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         x = inputs[0].flatten(0, 1).float()
-        found = sums.setdefault(name, [0.0, 0.0, 0])
-        found[0], found[1], found[2] = found[0] + x.T @ x, found[1] + x.sum(0), found[2] + len(x)
+        moments = sums.setdefault(name, [0.0, 0.0, 0])
+        moments[0], moments[1], moments[2] = moments[0] + x.T @ x, moments[1] + x.sum(0), moments[2] + len(x)
 
     return add
 
@@ -58,9 +58,11 @@ def leading(square: Tensor, total: Tensor, tokens: int, count: int) -> tuple[Ten
 
 def plan(model: Any, ids: Tensor, rank: int, rho: int = 2) -> tuple[dict[str, int], dict[str, Tensor]]:
     """(ranks, start values of A) by full module name."""
-    found = components(model, ids, rho * rank)
+    components_of = components(model, ids, rho * rank)
     layers = range(model.config.num_hidden_layers)
-    of = {module_name(layer, kind): found[module_name(layer, READS[kind])] for layer in layers for kind in KINDS}
+    of = {
+        module_name(layer, kind): components_of[module_name(layer, READS[kind])] for layer in layers for kind in KINDS
+    }
     ratios = [(float(ratio), name) for name, (values, _) in of.items() for ratio in values]
     best = sorted(ratios, reverse=True)[: rank * len(of)]
     ranks = {name: sum(chosen == name for _, chosen in best) for name in of}

@@ -71,13 +71,13 @@ class Domain:
     def uniform(self, share: float, kinds: tuple[str, ...] = KINDS) -> Ranks:
         """One rank in every module of these kinds, and one more in evenly spread ones until the budget is spent."""
         names = [name for name in self.names if name.rsplit(".", 1)[-1] in kinds]
-        left = int(share * self.budget)
-        rank, left = divmod(left, sum(self.cost(name) for name in names))
+        remaining = int(share * self.budget)
+        rank, remaining = divmod(remaining, sum(self.cost(name) for name in names))
         ranks = dict.fromkeys(names, rank)
         for name in sorted(names, key=lambda name: hash_of(name)):
-            if self.cost(name) <= left:
+            if self.cost(name) <= remaining:
                 ranks[name] += 1
-                left -= self.cost(name)
+                remaining -= self.cost(name)
         return {name: rank for name, rank in ranks.items() if rank}
 
 

@@ -56,21 +56,21 @@ class Crowd:
                 thread.join()
             self._client.close()
 
-    def until(self, seen: Callable[[list[Answer]], bool], what: str) -> None:
-        """Wait until answers from now on satisfy `seen`."""
+    def until(self, is_met: Callable[[list[Answer]], bool], condition: str) -> None:
+        """Wait until answers from now on satisfy `is_met`."""
         start = len(self.answers)
         try:
-            wait_until(lambda: seen(self.answers[start:]), UNTIL_S, what)
+            wait_until(lambda: is_met(self.answers[start:]), UNTIL_S, condition)
         except AssertionError as error:
-            raise AssertionError(f"{error}; answered: {told(self.answers[start:])}") from None
+            raise AssertionError(f"{error}; answered: {counts_by_version(self.answers[start:])}") from None
 
     def _go_on(self) -> None:
         while not self._stopped.wait(BREATH_S):
             number = next(self._numbers)
             body = {"model": "compliance", "prompt": PROMPT, "max_tokens": COUNT, "temperature": 0}
             is_stream = self._streams > 0 and number % self._streams == 0
-            ask = self._listen if is_stream else self._ask
-            self.answers.append(ask(body | {"user": f"user-{number}"}))
+            send = self._listen if is_stream else self._ask
+            self.answers.append(send(body | {"user": f"user-{number}"}))
 
     def _ask(self, body: dict[str, Any]) -> Answer:
         answer = self._client.post("/v1/completions", json=body)
@@ -97,6 +97,6 @@ def versions(answers: list[Answer]) -> set[str]:
     return {answer.version for answer in answers}
 
 
-def told(answers: list[Answer]) -> dict[str, int]:
+def counts_by_version(answers: list[Answer]) -> dict[str, int]:
     """How often each version answered; an error counts under its words."""
     return dict(Counter(answer.version or f"{answer.status} {answer.text[:200]}" for answer in answers))

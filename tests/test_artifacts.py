@@ -54,11 +54,11 @@ def test_a_bucket_may_be_the_host_name(
     virtual_endpoint: str, s3_keys: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that checks signatures, and knows the bucket only by its host name."""
-    found = socket.getaddrinfo
+    real_getaddrinfo = socket.getaddrinfo
     monkeypatch.setattr(
         socket,
         "getaddrinfo",
-        lambda host, *rest, **more: found(
+        lambda host, *rest, **more: real_getaddrinfo(
             "127.0.0.1" if str(host).endswith(".s3.test") or host == "s3.test" else host, *rest, **more
         ),
     )
@@ -77,19 +77,19 @@ def test_a_bucket_may_be_the_host_name(
 def test_what_is_given_is_stored_too(store: ArtifactStore, tmp_path: Path) -> None:
     digest = store.give_dir(folder(tmp_path / "a", x="one"))
     assert store.give_dir(folder(tmp_path / "twin", x="one")) == digest
-    with store.opened(digest) as found:
-        assert (found / "deep" / "x").read_text() == "one"
+    with store.opened(digest) as opened:
+        assert (opened / "deep" / "x").read_text() == "one"
     with pytest.raises(ArtifactError, match="0000"), store.opened("0" * 64):
         pass
 
 
 def test_a_given_folder_is_moved_on_its_own_disk(tmp_path: Path) -> None:
-    given = folder(tmp_path / "a", x="one")
-    number = (given / "deep" / "x").stat().st_ino
+    source = folder(tmp_path / "a", x="one")
+    number = (source / "deep" / "x").stat().st_ino
     store = FolderStore(tmp_path / "store")
-    place = store.place(store.give_dir(given))
+    place = store.place(store.give_dir(source))
     assert (place / "deep" / "x").stat().st_ino == number
-    assert not given.exists()
+    assert not source.exists()
 
 
 def test_equal_content_has_one_place(store: ArtifactStore, tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_a_flipped_byte_is_found_and_leaves_nothing(store: ArtifactStore, tmp_pa
 
 def test_what_is_old_is_dropped_and_what_was_put_again_stays(store: ArtifactStore, tmp_path: Path) -> None:
     digest = store.put_dir(folder(tmp_path / "a", x="one"))
-    ((found, at),) = store.stored()
-    assert found == digest
+    ((stored, at),) = store.stored()
+    assert stored == digest
     assert not store.drop(digest, at)
     assert store.fetch_dir(digest, tmp_path / "out").is_dir()
     assert store.drop(digest, at + timedelta(seconds=1))
@@ -129,15 +129,15 @@ def test_what_is_old_is_dropped_and_what_was_put_again_stays(store: ArtifactStor
 
 
 def test_garbage_is_what_no_row_names(store: ArtifactStore, version: AdapterVersion, tmp_path: Path) -> None:
-    kept = store.put_dir(version.stored(tmp_path / "version"))
+    digest = store.put_dir(version.stored(tmp_path / "version"))
     orphan = store.put_dir(folder(tmp_path / "a", x="orphan"))
-    assert kept == version.digest
+    assert digest == version.digest
     later = timedelta(seconds=-60)  # everything was put "before" a minute from now
     assert list(collect(store, timedelta(hours=1), dry_run=False)) == [], "the grace time"
     assert list(collect(store, later, dry_run=True)) == [orphan]
     assert store.has(orphan)
     assert list(collect(store, later, dry_run=False)) == [orphan]
-    assert (store.has(orphan), store.has(kept)) == (False, True)
+    assert (store.has(orphan), store.has(digest)) == (False, True)
 
 
 def test_the_command_collects(
@@ -163,14 +163,14 @@ def test_a_wrong_secret_is_refused(rclone_endpoint: str, s3_keys: None, monkeypa
 def test_files_go_straight_to_the_store_and_back(
     bucket: S3Store, ci: str, adapter: Adapter, alice: User, tmp_path: Path
 ) -> None:
-    given = write_adapter(tmp_path / "mine")
+    source = write_adapter(tmp_path / "mine")
     place = "/api/v1/adapters/dora/versions/"
     begun = client(ci).post(f"{place}uploads/").json()
-    assert begun["urls"].keys() == {path.name for path in given.iterdir()}
+    assert begun["urls"].keys() == {path.name for path in source.iterdir()}
     early = problem(client(ci).post(place, {"upload": begun["upload"]}), 422, "invalid")
     assert "was not uploaded" in early["detail"]
     for name, url in begun["urls"].items():
-        assert httpx.put(url, content=(given / name).read_bytes(), trust_env=False).status_code == 200
+        assert httpx.put(url, content=(source / name).read_bytes(), trust_env=False).status_code == 200
     created = client(ci).post(place, {"upload": begun["upload"]})
     assert created.status_code == 201, created.json()
     problem(client(ci).get(f"{place}1/links/"), 503, "artifact_unreadable")
@@ -178,7 +178,7 @@ def test_files_go_straight_to_the_store_and_back(
     links = client(ci).get(f"{place}1/links/").json()
     url = links["urls"]["adapter_model.safetensors"]
     weights = httpx.get(url, trust_env=False)
-    assert weights.content == (given / "adapter_model.safetensors").read_bytes()
+    assert weights.content == (source / "adapter_model.safetensors").read_bytes()
     assert httpx.get(url.replace("X-Amz-Signature=", "X-Amz-Signature=0"), trust_env=False).status_code == 403
     assert not [key for key in keys(bucket) if "incoming" in key], "nothing of the upload is left"
 
@@ -210,9 +210,9 @@ def test_object_lock_holds_what_a_version_refers_to(s3_endpoint: str, s3_keys: N
     digest = locked.put_dir(folder(tmp_path / "a", x="one"))
     locked.hold(digest)
     key = locked.key(digest, "deep/x")
-    (found,) = locked.client.list_object_versions(Bucket=locked.bucket, Prefix=key)["Versions"]
+    (object_version,) = locked.client.list_object_versions(Bucket=locked.bucket, Prefix=key)["Versions"]
     with pytest.raises(ClientError, match="AccessDenied"):
-        locked.client.delete_object(Bucket=locked.bucket, Key=key, VersionId=found["VersionId"])
+        locked.client.delete_object(Bucket=locked.bucket, Key=key, VersionId=object_version["VersionId"])
     assert locked.fetch_dir(digest, tmp_path / "out").is_dir()
     assert not locked.drop(digest, now() - timedelta(hours=1))
 

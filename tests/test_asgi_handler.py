@@ -51,15 +51,15 @@ def streamed(request: HttpRequest) -> StreamingHttpResponse:
 urlpatterns = [path("plain", plain), path("streamed", streamed)]
 
 
-async def asked(handler: OneThread, place: str, sent: Callable[[dict[str, Any]], None]) -> None:
+async def call_handler(handler: OneThread, place: str, sent: Callable[[dict[str, Any]], None]) -> None:
     scope = {"type": "http", "method": "GET", "path": place, "headers": [(b"host", b"localhost")], "query_string": b""}
-    gone = asyncio.Event()
+    disconnected = asyncio.Event()
     asks = iter([{"type": "http.request", "body": b""}])
 
     async def receive() -> dict[str, Any]:
         if message := next(asks, None):
             return message
-        await gone.wait()
+        await disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -81,10 +81,10 @@ def handler() -> Iterator[OneThread]:
 def test_middleware_and_view_share_a_thread_that_stays(handler: OneThread) -> None:
     async def three_times() -> None:
         for _ in range(3):
-            await asked(handler, "/plain", lambda message: None)
+            await call_handler(handler, "/plain", lambda message: None)
 
     asyncio.run(three_times())
-    assert [what for what, _ in seen] == ["middleware", "middleware", "view"] * 3
+    assert [part for part, _ in seen] == ["middleware", "middleware", "view"] * 3
     assert {thread for _, thread in seen} == {"request_0"}
 
 
@@ -96,7 +96,7 @@ def test_a_stream_is_sent_as_it_is_made(handler: OneThread) -> None:
         if message.get("body"):
             ahead.append(len(made) - len(ahead))
 
-    asyncio.run(asked(handler, "/streamed", sent))
+    asyncio.run(call_handler(handler, "/streamed", sent))
     assert len(ahead) == 50
     assert max(ahead) == 1, "no block was made before the one before it was sent"
-    assert len({thread for what, thread in seen if what == "block"}) == 1
+    assert len({thread for part, thread in seen if part == "block"}) == 1

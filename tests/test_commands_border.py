@@ -40,6 +40,6 @@ def test_make_test_keeps_nearly_all(pytestconfig: pytest.Config) -> None:
     collected = pytestconfig.stash[EVERY_TEST]
     if pytestconfig.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         pytest.skip("only a part of the tests was collected")
-    ours = [item for item in collected if "vllm" not in item.keywords]
-    fast = [item for item in ours if commands_of(item) == ["test"]]
-    assert len(fast) >= KEPT * len(ours)
+    counted = [item for item in collected if "vllm" not in item.keywords]
+    fast = [item for item in counted if commands_of(item) == ["test"]]
+    assert len(fast) >= KEPT * len(counted)

@@ -41,10 +41,10 @@ def test_every_variable_of_our_services_is_in_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(services()))
 def test_every_secret_that_a_service_names_is_given_to_it(name: str) -> None:
     service = services()[name]
-    given = {secret["source"] for secret in service.get("secrets", [])}
+    granted = {secret["source"] for secret in service.get("secrets", [])}
     values = [*(service.get("environment") or {}).values(), *(service.get("command") or [])]
     named = {path for value in values for path in re.findall(r"/run/secrets/(\w+)", value)}
-    assert named <= given
+    assert named <= granted
     assert not any("password" in value.lower() and "/run/secrets/" not in value for value in values)
 
 
@@ -99,19 +99,19 @@ def test_vllm_serves_what_the_control_plane_expects() -> None:
 
 def test_the_playground_asks_the_router_by_a_name_that_it_answers_to() -> None:
     web, router = services()["web"], services()["router"]
-    asked = urlsplit(web["environment"]["ADAPTERHUB_ROUTER_URL"])
-    assert asked.hostname in services()
-    assert set(web["networks"]) & set(services()[str(asked.hostname)]["networks"])
-    assert asked.hostname in flag(router["command"], "--hosts").split(",")
-    assert str(asked.port) == flag(router["command"], "--port")
+    router_url = urlsplit(web["environment"]["ADAPTERHUB_ROUTER_URL"])
+    assert router_url.hostname in services()
+    assert set(web["networks"]) & set(services()[str(router_url.hostname)]["networks"])
+    assert router_url.hostname in flag(router["command"], "--hosts").split(",")
+    assert str(router_url.port) == flag(router["command"], "--port")
 
 
 def test_vllm_finds_models_and_adapters_at_the_paths_that_it_is_told() -> None:
     """The worker sends paths of its own file system: the same volumes lie at the same places."""
     home = "/var/lib/adapterhub"
-    told = {f"{home}/{folder.name}" for folder in (settings.MODELS_DIR, settings.SERVED_DIR)}
+    configured = {f"{home}/{folder.name}" for folder in (settings.MODELS_DIR, settings.SERVED_DIR)}
     mounts = {volume["target"]: volume for volume in services()["vllm"]["volumes"]}
-    assert set(mounts) == told
+    assert set(mounts) == configured
     assert all(mount["read_only"] for mount in mounts.values())
     at_worker = {volume["target"]: volume["source"] for volume in services()["worker"]["volumes"]}
     assert {target: mount["source"] for target, mount in mounts.items()}.items() <= at_worker.items()

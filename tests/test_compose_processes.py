@@ -67,8 +67,8 @@ class Started:
 def interpreters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The interpreter of each image, with the packages of its lock file."""
     folder = tmp_path_factory.mktemp("images")
-    made = {image: IMAGE_PACKAGES["environment"](image, folder / image) for image in ("app", "router")}
-    app, router = (str(environment / "bin/python") for environment in made.values())
+    interpreter_of = {image: IMAGE_PACKAGES["environment"](image, folder / image) for image in ("app", "router")}
+    app, router = (str(environment / "bin/python") for environment in interpreter_of.values())
     return {"adapterhub:latest": app, "adapterhub:gpu": app, "adapterhub:router": router}
 
 
@@ -96,9 +96,9 @@ def started(name: str, exchanged: dict[str, str], port: int = 0) -> Iterator[Sta
     command = [exchange(service["image"], exchanged), *(exchange(word, exchanged) for word in service["command"][1:])]
     if port:
         command[command.index("--port") + 1] = str(port)
-    given = {key: exchange(text, exchanged) for key, text in (service.get("environment") or {}).items()}
+    environment = {key: exchange(text, exchanged) for key, text in (service.get("environment") or {}).items()}
     home = exchanged["/var/lib/adapterhub"]
-    env = {"PATH": os.defpath, "HOME": home, "ADAPTERHUB_HOME": home, "PYTHONUNBUFFERED": "1", **given}
+    env = {"PATH": os.defpath, "HOME": home, "ADAPTERHUB_HOME": home, "PYTHONUNBUFFERED": "1", **environment}
     process = Started(command, env, Path(home) / "log.txt")
     try:
         yield process
@@ -108,7 +108,7 @@ def started(name: str, exchanged: dict[str, str], port: int = 0) -> Iterator[Sta
 
 def exchange(text: str, exchanged: dict[str, str]) -> str:
     """In one pass: what stands here may itself look like a name of the composition."""
-    return re.sub("|".join(map(re.escape, exchanged)), lambda found: exchanged[found[0]], text)
+    return re.sub("|".join(map(re.escape, exchanged)), lambda match: exchanged[match[0]], text)
 
 
 @pytest.mark.parametrize("name", ["web", "router"])

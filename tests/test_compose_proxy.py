@@ -82,12 +82,12 @@ def ports(folder: Path, upstreams: dict[str, Upstream]) -> Iterator[dict[str, in
     """The ports of the running proxy: http and https."""
     request = REQUEST_CERTIFICATE.format(host=HOST, folder=folder).split()
     subprocess.run([program("openssl"), *request], check=True, capture_output=True)
-    found = {"http": free_port(), "https": free_port()}
-    (folder / "default.conf").write_text(configuration(folder, found, upstreams))
+    port_of = {"http": free_port(), "https": free_port()}
+    (folder / "default.conf").write_text(configuration(folder, port_of, upstreams))
     with start_nginx(folder) as process:
         wait_until(lambda: process.poll() is not None or (folder / "nginx.pid").exists(), what="nginx starts")
         assert process.poll() is None
-        yield found
+        yield port_of
         process.terminate()
 
 
@@ -100,9 +100,9 @@ def configuration(folder: Path, ports: dict[str, int], upstreams: dict[str, Upst
         "/run/secrets": str(folder),
     }
     text = inline("nginx")
-    for there, here in exchanged.items():
-        assert there in text
-        text = text.replace(there, here)
+    for remote, local in exchanged.items():
+        assert remote in text
+        text = text.replace(remote, local)
     return text
 
 

@@ -59,8 +59,8 @@ def web_process(**environment: str) -> subprocess.Popen[str]:
 
 @pytest.mark.threat("D2")
 def test_a_long_statement_of_the_web_process_is_ended(db: None) -> None:
-    said, failed = web_process(ADAPTERHUB_STATEMENT_S="1").communicate(timeout=50)
-    assert said.strip() == "1s"
+    output, failed = web_process(ADAPTERHUB_STATEMENT_S="1").communicate(timeout=50)
+    assert output.strip() == "1s"
     assert "canceling statement due to statement timeout" in failed
 
 
@@ -78,11 +78,11 @@ def test_a_request_whose_statement_was_ended_is_told_to_come_again(fresh_databas
     """Somebody holds the table: the call neither waits for ever nor fails as if we had made a mistake."""
     holder = connections.create_connection("owner")
     holder.set_autocommit(False)
-    with holder.cursor() as cursor, connection.cursor() as ours:
+    with holder.cursor() as cursor, connection.cursor() as own_cursor:
         cursor.execute("LOCK TABLE registry_adapter")
-        ours.execute("SET statement_timeout = '200ms'")
+        own_cursor.execute("SET statement_timeout = '200ms'")
         answer = APIClient(headers={"Authorization": f"Bearer {ci}"}).get("/api/v1/adapters/")
-        ours.execute("RESET statement_timeout")
+        own_cursor.execute("RESET statement_timeout")
     holder.close()
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer["Retry-After"]

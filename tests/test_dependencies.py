@@ -75,12 +75,12 @@ def imported(file: Path) -> Iterator[str]:
 
 def declared(extra: str) -> set[str]:
     """Names that the extra and those that it builds on ask for, with the library's."""
-    found = set()
+    names = set()
     for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get(extra, [])]:
-        asked = Requirement(line)
-        ours = asked.name == PROJECT["name"]
-        found |= set().union(*map(declared, asked.extras)) if ours else {canonicalize_name(asked.name)}
-    return found
+        requirement = Requirement(line)
+        is_own = requirement.name == PROJECT["name"]
+        names |= set().union(*map(declared, requirement.extras)) if is_own else {canonicalize_name(requirement.name)}
+    return names
 
 
 @pytest.mark.parametrize("part", sorted(set(PARTS.values())))

@@ -53,12 +53,12 @@ def app(tmp_path: Path) -> Path:
 @pytest.fixture
 def environment(app: Path, tmp_path: Path) -> Path:
     """The image's packages, after the image's own command."""
-    made: Path = IMAGE_PACKAGES["environment"]("app", tmp_path / "venv")
+    folder: Path = IMAGE_PACKAGES["environment"]("app", tmp_path / "venv")
     [command] = re.findall(r"^RUN (pip install .*--editable .*)$", stage("app"), re.M)
-    pip = [sys.executable, "-m", "pip", "--python", str(made), *shlex.split(command)[1:]]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder), *shlex.split(command)[1:]]
     done = subprocess.run(pip, cwd=app, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return made
+    return folder
 
 
 def test_the_image_has_the_command_and_its_version(environment: Path, app: Path, tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_the_image_has_the_command_and_its_version(environment: Path, app: Path,
         return subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert "promote" in says(environment / "bin/adapterhub", "--help")
-    told = "import adapterhub.cli, importlib.metadata as m; print(m.version('adapterhub'), adapterhub.cli.__file__)"
+    script = "import adapterhub.cli, importlib.metadata as m; print(m.version('adapterhub'), adapterhub.cli.__file__)"
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert says(environment / "bin/python", "-c", told).split() == [version, str(app / "adapterhub/cli/__init__.py")]
+    assert says(environment / "bin/python", "-c", script).split() == [version, str(app / "adapterhub/cli/__init__.py")]
 
 
 @pytest.mark.parametrize("image", ["app", "router"])

@@ -80,13 +80,13 @@ def test_a_name_is_looked_up_once_and_the_connection_goes_there(monkeypatch: pyt
     """A name server that answers differently the second time is not asked a second time; a redirect is not followed."""
     answers = iter(["93.184.216.34", "127.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (next(answers), 443))])
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def far_side(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(302, headers={"Location": "http://169.254.169.254/"})
 
     transport = httpx.MockTransport(far_side)
     assert outbound.post("https://hook.example/in?a=1", b"{}", allowed=["hook.example"], transport=transport) == 302
-    assert [str(request.url) for request in asked] == ["https://93.184.216.34/in?a=1"]
-    assert (asked[0].headers["Host"], asked[0].extensions["sni_hostname"]) == ("hook.example", "hook.example")
+    assert [str(request.url) for request in requests] == ["https://93.184.216.34/in?a=1"]
+    assert (requests[0].headers["Host"], requests[0].extensions["sni_hostname"]) == ("hook.example", "hook.example")

@@ -50,10 +50,10 @@ def texts() -> Iterator[Path]:
 
 
 def is_text(path: Path) -> bool:
-    made = {"__pycache__", "results", "migrations", "screenshots", "static"}
+    generated = {"__pycache__", "results", "migrations", "screenshots", "static"}
     known = path.suffix in WRITTEN_BY_US or path.name in ("Makefile", "Dockerfile", "run")
-    ours = path != Path(__file__) and not made.intersection(path.relative_to(ROOT).parts)
-    return known and ours and path.is_file()
+    is_own = path != Path(__file__) and not generated.intersection(path.relative_to(ROOT).parts)
+    return known and is_own and path.is_file()
 
 
 def words(path: Path) -> str:
@@ -74,8 +74,8 @@ def words(path: Path) -> str:
 def home_of(module: str) -> Path | None:
     """The file of a module or package of ours, or the folder of one without __init__."""
     place = ROOT.joinpath(*module.split("."))
-    found = (place.with_suffix(".py"), place / "__init__.py", place)
-    return next((path for path in found if path.exists()), None)
+    candidates = (place.with_suffix(".py"), place / "__init__.py", place)
+    return next((path for path in candidates if path.exists()), None)
 
 
 @cache
@@ -85,16 +85,16 @@ def names_in(path: Path) -> dict[str, ast.AST]:
 
 def named(body: list[ast.stmt]) -> dict[str, ast.AST]:
     """What a module or class binds, also in the branches of its statements."""
-    found: dict[str, ast.AST] = {}
+    statement_of: dict[str, ast.AST] = {}
     for statement in body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found[statement.name] = statement
+            statement_of[statement.name] = statement
         elif isinstance(statement, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).split(".")[0]: statement for alias in statement.names}
+            statement_of |= {(alias.asname or alias.name).split(".")[0]: statement for alias in statement.names}
         else:
             stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name | ast.alias))
-            found |= {node.id if isinstance(node, ast.Name) else node.name: statement for node in stored}
-    return found
+            statement_of |= {node.id if isinstance(node, ast.Name) else node.name: statement for node in stored}
+    return statement_of
 
 
 def leads_somewhere(dotted: str) -> bool:
@@ -147,9 +147,9 @@ def exists(name: str, text: Path) -> bool:
 
 
 def test_every_path_in_a_text_leads_somewhere() -> None:
-    found = {str(path.relative_to(ROOT)): astray(path) for path in texts()}
-    assert len(found) > 500
-    assert {path: lost for path, lost in found.items() if lost} == {}
+    astray_of = {str(path.relative_to(ROOT)): astray(path) for path in texts()}
+    assert len(astray_of) > 500
+    assert {path: lost for path, lost in astray_of.items() if lost} == {}
 
 
 def test_every_module_that_is_run_as_a_program_is_one() -> None:

@@ -68,8 +68,8 @@ def test_a_load_is_fetched_first(replica: EngineClient, served: Path, digest: st
 
 
 def test_a_stream_comes_as_it_is_made(replica: EngineClient) -> None:
-    ask = {"model": "tiny", "prompt": "The bank", "max_tokens": 8, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{replica.url}/v1/completions", json=ask) as answer:
+    body = {"model": "tiny", "prompt": "The bank", "max_tokens": 8, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{replica.url}/v1/completions", json=body) as answer:
         chunks = [line for line in answer.iter_lines() if line]
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert chunks[-1] == "data: [DONE]"

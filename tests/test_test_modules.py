@@ -52,7 +52,7 @@ def faults(root: Path) -> list[str]:
                 wrong.append(f"{module}: imports {target} {name}".rstrip())
             elif name in defined.get(target, ()):
                 wrong.append(f"{module}: imports the fixture {name}")
-        wrong += [f"{module}: {found[0]}" for found in SILENCED.finditer(text)]
+        wrong += [f"{module}: {match[0]}" for match in SILENCED.finditer(text)]
     return wrong
 
 

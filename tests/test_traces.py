@@ -53,9 +53,9 @@ def product(collector: tuple[Collector, str]) -> Iterator[Product]:
 
 def ended(api: Client, call: calls.Call[Any], good: str) -> Any:
     def is_good() -> bool:
-        shown = api.send(call)
-        assert shown["status"] in ("queued", "checking", "running", good), shown
-        return bool(shown["status"] == good)
+        state = api.send(call)
+        assert state["status"] in ("queued", "checking", "running", good), state
+        return bool(state["status"] == good)
 
     wait_until(is_good, 180, f"{call.path} is {good}")
     return api.send(call)
@@ -80,36 +80,38 @@ def test_one_request_is_one_trace_from_rest_to_the_child_and_on_the_router(
             "method": "lora",
             "hyperparameters": {"steps": 2, "rank": 4, "max_length": 32},
         }
-        asked = httpx.post(f"{product.web}/api/v1/training-runs/?fields=id", json=body, headers=traced)
-        assert asked.status_code == 202, asked.text
-        run = ended(api, calls.training_run(asked.json()["id"]), "succeeded")
+        created = httpx.post(f"{product.web}/api/v1/training-runs/?fields=id", json=body, headers=traced)
+        assert created.status_code == 202, created.text
+        run = ended(api, calls.training_run(created.json()["id"]), "succeeded")
         api.send(calls.post("clusters/", project="eu", slug="laptop", base_model="tiny"))
         api.send(calls.post("replicas/", cluster="laptop", url=product.engine))
         api.send(calls.create_alias("eu", "compliance", "laptop", run["version"], {}))
 
     def answer() -> httpx.Response:
-        told = {"model": "compliance", "prompt": "the bank", "max_tokens": 1}
-        return httpx.post(f"{product.router}/v1/completions", json=told, headers=traced, timeout=30)
+        body = {"model": "compliance", "prompt": "the bank", "max_tokens": 1}
+        return httpx.post(f"{product.router}/v1/completions", json=body, headers=traced, timeout=30)
 
     wait_until(lambda: answer().is_success, 60, "the version is served")
-    seen = collector[0]
+    first_export = collector[0]
     names = ("training.recipes.lora", "run/training.tasks.work", "POST /v1/completions", "POST api/v1/training-runs/")
-    wait_until(lambda: set(names) <= {span.name for span in seen.of(TRACE)}, 30, f"{names} in {seen.spans}")
+    wait_until(
+        lambda: set(names) <= {span.name for span in first_export.of(TRACE)}, 30, f"{names} in {first_export.spans}"
+    )
 
     def only(name: str, service: str, kind: int) -> Span:
-        [span] = [span for span in seen.of(TRACE) if span.name == name]
+        [span] = [span for span in first_export.of(TRACE) if span.name == name]
         assert (span.service, span.kind, span.is_failed) == (service, kind, False)
         return span
 
     request = only("POST api/v1/training-runs/", "adapterhub-web", 2)
     sent = only("apply_async/training.tasks.work", "adapterhub-web", 4)
-    taken = only("run/training.tasks.work", "adapterhub-worker", 5)
+    task_span = only("run/training.tasks.work", "adapterhub-worker", 5)
     child = only("training.recipes.lora", "adapterhub-job", 1)
-    assert [span.parent for span in (request, sent, taken, child)] == [CALLER, request.id, sent.id, taken.id]
-    assert asked.headers["traceparent"] == f"00-{TRACE}-{request.id}-01"
+    assert [span.parent for span in (request, sent, task_span, child)] == [CALLER, request.id, sent.id, task_span.id]
+    assert created.headers["traceparent"] == f"00-{TRACE}-{request.id}-01"
     assert request.attributes["http.response.status_code"] == "202"
-    assert request.attributes["adapterhub.request_id"] == asked.headers["x-request-id"]
-    served = [span for span in seen.of(TRACE) if span.name == "POST /v1/completions"]
+    assert request.attributes["adapterhub.request_id"] == created.headers["x-request-id"]
+    served = [span for span in first_export.of(TRACE) if span.name == "POST /v1/completions"]
     assert {(span.service, span.kind, span.parent) for span in served} == {("adapterhub-router", 2, CALLER)}
     assert served[-1].attributes["adapterhub.version"] == run["version"]
-    assert "fields=" not in str(seen.spans), "a query may hold a secret"
+    assert "fields=" not in str(first_export.spans), "a query may hold a secret"

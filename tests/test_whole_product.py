@@ -38,9 +38,9 @@ def test_kill_9_leaves_nothing_and_the_data_go_on(product: Product) -> None:
     assert created.status_code == 202, created.text
 
     def is_ready() -> bool:
-        shown = httpx.get(f"{product.web}/api/v1/base-models/tiny/", headers=headers).json()
-        assert shown["status"] in ("checking", "ready"), shown
-        return bool(shown["status"] == "ready")
+        state = httpx.get(f"{product.web}/api/v1/base-models/tiny/", headers=headers).json()
+        assert state["status"] in ("checking", "ready"), state
+        return bool(state["status"] == "ready")
 
     wait_until(is_ready, 30, "a worker has checked the base model")
     assert len(product.processes()) > 6

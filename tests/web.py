@@ -29,14 +29,14 @@ def site(fresh_database: str) -> Iterator[str]:
     """The address of the application that the web process runs, served from a thread of the test."""
     application = OneThread()
     # The application's threads end with the test, and a connection that one of them keeps would not be closed.
-    kept = connections.settings["default"]["CONN_MAX_AGE"]
+    max_age = connections.settings["default"]["CONN_MAX_AGE"]
     connections.settings["default"]["CONN_MAX_AGE"] = 0
     try:
         with Server(application, lifespan="off") as server:
             yield server.url
     finally:
         application.threads.shutdown()
-        connections.settings["default"]["CONN_MAX_AGE"] = kept
+        connections.settings["default"]["CONN_MAX_AGE"] = max_age
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def last_event(tag: str) -> AuditEvent:
 
 def test_roles_given_and_taken_in_the_admin_are_recorded(root: Client, project: Project, bob: User) -> None:
     url = reverse("admin:accounts_project_change", args=[project.pk])
-    held = Membership.objects.get(user=bob)
+    membership = Membership.objects.get(user=bob)
     total = {
         "memberships-TOTAL_FORMS": 2,
         "memberships-INITIAL_FORMS": 1,
@@ -35,9 +35,9 @@ def test_roles_given_and_taken_in_the_admin_are_recorded(root: Client, project: 
         "created_at_0": "2026-01-01",
         "created_at_1": "00:00",
     }
-    taken = {"memberships-0-id": held.pk, "memberships-0-project": project.pk, "memberships-0-DELETE": "on"}
-    given = {"memberships-1-project": project.pk, "memberships-1-user": bob.pk, "memberships-1-role": "auditor"}
-    answer = root.post(url, {**total, **taken, **given})
+    removed_row = {"memberships-0-id": membership.pk, "memberships-0-project": project.pk, "memberships-0-DELETE": "on"}
+    added_row = {"memberships-1-project": project.pk, "memberships-1-user": bob.pk, "memberships-1-role": "auditor"}
+    answer = root.post(url, {**total, **removed_row, **added_row})
     assert answer.status_code == 302, answer.content.decode()
     assert [*bob.memberships.values_list("role", flat=True)] == ["auditor"]
     assert last_event("membership:revoked").before == {"user": "bob", "role": "viewer"}
@@ -80,6 +80,6 @@ def test_history_is_shown_and_never_changed(root: Client, alias: Alias) -> None:
         ):
             assert root.get(reverse(f"{name}_changelist")).status_code == 200
             assert root.get(reverse(f"{name}_add")).status_code == 403
-            for thing in page.model.objects.all()[:1]:
-                assert root.post(reverse(f"{name}_change", args=[thing.pk]), {}).status_code == 403
-                assert root.post(reverse(f"{name}_delete", args=[thing.pk]), {"post": "yes"}).status_code == 403
+            for record in page.model.objects.all()[:1]:
+                assert root.post(reverse(f"{name}_change", args=[record.pk]), {}).status_code == 403
+                assert root.post(reverse(f"{name}_delete", args=[record.pk]), {"post": "yes"}).status_code == 403

@@ -26,9 +26,9 @@ def typed_password(name: str, **extra: str) -> tuple[Client, str]:
 @pytest.fixture
 def secret(alice: User) -> str:
     """Alice has set up her app."""
-    made = second_factor.new_secret()
-    second_factor.enable(alice, made, app_code(made, -1), by=alice.as_actor())
-    return made
+    new_secret = second_factor.new_secret()
+    second_factor.enable(alice, new_secret, app_code(new_secret, -1), by=alice.as_actor())
+    return new_secret
 
 
 def test_a_person_sets_it_up_and_is_asked_from_then_on(alice: User) -> None:
@@ -58,8 +58,8 @@ def test_a_code_is_good_once(secret: str) -> None:
 
 
 def test_a_recovery_code_is_good_once(alice: User) -> None:
-    made = second_factor.new_secret()
-    codes = second_factor.enable(alice, made, app_code(made), by=alice.as_actor())
+    secret = second_factor.new_secret()
+    codes = second_factor.enable(alice, secret, app_code(secret), by=alice.as_actor())
     answers = [typed_password("alice")[0].post("/login/code/", {"code": codes[0]}).status_code for _ in range(2)]
     assert answers == [302, 422]
 
@@ -100,9 +100,9 @@ def test_behind_tls_an_administrator_cannot_do_without(db: None, settings: LazyS
     page = client.get("/login/code/").content.decode()
     assert "needs one" in page
     assert client.get("/admin/").status_code == 302
-    shown = client.post("/login/code/", {"code": app_code(re.findall(r"[A-Z2-7]{32}", page)[0])})
-    assert b"Keep these recovery codes" in shown.content
-    assert b'href="/admin/"' in shown.content
+    answer = client.post("/login/code/", {"code": app_code(re.findall(r"[A-Z2-7]{32}", page)[0])})
+    assert b"Keep these recovery codes" in answer.content
+    assert b'href="/admin/"' in answer.content
     assert client.get("/admin/").status_code == 200
 
 
@@ -125,8 +125,8 @@ def test_it_is_taken_away_with_a_code_or_by_the_command(secret: str, alice: User
     assert not SecondFactor.objects.exists()
     with pytest.raises(CommandError, match="no second factor"):
         call_command("reset_second_factor", "alice", reason="x")
-    made = second_factor.new_secret()
-    second_factor.enable(alice, made, app_code(made), by=alice.as_actor())
+    new_secret = second_factor.new_secret()
+    second_factor.enable(alice, new_secret, app_code(new_secret), by=alice.as_actor())
     call_command("reset_second_factor", "alice", reason="Her phone was stolen.")
     last = AuditEvent.objects.filter(tag="user:mfa_removed").latest("id")
     assert (last.actor_name, last.reason) == ("system:command", "Her phone was stolen.")

@@ -39,11 +39,11 @@ def dump() -> str:
     with connection.cursor() as cursor:
         cursor.execute("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'")
         tables = [name for (name,) in cursor.fetchall()]
-        found = []
+        texts = []
         for table in tables:
             cursor.execute(f"SELECT coalesce(string_agg(t::text, ' '), '') FROM {table} t")  # noqa: S608 (a name of ours)
-            found.append(cursor.fetchone()[0])
-    return "\n".join(found)
+            texts.append(cursor.fetchone()[0])
+    return "\n".join(texts)
 
 
 @pytest.mark.threat("C2")
@@ -51,13 +51,13 @@ def test_a_token_lies_in_no_table_no_log_and_no_routing_table(
     valkey: EmbeddedValkey, ci: str, project: Project, alice: User, lines: io.StringIO
 ) -> None:
     body = {"project": "eu", "name": "bot", "scopes": ["infer", "read"]}
-    made = client(ci, HTTP_IDEMPOTENCY_KEY="once").post("/api/v1/tokens/", body).json()["token"]
-    assert client(made).get("/api/v1/adapters/").status_code == 200
-    assert client(made[:-1]).get("/api/v1/adapters/").status_code == 401
-    logging.getLogger("django.request").warning("Authorization: Bearer %s", made)
+    text = client(ci, HTTP_IDEMPOTENCY_KEY="once").post("/api/v1/tokens/", body).json()["token"]
+    assert client(text).get("/api/v1/adapters/").status_code == 200
+    assert client(text[:-1]).get("/api/v1/adapters/").status_code == 401
+    logging.getLogger("django.request").warning("Authorization: Bearer %s", text)
     seal()
     publish()
-    secret = made.split("_", 2)[2]
+    secret = text.split("_", 2)[2]
     with connect() as channel:
         published = channel.get("ah:routing-table").decode()
     copy = dump()

@@ -16,26 +16,26 @@ def signed_in(name: str, agent: str) -> Client:
 
 
 def test_a_person_ends_a_session_elsewhere(alice: User) -> None:
-    here, elsewhere = signed_in("alice", "browser at work"), signed_in("alice", "lost phone")
-    page = here.get("/sessions/").content.decode()
+    current, elsewhere = signed_in("alice", "browser at work"), signed_in("alice", "lost phone")
+    page = current.get("/sessions/").content.decode()
     assert "browser at work" in page
     assert "lost phone" in page
     lost = SignIn.objects.get(agent="lost phone")
-    assert "lost phone" not in here.post("/sessions/", {"end": lost.pk, "reason": "I lost it."}).content.decode()
+    assert "lost phone" not in current.post("/sessions/", {"end": lost.pk, "reason": "I lost it."}).content.decode()
     assert elsewhere.get("/").status_code == 302
-    assert here.get("/").status_code == 200
+    assert current.get("/").status_code == 200
     assert AuditEvent.objects.filter(tag="session:revoked").get().actor_name == "alice"
 
 
 def test_all_others_end_and_this_one_stays(alice: User) -> None:
-    here, *others = (signed_in("alice", f"browser {number}") for number in range(3))
-    here.post("/sessions/", {"reason": "I lost it."})
+    current, *others = (signed_in("alice", f"browser {number}") for number in range(3))
+    current.post("/sessions/", {"reason": "I lost it."})
     assert [other.get("/").status_code for other in others] == [302, 302]
-    assert here.get("/").status_code == 200
+    assert current.get("/").status_code == 200
 
 
 def test_nobody_ends_a_session_of_somebody_else(alice: User, bob: User) -> None:
-    theirs, mine = signed_in("alice", "her phone"), signed_in("bob", "his")
+    alices, bobs = signed_in("alice", "her phone"), signed_in("bob", "his")
     for wanted in (SignIn.objects.get(agent="her phone").pk, "x", "9" * 30):
-        assert b"her phone" not in mine.post("/sessions/", {"end": wanted, "reason": "mine?"}).content
-    assert theirs.get("/").status_code == 200
+        assert b"her phone" not in bobs.post("/sessions/", {"end": wanted, "reason": "mine?"}).content
+    assert alices.get("/").status_code == 200

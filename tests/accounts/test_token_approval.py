@@ -119,11 +119,11 @@ def test_a_token_that_operates_moves_nothing_that_is_protected(
     steps = {"alias": alias.name, "candidate": wanted, "steps": [{"weight": 50}], "reason": "deploy"}
     rollout = api.post("/api/v1/rollouts/", steps).json()["id"]
     Rollout.objects.get(pk=rollout).started(by=RECONCILER)
-    given = {"reason": "deploy", "expected_generation": Rollout.objects.get(pk=rollout).generation}
+    promotion = {"reason": "deploy", "expected_generation": Rollout.objects.get(pk=rollout).generation}
     glass = f"/api/v1/approvals/{Approval.objects.get(rollout=rollout).pk}/break-glass/"
     refused += [
         api.patch(f"/api/v1/aliases/{alias.name}/", {"policy": {"quorum": 0}}),
-        api.post(f"/api/v1/rollouts/{rollout}/promote/", given),
+        api.post(f"/api/v1/rollouts/{rollout}/promote/", promotion),
         api.post(glass, {"reason": "mine"}),
     ]
     assert [answer.status_code for answer in refused] == [403] * 4, [answer.json() for answer in refused]
@@ -192,8 +192,8 @@ def test_it_is_made_and_closed_on_the_page_and_by_rest(project: Project, alice: 
     assert ApiToken.objects.get().revoked_at is not None
     api = APIClient()
     api.force_login(alice)
-    made = api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "operator"})
-    assert made.json() == {"name": "bot", "roles": [{"project": "eu", "role": "operator"}]}
+    created = api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "operator"})
+    assert created.json() == {"name": "bot", "roles": [{"project": "eu", "role": "operator"}]}
     assert api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "viewer"}).status_code == 409
     assert api.post("/api/v1/service-accounts/", {"project": "eu", "name": "boss", "role": "admin"}).status_code == 422
     listed = api.get("/api/v1/service-accounts/").json()["results"]

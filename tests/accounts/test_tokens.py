@@ -22,9 +22,9 @@ def bearer(text: str) -> dict[str, str]:
 def test_a_token_of_the_page_is_shown_once_used_and_revoked(alice: User, client: Client) -> None:
     client.force_login(alice)
     form = {"project": "eu", "name": "pipeline", "scopes": ["read"], "days": 30}
-    shown = client.post("/tokens/", form)
-    (text,) = re.findall(r"ah_[a-z0-9]{12}_[\w-]{40,}", shown.content.decode())
-    assert shown["Cache-Control"] == "no-store"
+    answer = client.post("/tokens/", form)
+    (text,) = re.findall(r"ah_[a-z0-9]{12}_[\w-]{40,}", answer.content.decode())
+    assert answer["Cache-Control"] == "no-store"
     assert text not in client.get("/tokens/").content.decode()
     assert Client().get("/api/v1/adapters/", headers=bearer(text)).status_code == 200
     token = ApiToken.objects.get()
@@ -45,8 +45,8 @@ def test_the_last_use_is_kept_to_the_minute(ci: str) -> None:
     assert (first := used(None)) is not None
     assert (later := used(timedelta(minutes=2))) is not None
     assert later > first, "an old time is replaced"
-    assert (kept := used(timedelta(seconds=30))) is not None
-    assert now() - kept > timedelta(seconds=29), "a recent one is not written again"
+    assert (unchanged := used(timedelta(seconds=30))) is not None
+    assert now() - unchanged > timedelta(seconds=29), "a recent one is not written again"
 
 
 def test_a_token_ends_by_itself(alice: User, client: Client) -> None:
@@ -75,9 +75,9 @@ def test_a_role_is_taken_back_and_the_trail_says_who_had_it(alice: User, bob: Us
     role = {"user": "bob", "role": "operator"}
     client.post("/api/v1/projects/eu/members/", role, content_type="application/json")
     between = now()
-    taken = client.post("/api/v1/projects/eu/members/revoke/", role, content_type="application/json")
+    revoked = client.post("/api/v1/projects/eu/members/revoke/", role, content_type="application/json")
     again = client.post("/api/v1/projects/eu/members/revoke/", role, content_type="application/json")
-    assert (taken.status_code, again.status_code) == (204, 422)
+    assert (revoked.status_code, again.status_code) == (204, 422)
     project = Project.objects.get(slug="eu")
     assert [(one.user, one.role, one.by) for one in memberships.roles_at(project, between)] == [
         ("bob", "operator", "alice")

@@ -58,15 +58,15 @@ def test_a_draft_that_somebody_changed_is_not_changed_started_or_discarded(
 ) -> None:
     plan = {"steps": [{"weight": 5}], "reason": "r", "by": alice.as_actor(), "draft": True}
     path = f"rollouts/{Rollout.create(alias=alias, candidate=candidate, **plan).pk}/"
-    seen = rest.get(f"{API}/{path}")["ETag"]
-    changed = send(rest, "PATCH", path, seen, steps=[{"weight": 7}], reason="r")
-    assert (changed.status_code, changed["ETag"] == seen) == (200, False)
+    old_tag = rest.get(f"{API}/{path}")["ETag"]
+    changed = send(rest, "PATCH", path, old_tag, steps=[{"weight": 7}], reason="r")
+    assert (changed.status_code, changed["ETag"] == old_tag) == (200, False)
     for method, verb, body in (
         ("PATCH", "", {"steps": [{"weight": 9}]}),
         ("POST", "start/", {}),
         ("POST", "discard/", {}),
     ):
-        late = send(rest, method, path + verb, seen, reason="r", **body)
+        late = send(rest, method, path + verb, old_tag, reason="r", **body)
         assert (late.status_code, late.json()["code"]) == (412, "precondition_failed"), verb
     assert Rollout.objects.get().steps[0]["weight"] == 7
     started = send(rest, "POST", path + "start/", changed["ETag"], reason="r")
@@ -96,19 +96,19 @@ def test_every_list_is_narrowed(rest: Client, world: dict[str, Any]) -> None:
 
 
 def test_filters_find_what_they_name(rest: Client, world: dict[str, Any]) -> None:
-    def found(path: str, **words: Any) -> int:
+    def matches(path: str, **words: Any) -> int:
         answer = rest.get(f"{API}/{path}/", words)
         assert answer.status_code == 200, answer.content
         return len(answer.json()["results"])
 
     run = TrainingRun.objects.get()
-    assert found("training-runs", adapter="dora", dataset=run.dataset_id, status="queued") == 1
-    assert found("training-runs", status="failed") == found("training-runs", adapter="none") == 0
-    assert found("training-runs", status=["failed", "queued"]) == 1
-    assert found("training-runs", created_after=run.created_at.isoformat()) == 1
-    assert found("training-runs", created_before=run.created_at.isoformat()) == 0
-    assert found("rollouts", alias="compliance") == 1
-    assert found("rollouts", alias="another") == 0
+    assert matches("training-runs", adapter="dora", dataset=run.dataset_id, status="queued") == 1
+    assert matches("training-runs", status="failed") == matches("training-runs", adapter="none") == 0
+    assert matches("training-runs", status=["failed", "queued"]) == 1
+    assert matches("training-runs", created_after=run.created_at.isoformat()) == 1
+    assert matches("training-runs", created_before=run.created_at.isoformat()) == 0
+    assert matches("rollouts", alias="compliance") == 1
+    assert matches("rollouts", alias="another") == 0
     for words in ({"status": "odd"}, {"dataset": "one"}, {"rank_analysis": "x"}, {"created_after": "yesterday"}):
         refused = rest.get(f"{API}/training-runs/", words)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, next(iter(words)))

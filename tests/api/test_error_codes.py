@@ -49,11 +49,11 @@ def raised(tree: ast.Module) -> Iterator[Code]:
 
 
 def in_code() -> set[Code]:
-    found = {(kind.default_code, kind.status_code) for kind in FRAMEWORK} | {("internal_error", 500)}
+    codes = {(kind.default_code, kind.status_code) for kind in FRAMEWORK} | {("internal_error", 500)}
     for package in ("adapterhub", "registry", "training"):
         for path in (ROOT / package).rglob("*.py"):
-            found |= set(raised(ast.parse(path.read_text())))
-    return found
+            codes |= set(raised(ast.parse(path.read_text())))
+    return codes
 
 
 def in_document() -> set[Code]:

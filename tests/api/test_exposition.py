@@ -26,11 +26,11 @@ def scraped(token: str) -> Any:
 
 
 def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
-    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    samples_of: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, []).append((sample.labels, sample.value))
-    return found
+            samples_of.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return samples_of
 
 
 def test_it_tells_what_is_there(world: dict[str, Any], ci: str) -> None:
@@ -38,13 +38,13 @@ def test_it_tells_what_is_there(world: dict[str, Any], ci: str) -> None:
     TrainingRun.objects.update(status="running", lease_expires_at=now(), progress={"step": 7, "loss": 1.5})
     answer = scraped(ci)
     assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
-    told = samples(answer.content.decode())
-    assert ({"project": "eu", "kind": "training_run", "status": "running"}, 1.0) in told["adapterhub_jobs"]
-    assert told["adapterhub_training_run_loss"] == [({"project": "eu", "adapter": "dora", "run": str(run.pk)}, 1.5)]
-    assert told["adapterhub_rollout_weight_percent"][0][1] == 5
-    assert told["adapterhub_replica_healthy"][0][1] == 0
-    assert told["adapterhub_approvals_pending"] == [({"project": "eu"}, 1.0)]
-    assert told["adapterhub_oldest_queued_job_seconds"][0][1] > 0
+    metrics = samples(answer.content.decode())
+    assert ({"project": "eu", "kind": "training_run", "status": "running"}, 1.0) in metrics["adapterhub_jobs"]
+    assert metrics["adapterhub_training_run_loss"] == [({"project": "eu", "adapter": "dora", "run": str(run.pk)}, 1.5)]
+    assert metrics["adapterhub_rollout_weight_percent"][0][1] == 5
+    assert metrics["adapterhub_replica_healthy"][0][1] == 0
+    assert metrics["adapterhub_approvals_pending"] == [({"project": "eu"}, 1.0)]
+    assert metrics["adapterhub_oldest_queued_job_seconds"][0][1] > 0
 
 
 def test_another_tenant_sees_nothing_of_it(world: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def test_another_tenant_sees_nothing_of_it(world: dict[str, Any]) -> None:
 
 def test_the_dashboard_asks_for_what_is_told(world: dict[str, Any], ci: str) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = {
+    queried = {
         name
         for panel in dashboard["panels"]
         for target in panel["targets"]
@@ -66,5 +66,5 @@ def test_the_dashboard_asks_for_what_is_told(world: dict[str, Any], ci: str) -> 
     router = generate_latest(Metrics().registry).decode()
     known = set(re.findall(r"^# TYPE (adapterhub_\w+)", router + scraped(ci).content.decode(), re.M))
     known |= {f"{name}_bucket" for name in known}
-    assert len(asked) > 10
-    assert asked <= known, asked - known
+    assert len(queried) > 10
+    assert queried <= known, queried - known

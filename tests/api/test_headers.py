@@ -33,10 +33,10 @@ def test_every_page_has_a_policy_that_allows_no_inline_script(alice: User, clien
 
 @pytest.mark.threat("H3")
 def test_no_page_of_ours_needs_more_than_the_policy_allows() -> None:
-    found = [
+    hits = [
         f"{path.name}: {hit.group()}" for path in TEMPLATES.rglob("*.html") for hit in INLINE.finditer(path.read_text())
     ]
-    assert found == []
+    assert hits == []
 
 
 def test_the_documentation_of_the_api_has_no_script_in_its_text(client: Client) -> None:

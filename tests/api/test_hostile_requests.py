@@ -24,11 +24,11 @@ NAMES = ["../../secrets", "..%252f..%252fsecrets", "a\\..\\b", "/etc/passwd", "n
 
 @pytest.mark.threat("D2")
 def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter) -> None:
-    made = Adapter.objects.bulk_create(
+    adapters = Adapter.objects.bulk_create(
         Adapter(project=adapter.project, slug=f"a-{number}", base_model=adapter.base_model) for number in range(250)
     )
     page = client(ci).get("/api/v1/adapters/", {"page_size": 100_000}).json()
-    assert len(page["results"]) == 200 < len(made)
+    assert len(page["results"]) == 200 < len(adapters)
     assert page["next"]
 
 
@@ -44,8 +44,8 @@ def test_a_body_that_no_parser_may_hold_is_413(ci: str, kind: str) -> None:
 @pytest.mark.parametrize("body", [{"slug": "a\0"}, {"tags": [{"a\0": 1}]}])
 def test_a_nul_is_refused_wherever_it_stands(ci: str, adapter: Adapter, body: dict[str, Any]) -> None:
     """Postgres has no place for it: it would be a fault of ours."""
-    given = {"project": "eu", "slug": "n", "base_model": "tiny", **body}
-    problem(client(ci).post("/api/v1/adapters/", given), 422, "null_characters_not_allowed")
+    fields = {"project": "eu", "slug": "n", "base_model": "tiny", **body}
+    problem(client(ci).post("/api/v1/adapters/", fields), 422, "null_characters_not_allowed")
     problem(client(ci).get("/api/v1/audit/events/", {"tag": "a\0"}), 422, "null_characters_not_allowed")
 
 
@@ -62,8 +62,8 @@ def test_no_name_of_a_caller_becomes_a_key_of_the_store(
         body = {"project": "eu", "file": file, "name": name}
         assert api.post("/api/v1/datasets/", body, format="multipart").status_code < 500
         for field in ("slug", "base_model", "project"):
-            given = {"project": "eu", "slug": f"n-{number}", "base_model": "tiny", field: name}
-            assert api.post("/api/v1/adapters/", given).status_code in (404, 422)
+            fields = {"project": "eu", "slug": f"n-{number}", "base_model": "tiny", field: name}
+            assert api.post("/api/v1/adapters/", fields).status_code in (404, 422)
         answer = upload(ci, write_adapter(tmp_path / str(number), seed=number), name)
         assert answer.status_code == 201, answer.json()
     pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.bucket)
@@ -94,10 +94,10 @@ def test_nothing_is_deleted_by_a_call(version: AdapterVersion, alice: User) -> N
 
 def takers(patterns: list[Any]) -> list[str]:
     """The routes of REST that take DELETE."""
-    found = []
+    routes = []
     for pattern in patterns:
         if not isinstance(pattern, URLPattern):
-            found += takers(pattern.url_patterns)
+            routes += takers(pattern.url_patterns)
         elif "delete" in (getattr(pattern.callback, "actions", None) or {}):
-            found.append(str(pattern.pattern))
-    return found
+            routes.append(str(pattern.pattern))
+    return routes

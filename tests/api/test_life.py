@@ -54,10 +54,10 @@ def test_things_of_other_projects_do_not_exist(adapter: Adapter, alias: Alias, c
     problem(api.get("/api/v1/aliases/compliance/"), 404, "not_found")
     body = {"version": alias.version.served_name, "expected_version": alias.version.served_name, "reason": "steal"}
     problem(api.post("/api/v1/aliases/compliance/move/", body), 404, "not_found")
-    taken = problem(
+    conflict = problem(
         api.post("/api/v1/adapters/", {"project": "other", "slug": "dora", "base_model": "tiny"}), 409, "slug_taken"
     )
-    assert "eu" not in json.dumps(taken)
+    assert "eu" not in json.dumps(conflict)
 
 
 def test_from_upload_to_a_moved_alias(ci: str, adapter: Adapter, cluster: Cluster, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from tests.builders.walk import ASKING, POSTS, address, body, files, many_rows, 
 def send(client: Client, name: str, url: str, key: str, folder: Path) -> Any:
     form = many_rows() if name.startswith("api:dataset-") and files(name, folder) else files(name, folder)
     kind = {} if form else {"content_type": "application/json"}
-    given = form or json.dumps(body(name, folder), default=str)
-    return client.post(url, given, headers={"Idempotency-Key": key}, **kind)
+    payload = form or json.dumps(body(name, folder), default=str)
+    return client.post(url, payload, headers={"Idempotency-Key": key}, **kind)
 
 
 def test_each_post_has_one_effect(world: dict[str, Any], ci: str, tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], 
 def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any], ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}", "Idempotency-Key": "once"})
     fields = {"project": "eu", "name": "t", "scopes": ["read"]}
-    shown = client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"]
-    kept = IdempotentRequest.objects.get()
-    assert shown.encode() not in bytes(kept.sealed)
-    assert client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"] == shown
+    token = client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"]
+    stored = IdempotentRequest.objects.get()
+    assert token.encode() not in bytes(stored.sealed)
+    assert client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"] == token
 
 
 def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:
@@ -87,4 +87,4 @@ def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:
     old = IdempotentRequest.objects.filter(key="old")
     old.update(created_at=old.get().created_at - KEPT_FOR)
     drop_old_answers()
-    assert [kept.key for kept in IdempotentRequest.objects.all()] == ["new"]
+    assert [stored.key for stored in IdempotentRequest.objects.all()] == ["new"]

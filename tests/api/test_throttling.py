@@ -82,10 +82,10 @@ def test_a_refused_post_leaves_its_key_free(ci: str, settings: LazySettings) -> 
 
 
 def test_two_processes_share_one_bucket(settings: LazySettings) -> None:
-    here, there = throttling.Buckets(settings.REDIS_URL), throttling.Buckets(settings.REDIS_URL)
+    first, second = throttling.Buckets(settings.REDIS_URL), throttling.Buckets(settings.REDIS_URL)
     limit = throttling.RateLimit(0.01, 3)
-    assert [bucket.take("token:a", limit).left for bucket in (here, there, here)] == [2, 1, 0]
-    assert 0 < there.take("token:a", limit).wait_s <= 100
+    assert [bucket.take("token:a", limit).left for bucket in (first, second, first)] == [2, 1, 0]
+    assert 0 < second.take("token:a", limit).wait_s <= 100
 
 
 def test_without_valkey_a_process_counts_alone() -> None:

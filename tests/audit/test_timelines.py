@@ -36,6 +36,6 @@ def test_the_page_of_an_object_shows_its_timeline(
     world: dict[str, Any], page: str, tag: str, bob: User, client: Client
 ) -> None:
     client.force_login(bob)
-    shown = client.get(reverse(page, args=world[page])).content.decode()
-    assert tag in shown
-    assert "alice" in shown
+    html = client.get(reverse(page, args=world[page])).content.decode()
+    assert tag in html
+    assert "alice" in html

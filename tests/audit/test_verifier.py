@@ -101,8 +101,8 @@ def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break
         (tmp_path / "key.pem").write_text("no key")
     elif break_it == "missing":
         middle.unlink()
-    code, said = judge(tmp_path, trail)
-    assert (code, said["said"][:2]) == (2, "--")
+    code, verdict = judge(tmp_path, trail)
+    assert (code, verdict["said"][:2]) == (2, "--")
 
 
 @pytest.mark.threat("I2")
@@ -193,5 +193,5 @@ def test_a_manifest_that_was_not_signed_is_no_verdict(bundle: Path, forge: str) 
     manifest.write_text(json.dumps(outer))
     if forge == "gone":
         manifest.unlink()
-    code, said = judge_bundle(bundle)
-    assert (code, said["said"][:6]) == (2, "EXPORT")
+    code, verdict = judge_bundle(bundle)
+    assert (code, verdict["said"][:6]) == (2, "EXPORT")

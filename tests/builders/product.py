@@ -56,7 +56,7 @@ class Product:
 
     def owns(self, process: psutil.Process) -> bool:
         try:
-            mine = process.environ().get("ADAPTERHUB_HOME") == str(self.home) or str(self.home) in process.cmdline()
+            is_ours = process.environ().get("ADAPTERHUB_HOME") == str(self.home) or str(self.home) in process.cmdline()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
-        return mine and process.status() != psutil.STATUS_ZOMBIE
+        return is_ours and process.status() != psutil.STATUS_ZOMBIE

@@ -17,7 +17,7 @@ class Command:
     def __init__(self, url: str, token: str, folder: Path) -> None:
         self.folder = folder
         self.started: list[subprocess.Popen[str]] = []
-        ours = {
+        environment = {
             "ADAPTERHUB_URL": url,
             "ADAPTERHUB_TOKEN": token,
             "ADAPTERHUB_CONFIG": str(folder / "config.toml"),
@@ -25,7 +25,7 @@ class Command:
             "COLUMNS": "120",
             "NO_COLOR": "1",
         }
-        self.environ = {**os.environ, **ours}
+        self.environ = {**os.environ, **environment}
 
     def __call__(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

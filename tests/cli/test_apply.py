@@ -56,8 +56,8 @@ def test_a_plan_changes_nothing_and_an_apply_asks(command: Command, adapter: Ada
     declare(tmp_path, adapter={"slug": "new"}, rollout={**ROLLOUT, "cluster": "cpu"}, budget={"uniform_rank": 4})
     write_jsonl(tmp_path / "rows.jsonl", rows())
     before = AuditEvent.objects.count()
-    told = command("plan", "--json")
-    assert [f"{one['action']} {one['kind']}" for one in json.loads(told.stdout)["changes"]] == [
+    planned = command("plan", "--json")
+    assert [f"{one['action']} {one['kind']}" for one in json.loads(planned.stdout)["changes"]] == [
         "create adapter",
         "create dataset",
         "run rank analysis",
@@ -110,11 +110,11 @@ def test_a_version_is_found_behind_hundreds_of_other_runs(
     command: Command, adapter: Adapter, candidate: AdapterVersion, dataset: Dataset, alice: Any, tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows())
-    made = made_by_a_run(adapter, candidate, dataset, alice.as_actor(), steps=7)
+    run = made_by_a_run(adapter, candidate, dataset, alice.as_actor(), steps=7)
     declare(tmp_path, hyperparameters={"steps": 7})
-    other = {**made.hyperparameters, "steps": 8}
+    other = {**run.hyperparameters, "steps": 8}
     fields = {
-        field.attname: getattr(made, field.attname) for field in made._meta.concrete_fields if not field.primary_key
+        field.attname: getattr(run, field.attname) for field in run._meta.concrete_fields if not field.primary_key
     }
     TrainingRun.objects.bulk_create(TrainingRun(**{**fields, "hyperparameters": other}) for _ in range(201))
     assert command("plan").stdout == "Nothing changed: everything is as the file says.\n"

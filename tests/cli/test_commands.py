@@ -87,16 +87,16 @@ def test_versions_are_compared_blindly(
     PlaygroundRouter.known = {alias.version.served_name, candidate.served_name}
     (tmp_path / "questions.txt").write_text("the bank shall\n\nthe client may\n")
     versions = ("--version", "1", "--version", "2")
-    asked = command("blind", "ask", "dora", *versions, "--prompt", "who", "--prompts", "questions.txt", "--json")
-    assert asked.returncode == 0, asked.stderr
-    assert [test["prompt"] for test in json.loads(asked.stdout)] == ["who", "the bank shall", "the client may"]
+    created = command("blind", "ask", "dora", *versions, "--prompt", "who", "--prompts", "questions.txt", "--json")
+    assert created.returncode == 0, created.stderr
+    assert [test["prompt"] for test in json.loads(created.stdout)] == ["who", "the bank shall", "the client may"]
     assert len(PlaygroundRouter.heard) == 6
     test = BlindTest.objects.get(prompt="who")
     test.vote("A", by=alice.as_actor())
-    told = command("blind", "results", "dora").stdout.splitlines()
+    results = command("blind", "results", "dora").stdout.splitlines()
     best = test.votes.get().preferred
     expected = ", ".join(f"v{number} {int(number == best)}" for number in (1, 2))
-    assert f"{test.pk} {expected}, no difference 0: who" in told
+    assert f"{test.pk} {expected}, no difference 0: who" in results
     for wrong in ([*versions, "--prompts", "nowhere.txt"], versions):
         refused = command("blind", "ask", "dora", *wrong)
         assert (refused.returncode, "--prompts" in refused.stderr) == (2, True)
@@ -128,8 +128,8 @@ def test_traffic_is_moved(command: Command, alias: Alias, candidate: AdapterVers
     assert (promoting.returncode, out) == (0, f"compliance serves {candidate.served_name}\n"), err
     assert command("rollback", "compliance", "--reason", "bad").stdout == f"compliance serves {stable}\n"
     assert command("promote", "compliance", "--reason", "good", "--wait").returncode == 1
-    told = command("alias", "history", "compliance", "--json")
-    assert [move["version"] for move in json.loads(told.stdout)] == [stable, candidate.served_name, stable]
+    history = command("alias", "history", "compliance", "--json")
+    assert [move["version"] for move in json.loads(history.stdout)] == [stable, candidate.served_name, stable]
     at = command("alias", "history", "compliance", "--at", "2100-01-01T00:00:00Z").stdout
     assert (at.count("\n"), stable in at) == (1, True)
     for bad in ("x", "5:1:1:approval:1", "5:"):
@@ -172,10 +172,10 @@ def test_a_token_is_kept_for_its_owner_alone(command: Command, site: str, ci: st
     assert command("login", site, "--project", "other", stdin=f"{ci}\n", **nothing).returncode == 2
     done = command("login", site, stdin=f"{ci}\n", **nothing)
     assert (done.returncode, ci in done.stdout + done.stderr) == (0, False)
-    kept = tmp_path / "config.toml"
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    file = tmp_path / "config.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert command("audit", "verify", **nothing).returncode == 0
-    kept.write_text("url = 1\n")
+    file.write_text("url = 1\n")
     assert (command("audit", "verify", **nothing).returncode, command("--help").returncode) == (2, 0)
     completion = command("--show-completion", "bash")
     assert (completion.returncode, "complete" in completion.stdout) == (0, True)

@@ -36,15 +36,15 @@ def test_a_version_is_published_with_its_card(
     there = {"HF_ENDPOINT": far.url, "HF_TOKEN": far.token, "HF_HOME": str(tmp_path / "hf")}
     done = command("hub", "publish", version.served_name, "acme/dora", "--json", **there)
     assert done.returncode == 0, done.stderr
-    held = far.repositories["acme/dora"]
-    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(held)
+    files = far.repositories["acme/dora"]
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(files)
     assert far.commits == [version.served_name]
-    _, front, text = held["README.md"].decode().split("---\n", 2)
+    _, front, text = files["README.md"].decode().split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == version.adapter.base_model.source
-    for told in (version.served_name, version.digest, version.base_digest, "base model tiny", "-0.7500 to -0.2500"):
-        assert told in text, text
+    for fact in (version.served_name, version.digest, version.base_digest, "base model tiny", "-0.7500 to -0.2500"):
+        assert fact in text, text
     again = command("hub", "publish", version.served_name, "acme/dora", **there)
-    assert (again.returncode, far.repositories["acme/dora"]) == (0, held)
+    assert (again.returncode, far.repositories["acme/dora"]) == (0, files)
     refused = command("hub", "publish", version.served_name, "acme/dora", **{**there, "HF_TOKEN": "hf_wrong"})
     assert refused.returncode == 3, refused.stderr
     assert command("hub", "publish", "dora", "acme/dora", **there).returncode == 2

@@ -53,16 +53,16 @@ def product() -> Iterator[Product]:
 def token(product: Product) -> str:
     """The names that the demo and the documents use, over the tiny model."""
     product.manage("create_project", "european-law")
-    given = [part for scope in SCOPES for part in ("--scope", scope)]
-    token = product.manage("create_token", "ci", "--project", "european-law", *given)
+    scopes = [part for scope in SCOPES for part in ("--scope", scope)]
+    token = product.manage("create_token", "ci", "--project", "european-law", *scopes)
     with Client(product.web, token) as api:
         api.send(calls.post("base-models/", slug="smollm2-135m", source="smollm2-135m"))
         base: calls.Call[Any] = calls.get("base-models/smollm2-135m/")
 
         def is_ready() -> bool:
-            shown = api.send(base)
-            assert shown["status"] in ("checking", "ready"), shown
-            return bool(shown["status"] == "ready")
+            model = api.send(base)
+            assert model["status"] in ("checking", "ready"), model
+            return bool(model["status"] == "ready")
 
         wait_until(is_ready, 180, "the base model is checked")
         api.send(calls.post("clusters/", project="european-law", slug="laptop", base_model="smollm2-135m"))
@@ -117,9 +117,9 @@ def checkout(folder: Path, order: slice) -> Path:
     """Data whose words come in this order: what learned another order is worse there, so that no gate refuses."""
     folder.mkdir()
     shutil.copy(ROOT / "docs/ci/adapterhub.yaml", folder)
-    told = [" ".join(row["text"].split()[order]) for row in sentences(120)]
+    texts = [" ".join(row["text"].split()[order]) for row in sentences(120)]
     # The number makes each row another one: equal rows would end up in one split.
-    write_jsonl(folder / "rows.jsonl", [{"text": f"{number} {text}"} for number, text in enumerate(told)])
+    write_jsonl(folder / "rows.jsonl", [{"text": f"{number} {text}"} for number, text in enumerate(texts)])
     return folder
 
 
@@ -135,8 +135,8 @@ def promoted(shell: Shell, product: Product, token: str, folder: Path, version: 
 
 
 def answering(product: Product, token: str) -> str:
-    asked = {"model": "compliance", "prompt": "the bank shall", "max_tokens": 1}
-    answer = httpx.post(f"{product.router}/v1/completions", json=asked, headers={"Authorization": f"Bearer {token}"})
+    body = {"model": "compliance", "prompt": "the bank shall", "max_tokens": 1}
+    answer = httpx.post(f"{product.router}/v1/completions", json=body, headers={"Authorization": f"Bearer {token}"})
     return answer.headers.get("X-Adapter-Version", "")
 
 
@@ -167,17 +167,17 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
         ], planned.stdout + planned.stderr
         applied = shell(commands(GITHUB["jobs"]["apply"]), second)
         assert applied.returncode == 0, applied.stderr
-        told = json.loads((second / "applied.json").read_text())
-        opened = api.send(calls.rollout(told["rollout"]["id"]))
-        assert (opened["stable"], opened["candidate"]) == (served, told["version"])
-        assert told["version"].startswith("eu-compliance.v2-")
+        result = json.loads((second / "applied.json").read_text())
+        opened = api.send(calls.rollout(result["rollout"]["id"]))
+        assert (opened["stable"], opened["candidate"]) == (served, result["version"])
+        assert result["version"].startswith("eu-compliance.v2-")
         assert shell("adapterhub plan", second).stdout.startswith("Nothing changed")
-        promoted(shell, product, token, second, told["version"])
-        served = told["version"]
+        promoted(shell, product, token, second, result["version"])
+        served = result["version"]
 
         third = checkout(tmp_path / "third", slice(None, None, 2))
-        shown = shell("\n".join(GITLAB["adapter"]["script"]), third)
-        assert shown.returncode == 0, shown.stderr
+        finished = shell("\n".join(GITLAB["adapter"]["script"]), third)
+        assert finished.returncode == 0, finished.stderr
         last = api.send(calls.rollouts("compliance"))["results"][0]
         assert (last["stable"], last["reason"]) == (served, "0f0f0f")
         assert last["candidate"].startswith("eu-compliance.v3-")

@@ -51,13 +51,13 @@ def test_a_lost_answer_has_one_effect(
         opened = hub.send(calls.open_rollout("compliance", candidate.served_name, [{"weight": 10}], "CI"))
         back = hub.send(calls.roll_back(opened, "CI"))
         events = AuditEvent.objects.filter(object_id=opened["id"]).count()
-        assert [found["id"] for found in hub.send(calls.rollouts("compliance"))["results"]] == [opened["id"]]
+        assert [row["id"] for row in hub.send(calls.rollouts("compliance"))["results"]] == [opened["id"]]
         assert hub.send(calls.rollouts("another"))["results"] == []
         assert hub.send(calls.verify_audit("eu"))["ok"]
     assert (pushed["number"], AdapterVersion.objects.count()) == (3, 3)
-    assert [str(found.pk) for found in RankAnalysis.objects.all()] == [analysis["id"]]
-    assert [str(found.pk) for found in TrainingRun.objects.all()] == [run["id"]]
-    assert [str(found.pk) for found in Rollout.objects.all()] == [back["id"]]
+    assert [str(row.pk) for row in RankAnalysis.objects.all()] == [analysis["id"]]
+    assert [str(row.pk) for row in TrainingRun.objects.all()] == [run["id"]]
+    assert [str(row.pk) for row in Rollout.objects.all()] == [back["id"]]
     assert (back["status"], events) == ("rolled_back", 2)
     assert {network.sent.count(key) for key in network.sent} == {2}
     assert len(set(network.sent)) == 5
@@ -82,8 +82,8 @@ def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: Adapt
     answers = [{"number": number, "text": f"text of {number}"} for number in (1, 2)]
     BlindTest.keep(candidate.adapter, "the bank shall", answers, by=alice.as_actor())
     with Client(site, ci) as hub:
-        [found] = hub.send(calls.blind_tests("dora"))["results"]
-        assert (found["versions"], {answer["number"] for answer in found["answers"]}) == ([1, 2], {None})
+        [test] = hub.send(calls.blind_tests("dora"))["results"]
+        assert (test["versions"], {answer["number"] for answer in test["answers"]}) == ([1, 2], {None})
         with pytest.raises(ApiError) as refused:
             hub.send(calls.ask_blindly("dora", [1, 9], ["the bank shall"], max_tokens=4))
     assert refused.value.errors[0]["field"] == "versions"
@@ -93,8 +93,8 @@ def test_the_same_calls_from_an_event_loop(site: str, ci: str, alias: Alias) -> 
     async def story() -> tuple[str, str]:
         async with AsyncClient(site, ci) as hub:
             moves = await hub.send(calls.history("compliance", "2100-01-01T00:00:00Z"))
-            async for look in hub.poll(calls.version("dora", 1), timeout_s=60):
-                return moves[0]["version"], look["served_name"]
+            async for state in hub.poll(calls.version("dora", 1), timeout_s=60):
+                return moves[0]["version"], state["served_name"]
         raise AssertionError("a look comes at once")
 
     assert asyncio.run(story()) == (alias.version.served_name, alias.version.served_name)

@@ -29,10 +29,10 @@ def received(signal: Signal) -> list[dict[str, Any]]:
     """The facts of each signal that arrived."""
     facts: list[dict[str, Any]] = []
 
-    def keep(sender: object, signal: Signal, **about: Any) -> None:
+    def collect(sender: object, signal: Signal, **about: Any) -> None:
         facts.append(about)
 
-    signal.connect(keep, weak=False)
+    signal.connect(collect, weak=False)
     return facts
 
 

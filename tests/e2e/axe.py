@@ -40,8 +40,8 @@ def fetch(folder: Path) -> str:
 def violations(page: Any, script: str, **options: Any) -> list[str]:
     """Each serious or critical one with its first place; the script is evaluated, so the page's CSP stays as it is."""
     page.evaluate(script)
-    found = page.evaluate("options => axe.run(document, {resultTypes: ['violations'], ...options})", options)
-    grave = [each for each in found["violations"] if each["impact"] in GRAVE]
+    report = page.evaluate("options => axe.run(document, {resultTypes: ['violations'], ...options})", options)
+    grave = [each for each in report["violations"] if each["impact"] in GRAVE]
     return [
         f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
         for each in grave

@@ -58,9 +58,9 @@ class Live:
 
     def wait(self, path: str, status: str) -> None:
         def is_there() -> bool:
-            shown = self.rest.get(path).raise_for_status().json()
-            assert shown["status"] not in ("failed", "rejected"), shown
-            return bool(shown["status"] == status)
+            state = self.rest.get(path).raise_for_status().json()
+            assert state["status"] not in ("failed", "rejected"), state
+            return bool(state["status"] == status)
 
         wait_until(is_there, 60, f"{path} is {status}")
 
@@ -72,15 +72,15 @@ class Live:
                 "adapter_model": (folder / "adapter_model.safetensors").read_bytes(),
                 "adapter_config": (folder / "adapter_config.json").read_bytes(),
             }
-            made = self.rest.post("adapters/dora/versions/", files=files)
-        assert made.is_success, made.text
-        self.wait(f"adapters/dora/versions/{made.json()['number']}/", "ready")
-        return str(made.json()["served_name"])
+            answer = self.rest.post("adapters/dora/versions/", files=files)
+        assert answer.is_success, answer.text
+        self.wait(f"adapters/dora/versions/{answer.json()['number']}/", "ready")
+        return str(answer.json()["served_name"])
 
     def serves(self) -> bool:
         body = {"model": "open", "prompt": "the bank shall", "max_tokens": 1}
-        asked = httpx.post(f"{self.product.router}/v1/completions", json=body, headers=self.rest.headers, timeout=30)
-        return asked.is_success
+        answer = httpx.post(f"{self.product.router}/v1/completions", json=body, headers=self.rest.headers, timeout=30)
+        return answer.is_success
 
 
 @contextmanager

@@ -29,13 +29,17 @@ def urls(
 
 def faults(page: Any, script: str) -> list[str]:
     page.set_viewport_size({"width": 1440, "height": 900})
-    found = [f"light: {each}" for each in violations(page, script)]
+    faults_found = [f"light: {each}" for each in violations(page, script)]
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     dark = violations(page, script, runOnly=["color-contrast"])
-    found += [f"dark: {each}" for each in dark]
+    faults_found += [f"dark: {each}" for each in dark]
     page.set_viewport_size({"width": 390, "height": 844})
     width, loaded = page.evaluate("document.documentElement.scrollWidth"), page.evaluate(SCRIPT_BYTES)
-    return found + [f"{width} px wide on a phone"] * (width > 390) + [f"{loaded} bytes of script"] * (loaded > 200_000)
+    return (
+        faults_found
+        + [f"{width} px wide on a phone"] * (width > 390)
+        + [f"{loaded} bytes of script"] * (loaded > 200_000)
+    )
 
 
 @pytest.mark.slow
@@ -44,15 +48,15 @@ def test_every_page_is_accessible_light_and_dark_fits_a_phone_and_loads_little_s
     urls: dict[str, str],
     axe: str,
 ) -> None:
-    found = {}
+    faults_of = {}
     # A colour on its way from one theme to the other is nobody's colour.
     page.emulate_media(reduced_motion="reduce")
     for name, url in urls.items():
         page.goto(url)
-        found[name] = faults(page, axe)
+        faults_of[name] = faults(page, axe)
     show_recovery_codes(page)
-    found["recovery-codes"] = faults(page, axe)
-    assert "\n".join(f"{name}: {each}" for name, faulty in found.items() for each in faulty) == ""
+    faults_of["recovery-codes"] = faults(page, axe)
+    assert "\n".join(f"{name}: {each}" for name, faulty in faults_of.items() for each in faulty) == ""
 
 
 def test_every_page_can_be_read_without_javascript(page: Any, urls: dict[str, str]) -> None:

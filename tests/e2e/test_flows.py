@@ -203,14 +203,14 @@ def test_a_promotion_is_asked_for_signed_by_another_person_and_done(sign_in: Sig
 
 def arms_of(page: Any, users: int) -> set[tuple[str, str]]:
     """(arm, answer) of some users of the alias `open`, each with a session of its own."""
-    found = set()
+    arms = set()
     for number in range(users):
         page.goto("/playground/?models=open&prompt=the+bank+shall&max_tokens=1&temperature=0")
         page.get_by_label("Session key").fill(f"user-{number}")
         page.get_by_role("button", name="Send").click()
         page.locator(".answer").wait_for()
-        found.add((page.locator("dt:text('arm') + dd").inner_text(), page.locator(".answer").inner_text().strip()))
-    return found
+        arms.add((page.locator("dt:text('arm') + dd").inner_text(), page.locator(".answer").inner_text().strip()))
+    return arms
 
 
 def test_users_are_split_promoted_and_rolled_back(sign_in: SignIn, live: Live) -> None:
@@ -236,9 +236,9 @@ def test_an_auditor_verifies_and_takes_the_trail_away(sign_in: SignIn, tmp_path:
     page.get_by_text("intact").first.wait_for()
     with page.expect_download() as download:
         page.get_by_role("link", name="bundle").click()
-    kept = tmp_path / "bundle.zip"
-    download.value.save_as(kept)
-    with zipfile.ZipFile(kept) as bundle:
+    file = tmp_path / "bundle.zip"
+    download.value.save_as(file)
+    with zipfile.ZipFile(file) as bundle:
         assert any(name.endswith("manifest.json") for name in bundle.namelist())
     with page.expect_download() as download:
         page.get_by_role("link", name="JSON lines").click()

@@ -37,14 +37,14 @@ Publish = Callable[[dict[str, str]], AdapterVersion]
 
 @pytest.fixture
 def base_model(db_or_fresh: None) -> BaseModel:
-    found = BaseModel.objects.create(slug="tiny", source="tiny")
+    base = BaseModel.objects.create(slug="tiny", source="tiny")
     model = make_model()
     # The control loop's probe is long.
     model.config.max_position_embeddings = 512
-    model.save_pretrained(found.folder)
-    make_tokenizer().save_pretrained(found.folder)
-    found.inspect()
-    return found
+    model.save_pretrained(base.folder)
+    make_tokenizer().save_pretrained(base.folder)
+    base.inspect()
+    return base
 
 
 @pytest.fixture
@@ -77,17 +77,17 @@ class Users:
 
     def use(self) -> None:
         """A round of new users: each asks once and judges the answer, and everything arrives in the registry."""
-        asked = [self.ask(number) for number in range(self.count, self.count + USERS_A_ROUND)]
+        answers = [self.ask(number) for number in range(self.count, self.count + USERS_A_ROUND)]
         self.count += USERS_A_ROUND
-        ids = [response for response, _, _ in asked]
+        ids = [response for response, _, _ in answers]
         wait_until(lambda: collect() + 1 and Response.objects.filter(pk__in=ids).count() == len(ids), 60, "reports")
-        for response, _, is_right in asked:
+        for response, _, is_right in answers:
             self.judge(response, "good" if is_right else "bad")
 
     def judge(self, response: str, outcome: str) -> None:
         body = json.dumps({"response_id": response, "outcome": outcome})
-        told = Client().post("/api/v1/feedback/", body, content_type="application/json", headers=self.headers)
-        assert told.status_code == 201, told.content
+        answer = Client().post("/api/v1/feedback/", body, content_type="application/json", headers=self.headers)
+        assert answer.status_code == 201, answer.content
 
 
 @pytest.fixture
@@ -147,14 +147,14 @@ def test_the_worse_goes_back_and_the_better_reaches_everybody(
 ) -> None:
     worse, better = publish(WRONG), publish(RIGHT)
     lost = roll_out(users, alias, worse, alice)
-    [found] = decided(lost).after["evidence"]["findings"]
-    assert (lost.status, found["verdict"]) == ("rolled_back", "bad")
-    assert found["difference"]["lower"] > 0.1
+    [finding] = decided(lost).after["evidence"]["findings"]
+    assert (lost.status, finding["verdict"]) == ("rolled_back", "bad")
+    assert finding["difference"]["lower"] > 0.1
     assert served_to(users) == {alias.version.served_name}
 
     won = roll_out(users, alias, better, alice)
-    [found] = decided(won).after["evidence"]["findings"]
-    assert (won.status, won.step, found["verdict"]) == ("promoted", 1, "good")
-    assert found["difference"]["upper"] <= 0.1
+    [finding] = decided(won).after["evidence"]["findings"]
+    assert (won.status, won.step, finding["verdict"]) == ("promoted", 1, "good")
+    assert finding["difference"]["upper"] <= 0.1
     assert served_to(users) == {better.served_name}
     assert verify(alias.project)[1] == []

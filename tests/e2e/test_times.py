@@ -15,10 +15,10 @@ AT = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 
 @pytest.fixture
 def answer(page: Any, version: Any, alice: User) -> str:
-    kept = Response.objects.create(
+    response = Response.objects.create(
         id="r-17", project=version.project, version=version, arm="none", at=AT, status=200, is_sticky=True, total_ms=250
     )
-    return f"/responses/?id={kept.pk}"
+    return f"/responses/?id={response.pk}"
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ def _hub(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 def _descendants(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for threads in children for child in threads.read_text().split()]
-    return found + [deeper for child in found for deeper in _descendants(child)]
+    pids = [int(child) for threads in children for child in threads.read_text().split()]
+    return pids + [deeper for child in pids for deeper in _descendants(child)]
 
 
 def test_kill_9_leaves_no_process_and_the_next_start_works(home: Path) -> None:

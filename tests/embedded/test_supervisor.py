@@ -39,10 +39,10 @@ def test_what_dies_is_started_again(home: Path) -> None:
 def test_lines_are_shown_with_the_name_and_kept_in_a_file(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with Supervisor(options(home), plan(free_port())) as hub:
         hub.wait_ready(20)
-    shown = capfd.readouterr()
-    assert shown.out == ""
+    output = capfd.readouterr()
+    assert output.out == ""
     expected = ["web         | listening", "migrate     | nothing to do", *(f"{name} ready (" for name in hub.pids)]
-    assert [line for line in expected if line not in shown.err] == []
+    assert [line for line in expected if line not in output.err] == []
     assert (home / "logs" / "web.log").read_text().startswith("listening\n")
 
 

@@ -51,8 +51,8 @@ async def test_load_list_unload(http: httpx.AsyncClient, adapters: dict[str, Pat
         ("tiny", str(base_folder), None),
         ("dora", str(folder), "tiny"),
     ]
-    gone = await unload(http, "dora")
-    assert (gone.status_code, gone.text) == (200, "Success: LoRA adapter 'dora' removed successfully.")
+    unloaded = await unload(http, "dora")
+    assert (unloaded.status_code, unloaded.text) == (200, "Success: LoRA adapter 'dora' removed successfully.")
     answer = await http.post("/v1/completions", json=ASK | {"model": "dora"})
     assert answer.status_code == 404
     assert answer.json() == error(
@@ -192,8 +192,8 @@ async def test_a_bias_moves_a_token_in_its_own_request_only(http: httpx.AsyncCli
 
 
 async def test_a_seed_repeats_a_sampled_answer(http: httpx.AsyncClient) -> None:
-    asked = [await complete(http, temperature=1.0, top_p=0.9, top_k=50, seed=seed) for seed in (7, 7, 8)]
-    first, again, other = (answer["choices"][0]["text"] for answer in asked)
+    answers = [await complete(http, temperature=1.0, top_p=0.9, top_k=50, seed=seed) for seed in (7, 7, 8)]
+    first, again, other = (answer["choices"][0]["text"] for answer in answers)
     assert first == again != other
 
 

@@ -73,15 +73,15 @@ def has_room(batch: RunningBatch, sequence: Sequence) -> bool:
 def answers() -> list[list[int]]:
     """A request joins at every third step for which its adapter finds room."""
     batch = RunningBatch(random_model(), max_loras=SLOTS, ends=frozenset())
-    asked = list(questions(random_adapters(batch)))
-    waiting, steps = list(asked), 0
+    sequences = list(questions(random_adapters(batch)))
+    waiting, steps = list(sequences), 0
     while waiting or batch.rows:
         if waiting and (steps % 3 == 0 or not batch.rows) and has_room(batch, waiting[0]):
             batch.join([waiting.pop(0)])
         batch.step()
         batch.drop_finished()
         steps += 1
-    return [sequence.tokens for sequence in asked]
+    return [sequence.tokens for sequence in sequences]
 
 
 @pytest.mark.parametrize("has_kernels", [True, False])

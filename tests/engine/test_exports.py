@@ -26,12 +26,12 @@ COUNT = 16
 def pairs(tmp_path_factory: pytest.TempPathFactory, make_adapter: Callable[..., Path]) -> dict[str, Any]:
     """Name -> (original, portable export in fp32)."""
     root = tmp_path_factory.mktemp("exports")
-    made = {}
+    pair_of = {}
     for seed, (name, fields) in enumerate(UNEVEN_ADAPTERS.items()):
         original = make_adapter(root / f"{seed}", seed, task_type="CAUSAL_LM", **fields)
         export(original, root / f"{seed}-portable", "portable", "fp32")
-        made[name] = (original, root / f"{seed}-portable")
-    return made
+        pair_of[name] = (original, root / f"{seed}-portable")
+    return pair_of
 
 
 def logits(base_folder: Path, adapter: Path | None) -> torch.Tensor:

@@ -41,8 +41,8 @@ def test_each_tensor_is_where_llama_cpp_looks(
         name: reader.fields[name].contents()
         for name in ("general.type", "general.architecture", "adapter.type", "adapter.lora.alpha")
     }
-    found = {tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
-    rank = next(iter(found.values())).shape[0]
+    tensors = {tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
+    rank = next(iter(tensors.values())).shape[0]
     assert fields == {
         "general.type": "adapter",
         "general.architecture": "llama",
@@ -51,10 +51,10 @@ def test_each_tensor_is_where_llama_cpp_looks(
     }
     layout = gguf_export.Layout(base_folder)
     expected = updates(original, base_folder)
-    assert len(found) == 2 * len(expected)
+    assert len(tensors) == 2 * len(expected)
     for module, update in expected.items():
         name = layout.names.get_name(module.removeprefix(gguf_export.PREFIX))
-        a, b = (torch.tensor(np.array(found[f"{name}.weight.lora_{side}"])) for side in "ab")
+        a, b = (torch.tensor(np.array(tensors[f"{name}.weight.lora_{side}"])) for side in "ab")
         inputs = torch.randn(update.shape[0], a.shape[1], generator=torch.Generator().manual_seed(0))
         wanted = update
         for side, field in HEADS.items():

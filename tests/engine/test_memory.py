@@ -55,17 +55,17 @@ async def test_a_folder_that_vanished_fails_its_requests_and_nothing_else(
 ) -> None:
     folder = shutil.copytree(adapters["rank-4"], tmp_path / "gone")
     engine = make_engine(max_loras=1, max_cpu_loras=1)
-    ask = {"prompt": PROMPT, "max_tokens": 2}
+    body = {"prompt": PROMPT, "max_tokens": 2}
     async with serve(engine) as http:
         engine.adapters.load("gone", str(folder))
         engine.adapters.load("kept", str(adapters["rank-8"]))
         shutil.rmtree(folder)
-        failed = await http.post("/v1/completions", json=ask | {"model": "gone"})
-        kept = await http.post("/v1/completions", json=ask | {"model": "kept"})
+        failed = await http.post("/v1/completions", json=body | {"model": "gone"})
+        answered = await http.post("/v1/completions", json=body | {"model": "kept"})
         health = await http.get("/health")
     assert failed.status_code == 500
     assert f"cannot be read again from '{folder}'" in failed.json()["error"]["message"]
-    assert (kept.status_code, health.status_code) == (200, 200)
+    assert (answered.status_code, health.status_code) == (200, 200)
 
 
 async def test_an_unloaded_adapter_frees_its_memory(

@@ -49,13 +49,13 @@ async def test_a_mixed_batch_answers_as_peft_does_alone(
 ) -> None:
     engine = make_engine()
     load_all(engine, adapters)
-    asked = [(name, prompt) for prompt in PROMPTS[:2] for name in ("tiny", *adapters)]
+    requests = [(name, prompt) for prompt in PROMPTS[:2] for name in ("tiny", *adapters)]
     async with serve(engine):
-        together = await asyncio.gather(*(greedy(engine, name, prompt, COUNT) for name, prompt in asked))
-        alone = [await greedy(engine, name, prompt, COUNT) for name, prompt in asked]
-    expected = [peft_tokens(prompt, COUNT, adapters.get(name)) for name, prompt in asked]
+        together = await asyncio.gather(*(greedy(engine, name, prompt, COUNT) for name, prompt in requests))
+        alone = [await greedy(engine, name, prompt, COUNT) for name, prompt in requests]
+    expected = [peft_tokens(prompt, COUNT, adapters.get(name)) for name, prompt in requests]
     assert together == alone == expected
-    assert len({tuple(tokens) for tokens in expected}) == len(asked), "the adapters must differ to prove anything"
+    assert len({tuple(tokens) for tokens in expected}) == len(requests), "the adapters must differ to prove anything"
 
 
 @pytest.mark.parametrize("name", ["patterns", "stabilised"])
@@ -161,9 +161,9 @@ async def test_a_request_that_nobody_waits_for_leaves_the_batch(
     engine = make_engine(max_batch=1)
     body = {"prompt": PROMPTS[0], "max_tokens": 400, "temperature": 0, "ignore_eos": True}
     async with serve(engine):
-        left = await engine.begin(parse_completion(body))
-        await anext(left.deltas())
-        left.cancel()
+        abandoned = await engine.begin(parse_completion(body))
+        await anext(abandoned.deltas())
+        abandoned.cancel()
         await greedy(engine, "tiny", PROMPTS[1], 2)
-        assert left.sequence is not None
-        assert len(left.sequence.tokens) < 400
+        assert abandoned.sequence is not None
+        assert len(abandoned.sequence.tokens) < 400

@@ -39,23 +39,23 @@ def silent(base_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_an_adapter_that_says_nothing_is_sound(silent: Path, adapters: dict[str, Path]) -> None:
-    wish = LoadRequest("quiet", str(adapters["rank-4"]), None)
+    load_request = LoadRequest("quiet", str(adapters["rank-4"]), None)
     with replica(silent) as url:
         with EngineClient(url) as engine:
             assert engine.complete("tiny", "a").text == ""
-        [told] = push(url, [wish])
-    assert (told.refusal, told.trouble) == ("", "")
+        [result] = push(url, [load_request])
+    assert (result.refusal, result.problem) == ("", "")
 
 
 def test_numbers_that_overflow_are_the_adapters_fault_and_the_next_is_loaded(
     base_folder: Path, adapters: dict[str, Path], tmp_path: Path, make_adapter: Callable[..., Path]
 ) -> None:
     huge = make_adapter(tmp_path / "huge", r=4, lora_alpha=2e38)
-    wishes = [LoadRequest("huge", str(huge), None), LoadRequest("dora", str(adapters["rank-4"]), None)]
+    load_requests = [LoadRequest("huge", str(huge), None), LoadRequest("dora", str(adapters["rank-4"]), None)]
     with replica(base_folder) as url, EngineClient(url) as engine:
-        told = push(url, wishes)
+        results = push(url, load_requests)
         assert [model.name for model in engine.models()] == ["tiny", "dora"]
-    assert [(one.refusal, one.trouble) for one in told] == [(NOT_FINITE, ""), ("", "")]
+    assert [(one.refusal, one.problem) for one in results] == [(NOT_FINITE, ""), ("", "")]
 
 
 def test_the_probe_fits_into_a_short_context(tmp_path: Path) -> None:

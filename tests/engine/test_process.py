@@ -64,12 +64,12 @@ def test_the_server_serves_and_notices_who_left(url: str, adapters: dict[str, Pa
             ("dora.v1-0123456789ab", "tiny"),
         ]
         assert client.complete("dora.v1-0123456789ab", "The bank", max_tokens=4).completion_tokens == 4
-    ask = {"prompt": "The bank", "max_tokens": 500, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=ask) as stream:
+    body = {"prompt": "The bank", "max_tokens": 500, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body) as stream:
         assert next(stream.iter_lines()).startswith("data: ")
     wait_until(lambda: running(url) == "0", 20, "the request of the client that left is dropped")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/v1/completions", json=ask | {"stream": False}, timeout=0.05)
+        httpx.post(f"{url}/v1/completions", json=body | {"stream": False}, timeout=0.05)
     wait_until(lambda: running(url) == "0", 20, "the same without a stream")
 
 

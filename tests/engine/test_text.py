@@ -16,7 +16,7 @@ def decoder() -> Tokenizer:
     return tokenizer
 
 
-def told(decoder: Tokenizer, text: bytes, stops: tuple[str, ...] = ()) -> tuple[list[str], str | None]:
+def streamed(decoder: Tokenizer, text: bytes, stops: tuple[str, ...] = ()) -> tuple[list[str], str | None]:
     stream = TextStream(decoder, list(b"prompt"), stops)
     pieces = []
     for byte in text:
@@ -29,26 +29,26 @@ def told(decoder: Tokenizer, text: bytes, stops: tuple[str, ...] = ()) -> tuple[
 
 
 def test_a_character_of_several_bytes_is_told_once_and_whole(decoder: Tokenizer) -> None:
-    pieces, _ = told(decoder, "a€b".encode())
+    pieces, _ = streamed(decoder, "a€b".encode())
     assert pieces == ["a", "", "", "€", "b", ""]
 
 
 def test_half_a_character_at_the_end_is_not_lost(decoder: Tokenizer) -> None:
-    pieces, _ = told(decoder, "a€".encode()[:-1])
+    pieces, _ = streamed(decoder, "a€".encode()[:-1])
     assert "".join(pieces) == "a\ufffd\ufffd"
 
 
 def test_nothing_of_a_stop_string_is_told(decoder: Tokenizer) -> None:
-    pieces, stop = told(decoder, b"one END two", ("END", "###"))
+    pieces, stop = streamed(decoder, b"one END two", ("END", "###"))
     assert ("".join(pieces), stop) == ("one ", "END")
 
 
 def test_what_only_looks_like_a_stop_string_is_told_later(decoder: Tokenizer) -> None:
-    pieces, stop = told(decoder, b"an ENtry", ("END",))
+    pieces, stop = streamed(decoder, b"an ENtry", ("END",))
     assert ("".join(pieces), stop) == ("an ENtry", None)
     assert pieces[3:5] == ["n", " "], "held back by two characters"
 
 
 def test_the_earliest_of_two_stop_strings_wins(decoder: Tokenizer) -> None:
-    pieces, stop = told(decoder, b"a\nb#", ("#", "\n"))
+    pieces, stop = streamed(decoder, b"a\nb#", ("#", "\n"))
     assert ("".join(pieces), stop) == ("a", "\n")

@@ -44,7 +44,7 @@ class Collector:
         return [span for span in self.spans if span.trace == trace]
 
 
-def spans_of(told: ExportTraceServiceRequest) -> list[Span]:
+def spans_of(export: ExportTraceServiceRequest) -> list[Span]:
     return [
         Span(
             service=texts(group.resource.attributes)["service.name"],
@@ -56,7 +56,7 @@ def spans_of(told: ExportTraceServiceRequest) -> list[Span]:
             attributes=texts(span.attributes),
             is_failed=span.status.code == 2,
         )
-        for group in told.resource_spans
+        for group in export.resource_spans
         for scope in group.scope_spans
         for span in scope.spans
     ]

@@ -38,31 +38,31 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self.tell({"error": "Invalid credentials"}, 401)
         elif self.path == "/api/validate-yaml":
             self.tell({"errors": [], "warnings": []})
         elif self.path == "/api/repos/create":
-            self.create(json.loads(given))
-        elif found := re.fullmatch(r"/api/models/(.+)/(preupload|commit)/main", self.path.partition("?")[0]):
-            getattr(self, found[2])(found[1], given)
+            self.create(json.loads(content))
+        elif match := re.fullmatch(r"/api/models/(.+)/(preupload|commit)/main", self.path.partition("?")[0]):
+            getattr(self, match[2])(match[1], content)
         else:
             self.tell({"error": self.path}, 404)
 
-    def create(self, asked: dict[str, Any]) -> None:
-        name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-        taken = name in self.server.repositories
+    def create(self, fields: dict[str, Any]) -> None:
+        name = f"{fields['organization']}/{fields['name']}" if fields.get("organization") else fields["name"]
+        exists = name in self.server.repositories
         self.server.repositories.setdefault(name, {})
-        self.tell({"url": f"{self.server.url}/{name}"}, 409 if taken else 200)
+        self.tell({"url": f"{self.server.url}/{name}"}, 409 if exists else 200)
 
-    def preupload(self, name: str, given: bytes) -> None:
-        paths = [file["path"] for file in json.loads(given)["files"]]
+    def preupload(self, name: str, content: bytes) -> None:
+        paths = [file["path"] for file in json.loads(content)["files"]]
         files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
         self.tell({"files": files})
 
-    def commit(self, name: str, given: bytes) -> None:
-        for line in map(json.loads, given.splitlines()):
+    def commit(self, name: str, content: bytes) -> None:
+        for line in map(json.loads, content.splitlines()):
             if line["key"] == "file":
                 self.server.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             elif line["key"] == "header":
@@ -75,13 +75,18 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/\w+)?", path):
-            self.about(found[1])
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/\w+", path):
-            files = self.server.repositories[found[1]].items()
-            self.tell([{"type": "file", "path": name, "size": len(held), "oid": tag_of(held)} for name, held in files])
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
-            self.file(*found.groups())
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/\w+)?", path):
+            self.about(match[1])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/\w+", path):
+            files = self.server.repositories[match[1]].items()
+            self.tell(
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": tag_of(content)}
+                    for name, content in files
+                ]
+            )
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
+            self.file(*match.groups())
         else:
             self.tell({"error": path}, 404)
 
@@ -93,11 +98,11 @@ class Answers(BaseHTTPRequestHandler):
         self.tell({"id": name, "modelId": name, "sha": self.server.head(name), "siblings": files, "private": False})
 
     def file(self, name: str, path: str) -> None:
-        held = self.server.repositories.get(name, {}).get(path)
-        if held is None:
+        content = self.server.repositories.get(name, {}).get(path)
+        if content is None:
             self.send_error_code("EntryNotFound")
             return
-        self.send(held, 200, {"ETag": f'"{tag_of(held)}"', "X-Repo-Commit": self.server.head(name)})
+        self.send(content, 200, {"ETag": f'"{tag_of(content)}"', "X-Repo-Commit": self.server.head(name)})
 
     def send_error_code(self, code: str) -> None:
         self.send(b"{}", 404, {"X-Error-Code": code})
@@ -114,8 +119,8 @@ class Answers(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def tag_of(held: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(held) + held, usedforsecurity=False).hexdigest()
+def tag_of(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 @contextmanager

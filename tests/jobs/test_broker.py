@@ -73,8 +73,8 @@ def as_it_is(**_: object) -> None:
 def queued() -> list[str]:
     """The jobs that messages in the queue name."""
     with connect() as client:
-        found = [json.loads(message) for message in client.lrange("gpu", 0, -1)]
-    return [message["headers"]["argsrepr"] for message in found]
+        messages = [json.loads(message) for message in client.lrange("gpu", 0, -1)]
+    return [message["headers"]["argsrepr"] for message in messages]
 
 
 def ended() -> int:
@@ -84,11 +84,11 @@ def ended() -> int:
 def test_what_is_asked_for_without_a_broker_runs_when_it_is_back(
     launch: Launch, valkey: EmbeddedValkey, ci: str, adapter: Adapter, dataset: Dataset, done: Counter[str]
 ) -> None:
-    asked = {"project": "eu", "adapter": adapter.slug, "dataset": dataset.pk}
+    body = {"project": "eu", "adapter": adapter.slug, "dataset": dataset.pk}
     valkey.stop()
     try:
         answer = Client(headers={"Authorization": f"Bearer {ci}"}).post(
-            "/api/v1/training-runs/", asked, content_type="application/json"
+            "/api/v1/training-runs/", body, content_type="application/json"
         )
         assert answer.status_code == 202, answer.content
         assert TrainingRun.objects.get().status == JobStatus.QUEUED

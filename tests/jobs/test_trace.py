@@ -29,8 +29,8 @@ def test_a_request_is_traced_to_the_child(
     fresh_database: str, ci: str, adapter: Adapter, dataset: Dataset, tmp_path: Path
 ) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
-    asked = {"project": "eu", "adapter": "dora", "dataset": dataset.pk}
-    answer = client.post("/api/v1/training-runs/", asked, content_type="application/json")
+    body = {"project": "eu", "adapter": "dora", "dataset": dataset.pk}
+    answer = client.post("/api/v1/training-runs/", body, content_type="application/json")
     assert answer.status_code == 202, answer.content
     parent = answer["traceparent"]
     assert parent.split("-")[1] == TRACE
@@ -47,8 +47,10 @@ def test_a_request_is_traced_to_the_child(
 
 def test_a_trace_that_is_none_is_not_gone_on_with(ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}"})
-    made = {client.get("/healthz", headers={"traceparent": bad})["traceparent"] for bad in ("", "x", "00-0-0-0")}
-    assert len(made) == 3
+    traceparents = {
+        client.get("/healthz", headers={"traceparent": bad})["traceparent"] for bad in ("", "x", "00-0-0-0")
+    }
+    assert len(traceparents) == 3
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_a_collector_that_is_away_changes_nothing(tmp_path: Path) -> None:
 )
 def test_without_a_collector_the_sdk_is_not_loaded(collector: str, disabled: str, is_loaded: int) -> None:
     """redis-py imports the API, which is small and does nothing alone."""
-    told = "import sys, adapterhub.asgi; sys.exit('opentelemetry.sdk.trace' in sys.modules)"
+    script = "import sys, adapterhub.asgi; sys.exit('opentelemetry.sdk.trace' in sys.modules)"
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_SDK_DISABLED": disabled}
-    done = program("-W", "ignore", "-c", told, **environ)
+    done = program("-W", "ignore", "-c", script, **environ)
     assert (done.returncode, done.stderr) == (is_loaded, "")

@@ -51,10 +51,10 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "audit-event": [AuditEvent.objects.filter(project=world.project, tag="rollout:created")[0].pk],
     }
     live = world.aliases[0]
-    asked = urlencode({"models": live.name, "prompt": next(iter(ASKED)), "max_tokens": 64})
+    query = urlencode({"models": live.name, "prompt": next(iter(ASKED)), "max_tokens": 64})
     queries = {
         "answers": f"?id={world.responses[0].pk}",
-        "playground": f"?{asked}",
+        "playground": f"?{query}",
         "new-training-run": f"?clone={world.runs[0].pk}",
         "estimates": f"?{ESTIMATE}",
         "compare": "?" + "&".join(f"to={number}" for number in numbers[1:]),

@@ -114,8 +114,8 @@ class World:
 
     def person(self, role: str) -> User:
         """Who has the role in the project; alice where nobody has."""
-        found = self.project.memberships.filter(role=role, user__is_service=False).select_related("user").first()
-        return found.user if found else self.alice
+        membership = self.project.memberships.filter(role=role, user__is_service=False).select_related("user").first()
+        return membership.user if membership else self.alice
 
     def make_adapters(self, count: int) -> list[Adapter]:
         pairs = [(land, topic) for topic in TOPICS for land in JURISDICTIONS][:count]
@@ -133,12 +133,12 @@ class World:
 
     def make_versions(self, count: int) -> list[AdapterVersion]:
         rows = [self.version(index) for index in range(count)]
-        made = copy_versions(rows)
-        append([self.published(version) for version in made], self.project)
+        versions = copy_versions(rows)
+        append([self.published(version) for version in versions], self.project)
         VersionEvaluation.objects.bulk_create(
-            evaluation(version, self.random) for version in made[:: max(1, count // 40)]
+            evaluation(version, self.random) for version in versions[:: max(1, count // 40)]
         )
-        return made
+        return versions
 
     def version(self, index: int) -> AdapterVersion:
         adapter = self.adapters[index % len(self.adapters)]
@@ -190,11 +190,11 @@ class World:
         def key(kind: str, counted: int) -> str:
             return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{kind} {adapter.slug} {counted}"))
 
-        told = {
+        origins = {
             "run": key("run", number),
             "dataset": hashlib.sha256(f"{adapter.slug}{number // 3}".encode()).hexdigest(),
         }
-        return told if number % 2 else {**told, "rank_analysis": key("ranks", number // 4)}
+        return origins if number % 2 else {**origins, "rank_analysis": key("ranks", number // 4)}
 
     def make_cluster(self, name: str, replicas: int) -> Cluster:
         fields = {"engine": "vllm", "max_loras": 32}
@@ -375,8 +375,8 @@ class World:
         return runs
 
     def run(self, place: int, count: int) -> TrainingRun:
-        left = count - place
-        status = {1: "running", 2: "queued", 3: "queued"}.get(left) or ("failed" if left % 9 == 0 else "succeeded")
+        newer = count - place
+        status = {1: "running", 2: "queued", 3: "queued"}.get(newer) or ("failed" if newer % 9 == 0 else "succeeded")
         version = self.versions[place] if status == "succeeded" else None
         adapter = version.adapter if version else self.adapters[place % len(self.adapters)]
         losses = version.metrics if version else {}

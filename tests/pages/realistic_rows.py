@@ -111,7 +111,7 @@ def metric(run: TrainingRun, step: int, dice: random.Random) -> RunMetric:
     return RunMetric(run=run, step=step, values=values)
 
 
-def worth(layer: int, kind: str, dice: random.Random) -> float:
+def value_of(layer: int, kind: str, dice: random.Random) -> float:
     """Later layers learn more of a task, and MLP modules more than attention."""
     return (1.6 if kind in KINDS[4:] else 0.7) * (0.4 + layer / 30) * dice.uniform(0.6, 1.4)
 
@@ -119,7 +119,7 @@ def worth(layer: int, kind: str, dice: random.Random) -> float:
 def planned_ranks(dice: random.Random) -> dict[str, int]:
     """As a plan of the default preset leaves them: attention has none."""
     return {
-        name_of(layer, kind): max(4, min(32, 4 * round(4 * worth(layer, kind, dice))))
+        name_of(layer, kind): max(4, min(32, 4 * round(4 * value_of(layer, kind, dice))))
         for layer in range(LAYERS)
         for kind in KINDS[4:]
     }
@@ -136,12 +136,12 @@ def parameters_of(ranks: dict[str, int]) -> int:
 
 def measured_module(layer: int, kind: str, dice: random.Random) -> dict[str, Any]:
     """What a probe knows of a module: its worth, which falls over the ranks. The preset measures no attention."""
-    found = {"name": name_of(layer, kind), "shape": SHAPES[kind], "divergence": None}
+    module = {"name": name_of(layer, kind), "shape": SHAPES[kind], "divergence": None}
     if kind not in KINDS[4:]:
-        return {**found, "sensitivity": None, "score": 0.0, "weight": 0.0, "spectrum": []}
-    value = worth(layer, kind, dice)
+        return {**module, "sensitivity": None, "score": 0.0, "weight": 0.0, "spectrum": []}
+    value = value_of(layer, kind, dice)
     spectrum = [round(value * 0.93**place, 6) for place in range(32)]
-    return {**found, "sensitivity": value, "score": value, "weight": 1.0, "spectrum": spectrum}
+    return {**module, "sensitivity": value, "score": value, "weight": 1.0, "spectrum": spectrum}
 
 
 def plan(dice: random.Random) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def plan(dice: random.Random) -> dict[str, Any]:
     modules = [measured_module(layer, kind, dice) for layer in range(LAYERS) for kind in KINDS]
     settings, bounds = PRESETS["default"], Bounds(rank_min=0, rank_max=32, quantum=4)
     fields = plan_fields(modules, settings, "uniform_rank", 16, bounds, 2.0)
-    found, text = verdict.of(fields["modules"], 0.91, 48, settings)
+    verdict_code, text = verdict.of(fields["modules"], 0.91, 48, settings)
     return {
         **fields,
         **asdict(bounds),
@@ -159,7 +159,7 @@ def plan(dice: random.Random) -> dict[str, Any]:
         "learning_rate": 0.004,
         "probes": [{"rate": 0.002, "loss": 2.5}, {"rate": 0.004, "loss": 2.1}],
         "stability": 0.91,
-        "verdict": found,
+        "verdict": verdict_code,
         "verdict_text": text,
         "preset": "default",
         "sequences": 48,

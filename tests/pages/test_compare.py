@@ -39,8 +39,8 @@ def test_three_versions_stand_side_by_side(three: list[AdapterVersion], bob: Use
     client.force_login(bob)
     page = client.get(page_of(2, 3)).content.decode()
     assert "dora v1, v2 and v3" in page
-    for shown in ("0.7125", "lora_alpha", "max_rank", "What is the same in all"):
-        assert shown in page
+    for text in ("0.7125", "lora_alpha", "max_rank", "What is the same in all"):
+        assert text in page
     assert 'action="/adapters/dora/v1/compare/ask/' not in page
 
 
@@ -65,26 +65,26 @@ def test_prompts_go_to_every_version_and_the_answers_are_kept(
 ) -> None:
     client.force_login(alice)
     router.known = {version.served_name for version in three}
-    ask = reverse("ask-all", args=["dora", 1]) + "?to=2&to=3"
-    answer = client.post(ask, {"prompts": "the bank shall\n\neach incident\n", "max_tokens": 4})
+    url = reverse("ask-all", args=["dora", 1]) + "?to=2&to=3"
+    answer = client.post(url, {"prompts": "the bank shall\n\neach incident\n", "max_tokens": 4})
     assert answer["Location"] == page_of(2, 3) + "#answers"
-    kept = BlindTest.objects.all()
-    assert {test.prompt for test in kept} == {"the bank shall", "each incident"}
-    assert all(sorted(each["number"] for each in test.answers) == [1, 2, 3] for test in kept)
+    tests = BlindTest.objects.all()
+    assert {test.prompt for test in tests} == {"the bank shall", "each incident"}
+    assert all(sorted(each["number"] for each in test.answers) == [1, 2, 3] for test in tests)
     assert len(router.heard) == 6
-    assert AuditEvent.objects.about(kept[0])[0].tag == "blind_test:asked"
+    assert AuditEvent.objects.about(tests[0])[0].tag == "blind_test:asked"
 
 
 def test_what_is_not_answered_by_all_keeps_the_prompts_and_nothing_else(
     router: Any, three: list[AdapterVersion], alice: User, client: Client
 ) -> None:
     client.force_login(alice)
-    ask = reverse("ask-all", args=["dora", 1]) + "?to=2"
-    page = client.post(ask, {"prompts": "the bank shall", "max_tokens": 4}).content.decode()
+    url = reverse("ask-all", args=["dora", 1]) + "?to=2"
+    page = client.post(url, {"prompts": "the bank shall", "max_tokens": 4}).content.decode()
     assert "has no answer of every version" in page
     assert ">\nthe bank shall</textarea>" in page
     assert not BlindTest.objects.exists()
-    assert client.post(ask, {"prompts": "a\n" * 9, "max_tokens": 4}).status_code == 422
+    assert client.post(url, {"prompts": "a\n" * 9, "max_tokens": 4}).status_code == 422
 
 
 def test_a_vote_is_blind_counted_once_and_then_tells_the_versions(
@@ -131,9 +131,9 @@ def test_rest_keeps_a_test_blind_until_its_person_has_voted(
 ) -> None:
     client.force_login(alice)
     address = f"/api/v1/blind-tests/{blind.pk}/"
-    shown = client.get(address).json()
-    assert [answer["letter"] for answer in shown["answers"]] == ["A", "B", "C"]
-    assert {answer["number"] for answer in shown["answers"]} == {None}
+    unvoted = client.get(address).json()
+    assert [answer["letter"] for answer in unvoted["answers"]] == ["A", "B", "C"]
+    assert {answer["number"] for answer in unvoted["answers"]} == {None}
     by_token = {"Authorization": f"Bearer {ci}"}
     refused = client.post(f"{address}vote/", {"letter": "A"}, content_type="application/json", headers=by_token)
     assert (refused.status_code, refused.json()["code"]) == (403, "token_cannot_vote")
@@ -154,9 +154,9 @@ def test_rest_asks_with_the_callers_own_token(
     failed = client.post("/api/v1/blind-tests/", body, **sent)
     assert (failed.status_code, failed.json()["code"]) == (503, "not_answered")
     router.known = {version.served_name for version in three}
-    [made] = client.post("/api/v1/blind-tests/", body, **sent).json()
-    assert made["versions"] == [1, 2]
-    assert {answer["number"] for answer in made["answers"]} == {None}
+    [created] = client.post("/api/v1/blind-tests/", body, **sent).json()
+    assert created["versions"] == [1, 2]
+    assert {answer["number"] for answer in created["answers"]} == {None}
     assert BlindTest.objects.count() == 1
     for versions in ([1, 1], [1, 9]):
         assert client.post("/api/v1/blind-tests/", {**body, "versions": versions}, **sent).status_code == 422

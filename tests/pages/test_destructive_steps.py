@@ -75,9 +75,9 @@ CONSEQUENCES = {
 @pytest.mark.parametrize("kind", PAGES)
 def test_the_page_asks_why_and_says_what_follows(world: dict[str, Any], kind: str, client: Client) -> None:
     page, verb = (reverse(name, args=args) for name, *args in PAGES[kind](world[kind]))
-    shown = client.get(page).content.decode()
-    assert CONSEQUENCES[kind] in shown
-    assert 'name="reason"' in shown
+    html = client.get(page).content.decode()
+    assert CONSEQUENCES[kind] in html
+    assert 'name="reason"' in html
     fields = {"end": world[kind].pk} if kind == "session" else {}
     assert client.post(verb, fields).status_code == 422
     assert not AuditEvent.objects.filter(tag=TAGS[kind]).exists()

@@ -24,8 +24,8 @@ def listed(
     """Two of each: one that is found, and one that is not."""
     by = alice.as_actor()
     for name, account in (("nightly", "robot"), ("weekly", "drone")):
-        made = service_accounts.create(project, account, "trainer", by=by)
-        ApiToken.issue(name=name, project=project, scopes=["read"], created_by=alice, account=made)
+        service_user = service_accounts.create(project, account, "trainer", by=by)
+        ApiToken.issue(name=name, project=project, scopes=["read"], created_by=alice, account=service_user)
         fields = {"url": f"https://{name}.example/hook", "events": [f"{name}:*"], "created_by": alice}
         webhook = Webhook.objects.create(project=project, **fields)
     ApiToken.objects.filter(name="weekly").update(revoked_at=alias.created_at)
@@ -42,7 +42,7 @@ def listed(
     return client
 
 
-def shown(client: Client, name: str, query: str) -> list[Any]:
+def rows_of_page(client: Client, name: str, query: str) -> list[Any]:
     answer = client.get(f"{reverse(name)}?{query}")
     assert answer.status_code == 200
     return list(answer.context["page"])
@@ -76,15 +76,15 @@ CASES = [
 def test_the_address_decides(
     listed: Client, name: str, query: str, told: Callable[[Any], Any], expected: list[Any]
 ) -> None:
-    assert [told(row) for row in shown(listed, name, query)] == expected
+    assert [told(row) for row in rows_of_page(listed, name, query)] == expected
 
 
 def test_the_deliveries_of_one_address_have_an_address(listed: Client) -> None:
     webhook = Webhook.objects.get(revoked_at=None)
     link = f"{reverse('deliveries')}?webhook={webhook.pk}"
     assert link in listed.get(reverse("webhooks")).content.decode()
-    assert [row.webhook for row in shown(listed, "deliveries", f"webhook={webhook.pk}")] == [webhook]
-    assert len(shown(listed, "deliveries", "webhook=nonsense")) == 2
+    assert [row.webhook for row in rows_of_page(listed, "deliveries", f"webhook={webhook.pk}")] == [webhook]
+    assert len(rows_of_page(listed, "deliveries", "webhook=nonsense")) == 2
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))
@@ -97,19 +97,19 @@ def test_a_search_without_a_hit_offers_the_way_back(listed: Client, name: str) -
 def test_a_page_of_a_list_has_an_address(listed: Client, project: Project, alice: User) -> None:
     for number in range(60):
         ApiToken.issue(name=f"page-{number:02}", project=project, scopes=["read"], created_by=alice)
-    assert [row.name for row in shown(listed, "tokens", "q=page-&sort=name&page=2")][-1] == "page-59"
+    assert [row.name for row in rows_of_page(listed, "tokens", "q=page-&sort=name&page=2")][-1] == "page-59"
     assert 'href="?q=page-&amp;sort=name&amp;page=2"' in listed.get("/tokens/?q=page-&sort=name").content.decode()
 
 
 def test_what_an_alias_served_is_searched(listed: Client, alias: Alias) -> None:
-    found = listed.get(reverse("alias", args=[alias.name]), {"q": "v1"})
-    assert [move.version for move in found.context["page"]] == [alias.version]
+    answer = listed.get(reverse("alias", args=[alias.name]), {"q": "v1"})
+    assert [move.version for move in answer.context["page"]] == [alias.version]
     assert "No move is like that." in listed.get(reverse("alias", args=[alias.name]), {"q": "nobody"}).content.decode()
 
 
 def test_who_had_which_role_is_searched(listed: Client) -> None:
-    found = listed.get(reverse("audit-roles"), {"q": "ROBOT trainer"}).context["page"]
-    assert [(each.user, each.role, each.project.slug) for each in found] == [("robot", "trainer", "eu")]
+    tenures = listed.get(reverse("audit-roles"), {"q": "ROBOT trainer"}).context["page"]
+    assert [(each.user, each.role, each.project.slug) for each in tenures] == [("robot", "trainer", "eu")]
     assert "Nobody like that had a role." in listed.get(reverse("audit-roles"), {"q": "nobody"}).content.decode()
 
 
@@ -122,5 +122,5 @@ def test_settings_lead_to_all_protected_aliases(listed: Client, alias: Alias) ->
     )
     link = f'<a href="{reverse("overview")}?state=protected">All 21 protected aliases</a>'
     assert link in listed.get(reverse("settings")).content.decode()
-    assert len(shown(listed, "overview", "state=protected&page=2")) == 6
-    assert [row.name for row in shown(listed, "overview", "state=unprotected&sort=name")] == ["free", "zero"]
+    assert len(rows_of_page(listed, "overview", "state=protected&page=2")) == 6
+    assert [row.name for row in rows_of_page(listed, "overview", "state=unprotected&sort=name")] == ["free", "zero"]

@@ -186,9 +186,9 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
     assert 'min="1" max="8" value="4"' in own
     whole = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 6}).content.decode()
     part = client.get(reverse("rank-analysis-plan", args=[analysis.pk]), {"uniform_rank": 6}).content.decode()
-    for shown in (whole, part):
-        assert "1,152 of 1,152" in shown
-        assert f"rank_analysis={analysis.pk}&amp;dataset={analysis.dataset_id}&amp;uniform_rank=6" in shown
+    for html in (whole, part):
+        assert "1,152 of 1,152" in html
+        assert f"rank_analysis={analysis.pk}&amp;dataset={analysis.dataset_id}&amp;uniform_rank=6" in html
     assert "<html" in whole
     assert "<html" not in part
     refused = client.get(reverse("rank-analysis", args=[analysis.pk]), {"uniform_rank": 9}).content.decode()
@@ -282,9 +282,9 @@ def test_a_verb_on_a_rollout_that_changed_since_is_refused(
 ) -> None:
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=alice.as_actor())
     rollout.started(by=alice.as_actor())
-    seen = rollout.generation
+    old_generation = rollout.generation
     rollout.set_weight(40, reason="faster", by=alice.as_actor())
     client.force_login(alice)
     promote = reverse("move-rollout", args=[rollout.pk, "promote"])
-    assert client.post(promote, {"reason": "early", "expected_generation": seen}).status_code == 409
+    assert client.post(promote, {"reason": "early", "expected_generation": old_generation}).status_code == 409
     assert client.post(promote, {"reason": "seen", "expected_generation": rollout.generation}).status_code == 302

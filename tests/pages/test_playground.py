@@ -13,14 +13,14 @@ from adapterhub.accounts.models import ApiToken, User
 from registry.models import AdapterVersion, Alias
 
 
-def asked(client: Client, models: str, **more: Any) -> Any:
+def ask_playground(client: Client, models: str, **more: Any) -> Any:
     body = {"models": models, "prompt": "Report ", "max_tokens": 8, "temperature": 0, **more}
     return client.post(reverse("playground"), body)
 
 
 def test_an_answer_names_its_version_and_arm(router: Any, alias: Alias, alice: User, client: Client) -> None:
     client.force_login(alice)
-    page = asked(client, "compliance", session="user-17").content.decode()
+    page = ask_playground(client, "compliance", session="user-17").content.decode()
     assert "within four hours" in page
     assert "dora.v1-abc" in page
     assert "control" in page
@@ -32,7 +32,7 @@ def test_two_models_stand_side_by_side_and_one_refusal_spares_the_other(
     router: Any, alias: Alias, version: AdapterVersion, alice: User, client: Client
 ) -> None:
     client.force_login(alice)
-    page = asked(client, f"compliance, {version.served_name}").content.decode()
+    page = ask_playground(client, f"compliance, {version.served_name}").content.decode()
     assert "within four hours" in page
     assert "404: The model does not exist." in page
 
@@ -40,15 +40,15 @@ def test_two_models_stand_side_by_side_and_one_refusal_spares_the_other(
 def test_its_token_infers_only_and_is_made_once(router: Any, alias: Alias, alice: User, client: Client) -> None:
     client.force_login(alice)
     for _ in range(2):
-        asked(client, "compliance")
+        ask_playground(client, "compliance")
     token = ApiToken.objects.get()
-    assert (token.scopes, len({heard["token"] for heard in router.heard})) == (["infer"], 1)
+    assert (token.scopes, len({request["token"] for request in router.heard})) == (["infer"], 1)
 
 
 def test_a_router_that_is_away_keeps_the_prompt(alias: Alias, alice: User, client: Client, settings: Any) -> None:
     settings.ROUTER_URL = "http://127.0.0.1:1"
     client.force_login(alice)
-    page = asked(client, "compliance").content.decode()
+    page = ask_playground(client, "compliance").content.decode()
     assert "The router did not answer" in page
     assert "Report " in page
 
@@ -56,13 +56,13 @@ def test_a_router_that_is_away_keeps_the_prompt(alias: Alias, alice: User, clien
 @pytest.mark.parametrize("models", ["nothing-of-ours", ",", "a,b,c,d,e"])
 def test_names_that_nobody_has_are_refused_on_the_field(alias: Alias, alice: User, client: Client, models: str) -> None:
     client.force_login(alice)
-    assert asked(client, models).status_code == 422
+    assert ask_playground(client, models).status_code == 422
     assert not ApiToken.objects.exists()
 
 
 def test_another_tenants_alias_is_no_name(alias: Alias, charlie: User, client: Client) -> None:
     client.force_login(charlie)
-    assert asked(client, "compliance").status_code == 422
+    assert ask_playground(client, "compliance").status_code == 422
 
 
 def test_the_theme_is_kept_and_leads_back(alice: User, client: Client, make_theme: Callable[..., Any]) -> None:

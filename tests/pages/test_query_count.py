@@ -17,14 +17,14 @@ MOST = 12
 
 def counted(client: Client, world: World, version: AdapterVersion, dataset: Dataset) -> dict[str, int]:
     """Name of the page -> its queries, the session's and the user's among them."""
-    found = {}
+    queries_of = {}
     for name, url in every_page(world, version, dataset).items():
         with CaptureQueriesContext(connection) as queries:
             answer = client.get(url)
         assert answer.status_code == 200, f"{name}: {answer.status_code} {answer.content.decode()[-900:]}"
         # A part of a transaction is no question: pages that keep a fact open one.
-        found[name] = sum("SAVEPOINT" not in query["sql"] for query in queries)
-    return found
+        queries_of[name] = sum("SAVEPOINT" not in query["sql"] for query in queries)
+    return queries_of
 
 
 def test_no_page_makes_more_than_twelve_queries_whatever_the_number_of_rows(

@@ -10,12 +10,12 @@ from training.tars.presets import is_attention
 
 
 def test_a_plan_has_the_ranks_that_its_settings_and_signals_give() -> None:
-    shown = plan(random.Random(1))
-    again = reallocate(shown, "uniform_rank", 16)
-    assert [module["rank"] for module in shown["modules"]] == [module["rank"] for module in again["modules"]]
-    assert shown["settings"]["kinds"] == "mlp"
-    assert {module["rank"] for module in shown["modules"] if is_attention(module["name"])} == {0}
-    assert shown["parameters"] <= shown["budget"]["parameters"]
+    made_up = plan(random.Random(1))
+    again = reallocate(made_up, "uniform_rank", 16)
+    assert [module["rank"] for module in made_up["modules"]] == [module["rank"] for module in again["modules"]]
+    assert made_up["settings"]["kinds"] == "mlp"
+    assert {module["rank"] for module in made_up["modules"] if is_attention(module["name"])} == {0}
+    assert made_up["parameters"] <= made_up["budget"]["parameters"]
 
 
 def test_planned_versions_have_no_attention_and_others_one_rank() -> None:

@@ -36,14 +36,14 @@ def test_the_overview_counts_the_jobs_that_it_lists(
 def test_an_adapter_shows_what_its_versions_came_from_and_who_asked_them(
     adapter: Adapter, alias: Alias, alice: User, client: Client, tmp_path: object
 ) -> None:
-    told = {"run": "0b3f2a51-96a5-4d3c-8f57-6d5e2f2b7a10", "dataset": "ab" * 32}
+    lineage = {"run": "0b3f2a51-96a5-4d3c-8f57-6d5e2f2b7a10", "dataset": "ab" * 32}
     folder = write_adapter(tmp_path / "made", seed=7)  # type: ignore[operator]
-    made = AdapterVersion.publish(adapter, folder, method="lora", by=alice.as_actor(), lineage=told)
+    published = AdapterVersion.publish(adapter, folder, method="lora", by=alice.as_actor(), lineage=lineage)
     for number in range(3):
         Response.objects.create(
             id=f"r{number}",
             project=adapter.project,
-            version=made,
+            version=published,
             arm="none",
             at=now(),
             alias_name="compliance",
@@ -52,15 +52,15 @@ def test_an_adapter_shows_what_its_versions_came_from_and_who_asked_them(
             total_ms=250,
         )
     page = client.get(reverse("adapter", args=["dora"])).content.decode()
-    for shown in (
+    for text in (
         "data abababab",
         "run 0b3f2a51",
-        f"v{made.number} lora",
+        f"v{published.number} lora",
         "compliance",
         "3 answers, 250 ms",
         "adapter_version:published",
     ):
-        assert shown in page, shown
+        assert text in page, text
 
 
 def test_a_cluster_shows_slots_memory_and_what_is_missing(
@@ -72,10 +72,10 @@ def test_a_cluster_shows_slots_memory_and_what_is_missing(
     full.saw(full.loaded, "1")
     empty.missed("It did not answer.")
     page = client.get(reverse("cluster", args=["cpu"])).content.decode()
-    for shown in ("2 of 8 taken, 6 free", "0 of 8 taken, 8 free", "1 adapter; 1 missing", "unreachable"):
-        assert shown in page, shown
-    held = (version.size_bytes + candidate.size_bytes) / 1024
-    assert f"{held:.1f}\xa0KB of adapter weights are here" in page
+    for text in ("2 of 8 taken, 6 free", "0 of 8 taken, 8 free", "1 adapter; 1 missing", "unreachable"):
+        assert text in page, text
+    kilobytes = (version.size_bytes + candidate.size_bytes) / 1024
+    assert f"{kilobytes:.1f}\xa0KB of adapter weights are here" in page
     assert re.search("2 of 8", client.get(reverse("clusters")).content.decode())
 
 
@@ -106,7 +106,7 @@ def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, al
 
 def planned(dataset: Dataset, adapter: Adapter, alice: User, **ranks: int) -> RankAnalysis:
     """An analysis with the plan of a tiny model, in which some modules have other ranks."""
-    made = RankAnalysis.launch(
+    analysis = RankAnalysis.launch(
         project=adapter.project,
         base_model=adapter.base_model,
         dataset=dataset,
@@ -116,8 +116,8 @@ def planned(dataset: Dataset, adapter: Adapter, alice: User, **ranks: int) -> Ra
     modules = [
         {**module, "rank": ranks.get(module["name"].split(".")[-1], module["rank"])} for module in PLAN["modules"]
     ]
-    RankAnalysis.objects.filter(pk=made.pk).update(plan={**PLAN, "modules": modules}, status="succeeded")
-    return made
+    RankAnalysis.objects.filter(pk=analysis.pk).update(plan={**PLAN, "modules": modules}, status="succeeded")
+    return analysis
 
 
 def test_two_plans_stand_side_by_side(adapter: Adapter, dataset: Dataset, alice: User, client: Client) -> None:
@@ -136,16 +136,16 @@ def test_a_run_shows_what_its_checkpoints_said_and_its_clone_asks_the_same(
     body = {"adapter": adapter.pk, "dataset": dataset.pk, "method": "lora", **with_defaults({})}
     refused = client.post(reverse("new-training-run"), {**body, "prompts": "no colon here", "anyway": "on"})
     assert "Write NAME: PROMPT" in refused.content.decode()
-    asked = "deadline: When must it be reported?\nwho: To whom?"
-    made = client.post(reverse("new-training-run"), {**body, "prompts": asked, "anyway": "on"})
+    prompts = "deadline: When must it be reported?\nwho: To whom?"
+    created = client.post(reverse("new-training-run"), {**body, "prompts": prompts, "anyway": "on"})
     run = TrainingRun.objects.get()
     assert run.prompts == {"deadline": "When must it be reported?", "who": "To whom?"}
     CheckpointAnswer.keep(run, 0, {"deadline": "Never."})
     for _ in range(2):
         CheckpointAnswer.keep(run, 20, {"deadline": "Within four hours."})
-    page = client.get(made["Location"]).content.decode()
-    for shown in ("When must it be reported?", "0, the base", "Never.", "Within four hours."):
-        assert page.count(shown) == 1, shown
+    page = client.get(created["Location"]).content.decode()
+    for text in ("When must it be reported?", "0, the base", "Never.", "Within four hours."):
+        assert page.count(text) == 1, text
     listed = client.get(f"/api/v1/training-runs/{run.pk}/answers/").json()
     assert [(row["step"], row["answer"]) for row in listed] == [(0, "Never."), (20, "Within four hours.")]
     assert "deadline: When must it be reported?" in client.get(f"/training/new/?clone={run.pk}").content.decode()

@@ -90,9 +90,9 @@ def test_shards_learn_what_replicas_learn(
         "the base's, though measured with an adapter on it"
     )
     name = "output/adapter/adapter_model.safetensors"
-    ours, theirs = load_file(sharded / name), load_file(alone / name)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[key], theirs[key], atol=0.01) for key in ours)
+    of_shards, of_one = load_file(sharded / name), load_file(alone / name)
+    assert of_shards.keys() == of_one.keys()
+    assert all(torch.allclose(of_shards[key], of_one[key], atol=0.01) for key in of_shards)
 
 
 def test_a_stop_reaches_every_process_and_nothing_is_left(

@@ -16,10 +16,10 @@ from training.recipes import dry_run
 def test_three_steps_say_what_all_will_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_run(tmp_path / "run", write_inputs(tmp_path), steps=30)
     assert dry_run.main([str(path), "lora"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["steps"] == 3
-    assert found["seconds"] == pytest.approx(30 * found["seconds_a_step"], abs=0.1)
-    assert found["memory_bytes"] > 10**8
+    forecast = json.loads(capsys.readouterr().out)
+    assert forecast["steps"] == 3
+    assert forecast["seconds"] == pytest.approx(30 * forecast["seconds_a_step"], abs=0.1)
+    assert forecast["memory_bytes"] > 10**8
     assert not (tmp_path / "run" / "output").exists()
 
 

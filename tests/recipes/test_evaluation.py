@@ -26,9 +26,9 @@ def test_the_loss_is_the_mean_over_completion_tokens(sequences) -> None:
         ids, labels = torch.tensor([sequence.ids]), torch.tensor([sequence.labels])
         total += float(model(input_ids=ids, labels=labels).loss.detach()) * sequence.targets
         tokens += sequence.targets
-    found = evaluation.held_out_loss(model, sequences, 1)
-    assert found.tokens == tokens
-    assert found.loss == pytest.approx(total / tokens, rel=1e-5)
+    measured = evaluation.held_out_loss(model, sequences, 1)
+    assert measured.tokens == tokens
+    assert measured.loss == pytest.approx(total / tokens, rel=1e-5)
 
 
 def test_batching_and_order_change_nothing(sequences, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,9 +39,9 @@ def test_batching_and_order_change_nothing(sequences, monkeypatch: pytest.Monkey
 
 
 def test_the_first_sequences_within_the_tokens_are_taken(sequences) -> None:
-    taken = evaluation.first_tokens(sequences, 30)
-    assert taken == sequences[: len(taken)]
-    assert sum(sequence.targets for sequence in taken) <= 30
+    leading = evaluation.first_tokens(sequences, 30)
+    assert leading == sequences[: len(leading)]
+    assert sum(sequence.targets for sequence in leading) <= 30
     assert evaluation.first_tokens(sequences, 1) == sequences[:1]
 
 

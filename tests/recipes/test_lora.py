@@ -101,8 +101,8 @@ def test_an_evaluation_of_its_own_finds_the_same_loss(finished: Path, inputs: di
     path.write_text(json.dumps(record))
     assert evaluate.main([str(path)]) == 0
     result = json.loads((finished / "output" / "result.json").read_bytes())
-    found = json.loads((tmp_path / "result.json").read_bytes())
-    assert found == {"loss": pytest.approx(result["loss_after"], rel=1e-5), "tokens": result["eval_tokens"]}
+    evaluated = json.loads((tmp_path / "result.json").read_bytes())
+    assert evaluated == {"loss": pytest.approx(result["loss_after"], rel=1e-5), "tokens": result["eval_tokens"]}
 
 
 @pytest.mark.slow
@@ -214,13 +214,13 @@ def test_prompts_are_answered_by_the_base_and_each_checkpoint_and_change_nothing
 ) -> None:
     prompts = {"greeting": "the quick", "end": "a lazy dog"}
     assert lora.main([str(write_run(tmp_path, inputs, prompts=prompts))]) == 0
-    told = {event["step"]: event["answers"] for event in events_of(tmp_path, "answers")}
-    assert list(told) == [0, 5, 10, 15, 20, 25, 30]
-    assert all(set(answers) == set(prompts) for answers in told.values())
-    assert told[0] != told[30]
+    answers_at = {event["step"]: event["answers"] for event in events_of(tmp_path, "answers")}
+    assert list(answers_at) == [0, 5, 10, 15, 20, 25, 30]
+    assert all(set(answers) == set(prompts) for answers in answers_at.values())
+    assert answers_at[0] != answers_at[30]
     assert losses(tmp_path) == losses(finished)
     last = continued(inputs, tmp_path / "output" / "adapter", prompts["greeting"])
-    assert told[30]["greeting"] == last
+    assert answers_at[30]["greeting"] == last
 
 
 def continued(inputs: dict[str, str], adapter: Path, prompt: str) -> str:
@@ -232,4 +232,4 @@ def continued(inputs: dict[str, str], adapter: Path, prompt: str) -> str:
 
     base = Path(inputs["base_model"])
     model = PeftModel.from_pretrained(load_model(base), str(adapter))
-    return answer_of(lambda ask: ask(model), load_tokenizer(base), prompt, NEW_TOKENS)
+    return answer_of(lambda generate: generate(model), load_tokenizer(base), prompt, NEW_TOKENS)

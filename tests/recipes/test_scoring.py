@@ -12,8 +12,8 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
     chance, hits = np.random.default_rng(0), 0
     for seed in range(200):
         hard = chance.normal(3, 1, 60)
-        found = paired_difference(list(hard - 0.1 + chance.normal(0, 0.2, 60)), list(hard), [10] * 60, seed)
-        hits += found.low <= -0.1 <= found.high
+        interval = paired_difference(list(hard - 0.1 + chance.normal(0, 0.2, 60)), list(hard), [10] * 60, seed)
+        hits += interval.low <= -0.1 <= interval.high
     assert 180 <= hits <= 199
 
 

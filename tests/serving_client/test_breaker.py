@@ -68,8 +68,8 @@ def test_the_last_replica_is_asked_even_when_it_fails(router: Router, engine: En
 def test_each_project_has_its_own_salt(router: Router, engine: Engine) -> None:
     for headers, model in ((INFER, "compliance"), (INFER, "dora"), (FOREIGNER, "billing")):
         assert router.complete(headers, model=model).status_code == 200
-    ours, again, theirs = (body["cache_salt"] for body, _ in engine.fake.received)
-    assert ours == again != theirs
+    first, again, other = (body["cache_salt"] for body, _ in engine.fake.received)
+    assert first == again != other
 
 
 def test_the_trace_goes_along(router: Router, engine: Engine) -> None:

@@ -29,7 +29,7 @@ def ask(router: Router, headers: dict[str, str] = INFER, /, **body: Any) -> str:
     return router.complete(headers, **({"temperature": 0} | body)).headers["x-cache"]
 
 
-def keep(router: Router, **body: Any) -> None:
+def fill(router: Router, **body: Any) -> None:
     """Ask until the answer comes from the cache."""
     wait_until(lambda: ask(router, **body) == "hit", what="a hit")
 
@@ -41,13 +41,13 @@ def stored(router: Router) -> list[bytes]:
 @pytest.mark.parametrize("body", [{"temperature": 0}, {"temperature": 0.0}, {"temperature": 1, "seed": 7}])
 def test_a_repeatable_request_is_answered_again(cached: Router, engine: Engine, body: dict[str, Any]) -> None:
     first = cached.complete(INFER, **body)
-    keep(cached, **body)
-    asked = len(engine.fake.received)
+    fill(cached, **body)
+    request_count = len(engine.fake.received)
     second = cached.complete(INFER, **body)
     assert (second.status_code, second.content, second.headers["x-cache"]) == (200, first.content, "hit")
     assert second.headers["x-adapter-version"] == STABLE
     assert second.headers["x-response-id"] != first.headers["x-response-id"]
-    assert len(engine.fake.received) == asked
+    assert len(engine.fake.received) == request_count
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_alias_without_a_rule_is_not_cached(router: Router) -> None:
 
 
 def test_other_requests_are_other_answers(cached: Router) -> None:
-    keep(cached)
+    fill(cached)
     assert ask(cached, prompt="b") == ask(cached, max_tokens=3) == "miss"
     assert (
         cached.http.post(
@@ -76,12 +76,12 @@ def test_other_requests_are_other_answers(cached: Router) -> None:
 
 def test_a_stream_is_replayed(cached: Router, engine: Engine) -> None:
     first = cached.complete(INFER, stream=True, temperature=0)
-    keep(cached, stream=True)
-    asked = len(engine.fake.received)
+    fill(cached, stream=True)
+    request_count = len(engine.fake.received)
     again = cached.complete(INFER, stream=True, temperature=0)
     assert (again.text, again.headers["x-cache"]) == (first.text, "hit")
     assert again.headers["content-type"].startswith("text/event-stream")
-    assert len(engine.fake.received) == asked
+    assert len(engine.fake.received) == request_count
     assert ask(cached) == "miss", "the same without a stream is another answer"
 
 
@@ -101,16 +101,16 @@ def test_an_error_is_not_kept(cached: Router, engine: Engine) -> None:
 
 
 def test_a_promotion_and_its_rollback_never_give_the_other_versions_answer(cached: Router, engine: Engine) -> None:
-    keep(cached)
+    fill(cached)
     for generation, version in ((3, CANDIDATE), (4, STABLE), (5, CANDIDATE)):
         cached.publish(make_table(engine.url, generation=generation, stable=version, cache=RULE))
-        keep(cached)
+        fill(cached)
         answer = cached.complete(INFER, temperature=0)
         assert answer.json()["model"] == answer.headers["x-adapter-version"] == version
 
 
 def test_new_weights_under_an_old_name_miss(cached: Router, engine: Engine) -> None:
-    keep(cached)
+    fill(cached)
     table = make_table(engine.url, generation=3, cache=RULE)
     moved = table.versions[STABLE].__class__("eu", "tiny", "ff" * 32, (engine.url,))
     cached.publish(table.__class__(**{**table.__dict__, "versions": {**table.versions, STABLE: moved}}))
@@ -119,19 +119,19 @@ def test_new_weights_under_an_old_name_miss(cached: Router, engine: Engine) -> N
 
 @pytest.mark.threat("F2")
 def test_another_project_never_hits(cached: Router) -> None:
-    keep(cached)
+    fill(cached)
     assert ask(cached, FOREIGNER, model="billing") == "miss"
     assert cached.complete(FOREIGNER, temperature=0).status_code == 404
 
 
 def test_the_arms_of_a_rollout_are_measured_and_not_replayed(cached: Router, engine: Engine) -> None:
-    keep(cached)
+    fill(cached)
     cached.publish(make_table(engine.url, generation=3, weight=50, cache=RULE))
     assert [ask(cached, user=f"user-{number}") for number in range(5)] == ["bypass"] * 5
 
 
 def test_without_valkey_every_request_is_a_miss(cached: Router) -> None:
-    keep(cached)
+    fill(cached)
     cached.valkey.stop()
     answers = [cached.complete(INFER, temperature=0) for _ in range(5)]
     assert [(answer.status_code, answer.headers["x-cache"]) for answer in answers] == [(200, "miss")] * 5
@@ -140,7 +140,7 @@ def test_without_valkey_every_request_is_a_miss(cached: Router) -> None:
 
 
 def test_an_answer_lives_for_its_time(cached: Router, engine: Engine) -> None:
-    keep(cached)
+    fill(cached)
     (key,) = stored(cached)
     assert 0 < cached.valkey.client.ttl(key) <= RULE.ttl_s
     cached.valkey.client.expire(key, 0)
@@ -148,11 +148,11 @@ def test_an_answer_lives_for_its_time(cached: Router, engine: Engine) -> None:
 
 
 def test_the_oldest_answers_make_room(cached: Router, engine: Engine, kept_bytes: Callable[[], int]) -> None:
-    keep(cached)
+    fill(cached)
     one = kept_bytes()
     cached.publish(make_table(engine.url, generation=3, cache=CacheRule(60, 3 * one)))
     for prompt in "bcde":
-        keep(cached, prompt=prompt)
+        fill(cached, prompt=prompt)
         assert kept_bytes() <= 3 * one
     assert len(stored(cached)) == 3
     assert ask(cached, prompt="e") == "hit"
@@ -178,7 +178,7 @@ def kept_bytes(cached: Router) -> Callable[[], int]:
 
 def test_each_alias_has_its_own_time_and_bytes(cached: Router, engine: Engine) -> None:
     """The rule of one fills and empties nothing of the other's."""
-    keep(cached)
+    fill(cached)
     (first,) = stored(cached)
     table = make_table(engine.url, generation=3, cache=RULE)
     short = replace(
@@ -194,7 +194,7 @@ def test_each_alias_has_its_own_time_and_bytes(cached: Router, engine: Engine) -
 
 
 def test_a_hit_is_reported_as_one(cached: Router) -> None:
-    keep(cached)
+    fill(cached)
     reports = cached.reported(2)
     assert {report["cache"] for report in reports} == {"miss", "hit"}
     assert all(report["completion_tokens"] == 2 for report in reports)

@@ -56,9 +56,9 @@ class Recording:
         request = Request(scope, receive)
         now = self.left.popleft()
         content = await request.body()
-        asked = (request.method, request.url.path), json.loads(content) if content else None
-        is_right = asked == (now.asked, now.body)
-        answer = Response(now.answer, now.status) if is_right else Response(f"asked {asked}, not {now}", 418)
+        sent = (request.method, request.url.path), json.loads(content) if content else None
+        is_right = sent == (now.asked, now.body)
+        answer = Response(now.answer, now.status) if is_right else Response(f"asked {sent}, not {now}", 418)
         await answer(scope, receive, send)
 
 
@@ -132,14 +132,14 @@ def test_vllm_refuses_a_load(case: str) -> None:
     status, answer, kind, words = VLLM_REFUSALS[case]
     with (
         recorded(EngineClient, Exchange(*VLLM_LOAD, status, answer)) as client,
-        pytest.raises(kind, match=words) as told,
+        pytest.raises(kind, match=words) as refusal,
     ):
         client.load_adapter("lora-r8", "M/lora-r8")
-    assert type(told.value) is kind
+    assert type(refusal.value) is kind
 
 
 def test_vllm_loads_lists_completes_and_unloads() -> None:
-    ask = {"model": "lora-r64", "prompt": "This package was", "max_tokens": 6, "temperature": 0.0}
+    body = {"model": "lora-r64", "prompt": "This package was", "max_tokens": 6, "temperature": 0.0}
     answer = (
         '{"id":"cmpl-88454e1f9b3e8f0a","object":"text_completion","created":1795452434,"model":"lora-r64","choices":'
         '[{"index":0,"text":" made by","logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null,'
@@ -154,7 +154,7 @@ def test_vllm_loads_lists_completes_and_unloads() -> None:
         '"created":1795452434,"owned_by":"vllm","root":"MODELS/lora-r16","parent":"tiny","max_model_len":null,'
         '"permission":[]}]}'
     )
-    gone = error(404, "NotFoundError", "The model `lora-r4` does not exist. Valid aliases: tiny.")
+    not_found = error(404, "NotFoundError", "The model `lora-r4` does not exist. Valid aliases: tiny.")
     unknown = error(404, "NotFoundError", "The lora adapter 'nope' cannot be found.")
     unload = ("POST", "/v1/unload_lora_adapter")
     with recorded(
@@ -163,10 +163,10 @@ def test_vllm_loads_lists_completes_and_unloads() -> None:
         Exchange(("GET", "/v1/models"), None, 200, models),
         Exchange(("GET", "/version"), None, 200, '{"version": "0.32.0"}'),
         Exchange(("GET", "/health"), None, 200, ""),
-        Exchange(("POST", "/v1/completions"), ask, 200, answer),
+        Exchange(("POST", "/v1/completions"), body, 200, answer),
         Exchange(unload, {"lora_name": "lora-r4"}, 200, "Success: LoRA adapter 'lora-r4' removed successfully."),
         Exchange(unload, {"lora_name": "nope"}, 404, unknown),
-        Exchange(("POST", "/v1/completions"), ask | {"model": "lora-r4"}, 404, gone),
+        Exchange(("POST", "/v1/completions"), body | {"model": "lora-r4"}, 404, not_found),
     ) as client:
         client.load_adapter("lora-r8", "M/lora-r8")
         assert client.models()[1] == LoadedModel("lora-r8", "MODELS/lora-r16", "tiny")
@@ -208,14 +208,14 @@ def adapters_answer(message: str = "", **loaded: str) -> str:
 )
 def test_sglang_refuses_a_load(message: str, kind: type[Exception]) -> None:
     exchange = Exchange(*SGLANG_LOAD, 400, adapters_answer(message))
-    with recorded(SglangClient, exchange) as client, pytest.raises(kind) as told:
+    with recorded(SglangClient, exchange) as client, pytest.raises(kind) as refusal:
         client.load_adapter("one", "/served/one")
-    assert type(told.value) is kind
-    assert str(told.value) == message
+    assert type(refusal.value) is kind
+    assert str(refusal.value) == message
 
 
 def test_sglang_loads_lists_completes_and_unloads() -> None:
-    ask = {"prompt": "a", "max_tokens": 2, "temperature": 0.0}
+    body = {"prompt": "a", "max_tokens": 2, "temperature": 0.0}
     lost = "The following requested LoRA adapters are not loaded: two\nLoaded adapters: odict_keys(['one'])."
     refused = json.dumps({"object": "error", "message": lost, "type": "BadRequestError", "param": None, "code": 400})
     unload = ("POST", "/unload_lora_adapter")
@@ -224,9 +224,9 @@ def test_sglang_loads_lists_completes_and_unloads() -> None:
         SglangClient,
         Exchange(*SGLANG_LOAD, 200, adapters_answer(one="/served/one")),
         Exchange(("GET", "/v1/models"), None, 200, CARDS),
-        Exchange(("POST", "/v1/completions"), ask | {"model": f"{QWEN}:one"}, 200, ANSWER),
-        Exchange(("POST", "/v1/completions"), ask | {"model": QWEN}, 200, ANSWER),
-        Exchange(("POST", "/v1/completions"), ask | {"model": f"{QWEN}:two"}, 400, refused),
+        Exchange(("POST", "/v1/completions"), body | {"model": f"{QWEN}:one"}, 200, ANSWER),
+        Exchange(("POST", "/v1/completions"), body | {"model": QWEN}, 200, ANSWER),
+        Exchange(("POST", "/v1/completions"), body | {"model": f"{QWEN}:two"}, 400, refused),
         Exchange(unload, {"lora_name": "one"}, 200, adapters_answer()),
         Exchange(unload, {"lora_name": "two"}, 400, adapters_answer(unknown)),
         Exchange(("GET", "/get_server_info"), None, 200, '{"version": "0.5.23", "enable_lora": true}'),
@@ -244,13 +244,13 @@ def test_sglang_loads_lists_completes_and_unloads() -> None:
 
 def test_tensorrt_llm_is_told_the_adapter_in_each_request() -> None:
     card = '{"object":"list","data":[{"id":"TinyLlama-1.1B","object":"model","created":1,"owned_by":"tensorrt_llm"}]}'
-    ask = {"model": "TinyLlama-1.1B", "prompt": "a", "max_tokens": 2, "temperature": 0.0}
+    body = {"model": "TinyLlama-1.1B", "prompt": "a", "max_tokens": 2, "temperature": 0.0}
     named = {"lora_name": "one", "lora_int_id": 1989329838, "lora_path": "/served/one"}
     with recorded(
         TensorRtClient,
         Exchange(("GET", "/v1/models"), None, 200, card),
-        Exchange(("POST", "/v1/completions"), ask | {"lora_request": named}, 200, ANSWER),
-        Exchange(("POST", "/v1/completions"), ask, 200, ANSWER),
+        Exchange(("POST", "/v1/completions"), body | {"lora_request": named}, 200, ANSWER),
+        Exchange(("POST", "/v1/completions"), body, 200, ANSWER),
         Exchange(("GET", "/v1/models"), None, 200, card),
     ) as client:
         client.load_adapter("one", "/served/one")

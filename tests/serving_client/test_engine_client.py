@@ -83,7 +83,7 @@ def test_names_that_are_not_loaded(client: EngineClient) -> None:
         client.complete("one", "a")
 
 
-def says(text: str, token_ids: list[int] | None = None) -> JSONResponse:
+def completion_of(text: str, token_ids: list[int] | None = None) -> JSONResponse:
     choice = {"text": text} | ({"token_ids": token_ids} if token_ids else {})
     return JSONResponse({"choices": [choice], "usage": {"completion_tokens": 4}})
 
@@ -92,16 +92,16 @@ def says(text: str, token_ids: list[int] | None = None) -> JSONResponse:
 def test_weights_that_are_not_finite_cannot_be_talked_out_of_token_0(
     client: EngineClient, fake: FakeEngine, text: str
 ) -> None:
-    for second in (says(text, [0, 0, 0, 0]), says(text)):
-        fake.script.extend([says(text), second])
+    for second in (completion_of(text, [0, 0, 0, 0]), completion_of(text)):
+        fake.script.extend([completion_of(text), second])
         assert not client.is_finite("tiny", "a")
     assert fake.received[-1][0]["logit_bias"] == {"0": -100}
 
 
 @pytest.mark.parametrize("text", ["!!!!", ""])
 def test_a_sound_model_may_say_nothing(client: EngineClient, fake: FakeEngine, text: str) -> None:
-    for second in (says("", [2, 2, 2, 2]), says("!!a!")):
-        fake.script.extend([says(text), second])
+    for second in (completion_of("", [2, 2, 2, 2]), completion_of("!!a!")):
+        fake.script.extend([completion_of(text), second])
         assert client.is_finite("tiny", "a")
 
 

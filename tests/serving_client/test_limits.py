@@ -60,12 +60,12 @@ def test_models_and_health_are_not_counted(limited: Router) -> None:
 
 @given(st.floats(0.01, 1000), st.floats(1, 100), st.lists(st.floats(0, 10), max_size=200))
 def test_no_bucket_gives_more_than_its_rate(per_s: float, burst: float, pauses: list[float]) -> None:
-    limit, now, taken = RateLimit(per_s, burst), 0.0, 0
+    limit, now, granted = RateLimit(per_s, burst), 0.0, 0
     bucket = Bucket(limit, now)
     for pause in pauses:
         now += pause
-        taken += bucket.take(limit, now) == 0
-    assert taken <= burst + now * per_s + 1e-6
+        granted += bucket.take(limit, now) == 0
+    assert granted <= burst + now * per_s + 1e-6
 
 
 def test_a_bucket_names_the_time_of_its_next_token() -> None:

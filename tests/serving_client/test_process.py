@@ -90,8 +90,8 @@ class TestTraced:
         caller = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "them=1"}
         answers = [router.complete(INFER | caller), router.complete(INFER | caller, stream=True)]
         wait_until(lambda: len(collector.of(TRACE)) == 2, 20, "the collector has both spans")
-        heard = [(headers["traceparent"], headers["tracestate"]) for _, headers in engine.fake.received]
-        assert heard == [(f"00-{TRACE}-{span.id}-01", "them=1") for span in collector.of(TRACE)]
+        traces = [(headers["traceparent"], headers["tracestate"]) for _, headers in engine.fake.received]
+        assert traces == [(f"00-{TRACE}-{span.id}-01", "them=1") for span in collector.of(TRACE)]
         for span, answer in zip(collector.of(TRACE), answers, strict=True):
             assert (span.parent, span.service) == ("00f067aa0ba902b7", "adapterhub-router")
             assert span.attributes["adapterhub.response"] == answer.headers["X-Response-ID"]

@@ -151,10 +151,10 @@ def test_a_stream_that_breaks_does_not_look_whole_and_is_one_line_in_the_log(
     ):
         for _ in answer.iter_text():
             pass
-    told = router.reported()[0]
-    assert told["status"] == 502
+    outcome = router.reported()[0]
+    assert outcome["status"] == 502
     line = next(record for record in caplog.records if record.name == "serving_client.router.http.proxy")
-    assert line.getMessage().startswith(f"Answer {told['response_id']} was broken off by its replica: {engine.url}")
+    assert line.getMessage().startswith(f"Answer {outcome['response_id']} was broken off by its replica: {engine.url}")
     traces = [record.exc_info[0] for record in caplog.records if record.exc_info]
     assert traces == [ConnectionResetError], "the fake's own, and none of the router's"
 

@@ -23,27 +23,27 @@ def answer(text: str, status: int = 200) -> JSONResponse:
 def shadow_of(router: Router) -> dict[str, Any]:
     """The report of the pair that nobody saw."""
 
-    def found() -> list[dict[str, Any]]:
+    def shadows() -> list[dict[str, Any]]:
         return [report for report in router.reports() if report["arm"] == "shadow"]
 
-    wait_until(found, what="the shadow's report")
-    return found()[0]
+    wait_until(shadows, what="the shadow's report")
+    return shadows()[0]
 
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_the_candidate_is_asked_the_same_and_nobody_sees_it(router: Router, engine: Engine, streams: bool) -> None:
     router.publish(make_table(engine.url, generation=2, weight=0, shadow=100))
-    seen = router.complete(INFER | {"X-Session-Key": "me"}, stream=streams, stream_options={"include_usage": True})
-    assert (seen.headers["x-adapter-version"], seen.headers["x-rollout-arm"]) == (STABLE, "stable")
-    told = shadow_of(router)
-    asked = [body for body, _ in engine.fake.received]
-    assert [body["model"] for body in asked] == [STABLE, CANDIDATE]
-    assert asked[1]["prompt"] == asked[0]["prompt"]
-    assert "stream_options" in asked[0]
-    assert "stream_options" not in asked[1] or not streams
-    assert (told["version"], told["status"], told["differs"]) == (CANDIDATE, 200, False)
-    assert told["mirrored"]["status"] == 200
-    assert told["response_id"] != seen.headers["x-response-id"]
+    answer = router.complete(INFER | {"X-Session-Key": "me"}, stream=streams, stream_options={"include_usage": True})
+    assert (answer.headers["x-adapter-version"], answer.headers["x-rollout-arm"]) == (STABLE, "stable")
+    shadow = shadow_of(router)
+    bodies = [body for body, _ in engine.fake.received]
+    assert [body["model"] for body in bodies] == [STABLE, CANDIDATE]
+    assert bodies[1]["prompt"] == bodies[0]["prompt"]
+    assert "stream_options" in bodies[0]
+    assert "stream_options" not in bodies[1] or not streams
+    assert (shadow["version"], shadow["status"], shadow["differs"]) == (CANDIDATE, 200, False)
+    assert shadow["mirrored"]["status"] == 200
+    assert shadow["response_id"] != answer.headers["x-response-id"]
 
 
 def test_another_answer_is_noticed_and_a_failing_shadow_hurts_nobody(router: Router, engine: Engine) -> None:
@@ -109,8 +109,8 @@ def test_a_measured_answer_is_judged_and_the_reader_waits_for_nothing(router: Ro
     router.publish(make_table(engine.url, generation=2, weight=50, checks=Checks(refusal="cannot")))
     engine.fake.script.append(answer("I cannot"))
     router.complete(user="somebody")
-    [told] = router.reported()
-    assert (told["refusal"], told["empty"], told["format_failure"]) == (True, False, None)
+    [outcome] = router.reported()
+    assert (outcome["refusal"], outcome["empty"], outcome["format_failure"]) == (True, False, None)
 
 
 def test_listed_units_have_their_side_and_are_not_measured(router: Router, engine: Engine) -> None:
@@ -127,8 +127,8 @@ def test_the_holdout_is_touched_by_no_rollout(router: Router, engine: Engine) ->
     """The same units whatever the rollout's salt, about as many as promised, out of the statistics."""
     router.publish(make_table(engine.url, generation=2, weight=50, holdout=50))
     arms = {user: router.complete(user=f"user-{user}").headers["x-rollout-arm"] for user in range(60)}
-    held = [user for user, arm in arms.items() if arm == "stable"]
-    assert 15 < len(held) < 45
+    held_out = [user for user, arm in arms.items() if arm == "stable"]
+    assert 15 < len(held_out) < 45
     assert {report["counted"] for report in router.reported(60) if report["arm"] == "stable"} == {False}
 
 

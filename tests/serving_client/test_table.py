@@ -45,8 +45,8 @@ def test_an_older_table_is_ignored(router: Router, engine: Engine) -> None:
     [(6, 50.0, True), (5, 100.0, False), (4, 100.0, False), (4, 99.0, False), (4, 101.0, True), (5, 101.0, True)],
 )
 def test_newer(generation: int, published_at: float, expected: bool) -> None:
-    held = make_table(generation=5, published_at=100.0)
-    assert is_newer(make_table(generation=generation, published_at=published_at), held) is expected
+    current = make_table(generation=5, published_at=100.0)
+    assert is_newer(make_table(generation=generation, published_at=published_at), current) is expected
 
 
 def test_after_valkey_was_wiped_the_last_table_serves_and_a_new_count_is_accepted(
@@ -90,14 +90,14 @@ def test_a_router_starts_without_valkey(
 def test_a_damaged_snapshot_is_not_used(start_router: StartRouter, engine: Engine, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "table.json"
     save_snapshot(path, make_table(engine.url).to_json().encode())
-    kept = path.read_bytes()
+    intact = path.read_bytes()
     if damage == "folder":
         path.unlink()
         path.mkdir()
     elif damage == "no table":
         save_snapshot(path, b"{}")
     else:
-        path.write_bytes({"flipped": kept.replace(b"eu", b"us", 1), "cut": kept[:-9], "empty": b""}[damage])
+        path.write_bytes({"flipped": intact.replace(b"eu", b"us", 1), "cut": intact[:-9], "empty": b""}[damage])
     router = start_router()
     assert router.generation() is None
     # A snapshot that cannot be written does not keep the router from serving either.
@@ -109,5 +109,5 @@ def test_the_snapshot_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "router/table.json"
     save_snapshot(path, make_table().to_json().encode())
     assert path.stat().st_mode & 0o777 == 0o600
-    assert [found.name for found in path.parent.iterdir()] == ["table.json"]
+    assert [file.name for file in path.parent.iterdir()] == ["table.json"]
     assert load_snapshot(path)

@@ -29,9 +29,9 @@ def change(engine: Engine, generation: int, version: str) -> RoutingTable:
     )
 
 
-def tell(valkey: Valkey, told: RoutingTable) -> None:
-    valkey.client.zadd("ah:routing-changes", {told.to_json(): told.generation})
-    valkey.client.publish("ah:routing-table", str(told.generation))
+def publish_change(valkey: Valkey, table: RoutingTable) -> None:
+    valkey.client.zadd("ah:routing-changes", {table.to_json(): table.generation})
+    valkey.client.publish("ah:routing-table", str(table.generation))
 
 
 def serves(router: Router, version: str) -> bool:
@@ -41,7 +41,7 @@ def serves(router: Router, version: str) -> bool:
 def test_a_change_is_heard_within_100_ms(router: Router, engine: Engine) -> None:
     def seconds(generation: int) -> float:
         began = time.perf_counter()
-        tell(router.valkey, change(engine, generation, CANDIDATE))
+        publish_change(router.valkey, change(engine, generation, CANDIDATE))
         while router.generation() != generation:
             assert time.perf_counter() - began < 10
         return time.perf_counter() - began
@@ -52,23 +52,23 @@ def test_a_change_is_heard_within_100_ms(router: Router, engine: Engine) -> None
 
 
 def test_changes_that_come_in_disorder_count_by_their_numbers(router: Router, engine: Engine) -> None:
-    tell(router.valkey, change(engine, 9, STABLE))
-    tell(router.valkey, change(engine, 8, CANDIDATE))
+    publish_change(router.valkey, change(engine, 9, STABLE))
+    publish_change(router.valkey, change(engine, 8, CANDIDATE))
     wait_until(lambda: router.generation() == 9)
     assert serves(router, STABLE)
 
 
 def test_a_whole_table_that_does_not_know_the_change_does_not_undo_it(router: Router, engine: Engine) -> None:
-    tell(router.valkey, change(engine, 9, CANDIDATE))
+    publish_change(router.valkey, change(engine, 9, CANDIDATE))
     wait_until(lambda: router.generation() == 9)
     announce(router.valkey, make_table(engine.url, generation=8, published_at=time.time() + 100))
-    tell(router.valkey, change(engine, 10, CANDIDATE))
+    publish_change(router.valkey, change(engine, 10, CANDIDATE))
     wait_until(lambda: router.generation() == 10)
     assert serves(router, CANDIDATE)
 
 
 def test_a_whole_table_that_knows_it_replaces_it(router: Router, engine: Engine) -> None:
-    tell(router.valkey, change(engine, 2, CANDIDATE))
+    publish_change(router.valkey, change(engine, 2, CANDIDATE))
     wait_until(lambda: router.generation() == 2)
     router.publish(make_table(engine.url, generation=3))
     assert serves(router, STABLE)
@@ -79,14 +79,14 @@ def test_a_change_outlives_router_and_valkey(
 ) -> None:
     router = start_router()
     router.publish(make_table(engine.url, generation=7))
-    tell(valkey, change(engine, 8, CANDIDATE))
-    wait_until(lambda: (kept := load_snapshot(tmp_path / "table.json")) and kept.generation == 8)
+    publish_change(valkey, change(engine, 8, CANDIDATE))
+    wait_until(lambda: (snapshot := load_snapshot(tmp_path / "table.json")) and snapshot.generation == 8)
     valkey.stop()
     assert serves(start_router(), CANDIDATE)
 
 
 def test_what_is_no_change_is_passed_over(router: Router, engine: Engine) -> None:
     router.valkey.client.zadd("ah:routing-changes", {"{": 2, "[]": 3})
-    tell(router.valkey, change(engine, 4, CANDIDATE))
+    publish_change(router.valkey, change(engine, 4, CANDIDATE))
     wait_until(lambda: router.generation() == 4)
     assert serves(router, CANDIDATE)

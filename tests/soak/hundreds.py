@@ -216,9 +216,9 @@ class Traffic:
 def zipf(names: list[str], count: int) -> list[str]:
     """Each name once, the rest by 1/rank, mixed."""
     dice = random.Random(0)
-    drawn = names + dice.choices(names, [1 / (place + 1) for place in range(len(names))], k=count - len(names))
-    dice.shuffle(drawn)
-    return drawn
+    sample = names + dice.choices(names, [1 / (place + 1) for place in range(len(names))], k=count - len(names))
+    dice.shuffle(sample)
+    return sample
 
 
 def waited(router: str) -> int:
@@ -236,8 +236,8 @@ def cold_loads_s() -> list[float]:
         wants = [
             (fields[b"version"].decode(), int(entry.split(b"-")[0]) / 1000) for entry, fields in client.xrange(WANTS)
         ]
-    found = (next((at - since for at in loads.get(name, []) if at > since), None) for name, since in wants)
-    return [seconds for seconds in found if seconds is not None]
+    loads_s = (next((at - since for at in loads.get(name, []) if at > since), None) for name, since in wants)
+    return [seconds for seconds in loads_s if seconds is not None]
 
 
 def behind_aliases(folders: list[Path], cluster: Cluster, alice: User) -> list[str]:
@@ -254,14 +254,14 @@ def behind_aliases(folders: list[Path], cluster: Cluster, alice: User) -> list[s
 def figures(traffic: Traffic, names: list[str], size: Size) -> Iterator[dict[str, float]]:
     """One line a phase, and one of the cold loads of all."""
     for count in size.phases:
-        asked = zipf(names[:count], size.requests)
+        names_asked = zipf(names[:count], size.requests)
         before = waited(traffic.router)
-        latencies, speed = traffic.run(asked)
-        hits = 1 - (waited(traffic.router) - before) / len(asked)
+        latencies, speed = traffic.run(names_asked)
+        hits = 1 - (waited(traffic.router) - before) / len(names_asked)
         quantiles = statistics.quantiles(latencies, n=100)
         yield {
             "adapters": count,
-            "requests": len(asked),
+            "requests": len(names_asked),
             "hit_rate": round(hits, 3),
             "tokens_s": round(speed, 1),
             "p50_ms": round(quantiles[49]),

@@ -57,9 +57,9 @@ class Watched:
             wait_until(lambda: not self.product.processes(), 60, "every process is gone")
             self.supervisor = self.product.start()
             return
-        found = [process for process in self.product.processes() if self.is_victim(process, victim, run)]
-        assert found, f"no {victim} to kill"
-        for process in found:
+        victims = [process for process in self.product.processes() if self.is_victim(process, victim, run)]
+        assert victims, f"no {victim} to kill"
+        for process in victims:
             process.kill()
 
     def is_victim(self, process: psutil.Process, victim: str, run: str) -> bool:
@@ -102,15 +102,15 @@ def launched(watched: Watched, name: str, dataset: int) -> str:
 
 
 def steps(watched: Watched, run: str) -> int:
-    shown = watched.get(f"training-runs/{run}/")
-    assert shown["status"] not in ("failed", "cancelled"), (shown["attempt"], shown["reason"], shown["message"])
-    return int(shown["progress"].get("step") or 0)
+    state = watched.get(f"training-runs/{run}/")
+    assert state["status"] not in ("failed", "cancelled"), (state["attempt"], state["reason"], state["message"])
+    return int(state["progress"].get("step") or 0)
 
 
 def succeeded(watched: Watched, run: str) -> bool:
-    shown = watched.get(f"training-runs/{run}/")
-    assert shown["status"] not in ("failed", "cancelled"), (shown["attempt"], shown["reason"], shown["message"])
-    return bool(shown["status"] == "succeeded")
+    state = watched.get(f"training-runs/{run}/")
+    assert state["status"] not in ("failed", "cancelled"), (state["attempt"], state["reason"], state["message"])
+    return bool(state["status"] == "succeeded")
 
 
 def attempt(watched: Watched, run: str) -> int:
@@ -122,9 +122,9 @@ def losses(watched: Watched, run: str) -> dict[int, float]:
 
 
 def digest(watched: Watched, run: str) -> str:
-    shown = watched.get(f"training-runs/{run}/")
-    (version,) = watched.get(f"adapters/{shown['adapter']}/versions/")["results"]
-    assert version["served_name"] == shown["version"]
+    state = watched.get(f"training-runs/{run}/")
+    (version,) = watched.get(f"adapters/{state['adapter']}/versions/")["results"]
+    assert version["served_name"] == state["version"]
     return str(version["digest"])
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from tests.builders.product import Product
 from tests.byte_llama import save_adapter, save_model
-from tests.crowd import Crowd, told
+from tests.crowd import Crowd, counts_by_version
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -92,8 +92,8 @@ class Served:
                 process.kill()
 
     def router_process(self) -> psutil.Process:
-        (found,) = [process for process in self.product.processes() if "serving_client.router" in process.cmdline()]
-        return found
+        (router,) = [process for process in self.product.processes() if "serving_client.router" in process.cmdline()]
+        return router
 
 
 @pytest.fixture
@@ -115,22 +115,24 @@ def served() -> Iterator[Served]:
 
 def test_users_do_not_notice_that_the_control_plane_is_gone(soak_s: float, served: Served) -> None:
     outage = threading.Event()
-    with Crowd(served.product.router, served.token, streams=STREAMS).asking() as crowd:
-        crowd.until(lambda seen: len(seen) > 20, "traffic before")
+    with Crowd(served.product.router, served.token, streams=STREAMS).asking() as traffic:
+        traffic.until(lambda answers: len(answers) > 20, "traffic before")
         served.stop_all_but_the_data_plane()
         outage.wait(soak_s)
-        crowd.until(lambda seen: len(seen) > 20, "traffic to the end")
-    assert {answer.status for answer in crowd.answers} == {200}, told(crowd.answers)
+        traffic.until(lambda answers: len(answers) > 20, "traffic to the end")
+    assert {answer.status for answer in traffic.answers} == {200}, counts_by_version(traffic.answers)
     with pytest.raises(httpx.TransportError):
         served.rest.get("adapters/")
 
-    last = crowd.answers[-1].response_id
+    last = traffic.answers[-1].response_id
     wait_until(lambda: last in served.spooled(), 30, "the last answer's report on disk")
     with restarted(served.router_process()):
         wait_until(served.answers, 60, "a router that knows its snapshot alone")
     served.supervisor.send_signal(signal.SIGCONT)
-    asked = [answer.response_id for answer in crowd.answers[::SAMPLE]]
-    wait_until(lambda: all(is_known(served, answer) for answer in asked), 120, "the outage's answers in the database")
+    response_ids = [answer.response_id for answer in traffic.answers[::SAMPLE]]
+    wait_until(
+        lambda: all(is_known(served, answer) for answer in response_ids), 120, "the outage's answers in the database"
+    )
 
 
 @contextmanager

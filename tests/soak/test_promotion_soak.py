@@ -22,7 +22,7 @@ from registry.serving.reconciler import reconcile
 from registry.serving.routing_table import routing_table
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
-from tests.crowd import COUNT, CUT, PROMPT, Crowd, told
+from tests.crowd import COUNT, CUT, PROMPT, Crowd, counts_by_version
 from tests.fakes.server import Server
 from tests.soak.engine_process import EngineProcess
 from tests.soak.hundreds import trained
@@ -101,14 +101,14 @@ class Fleet:
 
 def words(engine: EngineProcess, versions: list[AdapterVersion]) -> dict[str, str]:
     """What each version answers, from an engine that was given it by hand."""
-    found = {}
+    words_of = {}
     with EngineClient(engine.url) as client:
         for version in versions:
             client.load_adapter("asked", str(version.served_folder()))
-            found[version.served_name] = client.complete("asked", PROMPT, max_tokens=COUNT).text
+            words_of[version.served_name] = client.complete("asked", PROMPT, max_tokens=COUNT).text
             client.unload_adapter("asked")
-    assert len(set(found.values())) == len(versions), "versions must differ to prove anything"
-    return found
+    assert len(set(words_of.values())) == len(versions), "versions must differ to prove anything"
+    return words_of
 
 
 def test_nobody_gets_another_versions_words_or_an_error(
@@ -139,7 +139,7 @@ def test_nobody_gets_another_versions_words_or_an_error(
             fleet.look()
             time.sleep(LOOK_S)
     statuses = Counter(answer.status for answer in crowd.answers)
-    assert set(statuses) <= {200, CUT}, told(crowd.answers)
+    assert set(statuses) <= {200, CUT}, counts_by_version(crowd.answers)
     assert statuses[CUT] <= kills * 4, "at most what each kill found under way"
     wrong = [answer for answer in crowd.answers if answer.status == 200 and answer.text != expected[answer.version]]
     assert not wrong

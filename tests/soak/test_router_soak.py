@@ -32,7 +32,7 @@ def call(router: Router, until: float, seen: Counter[str], faults: list[str]) ->
 
 
 def test_every_answer_names_the_version_that_gave_it(soak_s: float, tmp_path: Path) -> None:
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     faults: list[str] = []
     with (
         running_valkey() as valkey,
@@ -41,12 +41,12 @@ def test_every_answer_names_the_version_that_gave_it(soak_s: float, tmp_path: Pa
         running_router(valkey, tmp_path) as router,
     ):
         router.publish(make_table(one.url, two.url))
-        until = time.monotonic() + soak_s
-        callers = [threading.Thread(target=call, args=(router, until, seen, faults)) for _ in range(CALLERS)]
+        end = time.monotonic() + soak_s
+        callers = [threading.Thread(target=call, args=(router, end, counts, faults)) for _ in range(CALLERS)]
         for caller in callers:
             caller.start()
         generation, paused = 1, threading.Event()
-        while not paused.wait(CHANGE_S) and time.monotonic() < until:
+        while not paused.wait(CHANGE_S) and time.monotonic() < end:
             generation += 1
             replicas = random.choice([(one.url,), (two.url,), (one.url, two.url)])
             weight = random.choice([None, 0.0, 25.0, 50.0, 100.0])
@@ -56,5 +56,5 @@ def test_every_answer_names_the_version_that_gave_it(soak_s: float, tmp_path: Pa
         for caller in callers:
             caller.join()
         assert faults == []
-        assert seen.keys() == {STABLE, CANDIDATE}
-        assert len(router.reported(sum(seen.values()))) == sum(seen.values())
+        assert counts.keys() == {STABLE, CANDIDATE}
+        assert len(router.reported(sum(counts.values()))) == sum(counts.values())

@@ -18,7 +18,7 @@ def test_no_header_or_configuration_breaks_intake(tmp_path: Path, pytestconfig: 
     command = [sys.executable, "-m", "tests.soak.upload_fuzz", str(seconds), "5", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    assert found["taken"] > 0, "some cases must be adapters, or the refusals prove little"
-    assert found["slowest_s"] < 1, found
-    assert found["peak_mb"] < 200, found
+    report = json.loads(done.stdout)
+    assert report["taken"] > 0, "some cases must be adapters, or the refusals prove little"
+    assert report["slowest_s"] < 1, report
+    assert report["peak_mb"] < 200, report

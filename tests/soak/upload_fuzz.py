@@ -75,7 +75,7 @@ def mutate(value: Any, dice: random.Random) -> Any:
 
 
 def renamed(value: dict[str, Any], key: str, dice: random.Random) -> dict[str, Any]:
-    rest = {name: kept for name, kept in value.items() if name != key}
+    rest = {name: item for name, item in value.items() if name != key}
     return rest | dice.choice([{}, {key + "x": value[key]}, {dice.choice(sorted(FIELDS)): value[key]}])
 
 
@@ -122,19 +122,19 @@ def write_case(folder: Path, dice: random.Random) -> None:
 
 def main(seconds: float, seed: int, folder: Path) -> None:
     dice = random.Random(seed)
-    cases, taken, slowest, end = 0, 0, 0.0, time.monotonic() + seconds
+    cases, accepted, slowest, end = 0, 0, 0.0, time.monotonic() + seconds
     while time.monotonic() < end:
         write_case(folder, dice)
         began = time.process_time()
         try:
             Manifest.read(folder, SHAPES, LAYERS, ("tiny",))
-            taken += 1
+            accepted += 1
         except Invalid as refusal:
             json.dumps({"detail": refusal.detail, "field": refusal.field}, ensure_ascii=False).encode()
         slowest = max(slowest, time.process_time() - began)
         cases += 1
     peak = own_peak() / 2**20
-    sys.stdout.write(json.dumps({"cases": cases, "taken": taken, "slowest_s": slowest, "peak_mb": peak}) + "\n")
+    sys.stdout.write(json.dumps({"cases": cases, "taken": accepted, "slowest_s": slowest, "peak_mb": peak}) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ def analysis(rows: list[Any] | None = None, reference: list[Any] | None = None, 
 
 
 def test_without_a_reference_the_score_is_the_sensitivity() -> None:
-    found = analysis(preset="seed")
-    assert found["divergence_used"] is False
-    assert all(module["score"] == module["sensitivity"] > 0 for module in found["modules"])
+    plan = analysis(preset="seed")
+    assert plan["divergence_used"] is False
+    assert all(module["score"] == module["sensitivity"] > 0 for module in plan["modules"])
 
 
 def test_with_a_reference_the_score_is_the_product() -> None:
-    found = analysis(preset="seed", reference=[{"text": "law law law article"}])
-    assert found["divergence_used"] is True
-    for module in found["modules"]:
+    plan = analysis(preset="seed", reference=[{"text": "law law law article"}])
+    assert plan["divergence_used"] is True
+    for module in plan["modules"]:
         assert module["score"] == pytest.approx(module["sensitivity"] * module["divergence"])
 
 
@@ -47,7 +47,7 @@ def test_with_a_reference_the_score_is_the_product() -> None:
 @pytest.mark.parametrize("divergence", ["none", "softmax_mean", "gaussian_diag"])
 def test_every_signal_and_objective_can_be_chosen(sensitivity: str, divergence: str) -> None:
     objective = "concave" if sensitivity in ("probe", "spectrum") else "linear"
-    found = analysis(
+    plan = analysis(
         reference=sentences(12, seed=9),
         sensitivity=sensitivity,
         divergence=divergence,
@@ -56,21 +56,21 @@ def test_every_signal_and_objective_can_be_chosen(sensitivity: str, divergence: 
         probe_steps=2,
         direction="target_base",
     )
-    assert all(module["score"] >= 0 for module in found["modules"])
-    assert found["divergence_used"] is (divergence != "none")
-    assert 0 < found["parameters"] <= found["budget"]["parameters"]
+    assert all(module["score"] >= 0 for module in plan["modules"])
+    assert plan["divergence_used"] is (divergence != "none")
+    assert 0 < plan["parameters"] <= plan["budget"]["parameters"]
 
 
 def test_the_default_leaves_attention_out_and_brings_start_values_and_a_rate() -> None:
-    found = analyze(make_model(), make_tokenizer(), sentences(20), None, CONFIG)
-    ranks = {module["name"]: module["rank"] for module in found.modules}
+    plan = analyze(make_model(), make_tokenizer(), sentences(20), None, CONFIG)
+    ranks = {module["name"]: module["rank"] for module in plan.modules}
     assert {name for name, rank in ranks.items() if rank == 0} == {name for name in ranks if "self_attn" in name}
-    assert set(found.init) == {name for name in ranks if "mlp" in name}
-    for name, start in found.init.items():
+    assert set(plan.init) == {name for name in ranks if "mlp" in name}
+    for name, start in plan.init.items():
         torch.testing.assert_close(start @ start.T, torch.eye(len(start)) / 3, rtol=1e-3, atol=1e-4)
-        assert start.shape[1] == next(module["shape"][1] for module in found.modules if module["name"] == name)
-    assert found.learning_rate == 2 * min(found.probes, key=lambda probe: probe["loss"])["rate"]
-    assert found.stability is not None
+        assert start.shape[1] == next(module["shape"][1] for module in plan.modules if module["name"] == name)
+    assert plan.learning_rate == 2 * min(plan.probes, key=lambda probe: probe["loss"])["rate"]
+    assert plan.stability is not None
 
 
 def test_no_rate_to_probe_and_no_text_are_named() -> None:
@@ -88,11 +88,11 @@ def test_the_base_model_can_be_its_own_reference() -> None:
 
 
 def test_the_plan_spends_the_budget_and_no_more() -> None:
-    found = analysis()
-    spent = sum(allocation.cost(module["shape"]) * module["rank"] for module in found["modules"])
-    assert spent == found["parameters"] <= found["budget"]["parameters"]
-    assert found["budget"]["parameters"] - spent < 2 * 40
-    assert not any("head" in module["name"] for module in found["modules"])
+    plan = analysis()
+    spent = sum(allocation.cost(module["shape"]) * module["rank"] for module in plan["modules"])
+    assert spent == plan["parameters"] <= plan["budget"]["parameters"]
+    assert plan["budget"]["parameters"] - spent < 2 * 40
+    assert not any("head" in module["name"] for module in plan["modules"])
 
 
 @pytest.mark.parametrize("settings", [{"preset": "seed"}, {"sensitivity": "spectrum"}])
@@ -102,8 +102,8 @@ def test_batch_size_does_not_change_the_signals(settings: dict[str, str]) -> Non
 
 
 def test_the_stored_scores_give_the_same_plan_again() -> None:
-    found = json.loads(json.dumps(analysis()))
-    assert allocation.reallocate(found, "uniform_rank", CONFIG.budget_value) == found
+    plan = json.loads(json.dumps(analysis()))
+    assert allocation.reallocate(plan, "uniform_rank", CONFIG.budget_value) == plan
 
 
 def test_a_few_sequences_are_no_sample() -> None:
@@ -111,9 +111,9 @@ def test_a_few_sequences_are_no_sample() -> None:
 
 
 def test_a_budget_near_a_bound_leaves_nothing_to_plan() -> None:
-    found = analysis(preset="seed", rank_max=8, budget_value=8)
-    assert {module["rank"] for module in found["modules"]} == {8}
-    assert found["verdict"] in ("uniform_as_good", "sample_too_small")
+    plan = analysis(preset="seed", rank_max=8, budget_value=8)
+    assert {module["rank"] for module in plan["modules"]} == {8}
+    assert plan["verdict"] in ("uniform_as_good", "sample_too_small")
 
 
 def test_a_model_without_a_wanted_module_is_named() -> None:
@@ -168,10 +168,10 @@ def in_4_bits(model: Any) -> Any:
 
 
 def test_uniform_needs_no_pass() -> None:
-    found = analysis(preset="uniform", budget_value=8)
-    assert {module["rank"] for module in found["modules"]} == {8}
-    assert found["rank_pattern"] == {}
-    assert (found["verdict"], found["stability"]) == ("uniform_as_good", None)
+    plan = analysis(preset="uniform", budget_value=8)
+    assert {module["rank"] for module in plan["modules"]} == {8}
+    assert plan["rank_pattern"] == {}
+    assert (plan["verdict"], plan["stability"]) == ("uniform_as_good", None)
 
 
 @pytest.fixture(scope="module")

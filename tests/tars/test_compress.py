@@ -37,18 +37,18 @@ def logits(folder: Path) -> torch.Tensor:
 
 def compressed(source: Path, out: Path, budget: str, *more: str) -> dict[str, Any]:
     assert main(["compress", "--adapter", str(source), "--budget", budget, "--out", str(out), *more]) == 0
-    found: dict[str, Any] = json.loads(out.with_name(out.name + ".json").read_bytes())
-    return found
+    report: dict[str, Any] = json.loads(out.with_name(out.name + ".json").read_bytes())
+    return report
 
 
 def test_an_update_is_that_of_a_dense_decomposition() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(5, 30).double(), torch.randn(20, 5).double()
     update = Update.of(a, b, 2.0)
-    left, values, right = torch.linalg.svd(2 * b @ a, full_matrices=False)
+    left_vectors, values, right = torch.linalg.svd(2 * b @ a, full_matrices=False)
     torch.testing.assert_close(update.values, values[:5])
     small_a, small_b = update.factors(3, scale=2.0)
-    expected = (left[:, :3] * values[:3]) @ right[:3]
+    expected = (left_vectors[:, :3] * values[:3]) @ right[:3]
     torch.testing.assert_close(2.0 * small_b @ small_a, expected.float(), rtol=1e-4, atol=1e-5)
 
 

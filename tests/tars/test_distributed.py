@@ -48,8 +48,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def together(words: list[str], out: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *LAUNCHER, *words, "--out", str(out)], env=environment, check=True, timeout=240)
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    plan: dict[str, Any] = json.loads(out.read_text())
+    return plan
 
 
 @pytest.mark.parametrize("settings", [[], ["--preset", "seed", "--sensitivity", "spectrum"]])
@@ -58,10 +58,10 @@ def test_two_find_what_one_finds(words: list[str], settings: list[str], tmp_path
     assert main([*words, *settings, "--out", str(tmp_path / "alone.json")]) == 0
     alone = json.loads((tmp_path / "alone.json").read_text())
     events = tmp_path / "events.jsonl"
-    found = together([*words, *settings, "--events", str(events)], tmp_path / "together.json")
-    assert found["rank_pattern"] == alone["rank_pattern"]
-    assert found["stability"] == pytest.approx(alone["stability"], abs=1e-4)
-    for one, other in zip(alone["modules"], found["modules"], strict=True):
+    plan = together([*words, *settings, "--events", str(events)], tmp_path / "together.json")
+    assert plan["rank_pattern"] == alone["rank_pattern"]
+    assert plan["stability"] == pytest.approx(alone["stability"], abs=1e-4)
+    for one, other in zip(alone["modules"], plan["modules"], strict=True):
         assert other["score"] == pytest.approx(one["score"], rel=1e-4)
     steps = [json.loads(line)["step"] for line in events.read_text().splitlines()]
     assert steps == sorted(set(steps)), "one process reports"

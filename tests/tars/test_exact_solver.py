@@ -31,7 +31,7 @@ def small(draw: st.DrawFn) -> Small:
     return values, weights, least + draw(st.integers(0, 40)), ranges
 
 
-def spent(steps: Any, weights: list[int]) -> int:
+def cost_of(steps: Any, weights: list[int]) -> int:
     return int(sum(step * weight for step, weight in zip(steps, weights, strict=True)))
 
 
@@ -40,11 +40,11 @@ def spent(steps: Any, weights: list[int]) -> int:
 def test_the_optimum_is_that_of_brute_force_for_any_values(problem: Small) -> None:
     values, weights, budget, ranges = problem
     choices = itertools.product(*(range(low, high + 1) for low, high in ranges))
-    best = max(exact_solver.total_value(values, steps) for steps in choices if spent(steps, weights) <= budget)
-    found = exact_solver.optimum(values, weights, budget, ranges)
-    assert spent(found, weights) <= budget
-    assert all(low <= step <= high for step, (low, high) in zip(found, ranges, strict=True))
-    assert exact_solver.total_value(values, found) == pytest.approx(best)
+    best = max(exact_solver.total_value(values, steps) for steps in choices if cost_of(steps, weights) <= budget)
+    solution = exact_solver.optimum(values, weights, budget, ranges)
+    assert cost_of(solution, weights) <= budget
+    assert all(low <= step <= high for step, (low, high) in zip(solution, ranges, strict=True))
+    assert exact_solver.total_value(values, solution) == pytest.approx(best)
     assert exact_solver.total_value(values, exact_solver.greedy(values, weights, budget, ranges)) <= best + 1e-9
 
 
@@ -95,9 +95,9 @@ def test_an_odd_shape_cannot_blow_up_the_table(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(exact_solver, "MOST_CELLS", 500)
     values = [np.arange(5.0) ** 0.5 for _ in range(5)]
     weights, ranges = [1009, 1013, 1019, 1021, 1031], [(0, 4)] * 5
-    found = exact_solver.optimum(values, weights, 9000, ranges)
-    assert spent(found, weights) <= 9000
-    assert exact_solver.total_value(values, found) >= 0.9 * exact_solver.total_value(
+    solution = exact_solver.optimum(values, weights, 9000, ranges)
+    assert cost_of(solution, weights) <= 9000
+    assert exact_solver.total_value(values, solution) >= 0.9 * exact_solver.total_value(
         values, exact_solver.greedy(values, weights, 9000, ranges)
     )
 

@@ -29,16 +29,16 @@ def settings(**changes: Any) -> dict[str, Any]:
 def test_losses_and_spectra_are_those_of_peft() -> None:
     model, peft_model = make_model(), make_model()
     modules = linear_modules(model)
-    found = probe(model, modules, batches(), **settings())
+    probed = probe(model, modules, batches(), **settings())
     targets = sorted({name.rsplit(".", 1)[-1] for name in modules})
     peer = get_peft_model(peft_model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     start(peer, modules)
     losses = trained(peer)
-    assert found.losses == pytest.approx(losses, rel=1e-4)
+    assert probed.losses == pytest.approx(losses, rel=1e-4)
     for name in modules:
         layer = peer.get_submodule(f"base_model.model.{name}")
         update = layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double()
-        assert found.spectra[name] == pytest.approx(torch.linalg.svdvals(update)[:4].tolist(), rel=1e-2, abs=1e-5)
+        assert probed.spectra[name] == pytest.approx(torch.linalg.svdvals(update)[:4].tolist(), rel=1e-2, abs=1e-5)
 
 
 def start(peer: Any, modules: dict[str, Any]) -> None:

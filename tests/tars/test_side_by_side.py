@@ -49,9 +49,9 @@ def test_arms_of_different_ranks_and_rates_train_as_peft_does(model: Any, method
     loop, stack = Loop(steps=STEPS, warmup=2), Stack(Base.of(model), SCALE, LENGTH, compiled=False)
     mixed = {name: place % 4 for place, name in enumerate(NAMES)}
     arms = [Arm(mixed, 1e-2, 1, method=method), Arm(dict.fromkeys(NAMES, 4), 2e-2, 2, method=method)]
-    ours = torch.stack(Training(stack, arms, WIDTH, loop).run(iter(batches()), STEPS))
+    losses = torch.stack(Training(stack, arms, WIDTH, loop).run(iter(batches()), STEPS))
     for place, arm in enumerate(arms):
-        assert ours[:, place].tolist() == pytest.approx(alone(model, arm, stack, loop, place), rel=1e-4)
+        assert losses[:, place].tolist() == pytest.approx(alone(model, arm, stack, loop, place), rel=1e-4)
 
 
 def alone(model: Any, arm: Arm, stack: Stack, loop: Loop, place: int) -> list[float]:

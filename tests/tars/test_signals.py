@@ -28,7 +28,7 @@ def sequences() -> list[TokenSequence]:
 def watched(sequences: list[TokenSequence], size: int = 2, model: Any = None, *, gradients: bool = True) -> Watched:
     model = model or make_model()
     modules = linear_modules(model)
-    found = Watched(
+    watch = Watched(
         {
             name: Watch(GradientNorms(), GradientSketch.of(module, FULL_RANK, 0), OutputMoments())
             if gradients
@@ -36,9 +36,9 @@ def watched(sequences: list[TokenSequence], size: int = 2, model: Any = None, *,
             for name, module in modules.items()
         }
     )
-    for _ in signals.stream(model, modules, found, signals.batches(sequences, size, 1, CPU)):
+    for _ in signals.stream(model, modules, watch, signals.batches(sequences, size, 1, CPU)):
         pass
-    return found
+    return watch
 
 
 def by_autograd(sequence: TokenSequence) -> dict[str, torch.Tensor]:
@@ -52,10 +52,10 @@ def test_norms_and_spectra_are_autograds(sequences: list[TokenSequence]) -> None
     order = sorted(sequences, key=lambda sequence: len(sequence.ids))
     gradients = [by_autograd(sequence) for sequence in order]
     for name, watch in watched(sequences).modules.items():
-        each = [float(found[name].square().sum()) for found in gradients]
+        each = [float(gradient_of[name].square().sum()) for gradient_of in gradients]
         assert watch.norms is not None
         assert watch.norms.values().tolist() == pytest.approx(each, rel=1e-4)
-        whole = torch.stack([found[name] for found in gradients]).sum(0)
+        whole = torch.stack([gradient_of[name] for gradient_of in gradients]).sum(0)
         values, directions = watch.sketch.spectrum(4)
         torch.testing.assert_close(values, torch.linalg.svdvals(whole)[:4], rtol=1e-3, atol=1e-6)
         captured = (whole @ directions.T).norm() / torch.linalg.svdvals(whole)[:4].norm()
@@ -105,9 +105,9 @@ def test_hooks_are_gone_after_a_fault(sequences: list[TokenSequence]) -> None:
     modules = linear_modules(model)
     batch = next(signals.batches(sequences, 2, 1, CPU))
     batch.ids[0, 0] = 10_000
-    found = Watched({name: Watch(norms=GradientNorms()) for name in modules})
+    watch = Watched({name: Watch(norms=GradientNorms()) for name in modules})
     with pytest.raises(IndexError):
-        list(signals.stream(model, modules, found, iter([batch])))
+        list(signals.stream(model, modules, watch, iter([batch])))
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -124,11 +124,11 @@ def test_what_a_pass_keeps_does_not_grow_with_the_sample(sequences: list[TokenSe
     few, many = watched(sequences[:1]), watched(sequences[:1] * 8)
 
     def numbers(found: Watched) -> int:
-        kept = [
+        sizes = [
             (w.sketch.y, w.sketch.z, w.moments.sums, w.moments.squares, w.moments.tokens)
             for w in found.modules.values()
         ]
-        return sum(part.numel() for parts in kept for part in parts)
+        return sum(part.numel() for parts in sizes for part in parts)
 
     assert numbers(few) == numbers(many)
     assert {len(watch.norms.values()) for watch in many.modules.values()} == {8}

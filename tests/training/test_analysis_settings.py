@@ -52,9 +52,9 @@ def analysis(api: APIClient, body: dict[str, Any]) -> RankAnalysis:
 
 
 def test_the_default_preset_and_its_bounds_are_filled_in(api: APIClient, body: dict[str, Any]) -> None:
-    shown = api.post("/api/v1/rank-analyses/", body, format="json").json()
-    assert (shown["preset"], shown["rank_min"]) == ("default", 0)
-    assert shown["settings"] == PLAN["settings"]
+    answer = api.post("/api/v1/rank-analyses/", body, format="json").json()
+    assert (answer["preset"], answer["rank_min"]) == ("default", 0)
+    assert answer["settings"] == PLAN["settings"]
     arguments = RankAnalysis.objects.get().child_arguments(Path("/job"))
     assert "--reference" not in arguments
     assert arguments[arguments.index("--preset") + 1] == "default"
@@ -69,8 +69,8 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
         "probe_rates": [0.002, 0.004],
         "target_modules": ["up_proj", "q_proj"],
     }
-    shown = api.post("/api/v1/rank-analyses/", {**body, "settings": chosen}, format="json").json()
-    assert shown["settings"] == {**PLAN["settings"], **chosen}
+    answer = api.post("/api/v1/rank-analyses/", {**body, "settings": chosen}, format="json").json()
+    assert answer["settings"] == {**PLAN["settings"], **chosen}
     arguments = RankAnalysis.objects.get().child_arguments(Path("/job"))
     assert "--reference" in arguments
     expected = {
@@ -119,16 +119,16 @@ def test_ranks_end_at_what_the_clusters_serve(
     api: APIClient, body: dict[str, Any], cluster: Cluster, base_model: BaseModel
 ) -> None:
     Cluster.objects.update(max_lora_rank=8)
-    shown = api.post("/api/v1/rank-analyses/", {**body, "rank_max": 32}, format="json").json()
-    assert shown["rank_max"] == 8
+    answer = api.post("/api/v1/rank-analyses/", {**body, "rank_max": 32}, format="json").json()
+    assert answer["rank_max"] == 8
 
 
 def test_rest_shows_the_plan_without_the_spectra(api: APIClient, analysis: RankAnalysis) -> None:
     detail = api.get(f"/api/v1/rank-analyses/{analysis.pk}/").json()
     (listed,) = api.get("/api/v1/rank-analyses/").json()["results"]
     other = api.post(f"/api/v1/rank-analyses/{analysis.pk}/reallocate/", {"budget": {"uniform_rank": 6}}, format="json")
-    for shown in (detail, listed, other.json()):
-        assert set(shown["modules"][0]) == {"name", "shape", "sensitivity", "divergence", "score", "rank"}
+    for answer in (detail, listed, other.json()):
+        assert set(answer["modules"][0]) == {"name", "shape", "sensitivity", "divergence", "score", "rank"}
         for name in (
             "serving",
             "greedy_gap",
@@ -143,7 +143,7 @@ def test_rest_shows_the_plan_without_the_spectra(api: APIClient, analysis: RankA
             "parameters",
             "start_values",
         ):
-            assert name in shown, name
+            assert name in answer, name
     assert other.status_code == 200
     assert detail["parameters"] < other.json()["parameters"] <= other.json()["budget"]["parameters"]
 
@@ -159,8 +159,8 @@ def test_a_run_takes_another_budget_of_the_analysis(
     assert huge.json()["errors"][0]["field"] == "budget"
     wanted = api.post("/api/v1/training-runs/", {**body, "start_values": True}, format="json")
     assert wanted.json()["errors"][0]["field"] == "start_values"
-    shown = api.post("/api/v1/training-runs/", {**body, "budget": {"uniform_rank": 6}}, format="json").json()
-    assert (shown["budget"], shown["start_values"]) == ({"uniform_rank": 6}, False)
+    answer = api.post("/api/v1/training-runs/", {**body, "budget": {"uniform_rank": 6}}, format="json").json()
+    assert (answer["budget"], answer["start_values"]) == ({"uniform_rank": 6}, False)
     event = AuditEvent.objects.filter(tag="training_run:requested").first()
     assert event.after["budget"] == {"uniform_rank": 6}
     run = TrainingRun.objects.get()

@@ -39,8 +39,8 @@ def test_a_run_goes_on_over_an_immediate_restart(
     wait_until(lambda: run.metrics.filter(step__gte=3).exists(), 120, "three steps")
     os.kill(server.pid, signal.SIGQUIT)
     wait_until(lambda: not server.is_running(), 30, "Postgres is gone")
-    told = client.get("/api/v1/adapters/")
-    assert (told.status_code, told["Retry-After"]) == (503, "5")
+    answer = client.get("/api/v1/adapters/")
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
     connections.close_all()
     server.start()
     assert process.wait(120) == 0

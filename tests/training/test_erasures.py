@@ -25,7 +25,7 @@ def dana(project: Project) -> User:
 
 
 @pytest.fixture
-def asked(dataset: Dataset, alice: User) -> Erasure:
+def erasure(dataset: Dataset, alice: User) -> Erasure:
     dataset.keep_as("none", reason="The customer left.", by=alice.as_actor())
     return Erasure.request(dataset, reason="Their right.", by=alice.as_actor())
 
@@ -40,43 +40,43 @@ def erase_by_sql(signer: User) -> None:
     execute("UPDATE training_dataset SET status = 'erased'")
 
 
-def by_page(asked: Erasure, author: User) -> None:
+def by_page(erasure: Erasure, author: User) -> None:
     client = Client()
     client.force_login(author)
-    answer = client.post(f"/datasets/{asked.dataset.pk}/erasure/approve/", {"reason": "mine", "meaning": "approved"})
+    answer = client.post(f"/datasets/{erasure.dataset.pk}/erasure/approve/", {"reason": "mine", "meaning": "approved"})
     if answer.status_code == 403:
         raise NotAllowed("refused")
 
 
-def by_rest(asked: Erasure, author: User) -> None:
+def by_rest(erasure: Erasure, author: User) -> None:
     api = APIClient()
     api.force_login(author)
-    if api.post(f"/api/v1/erasures/{asked.pk}/approve/", {"reason": "mine"}).json().get("code") == "own_request":
+    if api.post(f"/api/v1/erasures/{erasure.pk}/approve/", {"reason": "mine"}).json().get("code") == "own_request":
         raise NotAllowed("refused")
 
 
-def by_model(asked: Erasure, author: User) -> None:
-    asked.approve(reason="mine", by=author.as_actor())
+def by_model(erasure: Erasure, author: User) -> None:
+    erasure.approve(reason="mine", by=author.as_actor())
 
 
-def by_sql(asked: Erasure, author: User) -> None:
+def by_sql(erasure: Erasure, author: User) -> None:
     execute("UPDATE training_erasure SET status = 'approved', signer_id = %s", author.pk)
 
 
-def by_sql_without_a_signer(asked: Erasure, author: User) -> None:
+def by_sql_without_a_signer(erasure: Erasure, author: User) -> None:
     execute("UPDATE training_erasure SET status = 'approved'")
 
 
-def by_sql_on_the_dataset(asked: Erasure, author: User) -> None:
+def by_sql_on_the_dataset(erasure: Erasure, author: User) -> None:
     execute("UPDATE training_dataset SET status = 'erased'")
 
 
-def by_sql_that_deletes(asked: Erasure, author: User) -> None:
+def by_sql_that_deletes(erasure: Erasure, author: User) -> None:
     execute("DELETE FROM training_erasure")
 
 
-def by_sql_that_deletes_the_dataset(asked: Erasure, author: User) -> None:
-    execute("DELETE FROM training_dataset WHERE id = %s", asked.dataset_id)
+def by_sql_that_deletes_the_dataset(erasure: Erasure, author: User) -> None:
+    execute("DELETE FROM training_dataset WHERE id = %s", erasure.dataset_id)
 
 
 @pytest.mark.threat("B4")
@@ -93,20 +93,20 @@ def by_sql_that_deletes_the_dataset(asked: Erasure, author: User) -> None:
         by_sql_that_deletes_the_dataset,
     ],
 )
-def test_who_asked_cannot_erase(asked: Erasure, alice: User, door: Callable[[Erasure, User], None]) -> None:
+def test_who_asked_cannot_erase(erasure: Erasure, alice: User, door: Callable[[Erasure, User], None]) -> None:
     with pytest.raises((DomainError, DatabaseError)):
-        door(asked, alice)
-    asked.refresh_from_db()
-    assert (asked.status, asked.dataset.status) == ("pending", "ready")
-    assert store().has(asked.dataset.digest)
+        door(erasure, alice)
+    erasure.refresh_from_db()
+    assert (erasure.status, erasure.dataset.status) == ("pending", "ready")
+    assert store().has(erasure.dataset.digest)
 
 
 def test_another_person_erases_the_bytes_and_the_trail_stays(
-    fresh_database: str, asked: Erasure, dana: User, project: Project
+    fresh_database: str, erasure: Erasure, dana: User, project: Project
 ) -> None:
-    dataset = asked.dataset
+    dataset = erasure.dataset
     copy = dataset.folder()
-    asked.approve(reason="Seen the letter.", by=dana.as_actor(), meaning="approved")
+    erasure.approve(reason="Seen the letter.", by=dana.as_actor(), meaning="approved")
     dataset = Dataset.objects.get()
     assert (dataset.status, store().has(dataset.digest), copy.exists()) == ("erased", False, False)
     with pytest.raises(Invalid, match="erased, not ready"):
@@ -117,9 +117,9 @@ def test_another_person_erases_the_bytes_and_the_trail_stays(
 
 
 def test_erased_content_does_not_come_back(
-    fresh_database: str, asked: Erasure, dana: User, alice: User, project: Project, tmp_path: Path
+    fresh_database: str, erasure: Erasure, dana: User, alice: User, project: Project, tmp_path: Path
 ) -> None:
-    asked.approve(reason="yes", by=dana.as_actor())
+    erasure.approve(reason="yes", by=dana.as_actor())
     file = write_jsonl(tmp_path / "again.jsonl", rows())
     again = Dataset.objects.get()
     with pytest.raises(Invalid, match="not taken again"):
@@ -135,17 +135,17 @@ def test_the_class_and_the_hold_go_before(dataset: Dataset, alice: User, dana: U
     with pytest.raises(Conflict, match="kept until"):
         Erasure.request(dataset, reason="x", by=by)
     dataset.keep_as("none", reason="The customer left.", by=by)
-    asked = Erasure.request(dataset, reason="x", by=by)
+    erasure = Erasure.request(dataset, reason="x", by=by)
     dataset.hold(reason="Case 12/2026", by=by)
     with pytest.raises(Conflict, match="legal hold"):
-        asked.approve(reason="x", by=dana.as_actor())
+        erasure.approve(reason="x", by=dana.as_actor())
     with pytest.raises(DatabaseError, match="without a legal hold"), transaction.atomic():
         erase_by_sql(dana)
     dataset.release(reason="The case is closed.", by=by)
-    told = [*AuditEvent.objects.about(dataset).order_by("id").values_list("tag", "before", "reason")]
-    assert ("dataset:hold_placed", {"hold_reason": ""}, "Case 12/2026") in told
-    assert ("dataset:hold_released", {"hold_reason": "Case 12/2026"}, "The case is closed.") in told
-    assert ("dataset:retention_changed", {"retention": "lifecycle"}, "The customer left.") in told
+    events = [*AuditEvent.objects.about(dataset).order_by("id").values_list("tag", "before", "reason")]
+    assert ("dataset:hold_placed", {"hold_reason": ""}, "Case 12/2026") in events
+    assert ("dataset:hold_released", {"hold_reason": "Case 12/2026"}, "The case is closed.") in events
+    assert ("dataset:retention_changed", {"retention": "lifecycle"}, "The customer left.") in events
 
 
 def test_the_page_shows_and_changes_how_it_is_kept(dataset: Dataset, alice: User, dana: User, client: Client) -> None:
@@ -167,11 +167,11 @@ def test_rest_keeps_asks_and_decides(dataset: Dataset, alice: User, dana: User) 
     api = APIClient()
     api.force_login(alice)
     path = f"/api/v1/datasets/{dataset.pk}/"
-    kept = api.post(f"{path}keep/", {"retention": "none", "reason": "left"}).json()
-    assert (kept["retention"], kept["kept_until"][:10]) == ("none", kept["created_at"][:10])
-    asked = api.post(f"{path}erase/", {"reason": "right"}).json()
+    retained = api.post(f"{path}keep/", {"retention": "none", "reason": "left"}).json()
+    assert (retained["retention"], retained["kept_until"][:10]) == ("none", retained["created_at"][:10])
+    erasure = api.post(f"{path}erase/", {"reason": "right"}).json()
     api.force_login(dana)
-    decided = api.post(f"/api/v1/erasures/{asked['id']}/reject/", {"reason": "needed", "meaning": "reviewed"}).json()
+    decided = api.post(f"/api/v1/erasures/{erasure['id']}/reject/", {"reason": "needed", "meaning": "reviewed"}).json()
     assert (decided["status"], decided["signer"], decided["meaning"]) == ("rejected", "dana", "reviewed")
 
 
@@ -184,12 +184,12 @@ def test_who_read_the_rows_is_recorded(dataset: Dataset, bob: User, client: Clie
     assert read.count() == 2
 
 
-def test_the_copies_of_a_host_go_too(fresh_database: str, asked: Erasure, dana: User) -> None:
+def test_the_copies_of_a_host_go_too(fresh_database: str, erasure: Erasure, dana: User) -> None:
     from training.models.erasure import drop_erased
 
-    digest = asked.dataset.digest
-    asked.approve(reason="yes", by=dana.as_actor())
-    left = settings.WORK_DIR / "datasets" / digest
-    left.mkdir(parents=True)
+    digest = erasure.dataset.digest
+    erasure.approve(reason="yes", by=dana.as_actor())
+    copy = settings.WORK_DIR / "datasets" / digest
+    copy.mkdir(parents=True)
     assert drop_erased() == 1
-    assert not left.exists()
+    assert not copy.exists()

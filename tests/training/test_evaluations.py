@@ -67,9 +67,9 @@ def test_a_version_is_measured_beside_its_base_and_another_version(trained: Trai
     assert arms["base"]["forgetting"] == 0
     assert len(arms["version"]["examples"]) == job["metrics"]["examples"]
     for other in ("base", "against"):
-        found = differences[other]
-        assert found["mean"] == pytest.approx(arms["version"]["loss"] - arms[other]["loss"], abs=1e-4)
-        assert found["low"] <= found["mean"] <= found["high"] < 0
+        difference = differences[other]
+        assert difference["mean"] == pytest.approx(arms["version"]["loss"] - arms[other]["loss"], abs=1e-4)
+        assert difference["low"] <= difference["mean"] <= difference["high"] < 0
     assert arms["version"]["token_f1"] >= arms["base"]["token_f1"]
     assert {"exact_match", "pattern"} <= set(arms["version"])
     assert arms["version"]["answers"][0]["prompt"] == "the bank shall"
@@ -78,8 +78,8 @@ def test_a_version_is_measured_beside_its_base_and_another_version(trained: Trai
     require_no_objection(second, first)
     page = Client()
     page.force_login(alice)
-    shown = page.get(f"/adapters/trained/v{second.number}/").content.decode()
-    assert "this version minus it" in shown
+    html = page.get(f"/adapters/trained/v{second.number}/").content.decode()
+    assert "this version minus it" in html
 
 
 @pytest.mark.parametrize(

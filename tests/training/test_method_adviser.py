@@ -34,8 +34,8 @@ def test_lora_is_the_default_and_every_reason_is_shown() -> None:
 
 def test_what_does_not_fit_comes_last_and_says_so() -> None:
     only_4_bit = {**dict.fromkeys(METHODS, "will not fit"), "qlora": "tight"}
-    found = advise(Situation(rows=5_000, verdicts=only_4_bit))
-    assert [advice.method for advice in found if advice.is_possible] == ["qlora"]
+    ratings = advise(Situation(rows=5_000, verdicts=only_4_bit))
+    assert [advice.method for advice in ratings if advice.is_possible] == ["qlora"]
     assert leader(Situation(verdicts=dict.fromkeys(METHODS, "will not fit"))) is None
 
 
@@ -55,9 +55,11 @@ def test_the_whole_model_is_for_a_far_domain_with_much_data_and_a_cluster_of_its
 
 def test_what_would_change_it_is_asked_and_not_guessed() -> None:
     situation = Situation(rows=5_000, verdicts=FITS)
-    said = what_would_change_it(situation)
-    assert "If only 4-bit weights fitted the device, qlora would come first." in said
-    assert said[-1].endswith("of a far domain, served alone, and general skill might be lost, full would come first.")
+    sentences = what_would_change_it(situation)
+    assert "If only 4-bit weights fitted the device, qlora would come first." in sentences
+    assert sentences[-1].endswith(
+        "of a far domain, served alone, and general skill might be lost, full would come first."
+    )
 
 
 def test_capacity_names_the_rank_that_is_enough() -> None:

@@ -93,12 +93,12 @@ def missed(version: AdapterVersion, checkpoint: Path) -> float:
     folder = version.stored(checkpoint.with_name("factors"))
     merged = PeftModel.from_pretrained(loaded(version.adapter.base_model.folder), str(folder)).merge_and_unload()
     base, whole = loaded(version.adapter.base_model.folder), loaded(checkpoint)
-    left = total = 0.0
+    error = total = 0.0
     for name, weight in whole.named_parameters():
         if "_proj" in name:
-            left += float((weight - merged.get_parameter(name)).square().sum())
+            error += float((weight - merged.get_parameter(name)).square().sum())
             total += float((weight - base.get_parameter(name)).square().sum())
-    return (left / total) ** 0.5
+    return (error / total) ** 0.5
 
 
 @torch.inference_mode()
@@ -150,12 +150,12 @@ def test_rslora_is_pefts_own_in_a_configuration_that_every_engine_reads(
         adapter=line_of_work, dataset=long_dataset, hyperparameters={"rank": 9, "rslora": 1}, by=alice.as_actor()
     )
     plan = run.rank_plan()
-    ours, theirs = (
+    folded, pefts = (
         get_peft_model(loaded(line_of_work.base_model.folder), LoraConfig(r=9, target_modules=["q_proj"], **fields))
         for fields in ({"lora_alpha": plan["lora_alpha"]}, {"lora_alpha": 18, "use_rslora": True})
     )
     scales = [
-        model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj").scaling for model in (ours, theirs)
+        model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj").scaling for model in (folded, pefts)
     ]
     assert scales[0] == scales[1] == {"default": pytest.approx(6)}
 

@@ -73,9 +73,9 @@ def ended(adapter: Adapter, version: AdapterVersion, dataset: Dataset, alice: Us
 
 def there(url: str) -> list[Any]:
     api = f"{url}/api/2.0/mlflow"
-    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "eu/dora"}).json()
-    asked = {"experiment_ids": [found["experiment"]["experiment_id"]]}
-    return list(httpx.post(f"{api}/runs/search", json=asked).json()["runs"])
+    experiment = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "eu/dora"}).json()
+    query = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
+    return list(httpx.post(f"{api}/runs/search", json=query).json()["runs"])
 
 
 def test_ended_runs_are_there_once(
@@ -90,8 +90,8 @@ def test_ended_runs_are_there_once(
     (run,) = there(server)
     assert run["info"]["status"] == "FAILED"
     api = f"{server}/api/2.0/mlflow/metrics/get-history"
-    asked = {"run_id": run["info"]["run_id"], "metric_key": "loss", "max_results": 25_000}
-    history = httpx.get(api, params=asked).json()["metrics"]
+    query = {"run_id": run["info"]["run_id"], "metric_key": "loss", "max_results": 25_000}
+    history = httpx.get(api, params=query).json()["metrics"]
     assert {row["step"]: row["value"] for row in history} == {step: 1 / step for step in range(1, 1201)}
 
     at = ended.finished_at
@@ -99,8 +99,8 @@ def test_ended_runs_are_there_once(
     TrainingRun.objects.update(status="succeeded", version=version, finished_at=at, loss_after=0.5)
     assert mlflow_mirror.mirror() == 1
     (run,) = there(server)
-    told = {row["key"]: row["value"] for row in run["data"]["params"]}
-    assert (told["steps"], told["method"]) == ("1200", "lora")
+    parameters = {row["key"]: row["value"] for row in run["data"]["params"]}
+    assert (parameters["steps"], parameters["method"]) == ("1200", "lora")
     tags = {row["key"]: row["value"] for row in run["data"]["tags"]}
     assert (tags["adapterhub.run"], tags["adapterhub.version"]) == (str(ended.pk), version.served_name)
     assert tags["adapterhub.digest"] == version.digest

@@ -41,7 +41,7 @@ transformers.Trainer.training_step = training_step
 
 
 @pytest.fixture
-def asked(fresh_database: str, project: Project, alice: User, tmp_path: Path) -> dict[str, object]:
+def arguments(fresh_database: str, project: Project, alice: User, tmp_path: Path) -> dict[str, object]:
     model = BaseModel.objects.create(slug="tiny-llama", source="tiny-llama")
     if not model.folder.exists():
         save_base_model(model.folder)
@@ -55,12 +55,12 @@ def asked(fresh_database: str, project: Project, alice: User, tmp_path: Path) ->
 
 
 def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_runs(
-    asked: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "sitecustomize.py").write_text(FULL_DEVICE)
-    run = launch_run(**asked, hyperparameters=FAST)
+    run = launch_run(**arguments, hyperparameters=FAST)
     with monkeypatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(full), os.environ.get("PYTHONPATH", "")]))
         work("trainingrun", str(run.pk))
@@ -69,19 +69,19 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
     assert run.message.startswith("Memory ran out at ")
     assert "GB with 2 sequences of up to 32 tokens. Set batch_size 1 and gradient_accumulation 2" in run.message
     assert "CUDA out of memory" in RunLog.tail(run, 8_000)
-    after = launch_run(**asked, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
+    after = launch_run(**arguments, hyperparameters={**FAST, "batch_size": 1, "gradient_accumulation": 2})
     work("trainingrun", str(after.pk))
     after.refresh_from_db()
     assert (after.status, after.message) == (JobStatus.SUCCEEDED, "")
     assert all(metric.values["memory_bytes"] > 10**8 for metric in after.metrics.all())
 
     # The worker has reported its device, and the run its pace: the next preflight knows both.
-    found = preflight.check(TrainingRun.planned(**asked, hyperparameters={**FAST, "steps": 400}))
-    assert (found["memory"]["verdict"], found["disk"]["verdict"]) == ("fits", "fits")
-    assert found["memory"]["device_bytes"] > 10**9
-    assert found["time"]["seconds"] > 0
-    assert found["time"]["tokens"] <= 400 * 2 * 32
-    assert found["queue"]["free"]
+    forecast = preflight.check(TrainingRun.planned(**arguments, hyperparameters={**FAST, "steps": 400}))
+    assert (forecast["memory"]["verdict"], forecast["disk"]["verdict"]) == ("fits", "fits")
+    assert forecast["memory"]["device_bytes"] > 10**9
+    assert forecast["time"]["seconds"] > 0
+    assert forecast["time"]["tokens"] <= 400 * 2 * 32
+    assert forecast["queue"]["free"]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_the_fix_is_one_that_is_left(chosen: dict[str, int], method: str, said: 
 
 
 def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(
-    asked: dict[str, object], alice: User, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+    arguments: dict[str, object], alice: User, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     monkeypatch.setattr(settings, "HEARTBEAT_S", 10)
     monkeypatch.setattr(settings, "LEASE_S", 60)
-    run = launch_run(**asked, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
+    run = launch_run(**arguments, hyperparameters={**FAST, "steps": 5000, "devices": 2, "batch_size": 1})
 
     def in_a_worker() -> None:
         work("trainingrun", str(run.pk))

@@ -28,8 +28,8 @@ def written(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def codes(found: Scan) -> list[tuple[int, str]]:
-    return [(error.line, error.code) for error in found.errors]
+def codes(result: Scan) -> list[tuple[int, str]]:
+    return [(error.line, error.code) for error in result.errors]
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:
@@ -57,31 +57,31 @@ def as_parquet(path: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])
 def test_every_format_gives_the_same_rows(tmp_path: Path, write: Any) -> None:
-    found = scanned(write(tmp_path))
-    assert (found.errors, found.rows, found.columns) == ([], 30, {"prompt", "completion"})
+    result = scanned(write(tmp_path))
+    assert (result.errors, result.rows, result.columns) == ([], 30, {"prompt", "completion"})
     assert sorted(stored(tmp_path), key=lambda row: row["prompt"]) == sorted(rows(30), key=lambda row: row["prompt"])
 
 
 def test_texts_stand_between_empty_lines(tmp_path: Path) -> None:
-    found = scanned(written(tmp_path / "a.txt", "one\nmore\n\n  \n\ntwo\r\n\r\nthree"))
+    result = scanned(written(tmp_path / "a.txt", "one\nmore\n\n  \n\ntwo\r\n\r\nthree"))
     assert {row["text"] for row in stored(tmp_path)} == {"one\nmore", "two", "three"}
-    assert found.errors == []
+    assert result.errors == []
 
 
 def test_columns_are_mapped(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "q,a,case\nwhat?,this,7\nwhy?,so,7\n")
-    found = scanned(path, mapping={"prompt": "q", "completion": "a", "document": "case"})
-    assert found.errors == []
+    result = scanned(path, mapping={"prompt": "q", "completion": "a", "document": "case"})
+    assert result.errors == []
     assert {row["document"] for row in stored(tmp_path)} == {"7"}
     assert codes(scanned(path, mapping={"text": "body"})) == [(2, "missing_column"), (3, "missing_column")]
 
 
 def test_conversations_of_both_words_are_read(tmp_path: Path) -> None:
-    ours = {"messages": [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]}
-    theirs = {"messages": [{"from": "human", "value": "why?"}, {"from": "gpt", "value": "so"}]}
-    path = written(tmp_path / "a.jsonl", json.dumps(ours) + "\n" + json.dumps(theirs))
+    openai = {"messages": [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]}
+    sharegpt = {"messages": [{"from": "human", "value": "why?"}, {"from": "gpt", "value": "so"}]}
+    path = written(tmp_path / "a.jsonl", json.dumps(openai) + "\n" + json.dumps(sharegpt))
     assert scanned(path).errors == []
-    assert stored(tmp_path) == [ours, ours]
+    assert stored(tmp_path) == [openai, openai]
 
 
 def test_every_bad_line_is_named(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
         b'{"text": "' + b"x" * MAX_ROW_BYTES + b'"}',
         b'{"text": "good, too"}',
     ]
-    found = scanned(written(tmp_path / "a.jsonl", b"\n".join(lines)))
-    assert codes(found) == [
+    result = scanned(written(tmp_path / "a.jsonl", b"\n".join(lines)))
+    assert codes(result) == [
         (2, "not_json"),
         (3, "not_an_object"),
         (4, "no_form"),
@@ -114,13 +114,13 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
         (11, "not_json"),
         (12, "line_too_long"),
     ]
-    assert found.rows == 2
-    assert found.errors[3].column == "completion"
+    assert result.rows == 2
+    assert result.errors[3].column == "completion"
 
 
 def test_the_first_hundred_bad_lines_are_kept_and_all_are_counted(tmp_path: Path) -> None:
-    found = scanned(written(tmp_path / "a.jsonl", "{\n" * 250))
-    assert (len(found.errors), found.broken, found.errors[-1].line) == (100, 250, 100)
+    result = scanned(written(tmp_path / "a.jsonl", "{\n" * 250))
+    assert (len(result.errors), result.broken, result.errors[-1].line) == (100, 250, 100)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_copies_and_leaks_are_found(tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": "Why  so?", "completion": "thus", "document": f"d{n}"}) for n in range(40)]
     lines += [json.dumps({"prompt": f"number {n}", "completion": "x"}) for n in range(100)]
-    found = scanned(written(tmp_path / "a.jsonl", "\n".join(lines).replace("Why  so", "why SO", 1)))
-    copies, leak = found.warnings()
+    result = scanned(written(tmp_path / "a.jsonl", "\n".join(lines).replace("Why  so", "why SO", 1)))
+    copies, leak = result.warnings()
     assert copies.startswith("39 rows")
     assert leak.startswith("1 held-out rows are also trained on")
 

@@ -54,11 +54,11 @@ def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
 def test_lengths_tell_what_is_cut_and_what_is_left_out() -> None:
     tokenizer = make_tokenizer()
     rows = [{"text": "the bank " * count} for count in (1, 2, 10)] + [{"prompt": "the " * 9, "completion": "bank"}]
-    found = rendering.lengths_of([rendering.sequence_of(row, tokenizer) for row in rows], 8)
-    assert (found.rows, found.longest, found.cut, found.silent) == (4, 21, 2, 1)
-    assert found.cut_share == 0.5
-    assert found.cut_tokens == pytest.approx((13 + 3) / (3 + 5 + 21 + 11))
-    assert sum(found.bins) == 4
+    lengths = rendering.lengths_of([rendering.sequence_of(row, tokenizer) for row in rows], 8)
+    assert (lengths.rows, lengths.longest, lengths.cut, lengths.silent) == (4, 21, 2, 1)
+    assert lengths.cut_share == 0.5
+    assert lengths.cut_tokens == pytest.approx((13 + 3) / (3 + 5 + 21 + 11))
+    assert sum(lengths.bins) == 4
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_page_and_rest_show_it(client: Client, chats: Dataset, talking: BaseMode
     assert b"No row is longer than 16 tokens." in page.content
     assert b'<span class="completion">' in page.content
     assert page.content.count(b"&lt;assistant&gt;") == 8
-    found = client.get(f"/api/v1/datasets/{chats.pk}/preview/?base_model=talking&max_length=16").json()
-    assert found["lengths"]["longest"] == found["rendered"][0]["tokens"] == 11
+    preview = client.get(f"/api/v1/datasets/{chats.pk}/preview/?base_model=talking&max_length=16").json()
+    assert preview["lengths"]["longest"] == preview["rendered"][0]["tokens"] == 11
     client.force_login(charlie)
     assert client.get(f"/datasets/{chats.pk}/", {"base_model": "talking"}).status_code == 404
 

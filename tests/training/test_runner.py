@@ -120,8 +120,8 @@ def test_an_analysis_plans_ranks_and_start_values_that_a_run_trains(
     assert run.version.lineage["start_values"] == analysis.plan["start_values"]
     trained = load_file(run.version.served_folder() / "adapter_model.safetensors")
     for name, rank in run.version.ranks.items():
-        found = trained[f"base_model.model.{name}.lora_A.weight"]
-        assert np.allclose(found, values[name][:rank], atol=1e-5), name
+        trained_a = trained[f"base_model.model.{name}.lora_A.weight"]
+        assert np.allclose(trained_a, values[name][:rank], atol=1e-5), name
 
 
 @pytest.mark.slow
@@ -215,12 +215,12 @@ def test_a_child_that_dies_ends_the_run_with_a_reason(
 ) -> None:
     run = launch(line_of_work, long_dataset, alice)
     weights = next(tiny.folder.glob("*.safetensors"))
-    kept = weights.read_bytes()
-    weights.write_bytes(kept[:100])
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:100])
     try:
         work("trainingrun", str(run.pk))
     finally:
-        weights.write_bytes(kept)
+        weights.write_bytes(intact)
     run.refresh_from_db()
     assert run.status == JobStatus.FAILED
     assert run.reason
@@ -239,8 +239,8 @@ def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
         by=alice.as_actor(),
     )
     work("trainingrun", str(run.pk))
-    kept = list(run.answers.values_list("step", "name"))
-    assert kept == [(0, "greeting"), (3, "greeting"), (6, "greeting")]
+    stored = list(run.answers.values_list("step", "name"))
+    assert stored == [(0, "greeting"), (3, "greeting"), (6, "greeting")]
     run.refresh_from_db()
 
     assert run.version.lineage["prompts"] == ["greeting"]

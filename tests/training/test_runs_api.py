@@ -155,7 +155,7 @@ def test_who_polls_gets_only_what_is_new(signed_in: Client, run: TrainingRun) ->
     assert signed_in.get(url, {"after": "last"}).json()["errors"][0]["field"] == "after"
 
 
-async def heard(url: str, alice: User, last: str) -> str:
+async def read_stream(url: str, alice: User, last: str) -> str:
     client = AsyncClient()
     await client.aforce_login(alice)
     answer = await client.get(url, headers={"Accept": "text/event-stream", "Last-Event-ID": last})
@@ -169,16 +169,16 @@ def test_who_listens_hears_the_rest_and_the_end(
     run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     log(run, 1, 2, 3)
     run.cancel(by=alice.as_actor())
-    text = asyncio.run(heard(reverse("api:training-run-events", args=[run.pk]), alice, "2:0"))
-    look, end = text.strip().split("\n\n")
-    assert look.startswith("id: 3:0\nevent: look\n")
-    assert [row["step"] for row in json.loads(look.partition("data: ")[2])["metrics"]] == [3]
+    text = asyncio.run(read_stream(reverse("api:training-run-events", args=[run.pk]), alice, "2:0"))
+    snapshot, end = text.strip().split("\n\n")
+    assert snapshot.startswith("id: 3:0\nevent: look\n")
+    assert [row["step"] for row in json.loads(snapshot.partition("data: ")[2])["metrics"]] == [3]
     assert end == "event: end\ndata: {}"
 
 
 def test_a_long_run_draws_few_points_and_keeps_its_last() -> None:
     rows = [(step, {"loss": 1 / step, "memory_bytes": 5e9}) for step in range(1, 10_001)]
-    drawn = {curve["name"]: curve for curve in curves(rows)}
-    assert set(drawn) == {"loss", "memory_bytes"}
-    assert len(drawn["loss"]["points"].split()) <= MOST_POINTS + 1
-    assert (drawn["loss"]["last"], drawn["memory_bytes"]["now"]) == (10_000, "5")
+    curve_of = {curve["name"]: curve for curve in curves(rows)}
+    assert set(curve_of) == {"loss", "memory_bytes"}
+    assert len(curve_of["loss"]["points"].split()) <= MOST_POINTS + 1
+    assert (curve_of["loss"]["last"], curve_of["memory_bytes"]["now"]) == (10_000, "5")

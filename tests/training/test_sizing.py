@@ -135,16 +135,16 @@ def test_the_page_shows_verdicts_and_says_what_is_wrong(signed_in: Client, adapt
 
 def test_a_run_that_will_not_fit_is_refused_unless_anyway(dataset: Dataset, adapter: Adapter, alice: User) -> None:
     device(memory_bytes=10**9)
-    asked = {
+    fields = {
         "adapter": adapter,
         "dataset": dataset,
         "by": alice.as_actor(),
         "hyperparameters": {"batch_size": 1024, "max_length": 100_000},
     }
     with pytest.raises(Invalid, match=r"of the 1 GB of H100 of box\. With recompute = 1, batch_size \d+ fits\."):
-        launch_run(**asked)
+        launch_run(**fields)
     assert not TrainingRun.objects.exists()
-    assert launch_run(**asked, anyway=True).status == "queued"
+    assert launch_run(**fields, anyway=True).status == "queued"
 
 
 def test_a_full_disk_is_seen_before_the_queue(dataset: Dataset, adapter: Adapter, alice: User) -> None:
@@ -156,9 +156,9 @@ def test_a_full_disk_is_seen_before_the_queue(dataset: Dataset, adapter: Adapter
 def test_the_urgent_job_is_claimed_first_and_a_project_keeps_its_limit(
     dataset: Dataset, adapter: Adapter, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"adapter": adapter, "dataset": dataset, "by": alice.as_actor()}
-    first, second = launch_run(**asked), launch_run(**asked)
-    urgent = launch_run(**asked, priority=5)
+    fields = {"adapter": adapter, "dataset": dataset, "by": alice.as_actor()}
+    first, second = launch_run(**fields), launch_run(**fields)
+    urgent = launch_run(**fields, priority=5)
     monkeypatch.setattr(settings, "PROJECT_RUNNING", 2)
     assert queue.claim("trainingrun", str(first.pk)) == urgent
     assert queue.claim("trainingrun", str(urgent.pk)) is None

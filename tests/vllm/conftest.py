@@ -19,9 +19,9 @@ from tests.vllm.server import MAX_RANK, VllmServer, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if folder in item.path.parents:
             item.add_marker(pytest.mark.vllm)
             item.add_marker(requires("vllm"))
 

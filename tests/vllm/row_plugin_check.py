@@ -19,8 +19,8 @@ triton.jit = lambda function: function  # type: ignore[attr-defined]
 def signatures(operators: Any) -> None:
     operators.register()
     for name in ("lora_shrink", "lora_expand"):
-        ours, theirs = (getattr(getattr(torch.ops, space), name).default._schema for space in ("adapterhub", "vllm"))
-        assert str(ours).partition("(")[2] == str(theirs).partition("(")[2], f"{ours} is not {theirs}"
+        own, stock = (getattr(getattr(torch.ops, space), name).default._schema for space in ("adapterhub", "vllm"))
+        assert str(own).partition("(")[2] == str(stock).partition("(")[2], f"{own} is not {stock}"
 
 
 def metadata() -> None:
@@ -85,18 +85,18 @@ def lookups(adapters_in_use: Any) -> None:
     manager._active_adapters = cache(4, manager._deactivate_adapter)
     for number in (1, 2, 3):
         manager._registered_adapters[number] = types.SimpleNamespace(id=number)
-    asked: list[int] = []
+    calls: list[int] = []
     adapters_in_use.skip_repeated_lookups()
     worker = worker_manager.LRUCacheWorkerLoRAManager.__new__(worker_manager.LRUCacheWorkerLoRAManager)
     worker._adapter_manager = manager
     add = worker.add_adapter
-    worker.add_adapter = lambda request: (asked.append(request.lora_int_id), add(request))
+    worker.add_adapter = lambda request: (calls.append(request.lora_int_id), add(request))
     requests = {LoRARequest(f"adapter-{number}", number, "/nowhere") for number in (1, 2)}
 
     def looked_up() -> list[int]:
-        asked.clear()
+        calls.clear()
         worker._apply_adapters(requests)
-        return sorted(asked)
+        return sorted(calls)
 
     assert looked_up() == [1, 2]
     assert looked_up() == []

@@ -49,8 +49,8 @@ def greedy(model: Any) -> list[int]:
 
 def answered(server: VllmServer, model: str) -> list[int]:
     """The tokens that vLLM answers."""
-    ask = {"model": model, "prompt": PROMPT, "max_tokens": COUNT, "temperature": 0, "return_token_ids": True}
-    answer = httpx.post(f"{server.url}/v1/completions", json=ask, timeout=60).raise_for_status().json()
+    body = {"model": model, "prompt": PROMPT, "max_tokens": COUNT, "temperature": 0, "return_token_ids": True}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).raise_for_status().json()
     return list(answer["choices"][0]["token_ids"])
 
 

@@ -20,7 +20,7 @@ from registry.serving.reconciler import reconcile
 from registry.serving.routing_table import routing_table
 from serving_client import EngineClient
 from serving_client.router.app import Settings, make_app
-from tests.crowd import COUNT, PROMPT, Crowd, told, versions
+from tests.crowd import COUNT, PROMPT, Crowd, counts_by_version, versions
 from tests.fakes.server import Server
 from tests.vllm.server import MAX_RANK, SLOTS, VllmServer, running
 from tests.waiting import wait_until
@@ -58,7 +58,7 @@ class Hub:
         """Nobody in it may get an error, or another version's words."""
         with Crowd(self.router, self.token).asking() as crowd:
             yield crowd
-        assert {answer.status for answer in crowd.answers} == {200}, told(crowd.answers)
+        assert {answer.status for answer in crowd.answers} == {200}, counts_by_version(crowd.answers)
         assert all(answer.text == self.words[answer.version] for answer in crowd.answers)
 
 
@@ -101,16 +101,18 @@ def test_split_promote_and_roll_back_under_load(hub: Hub, candidate: AdapterVers
     hub.learn(stable, candidate)
     both = {stable.served_name, candidate.served_name}
     with hub.crowd() as crowd:
-        crowd.until(lambda seen: versions(seen) == both, "both arms to be served")
+        crowd.until(lambda answers: versions(answers) == both, "both arms to be served")
         rollout.promote(reason="better", by=alice.as_actor())
         hub.follow()
         crowd.until(
-            lambda seen: len(seen) > 40 and versions(seen[20:]) == {candidate.served_name}, "the candidate alone"
+            lambda answers: len(answers) > 40 and versions(answers[20:]) == {candidate.served_name},
+            "the candidate alone",
         )
         rollout.rollback(reason="worse after all", by=alice.as_actor())
         hub.follow()
         crowd.until(
-            lambda seen: len(seen) > 40 and versions(seen[20:]) == {stable.served_name}, "the old version alone"
+            lambda answers: len(answers) > 40 and versions(answers[20:]) == {stable.served_name},
+            "the old version alone",
         )
 
 
@@ -120,16 +122,16 @@ def test_a_replica_killed_under_load_fails_nobody_and_is_healed_when_it_is_back_
     name = hub.alias.version.served_name
     lost = hub.engines[1]
     with hub.crowd() as crowd:
-        crowd.until(lambda seen: len(seen) > 20, "traffic")
+        crowd.until(lambda answers: len(answers) > 20, "traffic")
         lost.kill()
-        crowd.until(lambda seen: len(seen) > 40, "traffic on the other replica")
+        crowd.until(lambda answers: len(answers) > 40, "traffic on the other replica")
         hub.follow()
         assert routing_table().versions[name].replicas == (hub.engines[0].url,)
         lost.start()
         lost.ready()
         hub.follow()
         assert set(routing_table().versions[name].replicas) == {engine.url for engine in hub.engines}
-        crowd.until(lambda seen: len(seen) > 40, "traffic on both")
+        crowd.until(lambda answers: len(answers) > 40, "traffic on both")
     with EngineClient(lost.url, timeout_s=60) as engine:
         assert engine.complete(name, PROMPT, max_tokens=COUNT).text == hub.words[name]
 
@@ -161,7 +163,7 @@ def test_an_adapter_that_vllm_refuses_fails_its_rollout_alone(
     assert "rank 128 is greater than max_lora_rank 64" in refused.first().reason
     hub.learn(hub.alias.version)
     with hub.crowd() as crowd:
-        crowd.until(lambda seen: len(seen) > 20, "the stable version goes on")
+        crowd.until(lambda answers: len(answers) > 20, "the stable version goes on")
 
 
 @pytest.fixture
@@ -181,12 +183,12 @@ def test_a_version_that_one_of_two_replicas_refuses_gets_no_traffic(
     hub.learn(stable)
     with hub.crowd() as crowd:
         hub.follow()
-        crowd.until(lambda seen: len(seen) > 20, "traffic after the refusal")
+        crowd.until(lambda answers: len(answers) > 20, "traffic after the refusal")
     rollout.refresh_from_db()
     assert rollout.status == RolloutStatus.FAILED
-    said = AuditEvent.objects.get(tag="rollout:failed").reason
-    assert said.startswith(f"1 of 2 replicas refused it. {narrow.url}: ")
-    assert "rank 32 is greater than max_lora_rank 8" in said
+    reason = AuditEvent.objects.get(tag="rollout:failed").reason
+    assert reason.startswith(f"1 of 2 replicas refused it. {narrow.url}: ")
+    assert "rank 32 is greater than max_lora_rank 8" in reason
     assert AuditEvent.objects.filter(
         tag="replica:version_loaded", after__version=rollout.candidate.served_name
     ).exists()

@@ -63,9 +63,9 @@ def fleet(
 def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:
     """The same tokens, up to a choice between equals: what follows that answers another text."""
     pairs = zip(choice["token_ids"], expected.ids, expected.logits, strict=True)
-    for told, wanted, logits in pairs:
-        if told != wanted:
-            return float(logits[wanted] - logits[told]) < ROUNDING
+    for answered, wanted, logits in pairs:
+        if answered != wanted:
+            return float(logits[wanted] - logits[answered]) < ROUNDING
     return True
 
 

@@ -24,8 +24,8 @@ def test_a_measured_release_is_served(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu"])
 def test_a_release_that_was_not_measured_needs_a_word(version: str) -> None:
-    told = refusal(version, takes_unmeasured=False)
-    assert told == (
+    refusal_text = refusal(version, takes_unmeasured=False)
+    assert refusal_text == (
         f"vLLM {version} is not measured on a GPU, only its interfaces are tested; "
         "set ADAPTERHUB_VLLM_UNMEASURED=1 to run it so"
     )
@@ -34,9 +34,11 @@ def test_a_release_that_was_not_measured_needs_a_word(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["0.23.2", "0.33.0", "0.240.0", "1.0.0", "0.2", "dev"])
 def test_an_unknown_release_is_refused_whatever_is_set(version: str) -> None:
-    told = refusal(version, takes_unmeasured=True)
-    assert told
-    assert told.startswith(f"vLLM {version} is unknown to this plugin, which knows {', '.join((*MEASURED, *CHECKED))};")
+    refusal_text = refusal(version, takes_unmeasured=True)
+    assert refusal_text
+    assert refusal_text.startswith(
+        f"vLLM {version} is unknown to this plugin, which knows {', '.join((*MEASURED, *CHECKED))};"
+    )
 
 
 def test_nothing_heavy_is_loaded_before_vllm_calls() -> None:
@@ -62,10 +64,10 @@ def test_the_wheel_holds_the_plugin_alone_and_names_its_entry_point(tmp_path: Pa
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        told = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+        refusal_text = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     modules = {name for name in names if name.endswith(".py")}
     assert modules == {f"serving_client/vllm_plugin/{path.name}" for path in FOLDER.glob("*.py")}
-    assert told.split() == [
+    assert refusal_text.split() == [
         "[vllm.general_plugins]",
         "adapterhub",
         "=",

@@ -67,8 +67,8 @@ def test_the_embedded_engines_layout_gives_the_same() -> None:
     y = torch.randn(len(SLOTS), 1, 1024, device="cuda", dtype=torch.bfloat16)
     expected = y[:, 0].double() + case.update()
     up = case.ups[0].mT.contiguous()
-    got = row_kernels.with_rows(case.x[:, None], y, case.downs[0], up, case.slots.long())
-    assert error(got[:, 0], expected) < NEAR[torch.bfloat16]
+    actual = row_kernels.with_rows(case.x[:, None], y, case.downs[0], up, case.slots.long())
+    assert error(actual[:, 0], expected) < NEAR[torch.bfloat16]
 
 
 def test_what_is_written_instead_of_added_is_zero_without_an_adapter() -> None:

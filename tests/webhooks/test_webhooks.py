@@ -80,8 +80,12 @@ def make_due() -> None:
 def test_a_change_is_told_with_a_signature(hook: Webhook, receiver: Receiver, adapter: Adapter) -> None:
     assert send_due() == 1
     (headers, body), delivery = receiver.got[0], Delivery.objects.get()
-    told = json.loads(body)
-    assert (told["type"], told["data"]["object_name"], told["data"]["project"]) == ("adapter:created", "dora", "eu")
+    payload = json.loads(body)
+    assert (payload["type"], payload["data"]["object_name"], payload["data"]["project"]) == (
+        "adapter:created",
+        "dora",
+        "eu",
+    )
     key = base64.b64decode(hook.secret.removeprefix("whsec_"))
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     digest = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
@@ -170,10 +174,10 @@ def test_by_rest_and_by_page(receiver: Receiver, ci: str, alice: User, client: C
     body = {"project": "eu", "url": HOOK, "events": ["token:*"]}
     for events in ([], ["rollout:flew"]):
         assert api.post("/api/v1/webhooks/", {**body, "events": events}, format="json").status_code == 422
-    made = api.post("/api/v1/webhooks/", body, format="json")
-    assert (made.status_code, made.json()["secret"]) == (201, Webhook.objects.get().secret)
+    created = api.post("/api/v1/webhooks/", body, format="json")
+    assert (created.status_code, created.json()["secret"]) == (201, Webhook.objects.get().secret)
     listed = api.get("/api/v1/webhooks/").content.decode()
-    assert (made.json()["id"] in listed, "whsec_" in listed) == (True, False)
+    assert (created.json()["id"] in listed, "whsec_" in listed) == (True, False)
     api.post("/api/v1/tokens/", {"project": "eu", "name": "bot", "scopes": ["infer"]})
     send_due()
     log = api.get("/api/v1/deliveries/").json()["results"][0]
@@ -186,5 +190,5 @@ def test_by_rest_and_by_page(receiver: Receiver, ci: str, alice: User, client: C
     assert client.post(reverse("redeliver", args=[log["id"]])).status_code == 302
     send_due()
     assert len(receiver.got) == 2
-    assert client.post(reverse("revoke-webhook", args=[made.json()["id"]]), {"reason": "moved"}).status_code == 302
-    assert api.get(f"/api/v1/webhooks/{made.json()['id']}/").json()["revoked_at"]
+    assert client.post(reverse("revoke-webhook", args=[created.json()["id"]]), {"reason": "moved"}).status_code == 302
+    assert api.get(f"/api/v1/webhooks/{created.json()['id']}/").json()["revoked_at"]

@@ -33,10 +33,10 @@ SERVES, EXPORT, CANNOT = Outcome.SERVES, Outcome.SERVES_AFTER_EXPORT, Outcome.CA
     ],
 )
 def test_the_matrix(traits: Traits, vllm: Outcome, old: Outcome, sglang: Outcome, embedded: Outcome) -> None:
-    found = verdicts(traits, base_digest="b" * 64, max_lora_rank=64)
-    assert [one.outcome for one in found] == [vllm, old, sglang, embedded, EXPORT]
-    assert [one.engine for one in found] == list(Engine)
-    assert all(one.reason.endswith(".") and "\n" not in one.reason and one.label for one in found)
+    all_verdicts = verdicts(traits, base_digest="b" * 64, max_lora_rank=64)
+    assert [one.outcome for one in all_verdicts] == [vllm, old, sglang, embedded, EXPORT]
+    assert [one.engine for one in all_verdicts] == list(Engine)
+    assert all(one.reason.endswith(".") and "\n" not in one.reason and one.label for one in all_verdicts)
 
 
 @pytest.mark.parametrize("engine", list(Engine))
@@ -50,15 +50,15 @@ def test_the_matrix(traits: Traits, vllm: Outcome, old: Outcome, sglang: Outcome
     ],
 )
 def test_what_no_export_helps(engine: Engine, changes: dict[str, Any], named: str) -> None:
-    found = verdict(engine, replace(PLAIN, **changes), base_digest="b" * 64)
-    assert found.outcome == CANNOT
-    assert named in found.reason
+    judged = verdict(engine, replace(PLAIN, **changes), base_digest="b" * 64)
+    assert judged.outcome == CANNOT
+    assert named in judged.reason
 
 
 @pytest.mark.parametrize("engine", [Engine.VLLM, Engine.VLLM_OLD, Engine.SGLANG, Engine.EMBEDDED])
 def test_a_rank_over_the_fleet(engine: Engine) -> None:
-    found = verdict(engine, MIXED, max_lora_rank=32)
-    assert (found.outcome, "64" in found.reason, "32" in found.reason) == (CANNOT, True, True)
+    judged = verdict(engine, MIXED, max_lora_rank=32)
+    assert (judged.outcome, "64" in judged.reason, "32" in judged.reason) == (CANNOT, True, True)
     assert verdict(engine, MIXED).outcome != CANNOT
 
 

@@ -68,10 +68,10 @@ def test_a_module_without_an_update_has_no_distance(tmp_path: Path) -> None:
 def test_two_versions_are_compared(ci: str, version: AdapterVersion, candidate: AdapterVersion) -> None:
     answer = api(ci).get(f"{PLACE}/compare/", {"to": 2})
     assert answer.status_code == 200, answer.content
-    found = answer.json()
-    assert (found["from"], found["to"]) == (version.served_name, candidate.served_name)
-    assert len(found["updates"]) == LAYERS * len(SHAPES)
-    assert all(row["same"] for row in found["config"])
+    comparison = answer.json()
+    assert (comparison["from"], comparison["to"]) == (version.served_name, candidate.served_name)
+    assert len(comparison["updates"]) == LAYERS * len(SHAPES)
+    assert all(row["same"] for row in comparison["config"])
     for wrong in ("", "9", "x", "-1"):
         assert problem(api(ci).get(f"{PLACE}/compare/", {"to": wrong}), 422, "invalid")["errors"][0]["field"] == "to"
 
@@ -126,13 +126,13 @@ def client_json(token: str, path: str) -> Any:
 
 
 def test_a_dossier_is_frozen_as_it_was(ci: str, version: AdapterVersion, alice: User) -> None:
-    kept = api(ci).post(f"{PLACE}/dossier/").json()
-    assert AuditEvent.objects.filter(tag=Tag.DOSSIER_FROZEN).get().after == {"dossier": kept["digest"]}
+    frozen = api(ci).post(f"{PLACE}/dossier/").json()
+    assert AuditEvent.objects.filter(tag=Tag.DOSSIER_FROZEN).get().after == {"dossier": frozen["digest"]}
     version.adapter.describe(by=alice.as_actor(), description="Answers questions about DORA")
     now = client_json(ci, f"{PLACE}/dossier/")
     assert now["1 General description"]["purpose"] == "Answers questions about DORA"
     (again,) = client_json(ci, f"{PLACE}/dossiers/")
-    assert again["content"] == kept["content"] != now
+    assert again["content"] == frozen["content"] != now
     for statement in ("UPDATE registry_dossier SET digest = 'x'", "DELETE FROM registry_dossier"):
         with pytest.raises(DatabaseError), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(statement)

@@ -49,20 +49,20 @@ def flip(path: Path) -> None:
 
 
 def test_the_packages_own_command_verifies_it(folder: Path, keys: Keys) -> None:
-    asked = ("verify", "key", folder, "--signature", folder / BUNDLE, "--public_key", keys[1])
-    told = command_of_the_package(*asked)
-    assert told.returncode == 0, told.stderr
+    arguments = ("verify", "key", folder, "--signature", folder / BUNDLE, "--public_key", keys[1])
+    done = command_of_the_package(*arguments)
+    assert done.returncode == 0, done.stderr
     require_signed_by(folder, keys[1])
     flip(folder / "adapter_model.safetensors")
-    assert command_of_the_package(*asked).returncode != 0
+    assert command_of_the_package(*arguments).returncode != 0
     with pytest.raises(Invalid, match="adapter_model"):
         require_signed_by(folder, keys[1])
 
 
 def test_what_the_packages_command_signed_is_verified(folder: Path, keys: Keys) -> None:
     (folder / BUNDLE).unlink()
-    told = command_of_the_package("sign", "key", folder, "--signature", folder / BUNDLE, "--private_key", keys[0])
-    assert told.returncode == 0, told.stderr
+    done = command_of_the_package("sign", "key", folder, "--signature", folder / BUNDLE, "--private_key", keys[0])
+    assert done.returncode == 0, done.stderr
     require_signed_by(folder, keys[1])
     (folder / "more").write_text("a file that nobody signed")
     with pytest.raises(Invalid, match="more"):

@@ -38,18 +38,18 @@ def test_the_boundary_is_the_normal_mixture() -> None:
 
 
 def test_a_doubled_error_rate_has_the_interval_of_the_formula() -> None:
-    found = proportion_difference(Sample.of_failures(1500, 75), Sample.of_failures(1500, 150), ALPHA)
+    interval = proportion_difference(Sample.of_failures(1500, 75), Sample.of_failures(1500, 150), ALPHA)
     spread = 76 / 1502 - (76 / 1502) ** 2 + 151 / 1502 - (151 / 1502) ** 2
     half = sqrt(spread) / 1500 * boundary(1500.0, ALPHA)
-    assert (found.lower, found.estimate, found.upper) == pytest.approx((0.05 - half, 0.05, 0.05 + half))
+    assert (interval.lower, interval.estimate, interval.upper) == pytest.approx((0.05 - half, 0.05, 0.05 + half))
 
 
 @pytest.mark.parametrize("arms", [((0, 0), (0, 0)), ((100, 3), (0, 0)), ((0, 0), (100, 100))])
 def test_an_arm_without_samples_says_nothing(arms: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    found = proportion_difference(*(Sample.of_failures(*arm) for arm in arms), ALPHA)
-    assert (found.lower, found.upper) == (-1, 1)
-    assert isnan(found.estimate)
-    assert judged(found, 0.01) is Verdict.INCONCLUSIVE
+    interval = proportion_difference(*(Sample.of_failures(*arm) for arm in arms), ALPHA)
+    assert (interval.lower, interval.upper) == (-1, 1)
+    assert isnan(interval.estimate)
+    assert judged(interval, 0.01) is Verdict.INCONCLUSIVE
 
 
 def test_all_failing_is_bad_and_none_failing_is_no_proof_at_once() -> None:
@@ -70,8 +70,8 @@ def test_minutes_add_up() -> None:
 def test_a_mean_without_bounds_waits_for_its_spread() -> None:
     early, constant = Sample(29, 29.0, 40.0), Sample(500, 500.0, 500.0)
     for arms in ((early, early), (constant, constant)):
-        found = mean_difference(*arms, ALPHA)
-        assert (found.lower, found.upper) == (-inf, inf)
+        interval = mean_difference(*arms, ALPHA)
+        assert (interval.lower, interval.upper) == (-inf, inf)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_an_outage_moves_the_control_too() -> None:
 
 @pytest.mark.parametrize("rate", [0.001, 0.05, 0.5])
 def test_equal_arms_raise_no_more_false_alarms_than_alpha(rate: float) -> None:
-    found = proportion_difference(failing(rate, 1), failing(rate, 2), ALPHA)
-    assert np.mean(np.any((found.lower > 0) | (found.upper < 0), axis=1)) <= ALPHA
+    interval = proportion_difference(failing(rate, 1), failing(rate, 2), ALPHA)
+    assert np.mean(np.any((interval.lower > 0) | (interval.upper < 0), axis=1)) <= ALPHA
 
 
 def of_users(answers: int, seed: int, users: int = 100) -> Sample:
@@ -126,8 +126,8 @@ def test_users_count_once_since_their_answers_are_alike() -> None:
     """Equal arms of a few users who ask often: each answer by itself raises false alarms, one of each user none."""
     alarms = {}
     for answers in (1, 30):
-        found = proportion_difference(of_users(answers, 4), of_users(answers, 5), ALPHA)
-        alarms[answers] = np.mean(np.any((found.lower > 0) | (found.upper < 0), axis=1))
+        interval = proportion_difference(of_users(answers, 4), of_users(answers, 5), ALPHA)
+        alarms[answers] = np.mean(np.any((interval.lower > 0) | (interval.upper < 0), axis=1))
     assert alarms[1] <= ALPHA
     assert alarms[30] > 0.2
 
@@ -135,13 +135,13 @@ def test_users_count_once_since_their_answers_are_alike() -> None:
 def test_equal_skewed_latencies_raise_no_more_false_alarms_than_alpha() -> None:
     draws = np.random.default_rng(3).lognormal(0, 1, (2, RUNS, len(GROWING)))
     arms = [Sample(GROWING, np.cumsum(arm, axis=1), np.cumsum(arm**2, axis=1)) for arm in draws]
-    found = mean_difference(*arms, ALPHA)
-    assert np.mean(np.any((found.lower > 0) | (found.upper < 0), axis=1)) <= ALPHA
+    interval = mean_difference(*arms, ALPHA)
+    assert np.mean(np.any((interval.lower > 0) | (interval.upper < 0), axis=1)) <= ALPHA
 
 
 def test_ten_percent_errors_against_five_are_found_by_1500_samples() -> None:
-    found = proportion_difference(failing(0.05, 4), failing(0.10, 5), ALPHA)
-    assert np.mean(np.any(found.lower > 0.01, axis=1)) >= 0.8
+    interval = proportion_difference(failing(0.05, 4), failing(0.10, 5), ALPHA)
+    assert np.mean(np.any(interval.lower > 0.01, axis=1)) >= 0.8
 
 
 def test_a_quantile_lies_between_ranks() -> None:
@@ -155,8 +155,8 @@ def test_a_quantile_lies_between_ranks() -> None:
 def test_a_slower_tail_is_seen_in_p95_and_an_empty_arm_says_nothing() -> None:
     rng = np.random.default_rng(6)
     slow, usual = (Histogram.of(rng.lognormal(mean, 0.5, 3000)) for mean in (0.5, 0.0))
-    found = quantile_difference(usual, slow, 0.95, ALPHA)
-    assert 0 < found.lower < exp(0.5 + 0.8224) - exp(0.8224) < found.upper
+    interval = quantile_difference(usual, slow, 0.95, ALPHA)
+    assert 0 < interval.lower < exp(0.5 + 0.8224) - exp(0.8224) < interval.upper
     nothing = quantile_difference(usual, Histogram(), 0.95, ALPHA)
     assert (nothing.lower < 0, nothing.upper) == (True, inf)
     assert isnan(nothing.estimate)
@@ -171,8 +171,8 @@ def test_values_off_the_scale_stay_in_the_outer_bins() -> None:
 
 def test_a_right_quantile_interval_never_leaves_the_truth_more_often_than_alpha() -> None:
     below = np.cumsum(np.random.default_rng(7).random((RUNS, 1500)) < 0.95, axis=1)
-    looks = [(count, rank_limits(count, 0.95, ALPHA)) for count in range(50, 1501, 50)]
-    out = [(below[:, n - 1] < low) | (below[:, n - 1] >= (high or inf)) for n, (low, high) in looks]
+    limits = [(count, rank_limits(count, 0.95, ALPHA)) for count in range(50, 1501, 50)]
+    out = [(below[:, n - 1] < low) | (below[:, n - 1] >= (high or inf)) for n, (low, high) in limits]
     assert np.mean(np.any(out, axis=0)) <= ALPHA
 
 

@@ -46,9 +46,9 @@ def both(control: float, candidate: float, metric: str = "error rate") -> list[M
     [(Kind.GUARDRAIL, Action.ROLL_BACK), (Kind.SIGNAL, Action.PAUSE), (Kind.GOAL, Action.WAIT)],
 )
 def test_what_a_bad_verdict_does_is_said_by_its_kind(kind: Kind, action: Action) -> None:
-    found = judged(both(0.05, 0.12), Guardrail("error rate", margin=2.0, kind=kind))
-    assert found.action is action
-    assert found.findings[0].verdict == "bad"
+    analysis = judged(both(0.05, 0.12), Guardrail("error rate", margin=2.0, kind=kind))
+    assert analysis.action is action
+    assert analysis.findings[0].verdict == "bad"
 
 
 def test_the_reason_is_a_sentence_with_numbers_and_units() -> None:
@@ -63,37 +63,40 @@ def test_every_metric_good_promotes_and_one_undecided_waits() -> None:
     equal = both(0.02, 0.02)
     assert judged(equal).action is Action.PROMOTE
     strict = Guardrail("error rate", margin=0.1, kind=Kind.GOAL)
-    found = judged(equal, ERRORS, strict)
-    assert found.action is Action.WAIT
-    assert "not decided yet" in found.reasons[0]
+    analysis = judged(equal, ERRORS, strict)
+    assert analysis.action is Action.WAIT
+    assert "not decided yet" in analysis.reasons[0]
 
 
 def test_rolling_back_goes_before_pausing() -> None:
     minutes = both(0.05, 0.12) + both(0.05, 0.12, "refusals")
-    found = judged(minutes, Guardrail("refusals", margin=2.0, kind=Kind.SIGNAL), ERRORS)
-    assert found.action is Action.ROLL_BACK
-    assert [reason.split(":")[0] for reason in found.reasons] == ["error rate"]
+    analysis = judged(minutes, Guardrail("refusals", margin=2.0, kind=Kind.SIGNAL), ERRORS)
+    assert analysis.action is Action.ROLL_BACK
+    assert [reason.split(":")[0] for reason in analysis.reasons] == ["error rate"]
 
 
 def test_an_outage_of_the_control_too_pauses() -> None:
     minutes = failing(Arm.BASELINE, 0.01) + both(0.30, 0.40)
-    found = judged(minutes)
-    assert found.action is Action.PAUSE
-    assert "an outage, not the candidate" in found.reasons[0]
+    analysis = judged(minutes)
+    assert analysis.action is Action.PAUSE
+    assert "an outage, not the candidate" in analysis.reasons[0]
     assert judged(failing(Arm.BASELINE, 0.01) + both(0.01, 0.40)).action is Action.ROLL_BACK
 
 
 def test_a_metric_that_stops_pauses_and_names_the_arm() -> None:
     minutes = failing(Arm.CONTROL, 0.02) + failing(Arm.CANDIDATE, 0.02, until=LENGTH - 6)
-    found = judged(minutes)
-    assert (found.action, found.reasons) == (Action.PAUSE, ["error rate: nothing from the candidate for 5 minutes."])
+    analysis = judged(minutes)
+    assert (analysis.action, analysis.reasons) == (
+        Action.PAUSE,
+        ["error rate: nothing from the candidate for 5 minutes."],
+    )
 
 
 def test_no_traffic_pauses_only_after_the_first_minutes() -> None:
     assert judged([], now=START + timedelta(minutes=4)).action is Action.WAIT
-    found = judged([])
-    assert found.action is Action.PAUSE
-    assert "nothing from the control and the candidate" in found.reasons[0]
+    analysis = judged([])
+    assert analysis.action is Action.PAUSE
+    assert "nothing from the control and the candidate" in analysis.reasons[0]
     assert judged([], Guardrail("score", margin=1, kind=Kind.GOAL)).action is Action.WAIT
 
 
@@ -103,9 +106,9 @@ def test_silence_does_not_save_a_candidate_that_was_bad() -> None:
 
 
 def test_a_wrong_split_pauses_a_rollout_that_looks_good() -> None:
-    found = judged(both(0.02, 0.02), exposures=[Exposure(6000, 4000, 0.5)])
-    assert found.action is Action.PAUSE
-    assert "do not get the users" in found.reasons[0]
+    analysis = judged(both(0.02, 0.02), exposures=[Exposure(6000, 4000, 0.5)])
+    assert analysis.action is Action.PAUSE
+    assert "do not get the users" in analysis.reasons[0]
     assert judged(both(0.02, 0.02), exposures=[Exposure(5010, 4990, 0.5)]).action is Action.PROMOTE
 
 

@@ -137,9 +137,9 @@ def test_a_draft_is_edited_and_discarded(alias: Alias, candidate: AdapterVersion
 def test_a_draft_over_rest(alias: Alias, candidate: AdapterVersion, ci: str) -> None:
     api = APIClient(headers={"Authorization": f"Bearer {ci}"})
     body = {"alias": alias.name, "candidate": candidate.served_name, "steps": STEPS, "reason": "later", "draft": True}
-    made = api.post("/api/v1/rollouts/", body).json()
-    assert (made["status"], made["opened_at"]) == ("draft", None)
-    path = f"/api/v1/rollouts/{made['id']}/"
+    created = api.post("/api/v1/rollouts/", body).json()
+    assert (created["status"], created["opened_at"]) == ("draft", None)
+    path = f"/api/v1/rollouts/{created['id']}/"
     edited = api.patch(path, {"steps": [{"weight": 3}], "reason": "less", "expected_generation": 1})
     assert (edited.status_code, edited.json()["weight"], edited.json()["generation"]) == (200, 3, 2)
     assert api.post(f"{path}start/", {"reason": "go", "expected_generation": 1}).status_code == 409

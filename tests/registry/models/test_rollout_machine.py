@@ -146,8 +146,8 @@ def test_of_fifty_promotions_one_wins_and_rollback_wins_over_it(
     def promote(_: int) -> str:
         try:
             together.wait(60)
-            found = Rollout.objects.get(pk=rollout.pk)
-            found.promote(reason="race", by=alice.as_actor(), expected_generation=rollout.generation)
+            own_copy = Rollout.objects.get(pk=rollout.pk)
+            own_copy.promote(reason="race", by=alice.as_actor(), expected_generation=rollout.generation)
         except Conflict as error:
             return error.code
         finally:
@@ -155,8 +155,8 @@ def test_of_fifty_promotions_one_wins_and_rollback_wins_over_it(
         return "won"
 
     with ThreadPoolExecutor(50) as pool:
-        told = list(pool.map(promote, range(50)))
-    assert told.count("won") == 1
+        outcomes = list(pool.map(promote, range(50)))
+    assert outcomes.count("won") == 1
     rollout.rollback(reason="after all", by=alice.as_actor())
     assert rollout.status == "rolled_back"
     assert Alias.objects.get(pk=rollout.alias_id).version_id == rollout.stable_id

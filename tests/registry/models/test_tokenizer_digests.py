@@ -17,13 +17,13 @@ from registry.models import AdapterVersion, BaseModel, Cluster
 
 def twin(model: BaseModel, slug: str, **files: str) -> BaseModel:
     """The same weights beside other files."""
-    made = BaseModel.objects.create(slug=slug, source=slug)
-    shutil.rmtree(made.folder, ignore_errors=True)
-    shutil.copytree(model.folder, made.folder)
+    copy = BaseModel.objects.create(slug=slug, source=slug)
+    shutil.rmtree(copy.folder, ignore_errors=True)
+    shutil.copytree(model.folder, copy.folder)
     for name, text in files.items():
-        (made.folder / name.replace("_json", ".json").replace("_jinja", ".jinja")).write_text(text)
-    made.inspect()
-    return made
+        (copy.folder / name.replace("_json", ".json").replace("_jinja", ".jinja")).write_text(text)
+    copy.inspect()
+    return copy
 
 
 def test_a_version_has_those_of_its_base_model(base_model: BaseModel, version: AdapterVersion) -> None:
@@ -66,8 +66,8 @@ def test_a_fleet_with_others_is_refused_by_name(
 
 def test_page_and_rest_say_them(version: AdapterVersion, ci: str, alice: User, client: Client) -> None:
     place = f"/api/v1/adapters/{version.adapter}/versions/{version.number}/"
-    told = client.get(place, headers={"Authorization": f"Bearer {ci}"}).json()
-    assert (told["tokenizer_digest"], told["template_digest"]) == (version.tokenizer_digest, "")
+    detail = client.get(place, headers={"Authorization": f"Bearer {ci}"}).json()
+    assert (detail["tokenizer_digest"], detail["template_digest"]) == (version.tokenizer_digest, "")
     client.force_login(alice)
     page = client.get(reverse("version", args=[version.adapter, version.number])).content.decode()
     assert version.tokenizer_digest[:12] in page

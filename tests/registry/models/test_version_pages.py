@@ -10,10 +10,10 @@ from tests.builders.rest import client
 
 
 def test_a_page_is_read_from_the_index(ci: str, version: AdapterVersion) -> None:
-    with CaptureQueriesContext(connection) as asked:
+    with CaptureQueriesContext(connection) as queries:
         answer = client(ci).get(f"/api/v1/adapters/{version.adapter.slug}/versions/?page_size=10")
     assert [row["served_name"] for row in answer.json()["results"]] == [version.served_name]
-    (page,) = (query["sql"] for query in asked if 'ORDER BY "registry_adapterversion"."id" DESC' in query["sql"])
+    (page,) = (query["sql"] for query in queries if 'ORDER BY "registry_adapterversion"."id" DESC' in query["sql"])
     with connection.cursor() as cursor:
         # The few rows of a test are cheaper to read in whole: only then may the planner choose as it does for many.
         cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off")

@@ -20,7 +20,7 @@ SIGNAL = [{"metric": "error_rate", "margin": 5, "kind": "signal"}]
 SMALL = {"count": 100}
 
 
-def told(rollout: Rollout) -> dict[str, Any]:
+def summary_soon(rollout: Rollout) -> dict[str, Any]:
     return summary(rollout, rollout.step_at + SOON)
 
 
@@ -39,12 +39,12 @@ def test_what_happens_next_happens(
 ) -> None:
     rollout = opened(alias, candidate, alice, **plan)
     measured(rollout, control=0.05, candidate=failing, **many)
-    said = told(rollout)
-    assert said["next"].startswith(next_)
-    found = judge_and_act(rollout, rollout.step_at + SOON)
+    before = summary_soon(rollout)
+    assert before["next"].startswith(next_)
+    analysis = judge_and_act(rollout, rollout.step_at + SOON)
     rollout.refresh_from_db()
     assert (rollout.status, rollout.weight) == ends
-    assert said["numbers"] == [SAYS[found.action], *found.reasons]
+    assert before["numbers"] == [SAYS[analysis.action], *analysis.reasons]
 
 
 def test_a_protected_alias_asks_before_it_is_promoted(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
@@ -52,7 +52,7 @@ def test_a_protected_alias_asks_before_it_is_promoted(alias: Alias, candidate: A
     alias.refresh_from_db()
     rollout = opened(alias, candidate, alice, steps=LAST)
     measured(rollout, control=0.05, candidate=0.05)
-    assert told(rollout)["next"].startswith("It asks for an approval of the promotion within seconds.")
+    assert summary_soon(rollout)["next"].startswith("It asks for an approval of the promotion within seconds.")
     judge_and_act(rollout, rollout.step_at + SOON)
     rollout.refresh_from_db()
     assert rollout.status == "awaiting_approval"
@@ -60,8 +60,8 @@ def test_a_protected_alias_asks_before_it_is_promoted(alias: Alias, candidate: A
 
 def test_the_time_that_is_left_is_told_without_a_zone(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     rollout = opened(alias, candidate, alice, steps=[{"weight": 10, "hold_s": 3600, "min_samples": 100}, *LAST])
-    said = summary(rollout, rollout.step_at + timedelta(minutes=2))
-    assert "to 50 % in 58 min at the earliest, after 100 more users in each arm." in said["next"]
+    context = summary(rollout, rollout.step_at + timedelta(minutes=2))
+    assert "to 50 % in 58 min at the earliest, after 100 more users in each arm." in context["next"]
 
 
 def test_a_paused_rollout_is_not_said_to_move(
@@ -69,7 +69,7 @@ def test_a_paused_rollout_is_not_said_to_move(
 ) -> None:
     rollout = opened(alias, candidate, alice)
     measured(rollout, control=0.05, candidate=0.2)
-    rollout.pause(by=alice.as_actor(), reason="judge_and_act", expected_generation=rollout.generation)
+    rollout.pause(by=alice.as_actor(), reason="look", expected_generation=rollout.generation)
     client.force_login(alice)
     page = client.get(reverse("rollout", args=[rollout.pk])).content.decode()
     assert "Nothing, until somebody resumes it" in page

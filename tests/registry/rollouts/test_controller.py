@@ -38,9 +38,9 @@ def test_a_worse_candidate_is_rolled_back_without_a_person(rollout: Rollout) -> 
     event = last_event(rollout)
     assert rollout.status == "rolled_back"
     assert (event.tag, event.actor_name) == ("rollout:rolled_back", "system:rollout")
-    [found] = event.after["evidence"]["findings"]
-    assert found["verdict"] == "bad"
-    assert found["difference"]["lower"] > 0.05
+    [finding] = event.after["evidence"]["findings"]
+    assert finding["verdict"] == "bad"
+    assert finding["difference"]["lower"] > 0.05
     assert "worse than the control by more than the margin of 5 points" in event.reason
 
 
@@ -171,10 +171,10 @@ def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, c
     assert rows["control", "refusal_rate"] == (1, 1)
     assert Response.objects.get(pk="r3").rollout == rollout
     assert set(rollout.units.values_list("unit", flat=True)) == {"u1", "u2", "u5", "u6"}
-    assert told(ci, response_id="r1", outcome="bad") == 201
-    assert told(ci, response_id="r1", outcome="good") == 409
-    assert told(ci, response_id="r2") == 422
-    assert told(ci, response_id="none", score=1) == 422
+    assert send_feedback(ci, response_id="r1", outcome="bad") == 201
+    assert send_feedback(ci, response_id="r1", outcome="good") == 409
+    assert send_feedback(ci, response_id="r2") == 422
+    assert send_feedback(ci, response_id="none", score=1) == 422
     assert rollout.minutes.get(metric="bad_feedback_rate").total == 1
 
 
@@ -183,8 +183,8 @@ def test_a_user_counts_once_however_often_they_ask(rollout: Rollout) -> None:
     is none yet."""
     for arm, failing in (("control", 1), ("candidate", 6)):
         for user in range(20):
-            told = {"unit": f"{arm}-{user}", "status": 500 if user < failing else 200}
-            keep([report(rollout, f"{arm}-{user}-{time}", arm, **told) for time in range(60)])
+            fields = {"unit": f"{arm}-{user}", "status": 500 if user < failing else 200}
+            keep([report(rollout, f"{arm}-{user}-{time}", arm, **fields) for time in range(60)])
     rows = {row.arm: (row.count, row.total) for row in rollout.minutes.filter(metric="error_rate", count__gt=0)}
     assert rows == {"control": (20, 1), "candidate": (20, 6)}
     assert judge(rollout, now()).findings[0].verdict == "inconclusive"
@@ -206,7 +206,7 @@ def test_users_who_only_come_again_are_no_silence(rollout: Rollout) -> None:
 
 def test_the_first_feedback_of_a_user_counts(rollout: Rollout, ci: str) -> None:
     keep([report(rollout, number, "candidate", unit="same") for number in (1, 2)])
-    assert [told(ci, response_id=f"r{number}", outcome="bad") for number in (1, 2)] == [201, 201]
+    assert [send_feedback(ci, response_id=f"r{number}", outcome="bad") for number in (1, 2)] == [201, 201]
     assert rollout.minutes.get(metric="bad_feedback_rate").count == 1
 
 
@@ -218,7 +218,7 @@ def test_users_in_both_arms_pause(rollout: Rollout) -> None:
     assert "answers of both arms" in last_event(rollout).reason
 
 
-def told(token: str, **body: Any) -> int:
+def send_feedback(token: str, **body: Any) -> int:
     return (
         Client()
         .post(
@@ -234,9 +234,9 @@ def told(token: str, **body: Any) -> int:
 def test_the_analysis_over_rest_has_numbers_and_sentences(rollout: Rollout, ci: str) -> None:
     measured(rollout, control=0.05, candidate=0.05)
     answer = Client().get(f"/api/v1/rollouts/{rollout.pk}/analysis/", headers={"Authorization": f"Bearer {ci}"})
-    [found] = answer.json()["findings"]
+    [finding_row] = answer.json()["findings"]
     assert answer.json()["action"] == "promote"
-    assert (found["metric"], found["verdict"], found["unit"]) == ("error_rate", "good", "points")
+    assert (finding_row["metric"], finding_row["verdict"], finding_row["unit"]) == ("error_rate", "good", "points")
 
 
 SHADOW = [{"weight": 0, "shadow": 50, "min_samples": 100}, {"weight": 10, "hold_s": 60, "min_samples": 100}]
@@ -281,12 +281,12 @@ def test_a_step_is_judged_by_what_it_measures(alias: Alias, candidate: AdapterVe
     rollout = opened(alias, candidate, alice, steps=SHADOW, guardrails=rails)
     shadowed(rollout, 400, differing=0)
     later = now() + timedelta(minutes=4)
-    assert [found.guardrail.metric for found in judge(rollout, later).findings] == [
+    assert [finding_row.guardrail.metric for finding_row in judge(rollout, later).findings] == [
         "answers that differ from the stable version's"
     ]
     judge_and_act(rollout, now())
     assert rollout.step == 1
-    assert [found.guardrail.metric for found in judge(rollout, later).findings] == ["time to first token"]
+    assert [finding_row.guardrail.metric for finding_row in judge(rollout, later).findings] == ["time to first token"]
     only_seen = opened_anew(rollout, alice, candidate, rails[1:])
     assert judge(only_seen, later).action == "wait"
 

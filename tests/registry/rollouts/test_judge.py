@@ -50,29 +50,29 @@ class Judge:
         self.asked.append(
             {"host": request.headers["host"], "key": request.headers["authorization"], **await request.json()}
         )
-        return self.script.pop(0) if self.script else says('{"score": 8}')
+        return self.script.pop(0) if self.script else reply_of('{"score": 8}')
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/v1/chat/completions", self.answer, methods=["POST"])])
 
 
-def says(text: str, status: int = 200) -> Response:
+def reply_of(text: str, status: int = 200) -> Response:
     return JSONResponse({"choices": [{"message": {"role": "assistant", "content": text}}]}, status)
 
 
 @pytest.fixture
 def far_side(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Judge]:
-    """Stands at judge.example; only the judge_and_act-up of its name is replaced."""
+    """Stands at judge.example; only the look-up of its name is replaced."""
     settings.JUDGE_URL, settings.JUDGE_MODEL, settings.JUDGE_KEY = "https://judge.example/v1", "big", "sesame"
-    found = Judge()
-    with Server(found.app()) as server:
+    judge_server = Judge()
+    with Server(judge_server.app()) as server:
         stand_at(monkeypatch, server.url)
-        yield found
+        yield judge_server
 
 
 def stand_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    here = (f"{url}/v1/chat/completions", "judge.example")
-    monkeypatch.setattr(outbound, "pinned", lambda url, allowed, *, may_be_inside: here)
+    target = (f"{url}/v1/chat/completions", "judge.example")
+    monkeypatch.setattr(outbound, "pinned", lambda url, allowed, *, may_be_inside: target)
 
 
 def opened(alias: Alias, candidate: AdapterVersion, user: User, **plan: Any) -> Rollout:
@@ -96,17 +96,17 @@ def ask(rollout: Rollout, ci: str, tmp_path: Path) -> Iterator[Ask]:
     engine = FakeEngine(rollout.stable.served_name, rollout.candidate.served_name)
     router = make_app(Settings(installed.REDIS_URL, tmp_path / "table.json"))
     with Server(engine.app()) as replica, Server(router) as front:
-        held = {rollout.stable.served_name: "/a", rollout.candidate.served_name: "/b"}
-        rollout.alias.cluster.replicas.create(url=replica.url, is_healthy=True, loaded=held)
+        loaded = {rollout.stable.served_name: "/a", rollout.candidate.served_name: "/b"}
+        rollout.alias.cluster.replicas.create(url=replica.url, is_healthy=True, loaded=loaded)
         table = publish()
         with httpx.Client(base_url=front.url, timeout=30, headers={"Authorization": f"Bearer {ci}"}) as http:
             wait_until(lambda: http.get("/readyz").is_success, what="the router")
             assert table.versions[rollout.candidate.served_name].replicas
 
-            def asked(user: str) -> httpx.Response:
+            def send(user: str) -> httpx.Response:
                 return http.post("/v1/completions", json={"model": "compliance", "prompt": QUESTION, "user": user})
 
-            yield asked
+            yield send
 
 
 def waiting() -> int:
@@ -125,10 +125,10 @@ def test_from_the_router_to_the_verdict(ask: Ask, rollout: Rollout, far_side: Ju
             assert 0 < client.ttl(name) <= 300
             assert b"Jane" not in client.get(name)
     assert judge_waiting() == 40
-    shown = far_side.asked[0]
-    assert (shown["host"], shown["key"], shown["model"]) == ("judge.example", "Bearer sesame", "big")
-    assert "Names the article." in shown["messages"][0]["content"]
-    assert json.loads(shown["messages"][1]["content"]) == {"question": QUESTION, "answer": text}
+    question = far_side.asked[0]
+    assert (question["host"], question["key"], question["model"]) == ("judge.example", "Bearer sesame", "big")
+    assert "Names the article." in question["messages"][0]["content"]
+    assert json.loads(question["messages"][1]["content"]) == {"question": QUESTION, "answer": text}
     with valkey() as client:
         assert client.keys(f"{SAMPLES}*") == []
     rows = list(rollout.minutes.filter(metric="judge_score"))
@@ -147,20 +147,20 @@ def test_a_worse_candidate_is_rolled_back_by_its_scores(ask: Ask, rollout: Rollo
         arm = ask(f"user-{number}").headers["x-rollout-arm"]
         wait_until(lambda: waiting() == 1, what="the sample")
         points = 9 - number % 2 - (5 if arm == "candidate" else 0)
-        far_side.script = [says(json.dumps({"score": points}))]
+        far_side.script = [reply_of(json.dumps({"score": points}))]
         assert judge_waiting() == 1
         arms[arm] = arms.get(arm, 0) + 1
         if min(arms.get("candidate", 0), arms.get("control", 0)) >= 60:
             break
-    found = judge_and_act(rollout, now())
-    assert (found.findings[0].verdict, rollout.status) == ("bad", "rolled_back")
+    analysis = judge_and_act(rollout, now())
+    assert (analysis.findings[0].verdict, rollout.status) == ("bad", "rolled_back")
 
 
 BROKEN = {
-    "refuses": says('{"score": 8}', 500),
-    "says something else": says("The answer is very good."),
-    "changes its mind": says('{"score": 1} no, {"score": 9}'),
-    "leaves the scale": says('{"score": 99}'),
+    "refuses": reply_of('{"score": 8}', 500),
+    "says something else": reply_of("The answer is very good."),
+    "changes its mind": reply_of('{"score": 1} no, {"score": 9}'),
+    "leaves the scale": reply_of('{"score": 99}'),
     "has no choices": JSONResponse({"error": "no"}),
     "sends on": RedirectResponse("http://169.254.169.254/"),
     "talks for ever": Response(b"x" * (outbound.MOST_BYTES + 1)),
@@ -194,7 +194,7 @@ def test_a_judge_in_trouble_is_left_alone_and_one_worker_asks(ask: Ask, far_side
     for number in range(20):
         ask(f"user-{number}")
     wait_until(lambda: waiting() == 20, what="the samples")
-    far_side.script = [says("", 500)]
+    far_side.script = [reply_of("", 500)]
     assert judge_waiting() == 7
     assert (waiting(), len(far_side.asked)) == (12, 8)
     with valkey() as client:

@@ -26,12 +26,12 @@ def fleet(fresh_database: str, alias: Alias, alice: User) -> Iterator[Fleet]:
     """Address -> engine, four of them, which hold the stable version."""
     with ExitStack() as stack:
         engines = [FakeEngine() for _ in range(4)]
-        found = {stack.enter_context(Server(engine.app())).url: engine for engine in engines}
-        for url, engine in found.items():
+        engine_of = {stack.enter_context(Server(engine.app())).url: engine for engine in engines}
+        for url, engine in engine_of.items():
             engine.folders = OnDisk()
             alias.cluster.add_replica(url=url, by=alice.as_actor())
         reconcile()
-        yield found
+        yield engine_of
         for engine in engines:
             engine.gate.set()
 
@@ -52,10 +52,10 @@ def test_half_of_the_fleet_refuses_it(fleet: Fleet, rollout: Rollout) -> None:
     table = published()
     assert (table.aliases["compliance"].stable, table.aliases["compliance"].rollout) == (stable, None)
     assert set(table.versions[stable].replicas) == set(fleet)
-    said = AuditEvent.objects.get(tag="rollout:failed").reason
-    assert said.startswith("2 of 4 replicas refused it.")
-    assert [url for url in fleet if url in said] == refusing
-    assert said.count("greater than max_lora_rank 64") == 2
+    reason = AuditEvent.objects.get(tag="rollout:failed").reason
+    assert reason.startswith("2 of 4 replicas refused it.")
+    assert [url for url in fleet if url in reason] == refusing
+    assert reason.count("greater than max_lora_rank 64") == 2
     reconcile()
     assert [set(engine.adapters) for engine in fleet.values()] == [{stable}] * 4, "unloaded where it was taken"
     assert not published().versions[candidate].replicas

@@ -44,9 +44,9 @@ def test_a_flipped_byte_is_refused_and_the_old_version_serves(
     reconcile()
     stable = served.version.served_name
     assert names(engines[0]) == names(engines[1]) == {stable}, "no engine was ever told of the changed weights"
-    found = AuditEvent.objects.filter(tag="replica:load_refused")
-    assert found.count() == Replica.objects.count()
-    assert all("changed" in event.reason for event in found)
+    events = AuditEvent.objects.filter(tag="replica:load_refused")
+    assert events.count() == Replica.objects.count()
+    assert all("changed" in event.reason for event in events)
     rollout.refresh_from_db()
     assert rollout.status == RolloutStatus.FAILED
     table = published()
@@ -68,10 +68,10 @@ def test_the_refusal_is_an_alarm_until_its_cause_is_gone(
     Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
     damage(candidate)
     reconcile()
-    found = client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"]
-    assert {(alarm["kind"], alarm["subject"]) for alarm in found} == {("load_refused", candidate.served_name)}
-    assert len(found) == len(engines)
-    assert all("were changed" in alarm["text"] for alarm in found)
+    alarms = client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"]
+    assert {(alarm["kind"], alarm["subject"]) for alarm in alarms} == {("load_refused", candidate.served_name)}
+    assert len(alarms) == len(engines)
+    assert all("were changed" in alarm["text"] for alarm in alarms)
     client.force_login(alice)
     page = client.get("/").content.decode()
     assert page.count("was not loaded on") == len(engines)

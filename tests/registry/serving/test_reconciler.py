@@ -112,13 +112,13 @@ def test_a_damaged_artifact_is_not_loaded(
     old = served.version.served_name
     damaged = make_version(served.version.adapter, seed=99)
     weights = Path(django_settings.ARTIFACT_STORE) / damaged.digest[:2] / damaged.digest / "adapter_model.safetensors"
-    kept = weights.read_bytes()
-    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     try:
         served.move(damaged, expected=served.version, reason="newer", by=alice.as_actor())
         reconcile()
     finally:
-        weights.write_bytes(kept)
+        weights.write_bytes(intact)
     assert names(engines[0]) == names(engines[1]) == {old}, "the old version stays where it was"
     assert "were changed" in Replica.objects.first().refused[damaged.served_name]
     events = AuditEvent.objects.filter(tag="replica:load_refused")

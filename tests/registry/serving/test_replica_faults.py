@@ -247,14 +247,14 @@ def test_who_waits_longest_is_loaded_first_and_who_was_asked_for_lately_stays(
     reconcile()
     for version in versions:
         ask_for(version)
-    held = []
+    loaded = []
     for _ in range(3):
         reconcile()
-        held.append(set(Replica.objects.first().loaded))  # type: ignore[union-attr]
+        loaded.append(set(Replica.objects.first().loaded))  # type: ignore[union-attr]
     names = [version.served_name for version in versions]
-    assert held[0] == set(names[:2]), "the first two in the queue"
-    assert held[1] == {names[1], names[2]}, "the third, in place of the one that was asked for first"
-    assert held[2] == held[1], "nobody waits any more"
+    assert loaded[0] == set(names[:2]), "the first two in the queue"
+    assert loaded[1] == {names[1], names[2]}, "the third, in place of the one that was asked for first"
+    assert loaded[2] == loaded[1], "nobody waits any more"
 
 
 def test_rollouts_keep_their_slots_whatever_is_asked_for(

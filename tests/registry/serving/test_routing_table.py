@@ -25,7 +25,7 @@ def empty() -> Redis:
     return client
 
 
-def heard(client: Redis) -> RoutingTable:
+def table_in(client: Redis) -> RoutingTable:
     """The table of a router that reads now."""
     whole = RoutingTable.from_json(client.get(ROUTING_TABLE) or b"")
     return changed_since(whole, client.zrange(ROUTING_CHANGES, 0, -1))
@@ -44,8 +44,8 @@ def test_a_move_tells_of_its_alias_alone(
     newer = make_version(adapter, seed=31)
     alias.move(newer, expected=stable, reason="better", by=alice.as_actor())
     assert client.get(ROUTING_TABLE) == whole, "the whole table is not written for one alias"
-    assert heard(client).aliases["compliance"].stable == newer.served_name
-    assert same(heard(client), routing_table()), "a version that no whole table has told yet included"
+    assert table_in(client).aliases["compliance"].stable == newer.served_name
+    assert same(table_in(client), routing_table()), "a version that no whole table has told yet included"
 
 
 def test_a_rollout_is_told_with_both_sides(
@@ -58,12 +58,12 @@ def test_a_rollout_is_told_with_both_sides(
         alias=alias, candidate=candidate, steps=[{"weight": 20}], reason="try", by=alice.as_actor()
     )
     rollout.started(by=alice.as_actor())
-    found = heard(client).aliases["compliance"].rollout
-    assert found
-    assert (found.candidate, found.weight) == (candidate.served_name, 20)
+    route = table_in(client).aliases["compliance"].rollout
+    assert route
+    assert (route.candidate, route.weight) == (candidate.served_name, 20)
     rollout.rollback(reason="worse", by=alice.as_actor())
-    assert heard(client).aliases["compliance"].rollout is None
-    assert same(heard(client), routing_table())
+    assert table_in(client).aliases["compliance"].rollout is None
+    assert same(table_in(client), routing_table())
 
 
 def test_a_move_asks_as_often_with_many_versions(
@@ -77,8 +77,8 @@ def test_a_move_asks_as_often_with_many_versions(
     with CaptureQueriesContext(connection) as after:
         publish_changes([alias.pk])
     assert len(after) == len(before) == 5
-    (_, told) = valkey().zrange(ROUTING_CHANGES, 0, -1)
-    assert len(RoutingTable.from_json(told).versions) == 1
+    (_, entry) = valkey().zrange(ROUTING_CHANGES, 0, -1)
+    assert len(RoutingTable.from_json(entry).versions) == 1
 
 
 def test_an_older_table_does_not_replace_a_newer_one(fresh_database: str, alias: Alias) -> None:
@@ -86,7 +86,7 @@ def test_an_older_table_does_not_replace_a_newer_one(fresh_database: str, alias:
     late, newest = routing_table(), publish()
     with valkey() as other:
         other.transaction(lambda pipe: publishing.put(late, late.to_json(), pipe), NEWEST_TABLE)
-    assert heard(client).generation == newest.generation
+    assert table_in(client).generation == newest.generation
 
 
 def test_a_whole_table_takes_the_place_of_the_changes_that_it_knows(fresh_database: str, alias: Alias) -> None:
@@ -105,8 +105,8 @@ def test_after_a_restore_no_change_of_the_lost_future_is_out(fresh_database: str
     future = replace(routing_table(), generation=10**6)
     client.transaction(lambda pipe: publishing.put(future, future.to_json(), pipe), NEWEST_TABLE)
     client.zadd(ROUTING_CHANGES, {replace(future, generation=10**6 + 1).to_json(): 10**6 + 1})
-    assert heard(client).generation == 10**6 + 1
-    assert heard(client).generation != publish().generation == heard(client).generation < 10**6
+    assert table_in(client).generation == 10**6 + 1
+    assert table_in(client).generation != publish().generation == table_in(client).generation < 10**6
 
 
 def test_many_changes_become_a_table(fresh_database: str, alias: Alias, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,4 +115,4 @@ def test_many_changes_become_a_table(fresh_database: str, alias: Alias, monkeypa
     for _ in range(4):
         publish_changes([alias.pk])
     assert client.zcard(ROUTING_CHANGES) == 0
-    assert heard(client).aliases["compliance"].stable == alias.version.served_name
+    assert table_in(client).aliases["compliance"].stable == alias.version.served_name

@@ -44,9 +44,9 @@ def test_slots_take_what_the_plan_says(base_model: BaseModel, tmp_path: Path) ->
 def test_what_does_not_fit_is_refused_with_what_would(cluster: Cluster) -> None:
     one = cluster.base_model.slot_bytes(RANK)
     assert require_memory(cluster, SLOTS * one, 2) == SLOTS * one
-    said = io.StringIO()
-    call_command("plan_slots", "cpu", "--memory-mib", str(-(-SLOTS * one // MIB)), stdout=said)
-    assert "8 slots of rank 64 take" in said.getvalue()
+    output = io.StringIO()
+    call_command("plan_slots", "cpu", "--memory-mib", str(-(-SLOTS * one // MIB)), stdout=output)
+    assert "8 slots of rank 64 take" in output.getvalue()
     with pytest.raises(
         CommandError, match=r"8 slots of rank 64 for tiny take .* hold \d slots of rank 64, or 8 of rank"
     ):

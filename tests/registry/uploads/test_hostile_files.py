@@ -57,14 +57,14 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-def kept() -> set[Path]:
+def stored_files() -> set[Path]:
     return {path for path in Path(settings.ARTIFACT_STORE).rglob("*") if path.is_file()}
 
 
 def archive() -> bytes:
     target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as made:
-        made.writestr("../../adapter_model.safetensors", b"x")
+    with zipfile.ZipFile(target, "w") as zip_file:
+        zip_file.writestr("../../adapter_model.safetensors", b"x")
     return target.getvalue()
 
 
@@ -102,10 +102,10 @@ HEADERS = {
 @pytest.mark.threat("E3")
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_hostile_weights_file_is_refused(ci: str, adapter: Adapter, good: tuple[bytes, bytes], name: str) -> None:
-    before = kept()
+    before = stored_files()
     body = problem(upload(ci, HEADERS[name], good[1]), 422, "invalid" if name == "nothing" else "bad_adapter")
     assert body["errors"][0]["field"] == ("adapter_model" if name == "nothing" else "adapter_model.safetensors")
-    assert (kept(), AdapterVersion.objects.exists()) == (before, False)
+    assert (stored_files(), AdapterVersion.objects.exists()) == (before, False)
     assert not list(settings.WORK_DIR.glob("tmp*")), "nothing is left behind"
 
 

@@ -26,14 +26,14 @@ def inbox(adapter: Adapter) -> Path:
     return place
 
 
-def asked(ci: str, adapter: Adapter, name: str) -> Any:
+def request_upload(ci: str, adapter: Adapter, name: str) -> Any:
     return client(ci).post(f"/api/v1/adapters/{adapter}/versions/", {"folder": name})
 
 
 def test_it_becomes_a_version_after_its_check(ci: str, adapter: Adapter, inbox: Path) -> None:
     folder = write_adapter(inbox / "nightly", seed=61)
     (folder / "README.md").write_text("a snapshot of a hub holds more than the two files")
-    assert asked(ci, adapter, "nightly").status_code == 201
+    assert request_upload(ci, adapter, "nightly").status_code == 201
     version = AdapterVersion.objects.get()
     assert version.status == VersionStatus.CHECKING
     check_version(version.pk)
@@ -46,7 +46,7 @@ def test_it_becomes_a_version_after_its_check(ci: str, adapter: Adapter, inbox: 
 @pytest.mark.parametrize("name", ["../us/theirs", "/etc", "..", ".hidden", "a/b", "a\\b", "a\0b", "%2e%2e", "x" * 200])
 def test_a_path_is_no_name(ci: str, adapter: Adapter, inbox: Path, name: str) -> None:
     write_adapter(settings.INBOX_DIR / "us" / "theirs")
-    assert asked(ci, adapter, name).status_code == 422
+    assert request_upload(ci, adapter, name).status_code == 422
     assert not AdapterVersion.objects.exists()
 
 
@@ -74,5 +74,5 @@ def lacking(inbox: Path, elsewhere: Path) -> None:
 @pytest.mark.parametrize("lay", [link_folder, link_file, pipe, lacking])
 def test_links_and_pipes_are_refused(ci: str, adapter: Adapter, inbox: Path, tmp_path: Path, lay: Any) -> None:
     lay(inbox, write_adapter(tmp_path / "elsewhere"))
-    assert "no folder" in problem(asked(ci, adapter, "bad"), 422, "invalid")["detail"]
+    assert "no folder" in problem(request_upload(ci, adapter, "bad"), 422, "invalid")["detail"]
     assert not AdapterVersion.objects.exists()

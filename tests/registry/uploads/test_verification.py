@@ -136,11 +136,11 @@ def updates(folder: Path) -> dict[str, Any]:
     from registry.adapter_files.manifest import scale_of
 
     tensors, config = load_file(folder / WEIGHTS), json.loads((folder / "adapter_config.json").read_text())
-    found = {}
+    update_of = {}
     for module in (module_name(layer, kind) for layer in range(LAYERS) for kind in SHAPES):
         a, b = (tensors[f"base_model.model.{module}.lora_{side}.weight"] for side in "AB")
-        found[module] = scale_of(config, module, a.shape[0]) * (b @ a)
-    return found
+        update_of[module] = scale_of(config, module, a.shape[0]) * (b @ a)
+    return update_of
 
 
 def test_unequal_scales_are_named_and_can_be_folded(ci: str, adapter: Adapter, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Configuration of the project's own application."""
+
 from django.apps import AppConfig
 
 
@@ -7,5 +9,6 @@ class AdapterHubConfig(AppConfig):
     name = "adapterhub"
 
     def ready(self) -> None:
+        """Create the Celery application."""
         # Tasks are shared: without the application they would go to Celery's default broker.
         from adapterhub import celery  # noqa: F401

@@ -45,6 +45,7 @@ DIGESTS = sql.SQL(
 
 
 def digests_in(table: str, columns: list[str]) -> set[str]:
+    """Return the sha256 values that the columns of a table hold."""
     texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
     with connection.cursor() as cursor:
         cursor.execute(DIGESTS.format(table=sql.Identifier(table), texts=texts))

@@ -56,12 +56,14 @@ def manifest_of(folder: Path, paths: Iterable[Path] | None = None) -> list[File]
 
 
 def file_of(folder: Path, path: Path) -> File:
+    """Return a file's path in the folder, size and digest."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return File(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
 
 
 def manifest_bytes(files: list[File]) -> bytes:
+    """Return the manifest as canonical JSON."""
     return rfc8785.dumps({"files": [asdict(file) for file in files]})
 
 
@@ -86,21 +88,29 @@ class ArtifactStore(Protocol):
     again since `before`, and returns True if it did. hold protects an artifact from being overwritten or deleted.
     """
 
-    def put_dir(self, folder: Path) -> str: ...
+    def put_dir(self, folder: Path) -> str:
+        """Store a copy of the folder; return its digest."""
 
-    def give_dir(self, folder: Path) -> str: ...
+    def give_dir(self, folder: Path) -> str:
+        """Store the folder, which may be moved; return its digest."""
 
-    def opened(self, digest: str) -> AbstractContextManager[Path]: ...
+    def opened(self, digest: str) -> AbstractContextManager[Path]:
+        """Provide the artifact's files in a folder. Raises ArtifactError."""
 
-    def fetch_dir(self, digest: str, target: Path) -> Path: ...
+    def fetch_dir(self, digest: str, target: Path) -> Path:
+        """Copy the artifact to `target` in one step; return `target`. Raises ArtifactError."""
 
-    def has(self, digest: str) -> bool: ...
+    def has(self, digest: str) -> bool:
+        """Return True if the artifact is stored."""
 
-    def stored(self) -> Iterator[tuple[str, datetime]]: ...
+    def stored(self) -> Iterator[tuple[str, datetime]]:
+        """Yield every artifact's digest with the time at which it was last put."""
 
-    def drop(self, digest: str, before: datetime) -> bool: ...
+    def drop(self, digest: str, before: datetime) -> bool:
+        """Delete an artifact that was not put since `before`; return False for one that was."""
 
-    def hold(self, digest: str) -> None: ...
+    def hold(self, digest: str) -> None:
+        """Protect an artifact from deletion, where the store can."""
 
 
 def open_store(location: str, *, endpoint_url: str | None = None, addressing: str = "") -> ArtifactStore:
@@ -118,18 +128,23 @@ class FolderStore:
         self.root = root
 
     def place(self, digest: str) -> Path:
+        """Return the artifact's folder."""
         return self.root / digest[:2] / digest
 
     def has(self, digest: str) -> bool:
+        """Return True if the artifact's folder exists."""
         return self.place(digest).is_dir()
 
     def put_dir(self, folder: Path) -> str:
+        """Copy the folder into the store; return its digest."""
         return self.take_in(folder, copy_in_one_step)
 
     def give_dir(self, folder: Path) -> str:
+        """Move the folder into the store; return its digest."""
         return self.take_in(folder, move_in_one_step)
 
     def take_in(self, folder: Path, bring: Callable[[Path, Path], None]) -> str:
+        """Bring the folder into the store unless its content is there; return its digest."""
         digest = digest_of(manifest_of(folder))
         place = self.place(digest)
         if not self.has(digest):
@@ -141,11 +156,13 @@ class FolderStore:
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[Path]:
+        """Provide the artifact's own folder. Raises ArtifactError."""
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
         yield self.place(digest)
 
     def stored(self) -> Iterator[tuple[str, datetime]]:
+        """Yield every artifact's digest with the time at which it was last put."""
         for place in self.root.glob("[0-9a-f][0-9a-f]/*"):
             if DIGEST.fullmatch(place.name):
                 yield place.name, datetime.fromtimestamp(place.stat().st_mtime, UTC)
@@ -225,9 +242,11 @@ class S3Store:
         self.client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
 
     def key(self, digest: str, path: str) -> str:
+        """Return the key of an artifact's file."""
         return "/".join(part for part in (self.prefix, digest, path) if part)
 
     def has(self, digest: str) -> bool:
+        """Return True if the artifact's manifest is stored, which is written last."""
         try:
             self.client.head_object(Bucket=self.bucket, Key=self.key(digest, "manifest.json"))
         except ClientError as error:
@@ -237,6 +256,7 @@ class S3Store:
         return True
 
     def put_dir(self, folder: Path) -> str:
+        """Upload the folder; return its digest."""
         files = manifest_of(folder)
         digest = digest_of(files)
         with self.answering():
@@ -247,10 +267,12 @@ class S3Store:
         return digest
 
     def give_dir(self, folder: Path) -> str:
+        """Upload the folder; return its digest."""
         return self.put_dir(folder)
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[Path]:
+        """Provide the artifact's files in a temporary folder. Raises ArtifactError."""
         with tempfile.TemporaryDirectory() as scratch:
             with self.answering():
                 if not self.has(digest):
@@ -268,6 +290,7 @@ class S3Store:
             raise StoreAway(f"{reason}: nothing was changed, try again.") from error
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
+        """Download the artifact to `target`, or verify the copy that is there. Raises ArtifactError."""
         if target.exists():
             verify(target, digest)
             return target
@@ -276,6 +299,7 @@ class S3Store:
         return target
 
     def download(self, digest: str, folder: Path) -> None:
+        """Download every file of the artifact but its manifest."""
         prefix = self.key(digest, "")
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         for item in (item for page in pages for item in page.get("Contents", [])):
@@ -286,6 +310,7 @@ class S3Store:
             self.client.download_file(self.bucket, item["Key"], str(folder / path))
 
     def stored(self) -> Iterator[tuple[str, datetime]]:
+        """Yield every artifact's digest with the time at which its manifest was last written."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
         for item in (item for page in pages for item in page.get("Contents", [])):
             *_, digest, name = "/".join(("", item["Key"])).split("/")
@@ -303,6 +328,7 @@ class S3Store:
         return True
 
     def keys(self, digest: str) -> list[str]:
+        """Return the keys of all the artifact's objects."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self.key(digest, "") + "/"
         )
@@ -331,9 +357,11 @@ class S3Store:
         return self.presigned("put_object", self.incoming(path), seconds)
 
     def incoming(self, path: str) -> str:
+        """Return the key of a direct upload that is not yet checked."""
         return "/".join(part for part in (self.prefix, "incoming", path) if part)
 
     def presigned(self, verb: str, key: str, seconds: int) -> str:
+        """Return a URL that allows one action on one key for some seconds."""
         url: str = self.client.generate_presigned_url(
             verb, Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )

@@ -31,24 +31,29 @@ class OneThread(ASGIHandler):
         self.threads = ThreadPoolExecutor(pool.get("max_size", 16), "request")
 
     def load_middleware(self, is_async: bool = False) -> None:
+        """Load the middleware for synchronous use."""
         super().load_middleware(is_async=False)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answer an HTTP request. Raises ValueError for another protocol."""
         if scope["type"] != "http":
             raise ValueError(f"This is no HTTP: {scope['type']}.")
         await self.handle(scope, receive, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        """Run middleware and view in one thread of the pool."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.threads, copy_context().run, self.answer, request)
 
     def answer(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer the request and close the connections that have expired."""
         try:
             return self.get_response(request)
         finally:
             close_old_connections()
 
     async def send_response(self, response: Any, send: Any) -> None:
+        """Send the response; a stream of synchronous parts is read in the pool."""
         if response.streaming and not response.is_async:
             response.streaming_content = in_blocks(iter(response.streaming_content))
         await super().send_response(response, send)

@@ -27,6 +27,7 @@ def trace_worker(**_: object) -> None:
 
 @beat_init.connect
 def trace_beat(**_: object) -> None:
+    """Start tracing in the beat process."""
     tracing.start("beat")
 
 
@@ -43,6 +44,7 @@ def end_pool_with_worker(**_: object) -> None:
 
 @worker_ready.connect
 def watch(sender: Any, **_: object) -> None:
+    """Start the watchdog that ends a worker which no longer takes messages."""
     from adapterhub.jobs.watchdog import Watchdog
 
     Watchdog(sender.app.amqp.queues.consume_from).start()

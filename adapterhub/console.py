@@ -6,6 +6,7 @@ import sys
 
 
 def main() -> None:
+    """Run the command line; name the extra to install when a package is missing."""
     try:
         from adapterhub.cli import main as run
     except ModuleNotFoundError as error:

@@ -27,4 +27,5 @@ def private_key(purpose: str) -> X25519PrivateKey:
 
 
 def key_for(purpose: str) -> bytes:
+    """Derive the key of a purpose from Django's secret key."""
     return salted_hmac(f"adapterhub.{purpose}", b"", algorithm="sha256").digest()

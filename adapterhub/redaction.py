@@ -42,7 +42,9 @@ class Redacting(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the message with control characters escaped, so that no text forges a line."""
         return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record without secrets."""
         return redacted(super().format(record))

@@ -41,11 +41,13 @@ class Agent:
         self._store, self._folder, self._engine = store, folder, engine.rstrip("/")
 
     def app(self) -> Starlette:
+        """Return the ASGI application."""
         passed = [Route(path, self.passed_on, methods=[method]) for method, paths in PASSED.items() for path in paths]
         return Starlette(routes=[Route(LOAD, self.load, methods=["POST"]), *passed], lifespan=self.lifespan)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Keep one HTTP session while the application runs."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._session:
@@ -100,6 +102,7 @@ def failure(status: int, message: str) -> Response:
 
 
 def main() -> None:
+    """Run the sidecar with the command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m adapterhub.replica_sidecar", description=(__doc__ or "").partition("\n")[0]
     )

@@ -1,0 +1,1 @@
+"""The registry: base models, adapters and their versions, aliases, rollouts and serving."""

@@ -23,26 +23,31 @@ changes = CoalescedRun(lambda: tell_changes())
 
 @shared_task
 def reconcile() -> None:
+    """Reconcile every cluster."""
     control_loop.reconcile()
 
 
 @shared_task
 def collect_outcomes() -> None:
+    """Store the answers that routers reported."""
     outcome_ingest.collect()
 
 
 @shared_task
 def look_at_rollouts() -> None:
+    """Judge every rollout in progress and act on the verdict."""
     controller.judge_all()
 
 
 @shared_task
 def judge_samples() -> None:
+    """Have the judge score the sampled answers."""
     judge_queue.judge_waiting()
 
 
 @shared_task
 def check_base_model(pk: int) -> None:
+    """Fetch and inspect a registered base model."""
     model = BaseModel.objects.filter(pk=pk, status=BaseModelStatus.CHECKING).first()
     if model and fetch_base_model(model):
         model.inspect()
@@ -50,6 +55,7 @@ def check_base_model(pk: int) -> None:
 
 @shared_task
 def check_version(pk: int) -> None:
+    """Check the files of an uploaded version."""
     version = AdapterVersion.objects.filter(pk=pk, status=VersionStatus.CHECKING).first()
     if version:
         verification.check(version)

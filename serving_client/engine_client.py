@@ -184,6 +184,7 @@ def is_telling(text: str) -> bool:
 
 
 def is_success(response: urllib3.BaseHTTPResponse) -> bool:
+    """Return True for a status from 200 to 299."""
     return 200 <= response.status < 300
 
 

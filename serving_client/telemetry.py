@@ -79,12 +79,14 @@ def end(span: Span, status: int, **attributes: Any) -> None:
 
 
 def tell(span: Span, status: int, **attributes: Any) -> None:
+    """Add the status and attributes to the span; a status from 500 on is a failure."""
     span.set_attributes({"http.response.status_code": status, **dotted(attributes)})
     if status >= 500:
         fail(span)
 
 
 def fail(span: Span) -> None:
+    """Mark the span as failed."""
     from opentelemetry.trace import StatusCode
 
     span.set_status(StatusCode.ERROR)
@@ -121,6 +123,7 @@ def within(traceparent: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def attached(traceparent: str) -> Iterator[None]:
+    """Make the trace context current inside the block."""
     from opentelemetry import context
 
     token = context.attach(context_of({"traceparent": traceparent}))
@@ -131,6 +134,7 @@ def attached(traceparent: str) -> Iterator[None]:
 
 
 def context_of(headers: Mapping[str, str]) -> Context:
+    """Return the trace context that the headers carry."""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract(headers)

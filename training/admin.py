@@ -1,3 +1,5 @@
+"""Read-only admin pages of the training."""
+
 from django.contrib import admin
 
 from adapterhub.api.admin_base import ReadOnlyAdmin

@@ -27,6 +27,7 @@ class DetectedDevice:
     disk_free_bytes: int
 
     def as_fields(self) -> dict[str, Any]:
+        """Return the fields of the database's row but the place."""
         return {name: value for name, value in asdict(self).items() if name != "place"}
 
 
@@ -38,6 +39,7 @@ def detect(folder: Path) -> list[DetectedDevice]:
 
 
 def gpus(disk: int) -> list[DetectedDevice]:
+    """Return the GPUs that nvidia-smi reports; none without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -57,6 +59,7 @@ def parsed(text: str, disk: int) -> list[DetectedDevice]:
 
 
 def processor(disk: int) -> DetectedDevice:
+    """Return the host's processor with its memory, or the container's limit."""
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     limit, used = number_in(CGROUP_LIMIT), number_in(CGROUP_USED)

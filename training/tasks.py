@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 @shared_task
 def work(kind: str, pk: str) -> None:
+    """Claim the job and run it in a child process."""
     runner.work(kind, pk)
 
 
@@ -38,6 +39,7 @@ def mirror() -> None:
 
 @shared_task
 def check_dataset(pk: int) -> None:
+    """Check an uploaded dataset."""
     if dataset := Dataset.begin_check(pk):
         dataset.judge()
 

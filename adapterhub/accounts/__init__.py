@@ -1,0 +1,1 @@
+"""Users, service accounts, projects, roles, tokens and sign-in."""

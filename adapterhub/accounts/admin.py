@@ -1,3 +1,5 @@
+"""Admin pages of users, projects and tokens, whose changes are recorded in the audit trail."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -24,6 +26,7 @@ class RecordedUserAdmin(UserAdmin):
     """The admin of accounts. Each change writes its audit event in its transaction; accounts cannot be deleted."""
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        """Save the user and record who changed which rights."""
         super().save_model(request, obj, form, change)
         tag = Tag.USER_CHANGED if change else Tag.USER_CREATED
         AuditEvent.record(tag, obj, by=actor_of(request), project=None, after=rights_of(obj, form.changed_data))
@@ -35,6 +38,7 @@ class RecordedUserAdmin(UserAdmin):
         return super().user_change_password(request, id, form_url)
 
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:
+        """Record a change of the password, which Django's admin only logs."""
         # A password is changed by a view that does not call save_model but only logs.
         if any(part.get("changed", {}).get("fields") == ["password"] for part in message if isinstance(part, dict)):
             AuditEvent.record(
@@ -43,6 +47,7 @@ class RecordedUserAdmin(UserAdmin):
         return super().log_change(request, obj, message)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse deletion: the audit trail refers to users."""
         return False
 
 
@@ -63,6 +68,7 @@ class MembershipInline(admin.TabularInline):
     extra = 0
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse to edit a membership: a role is granted or revoked."""
         return False
 
 
@@ -74,12 +80,14 @@ class ProjectAdmin(admin.ModelAdmin):
     inlines = [MembershipInline]
 
     def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
+        """Save the project and record the changed fields."""
         super().save_model(request, obj, form, change)
         tag = Tag.PROJECT_CHANGED if change else Tag.PROJECT_CREATED
         after = {name: str(getattr(obj, name)) for name in form.changed_data}
         AuditEvent.record(tag, obj, by=actor_of(request), project=obj, after=after)
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Grant and revoke the roles that the form adds and deletes."""
         by = actor_of(request)
         edited_memberships: list[models.Model] = formset.save(commit=False)
         for membership in formset.deleted_objects:
@@ -88,10 +96,13 @@ class ProjectAdmin(admin.ModelAdmin):
             memberships.grant(membership.project, membership.user, membership.role, by=by)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse deletion: a project is archived."""
         return False
 
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnlyAdmin):
+    """Read-only page of the tokens, without their hashes."""
+
     list_display = ["id", "name", "project", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"]
     exclude = ["secret_hash"]

@@ -33,6 +33,8 @@ from adapterhub.core.tenancy import APPROVE, Scope
 
 
 class ProjectSerializer(serializers.ModelSerializer):
+    """A project."""
+
     class Meta:
         model = Project
         fields = ["slug", "name", "archived_at", "created_at"]
@@ -41,6 +43,8 @@ class ProjectSerializer(serializers.ModelSerializer):
 
 
 class MemberSerializer(serializers.ModelSerializer):
+    """A user's role in a project."""
+
     user = serializers.SlugRelatedField(slug_field="username", queryset=User.objects.all())
 
     class Meta:
@@ -49,15 +53,21 @@ class MemberSerializer(serializers.ModelSerializer):
 
 
 class RevokedMemberSerializer(OptionalReasonSerializer, MemberSerializer):
+    """The role to revoke, and the reason."""
+
     class Meta(MemberSerializer.Meta):
         fields = ["user", "role", "reason"]
 
 
 class AccountNameSerializer(OptionalReasonSerializer):
+    """The name of a service account, and the reason for closing it."""
+
     name = serializers.SlugField(max_length=150)
 
 
 class MemberRoleSerializer(serializers.ModelSerializer):
+    """A role and its project."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
 
     class Meta:
@@ -81,12 +91,15 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     }
 
     def get_queryset(self) -> Any:
+        """Return the projects that the caller sees."""
         return Project.objects.none() if getattr(self, "swagger_fake_view", False) else projects_of(self.request)
 
     def project_of(self, project: Project) -> Project:
+        """Return the project itself, whose scopes decide."""
         return project
 
     def create(self, request: Request) -> Response:
+        """Open a project. Only a signed-in administrator of the installation may."""
         fields = self.read(ProjectSerializer)
         if not request.user.is_superuser or request.auth:
             raise NotAllowed("Only an administrator of the installation, signed in, opens projects.")
@@ -107,6 +120,7 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
     @members.mapping.post
     def add_member(self, request: Request, slug: str) -> Response:
+        """Grant a user a role in the project."""
         project = self.get_object()
         fields = self.read(MemberSerializer)
         membership = memberships.grant(project, **fields, by=actor_of(request))
@@ -136,6 +150,8 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 class TokenSerializer(serializers.ModelSerializer):
+    """A token without its secret."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     account = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
     approved_by = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
@@ -160,6 +176,8 @@ class TokenSerializer(serializers.ModelSerializer):
 
 
 class NewTokenSerializer(serializers.Serializer):
+    """The token to create."""
+
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200)
     scopes = serializers.ListField(child=serializers.ChoiceField(Scope.choices), allow_empty=False)
@@ -169,12 +187,16 @@ class NewTokenSerializer(serializers.Serializer):
 
 
 class SigningTokenSerializer(serializers.Serializer):
+    """A signature: its reason, its meaning and the signer's password."""
+
     reason = serializers.CharField(max_length=2000)
     meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
     password = serializers.CharField(required=False, default="", trim_whitespace=False, write_only=True)
 
 
 class ShownTokenSerializer(TokenSerializer):
+    """A new token with its text, which no later answer repeats."""
+
     token = serializers.CharField(help_text="Shown once.")
 
     class Meta(TokenSerializer.Meta):
@@ -233,12 +255,16 @@ def named_account(project: Project, name: str) -> User:
 
 
 class NewAccountSerializer(serializers.Serializer):
+    """The service account to create."""
+
     project = serializers.SlugField()
     name = serializers.SlugField(max_length=150)
     role = serializers.ChoiceField(service_accounts.ROLES)
 
 
 class ServiceAccountSerializer(serializers.ModelSerializer):
+    """A service account with its roles."""
+
     name = serializers.CharField(source="username")
     roles = MemberRoleSerializer(source="memberships", many=True, read_only=True)
 
@@ -265,6 +291,7 @@ class ServiceAccountViewSet(ProjectViewSet):
 
     @extend_schema(request=NewAccountSerializer, responses={201: ServiceAccountSerializer})
     def create(self, request: Request) -> Response:
+        """Create a service account with a role in a project."""
         fields = self.read(NewAccountSerializer)
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         return self.write(service_accounts.create(project, by=actor_of(request), **fields), 201)

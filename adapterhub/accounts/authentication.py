@@ -18,6 +18,7 @@ class TokenAuthentication(BaseAuthentication):
     """Authentication by `Authorization: Bearer ah_<id>_<secret>`; the token is set as `request.auth`."""
 
     def authenticate(self, request: Request) -> tuple[User | AnonymousUser, ApiToken] | None:
+        """Return the token's user and the token; None without a bearer token."""
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -30,6 +31,7 @@ class TokenAuthentication(BaseAuthentication):
         return token.account or token.created_by or AnonymousUser(), token
 
     def find(self, text: str) -> ApiToken:
+        """Return the usable token with this text. Raises AuthenticationFailed."""
         token_id, secret = id_and_secret_of(text) or ("", "")
         # Every call passes here: joins that decide whether the token is usable would take longer than most calls.
         token = ApiToken.objects.filter(pk=token_id).first() if token_id else None
@@ -41,4 +43,5 @@ class TokenAuthentication(BaseAuthentication):
         return token
 
     def authenticate_header(self, request: Request) -> str:
+        """Return the scheme for WWW-Authenticate, so that a refusal is 401 and not 403."""
         return "Bearer"

@@ -49,6 +49,7 @@ class Tenure:
     until: datetime | None = None
 
     def covers(self, at: datetime) -> bool:
+        """Return True if the user held the role at that time."""
         return self.since <= at and (self.until is None or at < self.until)
 
 

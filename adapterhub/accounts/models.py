@@ -59,6 +59,8 @@ class User(AbstractUser):
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
+    """Queries of projects."""
+
     def visible_to(self, user: User) -> ProjectQuerySet:
         """Return the projects that the user is a member of; all for a superuser."""
         return self if user.is_superuser else self.filter(pk__in=user.memberships.values("project"))
@@ -100,6 +102,8 @@ class Membership(models.Model):
 
 
 class SignInQuerySet(models.QuerySet["SignIn"]):
+    """Queries of sign-ins."""
+
     def open(self) -> SignInQuerySet:
         """Return the sign-ins whose session has neither ended nor expired."""
         return self.filter(session_key__in=Session.objects.filter(expire_date__gt=now()).values("session_key"))
@@ -138,6 +142,8 @@ class SecondFactor(models.Model):
 
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
+    """Queries of tokens."""
+
     def usable(self) -> ApiTokenQuerySet:
         """Return the tokens that are not revoked, expired or waiting for an approval, and whose owner is active."""
         known = (
@@ -186,6 +192,7 @@ class ApiToken(models.Model):
 
     @property
     def is_waiting(self) -> bool:
+        """Return True while the token waits for another person's approval."""
         return self.needs_approval and self.approved_at is None
 
     @property

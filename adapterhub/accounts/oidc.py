@@ -23,9 +23,11 @@ class OidcAdapter(DefaultSocialAccountAdapter):
     """An adapter that gives every user of the provider an account; without a mapped group it sees no project."""
 
     def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
+        """Admit users whom the provider knows and AdapterHub does not yet."""
         return True
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
+        """Note in the session that the provider signed the user in."""
         # The sign-in is recorded after this and needs the method in the session.
         request.session["auth_method"] = "oidc"
 

@@ -10,4 +10,5 @@ class BearerTokens(OpenApiAuthenticationExtension):
     name = "bearerToken"
 
     def get_security_definition(self, auto_schema: object) -> dict[str, str]:
+        """Return the OpenAPI security scheme of bearer tokens."""
         return {"type": "http", "scheme": "bearer", "bearerFormat": "ah_<id>_<secret>"}

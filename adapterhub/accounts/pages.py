@@ -22,6 +22,7 @@ class BrakedForm(AuthenticationForm):
     """A sign-in form that refuses a name after too many wrong attempts."""
 
     def clean(self) -> dict[str, Any]:
+        """Refuse while the account is locked after failed attempts, before the password is hashed."""
         require_calm(self.cleaned_data.get("username", ""))
         return super().clean()
 
@@ -34,11 +35,13 @@ class SignIn(views.LoginView):
     extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Limit the attempts of a caller, then sign in."""
         # Each attempt costs a slow hash, whatever the name.
         require_room_for_stranger(request)
         return super().post(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        """Ask for the second factor if the user has one, else complete the sign-in."""
         # A value left by an unfinished sign-in through the provider must not describe this one.
         self.request.session.pop("auth_method", None)
         if is_needed(form.get_user()):

@@ -26,4 +26,5 @@ def roles(request: HttpRequest) -> HttpResponse:
 
 
 def names_of(tenure: Tenure) -> str:
+    """Return the text of a period in a role that a search looks through."""
     return f"{tenure.user} {tenure.role} {tenure.project.slug} {tenure.project.name}".lower()

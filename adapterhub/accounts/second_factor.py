@@ -42,6 +42,7 @@ def address_for_app(user: User, secret: str) -> str:
 
 
 def sha1() -> SHA1:
+    """Return the hash of time-based codes."""
     # Authenticator apps support no other hash; HMAC does not depend on the collision resistance that SHA-1 lost.
     return SHA1()  # noqa: S303  # nosec B303
 

@@ -42,6 +42,7 @@ class ProvingForm(CodeForm):
         self.user = user
 
     def clean_code(self) -> str:
+        """Check the code against the user's second factor, and count a wrong one."""
         name, code = self.user.get_username(), self.cleaned_data["code"]
         require_calm(name)
         if not second_factor.admits(self.user, code):

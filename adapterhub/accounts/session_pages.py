@@ -26,4 +26,5 @@ def sessions(request: HttpRequest) -> HttpResponse:
 
 
 def number(text: str) -> int:
+    """Parse a database id; 0, which no row has, for any other text."""
     return int(text) if text.isdecimal() and len(text) < 19 else 0

@@ -61,4 +61,5 @@ def end(sign_in: SignIn, *, by: Actor, reason: str = "") -> None:
 
 @receiver(user_login_failed)
 def note_failure(credentials: dict[str, Any], **_: Any) -> None:
+    """Count a failed sign-in against the account's lock."""
     note_refused(str(credentials.get("username", "")))

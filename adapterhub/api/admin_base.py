@@ -12,10 +12,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     """An admin page on which nobody can add, change or delete, not even a superuser."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
+        """Refuse to add a row."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse to change a row."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse to delete a row."""
         return False

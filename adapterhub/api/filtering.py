@@ -27,6 +27,7 @@ class Narrowing(BaseFilterBackend):
     """
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
+        """Apply the view's filters that the query names. Raises Invalid for an unknown name or a bad value."""
         if getattr(view, "action", None) != "list":
             return queryset
         filters: dict[str, str] = view.filters
@@ -44,6 +45,7 @@ class Narrowing(BaseFilterBackend):
         return queryset
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
+        """Return the OpenAPI parameters of the view's filters."""
         return [parameter(name, *field_of(view.queryset.model, path)) for name, path in view.filters.items()]
 
 
@@ -85,6 +87,7 @@ def moment(text: str) -> datetime:
 
 
 def meaning(field: models.Field[Any, Any]) -> str:
+    """Describe the values that the field takes, for an error message."""
     if field.choices:
         return f"one of {', '.join(str(value) for value, _ in field.flatchoices)}"
     kinds = {models.UUIDField: "id", models.IntegerField: "whole number", models.DateTimeField: "time with its zone"}

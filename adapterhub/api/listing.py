@@ -38,6 +38,7 @@ class Listing:
         self.queryset = self.sorted(self.filtered(queryset))
 
     def filtered(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the rows that hold every word of the search and match every chosen value."""
         for word in self.words.split():
             lookups = [name if "__icontains" in name else f"{name}__icontains" for name in self.search]
             queryset = queryset.filter(Q.create([(lookup, word) for lookup in lookups], connector=Q.OR))
@@ -62,6 +63,7 @@ class Listing:
 
     @property
     def is_narrowed(self) -> bool:
+        """Return True if a search or a filter leaves rows out."""
         return bool(self.words or any(self.chosen.values()))
 
     @property

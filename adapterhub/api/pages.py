@@ -107,9 +107,11 @@ class DomainErrorsOnPages:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Pass the request on."""
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Show a domain error as a message on the page that sent the form, or as a page of its own."""
         if not isinstance(error, DomainError) or request.path.startswith("/api/"):
             return None
         back = urlsplit(request.headers.get("Referer", ""))

@@ -100,17 +100,20 @@ class ScopePermission(BasePermission):
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
+        """Return True for a known caller of a view that names a scope for the action."""
         if not (request.auth or request.user.is_authenticated):
             return False
         return self.scope(request, view) is not None
 
     def has_object_permission(self, request: Request, view: APIView, obj: object) -> bool:
+        """Check that the caller has the scope in the object's project. Raises NotAllowed."""
         project = view.project_of(obj)
         if project is not None:
             require_scope(request, project, self.scope(request, view))
         return True
 
     def scope(self, request: Request, view: APIView) -> str | None:
+        """Return the scope that the action needs; None for an action that the view does not name."""
         scopes = getattr(view, "scopes", {})
         action = getattr(view, "action", None) or request.method.lower()
         if action in ("list", "retrieve", "metadata"):

@@ -72,6 +72,7 @@ def note_refusal(exc: NotAllowed, request: Request) -> None:
 
 
 def from_drf(exc: exceptions.APIException) -> dict[str, Any]:
+    """Convert an error of Django REST framework to a problem."""
     if isinstance(exc, exceptions.ValidationError):
         errors = list(field_errors(exc.get_full_details()))
         detail = "; ".join(f"{error['field'] or 'request'}: {error['message']}" for error in errors)
@@ -94,6 +95,7 @@ def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
 
 
 def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
+    """Return the headers of an error: WWW-Authenticate and Retry-After."""
     headers = {}
     if getattr(exc, "auth_header", None):
         headers["WWW-Authenticate"] = exc.auth_header
@@ -103,6 +105,7 @@ def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
 
 
 def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """Return the problem as a response; a 503 names a time to try again."""
     headers = dict(headers or {})
     if body["status"] == 503:
         headers.setdefault("Retry-After", "5")

@@ -6,6 +6,8 @@ from rest_framework import serializers
 
 
 class OptionalReasonSerializer(serializers.Serializer):
+    """A reason, which may be left out."""
+
     reason = serializers.CharField(
         required=False, allow_blank=True, max_length=2000, default="", help_text="Kept in the audit trail."
     )

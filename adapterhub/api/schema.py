@@ -111,6 +111,7 @@ def refusals(path: str, method: str) -> dict[str, Any]:
 
 
 def tell_of_states(path: str, item: dict[str, Any]) -> None:
+    """Document ETags and conditional requests at the operations that have them."""
     if path in STATES:
         item["get"]["responses"]["200"]["headers"] = ETAG
         item["get"]["responses"]["304"] = UNCHANGED

@@ -69,6 +69,7 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, caller: str, limit: RateLimit) -> Taken:
+        """Take a call from the caller's bucket in Valkey; from one of this process while Valkey is away."""
         if time.monotonic() >= self._not_before:
             try:
                 wait_ms, left = self._take([f"{CALLER_RATE}:{caller}"], [limit.per_s, limit.burst])
@@ -91,6 +92,7 @@ class Buckets:
 
 @functools.cache
 def buckets() -> Buckets:
+    """Return the process' one connection to the shared buckets."""
     return Buckets(settings.REDIS_URL)
 
 
@@ -98,6 +100,7 @@ class CallerThrottle(BaseThrottle):
     """A throttle that counts each call on its token, else its user, else its address; sets `request.taken`."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
+        """Take the request from the bucket of its token, user or address. Raises TooMany."""
         if request.auth:
             require_room(request, f"token:{request.auth.pk}", settings.API_REQUESTS_PER_S)
         elif request.user.is_authenticated:

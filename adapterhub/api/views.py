@@ -39,6 +39,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
     filters: dict[str, str] = {}
 
     def get_queryset(self) -> QuerySet[Any]:
+        """Return the rows of the projects that the caller sees; for a list those where the scope is held."""
         queryset = super().get_queryset()
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
@@ -66,12 +67,14 @@ class ProjectViewSet(viewsets.GenericViewSet):
         return conditional(self.request, record, response) if hasattr(record, "etag") else response
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> serializers.BaseSerializer:
+        """Return the serializer, limited to the fields that the query names."""
         serializer = super().get_serializer(*args, **kwargs)
         if getattr(self, "action", None) in ("list", "retrieve") and (names := self.request.query_params.get("fields")):
             keep_only(getattr(serializer, "child", serializer), names.split(","))
         return serializer
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Check size and characters of the request, and claim its idempotency key."""
         super().initial(request, *args, **kwargs)
         require_small(request)
         require_no_nul(request.query_params)
@@ -81,6 +84,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
             self.idempotent = claim_key(request, key)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        """Store the answer under the idempotency key and add the rate-limit headers."""
         response = super().finalize_response(request, response, *args, **kwargs)
         if entry := getattr(self, "idempotent", None):
             keep_answer(entry, response)
@@ -90,6 +94,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
         return response
 
     def handle_exception(self, exc: Exception) -> HttpResponseBase:
+        """Repeat the stored answer of a request that was sent before."""
         if isinstance(exc, Replay):
             return replayed(exc.entry)
         return super().handle_exception(exc)
@@ -142,10 +147,13 @@ class Retrieving:
     """Retrieval of one object, with its ETag if its state changes."""
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return one object."""
         return self.write(self.get_object())
 
 
 class Replay(Exception):
+    """Raised when the answer of an idempotency key is stored already."""
+
     def __init__(self, entry: IdempotentRequest) -> None:
         self.entry = entry
 
@@ -174,6 +182,7 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
 
 
 def caller_of(request: Request) -> str:
+    """Return the key of the caller, under which idempotency keys are unique."""
     return f"token:{request.auth.pk}" if request.auth else f"user:{request.user.pk}"
 
 

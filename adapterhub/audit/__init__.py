@@ -1,0 +1,1 @@
+"""The audit trail: events in hash chains, checkpoints, export and verification."""

@@ -26,6 +26,7 @@ def observe(
 
 
 def fields_of(tag: Tag, by: Actor, resource: str, evidence: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the event's fields, as the unsealed row stores them."""
     return {
         "tag": str(tag),
         "actor_id": by.user.pk if by.user else None,
@@ -56,6 +57,7 @@ def seal_chain(project: Tenant | None) -> int:
 
 
 def seal_batch(project: Tenant | None) -> int:
+    """Append up to BATCH unsealed events to the project's chain; return their number."""
     with transaction.atomic():
         lock_chain(project)
         rows = list(UnsealedEvent.objects.select_for_update().filter(project=project)[:BATCH])

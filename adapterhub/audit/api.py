@@ -22,6 +22,8 @@ from adapterhub.core.tenancy import Scope, Tenant
 
 
 class AuditEventSerializer(serializers.ModelSerializer):
+    """An audit event with its hash."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True, allow_null=True)
     hash = serializers.SerializerMethodField()
 
@@ -47,15 +49,20 @@ class AuditEventSerializer(serializers.ModelSerializer):
         ]
 
     def get_hash(self, event: AuditEvent) -> str:
+        """Return the event's hash in hexadecimal."""
         return bytes(event.hash).hex()
 
 
 class FaultSerializer(serializers.Serializer):
+    """A fault of the chain at a sequence."""
+
     sequence = serializers.IntegerField()
     fault = serializers.CharField()
 
 
 class VerdictSerializer(serializers.Serializer):
+    """The result of a verification."""
+
     project = serializers.CharField()
     ok = serializers.BooleanField()
     events = serializers.IntegerField()
@@ -86,6 +93,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     scopes = dict.fromkeys(("list", "retrieve", "verify", "export"), Scope.AUDIT)
 
     def list(self, request: Request, *args: object, **kwargs: object) -> Response:
+        """List events of the projects in which the caller has scope audit, newest first."""
         if slug := request.query_params.get("project"):
             self.queryset = self.queryset.filter(project=named_project(request, slug, Scope.AUDIT))
         else:
@@ -94,6 +102,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return super().list(request, *args, **kwargs)
 
     def retrieve(self, request: Request, *args: object, **kwargs: object) -> Response:
+        """Return one event."""
         event = self.get_object()
         observe(Tag.AUDIT_READ, by=actor_of(request), project=event.project, resource=request.path)
         return self.write(event)

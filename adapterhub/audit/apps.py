@@ -1,8 +1,13 @@
+"""Configuration of the application `audit`."""
+
 from django.apps import AppConfig
 
 
 class AuditConfig(AppConfig):
+    """The application `audit`."""
+
     name = "adapterhub.audit"
 
     def ready(self) -> None:
+        """Connect the receivers."""
         from adapterhub.audit import receivers  # noqa: F401 - its import connects them

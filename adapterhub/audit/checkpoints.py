@@ -34,6 +34,7 @@ def write(project: Tenant | None) -> Checkpoint:
 
 
 def head_signed(project: Tenant | None) -> dict[str, Any]:
+    """Return the chain's head as a signed checkpoint that follows the last one."""
     sequence, head = head_of(project)
     at = now()
     last = Checkpoint.objects.filter(project=project).last()

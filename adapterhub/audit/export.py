@@ -60,6 +60,7 @@ def csv_lines(project: Tenant | None) -> Iterator[str]:
 
 
 def csv_line(cells: list[str]) -> str:
+    """Return the cells as one line of CSV."""
     line = io.StringIO()
     csv.writer(line).writerow(cells)
     return line.getvalue()

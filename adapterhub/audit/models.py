@@ -22,6 +22,8 @@ APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
+    """Queries of audit events."""
+
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """Return the events of one chain in order; None is the chain of the installation itself."""
         return self.filter(project=project).order_by("sequence")
@@ -179,10 +181,12 @@ class AuditEvent(models.Model):
 
     @property
     def hash_hex(self) -> str:
+        """Return the event's hash in hexadecimal."""
         return bytes(self.hash).hex()
 
     @property
     def prev_hash_hex(self) -> str:
+        """Return the hash of the event before it in hexadecimal."""
         return bytes(self.prev_hash).hex()
 
     def as_link(self) -> chain.Link:
@@ -237,6 +241,7 @@ def lock_chain(project: Tenant | None) -> None:
 
 
 def as_json(content: JsonObject | None) -> str | None:
+    """Return the content as JSON text; None stays None."""
     return None if content is None else json.dumps(content)
 
 

@@ -55,6 +55,7 @@ def kept_key(path: Path) -> str:
 
 
 def link_once(source: str, target: Path) -> None:
+    """Link the file to its name unless another process did so first."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -78,6 +79,7 @@ def trusted_keys() -> list[Ed25519PublicKey]:
 
 
 def former_key(pem: str) -> Ed25519PublicKey:
+    """Parse a former public key. Raises ImproperlyConfigured."""
     try:
         key = load_pem_public_key(pem.strip().encode())
     except ValueError as error:

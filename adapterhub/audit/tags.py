@@ -4,6 +4,8 @@ from enum import StrEnum
 
 
 class Tag(StrEnum):
+    """The kinds of audit events, as `subject:action`."""
+
     PROJECT_CREATED = "project:created"
     PROJECT_CHANGED = "project:changed"
     USER_CREATED = "user:created"

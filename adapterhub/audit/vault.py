@@ -28,6 +28,7 @@ def keep(path: str, data: bytes) -> None:
 
 
 def keep_in_folder(path: Path, data: bytes) -> None:
+    """Write a new read-only file. Raises FileExistsError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
         stream.write(data)
@@ -35,6 +36,7 @@ def keep_in_folder(path: Path, data: bytes) -> None:
 
 
 def keep_in_bucket(store: S3Store, path: str, data: bytes) -> None:
+    """Write a new object, locked where the bucket has Object Lock."""
     key = "/".join(part for part in (store.prefix, path) if part)
     store.client.put_object(Bucket=store.bucket, Key=key, Body=data, IfNoneMatch="*", **lock_of(store))
 

@@ -1,4 +1,4 @@
-"""Verify an exported audit trail without AdapterHub: standard library and `cryptography`, no database, no Django.
+r"""Verify an exported audit trail without AdapterHub: standard library and `cryptography`, no database, no Django.
 
     python verifier.py EXPORT --checkpoints DIR --public-key FILE
 
@@ -12,7 +12,7 @@ gap      an event is missing, or stands in another order; `file` is missing
 tail     the trail ends before the sequence of a signed checkpoint
 rehash   the trail holds in itself, but is not the one whose head was signed; `sequence` is the checkpoint's
 
-The hash of an event is sha256("adapterhub.audit.v1\\n" | hash before it | its canonical JSON, RFC 8785), 32 bytes; the
+The hash of an event is sha256("adapterhub.audit.v1\n" | hash before it | its canonical JSON, RFC 8785), 32 bytes; the
 first follows 32 zero bytes. What came after the newest checkpoint is proved by the chain alone.
 """
 
@@ -131,6 +131,7 @@ def read_export(path: Path) -> list[tuple[str, Link]]:
 
 
 def read_line(number: int, line: bytes) -> tuple[str, Link]:
+    """Parse an exported line to its project and link. Raises Unreadable."""
     try:
         row = json.loads(line)
         canonical = row["event"].encode()
@@ -141,6 +142,7 @@ def read_line(number: int, line: bytes) -> tuple[str, Link]:
 
 
 def project_in(canonical: bytes) -> str:
+    """Return the project that the hashed bytes name; empty when they are no event."""
     try:
         return str(json.loads(canonical).get("project") or INSTALLATION)
     except (ValueError, AttributeError):
@@ -167,6 +169,7 @@ def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
 
 
 def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
+    """Read a checkpoint and verify its signature. Raises Unreadable."""
     try:
         outer = json.loads(path.read_bytes())
         signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
@@ -281,11 +284,16 @@ def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, o
 
 
 def answer(project: str, fault: Fault | None, last: int) -> dict[str, object]:
+    """Return the verdict as JSON."""
     sequence = fault.sequence if fault else last
     return {"ok": fault is None, "project": project, "sequence": sequence, "fault": fault.kind if fault else None}
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Verify the named export and print the verdict.
+
+    Returns the exit status: 0, 1 for a fault, 2 for unreadable input.
+    """
     parser = argparse.ArgumentParser(description="Verify an exported audit trail against its signed checkpoints.")
     parser.add_argument("export", type=Path, metavar="EXPORT", help="JSONL of audit/export/, or a bundle's folder")
     parser.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder of signed checkpoints")

@@ -55,5 +55,6 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def verdict(project: Tenant) -> dict[str, Any]:
+    """Verify the project's chain, for the page."""
     count, faults = verify(project)
     return {"project": project, "events": count, "faults": faults}

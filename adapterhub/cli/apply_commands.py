@@ -23,6 +23,7 @@ SIGNS = {"create": "+", "change": "~", "run": "+", "follow": ">", "open": "+"}
 
 
 def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
+    """Return the state that the steps start from."""
     declared = declaration.read(file)
     return State(api, declared, declared.project or project_of(api, project), file.parent, timeout_s)
 
@@ -40,6 +41,7 @@ def lines(changes: list[Change]) -> str:
 
 
 def answer(state: State, changes: list[Change]) -> dict[str, Any]:
+    """Return the changes and the ids that exist, for --json."""
     return {"changes": [asdict(change) for change in changes], **summary(state)}
 
 
@@ -89,5 +91,6 @@ def carry_out(state: State) -> None:
 
 
 def line(state: State) -> str:
+    """Return the result in one line."""
     rollout = state.rollout
     return f"{state.version} {rollout['id']} {rollout['status']}" if rollout else f"{state.version}"

@@ -33,6 +33,7 @@ def preferred(test: dict[str, Any]) -> str:
 
 
 def short(test: dict[str, Any]) -> str:
+    """Return the test's prompt, cut to a line."""
     return shorten(test["prompt"], LINE)
 
 

@@ -22,6 +22,8 @@ class Strict(BaseModel):
 
 
 class Adapter(Strict):
+    """The adapter that should exist."""
+
     slug: Slug
     description: str = ""
     tags: list[str] = []
@@ -36,6 +38,7 @@ class Budget(Strict):
 
     @model_validator(mode="after")
     def is_one(self) -> Self:
+        """Check that the budget is given in one unit. Raises ValueError."""
         if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError("name exactly one of uniform_rank, parameters, bytes")
         return self
@@ -53,6 +56,8 @@ class Gates(Strict):
 
 
 class Step(Strict):
+    """A step of the rollout."""
+
     weight: Percent
     hold_s: Count = 0
     min_samples: Count = 0
@@ -61,6 +66,8 @@ class Step(Strict):
 
 
 class Guardrail(Strict):
+    """A metric's guardrail."""
+
     metric: str
     margin: Annotated[float, Field(ge=0)]
     kind: Literal["guardrail", "signal", "goal"] = "guardrail"
@@ -78,6 +85,8 @@ class Rollout(Strict):
 
 
 class Declaration(Strict):
+    """The whole file."""
+
     adapter: Adapter
     base: Slug
     data: Annotated[str, Field(min_length=1)]

@@ -19,12 +19,15 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file; els
 
 
 class Kind(StrEnum):
+    """The formats of an exported audit trail."""
+
     JSONL = "jsonl"
     CSV = "csv"
     BUNDLE = "bundle"
 
 
 def write(content: bytes, output: Path | None) -> None:
+    """Write to the file, or to standard output without one."""
     if output:
         output.write_bytes(content)
     else:

@@ -94,6 +94,7 @@ def take(
 
 
 def require_json(file: Path) -> None:
+    """Check that the downloaded file is JSON. Raises Ended."""
     try:
         json.loads(file.read_text())
     except ValueError as error:

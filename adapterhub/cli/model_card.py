@@ -17,6 +17,7 @@ def card(version: Json, dossier: Json, evaluations: list[Json]) -> str:
 
 
 def front(dossier: Json) -> str:
+    """Return the card's metadata as YAML."""
     about = dossier["1 General description"]
     base = about["base model"]["source"] or about["base model"]["name"]
     metadata = {"base_model": base, "library_name": "peft", "tags": ["adapterhub", about["adapter"]]}
@@ -24,6 +25,7 @@ def front(dossier: Json) -> str:
 
 
 def body(version: Json, dossier: Json, evaluations: list[Json]) -> Iterator[str]:
+    """Yield the card's text, line by line."""
     about, development = dossier["1 General description"], dossier["2 Elements and development"]
     yield f"# {version['served_name']}"
     yield f"\n{about['purpose']}\n"
@@ -47,11 +49,13 @@ def body(version: Json, dossier: Json, evaluations: list[Json]) -> Iterator[str]
 
 
 def table(rows: Json) -> Iterator[str]:
+    """Yield a Markdown table of names and values."""
     yield "| | |\n|---|---|"
     yield from (f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items())
 
 
 def ranks_of(ranks: dict[str, int]) -> str:
+    """Describe the ranks: none, one, or the range."""
     if not ranks:
         return "none"
     low, high = min(ranks.values()), max(ranks.values())
@@ -59,6 +63,7 @@ def ranks_of(ranks: dict[str, int]) -> str:
 
 
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
+    """Return what was measured of the version, by the name that the card shows."""
     rows: Json = {name: metrics[key] for key, name in SHOWN.items() if metrics.get(key) is not None}
     for evaluation in evaluations:
         for other, change in ((evaluation.get("metrics") or {}).get("differences") or {}).items():

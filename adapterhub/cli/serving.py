@@ -27,6 +27,7 @@ def numbers(text: str, option: str, count: int) -> list[str]:
 
 
 def number(text: str, option: str) -> float:
+    """Parse the number of an option. Raises Ended."""
     try:
         return float(text)
     except ValueError:

@@ -32,6 +32,7 @@ def project_of(api: Client, slug: str) -> str:
 
 
 def projects_seen(api: Client) -> list[str]:
+    """Return the slugs of the projects that the token sees."""
     return [str(project["slug"]) for project in api.send(calls.projects())["results"]]
 
 

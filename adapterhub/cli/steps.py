@@ -58,6 +58,7 @@ class State:
             return None
 
     def send(self, call: Call[Any]) -> Json:
+        """Send the call and return its object."""
         answer: Json = self.api.send(call)
         return answer
 
@@ -67,6 +68,7 @@ class State:
         return ended
 
     def newest(self, call: Call[Json], fits: Callable[[Json], bool]) -> Json | None:
+        """Return the newest row of the list that fits; None if there is none."""
         return next((row for row in self.api.rows(call) if fits(row)), None)
 
 
@@ -80,13 +82,18 @@ def known(value: T | None) -> T:
 class Step(Protocol):
     """A step: `look` checks the current state and returns the missing change; `do` carries it out."""
 
-    def plan(self, state: State) -> Change | None: ...
+    def plan(self, state: State) -> Change | None:
+        """Return the change that the declaration needs; None if there is nothing to do. Raises Ended."""
 
-    def do(self, state: State) -> None: ...
+    def do(self, state: State) -> None:
+        """Carry the change out."""
 
 
 class TheAdapter:
+    """The adapter, with its description and tags."""
+
     def plan(self, state: State) -> Change | None:
+        """Return the creation or change of the adapter. Raises Ended for another base model."""
         wanted = state.declared.adapter
         state.adapter = stored = state.find(calls.adapter(wanted.slug))
         if stored is None:
@@ -97,6 +104,7 @@ class TheAdapter:
         return Change("change", "adapter", wanted.slug, ", ".join(changed)) if changed else None
 
     def do(self, state: State) -> None:
+        """Create the adapter, or change its description and tags."""
         wanted = state.declared.adapter
         fields = {"description": wanted.description, "tags": wanted.tags}
         if state.adapter:
@@ -107,10 +115,14 @@ class TheAdapter:
 
 
 class TheData:
+    """The dataset: a file's content, or a number."""
+
     def file(self, state: State) -> Path:
+        """Return the declared file, relative to the declaration."""
         return state.folder / state.declared.data
 
     def plan(self, state: State) -> Change | None:
+        """Return the upload of content that the project does not hold. Raises Ended without such a file."""
         if state.declared.data.isdecimal():
             state.dataset = int(state.declared.data)
             return None
@@ -124,6 +136,7 @@ class TheData:
         return None if state.dataset else Change("create", "dataset", state.declared.data, "this content is new")
 
     def do(self, state: State) -> None:
+        """Upload the file and wait for its check."""
         dataset = state.send(calls.upload_dataset(state.project, self.file(state)))
         if dataset["status"] == "checking":
             dataset = state.followed(calls.dataset(dataset["id"]), "check of the data")
@@ -134,6 +147,7 @@ class TheRanks:
     """The step that plans the ranks of every module before the training, if the file has a budget."""
 
     def plan(self, state: State) -> Change | None:
+        """Return the analysis to run or to follow for the declared budget."""
         if state.declared.budget is None:
             return None
         wanted = state.declared.budget.model_dump(exclude_none=True)
@@ -157,6 +171,7 @@ class TheRanks:
         return None
 
     def do(self, state: State) -> None:
+        """Run the analysis, or follow it, to its end."""
         if state.analysis is None:
             wanted = known(state.declared.budget).model_dump(exclude_none=True)
             state.analysis = state.send(calls.analyze(state.project, state.declared.base, known(state.dataset), wanted))
@@ -173,6 +188,7 @@ class TheVersion:
     """The step that finds a usable version made by exactly this recipe, or trains one."""
 
     def plan(self, state: State) -> Change | None:
+        """Return the training or the check to run or to follow."""
         slug = state.declared.adapter.slug
         planned = state.declared.budget is None or (state.analysis or {}).get("status") == "succeeded"
         if not (state.adapter and state.dataset and planned):
@@ -188,10 +204,12 @@ class TheVersion:
         return None
 
     def recipe(self, state: State) -> Json:
+        """Return the part of a run's request that the declaration decides."""
         planned = {"rank_analysis": state.analysis["id"]} if state.analysis else {}
         return {"method": state.declared.method, "hyperparameters": state.declared.hyperparameters, **planned}
 
     def runs(self, state: State) -> Call[Json]:
+        """Return the call that lists the adapter's runs on this data by this method."""
         return calls.training_runs(
             project=state.project,
             adapter=state.declared.adapter.slug,
@@ -200,6 +218,7 @@ class TheVersion:
         )
 
     def fits(self, state: State) -> Callable[[Json], bool]:
+        """Return a test for runs that the declaration would repeat."""
         recipe = self.recipe(state)
         slug, dataset = state.declared.adapter.slug, known(state.dataset)
         whole = state.send(calls.preflight(state.project, slug, dataset, **recipe))
@@ -212,12 +231,15 @@ class TheVersion:
         return same
 
     def is_usable(self, state: State, run: Json) -> bool:
+        """Return True if the version of the run may be served."""
         return self.of(state, run["version"])["status"] in USABLE
 
     def of(self, state: State, served_name: str) -> Json:
+        """Return the version with this served name."""
         return state.send(calls.version(state.declared.adapter.slug, number_of(served_name)))
 
     def do(self, state: State) -> None:
+        """Train, or follow the run, and wait for the version's check."""
         slug = state.declared.adapter.slug
         if state.run is None:
             state.run = state.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
@@ -237,6 +259,7 @@ class TheGates:
     """The step that measures the version against what the alias serves, on held-out rows, and applies the gates."""
 
     def plan(self, state: State) -> Change | None:
+        """Return the evaluation to run or to follow. Raises Ended for a version that a gate refuses."""
         if state.declared.gates is None:
             return None
         name = state.version or state.declared.adapter.slug
@@ -258,13 +281,16 @@ class TheGates:
         return None
 
     def alias(self, state: State) -> None:
+        """Read the declared alias, if there is one."""
         if state.declared.rollout and state.alias is None:
             state.alias = state.find(calls.alias(state.declared.rollout.alias))
 
     def serving(self, state: State) -> str | None:
+        """Return the served name of the version that the alias serves now."""
         return state.alias["version"] if state.alias else None
 
     def do(self, state: State) -> None:
+        """Evaluate the version, or follow its evaluation, and apply the gates."""
         version = known(state.version)
         if state.evaluation is None:
             other = {"against": self.serving(state)} if self.serving(state) else {}
@@ -289,12 +315,14 @@ class ThePolicy:
     """The step that sets how many signatures a promotion needs."""
 
     def plan(self, state: State) -> Change | None:
+        """Return the change of the alias' quorum."""
         wanted = state.declared.gates.quorum if state.declared.gates else None
         if wanted is None or state.alias is None or state.alias["policy"].get("quorum", 0) == wanted:
             return None
         return Change("change", "alias", state.alias["name"], f"quorum {wanted}")
 
     def do(self, state: State) -> None:
+        """Set the alias' quorum."""
         alias, gates = known(state.alias), known(state.declared.gates)
         state.alias = state.send(calls.set_policy(alias["name"], {**alias["policy"], "quorum": gates.quorum}))
 
@@ -303,6 +331,7 @@ class TheRollout:
     """The step that opens a rollout, or creates the alias, which then serves its first version at once."""
 
     def plan(self, state: State) -> Change | None:
+        """Return the creation of the alias, or the rollout to open."""
         wanted = state.declared.rollout
         if wanted is None:
             return None
@@ -321,6 +350,7 @@ class TheRollout:
         return self.plan_rollout(state, wanted.alias)
 
     def plan_rollout(self, state: State, alias: str) -> Change | None:
+        """Return the rollout to open; None if it is under way. Raises Ended if one failed."""
         rollout = state.newest(calls.rollouts(alias, candidate=state.version or ""), lambda _: True)
         if rollout and rollout["status"] in ("rolled_back", "failed"):
             outcome = rollout["status"].replace("_", " ")
@@ -331,6 +361,7 @@ class TheRollout:
         return Change("open", "rollout", alias, f"it serves {state.alias and state.alias['version']}")
 
     def do(self, state: State) -> None:
+        """Create the alias, or open the rollout."""
         wanted, version = known(state.declared.rollout), known(state.version)
         if state.alias is None:
             quorum = state.declared.gates.quorum if state.declared.gates else None

@@ -29,6 +29,7 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def value_of(text: str) -> Any:
+    """Parse the text as JSON, else return it as text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -28,6 +28,7 @@ class Follower:
         self.last = ""
 
     def update(self, resource: dict[str, Any]) -> None:
+        """Show the object's progress; off a terminal print each change of status."""
         done, total, status = state_of(resource)
         self.bar.update(self.task, completed=done, total=total, status=status)
         if not self.is_live and status != self.last:
@@ -47,6 +48,7 @@ def state_of(resource: dict[str, Any]) -> tuple[float, float | None, str]:
 
 @contextmanager
 def following(name: str) -> Iterator[Follower]:
+    """Provide a progress bar on standard error."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

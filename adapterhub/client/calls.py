@@ -37,10 +37,12 @@ class Call(Generic[T]):
 
 
 def get(path: str, **params: str) -> Call[Any]:
+    """Return a call that reads."""
     return Call("GET", path, params=params)
 
 
 def post(path: str, **body: Any) -> Call[Any]:
+    """Return a call that creates or acts."""
     return Call("POST", path, body)
 
 
@@ -64,6 +66,7 @@ def projects() -> Call[Json]:
 
 
 def upload_dataset(project: str, file: Path) -> Call[Dataset]:
+    """Upload a file as a dataset."""
     return Call("POST", "datasets/", {"project": project}, files={"file": file})
 
 
@@ -73,6 +76,7 @@ def check_dataset(project: str, file: Path) -> Call[Json]:
 
 
 def adapter(slug: str) -> Call[Json]:
+    """Read an adapter."""
     return get(f"adapters/{part(slug)}/")
 
 
@@ -87,6 +91,7 @@ def change_adapter(slug: str, **fields: Any) -> Call[Json]:
 
 
 def dataset(pk: int) -> Call[Dataset]:
+    """Read a dataset."""
     return get(f"datasets/{pk}/")
 
 
@@ -96,6 +101,7 @@ def analyze(project: str, base_model: str, dataset: int, budget: Json, **setting
 
 
 def rank_analysis(pk: str) -> Call[RankAnalysis]:
+    """Read a rank analysis."""
     return get(f"rank-analyses/{part(pk)}/")
 
 
@@ -126,6 +132,7 @@ def train(project: str, adapter: str, dataset: int, **fields: Any) -> Call[Train
 
 
 def training_run(pk: str) -> Call[TrainingRun]:
+    """Read a training run."""
     return get(f"training-runs/{part(pk)}/")
 
 
@@ -136,6 +143,7 @@ def push(adapter: str, folder: Path, *, fold: bool = False) -> Call[Version]:
 
 
 def version(adapter: str, number: int) -> Call[Version]:
+    """Read a version."""
     return get(f"adapters/{part(adapter)}/versions/{number}/")
 
 
@@ -145,6 +153,7 @@ def download(adapter: str, number: int) -> Call[bytes]:
 
 
 def dossier(adapter: str, number: int) -> Call[Json]:
+    """Read a version's dossier."""
     return get(f"adapters/{part(adapter)}/versions/{number}/dossier/")
 
 
@@ -162,6 +171,7 @@ def evaluations(**filters: str) -> Call[Json]:
 
 
 def evaluation(pk: str) -> Call[Evaluation]:
+    """Read an evaluation."""
     return get(f"evaluations/{part(pk)}/")
 
 
@@ -189,6 +199,7 @@ def history(alias: str, at: str = "") -> Call[list[Move]]:
 
 
 def alias(name: str) -> Call[Json]:
+    """Read an alias."""
     return get(f"aliases/{part(name)}/")
 
 
@@ -198,6 +209,7 @@ def create_alias(project: str, name: str, cluster: str, version: str, policy: Js
 
 
 def set_policy(alias: str, policy: Json) -> Call[Json]:
+    """Set an alias' policy."""
     return Call("PATCH", f"aliases/{part(alias)}/", {"policy": policy})
 
 
@@ -207,6 +219,7 @@ def rollouts(alias: str, **filters: str) -> Call[Json]:
 
 
 def rollout(pk: str) -> Call[Rollout]:
+    """Read a rollout."""
     return get(f"rollouts/{part(pk)}/")
 
 
@@ -239,12 +252,15 @@ def promote(rollout: Rollout, reason: str) -> Call[Rollout]:
 
 
 def roll_back(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """Roll a rollout back."""
     return post(f"rollouts/{rollout['id']}/rollback/", reason=reason)
 
 
 def verify_audit(project: str) -> Call[Verdict]:
+    """Verify a project's audit trail."""
     return get("audit/verify/", project=project)
 
 
 def export_audit(project: str, kind: str = "jsonl") -> Call[bytes]:
+    """Export a project's audit trail."""
     return get("audit/export/", project=project, **{"as": kind})

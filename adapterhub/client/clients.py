@@ -44,6 +44,7 @@ class Client:
         raise Unreachable(f"{self.http.base_url} does not answer: {failure}") from failure
 
     def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
+        """Send the request once; return the response, or the error of the connection."""
         with ExitStack() as files:
             try:
                 answer = self.http.request(call.method, call.path, headers=sent, **arguments(call, files))
@@ -95,6 +96,7 @@ class AsyncClient:
         raise Unreachable(f"{self.http.base_url} does not answer: {failure}") from failure
 
     async def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
+        """Send the request once; return the response, or the error of the connection."""
         with ExitStack() as files:
             try:
                 answer = await self.http.request(call.method, call.path, headers=sent, **arguments(call, files))

@@ -8,6 +8,8 @@ Json = dict[str, Any]
 
 
 class Dataset(TypedDict):
+    """A dataset."""
+
     id: int
     name: str
     status: str
@@ -27,10 +29,14 @@ class Job(TypedDict):
 
 
 class RankAnalysis(Job):
+    """A rank analysis."""
+
     budget: Json
 
 
 class TrainingRun(Job):
+    """A training run."""
+
     adapter: str
     method: str
     version: str | None
@@ -70,6 +76,8 @@ class Rollout(TypedDict):
 
 
 class Move(TypedDict):
+    """A move of an alias."""
+
     version: str
     at: str
     actor_name: str
@@ -77,11 +85,15 @@ class Move(TypedDict):
 
 
 class Fault(TypedDict):
+    """A fault of an audit chain."""
+
     sequence: int
     fault: str
 
 
 class Verdict(TypedDict):
+    """The result of verifying an audit trail."""
+
     project: str
     ok: bool
     events: int

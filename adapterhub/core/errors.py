@@ -28,35 +28,49 @@ class DomainError(Exception):
 
 
 class Conflict(DomainError):
+    """The state does not allow the request now."""
+
     status = 409
     code = "conflict"
 
 
 class InvalidTransition(Conflict):
+    """The object's status has no such transition."""
+
     code = "invalid_transition"
 
 
 class PreconditionFailed(DomainError):
+    """The object has changed since the caller read it."""
+
     status = 412
     code = "precondition_failed"
 
 
 class Invalid(DomainError):
+    """A field of the request has an invalid value."""
+
     status = 422
     code = "invalid"
 
 
 class NotAllowed(DomainError):
+    """The caller may not do this."""
+
     status = 403
     code = "not_allowed"
 
 
 class TooLarge(DomainError):
+    """The request's body is too large."""
+
     status = 413
     code = "body_too_large"
 
 
 class TooMany(DomainError):
+    """The caller sends more than the limit; `wait_s` says when there is room again."""
+
     status = 429
     code = "throttled"
 
@@ -66,5 +80,7 @@ class TooMany(DomainError):
 
 
 class Unavailable(DomainError):
+    """Another service that the request needs does not answer."""
+
     status = 503
     code = "unavailable"

@@ -44,6 +44,7 @@ def main() -> int:
 
 
 def run(console: Console, options: Options) -> int:
+    """Start the product, run the demo against it, and supervise it until it is stopped."""
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Layout(options.home).create()
@@ -77,6 +78,7 @@ def connect(options: Options, url: str) -> Hub:
 
 
 def ensure(home: Path, name: str, *options: str) -> None:
+    """Create the user unless there is one, with a generated password."""
     kept_password(home, name)
     manage("ensure_user", name, "--password-file", str(password_file(home, name)), *options)
 
@@ -96,10 +98,12 @@ def manage(*arguments: str) -> str:
 
 
 def password_file(home: Path, name: str) -> Path:
+    """Return the file that holds the user's password."""
     return home / (PASSWORD_FILE if name == USER else f"{PASSWORD_FILE}-{name}")
 
 
 def kept_password(home: Path, name: str) -> str:
+    """Return the user's password; generate it on the first call."""
     path = password_file(home, name)
     if not path.exists():
         path.touch(mode=0o600)
@@ -108,10 +112,12 @@ def kept_password(home: Path, name: str) -> str:
 
 
 def router_url(options: Options) -> str:
+    """Return the router's address."""
     return f"http://{reachable_host(options.host)}:{options.router_port}"
 
 
 def replica_urls(options: Options) -> list[str]:
+    """Return the addresses of the engines."""
     host = reachable_host(options.host)
     return [f"http://{host}:{options.engine_port + number}" for number in range(options.engines)]
 

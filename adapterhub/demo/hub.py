@@ -61,12 +61,15 @@ class Hub:
         return words(response)
 
     def get(self, path: str, **params: Any) -> Any:
+        """Read a resource."""
         return checked(self.rest.get(path, params=params))
 
     def post(self, path: str, body: Json) -> Any:
+        """Send a JSON body."""
         return checked(self.rest.post(path, json=body))
 
     def upload(self, path: str, fields: Json, file: Path) -> Any:
+        """Send a file with fields."""
         with file.open("rb") as stream:
             return checked(self.rest.post(path, data=fields, files={"file": (file.name, stream)}))
 
@@ -75,6 +78,7 @@ class Hub:
         return [row for page in self.pages(path, **params) for row in page]
 
     def pages(self, path: str, **params: Any) -> Iterator[list[Json]]:
+        """Yield the pages of a list."""
         page = self.get(path, page_size=200, **params)
         yield page["results"]
         while page["next"]:
@@ -117,6 +121,7 @@ class Person:
     password: str
 
     def sign_in(self) -> Hub:
+        """Sign in and return a client with the session."""
         return Hub.signed_in(self.url, self.name, self.password)
 
 
@@ -130,6 +135,7 @@ def checked(response: httpx.Response) -> Any:
 
 
 def words(response: httpx.Response) -> str:
+    """Return the error message of a response."""
     try:
         body = response.json()
     except ValueError:

@@ -63,6 +63,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def last_line(text: str) -> str:
+    """Return the last line of a program's output."""
     return (text.strip().splitlines() or ["no message."])[-1]
 
 
@@ -105,6 +106,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def main() -> int:
+    """Fetch the demo's base model; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m adapterhub.demo.material")
     parser.add_argument("what", choices=("model",))
     parser.add_argument("--home", type=Path, required=True)

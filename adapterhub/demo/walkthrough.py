@@ -65,9 +65,11 @@ class Walkthrough:
         self.record = Record()
 
     def say(self, text: str) -> None:
+        """Print a line."""
         self.console.print(text, highlight=False)
 
     def step(self, number: int, text: str) -> None:
+        """Print the heading of a step."""
         self.console.rule(f"[bold]{number}. {text}", align="left")
 
     def run(self, dataset_file: Path) -> Record:
@@ -92,6 +94,7 @@ class Walkthrough:
         return self.record
 
     def register_base_model(self) -> Json:
+        """Register the base model and wait for its check."""
         self.step(1, "Base model")
         if not self.hub.exists(f"base-models/{DEFAULT_MODEL}/"):
             self.hub.post("base-models/", {"slug": DEFAULT_MODEL, "source": DEFAULT_MODEL})
@@ -102,10 +105,12 @@ class Walkthrough:
         return model
 
     def checked_model(self) -> Json | None:
+        """Return the base model once it is checked."""
         model: Json = self.hub.get(f"base-models/{DEFAULT_MODEL}/")
         return None if model["status"] == "checking" else model
 
     def upload_dataset(self, file: Path) -> Json:
+        """Upload the dataset and show its first row."""
         self.step(2, "Alice, trainer: a dataset of DORA, GDPR and the EU AI Act")
         dataset: Json = self.alice.upload("datasets/", {"project": PROJECT, "name": "European law"}, file)
         splits = dataset["splits"]
@@ -133,6 +138,7 @@ class Walkthrough:
                 self.olga.post("replicas/", {"cluster": CLUSTER, "url": url})
 
     def analyse(self, dataset: Json) -> Json:
+        """Run the rank analysis, or take one of an earlier demo, and show its plan."""
         self.step(3, "TARS: plan the rank of every layer before training")
         done = self.reusable("rank-analyses/", dataset, planned_alike)
         body = {"project": PROJECT, "base_model": DEFAULT_MODEL, "dataset": dataset["id"], **ANALYSIS}
@@ -174,10 +180,12 @@ class Walkthrough:
         return str(run["version"])
 
     def version(self, served_name: str) -> Json:
+        """Return the version with this served name."""
         versions = self.hub.all(f"adapters/{ADAPTER}/versions/")
         return next(version for version in versions if version["served_name"] == served_name)
 
     def keep_version(self, version: Json) -> None:
+        """Check what was trained and measured, and add the version to the record."""
         metrics = version["metrics"]
         require(metrics["steps"] >= MIN_STEPS, f"only {metrics['steps']} steps were trained")
         require(metrics["train_tokens"] >= MIN_TRAINED, f"only {metrics['train_tokens']} tokens were trained")
@@ -214,6 +222,7 @@ class Walkthrough:
 
     @contextmanager
     def bar(self) -> Iterator[Progress]:
+        """Provide a progress bar."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -226,6 +235,7 @@ class Walkthrough:
             yield bar
 
     def compare(self, base: Json, analysis: Json, uniform: str, planned: str) -> None:
+        """Print the two versions side by side."""
         table = Table("version", "parameters", "loss before", "loss after", "ranks")
         for version in self.record.versions:
             ranks = sorted(set(version["rank_pattern"].values()))
@@ -241,6 +251,7 @@ class Walkthrough:
         require(parameters[1] <= parameters[0], "the planned version has more parameters than the uniform one")
 
     def go_live(self, version: str) -> None:
+        """Serve the first version under the protected alias."""
         self.step(6, f"Olga, operator: v1 live under the protected alias {ALIAS!r} on {len(self.replicas)} replicas")
         if self.hub.exists(f"aliases/{ALIAS}/"):
             self.olga.rest.patch(f"aliases/{ALIAS}/", json={"policy": PROTECTED})
@@ -264,6 +275,8 @@ class Walkthrough:
             self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "The demo starts again."})
 
     def wait_until_loaded(self, version: str) -> None:
+        """Wait until every replica holds the version."""
+
         def poll() -> Json | None:
             state = self.hub.get(f"clusters/{CLUSTER}/state/")
             loaded = [row for row in state if row["is_healthy"] and version in row["observed"]]
@@ -272,6 +285,7 @@ class Walkthrough:
         wait_for(poll, f"Loading {version} on {len(self.replicas)} replicas", 120)
 
     def start_rollout(self, candidate: str) -> Json:
+        """Open the rollout of the second version to half of the users."""
         self.step(7, "Roll v2 out to half of the users, sticky")
         rollout = self.open_rollout(candidate, "TARS plan against uniform.")
         self.wait_for_router({candidate, self.record.versions[0]["served_name"]})
@@ -289,6 +303,7 @@ class Walkthrough:
         return wait_for(running, "Loading the candidate on every replica", 120)
 
     def promote(self, rollout: Json, candidate: str) -> None:
+        """Promote the candidate with another person's approval."""
         self.step(8, "Promote v2 under the protected alias: Olga asks, Bob approves, Olga promotes")
         path, body = f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."}
         self.say(f"Olga alone: {self.olga.refused(path, body)}")
@@ -311,6 +326,7 @@ class Walkthrough:
         require(signed["status"] == "approved", "Bob's signature did not approve the promotion")
 
     def roll_back(self, rollout: Json, stable: str) -> None:
+        """Roll the promotion back."""
         self.step(9, "Roll back to v1 in one call")
         self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo shows the way back."})
         self.wait_for_router({stable})
@@ -325,6 +341,7 @@ class Walkthrough:
         wait_for(poll, "The router's switch", 30)
 
     def ask(self, users: list[str], tokens: int) -> list[Answer]:
+        """Send the prompts of all users at once."""
         with ThreadPoolExecutor(10) as pool:
             return list(pool.map(lambda user: self.hub.complete(ALIAS, prompt_of(user), user, tokens), users))
 
@@ -351,6 +368,7 @@ class Walkthrough:
         require(set(during.values()) <= {"candidate", "control", "stable"}, "a user had no arm during the rollout")
 
     def audit(self) -> None:
+        """Verify the audit trail and print its latest events."""
         self.step(10, "The audit trail of all this")
         verdict = self.hub.get("audit/verify/", project=PROJECT)
         for event in reversed(self.hub.all("audit/events/", project=PROJECT)[:12]):
@@ -373,5 +391,6 @@ def planned_alike(job: Json) -> bool:
 
 
 def require(holds: bool, otherwise: str) -> None:
+    """Check a claim of the demo. Raises StepFailed."""
     if not holds:
         raise StepFailed(f"The demo stops: {otherwise}.")

@@ -31,30 +31,37 @@ class Layout:
 
     @property
     def run(self) -> Path:
+        """Return the folder of sockets and locks."""
         return self.home / "run"
 
     @property
     def valkey(self) -> Path:
+        """Return Valkey's data folder."""
         return self.home / "valkey"
 
     @property
     def artifacts(self) -> Path:
+        """Return the folder of the artifact store."""
         return self.home / "artifacts"
 
     @property
     def models(self) -> Path:
+        """Return the folder of base models."""
         return self.home / "models"
 
     @property
     def logs(self) -> Path:
+        """Return the folder of logs."""
         return self.home / "logs"
 
     @property
     def work(self) -> Path:
+        """Return the folder in which jobs work."""
         return self.home / "work"
 
     @property
     def router(self) -> Path:
+        """Return the folder of the router's snapshot and spool."""
         return self.home / "router"
 
     @property
@@ -70,14 +77,17 @@ class Layout:
 
     @property
     def postgres_data(self) -> Path:
+        """Return Postgres' data folder."""
         return self.postgres / "data"
 
     @property
     def postgres_sockets(self) -> Path:
+        """Return the folder of Postgres' socket, whose path must be short."""
         return self._short_enough(self.postgres / "run", POSTGRES_SOCKET)
 
     @property
     def valkey_socket(self) -> Path:
+        """Return the path of Valkey's socket, which must be short."""
         return self._short_enough(self.run, VALKEY_SOCKET) / VALKEY_SOCKET
 
     @property

@@ -23,6 +23,7 @@ class LogFile:
         self.path = path
 
     def __call__(self, line: str) -> None:
+        """Append the line."""
         try:
             self._append(line)
         except OSError:
@@ -39,6 +40,7 @@ class PatientConsole(Console):
     """A console that goes quiet when its reader has closed the pipe, where rich would end the program."""
 
     def on_broken_pipe(self) -> None:
+        """Stop printing; the product goes on."""
         self.quiet = True
 
 

@@ -15,7 +15,8 @@ TIMEOUT_S = 1.0
 class Probe(Protocol):
     """A check of whether a process answers."""
 
-    def answers(self) -> bool: ...
+    def answers(self) -> bool:
+        """Return True if the process is ready."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class HttpProbe:
     path: str
 
     def answers(self) -> bool:
+        """Return True if the path answers with 200."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
         try:
             connection.request("GET", self.path)
@@ -51,6 +53,7 @@ class PostgresProbe:
     url: str
 
     def answers(self) -> bool:
+        """Return True if Postgres takes a connection."""
         try:
             psycopg.connect(self.url, connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -65,6 +68,7 @@ class ValkeyProbe:
     url: str
 
     def answers(self) -> bool:
+        """Return True if Valkey answers a ping."""
         try:
             with redis.Redis.from_url(self.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as client:
                 return bool(client.ping())

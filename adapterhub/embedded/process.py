@@ -51,10 +51,12 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Return the process id."""
         return self._process.pid
 
     @property
     def age_s(self) -> float:
+        """Return the seconds since the start."""
         return time.monotonic() - self.started_at
 
     def answers(self) -> bool:

@@ -36,6 +36,7 @@ class Service(ABC):
         return self._child.pid if self._child else 0
 
     def is_running(self) -> bool:
+        """Return True while the process runs."""
         return self._child is not None and self._child.exit_code() is None
 
     def start(self) -> None:

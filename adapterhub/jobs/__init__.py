@@ -1,0 +1,1 @@
+"""Leased jobs: the state machine that analyses, runs and evaluations share."""

@@ -19,6 +19,8 @@ from adapterhub.core.errors import InvalidTransition
 
 
 class JobStatus(models.TextChoices):
+    """The states of a job."""
+
     QUEUED = "queued"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -36,15 +38,19 @@ class StaleAttempt(Exception):
 
 
 def default_max_attempts() -> int:
+    """Return the configured number of attempts."""
     return settings.JOB_ATTEMPTS
 
 
 class LeasedJobQuerySet(models.QuerySet[Any]):
+    """Queries of jobs."""
+
     def active(self) -> Self:
         """Return the jobs that have not ended."""
         return self.exclude(status__in=TERMINAL)
 
     def queued(self) -> Self:
+        """Return the jobs that wait to be claimed."""
         return self.filter(status=JobStatus.QUEUED)
 
     def abandoned(self) -> Self:
@@ -89,6 +95,7 @@ class LeasedJob(models.Model):
 
     @property
     def is_active(self) -> bool:
+        """Return True until the job has ended."""
         return self.status not in TERMINAL
 
     @classmethod
@@ -160,4 +167,5 @@ class LeasedJob(models.Model):
 
 
 def lease() -> timedelta:
+    """Return the time for which a heartbeat keeps the job."""
     return timedelta(seconds=settings.LEASE_S)

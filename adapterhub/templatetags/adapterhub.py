@@ -83,11 +83,13 @@ def short(digest: str) -> str:
 
 @register.filter
 def is_mapping(value: object) -> bool:
+    """Return True for a dictionary."""
     return isinstance(value, dict)
 
 
 @register.filter
 def is_sequence(value: object) -> bool:
+    """Return True for a list."""
     return isinstance(value, list)
 
 

@@ -1,0 +1,1 @@
+"""Webhooks: signed messages about audit events, with retries."""

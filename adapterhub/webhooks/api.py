@@ -17,6 +17,8 @@ from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 
 
 class WebhookSerializer(serializers.ModelSerializer):
+    """A webhook without its secret."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
 
     class Meta:
@@ -25,6 +27,8 @@ class WebhookSerializer(serializers.ModelSerializer):
 
 
 class NewWebhookSerializer(serializers.Serializer):
+    """The webhook to create."""
+
     project = serializers.SlugField()
     url = serializers.CharField(max_length=500, help_text="https, at a host that an operator allowed.")
     events = serializers.ListField(
@@ -33,6 +37,8 @@ class NewWebhookSerializer(serializers.Serializer):
 
 
 class ShownWebhookSerializer(WebhookSerializer):
+    """A new webhook with its secret, which no later answer repeats."""
+
     secret = serializers.CharField(help_text="Verifies the signatures. Shown once.")
 
     class Meta(WebhookSerializer.Meta):
@@ -40,12 +46,16 @@ class ShownWebhookSerializer(WebhookSerializer):
 
 
 class AttemptSerializer(serializers.ModelSerializer):
+    """One attempt of a delivery."""
+
     class Meta:
         model = Attempt
         fields = ["number", "at", "answer", "error"]
 
 
 class DeliverySerializer(serializers.ModelSerializer):
+    """A delivery with its attempts."""
+
     type = serializers.CharField(source="event.tag")
     log = AttemptSerializer(many=True)
 

@@ -93,6 +93,7 @@ def require_address(url: str) -> None:
 
 
 def require_events(events: list[str]) -> None:
+    """Check that the webhook names events that exist. Raises Invalid."""
     known = {*Tag, *(f"{subject}:*" for subject in SUBJECTS)}
     if unknown := [event for event in events if event not in known]:
         raise Invalid(
@@ -105,12 +106,16 @@ def require_events(events: list[str]) -> None:
 
 
 class DeliveryStatus(models.TextChoices):
+    """The states of a delivery."""
+
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    """Queries of deliveries."""
+
     def due(self) -> DeliveryQuerySet:
         """Return the pending deliveries that are due, by the database's clock, of webhooks that are not revoked."""
         return self.filter(status=DeliveryStatus.PENDING, next_at__lte=Now(), webhook__revoked_at=None)

@@ -54,6 +54,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
 
 
 def issue(request: HttpRequest, wanted: dict[str, Any]) -> str:
+    """Create the webhook and return its secret."""
     require_scope(request, wanted["project"], Scope.ADMIN)
     events = wanted["events"].split()
     return Webhook.create(wanted["project"], wanted["url"], events, by=actor_of(request)).secret

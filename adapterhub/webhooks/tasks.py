@@ -7,4 +7,5 @@ from adapterhub.webhooks import sending
 
 @shared_task
 def send_due() -> None:
+    """Send the deliveries that are due."""
     sending.send_due()

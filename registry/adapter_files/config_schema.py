@@ -16,22 +16,27 @@ Check = Callable[[Any], bool]
 
 
 def is_text(value: Any) -> bool:
+    """Return True for a short text or None."""
     return value is None or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
 def is_flag(value: Any) -> bool:
+    """Return True for a boolean or None."""
     return value is None or type(value) is bool
 
 
 def is_share(value: Any) -> bool:
+    """Return True for a number from 0 to 1 or None."""
     return value is None or (type(value) in (int, float) and 0 <= value <= 1)
 
 
 def is_rank(value: Any) -> bool:
+    """Return True for a whole number that can be a rank."""
     return type(value) is int and 1 <= value <= 2**15
 
 
 def is_alpha(value: Any) -> bool:
+    """Return True for a positive number that can be an alpha."""
     return type(value) in (int, float) and 0 < value <= 2**20
 
 
@@ -41,10 +46,12 @@ def is_names(value: Any) -> bool:
 
 
 def is_pattern(value: Any) -> bool:
+    """Return True for a mapping of modules to positive numbers, or None."""
     return value is None or (isinstance(value, dict) and all(map(is_alpha, value.values())))
 
 
 def is_off(value: Any) -> bool:
+    """Return True for a value that switches the feature off."""
     return value in (None, False, "", "none") or value == [] or value == {}
 
 

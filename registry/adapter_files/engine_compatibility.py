@@ -18,6 +18,8 @@ from registry.adapter_files.manifest import scale_of
 
 
 class Engine(StrEnum):
+    """The engines that AdapterHub knows."""
+
     VLLM = "vllm"
     VLLM_OLD = "vllm-old"
     SGLANG = "sglang"
@@ -35,6 +37,8 @@ LABELS = {
 
 
 class Outcome(StrEnum):
+    """The results of judging an adapter for an engine."""
+
     SERVES = "serves"
     SERVES_AFTER_EXPORT = "serves_after_export"
     CANNOT = "cannot"
@@ -73,6 +77,7 @@ class Traits:
 
     @property
     def max_rank(self) -> int:
+        """Return the highest rank of a module."""
         return max(self.ranks.values())
 
 
@@ -86,6 +91,7 @@ class Verdict:
 
     @property
     def label(self) -> str:
+        """Return the engine's name as pages show it."""
         return LABELS[self.engine]
 
 
@@ -144,6 +150,7 @@ def misreading(engine: Engine, traits: Traits) -> str:
 
 
 def misread_by_sglang(traits: Traits) -> str:
+    """Return the reason for which SGLang would serve the adapter wrongly; empty if it would not."""
     if traits.rank_stabilised:
         return "SGLang scales by alpha / r and ignores rsLoRA: it would scale every module wrongly."
     if len(set(traits.ranks.values())) > 1:
@@ -154,4 +161,5 @@ def misread_by_sglang(traits: Traits) -> str:
 
 
 def scaled_alike(traits: Traits, scale: float) -> bool:
+    """Return True if every module has this scale."""
     return all(math.isclose(value, scale, rel_tol=1e-6) for value in traits.scales.values())

@@ -39,6 +39,7 @@ class Manifest:
 
     @property
     def max_rank(self) -> int:
+        """Return the highest rank of a module."""
         return max(self.ranks.values())
 
     @classmethod
@@ -64,10 +65,12 @@ def read_parts(folder: Path, shapes: Shapes, layers: int) -> tuple[dict[str, Any
 
 
 def refused(message: str, field: str) -> Invalid:
+    """Return the error of an adapter that is not accepted."""
     return Invalid(message, field=field, code="bad_adapter")
 
 
 def refuse_other_base(config: dict[str, Any], bases: tuple[str, ...]) -> None:
+    """Check that the configuration names this base model or none. Raises Invalid."""
     named = str(config.get("base_model_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
     if bases and named and named.casefold() not in [base.casefold() for base in bases]:
         raise refused(
@@ -77,6 +80,7 @@ def refuse_other_base(config: dict[str, Any], bases: tuple[str, ...]) -> None:
 
 
 def refuse_other_files(folder: Path) -> None:
+    """Check that the folder holds the two files of an adapter and nothing else. Raises Invalid."""
     names = {path.name for path in folder.iterdir()}
     if names != {CONFIG, WEIGHTS}:
         differing = ", ".join(sorted(names ^ {CONFIG, WEIGHTS}))
@@ -136,6 +140,7 @@ def refuse_crowd(raw: bytes) -> None:
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a dictionary of JSON pairs. Raises ValueError for a key that stands there twice."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         raise ValueError("duplicate key")
@@ -167,6 +172,7 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, tuple[int, ...]]:
 
 
 def is_size(value: Any) -> bool:
+    """Return True for a whole number that can be a size or an offset."""
     return type(value) is int and 0 <= value < 2**48
 
 
@@ -184,6 +190,7 @@ def ranks_of(tensors: dict[str, tuple[int, ...]], shapes: Shapes, layers: int) -
 
 
 def rank_of(module: str, pair: dict[str, tuple[int, ...]], shapes: Shapes) -> int:
+    """Return the rank of the module's pair of matrices. Raises Invalid if their shapes do not fit the layer."""
     out, width = shapes[module.rsplit(".", 1)[1]]
     a, b = pair.get("A", ()), pair.get("B", ())
     if len(a) != 2 or len(b) != 2 or a[0] < 1 or a != (a[0], width) or b != (out, a[0]):
@@ -207,6 +214,7 @@ def one_scale(config: dict[str, Any], ranks: dict[str, int]) -> float:
 
 
 def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
+    """Return the module's alpha / r, as PEFT computes it. Raises Invalid for a rank that differs from the file's."""
     declared = pattern_value(config.get("rank_pattern") or {}, module, config.get("r"))
     if declared != rank:
         raise refused(f"{module} has rank {rank}, the configuration says {declared}.", f"{CONFIG}.rank_pattern")

@@ -27,6 +27,7 @@ def limit() -> None:
 
 
 def main(folder: Path) -> int:
+    """Scan the weights; print a fault and return REJECTED, or 0."""
     limit()
     if fault := fault_in(folder / WEIGHTS):
         sys.stdout.write(f"{fault}\n")

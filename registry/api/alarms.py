@@ -13,6 +13,8 @@ from registry.serving.alerts import open_alarms
 
 
 class AlarmSerializer(serializers.Serializer):
+    """An alarm with its remedy."""
+
     kind = serializers.ChoiceField(choices=["load_refused", "replica_unreachable"])
     cluster = serializers.CharField()
     subject = serializers.CharField(help_text="A served name, or a replica's address.")

@@ -21,12 +21,16 @@ from registry.models import Alias, Approval, Rollout, Signature
 
 
 class SignatureSerializer(serializers.ModelSerializer):
+    """A person's signature."""
+
     class Meta:
         model = Signature
         fields = ["name", "decision", "meaning", "reason", "bound", "auth_method", "at"]
 
 
 class ApprovalSerializer(serializers.ModelSerializer):
+    """A request for approval with its evidence and signatures."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     alias = serializers.SlugRelatedField(slug_field="name", read_only=True)
     candidate = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
@@ -56,18 +60,23 @@ class ApprovalSerializer(serializers.ModelSerializer):
 
 
 class NewApprovalSerializer(serializers.Serializer):
+    """A request to promote a rollout, or to change an alias' policy."""
+
     rollout = serializers.UUIDField(required=False, help_text="To promote it.")
     alias = serializers.SlugField(required=False, help_text="With `policy`: to change its policy.")
     policy = serializers.DictField(required=False)
     reason = serializers.CharField(max_length=2000)
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that one subject is named. Raises ValidationError."""
         if ("rollout" in fields) == ("alias" in fields) or ("alias" in fields) != ("policy" in fields):
             raise serializers.ValidationError("Name a rollout, or an alias and its policy.")
         return fields
 
 
 class PersonSerializer(ReasonSerializer):
+    """A reason and the caller's password."""
+
     password = serializers.CharField(
         required=False,
         default="",
@@ -78,6 +87,8 @@ class PersonSerializer(ReasonSerializer):
 
 
 class SigningSerializer(PersonSerializer):
+    """A signature: its reason, its meaning and the evidence that the signer read."""
+
     meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
     seen = serializers.CharField(max_length=64, required=False, default="", help_text="`bound` as you read it.")
 
@@ -126,6 +137,7 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return record
 
     def decide(self, verb: str, shape: type = PersonSerializer) -> Response:
+        """Apply the verb to the approval, after a fresh sign-in."""
         approval = self.get_object()
         fields = self.read(shape)
         require_fresh_sign_in(self.request, fields.pop("password"))

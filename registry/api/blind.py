@@ -24,18 +24,24 @@ MOST_PROMPTS = 8
 
 
 class BlindAnswerSerializer(serializers.Serializer):
+    """An answer of a blind test."""
+
     letter = serializers.CharField()
     text = serializers.CharField()
     number = serializers.IntegerField(allow_null=True, help_text="The version's; null until the caller has voted.")
 
 
 class PreferenceSerializer(serializers.Serializer):
+    """The votes for a version."""
+
     number = serializers.IntegerField(allow_null=True, help_text="The version's; null = no difference.")
     votes = serializers.IntegerField()
     share = serializers.FloatField()
 
 
 class BlindTestSerializer(serializers.ModelSerializer):
+    """A blind test, as far as the caller may see it."""
+
     adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     versions = serializers.ListField(child=serializers.IntegerField(), source="numbers")
     asked_by = serializers.SlugRelatedField(slug_field="username", read_only=True)
@@ -62,6 +68,7 @@ class BlindTestSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(BlindAnswerSerializer(many=True))
     def get_answers(self, test: BlindTest) -> list[dict[str, Any]]:
+        """Return the answers, without their versions while the caller may still vote."""
         visible = self.face(test)
         return [
             {"letter": each["letter"], "text": each["text"], "number": None if visible["is_open"] else each["number"]}
@@ -70,11 +77,14 @@ class BlindTestSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(PreferenceSerializer(many=True))
     def get_votes(self, test: BlindTest) -> list[dict[str, Any]]:
+        """Return the votes by version."""
         votes: list[dict[str, Any]] = self.face(test)["votes"]
         return votes
 
 
 class NewBlindTestSerializer(serializers.Serializer):
+    """The prompts to ask and the versions that answer."""
+
     adapter = serializers.SlugField()
     versions = serializers.ListField(
         child=serializers.IntegerField(min_value=1),
@@ -87,6 +97,8 @@ class NewBlindTestSerializer(serializers.Serializer):
 
 
 class VoteSerializer(serializers.Serializer):
+    """A vote."""
+
     letter = serializers.CharField(max_length=4, help_text="Of the best answer, or none: no difference.")
 
 
@@ -129,6 +141,7 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return versions
 
     def token(self, version: AdapterVersion) -> str:
+        """Return the token to ask the router with: the caller's, or one of their session."""
         if isinstance(self.request.auth, ApiToken):
             return self.request.headers["Authorization"].split()[1]
         return token_for(self.request, version.project)

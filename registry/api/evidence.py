@@ -28,12 +28,16 @@ SCOPES = {
 
 
 class EngineVerdictSerializer(serializers.Serializer):
+    """The verdict on a version for an engine."""
+
     engine = serializers.CharField()
     outcome = serializers.CharField(help_text="serves, serves_after_export or cannot")
     reason = serializers.CharField()
 
 
 class DossierSerializer(serializers.ModelSerializer):
+    """A frozen dossier."""
+
     version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
 
     class Meta:

@@ -17,7 +17,7 @@ from adapterhub.core.errors import Conflict, PreconditionFailed
 from adapterhub.core.tenancy import Scope
 from registry import models
 from registry.api import serializers as shapes
-from registry.api.views import Reading, named_thing
+from registry.api.views import Reading, named_record
 from registry.rollouts import controller
 
 VERBS = (

@@ -18,10 +18,13 @@ from registry.uploads.inbox import NAME
 
 
 def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField:
+    """Return a read-only field that shows a related object by one of its fields."""
     return serializers.SlugRelatedField(slug_field=name, read_only=True, **options)
 
 
 class BaseModelSerializer(serializers.ModelSerializer):
+    """A base model."""
+
     class Meta:
         model = BaseModel
         fields = [
@@ -41,6 +44,8 @@ class BaseModelSerializer(serializers.ModelSerializer):
 
 
 class NewBaseModelSerializer(serializers.Serializer):
+    """The base model to register: from the models folder, a hub or a version."""
+
     slug = serializers.SlugField(max_length=50)
     source = serializers.RegexField(
         r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
@@ -57,12 +62,15 @@ class NewBaseModelSerializer(serializers.Serializer):
     )
 
     def validate(self, fields: dict) -> dict:
+        """Check that one origin is named. Raises ValidationError."""
         if ("source" in fields) == ("version" in fields):
             raise serializers.ValidationError({"source": "Name either a source or a version."})
         return fields
 
 
 class AdapterSerializer(serializers.ModelSerializer):
+    """An adapter."""
+
     project = slug_of()
     base_model = slug_of()
 
@@ -72,6 +80,8 @@ class AdapterSerializer(serializers.ModelSerializer):
 
 
 class NewAdapterSerializer(serializers.Serializer):
+    """The adapter to create."""
+
     project = serializers.SlugField()
     slug = serializers.SlugField(max_length=50)
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.all())
@@ -80,11 +90,15 @@ class NewAdapterSerializer(serializers.Serializer):
 
 
 class AdapterChangeSerializer(serializers.Serializer):
+    """The fields of an adapter that can change."""
+
     description = serializers.CharField(required=False, allow_blank=True)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False)
 
 
 class VersionSerializer(serializers.ModelSerializer):
+    """A version of an adapter."""
+
     adapter = slug_of()
 
     class Meta:
@@ -113,6 +127,8 @@ class VersionSerializer(serializers.ModelSerializer):
 
 
 class UploadSerializer(serializers.Serializer):
+    """The files of a version, or the place where they are."""
+
     adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
     adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
     upload = serializers.CharField(default="", max_length=500, help_text="In place of the files: see uploads/.")
@@ -122,6 +138,7 @@ class UploadSerializer(serializers.Serializer):
     fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that both files or their place are named. Raises ValidationError."""
         missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
         if missing and not (fields["upload"] or fields["folder"]):
             raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, an upload, or a folder."))
@@ -129,10 +146,14 @@ class UploadSerializer(serializers.Serializer):
 
 
 class ReasonSerializer(serializers.Serializer):
+    """A reason."""
+
     reason = serializers.CharField(max_length=2000)
 
 
 class ClusterSerializer(serializers.ModelSerializer):
+    """A cluster."""
+
     project = slug_of()
     base_model = slug_of()
 
@@ -142,6 +163,8 @@ class ClusterSerializer(serializers.ModelSerializer):
 
 
 class NewClusterSerializer(serializers.ModelSerializer):
+    """The cluster to create."""
+
     project = serializers.SlugField()
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
 
@@ -152,6 +175,8 @@ class NewClusterSerializer(serializers.ModelSerializer):
 
 
 class ReplicaSerializer(serializers.ModelSerializer):
+    """A replica as it was last observed."""
+
     cluster = slug_of()
 
     class Meta:
@@ -160,11 +185,14 @@ class ReplicaSerializer(serializers.ModelSerializer):
 
 
 class NewReplicaSerializer(serializers.Serializer):
+    """The replica to add to a cluster."""
+
     cluster = serializers.SlugField()
     # A host of a private network is often a bare name, which URLField refuses.
     url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
     def validate_url(self, url: str) -> str:
+        """Check the address' host and port. Raises ValidationError."""
         try:
             parts = urlsplit(url)
             is_reachable = parts.port != 0 and ("[" not in url or IPv6Address(parts.hostname or ""))
@@ -176,6 +204,8 @@ class NewReplicaSerializer(serializers.Serializer):
 
 
 class ReplicaStateSerializer(serializers.Serializer):
+    """Desired and observed versions of a replica."""
+
     url = serializers.CharField()
     is_healthy = serializers.BooleanField()
     desired = serializers.ListField(child=serializers.CharField())
@@ -186,6 +216,8 @@ class ReplicaStateSerializer(serializers.Serializer):
 
 
 class AliasSerializer(serializers.ModelSerializer):
+    """An alias."""
+
     project = slug_of()
     cluster = slug_of()
     version = slug_of("served_name")
@@ -196,6 +228,8 @@ class AliasSerializer(serializers.ModelSerializer):
 
 
 class NewAliasSerializer(serializers.Serializer):
+    """The alias to create."""
+
     project = serializers.SlugField()
     name = serializers.SlugField(max_length=50)
     cluster = serializers.SlugField()
@@ -204,16 +238,22 @@ class NewAliasSerializer(serializers.Serializer):
 
 
 class PolicySerializer(serializers.Serializer):
+    """An alias' policy."""
+
     policy = serializers.DictField()
 
 
 class MoveSerializer(serializers.Serializer):
+    """The version to move an alias to, and the one that the caller saw."""
+
     version = serializers.CharField()
     expected_version = serializers.CharField()
     reason = serializers.CharField(max_length=2000)
 
 
 class AliasMoveSerializer(serializers.ModelSerializer):
+    """A move of an alias."""
+
     version = slug_of("served_name")
 
     class Meta:
@@ -222,6 +262,8 @@ class AliasMoveSerializer(serializers.ModelSerializer):
 
 
 class StepSerializer(serializers.Serializer):
+    """A step of a rollout."""
+
     weight = serializers.FloatField(min_value=0, max_value=100)
     hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
     min_samples = serializers.IntegerField(
@@ -238,6 +280,8 @@ class StepSerializer(serializers.Serializer):
 
 
 class GuardrailSerializer(serializers.Serializer):
+    """A metric that a rollout watches."""
+
     metric = serializers.ChoiceField(choices=list(METRICS))
     margin = serializers.FloatField(min_value=0, help_text="In the metric's unit: points of a hundred, or seconds.")
     kind = serializers.ChoiceField(
@@ -279,11 +323,14 @@ class TargetingSerializer(serializers.Serializer):
 
 
 class FeedbackSerializer(serializers.Serializer):
+    """A person's judgement of an answer."""
+
     response_id = serializers.CharField(max_length=64)
     outcome = serializers.ChoiceField(choices=Outcome.choices, required=False, default="")
     score = serializers.FloatField(required=False, allow_null=True, default=None)
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that an outcome or a finite score is given. Raises ValidationError."""
         score = fields["score"]
         if score is not None and not isfinite(score):
             raise serializers.ValidationError({"score": "Give a finite number."})
@@ -293,6 +340,8 @@ class FeedbackSerializer(serializers.Serializer):
 
 
 class RolloutSerializer(serializers.ModelSerializer):
+    """A rollout."""
+
     alias = slug_of("name")
     stable = slug_of("served_name")
     candidate = slug_of("served_name")
@@ -321,6 +370,8 @@ class RolloutSerializer(serializers.ModelSerializer):
 
 
 class NewRolloutSerializer(serializers.Serializer):
+    """The rollout to open, or to draft."""
+
     alias = serializers.SlugField()
     candidate = serializers.CharField(help_text="Served name.")
     steps = StepSerializer(
@@ -336,11 +387,15 @@ class NewRolloutSerializer(serializers.Serializer):
 
 
 class TransitionSerializer(serializers.Serializer):
+    """The reason for a transition, and the generation that the caller saw."""
+
     reason = serializers.CharField(max_length=2000)
     expected_generation = serializers.IntegerField(required=False, min_value=1)
 
 
 class EditRolloutSerializer(TransitionSerializer):
+    """The parts of a draft to change."""
+
     steps = StepSerializer(many=True, allow_empty=False, required=False)
     guardrails = GuardrailSerializer(many=True, required=False)
     checks = ChecksSerializer(required=False)
@@ -348,10 +403,14 @@ class EditRolloutSerializer(TransitionSerializer):
 
 
 class WeightSerializer(TransitionSerializer):
+    """The candidate's new share."""
+
     weight = serializers.FloatField(min_value=0, max_value=100)
 
 
 class ResponseSerializer(serializers.ModelSerializer):
+    """The version behind an answer."""
+
     version = slug_of("served_name")
     digest = serializers.CharField(source="version.digest")
     alias = serializers.CharField(source="alias_name")
@@ -373,4 +432,5 @@ class ResponseSerializer(serializers.ModelSerializer):
         ]
 
     def get_approvals(self, response: Response) -> list[str]:
+        """Return the ids of the approvals behind the version on this alias."""
         return [str(approval.pk) for approval in approvals_of(response.version, response.alias_name)]

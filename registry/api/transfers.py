@@ -31,12 +31,16 @@ SCOPES = {"links": Scope.READ, "uploads": Scope.PUBLISH}
 
 
 class LinksSerializer(serializers.Serializer):
+    """Links to a version's files in the object store."""
+
     digest = serializers.CharField()
     expires_s = serializers.IntegerField()
     urls = serializers.DictField(child=serializers.URLField(), help_text="GET each; manifest.json names every sha256.")
 
 
 class NewUploadSerializer(serializers.Serializer):
+    """Links by which to upload a version's files to the object store."""
+
     upload = serializers.CharField(help_text="Send it as `upload` when both files are there.")
     expires_s = serializers.IntegerField()
     urls = serializers.DictField(child=serializers.URLField(), help_text="PUT each file to its URL.")

@@ -52,10 +52,14 @@ class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 
 class BySlug(NewestFirst):
+    """Pages of rows by slug."""
+
     ordering = "slug"
 
 
 class ByName(NewestFirst):
+    """Pages of rows by name."""
+
     ordering = "name"
 
 
@@ -70,10 +74,11 @@ class BaseModelViewSet(Reading):
     scopes = {"create": Scope.ADMIN}
 
     def get_queryset(self) -> Any:
+        """Return all base models, which every project may use."""
         return models.BaseModel.objects.all()
 
     def project_of(self, record: Any) -> None:
-        return None
+        """Return None, as a base model belongs to no project."""
 
     @extend_schema(request=shapes.NewBaseModelSerializer, responses={202: shapes.BaseModelSerializer})
     def create(self, request: Request) -> Response:
@@ -122,12 +127,14 @@ class AdapterViewSet(Reading):
 
     @extend_schema(request=shapes.NewAdapterSerializer, responses={201: shapes.AdapterSerializer})
     def create(self, request: Request) -> Response:
+        """Create an adapter."""
         fields = self.read(shapes.NewAdapterSerializer)
         project = named_project(request, fields.pop("project"), Scope.PUBLISH)
         return self.write(models.Adapter.create(project=project, by=actor_of(request), **fields), 201)
 
     @extend_schema(request=shapes.AdapterChangeSerializer, responses=shapes.AdapterSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
+        """Change an adapter's description and tags."""
         adapter = self.get_object()
         changes = self.read(shapes.AdapterChangeSerializer)
         adapter.describe(by=actor_of(request), expected=wanted_tag(request), **changes)
@@ -153,12 +160,14 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     }
 
     def get_queryset(self) -> Any:
+        """Return the versions of the adapter in the URL."""
         if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):
             # Filter by the adapter's key: by slug, Postgres would sort all its versions to get one page.
             return self.adapter().versions.all()
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
 
     def adapter(self) -> models.Adapter:
+        """Return the adapter in the URL, if the caller sees it."""
         view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
         view.scopes = self.scopes
         return view.get_object()
@@ -224,6 +233,7 @@ def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum
 
 
 def as_zip(archive: IO[bytes], name: str) -> FileResponse:
+    """Return the archive as a download."""
     return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
 
 
@@ -257,6 +267,7 @@ def write_upload(upload: UploadedFile, path: Path) -> None:
 
 
 def is_on_disk_of(path: Path, other: str) -> bool:
+    """Return True if both paths lie on one file system."""
     return os.stat(path.parent).st_dev == os.stat(other).st_dev
 
 
@@ -272,6 +283,7 @@ class ClusterViewSet(Reading):
 
     @extend_schema(request=shapes.NewClusterSerializer, responses={201: shapes.ClusterSerializer})
     def create(self, request: Request) -> Response:
+        """Create a cluster."""
         fields = self.read(shapes.NewClusterSerializer)
         project = named_project(request, fields.pop("project"), Scope.OPERATE)
         return self.write(models.Cluster.create(project=project, by=actor_of(request), **fields), 201)
@@ -294,6 +306,7 @@ class ReplicaViewSet(Reading):
 
     @extend_schema(request=shapes.NewReplicaSerializer, responses={201: shapes.ReplicaSerializer})
     def create(self, request: Request) -> Response:
+        """Add a replica to a cluster."""
         fields = self.read(shapes.NewReplicaSerializer)
         cluster = named_record(self, models.Cluster, "slug", fields["cluster"], Scope.OPERATE, "cluster")
         return self.write(cluster.add_replica(url=fields["url"], by=actor_of(request)), 201)
@@ -324,6 +337,7 @@ class AliasViewSet(Reading):
     scopes = {"create": Scope.OPERATE, "partial_update": Scope.OPERATE, "move": Scope.OPERATE, "history": Scope.READ}
 
     def version(self, served_name: str, field: str = "version") -> models.AdapterVersion:
+        """Return the version with this served name, if the caller sees it. Raises Invalid."""
         return named_record(self, models.AdapterVersion, "served_name", served_name, Scope.READ, field)
 
     @extend_schema(request=shapes.NewAliasSerializer, responses={201: shapes.AliasSerializer})

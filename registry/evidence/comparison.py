@@ -74,6 +74,7 @@ def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics that are single values."""
     return {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
 
 

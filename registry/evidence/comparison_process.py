@@ -35,6 +35,7 @@ def read_modules(folder: Path) -> dict[str, Half]:
 
 
 def read_tensors(path: Path) -> dict[str, Matrix]:
+    """Read every tensor of the file as float32."""
     with path.open("rb") as stream:
         return {
             name: as_float(stream.read(tensor["data_offsets"][1] - tensor["data_offsets"][0]), tensor["dtype"]).reshape(

@@ -36,6 +36,7 @@ def dossier(version: AdapterVersion) -> dict[str, Any]:
 
 
 def general(version: AdapterVersion) -> dict[str, Any]:
+    """Return section 1: purpose, names, base model and status."""
     base = version.adapter.base_model
     return {
         "purpose": version.adapter.description or NOT_KNOWN,
@@ -59,6 +60,7 @@ def general(version: AdapterVersion) -> dict[str, Any]:
 
 
 def development(version: AdapterVersion) -> dict[str, Any]:
+    """Return section 2: method, configuration, data and plan."""
     lineage = version.lineage
     return {
         "method": version.method,
@@ -72,6 +74,7 @@ def development(version: AdapterVersion) -> dict[str, Any]:
 
 
 def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
+    """Return what decided on the version's use: approvals, rollouts and moves of aliases."""
     return {
         "live as": [alias.name for alias in version.aliases.all()],
         "approvals": [approval_row(approval) for approval in past.approvals],
@@ -85,6 +88,7 @@ def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
 
 
 def approval_row(approval: Any) -> dict[str, Any]:
+    """Return an approval with its signatures."""
     return {
         "id": str(approval.pk),
         "alias": approval.alias.name,
@@ -99,6 +103,7 @@ def approval_row(approval: Any) -> dict[str, Any]:
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
+    """Return a rollout with its plan."""
     return {
         "id": str(rollout.pk),
         "alias": rollout.alias.name,
@@ -110,6 +115,7 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
 
 
 def limits(version: AdapterVersion) -> dict[str, Any]:
+    """Return the known limits of the version's use."""
     cannot = [verdict.label for verdict in version.verdicts() if verdict.outcome == "cannot"]
     return {
         "risk management": NOT_KNOWN,
@@ -120,6 +126,7 @@ def limits(version: AdapterVersion) -> dict[str, Any]:
 
 
 def events(version: AdapterVersion) -> list[dict[str, Any]]:
+    """Return the audit events about the version."""
     return [
         {
             "sequence": event.sequence,
@@ -134,6 +141,7 @@ def events(version: AdapterVersion) -> list[dict[str, Any]]:
 
 
 def integrity(version: AdapterVersion) -> dict[str, Any]:
+    """Return the digests, the signature and how to verify them."""
     return {
         "artifact": f"sha256:{version.digest}",
         "base model": f"sha256:{version.base_digest}",

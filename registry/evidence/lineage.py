@@ -21,6 +21,7 @@ class Past:
 
     @classmethod
     def of(cls, version: AdapterVersion) -> Past:
+        """Read the version's past from the database."""
         rollouts = Rollout.objects.filter(candidate=version).select_related("alias")
         moves = AliasMove.objects.filter(version=version).select_related("alias")
         return cls(approvals_of(version), list(rollouts), list(moves), version.responses.count())
@@ -36,6 +37,7 @@ def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]
 
 
 def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
+    """Return a node of the lineage."""
     return {"id": f"{kind}:{key}", "kind": kind, "name": name, "at": at.isoformat() if at else None}
 
 

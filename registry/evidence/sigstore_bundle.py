@@ -47,6 +47,7 @@ def hashing(bundle: Path) -> Any:
 
 
 def package() -> Any:
+    """Import the package model-signing. Raises Unavailable if it is not installed."""
     if not find_spec("model_signing"):
         raise Unavailable("The package model-signing is not installed: `pip install adapterhub[sigstore]`.")
     import model_signing

@@ -22,6 +22,8 @@ LEAST = 30  # samples an arm before a metric without bounds has an interval: its
 
 
 class Verdict(StrEnum):
+    """The result of comparing an interval with a margin."""
+
     GOOD = "good"
     BAD = "bad"
     INCONCLUSIVE = "inconclusive"

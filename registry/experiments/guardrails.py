@@ -71,10 +71,12 @@ class Guardrail:
 
     @property
     def name(self) -> str:
+        """Return the metric's name, with the percentile if it has one."""
         return self.metric if self.level is None else f"{self.metric} p{self.level * 100:g}"
 
     @property
     def scale(self) -> float:
+        """Return the factor from the measured unit to the displayed one."""
         return 100.0 if self.unit == "points" else 1.0
 
     def difference(self, before: Values, after: Values, alpha: float) -> Interval:
@@ -86,6 +88,7 @@ class Guardrail:
         return mirrored(interval) if self.less_is_worse else interval
 
     def judge(self, interval: Interval) -> Verdict:
+        """Compare the interval with the margin."""
         return judged(interval, self.margin / self.scale)
 
 
@@ -152,7 +155,7 @@ def analysis(
         raise ValueError("A rollout needs at least one guardrail to be judged.")
     rows, since = list(minutes), max(started, now - STALE)
     findings = [finding(guardrail, rows, alpha / len(guardrails), since, now) for guardrail in guardrails]
-    actions = [(found.action, found.reason) for found in findings]
+    actions = [(each.action, each.reason) for each in findings]
     if exposures and mismatched(exposures, alpha):
         actions.append((Action.PAUSE, SPLIT))
     if in_both > MOST_IN_BOTH:
@@ -162,6 +165,7 @@ def analysis(
 
 
 def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datetime, now: datetime) -> Finding:
+    """Judge one guardrail and choose its action."""
     own_rows = [row for row in rows if row.metric == guardrail.metric]
     control, candidate = measured(own_rows, Arm.CONTROL), measured(own_rows, Arm.CANDIDATE)
     interval = guardrail.difference(control, candidate, alpha)
@@ -178,6 +182,7 @@ def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datet
 
 
 def measured(rows: list[Minute], arm: Arm) -> Values:
+    """Add up what the rows of the arm hold."""
     return sum((row.values for row in rows if row.arm is arm), Values())
 
 
@@ -187,11 +192,13 @@ def outage(guardrail: Guardrail, baseline: Values, control: Values, alpha: float
 
 
 def quiet(rows: list[Minute], since: datetime) -> list[str]:
+    """Return the arms without a row since that time."""
     reporting = {row.arm for row in rows if row.at >= since}
     return [arm.value for arm in (Arm.CONTROL, Arm.CANDIDATE) if arm not in reporting]
 
 
 def action_for(kind: Kind, verdict: Verdict) -> Action:
+    """Return the action that follows from a verdict."""
     if verdict is Verdict.BAD:
         return {Kind.GUARDRAIL: Action.ROLL_BACK, Kind.SIGNAL: Action.PAUSE, Kind.GOAL: Action.WAIT}[kind]
     return Action.PROMOTE if verdict is Verdict.GOOD else Action.WAIT
@@ -218,6 +225,7 @@ def words(guardrail: Guardrail, interval: Interval, verdict: Verdict) -> str:
 
 
 def difference_in_words(end: float, unit: str) -> str:
+    """Return one end of the interval in words."""
     if not isfinite(end):
         return "any number worse" if end > 0 else "any number better"
     return f"{abs(end):.3g} {unit} {'worse' if end >= 0 else 'better'}"

@@ -53,14 +53,21 @@ def of_report(report: MeasuredAnswer) -> dict[str, float]:
 
 
 def of_answer(report: MeasuredAnswer) -> dict[str, float]:
+    """Return the metrics of one reported answer."""
     hints = {metric: getattr(report, key) for metric, key in HINTS.items()}
     if hints["empty_rate"] is None:
         hints["empty_rate"] = report.completion_tokens == 0
-    told = {metric: float(hint) for metric, hint in hints.items() if hint is not None}
+    values = {metric: float(hint) for metric, hint in hints.items() if hint is not None}
     if report.differs is not None:
-        told["difference_rate"] = float(report.differs)
-    length, asked = float(report.completion_tokens), float(report.prompt_tokens)
-    return {**told, "latency": report.total_ms / 1000, "length": length, "cost": asked + length, **paced(report)}
+        values["difference_rate"] = float(report.differs)
+    length, prompt_length = float(report.completion_tokens), float(report.prompt_tokens)
+    return {
+        **values,
+        "latency": report.total_ms / 1000,
+        "length": length,
+        "cost": prompt_length + length,
+        **paced(report),
+    }
 
 
 def paced(report: MeasuredAnswer) -> dict[str, float]:
@@ -68,10 +75,11 @@ def paced(report: MeasuredAnswer) -> dict[str, float]:
     if report.ttft_ms is None:
         return {}
     rest_s = (report.total_ms - report.ttft_ms) / 1000
-    pace = {"tokens_per_second": report.completion_tokens / rest_s} if rest_s > 0 else {}
-    return {"ttft": report.ttft_ms / 1000, **pace}
+    speed = {"tokens_per_second": report.completion_tokens / rest_s} if rest_s > 0 else {}
+    return {"ttft": report.ttft_ms / 1000, **speed}
 
 
 def of_feedback(outcome: str | None, score: float | None) -> dict[str, float]:
+    """Return the metrics of one feedback."""
     values = {"bad_feedback_rate": float(outcome == "bad")} if outcome else {}
     return values if score is None else {**values, "feedback_score": score}

@@ -16,6 +16,7 @@ EDGES: NDArray[np.float64] = 1e-3 * 1.05 ** np.arange(284)
 
 
 def empty() -> NDArray[np.int64]:
+    """Return counts of zero."""
     return np.zeros(len(EDGES) + 1, dtype=np.int64)
 
 
@@ -34,6 +35,7 @@ class Histogram:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Histogram:
+        """Count the durations."""
         places = np.searchsorted(EDGES, np.fromiter(seconds, dtype=np.float64), side="right")
         return cls(np.bincount(places, minlength=len(EDGES) + 1))
 
@@ -42,6 +44,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
+        """Return the number of durations."""
         return int(self.counts.sum())
 
     def holding(self, rank: float) -> tuple[float, float]:
@@ -79,6 +82,7 @@ def quantile_interval(values: Histogram, level: float, alpha: float) -> Interval
 
 
 def middle(low: float, high: float) -> float:
+    """Return the middle of a range; its low end if it has no high one."""
     return low if high == inf else (low + high) / 2
 
 

@@ -34,8 +34,14 @@ MOST_LISTED = 1000
 DEEPEST_SCHEMA, LARGEST_SCHEMA = 20, 1000
 # Patterns and references could run without end, and each unevaluated* evaluates all below it once more.
 NOT_IN_SCHEMAS = {
-    "pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef", "unevaluatedItems", "unevaluatedProperties",
-}  # fmt: skip
+    "pattern",
+    "patternProperties",
+    "$ref",
+    "$dynamicRef",
+    "$recursiveRef",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+}
 GUARDRAILS: list[dict[str, Any]] = [
     {"metric": "error_rate", "margin": 2},
     {"metric": "empty_rate", "margin": 5},
@@ -58,6 +64,7 @@ def guardrail(raw: dict[str, Any]) -> Guardrail:
 
 
 def bad(detail: str) -> Invalid:
+    """Return the error of an invalid guardrail."""
     return Invalid(f"guardrails: {detail}", field="guardrails", code="bad_guardrail")
 
 
@@ -108,8 +115,8 @@ def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
 def require_schema(schema: Any) -> None:
     """Check a JSON Schema. Raises Invalid, also for one that is too large, and for what could run without end."""
     # Only after this, since the check itself compiles the patterns and follows the schema to its depth.
-    if taken := NOT_IN_SCHEMAS & set(keys(schema)):
-        raise bad_check("schema", f"{', '.join(sorted(taken))} may not be used.")
+    if forbidden := NOT_IN_SCHEMAS & set(keys(schema)):
+        raise bad_check("schema", f"{', '.join(sorted(forbidden))} may not be used.")
     try:
         validator_for(schema, Draft202012Validator).check_schema(schema)
     except SchemaError as error:
@@ -133,6 +140,7 @@ def keys(schema: Any) -> Iterator[str]:
 
 
 def bad_check(name: str, detail: str) -> Invalid:
+    """Return the error of an invalid check of answers."""
     return Invalid(f"checks.{name}: {detail}", field=f"checks.{name}", code="bad_check")
 
 

@@ -36,6 +36,7 @@ def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
 
 
 def evidence(exposure: Exposure, prior: float) -> Number:
+    """Return the log of the evidence against the intended split. Raises ValueError for a share outside [0, 1]."""
     if not 0 <= exposure.share <= 1:
         raise ValueError(f"share must be between 0 and 1, not {exposure.share}.")
     if exposure.share in (0, 1):

@@ -46,6 +46,7 @@ def write_bundle(alias: Alias, target: Path) -> None:
 
 
 def about(alias: Alias, version: AdapterVersion) -> dict[str, str]:
+    """Return the bundle's description of the version and its base model."""
     base = version.adapter.base_model
     return {
         "alias": alias.name,

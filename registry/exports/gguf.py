@@ -67,6 +67,7 @@ def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Reorder each head's rows from halves to pairs, as llama.cpp rotates them."""
     return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -101,4 +102,5 @@ def read_gguf(path: Path, base: Path, names: list[str]) -> Tensors:
 
 
 def restored(values: np.ndarray, heads: int) -> np.ndarray:
+    """Undo the reordering for a tensor that has heads."""
     return np.array(in_halves(values, heads) if heads else values)

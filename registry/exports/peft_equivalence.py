@@ -76,10 +76,12 @@ def opened(adapter: Path, base: Path) -> Any:
 
 
 def is_adapted(layer: Any) -> bool:
+    """Return True for a layer that has a LoRA."""
     return isinstance(layer, LoraLayer) and bool(layer.lora_A)
 
 
 def update(layer: Any) -> torch.Tensor:
+    """Return the layer's update of fixed random inputs."""
     a, b = layer.lora_A["default"].weight.float(), layer.lora_B["default"].weight.float()
     inputs = torch.randn(SAMPLES, a.shape[1], generator=torch.Generator().manual_seed(0))
     return torch.as_tensor(layer.scaling["default"] * (inputs @ a.T) @ b.T)

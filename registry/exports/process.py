@@ -110,6 +110,7 @@ def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], 
 
 
 def modules_of(tensors: Tensors) -> list[str]:
+    """Return the names of the adapted modules."""
     return sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
 
 

@@ -28,6 +28,8 @@ DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Format(StrEnum):
+    """The formats of an export."""
+
     PEFT = "peft"
     PORTABLE = "portable"
     MERGED = "merged"
@@ -35,6 +37,8 @@ class Format(StrEnum):
 
 
 class Dtype(StrEnum):
+    """The number types of an export."""
+
     FP32 = "fp32"
     BF16 = "bf16"
 
@@ -63,11 +67,13 @@ def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
 
 @contextmanager
 def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
+    """Provide a copy of the version's files that is deleted afterwards."""
     with scratch() as folder:
         yield fetched(version, folder / "stored")
 
 
 def fetched(version: AdapterVersion, target: Path) -> Path:
+    """Copy the version's files to `target`. Raises Unavailable."""
     with readable(version):
         return version.fetch(target)
 

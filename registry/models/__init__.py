@@ -1,3 +1,5 @@
+"""The registry's models and their transitions."""
+
 from registry.models.adapter import Adapter, AdapterVersion, VersionStatus, without_bodies
 from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature

@@ -33,7 +33,10 @@ from registry.signing.version_signature import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):
+    """Queries of adapters."""
+
     def live(self) -> AdapterQuerySet:
+        """Return the adapters that are not archived."""
         return self.filter(archived_at=None)
 
 
@@ -92,6 +95,8 @@ class Adapter(models.Model):
 
 
 class VersionStatus(models.TextChoices):
+    """The states of a version."""
+
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
@@ -99,7 +104,10 @@ class VersionStatus(models.TextChoices):
 
 
 class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
+    """Queries of versions."""
+
     def ready(self) -> AdapterVersionQuerySet:
+        """Return the versions that may be served."""
         return self.filter(status=VersionStatus.READY)
 
     def waiting_long(self) -> AdapterVersionQuerySet:
@@ -107,6 +115,7 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         return self.filter(status=VersionStatus.CHECKING, created_at__lt=now() - timedelta(minutes=1))
 
     def trained_on(self, base_model: BaseModel) -> AdapterVersionQuerySet:
+        """Return the versions of adapters of this base model."""
         return self.filter(adapter__base_model=base_model)
 
 
@@ -165,6 +174,7 @@ class AdapterVersion(models.Model):
 
     @property
     def project(self) -> Project:
+        """Return the adapter's project."""
         return self.adapter.project
 
     @classmethod
@@ -259,6 +269,7 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def end_check(self, tag: Tag, by: Actor, **fields: Any) -> None:
+        """Set the result of the check and record it, unless another check has ended first."""
         with transaction.atomic():
             checking = AdapterVersion.objects.filter(pk=self.pk, status=VersionStatus.CHECKING)
             if checking.update(**fields):

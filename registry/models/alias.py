@@ -186,6 +186,8 @@ class Alias(models.Model):
 
 
 class AliasMoveQuerySet(models.QuerySet["AliasMove"]):
+    """Queries of moves."""
+
     def replaced_since(self, moment: datetime) -> AliasMoveQuerySet:
         """Return the moves whose version was replaced at or after the moment."""
         until = Window(Lead("at"), partition_by="alias", order_by=["at", "id"])
@@ -216,5 +218,6 @@ def served(version: AdapterVersion) -> dict[str, str]:
 
 
 def require_of_project(version: AdapterVersion, project: Project) -> None:
+    """Check that the version belongs to the project. Raises Invalid."""
     if version.adapter.project_id != project.pk:
         raise Invalid("There is no such version in this project.", field="version", code="unknown_version")

@@ -20,6 +20,7 @@ def check_policy(policy: dict[str, Any]) -> None:
 
 
 def check_cache(cache: Any) -> None:
+    """Check the policy's response cache. Raises Invalid."""
     is_pair = isinstance(cache, dict) and set(cache) == {"ttl_s", "max_bytes"}
     require(is_pair, "cache is {ttl_s: seconds, max_bytes: bytes}; leave it out to cache nothing.")
     require(is_whole(cache["ttl_s"], 1, MAX_TTL_S), f"cache.ttl_s is a number from 1 to {MAX_TTL_S}.")
@@ -27,9 +28,11 @@ def check_cache(cache: Any) -> None:
 
 
 def is_whole(value: Any, least: int, most: int) -> bool:
+    """Return True for a whole number within the limits."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise Invalid naming the policy unless the condition holds."""
     if not condition:
         raise Invalid(message, field="policy", code="bad_policy")

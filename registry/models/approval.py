@@ -24,11 +24,15 @@ REVIEW_WITHIN = timedelta(hours=24)
 
 
 class ApprovalKind(models.TextChoices):
+    """The subjects of an approval."""
+
     PROMOTION = "promotion"
     ALIAS_POLICY = "alias_policy", "policy of an alias"
 
 
 class ApprovalStatus(models.TextChoices):
+    """The states of an approval."""
+
     PENDING = "pending"
     APPROVED = "approved"
     REJECTED = "rejected"
@@ -47,6 +51,8 @@ def digest_of(evidence: dict[str, Any]) -> str:
 
 
 class ApprovalQuerySet(models.QuerySet["Approval"]):
+    """Queries of approvals."""
+
     def open(self) -> ApprovalQuerySet:
         """Return approvals that are pending, approved but unused, or a broken glass without review."""
         return self.filter(status__in=OPEN)
@@ -211,6 +217,7 @@ class Approval(models.Model):
         return (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
+        """Store the signature with the digest of the evidence."""
         self.signatures.create(
             author=self.author,
             user=by.user,
@@ -223,11 +230,13 @@ class Approval(models.Model):
         )
 
     def enter(self, status: ApprovalStatus, tag: Tag, *, by: Actor, reason: str = "") -> None:
+        """Set the status and record it."""
         before, self.status, self.decided_at = self.status, status, now()
         self.save(update_fields=["status", "decided_at", "broken_by", "review_due_at"])
         self.record(tag, by=by, reason=reason, before={"status": before})
 
     def record(self, tag: Tag, *, by: Actor, reason: str = "", **change: Any) -> None:
+        """Record an audit event that carries the evidence."""
         AuditEvent.record(
             tag,
             self,

@@ -27,13 +27,18 @@ IDENTITY_FILES = ("*.safetensors", "config.json", "generation_config.json", "cha
 
 
 class BaseModelStatus(models.TextChoices):
+    """The states of a base model."""
+
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
 
 
 class BaseModelQuerySet(models.QuerySet["BaseModel"]):
+    """Queries of base models."""
+
     def ready(self) -> BaseModelQuerySet:
+        """Return the base models that can be used."""
         return self.filter(status=BaseModelStatus.READY, archived_at=None)
 
 
@@ -114,6 +119,7 @@ class BaseModel(models.Model):
         return matching(self.folder, IDENTITY_FILES)
 
     def reject(self, message: str) -> None:
+        """Reject the base model with a message, and record it."""
         with transaction.atomic():
             self.status, self.message = BaseModelStatus.REJECTED, message
             self.save()
@@ -128,6 +134,7 @@ class BaseModel(models.Model):
 
     @property
     def layers(self) -> int:
+        """Return the number of layers; 0 if the configuration names none."""
         return int(self.config.get("num_hidden_layers", 0))
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
@@ -140,6 +147,7 @@ class BaseModel(models.Model):
 
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:
+    """Return the manifest of the files that match a pattern."""
     return manifest_of(folder, {path for pattern in patterns for path in folder.glob(pattern)})
 
 
@@ -155,6 +163,7 @@ def template_digest(folder: Path) -> str:
 
 
 def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return (outputs, inputs) of a Llama's linear modules by last name."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // heads

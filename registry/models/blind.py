@@ -43,6 +43,7 @@ class BlindTest(models.Model):
 
     @property
     def project(self) -> Project:
+        """Return the adapter's project."""
         return self.adapter.project
 
     @classmethod
@@ -72,6 +73,7 @@ class BlindTest(models.Model):
         return vote
 
     def number_of(self, letter: str) -> int | None:
+        """Return the version's number behind a letter; None for no difference. Raises Invalid."""
         if letter == NO_DIFFERENCE:
             return None
         place = LETTERS.find(letter) if len(letter) == 1 else -1

@@ -50,6 +50,7 @@ class Cluster(models.Model):
 
     @property
     def slots_bytes(self) -> int:
+        """Return the memory of all slots of a replica."""
         return self.max_loras * self.slot_bytes
 
     @classmethod

@@ -36,6 +36,7 @@ class Dossier(models.Model):
 
     @property
     def project(self) -> Project:
+        """Return the version's project."""
         return self.version.project
 
     @classmethod

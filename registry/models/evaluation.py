@@ -43,6 +43,7 @@ def unmeasured(version: AdapterVersion) -> str:
 
 
 def measured(version: AdapterVersion) -> models.QuerySet[VersionEvaluation]:
+    """Return the evaluations of the version on its present base model and a dataset."""
     return version.evaluations.filter(base_digest=version.base_digest).exclude(dataset_digest="")
 
 

@@ -13,6 +13,8 @@ from registry.models.response import Response
 
 
 class Outcome(models.TextChoices):
+    """A person's judgement of an answer."""
+
     GOOD = "good"
     BAD = "bad"
 

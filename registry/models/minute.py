@@ -63,6 +63,7 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
+        """Add values to one minute of an arm; without values insert the row alone."""
         key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
         cls.objects.bulk_create([cls(**key)], ignore_conflicts=True)
         if not values:
@@ -75,6 +76,7 @@ class RolloutMinute(models.Model):
         row.save(update_fields=["count", "total", "squares", "histogram"])
 
     def dense(self) -> np.ndarray:
+        """Return the histogram as an array."""
         counts = np.zeros(len(EDGES) + 1, dtype=np.int64)
         for place, count in self.histogram.items():
             counts[int(place)] = count
@@ -89,8 +91,8 @@ class RolloutMinute(models.Model):
         if rollout.minutes.filter(arm=Arm.BASELINE).exists():
             return
         for answer in rollout.answers_before(BASELINE_HOURS)[:BASELINE_ANSWERS]:
-            told = of_report(MeasuredAnswer(**{name: getattr(answer, name) for name in TOLD}))
-            cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in told.items())
+            values = of_report(MeasuredAnswer(**{name: getattr(answer, name) for name in TOLD}))
+            cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in values.items())
 
     def as_minute(self, arm: Arm) -> Minute:
         """Convert the row to the input of the statistics, attributed to this arm."""
@@ -99,10 +101,13 @@ class RolloutMinute(models.Model):
 
 
 def sparse(counts: np.ndarray) -> dict[str, int]:
+    """Return the counts that are not zero, by place."""
     return {str(place): int(counts[place]) for place in np.flatnonzero(counts)}
 
 
 class RolloutUnitQuerySet(models.QuerySet["RolloutUnit"]):
+    """Queries of a rollout's users."""
+
     def in_both_arms(self, rollout: Rollout) -> RolloutUnitQuerySet:
         """Return the candidate's users whom the control served too; a correct router never lets that happen."""
         units = self.filter(rollout=rollout)
@@ -132,6 +137,7 @@ class RolloutUnit(models.Model):
 
     @property
     def key(self) -> UnitKey:
+        """Return the identity of the user in the arm."""
         return self.rollout_id, self.unit, self.arm
 
     @classmethod

@@ -33,6 +33,8 @@ Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trai
 
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
+    """Queries of rollouts."""
+
     def active(self) -> RolloutQuerySet:
         """Return the rollouts that are loading, running, paused or awaiting approval."""
         return self.filter(status__in=ACTIVE)
@@ -50,6 +52,7 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
 
 
 def new_salt() -> str:
+    """Return a random salt for assigning users to arms."""
     return secrets.token_hex(8)
 
 
@@ -98,14 +101,17 @@ class Rollout(models.Model):
 
     @property
     def is_active(self) -> bool:
+        """Return True until the rollout has ended."""
         return self.status in ACTIVE
 
     @property
     def is_draft(self) -> bool:
+        """Return True before the rollout is opened."""
         return self.status == RolloutStatus.DRAFT
 
     @property
     def is_last_step(self) -> bool:
+        """Return True in the last step of the plan."""
         return self.step + 1 >= len(self.steps)
 
     @property
@@ -119,6 +125,7 @@ class Rollout(models.Model):
         return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, self.opened_at))
 
     def was_open(self, at: datetime) -> bool:
+        """Return True if the rollout had been opened and had not ended at that time."""
         return self.opened_at is not None and self.opened_at <= at and (self.ended_at is None or at <= self.ended_at)
 
     @classmethod
@@ -372,6 +379,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def go_back(self, alias: Alias, *, reason: str, by: Actor, evidence: Evidence) -> None:
+        """Roll the locked rollout back, moving the alias back if it was promoted. Raises Conflict."""
         if self.status not in MOVES[RolloutStatus.ROLLED_BACK]:
             raise InvalidTransition(f"The rollout is {self.get_status_display()}: nothing is left to take back.")
         if self.status == RolloutStatus.PROMOTED:
@@ -410,6 +418,7 @@ class Rollout(models.Model):
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
     ) -> None:
+        """Record a transition."""
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
         values = {**after, "evidence": evidence} if evidence else after
         AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=values, reason=reason)

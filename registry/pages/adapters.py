@@ -40,6 +40,7 @@ def adapters(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show an adapter: its versions, lineage, traffic and latest events."""
     viewed = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
     versions = without_bodies(viewed.versions.prefetch_related("aliases"), "")
     choices = {"status": VersionStatus.choices}
@@ -74,12 +75,14 @@ def traffic(adapter: Adapter) -> QuerySet[Any]:
 
 
 def find_version(request: HttpRequest, slug: str, number: int) -> AdapterVersion:
+    """Return the version in the URL; 404 if the caller does not see it."""
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model", "created_by")
     return visible_or_404(request, queryset, "adapter__project", adapter__slug=slug, number=number)
 
 
 @login_required
 def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Show a version: ranks, evaluations, engines that can serve it, and what can be done with it."""
     viewed = find_version(request, slug, number)
     scopes = scopes_in(request, viewed.project)
     context = {

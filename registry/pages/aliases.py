@@ -19,6 +19,7 @@ PAGE, LATEST = 50, 10
 
 
 def find_alias(request: HttpRequest, name: str) -> Alias:
+    """Return the alias in the URL; 404 if the caller does not see it."""
     queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter")
     return visible_or_404(request, queryset, name=name)
 

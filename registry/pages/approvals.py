@@ -69,6 +69,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 
 def find(request: HttpRequest, pk: str) -> Approval:
+    """Return the approval in the URL; 404 if the caller does not see it."""
     related = ("project", "alias", "rollout__alias", "rollout__stable", "rollout__candidate", "candidate__adapter")
     queryset = Approval.objects.select_related(*related)
     return visible_or_404(request, queryset, pk=pk)
@@ -76,6 +77,7 @@ def find(request: HttpRequest, pk: str) -> Approval:
 
 @login_required
 def approval(request: HttpRequest, pk: str) -> HttpResponse:
+    """Show a request for approval: its evidence, signatures and decisions."""
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
     context = {

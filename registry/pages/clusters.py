@@ -18,6 +18,7 @@ PAGE = 50
 
 @login_required
 def clusters(request: HttpRequest) -> HttpResponse:
+    """List the clusters with a summary of their replicas."""
     visible = visible_rows(
         request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug")
     )
@@ -45,6 +46,7 @@ def in_short(cluster: Cluster) -> dict[str, Any]:
 
 @login_required
 def cluster(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show a cluster: desired and observed versions of each replica, and its free slots."""
     viewed = visible_or_404(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
     state = cluster_state(viewed)
     loaded_names = {name for row in state for name in row["observed"]}

@@ -38,6 +38,7 @@ class PromptsForm(forms.Form):
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
 
     def clean_prompts(self) -> list[str]:
+        """Return the prompts, one a line. Raises ValidationError for too many."""
         prompts = [line for line in self.cleaned_data["prompts"].splitlines() if line.strip()]
         if len(prompts) > MOST_PROMPTS:
             raise forms.ValidationError(f"These are {len(prompts)} prompts: ask up to {MOST_PROMPTS} at once.")
@@ -46,6 +47,7 @@ class PromptsForm(forms.Form):
 
 @login_required
 def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Show versions of an adapter side by side, with their blind tests."""
     version = find_version(request, slug, number)
     versions = chosen(version, request.GET)
     if "distances" in request.GET:
@@ -55,6 +57,7 @@ def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpRespon
 
 
 def is_part(request: HttpRequest) -> bool:
+    """Return True for a request of htmx, which replaces a part of the page."""
     return bool(request.headers.get("HX-Request"))
 
 
@@ -70,6 +73,7 @@ def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
 def render_comparison(
     request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = ""
 ) -> HttpResponse:
+    """Render the comparison with the form and its errors."""
     version, numbers = versions[0], sorted(version.number for version in versions)
     about = BlindTest.objects.filter(adapter=version.adapter, numbers=numbers)
     scopes = scopes_in(request, version.project)
@@ -92,6 +96,7 @@ def render_comparison(
 
 
 def address(version: AdapterVersion, numbers: list[int]) -> str:
+    """Return the URL of the comparison."""
     query = QueryDict(mutable=True)
     query.setlist("to", [number for number in numbers if number != version.number])
     return f"{reverse('compare', args=[version.adapter.slug, version.number])}?{query.urlencode()}"

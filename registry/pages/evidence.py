@@ -38,6 +38,7 @@ def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
+    """Freeze the version's dossier."""
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.PUBLISH)
     frozen = Dossier.freeze(version, dossier(version), by=actor_of(request))

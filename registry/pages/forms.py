@@ -21,6 +21,8 @@ class AtForm(forms.Form):
 
 
 class ReasonForm(forms.Form):
+    """A reason."""
+
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Kept in the audit trail.")
 
 
@@ -31,6 +33,8 @@ class SteeringForm(ReasonForm):
 
 
 class WeightForm(SteeringForm):
+    """The candidate's new share and the reason."""
+
     weight = forms.FloatField(min_value=0, max_value=100, label="Candidate's share in percent")
 
 
@@ -102,6 +106,7 @@ class MoveForm(ReasonForm):
         self.order_fields(["version", "reason", "expected"])
 
     def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
+        """Return the versions to choose from: the named one and the newest."""
         named = str(self.initial.get("version") or "")
         wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
         rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}

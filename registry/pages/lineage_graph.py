@@ -73,4 +73,5 @@ def place(boxes: dict[str, Box], free: list[int], row: int, column: int, key: st
 
 
 def line(one: Box, other: Box) -> tuple[float, float, float, float]:
+    """Return the line from one box's right edge to the other's left edge."""
     return one["x"] + WIDE, one["y"] + HIGH / 2, other["x"], other["y"] + HIGH / 2

@@ -35,6 +35,7 @@ class PlaygroundForm(forms.Form):
     )
 
     def clean_models(self) -> list[str]:
+        """Return the names of the models, each once. Raises ValidationError."""
         names = list(dict.fromkeys(name.strip() for name in self.cleaned_data["models"].split(",") if name.strip()))
         if not 1 <= len(names) <= MOST_MODELS:
             raise forms.ValidationError(f"Name 1 to {MOST_MODELS} models, with commas between them.")
@@ -61,6 +62,7 @@ def offered(projects: Any) -> list[str]:
 
 
 def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]:
+    """Send the prompt to every model; add an error to the form if no project owns all the names."""
     fields = form.cleaned_data
     project = project_of(projects, fields["models"])
     if project is None:

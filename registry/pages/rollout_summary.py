@@ -142,6 +142,7 @@ def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) ->
 
 
 def x_of(index: int) -> float:
+    """Return the x of a point in time."""
     return round(EDGE + (WIDTH - 2 * EDGE) * index / (LOOKS - 1), 1)
 
 
@@ -152,6 +153,7 @@ def y_of(value: float, reach: float) -> float:
 
 
 def points(places: list[tuple[float, float]]) -> str:
+    """Return the places as the points of an SVG line."""
     return " ".join(f"{x},{y}" for x, y in places)
 
 
@@ -178,4 +180,5 @@ def share(after: dict[str, Any]) -> float:
 
 
 def height_of(percent: float) -> float:
+    """Return the y of a percentage."""
     return round(HEIGHT - EDGE - percent / 100 * (HEIGHT - 2 * EDGE), 1)

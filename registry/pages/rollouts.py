@@ -37,6 +37,7 @@ VERBS = {
 
 @login_required
 def rollouts(request: HttpRequest) -> HttpResponse:
+    """List the rollouts, newest first unless the query string sorts."""
     queryset = without_bodies(
         Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter"), "stable", "candidate"
     )
@@ -51,6 +52,7 @@ def rollouts(request: HttpRequest) -> HttpResponse:
 
 
 def find_rollout(request: HttpRequest, pk: str) -> Rollout:
+    """Return the rollout in the URL; 404 if the caller does not see it."""
     queryset = Rollout.objects.select_related(
         "alias__project", "alias__cluster", "stable__adapter", "candidate__adapter"
     )
@@ -59,6 +61,7 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
 
 @login_required
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
+    """Show a rollout: state, metrics, plan, and the verbs that its status allows."""
     viewed = find_rollout(request, pk)
     prefetch_related_objects([viewed], "minutes")
     context = {

@@ -32,6 +32,7 @@ def ask_blindly(
 
 
 def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
+    """Store the answers as a blind test. Raises Unavailable unless every version answered."""
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
         raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
     stored_answers = [

@@ -60,6 +60,7 @@ def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -
 
 
 def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
+    """Ask one model; an error becomes the answer's problem."""
     began = time.monotonic()
     try:
         answer = client.post("/v1/completions", json={**body, "model": model})
@@ -74,6 +75,7 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
 
 
 def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
+    """Return the response as an answer."""
     body, headers = answer.json(), answer.headers
     return Answer(
         model,

@@ -38,6 +38,7 @@ class Progress:
 
     @property
     def is_done(self) -> bool:
+        """Return True if the step has lasted and measured enough."""
         return self.hold_left_s <= 0 and self.samples >= self.needed
 
 
@@ -118,6 +119,7 @@ def in_both(rollout: Rollout, split: list[Exposure]) -> float:
 
 
 def progress(rollout: Rollout, at: datetime) -> Progress:
+    """Return the time and the users that the step still needs."""
     step = rollout.steps[rollout.step]
     end = (rollout.step_at or at) + timedelta(seconds=step.get("hold_s", 0))
     remaining = (end - at).total_seconds()
@@ -149,6 +151,7 @@ def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:
 
 
 def finding(result: Finding) -> dict[str, Any]:
+    """Return one finding as JSON."""
     rail, interval = result.guardrail, result.interval
     ends = {name: number(getattr(interval, name)) for name in ("lower", "estimate", "upper")}
     key = next(key for key, metric in METRICS.items() if metric.label == rail.metric)

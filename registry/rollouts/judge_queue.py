@@ -65,7 +65,7 @@ def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
             return
 
 
-def taken(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, Sample]]:
+def take_samples(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, Sample]]:
     """Delete the named samples from Valkey and return those whose rollout still serves and has a judge."""
     with client.pipeline(transaction=False) as pipe:
         for name in names:
@@ -85,12 +85,13 @@ def opened(sealed: bytes) -> Sample | None:
 
 
 def scored(rollout: Rollout, sample: Sample) -> Scored | None:
+    """Have the judge score the sample; None if it gives no score."""
     try:
-        found = score(rollout.checks["judge"]["instruction"], sample.question, sample.answer)
+        value = score(rollout.checks["judge"]["instruction"], sample.question, sample.answer)
     except NoScore as error:
         log.warning("The judge gave no score for an answer of %s: %s.", rollout.pk, error)
         return None
-    return Scored(rollout, sample.arm, sample.unit, datetime.fromtimestamp(sample.at, UTC), found)
+    return Scored(rollout, sample.arm, sample.unit, datetime.fromtimestamp(sample.at, UTC), value)
 
 
 def keep(scores: list[Scored]) -> int:

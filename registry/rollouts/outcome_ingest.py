@@ -38,6 +38,7 @@ def collect() -> int:
 
 
 def ensure_group(client: redis.Redis) -> None:
+    """Create the stream's consumer group unless it exists."""
     try:
         client.xgroup_create(OUTCOMES, GROUP, id="0", mkstream=True)
     except redis.ResponseError as error:
@@ -66,7 +67,7 @@ def keep(reports: list[Outcome]) -> None:
             if report.project in projects
         ]
         by_id = {report.response_id: report for report in known}
-        users = users_met(rows, by_id)
+        users = rollout_users(rows, by_id)
         for row in rows:
             row.unit = users.get(row.pk)
         Response.objects.bulk_create(rows)
@@ -83,6 +84,7 @@ def new_ones(reports: list[Outcome]) -> list[Outcome]:
 def response_row(
     report: Outcome, project: Project, version: AdapterVersion, rollouts: dict[str, list[Rollout]]
 ) -> Response:
+    """Return the row of a reported answer."""
     at = datetime.fromtimestamp(report.at, UTC)
     return Response(
         id=report.response_id,
@@ -106,7 +108,7 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
     return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
 
 
-def users_met(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, RolloutUnit]:
+def rollout_users(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, RolloutUnit]:
     """Map response ids to the user that the rollout counts; answers that it does not count are left out."""
     counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
     users = {
@@ -134,10 +136,12 @@ def measure(rows: list[Response], reports: dict[str, Outcome]) -> None:
 
 
 def alone(row: Response, report: Outcome) -> Iterator[Measured]:
+    """Yield the measurements of an answer that nothing is compared with."""
     yield from values(row, row.arm, report)
 
 
 def values(row: Response, arm: str, report: MeasuredAnswer) -> Iterator[Measured]:
+    """Yield the measurements of a report as those of an arm."""
     for metric, value in of_report(report).items():
         yield row.rollout, arm, row.at, metric, value
 

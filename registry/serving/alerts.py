@@ -20,6 +20,7 @@ class Alarm:
     remedy: str
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the alarm as JSON."""
         return asdict(self)
 
 
@@ -29,6 +30,7 @@ def open_alarms(replicas: Iterable[Replica]) -> list[Alarm]:
 
 
 def unreachable(replica: Replica) -> Iterator[Alarm]:
+    """Yield the alarm of a replica that does not answer."""
     if not replica.is_healthy and replica.message:
         yield Alarm(
             "replica_unreachable",
@@ -40,6 +42,7 @@ def unreachable(replica: Replica) -> Iterator[Alarm]:
 
 
 def refusals(replica: Replica) -> Iterator[Alarm]:
+    """Yield an alarm for each version that the replica refused."""
     for served_name, reason in sorted(replica.refused.items()):
         yield Alarm(
             "load_refused",

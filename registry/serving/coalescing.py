@@ -21,6 +21,7 @@ class CoalescedRun:
         self.served = 0
 
     def join(self) -> None:
+        """Run the work, or return once a run that began after this call has ended."""
         ticket = next(self.tickets)
         with self.turn:
             if ticket <= self.served:

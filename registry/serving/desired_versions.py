@@ -59,6 +59,7 @@ def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) 
 
 
 def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
+    """Return the first versions, as many as a replica has slots."""
     if len(wanted) > cluster.max_loras:
         log.info(
             "%s needs %d versions, a replica has %d slots: the least recently used wait.",

@@ -63,9 +63,11 @@ class Observation:
     adapters: dict[str, str]
 
     def surplus(self, wanted: Wanted) -> set[str]:
+        """Return the names of loaded adapters that are not wanted."""
         return set(self.adapters) - set(wanted)
 
     def lacks_room(self, wanted: Wanted) -> bool:
+        """Return True if the missing versions do not fit beside the loaded ones."""
         needed = set(wanted) - set(self.adapters) - set(self.replica.refused)
         return bool(needed) and len(self.adapters) + len(needed) > self.replica.cluster.max_loras
 
@@ -189,6 +191,7 @@ def take(observation: Observation, version: AdapterVersion, result: replica_call
 
 
 def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
+    """Record that the replica holds the version."""
     with transaction.atomic(savepoint=False):
         replica.loaded = {**replica.loaded, version.served_name: path}
         replica.save(update_fields=["loaded"])
@@ -206,6 +209,7 @@ def refuse(replica: Replica, version: AdapterVersion, message: str) -> None:
 
 
 def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") -> None:
+    """Record an audit event of a replica and a version."""
     after = {"version": version.served_name, "digest": version.digest}
     AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
 
@@ -281,4 +285,5 @@ def take_back_refused_moves(cluster: Cluster) -> None:
 
 
 def missing(lacking: list[Replica]) -> str:
+    """Describe what keeps the rollout from starting."""
     return f"{', '.join(map(str, lacking))} did not load it" if lacking else "No replica answered"

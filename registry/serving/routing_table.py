@@ -95,6 +95,7 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
 
 
 def alias_routes(aliases: QuerySet[Alias]) -> dict[str, AliasRoute]:
+    """Return the routes of the aliases by name."""
     serving = Rollout.objects.serving().filter(alias__in=aliases).select_related("candidate")
     running = {rollout.alias_id: rollout for rollout in serving}
     columns = aliases.select_related("project", "version").only(
@@ -122,6 +123,7 @@ def next_generation() -> tuple[int, float]:
 
 
 def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
+    """Return the route of an alias: its stable version, its rollout and its cache rule."""
     return AliasRoute(
         project=alias.project.slug,
         stable=alias.version.served_name,
@@ -131,6 +133,7 @@ def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
 
 
 def rollout_route(rollout: Rollout) -> RolloutRoute:
+    """Return the part of a rollout that routers need."""
     return RolloutRoute(
         id=str(rollout.pk),
         candidate=rollout.candidate.served_name,
@@ -179,10 +182,12 @@ def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
 
 
 def infer_tokens() -> list[ApiToken]:
+    """Return the usable tokens of scope infer."""
     tokens = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
     return [token for token in tokens.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
 
 
 def token_route(token: ApiToken) -> TokenRoute:
+    """Return what routers need to recognise a token."""
     expires = token.expires_at.timestamp() if token.expires_at else None
     return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)

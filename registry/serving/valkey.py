@@ -21,6 +21,7 @@ def valkey() -> redis.Redis:
 
 @cache
 def connections(url: str) -> redis.ConnectionPool:
+    """Return the process' pool of connections to this address."""
     return redis.ConnectionPool.from_url(url, socket_timeout=5)
 
 
@@ -29,8 +30,10 @@ def wanted_now() -> dict[str, datetime]:
     since = int((now().timestamp() - ASKED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
-    asked = {fields[WANTED_VERSION.encode()].decode(): int(entry.split(b"-")[0]) / 1000 for entry, fields in entries}
-    return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(asked.items(), key=lambda pair: pair[1])}
+    requested = {
+        fields[WANTED_VERSION.encode()].decode(): int(entry.split(b"-")[0]) / 1000 for entry, fields in entries
+    }
+    return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(requested.items(), key=lambda pair: pair[1])}
 
 
 def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:

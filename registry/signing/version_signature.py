@@ -40,6 +40,7 @@ def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed2
 
 
 def verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    """Return True if the key made this signature of the message."""
     try:
         key.verify(signature, message)
     except InvalidSignature:

@@ -50,6 +50,7 @@ def opened(path: Path | str, flags: int = 0, below: int | None = None) -> Iterat
 
 
 def copy_plain(name: str, folder: int, target: Path) -> None:
+    """Copy a plain file of the folder, never through a link. Raises OSError."""
     with opened(name, 0, folder) as number:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise OSError(f"{name} is no plain file")

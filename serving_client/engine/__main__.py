@@ -78,6 +78,7 @@ def build_engine(options: argparse.Namespace) -> Engine:
 
 
 def load(engine: Engine, name: str, folder: str) -> None:
+    """Load an adapter at the start. Raises ModelUnusable."""
     try:
         engine.adapters.load(name, folder)
     except ApiError as error:

@@ -16,6 +16,7 @@ from serving_client.router.reporting.log_throttle import OnceAMinute
 
 
 def main() -> None:
+    """Run the router with the command line's options."""
     parser = argparse.ArgumentParser(prog="python -m serving_client.router", description="AdapterHub's router.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)

@@ -104,16 +104,19 @@ async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 def tell_death(task: asyncio.Task[None]) -> None:
+    """Log a background task that has ended, which the router cannot work without."""
     if not task.cancelled():
         log.critical("%s ended: restart the router.", task.get_coro(), exc_info=task.exception())
 
 
 def proxy_of(request: Request) -> Proxy:
+    """Return the application's proxy."""
     proxy: Proxy = request.app.state.proxy
     return proxy
 
 
 async def complete(request: Request) -> Response:
+    """Answer a completion or chat completion."""
     return await proxy_of(request).complete(request)
 
 
@@ -127,10 +130,12 @@ async def models(request: Request) -> Response:
 
 
 def model(name: str, root: str) -> dict[str, str]:
+    """Return a model as /v1/models lists it."""
     return {"id": name, "object": "model", "owned_by": "adapterhub", "root": root}
 
 
 async def healthz(request: Request) -> Response:
+    """Answer that the process is alive."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
@@ -141,6 +146,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
     proxy = proxy_of(request)
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
     proxy.metrics.dropped.set(proxy.reporter.dropped)
@@ -150,6 +156,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def refused(request: Request, refusal: Refusal) -> Response:
+    """Count a refusal and answer with it."""
     proxy_of(request).metrics.refused(refusal.status)
     return refusal.response()
 

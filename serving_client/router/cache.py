@@ -108,6 +108,7 @@ def rule_for(table: RoutingTable, target: Target, body: Body) -> CacheRule | Non
 
 
 def is_repeatable(body: Body) -> bool:
+    """Return True if the same request has the same answer: temperature 0 or a seed."""
     temperature, seed = body.get("temperature"), body.get("seed")
     is_greedy = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
     return is_greedy or (isinstance(seed, int) and not isinstance(seed, bool))

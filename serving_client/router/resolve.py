@@ -66,6 +66,7 @@ def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
 
 
 def holds(token: TokenRoute, secret: str) -> bool:
+    """Return True if the token is valid and this is its secret."""
     digest = hashlib.sha256(secret.encode()).hexdigest()
     return hmac.compare_digest(token.hash, digest) and (token.expires_at is None or token.expires_at > time.time())
 
@@ -101,6 +102,7 @@ def rewritten(body: Body, target: Target) -> bytes:
 
 @functools.cache
 def salt_of(project: str) -> str:
+    """Return the project's cache salt, so that engines share no prefix cache between projects."""
     return hashlib.sha256(f"adapterhub|{project}".encode()).hexdigest()
 
 
@@ -145,6 +147,7 @@ def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
 
 
 def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
+    """Return the arm that the caller demands; None without the header. Raises Refusal."""
     override = headers.get("x-rollout-override")
     if override is None:
         return None

@@ -96,6 +96,7 @@ class TableWatcher:
 
 
 def readable(text: bytes | str) -> RoutingTable | None:
+    """Parse a published table; None if it cannot be read."""
     try:
         return RoutingTable.from_json(text)
     except ValueError as error:
@@ -104,6 +105,7 @@ def readable(text: bytes | str) -> RoutingTable | None:
 
 
 def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> RoutingTable:
+    """Apply the changes that are newer than the table."""
     for change in map(readable, changes):
         if change and change.generation > table.generation:
             table = table.changed_by(change)

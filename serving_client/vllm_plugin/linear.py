@@ -50,6 +50,8 @@ def follow_batches() -> None:
 
 
 def beside_the_base(stock: Apply, plain: tuple[type, ...]) -> Apply:
+    """Return vLLM's `apply` with the adapters' update computed beside the base layer."""
+
     @wraps(stock)
     def apply(self: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if type(self.base_layer) not in plain:

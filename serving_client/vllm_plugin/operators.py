@@ -52,6 +52,7 @@ def lora_shrink(
     num_active_loras: torch.Tensor,
     scaling: float,
 ) -> None:
+    """Multiply each row by the A of its adapter, as vLLM's operator of this name does."""
     if no_lora_flag_cpu.item():
         return
     if takes_rows(token_lora_mapping):
@@ -86,6 +87,7 @@ def lora_expand(
     offset_start: int = 0,
     add_inputs: bool = False,
 ) -> None:
+    """Multiply each row by the B of its adapter and add it, as vLLM's operator of this name does."""
     if no_lora_flag_cpu.item():
         return
     if takes_rows(token_lora_mapping):
@@ -124,6 +126,7 @@ def lora_update_aside(
     lora_ids: torch.Tensor,
     no_lora_flag_cpu: torch.Tensor,
 ) -> torch.Tensor:
+    """Compute the adapters' update into a tensor of its own; empty if this batch takes vLLM's way."""
     update = _room(inputs, lora_a_weights, lora_b_weights)
     if no_lora_flag_cpu.item() or not takes_rows(token_lora_mapping):
         return update
@@ -158,6 +161,7 @@ def lora_add_joined(
     no_lora_flag_cpu: torch.Tensor,
     num_active_loras: torch.Tensor,
 ) -> None:
+    """Add the update to the output, or compute it as vLLM does if there is none."""
     # The other stream reads `inputs` until here: an argument of this operator is not freed before.
     if no_lora_flag_cpu.item():
         return

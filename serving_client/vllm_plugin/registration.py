@@ -55,6 +55,7 @@ def refusal() -> str | None:
 
 
 def unfit_machine() -> str | None:
+    """Return the reason for which this machine cannot run the kernels; None if it can."""
     from vllm import envs
     from vllm.platforms import current_platform
     from vllm.triton_utils import HAS_TRITON
@@ -83,10 +84,12 @@ def changed_code() -> str | None:
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the function's parameters."""
     return tuple(inspect.signature(function).parameters)
 
 
 def install() -> None:
+    """Put the operators in the place of vLLM's."""
     import torch
     from vllm.lora.punica_wrapper import punica_gpu
 

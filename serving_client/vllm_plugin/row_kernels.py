@@ -275,7 +275,7 @@ def expand(
 def with_rows(
     x: torch.Tensor, y: torch.Tensor, down: torch.Tensor, up: torch.Tensor, slots: torch.Tensor
 ) -> torch.Tensor:
-    """y (rows, 1, out) plus what x (rows, 1, in) gives with down (slots, rank, in) and up (slots, rank, out), in y.
+    """Add to y (rows, 1, out) what x (rows, 1, in) gives with down (slots, rank, in) and up (slots, rank, out).
 
     `slots` (rows,) holds the slot of each row, -1 for none. All tensors must be contiguous.
     """

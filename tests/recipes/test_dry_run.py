@@ -35,5 +35,5 @@ def test_power_is_summed_over_the_devices() -> None:
     assert dry_run.summed("101.5\n98.5\n") == 200.0
     assert dry_run.summed("[N/A]\n") is None
     watch = dry_run.Watch(Path("none"), watts=[200.0, 400.0])
-    watch.seen = [(float(at), {"kind": "metrics", "step": at, "memory_bytes": 1}) for at in (1, 2, 3)]
+    watch.events_seen = [(float(at), {"kind": "metrics", "step": at, "memory_bytes": 1}) for at in (1, 2, 3)]
     assert watch.answer(100)["joules"] == 30_000.0

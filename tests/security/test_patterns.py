@@ -19,8 +19,14 @@ from tests.builders.rest import client, problem
 from training.recipes.scoring import matches
 
 # Each is short and unfolds to a program of gigabytes, or backtracks without end.
-UNFOLDING = ["(?:(?:(?:a{999}){999}){999})", "((((((a{9}){9}){9}){9}){9}){9})", "(?:a{0,999}){0,999}", "(" * 400,
-             r"(x{1,400})(?:\1{1,999}){1,999}", "(?=(a+))b"]  # fmt: skip
+UNFOLDING = [
+    "(?:(?:(?:a{999}){999}){999})",
+    "((((((a{9}){9}){9}){9}){9}){9})",
+    "(?:a{0,999}){0,999}",
+    "(" * 400,
+    r"(x{1,400})(?:\1{1,999}){1,999}",
+    "(?=(a+))b",
+]
 TEXT = "a" * 100_000 + "!"
 
 
@@ -30,8 +36,14 @@ TEXT = "a" * 100_000 + "!"
 def test_a_draft_with_a_pattern_that_unfolds_is_refused_at_once(
     ci: str, alias: Alias, candidate: AdapterVersion, pattern: str, check: str
 ) -> None:
-    body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 10}], "reason": "try",
-            "draft": True, "checks": {check: pattern}}  # fmt: skip
+    body = {
+        "alias": alias.name,
+        "candidate": candidate.served_name,
+        "steps": [{"weight": 10}],
+        "reason": "try",
+        "draft": True,
+        "checks": {check: pattern},
+    }
     before, began = peak_kb(), time.monotonic()
     answer = client(ci).post("/api/v1/rollouts/", body)
     assert (time.monotonic() - began, peak_kb() - before) < (1, 20_000)
@@ -69,8 +81,14 @@ def nested(depth: int) -> dict[str, Any]:
 def test_a_schema_that_could_run_without_end_is_refused_unread(
     ci: str, alias: Alias, candidate: AdapterVersion, schema: Any
 ) -> None:
-    body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 10}], "reason": "try",
-            "draft": True, "checks": {"schema": schema}}  # fmt: skip
+    body = {
+        "alias": alias.name,
+        "candidate": candidate.served_name,
+        "steps": [{"weight": 10}],
+        "reason": "try",
+        "draft": True,
+        "checks": {"schema": schema},
+    }
     answer = client(ci).post("/api/v1/rollouts/", body)
     assert problem(answer, 422, "bad_check")["errors"][0]["field"] == "checks.schema"
 

@@ -23,6 +23,8 @@ from training.planning.memory_estimator import GB, Shape, largest_batch
 
 
 class EstimateRequest(serializers.Serializer):
+    """A base model or configuration, with the hyperparameters and the device to estimate for."""
+
     base_model = serializers.CharField(
         required=False, help_text="A registered one, or llama-2-7b, llama-3.1-8b, llama-3.1-70b."
     )
@@ -34,6 +36,8 @@ class EstimateRequest(serializers.Serializer):
 
 
 class AdviceRequest(EstimateRequest):
+    """The inputs of a recommendation."""
+
     dataset = serializers.IntegerField(required=False, help_text="Rows and tokens are counted, the shift looked up.")
     many_adapters = serializers.BooleanField(default=True, help_text="It will be served beside others on one base.")
     keeps_general_skill = serializers.BooleanField(default=True)
@@ -77,6 +81,7 @@ class AdviceViewSet(ProjectViewSet):
 
 
 def requested_shape(fields: dict[str, Any]) -> Shape:
+    """Return the shape of the named model or the given configuration. Raises Invalid."""
     if ("base_model" in fields) == ("config" in fields):
         raise Invalid("Name a base_model, or give a config: one of the two.", field="base_model", code="one_of_two")
     return (

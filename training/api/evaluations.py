@@ -22,6 +22,8 @@ from training.runs.specification import of_project
 
 
 class EvaluationSerializer(JobSerializer):
+    """An evaluation with its results."""
+
     version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
     against = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
     metrics = serializers.SerializerMethodField()
@@ -32,10 +34,13 @@ class EvaluationSerializer(JobSerializer):
 
     @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": {}})
     def get_metrics(self, job: Evaluation) -> Any:
+        """Return the results; null before there are any."""
         return job.result.metrics if job.result else None
 
 
 class NewEvaluationSerializer(serializers.Serializer):
+    """The evaluation to run."""
+
     project = serializers.SlugField()
     version = serializers.CharField(max_length=120, help_text="The served name.")
     dataset = serializers.IntegerField(required=False, help_text="Its held-out rows are measured.")
@@ -70,6 +75,7 @@ class EvaluationViewSet(Cancelling):
 
 
 def version_of(project: Any, field: str, named: str) -> AdapterVersion:
+    """Return the project's version with this served name. Raises Invalid."""
     version = AdapterVersion.objects.filter(adapter__project=project, served_name=named).first()
     if version is None:
         raise Invalid(f"There is no version {named!r} in {project}.", field=field, code=f"unknown_{field}")

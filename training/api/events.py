@@ -91,6 +91,7 @@ async def stream(pk: Any, place: Place) -> AsyncIterator[str]:
 
 
 def state_fields(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields whose change is an event by itself."""
     return {name: state[name] for name in ("status", "progress", "message")}
 
 

@@ -45,6 +45,7 @@ def family(name: str, meaning: str, labels: list[str], rows: Any) -> GaugeMetric
 
 
 def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    """Yield the number of jobs by status, and the age of the oldest queued one."""
     counted, ages = [], []
     for kind, model in JOBS.items():
         own_jobs = model.objects.filter(project__in=projects)
@@ -77,6 +78,7 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    """Yield the shares of rollouts and the state of replicas."""
     rollouts = Rollout.objects.active().filter(alias__project__in=projects)
     weights = rollouts.values_list("alias__project__slug", "alias__name", "candidate__served_name", "status", "weight")
     yield family(
@@ -95,6 +97,7 @@ def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
 
 
 def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    """Yield the number of approvals and deliveries that wait."""
     pending = Approval.objects.filter(project__in=projects, status=ApprovalStatus.PENDING)
     counted = pending.values_list("project__slug").annotate(Count("pk")).order_by()
     yield family(
@@ -120,6 +123,7 @@ class Exposition:
         self.projects = projects
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield every metric of the projects."""
         for part in (jobs, losses, serving, waiting):
             yield from part(self.projects)
 
@@ -131,6 +135,7 @@ class Text(BaseRenderer):
     format = "txt"
 
     def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
+        """Return errors as JSON; metrics are sent as they are."""
         return json.dumps(data).encode()
 
 

@@ -22,6 +22,8 @@ from training.models.retention import Retention
 
 
 class DatasetSerializer(serializers.ModelSerializer):
+    """A dataset."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     kept_until = serializers.DateTimeField(read_only=True)
 
@@ -49,17 +51,23 @@ class DatasetSerializer(serializers.ModelSerializer):
 
 
 class RenderingSerializer(serializers.Serializer):
+    """The base model that reads the rows, and the length at which it cuts them."""
+
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
 
 
 class KeepingSerializer(serializers.Serializer):
+    """A change of the retention class or the legal hold."""
+
     retention = serializers.ChoiceField(Retention.choices, required=False)
     hold = serializers.BooleanField(required=False, allow_null=True, default=None, help_text="Legal hold: on or off.")
     reason = serializers.CharField(max_length=2000)
 
 
 class ErasureSerializer(serializers.ModelSerializer):
+    """A request to erase a dataset's content."""
+
     signer = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
 
     class Meta:
@@ -68,6 +76,8 @@ class ErasureSerializer(serializers.ModelSerializer):
 
 
 class NewDatasetSerializer(serializers.Serializer):
+    """The file to upload."""
+
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
     file = serializers.FileField(help_text="Rows of prompt and completion, messages, or text.")
@@ -75,12 +85,15 @@ class NewDatasetSerializer(serializers.Serializer):
     mapping = serializers.JSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
     def validate_mapping(self, mapping: Any) -> dict[str, str]:
+        """Check that the mapping is an object. Raises ValidationError."""
         if not isinstance(mapping, dict):
             raise serializers.ValidationError("Give an object: our column -> the file's.")
         return mapping
 
 
 class LookSerializer(serializers.ModelSerializer):
+    """The result of checking a file without storing it."""
+
     dataset = serializers.IntegerField(source="pk", allow_null=True, read_only=True, help_text="null: it is new.")
 
     class Meta:
@@ -96,12 +109,15 @@ class BudgetSerializer(serializers.Serializer):
     bytes = serializers.IntegerField(min_value=1, required=False, help_text="In bf16.")
 
     def validate(self, budget: dict[str, int]) -> dict[str, int]:
+        """Check that the budget is given in one unit. Raises ValidationError."""
         if len(budget) != 1:
             raise serializers.ValidationError("Name exactly one of uniform_rank, parameters, bytes.")
         return budget
 
 
 class JobSerializer(serializers.ModelSerializer):
+    """The fields that all jobs share."""
+
     project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     progress = serializers.JSONField(read_only=True)
@@ -159,6 +175,8 @@ def shown_plan(plan: dict) -> dict:
 
 
 class RankAnalysisSerializer(JobSerializer):
+    """A rank analysis with its plan."""
+
     settings = serializers.JSONField(source="parts", read_only=True, help_text="Every setting: the preset's and yours.")
 
     class Meta(JobSerializer.Meta):
@@ -186,6 +204,8 @@ class RankAnalysisSerializer(JobSerializer):
 
 
 class NewRankAnalysisSerializer(serializers.Serializer):
+    """The rank analysis to run."""
+
     project = serializers.SlugField()
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     dataset = serializers.IntegerField()
@@ -204,10 +224,14 @@ class NewRankAnalysisSerializer(serializers.Serializer):
 
 
 class ReallocationSerializer(serializers.Serializer):
+    """The budget to plan anew."""
+
     budget = BudgetSerializer()
 
 
 class TrainingRunSerializer(JobSerializer):
+    """A training run."""
+
     start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
     adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     version = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
@@ -234,6 +258,8 @@ class TrainingRunSerializer(JobSerializer):
 
 
 class NewTrainingRunSerializer(serializers.Serializer):
+    """The training run to queue."""
+
     project = serializers.SlugField()
     adapter = serializers.SlugField()
     dataset = serializers.IntegerField()
@@ -268,18 +294,24 @@ class CloneSerializer(serializers.Serializer):
 
 
 class RunMetricSerializer(serializers.ModelSerializer):
+    """The metrics of a step."""
+
     class Meta:
         model = RunMetric
         fields = ["step", "values"]
 
 
 class CheckpointAnswerSerializer(serializers.ModelSerializer):
+    """A checkpoint's answer to a named prompt."""
+
     class Meta:
         model = CheckpointAnswer
         fields = ["step", "name", "answer"]
 
 
 class CompressionSerializer(JobSerializer):
+    """A compression."""
+
     source = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
     version = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
 
@@ -289,6 +321,8 @@ class CompressionSerializer(JobSerializer):
 
 
 class NewCompressionSerializer(serializers.Serializer):
+    """The compression to queue."""
+
     budget = BudgetSerializer()
     dataset = serializers.IntegerField(
         required=False, allow_null=True, help_text="Measure the loss on it; else on what the version was trained with."

@@ -131,6 +131,7 @@ class DatasetViewSet(Keeping):
             )
 
     def handle_exception(self, exc: Exception) -> Response:
+        """Name every broken line of an uploaded file in the errors."""
         if isinstance(exc, BrokenLines):
             errors = [
                 {"field": f"file.{error.line}.{error.column}".rstrip("."), "code": error.code, "message": error.message}
@@ -178,6 +179,7 @@ class ErasureViewSet(Reading):
     scopes = {"approve": APPROVE, "reject": APPROVE}
 
     def decide(self, verb: str) -> Response:
+        """Apply the verb to the erasure, after a fresh sign-in."""
         erasure, fields = self.get_object(), self.read(SigningTokenSerializer)
         require_fresh_sign_in(self.request, fields.pop("password"))
         getattr(erasure, verb)(by=actor_of(self.request), **fields)
@@ -350,6 +352,7 @@ class VersionCompressionViewSet(ProjectViewSet):
     scopes = {"compress": Scope.TRAIN}
 
     def get_queryset(self) -> Any:
+        """Return the versions of the adapter in the URL."""
         return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
 
     @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})

@@ -37,6 +37,7 @@ def checked(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Rep
 
 
 def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Report:
+    """Check the file in a child process of limited memory and time. Raises Invalid."""
     with scratch() as own:
         events = own / "events.jsonl"
         arguments = [str(file), form, str(folder), str(events), json.dumps(mapping)]
@@ -45,11 +46,11 @@ def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Re
             status = child.wait(CHECK_S)
         finally:
             child.kill()
-        found = next(child.new_events(), None) if status == 0 else None
-    if found is None:
+        answer = next(child.new_events(), None) if status == 0 else None
+    if answer is None:
         message = "The file could not be read within the limits of memory and time of a check: send it in parts."
         raise Invalid(message, field="file", code="too_costly")
-    if "fault" in found:
-        raise Invalid(found["fault"], field="file", code=found["code"])
-    errors = [LineError(**error) for error in found.pop("errors")]
-    return Report(errors=errors, **found)
+    if "fault" in answer:
+        raise Invalid(answer["fault"], field="file", code=answer["code"])
+    errors = [LineError(**error) for error in answer.pop("errors")]
+    return Report(errors=errors, **answer)

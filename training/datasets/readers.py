@@ -51,6 +51,7 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def jsonl(path: Path) -> Iterator[Record]:
+    """Yield the records of a file of JSON lines."""
     with path.open("rb") as stream:
         for number, raw in numbered_lines(stream):
             if raw.strip():
@@ -58,6 +59,7 @@ def jsonl(path: Path) -> Iterator[Record]:
 
 
 def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
+    """Return the record, or the error of a line that cannot be read."""
     try:
         return read()
     except BadLine as error:
@@ -65,6 +67,7 @@ def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
 
 
 def parquet(path: Path) -> Iterator[Record]:
+    """Yield the records of a Parquet file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -97,6 +100,7 @@ def delimited(path: Path) -> Iterator[Record]:
 
 
 def text_lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield the file's lines. Raises BadLine for one that is too long or not UTF-8."""
     for _, raw in numbered_lines(stream):
         if len(raw) > MAX_ROW_BYTES:
             raise too_long()
@@ -144,6 +148,7 @@ def paragraphs(path: Path) -> Iterator[Record]:
 
 
 def paragraph(raw: bytes) -> dict[str, Any]:
+    """Return the paragraph as a row. Raises BadLine."""
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:

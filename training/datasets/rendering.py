@@ -36,6 +36,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendered:
+    """A row as a training reads it: its tokens, those that the loss counts, and its text in spans."""
+
     tokens: int
     counted: int
     spans: list[Span]
@@ -60,6 +62,7 @@ class Lengths:
 
     @property
     def cut_share(self) -> float:
+        """Return the fraction of rows that are cut."""
         return self.cut / self.rows
 
 
@@ -90,6 +93,7 @@ def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:
 
 
 def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:
+    """Tokenise the row without a limit. Raises NotReadable."""
     from jinja2 import TemplateError
 
     try:
@@ -166,5 +170,6 @@ def preview(file: Path, tokenizer: Any, max_length: int, count: int = 8) -> dict
 
 
 def rows_of(file: Path) -> Iterator[Row]:
+    """Yield the rows of a stored split."""
     with file.open("rb") as stream:
         yield from (json.loads(line) for line in stream)

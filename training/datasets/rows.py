@@ -28,6 +28,8 @@ class LineError:
 
 
 class BadLine(ValueError):
+    """A line that cannot be a row, with the column and a stable code."""
+
     def __init__(self, column: str, code: str, message: str) -> None:
         super().__init__(message)
         self.column, self.code = column, code
@@ -54,10 +56,12 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def too_long() -> BadLine:
+    """Return the error of a line over the limit."""
     return BadLine("", "line_too_long", "The line is over 4 MB: split it.")
 
 
 def not_utf8() -> BadLine:
+    """Return the error of a line in another encoding."""
     return BadLine("", "not_utf8", "The line is no UTF-8: save the file in UTF-8.")
 
 
@@ -82,10 +86,12 @@ def normal_form(row: dict[str, Any]) -> Row:
 
 
 def value_in(row: dict[str, Any], column: str) -> Any:
+    """Return the column's value in its normal form. Raises BadLine."""
     return messages_in(row) if column == "messages" else text_in(row, column)
 
 
 def text_in(row: dict[str, Any], column: str) -> str:
+    """Return the column's text. Raises BadLine if it is missing, empty, broken or too long."""
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         raise BadLine(column, "empty", f"{column} is missing, empty or no text.")
@@ -99,6 +105,7 @@ def text_in(row: dict[str, Any], column: str) -> str:
 
 
 def messages_in(row: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the row's messages. Raises BadLine unless they end with the assistant's."""
     messages = row["messages"]
     if isinstance(messages, str):
         messages = messages_from(messages)

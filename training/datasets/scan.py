@@ -36,6 +36,7 @@ class Report:
 
     @property
     def rows(self) -> int:
+        """Return the number of all rows."""
         return sum(self.splits.values())
 
 
@@ -53,18 +54,22 @@ class Scan:
 
     @property
     def splits(self) -> dict[str, int]:
+        """Return the number of rows by split."""
         return {split: len(hashes) for split, hashes in self.hashes.items()}
 
     @property
     def rows(self) -> int:
+        """Return the number of all rows."""
         return sum(self.splits.values())
 
     def refuse(self, number: int, error: BadLine) -> None:
+        """Count a broken line, and keep its error among the first ones."""
         self.broken += 1
         if len(self.errors) < MAX_ERRORS:
             self.errors.append(LineError(number, error.column, error.code, str(error)))
 
     def report(self) -> Report:
+        """Return the result without the hashes."""
         return Report(self.errors, self.broken, sorted(self.columns), self.splits, self.warnings())
 
     def distinct(self, split: str) -> Any:
@@ -92,7 +97,7 @@ def scan(
     records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None, *, most_bytes: int | None = None
 ) -> Scan:
     """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat, UnfoldsTooFar."""
-    found, written = Scan(), 0
+    result, written = Scan(), 0
     with ExitStack() as open_files:
         files = {
             split: open_files.enter_context(place.open("w", encoding="utf-8"))
@@ -101,24 +106,26 @@ def scan(
         for number, record in records:
             row = row_of(record, mapping or {})
             if isinstance(row, BadLine):
-                found.refuse(number, row)
-                if found.broken >= MAX_BROKEN:
+                result.refuse(number, row)
+                if result.broken >= MAX_BROKEN:
                     break
                 continue
             split = "eval" if is_held_out(row) else "train"
             written += files[split].write(line_of(row))
             if most_bytes is not None and written > most_bytes:
                 raise UnfoldsTooFar(f"The rows take over {most_bytes >> 20} MB, too much for a file of this size.")
-            found.hashes[split].append(content_hash(row))
-            found.columns |= set(row)
-    return found
+            result.hashes[split].append(content_hash(row))
+            result.columns |= set(row)
+    return result
 
 
 def places(folder: Path) -> dict[str, Path]:
+    """Return the path of each split's file."""
     return {split: folder / f"{split}.jsonl" for split in SPLITS}
 
 
 def row_of(record: dict[str, Any] | BadLine, mapping: dict[str, str]) -> Row | BadLine:
+    """Return the record in its normal form, or its error."""
     if isinstance(record, BadLine):
         return record
     try:

@@ -34,6 +34,7 @@ def limit(file: Path) -> None:
 
 
 def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> dict[str, Any]:
+    """Scan the file; return the report, or the fault that ended the scan."""
     from training.datasets.readers import NotThisFormat, records_of
     from training.datasets.scan import UnfoldsTooFar, scan
 
@@ -47,6 +48,7 @@ def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> d
 
 
 def main(file: str, form: str, folder: str, events: str, mapping: str) -> None:
+    """Scan the file within the limits and write the report as one event."""
     limit(Path(file))
     line = json.dumps(report_on(Path(file), form, Path(folder), json.loads(mapping)))
     with Path(events).open("a") as stream:

@@ -59,23 +59,27 @@ class Tracking(httpx.Client):
         super().__init__(base_url=f"{url.rstrip('/')}/api/2.0/mlflow/", timeout=TIMEOUT_S, trust_env=False)
 
     def post(self, path: str, **body: Any) -> Json:  # type: ignore[override]
+        """Call MLflow's REST API. Raises httpx.HTTPStatusError."""
         answer = super().post(path, json=body)
         answer.raise_for_status()
         content: Json = answer.json()
         return content
 
     def experiment(self, name: str) -> str:
+        """Return the id of the experiment; create it if there is none."""
         answer = self.get("experiments/get-by-name", params={"experiment_name": name})
         if answer.status_code == 404:
             return str(self.post("experiments/create", name=name)["experiment_id"])
         return str(answer.raise_for_status().json()["experiment"]["experiment_id"])
 
     def run_of(self, experiment: str, run: TrainingRun) -> str | None:
+        """Return the id of the run's mirror in the experiment; None if there is none."""
         query = {"experiment_ids": [experiment], "filter": f"tags.`{OURS}` = '{run.pk}'", "max_results": 1}
         runs = self.post("runs/search", **query).get("runs", [])
         return str(runs[0]["info"]["run_id"]) if runs else None
 
     def create(self, experiment: str, run: TrainingRun) -> str:
+        """Create the run's mirror and return its id."""
         name = run.version.served_name if run.version else str(run)
         began = millis(run.started_at or run.created_at)
         created = self.post(
@@ -98,6 +102,7 @@ def tags_of(run: TrainingRun) -> dict[str, str]:
 
 
 def dataset(run: TrainingRun) -> Json:
+    """Return the run's dataset as MLflow's input."""
     used = run.dataset
     return {
         "tags": [{"key": "mlflow.data.context", "value": "training"}],
@@ -117,6 +122,7 @@ def batches(run: TrainingRun) -> Iterator[Json]:
 
 
 def metrics_of(run: TrainingRun) -> Iterator[Json]:
+    """Yield the run's metrics as MLflow logs them."""
     at = millis(run.finished_at)
     for row in run.metrics.order_by("step"):
         for name, value in row.values.items():
@@ -128,4 +134,5 @@ def metrics_of(run: TrainingRun) -> Iterator[Json]:
 
 
 def millis(moment: Any) -> int:
+    """Return the time in milliseconds since 1970."""
     return round(moment.timestamp() * 1000)

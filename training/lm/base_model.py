@@ -17,6 +17,7 @@ Choose = Callable[[Sequence[data.Row]], Sequence[data.Row]]
 
 
 def on_gpu() -> bool:
+    """Return True if there is a CUDA GPU."""
     return torch.cuda.is_available()
 
 

@@ -54,6 +54,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file of JSON lines. Raises BadRow."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -61,6 +62,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def parsed(line: bytes, path: Path, number: int) -> Any:
+    """Parse a line as JSON. Raises BadRow."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -68,6 +70,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
+    """Yield the rows of a Parquet file. Raises DataError and BadRow."""
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
@@ -79,6 +82,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
 
 
 def read_text(path: Path) -> Iterator[Row]:
+    """Yield the paragraphs of a text file as rows. Raises DataError."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -102,6 +106,7 @@ def checked(row: Any, path: Path, number: int) -> Row:
 
 
 def is_conversation(messages: Any) -> bool:
+    """Return True for a list of turns that holds an answer of the assistant."""
     return (
         isinstance(messages, list)
         and all(isinstance(turn, dict) for turn in messages)
@@ -149,6 +154,7 @@ def conversation(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[i
 
 
 def templated(messages: list[dict[str, str]], tokenizer: Any, **options: Any) -> list[int]:
+    """Return the tokens of the conversation in the model's chat template."""
     ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
     return ids
 

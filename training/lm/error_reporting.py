@@ -45,6 +45,7 @@ def last(status: int) -> int:
 
 
 def ended(events: Events, code: str, message: str) -> int:
+    """Report the error on standard error and as an event; return the exit status."""
     sys.stderr.write(message + "\n")
     try:
         events.write("error", code=code, message=message)
@@ -64,6 +65,7 @@ def code_of(error: Exception) -> str:
 
 
 def message_of(error: Exception) -> str:
+    """Return the error's message, or advice for the errors that have one."""
     advice = {
         "gpu_oom": "Memory ran out: lower batch_size or max_length.",
         "no_space": "The disk is full: make room, then resume.",

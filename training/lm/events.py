@@ -16,6 +16,7 @@ class Events:
         self.started = time.monotonic()
 
     def write(self, kind: str, **fields: Any) -> None:
+        """Append an event; do nothing without a file."""
         if self.path is None:
             return
         with self.path.open("a") as stream:

@@ -1,3 +1,5 @@
+"""The training's models and their transitions."""
+
 from training.models.checkpoint_answer import CheckpointAnswer
 from training.models.compression import Compression
 from training.models.dataset import Dataset

@@ -55,10 +55,12 @@ def arguments(chosen: dict[str, Any]) -> list[str]:
 
 
 def text_of(value: Any) -> str:
+    """Return the value as the command line takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -> None:
+    """Check the setting's type and limits. Raises Invalid."""
     value = chosen.get(name, most)
     numbers = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, numbers):
@@ -68,16 +70,19 @@ def check_number(chosen: dict[str, Any], name: str, least: float, most: float) -
 
 
 def check_rates(chosen: dict[str, Any]) -> None:
+    """Check the learning rates of the probe. Raises Invalid."""
     rates = chosen.get("probe_rates", [0.1])
     if not isinstance(rates, list) or not 1 <= len(rates) <= MOST_RATES or not all(map(is_rate, rates)):
         raise refused("probe_rates", f"must be a list of 1 to {MOST_RATES} learning rates between 0 and 1.")
 
 
 def is_rate(value: Any) -> bool:
+    """Return True for a number between 0 and 1."""
     return isinstance(value, float) and math.isfinite(value) and 0 < value < 1
 
 
 def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
+    """Check that the base model has the named modules. Raises Invalid."""
     names = chosen.get("target_modules", sorted(kinds))
     if not isinstance(names, list) or not names:
         raise refused("target_modules", "must be a list of module names; leave it out to take all.")
@@ -86,6 +91,7 @@ def check_modules(chosen: dict[str, Any], kinds: Collection[str]) -> None:
 
 
 def refused(name: str, message: str) -> Invalid:
+    """Return the error of an invalid setting."""
     return Invalid(f"{name} {message}", field=field_path(name), code="bad_settings")
 
 

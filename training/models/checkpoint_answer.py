@@ -52,4 +52,5 @@ def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
 
 
 def wrong(message: str) -> Invalid:
+    """Return the error of invalid prompts."""
     return Invalid(message, field="prompts", code="bad_prompts")

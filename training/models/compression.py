@@ -99,11 +99,13 @@ class Compression(GpuJob):
         ]
 
     def evaluation(self) -> list[str]:
+        """Return the arguments by which the child measures the loss; none without a dataset."""
         if self.dataset is None:
             return []
         return ["--model", str(self.base_model.folder), "--data", str(self.dataset.folder() / "eval.jsonl")]
 
     def note(self, event: dict[str, Any]) -> None:
+        """Apply an event of the child; a measured loss is stored."""
         super().note(event)
         if event["kind"] == "evaluation":
             self.write(**{f"loss_{event['when']}": event["loss"]})
@@ -126,6 +128,7 @@ class Compression(GpuJob):
             self.record_end(evidence=report | {"version": version.served_name})
 
     def lineage(self) -> dict[str, Any]:
+        """Return the origins that the new version records."""
         return {
             "compression": str(self.pk),
             "compressed_from": {

@@ -44,14 +44,16 @@ class BrokenLines(Invalid):
 
     code = "broken_lines"
 
-    def __init__(self, found: Report) -> None:
-        first = found.errors[0]
-        more = f" ({found.broken} such lines)" if found.broken > 1 else ""
+    def __init__(self, report: Report) -> None:
+        first = report.errors[0]
+        more = f" ({report.broken} such lines)" if report.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
-        self.errors = result.errors
+        self.errors = report.errors
 
 
 class DatasetStatus(models.TextChoices):
+    """The states of a dataset."""
+
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
@@ -59,7 +61,10 @@ class DatasetStatus(models.TextChoices):
 
 
 class DatasetQuerySet(models.QuerySet["Dataset"]):
+    """Queries of datasets."""
+
     def ready(self) -> DatasetQuerySet:
+        """Return the datasets that can be trained on."""
         return self.filter(status=DatasetStatus.READY)
 
     def waiting(self) -> DatasetQuerySet:
@@ -134,11 +139,11 @@ class Dataset(RetentionMixin):
         )
         if dataset.size_bytes > AT_ONCE_BYTES:
             return dataset.check_later(file, by=by)
-        with dataset.stored(file) as (result, digest):
+        with dataset.stored(file) as (report, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
                 twin.require_not_erased()
                 return twin
-            dataset.accept(result, digest, by=by)
+            dataset.accept(report, digest, by=by)
         return dataset
 
     @classmethod
@@ -159,9 +164,9 @@ class Dataset(RetentionMixin):
         if dataset.size_bytes > AT_ONCE_BYTES:
             message = f"Over {AT_ONCE_BYTES >> 20} MB a file is checked by a worker: upload it."
             raise Invalid(message, field="file", code="too_large_to_look_at")
-        with dataset.scanned(file) as (found, folder):
-            dataset.digest, dataset.rows = digest_of(manifest_of(folder)), found.rows
-            dataset.splits, dataset.columns, dataset.warnings = found.splits, found.columns, found.warnings
+        with dataset.scanned(file) as (report, folder):
+            dataset.digest, dataset.rows = digest_of(manifest_of(folder)), report.rows
+            dataset.splits, dataset.columns, dataset.warnings = report.splits, report.columns, report.warnings
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
@@ -185,23 +190,24 @@ class Dataset(RetentionMixin):
         with scratch() as folder:
             (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
             try:
-                with self.stored(file) as (result, digest):
-                    self.end_check(result, digest)
+                with self.stored(file) as (report, digest):
+                    self.end_check(report, digest)
             except Invalid as error:
                 self.reject(error)
 
-    def end_check(self, found: Report, digest: str) -> None:
+    def end_check(self, report: Report, digest: str) -> None:
+        """Accept the dataset unless its check has ended already. Raises Invalid if the content exists."""
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
             if twin := Dataset.objects.filter(project=self.project, digest=digest).first():
                 raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
-            self.accept(result, digest, by=CHECKER)
+            self.accept(report, digest, by=CHECKER)
 
-    def accept(self, found: Report, digest: str, *, by: Actor) -> None:
+    def accept(self, report: Report, digest: str, *, by: Actor) -> None:
         """Mark the dataset as ready with the results of its scan, and record the audit event."""
-        self.status, self.digest, self.rows = DatasetStatus.READY, digest, found.rows
-        self.splits, self.columns, self.warnings = found.splits, found.columns, found.warnings
+        self.status, self.digest, self.rows = DatasetStatus.READY, digest, report.rows
+        self.splits, self.columns, self.warnings = report.splits, report.columns, report.warnings
         with transaction.atomic():
             self.save()
             after = {"digest": digest, "rows": self.rows}
@@ -218,21 +224,22 @@ class Dataset(RetentionMixin):
             AuditEvent.record(Tag.DATASET_REJECTED, self, by=CHECKER, project=self.project, reason=error.detail)
 
     def lock(self) -> Dataset:
+        """Return the row, locked."""
         return Dataset.objects.select_for_update().get(pk=self.pk)
 
     @contextmanager
     def stored(self, file: Path) -> Iterator[tuple[Report, str]]:
         """Scan the file, put its splits into the store, and yield the scan and their digest. Raises Invalid."""
-        with self.scanned(file) as (result, folder):
-            yield result, store().put_dir(folder)
+        with self.scanned(file) as (report, folder):
+            yield report, store().put_dir(folder)
 
     @contextmanager
     def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
         """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
         with scratch() as folder:
-            found = checked(file, self.format, folder, self.mapping)
-            require_enough(found)
-            yield found, folder
+            report = checked(file, self.format, folder, self.mapping)
+            require_enough(report)
+            yield report, folder
 
     def require_ready(self) -> None:
         """Raise Invalid unless the dataset is ready: it is being checked, was rejected, or was erased."""
@@ -272,6 +279,7 @@ class Dataset(RetentionMixin):
 
 
 def known_format(named: str, filename: str) -> str:
+    """Return the named format, or the one of the file's name. Raises Invalid."""
     form = named or readers.format_of(filename) or ""
     if form not in readers.FORMATS:
         known = ", ".join(readers.FORMATS)
@@ -281,6 +289,7 @@ def known_format(named: str, filename: str) -> str:
 
 
 def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
+    """Check that the mapping names our columns. Raises Invalid."""
     for name, column in mapping.items():
         if name not in rows.COLUMNS or not isinstance(column, str) or not column:
             message = f"mapping.{name}: a mapping names for {', '.join(rows.COLUMNS)} the file's column."
@@ -288,12 +297,13 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
     return mapping
 
 
-def require_enough(found: Report) -> None:
-    if found.errors:
-        raise BrokenLines(found)
-    if found.rows < MIN_ROWS or not all(found.splits.values()):
+def require_enough(report: Report) -> None:
+    """Check that the file has no broken line and enough rows. Raises BrokenLines and Invalid."""
+    if report.errors:
+        raise BrokenLines(report)
+    if report.rows < MIN_ROWS or not all(report.splits.values()):
         raise Invalid(
-            f"{result.rows} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
+            f"{report.rows} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
         )
 
 

@@ -13,6 +13,8 @@ HEARD_WITHIN = timedelta(minutes=5)
 
 
 class DeviceQuerySet(models.QuerySet["Device"]):
+    """Queries of devices."""
+
     def alive(self) -> DeviceQuerySet:
         """Return devices whose worker reported recently, by the database's clock."""
         return self.filter(seen_at__gt=Now() - HEARD_WITHIN)

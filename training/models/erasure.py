@@ -17,6 +17,8 @@ from training.models.dataset import Dataset, DatasetStatus
 
 
 class ErasureStatus(models.TextChoices):
+    """The states of an erasure."""
+
     PENDING = "pending"
     APPROVED = "approved"
     REJECTED = "rejected"
@@ -92,6 +94,7 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def decided(self, status: ErasureStatus, meaning: str, by: Actor) -> Erasure:
+        """Record the decision of another person and return the locked row. Raises NotAllowed."""
         erasure = Erasure.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=self.pk)
         user = require_role_for(APPROVE, erasure.dataset.project, by)
         require_another(user, [erasure.author])

@@ -123,6 +123,7 @@ class Evaluation(GpuJob):
 
 
 def require_measurable(version: AdapterVersion, against: AdapterVersion | None) -> None:
+    """Check that the versions are ready and comparable. Raises Invalid."""
     for field, one in (("version", version), ("against", against)):
         if one and one.status != VersionStatus.READY:
             raise Invalid(f"{one} is {one.status}, not ready.", field=field, code="version_not_ready")
@@ -133,6 +134,7 @@ def require_measurable(version: AdapterVersion, against: AdapterVersion | None) 
 
 
 def checked_prompts(prompts: list[str]) -> list[str]:
+    """Check number and length of the prompts and return them. Raises Invalid."""
     if len(prompts) > MAX_PROMPTS or not all(prompt.strip() and len(prompt) <= MAX_PROMPT for prompt in prompts):
         message = f"Give at most {MAX_PROMPTS} prompts of 1 to {MAX_PROMPT} characters."
         raise Invalid(message, field="prompts", code="bad_prompts")

@@ -27,6 +27,7 @@ class Choice:
 
     @property
     def default(self) -> str:
+        """Return the first word."""
         return self.words[0]
 
 
@@ -63,6 +64,7 @@ def with_defaults(values: dict[str, Any]) -> dict[str, int | float | str]:
 
 
 def checked(name: str, value: Any) -> int | float | str:
+    """Return the value. Raises Invalid for a wrong type or one outside the limits."""
     entry = TABLE[name]
     if isinstance(entry, Choice):
         if value not in entry.words:
@@ -77,4 +79,5 @@ def checked(name: str, value: Any) -> int | float | str:
 
 
 def refused(name: str, message: str) -> Invalid:
+    """Return the error of an invalid hyperparameter."""
     return Invalid(f"{name} {message}", field=f"hyperparameters.{name}", code="bad_hyperparameter")

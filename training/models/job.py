@@ -120,10 +120,12 @@ def kinds() -> list[type[GpuJob]]:
 
 
 def running(project: Project) -> int:
+    """Return the number of the project's jobs that hold a lease."""
     return count(project, status__in=LEASED)
 
 
 def count(project: Project, **condition: Any) -> int:
+    """Count the project's jobs of every kind that match the condition."""
     return sum(kind.objects.filter(project=project, **condition).count() for kind in kinds())
 
 

@@ -89,6 +89,7 @@ class RankAnalysis(GpuJob):
         return analysis
 
     def asked_for(self) -> dict[str, Any]:
+        """Return the request as the audit trail records it."""
         return {"budget": self.budget, "preset": self.preset, "settings": self.settings}
 
     @property
@@ -98,6 +99,7 @@ class RankAnalysis(GpuJob):
 
     @property
     def bounds(self) -> Bounds:
+        """Return the limits of the ranks."""
         return Bounds(self.rank_min, self.rank_max, self.quantum)
 
     def modules(self) -> dict[str, tuple[int, int]]:

@@ -15,6 +15,8 @@ from adapterhub.core.errors import Conflict, Invalid
 
 
 class Retention(models.TextChoices):
+    """The retention classes."""
+
     LIFECYCLE = "lifecycle", "10 years, as the documents of a lifecycle"
     SERVING = "serving", "6 months, as the logs of serving"
     NONE = "none", "until it is erased"
@@ -41,6 +43,7 @@ class RetentionMixin(models.Model):
 
     @property
     def kept_until(self) -> datetime:
+        """Return the time until which the record must be kept."""
         return self.created_at + KEPT_FOR[Retention(self.retention)]
 
     def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
@@ -58,6 +61,7 @@ class RetentionMixin(models.Model):
         self.change("hold_released", {"hold_reason": ""}, reason=reason, by=by)
 
     def change(self, action: str, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
+        """Set the fields of the locked record and record the change."""
         with transaction.atomic():
             record = type(self).objects.select_for_update().get(pk=self.pk)
             before = {name: getattr(record, name) for name in fields}

@@ -151,9 +151,11 @@ class TrainingRun(RetentionMixin, GpuJob):
 
     @property
     def devices(self) -> int:
+        """Return the number of devices that the run takes."""
         return self.hyperparameters.get("devices", 1)
 
     def recipe(self, folder: Path) -> dict[str, Any]:
+        """Return the run file that the recipe reads."""
         data = self.dataset.folder()
         return {
             "base_model": str(self.base_model.folder),
@@ -197,6 +199,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return str(self.hyperparameters.get("init", "random"))
 
     def note(self, event: dict[str, Any]) -> None:
+        """Apply an event of the child: metrics and answers are stored."""
         super().note(event)
         if event["kind"] == "metrics":
             with transaction.atomic():
@@ -212,6 +215,7 @@ class TrainingRun(RetentionMixin, GpuJob):
 
     @property
     def log_file(self) -> Path:
+        """Return the path of the child's log."""
         return self.folder / "log.txt"
 
     def log_start(self) -> int:
@@ -220,6 +224,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return stored_bytes if self.log_file.is_file() and self.log_file.stat().st_size >= stored_bytes else 0
 
     def keep_log(self, start: int) -> int:
+        """Store what the log has gained since byte `start`; return the end read."""
         if not self.log_file.is_file() or self.log_file.stat().st_size <= start:
             return start
         with transaction.atomic():
@@ -227,6 +232,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             return RunLog.keep(self, self.log_file, start)
 
     def progress_after(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the progress after a step's metrics."""
         progress = type(self).objects.values_list("progress", flat=True).get(pk=self.pk)
         return {**progress, "step": event["step"], "loss": event.get("loss")}
 
@@ -253,6 +259,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             self.record_end(evidence=result)
 
     def lineage(self) -> dict[str, Any]:
+        """Return the origins that the new version records."""
         return {
             "run": str(self.pk),
             "dataset": self.dataset.digest,
@@ -296,6 +303,7 @@ def check_rslora(run: TrainingRun) -> None:
 
 
 def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None:
+    """Check that the analysis has a plan for this base model. Raises Invalid."""
     if analysis is None:
         return
     if analysis.status != JobStatus.SUCCEEDED:

@@ -62,6 +62,7 @@ def datasets(request: HttpRequest) -> HttpResponse:
 
 
 def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
+    """Store the uploaded file as a dataset."""
     require_scope(request, fields["project"], Scope.TRAIN)
     file = fields["file"]
     with copied(file) as copy:
@@ -89,6 +90,7 @@ def dataset(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
+    """Return the rows as a training reads them; add an error to the form if they cannot be read."""
     if not form.is_valid():
         return {}
     try:
@@ -101,6 +103,7 @@ def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
 
 @login_required
 def analyses(request: HttpRequest) -> HttpResponse:
+    """List the rank analyses."""
     queryset = RankAnalysis.objects.select_related("dataset", "base_model").defer("plan")
     listing = Listing(
         request,
@@ -126,6 +129,7 @@ def new_analysis(request: HttpRequest) -> HttpResponse:
 
 
 def analyse(request: HttpRequest, form: AnalysisForm) -> RankAnalysis:
+    """Queue the analysis that the form describes."""
     fields = {name: form.cleaned_data[name] for name in MAIN_FIELDS}
     project = fields["dataset"].project
     require_scope(request, project, Scope.TRAIN)
@@ -149,6 +153,7 @@ def plan(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def context_of_plan(request: HttpRequest, pk: str) -> dict[str, Any]:
+    """Return the context of the analysis' page, with the plan for the query's budget."""
     viewed = visible_or_404(request, RankAnalysis.objects.select_related("project", "dataset", "base_model"), pk=pk)
     form = BudgetForm(request.GET if "uniform_rank" in request.GET else None)
     may_train = Scope.TRAIN in scopes_in(request, viewed.project)
@@ -178,6 +183,7 @@ def slider_of(analysis: RankAnalysis) -> dict[str, int]:
 
 
 def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan with its heat map and its modules by score."""
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
     return {"plan": plan, "heat": heat, "first": modules[:SHOWN], "rest": modules[SHOWN:]}
@@ -186,6 +192,7 @@ def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
 @login_required
 @require_POST
 def cancel_analysis(request: HttpRequest, pk: str) -> HttpResponse:
+    """Cancel a rank analysis."""
     cancelled = visible_or_404(request, RankAnalysis.objects.select_related("project"), pk=pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))
@@ -204,12 +211,14 @@ def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 
 def find_compression(request: HttpRequest, pk: str) -> Compression:
+    """Return the compression in the URL; 404 if the caller does not see it."""
     queryset = Compression.objects.select_related("project", "dataset", "source__adapter", "version__adapter")
     return visible_or_404(request, queryset, pk=pk)
 
 
 @login_required
 def compression(request: HttpRequest, pk: str) -> HttpResponse:
+    """Show a compression and its result."""
     viewed = find_compression(request, pk)
     context = {"job": viewed, "may_train": Scope.TRAIN in scopes_in(request, viewed.project)}
     return followed(request, "training/compression.html", "training/_compression_state.html", context, viewed.status)
@@ -218,6 +227,7 @@ def compression(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def cancel_compression(request: HttpRequest, pk: str) -> HttpResponse:
+    """Cancel a compression."""
     cancelled = find_compression(request, pk)
     require_scope(request, cancelled.project, Scope.TRAIN)
     cancelled.cancel(by=actor_of(request), reason=reason_in(request))

@@ -21,6 +21,8 @@ BAR = 600
 
 
 class EstimateForm(forms.Form):
+    """The base model, the devices and the hyperparameters to estimate for."""
+
     base_model = forms.ChoiceField()
     device_gb = forms.FloatField(min_value=0.1, max_value=10_000, label="Memory of a device in GB")
     devices = forms.IntegerField(min_value=1, max_value=64, initial=1)
@@ -39,6 +41,7 @@ class EstimateForm(forms.Form):
         self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
 
     def hyperparameters(self) -> dict[str, Any]:
+        """Return the hyperparameters with the defaults of the others. Raises Invalid."""
         flags = {name: int(self.cleaned_data[name]) for name in ("sharded", "recompute")}
         return with_defaults({**{name: self.cleaned_data[name] for name in TUNED}, **flags})
 
@@ -57,6 +60,7 @@ def estimates(request: HttpRequest) -> HttpResponse:
 
 
 def answer(form: EstimateForm) -> dict[str, Any]:
+    """Return the context of the estimate: a bar of memory for every method."""
     device_bytes = form.cleaned_data["device_gb"] * GB
     shape = sizing.named_shape(form.cleaned_data["base_model"])
     plan = sizing.plan_of(TrainingRun.Method.LORA, form.hyperparameters())

@@ -28,6 +28,7 @@ class MappingField(forms.CharField):
     """Form field of comma-separated pairs ours=theirs."""
 
     def to_python(self, value: Any) -> dict[str, str]:
+        """Parse the pairs of columns. Raises ValidationError."""
         pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
         if not all(sign and column.strip() for _, sign, column in pairs):
             raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
@@ -35,12 +36,16 @@ class MappingField(forms.CharField):
 
 
 class KeepingForm(forms.Form):
+    """The retention class, the legal hold and the reason."""
+
     retention = forms.ChoiceField(choices=Retention.choices, label="Kept")
     hold = forms.BooleanField(required=False, label="Legal hold: nothing of it is erased")
     reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
 
 
 class UploadForm(forms.Form):
+    """The file to upload as a dataset."""
+
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
     name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
     file = forms.FileField(help_text="Rows of prompt and completion, messages, or text; over 32 MB a worker checks it.")
@@ -74,9 +79,11 @@ class PromptsField(forms.CharField):
     """Form field of named prompts, one a line."""
 
     def prepare_value(self, value: Any) -> Any:
+        """Return the prompts as lines of NAME: PROMPT."""
         return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
 
     def to_python(self, value: Any) -> dict[str, str]:
+        """Parse lines of NAME: PROMPT. Raises ValidationError."""
         lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
         parted = [line.partition(":") for line in lines]
         for line, (name, _, prompt) in zip(lines, parted, strict=True):
@@ -163,6 +170,7 @@ class RunForm(forms.Form):
         return self.cleaned_data
 
     def hyperparameters(self) -> dict[str, Any]:
+        """Return the hyperparameters of the form."""
         return {name: self.cleaned_data[name] for name in TABLE}
 
     def asked(self) -> dict[str, Any]:
@@ -207,6 +215,7 @@ class WordsField(forms.CharField):
         self.number = number
 
     def to_python(self, value: Any) -> list[Any]:
+        """Parse words or numbers parted by commas. Raises ValidationError."""
         words = [word.strip() for word in super().to_python(value).split(",") if word.strip()]
         try:
             return [self.number(word) for word in words] if self.number else words
@@ -215,6 +224,8 @@ class WordsField(forms.CharField):
 
 
 class AnalysisForm(forms.Form):
+    """The rank analysis to run."""
+
     base_model = forms.ModelChoiceField(BaseModel.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
     preset = forms.ChoiceField(choices=RankAnalysis.Preset.choices)
@@ -243,6 +254,7 @@ class AnalysisForm(forms.Form):
         }
 
     def main(self) -> list[forms.BoundField]:
+        """Return the fields that are shown first."""
         return [field for field in self if field.name not in NAMES]
 
     def parts(self) -> list[forms.BoundField]:
@@ -250,8 +262,11 @@ class AnalysisForm(forms.Form):
         return [self[name] for name in NAMES]
 
     def settings(self) -> dict[str, Any]:
+        """Return the settings that were filled in."""
         return {name: value for name in NAMES if (value := self.cleaned_data.get(name)) not in (None, "", [])}
 
 
 class BudgetForm(forms.Form):
+    """A budget as a uniform rank."""
+
     uniform_rank = forms.IntegerField(min_value=1, max_value=512, label="Budget as a uniform rank")

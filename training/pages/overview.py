@@ -61,6 +61,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 def in_progress(request: HttpRequest, jobs: QuerySet[Any]) -> QuerySet[Any]:
+    """Return the latest jobs that have not ended."""
     return visible_rows(request, jobs).exclude(status__in=TERMINAL).order_by("-created_at")[:LATEST]
 
 

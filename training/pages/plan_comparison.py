@@ -21,6 +21,7 @@ SHOWN, OFFERED = 20, 20
 
 @login_required
 def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
+    """Show the plans of two analyses side by side, with the modules whose ranks differ."""
     queryset = RankAnalysis.objects.select_related("project", "dataset", "base_model")
     pair = [visible_or_404(request, queryset, pk=key) for key in (pk, named(request.GET.get("to") or str(pk)))]
     require_alike(pair)

@@ -35,6 +35,7 @@ OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
 
 @login_required
 def runs(request: HttpRequest) -> HttpResponse:
+    """List the training runs."""
     queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
     listing = Listing(
         request,
@@ -87,6 +88,7 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
 
 
 def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
+    """Queue the run that the form describes."""
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
     return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.asked())
@@ -106,6 +108,7 @@ def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
 
 
 def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
+    """Return the adviser's recommendation for the planned run."""
     device = sizing.largest_device()
     shape = sizing.shape_of(run.base_model.config)
     plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=device is None or device.kind == device.Kind.CUDA)
@@ -123,6 +126,7 @@ def named(text: str) -> UUID:
 
 
 def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
+    """Return the run in the URL; 404 if the caller does not see it."""
     queryset = TrainingRun.objects.select_related(
         "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
     )

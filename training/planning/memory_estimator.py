@@ -82,6 +82,7 @@ class Shape:
 
     @property
     def linear_parameters(self) -> int:
+        """Return the parameters of the linear modules of all layers."""
         return self.layers * sum(out * width for out, width in self.modules.values())
 
     @property
@@ -91,9 +92,11 @@ class Shape:
 
     @property
     def parameters(self) -> int:
+        """Return the parameters of the whole model."""
         return self.linear_parameters + self.embedding_parameters + self.hidden * (2 * self.layers + 1)
 
     def adapter_parameters(self, rank: int, kinds: tuple[str, ...] = KINDS) -> int:
+        """Return the parameters of a LoRA of this rank on the kinds of modules."""
         return rank * self.layers * sum(sum(self.modules[kind]) for kind in kinds)
 
 
@@ -208,6 +211,7 @@ def lora_states(shape: Shape, plan: Plan) -> float:
 
 
 def dora_states(shape: Shape, plan: Plan) -> float:
+    """Return the bytes of DoRA's weights, gradients and optimiser states."""
     magnitudes = shape.layers * sum(shape.modules[kind][0] for kind in plan.kinds)
     return lora_states(shape, plan) + 16 * magnitudes
 
@@ -257,6 +261,7 @@ def transient_bytes(shape: Shape, plan: Plan) -> float:
 
 
 def every_method(shape: Shape, plan: Plan) -> dict[str, Estimate]:
+    """Estimate every method for the same plan."""
     return {method: estimate(shape, replace(plan, method=method)) for method in STATES}
 
 

@@ -62,10 +62,12 @@ class Advice:
 
     @property
     def points(self) -> int:
+        """Return the sum of the reasons' points."""
         return sum(reason.points for reason in self.reasons)
 
     @property
     def is_possible(self) -> bool:
+        """Return True unless a reason excludes the method."""
         return not any(reason.excludes for reason in self.reasons)
 
 
@@ -73,6 +75,7 @@ Criterion = Callable[[str, Situation], Reason]
 
 
 def memory(method: str, situation: Situation) -> Reason:
+    """Rate whether the method fits into the device."""
     if situation.verdicts is None:
         return Reason("memory", 0, "No device is known: name its memory to see what fits.", "stated")
     verdict = situation.verdicts[method]
@@ -104,6 +107,7 @@ def rank_for(situation: Situation) -> int | None:
 
 
 def data_size(method: str, situation: Situation) -> Reason:
+    """Rate the method by the number of rows."""
     if situation.rows is None:
         return Reason("dataset size", 0, "No dataset was named.", "stated")
     size = f"{situation.rows:,} rows"
@@ -117,6 +121,7 @@ def data_size(method: str, situation: Situation) -> Reason:
 
 
 def domain_shift(method: str, situation: Situation) -> Reason:
+    """Rate the method by how far the data lies from general text."""
     if situation.divergence is None:
         return Reason("domain shift", 0, "Not measured: a rank analysis of the seed preset measures it.", "stated")
     far = f"{situation.divergence:.3g} nats a channel from general text"
@@ -154,6 +159,7 @@ def forgetting(method: str, situation: Situation) -> Reason:
 
 
 def latency(method: str, situation: Situation) -> Reason:
+    """Rate the latency of what the method leaves to serve."""
     if not situation.least_latency:
         return Reason("latency", 0, "A few percent of latency do not matter.", "stated")
     if method in WHOLE:

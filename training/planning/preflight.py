@@ -45,6 +45,7 @@ def require(run: TrainingRun) -> None:
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
+    """Compare the memory that the run needs with the device's."""
     needed = estimate(shape, plan)
     parts = {name: round(size) for name, size in needed.parts().items()}
     answer = {"bytes": round(needed.total), "parts": parts, "device": str(device or ""), "device_bytes": None}

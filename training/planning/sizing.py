@@ -64,6 +64,7 @@ def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> P
 
 
 def largest_device() -> Device | None:
+    """Return the device with the most memory that a worker reports."""
     return Device.objects.alive().order_by("-memory_bytes").first()
 
 
@@ -81,6 +82,7 @@ def estimates(shape: Shape, plan: Plan, device_bytes: float | None) -> list[dict
 
 
 def verdicts(shape: Shape, plan: Plan, device_bytes: float | None) -> dict[str, str] | None:
+    """Return a verdict for each method; None if the device is not known."""
     if not device_bytes:
         return None
     return {

@@ -14,6 +14,7 @@ from training.recipes.run_file import Run
 
 
 def main(arguments: list[str]) -> int:
+    """Run the recipe with the command line's run file; return the exit status."""
     return program(arguments, train)
 
 
@@ -59,6 +60,7 @@ def adalora_config(run: Run) -> Any:
 
 
 def mean_rank(run: Run) -> int:
+    """Return the mean rank of the plan, or the run's one rank."""
     ranks = list(run.rank_pattern.values())
     return max(1, round(sum(ranks) / len(ranks))) if ranks else run.r
 

@@ -81,6 +81,8 @@ def load_arms(record: run_file.Record) -> tuple[Arms, Any]:
 
 
 def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], Any]:
+    """Return a function that calls its argument with the model in the arm's state."""
+
     def call(work: Callable[[Any], Any]) -> Any:
         if adapter:
             model.set_adapter(adapter)
@@ -110,6 +112,7 @@ def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limi
 
 
 def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> list[float]:
+    """Return the arm's loss of each sequence."""
     from training.lm.evaluation import example_losses
 
     return [example.loss for example in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
@@ -148,6 +151,7 @@ def check_answers(
 
 
 def mean(values: Any) -> float:
+    """Return the mean."""
     numbers = list(values)
     return float(sum(numbers) / len(numbers))
 

@@ -65,6 +65,7 @@ def convert(source: Path, output: Path) -> None:
 
 
 def write_folder(source: Path, folder: Path) -> None:
+    """Write weights, configuration and tokenizer of the file. Raises Unsupported."""
     from safetensors.numpy import save_file
 
     reader = open_gguf(source)
@@ -78,6 +79,7 @@ def write_folder(source: Path, folder: Path) -> None:
 
 
 def open_gguf(source: Path) -> GGUFReader:
+    """Open the file. Raises Unsupported."""
     try:
         return GGUFReader(source)
     except (ValueError, IndexError) as error:
@@ -111,6 +113,7 @@ def config_of(reader: GGUFReader) -> dict[str, Any]:
 
 
 def value(reader: GGUFReader, key: str, *default: Any) -> Any:
+    """Return a value of the metadata, or the default. Raises Unsupported without one."""
     field = reader.get_field(key)
     if field is not None:
         return field.contents()
@@ -153,6 +156,7 @@ def unpermute(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 
 def save_tokenizer(source: Path, folder: Path) -> None:
+    """Convert the file's tokenizer with transformers and save it."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
+    """Run the recipe with the command line's run file; return the exit status."""
     return program(arguments, train)
 
 
@@ -44,12 +45,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def changes(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return each module's change m (W + s B A) /
-
-    W + s B A
-
-    - W, with the norm over each output's row.
-    """
+    """Return each module's change, m (W + s B A) / norm(W + s B A) - W, with the norm over each output's row."""
     change_of = {}
     for name, layer in model.named_modules():
         if getattr(layer, "lora_magnitude_vector", None):

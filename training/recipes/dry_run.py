@@ -28,6 +28,7 @@ Record = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
+    """Try some steps of a run and print what all would take; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.dry_run", description=__doc__)
     parser.add_argument("run_json", type=Path)
     parser.add_argument("method", choices=METHODS)
@@ -71,6 +72,7 @@ class Watch:
     watts: list[float] = field(default_factory=list)
 
     def follow(self, child: subprocess.Popen[bytes]) -> None:
+        """Read events and power until the child has ended."""
         while child.poll() is None:
             self.read_events()
             if self.steps and (power := power_now()) is not None:
@@ -79,12 +81,14 @@ class Watch:
         self.read_events()
 
     def read_events(self) -> None:
+        """Read the events that are new since the last call."""
         lines = self.events.read_text().splitlines(keepends=True) if self.events.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
         self.events_seen += [(time.monotonic(), event) for event in whole[len(self.events_seen) :]]
 
     @property
     def steps(self) -> list[tuple[float, Record]]:
+        """Return the times and metrics of the steps."""
         return [(at, event) for at, event in self.events_seen if event["kind"] == "metrics"]
 
     def answer(self, planned: int) -> Record:

@@ -26,6 +26,7 @@ class Cancel:
         signal.signal(signal.SIGTERM, self.request)
 
     def request(self, *_: Any) -> None:
+        """Note the request, or exit at once before the training."""
         self.requested = True
         if not self.training:
             sys.exit(CANCELLED)
@@ -47,6 +48,7 @@ class RunEvents(Events):
     run: Run | None = None
 
     def write(self, kind: str, **fields: Any) -> None:
+        """Append an event; of memory that ran out with advice for this run."""
         if self.run and fields.get("code") == "gpu_oom":
             fields["message"] = out_of_memory(self.run.hyperparameters, Path(sys.argv[0]).stem)
         if kind == "error" or not self.silent:

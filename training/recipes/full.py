@@ -14,6 +14,7 @@ from training.recipes.run_file import Run
 
 
 def main(arguments: list[str]) -> int:
+    """Run the recipe with the command line's run file; return the exit status."""
     return program(arguments, train)
 
 
@@ -31,6 +32,7 @@ def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
 
 
 def all_weights(model: Any, run: Run, material: Any) -> tuple[Any, None]:
+    """Return the model with every weight to be trained."""
     return model.requires_grad_(True), None
 
 

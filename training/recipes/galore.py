@@ -16,6 +16,7 @@ SCALE = 0.25
 
 
 def main(arguments: list[str]) -> int:
+    """Run the recipe with the command line's run file; return the exit status."""
     return program(arguments, train)
 
 

@@ -15,6 +15,7 @@ from training.recipes.run_file import Run
 
 
 def main(arguments: list[str]) -> int:
+    """Run the recipe with the command line's run file; return the exit status."""
     return program(arguments, lambda run, events, cancel: train(run, events, cancel))
 
 

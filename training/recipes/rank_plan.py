@@ -26,10 +26,12 @@ def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
 
 
 def is_target(name: str, target_modules: Iterable[str]) -> bool:
+    """Return True if a target names the module, by its end or in full."""
     return any(name == target or name.endswith("." + target) for target in target_modules)
 
 
 def check_scale(run: Run, keys: Iterable[str]) -> None:
+    """Check that alpha / r is the same for every key. Raises BadInput."""
     scale = run.lora_alpha / run.r
     for key in keys:
         rank = run.rank_pattern.get(key, run.r)

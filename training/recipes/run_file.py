@@ -106,12 +106,14 @@ def read_record(path: Path) -> Record:
 
 
 def path_in(record: Record, field: str) -> Path:
+    """Return the field's path. Raises BadInput."""
     if not isinstance(record.get(field), str):
         raise BadInput(f"{field}: name a path.")
     return Path(record[field])
 
 
 def model_folder(record: Record) -> Path:
+    """Return the folder of the base model. Raises BadInput."""
     folder = path_in(record, "base_model")
     if not (folder / "config.json").is_file():
         raise BadInput(f"base_model: {folder} is no folder of a model.")
@@ -127,6 +129,7 @@ def one_of(record: Record, field: str, choices: tuple[str, ...]) -> str:
 
 
 def names(record: Record, field: str) -> list[str]:
+    """Return the field's module names, sorted. Raises BadInput."""
     value = record.get(field)
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
         raise BadInput(f"{field}: give a list of module names.")
@@ -134,6 +137,7 @@ def names(record: Record, field: str) -> list[str]:
 
 
 def number(record: Record, field: str, *, whole: bool = False, least: float = 0, prefix: str = "") -> float:
+    """Return the field's number. Raises BadInput for a wrong type or one that is too small."""
     value = record.get(field)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
         raise BadInput(f"{prefix}{field}: must be a {'whole ' if whole else ''}number, not {value!r}.")
@@ -143,6 +147,7 @@ def number(record: Record, field: str, *, whole: bool = False, least: float = 0,
 
 
 def hyperparameters(record: Record) -> Hyperparameters:
+    """Check the hyperparameters and add the defaults of the others. Raises BadInput."""
     known = {field.name: field.default for field in fields(Hyperparameters)}
     if unknown := sorted(set(record) - set(known)):
         raise BadInput(f"hyperparameters.{unknown[0]} is unknown; there are {', '.join(known)}.")
@@ -162,6 +167,7 @@ def hyperparameters(record: Record) -> Hyperparameters:
 
 
 def write_atomically(path: Path, record: Record) -> None:
+    """Write the file under another name and rename it when it is complete."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     part.replace(path)

@@ -45,6 +45,7 @@ def words(text: str) -> list[str]:
 
 
 def exact_match(answer: str, wanted: str) -> float:
+    """Return 1 if the answer has the wanted words, else 0."""
     return float(words(answer) == words(wanted))
 
 
@@ -56,4 +57,5 @@ def token_f1(answer: str, wanted: str) -> float:
 
 
 def matches(answer: str, pattern: str) -> float:
+    """Return 1 if the pattern occurs in the answer, else 0."""
     return float(contains(pattern, answer))

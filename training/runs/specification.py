@@ -85,6 +85,7 @@ def differences(one: TrainingRun, other: TrainingRun) -> list[dict[str, Any]]:
 
 
 def flat(body: Body, prefix: str = "") -> Body:
+    """Return nested settings under dotted names."""
     values: Body = {}
     for name, value in body.items():
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.tars", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of the base model, or its id on a hub")
     parser.add_argument("--data", type=Path, required=True, help="JSONL, Parquet or text of the task")
@@ -78,6 +79,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def rates(text: str) -> tuple[float, ...]:
+    """Parse learning rates parted by commas. Raises ArgumentTypeError."""
     try:
         parsed = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -88,6 +90,7 @@ def rates(text: str) -> tuple[float, ...]:
 
 
 def words_of(text: str) -> tuple[str, ...]:
+    """Parse words parted by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -121,6 +124,7 @@ def is_first_process() -> bool:
 
 
 def analysed(options: argparse.Namespace, rows: list[Any], reference: list[Any] | None, events: Events) -> Analysis:
+    """Load the model and analyse it with the options."""
     import torch
 
     from training.lm.base_model import load_named

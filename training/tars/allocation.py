@@ -28,12 +28,16 @@ class AllocationError(ValueError):
 
 
 class BudgetTooSmall(AllocationError):
+    """The budget lies below the least that the bounds allow."""
+
     def __init__(self, budget: int, minimum: int) -> None:
         super().__init__(f"The budget of {budget:,} parameters is too small: these ranks need {minimum:,} at least.")
         self.minimum = minimum
 
 
 class BudgetTooLarge(AllocationError):
+    """The budget lies above the most that the bounds allow."""
+
     def __init__(self, budget: int, maximum: int) -> None:
         super().__init__(f"The budget of {budget:,} parameters is too large: these ranks take {maximum:,} at most.")
         self.maximum = maximum
@@ -206,7 +210,7 @@ def solve(values: NDArray[np.float64], weights: Quanta, capacity: int, most: Qua
 
 
 def filled(steps: Quanta, gains: NDArray[np.float64], weights: Quanta, capacity: int, most: Quanta) -> Quanta:
-    """Remove steps over the capacity (solver tolerance), then spend the rest on the highest worth that still fits."""
+    """Remove steps over the capacity (solver tolerance), then spend the rest on the highest gain that fits."""
     order = np.argsort(-gains, kind="stable")
     free = capacity - int(weights @ steps)
     for module in order[::-1]:
@@ -264,6 +268,8 @@ def allocate(modules: Sequence[Mapping[str, Any]], problem: Problem, bounds: Bou
 
 @dataclass(frozen=True)
 class Chosen:
+    """The ranks of all modules, and how far the greedy choice lies from the optimum, if that is known."""
+
     ranks: list[int]
     greedy_gap: float | None
 
@@ -284,6 +290,7 @@ def patterns(ranks: Mapping[str, int], scale: float = 2.0) -> RankPattern:
 
 
 def whole(number: float) -> int | float:
+    """Return the number as an integer if it is one."""
     return int(number) if float(number).is_integer() else float(number)
 
 

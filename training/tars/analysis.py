@@ -60,6 +60,7 @@ class Analysis:
     init: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the analysis as JSON, without the start values."""
         return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if name != "init"})
 
 
@@ -143,6 +144,7 @@ def planned(
     bounds: Bounds,
     started: float,
 ) -> Analysis:
+    """Allocate the ranks by the scores and return the analysis."""
     described = [{"name": name, "shape": shape_of(module), **scores.of(name)} for name, module in modules.items()]
     fields = allocation.plan_fields(described, settings, config.budget_kind, config.budget_value, bounds, config.scale)
     stability = scores.stability()

@@ -43,13 +43,14 @@ class Update:
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor, scale: float) -> Update:
-        """Decompose scale * B A by an SVD of the factors' QR triangles. A (r, in), B (out, r)"""
+        """Decompose scale * B A by an SVD of the factors' QR triangles: A (r, in), B (out, r)."""
         (left, upper), (right, lower) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
         u, values, v = torch.linalg.svd(scale * upper @ lower.T)
         return cls(left @ u, values, v @ right.T)
 
     @property
     def shape(self) -> list[int]:
+        """Return (outputs, inputs)."""
         return [self.left.shape[0], self.right.shape[1]]
 
     def factors(self, rank: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -149,6 +150,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.tars compress", description=__doc__)
     parser.add_argument("--adapter", type=Path, required=True, help="folder of a PEFT LoRA adapter")
     parser.add_argument("--budget", type=budget, required=True, help="uniform:RANK, params:N or bytes:N")
@@ -163,6 +165,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, events: Events) -> None:
+    """Compress the adapter, measure it if a model is named, and write both files. Raises BadInput."""
     if options.out.exists():
         raise BadInput(f"--out: {options.out} exists already; remove it, or name another folder.")
     if bool(options.model) != bool(options.data):

@@ -36,10 +36,12 @@ def together() -> Iterator[None]:
 
 
 def size() -> int:
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def place() -> int:
+    """Return this process' rank."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 

@@ -36,6 +36,7 @@ def optimum(values: Values, weights: Sequence[int], budget: int, ranges: Ranges)
 
 
 def unit_of(weights: Sequence[int], budget: int, modules: int) -> int:
+    """Return the number of parameters of one cell of the table, so that the table fits into memory."""
     unit = math.gcd(*weights)
     return unit * max(1, -(-(budget // unit) * modules // MOST_CELLS))
 
@@ -56,6 +57,7 @@ def one_more(
 
 
 def traced(choices: Sequence[NDArray[np.int16]], costs: Sequence[int], room: int) -> list[int]:
+    """Return the quanta of each module, read backwards from the table's choices."""
     steps = []
     for choice, price in zip(reversed(choices), reversed(costs), strict=True):
         steps.append(int(choice[room]))
@@ -80,4 +82,5 @@ def greedy(values: Values, weights: Sequence[int], budget: int, ranges: Ranges) 
 
 
 def total_value(values: Values, steps: Sequence[int]) -> float:
+    """Return the sum of the values of these steps."""
     return float(sum(value[step] for value, step in zip(values, steps, strict=True)))

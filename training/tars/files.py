@@ -14,6 +14,7 @@ from training.tars import allocation, presets
 
 
 def budget(text: str) -> tuple[str, int]:
+    """Parse KIND:VALUE. Raises ArgumentTypeError."""
     kind, _, value = text.partition(":")
     if kind not in allocation.BUDGET_KINDS or not value.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not uniform:RANK, params:N or bytes:N")
@@ -32,6 +33,7 @@ def named(flag: str) -> Iterator[None]:
 
 
 def atomically(path: Path, content: bytes) -> None:
+    """Write the file under another name and rename it when it is complete."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)

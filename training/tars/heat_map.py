@@ -32,14 +32,17 @@ def layer_of(name: str) -> int:
 
 
 def kind_of(name: str) -> str:
+    """Return the last part of the module's name."""
     return name.rsplit(".", 1)[-1]
 
 
 def text(x: int, y: int, content: str, anchor: str) -> str:
+    """Return a text of the picture."""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
 def cell(module: Mapping[str, Any], layers: list[int], kinds: list[str], most: int) -> str:
+    """Return the cell of a module, whose shade grows with its rank."""
     x = LEFT + CELL * layers.index(layer_of(module["name"]))
     y = TOP + CELL * kinds.index(kind_of(module["name"]))
     shade = round(0.06 + 0.94 * module["rank"] / most, 3) if module["rank"] else 0.0

@@ -39,16 +39,12 @@ def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 @dataclass
 class GradientNorms:
-    """Values of
-
-    G
-
-    _F^2, one for each sequence, in the order of the batches.
-    """
+    """The squared Frobenius norms of the gradients, one for each sequence, in the order of the batches."""
 
     squares: list[Tensor] = field(default_factory=list)
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
+        """Add the squared gradient norms of a batch."""
         self.squares.append(squared_norms(inputs, gradients))
 
     def values(self) -> Tensor:
@@ -108,6 +104,7 @@ def pseudo_inverse(tall: Tensor) -> Tensor:
 
 
 def gaussian(rows: int, columns: int, seed: int) -> Tensor:
+    """Return a seeded matrix of normal numbers."""
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
@@ -152,18 +149,13 @@ class OutputMoments:
 
 
 def softmax_divergence(base: Tensor, target: Tensor) -> float:
-    """Return KL(softmax(base)
-
-    softmax(target)) over a module's channels, in nats. (out,), (out,)
-    """
+    """Return KL(softmax(base) || softmax(target)) over a module's channels, in nats; both (out,)."""
     log_base, log_target = base.double().log_softmax(0), target.double().log_softmax(0)
     return max(0.0, float((log_base.exp() * (log_base - log_target)).sum()))
 
 
 def gaussian_divergence(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
-    """Return KL(first
-
-    second) of diagonal Gaussians (mean, variance) in nats a channel, comparable across widths.
+    """Return KL(first || second) of diagonal Gaussians (mean, variance) in nats a channel, comparable across widths.
 
     0.5 * (ln(v2 / v1) + (v1 + (m1 - m2)^2) / v2 - 1); variances are floored at VARIANCE_FLOOR of the median.
     """

@@ -46,6 +46,7 @@ class Settings:
 
     @property
     def needs_reference(self) -> bool:
+        """Return True if the analysis measures the base on other text."""
         return self.divergence != "none" or self.sensitivity == "output_shift"
 
 
@@ -73,6 +74,7 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
 
 
 def consistent(settings: Settings) -> Settings:
+    """Return the settings. Raises BadSettings for ones that contradict each other."""
     if not (math.isfinite(settings.power) and settings.power > 0):
         raise BadSettings("power", f"power is {settings.power}; it must be a number above 0.")
     if settings.objective == "concave" and settings.sensitivity not in WITH_SPECTRUM:

@@ -89,6 +89,7 @@ def probe(
 
 
 def one_step(model: nn.Module, batch: Batch, optimiser: torch.optim.Optimizer, parameters: list[Tensor]) -> float:
+    """Train one step on the batch and return its loss."""
     logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     loss = loss_by_sequence(logits, batch.labels).mean()
     optimiser.zero_grad()
@@ -108,6 +109,8 @@ def adapted(modules: dict[str, nn.Module], factors: dict[str, Factors], scale: f
 
 
 def adding(pair: Factors, scale: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return a hook that adds the factors' product to a module's output."""
+
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         return output + scale * (x @ pair.a.to(x.dtype).T) @ pair.b.to(x.dtype).T

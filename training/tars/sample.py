@@ -49,6 +49,7 @@ class Sample:
 
 
 def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
+    """Return the tokenised sample. Raises DataError if it has no token to predict."""
     sequences = data.tokenised(data.sample(rows, config.samples, config.seed), tokenizer, config.max_length)
     if not sequences:
         raise data.DataError(

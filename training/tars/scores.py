@@ -50,6 +50,7 @@ class Scores:
 
     @property
     def divergence_used(self) -> bool:
+        """Return True if the divergence of any module was measured."""
         return any(value is not None for value in self.divergence.values())
 
     @property
@@ -75,6 +76,7 @@ class Scores:
                 self.spectrum[name] = []
 
     def stability(self) -> float | None:
+        """Return the rank correlation of the two halves' scores; None if there is none."""
         return spearman(*self.halves) if self.halves else None
 
 
@@ -87,6 +89,7 @@ class Steps:
     done: int = 0
 
     def advance(self, weight: int) -> None:
+        """Report that work of this weight is done."""
         self.done += weight
         self.report(self.done, self.total)
 
@@ -121,6 +124,7 @@ def measure(
 
 
 def watch_of(module: nn.Module, name: str, settings: Settings, config: AnalysisConfig) -> Watch:
+    """Return the measurements of a module that the settings need."""
     sketched = settings.sensitivity == "spectrum" or settings.init == "gradient"
     return Watch(
         norms=GradientNorms() if settings.sensitivity in ("grad_norm", "spectrum") else None,
@@ -138,6 +142,7 @@ def read(
     steps: Steps,
     weight: int,
 ) -> None:
+    """Pass the sequences through the model, with the watches attached."""
     batches = list(signals.batches(sequences, sample.batch_size, sample.pad, sample.device))
     own = own_share(len(batches))
     for _ in signals.stream(model, modules, watched, (batches[number] for number in own)):
@@ -244,6 +249,7 @@ def sensitivities(
 
 
 def shifts(watch: Watch, base: Watch | None) -> list[float]:
+    """Return the module's output shift on the whole sample and on each half; 1 if it was not measured."""
     if watch.moments is None or base is None or base.moments is None:
         return [1.0] * len(PARTS)
     reference = base.moments.of()[0]
@@ -264,6 +270,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 def divergence(base: Moments, target: Moments, settings: Settings) -> float:
+    """Return the divergence of the module's outputs in the direction of the settings."""
     first, second = (base, target) if settings.direction == "base_target" else (target, base)
     if settings.divergence == "gaussian_diag":
         return measures.gaussian_divergence(first, second)
@@ -271,6 +278,7 @@ def divergence(base: Moments, target: Moments, settings: Settings) -> float:
 
 
 def weighted(divergence: dict[str, list[float | None]], settings: Settings) -> dict[str, list[float]]:
+    """Return each module's weights by its divergence."""
     columns = list(zip(*divergence.values(), strict=True))
     means = [sum(value or 0.0 for value in column) / len(column) for column in columns]
 

@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def counted(self) -> Tensor:
-        """Weights of the tokens: 1 where the loss counts, else 0. (B, T)"""
+        """Weights of the tokens: 1 where the loss counts, else 0; (B, T)."""
         return (self.labels != IGNORED).float()
 
 
@@ -53,6 +53,7 @@ class Watch:
 
     @property
     def gradients(self) -> bool:
+        """Return True if the module's gradients are needed."""
         return self.norms is not None or self.sketch is not None
 
 
@@ -65,6 +66,7 @@ class Watched:
 
     @property
     def gradients(self) -> bool:
+        """Return True if the gradients of any module are needed."""
         return any(watch.gradients for watch in self.modules.values())
 
     def merge(self) -> None:
@@ -88,13 +90,14 @@ def batches(sequences: Sequence[TokenSequence], size: int, pad: int, device: tor
 
 
 def batch_of(sequences: Sequence[TokenSequence], places: Sequence[int], pad: int, device: torch.device) -> Batch:
+    """Return the sequences at these places as one padded batch, with the half of each."""
     rows = padded([sequences[place] for place in places], pad)
     ids, mask, labels = (torch.tensor(part, device=device) for part in rows)
     return Batch(ids, mask, labels, torch.tensor([place % HALVES for place in places], device=device))
 
 
 def loss_by_sequence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each sequence's mean loss over counted tokens, in nats. (B, T, V), (B, T) -> (B,)"""
+    """Return each sequence's mean loss over counted tokens, in nats: (B, T, V), (B, T) -> (B,)."""
     targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
@@ -131,6 +134,8 @@ class Hooks(contextlib.ExitStack):
             self.callback(embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_(True)).remove)
 
     def observer(self, watch: Watch) -> Observer:
+        """Return a hook that adds a pass through the module to its watch."""
+
         def observe(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if self.batch is None:
                 raise RuntimeError("Set Hooks.batch before the forward pass.")
@@ -144,6 +149,7 @@ class Hooks(contextlib.ExitStack):
 
 
 def add_gradient(watch: Watch, inputs: Tensor, gradient: Tensor) -> None:
+    """Add a batch's gradient to the watch's measurements."""
     for measure in (watch.norms, watch.sketch):
         if measure is not None:
             measure.add(inputs, gradient)

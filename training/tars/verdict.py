@@ -48,6 +48,7 @@ def of(
 
 
 def measured(modules: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+    """Return what was measured of the preset with these settings."""
     without_reference = settings.divergence != "none" and all(module["divergence"] is None for module in modules)
     known = {} if without_reference else MEASURED
     return next((text for name, text in known.items() if PRESETS[name] == settings), NOT_MEASURED)

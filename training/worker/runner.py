@@ -110,11 +110,13 @@ class Watch:
         return True
 
     def recall(self) -> None:
+        """Apply the events of an earlier attempt that must not be lost."""
         for event in self.child.earlier_events():
             if event["kind"] in KEPT:
                 self.job.note(event)
 
     def listen(self) -> None:
+        """Apply the child's new events and store what its log has gained."""
         for event in self.child.new_events():
             self.error = event if event["kind"] == "error" else self.error
             self.job.note(event)
@@ -122,6 +124,7 @@ class Watch:
             self.log_read = read
 
     def keep_in_touch(self) -> None:
+        """Renew the lease and report the host's devices when they are due."""
         if self.is_due("beat", settings.HEARTBEAT_S):
             self.job.heartbeat()
         if self.is_due("report", REPORT_S):
@@ -161,6 +164,7 @@ def report_devices() -> None:
 
 
 def finish(job: GpuJob, outcome: str, message: str) -> None:
+    """Enter the outcome and clear the folder of a job that succeeded."""
     if outcome == "succeeded":
         job.succeeded(job.folder)
         if job.status == JobStatus.SUCCEEDED:

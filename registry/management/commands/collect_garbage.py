@@ -11,13 +11,17 @@ from adapterhub.workspace import store
 
 
 class Command(BaseCommand):
+    """Delete artifacts that nothing refers to."""
+
     help = "Delete artifacts that no row of any table refers to and that nobody stored within the grace time."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the dry run and the grace time."""
         parser.add_argument("--dry-run", action="store_true", help="name them only")
         parser.add_argument("--grace-hours", type=float, default=24, help="how long an artifact may wait for its row")
 
     def handle(self, *args: Any, dry_run: bool, grace_hours: float, **options: Any) -> None:
+        """Delete the artifacts and print their digests."""
         count = 0
         for digest in collect(store(), timedelta(hours=grace_hours), dry_run=dry_run):
             self.stdout.write(digest)

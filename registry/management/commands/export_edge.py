@@ -11,13 +11,17 @@ from registry.models import Alias
 
 
 class Command(BaseCommand):
+    """Export an alias for a machine without AdapterHub."""
+
     help = "Write what an alias serves into a new folder: adapter, base reference, checksums, run command."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the alias and the new folder."""
         parser.add_argument("alias")
         parser.add_argument("folder", type=Path)
 
     def handle(self, *, alias: str, folder: Path, **_: Any) -> None:
+        """Write the bundle. Raises CommandError."""
         record = Alias.objects.filter(name=alias).first()
         if record is None:
             raise CommandError(f"There is no alias {alias!r}.")

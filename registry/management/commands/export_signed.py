@@ -12,14 +12,18 @@ from registry.models import AdapterVersion
 
 
 class Command(BaseCommand):
+    """Export a version with a signature that other tools verify."""
+
     help = "Write a version's files and their signature bundle, as the package model-signing verifies it."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the version, the new folder and the private key."""
         parser.add_argument("version", help="its served name")
         parser.add_argument("folder", type=Path)
         parser.add_argument("--key", type=Path, required=True, help="an elliptic private key, PEM without a password")
 
     def handle(self, *, version: str, folder: Path, key: Path, **_: Any) -> None:
+        """Write and sign the files. Raises CommandError."""
         record = AdapterVersion.objects.ready().filter(served_name=version).first()
         if record is None:
             raise CommandError(f"There is no version {version!r} that is ready.")

@@ -10,14 +10,18 @@ from registry.serving.slot_memory import MIB, require_memory
 
 
 class Command(BaseCommand):
+    """Compare the memory of a cluster's slots with a replica's."""
+
     help = "Tell what the cluster's adapter slots take of a replica's memory, and fail when it is too little."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the cluster, the memory and the number type."""
         parser.add_argument("cluster")
         parser.add_argument("--memory-mib", type=int, required=True, help="what is left for adapters")
         parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=2, help="2 = bfloat16, 4 = float32")
 
     def handle(self, *, cluster: str, memory_mib: int, number_bytes: int, **_: Any) -> None:
+        """Print the memory of the slots. Raises CommandError if it is too much."""
         record = Cluster.objects.select_related("base_model").filter(slug=cluster).first()
         if record is None:
             raise CommandError(f"There is no cluster {cluster!r}.")

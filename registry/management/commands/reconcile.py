@@ -10,12 +10,16 @@ from registry.serving.reconciler import reconcile
 
 
 class Command(BaseCommand):
+    """Run the control loop."""
+
     help = "Make every replica hold what is wanted."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the endless loop."""
         parser.add_argument("--loop", action="store_true", help="go on until stopped")
 
     def handle(self, *, loop: bool, **_: Any) -> None:
+        """Reconcile once, or until the process is stopped."""
         reconcile()
         while loop:
             time.sleep(settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"])

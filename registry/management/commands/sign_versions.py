@@ -9,9 +9,12 @@ from registry.uploads.verification import sign_unsigned
 
 
 class Command(BaseCommand):
+    """Sign the versions that have no signature."""
+
     help = "Read the files of every unsigned ready version, and sign those whose numbers and digest hold."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        """Check and sign each version, and print the result."""
         for version in AdapterVersion.objects.ready().filter(signature="").select_related("adapter__project"):
             fault = sign_unsigned(version)
             self.stdout.write(f"{version.served_name}: {fault or 'signed'}")

@@ -29,6 +29,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
+        """Return the rank."""
         return self.down.shape[0]
 
 

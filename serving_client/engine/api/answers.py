@@ -83,6 +83,7 @@ class CompletionFormat(Format):
     """Response format of /v1/completions."""
 
     def whole(self, delta: Delta) -> Json:
+        """Return the whole completion."""
         choice = {
             "index": 0,
             "text": delta.text,
@@ -94,6 +95,7 @@ class CompletionFormat(Format):
         return self._whole("text_completion", choice, delta)
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
+        """Return the chunks of a streamed part."""
         choice = {
             "index": 0,
             "text": delta.text,
@@ -104,6 +106,7 @@ class CompletionFormat(Format):
         return [{**self._head("text_completion"), "choices": [choice]}]
 
     def usage_chunk(self, completion_tokens: int) -> Json:
+        """Return the last chunk, with the counts of tokens."""
         return {**self._head("text_completion"), "choices": [], "usage": usage(len(self.prompt), completion_tokens)}
 
 
@@ -111,12 +114,14 @@ class ChatFormat(Format):
     """Response format of /v1/chat/completions."""
 
     def whole(self, delta: Delta) -> Json:
+        """Return the whole chat completion."""
         message: Json = {"role": "assistant", "content": delta.text, "refusal": None, "tool_calls": []}
         choice = {"index": 0, "message": message, **self._end(delta), "token_ids": self._tokens(delta)}
         extra = {"prompt_logprobs": None, "prompt_token_ids": self._prompt()}
         return {**self._whole("chat.completion", choice, delta), **extra}
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
+        """Return the chunks of a streamed part; the first one opens the message."""
         part = {"index": 0, "delta": {"content": delta.text}, **self._end(delta), "token_ids": self._tokens(delta)}
         chunk = {**self._head("chat.completion.chunk"), "choices": [part]}
         return [self._opening(), chunk] if is_first else [chunk]
@@ -126,6 +131,7 @@ class ChatFormat(Format):
         return {**self._head("chat.completion.chunk"), "choices": [part], "prompt_token_ids": self._prompt()}
 
     def usage_chunk(self, completion_tokens: int) -> Json:
+        """Return the last chunk, with the counts of tokens."""
         counts = usage(len(self.prompt), completion_tokens)
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": counts}
 

@@ -22,6 +22,7 @@ class Delta:
 
     @property
     def is_last(self) -> bool:
+        """Return True if the sequence has ended or failed."""
         return self.finish_reason is not None or self.failure is not None
 
 

@@ -11,7 +11,8 @@ UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a characte
 class Decoder(Protocol):
     """Interface of the one method of `tokenizers.Tokenizer` that is used."""
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of the tokens."""
 
 
 class TextStream:

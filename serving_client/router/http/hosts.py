@@ -20,6 +20,7 @@ class KnownHosts:
         self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse API requests under a host name that is not configured."""
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             host = name_in(Headers(scope=scope).get("host", ""))
             if host not in self.hosts:

@@ -27,7 +27,7 @@ from serving_client.router.resolve import Body, Target, authenticate, is_current
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import Reply, Upstream
-from serving_client.router.upstream.shadow_traffic import Afterwards, heard_for
+from serving_client.router.upstream.shadow_traffic import Afterwards, captured_for
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,7 @@ class PassedThrough(StreamingResponse):
         self._answer, self._stack, self._finished = answer, stack, finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; afterwards release the replica and report the answer."""
         try:
             async with self._stack:
                 await super().__call__(scope, receive, send)

@@ -21,6 +21,7 @@ class OnceAMinute(logging.Filter):
         self._said: dict[tuple[str, int, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return True for a message that was not logged within the last minute."""
         message = (record.name, record.levelno, str(record.msg))
         is_news = self._clock() - self._said.get(message, float("-inf")) >= EVERY_S
         if is_news:

@@ -30,6 +30,7 @@ def chunks(content: bytes) -> Iterator[Any]:
 
 
 def text_of_chunk(chunk: Any) -> str:
+    """Return the text in a chunk or whole answer; empty if it holds none."""
     choices = chunk.get("choices") if isinstance(chunk, dict) else None
     first = choices[0] if choices else {}
     text = first.get("text") or (first.get("message") or first.get("delta") or {}).get("content")
@@ -45,6 +46,7 @@ def judged(checks: Checks, text: str) -> dict[str, Any]:
 
 
 def of_wrong_form(checks: Checks, text: str) -> bool | None:
+    """Return True if the text breaks the schema or the pattern; None without a rule that could be checked."""
     if checks.schema is not None and not obeys(checks.schema, text):
         return True
     matches = contains(checks.format, text) if checks.format else None
@@ -62,6 +64,7 @@ def contains(pattern: str, text: str) -> bool | None:
 
 
 def obeys(schema: Any, text: str) -> bool:
+    """Return True if the text is JSON of the schema."""
     try:
         return bool(validator_for(schema, Draft202012Validator)(schema).is_valid(json.loads(text)))
     except (ValueError, RecursionError):

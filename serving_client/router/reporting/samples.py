@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Samples:
+    """The queue of sampled answers for the judge."""
+
     valkey: redis.Redis
 
     async def offer(self, sample: Sample, key: str) -> None:

@@ -52,6 +52,7 @@ class Spool:
 
 
 def is_whole(line: bytes) -> bool:
+    """Return True for a line that was written to its end."""
     try:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:

@@ -27,6 +27,7 @@ def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span
 
 
 def ended(span: Span, outcome: Outcome) -> None:
+    """End the request's span with the outcome's attributes."""
     version, arm = outcome.version, outcome.arm
     attributes = {"adapterhub__version": version, "adapterhub__arm": arm, "adapterhub__response": outcome.response_id}
     telemetry.end(span, outcome.status, **attributes)

@@ -56,6 +56,7 @@ def captured_for(rollout: RolloutRoute | None, target: Target, path: str, body: 
 
 
 def chosen_by_chance(percent: float) -> bool:
+    """Return True with this probability, in percent."""
     return random.random() * 100 < percent  # noqa: S311 - no secret
 
 

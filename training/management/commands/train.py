@@ -17,13 +17,17 @@ from training.runs.launch import launch_run
 
 
 class Command(BaseCommand):
+    """Queue a training run that a file describes."""
+
     help = "Queue the training run that a YAML or JSON file describes; prints its id."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the file and the user who asks for the run."""
         parser.add_argument("file", type=Path)
         parser.add_argument("--user", required=True, help="Who asks for it; the audit trail names them.")
 
     def handle(self, *args: Any, file: Path, user: str, **options: Any) -> None:
+        """Queue the run and print its id. Raises CommandError."""
         body = read(file)
         person = User.objects.filter(username=user).first()
         project = Project.objects.filter(slug=body["project"], archived_at=None).first()
@@ -41,6 +45,7 @@ class Command(BaseCommand):
 
 
 def may_train(person: User, project: Project) -> bool:
+    """Return True if the person has scope train in the project."""
     roles = [role for role, scopes in ROLE_SCOPES.items() if Scope.TRAIN in scopes]
     return person.is_superuser or project.memberships.filter(user=person, role__in=roles).exists()
 

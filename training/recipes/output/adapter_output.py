@@ -37,4 +37,5 @@ def write_folder(folder: Path, write: Callable[[Path], None], overriding: dict[s
 
 
 def trainable(model: Any) -> int:
+    """Return the number of parameters that are trained."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

@@ -25,6 +25,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
+        """Return the rank."""
         return self.a.shape[0]
 
 
@@ -41,16 +42,7 @@ def export_rank(run: Run, module: str) -> int:
 
 
 def nearest(changes: Mapping[str, Tensor], run: Run) -> tuple[dict[str, Factors], float]:
-    """Return factors of every module and the relative error
-
-    change - b a
-
-    /
-
-    change
-
-    over all modules together.
-    """
+    """Return factors of every module, and the relative error norm(change - b a) / norm(change) over all modules."""
     factors, missed, whole = {}, 0.0, 0.0
     for module, change in changes.items():
         best = best_factors(change, min(export_rank(run, module), *change.shape))

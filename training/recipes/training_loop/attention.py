@@ -19,6 +19,7 @@ KERNEL_TYPES = (torch.bfloat16, torch.float16)
 
 
 def has_kernel() -> bool:
+    """Return True if the GPU can run flash attention."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= OLDEST_WITH_FLASH
 
 

@@ -11,14 +11,17 @@ class WithoutCasts(TrainerCallback):
     """Callback that removes the casts in training steps only: without autocast, as in evaluation, they are needed."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Switch PEFT's casts off for a step in bfloat16."""
         if args.bf16:
             set_casts(model, False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Switch PEFT's casts on again."""
         set_casts(model, True)
 
 
 def set_casts(model: Any, are_on: bool) -> None:
+    """Set the casts of every LoRA module."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = are_on

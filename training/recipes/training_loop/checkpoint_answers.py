@@ -25,12 +25,15 @@ class Answering(TrainerCallback):
         self.prompts, self.tokenizer, self.events, self.state = prompts, tokenizer, events, state
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Answer the prompts before the first step."""
         self.answer(state.global_step, model)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Answer the prompts at a checkpoint."""
         self.answer(state.global_step, model)
 
     def answer(self, step: int, model: Any) -> None:
+        """Report the model's answers to the prompts, in the first process."""
         if self.state.is_main_process:
             was_training = model.training
             with torch.no_grad():
@@ -40,4 +43,5 @@ class Answering(TrainerCallback):
         self.state.wait_for_everyone()
 
     def continued(self, model: Any, prompt: str) -> str:
+        """Return the model's continuation of the prompt."""
         return answer_of(lambda generate: generate(model), self.tokenizer, prompt, NEW_TOKENS)

@@ -35,16 +35,19 @@ class Reporter(TrainerCallback):
         self.first = self.begun = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note the step and the time at which this attempt starts."""
         self.first, self.begun = state.global_step, time.monotonic()
         self.events.started = self.begun
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report the progress; stop with a checkpoint if the run is cancelled."""
         self.events.progress(state.global_step, state.max_steps, int(self.first))
         if anyone(self.cancel.requested, self.state):
             self.cancel.requested = True
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Report the step's metrics."""
         if not logs or "loss" not in logs:
             return
         known = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
@@ -58,6 +61,7 @@ class Reporter(TrainerCallback):
         return float(round(done / max(time.monotonic() - self.begun, 1e-9), 1))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint as complete once every process has written its part."""
         self.state.wait_for_everyone()
         if self.state.is_main_process:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()

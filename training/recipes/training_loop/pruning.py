@@ -25,6 +25,7 @@ class Pruning(TrainerCallback):
         self.pattern: dict[str, list[bool]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Restore the allocator's state from the checkpoint."""
         path = self.checkpoints / f"checkpoint-{state.global_step}" / STATE
         if path.is_file():
             state_dict = torch.load(path, weights_only=True)
@@ -33,6 +34,7 @@ class Pruning(TrainerCallback):
             allocator.ipt = dict(state_dict["sensitivity"])
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Allocate ranks until the last pruning step, then keep them."""
         step, adapted = state.global_step + 1, model.base_model
         last = adapted.rankallocator.peft_config.total_step - adapted.rankallocator.peft_config.tfinal
         if step <= last:
@@ -43,6 +45,7 @@ class Pruning(TrainerCallback):
             adapted.rankallocator.mask_using_rank_pattern(adapted.model, self.pattern)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Save the allocator's state beside the checkpoint."""
         if state.is_world_process_zero:
             allocator = model.base_model.rankallocator
             state_dict = {

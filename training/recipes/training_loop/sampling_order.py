@@ -27,10 +27,12 @@ def reading_order(lengths: Sequence[int], count: int, batch_size: int, seed: int
 
 
 def shuffled_epochs(size: int, count: int, chance: random.Random) -> list[int]:
+    """Return `count` places of epochs that are each shuffled."""
     return [place for _, place in zip(range(count), endless(size, chance), strict=False)]
 
 
 def endless(size: int, chance: random.Random) -> Iterator[int]:
+    """Yield the places of one shuffled epoch after the other."""
     while True:
         epoch = list(range(size))
         chance.shuffle(epoch)

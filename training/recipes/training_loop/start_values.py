@@ -36,6 +36,7 @@ def eva(model: Any, config: Any, material: Material) -> Any:
 
 
 def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]:
+    """Return the first sequences as inputs of the model."""
     inputs = []
     for sequence in material.first_sequences(EVA_BATCHES * 4):
         ids, mask, _ = padded([sequence], 0)
@@ -64,6 +65,7 @@ def from_file(model: Any, path: Path) -> Any:
 
 
 def copy_rows(values: Tensor, weight: Any, name: str) -> None:
+    """Copy the leading rows into the weight. Raises BadInput if the shapes do not fit."""
     rank, width = weight.shape
     if values.ndim != 2 or values.shape[0] < rank or values.shape[1] != width:
         raise BadInput(f"init: {name} has values of shape {list(values.shape)}; rank {rank} needs {[rank, width]}.")

@@ -169,6 +169,7 @@ def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
 
 
 def measured(model: Any, material: Material, tokenizer: Any) -> float | None:
+    """Return the held-out loss; None without held-out rows."""
     return held_out_loss(model, material.held_out, tokenizer.pad_token_id).loss if material.held_out else None
 
 
@@ -182,6 +183,7 @@ class BaseLoss(TrainerCallback):
         self.measure = measure
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure the loss before the first step."""
         self.measure(model)
 
 

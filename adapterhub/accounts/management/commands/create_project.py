@@ -13,15 +13,19 @@ from adapterhub.core.actor import system
 
 
 class Command(BaseCommand):
+    """Create a project and name its admin."""
+
     help = "Create a project, if it does not exist, and make a user its admin."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the project's slug and name, and its admin."""
         parser.add_argument("slug")
         parser.add_argument("--name")
         parser.add_argument("--admin", help="user name of its admin")
 
     @transaction.atomic
     def handle(self, *, slug: str, name: str | None, admin: str | None, **_: Any) -> str:
+        """Create the project unless it exists, and grant the role."""
         project, created = Project.objects.get_or_create(slug=slug, defaults={"name": name or slug})
         if created:
             AuditEvent.record(Tag.PROJECT_CREATED, project, by=system("command"), project=project)

@@ -13,9 +13,12 @@ from adapterhub.core.tenancy import Scope
 
 
 class Command(BaseCommand):
+    """Create an API token."""
+
     help = "Create an API token and print it. It cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the token's name, project, scopes and lifetime."""
         parser.add_argument("name")
         parser.add_argument("--project", required=True, help="slug of the project")
         parser.add_argument("--scope", action="append", required=True, choices=Scope.values)
@@ -25,6 +28,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, name: str, project: str, scope: list[str], days: int, **_: Any) -> str:
+        """Create the token and return its text."""
         tenant = Project.objects.filter(slug=project).first()
         if not 1 <= days <= tokens.LONGEST_DAYS:
             raise CommandError(f"--days {days}: choose 1 to {tokens.LONGEST_DAYS}.")
@@ -35,4 +39,5 @@ class Command(BaseCommand):
 
 
 def known_projects() -> str:
+    """Return the slugs of all projects, for an error message."""
     return ", ".join(Project.objects.values_list("slug", flat=True)) or "none yet"

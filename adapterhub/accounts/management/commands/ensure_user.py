@@ -14,9 +14,12 @@ SHORTEST = 12
 
 
 class Command(BaseCommand):
+    """Create a user if there is none of this name."""
+
     help = "Create an administrator, or a member of a project, if there is none of this name."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the user's name, the file of the password, and the role."""
         parser.add_argument("name")
         # A file, since the arguments of a process can be read by everybody on the machine.
         parser.add_argument("--password-file", type=Path, required=True)
@@ -24,6 +27,7 @@ class Command(BaseCommand):
 
     @transaction.atomic
     def handle(self, *, name: str, password_file: Path, member: str, **_: Any) -> None:
+        """Create the user, or change nothing but the role of one that exists."""
         password = password_file.read_text().strip()
         if len(password) < SHORTEST:
             raise CommandError(f"--password-file: the password must have at least {SHORTEST} characters.")
@@ -35,6 +39,7 @@ class Command(BaseCommand):
             self.add(user, *member.partition(":")[::2])
 
     def add(self, user: User, slug: str, role: str) -> None:
+        """Grant the user a role in the project. Raises CommandError for an unknown project or role."""
         project = Project.objects.filter(slug=slug).first()
         if project is None or role not in Membership.Role.values:
             raise CommandError(

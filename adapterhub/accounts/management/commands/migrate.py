@@ -5,6 +5,9 @@ from django.core.management.commands import migrate
 
 
 class Command(migrate.Command):
+    """Django's `migrate`, as the role that owns the tables."""
+
     def add_arguments(self, parser: CommandParser) -> None:
+        """Take the connection `owner` unless another one is named."""
         super().add_arguments(parser)
         parser.set_defaults(database="owner")

@@ -10,13 +10,17 @@ from adapterhub.core.actor import system
 
 
 class Command(BaseCommand):
+    """Remove a user's second factor."""
+
     help = "Take a person's second factor away; the trail keeps that it was done and why."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the user's name and the reason."""
         parser.add_argument("name")
         parser.add_argument("--reason", required=True)
 
     def handle(self, *, name: str, reason: str, **_: Any) -> None:
+        """Remove the second factor and record the reason."""
         factor = SecondFactor.objects.filter(user__username=name).select_related("user").first()
         if factor is None:
             raise CommandError(f"{name!r} has no second factor: look at the name again.")

@@ -11,19 +11,24 @@ from adapterhub.core.tenancy import Tenant, project_model
 
 
 class Command(BaseCommand):
+    """Verify the audit chains."""
+
     help = "Verify the hash chain of every project, against the checkpoints of the database and of a folder."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the folder of checkpoints and their public key."""
         parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints that was kept outside")
         parser.add_argument("--public-key", type=Path, help="the key they were signed with; needed with --checkpoints")
 
     def handle(self, *, checkpoints: Path | None, public_key: Path | None, **_: Any) -> None:
+        """Report the faults of every chain. Raises CommandError if there is one."""
         outside = self.read(checkpoints, public_key) if checkpoints else []
         broken = sum(self.report(project, outside) for project in [None, *project_model().objects.all()])
         if broken:
             raise CommandError(f"{broken} events do not hold: compare with a backup or an export made earlier.")
 
     def read(self, folder: Path, public_key: Path | None) -> list[Checkpoint]:
+        """Read the checkpoints that were kept outside. Raises CommandError."""
         if public_key is None:
             raise CommandError("--public-key is missing: name the key that signed the checkpoints.", returncode=2)
         try:
@@ -32,6 +37,7 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=2) from error
 
     def report(self, project: Tenant | None, outside: list[Checkpoint]) -> int:
+        """Print the verdict on a project's chain; return the number of its faults."""
         name = project.slug if project else INSTALLATION
         count, faults = verify(project, [point for point in outside if point.project == name])
         for fault in faults:

@@ -72,8 +72,8 @@ def table(threats: dict[str, dict[str, str]], proofs: Proofs) -> str:
     return HEAD + "".join(row(threat, threats[threat], proofs[threat]) for threat in order)
 
 
-def row(threat: str, told: dict[str, str], tests: list[str]) -> str:
-    return f"| {threat} | {told['threat']} | {told['answer']} | {', '.join(f'`{test}`' for test in tests)} |\n"
+def row(threat: str, entry: dict[str, str], tests: list[str]) -> str:
+    return f"| {threat} | {entry['threat']} | {entry['answer']} | {', '.join(f'`{test}`' for test in tests)} |\n"
 
 
 def with_table(document: str, rows: str) -> str:

@@ -127,11 +127,11 @@ def step_seconds(
         for ids, adapter in zip(bench.prompts(rows).tolist(), chosen, strict=True)
     ]
     batch.join(running)
-    taken = [bench.seconds(batch.step) for _ in range(steps)]
+    times = [bench.seconds(batch.step) for _ in range(steps)]
     for sequence in running:
         sequence.cancel()
     batch.drop_finished()
-    return taken
+    return times
 
 
 def engine_speed(bench: Bench, batch: RunningBatch, adapters: list[Adapter | None], rows: int, steps: int) -> float:
@@ -199,10 +199,10 @@ class Peft:
 def registered_speed(bench: Bench, loop: GenerationLoop, pool: AdapterPool, names: list[str], requests: int) -> float:
     """Tokens a second when clients ask for names by Zipf's law: the n-th name 1/n as often as the first."""
     dice = random.Random(0)
-    asked = dice.choices(names, [1 / (place + 1) for place in range(len(names))], k=requests)
+    chosen_names = dice.choices(names, [1 / (place + 1) for place in range(len(names))], k=requests)
     prompts = bench.prompts(requests).tolist()
 
-    def ask(number: int) -> None:
+    def send_request(number: int) -> None:
         ended = threading.Event()
 
         def tell(delta: Delta) -> None:
@@ -210,12 +210,12 @@ def registered_speed(bench: Bench, loop: GenerationLoop, pool: AdapterPool, name
                 ended.set()
 
         params = SamplingParams(max_tokens=TOKENS, temperature=0)
-        loop.submit(Sequence(prompts[number], params, pool.get(asked[number]), Numbers(), tell))
+        loop.submit(Sequence(prompts[number], params, pool.get(chosen_names[number]), Numbers(), tell))
         ended.wait()
 
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as clients:
-        list(clients.map(ask, range(requests)))
+        list(clients.map(send_request, range(requests)))
     return requests * TOKENS / (time.perf_counter() - began)
 
 
@@ -256,8 +256,8 @@ def registered(bench: Bench, many: int, requests: int) -> Row:
             for count in (5, many):
                 best[count] = max(best[count], registered_speed(bench, loop, pool, names[:count], requests))
         loop.close()
-    told = f"tokens/s, {many:,} registered adapters against 5"
-    return Row(told, best[many], best[5], best[many] / best[5], GOALS["registered"])
+    label = f"tokens/s, {many:,} registered adapters against 5"
+    return Row(label, best[many], best[5], best[many] / best[5], GOALS["registered"])
 
 
 @torch.inference_mode()

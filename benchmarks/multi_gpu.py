@@ -57,9 +57,9 @@ def speed(
         started([arm, "--make", "--shape", shape, "--model", str(model)], 1)
     words = ["--shape", shape, "--model", str(model), "--method", method, "--sharding", sharding, "--out", str(out)]
     started([arm, *words, *more], devices)
-    found: dict[str, Any] = json.loads(out.read_text())
-    sys.stdout.write(f"  {out.name}: {found}\n")
-    return found
+    figures: dict[str, Any] = json.loads(out.read_text())
+    sys.stdout.write(f"  {out.name}: {figures}\n")
+    return figures
 
 
 def speeds(shape: str, method: str, folder: Path, micro_batch: int | None = None) -> list[Row]:

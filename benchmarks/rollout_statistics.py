@@ -77,7 +77,7 @@ def block(case: Case, rng: np.random.Generator, samples: int) -> NDArray[np.floa
     control, candidate = watched(case.control(rng, samples)), watched(case.candidate(rng, samples))
     always = mean_difference(control, candidate, ALPHA, case.bounds)
     fixed = fixed_sample(control, candidate, case.bounds)
-    places = [look - 1 for look in LOOKS if look <= samples]
+    places = [count - 1 for count in LOOKS if count <= samples]
     return np.array([blamed(interval, case.margin)[:, places].sum(axis=0) for interval in (always, fixed)])
 
 
@@ -85,8 +85,8 @@ def rows(case: Case, runs: int, samples: int) -> list[Row]:
     rng = np.random.default_rng(7)
     percent = sum(block(case, rng, samples) for _ in range(runs // BLOCK)) * 100 / runs
     return [
-        Row(f"{case.what}, by {look} an arm, %", ours, peer, ours / peer if peer else 1.0)
-        for look, ours, peer in zip(LOOKS, *percent.tolist(), strict=False)
+        Row(f"{case.what}, by {count} an arm, %", ours, peer, ours / peer if peer else 1.0)
+        for count, ours, peer in zip(LOOKS, *percent.tolist(), strict=False)
     ]
 
 

@@ -55,7 +55,7 @@ def test_a_fault_is_caught_by_the_test_that_fails(script: dict[str, Any], fault:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "extra", "said"),
+    ("old", "new", "extra", "fragment"),
     [
         ("min(numbers)", "max(numbers)", [], "1 passed"),
         ("max(numbers)", "min(numbers)", ["-k", "least"], "1 deselected"),
@@ -63,17 +63,17 @@ def test_a_fault_is_caught_by_the_test_that_fails(script: dict[str, Any], fault:
     ids=["another function", "no test is chosen"],
 )
 def test_a_fault_that_no_test_sees_is_not_caught(
-    script: dict[str, Any], tree: Path, old: str, new: str, extra: list[str], said: str
+    script: dict[str, Any], tree: Path, old: str, new: str, extra: list[str], fragment: str
 ) -> None:
     unseen = script["Fault"]("slip", "module.py", old, new, "It is wrong.", ("test_module.py",))
     is_caught, line = script["judge"](unseen, extra, tree)
     assert not is_caught
     assert line.startswith("NOT caught  slip: It is wrong. (")
-    assert said in line
+    assert fragment in line
 
 
 @pytest.mark.parametrize(
-    ("old", "tests", "said"),
+    ("old", "tests", "fragment"),
     [
         ("numbers", ("test_module.py",), "stands 4 times in module.py"),
         ("sum(numbers)", ("test_module.py",), "stands 0 times in module.py"),
@@ -81,11 +81,11 @@ def test_a_fault_that_no_test_sees_is_not_caught(
     ],
 )
 def test_a_fault_that_does_not_fit_is_named(
-    script: dict[str, Any], tree: Path, old: str, tests: tuple[str, ...], said: str
+    script: dict[str, Any], tree: Path, old: str, tests: tuple[str, ...], fragment: str
 ) -> None:
     [problem] = script["problems"](script["Fault"]("slip", "module.py", old, "x", "It is wrong.", tests), tree)
     assert problem.startswith("slip: ")
-    assert said in problem
+    assert fragment in problem
 
 
 def test_an_unknown_name_is_told() -> None:

@@ -35,7 +35,7 @@ def one_connection() -> Iterator[None]:
 
 
 @pytest.fixture
-def told(
+def demo(
     one_connection: None,
     project: Project,
     alias: Alias,
@@ -59,12 +59,12 @@ def told(
     return walkthrough.Walkthrough(hub.Hub(URL, URL, token), cast, Console(quiet=True), [])
 
 
-def test_a_promotion_takes_olga_and_bob(told: walkthrough.Walkthrough, alias: Alias, candidate: AdapterVersion) -> None:
-    assert told.olga.rest.patch(f"aliases/{alias.name}/", json={"policy": walkthrough.PROTECTED}).status_code == 200
+def test_a_promotion_takes_olga_and_bob(demo: walkthrough.Walkthrough, alias: Alias, candidate: AdapterVersion) -> None:
+    assert demo.olga.rest.patch(f"aliases/{alias.name}/", json={"policy": walkthrough.PROTECTED}).status_code == 200
     body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 50}], "reason": "better"}
-    rollout = told.olga.post("rollouts/", body)
+    rollout = demo.olga.post("rollouts/", body)
     Rollout.objects.get().started(by=RECONCILER)
-    told.promote(rollout, candidate.served_name)
+    demo.promote(rollout, candidate.served_name)
     alias.refresh_from_db()
     assert alias.version == candidate
     who = AuditEvent.objects.filter(tag__in=["rollout:promoted", "approval:approved"]).order_by("id")

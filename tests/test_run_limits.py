@@ -14,14 +14,14 @@ HANGS = "import threading\n\ndef test_that_never_ends():\n    threading.Event().
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "said"),
+    ("text", "options", "fragments"),
     [
         (DIES, ["-n", "1"], ["crashed while running", "test_that_takes_its_worker_along"]),
         (HANGS, ["-n", "0", "--timeout", "1"], ["Timeout (>1.0s) from pytest-timeout", "test_that_never_ends"]),
     ],
     ids=["a worker dies", "a test hangs"],
 )
-def test_it_is_named_and_the_run_fails(tmp_path: Path, text: str, options: list[str], said: list[str]) -> None:
+def test_it_is_named_and_the_run_fails(tmp_path: Path, text: str, options: list[str], fragments: list[str]) -> None:
     file = tmp_path / "test_example.py"
     file.write_text(text)
     command = [
@@ -41,4 +41,4 @@ def test_it_is_named_and_the_run_fails(tmp_path: Path, text: str, options: list[
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, done.stdout
-    assert all(part in done.stdout for part in said), done.stdout
+    assert all(part in done.stdout for part in fragments), done.stdout

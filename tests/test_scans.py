@@ -30,13 +30,13 @@ def test_a_known_weakness_fails_and_is_named(audit: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "fragment"),
     [(None, "7 packages went unchecked"), ({"dependencies": [GOOD, UNKNOWN]}, "1 packages went unchecked")],
 )
-def test_what_was_not_checked_is_counted(audit: dict[str, Any], answer: Any, said: str) -> None:
+def test_what_was_not_checked_is_counted(audit: dict[str, Any], answer: Any, fragment: str) -> None:
     code, lines = audit["verdict"](answer, 7)
     assert code == 0
-    assert said in "\n".join(lines)
+    assert fragment in "\n".join(lines)
 
 
 def test_the_scan_of_our_code_fails_on_a_finding(tmp_path: Path) -> None:

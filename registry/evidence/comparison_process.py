@@ -73,5 +73,5 @@ def distances(one: dict[str, Half], other: dict[str, Half]) -> list[dict[str, ob
 
 
 if __name__ == "__main__":
-    found = distances(read_modules(Path(sys.argv[1])), read_modules(Path(sys.argv[2])))
-    Path(sys.argv[3]).write_text(json.dumps(found))
+    rows = distances(read_modules(Path(sys.argv[1])), read_modules(Path(sys.argv[2])))
+    Path(sys.argv[3]).write_text(json.dumps(rows))

@@ -29,7 +29,7 @@ class CuttingProxy(socketserver.ThreadingTCPServer):
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), Carry)
         self.upstream = upstream
-        self.seen: set[str] = set()
+        self.keys: set[str] = set()
 
 
 class Carry(socketserver.StreamRequestHandler):
@@ -43,10 +43,10 @@ class Carry(socketserver.StreamRequestHandler):
         content = self.rfile.read(int(head.get("content-length", 0)))
         answer = self.ask(b"".join(lines) + b"\r\n" + content)
         key = head["idempotency-key"]
-        if key in self.server.seen:
+        if key in self.server.keys:
             self.wfile.write(answer)
             return
-        self.server.seen.add(key)
+        self.server.keys.add(key)
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.request.close()
 

@@ -40,7 +40,7 @@ def test_an_untouched_trail_holds(trail: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "found"),
+    ("statement", "faults"),
     [
         ("UPDATE audit_auditevent SET reason = 'x' WHERE sequence = 3", [(3, "edited")]),
         (
@@ -50,9 +50,9 @@ def test_an_untouched_trail_holds(trail: Project) -> None:
         ("DELETE FROM audit_auditevent WHERE sequence = 2", [(2, "gap")]),
     ],
 )
-def test_what_was_done_to_the_rows_is_found(trail: Project, statement: str, found: list[tuple[int, str]]) -> None:
+def test_what_was_done_to_the_rows_is_found(trail: Project, statement: str, faults: list[tuple[int, str]]) -> None:
     tamper(statement)
-    assert [(fault.sequence, fault.kind) for fault in verify(trail)[1]] == found
+    assert [(fault.sequence, fault.kind) for fault in verify(trail)[1]] == faults
 
 
 def test_the_sequence_is_the_order_of_commits(fresh_database: str, project: Project) -> None:

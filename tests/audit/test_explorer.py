@@ -37,7 +37,7 @@ def auditor(project: Project, alice: User, bob: User, client: Client) -> Client:
 
 
 @pytest.mark.parametrize(
-    ("query", "shown"),
+    ("query", "word_shown"),
     [
         ("tag=adapter:changed", "first"),
         ("who=BO", "second"),
@@ -47,9 +47,9 @@ def auditor(project: Project, alice: User, bob: User, client: Client) -> Client:
         ("tag=project:changed&since=2000-01-01", "second"),
     ],
 )
-def test_filters_show_what_was_asked_for(auditor: Client, query: str, shown: str) -> None:
+def test_filters_show_what_was_asked_for(auditor: Client, query: str, word_shown: str) -> None:
     page = auditor.get(f"/audit/?{query}").content.decode()
-    assert [word for word in ("first", "second") if f"{word} reason" in page] == [shown]
+    assert [word for word in ("first", "second") if f"{word} reason" in page] == [word_shown]
 
 
 def test_until_leaves_out_what_came_later(auditor: Client) -> None:

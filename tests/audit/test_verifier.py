@@ -49,7 +49,7 @@ def judge(tmp_path: Path, project: Project | None, *extra: str) -> tuple[int, di
     options = ["--checkpoints", str(folder), "--public-key", str(tmp_path / "key.pem"), *extra]
     command = [sys.executable, "-I", str(script), str(export), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"stderr": done.stderr}
 
 
 def test_an_untouched_trail_holds(trail: Project, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_no_verdict(trail: Project, tmp_path: Path, break
     elif break_it == "missing":
         middle.unlink()
     code, verdict = judge(tmp_path, trail)
-    assert (code, verdict["said"][:2]) == (2, "--")
+    assert (code, verdict["stderr"][:2]) == (2, "--")
 
 
 @pytest.mark.threat("I2")
@@ -150,7 +150,7 @@ def judge_bundle(bundle: Path) -> tuple[int, dict[str, Any]]:
     ]
     command = [sys.executable, "-I", str(script), str(bundle), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle.parent)
-    return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"stderr": done.stderr}
 
 
 def test_the_bundle_of_the_command_verifies(bundle: Path) -> None:
@@ -194,4 +194,4 @@ def test_a_manifest_that_was_not_signed_is_no_verdict(bundle: Path, forge: str) 
     if forge == "gone":
         manifest.unlink()
     code, verdict = judge_bundle(bundle)
-    assert (code, verdict["said"][:6]) == (2, "EXPORT")
+    assert (code, verdict["stderr"][:6]) == (2, "EXPORT")

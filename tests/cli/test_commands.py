@@ -90,7 +90,7 @@ def test_versions_are_compared_blindly(
     created = command("blind", "ask", "dora", *versions, "--prompt", "who", "--prompts", "questions.txt", "--json")
     assert created.returncode == 0, created.stderr
     assert [test["prompt"] for test in json.loads(created.stdout)] == ["who", "the bank shall", "the client may"]
-    assert len(PlaygroundRouter.heard) == 6
+    assert len(PlaygroundRouter.requests) == 6
     test = BlindTest.objects.get(prompt="who")
     test.vote("A", by=alice.as_actor())
     results = command("blind", "results", "dora").stdout.splitlines()

@@ -22,10 +22,10 @@ def answer(page: Any, version: Any, alice: User) -> str:
 
 
 @pytest.mark.parametrize(
-    ("script", "shown", "told"),
+    ("script", "text", "title"),
     [(True, "Mar 2, 2026, 7:30 AM", "2026-03-01T22:30:00+00:00"), (False, "1 Mar 2026, 22:30 UTC", None)],
 )
-def test_a_reader_in_tokyo(browser: Any, page: Any, answer: str, script: bool, shown: str, told: str | None) -> None:
+def test_a_reader_in_tokyo(browser: Any, page: Any, answer: str, script: bool, text: str, title: str | None) -> None:
     state = page.context.storage_state()
     context = browser.new_context(
         base_url=page.url, storage_state=state, timezone_id="Asia/Tokyo", locale="en-US", java_script_enabled=script
@@ -33,6 +33,6 @@ def test_a_reader_in_tokyo(browser: Any, page: Any, answer: str, script: bool, s
     in_tokyo = context.new_page()
     in_tokyo.goto(answer)
     time = in_tokyo.locator("time").first
-    assert time.inner_text().replace("\u202f", " ") == shown
-    assert (time.get_attribute("title") or "").splitlines()[-1:] == ([told] if told else [])
+    assert time.inner_text().replace("\u202f", " ") == text
+    assert (time.get_attribute("title") or "").splitlines()[-1:] == ([title] if title else [])
     context.close()

@@ -11,14 +11,14 @@ from typing import Any
 
 
 class PlaygroundRouter(BaseHTTPRequestHandler):
-    """Answers for the models that it knows, and refuses the others; `heard` are the requests."""
+    """Answers for the models that it knows, and refuses the others; `requests` holds those that came."""
 
-    heard: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
     known = {"compliance"}
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.heard.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
+        self.requests.append({**body, "token": self.headers["Authorization"], "session": self.headers["X-Session-Key"]})
         if body["model"] in self.known:
             self.say(200, {"choices": [{"text": "within four hours"}], "usage": {"completion_tokens": 3}})
         else:
@@ -46,7 +46,7 @@ class PlaygroundRouter(BaseHTTPRequestHandler):
 def running_playground_router() -> Iterator[str]:
     """Serve it from a thread for as long as the block; the value is its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), PlaygroundRouter)
-    PlaygroundRouter.heard.clear()
+    PlaygroundRouter.requests.clear()
     PlaygroundRouter.known = {"compliance"}
     Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -71,7 +71,7 @@ def test_prompts_go_to_every_version_and_the_answers_are_kept(
     tests = BlindTest.objects.all()
     assert {test.prompt for test in tests} == {"the bank shall", "each incident"}
     assert all(sorted(each["number"] for each in test.answers) == [1, 2, 3] for test in tests)
-    assert len(router.heard) == 6
+    assert len(router.requests) == 6
     assert AuditEvent.objects.about(tests[0])[0].tag == "blind_test:asked"
 
 

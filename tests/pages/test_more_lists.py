@@ -72,11 +72,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "query", "told", "expected"), CASES)
+@pytest.mark.parametrize(("name", "query", "value_of", "expected"), CASES)
 def test_the_address_decides(
-    listed: Client, name: str, query: str, told: Callable[[Any], Any], expected: list[Any]
+    listed: Client, name: str, query: str, value_of: Callable[[Any], Any], expected: list[Any]
 ) -> None:
-    assert [told(row) for row in rows_of_page(listed, name, query)] == expected
+    assert [value_of(row) for row in rows_of_page(listed, name, query)] == expected
 
 
 def test_the_deliveries_of_one_address_have_an_address(listed: Client) -> None:

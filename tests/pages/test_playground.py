@@ -25,7 +25,7 @@ def test_an_answer_names_its_version_and_arm(router: Any, alias: Alias, alice: U
     assert "dora.v1-abc" in page
     assert "control" in page
     assert "r-17" in page
-    assert (router.heard[0]["session"], router.heard[0]["prompt"]) == ("user-17", "Report ")
+    assert (router.requests[0]["session"], router.requests[0]["prompt"]) == ("user-17", "Report ")
 
 
 def test_two_models_stand_side_by_side_and_one_refusal_spares_the_other(
@@ -42,7 +42,7 @@ def test_its_token_infers_only_and_is_made_once(router: Any, alias: Alias, alice
     for _ in range(2):
         ask_playground(client, "compliance")
     token = ApiToken.objects.get()
-    assert (token.scopes, len({request["token"] for request in router.heard})) == (["infer"], 1)
+    assert (token.scopes, len({request["token"] for request in router.requests})) == (["infer"], 1)
 
 
 def test_a_router_that_is_away_keeps_the_prompt(alias: Alias, alice: User, client: Client, settings: Any) -> None:

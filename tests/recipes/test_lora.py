@@ -136,7 +136,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "fragment"),
     [
         ({"base_model": "/nowhere"}, "base_model: /nowhere"),
         ({"train": "/nowhere.jsonl"}, "train: /nowhere.jsonl does not exist"),
@@ -150,11 +150,11 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
         ({"hyperparameters": {"epochs": 3}}, "hyperparameters.epochs is unknown"),
     ],
 )
-def test_bad_input_is_named(inputs: dict[str, str], tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_bad_input_is_named(inputs: dict[str, str], tmp_path: Path, changes: dict[str, Any], fragment: str) -> None:
     assert lora.main([str(write_run(tmp_path, inputs, **changes))]) == 2
     (error,) = events_of(tmp_path, "error")
     assert error["code"] == "bad_input"
-    assert said in error["message"]
+    assert fragment in error["message"]
 
 
 def test_a_broken_line_is_named(inputs: dict[str, str], tmp_path: Path) -> None:

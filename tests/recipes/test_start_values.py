@@ -50,16 +50,16 @@ def test_a_takes_the_first_rows_and_the_model_is_still_the_base_model(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "fragment"),
     [
         ({UP: torch.zeros(1, 16)}, "rank 2 needs"),
         ({UP: torch.zeros(8, 5)}, "rank 2 needs"),
         ({"model.layers.9.mlp.up_proj": torch.zeros(8, 16)}, "none of the adapted modules"),
     ],
 )
-def test_values_that_do_not_fit_are_refused(tmp_path: Path, values: dict[str, torch.Tensor], said: str) -> None:
+def test_values_that_do_not_fit_are_refused(tmp_path: Path, values: dict[str, torch.Tensor], fragment: str) -> None:
     save_file(values, tmp_path / "values.safetensors")
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=fragment):
         from_file(adapted(), tmp_path / "values.safetensors")
 
 

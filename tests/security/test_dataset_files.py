@@ -71,9 +71,9 @@ def test_a_row_that_takes_all_memory_ends_the_child_alone(ci: str, tmp_path: Pat
 def test_millions_of_bad_rows_are_not_all_looked_at(ci: str, tmp_path: Path) -> None:
     path = tmp_path / "nulls.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.nulls(50_000_000, pyarrow.string())}), path)
-    found = problem(sent(ci, path.read_bytes()), 422, "broken_lines")
-    assert "100000 such lines" in found["detail"]
-    assert len(found["errors"]) == 100
+    refusal = problem(sent(ci, path.read_bytes()), 422, "broken_lines")
+    assert "100000 such lines" in refusal["detail"]
+    assert len(refusal["errors"]) == 100
 
 
 @pytest.mark.threat("D16")

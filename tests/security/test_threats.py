@@ -33,5 +33,5 @@ def test_a_gap_is_named(tmp_path: Path, mark: str, fault: str) -> None:
     (tmp_path / "tests/security").mkdir(parents=True)
     (tmp_path / "tests/security/threats.toml").write_text('[A1]\nthreat = "a"\nanswer = "b"\n')
     (tmp_path / "tests/test_one.py").write_text(f"{mark}def test_one() -> None: ...\n")
-    [told] = THREATS["faults"](THREATS["listed"](tmp_path), THREATS["marked"](tmp_path))
-    assert told.startswith(fault)
+    [sentence] = THREATS["faults"](THREATS["listed"](tmp_path), THREATS["marked"](tmp_path))
+    assert sentence.startswith(fault)

@@ -37,7 +37,7 @@ from tests.fakes.server import Server
 class Exchange:
     """What must be asked, and what is answered."""
 
-    asked: tuple[str, str]
+    request: tuple[str, str]
     body: dict[str, Any] | None
     status: int
     answer: str
@@ -57,7 +57,7 @@ class Recording:
         now = self.left.popleft()
         content = await request.body()
         sent = (request.method, request.url.path), json.loads(content) if content else None
-        is_right = sent == (now.asked, now.body)
+        is_right = sent == (now.request, now.body)
         answer = Response(now.answer, now.status) if is_right else Response(f"asked {sent}, not {now}", 418)
         await answer(scope, receive, send)
 
@@ -264,12 +264,12 @@ def test_tensorrt_llm_is_told_the_adapter_in_each_request() -> None:
             client.complete("one", "a")
 
 
-@pytest.mark.parametrize(("kind", "asked"), [(EngineClient, VLLM_LOAD), (SglangClient, SGLANG_LOAD)])
+@pytest.mark.parametrize(("kind", "exchange"), [(EngineClient, VLLM_LOAD), (SglangClient, SGLANG_LOAD)])
 def test_a_server_that_is_starting_is_no_refusal(
-    kind: type[EngineClient], asked: tuple[tuple[str, str], dict[str, str]]
+    kind: type[EngineClient], exchange: tuple[tuple[str, str], dict[str, str]]
 ) -> None:
     with (
-        recorded(kind, Exchange(*asked, 503, "starting")) as client,
+        recorded(kind, Exchange(*exchange, 503, "starting")) as client,
         pytest.raises(EngineFailed, match="503: starting"),
     ):
-        client.load_adapter(asked[1]["lora_name"], asked[1]["lora_path"])
+        client.load_adapter(exchange[1]["lora_name"], exchange[1]["lora_path"])

@@ -75,7 +75,7 @@ CHECKS = Checks(refusal=r"(?i)\bI cannot\b", format=r"^\{", schema={"type": "obj
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "hints"),
     [
         ('{"total": 3}', {"empty": False, "refusal": False, "format_failure": False}),
         ('{"sum": 3}', {"empty": False, "refusal": False, "format_failure": True}),
@@ -83,8 +83,8 @@ CHECKS = Checks(refusal=r"(?i)\bI cannot\b", format=r"^\{", schema={"type": "obj
         (" \n", {"empty": True, "refusal": False, "format_failure": True}),
     ],
 )
-def test_a_text_is_held_to_its_checks(text: str, found: dict[str, bool]) -> None:
-    assert judged(CHECKS, text) == found
+def test_a_text_is_held_to_its_checks(text: str, hints: dict[str, bool]) -> None:
+    assert judged(CHECKS, text) == hints
 
 
 def test_a_pattern_that_no_engine_takes_says_nothing() -> None:

@@ -295,7 +295,9 @@ class Fleet:
     folder: Path
     start_loop: Callable[[], None]
 
-    def asked(self, is_right: Callable[[Expected, dict[str, Any]], bool], capsys: pytest.CaptureFixture[str]) -> None:
+    def check_answers(
+        self, is_right: Callable[[Expected, dict[str, Any]], bool], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """Every alias answers as PEFT does; the figures are shown."""
         folders = many(self.model_folder, self.folder, self.size.adapters)
         expected = peft_answers(self.model_folder, folders)

@@ -67,4 +67,4 @@ def is_pefts(expected: Expected, choice: dict[str, Any]) -> bool:
 
 
 def test_hundreds_of_adapters_answer_as_peft_does(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    fleet.asked(is_pefts, capsys)
+    fleet.check_answers(is_pefts, capsys)

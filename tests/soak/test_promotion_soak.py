@@ -93,7 +93,7 @@ class Fleet:
         self.lost.kill()
         self.lost.start()
 
-    def look(self) -> None:
+    def check(self) -> None:
         if self.lost and self.lost.answers():
             self.lost = None
         reconcile()
@@ -136,7 +136,7 @@ def test_nobody_gets_another_versions_words_or_an_error(
             if passed >= next_kill and fleet.lost is None:
                 fleet.kill()
                 next_kill, kills = passed + kill_s, kills + 1
-            fleet.look()
+            fleet.check()
             time.sleep(LOOK_S)
     statuses = Counter(answer.status for answer in crowd.answers)
     assert set(statuses) <= {200, CUT}, counts_by_version(crowd.answers)

@@ -19,16 +19,16 @@ CALLERS = 4
 CHANGE_S = 0.25
 
 
-def call(router: Router, until: float, seen: Counter[str], faults: list[str]) -> None:
+def call(router: Router, end: float, counts: Counter[str], faults: list[str]) -> None:
     """Ask again and again, plain and streaming, with and without a user."""
     chance = random.Random(threading.get_ident())
-    while time.monotonic() < until:
+    while time.monotonic() < end:
         user = {"user": f"user-{chance.randrange(1000)}"} if chance.random() < 0.9 else {}
         response = router.complete(INFER, stream=chance.random() < 0.3, **user)
         version = response.headers.get("X-Adapter-Version", "")
         if response.status_code != 200 or version not in response.text:
             faults.append(f"{response.status_code} {version} {response.text[:200]}")
-        seen[version] += 1
+        counts[version] += 1
 
 
 def test_every_answer_names_the_version_that_gave_it(soak_s: float, tmp_path: Path) -> None:

@@ -52,12 +52,12 @@ def test_ranks_keep_every_promise_and_are_within_a_quantum_of_the_linear_optimum
     ranks = [bounds.quantum * step for step in allocation.allocate_linear(scores, problem)]
     assert sum(c * r for c, r in zip(costs, ranks, strict=True)) <= problem.budget
     assert all(bounds.rank_min <= rank <= bounds.rank_max for rank in ranks)
-    worth = np.maximum(np.array(scores) / max(scores), 1e-6)
+    gains = np.maximum(np.array(scores) / max(scores), 1e-6)
     limits = [(bounds.rank_min, bounds.rank_max)] * len(costs)
-    relaxed = linprog(-worth, A_ub=[costs], b_ub=[problem.budget], bounds=limits)
+    relaxed = linprog(-gains, A_ub=[costs], b_ub=[problem.budget], bounds=limits)
     # At a vertex one module at most is fractional, so rounding it down costs less than a quantum of the best.
-    assert -relaxed.fun + 1e-6 >= worth @ ranks
-    assert worth @ ranks >= -relaxed.fun - bounds.quantum - 1e-6 * len(costs) * bounds.rank_max
+    assert -relaxed.fun + 1e-6 >= gains @ ranks
+    assert gains @ ranks >= -relaxed.fun - bounds.quantum - 1e-6 * len(costs) * bounds.rank_max
 
 
 @pytest.mark.parametrize("scores", [[0.0] * 4, [1e-300, 1e-290, 0.0, 1e-295], [1e300, 1.0, 0.0, 1e-300], [7.0] * 4])

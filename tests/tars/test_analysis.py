@@ -229,7 +229,7 @@ def test_the_same_seed_writes_the_same_plan(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "fragment"),
     [
         ({"budget": "params:10"}, "--budget: The budget of 10 parameters is too small"),
         ({"rank-min": 3, "rank-max": 3}, "--rank-min: No multiple of 2"),
@@ -250,13 +250,13 @@ def test_the_same_seed_writes_the_same_plan(
         ({"scale": 0}, "--scale: scale is 0.0; alpha / r must be above 0"),
     ],
 )
-def test_bad_input_is_named(files, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes, said: str) -> None:
+def test_bad_input_is_named(files, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes, fragment: str) -> None:
     out = tmp_path / "plan.json"
     assert main(command(files, out, **changes)) == 2
-    assert said in capsys.readouterr().err
+    assert fragment in capsys.readouterr().err
     (event,) = events_of(out)
     assert (event["kind"], event["code"]) == ("error", "bad_input")
-    assert said in event["message"]
+    assert fragment in event["message"]
     assert not out.exists()
 
 
@@ -269,7 +269,7 @@ def test_a_plan_without_a_place_is_refused_before_the_analysis(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "fragment"),
     [
         ("", "--data: rows.jsonl holds no rows"),
         ('{"text": ""}', "--data: rows.jsonl, line 1: text is missing, empty or no text"),
@@ -277,11 +277,11 @@ def test_a_plan_without_a_place_is_refused_before_the_analysis(
     ],
 )
 def test_data_without_anything_to_learn_is_named(
-    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, fragment: str
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(content)
     assert main(command(files, tmp_path / "plan.json", data=tmp_path / "rows.jsonl")) == 2
-    assert said in capsys.readouterr().err
+    assert fragment in capsys.readouterr().err
 
 
 def broken_model() -> Any:
@@ -298,19 +298,19 @@ def model_without_linear_modules() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "fragment"),
     [
         (broken_model, "--model: The loss is not finite"),
         (model_without_linear_modules, "--target-modules: GPT2LMHeadModel has no linear module besides its head"),
     ],
 )
 def test_a_model_that_cannot_be_analysed_is_named(
-    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, said: str
+    files, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, fragment: str
 ) -> None:
     make().save_pretrained(tmp_path / "base")
     make_tokenizer().save_pretrained(tmp_path / "base")
     assert main(command(files, tmp_path / "plan.json", model=tmp_path / "base")) == 2
-    assert said in capsys.readouterr().err
+    assert fragment in capsys.readouterr().err
 
 
 def test_the_command_reads_parquet_and_its_models_own_words(files, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_loss_before_and_after_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "more", "said"),
+    ("make", "more", "fragment"),
     [
         ({"use_dora": True}, [], "only a plain LoRA adapter"),
         (None, [], "is no PEFT adapter"),
@@ -100,7 +100,7 @@ def test_the_loss_before_and_after_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: dict[str, Any] | None, more: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: dict[str, Any] | None, more: list[str], fragment: str
 ) -> None:
     if make is not None:
         adapter(tmp_path / "a", **make)
@@ -115,5 +115,5 @@ def test_bad_input_is_named(
         *more,
     ]
     assert main(command) == 2
-    assert said in capsys.readouterr().err
+    assert fragment in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

@@ -77,13 +77,15 @@ def test_batch_size_order_and_padding_change_nothing(sequences: list[TokenSequen
 
 def test_moments_leave_prompts_and_padding_out(sequences: list[TokenSequence]) -> None:
     model = make_model()
-    kept: list[torch.Tensor] = []
-    handle = model.model.layers[0].mlp.up_proj.register_forward_hook(lambda _m, _i, out: kept.append(out.detach()[0]))
+    collected: list[torch.Tensor] = []
+    handle = model.model.layers[0].mlp.up_proj.register_forward_hook(
+        lambda _m, _i, out: collected.append(out.detach()[0])
+    )
     for sequence in sequences:
         model(input_ids=torch.tensor([sequence.ids]))
     handle.remove()
     counted = [torch.tensor(sequence.labels) != IGNORED for sequence in sequences]
-    outputs = torch.cat([outputs[mask] for outputs, mask in zip(kept, counted, strict=True)]).double()
+    outputs = torch.cat([outputs[mask] for outputs, mask in zip(collected, counted, strict=True)]).double()
     mean, variance = watched(sequences, gradients=False).modules["model.layers.0.mlp.up_proj"].moments.of()
     torch.testing.assert_close(mean, outputs.mean(0), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(variance, outputs.var(0, unbiased=False), rtol=1e-4, atol=1e-6)
@@ -123,10 +125,10 @@ def test_what_a_pass_keeps_does_not_grow_with_the_sample(sequences: list[TokenSe
     """Eight times the sample: the same sums, and one number more a sequence."""
     few, many = watched(sequences[:1]), watched(sequences[:1] * 8)
 
-    def numbers(found: Watched) -> int:
+    def numbers(watch: Watched) -> int:
         sizes = [
             (w.sketch.y, w.sketch.z, w.moments.sums, w.moments.squares, w.moments.tokens)
-            for w in found.modules.values()
+            for w in watch.modules.values()
         ]
         return sum(part.numel() for parts in sizes for part in parts)
 

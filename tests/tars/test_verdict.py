@@ -22,7 +22,7 @@ def modules(mlp: list[int], attention: int = 0, divergence: float | None = None)
 
 
 @pytest.mark.parametrize(
-    ("settings", "found", "said"),
+    ("settings", "modules", "fragment"),
     [
         (PRESETS["default"], modules(ONE_HIGH), "as well as the same rank in every MLP module with the same start"),
         (PRESETS["seed"], modules(ONE_HIGH, 4, 0.1), "did worse than the same rank in every MLP module"),
@@ -31,12 +31,12 @@ def modules(mlp: list[int], attention: int = 0, divergence: float | None = None)
     ],
 )
 def test_a_plan_is_told_with_what_its_preset_was_measured_to_do(
-    settings: Settings, found: list[dict[str, Any]], said: str
+    settings: Settings, modules: list[dict[str, Any]], fragment: str
 ) -> None:
-    word, text = verdict.of(found, 0.9, 16, settings)
+    word, text = verdict.of(modules, 0.9, 16, settings)
     assert word == "follow_plan"
     assert "stability 0.90" in text
-    assert said in text
+    assert fragment in text
 
 
 def test_leaving_attention_out_as_a_kind_is_no_finding() -> None:

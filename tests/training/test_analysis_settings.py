@@ -85,7 +85,7 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "field", "said"),
+    ("changes", "field", "fragment"),
     [
         ({"settings": {"sensitvity": "probe"}}, "settings.sensitvity", "is unknown; there are"),
         ({"settings": {"sensitivity": "guess"}}, "settings.sensitivity", "must be one of probe"),
@@ -106,12 +106,12 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
     ],
 )
 def test_what_cannot_be_analysed_is_refused_by_its_field(
-    api: APIClient, body: dict[str, Any], changes: dict[str, Any], field: str, said: str
+    api: APIClient, body: dict[str, Any], changes: dict[str, Any], field: str, fragment: str
 ) -> None:
     refused = api.post("/api/v1/rank-analyses/", {**body, **changes}, format="json")
     assert refused.status_code == 422, refused.json()
     (error,) = refused.json()["errors"]
-    assert (error["field"], said in error["message"]) == (field, True), error
+    assert (error["field"], fragment in error["message"]) == (field, True), error
     assert not RankAnalysis.objects.exists()
 
 
@@ -240,16 +240,16 @@ def test_a_plan_from_before_the_settings_is_completed(analysis: RankAnalysis) ->
 
 
 @pytest.mark.parametrize(
-    ("budget", "said"),
+    ("budget", "fragment"),
     [({"uniform_rank": 4}, "makes nothing smaller"), ({"parameters": 10}, "too small"), ({"bytes": 10}, "too small")],
 )
 def test_a_compression_that_makes_nothing_smaller_is_refused(
-    api: APIClient, version: AdapterVersion, budget: dict[str, int], said: str
+    api: APIClient, version: AdapterVersion, budget: dict[str, int], fragment: str
 ) -> None:
     refused = api.post("/api/v1/adapters/dora/versions/1/compress/", {"budget": budget}, format="json")
     assert refused.status_code == 422
     (error,) = refused.json()["errors"]
-    assert (error["field"], said in error["message"]) == ("budget", True)
+    assert (error["field"], fragment in error["message"]) == ("budget", True)
     assert not Compression.objects.exists()
 
 

@@ -161,7 +161,7 @@ def test_rslora_is_pefts_own_in_a_configuration_that_every_engine_reads(
 
 
 @pytest.mark.parametrize(
-    ("method", "chosen", "said"),
+    ("method", "chosen", "fragment"),
     [
         ("dora", {"init": "eva"}, "init = eva is for lora"),
         ("lora", {"init": "magic"}, "init is 'magic'; choose one of random, eva"),
@@ -170,11 +170,11 @@ def test_rslora_is_pefts_own_in_a_configuration_that_every_engine_reads(
     ],
 )
 def test_what_does_not_fit_is_refused(
-    method: str, chosen: dict[str, object], said: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
+    method: str, chosen: dict[str, object], fragment: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
     with pytest.raises(Invalid) as refused:
         launch_run(
             adapter=line_of_work, dataset=long_dataset, hyperparameters=chosen, method=method, by=alice.as_actor()
         )
-    assert said in refused.value.detail
+    assert fragment in refused.value.detail
     assert not TrainingRun.objects.exists()

@@ -85,7 +85,7 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
 
 
 @pytest.mark.parametrize(
-    ("chosen", "method", "said"),
+    ("chosen", "method", "fragment"),
     [
         ({"batch_size": 1, "max_length": 2048}, "lora", "Set recompute 1"),
         ({"batch_size": 1, "max_length": 2048, "recompute": 1}, "lora", "Set max_length 1024."),
@@ -93,8 +93,8 @@ def test_memory_that_ran_out_is_told_with_peak_batch_and_fix_and_the_next_job_ru
         ({"batch_size": 1, "max_length": 512, "recompute": 1}, "qlora", "Take a smaller base model."),
     ],
 )
-def test_the_fix_is_one_that_is_left(chosen: dict[str, int], method: str, said: str) -> None:
-    assert said in out_of_memory(Hyperparameters(**chosen), method)
+def test_the_fix_is_one_that_is_left(chosen: dict[str, int], method: str, fragment: str) -> None:
+    assert fragment in out_of_memory(Hyperparameters(**chosen), method)
 
 
 def test_a_cancel_frees_every_process_of_a_run_soon_at_the_ordinary_heartbeat(

@@ -247,7 +247,7 @@ def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
 
 
 @pytest.mark.parametrize(
-    ("prompts", "told"),
+    ("prompts", "fragment"),
     [
         ({"": "text"}, "name"),
         ({"empty": " "}, "The prompt empty"),
@@ -255,9 +255,9 @@ def test_prompts_are_answered_at_each_checkpoint_and_kept_once(
     ],
 )
 def test_bad_prompts_are_named(
-    prompts: dict[str, str], told: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
+    prompts: dict[str, str], fragment: str, line_of_work: Adapter, long_dataset: Dataset, alice: User
 ) -> None:
-    with pytest.raises(Invalid, match=told) as caught:
+    with pytest.raises(Invalid, match=fragment) as caught:
         launch_run(adapter=line_of_work, dataset=long_dataset, prompts=prompts, by=alice.as_actor())
     assert caught.value.field == "prompts"
     assert not TrainingRun.objects.exists()

@@ -97,7 +97,7 @@ def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fragment"),
     [
         ({"dataset": 10**6}, "dataset: There is no dataset"),
         ({"method": "magic"}, "method: "),
@@ -106,11 +106,11 @@ def test_a_checked_form_queues_nothing_and_shows_the_same_run_as_a_file(
     ],
 )
 def test_a_file_that_cannot_be_run_is_refused_by_field(
-    run: TrainingRun, tmp_path: Path, change: dict[str, Any], said: str
+    run: TrainingRun, tmp_path: Path, change: dict[str, Any], fragment: str
 ) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({**specification.body_of(run), **change}))
-    with pytest.raises(CommandError, match=said):
+    with pytest.raises(CommandError, match=fragment):
         call_command("train", str(file), user="alice")
 
 

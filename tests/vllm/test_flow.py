@@ -46,9 +46,9 @@ class Hub:
         ready = httpx.get(f"{self.router}/readyz")
         return int(ready.json()["generation"]) if ready.is_success else -1
 
-    def learn(self, *asked: AdapterVersion) -> None:
+    def learn(self, *versions_asked: AdapterVersion) -> None:
         """What each version answers, from the engine itself."""
-        for version in asked:
+        for version in versions_asked:
             with EngineClient(self.engines[0].url, timeout_s=60) as engine:
                 self.words[version.served_name] = engine.complete(version.served_name, PROMPT, max_tokens=COUNT).text
         assert len(set(self.words.values())) == len(self.words), "versions must differ to prove anything"

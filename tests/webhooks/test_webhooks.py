@@ -59,8 +59,8 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     server = Receiver()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    here = f"http://127.0.0.1:{server.server_port}/in"
-    monkeypatch.setattr(outbound, "pinned", lambda url, allowed: (here, "hook.example"))
+    receiver_url = f"http://127.0.0.1:{server.server_port}/in"
+    monkeypatch.setattr(outbound, "pinned", lambda url, allowed: (receiver_url, "hook.example"))
     yield server
     server.shutdown()
     thread.join()

@@ -173,7 +173,7 @@ class RunForm(forms.Form):
         """Return the hyperparameters of the form."""
         return {name: self.cleaned_data[name] for name in TABLE}
 
-    def asked(self) -> dict[str, Any]:
+    def launch_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments with which to launch the run."""
         return {
             **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},

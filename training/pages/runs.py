@@ -91,14 +91,14 @@ def launch(request: HttpRequest, form: RunForm) -> TrainingRun:
     """Queue the run that the form describes."""
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
-    return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.asked())
+    return launch_run(by=actor_of(request), anyway=fields["anyway"], **form.launch_arguments())
 
 
 def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
     """Return the preflight, the adviser's ranking and the equivalent file, request and command of the form's run."""
     fields = form.cleaned_data
     require_scope(request, fields["adapter"].project, Scope.TRAIN)
-    run = TrainingRun.planned(by=actor_of(request), **form.asked())
+    run = TrainingRun.planned(by=actor_of(request), **form.launch_arguments())
     origin = f"{request.scheme}://{request.get_host()}"
     return {
         "preflight": preflight.check(run),

@@ -43,11 +43,11 @@ class Judge:
     """The far side: keeps what it is asked, and answers with the next of `script`, else with a good score."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.script: list[Response] = []
 
     async def answer(self, request: Request) -> Response:
-        self.asked.append(
+        self.requests.append(
             {"host": request.headers["host"], "key": request.headers["authorization"], **await request.json()}
         )
         return self.script.pop(0) if self.script else reply_of('{"score": 8}')
@@ -125,7 +125,7 @@ def test_from_the_router_to_the_verdict(ask: Ask, rollout: Rollout, far_side: Ju
             assert 0 < client.ttl(name) <= 300
             assert b"Jane" not in client.get(name)
     assert judge_waiting() == 40
-    question = far_side.asked[0]
+    question = far_side.requests[0]
     assert (question["host"], question["key"], question["model"]) == ("judge.example", "Bearer sesame", "big")
     assert "Names the article." in question["messages"][0]["content"]
     assert json.loads(question["messages"][1]["content"]) == {"question": QUESTION, "answer": text}
@@ -196,7 +196,7 @@ def test_a_judge_in_trouble_is_left_alone_and_one_worker_asks(ask: Ask, far_side
     wait_until(lambda: waiting() == 20, what="the samples")
     far_side.script = [reply_of("", 500)]
     assert judge_waiting() == 7
-    assert (waiting(), len(far_side.asked)) == (12, 8)
+    assert (waiting(), len(far_side.requests)) == (12, 8)
     with valkey() as client:
         client.set("ah:judging", 1)
     assert judge_waiting() == 0
@@ -210,7 +210,7 @@ def test_texts_of_a_rollout_that_has_ended_are_shown_to_nobody(
     wait_until(lambda: waiting() == 1, what="the sample")
     rollout.rollback(reason="enough", by=alice.as_actor())
     assert judge_waiting() == 0
-    assert (waiting(), far_side.asked) == (0, [])
+    assert (waiting(), far_side.requests) == (0, [])
 
 
 def test_only_what_is_asked_for_is_sampled(rollout: Rollout, far_side: Judge, settings: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,14 +66,19 @@ def projects() -> Call[Json]:
     return get("projects/")
 
 
-def upload_dataset(project: str, file: Path) -> Call[Dataset]:
-    """Upload a file as a dataset."""
-    return Call("POST", "datasets/", {"project": project}, files={"file": file})
+def upload_dataset(project: str, file: Path, **fields: Any) -> Call[Dataset]:
+    """Upload a file. Fields: name, format, encoding, mapping."""
+    return Call("POST", "datasets/", {"project": project, **as_form(fields)}, files={"file": file})
 
 
-def check_dataset(project: str, file: Path) -> Call[Json]:
+def check_dataset(project: str, file: Path, **fields: Any) -> Call[Json]:
     """Check a file without storing it; the response's `dataset` is the id of a dataset of the same content, or null."""
-    return Call("POST", "datasets/check/", {"project": project}, files={"file": file})
+    return Call("POST", "datasets/check/", {"project": project, **as_form(fields)}, files={"file": file})
+
+
+def as_form(fields: Json) -> Json:
+    """Return fields of a multipart request: what is no text is sent as JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
 
 
 def adapter(slug: str) -> Call[Json]:

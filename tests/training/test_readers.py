@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from tests.builders import rows
+from training.datasets.lines import MAX_ROW_BYTES
 from training.datasets.readers import NotThisFormat, format_of, records_of
-from training.datasets.rows import MAX_ROW_BYTES
 from training.datasets.scan import Scan, scan
 
 
@@ -94,7 +94,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
         b'{"text": "\xff"}',
         b'{"text": "\\ud800"}',
         b'{"messages": []}',
-        b'{"messages": [{"role": "tool", "content": "x"}]}',
+        b'{"messages": [{"role": "narrator", "content": "x"}]}',
         b'{"messages": [{"role": "user", "content": "x"}]}',
         b"[" * 100_000,
         b'{"text": "' + b"x" * MAX_ROW_BYTES + b'"}',

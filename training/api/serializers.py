@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from registry.models import BaseModel
-from training.datasets import readers
+from training.datasets import containers, readers
 from training.models import (
     CheckpointAnswer,
     Compression,
@@ -36,6 +36,8 @@ class DatasetSerializer(serializers.ModelSerializer):
             "status",
             "message",
             "format",
+            "encoding",
+            "read_as",
             "digest",
             "rows",
             "splits",
@@ -82,6 +84,9 @@ class NewDatasetSerializer(serializers.Serializer):
     name = serializers.CharField(max_length=200, required=False)
     file = serializers.FileField(help_text="Rows of prompt and completion, messages, or text.")
     format = serializers.ChoiceField(readers.FORMATS, required=False, help_text="Else by the end of the file's name.")
+    encoding = serializers.ChoiceField(
+        tuple(containers.ENCODINGS), required=False, help_text="Else UTF-8, or what the file's byte-order mark says."
+    )
     mapping = serializers.JSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
     def validate_mapping(self, mapping: Any) -> dict[str, str]:
@@ -98,7 +103,7 @@ class LookSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Dataset
-        fields = ["dataset", "digest", "rows", "splits", "columns", "warnings"]
+        fields = ["dataset", "digest", "read_as", "rows", "splits", "columns", "warnings"]
 
 
 class BudgetSerializer(serializers.Serializer):

@@ -9,8 +9,9 @@ from pathlib import Path
 from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.jobs.child import Child
 from adapterhub.workspace import scratch
-from training.datasets.readers import NotThisFormat, records_of
-from training.datasets.rows import LineError
+from training.datasets.containers import NotThisFormat, is_packed
+from training.datasets.lines import LineError
+from training.datasets.readers import records_of
 from training.datasets.scan import Report, scan
 
 # A short text cannot unfold, and a process of its own takes longer than reading it.
@@ -21,26 +22,26 @@ TURN_S, CHECK_S = 30, 1800
 turns = threading.BoundedSemaphore(AT_ONCE)
 
 
-def checked(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Report:
+def checked(file: Path, form: str, folder: Path, mapping: dict[str, str], encoding: str = "") -> Report:
     """Write the file's splits into the folder and return the report. Raises Invalid, and Unavailable without a turn."""
-    if form != "parquet" and file.stat().st_size <= SHORT_BYTES:
+    if form != "parquet" and file.stat().st_size <= SHORT_BYTES and not is_packed(file):
         try:
-            return scan(records_of(file, form), folder, mapping).report()
+            return scan(records_of(file, form, encoding), folder, mapping).report()
         except NotThisFormat as error:
             raise Invalid(str(error), field="file", code=f"not_{form}") from None
     if not turns.acquire(timeout=TURN_S):
         raise Unavailable("Other files are being checked: send it again in a minute.")
     try:
-        return by_child(file, form, folder, mapping)
+        return by_child(file, form, folder, mapping, encoding)
     finally:
         turns.release()
 
 
-def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> Report:
+def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str], encoding: str) -> Report:
     """Check the file in a child process of limited memory and time. Raises Invalid."""
     with scratch() as own:
         events = own / "events.jsonl"
-        arguments = [str(file), form, str(folder), str(events), json.dumps(mapping)]
+        arguments = [str(file), form, str(folder), str(events), json.dumps(mapping), encoding]
         child = Child(["training.datasets.scan_process", *arguments], events, own / "log.txt")
         try:
             status = child.wait(CHECK_S)

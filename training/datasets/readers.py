@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from training.datasets.rows import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
+from training.datasets import json_arrays
+from training.datasets.containers import NotThisFormat, as_utf8, inner_name, unpacked
+from training.datasets.lines import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
 
 # The number of the line (of Parquet: of the row), from 1, with the record or the error that it has.
 Record = tuple[int, dict[str, Any] | BadLine]
@@ -23,20 +25,24 @@ SUFFIXES = {
 }
 # Rows decoded at once: of the longest ones 64 take 256 MB.
 PARQUET_BATCH = 64
-
-
-class NotThisFormat(ValueError):
-    """The content of the file is not of the format that its name or the user states."""
+DELIMITERS = ",;\t|"
+# Bytes by which a JSON file is recognised as one document or as a row a line.
+PEEK = 2**16
 
 
 def format_of(name: str) -> str | None:
-    """Return the format for the suffix of the file's name; None for an unknown suffix."""
-    return SUFFIXES.get(Path(name).suffix.lower())
+    """Return the format for the suffix of the file's name, compressed or not; None for an unknown suffix."""
+    return SUFFIXES.get(Path(inner_name(name)).suffix.lower())
 
 
-def records_of(path: Path, form: str) -> Iterator[Record]:
+def records_of(path: Path, form: str, encoding: str = "") -> Iterator[Record]:
     """Yield numbered records, or a BadLine for a line that is none. Raises NotThisFormat for the whole file."""
-    return READERS[form](path)
+    with unpacked(path) as plain:
+        if form == "parquet":
+            yield from parquet(plain)
+            return
+        with as_utf8(plain, encoding) as stream:
+            yield from TEXT_READERS[form](stream)
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -50,16 +56,21 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, raw
 
 
-def jsonl(path: Path) -> Iterator[Record]:
-    """Yield the records of a file of JSON lines."""
-    with path.open("rb") as stream:
-        for number, raw in numbered_lines(stream):
-            if raw.strip():
-                yield number, caught(lambda raw=raw: json_object(raw))
+def jsonl(stream: BinaryIO) -> Iterator[Record]:
+    """Read an object a line; or one document, an array of objects or an object that holds such arrays."""
+    start = stream.tell()
+    is_array = json_arrays.is_array(stream.read(PEEK))
+    stream.seek(start)
+    if is_array:
+        yield from json_arrays.rows_in(stream)
+        return
+    for number, raw in numbered_lines(stream):
+        if raw.strip():
+            yield number, caught(lambda raw=raw: json_object(raw))
 
 
 def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
-    """Return the record, or the error of a line that cannot be read."""
+    """Return the record that the call reads, or the BadLine that it raises."""
     try:
         return read()
     except BadLine as error:
@@ -67,7 +78,7 @@ def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
 
 
 def parquet(path: Path) -> Iterator[Record]:
-    """Yield the records of a Parquet file."""
+    """Yield the rows of a Parquet file. Raises NotThisFormat."""
     import pyarrow
     import pyarrow.parquet
 
@@ -84,23 +95,26 @@ def parquet(path: Path) -> Iterator[Record]:
         raise NotThisFormat(f"This is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
 
 
-def delimited(path: Path) -> Iterator[Record]:
-    """Read a CSV file with a header; the delimiter is the one of comma, semicolon and tab that the header has most."""
+def delimited(stream: BinaryIO) -> Iterator[Record]:
+    """Read a CSV file with a header; the delimiter is the one of DELIMITERS that the header has most."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    with path.open("rb") as stream:
-        lines = text_lines(stream)
-        try:
-            header = next(lines, "").removeprefix("\ufeff")
-            delimiter = max(",;\t", key=header.count)
-            columns = next(csv.reader([header], delimiter=delimiter, strict=True), [])
-        except (csv.Error, BadLine):
-            yield 1, BadLine("", "not_csv", "The header cannot be read: name the columns in the first line.")
-            return
-        yield from cells(csv.reader(lines, delimiter=delimiter, strict=True), columns)
+    lines = text_lines(stream)
+    try:
+        header = next(lines, "")
+        delimiter = max(DELIMITERS, key=header.count)
+        columns = next(csv.reader([header], delimiter=delimiter, strict=True), [])
+    except (csv.Error, BadLine) as error:
+        reason = str(error) if isinstance(error, BadLine) else "Name the columns in the first line."
+        yield 1, BadLine("", "not_csv", f"The header cannot be read. {reason}")
+        return
+    if len(set(columns)) < len(columns):
+        yield 1, BadLine("", "not_csv", "The header names a column twice: give each its own name.")
+        return
+    yield from cells(csv.reader(lines, delimiter=delimiter, strict=True), columns)
 
 
 def text_lines(stream: BinaryIO) -> Iterator[str]:
-    """Yield the file's lines. Raises BadLine for one that is too long or not UTF-8."""
+    """Yield the lines of a stream as text. Raises BadLine."""
     for _, raw in numbered_lines(stream):
         if len(raw) > MAX_ROW_BYTES:
             raise too_long()
@@ -131,24 +145,23 @@ def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
             yield number, dict(zip(columns, values, strict=True))
 
 
-def paragraphs(path: Path) -> Iterator[Record]:
+def paragraphs(stream: BinaryIO) -> Iterator[Record]:
     """Yield the paragraphs of a text file, separated by empty lines."""
-    with path.open("rb") as stream:
-        start, part = 1, b""
-        for number, raw in numbered_lines(stream):
-            if raw.strip():
-                start = start if part else number
-                # One byte over the cap is enough for the error.
-                part = (part + raw)[: MAX_ROW_BYTES + 1]
-            elif part:
-                yield start, caught(lambda part=part: paragraph(part))
-                part = b""
-        if part:
-            yield start, caught(lambda: paragraph(part))
+    start, part = 1, b""
+    for number, raw in numbered_lines(stream):
+        if raw.strip():
+            start = start if part else number
+            # One byte over the cap is enough for the error.
+            part = (part + raw)[: MAX_ROW_BYTES + 1]
+        elif part:
+            yield start, caught(lambda part=part: paragraph(part))
+            part = b""
+    if part:
+        yield start, caught(lambda: paragraph(part))
 
 
 def paragraph(raw: bytes) -> dict[str, Any]:
-    """Return the paragraph as a row. Raises BadLine."""
+    """Return a paragraph as a record. Raises BadLine."""
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:
@@ -157,10 +170,9 @@ def paragraph(raw: bytes) -> dict[str, Any]:
         raise not_utf8() from None
 
 
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+TEXT_READERS: dict[str, Callable[[BinaryIO], Iterator[Record]]] = {
     "jsonl": jsonl,
-    "parquet": parquet,
     "csv": delimited,
     "text": paragraphs,
 }
-FORMATS = tuple(READERS)
+FORMATS = ("jsonl", "parquet", "csv", "text")

@@ -1,8 +1,9 @@
-"""One pass over a file that finds bad lines, copies and leaks, and writes the split. Memory: 8 bytes a row."""
+"""A file's rows, checked and split: bad lines, copies, leaks and contradictions. Memory: some 40 bytes a row."""
 
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from training.datasets.lines import BadLine, LineError
 from training.datasets.readers import Record
-from training.datasets.rows import BadLine, LineError, Row, content_hash, is_held_out, line_of, normal_form, renamed
+from training.datasets.rows import PREFERENCE, Reading, Row, content_hash, line_of, reading
+from training.datasets.split import HELD_OUT_SHARE, Keys, Split, split
 
 MAX_ERRORS = 100
 # A file of so many bad lines is looked at no further.
 MAX_BROKEN = 100_000
 SPLITS = ("train", "eval")
+# Lines that a warning names.
+NAMED_LINES = 5
+UNSAID, TRAIN, EVAL = 0, 1, 2
 
 
 class UnfoldsTooFar(ValueError):
@@ -26,13 +32,18 @@ class UnfoldsTooFar(ValueError):
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of a scan as plain values: the first errors of `broken` bad lines, and what the rows are."""
+    """Outcome of a scan as plain values: the first errors of `broken` bad lines, and what the rows are.
+
+    `is_grouped`: the split is by groups, not by the file's own column.
+    """
 
     errors: list[LineError]
     broken: int
     columns: list[str]
     splits: dict[str, int]
     warnings: list[str]
+    read_as: str
+    is_grouped: bool
 
     @property
     def rows(self) -> int:
@@ -44,13 +55,22 @@ class Report:
 class Scan:
     """Result of a scan.
 
-    `errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes.
+    `errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes; `forms`,
+    `unused` and `notices` count the rows of each recognised form, unused column and notice.
     """
 
     errors: list[LineError] = field(default_factory=list)
     broken: int = 0
     columns: set[str] = field(default_factory=set)
+    forms: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
+    notices: Counter[str] = field(default_factory=Counter)
     hashes: dict[str, array[int]] = field(default_factory=lambda: {split: array("Q") for split in SPLITS})
+    lines: array[int] = field(default_factory=lambda: array("Q"))
+    contents: array[int] = field(default_factory=lambda: array("Q"))
+    named_splits: array[int] = field(default_factory=lambda: array("B"))
+    keys: Keys = field(default_factory=Keys.none)
+    division: Split | None = None
 
     @property
     def splits(self) -> dict[str, int]:
@@ -60,7 +80,19 @@ class Scan:
     @property
     def rows(self) -> int:
         """Return the number of all rows."""
-        return sum(self.splits.values())
+        return len(self.contents)
+
+    @property
+    def read_as(self) -> str:
+        """Return the recognised form, or all of them with their rows."""
+        if len(self.forms) == 1:
+            return next(iter(self.forms))
+        return ", ".join(f"{form} ({count} rows)" for form, count in self.forms.most_common())
+
+    @property
+    def is_preference(self) -> bool:
+        """Return True once a preference pair was read."""
+        return any(form.startswith("preference") for form in self.forms)
 
     def refuse(self, number: int, error: BadLine) -> None:
         """Count a broken line, and keep its error among the first ones."""
@@ -69,66 +101,133 @@ class Scan:
             self.errors.append(LineError(number, error.column, error.code, str(error)))
 
     def report(self) -> Report:
-        """Return the result without the hashes."""
-        return Report(self.errors, self.broken, sorted(self.columns), self.splits, self.warnings())
+        """Return the result as plain values."""
+        return Report(
+            self.errors,
+            self.broken,
+            sorted(self.columns),
+            self.splits,
+            self.warnings(),
+            self.read_as,
+            self.division is not None,
+        )
+
+    def taken(self, number: int, record: dict[str, Any] | BadLine, mapping: dict[str, str] | None) -> Row:
+        """Return a record's row, and note it. Raises BadLine."""
+        if isinstance(record, BadLine):
+            raise record
+        found = reading(record, mapping)
+        self.note(number, found)
+        return found.row
+
+    def note(self, number: int, found: Reading) -> None:
+        """Note a valid row. Raises BadLine when it is a preference pair among other rows, or the reverse."""
+        form = PREFERENCE if "chosen" in found.row else found.form
+        if self.forms and (form == PREFERENCE) != self.is_preference:
+            raise BadLine("", "mixed_forms", "Preference pairs and other rows cannot stand in one dataset: part them.")
+        self.forms[form] += 1
+        self.unused.update(found.unused)
+        self.notices.update(found.notices)
+        self.columns |= set(found.row)
+        self.lines.append(number)
+        self.contents.append(content_hash(found.row))
+        self.named_splits.append({None: UNSAID, False: TRAIN, True: EVAL}[found.held_out])
+        self.keys.add(found.row)
+
+    def divide(self) -> Any:
+        """Return which rows are held out: as the column `split` says, else by groups."""
+        named = np.array(self.named_splits, np.uint8)
+        if (named == EVAL).any():
+            held_out = named == EVAL
+        else:
+            self.division = split(self.keys)
+            held_out = self.division.held_out
+        contents = np.array(self.contents, np.uint64)
+        for name, chosen in (("train", contents[~held_out]), ("eval", contents[held_out])):
+            self.hashes[name] = array("Q", chosen.tobytes())
+        return held_out
 
     def distinct(self, split: str) -> Any:
         """Return the split's sorted, unique hashes."""
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
 
     def warnings(self) -> list[str]:
-        """Return warnings about exact copies, held-out rows that are also trained on, and fewer than 100 rows."""
+        """Return warnings about copies, leaks, contradictions, large groups, unused columns, and few rows."""
+        return [*self.of_content(), *self.of_groups(), *self.of_columns(), *self.of_size()]
+
+    def of_content(self) -> Iterable[str]:
+        """Yield warnings about copies, leaks and contradictions."""
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
-        copies = self.rows - (len(train) + len(held_out) - leaked)
-        messages = []
-        if copies:
-            messages.append(f"{copies} rows are exact copies of others, spaces and case aside.")
+        if copies := self.rows - (len(train) + len(held_out) - leaked):
+            yield f"{copies} rows are exact copies of others, spaces and case aside."
         if leaked:
-            messages.append(
-                f"{leaked} held-out rows are also trained on, so the evaluation flatters: give copies one document."
+            yield f"{leaked} held-out rows are also trained on, so the evaluation flatters: give copies one document."
+        if lines := self.contradicting():
+            named = ", ".join(map(str, lines[:NAMED_LINES])) + (", ..." if len(lines) > NAMED_LINES else "")
+            yield f"{len(lines)} rows answer a prompt otherwise than an earlier row (lines {named}): keep one answer."
+
+    def contradicting(self) -> list[int]:
+        """Return the lines whose prompt stood before with another answer, whatever Unicode form either has."""
+        prompts, contents = np.array(self.keys.asked, np.uint64), np.array(self.contents, np.uint64)
+        order = np.lexsort((np.arange(len(prompts)), prompts))
+        firsts = np.unique(prompts, return_index=True)[1]
+        first_of = np.repeat(firsts, np.diff([*np.searchsorted(prompts[order], np.unique(prompts)), len(prompts)]))
+        differs = contents[order] != contents[first_of]
+        asked = prompts[order] != 0
+        return sorted(np.array(self.lines, np.uint64)[order][differs & asked].tolist())
+
+    def of_groups(self) -> Iterable[str]:
+        """Yield a warning about a group larger than the held-out share."""
+        if self.division and self.division.is_possible and self.division.largest > max(1, HELD_OUT_SHARE * self.rows):
+            share = 100 * self.division.largest / self.rows
+            yield (
+                f"One group has {self.division.largest} of {self.rows} rows ({share:.0f} %): rows of one document or "
+                f"with one prompt stay together, so {self.splits['eval']} rows are held out."
             )
+
+    def of_columns(self) -> Iterable[str]:
+        """Yield warnings about what the rows hold and nothing reads."""
+        for name, count in sorted(self.unused.items()):
+            yield f"The column {name!r} is not used ({count} rows have it)."
+        for notice, count in sorted(self.notices.items()):
+            yield f"In {count} rows {notice}."
+
+    def of_size(self) -> Iterable[str]:
+        """Yield a warning about few rows."""
         if self.rows < 100:
-            messages.append("Fewer than 100 rows: expect a weak adapter and a noisy evaluation.")
-        return messages
+            yield "Fewer than 100 rows: expect a weak adapter and a noisy evaluation."
 
 
 def scan(
     records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None, *, most_bytes: int | None = None
 ) -> Scan:
     """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat, UnfoldsTooFar."""
-    result, written = Scan(), 0
-    with ExitStack() as open_files:
-        files = {
-            split: open_files.enter_context(place.open("w", encoding="utf-8"))
-            for split, place in places(folder).items()
-        }
+    found, every, written = Scan(), folder / "every.jsonl", 0
+    with every.open("w", encoding="utf-8") as file:
         for number, record in records:
-            row = row_of(record, mapping or {})
-            if isinstance(row, BadLine):
-                result.refuse(number, row)
-                if result.broken >= MAX_BROKEN:
+            try:
+                written += file.write(line_of(found.taken(number, record, mapping)))
+            except BadLine as error:
+                found.refuse(number, error)
+                if found.broken >= MAX_BROKEN:
                     break
-                continue
-            split = "eval" if is_held_out(row) else "train"
-            written += files[split].write(line_of(row))
             if most_bytes is not None and written > most_bytes:
                 raise UnfoldsTooFar(f"The rows take over {most_bytes >> 20} MB, too much for a file of this size.")
-            result.hashes[split].append(content_hash(row))
-            result.columns |= set(row)
-    return result
+    part(every, found.divide(), folder)
+    return found
+
+
+def part(every: Path, held_out: Any, folder: Path) -> None:
+    """Write each line to its split's file, and remove the file of them all."""
+    with ExitStack() as open_files:
+        source = open_files.enter_context(every.open("rb"))
+        train, evaluated = (open_files.enter_context(place.open("wb")) for place in places(folder).values())
+        for line, is_held_out in zip(source, held_out.tolist(), strict=True):
+            (evaluated if is_held_out else train).write(line)
+    every.unlink()
 
 
 def places(folder: Path) -> dict[str, Path]:
     """Return the path of each split's file."""
     return {split: folder / f"{split}.jsonl" for split in SPLITS}
-
-
-def row_of(record: dict[str, Any] | BadLine, mapping: dict[str, str]) -> Row | BadLine:
-    """Return the record in its normal form, or its error."""
-    if isinstance(record, BadLine):
-        return record
-    try:
-        return normal_form(renamed(record, mapping))
-    except BadLine as error:
-        return error

@@ -1,6 +1,6 @@
 """Child process that checks a dataset's file, under limits of memory, time and output that it sets for itself.
 
-    python -m training.datasets.scan_process FILE FORMAT FOLDER EVENTS MAPPING
+    python -m training.datasets.scan_process FILE FORMAT FOLDER EVENTS MAPPING ENCODING
 
 It writes the splits to FOLDER and appends its report, or the file's fault, to EVENTS as a line of JSON. Any exit but 0
 means that a limit has ended it.
@@ -33,24 +33,25 @@ def limit(file: Path) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}
 
 
-def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str]) -> dict[str, Any]:
+def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str], encoding: str) -> dict[str, Any]:
     """Scan the file; return the report, or the fault that ended the scan."""
-    from training.datasets.readers import NotThisFormat, records_of
+    from training.datasets.containers import NotThisFormat
+    from training.datasets.readers import records_of
     from training.datasets.scan import UnfoldsTooFar, scan
 
     most = FREE_BYTES + MOST_UNFOLDED * file.stat().st_size
     try:
-        return asdict(scan(records_of(file, form), folder, mapping, most_bytes=most).report())
+        return asdict(scan(records_of(file, form, encoding), folder, mapping, most_bytes=most).report())
     except NotThisFormat as error:
         return {"fault": str(error), "code": f"not_{form}"}
     except UnfoldsTooFar as error:
         return {"fault": str(error), "code": "unfolds_too_far"}
 
 
-def main(file: str, form: str, folder: str, events: str, mapping: str) -> None:
+def main(file: str, form: str, folder: str, events: str, mapping: str, encoding: str) -> None:
     """Scan the file within the limits and write the report as one event."""
     limit(Path(file))
-    line = json.dumps(report_on(Path(file), form, Path(folder), json.loads(mapping)))
+    line = json.dumps(report_on(Path(file), form, Path(folder), json.loads(mapping), encoding))
     with Path(events).open("a") as stream:
         stream.write(line + "\n")
 

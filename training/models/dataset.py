@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import scratch, store
 from registry.models import BaseModel
-from training.datasets import readers, rendering, rows
+from training.datasets import containers, readers, rendering, rows
 from training.datasets.bounded_scan import checked
 from training.datasets.scan import Report
 from training.domain_signals import dataset_uploaded
@@ -34,6 +35,8 @@ from training.models.retention import RetentionMixin
 MIN_ROWS = 2
 # A larger file is checked by a worker, and the upload is answered at once.
 AT_ONCE_BYTES = 32 * 2**20
+# Text packs to about an eighth.
+PACKED_RATIO = 8
 # A check that has not ended by then was lost with its worker.
 CHECK_LOST = timedelta(minutes=30)
 CHECKER = system("checker")
@@ -83,7 +86,9 @@ class Dataset(RetentionMixin):
     status = models.CharField(max_length=20, choices=DatasetStatus.choices, default=DatasetStatus.READY)
     message = models.TextField(blank=True, default="")
     format = models.CharField(max_length=20, blank=True, default="")
+    encoding = models.CharField(max_length=20, blank=True, default="", help_text="Empty: UTF-8, or the file's mark.")
     mapping = models.JSONField(default=dict, help_text="our column -> the file's")
+    read_as = models.TextField(blank=True, default="", help_text="The recognised form of the rows.")
     upload = models.CharField(max_length=64, blank=True, default="", help_text="digest of a file still to be checked")
     check_began_at = models.DateTimeField(null=True, editable=False)
     digest = models.CharField(max_length=64, blank=True)
@@ -123,6 +128,7 @@ class Dataset(RetentionMixin):
         by: Actor,
         format: str = "",
         mapping: dict[str, str] | None = None,
+        encoding: str = "",
     ) -> Dataset:
         """Check and store a file; one over AT_ONCE_BYTES is stored and checked by a worker.
 
@@ -134,10 +140,11 @@ class Dataset(RetentionMixin):
             name=name,
             format=known_format(format, filename),
             mapping=known_mapping(mapping or {}),
+            encoding=encoding,
             size_bytes=file.stat().st_size,
             created_by=by.user,
         )
-        if dataset.size_bytes > AT_ONCE_BYTES:
+        if weight_of(file) > AT_ONCE_BYTES:
             return dataset.check_later(file, by=by)
         with dataset.stored(file) as (report, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
@@ -148,7 +155,14 @@ class Dataset(RetentionMixin):
 
     @classmethod
     def examined(
-        cls, *, project: Project, file: Path, filename: str, format: str = "", mapping: dict[str, str] | None = None
+        cls,
+        *,
+        project: Project,
+        file: Path,
+        filename: str,
+        format: str = "",
+        mapping: dict[str, str] | None = None,
+        encoding: str = "",
     ) -> Dataset:
         """Check a file without storing anything; return the dataset of the same content, or an unsaved one.
 
@@ -160,13 +174,14 @@ class Dataset(RetentionMixin):
             size_bytes=file.stat().st_size,
             format=known_format(format, filename),
             mapping=known_mapping(mapping or {}),
+            encoding=encoding,
         )
-        if dataset.size_bytes > AT_ONCE_BYTES:
+        if weight_of(file) > AT_ONCE_BYTES:
             message = f"Over {AT_ONCE_BYTES >> 20} MB a file is checked by a worker: upload it."
             raise Invalid(message, field="file", code="too_large_to_look_at")
         with dataset.scanned(file) as (report, folder):
-            dataset.digest, dataset.rows = digest_of(manifest_of(folder)), report.rows
-            dataset.splits, dataset.columns, dataset.warnings = report.splits, report.columns, report.warnings
+            dataset.digest = digest_of(manifest_of(folder))
+            dataset.describe(report)
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
@@ -206,12 +221,17 @@ class Dataset(RetentionMixin):
 
     def accept(self, report: Report, digest: str, *, by: Actor) -> None:
         """Mark the dataset as ready with the results of its scan, and record the audit event."""
-        self.status, self.digest, self.rows = DatasetStatus.READY, digest, report.rows
-        self.splits, self.columns, self.warnings = report.splits, report.columns, report.warnings
+        self.status, self.digest = DatasetStatus.READY, digest
+        self.describe(report)
         with transaction.atomic():
             self.save()
             after = {"digest": digest, "rows": self.rows}
             AuditEvent.record(Tag.DATASET_CREATED, self, by=by, project=self.project, after=after)
+
+    def describe(self, report: Report) -> None:
+        """Take over what the scan says of the rows."""
+        self.rows, self.splits, self.columns = report.rows, report.splits, report.columns
+        self.read_as, self.warnings = report.read_as, report.warnings
 
     def reject(self, error: Invalid) -> None:
         """Mark the upload as rejected, with its errors line by line; does nothing after the check has ended."""
@@ -237,7 +257,7 @@ class Dataset(RetentionMixin):
     def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
         """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
         with scratch() as folder:
-            report = checked(file, self.format, folder, self.mapping)
+            report = checked(file, self.format, folder, self.mapping, self.encoding)
             require_enough(report)
             yield report, folder
 
@@ -267,7 +287,7 @@ class Dataset(RetentionMixin):
         if self.status != DatasetStatus.READY:
             return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
-            return [rows.parse_row(line) for line in islice(stream, count)]
+            return [json.loads(line) for line in islice(stream, count)]
 
     def rendered(self, model: BaseModel, max_length: int) -> dict[str, Any]:
         """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
@@ -301,10 +321,24 @@ def require_enough(report: Report) -> None:
     """Check that the file has no broken line and enough rows. Raises BrokenLines and Invalid."""
     if report.errors:
         raise BrokenLines(report)
-    if report.rows < MIN_ROWS or not all(report.splits.values()):
-        raise Invalid(
-            f"{report.rows} rows are too few to train and to evaluate: add more.", field="file", code="too_short"
+    if report.rows < MIN_ROWS:
+        message = f"{report.rows} rows are too few to train and to evaluate: add more."
+        raise Invalid(message, field="file", code="too_short")
+    if all(report.splits.values()):
+        return
+    if not report.is_grouped:
+        message = "The column split leaves no row to train on: mark some rows as train."
+    else:
+        message = (
+            f"All {report.rows} rows are one group (one document, or one prompt), so none can be held out: add others, "
+            "or give each row the document that it belongs to in a column document."
         )
+    raise Invalid(message, field="file", code="too_few_groups")
+
+
+def weight_of(file: Path) -> int:
+    """Return the bytes that a check reads; of a compressed file about what it unpacks to."""
+    return file.stat().st_size * (PACKED_RATIO if containers.is_packed(file) else 1)
 
 
 def stored_alone(file: Path) -> str:

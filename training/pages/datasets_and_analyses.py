@@ -73,6 +73,7 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
             filename=file.name,
             by=actor_of(request),
             format=fields["format"],
+            encoding=fields["encoding"],
             mapping=fields["mapping"],
         )
 

@@ -11,8 +11,9 @@ from django.db.models import QuerySet
 from adapterhub.accounts.models import Project
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
+from training.datasets.containers import ENCODINGS
+from training.datasets.lines import LineError
 from training.datasets.readers import FORMATS
-from training.datasets.rows import LineError
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.analysis_settings import NAMES
 from training.models.hyperparameters import TABLE, Choice
@@ -48,9 +49,14 @@ class UploadForm(forms.Form):
 
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
     name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
-    file = forms.FileField(help_text="Rows of prompt and completion, messages, or text; over 32 MB a worker checks it.")
+    file = forms.FileField(
+        help_text="JSONL, JSON, CSV, Parquet or text, also as .gz or .zst; over 32 MB a worker checks it."
+    )
     format = forms.ChoiceField(
         choices=[("", "by the end of the file's name"), *((form, form) for form in FORMATS)], required=False
+    )
+    encoding = forms.ChoiceField(
+        choices=[("", "UTF-8, or what the file's mark says"), *ENCODINGS.items()], required=False
     )
     mapping = MappingField(
         required=False,

@@ -1,0 +1,115 @@
+"""Uploaded files as UTF-8 streams: compression and encodings are taken off, in constant memory."""
+
+from __future__ import annotations
+
+import codecs
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+CHUNK = 2**20
+# Text packs to about an eighth; what unpacks further than this was made to fill a disk.
+MOST_UNPACKED, FREE_BYTES = 50, 64 * 2**20
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+PACKED_SUFFIXES = (".gz", ".zst", ".zstd")
+# The longer marks first: UTF-32's begins with UTF-16's.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+ENCODINGS = {
+    "cp1252": "Windows Western", "cp1250": "Windows Central European", "cp1251": "Windows Cyrillic",
+    "cp1253": "Windows Greek", "cp1254": "Windows Turkish", "cp1255": "Windows Hebrew", "cp1256": "Windows Arabic",
+    "cp1257": "Windows Baltic", "latin-1": "ISO 8859-1", "iso8859-15": "ISO 8859-15", "mac-roman": "Mac Roman",
+    "cp437": "DOS", "cp850": "DOS Western", "utf-16": "UTF-16", "utf-16-le": "UTF-16 without mark, little-endian",
+    "utf-16-be": "UTF-16 without mark, big-endian", "koi8-r": "KOI8-R", "cp932": "Japanese (Shift-JIS)",
+    "euc-jp": "Japanese (EUC)", "gb18030": "Chinese (GB 18030)", "big5": "Chinese (Big5)", "cp949": "Korean",
+}  # fmt: skip
+
+
+class NotThisFormat(ValueError):
+    """The content of the file is not of the format that its name or the user states."""
+
+
+def inner_name(name: str) -> str:
+    """Return the file's name without the suffix of a compression."""
+    return Path(name).stem if Path(name).suffix.lower() in PACKED_SUFFIXES else name
+
+
+def is_packed(path: Path) -> bool:
+    """Return True for a file that begins as a compressed one does."""
+    return compression_of(path) is not None
+
+
+def compression_of(path: Path) -> str | None:
+    """Return the name of the file's compression by its first bytes; None without one."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    return next((name for mark, name in COMPRESSIONS.items() if start.startswith(mark)), None)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """Yield the file itself, or a temporary file beside it with its unpacked content. Raises NotThisFormat."""
+    compression = compression_of(path)
+    if compression is None:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix="unpacked-") as file:
+        copy_unpacked(path, compression, file)
+        file.flush()
+        yield Path(file.name)
+
+
+def copy_unpacked(path: Path, compression: str, target: BinaryIO | tempfile._TemporaryFileWrapper[bytes]) -> None:
+    """Write the unpacked content to the target. Raises NotThisFormat."""
+    import pyarrow
+
+    written, most = 0, FREE_BYTES + MOST_UNPACKED * path.stat().st_size
+    try:
+        with pyarrow.input_stream(str(path), compression=compression) as stream:
+            while chunk := stream.read(CHUNK):
+                written += len(chunk)
+                if written > most:
+                    raise NotThisFormat(
+                        f"The file unpacks to over {most >> 20} MB, too much for its size: send it as it is."
+                    )
+                target.write(chunk)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise NotThisFormat(f"The {compression} file cannot be unpacked: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
+    """Open a text file as UTF-8 bytes without a byte-order mark. Raises NotThisFormat.
+
+    A mark decides; without one the file is UTF-8, or in the encoding that the user chose.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(4)
+        mark = next((name for mark, name in MARKS if start.startswith(mark)), encoding or "utf-8")
+        stream.seek(3 if mark == "utf-8-sig" else 0)
+        if mark in ("utf-8", "utf-8-sig"):
+            yield stream
+            return
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            transcode(stream, mark, file)
+            file.seek(0)
+            yield file
+
+
+def transcode(stream: BinaryIO, encoding: str, target: BinaryIO) -> None:
+    """Write the decoded stream to the target in UTF-8. Raises NotThisFormat."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    position = 0
+    try:
+        while chunk := stream.read(CHUNK):
+            target.write(decoder.decode(chunk).encode())
+            position += len(chunk)
+        target.write(decoder.decode(b"", final=True).encode())
+    except UnicodeError as error:
+        place = position + getattr(error, "start", 0)
+        message = f"The file is not in {encoding} (near byte {place}): choose another encoding."
+        raise NotThisFormat(message) from None

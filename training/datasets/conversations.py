@@ -1,0 +1,212 @@
+"""Conversations in the spellings of OpenAI, ShareGPT and TRL as messages of one form. No database, no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from training.datasets.lines import BadLine, parsed_json, sized, without_nulls
+
+Turn = dict[str, Any]
+SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
+CALL = "function_call"
+ROLES = {
+    **dict.fromkeys(("system", "developer"), SYSTEM),
+    **dict.fromkeys(("user", "human", "prompter"), USER),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), ASSISTANT),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), TOOL),
+    **dict.fromkeys(("function_call", "tool_call"), CALL),
+}
+# Other projects' words for "the loss counts this turn".
+TRAINED = ("weight", "train", "training", "trainable", "loss")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+REFUSED = ("audio", "images", "image", "video", "videos", "refusal")
+CONTENT = ("role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id")
+KNOWN = {*CONTENT, *TRAINED, *REASONING, *REFUSED}
+
+
+def conversation(value: Any, column: str = "messages") -> list[Turn]:
+    """Return messages of one form. Raises BadLine for a role, a part or a field that no training could honour."""
+    messages = parsed_json(value, column)
+    if not isinstance(messages, list) or not messages:
+        raise BadLine(column, "empty", f"{column} is no list of {{role, content}}.")
+    turns = [turn_of(message, column) for message in messages]
+    return [turn for turn in turns if turn["role"] != SYSTEM or turn["content"].strip()]
+
+
+def require_answer(turns: list[Turn], column: str = "messages") -> None:
+    """Raise BadLine unless the conversation ends with the assistant's turn."""
+    if not turns or turns[-1]["role"] != ASSISTANT:
+        raise BadLine(column, "no_answer", "The last message must be the assistant's.")
+
+
+def turn_of(message: Any, column: str) -> Turn:
+    """Return a message as {role, content, ...} with only the fields that it has. Raises BadLine."""
+    message = without_nulls(message)
+    said = message.get("from", message.get("role")) if isinstance(message, dict) else None
+    role = ROLES.get(said) if isinstance(said, str) else None
+    if role is None:
+        named = ", not " + repr(said)[:40] if said is not None else ""
+        raise BadLine(column, "bad_role", f"A message's role is system, developer, user, assistant or tool{named}.")
+    refuse_unread(message, column)
+    text = text_of(message.get("content", message.get("value")), column)
+    if role == CALL:
+        return {
+            "role": ASSISTANT,
+            "content": "",
+            "tool_calls": shared_calls(text, column),
+            **weight_of(message, column),
+        }
+    return READERS[role](message, text, column)
+
+
+def refuse_unread(message: dict[str, Any], column: str) -> None:
+    """Raise BadLine for a field that no training could honour, as an image."""
+    for name in REFUSED:
+        if message.get(name):
+            raise BadLine(
+                column, "not_text", f"{column} holds {name}, which no training here reads: leave the row out."
+            )
+
+
+def plain(message: Turn, text: str, column: str, role: str) -> Turn:
+    """Return a turn of text alone. Raises BadLine when it is blank."""
+    if role != SYSTEM and not text.strip():
+        raise BadLine(column, "empty", f"The content of a {role} message is missing, empty or no text.")
+    return {"role": role, "content": text}
+
+
+def assistant_turn(message: Turn, text: str, column: str) -> Turn:
+    """Return an answer with its reasoning, calls and weight. Raises BadLine when it has neither text nor calls."""
+    calls = calls_of(message, column)
+    turn: Turn = {"role": ASSISTANT, "content": text if calls else plain(message, text, column, ASSISTANT)["content"]}
+    thoughts = [sized(message[name], column) for name in REASONING if isinstance(message.get(name), str)]
+    if any(thought.strip() for thought in thoughts):
+        turn["reasoning_content"] = next(thought for thought in thoughts if thought.strip())
+    if calls:
+        turn["tool_calls"] = calls
+    return turn | weight_of(message, column)
+
+
+def tool_turn(message: Turn, text: str, column: str) -> Turn:
+    """Return a tool's answer with the name and the call that it belongs to."""
+    kept = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
+    return {"role": TOOL, "content": text, **kept}
+
+
+READERS = {
+    SYSTEM: lambda message, text, column: plain(message, text, column, SYSTEM),
+    USER: lambda message, text, column: plain(message, text, column, USER),
+    ASSISTANT: assistant_turn,
+    TOOL: tool_turn,
+}
+
+
+def text_of(content: Any, column: str) -> str:
+    """Return a content as text: a string, nothing, or a list of parts of type text. Raises BadLine for other parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return sized(content, column)
+    if not isinstance(content, list):
+        raise BadLine(column, "empty", "A message's content is text, or a list of parts of type text.")
+    return sized("".join(part_of(part, column) for part in content), column)
+
+
+def part_of(part: Any, column: str) -> str:
+    """Return the text of a content part. Raises BadLine for another kind."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, dict) else None
+    if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+        raise BadLine(column, "not_text", f"A part of a message is of type {kind!r}; only text is trained.")
+    return str(part["text"])
+
+
+def calls_of(message: Turn, column: str) -> list[Turn]:
+    """Return the calls of a message as {type, function: {name, arguments}}, with the arguments as an object."""
+    calls = parsed_json(message.get("tool_calls") or [], column)
+    if one := message.get("function_call"):
+        calls = [*calls, {"function": parsed_json(one, column)}]
+    if not isinstance(calls, list):
+        raise BadLine(column, "bad_tool_call", "tool_calls is no list.")
+    return [call_of(call, column) for call in calls]
+
+
+def call_of(call: Any, column: str) -> Turn:
+    """Return a call in one form. Raises BadLine without a name."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadLine(column, "bad_tool_call", "Each of tool_calls needs a function with a name and arguments.")
+    kept = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    called = {"name": function["name"], "arguments": arguments_of(function.get("arguments"))}
+    return {**kept, "type": "function", "function": called}
+
+
+def arguments_of(arguments: Any) -> Any:
+    """Return arguments as an object where they are one or its JSON: templates write objects, and quote a text."""
+    if arguments in (None, ""):
+        return {}
+    try:
+        read = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return arguments
+    return read if isinstance(read, dict) else arguments
+
+
+def shared_calls(text: str, column: str) -> list[Turn]:
+    """Return the calls in the text of ShareGPT's function_call: one JSON object, or a list of them."""
+    read = parsed_json(text, column)
+    calls = read if isinstance(read, list) else [read]
+    return [call_of({"name": "", **call} if isinstance(call, dict) else call, column) for call in calls]
+
+
+def weight_of(message: Turn, column: str) -> Turn:
+    """Return {weight} where an answer's is not 1; a flag counts as 0 or 1. Raises BadLine outside 0 to 1."""
+    given = [message[name] for name in TRAINED if name in message]
+    weights = {loss_weight(value, column) for value in given}
+    if len(weights) > 1:
+        raise BadLine(column, "bad_weight", f"A message names two weights: {', '.join(map(str, given))}.")
+    return {"weight": weights.pop()} if weights - {1} else {}
+
+
+def loss_weight(value: Any, column: str) -> float:
+    """Return a weight of the loss, 0 to 1. Raises BadLine."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str):
+        value = number_in(value)
+    if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+        raise BadLine(column, "bad_weight", f"weight is {value!r}; it must lie between 0 (not counted) and 1.")
+    return int(value) if value in (0, 1) else float(value)
+
+
+def number_in(text: str) -> Any:
+    """Return the number that a text writes, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def tools_of(value: Any) -> list[Turn]:
+    """Return tools in OpenAI's form from a list, its JSON, or the older `functions`. Raises BadLine."""
+    tools = without_nulls(parsed_json(value, "tools"))
+    tools = [tools] if isinstance(tools, dict) else tools
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadLine("tools", "bad_tools", "tools is no list of {type, function}.")
+    wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    if not all(
+        isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in wrapped
+    ):
+        raise BadLine("tools", "bad_tools", "Each of tools needs a function with a name.")
+    return wrapped
+
+
+def unread_fields(value: Any) -> Iterable[str]:
+    """Yield the names of fields of a conversation's messages that nothing reads."""
+    for message in value if isinstance(value, list) else ():
+        if isinstance(message, dict):
+            yield from (name for name, each in message.items() if each is not None and name not in KNOWN)

@@ -1,0 +1,159 @@
+"""Rows in one JSON document, an array or an object that holds arrays, read element by element in constant memory."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from training.datasets.lines import MAX_ROW_BYTES, BadLine, not_utf8, too_long
+from training.datasets.rows import HELD_OUT_WORDS, TRAIN_WORDS
+
+CHUNK = 2**16
+# Characters of the longest escape or word of JSON.
+LONGEST_TOKEN = 12
+HOLDERS = (
+    "data",
+    "rows",
+    "examples",
+    "items",
+    "records",
+    "instances",
+    "samples",
+    "dataset",
+    *TRAIN_WORDS,
+    *HELD_OUT_WORDS,
+)
+SPACE = re.compile(r"\s*")
+NAMES = "|".join(HOLDERS).encode()
+SCALAR = rb'("[^"\\]*"|[\d.eE+-]+|true|false|null)'
+# An object whose rows follow a holder's name, perhaps after scalars: {"version": 1, "data": [...
+OPENING = re.compile(rb'\{\s*("[^"\\]*"\s*:\s*' + SCALAR + rb'\s*,\s*)*"(' + NAMES + rb')"\s*:\s*\[')
+Record = tuple[int, dict[str, Any] | BadLine]
+
+
+def is_array(start: bytes) -> bool:
+    """Return True if a JSON file that begins with `start` is one document with rows in it, and not a row a line."""
+    plain = start.lstrip()
+    line, _, rest = plain.partition(b"\n")
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        return plain.startswith(b"[") or OPENING.match(plain) is not None
+    if rest.strip():
+        return False
+    return isinstance(first, list) or (isinstance(first, dict) and any(is_rows(first.get(name)) for name in HOLDERS))
+
+
+def is_rows(value: Any) -> bool:
+    """Return True for an array whose first element is an object."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+class Text:
+    """The characters of a stream from a position on; what was read is forgotten."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.decoder = stream, codecs.getincrementaldecoder("utf-8")()
+        self.buffer, self.at, self.ended = "", 0, False
+
+    def more(self) -> bool:
+        """Read another piece, as large as what is waiting; return False at the end. Raises UnicodeDecodeError."""
+        if self.ended:
+            return False
+        self.buffer, self.at = self.buffer[self.at :], 0
+        raw = self.stream.read(max(CHUNK, len(self.buffer)))
+        self.ended = not raw
+        self.buffer += self.decoder.decode(raw, final=self.ended)
+        return not self.ended
+
+    def peek(self) -> str:
+        """Return the next character that is no space, without taking it; empty at the end."""
+        while True:
+            matched = SPACE.match(self.buffer, self.at)
+            self.at = matched.end() if matched else self.at
+            if self.at < len(self.buffer):
+                return self.buffer[self.at]
+            if not self.more():
+                return ""
+
+    def take(self, expected: str) -> bool:
+        """Take the next character that is no space if it is the expected one."""
+        taken = self.peek() == expected
+        self.at += taken
+        return taken
+
+    def is_cut(self, error: Exception) -> bool:
+        """Return True for an error that more characters may undo."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.msg.startswith("Unterminated") or error.pos >= len(self.buffer) - LONGEST_TOKEN
+
+    def value(self) -> Any:
+        """Take the next JSON value. Raises BadLine when it is none, or over the cap of a row."""
+        self.peek()
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self.buffer, self.at)
+            except (ValueError, RecursionError) as error:
+                if len(self.buffer) - self.at > MAX_ROW_BYTES:
+                    raise too_long() from None
+                if not self.is_cut(error) or not self.more():
+                    raise BadLine("", "not_json", f"The document is no JSON from here on: {error}.") from None
+                continue
+            if end == len(self.buffer) and not self.ended and not isinstance(value, dict | list | str):
+                self.more()
+                continue
+            self.at = end
+            return value
+
+
+def rows_in(stream: BinaryIO) -> Iterator[Record]:
+    """Yield the objects of the document's arrays with their number from 1. Ends at what is no JSON."""
+    text, number = Text(stream), 0
+    try:
+        for split, item in items(text):
+            number += 1
+            if not isinstance(item, dict):
+                yield number, BadLine("", "not_an_object", "The element of the array is no JSON object.")
+            else:
+                yield number, {**item, **({"split": split} if split and item.get("split") is None else {})}
+    except BadLine as error:
+        yield number + 1, error
+    except UnicodeDecodeError:
+        yield number + 1, not_utf8()
+
+
+def items(text: Text) -> Iterator[tuple[str, Any]]:
+    """Yield (split, element) of an array at the top, or of each array that an object holds under a holder's name."""
+    if text.take("["):
+        yield from (("", item) for item in elements(text))
+    elif text.take("{"):
+        while text.peek() == '"':
+            name = text.value()
+            if not text.take(":"):
+                break
+            if name in HOLDERS and text.take("["):
+                split = name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else ""
+                yield from ((split, item) for item in elements(text))
+            else:
+                text.value()
+            text.take(",")
+        if not text.take("}"):
+            raise BadLine("", "not_json", "The object does not end: the file is cut off.")
+    if text.peek():
+        raise BadLine("", "not_json", "There is more after the end of the JSON document.")
+
+
+def elements(text: Text) -> Iterator[Any]:
+    """Yield the elements of an array whose bracket was taken. Raises BadLine."""
+    if text.take("]"):
+        return
+    while True:
+        yield text.value()
+        if text.take("]"):
+            return
+        if not text.take(","):
+            raise BadLine("", "not_json", "The array does not end: the file is cut off, or a comma is missing.")

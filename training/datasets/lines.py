@@ -1,0 +1,94 @@
+"""Errors of single lines, and the checks of single values. No database, no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+MAX_ROW_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class LineError:
+    """An invalid line: its number (from 1), column, stable error code, and how to correct it."""
+
+    line: int
+    column: str
+    code: str
+    message: str
+
+
+class BadLine(ValueError):
+    """A record that cannot be used, with the column to blame and a stable code."""
+
+    def __init__(self, column: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.column, self.code = column, code
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Parse a line of at most MAX_ROW_BYTES as a JSON object. Raises BadLine."""
+    if len(raw) > MAX_ROW_BYTES:
+        raise too_long()
+    try:
+        row = json.loads(raw)
+    except UnicodeDecodeError:
+        raise not_utf8() from None
+    except (ValueError, RecursionError) as error:
+        raise BadLine("", "not_json", f"The line is no JSON: {error}.") from None
+    if not isinstance(row, dict):
+        raise BadLine("", "not_an_object", "The line is no JSON object.")
+    return row
+
+
+def too_long() -> BadLine:
+    """Return the error of a line over the cap."""
+    return BadLine("", "line_too_long", "The line is over 4 MB: split it.")
+
+
+def not_utf8() -> BadLine:
+    """Return the error of bytes that are no UTF-8."""
+    message = "The line is no UTF-8: choose the file's encoding (as cp1252, Windows Western), or save it in UTF-8."
+    return BadLine("", "not_utf8", message)
+
+
+def text_in(row: dict[str, Any], column: str) -> str:
+    """Return the column's text. Raises BadLine when it is missing, blank, no text or too long."""
+    value = row.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise BadLine(column, "empty", f"{column} is missing, empty or no text.")
+    return sized(value, column)
+
+
+def sized(value: str, column: str) -> str:
+    """Return the text. Raises BadLine when it is too long or no Unicode text."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise BadLine(column, "not_utf8", f"{column} holds half a character (a lone surrogate).") from None
+    if size > MAX_ROW_BYTES:
+        raise BadLine(column, "line_too_long", f"{column} is over 4 MB: split the row.")
+    return value
+
+
+def number_text(value: Any) -> Any:
+    """Return a whole number as text, as a column of case numbers has; other values unchanged."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def parsed_json(value: Any, column: str) -> Any:
+    """Parse a cell that holds JSON as text, as CSV and Parquet files do. Raises BadLine."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadLine(column, "not_json", f"{column} is text, but no JSON.") from None
+
+
+def without_nulls(value: Any) -> Any:
+    """Remove null fields at any depth: a Parquet struct has every field of every row."""
+    if isinstance(value, dict):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value

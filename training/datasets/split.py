@@ -1,0 +1,164 @@
+"""The split of a dataset into training and held-out rows, group by group: no group is in both. No database."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+HELD_OUT_SHARE = 0.1
+
+
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash that ignores case, white space and Unicode form, so that copies have the same hash."""
+    plain = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest())
+
+
+def turns_of(row: Row) -> list[str]:
+    """Return the texts of a conversation's turns without the system turn, which many conversations share."""
+    return [
+        "\x1f".join((turn["role"], turn.get("content") or "", json.dumps(turn.get("tool_calls"), sort_keys=True)))
+        for turn in row["messages"]
+        if turn["role"] != "system"
+    ]
+
+
+def prefix_hashes(turns: list[str]) -> list[int]:
+    """Return the hash of the first n turns for n = 0 .. len(turns), each made from the one before."""
+    hashes = [0]
+    for turn in turns:
+        hashes.append(text_hash(f"{hashes[-1]}\x1e{turn}"))
+    return hashes
+
+
+@dataclass
+class Keys:
+    """What the split knows of the rows: the hash of each row's group, and of each conversation and its beginnings.
+
+    `asked` holds the hash of all that stands before the answer, 0 where nothing does; `beginnings` holds pairs (row,
+    hash of the conversation up to an earlier answer) as two arrays.
+    """
+
+    groups: array[int]
+    asked: array[int]
+    wholes: array[int]
+    begun_rows: array[int]
+    beginnings: array[int]
+
+    @classmethod
+    def none(cls) -> Keys:
+        """Return the keys of no rows."""
+        return cls(*(array("Q") for _ in range(5)))
+
+    def add(self, row: Row) -> None:
+        """Note a row: its document, else its prompt or text, else its conversation before the last answer."""
+        self.asked.append(asked_hash(row))
+        if "messages" in row and "document" not in row:
+            self.add_conversation(row)
+        else:
+            self.groups.append(text_hash(key_of(row)))
+            self.wholes.append(0)
+
+    def add_conversation(self, row: Row) -> None:
+        """Note a conversation and the conversations that begin it."""
+        hashes = prefix_hashes(turns_of(row))
+        for turn, place in zip(conversation_without_system(row)[:-1], hashes[1:], strict=False):
+            if turn["role"] == "assistant":
+                self.begun_rows.append(len(self.groups))
+                self.beginnings.append(place)
+        # A conversation that is one answer alone has nothing before it: it is its own group.
+        self.groups.append(hashes[-2] or hashes[-1])
+        self.wholes.append(hashes[-1])
+
+    def united(self) -> Any:
+        """Return the group of every row, after a conversation that begins another one has joined its group."""
+        groups = np.array(self.groups, np.uint64)
+        wholes, beginnings = np.array(self.wholes, np.uint64), np.array(self.beginnings, np.uint64)
+        begun = np.isin(beginnings, wholes)
+        if not begun.any():
+            return groups
+        longer = groups[np.array(self.begun_rows, np.int64)[begun]]
+        order = np.argsort(wholes, kind="stable")
+        shorter = groups[order[np.searchsorted(wholes[order], beginnings[begun])]]
+        return relabelled(groups, zip(longer.tolist(), shorter.tolist(), strict=True))
+
+
+def asked_hash(row: Row) -> int:
+    """Return a hash of everything before a row's answer, the system turn and the tools too; 0 where nothing is."""
+    if "messages" in row:
+        before = [*row.get("tools", ()), *row["messages"][:-1]]
+        return text_hash(json.dumps(before, sort_keys=True, ensure_ascii=False)) if before else 0
+    return text_hash(row["prompt"]) if "completion" in row else 0
+
+
+def key_of(row: Row) -> str:
+    """Return the text by which rows that are no conversation are grouped."""
+    if "document" in row:
+        return f"document\x1f{row['document']}"
+    asked = row.get("prompt") or row.get("text") or row["chosen"][:-1]
+    return asked if isinstance(asked, str) else json.dumps(asked, sort_keys=True)
+
+
+def conversation_without_system(row: Row) -> list[dict[str, Any]]:
+    """Return the turns other than the system turn."""
+    return [turn for turn in row["messages"] if turn["role"] != "system"]
+
+
+def relabelled(groups: Any, pairs: Any) -> Any:
+    """Unite the groups of each pair; a united group has the least hash of its members."""
+    parent: dict[int, int] = {}
+
+    def root(group: int) -> int:
+        while (above := parent.get(group, group)) != group:
+            parent[group] = parent.get(above, above)
+            group = above
+        return group
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    moved = {group: root(group) for group in parent}
+    names, places = np.unique(groups, return_inverse=True)
+    return np.array([moved.get(name, name) for name in names.tolist()], np.uint64)[places]
+
+
+@dataclass(frozen=True)
+class Split:
+    """`held_out`: one boolean a row; `groups`: their number; `largest`: rows of the largest group."""
+
+    held_out: Any
+    groups: int
+    largest: int
+
+    @property
+    def is_possible(self) -> bool:
+        """Return True if there is more than one group."""
+        return self.groups > 1
+
+
+def split(keys: Keys) -> Split:
+    """Hold out whole groups from the lowest hash on, until HELD_OUT_SHARE of the rows is reached.
+
+    A group that would exceed the share is passed over. Where every group exceeds it the smallest is held out.
+    """
+    names, places, sizes = np.unique(keys.united(), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        return Split(np.zeros(len(places), bool), len(names), int(sizes.max(initial=0)))
+    room = max(1, round(HELD_OUT_SHARE * len(places)))
+    chosen = np.zeros(len(names), bool)
+    for group, size in enumerate(sizes.tolist()):
+        if size <= room:
+            chosen[group] = True
+            room -= size
+        if not room:
+            break
+    if not chosen.any():
+        chosen[int(sizes.argmin())] = True
+    return Split(chosen[places], len(names), int(sizes.max()))

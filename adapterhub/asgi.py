@@ -10,8 +10,12 @@ os.environ.setdefault("ADAPTERHUB_DATABASE_POOL", "16")
 os.environ.setdefault("ADAPTERHUB_STATEMENT_S", "30")
 django.setup(set_prefix=False)
 
+from django.conf import settings  # noqa: E402 - they are ready now
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware  # noqa: E402 - with the other imports
+
 from adapterhub import tracing  # noqa: E402 - with the settings
 from adapterhub.asgi_handler import OneThread  # noqa: E402 - it reads the settings
 
 tracing.start("web")
-application = OneThread()
+# uvicorn itself is started with --no-proxy-headers: it would believe whatever comes from this machine.
+application = ProxyHeadersMiddleware(OneThread(), trusted_hosts=settings.PROXIES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 
@@ -43,6 +44,13 @@ TABLE = {
         Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that web and router answer to."),
         Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),
+        Setting(
+            "ADAPTERHUB_PROXIES",
+            "",
+            "IP addresses or networks of proxies whose X-Forwarded-For is believed; empty = none.",
+        ),
+        Setting("ADAPTERHUB_SESSION_IDLE_MINUTES", "60", "Minutes without a click after which a session ends."),
+        Setting("ADAPTERHUB_SESSION_HOURS", "12", "Hours after a sign-in when its session ends in any case."),
         Setting("ADAPTERHUB_TORCH_THREADS", "0", "Threads a training child or engine may use; 0 = torch decides."),
         Setting("ADAPTERHUB_OIDC_ISSUER", "", "OpenID Connect provider to sign in through, its URL; empty = none."),
         Setting("ADAPTERHUB_OIDC_CLIENT_ID", "adapterhub", "The name of this installation at the provider."),
@@ -150,6 +158,16 @@ def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.
 def words(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the variable's words, separated by commas."""
     return [word.strip() for word in read(name, environ).split(",") if word.strip()]
+
+
+def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variable's IP addresses and networks, separated by commas. Raises BadSetting."""
+    for word in words(name, environ):
+        try:
+            ip_network(word)
+        except ValueError as error:
+            raise BadSetting(f"{name}: {word!r} is no IP address or network: correct it, or unset it.") from error
+    return words(name, environ)
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:

@@ -35,17 +35,18 @@ SECRET_KEY = env.read("ADAPTERHUB_SECRET_KEY") or kept_secret_key()
 DEBUG = env.flag("ADAPTERHUB_DEBUG")
 HTTPS = env.flag("ADAPTERHUB_HTTPS")
 ALLOWED_HOSTS = env.words("ADAPTERHUB_HOSTS")
+PROXIES = env.networks("ADAPTERHUB_PROXIES")
 
 INSTALLED_APPS = [
     "adapterhub.apps.AdapterHubConfig",
-    "adapterhub.accounts",
+    "adapterhub.accounts.apps.AccountsConfig",
     "adapterhub.audit",
     "adapterhub.jobs",
     "adapterhub.api",
     "adapterhub.webhooks",
     "registry",
     "training",
-    "django.contrib.admin",
+    "adapterhub.accounts.apps.HubAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -74,6 +75,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "adapterhub.accounts.sessions.end_of_sessions",
     "django.contrib.messages.middleware.MessageMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -127,7 +129,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
 ]
 AUTHENTICATION_BACKENDS = [
-    "django.contrib.auth.backends.ModelBackend",
+    "adapterhub.accounts.authentication.PasswordBackend",
     "allauth.account.auth_backends.AuthenticationBackend",
 ]
 OIDC_ISSUER = env.read("ADAPTERHUB_OIDC_ISSUER")
@@ -168,6 +170,8 @@ STORAGES = {
 # All static files lie in packages: nothing has to be collected before a start.
 WHITENOISE_USE_FINDERS = True
 
+SESSION_IDLE_S = 60 * env.integer("ADAPTERHUB_SESSION_IDLE_MINUTES", least=1, most=525_600)
+SESSION_COOKIE_AGE = 3600 * env.integer("ADAPTERHUB_SESSION_HOURS", least=1, most=8_760)
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -75,7 +75,8 @@ def web() -> Iterator[int]:
     """A web process as in production; its port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port), "--no-access-log"]
+    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port)]
+    command += ["--no-access-log", "--no-proxy-headers"]
     process = subprocess.Popen(command, env=dict(os.environ))  # noqa: S603
     try:
         wait_until(lambda: is_open(port), 60, "the web process listens")

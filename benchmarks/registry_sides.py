@@ -159,6 +159,7 @@ class Ours(Side):
             "2",
             "--port",
             str(self.port),
+            "--no-proxy-headers",
             "--log-level",
             "warning",
         ]

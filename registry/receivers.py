@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
-from django.db.models.signals import post_save
+from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
-from adapterhub.accounts.models import ApiToken
+from adapterhub.accounts.models import ApiToken, Membership, User
 from adapterhub.core.tenancy import Scope
 from registry import tasks
 from registry.domain_signals import base_model_registered, cluster_changed, routes_changed, version_uploaded
@@ -46,4 +46,23 @@ def route_and_reconcile(alias: int, **_: Any) -> None:
 def publish_token(instance: ApiToken, **_: Any) -> None:
     """Publish a new or revoked inference token at once, before the next tick of the control loop."""
     if Scope.INFER in instance.scopes:
+        transaction.on_commit(tasks.publish_soon)
+
+
+@receiver([post_save, post_delete], sender=Membership)
+def publish_tokens_of_member(instance: Membership, **_: Any) -> None:
+    """Publish the inference tokens of a user whose roles changed: their roles limit what the tokens may do."""
+    publish_tokens_of(instance.user_id)
+
+
+@receiver(post_save, sender=User)
+def publish_tokens_of_account(instance: User, update_fields: frozenset[str] | None = None, **_: Any) -> None:
+    """Publish the inference tokens of an account that may have been closed; a sign-in changes nothing of them."""
+    if update_fields != {"last_login"}:
+        publish_tokens_of(instance.pk)
+
+
+def publish_tokens_of(user_id: int) -> None:
+    """Publish the routing table after the commit if the user owns inference tokens."""
+    if ApiToken.objects.owned_by(user_id).filter(scopes__contains=[Scope.INFER], revoked_at=None).exists():
         transaction.on_commit(tasks.publish_soon)

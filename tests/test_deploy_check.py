@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PRODUCTION = {
     "ADAPTERHUB_HTTPS": "1",
     "ADAPTERHUB_HOSTS": "hub.example.org",
+    "ADAPTERHUB_PROXIES": "10.0.0.2",
     "DATABASE_URL": "postgres://app:secret@postgres.invalid/adapterhub",
     "REDIS_URL": "redis://valkey.invalid:6379/0",
     "ARTIFACT_STORE": "s3://adapterhub",
@@ -30,6 +31,14 @@ def test_the_check_sees_a_weak_key_and_a_site_without_tls() -> None:
     assert (weak.returncode, plain.returncode) == (1, 1)
     assert "security.W009" in weak.stderr
     assert "security.W008" in plain.stderr
+
+
+def test_the_check_asks_for_the_proxy_before_a_site_with_tls() -> None:
+    unnamed = check_deploy(ADAPTERHUB_SECRET_KEY=secrets.token_urlsafe(64), ADAPTERHUB_PROXIES="")
+    assert unnamed.returncode == 1
+    assert "adapterhub.W001" in unnamed.stderr
+    wrong = check_deploy(ADAPTERHUB_PROXIES="nginx")
+    assert "ADAPTERHUB_PROXIES: 'nginx' is no IP address or network" in wrong.stderr
 
 
 def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:

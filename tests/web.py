@@ -47,7 +47,8 @@ def site_process(fresh_database: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     database = settings.DATABASES["default"]
     url = f"postgres://{database['USER']}@{quote(database['HOST'], safe='')}/{fresh_database}"
-    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port), "--no-access-log"]
+    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port)]
+    command += ["--no-access-log", "--no-proxy-headers"]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url, "ADAPTERHUB_HOME": str(home())}
     )

@@ -14,18 +14,17 @@ from rest_framework.response import Response
 
 from adapterhub.accounts import memberships, service_accounts, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
-from adapterhub.accounts.signing_rules import Meaning
+from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import (
     actor_of,
     named_project,
     projects_of,
     projects_with,
-    require_fresh_sign_in,
     scopes_in,
 )
 from adapterhub.api.reasons import OptionalReasonSerializer
-from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.api.views import SHOWN_ONCE, ProjectViewSet, Retrieving, ShownOnce
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Conflict, Invalid, NotAllowed
@@ -197,7 +196,7 @@ class SigningTokenSerializer(serializers.Serializer):
 class ShownTokenSerializer(TokenSerializer):
     """A new token with its text, which no later answer repeats."""
 
-    token = serializers.CharField(help_text="Shown once.")
+    token = serializers.CharField(allow_null=True, help_text=SHOWN_ONCE)
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "token"]
@@ -225,7 +224,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         if name := fields.pop("account", ""):
             fields["account"] = named_account(project, name)
         token, text = tokens.create(project, by=actor_of(request), **fields)
-        return Response({**TokenSerializer(token).data, "token": text}, 201)
+        return ShownOnce({**TokenSerializer(token).data, "token": text}, 201, once="token")
 
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])

@@ -35,9 +35,13 @@ class User(AbstractUser):
 
     def scopes_in(self, project: Project) -> set[str]:
         """Return the scopes that the user's roles in the project grant; a superuser has every token scope as well."""
-        scopes = set(Scope.values) if self.is_superuser else set()
-        roles = project.memberships.filter(user_id=self.pk).values_list("role", flat=True)
-        return scopes.union(*(ROLE_SCOPES[role] for role in roles))
+        return self.scopes_in_project(project.pk)
+
+    def scopes_in_project(self, project_id: int) -> set[str]:
+        """Return the scopes as `scopes_in`, from prefetched memberships if there are any."""
+        held = set(Scope.values) if self.is_superuser else set()
+        roles = [held_role.role for held_role in self.memberships.all() if held_role.project_id == project_id]
+        return held.union(*(ROLE_SCOPES[role] for role in roles))
 
     def projects(self) -> ProjectQuerySet:
         """Return the projects whose objects the user may see."""
@@ -128,6 +132,21 @@ class SignIn(models.Model):
         return f"{self.user} since {self.at}"
 
 
+class FailedAttempts(models.Model):
+    """The failed attempts at a password or a code under one key, which says whose and from where, as a hash.
+
+    `level` sinks with time, as `login_lockout` says, which also sets `blocked_until`.
+    """
+
+    key = models.CharField(primary_key=True, max_length=64)
+    level = models.FloatField(default=0)
+    at = models.DateTimeField(default=now, db_index=True)
+    blocked_until = models.DateTimeField(default=now)
+
+    def __str__(self) -> str:
+        return f"{self.level:.1f} failed attempts"
+
+
 class SecondFactor(models.Model):
     """A person's second factor. `sealed` is the secret that the person's app holds, encrypted."""
 
@@ -143,6 +162,10 @@ class SecondFactor(models.Model):
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     """Queries of tokens."""
+
+    def owned_by(self, user_id: int) -> ApiTokenQuerySet:
+        """Return the tokens that the user's roles limit: their account's, or those that they made for no account."""
+        return self.filter(models.Q(account=user_id) | models.Q(account=None, created_by=user_id))
 
     def usable(self) -> ApiTokenQuerySet:
         """Return the tokens that are not revoked, expired or waiting for an approval, and whose owner is active."""
@@ -198,33 +221,40 @@ class ApiToken(models.Model):
     @property
     def is_usable(self) -> bool:
         """True if this token would be in `ApiTokenQuerySet.usable`."""
-        owner = self.account or self.created_by
         is_over = self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
-        return not is_over and not self.is_waiting and (owner is None or owner.is_active)
+        return not is_over and not self.is_waiting and (self.owner is None or self.owner.is_active)
+
+    @property
+    def owner(self) -> User | None:
+        """The account whose roles limit the token: its service account, else its maker; None for the server's own."""
+        return self.account or self.created_by
 
     def scopes_now(self) -> set[str]:
-        """Return the token's scopes, for a service account limited to what its roles in the project grant now."""
-        if self.account is None:
-            return set(self.scopes)
-        roles = [role.role for role in self.account.memberships.all() if role.project_id == self.project_id]
-        return set(self.scopes).intersection(set[str]().union(*(ROLE_SCOPES[role] for role in roles)))
+        """Return those of the token's scopes that its owner's roles in the project grant now."""
+        scopes = set(self.scopes)
+        return scopes if self.owner is None else scopes & self.owner.scopes_in_project(self.project_id)
 
     def scopes_in(self, project: Project) -> set[str]:
         """Return the token's scopes in the project; none in another project than its own."""
         return self.scopes_now() if self.project_id == project.pk else set()
 
     def projects(self) -> ProjectQuerySet:
-        """Return the token's project."""
-        return Project.objects.filter(pk=self.project_id)
+        """Return the token's project; none if its owner has no role left that grants a scope of the token."""
+        return self.project_if(bool(self.scopes_now()))
 
     def projects_with(self, scope: str) -> ProjectQuerySet:
         """Return the token's project if the token has the scope, else none."""
-        return self.projects() if scope in self.scopes_now() else Project.objects.none()
+        return self.project_if(scope in self.scopes_now())
+
+    def project_if(self, is_seen: bool) -> ProjectQuerySet:
+        """Return the token's project, or none if it is not seen."""
+        return Project.objects.filter(pk=self.project_id) if is_seen else Project.objects.none()
 
     def visible_rows(self, queryset: models.QuerySet[Any], path: str, scope: str) -> models.QuerySet[Any]:
         """Return the rows of the token's project, at the field `path`; none if the token lacks `scope`."""
-        rows = queryset.filter(**{path: self.project_id})
-        return rows if not scope or scope in self.scopes_now() else rows.none()
+        scopes = self.scopes_now()
+        is_seen = scope in scopes if scope else bool(scopes)
+        return queryset.filter(**{path: self.project_id}) if is_seen else queryset.none()
 
     @classmethod
     def issue(cls, **fields: Any) -> tuple[ApiToken, str]:
@@ -241,4 +271,4 @@ class ApiToken(models.Model):
     def as_actor(self) -> Actor:
         """Return this token as an actor that acts for its service account, else for its creator."""
         name = self.account.get_username() if self.account else f"token:{self.name}"
-        return Actor(user=self.account or self.created_by, name=name, method="token", token_id=self.id)
+        return Actor(user=self.owner, name=name, method="token", token_id=self.id)

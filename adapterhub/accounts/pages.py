@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.conf import settings
+from django.contrib import admin
 from django.contrib.auth import views
-from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import reverse
+from django.urls import reverse, reverse_lazy
 
-from adapterhub.accounts.login_lockout import require_calm
+from adapterhub.accounts.login_lockout import is_typed_password
 from adapterhub.accounts.second_factor import is_needed
 from adapterhub.accounts.second_factor_pages import begin
+from adapterhub.accounts.sessions import note
+from adapterhub.api.permissions import actor_of
 from adapterhub.api.throttling import require_room_for_stranger
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import TooMany
 
 
-class BrakedForm(AuthenticationForm):
-    """A sign-in form that refuses a name after too many wrong attempts."""
+class SignInForm(AuthenticationForm):
+    """A sign-in form that says how long to wait after too many wrong attempts; `wait_s` is 0 otherwise."""
+
+    wait_s = 0.0
 
     def clean(self) -> dict[str, Any]:
-        """Refuse while the account is locked after failed attempts, before the password is hashed."""
-        require_calm(self.cleaned_data.get("username", ""))
-        return super().clean()
+        """Convert TooMany to an error of the form."""
+        try:
+            return super().clean()
+        except TooMany as error:
+            self.wait_s = error.wait_s
+            raise ValidationError(error.detail, code="throttled") from None
 
 
 class SignIn(views.LoginView):
     """The sign-in page: a right password signs in, or leads to the second factor if one is needed."""
 
     redirect_authenticated_user = True
-    authentication_form = BrakedForm
+    authentication_form = SignInForm
     extra_context = {"has_oidc": bool(settings.OIDC_ISSUER)}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -48,6 +62,14 @@ class SignIn(views.LoginView):
             return begin(self.request, form.get_user(), self.get_success_url())
         return super().form_valid(form)
 
+    def form_invalid(self, form: SignInForm) -> HttpResponse:
+        """Show the form's errors, as 429 with the wait when the name is locked out."""
+        response = super().form_invalid(form)
+        if form.wait_s:
+            response.status_code = 429
+            response["Retry-After"] = str(math.ceil(form.wait_s))
+        return response
+
 
 sign_in = SignIn.as_view()
 
@@ -61,6 +83,55 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
         context = {"title": "Not for you", "detail": "The admin pages need an administrator of the installation."}
         return render(request, "error.html", context, status=403)
     return redirect_to_login(request.GET.get("next", reverse("admin:index")))
+
+
+class NewPasswordForm(PasswordChangeForm):
+    """A form that changes the own password. The old one is checked with lockout."""
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+
+    def clean_old_password(self) -> str:
+        """Check the old password, and count a wrong one."""
+        password: str = self.cleaned_data["old_password"]
+        if not is_typed_password(self.request, password):
+            raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
+        return password
+
+
+class NewPassword(views.PasswordChangeView):
+    """The admin's page of the own password: its old one is braked, and the change is an event."""
+
+    form_class = NewPasswordForm
+    template_name = "registration/password_change_form.html"
+    success_url = reverse_lazy("admin:password_change_done")
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        """Pass the request on, whose address the lockout counts by."""
+        return {**super().get_form_kwargs(), "request": self.request}
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Add what every page of the admin shows."""
+        return {**admin.site.each_context(self.request), **super().get_context_data(**kwargs)}
+
+    @transaction.atomic
+    def form_valid(self, form: NewPasswordForm) -> HttpResponse:
+        """Change the password and record its event."""
+        after = {"changed": ["password"]}
+        AuditEvent.record(Tag.USER_CHANGED, self.request.user, by=actor_of(self.request), project=None, after=after)
+        response = super().form_valid(form)
+        # The session has another key now.
+        note(self.request, self.request.user)
+        return response
+
+
+class HubAdmin(admin.AdminSite):
+    """The admin pages, with our page of the own password."""
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show our page of the own password."""
+        return NewPassword.as_view(extra_context=extra_context)(request)
 
 
 def refused(request: HttpRequest) -> HttpResponse:

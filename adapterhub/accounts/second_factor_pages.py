@@ -14,14 +14,22 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
 from adapterhub.accounts import second_factor
-from adapterhub.accounts.login_lockout import note_refused, require_calm
+from adapterhub.accounts.login_lockout import (
+    as_form_error,
+    claim,
+    code_brakes,
+    forget,
+    is_typed_password,
+    note_refused,
+)
 from adapterhub.accounts.models import SecondFactor, User
+from adapterhub.accounts.signing_rules import has_signed_in_lately
 from adapterhub.api.permissions import actor_of
-from adapterhub.core.errors import Invalid
+from adapterhub.core.errors import Invalid, NotAllowed
 
 HALF, SECRET = "half_signed_in", "second_factor_secret"
 HALF_S = 300
-BACKEND = "django.contrib.auth.backends.ModelBackend"
+BACKEND = "adapterhub.accounts.authentication.PasswordBackend"
 METHOD = "password+code"
 
 
@@ -37,30 +45,84 @@ class CodeForm(forms.Form):
 class ProvingForm(CodeForm):
     """A form for a code that is checked against the user's second factor, with lockout."""
 
-    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, user: User, request: HttpRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.user = user
+        self.user, self.request = user, request
 
     def clean_code(self) -> str:
         """Check the code against the user's second factor, and count a wrong one."""
-        name, code = self.user.get_username(), self.cleaned_data["code"]
-        require_calm(name)
+        code, brakes = self.cleaned_data["code"], code_brakes(self.user, self.request)
+        with as_form_error():
+            claim(brakes)
         if not second_factor.admits(self.user, code):
-            note_refused(name)
+            note_refused(self.user.get_username())
             raise ValidationError("This code is wrong or was used: wait for the next one.")
+        forget(brakes)
         return code
 
 
-class RemovingForm(ProvingForm):
-    """A form that removes the second factor: a code and a reason."""
+class PasswordMixin(forms.Form):
+    """A form that asks for the password afresh: whoever finds an open session cannot change the second factor.
+
+    Somebody without a password signs in again at the provider instead, which `require_afresh` checks.
+    """
+
+    password = forms.CharField(
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+        help_text="Asked again, whenever you signed in.",
+    )
+    request: HttpRequest
+
+    def clean_password(self) -> str:
+        """Check the password, and count a wrong one."""
+        password: str = self.cleaned_data["password"]
+        if not is_typed_password(self.request, password):
+            raise ValidationError("This is not your password.")
+        return password
+
+
+class SettingUpForm(PasswordMixin, CodeForm):
+    """A form that sets up the second factor: the password, and a code that the app shows."""
+
+    field_order = ("password", "code")
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+        if not asks_for_password(request):
+            del self.fields["password"]
+
+
+class RemovingForm(PasswordMixin, ProvingForm):
+    """A form that removes the second factor: a reason, the password and a code."""
 
     reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
-    field_order = ("reason", "code")
+    field_order = ("reason", "password", "code")
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(*args, request=request, **kwargs)
+        if not asks_for_password(request):
+            del self.fields["password"]
 
     def clean_code(self) -> str:
-        """Check the code only if the reason is valid, so that a code is not used up in vain."""
+        """Check the code only if the other fields are valid, so that a code is not used up in vain."""
         code: str = self.cleaned_data["code"]
         return code if self.errors else super().clean_code()
+
+
+def asks_for_password(request: HttpRequest) -> bool:
+    """Return True for a signed-in user with a password; in the second step of a sign-in it was typed a moment ago."""
+    return bool(request.user.is_authenticated and request.user.has_usable_password())
+
+
+def require_afresh(request: HttpRequest) -> None:
+    """Check that a user without a password has signed in within ten minutes. Raises NotAllowed."""
+    if not (asks_for_password(request) or has_signed_in_lately(request)):
+        raise NotAllowed(
+            "A second factor needs a sign-in of the last ten minutes: sign out, sign in and come back.",
+            code="reauthentication_required",
+        )
 
 
 def begin(request: HttpRequest, user: User, lands_at: str) -> HttpResponse:
@@ -84,7 +146,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
         return redirect("login")
     if not SecondFactor.objects.filter(user=user).exists():
         return set_up(request, user)
-    form = ProvingForm(request.POST or None, user=user)
+    form = ProvingForm(request.POST or None, user=user, request=request)
     if form.is_valid():
         return redirect(complete(request, user))
     return render(request, "accounts/second_step.html", {"form": form}, status=422 if form.errors else 200)
@@ -100,11 +162,12 @@ def complete(request: HttpRequest, user: User) -> str:
 
 @login_required
 def manage(request: HttpRequest) -> HttpResponse:
-    """Set up the second factor, or remove it with one of its codes."""
+    """Set up the second factor, or remove it with one of its codes; each needs the password again."""
+    require_afresh(request)
     factor = SecondFactor.objects.filter(user=request.user).first()
     if factor is None:
         return set_up(request, request.user)
-    form = RemovingForm(request.POST or None, user=request.user)
+    form = RemovingForm(request.POST or None, user=request.user, request=request)
     if form.is_valid():
         second_factor.disable(request.user, by=actor_of(request), reason=form.cleaned_data["reason"])
         return redirect("second-factor")
@@ -115,7 +178,7 @@ def manage(request: HttpRequest) -> HttpResponse:
 def set_up(request: HttpRequest, user: User) -> HttpResponse:
     """Show the secret as a QR code and as text until a code proves that the app has it, then the recovery codes."""
     secret = request.session.setdefault(SECRET, second_factor.new_secret())
-    form = CodeForm(request.POST or None)
+    form = SettingUpForm(request.POST or None, request=request)
     codes = enabled(request, user, secret, form) if form.is_valid() else []
     lands_at = complete(request, user) if codes and HALF in request.session else ""
     address = second_factor.address_for_app(user, secret)

@@ -2,31 +2,75 @@
 
 from __future__ import annotations
 
+import math
 import time
-from ipaddress import ip_address
+from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth import logout
 from django.contrib.auth.signals import user_logged_in, user_login_failed
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.dispatch import receiver
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
-from adapterhub.accounts.login_lockout import note_refused
+from adapterhub.accounts.login_lockout import address_of, drop_old_attempts, note_refused
 from adapterhub.accounts.models import SignIn, User
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 
+# A session is written at most this often because of a click.
+NOTED_EVERY_S = 60
+
 
 @receiver(user_logged_in)
 def remember(request: HttpRequest, user: User, **_: Any) -> None:
-    """Store the time of a sign-in, which signatures check, list the session and record its audit event."""
-    request.session["signed_in_at"] = time.time()
+    """Store the time of a sign-in, which signatures and the session's end check, list it and record its event."""
+    request.session["signed_in_at"] = request.session["began_at"] = time.time()
+    note_activity(request)
     note(request, user)
+    drop_old_attempts()
     by = user.as_actor(request.session.get("auth_method", "session"))
     observe(Tag.SESSION_OPENED, by=by, project=None, resource="sign-in", evidence={"method": by.method})
+
+
+def end_of_sessions(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """End a session that was idle for too long or is too old, as a middleware after the authentication's."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if request.user.is_authenticated:
+            if is_over(request):
+                logout(request)
+            elif is_activity(request):
+                note_activity(request)
+        return get_response(request)
+
+    return middleware
+
+
+def is_over(request: HttpRequest) -> bool:
+    """Return True if the session is idle or old beyond the settings."""
+    at, session = time.time(), request.session
+    idle, age = at - session.get("seen_at", 0), at - session.get("began_at", 0)
+    return idle > settings.SESSION_IDLE_S or age > settings.SESSION_COOKIE_AGE
+
+
+def is_activity(request: HttpRequest) -> bool:
+    """Return False for what an open page asks by itself: polls and event streams keep no session alive."""
+    is_poll = request.method == "GET" and "HX-Request" in request.headers
+    return not is_poll and "text/event-stream" not in request.headers.get("Accept", "")
+
+
+def note_activity(request: HttpRequest) -> None:
+    """Store the time of a click; the stored session and its cookie expire with the session."""
+    at, session = time.time(), request.session
+    if at - session.get("seen_at", 0) > min(NOTED_EVERY_S, settings.SESSION_IDLE_S / 4):
+        session["seen_at"] = at
+        left = session["began_at"] + settings.SESSION_COOKIE_AGE - at
+        session.set_expiry(max(1, math.ceil(min(settings.SESSION_IDLE_S, left))))
 
 
 def note(request: HttpRequest, user: User) -> None:
@@ -40,14 +84,6 @@ def note(request: HttpRequest, user: User) -> None:
         "agent": request.META.get("HTTP_USER_AGENT", "")[:200],
     }
     SignIn.objects.update_or_create(session_key=request.session.session_key, defaults=fields)
-
-
-def address_of(request: HttpRequest) -> str | None:
-    """Return the peer's IP address, or None when there is none, as behind a Unix socket."""
-    try:
-        return str(ip_address(request.META.get("REMOTE_ADDR", "")))
-    except ValueError:
-        return None
 
 
 @transaction.atomic

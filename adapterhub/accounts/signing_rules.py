@@ -1,15 +1,21 @@
-"""Rules of signatures: who may sign, who counts as an author, and what a signature means."""
+"""Rules of signatures: who may sign, how they prove that they are there, who is an author, what a signature means."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from django.db import models
+from django.http import HttpRequest
+from rest_framework.request import Request
 
+from adapterhub.accounts.login_lockout import is_password
 from adapterhub.accounts.models import Project, User
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import NotAllowed
 from adapterhub.core.tenancy import ROLE_SCOPES
+
+FRESH_S = 600
 
 
 class Meaning(models.TextChoices):
@@ -18,6 +24,28 @@ class Meaning(models.TextChoices):
     AUTHORED = "authored"
     REVIEWED = "reviewed"
     APPROVED = "approved"
+
+
+def require_fresh_sign_in(request: HttpRequest | Request, password: str = "") -> None:
+    """Check that the caller signed in within the last ten minutes or gives the password.
+
+    Raises NotAllowed, also for tokens since a signature needs the person, and TooMany after too many wrong passwords.
+    """
+    if getattr(request, "auth", None):
+        raise NotAllowed("Tokens cannot approve: sign in as a person.", code="token_cannot_approve")
+    if has_signed_in_lately(request) or (password and is_password(request, password)):
+        return
+    raise NotAllowed(
+        "A signature needs your password, or a sign-in of the last ten minutes.",
+        field="password",
+        code="reauthentication_required",
+    )
+
+
+def has_signed_in_lately(request: HttpRequest | Request) -> bool:
+    """Return True if the session's sign-in is at most ten minutes old."""
+    since: float = time.time() - request.session.get("signed_in_at", 0)
+    return since <= FRESH_S
 
 
 def require_role_for(scope: str, project: Project, by: Actor) -> User:

@@ -17,10 +17,10 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
 from adapterhub.accounts.models import ApiToken
-from adapterhub.accounts.signing_rules import Meaning
+from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
-from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope
+from adapterhub.api.permissions import actor_of, require_scope
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import APPROVE, Scope
@@ -115,6 +115,7 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
     context = {
         "token": api_token,
         "form": form,
+        "granted": sorted(api_token.scopes_now()),
         "events": AuditEvent.objects.about(api_token),
         "may_sign": api_token.is_waiting and not api_token.revoked_at and request.user != api_token.created_by,
     }

@@ -54,15 +54,15 @@ def create(
         reason=reason,
         needs_approval=is_high,
     )
-    require_of_account(token)
+    require_of_owner(token)
     AuditEvent.record(Tag.TOKEN_CREATED, token, by=by, project=project, reason=reason, after=facts_of(token))
     return token, text
 
 
-def require_of_account(token: ApiToken) -> None:
-    """Check that a service account's roles in the project grant the token's scopes. Raises Invalid."""
+def require_of_owner(token: ApiToken) -> None:
+    """Check that the roles of the token's owner in the project grant its scopes. Raises Invalid."""
     if beyond := set(token.scopes) - token.scopes_now():
-        raise Invalid(f"{token.account} has no role here with {', '.join(sorted(beyond))}.", field="scopes")
+        raise Invalid(f"{token.owner} has no role here with {', '.join(sorted(beyond))}.", field="scopes")
 
 
 def facts_of(token: ApiToken) -> dict[str, object]:

@@ -15,6 +15,7 @@ class IdempotentRequest(models.Model):
     fingerprint = models.CharField(max_length=64)
     status = models.PositiveSmallIntegerField(null=True)
     sealed = models.BinaryField(null=True, help_text="The answer's bytes: it may hold a secret that is shown once.")
+    used_scopes = models.JSONField(default=list, help_text="What the caller needed: [project, scope] pairs.")
     created_at = models.DateTimeField(default=now)
 
     class Meta:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ from rest_framework.request import Request
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid, NotAllowed
 from adapterhub.core.tenancy import Caller, Scope, Tenant
-
-FRESH_S = 600
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
@@ -54,6 +51,29 @@ def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -
     """Check that the caller has the scope in the project. Raises NotAllowed."""
     if scope not in scopes_in(request, project):
         raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
+    django_request = getattr(request, "_request", request)
+    django_request.used_scopes = getattr(django_request, "used_scopes", set()) | {(project.pk, scope)}
+
+
+def used_scopes(request: Request) -> list[list[Any]]:
+    """Return the [project, scope] pairs that the request was checked for.
+
+    If there were none: each project that the caller sees, with an empty scope.
+    """
+    used = getattr(request._request, "used_scopes", set())
+    seen = used or {(pk, "") for pk in projects_of(request).values_list("pk", flat=True)}
+    return sorted([pk, str(scope)] for pk, scope in seen)
+
+
+def require_used_scopes(request: Request, used: list[list[Any]]) -> None:
+    """Check that the caller still has the scopes of `used_scopes`. Raises NotAllowed."""
+    for scope in {scope for _, scope in used}:
+        wanted = {pk for pk, used_scope in used if used_scope == scope}
+        projects = projects_with(request, scope) if scope else projects_of(request)
+        if wanted - set(projects.filter(pk__in=wanted).values_list("pk", flat=True)):
+            raise NotAllowed(
+                "This Idempotency-Key's answer is for a role that you no longer have.", code="scope_missing"
+            )
 
 
 def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
@@ -74,23 +94,6 @@ def actor_of(request: HttpRequest | Request) -> Actor:
     token = getattr(request, "auth", None)
     actor: Actor = token.as_actor() if token else request.user.as_actor(request.session.get("auth_method", "session"))
     return replace(actor, request_id=request.request_id)
-
-
-def require_fresh_sign_in(request: HttpRequest | Request, password: str = "") -> None:
-    """Check that the caller signed in within the last ten minutes or gives the password. Raises NotAllowed.
-
-    A signature needs the person; tokens are always refused.
-    """
-    if getattr(request, "auth", None):
-        raise NotAllowed("Tokens cannot approve: sign in as a person.", code="token_cannot_approve")
-    since = time.time() - request.session.get("signed_in_at", 0)
-    if since <= FRESH_S or (password and request.user.check_password(password)):
-        return
-    raise NotAllowed(
-        "A signature needs your password, or a sign-in of the last ten minutes.",
-        field="password",
-        code="reauthentication_required",
-    )
 
 
 class ScopePermission(BasePermission):

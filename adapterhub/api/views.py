@@ -14,17 +14,19 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.utils.timezone import now
 from rest_framework import serializers, viewsets
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.api.conditions import conditional
 from adapterhub.api.models import IdempotentRequest
-from adapterhub.api.permissions import seen_in
+from adapterhub.api.permissions import require_used_scopes, seen_in, used_scopes
 from adapterhub.api.throttling import headers_of
 from adapterhub.core.errors import Conflict, Invalid, TooLarge
 from adapterhub.core.tenancy import Scope, Tenant
 from adapterhub.encryption import box
 
+SHOWN_ONCE = "Shown once: null when the answer is repeated for an Idempotency-Key."
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
 
@@ -87,7 +89,7 @@ class ProjectViewSet(viewsets.GenericViewSet):
         """Store the answer under the idempotency key and add the rate-limit headers."""
         response = super().finalize_response(request, response, *args, **kwargs)
         if entry := getattr(self, "idempotent", None):
-            keep_answer(entry, response)
+            keep_answer(entry, request, response)
         if draw := getattr(request, "taken", None):
             for name, value in headers_of(draw).items():
                 response[name] = value
@@ -162,7 +164,7 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
     """Claim the key for this request.
 
     Raises Replay if an earlier request with the key was answered, Conflict (409) if it is in flight, and Invalid (422)
-    if it had another body or the key is too long.
+    if it had another body or the key is too long, NotAllowed (403) if the caller lost a scope that the answer needed.
     """
     if len(key) > 255:
         raise Invalid("An Idempotency-Key has at most 255 characters.", field="Idempotency-Key")
@@ -178,6 +180,7 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
         raise Invalid("This Idempotency-Key was used with another body: use a new key.", code="key_reused")
     if entry.status is None:
         raise Conflict("A request with this Idempotency-Key is in flight: try again.", code="in_flight")
+    require_used_scopes(request, entry.used_scopes)
     raise Replay(entry)
 
 
@@ -203,14 +206,26 @@ def replayed(entry: IdempotentRequest) -> HttpResponse:
     return HttpResponse(content, "application/json", entry.status, headers={"Idempotency-Replayed": "true"})
 
 
-def keep_answer(entry: IdempotentRequest, response: Response) -> None:
+class ShownOnce(Response):
+    """A response with a secret in one field, which is null when the answer is repeated for an Idempotency-Key."""
+
+    def __init__(self, data: dict[str, Any], status: int, *, once: str) -> None:
+        super().__init__(data, status)
+        self.repeatable = {**data, once: None}
+
+
+def keep_answer(entry: IdempotentRequest, request: Request, response: Response) -> None:
     """Store the answer for replays. A refused or failed request frees its key, so that it can be sent again."""
     if response.status_code >= 400:
         entry.delete()
         return
     entry.status = response.status_code
-    entry.sealed = box("answer").encrypt(response.render().content)
-    entry.save(update_fields=["status", "sealed"])
+    content = response.render().content
+    if isinstance(response, ShownOnce):
+        content = JSONRenderer().render(response.repeatable)
+    entry.sealed = box("answer").encrypt(content)
+    entry.used_scopes = used_scopes(request)
+    entry.save(update_fields=["status", "sealed", "used_scopes"])
 
 
 def healthz(request: HttpRequest) -> JsonResponse:

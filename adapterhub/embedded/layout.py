@@ -20,6 +20,8 @@ DATABASE = "adapterhub"
 ADMIN_ROLE = "adapterhub_admin"
 OWNER_ROLE = "adapterhub_owner"
 APP_ROLE = "adapterhub_app"
+# The roles that this user may take; nobody else may take any.
+ROLES = (ADMIN_ROLE, OWNER_ROLE, APP_ROLE)
 SYSTEM_DATA = Path("/var/lib/adapterhub")
 
 
@@ -163,7 +165,7 @@ def _others_can_pass(folder: Path) -> bool:
 
 
 def _private(folder: Path, account: Account | None = None) -> None:
-    """Create a folder of mode 0700 that belongs to the account.
+    """Create a folder that only this user can enter, and the group of the account that runs Postgres.
 
     Raises StartError for one that another user created first, which anyone can do in /tmp.
     """
@@ -172,6 +174,5 @@ def _private(folder: Path, account: Account | None = None) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in allowed:
         raise StartError(f"{folder} belongs to another user: remove it, or set ADAPTERHUB_HOME to another folder.")
-    folder.chmod(0o700)
-    if account:
-        os.chown(folder, account.uid, account.gid)
+    os.chown(folder, os.geteuid(), account.gid if account else -1)
+    folder.chmod(0o770 if account else 0o700)

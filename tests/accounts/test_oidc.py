@@ -11,6 +11,7 @@ from django.conf import LazySettings
 from django.test import Client
 from oidc_provider_mock import run_server_in_thread
 
+from adapterhub.accounts.login_lockout import FREE
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent, UnsealedEvent
 from tests.builders import member
@@ -91,10 +92,11 @@ def test_how_somebody_signed_in_is_kept(provider: str, project: Project) -> None
 def test_wrong_passwords_are_braked_and_kept(project: Project) -> None:
     member("bob", project, "viewer")
     client = Client()
-    for _ in range(10):
+    for _ in range(FREE):
         client.post("/login/", {"username": "bob", "password": "wrong"})
     answer = client.post("/login/", {"username": "bob", "password": "bob-long-password"})
     assert b"Too many attempts" in answer.content
+    assert (answer.status_code, int(answer["Retry-After"])) == (429, 10)
     refused = UnsealedEvent.objects.filter(fields__tag="session:refused")
-    assert refused.count() == 10
+    assert refused.count() == FREE
     assert "wrong" not in str(refused.first().fields)

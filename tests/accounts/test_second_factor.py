@@ -12,9 +12,12 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from adapterhub.accounts import second_factor
+from adapterhub.accounts.login_lockout import FREE
 from adapterhub.accounts.models import SecondFactor, SignIn, User
 from adapterhub.audit.models import AuditEvent, UnsealedEvent
 from tests.builders.people import app_code
+
+TYPED = {"password": "alice-long-password"}
 
 
 def typed_password(name: str, **extra: str) -> tuple[Client, str]:
@@ -35,9 +38,9 @@ def test_a_person_sets_it_up_and_is_asked_from_then_on(alice: User) -> None:
     client = Client()
     client.force_login(alice)
     secret = re.findall(r"[A-Z2-7]{32}", client.get("/second-factor/").content.decode())[0]
-    wrong = client.post("/second-factor/", {"code": "000000"})
+    wrong = client.post("/second-factor/", {"code": "000000", **TYPED})
     assert (wrong.status_code, SecondFactor.objects.count()) == (422, 0)
-    page = client.post("/second-factor/", {"code": app_code(secret, -1)}).content.decode()
+    page = client.post("/second-factor/", {"code": app_code(secret, -1), **TYPED}).content.decode()
     codes = re.findall(r"^(?:<pre>)?([0-9a-f]{10})$|<pre>([0-9a-f]{10})", page, re.MULTILINE)
     assert len(codes) == second_factor.RECOVERY_CODES
     assert AuditEvent.objects.get(tag="user:mfa_enabled").object_name == "alice"
@@ -67,10 +70,10 @@ def test_a_recovery_code_is_good_once(alice: User) -> None:
 @pytest.mark.threat("C1")
 def test_codes_are_braked_with_the_passwords_and_recorded(secret: str) -> None:
     client = typed_password("alice")[0]
-    for _ in range(10):
+    for _ in range(FREE):
         assert client.post("/login/code/", {"code": "000000"}).status_code == 422
     assert b"Too many attempts" in client.post("/login/code/", {"code": app_code(secret)}).content
-    assert UnsealedEvent.objects.filter(fields__tag="session:refused", fields__actor_name="alice").count() == 10
+    assert UnsealedEvent.objects.filter(fields__tag="session:refused", fields__actor_name="alice").count() == FREE
 
 
 def test_the_second_step_without_the_first_leads_back(secret: str) -> None:
@@ -120,8 +123,9 @@ def test_the_admin_pages_have_no_door_of_their_own(alice: User) -> None:
 def test_it_is_taken_away_with_a_code_or_by_the_command(secret: str, alice: User) -> None:
     client = Client()
     client.force_login(alice)
-    assert client.post("/second-factor/", {"code": "000000"}).status_code == 422
-    assert client.post("/second-factor/", {"code": app_code(secret), "reason": "A new phone."}).status_code == 302
+    removal = {**TYPED, "reason": "A new phone."}
+    assert client.post("/second-factor/", {**removal, "code": "000000"}).status_code == 422
+    assert client.post("/second-factor/", {**removal, "code": app_code(secret)}).status_code == 302
     assert not SecondFactor.objects.exists()
     with pytest.raises(CommandError, match="no second factor"):
         call_command("reset_second_factor", "alice", reason="x")

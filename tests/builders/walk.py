@@ -108,7 +108,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:project-members": {"user": "charlie", "role": "viewer"},
         "api:service-account-list": {"project": "eu", "name": "bot", "role": "trainer"},
         "api:project-close-account": {"name": "robot"},
-        "api:project-revoke-member": {"user": "alice", "role": "admin"},
+        "api:project-revoke-member": {"user": "erna", "role": "admin"},
         "api:token-list": {"project": "eu", "name": "t", "scopes": ["read"]},
         "api:webhook-list": {"project": "eu", "url": "https://hook.example/", "events": ["rollout:*"]},
         "api:adapter-list": {"project": "eu", "slug": "new", "base_model": "tiny"},

@@ -36,7 +36,12 @@ def test_every_folder_is_private(home: Path) -> None:
     layout.create()
     folders = [entry for entry in home.iterdir() if entry.is_dir()]
     assert {entry.name for entry in folders} >= {"run", "pg", "valkey", "artifacts", "models", "logs", "work", "router"}
-    assert {stat.S_IMODE(entry.stat().st_mode) for entry in [*folders, layout.postgres_sockets]} == {0o700}
+    of_postgres = {layout.postgres, layout.postgres_sockets}
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in {*folders} - of_postgres} == {0o700}
+    mode = 0o770 if layout.account else 0o700
+    assert {(entry.stat().st_uid, stat.S_IMODE(entry.stat().st_mode)) for entry in of_postgres} == {
+        (os.geteuid(), mode)
+    }
     assert not stat.S_IMODE(home.stat().st_mode) & 0o066
 
 
@@ -47,7 +52,7 @@ def test_sockets_of_a_long_home_lie_in_a_short_private_folder(home: Path) -> Non
     sockets = [layout.postgres_sockets / places.POSTGRES_SOCKET, layout.valkey_socket]
     try:
         assert all(len(os.fsencode(path)) <= 107 for path in sockets)
-        assert {stat.S_IMODE(path.parent.stat().st_mode) for path in sockets} == {0o700}
+        assert {stat.S_IMODE(path.parent.stat().st_mode) & 0o007 for path in sockets} == {0}
         assert unquote(urlsplit(redis_url(long)).path) == str(layout.valkey_socket)
         assert Layout(home / "x").valkey_socket.parent == home / "x" / "run"
     finally:

@@ -20,7 +20,9 @@ class Server:
     def __init__(self, app: Any, lifespan: Literal["on", "off"] = "on") -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="warning", ws="none", lifespan=lifespan, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app, log_level="warning", ws="none", lifespan=lifespan, timeout_graceful_shutdown=5, proxy_headers=False
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
 

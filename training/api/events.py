@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -19,7 +19,7 @@ from training.models import RunLog, TrainingRun
 
 LOOK_S = 1.0
 SILENCE_S = 15.0
-# After this time the client reconnects by itself, and its permissions are checked again.
+# After this time the client reconnects by itself.
 STREAM_S = 600.0
 STEPS = 5_000
 
@@ -65,18 +65,23 @@ def snapshot(run: TrainingRun, place: Place) -> dict[str, Any]:
     }
 
 
-def stream_of(run: TrainingRun, place: Place) -> StreamingHttpResponse:
-    """Return the server-sent events response, with headers that stop proxies from buffering it."""
+def stream_of(run: TrainingRun, place: Place, may_listen: Callable[[], bool]) -> StreamingHttpResponse:
+    """Return the server-sent events response, with headers that stop proxies from buffering it.
+
+    It ends as soon as `may_listen` returns False: a revoked token or an ended session hears nothing more.
+    """
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingHttpResponse(stream(run.pk, place), content_type="text/event-stream", headers=headers)
+    return StreamingHttpResponse(stream(run.pk, place, may_listen), content_type="text/event-stream", headers=headers)
 
 
-async def stream(pk: Any, place: Place) -> AsyncIterator[str]:
+async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> AsyncIterator[str]:
     """Yield an event on each change, a comment after a while without one, and `end` when the run ends."""
     began = last_sent_at = time.monotonic()
     before: dict[str, Any] = {}
     while time.monotonic() - began < STREAM_S:
-        state = await sync_to_async(snapshot_once)(pk, place)
+        state = await sync_to_async(snapshot_once)(pk, place, may_listen)
+        if state is None:
+            return
         place = (state["after"], state["log_from"])
         if state["metrics"] or state["log"] or state_fields(state) != before:
             before, last_sent_at = state_fields(state), time.monotonic()
@@ -95,9 +100,12 @@ def state_fields(state: dict[str, Any]) -> dict[str, Any]:
     return {name: state[name] for name in ("status", "progress", "message")}
 
 
-def snapshot_once(pk: Any, place: Place) -> dict[str, Any]:
-    """Take a snapshot on a connection that is closed afterwards: a stream must not hold one for hours."""
+def snapshot_once(pk: Any, place: Place, may_listen: Callable[[], bool]) -> dict[str, Any] | None:
+    """Take a snapshot, or None for a caller who may not listen any more.
+
+    The connection is closed afterwards: a stream must not hold one for hours.
+    """
     try:
-        return snapshot(TrainingRun.objects.get(pk=pk), place)
+        return snapshot(TrainingRun.objects.get(pk=pk), place) if may_listen() else None
     finally:
         connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,8 +17,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.api import SigningTokenSerializer
+from adapterhub.accounts.authentication import may_still
+from adapterhub.accounts.signing_rules import require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
-from adapterhub.api.permissions import actor_of, named_project, require_fresh_sign_in
+from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
@@ -300,7 +303,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """
         run, place = self.get_object(), events.place_of(request)
         if request.accepted_renderer.media_type == events.EventStream.media_type:
-            return events.stream_of(run, place)
+            return events.stream_of(run, place, partial(may_still, request, run.project, Scope.READ))
         return Response(events.snapshot(run, place))
 
     @extend_schema(request=None)

@@ -92,6 +92,7 @@ lint: install  ## style, types, what is declared and locked, and scans of our co
 	$(BIN)/deptry . --no-ansi --extend-exclude '(benchmarks|\.ci)'
 	$(BIN)/deptry tests benchmarks .ci --no-ansi --exclude '\.venv' --ignore DEP002,DEP004
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/djlint --lint templates
 	$(BIN)/python .ci/house.py
 	$(BIN)/bandit -q -r -c pyproject.toml adapterhub registry training serving_client manage.py
 	$(BIN)/python .ci/audit_packages.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from django import template
 from django.db.models import Model
 from django.utils.dateformat import format as date_format
 from django.utils.html import format_html
+from django.utils.safestring import mark_safe
 
 from adapterhub.audit.models import AuditEvent
 
@@ -133,12 +135,31 @@ def as_told(value: Any) -> str:
 
 
 @register.filter
+def is_trained(message: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Tell if the loss counts a message of a dataset's row."""
+    return message["role"] == "assistant" and 0 not in (message.get("weight"), row.get("weight"))
+
+
+@register.filter
+def calls(message: dict[str, Any]) -> str:
+    """Return the tools that a message calls, each after a space with its arguments."""
+    functions = [call["function"] for call in message.get("tool_calls") or []]
+    return "".join(f" {function.get('name', '')}({function.get('arguments', '')})" for function in functions)
+
+
+@register.filter
 def duration(seconds: float) -> str:
     """Return seconds as a readable duration: 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@register.simple_block_tag
+def sentence(content: str) -> str:
+    """Return the block's text on one line: an attribute or an argument that is too long for a line of a template."""
+    return mark_safe(re.sub(r"[ \n]+", " ", content).strip(" "))  # noqa: S308 - the block escaped its variables
 
 
 @register.inclusion_tag("audit/_history.html")

@@ -13,6 +13,7 @@ from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, BlindTest, BlindVote, VersionEvaluation
 from tests.builders import member
+from tests.markup import markup
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_three_versions_stand_side_by_side(three: list[AdapterVersion], bob: Use
     arms = {"version": {"exact_match": 0.7125, "answers": []}}
     VersionEvaluation.objects.create(version=three[1], base_digest=three[1].base_digest, metrics={"arms": arms})
     client.force_login(bob)
-    page = client.get(page_of(2, 3)).content.decode()
+    page = markup(client.get(page_of(2, 3)))
     assert "dora v1, v2 and v3" in page
     for text in ("0.7125", "lora_alpha", "max_rank", "What is the same in all"):
         assert text in page

@@ -16,6 +16,7 @@ from django.urls import reverse
 from adapterhub.accounts.models import Membership, Project, User
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders import rows, write_jsonl
+from tests.markup import markup
 from tests.pages.plans import PLAN
 from training.models import Compression, Dataset, RankAnalysis, TrainingRun
 from training.models.hyperparameters import TABLE
@@ -56,8 +57,8 @@ def test_somebody_with_two_roles_sees_one_project(
     client.force_login(alice)
     form = client.get(reverse("datasets")).context["form"]
     assert list(form.fields["project"].queryset) == [project]
-    explorer = client.get(reverse("audit"), {"verify": 1}).content
-    assert (explorer.count(b" events</p>"), explorer.count(b"eu: <a")) == (1, 1)
+    explorer = markup(client.get(reverse("audit"), {"verify": 1}))
+    assert (explorer.count(" events</p>"), explorer.count("eu: <a")) == (1, 1)
     file = SimpleUploadedFile("broken.jsonl", b"{broken\n")
     assert client.post(reverse("datasets"), {"project": project.pk, "file": file}).status_code == 422
 
@@ -179,7 +180,7 @@ def test_the_slider_plans_another_budget_with_and_without_javascript(
     analysis: RankAnalysis, alice: User, client: Client
 ) -> None:
     client.force_login(alice)
-    own = client.get(reverse("rank-analysis", args=[analysis.pk])).content.decode()
+    own = markup(client.get(reverse("rank-analysis", args=[analysis.pk])))
     assert "follow the plan" in own
     assert "0.004 proposed" in own
     assert "768 of 768" in own

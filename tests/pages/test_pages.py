@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ def test_every_page_shows_in_few_queries(
             response = client.get(reverse(name, args=args))
         assert response.status_code == 200, name
         assert b"<h1>" in response.content
+        # A phone hides an empty cell with its label; white space would show the label alone.
+        assert re.findall(rb"<td[^>]* data-label[^>]*>\s+</td>", response.content) == [], name
 
 
 def test_an_outsider_sees_nothing_of_it(world: dict[str, Any], charlie: User, client: Client) -> None:

@@ -14,6 +14,7 @@ from adapterhub.accounts.models import ApiToken, User
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout
 from tests.builders import write_adapter
+from tests.markup import markup
 from tests.pages.plans import PLAN
 from training.models import CheckpointAnswer, Dataset, RankAnalysis, TrainingRun
 from training.models.hyperparameters import with_defaults
@@ -71,7 +72,7 @@ def test_a_cluster_shows_slots_memory_and_what_is_missing(
     full.save()
     full.saw(full.loaded, "1")
     empty.missed("It did not answer.")
-    page = client.get(reverse("cluster", args=["cpu"])).content.decode()
+    page = markup(client.get(reverse("cluster", args=["cpu"])))
     for text in ("2 of 8 taken, 6 free", "0 of 8 taken, 8 free", "1 adapter; 1 missing", "unreachable"):
         assert text in page, text
     kilobytes = (version.size_bytes + candidate.size_bytes) / 1024
@@ -90,11 +91,11 @@ def test_rollouts_are_searched_and_say_who_gets_the_candidate(
 ) -> None:
     by = alice.as_actor()
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="June", by=by)
-    assert ">nobody<" in client.get("/rollouts/?q=june").content.decode()
+    assert ">nobody<" in markup(client.get("/rollouts/?q=june"))
     rollout.started(by=by)
-    assert ">5 %<" in client.get("/rollouts/?status=running&sort=-opened").content.decode()
+    assert ">5 %<" in markup(client.get("/rollouts/?status=running&sort=-opened"))
     rollout.promote(reason="holds", by=by)
-    assert ">everybody<" in client.get("/rollouts/").content.decode()
+    assert ">everybody<" in markup(client.get("/rollouts/"))
     assert "No rollout is like that." in client.get("/rollouts/?q=august").content.decode()
 
 

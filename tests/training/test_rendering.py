@@ -11,6 +11,7 @@ from django.test import Client
 from adapterhub.accounts.models import Project, User
 from registry.models import BaseModel
 from tests.builders import write_jsonl
+from tests.markup import markup
 from tests.tiny_model import make_tokenizer, save_base_model
 from training.datasets import rendering
 from training.models import Dataset
@@ -80,7 +81,7 @@ def test_page_and_rest_show_it(client: Client, chats: Dataset, talking: BaseMode
     client.force_login(bob)
     page = client.get(f"/datasets/{chats.pk}/", {"base_model": "talking", "max_length": 16})
     assert b"No row is longer than 16 tokens." in page.content
-    assert b'<span class="completion">' in page.content
+    assert '<span class="completion">' in markup(page)
     assert page.content.count(b"&lt;assistant&gt;") == 8
     preview = client.get(f"/api/v1/datasets/{chats.pk}/preview/?base_model=talking&max_length=16").json()
     assert preview["lengths"]["longest"] == preview["rendered"][0]["tokens"] == 11

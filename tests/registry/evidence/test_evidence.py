@@ -20,6 +20,7 @@ from registry.models import Adapter, AdapterVersion, Alias, Approval, Dossier, R
 from tests.builders import LAYERS, SHAPES, write_adapter
 from tests.builders.rest import client as api
 from tests.builders.rest import problem
+from tests.markup import markup
 
 PLACE = "/api/v1/adapters/dora/versions/1"
 PAGE = "/adapters/dora/v1"
@@ -200,7 +201,7 @@ def test_the_version_page_offers_files_and_evidence(client_of_alice: Client, ser
 
 def test_the_alias_page_says_what_served_then(client_of_alice: Client, served: Rollout) -> None:
     alias = served.alias
-    page = client_of_alice.get(f"/aliases/{alias}/", {"at": alias.created_at.isoformat()}).content.decode()
+    page = markup(client_of_alice.get(f"/aliases/{alias}/", {"at": alias.created_at.isoformat()}))
     assert f"it served {served.stable}" in strip_tags(page)
     early = client_of_alice.get(f"/aliases/{alias}/", {"at": "2001-01-01T00:00:00Z"}).content.decode()
     assert "did not exist" in early

@@ -6,6 +6,7 @@ Progress and errors go to stderr; stdout holds one line, or with --json the REST
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from typing import Annotated
 
@@ -44,6 +45,22 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(version_commands.evaluate)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end, if the option was given."""
+    if wanted:
+        typer.echo(importlib.metadata.version("adapterhub"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before every command."""
 
 
 @app.command()

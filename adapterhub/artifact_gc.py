@@ -33,7 +33,7 @@ def referenced() -> set[str]:
     """Return every sha256, in hexadecimal, that any row holds."""
     digests: set[str] = set()
     for model in apps.get_models():
-        columns = [field.column for field in model._meta.concrete_fields if isinstance(field, TEXTS)]
+        columns = [str(field.column) for field in model._meta.concrete_fields if isinstance(field, TEXTS)]
         if columns and model._meta.managed:
             digests |= digests_in(model._meta.db_table, columns)
     return digests

@@ -22,7 +22,7 @@ def start(process: str) -> None:
         from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
         telemetry.start(process)
-        CeleryInstrumentor().instrument()
+        CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]  # its constructor has no types
 
 
 def continued(header: str) -> str:

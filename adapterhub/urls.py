@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.contrib.auth import views as auth
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
@@ -56,7 +56,7 @@ router.register(r"adapters/(?P<slug>[-\w]+)/versions", training.VersionCompressi
 handler404 = "adapterhub.api.problems.not_found"
 handler500 = "adapterhub.api.problems.server_error"
 
-api = [
+api: list[URLPattern | URLResolver] = [
     path("", include(router.urls)),
     path("audit/verify/", AuditViewSet.as_view({"get": "verify"}), name="audit-verify"),
     path("metrics/", MetricsViewSet.as_view({"get": "metrics"}), name="metrics"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-import re2  # type: ignore[import-untyped]
+import re2
 
 LONGEST = 500
 # RE2 counts repetitions when it compiles: what would need more memory than this is refused.

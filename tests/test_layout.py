@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +154,13 @@ def test_a_worker_knows_every_task_that_beat_sends() -> None:
         [sys.executable, "-c", SCHEDULE], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_types_are_checked_strictly_in_all_packages() -> None:
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert (set(mypy["packages"]), mypy["strict"]) == (set(PACKAGES), True)
+    loosened = [module for override in mypy["overrides"] for module in [override["module"]] if isinstance(module, str)]
+    third_parties = [name for override in mypy["overrides"] for name in override["module"] if "*" in name]
+    # Triton's compiler has types of its own.
+    assert loosened == ["serving_client.vllm_plugin.row_kernels"]
+    assert not [name for name in third_parties if name.startswith(PACKAGES)]

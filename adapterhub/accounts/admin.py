@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
-from django.db import models
 from django.http import HttpRequest, HttpResponse
 
 from adapterhub.accounts import memberships
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
-from adapterhub.api.admin_base import ReadOnlyAdmin
+from adapterhub.api.admin_base import AnyAdmin, AnyInline, ReadOnlyAdmin
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import NotAllowed
 
+# Only the type stubs have this class take a parameter.
+if TYPE_CHECKING:
+    AccountAdmin = UserAdmin[User]
+else:
+    AccountAdmin = UserAdmin
+
 admin.site.site_header = admin.site.site_title = "AdapterHub"
 
 
 @admin.register(User)
-class RecordedUserAdmin(UserAdmin):
+class RecordedUserAdmin(AccountAdmin):
     """The admin of accounts. Each change writes its audit event in its transaction; accounts cannot be deleted."""
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
@@ -61,7 +66,7 @@ def rights_of(user: User, changed: list[str]) -> dict[str, Any]:
     }
 
 
-class MembershipInline(admin.TabularInline):
+class MembershipInline(AnyInline):
     """The memberships of a project. Roles are added and removed, not edited: another role is another membership."""
 
     model = Membership
@@ -73,7 +78,7 @@ class MembershipInline(admin.TabularInline):
 
 
 @admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin):
+class ProjectAdmin(AnyAdmin):
     """The admin of projects and their memberships; each grant and each withdrawal writes its audit event."""
 
     list_display = ["slug", "name", "archived_at"]
@@ -89,7 +94,7 @@ class ProjectAdmin(admin.ModelAdmin):
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         """Grant and revoke the roles that the form adds and deletes."""
         by = actor_of(request)
-        edited_memberships: list[models.Model] = formset.save(commit=False)
+        edited_memberships: list[Membership] = formset.save(commit=False)
         for membership in formset.deleted_objects:
             memberships.revoke(membership, by=by)
         for membership in edited_memberships:

@@ -31,17 +31,17 @@ from adapterhub.core.errors import Conflict, Invalid, NotAllowed
 from adapterhub.core.tenancy import APPROVE, Scope
 
 
-class ProjectSerializer(serializers.ModelSerializer):
+class ProjectSerializer(serializers.ModelSerializer[Project]):
     """A project."""
 
     class Meta:
         model = Project
         fields = ["slug", "name", "archived_at", "created_at"]
         read_only_fields = ["archived_at", "created_at"]
-        extra_kwargs = {"slug": {"validators": []}}
+        extra_kwargs: dict[str, Any] = {"slug": {"validators": []}}
 
 
-class MemberSerializer(serializers.ModelSerializer):
+class MemberSerializer(serializers.ModelSerializer[Membership]):
     """A user's role in a project."""
 
     user = serializers.SlugRelatedField(slug_field="username", queryset=User.objects.all())
@@ -64,10 +64,10 @@ class AccountNameSerializer(OptionalReasonSerializer):
     name = serializers.SlugField(max_length=150)
 
 
-class MemberRoleSerializer(serializers.ModelSerializer):
+class MemberRoleSerializer(serializers.ModelSerializer[Membership]):
     """A role and its project."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
 
     class Meta:
         model = Membership
@@ -148,12 +148,12 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return Response(status=204)
 
 
-class TokenSerializer(serializers.ModelSerializer):
+class TokenSerializer(serializers.ModelSerializer[ApiToken]):
     """A token without its secret."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
-    account = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
-    approved_by = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
+    project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
+    account = serializers.SlugRelatedField[User](slug_field="username", read_only=True, allow_null=True)
+    approved_by = serializers.SlugRelatedField[User](slug_field="username", read_only=True, allow_null=True)
 
     class Meta:
         model = ApiToken
@@ -174,7 +174,7 @@ class TokenSerializer(serializers.ModelSerializer):
         ]
 
 
-class NewTokenSerializer(serializers.Serializer):
+class NewTokenSerializer(serializers.Serializer[Any]):
     """The token to create."""
 
     project = serializers.SlugField()
@@ -185,7 +185,7 @@ class NewTokenSerializer(serializers.Serializer):
     reason = serializers.CharField(required=False, max_length=2000, help_text="Needed for scope `admin`.")
 
 
-class SigningTokenSerializer(serializers.Serializer):
+class SigningTokenSerializer(serializers.Serializer[Any]):
     """A signature: its reason, its meaning and the signer's password."""
 
     reason = serializers.CharField(max_length=2000)
@@ -202,7 +202,7 @@ class ShownTokenSerializer(TokenSerializer):
         fields = [*TokenSerializer.Meta.fields, "token"]
 
 
-class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSet):
+class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
     """API tokens of a project."""
 
     queryset = ApiToken.objects.select_related("project", "account", "approved_by")
@@ -253,7 +253,7 @@ def named_account(project: Project, name: str) -> User:
     return account
 
 
-class NewAccountSerializer(serializers.Serializer):
+class NewAccountSerializer(serializers.Serializer[Any]):
     """The service account to create."""
 
     project = serializers.SlugField()
@@ -261,7 +261,7 @@ class NewAccountSerializer(serializers.Serializer):
     role = serializers.ChoiceField(service_accounts.ROLES)
 
 
-class ServiceAccountSerializer(serializers.ModelSerializer):
+class ServiceAccountSerializer(serializers.ModelSerializer[User]):
     """A service account with its roles."""
 
     name = serializers.CharField(source="username")

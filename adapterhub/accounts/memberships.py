@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 from django.db import transaction
 
@@ -76,7 +77,7 @@ def tenure_of(event: AuditEvent) -> Tenure:
     role_fields = event.after or {}
     user, _, rest = event.object_name.partition(" is ")
     role = role_fields.get("role", rest.split(" ")[0])
-    return Tenure(event.project, role_fields.get("user", user), role, event.at, event.actor_name)
+    return Tenure(cast(Project, event.project), role_fields.get("user", user), role, event.at, event.actor_name)
 
 
 def roles_at(project: Project, at: datetime) -> list[Tenure]:

@@ -19,7 +19,7 @@ from adapterhub.core.actor import system
 BY = system("oidc")
 
 
-class OidcAdapter(DefaultSocialAccountAdapter):
+class OidcAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]  # allauth has no types
     """An adapter that gives every user of the provider an account; without a mapped group it sees no project."""
 
     def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:

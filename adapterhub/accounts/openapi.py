@@ -3,7 +3,7 @@
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 
-class BearerTokens(OpenApiAuthenticationExtension):
+class BearerTokens(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # it registers subclasses
     """The security scheme of bearer tokens; drf-spectacular registers it when this module is imported."""
 
     target_class = "adapterhub.accounts.authentication.TokenAuthentication"

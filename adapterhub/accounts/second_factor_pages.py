@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import segno
 from django import forms
@@ -58,7 +58,7 @@ class ProvingForm(CodeForm):
             note_refused(self.user.get_username())
             raise ValidationError("This code is wrong or was used: wait for the next one.")
         forget(brakes)
-        return code
+        return str(code)
 
 
 class PasswordMixin(forms.Form):
@@ -154,7 +154,7 @@ def second_step(request: HttpRequest) -> HttpResponse:
 
 def complete(request: HttpRequest, user: User) -> str:
     """Sign the user in and return the URL that the sign-in leads to."""
-    lands_at = request.session.pop(HALF)["lands_at"]
+    lands_at: str = request.session.pop(HALF)["lands_at"]
     request.session["auth_method"] = METHOD
     login(request, user, backend=BACKEND)
     return lands_at
@@ -164,12 +164,13 @@ def complete(request: HttpRequest, user: User) -> str:
 def manage(request: HttpRequest) -> HttpResponse:
     """Set up the second factor, or remove it with one of its codes; each needs the password again."""
     require_afresh(request)
-    factor = SecondFactor.objects.filter(user=request.user).first()
+    user = cast(User, request.user)
+    factor = SecondFactor.objects.filter(user=user).first()
     if factor is None:
-        return set_up(request, request.user)
-    form = RemovingForm(request.POST or None, user=request.user, request=request)
+        return set_up(request, user)
+    form = RemovingForm(request.POST or None, user=user, request=request)
     if form.is_valid():
-        second_factor.disable(request.user, by=actor_of(request), reason=form.cleaned_data["reason"])
+        second_factor.disable(user, by=actor_of(request), reason=form.cleaned_data["reason"])
         return redirect("second-factor")
     context = {"form": form, "factor": factor}
     return render(request, "accounts/second_factor.html", context, status=422 if form.errors else 200)

@@ -12,9 +12,9 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts import service_accounts
-from adapterhub.accounts.models import Membership, User
+from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
+from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import DomainError
 from adapterhub.core.tenancy import Scope
@@ -26,13 +26,15 @@ ROLES = [(role, role) for role in service_accounts.ROLES]
 class AccountForm(forms.Form):
     """A form for a new service account: project, name and role."""
 
-    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
+    project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
+        queryset=None, to_field_name="slug", empty_label=None
+    )
     name = forms.SlugField(max_length=150)
     role = forms.ChoiceField(choices=ROLES)
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
-        super().__init__(*args, auto_id="account_%s", **kwargs)
-        self.fields["project"].queryset = projects
+        super().__init__(*args, **{"auto_id": "account_%s", **kwargs})
+        offer(self, project=projects)
 
 
 @login_required

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from adapterhub.accounts.models import SignIn
+from adapterhub.accounts.models import SignIn, User
 from adapterhub.accounts.sessions import end
 from adapterhub.api.pages import reason_in
 from adapterhub.api.permissions import actor_of
@@ -16,7 +18,7 @@ from adapterhub.api.permissions import actor_of
 def sessions(request: HttpRequest) -> HttpResponse:
     """Show the user's open sessions; a POST ends one, or all but this one."""
     current_key = request.session.session_key
-    own_sessions = SignIn.objects.open().filter(user=request.user)
+    own_sessions = SignIn.objects.open().filter(user=cast(User, request.user))
     if request.method == "POST":
         reason = reason_in(request)
         wanted = own_sessions.filter(pk=number(request.POST["end"])) if request.POST.get("end") else own_sessions

@@ -55,7 +55,8 @@ def require_role_for(scope: str, project: Project, by: Actor) -> User:
     roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
     if not by.user.is_active or not any(scope in ROLE_SCOPES[role] for role in roles):
         raise NotAllowed(f"This needs a role with '{scope}' in project {project.slug!r}.", code="scope_missing")
-    return by.user
+    user: User = by.user
+    return user
 
 
 def require_another(user: User, authors: Iterable[User | None]) -> None:

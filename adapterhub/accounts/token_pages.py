@@ -16,10 +16,10 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
-from adapterhub.accounts.models import ApiToken
+from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
+from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
@@ -38,11 +38,13 @@ STATES = {
 class TokenForm(forms.Form):
     """A form for a new token: project, name, scopes, days of validity, service account and reason."""
 
-    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
+    project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
+        queryset=None, to_field_name="slug", empty_label=None
+    )
     name = forms.CharField(max_length=200)
     scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=forms.CheckboxSelectMultiple)
     days = forms.IntegerField(min_value=1, max_value=verbs.LONGEST_DAYS, initial=verbs.DAYS)
-    account = forms.ModelChoiceField(
+    account: forms.ModelChoiceField[User] = forms.ModelChoiceField(
         queryset=None,
         to_field_name="username",
         required=False,
@@ -55,8 +57,7 @@ class TokenForm(forms.Form):
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["project"].queryset = projects
-        self.fields["account"].queryset = service_accounts.of(projects)
+        offer(self, project=projects, account=service_accounts.of(projects))
 
 
 class SigningForm(forms.Form):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, cast
 
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import models
@@ -20,6 +20,13 @@ SHARED = {"cursor", "page_size", "fields", "format"}
 MOST_LETTERS = 500
 
 
+class Filtered(Protocol):
+    """A view of rows with filters: query parameter -> field."""
+
+    queryset: QuerySet[Any]
+    filters: dict[str, str]
+
+
 class Narrowing(BaseFilterBackend):
     """A filter backend. A parameter given twice matches either value; an unknown one is refused with Invalid.
 
@@ -30,7 +37,7 @@ class Narrowing(BaseFilterBackend):
         """Apply the view's filters that the query names. Raises Invalid for an unknown name or a bad value."""
         if getattr(view, "action", None) != "list":
             return queryset
-        filters: dict[str, str] = view.filters
+        filters = cast(Filtered, view).filters
         for name, values in request.query_params.lists():
             if name in filters:
                 path = filters[name]
@@ -46,7 +53,8 @@ class Narrowing(BaseFilterBackend):
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         """Return the OpenAPI parameters of the view's filters."""
-        return [parameter(name, *field_of(view.queryset.model, path)) for name, path in view.filters.items()]
+        filtered = cast(Filtered, view)
+        return [parameter(name, *field_of(filtered.queryset.model, path)) for name, path in filtered.filters.items()]
 
 
 def field_of(model: type[models.Model], path: str) -> tuple[models.Field[Any, Any], str]:

@@ -10,6 +10,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
 
 from adapterhub import tracing
+from adapterhub.api.request_state import marked
 from serving_client import telemetry
 
 # Anchors of regular-expression routes, removed from the route in a span's name.
@@ -22,9 +23,10 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
 
     def middleware(request: HttpRequest) -> HttpResponse:
         sent_id = request.headers.get("X-Request-ID", "")
-        request.request_id = sent_id if GIVEN_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        accepted_id = sent_id if GIVEN_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        marked(request).request_id = accepted_id
         response = get_response(request)
-        response["X-Request-ID"] = request.request_id
+        response["X-Request-ID"] = accepted_id
         return response
 
     return middleware
@@ -42,9 +44,8 @@ def span(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpR
             response = get_response(request)
             route = request.resolver_match.route.translate(ANCHORS) if request.resolver_match else ""
             server_span.update_name(f"{method} {route}".strip())
-            telemetry.tell(
-                server_span, response.status_code, http__route=route, adapterhub__request_id=request.request_id
-            )
+            request_id = marked(request).request_id
+            telemetry.tell(server_span, response.status_code, http__route=route, adapterhub__request_id=request_id)
             return response
 
     return middleware

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from django import forms
 from django.contrib import messages
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -15,6 +16,7 @@ from adapterhub.api.permissions import projects_of, projects_with
 from adapterhub.api.problems import TITLES, headers_of
 from adapterhub.core.errors import DomainError, Invalid, NotAllowed
 
+Row = TypeVar("Row", bound=Model)
 LONGEST_REASON = 2000
 NAVIGATION = [
     (
@@ -53,12 +55,12 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     return {"navigation": NAVIGATION}
 
 
-def visible_rows(request: HttpRequest, queryset: QuerySet[Any], path: str = "project") -> QuerySet[Any]:
+def visible_rows(request: HttpRequest, queryset: QuerySet[Row], path: str = "project") -> QuerySet[Row]:
     """Return the rows of the queryset that belong to projects that the user sees."""
     return queryset.filter(**{f"{path}__in": projects_of(request)})
 
 
-def visible_or_404(request: HttpRequest, queryset: QuerySet[Any], path: str = "project", **identity: Any) -> Model:
+def visible_or_404(request: HttpRequest, queryset: QuerySet[Row], path: str = "project", **identity: Any) -> Row:
     """Return one object of the user's projects; 404 for an object of other projects."""
     return get_object_or_404(visible_rows(request, queryset, path), **identity)
 
@@ -74,6 +76,12 @@ def allowed_somewhere(request: HttpRequest, scope: str) -> QuerySet[Any]:
     if not projects.exists():
         raise NotAllowed(f"This needs scope '{scope}' in a project: ask one of its admins.", code="scope_missing")
     return projects
+
+
+def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
+    """Set the rows that the form's fields of these names offer."""
+    for name, queryset in rows.items():
+        cast("forms.ModelChoiceField[Any]", form.fields[name]).queryset = queryset
 
 
 def reason_in(request: HttpRequest) -> str:

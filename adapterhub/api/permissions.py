@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from adapterhub.api.request_state import marked
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid, NotAllowed
 from adapterhub.core.tenancy import Caller, Scope, Tenant
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 def caller_of(request: HttpRequest | Request) -> Caller:
     """Return the token of the request, else the signed-in user."""
-    caller: Caller = getattr(request, "auth", None) or request.user
-    return caller
+    return cast(Caller, getattr(request, "auth", None) or request.user)
 
 
 def scopes_in(request: HttpRequest | Request, project: Tenant) -> set[str]:
@@ -91,9 +91,16 @@ def named_project(request: HttpRequest | Request, slug: str, scope: str) -> Any:
 
 def actor_of(request: HttpRequest | Request) -> Actor:
     """Return the caller as an actor of the audit trail, with the request's id."""
-    token = getattr(request, "auth", None)
-    actor: Actor = token.as_actor() if token else request.user.as_actor(request.session.get("auth_method", "session"))
-    return replace(actor, request_id=request.request_id)
+    token, user = getattr(request, "auth", None), cast(Any, request.user)
+    actor: Actor = token.as_actor() if token else user.as_actor(request.session.get("auth_method", "session"))
+    return replace(actor, request_id=marked(request).request_id)
+
+
+class HasProject(Protocol):
+    """A view whose objects belong to projects."""
+
+    def project_of(self, thing: Any) -> Tenant | None:
+        """Return the project whose scopes decide who may act on the object."""
 
 
 class ScopePermission(BasePermission):
@@ -110,15 +117,16 @@ class ScopePermission(BasePermission):
 
     def has_object_permission(self, request: Request, view: APIView, obj: object) -> bool:
         """Check that the caller has the scope in the object's project. Raises NotAllowed."""
-        project = view.project_of(obj)
+        project = cast(HasProject, view).project_of(obj)
         if project is not None:
-            require_scope(request, project, self.scope(request, view))
+            # has_permission refused the actions that have no scope.
+            require_scope(request, project, str(self.scope(request, view)))
         return True
 
     def scope(self, request: Request, view: APIView) -> str | None:
         """Return the scope that the action needs; None for an action that the view does not name."""
-        scopes = getattr(view, "scopes", {})
-        action = getattr(view, "action", None) or request.method.lower()
+        scopes: dict[str, str] = getattr(view, "scopes", {})
+        action = getattr(view, "action", None) or str(request.method).lower()
         if action in ("list", "retrieve", "metadata"):
             return scopes.get(action, Scope.READ)
         return scopes.get(action)

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from adapterhub.api.permissions import actor_of
+from adapterhub.api.request_state import marked
 from adapterhub.core.domain_signals import access_refused
 from adapterhub.core.errors import DomainError, NotAllowed, TooMany, Unavailable
 
@@ -97,8 +98,8 @@ def field_errors(details: Any, path: str = "") -> Iterator[dict[str, str]]:
 def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
     """Return the headers of an error: WWW-Authenticate and Retry-After."""
     headers = {}
-    if getattr(exc, "auth_header", None):
-        headers["WWW-Authenticate"] = exc.auth_header
+    if auth_header := getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = auth_header
     if isinstance(exc, TooMany):
         headers["Retry-After"] = str(math.ceil(exc.wait_s))
     return headers
@@ -124,5 +125,5 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """Answer an internal error: a problem with the request's id below /api/, else the 500 page."""
     if not request.path.startswith("/api/"):
         return default_server_error(request)
-    detail = f"AdapterHub made a mistake. Its log tells more of request {request.request_id}."
+    detail = f"AdapterHub made a mistake. Its log tells more of request {marked(request).request_id}."
     return JsonResponse(problem(500, "internal_error", detail), status=500, content_type=CONTENT_TYPE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
 
-class OptionalReasonSerializer(serializers.Serializer):
+class OptionalReasonSerializer(serializers.Serializer[Any]):
     """A reason, which may be left out."""
 
     reason = serializers.CharField(

@@ -133,4 +133,5 @@ def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: A
             if method == "post":
                 operation.setdefault("parameters", []).append(KEY)
         tell_of_states(path, item)
-    return with_null(result)
+    described: dict[str, Any] = with_null(result)
+    return described

@@ -7,7 +7,6 @@ import logging
 import math
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import redis
@@ -19,6 +18,7 @@ from redis.retry import Retry
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
+from adapterhub.api.request_state import Taken, marked
 from adapterhub.core.errors import TooMany
 from serving_client.buckets import TAKE, Bucket
 from serving_client.protocol import CALLER_RATE, RateLimit
@@ -32,15 +32,6 @@ BURST_S = 2
 TIMEOUT_S, PAUSE_S = 0.25, 1.0
 # Limits the memory that unauthenticated addresses can take while Valkey does not answer.
 MOST_BUCKETS_HERE = 10_000
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A caller's bucket after a call; `wait_s` > 0 (seconds) means that the bucket was empty."""
-
-    limit: RateLimit
-    left: int
-    wait_s: float
 
 
 def headers_of(draw: Taken) -> dict[str, str]:
@@ -119,7 +110,7 @@ def require_room(request: HttpRequest | Request, caller: str, per_s: int) -> Non
     """Count a call on the caller's bucket of `per_s` calls a second; 0 means no limit. Raises TooMany with the wait."""
     if not per_s:
         return
-    request.taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))
-    if request.taken.wait_s:
+    taken = marked(request).taken = buckets().take(caller, RateLimit(per_s, BURST_S * per_s))
+    if taken.wait_s:
         kind = caller.partition(":")[0]
-        raise TooMany(f"One {kind} may send {per_s} requests a second: wait.", wait_s=request.taken.wait_s)
+        raise TooMany(f"One {kind} may send {per_s} requests a second: wait.", wait_s=taken.wait_s)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, cast
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.http.response import HttpResponseBase
 from django.utils.timezone import now
 from rest_framework import serializers, viewsets
 from rest_framework.renderers import JSONRenderer
@@ -30,7 +29,7 @@ SHOWN_ONCE = "Shown once: null when the answer is repeated for an Idempotency-Ke
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
 
-class ProjectViewSet(viewsets.GenericViewSet):
+class ProjectViewSet(viewsets.GenericViewSet[Any]):
     """Objects of projects; those of projects that the caller does not see are 404."""
 
     project_path = "project"
@@ -52,27 +51,29 @@ class ProjectViewSet(viewsets.GenericViewSet):
 
     def project_of(self, record: Any) -> Tenant | None:
         """Return the project whose scopes decide who may act on the object."""
+        project: Any = record
         for name in self.project_path.split("__"):
-            record = getattr(record, name)
-        return record
+            project = getattr(project, name)
+        return cast("Tenant | None", project)
 
-    def read(self, serializer_class: type[serializers.Serializer]) -> dict[str, Any]:
+    def read(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """Return the request's body, validated by the serializer."""
         require_no_nul(self.request.data)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         serializer.is_valid(raise_exception=True)
-        return serializer.validated_data
+        validated: dict[str, Any] = serializer.validated_data
+        return validated
 
     def write(self, record: Model, status: int = 200) -> Response:
         """Return the object as the resource's JSON, with its ETag if it has one."""
         response = Response(self.get_serializer(record).data, status)
         return conditional(self.request, record, response) if hasattr(record, "etag") else response
 
-    def get_serializer(self, *args: Any, **kwargs: Any) -> serializers.BaseSerializer:
+    def get_serializer(self, *args: Any, **kwargs: Any) -> serializers.BaseSerializer[Any]:
         """Return the serializer, limited to the fields that the query names."""
         serializer = super().get_serializer(*args, **kwargs)
         if getattr(self, "action", None) in ("list", "retrieve") and (names := self.request.query_params.get("fields")):
-            keep_only(getattr(serializer, "child", serializer), names.split(","))
+            keep_only(cast("Selectable", getattr(serializer, "child", serializer)), names.split(","))
         return serializer
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -95,10 +96,11 @@ class ProjectViewSet(viewsets.GenericViewSet):
                 response[name] = value
         return response
 
-    def handle_exception(self, exc: Exception) -> HttpResponseBase:
+    def handle_exception(self, exc: Exception) -> Response:
         """Repeat the stored answer of a request that was sent before."""
         if isinstance(exc, Replay):
-            return replayed(exc.entry)
+            # A plain response is sent as it is; DRF's would be rendered again.
+            return cast(Response, replayed(exc.entry))
         return super().handle_exception(exc)
 
 
@@ -134,7 +136,13 @@ def texts(value_tree: Any) -> Iterator[str]:
             yield from texts(value)
 
 
-def keep_only(serializer: serializers.Serializer, names: list[str]) -> None:
+class Selectable(serializers.Serializer[Any]):
+    """A serializer that `?fields=` chooses from; `wanted` is read by those that compute dear fields only on demand."""
+
+    wanted: list[str]
+
+
+def keep_only(serializer: Selectable, names: list[str]) -> None:
     """Drop the fields that `?fields=` does not name from the serializer. Raises Invalid for an unknown one."""
     known = {*serializer.fields, *getattr(serializer, "more_fields", ())}
     if unknown := [name for name in names if name not in known]:
@@ -145,10 +153,20 @@ def keep_only(serializer: serializers.Serializer, names: list[str]) -> None:
     serializer.wanted = names
 
 
+class Writing(Protocol):
+    """A resource that finds and writes one object."""
+
+    def get_object(self) -> Any:
+        """Return the object that the path names."""
+
+    def write(self, record: Model, status: int = 200) -> Response:
+        """Return the object as the resource's JSON."""
+
+
 class Retrieving:
     """Retrieval of one object, with its ETag if its state changes."""
 
-    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+    def retrieve(self: Writing, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return one object."""
         return self.write(self.get_object())
 

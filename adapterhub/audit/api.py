@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tempfile import TemporaryFile
+from typing import Any
 
+from django.db.models import Model
 from django.http import FileResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -21,10 +23,10 @@ from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope, Tenant
 
 
-class AuditEventSerializer(serializers.ModelSerializer):
+class AuditEventSerializer(serializers.ModelSerializer[AuditEvent]):
     """An audit event with its hash."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True, allow_null=True)
+    project = serializers.SlugRelatedField[Model](slug_field="slug", read_only=True, allow_null=True)
     hash = serializers.SerializerMethodField()
 
     class Meta:
@@ -53,14 +55,14 @@ class AuditEventSerializer(serializers.ModelSerializer):
         return bytes(event.hash).hex()
 
 
-class FaultSerializer(serializers.Serializer):
+class FaultSerializer(serializers.Serializer[Any]):
     """A fault of the chain at a sequence."""
 
     sequence = serializers.IntegerField()
     fault = serializers.CharField()
 
 
-class VerdictSerializer(serializers.Serializer):
+class VerdictSerializer(serializers.Serializer[Any]):
     """The result of a verification."""
 
     project = serializers.CharField()

@@ -13,7 +13,7 @@ from adapterhub.audit.models import Checkpoint, head_of, lock_chain
 from adapterhub.audit.signing import signed
 from adapterhub.audit.verifier import CHECKPOINT_DOMAIN
 from adapterhub.audit.verifier import Checkpoint as SignedHead
-from adapterhub.core.tenancy import Tenant, project_model
+from adapterhub.core.tenancy import Tenant, project_model, row_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def head_signed(project: Tenant | None) -> dict[str, Any]:
     """Return the chain's head as a signed checkpoint that follows the last one."""
     sequence, head = head_of(project)
     at = now()
-    last = Checkpoint.objects.filter(project=project).last()
+    last = Checkpoint.objects.filter(project=row_of(project)).last()
     content = {
         "project": project.slug if project else None,
         "sequence": sequence,
@@ -51,4 +51,4 @@ def head_signed(project: Tenant | None) -> dict[str, Any]:
 
 def signed_heads(project: Tenant | None) -> list[SignedHead]:
     """Return the chain's checkpoints in the verifier's form, oldest first."""
-    return [point.as_signed() for point in Checkpoint.objects.filter(project=project)]
+    return [point.as_signed() for point in Checkpoint.objects.filter(project=row_of(project))]

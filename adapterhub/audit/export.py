@@ -17,7 +17,7 @@ from django.utils.timezone import now
 from adapterhub.audit.models import AuditEvent, Checkpoint
 from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.verifier import MANIFEST_DOMAIN
-from adapterhub.core.tenancy import Tenant
+from adapterhub.core.tenancy import Tenant, row_of
 
 COLUMNS = [
     "sequence",
@@ -80,7 +80,7 @@ def write_bundle(project: Tenant | None, folder: Path) -> None:
     for name, lines in (("events.jsonl", export_lines(project)), ("events.csv", csv_lines(project))):
         with (folder / name).open("w", newline="") as stream:
             stream.writelines(lines)
-    for point in Checkpoint.objects.filter(project=project).select_related("project"):
+    for point in Checkpoint.objects.filter(project=row_of(project)).select_related("project"):
         path = folder / "checkpoints" / point.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(point.document))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 
+from adapterhub.api.pages import offer
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 
@@ -25,7 +26,9 @@ CONDITIONS = {
 class AuditFilter(forms.Form):
     """A filter of audit events with optional fields. While a field is invalid, its error is shown and none match."""
 
-    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", required=False, empty_label="all of mine")
+    project: forms.ModelChoiceField[Model] = forms.ModelChoiceField(
+        queryset=None, to_field_name="slug", required=False, empty_label="all of mine"
+    )
     tag = forms.ChoiceField(label="What", required=False, choices=[("", "everything"), *((tag, tag) for tag in Tag)])
     who = forms.CharField(required=False, max_length=200)
     object = forms.CharField(required=False, max_length=200)
@@ -37,7 +40,7 @@ class AuditFilter(forms.Form):
     def __init__(self, *args: Any, projects: QuerySet[Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.projects = projects
-        self.fields["project"].queryset = projects
+        offer(self, project=projects)
 
     def events(self) -> QuerySet[AuditEvent]:
         """Return the matching events of the projects, newest first; none while a field is invalid."""

@@ -14,7 +14,7 @@ from django.utils.timezone import now
 from adapterhub.audit import verifier as chain
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
-from adapterhub.core.tenancy import Tenant
+from adapterhub.core.tenancy import Tenant, row_of
 
 JsonObject = dict[str, Any]
 APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
@@ -26,7 +26,7 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """Return the events of one chain in order; None is the chain of the installation itself."""
-        return self.filter(project=project).order_by("sequence")
+        return self.filter(project=row_of(project)).order_by("sequence")
 
     def about(self, record: models.Model) -> AuditEventQuerySet:
         """Return the events of one object, newest first."""
@@ -89,7 +89,7 @@ class AuditEvent(models.Model):
         if not connection.in_atomic_block:
             raise transaction.TransactionManagementError("An audit event belongs into the transaction of its change.")
         event = cls(
-            project=project,
+            project=row_of(project),
             at=now(),
             tag=tag,
             actor=by.user,
@@ -247,7 +247,7 @@ def as_json(content: JsonObject | None) -> str | None:
 
 def head_of(project: Tenant | None) -> tuple[int, bytes]:
     """Return the last sequence of a chain and its hash; (0, 32 zero bytes) when it is empty."""
-    rows = AuditEvent.objects.filter(project=project).order_by("-sequence").values_list("sequence", "hash")
+    rows = AuditEvent.objects.filter(project=row_of(project)).order_by("-sequence").values_list("sequence", "hash")
     last = rows.first()
     return (last[0], bytes(last[1])) if last else (0, chain.GENESIS)
 
@@ -268,6 +268,6 @@ def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> 
                 edited.append(chain.Fault(event.sequence, "edited"))
             yield event.as_link()
 
-    checkpoints = [point.as_signed() for point in Checkpoint.objects.filter(project=project)]
+    checkpoints = [point.as_signed() for point in Checkpoint.objects.filter(project=row_of(project))]
     chain_faults = list(chain.faults(links(), [*checkpoints, *outside]))
     return count, sorted({*chain_faults, *edited}, key=lambda fault: fault.sequence)

@@ -7,6 +7,7 @@ the attempt checks the token, so a worker that was paused past its lease cannot 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Self
 
 from django.conf import settings
@@ -65,8 +66,8 @@ class LeasedJobQuerySet(models.QuerySet[Any]):
 class LeasedJob(models.Model):
     """An abstract job that a worker runs in a child process under a lease.
 
-    A subclass provides `child_arguments(folder)`, `note(event)`, `wake_worker()`, and `succeeded(folder)`,
-    `failed(reason, message)` and `cancelled()`, which each end with their audit event.
+    A subclass provides `child_arguments`, `note`, `wake_worker`, and `succeeded`, `failed` and `cancelled`, which each
+    end with their audit event.
     """
 
     status = models.CharField(max_length=20, choices=JobStatus.choices, default=JobStatus.QUEUED, editable=False)
@@ -98,6 +99,22 @@ class LeasedJob(models.Model):
         """Return True until the job has ended."""
         return self.status not in TERMINAL
 
+    def child_arguments(self, folder: Path) -> list[str]:
+        """Prepare the folder and return the child's arguments after `python -m`."""
+        raise NotImplementedError
+
+    def succeeded(self, folder: Path) -> None:
+        """Store what the child left in the folder and end the job."""
+        raise NotImplementedError
+
+    def failed(self, reason: str, message: str) -> None:
+        """End the job as failed."""
+        raise NotImplementedError
+
+    def cancelled(self) -> None:
+        """End the job as cancelled."""
+        raise NotImplementedError
+
     @classmethod
     def claim(cls, pk: Any) -> Self | None:
         """Claim a queued job; return None if another worker has claimed it or it was cancelled."""
@@ -113,7 +130,8 @@ class LeasedJob(models.Model):
                 message="",
             )
         )
-        return cls.objects.get(pk=pk) if claimed else None
+        claimed_job: Self | None = cls.objects.get(pk=pk) if claimed else None
+        return claimed_job
 
     def heartbeat(self) -> str:
         """Extend the lease and return the current status. Raises StaleAttempt."""
@@ -132,7 +150,8 @@ class LeasedJob(models.Model):
 
     def lock(self) -> Self:
         """Return the current row, locked until the end of the transaction."""
-        return type(self).objects.select_for_update().get(pk=self.pk)
+        row: Self = type(self).objects.select_for_update().get(pk=self.pk)
+        return row
 
     def stop_or_cancel(self) -> None:
         """Cancel a queued job at once, or ask a running one to stop. A repeated call changes nothing.

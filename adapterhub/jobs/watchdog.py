@@ -49,6 +49,6 @@ class Watchdog(threading.Thread):
         """Count the messages in this worker's queues over a separate connection; 0 while Valkey does not answer."""
         try:
             with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=LOOK_S) as client:
-                return sum(int(client.llen(name)) for name in self._queues)  # type: ignore[arg-type]
+                return sum(int(client.llen(name)) for name in self._queues)
         except redis.RedisError:
             return 0

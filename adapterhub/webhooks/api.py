@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from adapterhub.accounts.models import Project
 from adapterhub.api.pagination import ByCreation, NewestFirst
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.reasons import OptionalReasonSerializer
@@ -16,17 +19,17 @@ from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Attempt, Delivery, Webhook
 
 
-class WebhookSerializer(serializers.ModelSerializer):
+class WebhookSerializer(serializers.ModelSerializer[Webhook]):
     """A webhook without its secret."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
 
     class Meta:
         model = Webhook
         fields = ["id", "project", "url", "events", "created_at", "revoked_at"]
 
 
-class NewWebhookSerializer(serializers.Serializer):
+class NewWebhookSerializer(serializers.Serializer[Any]):
     """The webhook to create."""
 
     project = serializers.SlugField()
@@ -45,7 +48,7 @@ class ShownWebhookSerializer(WebhookSerializer):
         fields = [*WebhookSerializer.Meta.fields, "secret"]
 
 
-class AttemptSerializer(serializers.ModelSerializer):
+class AttemptSerializer(serializers.ModelSerializer[Attempt]):
     """One attempt of a delivery."""
 
     class Meta:
@@ -53,7 +56,7 @@ class AttemptSerializer(serializers.ModelSerializer):
         fields = ["number", "at", "answer", "error"]
 
 
-class DeliverySerializer(serializers.ModelSerializer):
+class DeliverySerializer(serializers.ModelSerializer[Delivery]):
     """A delivery with its attempts."""
 
     type = serializers.CharField(source="event.tag")

@@ -11,8 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
+from adapterhub.accounts.models import Project
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, allowed_somewhere, reason_in
+from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
 from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Delivery, DeliveryStatus, Webhook
@@ -24,13 +25,15 @@ STATES = {"in use": Q(revoked_at=None), "revoked": Q(revoked_at__isnull=False)}
 class WebhookForm(forms.Form):
     """A form for a new webhook: project, address and events."""
 
-    project = forms.ModelChoiceField(queryset=None, to_field_name="slug", empty_label=None)
+    project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
+        queryset=None, to_field_name="slug", empty_label=None
+    )
     url = forms.CharField(max_length=500, label="Address", help_text="https, at a host that an operator allowed.")
     events = forms.CharField(initial="rollout:* alias:*", help_text="Separated by spaces.")
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["project"].queryset = projects
+        offer(self, project=projects)
 
 
 @login_required

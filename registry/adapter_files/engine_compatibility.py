@@ -132,8 +132,7 @@ def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_
         return f"It trains biases (bias = {traits.bias}), which are no low-rank matrices: train with bias = none."
     if traits.modules_to_save:
         return f"It replaces whole modules ({', '.join(traits.modules_to_save)}): train without modules_to_save."
-    limited = engine is not Engine.LLAMA_CPP and max_lora_rank is not None
-    if limited and traits.max_rank > max_lora_rank:
+    if engine is not Engine.LLAMA_CPP and max_lora_rank is not None and traits.max_rank > max_lora_rank:
         return f"Its highest rank is {traits.max_rank}; the fleet serves at most {max_lora_rank}."
     return ""
 

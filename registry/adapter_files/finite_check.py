@@ -14,7 +14,7 @@ import numpy as np
 
 BLOCK_BYTES = 4 * 2**20
 # A number is infinite or NaN when all bits of its exponent are set; its sign does not matter.
-FORMATS = {
+FORMATS: dict[str, tuple[np.dtype[Any], int, int]] = {
     "F32": (np.dtype("<u4"), 0x7F800000, 0x7FFFFFFF),
     "F16": (np.dtype("<u2"), 0x7C00, 0x7FFF),
     "BF16": (np.dtype("<u2"), 0x7F80, 0x7FFF),

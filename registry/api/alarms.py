@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -12,7 +14,7 @@ from registry.models import Replica
 from registry.serving.alerts import open_alarms
 
 
-class AlarmSerializer(serializers.Serializer):
+class AlarmSerializer(serializers.Serializer[Any]):
     """An alarm with its remedy."""
 
     kind = serializers.ChoiceField(choices=["load_refused", "replica_unreachable"])
@@ -23,7 +25,7 @@ class AlarmSerializer(serializers.Serializer):
 
 
 @extend_schema_serializer(many=False)
-class AlarmPageSerializer(serializers.Serializer):
+class AlarmPageSerializer(serializers.Serializer[Any]):
     """Page of alarms in the shape of every list; alarms are few enough for one page."""
 
     next = serializers.CharField(allow_null=True)

@@ -10,6 +10,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from adapterhub.accounts.models import Project
 from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope
@@ -17,10 +18,10 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.serializers import ReasonSerializer
-from registry.models import Alias, Approval, Rollout, Signature
+from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
 
 
-class SignatureSerializer(serializers.ModelSerializer):
+class SignatureSerializer(serializers.ModelSerializer[Signature]):
     """A person's signature."""
 
     class Meta:
@@ -28,12 +29,12 @@ class SignatureSerializer(serializers.ModelSerializer):
         fields = ["name", "decision", "meaning", "reason", "bound", "auth_method", "at"]
 
 
-class ApprovalSerializer(serializers.ModelSerializer):
+class ApprovalSerializer(serializers.ModelSerializer[Approval]):
     """A request for approval with its evidence and signatures."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
-    alias = serializers.SlugRelatedField(slug_field="name", read_only=True)
-    candidate = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
+    project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
+    alias = serializers.SlugRelatedField[Alias](slug_field="name", read_only=True)
+    candidate = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
     signatures = SignatureSerializer(many=True, read_only=True)
 
     class Meta:
@@ -59,7 +60,7 @@ class ApprovalSerializer(serializers.ModelSerializer):
         ]
 
 
-class NewApprovalSerializer(serializers.Serializer):
+class NewApprovalSerializer(serializers.Serializer[Any]):
     """A request to promote a rollout, or to change an alias' policy."""
 
     rollout = serializers.UUIDField(required=False, help_text="To promote it.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
@@ -10,7 +10,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import ApiToken
+from adapterhub.accounts.models import ApiToken, User
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
 from adapterhub.api.views import ProjectViewSet, Retrieving
@@ -23,7 +23,7 @@ from registry.playground.client import MOST_MODELS, token_for
 MOST_PROMPTS = 8
 
 
-class BlindAnswerSerializer(serializers.Serializer):
+class BlindAnswerSerializer(serializers.Serializer[Any]):
     """An answer of a blind test."""
 
     letter = serializers.CharField()
@@ -31,7 +31,7 @@ class BlindAnswerSerializer(serializers.Serializer):
     number = serializers.IntegerField(allow_null=True, help_text="The version's; null until the caller has voted.")
 
 
-class PreferenceSerializer(serializers.Serializer):
+class PreferenceSerializer(serializers.Serializer[Any]):
     """The votes for a version."""
 
     number = serializers.IntegerField(allow_null=True, help_text="The version's; null = no difference.")
@@ -39,12 +39,12 @@ class PreferenceSerializer(serializers.Serializer):
     share = serializers.FloatField()
 
 
-class BlindTestSerializer(serializers.ModelSerializer):
+class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
     """A blind test, as far as the caller may see it."""
 
-    adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    adapter = serializers.SlugRelatedField[Adapter](slug_field="slug", read_only=True)
     versions = serializers.ListField(child=serializers.IntegerField(), source="numbers")
-    asked_by = serializers.SlugRelatedField(slug_field="username", read_only=True)
+    asked_by = serializers.SlugRelatedField[User](slug_field="username", read_only=True)
     answers = serializers.SerializerMethodField()
     votes = serializers.SerializerMethodField()
 
@@ -59,7 +59,8 @@ class BlindTestSerializer(serializers.ModelSerializer):
 
     def may_vote(self, test: BlindTest) -> bool:
         """Return True for a token, or a person with scope infer in the test's project; cached for each project."""
-        request, known = self.context["request"], self.context.setdefault("may_vote", {})
+        request = self.context["request"]
+        known: dict[int, bool] = cast(dict[str, Any], self.context).setdefault("may_vote", {})
         if isinstance(request.auth, ApiToken):
             return True
         if test.adapter.project_id not in known:
@@ -82,7 +83,7 @@ class BlindTestSerializer(serializers.ModelSerializer):
         return votes
 
 
-class NewBlindTestSerializer(serializers.Serializer):
+class NewBlindTestSerializer(serializers.Serializer[Any]):
     """The prompts to ask and the versions that answer."""
 
     adapter = serializers.SlugField()
@@ -96,7 +97,7 @@ class NewBlindTestSerializer(serializers.Serializer):
     max_tokens = serializers.IntegerField(min_value=1, max_value=1024, default=64)
 
 
-class VoteSerializer(serializers.Serializer):
+class VoteSerializer(serializers.Serializer[Any]):
     """A vote."""
 
     letter = serializers.CharField(max_length=4, help_text="Of the best answer, or none: no difference.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -15,7 +17,7 @@ from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import compare, other_version
 from registry.evidence.dossier import dossier
 from registry.evidence.lineage import lineage
-from registry.models import Dossier
+from registry.models import AdapterVersion, Dossier
 
 SCOPES = {
     "compatibility": Scope.READ,
@@ -27,7 +29,7 @@ SCOPES = {
 }
 
 
-class EngineVerdictSerializer(serializers.Serializer):
+class EngineVerdictSerializer(serializers.Serializer[Any]):
     """The verdict on a version for an engine."""
 
     engine = serializers.CharField()
@@ -35,10 +37,10 @@ class EngineVerdictSerializer(serializers.Serializer):
     reason = serializers.CharField()
 
 
-class DossierSerializer(serializers.ModelSerializer):
+class DossierSerializer(serializers.ModelSerializer[Dossier]):
     """A frozen dossier."""
 
-    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
+    version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True)
 
     class Meta:
         model = Dossier

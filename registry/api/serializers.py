@@ -17,12 +17,12 @@ from registry.models.feedback import Outcome
 from registry.uploads.inbox import NAME
 
 
-def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField:
+def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField[Any]:
     """Return a read-only field that shows a related object by one of its fields."""
     return serializers.SlugRelatedField(slug_field=name, read_only=True, **options)
 
 
-class BaseModelSerializer(serializers.ModelSerializer):
+class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
     """A base model."""
 
     class Meta:
@@ -43,11 +43,11 @@ class BaseModelSerializer(serializers.ModelSerializer):
         ]
 
 
-class NewBaseModelSerializer(serializers.Serializer):
+class NewBaseModelSerializer(serializers.Serializer[Any]):
     """The base model to register: from the models folder, a hub or a version."""
 
     slug = serializers.SlugField(max_length=50)
-    source = serializers.RegexField(
+    source = serializers.RegexField(  # type: ignore[assignment]  # DRF takes it off the class
         r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
         max_length=200,
         required=False,
@@ -61,14 +61,14 @@ class NewBaseModelSerializer(serializers.Serializer):
         "is taken as it is; a LoRA is merged into its base model.",
     )
 
-    def validate(self, fields: dict) -> dict:
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Check that one origin is named. Raises ValidationError."""
         if ("source" in fields) == ("version" in fields):
             raise serializers.ValidationError({"source": "Name either a source or a version."})
         return fields
 
 
-class AdapterSerializer(serializers.ModelSerializer):
+class AdapterSerializer(serializers.ModelSerializer[Adapter]):
     """An adapter."""
 
     project = slug_of()
@@ -79,7 +79,7 @@ class AdapterSerializer(serializers.ModelSerializer):
         fields = ["slug", "project", "base_model", "description", "tags", "archived_at", "created_at"]
 
 
-class NewAdapterSerializer(serializers.Serializer):
+class NewAdapterSerializer(serializers.Serializer[Any]):
     """The adapter to create."""
 
     project = serializers.SlugField()
@@ -89,14 +89,14 @@ class NewAdapterSerializer(serializers.Serializer):
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False, default=list)
 
 
-class AdapterChangeSerializer(serializers.Serializer):
+class AdapterChangeSerializer(serializers.Serializer[Any]):
     """The fields of an adapter that can change."""
 
     description = serializers.CharField(required=False, allow_blank=True)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False)
 
 
-class VersionSerializer(serializers.ModelSerializer):
+class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
     """A version of an adapter."""
 
     adapter = slug_of()
@@ -126,7 +126,7 @@ class VersionSerializer(serializers.ModelSerializer):
         ]
 
 
-class UploadSerializer(serializers.Serializer):
+class UploadSerializer(serializers.Serializer[Any]):
     """The files of a version, or the place where they are."""
 
     adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
@@ -145,13 +145,13 @@ class UploadSerializer(serializers.Serializer):
         return fields
 
 
-class ReasonSerializer(serializers.Serializer):
+class ReasonSerializer(serializers.Serializer[Any]):
     """A reason."""
 
     reason = serializers.CharField(max_length=2000)
 
 
-class ClusterSerializer(serializers.ModelSerializer):
+class ClusterSerializer(serializers.ModelSerializer[Cluster]):
     """A cluster."""
 
     project = slug_of()
@@ -162,7 +162,7 @@ class ClusterSerializer(serializers.ModelSerializer):
         fields = ["slug", "project", "base_model", "engine", "max_lora_rank", "max_loras", "created_at"]
 
 
-class NewClusterSerializer(serializers.ModelSerializer):
+class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
     """The cluster to create."""
 
     project = serializers.SlugField()
@@ -171,10 +171,10 @@ class NewClusterSerializer(serializers.ModelSerializer):
     class Meta:
         model = Cluster
         fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras"]
-        extra_kwargs = {"slug": {"validators": []}}
+        extra_kwargs: dict[str, Any] = {"slug": {"validators": []}}
 
 
-class ReplicaSerializer(serializers.ModelSerializer):
+class ReplicaSerializer(serializers.ModelSerializer[Replica]):
     """A replica as it was last observed."""
 
     cluster = slug_of()
@@ -184,7 +184,7 @@ class ReplicaSerializer(serializers.ModelSerializer):
         fields = ["id", "cluster", "url", "is_healthy", "engine_version", "loaded", "refused", "message", "seen_at"]
 
 
-class NewReplicaSerializer(serializers.Serializer):
+class NewReplicaSerializer(serializers.Serializer[Any]):
     """The replica to add to a cluster."""
 
     cluster = serializers.SlugField()
@@ -203,7 +203,7 @@ class NewReplicaSerializer(serializers.Serializer):
         return url
 
 
-class ReplicaStateSerializer(serializers.Serializer):
+class ReplicaStateSerializer(serializers.Serializer[Any]):
     """Desired and observed versions of a replica."""
 
     url = serializers.CharField()
@@ -215,7 +215,7 @@ class ReplicaStateSerializer(serializers.Serializer):
     message = serializers.CharField()
 
 
-class AliasSerializer(serializers.ModelSerializer):
+class AliasSerializer(serializers.ModelSerializer[Alias]):
     """An alias."""
 
     project = slug_of()
@@ -227,7 +227,7 @@ class AliasSerializer(serializers.ModelSerializer):
         fields = ["name", "project", "cluster", "version", "policy", "generation", "created_at"]
 
 
-class NewAliasSerializer(serializers.Serializer):
+class NewAliasSerializer(serializers.Serializer[Any]):
     """The alias to create."""
 
     project = serializers.SlugField()
@@ -237,13 +237,13 @@ class NewAliasSerializer(serializers.Serializer):
     policy = serializers.DictField(required=False, default=dict)
 
 
-class PolicySerializer(serializers.Serializer):
+class PolicySerializer(serializers.Serializer[Any]):
     """An alias' policy."""
 
     policy = serializers.DictField()
 
 
-class MoveSerializer(serializers.Serializer):
+class MoveSerializer(serializers.Serializer[Any]):
     """The version to move an alias to, and the one that the caller saw."""
 
     version = serializers.CharField()
@@ -251,7 +251,7 @@ class MoveSerializer(serializers.Serializer):
     reason = serializers.CharField(max_length=2000)
 
 
-class AliasMoveSerializer(serializers.ModelSerializer):
+class AliasMoveSerializer(serializers.ModelSerializer[AliasMove]):
     """A move of an alias."""
 
     version = slug_of("served_name")
@@ -261,7 +261,7 @@ class AliasMoveSerializer(serializers.ModelSerializer):
         fields = ["version", "at", "actor_name", "reason"]
 
 
-class StepSerializer(serializers.Serializer):
+class StepSerializer(serializers.Serializer[Any]):
     """A step of a rollout."""
 
     weight = serializers.FloatField(min_value=0, max_value=100)
@@ -279,7 +279,7 @@ class StepSerializer(serializers.Serializer):
     )
 
 
-class GuardrailSerializer(serializers.Serializer):
+class GuardrailSerializer(serializers.Serializer[Any]):
     """A metric that a rollout watches."""
 
     metric = serializers.ChoiceField(choices=list(METRICS))
@@ -292,14 +292,14 @@ class GuardrailSerializer(serializers.Serializer):
     level = serializers.FloatField(required=False, allow_null=True, help_text="0.95 is p95; of times only.")
 
 
-class JudgeSerializer(serializers.Serializer):
+class JudgeSerializer(serializers.Serializer[Any]):
     """Settings of the judge: it gets a sample of both arms' answers, with their questions."""
 
     instruction = serializers.CharField(max_length=2000, help_text="What makes an answer good.")
     sample = serializers.FloatField(min_value=0.01, max_value=100, help_text="Percent of the answers.")
 
 
-class ChecksSerializer(serializers.Serializer):
+class ChecksSerializer(serializers.Serializer[Any]):
     """Checks of an answer, which the routers make after they have sent the answer."""
 
     refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
@@ -308,7 +308,7 @@ class ChecksSerializer(serializers.Serializer):
     judge = JudgeSerializer(required=False)
 
 
-class TargetingSerializer(serializers.Serializer):
+class TargetingSerializer(serializers.Serializer[Any]):
     """Targeting of units, named as clients send them; only their hashes are kept."""
 
     allow = serializers.ListField(child=serializers.CharField(max_length=500), required=False, default=list)
@@ -322,7 +322,7 @@ class TargetingSerializer(serializers.Serializer):
     )
 
 
-class FeedbackSerializer(serializers.Serializer):
+class FeedbackSerializer(serializers.Serializer[Any]):
     """A person's judgement of an answer."""
 
     response_id = serializers.CharField(max_length=64)
@@ -339,7 +339,7 @@ class FeedbackSerializer(serializers.Serializer):
         return fields
 
 
-class RolloutSerializer(serializers.ModelSerializer):
+class RolloutSerializer(serializers.ModelSerializer[Rollout]):
     """A rollout."""
 
     alias = slug_of("name")
@@ -369,7 +369,7 @@ class RolloutSerializer(serializers.ModelSerializer):
         ]
 
 
-class NewRolloutSerializer(serializers.Serializer):
+class NewRolloutSerializer(serializers.Serializer[Any]):
     """The rollout to open, or to draft."""
 
     alias = serializers.SlugField()
@@ -386,7 +386,7 @@ class NewRolloutSerializer(serializers.Serializer):
     draft = serializers.BooleanField(default=False, help_text="Keep it, and let somebody start it later.")
 
 
-class TransitionSerializer(serializers.Serializer):
+class TransitionSerializer(serializers.Serializer[Any]):
     """The reason for a transition, and the generation that the caller saw."""
 
     reason = serializers.CharField(max_length=2000)
@@ -408,7 +408,7 @@ class WeightSerializer(TransitionSerializer):
     weight = serializers.FloatField(min_value=0, max_value=100)
 
 
-class ResponseSerializer(serializers.ModelSerializer):
+class ResponseSerializer(serializers.ModelSerializer[Response]):
     """The version behind an answer."""
 
     version = slug_of("served_name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from django.core import signing
 from drf_spectacular.utils import extend_schema
@@ -30,7 +31,7 @@ MOST_BYTES = 8 * 2**30
 SCOPES = {"links": Scope.READ, "uploads": Scope.PUBLISH}
 
 
-class LinksSerializer(serializers.Serializer):
+class LinksSerializer(serializers.Serializer[Any]):
     """Links to a version's files in the object store."""
 
     digest = serializers.CharField()
@@ -38,7 +39,7 @@ class LinksSerializer(serializers.Serializer):
     urls = serializers.DictField(child=serializers.URLField(), help_text="GET each; manifest.json names every sha256.")
 
 
-class NewUploadSerializer(serializers.Serializer):
+class NewUploadSerializer(serializers.Serializer[Any]):
     """Links by which to upload a version's files to the object store."""
 
     upload = serializers.CharField(help_text="Send it as `upload` when both files are there.")

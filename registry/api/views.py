@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.db.models import Model
 from django.http import FileResponse
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.types import OpenApiTypes
@@ -20,7 +21,7 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.accounts.models import Project
+from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.api.conditions import wanted_tag
 from adapterhub.api.pagination import NewestFirst
 from adapterhub.api.permissions import actor_of, named_project, projects_of, require_scope, seen_in
@@ -44,7 +45,7 @@ from registry.uploads.inbox import take_folder
 class FormatIsNoRenderer(DefaultContentNegotiation):
     """Content negotiation without `?format=`, which names the export format here and not a renderer."""
 
-    settings = SimpleNamespace(URL_FORMAT_OVERRIDE=None)
+    settings = cast(Any, SimpleNamespace(URL_FORMAT_OVERRIDE=None))
 
 
 class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
@@ -111,7 +112,8 @@ def whole_version(request: Request, served_name: str) -> models.AdapterVersion:
 
 def require_admin_somewhere(request: Request) -> None:
     """Require a token of scope admin, or an admin of any project: base models belong to no project."""
-    project = request.auth.project if request.auth else Project.objects.visible_to(request.user).first()
+    token = cast(ApiToken | None, request.auth)
+    project = token.project if token else Project.objects.visible_to(cast(User, request.user)).first()
     named_project(request, project.slug if project else "", Scope.ADMIN)
 
 
@@ -170,7 +172,8 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         """Return the adapter in the URL, if the caller sees it."""
         view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
         view.scopes = self.scopes
-        return view.get_object()
+        adapter: models.Adapter = view.get_object()
+        return adapter
 
     @extend_schema(request={"multipart/form-data": shapes.UploadSerializer}, responses={201: shapes.VersionSerializer})
     def create(self, request: Request, slug: str) -> Response:
@@ -254,7 +257,7 @@ def receive(adapter: models.Adapter, files: dict[str, Any], folder: Path) -> Pat
     return folder
 
 
-def write_upload(upload: UploadedFile, path: Path) -> None:
+def write_upload(upload: UploadedFile[bytes], path: Path) -> None:
     """Store an uploaded file at `path`; a large one, which is on disk already, is moved if it is on the same disk."""
     if isinstance(upload, TemporaryUploadedFile) and is_on_disk_of(path, upload.temporary_file_path()):
         upload.flush()
@@ -312,10 +315,10 @@ class ReplicaViewSet(Reading):
         return self.write(cluster.add_replica(url=fields["url"], by=actor_of(request)), 201)
 
 
-def named_record(view: ProjectViewSet, model: type, name: str, value: str, scope: str, field: str) -> Any:
+def named_record(view: ProjectViewSet, model: type[Model], name: str, value: str, scope: str, field: str) -> Any:
     """Return the object that a request body names; require the scope in its project. Raises Invalid if not visible."""
-    path = {models.AdapterVersion: "adapter__project"}.get(model, "project")
-    visible = seen_in(model.objects.select_related(path), path, view.request)
+    path = "adapter__project" if model is models.AdapterVersion else "project"
+    visible = seen_in(model._default_manager.select_related(path), path, view.request)
     record = visible.filter(**{name: value, f"{path}__archived_at": None}).first()
     if record is None:
         raise Invalid(f"There is no {field} {value!r} that you can see.", field=field, code=f"unknown_{field}")
@@ -338,7 +341,10 @@ class AliasViewSet(Reading):
 
     def version(self, served_name: str, field: str = "version") -> models.AdapterVersion:
         """Return the version with this served name, if the caller sees it. Raises Invalid."""
-        return named_record(self, models.AdapterVersion, "served_name", served_name, Scope.READ, field)
+        version: models.AdapterVersion = named_record(
+            self, models.AdapterVersion, "served_name", served_name, Scope.READ, field
+        )
+        return version
 
     @extend_schema(request=shapes.NewAliasSerializer, responses={201: shapes.AliasSerializer})
     def create(self, request: Request) -> Response:

@@ -60,10 +60,13 @@ def table(versions: Sequence[AdapterVersion]) -> dict[str, list[dict[str, Any]]]
 def beside(sides: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Make one row for each name of any side, with the rows that differ first."""
     names = sorted(set().union(*sides))
-    rows = [{"name": name, "values": [side.get(name) for side in sides]} for name in names]
-    for row in rows:
-        row["same"] = all(value == row["values"][0] for value in row["values"])
+    rows = [row_of(name, [side.get(name) for side in sides]) for name in names]
     return sorted(rows, key=lambda row: row["same"])
+
+
+def row_of(name: str, values: list[Any]) -> dict[str, Any]:
+    """Return the row of one name, and whether all its values are the same."""
+    return {"name": name, "values": values, "same": all(value == values[0] for value in values)}
 
 
 def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]]:

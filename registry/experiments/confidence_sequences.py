@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import e, inf
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,4 +158,5 @@ def log_evidence(hits: Number, count: Number, chance: float, prior: float) -> Nu
     """
     yes, no = prior * chance, prior * (1 - chance)
     likely = betaln(yes + hits, no + count - hits) - betaln(yes, no)
-    return likely - xlogy(hits, chance) - xlog1py(np.subtract(count, hits), -chance)
+    evidence = likely - xlogy(hits, chance) - xlog1py(np.subtract(count, hits), -chance)
+    return cast(Number, evidence)

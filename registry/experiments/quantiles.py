@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from registry.experiments.confidence_sequences import Interval, concentration, log_evidence
 
 # 1 ms to 1,000 s, each edge 5 % above the last: an interval's ends are at most 5 % wider than the values' own.
-EDGES: NDArray[np.float64] = 1e-3 * 1.05 ** np.arange(284)
+EDGES: NDArray[np.float64] = 1e-3 * 1.05 ** np.arange(284, dtype=np.float64)
 
 
 def empty() -> NDArray[np.int64]:

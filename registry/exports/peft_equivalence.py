@@ -64,7 +64,7 @@ def updates(adapter: Path, base: Path) -> Updates:
 def opened(adapter: Path, base: Path) -> Any:
     """Load the adapter onto a base model on the meta device; only LoRA's factors are read. Raises ExportMismatch."""
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        empty: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))  # type: ignore[no-untyped-call]
     model = get_peft_model(empty, LoraConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)
     # PEFT's own loader would move the factors to the base layer's device, which has no memory here.
     factors = {

@@ -1,8 +1,10 @@
 """What a version's prompts are made with. Rows from before do not say it, and are never rewritten."""
 
+from typing import Any
+
 from django.db import migrations, models
 
-DIGEST = {"blank": True, "default": "", "max_length": 64}
+DIGEST: dict[str, Any] = {"blank": True, "default": "", "max_length": 64}
 
 
 class Migration(migrations.Migration):

@@ -1,8 +1,10 @@
+from typing import Any
+
 from django.db import migrations
 from django.db.models import F
 
 
-def opened_at_once(apps, schema_editor):
+def opened_at_once(apps: Any, schema_editor: Any) -> None:
     apps.get_model("registry", "Rollout").objects.update(opened_at=F("created_at"))
 
 

@@ -11,7 +11,8 @@ from registry.models.evaluation import VersionEvaluation
 from registry.models.feedback import Feedback
 from registry.models.minute import RolloutMinute, RolloutUnit
 from registry.models.response import Response
-from registry.models.rollout import Rollout, RolloutStatus
+from registry.models.rollout import Rollout
+from registry.models.rollout_states import RolloutStatus
 
 __all__ = [
     "Adapter",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -123,7 +123,10 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
 BODY = ("config", "ranks", "lineage")
 
 
-def without_bodies(rows: models.QuerySet[Any], *paths: str) -> models.QuerySet[Any]:
+Rows = TypeVar("Rows", bound=models.QuerySet[Any])
+
+
+def without_bodies(rows: Rows, *paths: str) -> Rows:
     """Defer the large JSON fields of the versions at these paths; "" means the rows themselves are versions.
 
     A deferred field is read from the database when it is accessed.

@@ -191,7 +191,7 @@ class Approval(models.Model):
 
     def bound_now(self) -> str:
         """Return the digest of the evidence as it is now."""
-        return digest_of(self.rollout.evidence() if self.rollout else self.alias.policy_evidence(self.policy))
+        return digest_of(self.rollout.evidence() if self.rollout else self.alias.policy_evidence(self.policy or {}))
 
     def locked(self, status: ApprovalStatus) -> Approval:
         """Return the approval, locked. Raises InvalidTransition unless it has the status."""
@@ -213,8 +213,8 @@ class Approval(models.Model):
 
     def authors(self) -> tuple[User | None, ...]:
         """Return who may not sign: those who requested it, broke the glass, opened the rollout or made the version."""
-        rollout, candidate = self.rollout, self.candidate
-        return (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
+        made = [thing.created_by for thing in (self.rollout, self.candidate) if thing]
+        return (self.author, self.broken_by, *made)
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
         """Store the signature with the digest of the evidence."""

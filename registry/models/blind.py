@@ -102,5 +102,6 @@ class BlindVote(models.Model):
 def tally(numbers: list[int], votes: Iterable[int | None]) -> list[dict[str, Any]]:
     """Count votes and their share for each version, with "no difference" (number None) as the last row."""
     counted = Counter(votes)
-    rows = [{"number": number, "votes": counted[number]} for number in (*numbers, None)]
-    return [{**row, "share": row["votes"] / max(1, counted.total())} for row in rows]
+    total = max(1, counted.total())
+    rows = [(number, counted[number]) for number in (*numbers, None)]
+    return [{"number": number, "votes": count, "share": count / total} for number, count in rows]

@@ -32,7 +32,8 @@ class VersionEvaluation(models.Model):
 
     def difference_to_other(self) -> dict[str, float] | None:
         """Return the difference in loss to the other version, in nats a token: {mean, low, high}; below 0 is better."""
-        return self.metrics.get("differences", {}).get("against")
+        difference: dict[str, float] | None = self.metrics.get("differences", {}).get("against")
+        return difference
 
 
 def unmeasured(version: AdapterVersion) -> str:

@@ -65,7 +65,7 @@ class RolloutMinute(models.Model):
     def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
         """Add values to one minute of an arm; without values insert the row alone."""
         key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
-        cls.objects.bulk_create([cls(**key)], ignore_conflicts=True)
+        RolloutMinute.objects.bulk_create([RolloutMinute(**key)], ignore_conflicts=True)
         if not values:
             return
         row = cls.objects.select_for_update().get(**key)
@@ -144,7 +144,7 @@ class RolloutUnit(models.Model):
     def locked(cls, drafts: Iterable[RolloutUnit]) -> dict[UnitKey, RolloutUnit]:
         """Insert the users that are new and return the rows of all of them, locked."""
         wanted = {one.key: one for one in drafts}
-        cls.objects.bulk_create([wanted[key] for key in sorted(wanted, key=str)], ignore_conflicts=True)
+        RolloutUnit.objects.bulk_create([wanted[key] for key in sorted(wanted, key=str)], ignore_conflicts=True)
         units = {unit for _, unit, _ in wanted}
         rows = cls.objects.filter(rollout__in={pk for pk, _, _ in wanted}, unit__in=units).order_by("pk")
         return {row.key: row for row in rows.select_for_update()}
@@ -160,5 +160,5 @@ class RolloutUnit(models.Model):
                 unit.counted.append(name)
                 changed[unit.pk] = unit
             measured.append((rollout, arm, at, metric, value if is_first else None))
-        cls.objects.bulk_update(changed.values(), ["counted"])
+        RolloutUnit.objects.bulk_update(changed.values(), ["counted"])
         RolloutMinute.add(measured)

@@ -43,7 +43,7 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
         """Return the rollouts whose candidate gets its share now."""
         return self.filter(status__in=SERVING)
 
-    def by_alias(self, names: set[str]) -> dict[str, list[Rollout]]:
+    def by_alias(self, names: set[str | None]) -> dict[str, list[Rollout]]:
         """Group the rollouts of these aliases by alias name, the newest first."""
         groups: dict[str, list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
@@ -121,8 +121,9 @@ class Rollout(models.Model):
 
     def answers_before(self, hours: int) -> models.QuerySet[Any]:
         """Return the stable version's answers under this alias in the `hours` before the rollout, newest first."""
-        since = self.opened_at - timedelta(hours=hours)
-        return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, self.opened_at))
+        opened_at = self.opened_at or self.created_at
+        since = opened_at - timedelta(hours=hours)
+        return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, opened_at))
 
     def was_open(self, at: datetime) -> bool:
         """Return True if the rollout had been opened and had not ended at that time."""
@@ -320,8 +321,8 @@ class Rollout(models.Model):
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
         """Send all traffic of the alias to the candidate."""
-        for approval in self.approvals.open():
-            approval.lapse_when_changed(by=by)
+        for waiting in self.approvals.open():
+            waiting.lapse_when_changed(by=by)
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PROMOTED, expected_generation)
             approval = rollout.approval() if rollout.alias.quorum else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db.models import QuerySet
 
 from adapterhub.core.errors import Invalid
@@ -9,7 +11,7 @@ from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias
 
 
-def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet) -> None:
+def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet[Any]) -> None:
     """Require free adapter slots for a rollout of `candidate` on the alias' cluster.
 
     Both sides of every running rollout stay loaded on each replica; the other aliases share the slots that remain.

@@ -98,7 +98,7 @@ def render_comparison(
 def address(version: AdapterVersion, numbers: list[int]) -> str:
     """Return the URL of the comparison."""
     query = QueryDict(mutable=True)
-    query.setlist("to", [number for number in numbers if number != version.number])
+    query.setlist("to", [str(number) for number in numbers if number != version.number])
     return f"{reverse('compare', args=[version.adapter.slug, version.number])}?{query.urlencode()}"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.db.models import Case, QuerySet, When
 
+from adapterhub.api.pages import offer
 from adapterhub.core.errors import Invalid
 from registry.experiments.rollout_plan import BY_HAND, GUARDRAILS, TEMPLATES
 from registry.models import AdapterVersion, Alias, without_bodies
@@ -81,7 +82,7 @@ class PromoteForm(PlanForm):
         super().__init__(*args, **kwargs)
         aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
         own = Case(When(version__adapter=version.adapter, then=0), default=1)
-        self.fields["alias"].queryset = aliases.exclude(version=version).order_by(own, "name")
+        offer(self, alias=aliases.exclude(version=version).order_by(own, "name"))
         self.order_fields(["alias", "plan", "weight", "reason", "draft"])
 
 
@@ -100,9 +101,9 @@ class MoveForm(ReasonForm):
         super().__init__(*args, **kwargs)
         versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter")
         servable = without_bodies(versions.ready().trained_on(alias.cluster.base_model), "")
-        self.fields["version"].queryset = servable.exclude(pk=alias.version_id)
-        self.fields["version"].widget.choices = self.offered(self.fields["version"].queryset)
-        self.fields["expected"].queryset = versions
+        others = servable.exclude(pk=alias.version_id)
+        offer(self, version=others, expected=versions)
+        cast(forms.Select, self.fields["version"].widget).choices = self.offered(others)
         self.order_fields(["version", "reason", "expected"])
 
     def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
@@ -118,4 +119,5 @@ def cleaned(form: Any) -> dict[str, Any]:
     if not form.is_valid():
         field, errors = next(iter(form.errors.items()))
         raise Invalid(f"{form.fields[field].label or field}: {errors[0]}", field=field)
-    return form.cleaned_data
+    values: dict[str, Any] = form.cleaned_data
+    return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ WIDE, HIGH, ACROSS, DOWN = 132, 26, 176, 38
 Box = dict[str, Any]
 
 
-def ancestry(versions: Sequence[AdapterVersion]) -> dict[str, Any]:
+def ancestry(versions: Iterable[AdapterVersion]) -> dict[str, Any]:
     """Lay out boxes in columns, in the direction of time, and the lines between them, for an SVG."""
     boxes: dict[str, Box] = {}
     lines, free = [], [0] * 5
@@ -40,7 +40,7 @@ HEADS = ("data", "rank analysis", "made by", "version", "live as")
 def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
     """Return the chains of nodes (column, key, label, URL) that lead to the version, and from it to its aliases."""
     lineage, slug = version.lineage, version.adapter.slug
-    known = [
+    known: list[tuple[int, str | None, Callable[[str], str], str | None]] = [
         (0, lineage.get("dataset"), lambda key: f"data {key[:8]}", None),
         (1, lineage.get("rank_analysis"), lambda key: f"ranks {key[:8]}", "rank-analysis"),
         (2, lineage.get("run"), lambda key: f"run {key[:8]}", "training-run"),

@@ -11,7 +11,7 @@ from adapterhub.templatetags.adapterhub import duration
 from registry.experiments.guardrails import Action, Analysis, Finding, Guardrail, Kind, Minute, finding
 from registry.experiments.rollout_plan import guardrail
 from registry.models import Rollout, RolloutStatus
-from registry.models.rollout import SERVING
+from registry.models.rollout_states import SERVING
 from registry.rollouts.controller import Progress, judge, minutes, progress
 
 LOOKS = 12  # points of a chart over time

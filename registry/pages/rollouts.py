@@ -16,7 +16,7 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import Scope
 from registry.models import Rollout, RolloutStatus, without_bodies
-from registry.models.rollout import SERVING
+from registry.models.rollout_states import SERVING
 from registry.pages.forms import PlanForm, ReasonForm, SteeringForm, WeightForm, cleaned, plan_of
 from registry.pages.rollout_summary import summary
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from django.conf import settings as installation
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from adapterhub.accounts.models import ApiToken, Membership
+from adapterhub.accounts.models import ApiToken, Membership, User
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, visible_rows
 from adapterhub.core.tenancy import Scope
@@ -31,7 +33,7 @@ def settings(request: HttpRequest) -> HttpResponse:
     )
     aliases = visible_rows(request, Alias.objects.filter(policy__quorum__gte=1).select_related("project"))
     context = {
-        "roles": Membership.objects.filter(user=request.user).select_related("project"),
+        "roles": Membership.objects.filter(user=cast(User, request.user)).select_related("project"),
         **listing.context(PAGE),
         "tokens": ApiToken.objects.usable().filter(project__in=led).count(),
         "guarded": aliases[:GUARDED],

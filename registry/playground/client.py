@@ -41,7 +41,7 @@ class Answer:
 def token_for(request: HttpRequest, project: Project) -> str:
     """Return a token of scope infer, valid for an hour; it is stored in the person's session and used again."""
     stored = request.session.setdefault("playground", {})
-    text = stored.get(project.slug, "")
+    text: str = stored.get(project.slug, "")
     if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
         name = f"playground of {request.user}"
         text = tokens.create(project, name[:200], [Scope.INFER], by=actor_of(request), expires_at=now() + TOKEN_LIVES)[

@@ -68,13 +68,13 @@ def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
 
 def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
     """Leave a completed step: ask for approval, advance, or promote. An undecided comparison never promotes."""
-    step, same = rollout.steps[rollout.step], {"expected_generation": rollout.generation}
+    step, same = rollout.steps[rollout.step], {**details, "expected_generation": rollout.generation}
     if step.get("approval") or (rollout.is_last_step and action is Action.PROMOTE and rollout.alias.quorum):
-        rollout.wait_for_approval(**details, **same)
+        rollout.wait_for_approval(**same)
     elif not rollout.is_last_step:
-        rollout.advance(**details, **same)
+        rollout.advance(**same)
     elif action is Action.PROMOTE:
-        rollout.promote(**details, **same)
+        rollout.promote(**same)
 
 
 def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:
@@ -135,8 +135,8 @@ def samples(rollout: Rollout) -> int:
     """Return the number of counted users in the smaller arm."""
     arms = [arm for arm, side in sides(rollout).items() if side is not Arm.BASELINE]
     rows = rollout.minutes.filter(arm__in=arms, metric="error_rate")
-    users_of_arm = rows.order_by().values_list("arm").annotate(users=Sum("count"))
-    return min(dict(users_of_arm).get(arm, 0) for arm in arms)
+    users_of_arm: dict[str, int] = dict(rows.order_by().values_list("arm").annotate(users=Sum("count")))
+    return min(users_of_arm.get(arm, 0) for arm in arms)
 
 
 def evidence(result: Analysis, rollout: Rollout) -> dict[str, Any]:

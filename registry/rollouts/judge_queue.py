@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 import redis
 from cryptography.exceptions import InvalidTag
@@ -56,7 +57,7 @@ def judge_waiting() -> int:
 def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
     """Yield scores in batches until time is up or the judge fails on a sample; the rest waits for the next run."""
     end = time.monotonic() + LONGEST_S
-    while time.monotonic() < end and (names := client.rpop(SAMPLES, AT_ONCE)):
+    while time.monotonic() < end and (names := cast(list[bytes], client.rpop(SAMPLES, AT_ONCE))):
         samples = take_samples(client, names)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="judge") as threads:
             scores = [one for one in threads.map(lambda pair: scored(*pair), samples) if one]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import cast
 
 import redis
 from django.db import connection, transaction
@@ -48,7 +49,11 @@ def ensure_group(client: redis.Redis) -> None:
 
 def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
     """Read up to BATCH entries: those that a dead reader left unacknowledged (start 0), or new ones (>)."""
-    streams = client.xreadgroup(GROUP, "worker", {OUTCOMES: start}, count=BATCH)
+    # redis-py's types cover every release of the protocol; ours answers with a list of (stream, entries).
+    streams = cast(
+        list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]],
+        client.xreadgroup(GROUP, "worker", {OUTCOMES: start}, count=BATCH),
+    )
     return streams[0][1] if streams else []
 
 
@@ -110,10 +115,10 @@ def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
 
 def rollout_users(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, RolloutUnit]:
     """Map response ids to the user that the rollout counts; answers that it does not count are left out."""
-    counted = [row for row in rows if row.rollout and is_counted(row, reports[row.pk])]
     users = {
-        row.pk: RolloutUnit(rollout=row.rollout, unit=reports[row.pk].unit, arm=row.arm, weight=row.rollout.weight)
-        for row in counted
+        row.pk: RolloutUnit(rollout=row.rollout, unit=str(reports[row.pk].unit), arm=row.arm, weight=row.rollout.weight)
+        for row in rows
+        if row.rollout and is_counted(row, reports[row.pk])
     }
     there = RolloutUnit.locked(users.values())
     return {pk: there[user.key] for pk, user in users.items()}
@@ -142,8 +147,9 @@ def alone(row: Response, report: Outcome) -> Iterator[Measured]:
 
 def values(row: Response, arm: str, report: MeasuredAnswer) -> Iterator[Measured]:
     """Yield the measurements of a report as those of an arm."""
-    for metric, value in of_report(report).items():
-        yield row.rollout, arm, row.at, metric, value
+    if row.rollout:
+        for metric, value in of_report(report).items():
+            yield row.rollout, arm, row.at, metric, value
 
 
 def pair(row: Response, report: Outcome) -> Iterator[Measured]:
@@ -152,4 +158,5 @@ def pair(row: Response, report: Outcome) -> Iterator[Measured]:
     The stable version's answer never counts as differing, because it is the one compared with.
     """
     yield from values(row, "shadow", report)
-    yield from values(row, "mirrored", replace(report.mirrored, differs=False))
+    if report.mirrored:
+        yield from values(row, "mirrored", replace(report.mirrored, differs=False))

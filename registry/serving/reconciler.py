@@ -266,7 +266,7 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
     elif refusals := [f"{replica}: {replica.refused[name]}" for replica in lacking if name in replica.refused]:
         counted = f"{len(refusals)} of {len(healthy)} replicas refused it."
         rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))
-    elif now() - rollout.opened_at > settings.LOAD_DEADLINE:
+    elif now() - (rollout.opened_at or rollout.created_at) > settings.LOAD_DEADLINE:
         rollout.refused(by=RECONCILER, reason=f"{missing(lacking)} within {settings.LOAD_DEADLINE}.")
 
 

@@ -127,7 +127,7 @@ def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
     return AliasRoute(
         project=alias.project.slug,
         stable=alias.version.served_name,
-        rollout=rollout and rollout_route(rollout),
+        rollout=rollout_route(rollout) if rollout else None,
         cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
     )
 

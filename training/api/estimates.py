@@ -22,7 +22,7 @@ from training.planning import sizing
 from training.planning.memory_estimator import GB, Shape, largest_batch
 
 
-class EstimateRequest(serializers.Serializer):
+class EstimateRequest(serializers.Serializer[Any]):
     """A base model or configuration, with the hyperparameters and the device to estimate for."""
 
     base_model = serializers.CharField(

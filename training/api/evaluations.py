@@ -24,8 +24,8 @@ from training.runs.specification import of_project
 class EvaluationSerializer(JobSerializer):
     """An evaluation with its results."""
 
-    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
-    against = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
+    version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True)
+    against = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
     metrics = serializers.SerializerMethodField()
 
     class Meta(JobSerializer.Meta):
@@ -38,7 +38,7 @@ class EvaluationSerializer(JobSerializer):
         return job.result.metrics if job.result else None
 
 
-class NewEvaluationSerializer(serializers.Serializer):
+class NewEvaluationSerializer(serializers.Serializer[Any]):
     """The evaluation to run."""
 
     project = serializers.SlugField()

@@ -67,13 +67,13 @@ def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
         yield family(f"training_run_{name}", meaning, labels, samples)
     trained = TrainingRun.objects.filter(project__in=projects, version__isnull=False, loss_after__isnull=False)
     newest = trained.order_by("adapter_id", "-version__number").distinct("adapter_id")
-    samples = newest.values_list("project__slug", "adapter__slug", "version__served_name", "loss_before", "loss_after")
+    rows = newest.values_list("project__slug", "adapter__slug", "version__served_name", "loss_before", "loss_after")
     for name, place in {"base": 3, "version": 4}.items():
         yield family(
             f"held_out_loss_{name}",
             f"Held-out loss in nats a token: the {name}.",
             ["project", "adapter", "version"],
-            [(row[:3], row[place] or 0) for row in samples],
+            [(row[:3], row[place] or 0) for row in rows],
         )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from registry.models import BaseModel
+from adapterhub.accounts.models import Project, User
+from registry.models import Adapter, AdapterVersion, BaseModel
 from training.datasets import containers, readers
 from training.models import (
     CheckpointAnswer,
@@ -21,10 +22,10 @@ from training.models import (
 from training.models.retention import Retention
 
 
-class DatasetSerializer(serializers.ModelSerializer):
+class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     """A dataset."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
     kept_until = serializers.DateTimeField(read_only=True)
 
     class Meta:
@@ -52,14 +53,14 @@ class DatasetSerializer(serializers.ModelSerializer):
         ]
 
 
-class RenderingSerializer(serializers.Serializer):
+class RenderingSerializer(serializers.Serializer[Any]):
     """The base model that reads the rows, and the length at which it cuts them."""
 
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
 
 
-class KeepingSerializer(serializers.Serializer):
+class KeepingSerializer(serializers.Serializer[Any]):
     """A change of the retention class or the legal hold."""
 
     retention = serializers.ChoiceField(Retention.choices, required=False)
@@ -67,17 +68,17 @@ class KeepingSerializer(serializers.Serializer):
     reason = serializers.CharField(max_length=2000)
 
 
-class ErasureSerializer(serializers.ModelSerializer):
+class ErasureSerializer(serializers.ModelSerializer[Erasure]):
     """A request to erase a dataset's content."""
 
-    signer = serializers.SlugRelatedField(slug_field="username", read_only=True, allow_null=True)
+    signer = serializers.SlugRelatedField[User](slug_field="username", read_only=True, allow_null=True)
 
     class Meta:
         model = Erasure
         fields = ["id", "dataset", "status", "reason", "author_name", "signer", "meaning", "created_at", "decided_at"]
 
 
-class NewDatasetSerializer(serializers.Serializer):
+class NewDatasetSerializer(serializers.Serializer[Any]):
     """The file to upload."""
 
     project = serializers.SlugField()
@@ -96,7 +97,7 @@ class NewDatasetSerializer(serializers.Serializer):
         return mapping
 
 
-class LookSerializer(serializers.ModelSerializer):
+class LookSerializer(serializers.ModelSerializer[Dataset]):
     """The result of checking a file without storing it."""
 
     dataset = serializers.IntegerField(source="pk", allow_null=True, read_only=True, help_text="null: it is new.")
@@ -106,7 +107,7 @@ class LookSerializer(serializers.ModelSerializer):
         fields = ["dataset", "digest", "read_as", "rows", "splits", "columns", "warnings"]
 
 
-class BudgetSerializer(serializers.Serializer):
+class BudgetSerializer(serializers.Serializer[Any]):
     """Budget of the ranks: exactly one of the three fields."""
 
     uniform_rank = serializers.IntegerField(min_value=1, max_value=512, required=False)
@@ -120,11 +121,11 @@ class BudgetSerializer(serializers.Serializer):
         return budget
 
 
-class JobSerializer(serializers.ModelSerializer):
+class JobSerializer(serializers.ModelSerializer[Any]):
     """The fields that all jobs share."""
 
-    project = serializers.SlugRelatedField(slug_field="slug", read_only=True)
-    base_model = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
+    base_model = serializers.SlugRelatedField[BaseModel](slug_field="slug", read_only=True)
     progress = serializers.JSONField(read_only=True)
 
     class Meta:
@@ -173,7 +174,7 @@ PLAN_FIELDS = (
 MODULE_FIELDS = ("name", "shape", "sensitivity", "divergence", "score", "rank")
 
 
-def shown_plan(plan: dict) -> dict:
+def shown_plan(plan: dict[str, Any]) -> dict[str, Any]:
     """Return the plan without the fields that only an allocation reads: the spectra are most of its bytes."""
     modules = [{name: module[name] for name in MODULE_FIELDS} for module in plan["modules"]]
     return {**plan, "modules": modules}
@@ -201,14 +202,14 @@ class RankAnalysisSerializer(JobSerializer):
     more_fields = PLAN_FIELDS
     wanted = PLAN_FIELDS
 
-    def to_representation(self, analysis: RankAnalysis) -> dict:
+    def to_representation(self, analysis: RankAnalysis) -> dict[str, Any]:
         """Return the plan's fields beside the job's: modules, rank_pattern, parameters, verdict, ..."""
         plan = shown_plan(analysis.plan) if analysis.plan else {}
         plan_fields = {name: plan[name] for name in PLAN_FIELDS if name in plan and name in self.wanted}
         return {**super().to_representation(analysis), **plan_fields}
 
 
-class NewRankAnalysisSerializer(serializers.Serializer):
+class NewRankAnalysisSerializer(serializers.Serializer[Any]):
     """The rank analysis to run."""
 
     project = serializers.SlugField()
@@ -228,7 +229,7 @@ class NewRankAnalysisSerializer(serializers.Serializer):
     max_length = serializers.IntegerField(min_value=16, max_value=32_768, default=192)
 
 
-class ReallocationSerializer(serializers.Serializer):
+class ReallocationSerializer(serializers.Serializer[Any]):
     """The budget to plan anew."""
 
     budget = BudgetSerializer()
@@ -238,8 +239,8 @@ class TrainingRunSerializer(JobSerializer):
     """A training run."""
 
     start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
-    adapter = serializers.SlugRelatedField(slug_field="slug", read_only=True)
-    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
+    adapter = serializers.SlugRelatedField[Adapter](slug_field="slug", read_only=True)
+    version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
 
     class Meta(JobSerializer.Meta):
         model = TrainingRun
@@ -262,7 +263,7 @@ class TrainingRunSerializer(JobSerializer):
         ]
 
 
-class NewTrainingRunSerializer(serializers.Serializer):
+class NewTrainingRunSerializer(serializers.Serializer[Any]):
     """The training run to queue."""
 
     project = serializers.SlugField()
@@ -286,7 +287,7 @@ class NewTrainingRunSerializer(serializers.Serializer):
     anyway = serializers.BooleanField(default=False, help_text="Queue it although the preflight says it will not fit.")
 
 
-class CloneSerializer(serializers.Serializer):
+class CloneSerializer(serializers.Serializer[Any]):
     """Changes that the copy makes; every other field stays as it was."""
 
     adapter = serializers.SlugField(required=False)
@@ -298,7 +299,7 @@ class CloneSerializer(serializers.Serializer):
     anyway = serializers.BooleanField(default=False)
 
 
-class RunMetricSerializer(serializers.ModelSerializer):
+class RunMetricSerializer(serializers.ModelSerializer[RunMetric]):
     """The metrics of a step."""
 
     class Meta:
@@ -306,7 +307,7 @@ class RunMetricSerializer(serializers.ModelSerializer):
         fields = ["step", "values"]
 
 
-class CheckpointAnswerSerializer(serializers.ModelSerializer):
+class CheckpointAnswerSerializer(serializers.ModelSerializer[CheckpointAnswer]):
     """A checkpoint's answer to a named prompt."""
 
     class Meta:
@@ -317,15 +318,17 @@ class CheckpointAnswerSerializer(serializers.ModelSerializer):
 class CompressionSerializer(JobSerializer):
     """A compression."""
 
-    source = serializers.SlugRelatedField(slug_field="served_name", read_only=True)
-    version = serializers.SlugRelatedField(slug_field="served_name", read_only=True, allow_null=True)
+    source = serializers.SlugRelatedField[AdapterVersion](  # type: ignore[assignment]  # DRF takes it off the class
+        slug_field="served_name", read_only=True
+    )
+    version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
 
     class Meta(JobSerializer.Meta):
         model = Compression
         fields = [*JobSerializer.Meta.fields, "source", "budget", "version", "loss_before", "loss_after"]
 
 
-class NewCompressionSerializer(serializers.Serializer):
+class NewCompressionSerializer(serializers.Serializer[Any]):
     """The compression to queue."""
 
     budget = BudgetSerializer()

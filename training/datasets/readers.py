@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,7 +67,7 @@ def jsonl(stream: BinaryIO) -> Iterator[Record]:
         return
     for number, raw in numbered_lines(stream):
         if raw.strip():
-            yield number, caught(lambda raw=raw: json_object(raw))
+            yield number, caught(partial(json_object, raw))
 
 
 def caught(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | BadLine:
@@ -154,10 +155,10 @@ def paragraphs(stream: BinaryIO) -> Iterator[Record]:
             # One byte over the cap is enough for the error.
             part = (part + raw)[: MAX_ROW_BYTES + 1]
         elif part:
-            yield start, caught(lambda part=part: paragraph(part))
+            yield start, caught(partial(paragraph, part))
             part = b""
     if part:
-        yield start, caught(lambda: paragraph(part))
+        yield start, caught(partial(paragraph, part))
 
 
 def paragraph(raw: bytes) -> dict[str, Any]:

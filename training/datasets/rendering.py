@@ -127,7 +127,8 @@ def kind_of(place: int, label: int, max_length: int) -> str:
 
 def shortened(spans: Sequence[Span]) -> list[Span]:
     """Cut the spans to at most SHOWN characters for display on a page."""
-    shown_spans, room = [], SHOWN
+    shown_spans: list[Span] = []
+    room = SHOWN
     for span in spans:
         if len(span.text) > room:
             return [*shown_spans, Span(span.text[:room] + " …", span.kind)]

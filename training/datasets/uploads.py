@@ -13,7 +13,7 @@ from adapterhub.workspace import work_folder
 
 
 @contextmanager
-def copied(upload: UploadedFile) -> Iterator[Path]:
+def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
     """Copy the upload to a temporary file in chunks, so that memory stays constant; delete it afterwards."""
     with tempfile.NamedTemporaryFile(dir=work_folder()) as file:
         for chunk in upload.chunks():

@@ -135,4 +135,5 @@ def metrics_of(run: TrainingRun) -> Iterator[Json]:
 
 def millis(moment: Any) -> int:
     """Return the time in milliseconds since 1970."""
-    return round(moment.timestamp() * 1000)
+    milliseconds: int = round(moment.timestamp() * 1000)
+    return milliseconds

@@ -71,7 +71,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
 
 def read_parquet(path: Path) -> Iterator[Row]:
     """Yield the rows of a Parquet file. Raises DataError and BadRow."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)

@@ -27,7 +27,10 @@ class Compression(GpuJob):
     """A job that truncates a version's updates to their leading directions, within a budget over all modules."""
 
     source = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="compressions")
-    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="+")
+    # Django lets a model override a field of its abstract base.
+    dataset = models.ForeignKey(  # type: ignore[assignment]
+        Dataset, models.PROTECT, null=True, blank=True, related_name="+"
+    )
     budget = models.JSONField()
     version = models.OneToOneField(
         AdapterVersion, models.PROTECT, null=True, editable=False, related_name="compression"

@@ -28,7 +28,10 @@ MAX_PATTERN = 200
 class Evaluation(GpuJob):
     """A job that measures a version on a dataset's held-out rows, or lets it answer prompts, or both."""
 
-    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, blank=True, related_name="+")
+    # Django lets a model override a field of its abstract base.
+    dataset = models.ForeignKey(  # type: ignore[assignment]
+        Dataset, models.PROTECT, null=True, blank=True, related_name="+"
+    )
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="evaluation_jobs")
     against = models.ForeignKey(AdapterVersion, models.PROTECT, null=True, blank=True, related_name="+")
     prompts = models.JSONField(default=list)

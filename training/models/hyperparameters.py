@@ -69,13 +69,14 @@ def checked(name: str, value: Any) -> int | float | str:
     if isinstance(entry, Choice):
         if value not in entry.words:
             raise refused(name, f"is {value!r}; choose one of {', '.join(entry.words)}.")
-        return value
+        return str(value)
     whole = isinstance(entry.default, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise refused(name, f"must be a {'whole ' if whole else ''}number, not {value!r}.")
     if not entry.least <= value <= entry.most:
         raise refused(name, f"is {value}; it must lie between {entry.least:g} and {entry.most:g}.")
-    return value
+    number: int | float = value
+    return number
 
 
 def refused(name: str, message: str) -> Invalid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.apps import apps
 from django.conf import settings
@@ -43,7 +43,7 @@ class GpuJob(LeasedJob):
 
     def require_of_project(self, field: str, record: models.Model | None) -> None:
         """Raise Invalid when an object that the job names belongs to another project."""
-        if record is not None and record.project_id != self.project_id:
+        if record is not None and cast(Any, record).project_id != self.project_id:
             raise Invalid(f"There is no such {field} in {self.project}.", field=field, code=f"unknown_{field}")
 
     @property

@@ -170,22 +170,28 @@ class RankAnalysis(GpuJob):
 
     def reallocate(self, budget: dict[str, int]) -> dict[str, Any]:
         """Plan another budget from the stored signals. Raises Invalid before the analysis has them."""
-        if not self.plan:
-            raise Invalid(f"The analysis is {self.status}: it has no scores yet.", code="no_scores")
         ((kind, value),) = budget.items()
         try:
-            plan = allocation.reallocate(self.plan, kind, value)
+            plan = allocation.reallocate(self.require_plan(), kind, value)
         except allocation.AllocationError as error:
             raise Invalid(str(error), field="budget", code="bad_budget") from None
         words = verdict.of(plan["modules"], plan["stability"], plan["sequences"], Settings(**plan["settings"]))
         return {**plan, "verdict": words[0], "verdict_text": words[1]}
 
+    def require_plan(self) -> dict[str, Any]:
+        """Return the plan. Raises Invalid before the analysis has one."""
+        if not self.plan:
+            raise Invalid(f"The analysis is {self.status}: it has no scores yet.", code="no_scores")
+        plan: dict[str, Any] = self.plan
+        return plan
+
     def uniform_range(self) -> tuple[int, int]:
         """Return the least and highest uniform rank whose parameters the plan's bounds can meet."""
-        modules = self.plan["modules"]
+        plan = self.require_plan()
+        modules = plan["modules"]
         names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]
         each = sum(allocation.cost(shape) for shape in shapes)
-        open_to = [self.plan["settings"]["kinds"] == "all" or not is_attention(name) for name in names]
+        open_to = [plan["settings"]["kinds"] == "all" or not is_attention(name) for name in names]
         lows, highs = self.bounds.of(shapes, open_to=open_to)
         costs = [allocation.cost(shape) * self.quantum for shape in shapes]
         least = max(1, -(-int(lows @ costs) // each))
@@ -193,7 +199,7 @@ class RankAnalysis(GpuJob):
 
     def start_values_file(self) -> Path:
         """Fetch a verified local copy of the plan's start values for A."""
-        digest = self.plan["start_values"]
+        digest = self.require_plan()["start_values"]
         return store().fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
 
 

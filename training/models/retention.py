@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from django.db import models, transaction
 from django.utils.timezone import now
@@ -30,7 +30,10 @@ KEPT_FOR = {
 
 
 class RetentionMixin(models.Model):
-    """A record with a retention class and a legal hold; `hold_reason` is empty while there is none."""
+    """A record with a retention class and a legal hold; `hold_reason` is empty while there is none.
+
+    A subclass has a project and the time of its creation.
+    """
 
     retention = models.CharField(max_length=20, choices=Retention.choices, default=Retention.LIFECYCLE)
     hold_reason = models.TextField(blank=True, default="")
@@ -44,7 +47,8 @@ class RetentionMixin(models.Model):
     @property
     def kept_until(self) -> datetime:
         """Return the time until which the record must be kept."""
-        return self.created_at + KEPT_FOR[Retention(self.retention)]
+        created_at: datetime = cast(Any, self).created_at
+        return created_at + KEPT_FOR[Retention(self.retention)]
 
     def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
         """Change the retention class."""
@@ -63,13 +67,14 @@ class RetentionMixin(models.Model):
     def change(self, action: str, fields: dict[str, Any], *, reason: str, by: Actor) -> None:
         """Set the fields of the locked record and record the change."""
         with transaction.atomic():
-            record = type(self).objects.select_for_update().get(pk=self.pk)
+            record = type(self)._default_manager.select_for_update().get(pk=self.pk)
             before = {name: getattr(record, name) for name in fields}
             for name, value in fields.items():
                 setattr(record, name, value)
             record.save(update_fields=list(fields))
             tag = Tag(f"{self.subject}:{action}")
-            AuditEvent.record(tag, record, by=by, project=record.project, before=before, after=fields, reason=reason)
+            project = cast(Any, record).project
+            AuditEvent.record(tag, record, by=by, project=project, before=before, after=fields, reason=reason)
         self.refresh_from_db()
 
     def require_erasable(self) -> Self:

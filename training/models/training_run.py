@@ -152,7 +152,8 @@ class TrainingRun(RetentionMixin, GpuJob):
     @property
     def devices(self) -> int:
         """Return the number of devices that the run takes."""
-        return self.hyperparameters.get("devices", 1)
+        devices: int = self.hyperparameters.get("devices", 1)
+        return devices
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the run file that the recipe reads."""
@@ -178,7 +179,8 @@ class TrainingRun(RetentionMixin, GpuJob):
     def rank_plan(self) -> dict[str, Any]:
         """Return the ranks of every module: from the analysis' plan, or one rank everywhere."""
         if self.rank_analysis:
-            plan = self.rank_analysis.reallocate(self.budget) if self.budget else self.rank_analysis.plan
+            analysis = self.rank_analysis
+            plan = analysis.reallocate(self.budget) if self.budget else analysis.require_plan()
             names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
             return {name: plan[name] for name in names if name in plan}
         rank = self.hyperparameters["rank"]
@@ -260,12 +262,13 @@ class TrainingRun(RetentionMixin, GpuJob):
 
     def lineage(self) -> dict[str, Any]:
         """Return the origins that the new version records."""
+        plan = self.rank_analysis.require_plan() if self.rank_analysis and self.takes_start_values else None
         return {
             "run": str(self.pk),
             "dataset": self.dataset.digest,
             "base_model": self.base_model.digest,
             **self.asked_for(),
-            "start_values": self.rank_analysis.plan["start_values"] if self.takes_start_values else None,
+            "start_values": plan["start_values"] if plan else None,
             "requested_at": self.created_at.isoformat(),
             "published_at": now().isoformat(),
         }
@@ -323,7 +326,7 @@ def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -
 
 def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bool:
     """Decide if a run takes start values. Raises Invalid when they are requested but the analysis has none."""
-    there = bool(analysis and analysis.plan["start_values"])
+    there = bool(analysis and analysis.require_plan()["start_values"])
     if wanted and not there:
         raise Invalid(
             "There are no start values: take an analysis of the default preset, or leave start_values out.",

@@ -179,8 +179,9 @@ def planned(analysis: RankAnalysis, form: BudgetForm) -> dict[str, Any]:
 def slider_of(analysis: RankAnalysis) -> dict[str, int]:
     """Return the range of the budget slider as a uniform rank, and the rank of the analysis' own budget."""
     least, most = analysis.uniform_range()
-    each = sum(cost(module["shape"]) for module in analysis.plan["modules"])
-    return {"least": least, "most": most, "value": round(analysis.plan["budget"]["parameters"] / each)}
+    plan = analysis.require_plan()
+    each = sum(cost(module["shape"]) for module in plan["modules"])
+    return {"least": least, "most": most, "value": round(plan["budget"]["parameters"] / each)}
 
 
 def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +215,8 @@ def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 def find_compression(request: HttpRequest, pk: str) -> Compression:
     """Return the compression in the URL; 404 if the caller does not see it."""
     queryset = Compression.objects.select_related("project", "dataset", "source__adapter", "version__adapter")
-    return visible_or_404(request, queryset, pk=pk)
+    job: Compression = visible_or_404(request, queryset, pk=pk)
+    return job
 
 
 @login_required

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib.auth.decorators import login_required
@@ -36,7 +36,10 @@ class EstimateForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         ready = [(model.slug, model.slug) for model in BaseModel.objects.ready()]
-        self.fields["base_model"].choices = [*ready, *((name, name) for name in memory_estimator.KNOWN)]
+        cast(forms.ChoiceField, self.fields["base_model"]).choices = [
+            *ready,
+            *((name, name) for name in memory_estimator.KNOWN),
+        ]
         device = sizing.largest_device()
         self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
 

@@ -9,6 +9,7 @@ from django import forms
 from django.db.models import QuerySet
 
 from adapterhub.accounts.models import Project
+from adapterhub.api.pages import offer
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
 from training.datasets.containers import ENCODINGS
@@ -28,9 +29,9 @@ STATED = ("many_adapters", "keeps_general_skill", "least_latency")
 class MappingField(forms.CharField):
     """Form field of comma-separated pairs ours=theirs."""
 
-    def to_python(self, value: Any) -> dict[str, str]:
+    def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
         """Parse the pairs of columns. Raises ValidationError."""
-        pairs = [pair.partition("=") for pair in super().to_python(value).split(",") if pair.strip()]
+        pairs = [pair.partition("=") for pair in (super().to_python(value) or "").split(",") if pair.strip()]
         if not all(sign and column.strip() for _, sign, column in pairs):
             raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
         return {name.strip(): column.strip() for name, _, column in pairs}
@@ -67,7 +68,7 @@ class UploadForm(forms.Form):
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["project"].queryset = projects
+        offer(self, project=projects)
 
 
 class RenderingForm(forms.Form):
@@ -78,7 +79,7 @@ class RenderingForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["base_model"].queryset = BaseModel.objects.ready()
+        offer(self, base_model=BaseModel.objects.ready())
 
 
 class PromptsField(forms.CharField):
@@ -88,7 +89,7 @@ class PromptsField(forms.CharField):
         """Return the prompts as lines of NAME: PROMPT."""
         return "\n".join(f"{name}: {prompt}" for name, prompt in value.items()) if isinstance(value, dict) else value
 
-    def to_python(self, value: Any) -> dict[str, str]:
+    def to_python(self, value: Any) -> dict[str, str]:  # type: ignore[override]  # a field gives what it likes
         """Parse lines of NAME: PROMPT. Raises ValidationError."""
         lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
         parted = [line.partition(":") for line in lines]
@@ -138,16 +139,19 @@ class RunForm(forms.Form):
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["adapter"].queryset = Adapter.objects.live().filter(project__in=projects)
-        self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
         planned = RankAnalysis.objects.filter(project__in=projects, status=JobStatus.SUCCEEDED)
-        self.fields["rank_analysis"].queryset = planned.select_related("dataset").defer("plan")
+        offer(
+            self,
+            adapter=Adapter.objects.live().filter(project__in=projects),
+            dataset=Dataset.objects.ready().filter(project__in=projects),
+            rank_analysis=planned.select_related("dataset").defer("plan"),
+        )
         for name, entry in TABLE.items():
             if isinstance(entry, Choice):
                 words = [(word, word) for word in entry.words]
                 self.fields[name] = forms.ChoiceField(choices=words, help_text=entry.meaning)
                 continue
-            number = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
+            number: Any = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
             self.fields[name] = number(
                 initial=entry.default,
                 min_value=entry.least,
@@ -220,9 +224,9 @@ class WordsField(forms.CharField):
         super().__init__(**kwargs)
         self.number = number
 
-    def to_python(self, value: Any) -> list[Any]:
+    def to_python(self, value: Any) -> list[Any]:  # type: ignore[override]  # a field gives what it likes
         """Parse words or numbers parted by commas. Raises ValidationError."""
-        words = [word.strip() for word in super().to_python(value).split(",") if word.strip()]
+        words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
         try:
             return [self.number(word) for word in words] if self.number else words
         except ValueError:
@@ -247,8 +251,8 @@ class AnalysisForm(forms.Form):
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["base_model"].queryset = BaseModel.objects.ready()
-        self.fields["dataset"].queryset = Dataset.objects.ready().filter(project__in=projects)
+        datasets = Dataset.objects.ready().filter(project__in=projects)
+        offer(self, base_model=BaseModel.objects.ready(), dataset=datasets)
         for name, values in CHOICES.items():
             choices = [("", "the preset's"), *((value, value.replace("_", " ")) for value in values)]
             self.fields[name] = forms.ChoiceField(choices=choices, required=False)

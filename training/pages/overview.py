@@ -77,7 +77,7 @@ def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, A
     wanted: dict[int, set[str]] = {}
     for alias in aliases:
         wanted.setdefault(alias.cluster_id, set()).add(alias.version.served_name)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"replica": replica, "missing": sorted(wanted.get(replica.cluster_id, set()) - set(replica.loaded))}
         for replica in replicas
     ]

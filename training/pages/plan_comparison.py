@@ -46,10 +46,13 @@ def require_alike(pair: Sequence[RankAnalysis]) -> None:
 def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, Any]]:
     """List the modules whose ranks differ, largest difference first; a module missing in a plan has rank 0."""
     names = dict.fromkeys([*one, *other])
-    rows = [{"module": name, "this": one.get(name, 0), "other": other.get(name, 0)} for name in names]
-    for row in rows:
-        row["change"] = row["other"] - row["this"]
-    return sorted((row for row in rows if row["change"]), key=lambda row: -abs(row["change"]))
+    ranks = {name: (one.get(name, 0), other.get(name, 0)) for name in names}
+    rows: list[dict[str, Any]] = [
+        {"module": name, "this": this, "other": that, "change": that - this}
+        for name, (this, that) in ranks.items()
+        if that != this
+    ]
+    return sorted(rows, key=lambda row: -abs(row["change"]))
 
 
 def comparable(analysis: RankAnalysis) -> QuerySet[RankAnalysis]:

@@ -130,7 +130,8 @@ def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
     queryset = TrainingRun.objects.select_related(
         "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
     )
-    return visible_or_404(request, queryset, pk=pk)
+    run: TrainingRun = visible_or_404(request, queryset, pk=pk)
+    return run
 
 
 @login_required

@@ -99,8 +99,9 @@ def planned_tokens(run: TrainingRun) -> int | None:
     mean = sizing.mean_tokens(run.dataset, run.base_model, whole=True)
     if mean is None:
         return None
-    length = chosen["max_length"] if chosen["packing"] else min(mean, chosen["max_length"])
-    return round(chosen["steps"] * chosen["batch_size"] * chosen["gradient_accumulation"] * run.devices * length)
+    length: float = chosen["max_length"] if chosen["packing"] else min(mean, chosen["max_length"])
+    sequences: int = chosen["steps"] * chosen["batch_size"] * chosen["gradient_accumulation"] * run.devices
+    return round(sequences * length)
 
 
 def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:

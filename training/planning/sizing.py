@@ -115,7 +115,8 @@ def divergence(dataset: Dataset, model: BaseModel) -> float | None:
     """Return the mean divergence of the modules in the newest analysis that measured it, in nats a channel."""
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):
-        divergences = [module["divergence"] for module in plan["modules"] if module.get("divergence") is not None]
+        modules: list[dict[str, Any]] = plan["modules"]
+        divergences = [float(module["divergence"]) for module in modules if module.get("divergence") is not None]
         if divergences:
             return sum(divergences) / len(divergences)
     return None

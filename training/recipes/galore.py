@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Train the run with GaLore. Raises BadInput."""
     import torch
-    from galore_torch.galore_projector import GaLoreProjector  # type: ignore[import-untyped]
+    from galore_torch.galore_projector import GaLoreProjector
 
     from training.recipes.output.whole_model import keep
     from training.recipes.training_loop import trainer

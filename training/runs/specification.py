@@ -20,7 +20,7 @@ Body = dict[str, Any]
 
 def of_project(model: type[Model], project: Project, field: str, **identity: Any) -> Any:
     """Return the project's object that a request body names. Raises Invalid naming the field."""
-    record = model.objects.filter(project=project, **identity).first()
+    record = model._default_manager.filter(project=project, **identity).first()
     if record is None:
         value = next(iter(identity.values()))
         raise Invalid(f"There is no {field} {value!s} in {project}.", field=field, code=f"unknown_{field}")

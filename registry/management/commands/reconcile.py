@@ -20,7 +20,8 @@ class Command(BaseCommand):
 
     def handle(self, *, loop: bool, **_: Any) -> None:
         """Reconcile once, or until the process is stopped."""
+        pause_s: Any = settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"]
         reconcile()
         while loop:
-            time.sleep(settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"])
+            time.sleep(pause_s)
             reconcile()

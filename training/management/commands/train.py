@@ -60,4 +60,5 @@ def read(file: Path) -> dict[str, Any]:
     if not serializer.is_valid():
         field, errors = next(iter(serializer.errors.items()))
         raise CommandError(f"{field}: {errors[0]}")
-    return serializer.validated_data
+    validated: dict[str, Any] = serializer.validated_data
+    return validated

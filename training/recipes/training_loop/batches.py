@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset  # type: ignore[import-untyped]
+from datasets import Dataset
 
 from training.lm.base_model import sequences_of
 from training.lm.data import Row, TokenSequence, sample

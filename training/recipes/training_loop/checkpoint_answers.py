@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from training.lm.events import Events

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from training.lm.events import Events

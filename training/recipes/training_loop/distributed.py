@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate import PartialState
 
 from serving_client.parent_death import die_with_parent
 from training.lm.base_model import on_gpu

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import disable_progress_bars  # type: ignore[import-untyped]
+from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 

@@ -1,0 +1,32 @@
+"""Attributes that our middleware and throttles leave on a request for those that come after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from django.http import HttpRequest
+from rest_framework.request import Request
+
+from serving_client.protocol import RateLimit
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A caller's bucket after a call; `wait_s` > 0 (seconds) means that the bucket was empty."""
+
+    limit: RateLimit
+    left: int
+    wait_s: float
+
+
+class MarkedRequest(HttpRequest):
+    """A request with its id, and with what it took from its caller's bucket once that was counted."""
+
+    request_id: str
+    taken: Taken
+
+
+def marked(request: HttpRequest | Request) -> MarkedRequest:
+    """Return the request itself: these attributes are set on the objects that Django and DRF make."""
+    return cast(MarkedRequest, request)

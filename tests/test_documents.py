@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 READ_ELSEWHERE = {"ADAPTERHUB_REQUIRE", "ADAPTERHUB_VLLM_UNMEASURED"}
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def section_of(document: str, heading: str) -> str:
+    return (ROOT / document).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
 
 @by_name
@@ -64,3 +69,46 @@ def test_the_settings_are_documented_as_they_are() -> None:
     meanings = {name: meaning for name, _, meaning in rows}
     assert [name for name, setting in TABLE.items() if not meanings[name].startswith(setting.meaning)] == []
     assert [name for name, setting in TABLE.items() if setting.secret != (f"`{name}_FILE`" in meanings[name])] == []
+
+
+def test_ten_questions_are_answered_by_the_name_of_a_file() -> None:
+    section = section_of("CONTRIBUTING.md", "Where is what")
+    rows = re.findall(r"^\| (.+\?) \| `([\w/.]+)` \|$", section, re.M)
+    assert len({question for question, _ in rows}) == 10
+    assert len({file for _, file in rows}) == 10
+    assert [file for _, file in rows if not (ROOT / file).is_file()] == []
+
+
+def test_the_code_map_has_every_room() -> None:
+    folders = {
+        path.parent
+        for package in ("adapterhub", "registry", "training", "serving_client")
+        for path in (ROOT / package).rglob("*.py")
+        if not {"migrations", "management"} & set(path.parts)
+    }
+    rooms = {folder.relative_to(ROOT) for folder in folders if len(folder.relative_to(ROOT).parts) == 2}
+    code_map = section_of("ARCHITECTURE.md", "Code map")
+    assert [str(room) for room in sorted(rooms) if f"`{room}/`" not in code_map] == []
+
+
+def messages_of_the_product() -> str:
+    """Return the sources of what speaks at a start, each text in one piece and its values as dots."""
+    files = [*(ROOT / "adapterhub").rglob("*.py"), *(ROOT / "serving_client").rglob("*.py")]
+    sources = "\n".join(path.read_text() for path in (*files, ROOT / "Makefile", ROOT / ".ci/lock.py"))
+    return re.sub(r"\{[^{}]*\}", "…", re.sub(r"\"\s*\n\s*f?\"", "", sources))
+
+
+def test_troubleshooting_names_real_messages() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| ", section_of("README.md", "When it does not start or answer"), re.M)
+    assert len(rows) >= 10
+    text = messages_of_the_product()
+    parts = [part for message in rows for part in re.split(r"\s*…\s*", message) if len(part) > 3]
+    assert [part for part in parts if part not in text] == []
+
+
+def test_the_picture_of_the_architecture_is_that_of_its_text() -> None:
+    draw = runpy.run_path(str(ROOT / ".ci/draw_architecture.py"))
+    source = ROOT / "docs/pictures/architecture.txt"
+    assert draw["drawn"](source.read_text()) == source.with_suffix(".svg").read_text()
+    with pytest.raises(ValueError, match="neither a box nor an arrow"):
+        draw["drawn"]("a line of prose")

@@ -18,66 +18,76 @@ from training.lm.data import Row, TokenSequence
 from training.lm.error_reporting import guarded
 from training.lm.events import Events
 from training.recipes import run_file
+from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 BASE = "base"
-LIMITS = {"max_tokens": 8192, "max_length": 1024, "answers": 16, "new_tokens": 64}
 Arms = dict[str, Any]
+
+
+class Comparison(RunFile):
+    """The file of a comparison: losses on `data` and on `generic` text, answers to `prompts` and rows of `data`."""
+
+    adapters: dict[str, TextPath] = {}
+    data: TextPath | None = None
+    generic: TextPath | None = None
+    prompts: list[str] = []
+    pattern: str | None = None
+    max_tokens: Positive = 8192
+    max_length: Positive = 1024
+    answers: Positive = 16
+    new_tokens: Positive = 64
+    threads: Counting = 0
 
 
 def main(arguments: list[str]) -> int:
     """Compare as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
-    record: run_file.Record = {}
     events = Events(None)
 
     def work() -> None:
-        record.update(run_file.read_record(Path(arguments[0])))
-        events.path = run_file.path_in(record, "events")
-        compare(record, events)
+        record = run_file.read_record(Path(arguments[0]))
+        events.path = run_file.events_path(record)
+        compare(Comparison.read(record), events)
 
     return guarded(events, work)
 
 
-def compare(record: run_file.Record, events: Events) -> None:
+def compare(comparison: Comparison, events: Events) -> None:
     """Measure all arms and write OUTPUT/result.json. Raises BadInput naming the field."""
-    limits = {name: int(run_file.number({**LIMITS, **record}, name, whole=True, least=1)) for name in LIMITS}
-    output = run_file.path_in(record, "output")
     import torch
 
-    if record.get("threads"):
-        torch.set_num_threads(record["threads"])
-    arms, tokenizer = load_arms(record)
+    if comparison.threads:
+        torch.set_num_threads(comparison.threads)
+    arms, tokenizer = load_arms(comparison)
     result: dict[str, Any] = {"arms": {name: {} for name in arms}}
-    if record.get("data"):
-        measure(result, arms, tokenizer, run_file.path_in(record, "data"), limits)
-        check_answers(result, arms, tokenizer, record, limits)
-    if record.get("generic"):
-        measure_generic(result, arms, tokenizer, run_file.path_in(record, "generic"), limits)
-    prompts = record.get("prompts") or []
+    if comparison.data:
+        measure(result, arms, tokenizer, comparison.data, comparison)
+        check_answers(result, arms, tokenizer, comparison.data, comparison)
+    if comparison.generic:
+        measure_generic(result, arms, tokenizer, comparison.generic, comparison)
     for name, arm in arms.items():
-        answers = [answer_of(arm, tokenizer, prompt, limits["new_tokens"]) for prompt in prompts]
+        answers = [answer_of(arm, tokenizer, prompt, comparison.new_tokens) for prompt in comparison.prompts]
         result["arms"][name]["answers"] = [
-            {"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)
+            {"prompt": prompt, "answer": answer} for prompt, answer in zip(comparison.prompts, answers, strict=True)
         ]
-    output.mkdir(parents=True, exist_ok=True)
-    run_file.write_atomically(output / "result.json", result)
+    comparison.output.mkdir(parents=True, exist_ok=True)
+    run_file.write_atomically(comparison.output / "result.json", result)
     events.write("log", message="Compared.")
 
 
-def load_arms(record: run_file.Record) -> tuple[Arms, Any]:
+def load_arms(comparison: Comparison) -> tuple[Arms, Any]:
     """Return, by arm, a function that calls another with the model as that arm; the base is loaded once."""
     from peft import PeftModel
 
     from training.lm.base_model import load_model, load_tokenizer
 
-    folder = run_file.model_folder(record)
-    model: Any = load_model(folder)
-    names = list(record.get("adapters") or {})
-    for name in names:
+    model: Any = load_model(comparison.base_model)
+    for name, folder in comparison.adapters.items():
         if isinstance(model, PeftModel):
-            model.load_adapter(record["adapters"][name], adapter_name=name)
+            model.load_adapter(str(folder), adapter_name=name)
         else:
-            model = PeftModel.from_pretrained(model, record["adapters"][name], adapter_name=name)
-    return {name: arm_of(model, name if name in names else None) for name in (BASE, *names)}, load_tokenizer(folder)
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    arms = {BASE: arm_of(model, None), **{name: arm_of(model, name) for name in comparison.adapters}}
+    return arms, load_tokenizer(comparison.base_model)
 
 
 def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], Any]:
@@ -92,13 +102,13 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
     return call
 
 
-def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, limits: dict[str, int]) -> None:
+def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
     """Measure each arm's held-out loss, in all and by example, and the version's paired differences to the others."""
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import first_tokens
     from training.recipes.scoring import paired_difference
 
-    sequences = first_tokens(sequences_of(data, "data", tokenizer, limits["max_length"]), limits["max_tokens"])
+    sequences = first_tokens(sequences_of(data, "data", tokenizer, comparison.max_length), comparison.max_tokens)
     losses = {name: losses_of(arm, sequences, tokenizer) for name, arm in arms.items()}
     tokens = [sequence.targets for sequence in sequences]
     for name, arm_losses in losses.items():
@@ -118,12 +128,14 @@ def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> l
     return [example.loss for example in arm(lambda model: example_losses(model, sequences, tokenizer.pad_token_id))]
 
 
-def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, limits: dict[str, int]) -> None:
+def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, comparison: Comparison) -> None:
     """Measure forgetting: the loss on general text, compared with the base model's."""
     from training.lm.base_model import sequences_of
     from training.lm.evaluation import first_tokens
 
-    sequences = first_tokens(sequences_of(text, "generic", tokenizer, limits["max_length"]), limits["max_tokens"] // 4)
+    sequences = first_tokens(
+        sequences_of(text, "generic", tokenizer, comparison.max_length), comparison.max_tokens // 4
+    )
     tokens = [sequence.targets for sequence in sequences]
     for name, arm in arms.items():
         arm_losses = losses_of(arm, sequences, tokenizer)
@@ -132,21 +144,19 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
         result["arms"][name]["forgetting"] = loss - result["arms"][BASE]["generic_loss"]
 
 
-def check_answers(
-    result: dict[str, Any], arms: Arms, tokenizer: Any, record: run_file.Record, limits: dict[str, int]
-) -> None:
+def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
     """Score answers to the first prompts that have a completion by exact match, token F1 and the pattern."""
     from training.lm.data import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
 
-    questions: list[Row] = [row for row in read_rows(Path(record["data"])) if "completion" in row][: limits["answers"]]
+    questions: list[Row] = [row for row in read_rows(data) if "completion" in row][: comparison.answers]
     for name, arm in arms.items() if questions else ():
-        answers = [answer_of(arm, tokenizer, row["prompt"], limits["new_tokens"]) for row in questions]
+        answers = [answer_of(arm, tokenizer, row["prompt"], comparison.new_tokens) for row in questions]
         pairs = [(answer, row["completion"]) for answer, row in zip(answers, questions, strict=True)]
         scores = {"exact_match": mean(exact_match(*pair) for pair in pairs)}
         scores["token_f1"] = mean(token_f1(*pair) for pair in pairs)
-        if pattern := record.get("pattern"):
-            scores["pattern"] = mean(matches(answer, pattern) for answer in answers)
+        if comparison.pattern:
+            scores["pattern"] = mean(matches(answer, comparison.pattern) for answer in answers)
         result["arms"][name] |= {**scores, "answered": len(questions)}
 
 

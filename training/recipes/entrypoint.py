@@ -70,7 +70,7 @@ def program(arguments: list[str], train: Train) -> int:
 
     def work() -> None:
         record = run_file.read_record(Path(arguments[0]))
-        events.path = run_file.path_in(record, "events")
+        events.path = run_file.events_path(record)
         events.run = Run.read(record)
         if events.run.devices == 1:
             see_one_gpu()

@@ -8,53 +8,64 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from training.lm.error_reporting import BadInput, guarded
 from training.lm.events import Events
 from training.recipes import run_file
+from training.recipes.run_file import Counting, Positive, RunFile, TextPath
+
+
+class Evaluation(RunFile):
+    """The file of an evaluation: it reads `max_tokens` tokens of `data`, in sequences of at most `max_length`."""
+
+    adapter: TextPath | None = None
+    data: TextPath
+    max_tokens: Positive = 4096
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    threads: Counting = 0
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
-    record: run_file.Record = {}
     events = Events(None)
 
     def work() -> None:
-        record.update(run_file.read_record(Path(arguments[0])))
-        events.path = run_file.path_in(record, "events")
-        evaluate(record, events)
+        record = run_file.read_record(Path(arguments[0]))
+        events.path = run_file.events_path(record)
+        evaluate(Evaluation.read(record), events)
 
     return guarded(events, work)
 
 
-def evaluate(record: run_file.Record, events: Events) -> None:
+def evaluate(evaluation: Evaluation, events: Events) -> None:
     """Measure the held-out loss and write OUTPUT/result.json. Raises BadInput naming the field."""
-    folder = run_file.model_folder(record)
-    output = run_file.path_in(record, "output")
-    limits = {"max_tokens": 4096, "max_length": 1024, **record}
-    most = int(run_file.number(limits, "max_tokens", whole=True, least=1))
-    length = int(run_file.number(limits, "max_length", whole=True, least=2))
-
     import torch
 
     from training.lm.base_model import load_model, load_tokenizer, sequences_of
     from training.lm.evaluation import first_tokens, held_out_loss
 
-    if record.get("threads"):
-        torch.set_num_threads(record["threads"])
-    tokenizer = load_tokenizer(folder)
-    sequences = first_tokens(sequences_of(run_file.path_in(record, "data"), "data", tokenizer, length), most)
-    model = load_model(folder)
-    if record.get("adapter"):
+    if evaluation.threads:
+        torch.set_num_threads(evaluation.threads)
+    tokenizer = load_tokenizer(evaluation.base_model)
+    sequences = first_tokens(
+        sequences_of(evaluation.data, "data", tokenizer, evaluation.max_length), evaluation.max_tokens
+    )
+    model = load_model(evaluation.base_model)
+    if evaluation.adapter:
         from peft import PeftModel
 
-        if not (Path(record["adapter"]) / "adapter_config.json").is_file():
-            raise BadInput(f"adapter: {record['adapter']} is no adapter folder.")
-        model = PeftModel.from_pretrained(model, record["adapter"])
-    loss = held_out_loss(model, sequences, tokenizer.pad_token_id)
-    output.mkdir(parents=True, exist_ok=True)
-    run_file.write_atomically(output / "result.json", {"loss": loss.loss, "tokens": loss.tokens})
-    events.write("evaluation", when="after" if record.get("adapter") else "before", loss=loss.loss, tokens=loss.tokens)
+        if not (evaluation.adapter / "adapter_config.json").is_file():
+            raise BadInput(f"adapter: {evaluation.adapter} is no adapter folder.")
+        model = PeftModel.from_pretrained(model, str(evaluation.adapter))
+    measured = held_out_loss(model, sequences, tokenizer.pad_token_id)
+    evaluation.output.mkdir(parents=True, exist_ok=True)
+    run_file.write_atomically(evaluation.output / "result.json", {"loss": measured.loss, "tokens": measured.tokens})
+    events.write(
+        "evaluation", when="after" if evaluation.adapter else "before", loss=measured.loss, tokens=measured.tokens
+    )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,53 @@
-"""Reading of the JSON files that recipes run from, with a check of every field."""
+"""The JSON files that recipes run from, with a check of every field."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from training.lm.error_reporting import BadInput
 
 Record = dict[str, Any]
+# Strict fields would refuse the text that JSON has for a path.
+TextPath = Annotated[Path, Field(strict=False)]
+Positive = Annotated[int, Field(ge=1)]
+Counting = Annotated[int, Field(ge=0)]
+FIXES = {
+    "path_type": "name a path",
+    "int_type": "must be a whole number, not {input!r}",
+    "int_from_float": "must be a whole number, not {input!r}",
+    "float_type": "must be a number, not {input!r}",
+    "finite_number": "must be a number, not {input!r}",
+    "string_type": "must be a text, not {input!r}",
+    "list_type": "give a list, not {input!r}",
+    "dict_type": "must be an object, not {input!r}",
+    "model_type": "must be an object, not {input!r}",
+    "missing": "is missing: add it",
+    "greater_than": "{input} is too small: it must be above {gt:g}",
+    "greater_than_equal": "{input} is too small: it must be at least {ge:g}",
+    "literal_error": "choose {expected}, not {input!r}",
+    "too_short": "give a list with at least one entry",
+}
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
+class Checked(BaseModel):
+    """A part of a run file. A field that it does not know is refused, and so is a text in place of a number."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, record: Record) -> Self:
+        """Build it from a file's record. Raises BadInput naming the first field that is wrong."""
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            raise BadInput(refusal(error, cls)) from None
+
+
+class Hyperparameters(Checked):
     """Hyper-parameters of a run: `learning_rate` is the peak, lengths and eval_tokens are in tokens.
 
     `threads` 0 leaves torch's choice; `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1
@@ -22,20 +55,20 @@ class Hyperparameters:
     to, 0 = the run's ranks; `galore_rank` is that of the projected gradients.
     """
 
-    steps: int = 40
-    batch_size: int = 4
-    gradient_accumulation: int = 1
-    learning_rate: float = 1e-3
-    max_length: int = 256
-    warmup_steps: int = 4
-    seed: int = 0
-    checkpoint_steps: int = 20
-    eval_tokens: int = 4096
-    threads: int = 0
-    packing: int = 0
-    recompute: int = 0
-    export_rank: int = 0
-    galore_rank: int = 64
+    steps: Positive = 40
+    batch_size: Positive = 4
+    gradient_accumulation: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    max_length: Positive = 256
+    warmup_steps: Counting = 4
+    seed: Counting = 0
+    checkpoint_steps: Positive = 20
+    eval_tokens: Positive = 4096
+    threads: Counting = 0
+    packing: Counting = 0
+    recompute: Counting = 0
+    export_rank: Counting = 0
+    galore_rank: Positive = 64
 
     @property
     def sequences(self) -> int:
@@ -43,55 +76,66 @@ class Hyperparameters:
         return self.steps * self.batch_size * self.gradient_accumulation
 
 
-@dataclass(frozen=True)
-class Run:
+class RunFile(Checked):
+    """The fields of every file: the folder of the base model, where the results go, and where progress is told."""
+
+    base_model: TextPath
+    output: TextPath
+    events: TextPath | None = None
+
+    @classmethod
+    def read(cls, record: Record) -> Self:
+        """Build it from a file's record, in which null is as good as left out. Raises BadInput naming the field."""
+        made = super().read({name: value for name, value in record.items() if value is not None})
+        if not (made.base_model / "config.json").is_file():
+            raise BadInput(f"base_model: {made.base_model} is no folder of a model.")
+        return made
+
+
+class Run(RunFile):
     """A training run: files, ranks and hyper-parameters.
 
     Methods that train no LoRA use the ranks for the LoRA that they are converted to. `devices` processes train it, as
     replicas (ddp) or in shards (fsdp).
     """
 
-    base_model: Path
-    base_model_name: str
-    train: Path
-    eval: Path | None
-    output: Path
-    r: int
-    lora_alpha: float
-    rank_pattern: dict[str, int]
-    alpha_pattern: dict[str, float]
-    target_modules: list[str]
-    hyperparameters: Hyperparameters
-    devices: int = 1
-    sharding: str = "ddp"
+    base_model_name: str = Field(default_factory=lambda fields: str(fields["base_model"]))
+    train: TextPath
+    eval: TextPath | None = None
+    r: Positive
+    lora_alpha: Annotated[float, Field(gt=0)]
+    rank_pattern: dict[str, Counting] = {}
+    alpha_pattern: dict[str, float] = {}
+    target_modules: Annotated[list[str], Field(min_length=1), AfterValidator(sorted)]
+    hyperparameters: Hyperparameters = Hyperparameters()
+    devices: Positive = 1
+    sharding: Literal["ddp", "fsdp"] = "ddp"
     init: str = "random"
-    prompts: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, record: Record) -> Run:
-        """Build a run from a run file's record. Raises BadInput naming the field."""
-        return cls(
-            base_model=model_folder(record),
-            base_model_name=str(record.get("base_model_name") or record["base_model"]),
-            train=path_in(record, "train"),
-            eval=path_in(record, "eval") if record.get("eval") else None,
-            output=path_in(record, "output"),
-            r=int(number(record, "r", whole=True, least=1)),
-            lora_alpha=number(record, "lora_alpha"),
-            rank_pattern=record.get("rank_pattern") or {},
-            alpha_pattern=record.get("alpha_pattern") or {},
-            target_modules=names(record, "target_modules"),
-            hyperparameters=hyperparameters(record.get("hyperparameters") or {}),
-            devices=int(number({"devices": 1, **record}, "devices", whole=True, least=1)),
-            sharding=one_of(record, "sharding", ("ddp", "fsdp")),
-            init=str(record.get("init") or "random"),
-            prompts=record.get("prompts") or {},
-        )
+    prompts: dict[str, str] = {}
 
     @property
     def sequences(self) -> int:
         """Number of sequences that all processes read together."""
         return self.hyperparameters.sequences * self.devices
+
+
+def refusal(errors: ValidationError, kind: type[BaseModel]) -> str:
+    """Say which field is wrong and what it takes instead; of several the first."""
+    error = errors.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{field} is unknown; there are {', '.join(fields_around(kind, error['loc']))}."
+    if error["type"] not in FIXES:
+        return f"{field}: {error['msg']}."
+    return f"{field}: {FIXES[error['type']].format(input=error['input'], **error.get('ctx', {}))}."
+
+
+def fields_around(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Return the fields of the part of the file that the place is in."""
+    part: Any = kind
+    for name in place[:-1]:
+        part = part.model_fields[name].annotation
+    return list(part.model_fields)
 
 
 def read_record(path: Path) -> Record:
@@ -105,65 +149,11 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def path_in(record: Record, field: str) -> Path:
-    """Return the field's path. Raises BadInput."""
-    if not isinstance(record.get(field), str):
-        raise BadInput(f"{field}: name a path.")
-    return Path(record[field])
-
-
-def model_folder(record: Record) -> Path:
-    """Return the folder of the base model. Raises BadInput."""
-    folder = path_in(record, "base_model")
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"base_model: {folder} is no folder of a model.")
-    return folder
-
-
-def one_of(record: Record, field: str, choices: tuple[str, ...]) -> str:
-    """Return the chosen word of a field; the first choice when none is given. Raises BadInput."""
-    value = record.get(field, choices[0])
-    if value not in choices:
-        raise BadInput(f"{field}: choose one of {', '.join(choices)}, not {value!r}.")
-    return str(value)
-
-
-def names(record: Record, field: str) -> list[str]:
-    """Return the field's module names, sorted. Raises BadInput."""
-    value = record.get(field)
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise BadInput(f"{field}: give a list of module names.")
-    return sorted(value)
-
-
-def number(record: Record, field: str, *, whole: bool = False, least: float = 0, prefix: str = "") -> float:
-    """Return the field's number. Raises BadInput for a wrong type or one that is too small."""
-    value = record.get(field)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
-        raise BadInput(f"{prefix}{field}: must be a {'whole ' if whole else ''}number, not {value!r}.")
-    if value < least or (value == 0 and not whole):
-        raise BadInput(f"{prefix}{field}: {value} is too small.")
-    return value
-
-
-def hyperparameters(record: Record) -> Hyperparameters:
-    """Check the hyperparameters and add the defaults of the others. Raises BadInput."""
-    known = {field.name: field.default for field in fields(Hyperparameters)}
-    if unknown := sorted(set(record) - set(known)):
-        raise BadInput(f"hyperparameters.{unknown[0]} is unknown; there are {', '.join(known)}.")
-    may_be_zero = ("warmup_steps", "seed", "threads", "packing", "recompute", "export_rank")
-    return Hyperparameters(
-        **{
-            field: number(
-                {field: record.get(field, default)},
-                field,
-                whole=isinstance(default, int),
-                least=0 if field in may_be_zero or isinstance(default, float) else 1,
-                prefix="hyperparameters.",
-            )
-            for field, default in known.items()
-        }  # type: ignore[arg-type]
-    )
+def events_path(record: Record) -> Path:
+    """Return the file that progress and errors are told in. Raises BadInput."""
+    if not isinstance(record.get("events"), str):
+        raise BadInput("events: name a path.")
+    return Path(record["events"])
 
 
 def write_atomically(path: Path, record: Record) -> None:

@@ -17,11 +17,11 @@ from adapterhub.api.listing import Listing
 from adapterhub.api.pages import visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
+from adapterhub.charts import heat_map
 from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion, Response, Rollout, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.pages.forms import PromoteForm, cleaned
-from registry.pages.heat_map import heat_map
 from registry.pages.lineage_graph import ancestry
 
 PAGE, TOLD, COMPARED, DRAWN = 50, 20, 12, 8

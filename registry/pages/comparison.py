@@ -14,13 +14,13 @@ from django.views.decorators.http import require_POST
 
 from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.charts import heat_map
 from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import other_version, table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind import tally
 from registry.pages.adapters import find_version
-from registry.pages.heat_map import heat_map
 from registry.playground.blind_tests import ask_blindly, face
 from registry.playground.client import MOST_MODELS, token_for
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from math import isfinite
 from typing import Any
 
+from adapterhub import charts
 from adapterhub.audit.models import AuditEvent
 from adapterhub.templatetags.adapterhub import duration
 from registry.experiments.guardrails import Action, Analysis, Finding, Guardrail, Kind, Minute, finding
@@ -15,7 +16,7 @@ from registry.models.rollout_states import SERVING
 from registry.rollouts.controller import Progress, judge, minutes, progress
 
 LOOKS = 12  # points of a chart over time
-WIDTH, HEIGHT, EDGE = 320, 96, 8
+FRAME = charts.Frame(320, 96, 8)
 REACH = 3  # margins above and below zero that a chart shows
 BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds the promotion"}
 NEXT = {
@@ -119,18 +120,18 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
     ends = [times[(len(times) - 1) * index // max(1, LOOKS - 1)] for index in range(LOOKS)]
     intervals = [then(rail, rows, end, guardrails).interval for end in ends]
     reach = REACH * max(rail.margin / rail.scale, 1e-3)
-    above = [(x_of(at), y_of(float(one.upper), reach)) for at, one in enumerate(intervals)]
-    below = [(x_of(at), y_of(float(one.lower), reach)) for at, one in enumerate(intervals)]
-    middle = [
-        (x_of(at), y_of(float(one.estimate), reach))
-        for at, one in enumerate(intervals)
-        if isfinite(float(one.estimate))
-    ]
+
+    def spot(look: int, value: float) -> charts.Place:
+        return FRAME.x(look / (LOOKS - 1)), charts.height_around_zero(FRAME, value, reach)
+
+    above = [spot(look, float(one.upper)) for look, one in enumerate(intervals)]
+    below = [spot(look, float(one.lower)) for look, one in enumerate(intervals)]
+    estimates = [(look, float(one.estimate)) for look, one in enumerate(intervals)]
     return {
-        "band": points([*above, *reversed(below)]),
-        "line": points(middle),
-        "zero": y_of(0, reach),
-        "margin": y_of(rail.margin / rail.scale, reach),
+        "band": charts.points([*above, *reversed(below)]),
+        "line": charts.points(spot(look, estimate) for look, estimate in estimates if isfinite(estimate)),
+        "zero": charts.height_around_zero(FRAME, 0, reach),
+        "margin": charts.height_around_zero(FRAME, rail.margin / rail.scale, reach),
         "first": times[0],
         "last": times[-1],
     }
@@ -141,22 +142,6 @@ def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) ->
     return finding(rail, [row for row in rows if row.at <= end], 0.05 / guardrails, end, end)
 
 
-def x_of(index: int) -> float:
-    """Return the x of a point in time."""
-    return round(EDGE + (WIDTH - 2 * EDGE) * index / (LOOKS - 1), 1)
-
-
-def y_of(value: float, reach: float) -> float:
-    """Return the y coordinate of a difference: worse is higher; values outside are clipped to its edge."""
-    clipped = max(-reach, min(reach, value))
-    return round(HEIGHT / 2 - clipped / reach * (HEIGHT / 2 - EDGE), 1)
-
-
-def points(places: list[tuple[float, float]]) -> str:
-    """Return the places as the points of an SVG line."""
-    return " ".join(f"{x},{y}" for x, y in places)
-
-
 def ramp(rollout: Rollout, at: datetime) -> str:
     """Return the candidate's share over time as points of a stepped line, from the rollout's audit events."""
     events = AuditEvent.objects.about(rollout).order_by("id")
@@ -165,20 +150,11 @@ def ramp(rollout: Rollout, at: datetime) -> str:
         return ""
     start, end = weights[0][0], rollout.ended_at or at
     length = max((end - start).total_seconds(), 1)
-    corners: list[tuple[float, float]] = []
-    for when, after in weights:
-        x = EDGE + (WIDTH - 2 * EDGE) * min(1.0, (when - start).total_seconds() / length)
-        corners += [(round(x, 1), corners[-1][1])] if corners else []
-        corners.append((round(x, 1), height_of(share(after))))
-    return points([*corners, (WIDTH - EDGE, corners[-1][1])])
+    corners = [(min(1.0, (when - start).total_seconds() / length), share(after) / 100) for when, after in weights]
+    return charts.stairs(FRAME, corners)
 
 
 def share(after: dict[str, Any]) -> float:
     """Return the percent of users that the candidate serves in this state."""
     fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
     return float(fixed.get(after["status"], 0))
-
-
-def height_of(percent: float) -> float:
-    """Return the y of a percentage."""
-    return round(HEIGHT - EDGE - percent / 100 * (HEIGHT - 2 * EDGE), 1)

@@ -17,9 +17,10 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
+from adapterhub.charts import MOST_POINTS
 from registry.models import Adapter
 from training.models import Dataset, RunMetric, TrainingRun
-from training.pages.curves import MOST_POINTS, curves
+from training.pages.curves import curves
 from training.runs import specification
 from training.runs.launch import launch_run
 

@@ -16,16 +16,16 @@ from adapterhub.api.pages import allowed, allowed_somewhere, followed, reason_in
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.charts import heat_map, histogram
 from adapterhub.core.errors import DomainError
 from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import JobStatus
 from registry.pages.adapters import find_version
 from registry.pages.forms import cleaned
-from registry.pages.heat_map import heat_map
 from training.datasets.uploads import copied
 from training.models import Compression, Dataset, RankAnalysis
 from training.models.dataset import DatasetStatus
-from training.pages.curves import histogram
+from training.pages.curves import FRAME
 from training.pages.forms import AnalysisForm, BudgetForm, RenderingForm, UploadForm
 from training.pages.plan_comparison import comparable
 from training.pages.retention import keeping
@@ -99,7 +99,8 @@ def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
     except DomainError as error:
         form.add_error(error.field if error.field in form.fields else None, error.detail)
         return {}
-    return {**rendering, "histogram": histogram(rendering["lengths"], rendering["max_length"])}
+    lengths = rendering["lengths"]
+    return {**rendering, "histogram": histogram(FRAME, lengths["bins"], lengths["step"], rendering["max_length"])}
 
 
 @login_required

@@ -9,6 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from adapterhub.charts import stacked
 from adapterhub.core.errors import DomainError
 from registry.models import BaseModel
 from training.models import TrainingRun
@@ -77,12 +78,6 @@ def bar_row(row: dict[str, Any], names: list[str], most: float, device_bytes: fl
     """Return the row's parts in gigabytes and as pieces of a bar; all bars have one scale."""
     sizes = {part["name"]: part["bytes"] for part in row["parts"]}
     scale = BAR / max(most, device_bytes)
-    pieces, x = [], 0.0
-    for number, name in enumerate(names):
-        width = sizes.get(name, 0) * scale
-        pieces.append(
-            {"name": name, "gb": sizes.get(name, 0) / GB, "x": round(x, 1), "width": round(width, 1), "number": number}
-        )
-        x += width
+    pieces = [{**piece, "gb": piece["size"] / GB} for piece in stacked(sizes, names, scale)]
     label = TrainingRun.Method(row["method"]).label
     return {**row, "gb": row["bytes"] / GB, "pieces": pieces, "limit": round(device_bytes * scale, 1), "label": label}

@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from adapterhub.api.pages import visible_or_404
+from adapterhub.charts import heat_map
 from adapterhub.core.errors import Invalid
-from registry.pages.heat_map import heat_map
 from training.models import RankAnalysis
 from training.pages.runs import named
 

@@ -117,7 +117,7 @@ def held_out_by(named: Record) -> bool | None:
 
 def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
     """Yield what a person should know of a row that is read nevertheless."""
-    container = next((named[name] for name in SHARED_COLUMNS if name in named), None)
+    container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     if form.name in TALKS and isinstance(container, list):
         if any(is_empty_system(message) for message in container):
             yield "an empty system turn was left out"
@@ -296,7 +296,7 @@ def is_talk(value: Any) -> bool:
 
 def shared(named: Record) -> bool:
     """Return True for a conversation in ShareGPT's spelling."""
-    container = next((named[name] for name in SHARED_COLUMNS if name in named), None)
+    container: Any = next((named[name] for name in SHARED_COLUMNS if name in named), None)
     return is_talk(container) and any("from" in turn for turn in container if isinstance(turn, dict))
 
 

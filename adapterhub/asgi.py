@@ -1,6 +1,7 @@
 """The ASGI application of the web process, which serves UI, REST API and admin."""
 
 import os
+from typing import Any
 
 import django
 
@@ -18,4 +19,6 @@ from adapterhub.asgi_handler import OneThread  # noqa: E402 - it reads the setti
 
 tracing.start("web")
 # uvicorn itself is started with --no-proxy-headers: it would believe whatever comes from this machine.
-application = ProxyHeadersMiddleware(OneThread(), trusted_hosts=settings.PROXIES)
+# uvicorn and Django describe the same protocol by other types.
+handler: Any = OneThread()
+application = ProxyHeadersMiddleware(handler, trusted_hosts=settings.PROXIES)

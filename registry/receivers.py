@@ -58,7 +58,7 @@ def publish_tokens_of_member(instance: Membership, **_: Any) -> None:
 @receiver(post_save, sender=User)
 def publish_tokens_of_account(instance: User, update_fields: frozenset[str] | None = None, **_: Any) -> None:
     """Publish the inference tokens of an account that may have been closed; a sign-in changes nothing of them."""
-    if update_fields != {"last_login"}:
+    if update_fields != frozenset({"last_login"}):
         publish_tokens_of(instance.pk)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
+from typing import cast
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -117,12 +118,13 @@ def drop_old_attempts() -> None:
 
 def is_password(request: HttpRequest | Request, password: str) -> bool:
     """Return True if it is the password of the signed-in user. Raises TooMany after too many wrong ones."""
-    brakes = signature_brakes(request.user, request)
+    user = cast(User, request.user)
+    brakes = signature_brakes(user, request)
     claim(brakes)
-    if request.user.check_password(password):
+    if user.check_password(password):
         forget(brakes)
         return True
-    note_refused(request.user.get_username())
+    note_refused(user.get_username())
     return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib import admin
@@ -14,9 +14,11 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.response import TemplateResponse
 from django.urls import reverse, reverse_lazy
 
 from adapterhub.accounts.login_lockout import is_typed_password
+from adapterhub.accounts.models import User
 from adapterhub.accounts.second_factor import is_needed
 from adapterhub.accounts.second_factor_pages import begin
 from adapterhub.accounts.sessions import note
@@ -62,12 +64,12 @@ class SignIn(views.LoginView):
             return begin(self.request, form.get_user(), self.get_success_url())
         return super().form_valid(form)
 
-    def form_invalid(self, form: SignInForm) -> HttpResponse:
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         """Show the form's errors, as 429 with the wait when the name is locked out."""
-        response = super().form_invalid(form)
-        if form.wait_s:
+        response, wait_s = super().form_invalid(form), cast(SignInForm, form).wait_s
+        if wait_s:
             response.status_code = 429
-            response["Retry-After"] = str(math.ceil(form.wait_s))
+            response["Retry-After"] = str(math.ceil(wait_s))
         return response
 
 
@@ -116,22 +118,22 @@ class NewPassword(views.PasswordChangeView):
         return {**admin.site.each_context(self.request), **super().get_context_data(**kwargs)}
 
     @transaction.atomic
-    def form_valid(self, form: NewPasswordForm) -> HttpResponse:
+    def form_valid(self, form: PasswordChangeForm) -> HttpResponse:
         """Change the password and record its event."""
-        after = {"changed": ["password"]}
-        AuditEvent.record(Tag.USER_CHANGED, self.request.user, by=actor_of(self.request), project=None, after=after)
+        after, user = {"changed": ["password"]}, cast(User, self.request.user)
+        AuditEvent.record(Tag.USER_CHANGED, user, by=actor_of(self.request), project=None, after=after)
         response = super().form_valid(form)
         # The session has another key now.
-        note(self.request, self.request.user)
+        note(self.request, user)
         return response
 
 
 class HubAdmin(admin.AdminSite):
     """The admin pages, with our page of the own password."""
 
-    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """Show our page of the own password."""
-        return NewPassword.as_view(extra_context=extra_context)(request)
+        return cast(TemplateResponse, NewPassword.as_view(extra_context=extra_context)(request))
 
 
 def refused(request: HttpRequest) -> HttpResponse:

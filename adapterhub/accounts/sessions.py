@@ -55,7 +55,7 @@ def is_over(request: HttpRequest) -> bool:
     """Return True if the session is idle or old beyond the settings."""
     at, session = time.time(), request.session
     idle, age = at - session.get("seen_at", 0), at - session.get("began_at", 0)
-    return idle > settings.SESSION_IDLE_S or age > settings.SESSION_COOKIE_AGE
+    return bool(idle > settings.SESSION_IDLE_S or age > settings.SESSION_COOKIE_AGE)
 
 
 def is_activity(request: HttpRequest) -> bool:

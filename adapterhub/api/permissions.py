@@ -51,7 +51,7 @@ def require_scope(request: HttpRequest | Request, project: Tenant, scope: str) -
     """Check that the caller has the scope in the project. Raises NotAllowed."""
     if scope not in scopes_in(request, project):
         raise NotAllowed(f"This needs scope '{scope}' in project {project.slug!r}.", code="scope_missing")
-    django_request = getattr(request, "_request", request)
+    django_request = marked(getattr(request, "_request", request))
     django_request.used_scopes = getattr(django_request, "used_scopes", set()) | {(project.pk, scope)}
 
 
@@ -60,7 +60,7 @@ def used_scopes(request: Request) -> list[list[Any]]:
 
     If there were none: each project that the caller sees, with an empty scope.
     """
-    used = getattr(request._request, "used_scopes", set())
+    used: set[tuple[int, str]] = getattr(request._request, "used_scopes", set())
     seen = used or {(pk, "") for pk in projects_of(request).values_list("pk", flat=True)}
     return sorted([pk, str(scope)] for pk, scope in seen)
 

@@ -21,10 +21,14 @@ class Taken:
 
 
 class MarkedRequest(HttpRequest):
-    """A request with its id, and with what it took from its caller's bucket once that was counted."""
+    """A request with its id, and, once they are known, what it took from its caller's bucket and which scopes it used.
+
+    `used_scopes` are pairs of a project's key and a scope.
+    """
 
     request_id: str
     taken: Taken
+    used_scopes: set[tuple[int, str]]
 
 
 def marked(request: HttpRequest | Request) -> MarkedRequest:

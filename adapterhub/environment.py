@@ -33,14 +33,25 @@ TABLE = {
         Setting("ADAPTERHUB_HOST", "127.0.0.1", "Address that web, router and engines listen on."),
         Setting("ADAPTERHUB_PORT", "8000", "Port of the web process."),
         Setting("ADAPTERHUB_ROUTER_PORT", "8080", "Port of the router."),
-        Setting("ADAPTERHUB_ROUTER_URL", "", "Where the playground asks; empty = the router at this host and port."),
+        Setting(
+            "ADAPTERHUB_ROUTER_URL",
+            "",
+            "Router that the playground sends prompts to; empty = the router at this host and port.",
+        ),
         Setting("ADAPTERHUB_ENGINE_PORT", "8100", "Port of the first embedded engine; replica i listens on port + i."),
         Setting("ADAPTERHUB_ENGINES", "2", "Embedded engine replicas to start."),
-        Setting("ADAPTERHUB_ENGINE_DEVICE", "cpu", "Where each computes: cpu (float32) or cuda (bfloat16)."),
+        Setting("ADAPTERHUB_ENGINE_DEVICE", "cpu", "Device of each engine: cpu (float32) or cuda (bfloat16)."),
         Setting("ADAPTERHUB_BASE_MODEL", "", "Folder or hub id that the embedded engines serve; empty = SmolLM2-135M."),
-        Setting("ADAPTERHUB_SECRET_KEY", "", "Django's secret key; empty = made once, kept in the data folder.", True),
-        Setting("ADAPTERHUB_AUDIT_KEY", "", "Ed25519 key that signs audit checkpoints, PEM; empty = made once.", True),
-        Setting("ADAPTERHUB_FORMER_KEYS", "", "Public keys, PEM, whose signatures of versions stay good."),
+        Setting(
+            "ADAPTERHUB_SECRET_KEY",
+            "",
+            "Django's secret key; empty = generated once and stored in the data folder.",
+            True,
+        ),
+        Setting(
+            "ADAPTERHUB_AUDIT_KEY", "", "Ed25519 key that signs audit checkpoints, PEM; empty = generated once.", True
+        ),
+        Setting("ADAPTERHUB_FORMER_KEYS", "", "Public keys, PEM, whose signatures of versions remain valid."),
         Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that web and router answer to."),
         Setting("ADAPTERHUB_HTTPS", "0", "1 = behind TLS: secure cookies, HSTS, redirect."),
@@ -76,22 +87,24 @@ TABLE = {
         Setting(
             "ADAPTERHUB_STRANGER_REQUESTS_PER_S",
             "10",
-            "REST calls a second without a good token, and sign-ins, from one address; 0 = no limit.",
+            "REST calls a second without a valid token, and sign-ins, from one address; 0 = no limit.",
         ),
         Setting(
-            "ADAPTERHUB_CHECKPOINT_DAYS", "14", "Days that a failed or cancelled run keeps its checkpoints; 0 = ever."
+            "ADAPTERHUB_CHECKPOINT_DAYS",
+            "14",
+            "Days that a failed or cancelled run keeps its checkpoints; 0 = forever.",
         ),
         Setting(
             "ADAPTERHUB_DATABASE_POOL",
             "0",
-            "Postgres connections that a process shares; the web process sets 16; 0 = one a thread.",
+            "Postgres connections of a process; the web process sets 16; 0 = one per thread.",
         ),
         Setting(
             "ADAPTERHUB_STATEMENT_S",
             "0",
             "Seconds after which Postgres ends a statement; the web process sets 30; 0 = never.",
         ),
-        Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two looks at the replicas."),
+        Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two checks of the replicas."),
         Setting("ADAPTERHUB_LOAD_DEADLINE_S", "900", "Seconds that a rollout waits for its candidate to be loaded."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
         Setting("ADAPTERHUB_MLFLOW_URL", "", "MLflow tracking server that ended runs are mirrored to; empty = none."),
@@ -99,8 +112,8 @@ TABLE = {
         Setting(
             "ADAPTERHUB_JUDGE_URL", "", "OpenAI-compatible API of the rollouts' judge, https://host/v1; empty = none."
         ),
-        Setting("ADAPTERHUB_JUDGE_MODEL", "", "The model that the judge is asked for."),
-        Setting("ADAPTERHUB_JUDGE_KEY", "", "The key that the judge is asked with.", True),
+        Setting("ADAPTERHUB_JUDGE_MODEL", "", "The model that judges."),
+        Setting("ADAPTERHUB_JUDGE_KEY", "", "The API key of the judge.", True),
         Setting(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "",
@@ -151,7 +164,7 @@ def choice(name: str, choices: tuple[str, ...], environ: Mapping[str, str] = os.
     """Return the variable if it is one of `choices` or empty. Raises BadSetting."""
     text = read(name, environ)
     if text and text not in choices:
-        raise BadSetting(f"{name}={text!r} is none of {', '.join(choices)}: set it to one, or unset it.")
+        raise BadSetting(f"{name}={text!r} is none of {', '.join(choices)}: set it to one of them, or unset it.")
     return text
 
 
@@ -182,6 +195,6 @@ def roles(name: str, environ: Mapping[str, str] = os.environ) -> dict[str, list[
         group, _, grant = entry.rpartition("=")
         project, _, role = grant.partition(":")
         if not (group and project and role):
-            raise BadSetting(f"{name}: {entry!r} is not group=project:role: write it so.")
+            raise BadSetting(f"{name}: {entry!r} is not of the form group=project:role: correct it.")
         granted.setdefault(group, []).append((project, role))
     return granted

@@ -35,7 +35,7 @@ def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> 
     try:
         port = parts.port or 443
     except ValueError:
-        raise Forbidden(f"{url!r} has a port that is no port: write one from 1 to 65535, or none.") from None
+        raise Forbidden(f"{url!r} has an invalid port: use one from 1 to 65535, or none.") from None
     host = (parts.hostname or "").rstrip(".").lower()
     if parts.scheme != "https" or not host or parts.username or parts.password:
         raise Forbidden(f"{url!r} must be https://host/path without a user name.")
@@ -56,7 +56,7 @@ def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
     except OSError as error:
         raise Forbidden(f"The host {host!r} has no address.") from error
     if not may_be_inside and (hidden := [address for address in addresses if not is_public(str(address))]):
-        raise Forbidden(f"The host {host!r} lies at {hidden[0]}, which is no public address.")
+        raise Forbidden(f"The host {host!r} resolves to {hidden[0]}, which is not a public address.")
     return str(min(addresses))
 
 
@@ -93,7 +93,7 @@ def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: 
         for part in answer.iter_bytes():
             content += part
             if len(content) > MOST_BYTES or time.monotonic() > end:
-                raise httpx.ReadTimeout("The answer is too long.")
+                raise httpx.ReadTimeout("The response is too long.")
         return answer.status_code, content
 
 

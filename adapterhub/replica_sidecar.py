@@ -67,7 +67,7 @@ class Agent:
             return failure(404, str(error))
         except OSError as error:
             log.warning("The store does not give %s: %s", path.name[:12], error)
-            return failure(503, f"The store does not answer: {error}")
+            return failure(503, f"The store does not respond: {error}")
         return await self.passed_on(request)
 
     async def passed_on(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class Agent:
             url = self._engine + request.url.path
             answer = await self._session.request(request.method, url, data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError) as error:
-            return failure(503, f"The engine does not answer: {error}")
+            return failure(503, f"The engine does not respond: {error}")
         kind = answer.headers.get("content-type", "text/plain")
         return StreamingResponse(chunks(answer), answer.status, {"content-type": kind})
 
@@ -107,8 +107,10 @@ def main() -> None:
         prog="python -m adapterhub.replica_sidecar", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--store", required=True, help="the hub's artifact store: s3://bucket/prefix or a folder")
-    parser.add_argument("--endpoint-url", help="of an S3 that is not Amazon's")
-    parser.add_argument("--folder", type=Path, required=True, help="of served versions, as the hub names it")
+    parser.add_argument("--endpoint-url", help="endpoint of an S3-compatible store that is not Amazon's")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder of served versions, by the path that the hub uses"
+    )
     parser.add_argument("--engine", required=True, help="the engine's address on this machine")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)

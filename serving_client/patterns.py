@@ -29,7 +29,7 @@ def compiled(pattern: str) -> re2._Regexp:
     try:
         return re2.compile(pattern, options)
     except UnicodeEncodeError:
-        raise BadPattern("half of a surrogate pair is no character") from None
+        raise BadPattern("half of a surrogate pair is not a character") from None
     except re2.error as error:
         raise BadPattern(reason(error)) from None
 

@@ -38,7 +38,7 @@ class Checks:
     """Rules that an answer's text is checked against.
 
     `refusal` and `format` are regular expressions: one that a refusal contains, one that a right answer contains;
-    `schema` is a JSON Schema that a right answer's JSON obeys.
+    `schema` is a JSON Schema that the JSON of a correct answer follows.
     """
 
     refusal: str | None = None
@@ -162,7 +162,7 @@ class RoutingTable:
         try:
             return _table(orjson.loads(text))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"The text is no routing table: {error!r}.") from error
+            raise ValueError(f"The text is not a routing table: {error!r}.") from error
 
 
 def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
@@ -312,4 +312,4 @@ def _record(kind: type[Record], raw: dict[str, Any]) -> Record:
     try:
         return kind(**{field.name: raw[field.name] for field in fields(kind) if field.name in raw})  # type: ignore[arg-type]
     except (TypeError, KeyError) as error:
-        raise ValueError(f"The text is no {kind.__name__}: {error}.") from error
+        raise ValueError(f"The text is not a {kind.__name__}: {error}.") from error

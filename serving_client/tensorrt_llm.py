@@ -27,7 +27,7 @@ class TensorRtClient(EngineClient):
     def load_adapter(self, name: str, path: str) -> None:
         """Remember the folder of `name`. Raises AdapterAlreadyLoaded for another folder."""
         if self._paths.setdefault(name, path) != path:
-            raise AdapterAlreadyLoaded(f"{name} stands for {self._paths[name]}.")
+            raise AdapterAlreadyLoaded(f"{name} is loaded from {self._paths[name]}.")
 
     def unload_adapter(self, name: str) -> None:
         """Forget the folder of `name`. Raises AdapterNotLoaded."""

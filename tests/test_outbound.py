@@ -32,7 +32,7 @@ from adapterhub import outbound
 )
 def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (address, 443))])
-    with pytest.raises(outbound.Forbidden, match="no public address"):
+    with pytest.raises(outbound.Forbidden, match="not a public address"):
         outbound.pinned("https://hook.example/x", ["hook.example"])
 
 

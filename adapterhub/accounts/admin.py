@@ -39,7 +39,7 @@ class RecordedUserAdmin(AccountAdmin):
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Change a user's password. Raises NotAllowed for a service account, which cannot have one."""
         if User.objects.filter(pk=unquote(id), is_service=True).exists():
-            raise NotAllowed("A service account has no password: make it a token on the page of tokens.")
+            raise NotAllowed("A service account has no password. Create a token for it on the Tokens page.")
         return super().user_change_password(request, id, form_url)
 
     def log_change(self, request: HttpRequest, obj: User, message: Any) -> Any:

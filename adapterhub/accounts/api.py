@@ -101,7 +101,7 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """Open a project. Only a signed-in administrator of the installation may."""
         fields = self.read(ProjectSerializer)
         if not request.user.is_superuser or request.auth:
-            raise NotAllowed("Only an administrator of the installation, signed in, opens projects.")
+            raise NotAllowed("Only an administrator of the installation who is signed in can create projects.")
         try:
             with transaction.atomic():
                 project = Project.objects.create(**fields)
@@ -133,7 +133,9 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         reason = fields.pop("reason")
         membership = self.get_object().memberships.filter(**fields).first()
         if membership is None:
-            raise Invalid(f"{fields['user']} is not {fields['role']} here: look at members/.", field="role")
+            raise Invalid(
+                f"{fields['user']} is not {fields['role']} in this project: see members/ for its roles.", field="role"
+            )
         memberships.revoke(membership, by=actor_of(request), reason=reason)
         return Response(status=204)
 
@@ -220,7 +222,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         fields = self.read(NewTokenSerializer)
         project = named_project(request, fields.pop("project"), Scope.ADMIN)
         if beyond := set(fields["scopes"]) - scopes_in(request, project):
-            raise Invalid(f"You cannot give scopes you lack: {', '.join(sorted(beyond))}.", field="scopes")
+            raise Invalid(f"You cannot grant scopes that you do not have: {', '.join(sorted(beyond))}.", field="scopes")
         if name := fields.pop("account", ""):
             fields["account"] = named_account(project, name)
         token, text = tokens.create(project, by=actor_of(request), **fields)

@@ -66,7 +66,7 @@ class TokenAuthentication(BaseAuthentication):
         known = token and hmac.compare_digest(token.secret_hash, secret_hash(secret))
         if token is None or not known or not token.is_usable:
             raise AuthenticationFailed(
-                "The token is unknown, revoked, expired or not approved: look at the page of tokens."
+                "The token is unknown, revoked, expired or not approved: check it on the Tokens page."
             )
         return token
 

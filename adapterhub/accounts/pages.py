@@ -82,7 +82,10 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
     Signed-in users who may not use the admin get a 403 page.
     """
     if request.user.is_authenticated:
-        context = {"title": "Not for you", "detail": "The admin pages need an administrator of the installation."}
+        context = {
+            "title": "Not for you",
+            "detail": "Only administrators of the installation can open the admin pages.",
+        }
         return render(request, "error.html", context, status=403)
     return redirect_to_login(request.GET.get("next", reverse("admin:index")))
 

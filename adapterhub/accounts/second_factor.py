@@ -55,7 +55,7 @@ def enable(user: User, secret: str, code: str, *, by: Actor) -> list[str]:
     """
     step = step_of(secret, code, after=0)
     if step is None:
-        raise Invalid("This is not the code that the app shows now: wait for the next one.", field="code")
+        raise Invalid("The code is not the one that your app shows now: wait for the next one.", field="code")
     codes = [secrets.token_hex(5) for _ in range(RECOVERY_CODES)]
     factor_fields = {
         "sealed": box("second_factor").encrypt(secret.encode()),

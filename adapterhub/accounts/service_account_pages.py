@@ -69,5 +69,5 @@ def close(request: HttpRequest, project: str, name: str) -> HttpResponse:
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
     service_accounts.close(account, led, by=actor_of(request), reason=reason_in(request))
-    messages.success(request, f"{account} is closed in {led}: its tokens there are refused from now on.")
+    messages.success(request, f"{account} is closed in {led}: its tokens there no longer work.")
     return redirect("service-accounts")

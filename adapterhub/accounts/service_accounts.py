@@ -23,7 +23,7 @@ def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
 def create(project: Project, name: str, role: str, *, by: Actor) -> User:
     """Create an account that only tokens can use. Raises Invalid for its role, Conflict for a name that is taken."""
     if role not in ROLES:
-        raise Invalid(f"A service account has one of the roles {', '.join(ROLES)}.", field="role")
+        raise Invalid(f"A service account can have one of these roles: {', '.join(ROLES)}.", field="role")
     try:
         with transaction.atomic():
             account = User(username=name, is_service=True)
@@ -32,7 +32,7 @@ def create(project: Project, name: str, role: str, *, by: Actor) -> User:
             memberships.grant(project, account, role, by=by)
             AuditEvent.record(Tag.SERVICE_ACCOUNT_CREATED, account, by=by, project=project, after={"role": role})
     except IntegrityError:
-        raise Conflict(f"The name {name!r} is taken: choose another.", field="name", code="name_taken") from None
+        raise Conflict(f"The name {name!r} is taken: choose another one.", field="name", code="name_taken") from None
     return account
 
 

@@ -51,7 +51,7 @@ def has_signed_in_lately(request: HttpRequest | Request) -> bool:
 def require_role_for(scope: str, project: Project, by: Actor) -> User:
     """Return the acting person. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
     if by.user is None or by.token_id or by.method in ("token", "system"):
-        raise NotAllowed("Only a person who is signed in can do this: tokens cannot.", code="token_cannot_approve")
+        raise NotAllowed("Only a signed-in person can do this: a token cannot.", code="token_cannot_approve")
     roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
     if not by.user.is_active or not any(scope in ROLE_SCOPES[role] for role in roles):
         raise NotAllowed(f"This needs a role with '{scope}' in project {project.slug!r}.", code="scope_missing")
@@ -64,4 +64,4 @@ def require_another(user: User, authors: Iterable[User | None]) -> None:
     known = [author for author in authors if author]
     emails = {author.email.casefold() for author in known if author.email}
     if user in known or user.email.casefold() in emails:
-        raise NotAllowed("An author cannot approve their own change: ask somebody else.", code="own_request")
+        raise NotAllowed("You cannot approve your own change: ask somebody else.", code="own_request")

@@ -52,7 +52,7 @@ class TokenForm(forms.Form):
         empty_label="its maker, and ends with their account",
     )
     reason = forms.CharField(
-        max_length=2000, required=False, help_text="Needed for scope admin, which waits for another person."
+        max_length=2000, required=False, help_text="Required for scope admin, which another person must approve."
     )
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
@@ -63,13 +63,13 @@ class TokenForm(forms.Form):
 class SigningForm(forms.Form):
     """A form for a signature: its reason, its meaning, and the password unless the sign-in is recent."""
 
-    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
+    reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
     meaning = forms.ChoiceField(choices=Meaning.choices, initial=Meaning.APPROVED, label="Your signature means")
     password = forms.CharField(
         required=False,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-        help_text="Needed ten minutes after your sign-in.",
+        help_text="Required if you signed in more than ten minutes ago.",
     )
 
 
@@ -129,5 +129,5 @@ def revoke(request: HttpRequest, pk: str) -> HttpResponse:
     """Revoke a token."""
     token = get_object_or_404(ApiToken, pk=pk, project__in=allowed(request, Scope.ADMIN))
     verbs.revoke(token, by=actor_of(request), reason=reason_in(request))
-    messages.success(request, f"{token.name} is refused from now on.")
+    messages.success(request, f"{token.name} no longer works.")
     return redirect("tokens")

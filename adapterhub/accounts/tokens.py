@@ -39,11 +39,11 @@ def create(
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
         raise Invalid(
-            f"expires_at must lie ahead, within {LONGEST_DAYS} days: choose another time.", field="expires_at"
+            f"expires_at must be in the future and within {LONGEST_DAYS} days: choose another time.", field="expires_at"
         )
     is_high = bool(HIGH.intersection(scopes)) and by.user is not None
     if is_high and not reason:
-        raise Invalid("A token of scope admin needs a reason, for the person who approves it.", field="reason")
+        raise Invalid("A token with scope admin needs a reason for the person who approves it.", field="reason")
     token, text = ApiToken.issue(
         project=project,
         name=name,
@@ -82,7 +82,7 @@ def approve(token: ApiToken, *, reason: str, by: Actor, meaning: str = Meaning.A
     user = require_role_for(APPROVE, locked.project, by)
     require_another(user, [locked.created_by])
     if not locked.is_waiting or locked.revoked_at:
-        raise Conflict("This token does not wait for an approval: look at it again.", code="not_waiting")
+        raise Conflict("This token is not waiting for approval: reload the page.", code="not_waiting")
     locked.approved_by, locked.approved_at = user, now()
     locked.save(update_fields=["approved_by", "approved_at"])
     AuditEvent.record(

@@ -28,7 +28,9 @@ def wanted_tag(request: HttpRequest | Request) -> str:
         return ""
     match = ETAG.fullmatch(header)
     if match is None:
-        raise Invalid('If-Match takes one ETag as it came, e.g. "3", or *.', field="If-Match", code="bad_etag")
+        raise Invalid(
+            'If-Match takes one ETag exactly as you received it, e.g. "3", or *.', field="If-Match", code="bad_etag"
+        )
     return match.group(1)
 
 
@@ -38,7 +40,9 @@ def require_tag(record: Any, wanted: str) -> None:
     Call it while holding the lock of the change.
     """
     if wanted and record.etag != wanted:
-        raise PreconditionFailed(f'{record} has changed since: its ETag is "{record.etag}" now. Read it again.')
+        raise PreconditionFailed(
+            f'{record} has changed in the meantime: its ETag is now "{record.etag}". Read it again.'
+        )
 
 
 def conditional(request: Request, record: Any, response: Response) -> Response:

@@ -47,7 +47,9 @@ class Narrowing(BaseFilterBackend):
             elif name not in SHARED:
                 offered = ", ".join(sorted(filters)) or "none"
                 raise Invalid(
-                    f"This list has no filter {name[:50]!r}; it has: {offered}.", field=name[:50], code="unknown_filter"
+                    f"This list has no filter named {name[:50]!r}; its filters are {offered}.",
+                    field=name[:50],
+                    code="unknown_filter",
                 )
         return queryset
 

@@ -88,7 +88,7 @@ def reason_in(request: HttpRequest) -> str:
     """Return the reason that a form asked for, cut to 2,000 characters. Raises Invalid when it is empty."""
     reason = request.POST.get("reason", "").strip()[:LONGEST_REASON]
     if not reason:
-        raise Invalid("Say why: the audit trail keeps it.", field="reason")
+        raise Invalid("Give a reason: it is recorded in the audit trail.", field="reason")
     return reason
 
 

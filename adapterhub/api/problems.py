@@ -52,7 +52,7 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
 def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Convert domain errors and DRF's own to problem JSON, as DRF's exception handler; other errors stay a 500."""
     if isinstance(exc, OperationalError):
-        exc = Unavailable("The database does not answer. Nothing was changed: try again.")
+        exc = Unavailable("The database does not respond. Nothing was changed: try again.")
     if isinstance(exc, DomainError):
         set_rollback()
         if isinstance(exc, NotAllowed):
@@ -60,7 +60,7 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
         errors = [{"field": exc.field, "code": exc.code, "message": exc.detail}] if exc.field else []
         return answer(problem(exc.status, exc.code, exc.detail, errors), headers_of(exc))
     if isinstance(exc, Http404):
-        exc = exceptions.NotFound("There is no such thing here.")
+        exc = exceptions.NotFound("The requested object does not exist.")
     if not isinstance(exc, exceptions.APIException):
         return None
     set_rollback()
@@ -117,7 +117,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer an unknown path: a problem below /api/, else the 404 page."""
     if not request.path.startswith("/api/"):
         return page_not_found(request, exception)
-    detail = "There is no such path: /api/docs/ shows all."
+    detail = "There is no such path: see /api/docs/ for all paths."
     return JsonResponse(problem(404, "not_found", detail), status=404, content_type=CONTENT_TYPE)
 
 

@@ -11,5 +11,5 @@ class OptionalReasonSerializer(serializers.Serializer[Any]):
     """A reason, which may be left out."""
 
     reason = serializers.CharField(
-        required=False, allow_blank=True, max_length=2000, default="", help_text="Kept in the audit trail."
+        required=False, allow_blank=True, max_length=2000, default="", help_text="Recorded in the audit trail."
     )

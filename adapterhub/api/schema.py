@@ -8,7 +8,7 @@ from adapterhub.api.examples import EXAMPLES
 
 PROBLEM = {
     "type": "object",
-    "description": "RFC 9457. `code` is stable; `detail` is for people; `errors` name the fields that are to blame.",
+    "description": "RFC 9457. `code` is stable, `detail` is for people, and `errors` names the invalid fields.",
     "required": ["type", "title", "status", "code", "detail", "errors"],
     "properties": {
         "type": {"type": "string"},
@@ -35,7 +35,7 @@ PROBLEM = {
     },
 }
 PROBLEM_ANSWER = {
-    "description": "A problem. 429 and 503 pass: Retry-After says when.",
+    "description": "A problem. After 429 or 503, retry when Retry-After says.",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     "headers": {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds, with 429 and 503."}},
 }
@@ -44,7 +44,7 @@ KEY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]+$"},
-    "description": "The same key and body have one effect and one answer; 409 `in_flight`, 422 `key_reused`.",
+    "description": "One key and body have one effect and one answer; otherwise 409 `in_flight` or 422 `key_reused`.",
 }
 
 
@@ -72,9 +72,14 @@ IF_MATCH = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "maxLength": 200},
-    "description": "The ETag that the change is meant for; 412 `precondition_failed` when the state has passed.",
+    "description": "The ETag of the state to change; 412 `precondition_failed` if the object has changed since.",
 }
-ETAG = {"ETag": {"schema": {"type": "string"}, "description": "Names the state, for If-Match and If-None-Match."}}
+ETAG = {
+    "ETag": {
+        "schema": {"type": "string"},
+        "description": "The tag of the current state, for If-Match and If-None-Match.",
+    }
+}
 ROLLOUT = "/api/v1/rollouts/{id}/"
 # Resources whose state changes, and the changes of them that If-Match guards.
 STATES = (ROLLOUT, "/api/v1/aliases/{name}/", "/api/v1/adapters/{slug}/")
@@ -88,17 +93,17 @@ GUARDED = {
     ("/api/v1/aliases/{name}/", "patch"),
     ("/api/v1/adapters/{slug}/", "patch"),
 }
-UNCHANGED = {"description": "If-None-Match names this state: there is nothing new.", "headers": ETAG}
+UNCHANGED = {"description": "If-None-Match names the current state: nothing has changed.", "headers": ETAG}
 REFUSALS = {
     "401": "No token, or one that is unknown, expired or revoked: `not_authenticated`, `authentication_failed`.",
-    "403": "The caller may not: `scope_missing`, `not_allowed`, `approval_missing`, `alias_protected`.",
-    "404": "It does not exist, or not for the caller: `not_found`.",
-    "409": "The state does not allow it, or somebody was faster: `invalid_transition`, `in_flight`, ...",
-    "412": "If-Match names a state that has passed: `precondition_failed`.",
-    "413": "The body is larger than is taken.",
-    "422": "It can be read, but not done; `errors` name fields: `invalid`, `key_reused`, `bad_...`.",
+    "403": "The caller must not do this: `scope_missing`, `not_allowed`, `approval_missing`, `alias_protected`.",
+    "404": "The object does not exist, or the caller cannot see it: `not_found`.",
+    "409": "The state does not allow this, or another request came first: `invalid_transition`, `in_flight`, ...",
+    "412": "If-Match names an earlier state: `precondition_failed`.",
+    "413": "The body is too large.",
+    "422": "The request is well formed but invalid; `errors` names the fields: `invalid`, `key_reused`, `bad_...`.",
     "429": "Too many requests: `throttled`. Retry-After says when.",
-    "503": "A part does not answer, nothing was changed: `unavailable`. Retry-After says when.",
+    "503": "Another service does not respond; nothing was changed: `unavailable`. Retry-After says when.",
 }
 
 

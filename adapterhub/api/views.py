@@ -120,7 +120,9 @@ def require_no_nul(value_tree: Any) -> None:
     for name, value in value_tree.items() if isinstance(value_tree, dict) else [("", value_tree)]:
         if any("\0" in text for text in texts([name, value])):
             field = name.replace("\0", "")
-            raise Invalid("A text may not hold a NUL: leave it out.", field=field, code="null_characters_not_allowed")
+            raise Invalid(
+                "Text must not contain NUL characters: remove them.", field=field, code="null_characters_not_allowed"
+            )
 
 
 def texts(value_tree: Any) -> Iterator[str]:
@@ -185,7 +187,7 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
     if it had another body or the key is too long, NotAllowed (403) if the caller lost a scope that the answer needed.
     """
     if len(key) > 255:
-        raise Invalid("An Idempotency-Key has at most 255 characters.", field="Idempotency-Key")
+        raise Invalid("An Idempotency-Key can have at most 255 characters: use a shorter one.", field="Idempotency-Key")
     identity = {"caller": caller_of(request), "key": key, "path": request.path}
     fingerprint = hashlib.sha256(request_bytes(request)).hexdigest()
     IdempotentRequest.objects.filter(status=None, created_at__lt=now() - IN_FLIGHT_FOR, **identity).delete()
@@ -195,7 +197,7 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
     except IntegrityError:
         entry = IdempotentRequest.objects.get(**identity)
     if entry.fingerprint != fingerprint:
-        raise Invalid("This Idempotency-Key was used with another body: use a new key.", code="key_reused")
+        raise Invalid("This Idempotency-Key was used with a different body: use a new key.", code="key_reused")
     if entry.status is None:
         raise Conflict("A request with this Idempotency-Key is in flight: try again.", code="in_flight")
     require_used_scopes(request, entry.used_scopes)

@@ -73,7 +73,9 @@ class VerdictSerializer(serializers.Serializer[Any]):
 
 EXPORTS = {"jsonl": ("application/jsonl", export_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
 KINDS = [*EXPORTS, "bundle"]
-AS = OpenApiParameter("as", str, enum=KINDS, description="jsonl (the default), csv, or bundle: a ZIP that verifies.")
+AS = OpenApiParameter(
+    "as", str, enum=KINDS, description="jsonl (the default), csv, or bundle: a signed ZIP that can be verified."
+)
 PROJECT = OpenApiParameter("project", str, required=True, description="Slug of the project.")
 
 
@@ -123,7 +125,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         kind = request.query_params.get("as", "jsonl")
         if kind not in KINDS:
-            raise Invalid("as is jsonl, csv or bundle.", field="as")
+            raise Invalid("`as` must be jsonl, csv or bundle.", field="as")
         observe(Tag.AUDIT_EXPORTED, by=actor_of(request), project=project, resource=request.path, evidence={"as": kind})
         if kind == "bundle":
             return bundle(project)

@@ -87,7 +87,9 @@ class AuditEvent(models.Model):
         TransactionManagementError outside of a transaction.
         """
         if not connection.in_atomic_block:
-            raise transaction.TransactionManagementError("An audit event belongs into the transaction of its change.")
+            raise transaction.TransactionManagementError(
+                "An audit event must be recorded in the transaction of its change."
+            )
         event = cls(
             project=row_of(project),
             at=now(),

@@ -33,9 +33,11 @@ def signing_key() -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(text.encode(), password=None)
     except ValueError as error:
-        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_KEY is no private key in PEM: set an Ed25519 key.") from error
+        raise ImproperlyConfigured(
+            "ADAPTERHUB_AUDIT_KEY is not a private key in PEM format: set it to an Ed25519 key."
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_KEY is no Ed25519 key: set one, or unset it.")
+        raise ImproperlyConfigured("ADAPTERHUB_AUDIT_KEY is not an Ed25519 key: set it to one, or unset it.")
     return key
 
 
@@ -83,9 +85,11 @@ def former_key(pem: str) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(pem.strip().encode())
     except ValueError as error:
-        raise ImproperlyConfigured("ADAPTERHUB_FORMER_KEYS holds what is no public key in PEM: remove it.") from error
+        raise ImproperlyConfigured(
+            "ADAPTERHUB_FORMER_KEYS has an entry that is not a public key in PEM format: remove it."
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise ImproperlyConfigured("ADAPTERHUB_FORMER_KEYS holds a key that is not Ed25519: remove it.")
+        raise ImproperlyConfigured("ADAPTERHUB_FORMER_KEYS has a key that is not Ed25519: remove it.")
     return key
 
 

@@ -137,7 +137,7 @@ def read_line(number: int, line: bytes) -> tuple[str, Link]:
         canonical = row["event"].encode()
         link = Link(int(row["sequence"]), canonical, bytes.fromhex(row["prev"]), bytes.fromhex(row["hash"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"EXPORT line {number} is no exported event: export the trail again.") from error
+        raise Unreadable(f"EXPORT line {number} is not an exported event: export the trail again.") from error
     return project_in(canonical), link
 
 
@@ -154,16 +154,18 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Unreadable(f"--public-key {path} is no public key in PEM: name the file of the installation.") from error
+        raise Unreadable(
+            f"--public-key {path} is not a public key in PEM format: name the installation's key file."
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise Unreadable(f"--public-key {path} is no Ed25519 key: name the file of the installation.")
+        raise Unreadable(f"--public-key {path} is not an Ed25519 key: name the installation's key file.")
     return key
 
 
 def read_checkpoints(folder: Path, key: Ed25519PublicKey) -> list[Checkpoint]:
     """Return every checkpoint below the folder, oldest first, with its signature verified. Raises Unreadable."""
     if not folder.is_dir():
-        raise Unreadable(f"--checkpoints {folder} is no folder: name the one that holds the signed checkpoints.")
+        raise Unreadable(f"--checkpoints {folder} is not a folder: name the folder of the signed checkpoints.")
     checkpoints = [read_checkpoint(path, key) for path in sorted(folder.rglob("*.json"))]
     return sorted(checkpoints, key=lambda point: (point.at, point.sequence))
 
@@ -176,9 +178,11 @@ def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
         key.verify(signature, CHECKPOINT_DOMAIN + signed)
         return checkpoint_of(signed)
     except InvalidSignature as error:
-        raise Unreadable(f"--checkpoints {path.name} was not signed by this key: take a copy kept outside.") from error
+        raise Unreadable(
+            f"--checkpoints {path.name} was not signed with this key: use a copy stored outside the installation."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"--checkpoints {path.name} is no checkpoint: remove it, or take a good copy.") from error
+        raise Unreadable(f"--checkpoints {path.name} is not a checkpoint: remove it, or use an intact copy.") from error
 
 
 def checkpoint_of(signed: bytes) -> Checkpoint:
@@ -212,9 +216,11 @@ def read_manifest(path: Path, key: Ed25519PublicKey) -> Manifest:
         files = {name: (int(file["size"]), str(file["sha256"])) for name, file in content["files"].items()}
         return Manifest(content["project"] or INSTALLATION, files)
     except InvalidSignature as error:
-        raise Unreadable(f"EXPORT {path} was not signed by this key: download the bundle again.") from error
+        raise Unreadable(f"EXPORT {path} was not signed with this key: download the bundle again.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"EXPORT {path} is no manifest: name the folder of a bundle, or its events.jsonl.") from error
+        raise Unreadable(
+            f"EXPORT {path} is not a manifest: name the folder of a bundle, or its events.jsonl."
+        ) from error
 
 
 def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
@@ -234,7 +240,7 @@ def require_complete(points: list[Checkpoint]) -> None:
     known = {point.digest for point in points}
     for point in points[1:]:
         if point.previous not in known:
-            raise Unreadable(f"--checkpoints: the one before {point.at} is missing: take a complete copy.")
+            raise Unreadable(f"--checkpoints: the one before {point.at} is missing: use a complete copy.")
 
 
 def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted: str) -> str:
@@ -247,7 +253,7 @@ def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted:
         return wanted or max(set(named), key=named.count)
     signed = {point.project for point in points}
     if len(signed) != 1:
-        raise Unreadable("EXPORT holds no event: say with --project which trail it should hold.")
+        raise Unreadable("EXPORT has no events: name the project it belongs to with --project.")
     return signed.pop()
 
 
@@ -276,7 +282,9 @@ def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, o
     project = project_of(events, points, wanted)
     points = [point for point in points if point.project == project]
     if not points:
-        raise Unreadable(f"--checkpoints holds none of {project!r}: without one a cut or re-made trail looks intact.")
+        raise Unreadable(
+            f"--checkpoints holds none of {project!r}: without one, a truncated or rewritten trail looks intact."
+        )
     require_complete(points)
     fault = next(faults((link for _, link in events), points), None)
     stranger = next((Fault(link.sequence, "edited") for name, link in events if name != project), None)

@@ -26,7 +26,7 @@ def audited(request: HttpRequest) -> QuerySet[Any]:
     """Return the projects whose trail the user may read. Raises NotAllowed when there is none."""
     projects = allowed(request, Scope.AUDIT)
     if not projects.exists():
-        raise NotAllowed("The audit trail needs the role auditor or admin in a project.")
+        raise NotAllowed("To read the audit trail you need the role auditor or admin in a project.")
     return projects
 
 

@@ -66,17 +66,18 @@ def options(
 @app.command()
 def login(
     url: Annotated[str, typer.Argument(help="Address of AdapterHub, e.g. https://hub.example.org.")],
-    project: Annotated[str, typer.Option(help="Project that later commands mean.")] = "",
+    project: Annotated[str, typer.Option(help="Default project of later commands.")] = "",
 ) -> None:
     """Sign in: ask for a token or read it from a pipe, test it, and store it in a file that only you can read."""
     if not url.startswith(("https://", "http://")):
-        raise Ended(f"{url!r} is no address: begin it with https://.", Exit.USAGE)
+        raise Ended(f"{url!r} is not a URL: it must start with https://.", Exit.USAGE)
     token = typer.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
     with Client(url, token) as api:
         slugs = projects_seen(api)
     chosen = project or only(slugs)
     if chosen not in slugs:
-        raise Ended(f"The token sees no project {chosen!r}, but {', '.join(slugs) or 'none'}.", Exit.USAGE)
+        others = ", ".join(slugs) or "no project"
+        raise Ended(f"The token has no access to a project {chosen!r}, only to {others}.", Exit.USAGE)
     config.save(config.Config(url, token, chosen), config.path_of())
     typer.echo(f"Signed in to {url}, project {chosen}: {config.path_of()}")
 

@@ -17,7 +17,7 @@ from adapterhub.cli.waiting import until_ended
 from adapterhub.client import Client, calls
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The declaration.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Carry the plan out without asking.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking for confirmation.")]
 DEFAULT_FILE = Path("adapterhub.yaml")
 SIGNS = {"create": "+", "change": "~", "run": "+", "follow": ">", "open": "+"}
 
@@ -78,7 +78,7 @@ def apply(
 def require_yes() -> None:
     """Ask for confirmation. Raises Ended when it is refused or nobody can be asked."""
     if not sys.stdin.isatty():
-        raise Ended("Nobody can be asked here: agree with --yes.", Exit.USAGE)
+        raise Ended("There is no terminal to confirm on: pass --yes.", Exit.USAGE)
     if not typer.confirm("Carry this out?", err=True):
         raise Ended("Nothing was changed.")
 

@@ -12,7 +12,9 @@ from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import AsJson, hub, say
 from adapterhub.client import calls
 
-blind = typer.Typer(no_args_is_help=True, help="Answers of several versions, judged before it is told whose they are.")
+blind = typer.Typer(
+    no_args_is_help=True, help="Compare the answers of several versions without knowing which version gave which."
+)
 LINE = 80  # letters of a prompt
 Name = Annotated[str, typer.Argument(metavar="ADAPTER")]
 
@@ -22,7 +24,7 @@ def lines_of(file: Path | None) -> list[str]:
     if file is None:
         return []
     if not file.is_file():
-        raise Ended(f"--prompts {str(file)!r} is no file.", Exit.USAGE)
+        raise Ended(f"--prompts {str(file)!r} is not a file.", Exit.USAGE)
     return [line for line in file.read_text().splitlines() if line.strip()]
 
 
@@ -40,9 +42,9 @@ def short(test: dict[str, Any]) -> str:
 @blind.command()
 def ask(
     adapter: Name,
-    versions: Annotated[list[int], typer.Option("--version", help="A version's number; two to four of them.")],
-    prompts: Annotated[list[str], typer.Option("--prompt", help="May be given again.")] = [],  # noqa: B006
-    file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt a line.")] = None,
+    versions: Annotated[list[int], typer.Option("--version", help="A version's number; give two to four.")],
+    prompts: Annotated[list[str], typer.Option("--prompt", help="Can be repeated.")] = [],  # noqa: B006
+    file: Annotated[Path | None, typer.Option("--prompts", help="A file with one prompt per line.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:

@@ -30,7 +30,7 @@ class Config:
         if not self.url or not self.token:
             missing = "address" if not self.url else "token"
             raise BadConfig(
-                f"There is no {missing}: run `adapterhub login URL`, or set ADAPTERHUB_URL and ADAPTERHUB_TOKEN."
+                f"No {missing} is configured: run `adapterhub login URL`, or set ADAPTERHUB_URL and ADAPTERHUB_TOKEN."
             )
         return self
 
@@ -56,10 +56,10 @@ def read(path: Path) -> Config:
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as error:
-        raise BadConfig(f"{path} cannot be read as TOML ({error}): mend it, or run `adapterhub login`.") from error
+        raise BadConfig(f"{path} cannot be read as TOML ({error}): fix it, or run `adapterhub login`.") from error
     unknown = set(fields) - set(asdict(Config()))
     if unknown or not all(isinstance(value, str) for value in fields.values()):
-        raise BadConfig(f"{path} may hold url, token and project, each a text: mend it.")
+        raise BadConfig(f"{path} may only have url, token and project, each a string: fix it.")
     return Config(**fields)
 
 

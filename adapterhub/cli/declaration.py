@@ -103,7 +103,7 @@ def read(path: Path) -> Declaration:
     try:
         return Declaration.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
-        raise Ended(f"{path} is no YAML: {error}", Exit.USAGE) from None
+        raise Ended(f"{path} is not valid YAML: {error}", Exit.USAGE) from None
     except ValidationError as error:
         problems = [f"{path}: {place(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
         raise Ended("\n".join(problems), Exit.USAGE) from None

@@ -15,7 +15,7 @@ from adapterhub.cli.session import AsJson, Project, hub, project_of, say
 from adapterhub.client import calls
 
 audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file; standard output by default.")]
 
 
 class Kind(StrEnum):
@@ -42,7 +42,7 @@ def verify(project: Project = "", as_json: AsJson = False) -> None:
     state = "intact" if verdict["ok"] else f"broken at {', '.join(str(one['sequence']) for one in verdict['faults'])}"
     say(verdict, f"{verdict['project']}: {verdict['events']} events, {state}", as_json)
     if not verdict["ok"]:
-        raise Ended("The audit trail does not hold.")
+        raise Ended("The audit trail is not intact.")
 
 
 @audit.command()

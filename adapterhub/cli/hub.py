@@ -35,7 +35,7 @@ def foreseen() -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         code = Exit.NOT_ALLOWED if status in (401, 403) else Exit.FAILED
-        raise Ended(f"The hub did not do it: {error}", code) from error
+        raise Ended(f"The hub refused the request: {error}", code) from error
 
 
 def written(api: Client, served_name: str, folder: Path) -> None:
@@ -43,7 +43,7 @@ def written(api: Client, served_name: str, folder: Path) -> None:
     adapter, _, rest = served_name.rpartition(".v")
     number = rest.partition("-")[0]
     if not adapter or not number.isdecimal():
-        raise Ended(f"{served_name!r} is no served name, e.g. dora.v3-0123456789ab.", Exit.USAGE)
+        raise Ended(f"{served_name!r} is not a served name such as dora.v3-0123456789ab.", Exit.USAGE)
     archive = zipfile.ZipFile(io.BytesIO(api.send(calls.download(adapter, int(number)))))
     for name in FILES:
         (folder / name).write_bytes(archive.read(name))
@@ -56,7 +56,9 @@ def written(api: Client, served_name: str, folder: Path) -> None:
 def publish(
     version: Annotated[str, typer.Argument(help="Served name.")],
     repository: Repository,
-    private: Annotated[bool, typer.Option("--private/--public", help="Of a repository that is new.")] = True,
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Visibility of the repository, if this creates it.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Upload a version to the hub with a model card of its lineage; unchanged files are not sent again."""
@@ -88,7 +90,7 @@ def take(
             snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=FILES)
         missing = [name for name in FILES if not (Path(folder) / name).is_file()]
         if missing:
-            raise Ended(f"{repository} lacks {', '.join(missing)}: it is no PEFT adapter.", Exit.USAGE)
+            raise Ended(f"{repository} lacks {', '.join(missing)}: it is not a PEFT adapter.", Exit.USAGE)
         require_json(Path(folder) / FILES[1])
         push(Path(folder), adapter, fold=fold, wait=wait, timeout=timeout, as_json=as_json)
 
@@ -98,4 +100,4 @@ def require_json(file: Path) -> None:
     try:
         json.loads(file.read_text())
     except ValueError as error:
-        raise Ended(f"{file.name} of the hub is no JSON: {error}", Exit.USAGE) from None
+        raise Ended(f"{file.name} of the hub is not valid JSON: {error}", Exit.USAGE) from None

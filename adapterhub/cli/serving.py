@@ -22,7 +22,7 @@ def numbers(text: str, option: str, count: int) -> list[str]:
     """Split `a:b:c` into one to `count` parts. Raises Ended when there are more or one is empty."""
     parts = text.split(":")
     if not 1 <= len(parts) <= count or not all(parts):
-        raise Ended(f"{option} {text!r} has more or emptier parts than it may have: see --help.", Exit.USAGE)
+        raise Ended(f"{option} {text!r} has too many parts or an empty one: see --help.", Exit.USAGE)
     return parts
 
 
@@ -31,7 +31,7 @@ def number(text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise Ended(f"{option}: {text!r} is no number.", Exit.USAGE) from None
+        raise Ended(f"{option}: {text!r} is not a number.", Exit.USAGE) from None
 
 
 def step_of(text: str) -> Step:
@@ -136,7 +136,7 @@ def rollback(name: Name, reason: Reason, as_json: AsJson = False) -> None:
 @alias.command()
 def history(
     name: Name,
-    at: Annotated[str, typer.Option(help="A time with its zone: only what served then.")] = "",
+    at: Annotated[str, typer.Option(help="A time with time zone: show only the version served at that time.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Show every move of the alias, newest first; with --at, the version that served at that time."""

@@ -13,10 +13,15 @@ from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.client import Client, calls
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit trail.")]
-Project = Annotated[str, typer.Option("--project", help="Slug; else the configured one, else the token's.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds that --wait waits; then exit code 5.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the audit trail.")]
+Project = Annotated[
+    str,
+    typer.Option("--project", help="Slug of the project; by default the configured one, or the token's only project."),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0, help="Seconds to --wait before giving up with exit code 5.")
+]
 LONGEST_S = 4 * 3600.0
 
 
@@ -39,7 +44,7 @@ def projects_seen(api: Client) -> list[str]:
 def only(slugs: list[str]) -> str:
     """Return the only project. Raises Ended unless there is exactly one."""
     if len(slugs) != 1:
-        raise Ended(f"The token sees {len(slugs)} projects: name one with --project.", Exit.USAGE)
+        raise Ended(f"The token has access to {len(slugs)} projects: choose one with --project.", Exit.USAGE)
     return slugs[0]
 
 

@@ -75,7 +75,7 @@ class State:
 def known(value: T | None) -> T:
     """Return a value of an earlier step. Raises Ended when it is gone because somebody removed it in the meantime."""
     if value is None:
-        raise Ended("What an earlier step found is gone: run the command again.", Exit.CONFLICT)
+        raise Ended("An object that an earlier step used is gone: run the command again.", Exit.CONFLICT)
     return value
 
 
@@ -99,7 +99,10 @@ class TheAdapter:
         if stored is None:
             return Change("create", "adapter", wanted.slug, f"an adapter of {state.declared.base}")
         if stored["base_model"] != state.declared.base:
-            raise Ended(f"base: {wanted.slug} is an adapter of {stored['base_model']}, for ever.", Exit.USAGE)
+            raise Ended(
+                f"base: {wanted.slug} is an adapter of {stored['base_model']}; an adapter's base model cannot change.",
+                Exit.USAGE,
+            )
         changed = [name for name in ("description", "tags") if stored[name] != getattr(wanted, name)]
         return Change("change", "adapter", wanted.slug, ", ".join(changed)) if changed else None
 
@@ -133,7 +136,9 @@ class TheData:
         except ApiError as error:
             if error.code != "too_large_to_look_at":
                 raise
-        return None if state.dataset else Change("create", "dataset", state.declared.data, "this content is new")
+        return (
+            None if state.dataset else Change("create", "dataset", state.declared.data, "no dataset has this content")
+        )
 
     def do(self, state: State) -> None:
         """Upload the file and wait for its check."""
@@ -154,7 +159,7 @@ class TheRanks:
         ((kind, value),) = wanted.items()
         name = f"{kind}={value}"
         if state.dataset is None:
-            return Change("run", "rank analysis", name, "there is none of this data")
+            return Change("run", "rank analysis", name, "there is none for this data")
         query = calls.rank_analyses(
             project=state.project,
             base_model=state.declared.base,
@@ -167,7 +172,7 @@ class TheRanks:
         if state.analysis is None:
             return Change("run", "rank analysis", name, "there is none for this budget")
         if state.analysis["status"] in UNDER_WAY:
-            return Change("follow", "rank analysis", name, f"{state.analysis['id']} is under way")
+            return Change("follow", "rank analysis", name, f"{state.analysis['id']} is in progress")
         return None
 
     def do(self, state: State) -> None:
@@ -192,13 +197,13 @@ class TheVersion:
         slug = state.declared.adapter.slug
         planned = state.declared.budget is None or (state.analysis or {}).get("status") == "succeeded"
         if not (state.adapter and state.dataset and planned):
-            return Change("run", "training", slug, "data or ranks are new")
+            return Change("run", "training", slug, "the data or the ranks are new")
         state.run = state.newest(self.runs(state), self.fits(state))
         if state.run is None:
-            return Change("run", "training", slug, "no version was made of this data by this recipe")
+            return Change("run", "training", slug, "no version was trained on this data with these settings")
         state.version = state.run["version"]
         if state.version is None:
-            return Change("follow", "training", slug, f"{state.run['id']} is under way")
+            return Change("follow", "training", slug, f"{state.run['id']} is in progress")
         if self.of(state, state.version)["status"] == "checking":
             return Change("follow", "version", state.version, "it is being checked")
         return None
@@ -276,7 +281,7 @@ class TheGates:
         if state.evaluation is None:
             return Change("run", "evaluation", name, f"not measured against {self.serving(state) or 'its base'}")
         if state.evaluation["status"] in UNDER_WAY:
-            return Change("follow", "evaluation", name, f"{state.evaluation['id']} is under way")
+            return Change("follow", "evaluation", name, f"{state.evaluation['id']} is in progress")
         self.judge(state)
         return None
 
@@ -339,7 +344,7 @@ class TheRollout:
         if state.alias is None:
             if wanted.cluster is None:
                 raise Ended(
-                    f"rollout.cluster: there is no alias {wanted.alias}: name the cluster that would serve it.",
+                    f"rollout.cluster: there is no alias {wanted.alias}: name the cluster that should serve it.",
                     Exit.USAGE,
                 )
             return Change("create", "alias", wanted.alias, f"it does not exist yet; served by {wanted.cluster}")
@@ -354,7 +359,7 @@ class TheRollout:
         rollout = state.newest(calls.rollouts(alias, candidate=state.version or ""), lambda _: True)
         if rollout and rollout["status"] in ("rolled_back", "failed"):
             outcome = rollout["status"].replace("_", " ")
-            raise Ended(f"rollout: that of {state.version} on {alias} {outcome}: change the data or the recipe.")
+            raise Ended(f"rollout: that of {state.version} on {alias} {outcome}: change the data or the settings.")
         if rollout and rollout["status"] not in ("promoted", "discarded"):
             state.rollout = rollout
             return None

@@ -14,7 +14,7 @@ from adapterhub.cli.waiting import until_ended
 from adapterhub.client import calls
 
 Data = Annotated[str, typer.Option("--dataset", help="Number of a dataset, or a file to upload.")]
-Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; may be repeated.")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; can be repeated.")]
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def train(
     method: Annotated[str, typer.Option(help="lora, qlora, dora, adalora, galore or full.")] = "lora",
     analysis: Annotated[str, typer.Option(help="Id of a rank analysis whose ranks are used.")] = "",
     settings: Settings = [],  # noqa: B006 - typer reads the default, nobody changes it
-    anyway: Annotated[bool, typer.Option(help="Although the preflight says that it will not fit.")] = False,
+    anyway: Annotated[bool, typer.Option(help="Start even if the preflight check says that it will not fit.")] = False,
     project: Project = "",
     wait: Wait = False,
     timeout: Timeout = LONGEST_S,
@@ -101,7 +101,7 @@ def train(
 def evaluate(
     version: Annotated[str, typer.Argument(help="Served name.")],
     dataset: Data,
-    against: Annotated[str, typer.Option(help="Served name of the version that it would replace.")] = "",
+    against: Annotated[str, typer.Option(help="Served name of the version to compare with.")] = "",
     project: Project = "",
     wait: Wait = False,
     timeout: Timeout = LONGEST_S,

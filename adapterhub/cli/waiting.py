@@ -69,6 +69,6 @@ def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
 def well_ended(resource: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the object. Raises Ended unless it ended well."""
     if resource["status"] not in GOOD:
-        explanation = resource.get("message") or resource.get("reason") or "no reason was told"
+        explanation = resource.get("message") or resource.get("reason") or "no reason given"
         raise Ended(f"{name} {str(resource['status']).replace('_', ' ')}: {explanation}")
     return resource

@@ -41,7 +41,7 @@ class Client:
                 return cast(T, content(answer))
             if attempt < ATTEMPTS:
                 time.sleep(pause(answer, attempt))
-        raise Unreachable(f"{self.http.base_url} does not answer: {failure}") from failure
+        raise Unreachable(f"{self.http.base_url} does not respond: {failure}") from failure
 
     def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
         """Send the request once; return the response, or the error of the connection."""
@@ -66,7 +66,7 @@ class Client:
         while True:
             yield self.send(call)
             if time.monotonic() >= deadline:
-                raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It goes on at the server.")
+                raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It continues on the server.")
             time.sleep(LOOK_S)
 
 
@@ -93,7 +93,7 @@ class AsyncClient:
                 return cast(T, content(answer))
             if attempt < ATTEMPTS:
                 await asyncio.sleep(pause(answer, attempt))
-        raise Unreachable(f"{self.http.base_url} does not answer: {failure}") from failure
+        raise Unreachable(f"{self.http.base_url} does not respond: {failure}") from failure
 
     async def attempt(self, call: Call[Any], sent: dict[str, str]) -> tuple[httpx.Response | None, Exception | None]:
         """Send the request once; return the response, or the error of the connection."""
@@ -119,5 +119,5 @@ class AsyncClient:
         while True:
             yield await self.send(call)
             if time.monotonic() >= deadline:
-                raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It goes on at the server.")
+                raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It continues on the server.")
             await asyncio.sleep(LOOK_S)

@@ -135,7 +135,7 @@ def finish(console: Console, options: Options, url: str, record: Record, seconds
         console.print(f"{name:>8}  {address}")
     for name, password in logins.items():
         console.print(f"{'login':>8}  {name} / {password}")
-    console.print(f"Every step held, in {seconds:.0f} s. All of it is in {path}. Ctrl-C stops it.")
+    console.print(f"Every step succeeded, in {seconds:.0f} s. All of it is in {path}. Ctrl-C stops it.")
 
 
 if __name__ == "__main__":

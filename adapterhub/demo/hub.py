@@ -47,9 +47,7 @@ class Hub:
         hub.rest.get(f"{url}/login/")
         form = {"username": name, "password": password, "csrfmiddlewaretoken": hub.rest.cookies["csrftoken"]}
         if hub.rest.post(f"{url}/login/", data=form).status_code != httpx.codes.FOUND:
-            raise StepFailed(
-                f"{name} could not sign in: its password in the data folder is not the one of its account."
-            )
+            raise StepFailed(f"{name} could not sign in: the password in the data folder is not the account's.")
         hub.rest.headers["X-CSRFToken"] = hub.rest.cookies["csrftoken"]
         return hub
 

@@ -114,7 +114,7 @@ class Walkthrough:
         self.step(2, "Alice, trainer: a dataset of DORA, GDPR and the EU AI Act")
         dataset: Json = self.alice.upload("datasets/", {"project": PROJECT, "name": "European law"}, file)
         splits = dataset["splits"]
-        self.say(f"{dataset['rows']} pieces of articles: {splits['train']} to train on, {splits['eval']} held out")
+        self.say(f"{dataset['rows']} parts of articles: {splits['train']} to train on, {splits['eval']} held out")
         row = self.hub.get(f"datasets/{dataset['id']}/preview/")["rows"][0]
         self.say(f"[dim]{row['prompt']}{row['completion'][:110]}...")
         return dataset

@@ -29,7 +29,7 @@ def check_database(variable: str, url: str) -> None:
     """Check that the URL is one of Postgres and that a session can be opened with it."""
     fix = f"correct {variable}, or unset it to use the embedded Postgres."
     if not re.match(r"postgres(ql)?://", url):
-        raise StartError(f"{variable}={redacted(url)!r} is no postgres:// URL: {fix}")
+        raise StartError(f"{variable}={redacted(url)!r} is not a postgres:// URL: {fix}")
     try:
         psycopg.connect(url, connect_timeout=CONNECT_S).close()
     except psycopg.OperationalError as refused:
@@ -46,7 +46,7 @@ def check_redis(url: str) -> None:
         with redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S) as client:
             client.ping()
     except ValueError:
-        raise StartError(f"REDIS_URL={redacted(url)!r} is no redis://, rediss:// or unix:// URL: {fix}") from None
+        raise StartError(f"REDIS_URL={redacted(url)!r} is not a redis://, rediss:// or unix:// URL: {fix}") from None
     except redis.RedisError as refused:
         raise StartError(f"REDIS_URL={redacted(url)} cannot be reached ({_reason(refused, url)}): {fix}") from None
 
@@ -69,7 +69,7 @@ def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
     for variable, port in ports:
         if port in users_of_port:
             raise StartError(
-                f"{variable} and {users_of_port[port]} both want port {port}: set {variable} to another one."
+                f"{variable} and {users_of_port[port]} both use port {port}: set {variable} to another one."
             )
         users_of_port[port] = variable
         _check_port(host, variable, port)
@@ -78,7 +78,7 @@ def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
 def _check_host(host: str) -> None:
     if refused := _refusal(host, 0):
         raise StartError(
-            f"ADAPTERHUB_HOST={host!r} is no address of this machine ({refused}): "
+            f"ADAPTERHUB_HOST={host!r} is not an address of this machine ({refused}): "
             "set it to 127.0.0.1, or to 0.0.0.0 for all addresses."
         )
 

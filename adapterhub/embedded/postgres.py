@@ -75,7 +75,7 @@ class EmbeddedPostgres(Service):
             check=False,
         )
         if done.returncode:
-            raise StartError(f"The database folder {unfinished} could not be made: {done.stderr.strip()[-400:]}")
+            raise StartError(f"The database folder {unfinished} could not be created: {done.stderr.strip()[-400:]}")
         unfinished.rename(self.layout.postgres_data)
 
     def _write_access_rules(self) -> None:

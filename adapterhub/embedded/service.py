@@ -86,7 +86,7 @@ class Service(ABC):
 
     def _no_start(self) -> StartError:
         last_words = self._child.last_words() if self._child else "it was not started"
-        return StartError(f"{self.name.title()} does not start; see {self._log}. Its last words: {last_words}")
+        return StartError(f"{self.name.title()} does not start: see {self._log}. Its last output: {last_words}")
 
     @property
     def _log(self) -> Path:

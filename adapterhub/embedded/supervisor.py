@@ -148,7 +148,7 @@ class Supervisor:
             child.kill()
         if child.exit_code() != 0:
             log = self._layout.logs / f"{step.name}.log"
-            raise StartError(f"{step.failure}; see {log}. Its last words: {child.last_words()}")
+            raise StartError(f"{step.failure}; see {log}. Its last output: {child.last_words()}")
         self._terminal.say(f"{step.name} done ({time.monotonic() - began:.1f} s)")
 
     def _supervised(self, spec: ProcessSpec) -> Supervised:
@@ -186,7 +186,7 @@ class Supervisor:
                 log = self._layout.logs / f"{process.spec.name}.log"
                 last_words = process.child.last_words()
                 raise StartError(
-                    f"The process {process.spec.name} does not come up; see {log}. Its last words: {last_words}"
+                    f"The process {process.spec.name} does not come up; see {log}. Its last output: {last_words}"
                 )
 
 

@@ -163,7 +163,7 @@ class LeasedJob(models.Model):
         elif self.status == JobStatus.RUNNING:
             self.status = JobStatus.STOPPING
         elif self.status in (JobStatus.SUCCEEDED, JobStatus.FAILED):
-            raise InvalidTransition(f"It has {self.status} already and cannot be cancelled.")
+            raise InvalidTransition(f"It has {self.status} already and can no longer be cancelled.")
         self.save(update_fields=["status", "finished_at"])
 
     @classmethod
@@ -179,7 +179,7 @@ class LeasedJob(models.Model):
         if self.status == JobStatus.STOPPING:
             self.cancelled()
         elif self.attempt >= self.max_attempts:
-            self.failed("worker_lost", f"{self.attempt} workers died with it.")
+            self.failed("worker_lost", f"{self.attempt} workers died while running it.")
         else:
             self.write(status=JobStatus.QUEUED, lease_expires_at=None)
             self.refresh_from_db()

@@ -33,7 +33,7 @@ class NewWebhookSerializer(serializers.Serializer[Any]):
     """The webhook to create."""
 
     project = serializers.SlugField()
-    url = serializers.CharField(max_length=500, help_text="https, at a host that an operator allowed.")
+    url = serializers.CharField(max_length=500, help_text="An https URL at a host that an operator has allowed.")
     events = serializers.ListField(
         child=serializers.CharField(max_length=60), help_text="Tags of the audit trail: rollout:promoted, rollout:*."
     )

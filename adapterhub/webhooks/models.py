@@ -97,7 +97,7 @@ def require_events(events: list[str]) -> None:
     known = {*Tag, *(f"{subject}:*" for subject in SUBJECTS)}
     if unknown := [event for event in events if event not in known]:
         raise Invalid(
-            f"{unknown[0]!r} is no event: e.g. rollout:promoted, or rollout:* for all of one kind.",
+            f"{unknown[0]!r} is not an event: use e.g. rollout:promoted, or rollout:* for all events of a kind.",
             field="events",
             code="unknown_event",
         )

@@ -116,7 +116,7 @@ FIELDS |= dict.fromkeys(
         "use_qalora",
         "velora_config",
     ),
-    (is_off, "left out or off: it cannot be served"),
+    (is_off, "left out or switched off, because it cannot be served"),
 )
 
 
@@ -126,7 +126,7 @@ def fault(config: dict[str, Any]) -> tuple[str, str] | None:
         if name not in FIELDS:
             # The name becomes part of an error response, so characters outside ASCII are escaped.
             printable = name[:100].encode("ascii", "backslashreplace").decode()
-            return printable, f"{printable!r} is no field of a LoRA adapter that we know: remove it."
+            return printable, f"{printable!r} is not a known field of a LoRA configuration: remove it."
         check, wanted = FIELDS[name]
         if not check(value):
             return name, f"{name} must be {wanted}."

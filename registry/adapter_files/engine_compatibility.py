@@ -129,7 +129,7 @@ def hindrance(engine: Engine, traits: Traits, base_digest: str | None, max_lora_
     if traits.dora:
         return "It is a DoRA adapter: its magnitudes cannot be served beside the base model, only merged into it."
     if traits.bias != "none":
-        return f"It trains biases (bias = {traits.bias}), which are no low-rank matrices: train with bias = none."
+        return f"It trains biases (bias = {traits.bias}), which are not low-rank matrices: train with bias = none."
     if traits.modules_to_save:
         return f"It replaces whole modules ({', '.join(traits.modules_to_save)}): train without modules_to_save."
     if engine is not Engine.LLAMA_CPP and max_lora_rank is not None and traits.max_rank > max_lora_rank:

@@ -28,9 +28,9 @@ def fault_in(path: Path) -> str:
         for name, tensor in in_order(stream):
             finite, zero = judge(stream, tensor)
             if not finite:
-                return f"{name} holds NaN or infinite numbers: the training diverged, or the file is damaged."
+                return f"{name} contains NaN or infinite numbers: the training diverged, or the file is damaged."
             changes_something |= not zero and ".lora_B." in name
-    return "" if changes_something else "Every B is zero: the adapter changes nothing."
+    return "" if changes_something else "Every B matrix is zero: the adapter changes nothing."
 
 
 def in_order(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -74,7 +74,7 @@ def refuse_other_base(config: dict[str, Any], bases: tuple[str, ...]) -> None:
     named = str(config.get("base_model_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
     if bases and named and named.casefold() not in [base.casefold() for base in bases]:
         raise refused(
-            f"It names the base model {named[:100]!r}; this adapter's is {bases[0]!r}.",
+            f"The configuration names the base model {named[:100]!r}; this adapter's is {bases[0]!r}.",
             f"{CONFIG}.base_model_name_or_path",
         )
 
@@ -94,7 +94,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise refused("The configuration is no JSON.", CONFIG) from None
+        raise refused("The configuration is not valid JSON.", CONFIG) from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise refused("peft_type is not LORA.", f"{CONFIG}.peft_type")
     if invalid := fault(config):
@@ -111,10 +111,10 @@ def check_pattern(pattern: Any, field: str) -> None:
     Engines run the keys as regular expressions and we compare them as text, so both readings must agree.
     """
     if not isinstance(pattern, dict):
-        raise refused("A pattern is an object of module names.", field)
+        raise refused("A pattern must be an object of module names.", field)
     for key in pattern:
         if not PATTERN_KEY.fullmatch(key):
-            raise refused(f"{key[:200]!r} is no plain module name, with or without ^ and escaped dots.", field)
+            raise refused(f"{key[:200]!r} is not a plain module name, with or without ^ and escaped dots.", field)
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -123,7 +123,7 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise refused("This is no safetensors file, or its header is over 2 MB.", WEIGHTS)
+            raise refused("This is not a safetensors file, or its header is over 2 MB.", WEIGHTS)
         raw = stream.read(length)
     refuse_crowd(raw)
     try:
@@ -182,10 +182,10 @@ def ranks_of(tensors: dict[str, tuple[int, ...]], shapes: Shapes, layers: int) -
     for name, shape in tensors.items():
         match = TENSOR.fullmatch(name)
         if not match or match["kind"] not in shapes or int(match["layer"]) >= layers:
-            raise refused(f"{name[:200]!r} is no LoRA tensor of this base model.", WEIGHTS)
+            raise refused(f"{name[:200]!r} is not a LoRA tensor of this base model.", WEIGHTS)
         sides.setdefault(match["module"], {})[match["side"]] = shape
     if not sides:
-        raise refused("There is no LoRA tensor in the file.", WEIGHTS)
+        raise refused("The file contains no LoRA tensors.", WEIGHTS)
     return {module: rank_of(module, pair, shapes) for module, pair in sorted(sides.items())}
 
 
@@ -217,8 +217,8 @@ def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """Return the module's alpha / r, as PEFT computes it. Raises Invalid for a rank that differs from the file's."""
     declared = pattern_value(config.get("rank_pattern") or {}, module, config.get("r"))
     if declared != rank:
-        raise refused(f"{module} has rank {rank}, the configuration says {declared}.", f"{CONFIG}.rank_pattern")
+        raise refused(f"{module} has rank {rank}, but the configuration says {declared}.", f"{CONFIG}.rank_pattern")
     alpha = pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
     if not isinstance(alpha, int | float):
-        raise refused("lora_alpha is no number.", f"{CONFIG}.lora_alpha")
+        raise refused("lora_alpha is not a number.", f"{CONFIG}.lora_alpha")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -83,7 +83,7 @@ class PersonSerializer(ReasonSerializer):
         default="",
         trim_whitespace=False,
         write_only=True,
-        help_text="Yours, unless you signed in within the last ten minutes.",
+        help_text="Your password; not needed if you signed in within the last ten minutes.",
     )
 
 
@@ -91,7 +91,7 @@ class SigningSerializer(PersonSerializer):
     """A signature: its reason, its meaning and the evidence that the signer read."""
 
     meaning = serializers.ChoiceField(Meaning.choices, required=False, default=Meaning.APPROVED)
-    seen = serializers.CharField(max_length=64, required=False, default="", help_text="`bound` as you read it.")
+    seen = serializers.CharField(max_length=64, required=False, default="", help_text="The `bound` that you read.")
 
 
 class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):

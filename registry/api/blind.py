@@ -100,7 +100,9 @@ class NewBlindTestSerializer(serializers.Serializer[Any]):
 class VoteSerializer(serializers.Serializer[Any]):
     """A vote."""
 
-    letter = serializers.CharField(max_length=4, help_text="Of the best answer, or none: no difference.")
+    letter = serializers.CharField(
+        max_length=4, help_text="The letter of the best answer, or `none` for no difference."
+    )
 
 
 class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
@@ -156,6 +158,6 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """
         test = self.get_object()
         if isinstance(request.auth, ApiToken):
-            raise NotAllowed("A vote is a person's: sign in.", code="token_cannot_vote")
+            raise NotAllowed("Only a person can vote: sign in.", code="token_cannot_vote")
         test.vote(**self.read(VoteSerializer), by=actor_of(request))
         return self.write(self.get_queryset().get(pk=test.pk))

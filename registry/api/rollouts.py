@@ -155,7 +155,7 @@ class RolloutViewSet(Reading):
         """Return the action that the numbers ask for now, and each guardrail's difference with its interval."""
         rollout = self.get_object()
         if not rollout.guardrails:
-            return Response({"action": "wait", "reasons": ["It has no guardrails: people decide."], "findings": []})
+            return Response({"action": "wait", "reasons": ["It has no guardrails, so people decide."], "findings": []})
         return Response(controller.evidence(controller.judge(rollout, now()), rollout))
 
 

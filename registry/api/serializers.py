@@ -51,7 +51,7 @@ class NewBaseModelSerializer(serializers.Serializer[Any]):
         r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
         max_length=200,
         required=False,
-        help_text="A folder of the models folder, or a hub id.",
+        help_text="A folder in the models folder, or a hub id.",
     )
     revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, allow_blank=True, default="")
     version = serializers.CharField(
@@ -131,9 +131,11 @@ class UploadSerializer(serializers.Serializer[Any]):
 
     adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
     adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
-    upload = serializers.CharField(default="", max_length=500, help_text="In place of the files: see uploads/.")
+    upload = serializers.CharField(
+        default="", max_length=500, help_text="Instead of the files: the upload from uploads/."
+    )
     folder = serializers.RegexField(
-        NAME, default="", allow_blank=True, help_text="In place of the files: a folder of the project's inbox."
+        NAME, default="", allow_blank=True, help_text="Instead of the files: a folder in the project's inbox."
     )
     fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
 
@@ -267,7 +269,7 @@ class StepSerializer(serializers.Serializer[Any]):
     weight = serializers.FloatField(min_value=0, max_value=100)
     hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
     min_samples = serializers.IntegerField(
-        min_value=0, required=False, default=0, help_text="Users that each arm must have met since the beginning."
+        min_value=0, required=False, default=0, help_text="Users that each arm must have served since the start."
     )
     approval = serializers.BooleanField(required=False, default=False)
     shadow = serializers.FloatField(
@@ -275,7 +277,7 @@ class StepSerializer(serializers.Serializer[Any]):
         max_value=100,
         required=False,
         default=0,
-        help_text="Percent of the stable version's answers that the candidate is asked too, unseen; at weight 0.",
+        help_text="Percent of the requests that the candidate answers too, without anyone seeing it; only at weight 0.",
     )
 
 
@@ -283,13 +285,15 @@ class GuardrailSerializer(serializers.Serializer[Any]):
     """A metric that a rollout watches."""
 
     metric = serializers.ChoiceField(choices=list(METRICS))
-    margin = serializers.FloatField(min_value=0, help_text="In the metric's unit: points of a hundred, or seconds.")
+    margin = serializers.FloatField(min_value=0, help_text="In the metric's unit: percentage points, or seconds.")
     kind = serializers.ChoiceField(
         choices=[kind.value for kind in Kind],
         default=Kind.GUARDRAIL.value,
         help_text="A bad guardrail rolls back, a bad signal pauses, goals decide promotion.",
     )
-    level = serializers.FloatField(required=False, allow_null=True, help_text="0.95 is p95; of times only.")
+    level = serializers.FloatField(
+        required=False, allow_null=True, help_text="0.95 is p95; only for metrics in seconds."
+    )
 
 
 class JudgeSerializer(serializers.Serializer[Any]):
@@ -303,8 +307,8 @@ class ChecksSerializer(serializers.Serializer[Any]):
     """Checks of an answer, which the routers make after they have sent the answer."""
 
     refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
-    format = serializers.CharField(required=False, help_text="Regular expression that a right answer contains.")
-    schema = serializers.JSONField(required=False, help_text="JSON Schema that a right answer's JSON obeys.")
+    format = serializers.CharField(required=False, help_text="Regular expression that a correct answer contains.")
+    schema = serializers.JSONField(required=False, help_text="JSON Schema that the JSON of a correct answer follows.")
     judge = JudgeSerializer(required=False)
 
 
@@ -333,7 +337,7 @@ class FeedbackSerializer(serializers.Serializer[Any]):
         """Check that an outcome or a finite score is given. Raises ValidationError."""
         score = fields["score"]
         if score is not None and not isfinite(score):
-            raise serializers.ValidationError({"score": "Give a finite number."})
+            raise serializers.ValidationError({"score": "Enter a finite number."})
         if not fields["outcome"] and score is None:
             raise serializers.ValidationError({"outcome": "Give an outcome (good or bad), a score, or both."})
         return fields
@@ -377,13 +381,14 @@ class NewRolloutSerializer(serializers.Serializer[Any]):
     steps = StepSerializer(
         many=True,
         allow_empty=False,
-        help_text="Each is taken when the one before had its time and samples; without guardrails people do it.",
+        help_text="Each step starts once the previous one has had its time and samples; without guardrails, people "
+        "start it.",
     )
     guardrails = GuardrailSerializer(many=True, required=False, default=list)
     checks = ChecksSerializer(required=False, default=dict)
     targeting = TargetingSerializer(required=False, default=dict)
     reason = serializers.CharField(max_length=2000)
-    draft = serializers.BooleanField(default=False, help_text="Keep it, and let somebody start it later.")
+    draft = serializers.BooleanField(default=False, help_text="Save it as a draft that somebody starts later.")
 
 
 class TransitionSerializer(serializers.Serializer[Any]):
@@ -414,7 +419,7 @@ class ResponseSerializer(serializers.ModelSerializer[Response]):
     version = slug_of("served_name")
     digest = serializers.CharField(source="version.digest")
     alias = serializers.CharField(source="alias_name")
-    approvals = serializers.SerializerMethodField(help_text="Those that stand behind the version on this alias.")
+    approvals = serializers.SerializerMethodField(help_text="The approvals of the version on this alias.")
 
     class Meta:
         model = Response

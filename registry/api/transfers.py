@@ -63,7 +63,9 @@ class VersionTransfers(ProjectViewSet):
         try:
             version.require_signature()
         except ArtifactError as error:
-            raise Unavailable(f"The files of {version} are not given: {error}", code="artifact_unreadable") from error
+            raise Unavailable(
+                f"The files of {version} are not available: {error}", code="artifact_unreadable"
+            ) from error
         observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
         urls = bucket().download_urls(version.digest, LINK_S)
         return Response({"digest": version.digest, "expires_s": LINK_S, "urls": urls})
@@ -82,7 +84,7 @@ def bucket() -> S3Store:
     """Return the store if it can give links. Raises Conflict if it is a folder."""
     artifacts = store()
     if not isinstance(artifacts, S3Store):
-        raise Conflict("The store is a folder and gives no links: send and get the files here.", code="no_links")
+        raise Conflict("The store is a folder and has no links: upload and download the files here.", code="no_links")
     return artifacts
 
 
@@ -91,9 +93,9 @@ def take(upload: str, adapter: Adapter, folder: Path) -> None:
     try:
         claims = signing.loads(upload, salt="upload", max_age=LINK_S)
     except signing.BadSignature:
-        raise Invalid("This upload is not known, or is over an hour old: begin a new one.", field="upload") from None
+        raise Invalid("This upload is unknown or over an hour old: start a new one.", field="upload") from None
     if claims["adapter"] != adapter.pk:
-        raise Invalid("This upload is of another adapter.", field="upload")
+        raise Invalid("This upload belongs to another adapter.", field="upload")
     try:
         for name in (WEIGHTS, CONFIG):
             bucket().take(f"{claims['key']}/{name}", folder / name, MOST_BYTES)

@@ -408,7 +408,7 @@ def moment_of(text: str) -> datetime:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise Invalid("at is a time with its zone, e.g. 2026-11-23T12:00:00Z.", field="at")
+    raise Invalid("`at` must be a time with time zone, e.g. 2026-11-23T12:00:00Z.", field="at")
 
 
 class ResponseViewSet(ProjectViewSet, Retrieving):

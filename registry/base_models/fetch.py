@@ -59,7 +59,7 @@ def take_whole(model: BaseModel, version: AdapterVersion) -> bool:
         else:
             merge(version, model)
     except (ArtifactError, DomainError, OSError) as error:
-        model.reject(f"The checkpoint of {version} cannot be made: {error}")
+        model.reject(f"The checkpoint of {version} cannot be created: {error}")
         return False
     return True
 

@@ -120,7 +120,7 @@ def limits(version: AdapterVersion) -> dict[str, Any]:
     return {
         "risk management": NOT_KNOWN,
         "not servable on": cannot,
-        "backdoors": "An adapter that behaves well in every evaluation may hold a trigger: weights are not searched "
+        "backdoors": "An adapter that behaves well in every evaluation may contain a trigger: weights are not searched "
         "for one. What is recorded is who trained it, on which data and on which base model.",
     }
 

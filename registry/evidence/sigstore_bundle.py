@@ -26,7 +26,7 @@ def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Pa
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise Invalid(f"{private_key} is no elliptic key without a password: {error}", field="key") from error
+        raise Invalid(f"{private_key} is not an elliptic-curve key without a password: {error}", field="key") from error
     folder = version.fetch(target)
     config.set_hashing_config(hashing(folder / BUNDLE)).sign(folder, folder / BUNDLE)
     return folder / BUNDLE

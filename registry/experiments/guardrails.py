@@ -14,9 +14,12 @@ from registry.experiments.sample_ratio import Exposure, mismatched
 
 STALE = timedelta(minutes=5)
 FOR_LONG = f"for {STALE.seconds // 60} minutes."
-OUTAGE = "The control is past the margin too, against its time before the rollout: an outage, not the candidate."
-SPLIT = "The arms do not get the users that their weights promise: no comparison can be trusted until that is found."
-BOTH = "Users get answers of both arms, more than one in a hundred: a router does not keep them where they belong."
+OUTAGE = "The control is past the margin too, compared with the time before the rollout: an outage, not the candidate."
+SPLIT = (
+    "The arms do not get the share of users that their weights say: no comparison can be trusted until the cause is "
+    "found."
+)
+BOTH = "More than one in a hundred users get answers of both arms: a router does not keep them in their arm."
 MOST_IN_BOTH = 0.01
 
 

@@ -74,7 +74,11 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
     if not steps or weights != sorted(set(weights)):
         raise Invalid("steps: each step's weight must be above the one before.", field="steps", code="bad_steps")
     if any(step.get("shadow") and step["weight"] for step in steps):
-        raise Invalid("steps: nobody sees a shadow step's answers: its weight is 0.", field="steps", code="bad_steps")
+        raise Invalid(
+            "steps: the weight of a shadow step must be 0, because nobody sees its answers.",
+            field="steps",
+            code="bad_steps",
+        )
     if guardrails and weights[-1] > 50:
         raise Invalid(
             "steps: with guardrails the last weight is 50 or less, so that a control of equal size remains; "
@@ -86,7 +90,7 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
         guardrail(raw)
     has_shadow = any(step.get("shadow") for step in steps)
     if not has_shadow and any(raw["metric"] in UNSEEN_ALONE for raw in guardrails):
-        raise bad("difference_rate is measured in shadow steps alone: add one.")
+        raise bad("difference_rate is measured only in shadow steps: add one.")
 
 
 def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> None:
@@ -106,7 +110,7 @@ def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
     """Require a configured judge if the checks ask for one. Raises Invalid if this installation has none."""
     if "judge" in checks and not has_judge:
         raise Invalid(
-            "checks.judge: no judge is set up: an operator names one in ADAPTERHUB_JUDGE_URL.",
+            "checks.judge: no judge is configured: an operator must set ADAPTERHUB_JUDGE_URL.",
             field="checks.judge",
             code="no_judge",
         )
@@ -151,7 +155,7 @@ def targets(targeting: dict[str, Any]) -> dict[str, Any]:
     """
     allowed, denied = targeting.get("allow", []), targeting.get("deny", [])
     if twice := set(allowed) & set(denied):
-        raise Invalid(f"targeting: {min(twice)!r} stands in both lists.", field="targeting", code="bad_targeting")
+        raise Invalid(f"targeting: {min(twice)!r} is in both lists.", field="targeting", code="bad_targeting")
     if len(allowed) + len(denied) > MOST_LISTED:
         raise Invalid(f"targeting: at most {MOST_LISTED} units.", field="targeting", code="bad_targeting")
     pinned = {hash_of(unit): "candidate" for unit in allowed} | {hash_of(unit): "stable" for unit in denied}

@@ -49,7 +49,7 @@ def download(version: AdapterVersion) -> IO[bytes]:
         archive, files = zipped(folder)
         if digest_of(files) != version.digest:
             archive.close()
-            raise ArtifactError("its files were changed in the store.")
+            raise ArtifactError("its files have been changed in the store.")
         return archive
 
 
@@ -115,9 +115,9 @@ def run_child(task: str, arguments: list[str], folder: Path) -> None:
     finally:
         child.kill()
     if status is None:
-        raise Unavailable(f"The {task} took over {EXPORT_S} s and was stopped: try again.", code=f"{task}_failed")
+        raise Unavailable(f"The {task} took over {EXPORT_S} s and was stopped: try again later.", code=f"{task}_failed")
     if status:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a message"]
         raise Unavailable(f"The {task} failed: {lines[-1][:300]}", code=f"{task}_failed")
 
 

@@ -208,7 +208,7 @@ class AdapterVersion(models.Model):
         with transaction.atomic():
             Adapter.objects.select_for_update().get(pk=adapter.pk)
             if twin := cls.objects.filter(adapter=adapter, digest=digest).first():
-                raise Conflict(f"These weights are {twin} already.", code="version_exists")
+                raise Conflict(f"These weights have already been published as {twin}.", code="version_exists")
             number = (cls.objects.filter(adapter=adapter).aggregate(Max("number"))["number__max"] or 0) + 1
             version = cls(
                 adapter=adapter,
@@ -287,7 +287,9 @@ class AdapterVersion(models.Model):
             if version.status == VersionStatus.ARCHIVED:
                 raise InvalidTransition(f"{version} is archived already.")
             if version.aliases.exists() or version.candidate_of.active().exists():
-                raise InvalidTransition(f"{version} is served by an alias or a rollout: move it first.")
+                raise InvalidTransition(
+                    f"{version} is served by an alias or a rollout: move that to another version first."
+                )
             AdapterVersion.objects.filter(pk=self.pk).update(status=VersionStatus.ARCHIVED)
             AuditEvent.record(Tag.VERSION_ARCHIVED, version, by=by, project=version.project, reason=reason)
         self.refresh_from_db()

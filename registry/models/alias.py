@@ -97,9 +97,11 @@ class Alias(models.Model):
             if alias.version_id != expected.pk:
                 raise Conflict(f"{alias} serves {alias.version} now, not {expected}.", code="alias_moved")
             if alias.rollouts.active().exists():
-                raise Conflict(f"A rollout moves {alias}: promote or roll it back first.", code="rollout_active")
+                raise Conflict(
+                    f"A rollout of {alias} is active: promote it or roll it back first.", code="rollout_active"
+                )
             if alias.quorum:
-                raise NotAllowed(f"{alias} is protected: it moves by an approved rollout.", code="alias_protected")
+                raise NotAllowed(f"{alias} is protected: only an approved rollout can move it.", code="alias_protected")
             require_of_project(version, alias.project)
             version.require_servable_on(alias.cluster)
             # A version that was served here before needs no evaluation, so that a bad move can be undone at any time.
@@ -171,7 +173,11 @@ class Alias(models.Model):
         """Request approval for a new policy of a protected alias. Raises Invalid if the alias is not protected."""
         check_policy(policy)
         if not self.quorum:
-            raise Invalid(f"{self} is not protected: change its policy at once.", field="alias", code="unprotected")
+            raise Invalid(
+                f"{self} is not protected: its policy can be changed without approval.",
+                field="alias",
+                code="unprotected",
+            )
         evidence = self.policy_evidence(policy)
         return Approval.request(ApprovalKind.ALIAS_POLICY, self, evidence=evidence, policy=policy, reason=reason, by=by)
 

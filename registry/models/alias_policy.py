@@ -13,8 +13,8 @@ MAX_CACHE_BYTES = 2**30
 
 def check_policy(policy: dict[str, Any]) -> None:
     """Check a policy's keys and ranges. Raises Invalid with the key and its permitted values."""
-    require(not set(policy) - {"quorum", "cache"}, "A policy has the keys quorum and cache.")
-    require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum is a number from 0 to {MAX_QUORUM}.")
+    require(not set(policy) - {"quorum", "cache"}, "A policy may only have the keys quorum and cache.")
+    require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum must be a number from 0 to {MAX_QUORUM}.")
     if "cache" in policy:
         check_cache(policy["cache"])
 
@@ -23,8 +23,11 @@ def check_cache(cache: Any) -> None:
     """Check the policy's response cache. Raises Invalid."""
     is_pair = isinstance(cache, dict) and set(cache) == {"ttl_s", "max_bytes"}
     require(is_pair, "cache is {ttl_s: seconds, max_bytes: bytes}; leave it out to cache nothing.")
-    require(is_whole(cache["ttl_s"], 1, MAX_TTL_S), f"cache.ttl_s is a number from 1 to {MAX_TTL_S}.")
-    require(is_whole(cache["max_bytes"], 1, MAX_CACHE_BYTES), f"cache.max_bytes is from 1 to {MAX_CACHE_BYTES}.")
+    require(is_whole(cache["ttl_s"], 1, MAX_TTL_S), f"cache.ttl_s must be a number from 1 to {MAX_TTL_S}.")
+    require(
+        is_whole(cache["max_bytes"], 1, MAX_CACHE_BYTES),
+        f"cache.max_bytes must be a number from 1 to {MAX_CACHE_BYTES}.",
+    )
 
 
 def is_whole(value: Any, least: int, most: int) -> bool:

@@ -109,7 +109,7 @@ class Approval(models.Model):
         with transaction.atomic():
             require_no_overdue_review(alias)
             for stale in cls.objects.select_for_update().filter(alias=alias, kind=kind, status__in=OPEN[:2]):
-                stale.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="A newer request replaces it.")
+                stale.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="Replaced by a newer request.")
             approval = cls.objects.create(
                 project=alias.project,
                 kind=kind,
@@ -136,7 +136,10 @@ class Approval(models.Model):
             approval = self.locked(ApprovalStatus.PENDING)
             approval.require_may_sign(by)
             if seen and seen != approval.bound:
-                raise Conflict("The request is about other evidence than you saw: look again.", code="evidence_changed")
+                raise Conflict(
+                    "The evidence of this request has changed since you read it: reload the page.",
+                    code="evidence_changed",
+                )
             approval.sign("approve", meaning, reason, by)
             approval.record(Tag.APPROVAL_SIGNED, by=by, reason=reason, after={"meaning": str(meaning)})
             if approval.signatures.filter(decision="approve").count() >= approval.quorum:
@@ -185,9 +188,9 @@ class Approval(models.Model):
         with transaction.atomic():
             approval = Approval.objects.select_for_update().get(pk=self.pk)
             if approval.status in OPEN[:2]:
-                approval.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="What was seen has changed.")
+                approval.enter(ApprovalStatus.LAPSED, Tag.APPROVAL_LAPSED, by=by, reason="The evidence has changed.")
         self.refresh_from_db()
-        raise Conflict(f"What was seen has changed since: request the {self} again.", code="approval_lapsed")
+        raise Conflict(f"The evidence has changed since the request: request the {self} again.", code="approval_lapsed")
 
     def bound_now(self) -> str:
         """Return the digest of the evidence as it is now."""
@@ -208,7 +211,7 @@ class Approval(models.Model):
         """
         user = require_role_for(APPROVE, self.project, by)
         if self.signatures.filter(user=user).exists():
-            raise Conflict("You have signed this already: another person must.", code="already_signed")
+            raise Conflict("You have already signed this: another person must sign.", code="already_signed")
         require_another(user, self.authors())
 
     def authors(self) -> tuple[User | None, ...]:
@@ -280,4 +283,6 @@ def require_no_overdue_review(alias: Any) -> None:
     """Require that no broken glass of the alias is overdue for its review. Raises Conflict."""
     overdue = Approval.objects.filter(alias=alias, status=ApprovalStatus.GLASS_BROKEN, review_due_at__lt=now())
     if overdue.exists():
-        raise Conflict(f"A broken glass of {alias} waits for its review: review it first.", code="review_overdue")
+        raise Conflict(
+            f"A broken-glass change of {alias} is waiting for its review: review it first.", code="review_overdue"
+        )

@@ -69,7 +69,7 @@ class BlindTest(models.Model):
                 after = {"preferred": vote.preferred, "versions": self.numbers}
                 AuditEvent.record(Tag.BLIND_TEST_VOTED, self, by=by, project=self.project, after=after)
         except IntegrityError:
-            raise Conflict("You have voted on this already: a vote stands.", code="vote_given") from None
+            raise Conflict("You have already voted: a vote is final.", code="vote_given") from None
         return vote
 
     def number_of(self, letter: str) -> int | None:
@@ -78,7 +78,7 @@ class BlindTest(models.Model):
             return None
         place = LETTERS.find(letter) if len(letter) == 1 else -1
         if not 0 <= place < len(self.answers):
-            raise Invalid(f"No answer is called {letter[:9]!r}: choose one of those shown.", field="letter")
+            raise Invalid(f"There is no answer {letter[:9]!r}: choose one of the letters shown.", field="letter")
         number: int = self.answers[place]["number"]
         return number
 

@@ -67,14 +67,14 @@ class Cluster(models.Model):
     def add_replica(self, *, url: str, by: Actor) -> Replica:
         """Add a running engine process to this cluster. Raises Invalid or Conflict for a bad or taken address."""
         if not url.startswith(("http://", "https://")):
-            raise Invalid("A replica is reached by http:// or https://.", field="url")
+            raise Invalid("The address of a replica must start with http:// or https://.", field="url")
         try:
             with transaction.atomic():
                 replica = Replica.objects.create(cluster=self, url=url.rstrip("/"))
                 AuditEvent.record(Tag.REPLICA_ADDED, replica, by=by, project=self.project, after={"url": url})
                 send_on_commit(cluster_changed)
         except IntegrityError:
-            raise Conflict(f"{url} belongs to a cluster already.", field="url", code="replica_exists") from None
+            raise Conflict(f"{url} already belongs to a cluster.", field="url", code="replica_exists") from None
         return replica
 
 

@@ -40,7 +40,7 @@ def unmeasured(version: AdapterVersion) -> str:
     """Return an error message if the version was never measured on the base that will serve it, otherwise ""."""
     if version.method != "qlora" or version.metrics.get("loss_served") is not None or measured(version).exists():
         return ""
-    return f"{version} was trained on a 4-bit base and never measured on the 16-bit one: evaluate it first."
+    return f"{version} was trained on a 4-bit base model and never measured on the 16-bit one: evaluate it first."
 
 
 def measured(version: AdapterVersion) -> models.QuerySet[VersionEvaluation]:

@@ -44,9 +44,7 @@ class Feedback(models.Model):
                 feedback = cls.objects.create(response=response, outcome=outcome, score=score)
                 feedback.count()
         except IntegrityError:
-            raise Conflict(
-                f"{response} has its feedback already.", field="response_id", code="feedback_given"
-            ) from None
+            raise Conflict(f"{response} already has feedback.", field="response_id", code="feedback_given") from None
         return feedback
 
     def count(self) -> None:

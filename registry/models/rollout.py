@@ -242,7 +242,7 @@ class Rollout(models.Model):
         with transaction.atomic():
             rollout = self.locked(None)
             if rollout.status != RolloutStatus.LOADING:
-                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: it has started already.")
+                raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: it has already started.")
             rollout.enter(RolloutStatus.RUNNING)
             rollout.audit(Tag.ROLLOUT_STARTED, by=by)
         self.refresh_from_db()
@@ -262,7 +262,9 @@ class Rollout(models.Model):
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
             if rollout.status not in SERVING or rollout.is_last_step:
-                raise InvalidTransition("It must be serving and have a step left: promote it, or resume it first.")
+                raise InvalidTransition(
+                    "The rollout must be serving and have another step: promote it, or resume it first."
+                )
             before = {"step": rollout.step, "weight": rollout.weight}
             rollout.step += 1
             rollout.weight = rollout.steps[rollout.step]["weight"]
@@ -308,7 +310,7 @@ class Rollout(models.Model):
                 raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: its weight cannot be set.")
             if rollout.guardrails and weight > 50:
                 raise Invalid(
-                    "Above 50 % no control of equal size remains for the guardrails: promote it instead.",
+                    "Above 50 % there is no control group of equal size for the guardrails: promote it instead.",
                     field="weight",
                     code="no_control",
                 )
@@ -382,10 +384,10 @@ class Rollout(models.Model):
     def go_back(self, alias: Alias, *, reason: str, by: Actor, evidence: Evidence) -> None:
         """Roll the locked rollout back, moving the alias back if it was promoted. Raises Conflict."""
         if self.status not in MOVES[RolloutStatus.ROLLED_BACK]:
-            raise InvalidTransition(f"The rollout is {self.get_status_display()}: nothing is left to take back.")
+            raise InvalidTransition(f"The rollout is {self.get_status_display()}: there is nothing to roll back.")
         if self.status == RolloutStatus.PROMOTED:
             if alias.version_id != self.candidate_id or alias.rollouts.active().exists():
-                raise Conflict(f"{alias} has moved on since: roll back what moved it.", code="alias_moved")
+                raise Conflict(f"{alias} has been moved since: roll back that move first.", code="alias_moved")
             alias.point_to(self.stable, reason=reason, by=by)
         self.enter(RolloutStatus.ROLLED_BACK)
         self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate), evidence=evidence)
@@ -400,7 +402,7 @@ class Rollout(models.Model):
         rollout.alias = alias
         if expected_generation not in (None, rollout.generation):
             raise Conflict(
-                f"The rollout is at generation {rollout.generation}, not {expected_generation}: look again.",
+                f"The rollout is at generation {rollout.generation}, not {expected_generation}: reload it.",
                 code="stale_generation",
             )
         if target and rollout.status not in MOVES[target]:

@@ -118,5 +118,5 @@ def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         draft=fields["draft"],
     )
     started = "The rollout starts when every healthy replica has loaded the version."
-    messages.success(request, "The draft is kept: start it below." if rollout.is_draft else started)
+    messages.success(request, "The draft is saved: start it below." if rollout.is_draft else started)
     return redirect("rollout", pk=rollout.pk)

@@ -32,7 +32,7 @@ class PersonForm(ReasonForm):
         required=False,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-        help_text="Needed ten minutes after your sign-in.",
+        help_text="Required if you signed in more than ten minutes ago.",
     )
 
 

@@ -33,7 +33,7 @@ class PromptsForm(forms.Form):
     prompts = forms.CharField(
         max_length=8000,
         widget=forms.Textarea(attrs={"rows": 4}),
-        help_text=f"One prompt a line, up to {MOST_PROMPTS}. Prompts and answers are kept for the vote.",
+        help_text=f"One prompt per line, up to {MOST_PROMPTS}. Prompts and answers are kept for the vote.",
     )
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
 
@@ -41,7 +41,7 @@ class PromptsForm(forms.Form):
         """Return the prompts, one a line. Raises ValidationError for too many."""
         prompts = [line for line in self.cleaned_data["prompts"].splitlines() if line.strip()]
         if len(prompts) > MOST_PROMPTS:
-            raise forms.ValidationError(f"These are {len(prompts)} prompts: ask up to {MOST_PROMPTS} at once.")
+            raise forms.ValidationError(f"You entered {len(prompts)} prompts: the limit is {MOST_PROMPTS} at once.")
         return prompts
 
 
@@ -143,6 +143,6 @@ def vote(request: HttpRequest, pk: str) -> HttpResponse:
     require_scope(request, test.project, Scope.INFER)
     vote_cast = test.vote(request.POST.get("letter", ""), by=actor_of(request))
     liked = "no difference" if vote_cast.preferred is None else f"v{vote_cast.preferred}"
-    messages.success(request, f"Your vote is kept: {liked}.")
+    messages.success(request, f"Your vote is recorded: {liked}.")
     first = test.adapter.versions.select_related("adapter").get(number=test.numbers[0])
     return redirect(f"{address(first, test.numbers)}#test-{test.pk}")

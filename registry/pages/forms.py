@@ -24,7 +24,7 @@ class AtForm(forms.Form):
 class ReasonForm(forms.Form):
     """A reason."""
 
-    reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Kept in the audit trail.")
+    reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Recorded in the audit trail.")
 
 
 class SteeringForm(ReasonForm):
@@ -44,7 +44,7 @@ def plans() -> list[tuple[str, str]]:
     shares = {name: [step["weight"] for step in steps if step["weight"]] for name, steps in TEMPLATES.items()}
     weights = {name: ", ".join(f"{share} %" for share in percentages) for name, percentages in shares.items()}
     choices = [(name, f"{name}: {text}, with guardrails") for name, text in weights.items()]
-    return [(BY_HAND, "by hand: the share below, moved by people"), *choices]
+    return [(BY_HAND, "manual: people move the share below"), *choices]
 
 
 def plan_of(steps: list[dict[str, Any]]) -> str:
@@ -56,7 +56,9 @@ class PlanForm(SteeringForm):
     """Form for a rollout's plan: a template that runs by itself, or a share that people change."""
 
     plan = forms.ChoiceField(
-        choices=plans, required=False, help_text="A plan's guardrails roll back by themselves; the page shows them."
+        choices=plans,
+        required=False,
+        help_text="The guardrails of a plan roll back automatically; the rollout's page shows them.",
     )
     weight = forms.FloatField(min_value=1, max_value=100, initial=50, label="Share of the users in percent")
 
@@ -75,7 +77,7 @@ class PromoteForm(PlanForm):
 
     alias = forms.ModelChoiceField(Alias.objects.none())
     draft = forms.BooleanField(
-        required=False, label="Keep it as a draft", help_text="Nothing happens until somebody starts it."
+        required=False, label="Keep it as a draft", help_text="It does nothing until somebody starts it."
     )
 
     def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:

@@ -25,20 +25,23 @@ class PlaygroundForm(forms.Form):
         max_length=600,
         widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off"}),
         label="Model",
-        help_text=f"An alias or a served name; up to {MOST_MODELS} with commas stand side by side.",
+        help_text=f"An alias or a served name; up to {MOST_MODELS} separated by commas are compared side by side.",
     )
     prompt = forms.CharField(max_length=8000, widget=forms.Textarea(attrs={"rows": 6}), strip=False)
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
     temperature = forms.FloatField(min_value=0, max_value=2, initial=0)
     session = forms.CharField(
-        max_length=200, required=False, label="Session key", help_text="Decides the arm of a rollout, for good."
+        max_length=200,
+        required=False,
+        label="Session key",
+        help_text="Decides the arm of a rollout; the same key always gets the same arm.",
     )
 
     def clean_models(self) -> list[str]:
         """Return the names of the models, each once. Raises ValidationError."""
         names = list(dict.fromkeys(name.strip() for name in self.cleaned_data["models"].split(",") if name.strip()))
         if not 1 <= len(names) <= MOST_MODELS:
-            raise forms.ValidationError(f"Name 1 to {MOST_MODELS} models, with commas between them.")
+            raise forms.ValidationError(f"Name 1 to {MOST_MODELS} models, separated by commas.")
         return names
 
 
@@ -66,7 +69,7 @@ def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]
     fields = form.cleaned_data
     project = project_of(projects, fields["models"])
     if project is None:
-        form.add_error("models", "No project of yours has all these names: choose from the list.")
+        form.add_error("models", "None of your projects has all these models: choose from the list.")
         return []
     body = {name: fields[name] for name in ("prompt", "max_tokens", "temperature")}
     return ask(fields["models"], token_for(request, project), fields["session"], body)

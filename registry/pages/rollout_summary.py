@@ -27,7 +27,7 @@ NEXT = {
     RolloutStatus.AWAITING_APPROVAL: "Nothing until somebody takes the next step or promotes it. Guardrails still act.",
     RolloutStatus.PROMOTED: "Nothing: it has ended. Rolling back is still possible.",
     RolloutStatus.ROLLED_BACK: "Nothing: it has ended.",
-    RolloutStatus.FAILED: "Nothing: not every replica could load the candidate, and nobody was sent there.",
+    RolloutStatus.FAILED: "Nothing: not every replica could load the candidate. It got no requests.",
 }
 
 URGENT = {
@@ -36,7 +36,7 @@ URGENT = {
 }
 SAYS = {
     Action.ROLL_BACK: "The candidate is worse than a guardrail allows.",
-    Action.PAUSE: "Somebody has to look.",
+    Action.PAUSE: "Somebody has to decide.",
     Action.WAIT: "Not every verdict is good yet.",
     Action.PROMOTE: "Every verdict is good.",
 }

@@ -66,7 +66,7 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
         answer = client.post("/v1/completions", json={**body, "model": model})
     except httpx.HTTPError as error:
         return Answer(
-            model, problem=f"The router did not answer ({type(error).__name__}). Your prompt is kept: try again."
+            model, problem=f"The router did not respond ({type(error).__name__}). Your prompt is still here: try again."
         )
     seconds = time.monotonic() - began
     if answer.status_code != 200:
@@ -91,6 +91,6 @@ def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
 def error_message(answer: httpx.Response) -> str:
     """Return the router's error message, or its status if the response is not JSON."""
     if "application/json" not in answer.headers.get("Content-Type", ""):
-        return f"The router answered {answer.status_code}. Your prompt is kept: try again."
+        return f"The router answered {answer.status_code}. Your prompt is still here: try again."
     error = answer.json().get("error", {})
     return f"{answer.status_code}: {error.get('message', 'no reason given')}"

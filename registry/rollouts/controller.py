@@ -84,7 +84,7 @@ def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) 
     """
     guardrails = [guardrail(raw) for raw in rollout.guardrails if is_measured(raw["metric"], unseen=rollout.shadow > 0)]
     if not guardrails:
-        return Analysis(Action.WAIT, ["Nothing that this step measures is judged."], [])
+        return Analysis(Action.WAIT, ["No guardrail can be judged in this step."], [])
     rows = minutes(rollout) if measured is None else measured
     split = exposures(rollout)
     return analysis(

@@ -37,7 +37,7 @@ def unreachable(replica: Replica) -> Iterator[Alarm]:
             replica.cluster.slug,
             replica.url,
             f"{replica.url} is out of the routing table: {replica.message}",
-            "Start the engine again, or correct its address; it gets traffic when it holds what it must.",
+            "Start the engine again, or correct its address; it gets traffic once it has loaded its versions.",
         )
 
 
@@ -49,6 +49,6 @@ def refusals(replica: Replica) -> Iterator[Alarm]:
             replica.cluster.slug,
             served_name,
             f"{served_name} was not loaded on {replica.url}: {reason}",
-            "What served before keeps serving. Restore the stored files or publish a new version, then restart the "
-            "replica to have it tried again.",
+            "The previous version keeps serving. Restore the stored files or publish a new version, then restart the "
+            "replica to try again.",
         )

@@ -116,7 +116,7 @@ def load_once(engine: EngineClient, request: LoadRequest) -> None:
 def probe(engine: EngineClient, name: str) -> None:
     """Send a prompt through the new adapter. Raises EngineRejected if broken weights give non-finite numbers."""
     if not engine.is_finite(name, PROBE):
-        raise EngineRejected(f"The probe of {name} gave no finite answer.")
+        raise EngineRejected(f"The probe of {name} gave no finite result.")
 
 
 def remove(url: str, names: Iterable[str]) -> set[str]:

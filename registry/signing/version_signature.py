@@ -26,7 +26,7 @@ def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> str:
 def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed25519PublicKey]) -> None:
     """Verify that a trusted key signed exactly this content. Raises ArtifactError if not."""
     if not document:
-        raise ArtifactError("It has no signature: let `manage.py sign_versions` check and sign it.")
+        raise ArtifactError("It has no signature: run `manage.py sign_versions` to check and sign it.")
     try:
         parsed = json.loads(document)
         text, signature = parsed["signed"].encode(), bytes.fromhex(parsed["signature"])
@@ -34,9 +34,9 @@ def require_signed(document: str, content: dict[str, Any], trusted: Iterable[Ed2
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError("Its signature cannot be read: the row was changed.") from None
     if signed_content != content:
-        raise ArtifactError("Its signature is of something else: the row was changed.")
+        raise ArtifactError("Its signature belongs to other content: the row was changed.")
     if not any(verifies(key, signature, DOMAIN + text) for key in trusted):
-        raise ArtifactError("Its signature is of no key that this installation trusts.")
+        raise ArtifactError("Its signature was made with a key that this installation does not trust.")
 
 
 def verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:

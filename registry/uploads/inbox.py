@@ -53,6 +53,6 @@ def copy_plain(name: str, folder: int, target: Path) -> None:
     """Copy a plain file of the folder, never through a link. Raises OSError."""
     with opened(name, 0, folder) as number:
         if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(f"{name} is no plain file")
+            raise OSError(f"{name} is not a plain file")
         with os.fdopen(os.dup(number), "rb") as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 2**20)

@@ -52,4 +52,4 @@ def fault_of(folder: Path) -> str:
         return ""
     if status == REJECTED:
         return log.read_text(errors="replace").strip()[-1000:]
-    return "Its numbers could not be read within the limits of memory and time: it was not taken."
+    return "Its weights could not be read within the limits of memory and time: it was rejected."

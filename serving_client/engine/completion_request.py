@@ -159,14 +159,14 @@ def _content(content: object) -> str:
     parts = content if isinstance(content, list) else [{"text": content or ""}]
     texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
     if not all(isinstance(text, str) for text in texts):
-        raise bad_request("A message's 'content' must be text.", "messages")
+        raise bad_request("A message's 'content' must be a string.", "messages")
     return "".join(str(text) for text in texts)
 
 
 def _stop(stop: object) -> tuple[str, ...]:
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
-        raise bad_request("'stop' must be a text or a list of texts, none of them empty.", "stop")
+        raise bad_request("'stop' must be a string or a list of strings, none of them empty.", "stop")
     return tuple(stops)
 
 
@@ -204,7 +204,7 @@ def _integer(body: dict[str, Any], field: str, default: int | None, *, least: in
 def _text(body: dict[str, Any], field: str) -> str | None:
     value = body.get(field)
     if value is not None and not isinstance(value, str):
-        raise bad_request(f"{field} must be a text, got {value!r}.", field)
+        raise bad_request(f"{field} must be a string, got {value!r}.", field)
     return value
 
 

@@ -21,10 +21,14 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--redis-url", required=True, help="where the routing table is published")
-    parser.add_argument("--snapshot", type=Path, required=True, help="file that keeps the last good table")
-    parser.add_argument("--spool", type=Path, help="file that keeps reports while Valkey is away")
-    parser.add_argument("--load-deadline-s", type=float, default=30.0, help="how long to wait for a cold version")
-    parser.add_argument("--hosts", default=",".join(LOOPBACK), help="names that callers may call it by, with commas")
+    parser.add_argument("--snapshot", type=Path, required=True, help="file that stores the last valid table")
+    parser.add_argument("--spool", type=Path, help="file that stores reports while Valkey is unavailable")
+    parser.add_argument(
+        "--load-deadline-s", type=float, default=30.0, help="seconds to wait for a version that is not loaded"
+    )
+    parser.add_argument(
+        "--hosts", default=",".join(LOOPBACK), help="host names that the router answers to, separated by commas"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger().handlers[0].addFilter(OnceAMinute())

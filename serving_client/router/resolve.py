@@ -76,15 +76,15 @@ def parse(raw: bytes) -> Body:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise Refusal(400, "bad_json", "The body is no JSON.") from None
+        raise Refusal(400, "bad_json", "The body is not valid JSON.") from None
     if not isinstance(body, dict):
-        raise Refusal(400, "bad_json", "The body is no JSON object.")
+        raise Refusal(400, "bad_json", "The body is not a JSON object.")
     for name in body:
         if name in FORBIDDEN or name.startswith("lora"):
-            raise Refusal(400, "field_not_allowed", f"{name[:200]} may not be sent: remove it.")
+            raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.")
     answers = body.get("n")
     if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
-        raise Refusal(400, "bad_n", f"n must lie between 1 and {MAX_ANSWERS}.")
+        raise Refusal(400, "bad_n", f"n must be between 1 and {MAX_ANSWERS}.")
     return body
 
 
@@ -154,7 +154,7 @@ def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
     if "operate" not in token.scopes:
         raise Refusal(403, "scope_missing", "X-Rollout-Override needs scope operate.")
     if override not in ("candidate", "stable"):
-        raise Refusal(400, "bad_override", "X-Rollout-Override is candidate or stable.")
+        raise Refusal(400, "bad_override", "X-Rollout-Override must be candidate or stable.")
     return override
 
 

@@ -100,7 +100,7 @@ def test_only_what_is_missing_is_done(
     refused = command("plan")
     assert (refused.returncode, "rolled back: change" in refused.stderr) == (1, True)
     declare(tmp_path, hyperparameters={"steps": 8}, rollout=ROLLOUT)
-    assert "+ run training dora: no version was made of this data by this recipe\n" in command("plan").stdout
+    assert "+ run training dora: no version was trained on this data with these settings\n" in command("plan").stdout
     declare(tmp_path, hyperparameters={"stepps": 8}, rollout=ROLLOUT)
     wrong = command("plan")
     assert (wrong.returncode, "hyperparameters.stepps" in wrong.stderr) == (2, True)

@@ -162,13 +162,13 @@ def test_three_versions_answer_the_same_prompt_and_are_voted_on_blindly(sign_in:
     assert test.locator(".grid a").count() == 0
     letter = wrong.locator("strong").inner_text()
     test.get_by_role("button", name=f"{letter} is best").click()
-    page.get_by_text("Your vote is kept: v3.").wait_for()
+    page.get_by_text("Your vote is recorded: v3.").wait_for()
     assert page.locator("article.blind .grid > div", has_text="exempt").locator("a").inner_text() == "v3"
     page.get_by_role("link", name="Measure it from the weights").click()
     page.get_by_role("img", name="Cosine distance of every").first.wait_for()
     bob = sign_in("bob", page.url)
     bob.get_by_role("button", name="No difference").click()
-    bob.get_by_text("Your vote is kept: no difference.").wait_for()
+    bob.get_by_text("Your vote is recorded: no difference.").wait_for()
 
 
 def start_rollout(page: Any, number: int, alias: str) -> None:
@@ -262,7 +262,7 @@ def test_a_token_is_shown_once_works_and_is_revoked(sign_in: SignIn, live: Live)
     row.get_by_text("Programs that use it are refused at once").wait_for()
     row.get_by_label("Reason").fill("The pipeline has another one.")
     row.get_by_role("button", name="Revoke").click()
-    page.get_by_text("pipeline is refused from now on.").wait_for()
+    page.get_by_text("pipeline no longer works.").wait_for()
     page.get_by_role("row", name=re.compile("pipeline")).get_by_text("revoked").wait_for()
     assert httpx.get(adapters, headers=headers).status_code == 401
 

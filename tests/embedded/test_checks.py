@@ -20,8 +20,8 @@ from adapterhub.embedded.options import base_model_folder
         ("postgres://app:s3cret@127.0.0.1:1/x", "cannot be reached"),
         ("postgres://app:s3cret@127.0.0.1:port/x", "cannot be reached"),
         ("postgres://app:s3cret@host@127.0.0.1:1/x", "percent-encoded"),
-        ("mysql://app:s3cret@127.0.0.1/x", "is no postgres:// URL"),
-        ("s3cret", "is no postgres:// URL"),
+        ("mysql://app:s3cret@127.0.0.1/x", "is not a postgres:// URL"),
+        ("s3cret", "is not a postgres:// URL"),
     ],
 )
 def test_a_wrong_database_url_is_named_without_its_password(url: str, reason: str) -> None:
@@ -59,12 +59,12 @@ def test_a_port_in_use_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_port_for_two_processes_is_refused() -> None:
-    with pytest.raises(StartError, match="ADAPTERHUB_ROUTER_PORT and ADAPTERHUB_PORT both want port 65001"):
+    with pytest.raises(StartError, match="ADAPTERHUB_ROUTER_PORT and ADAPTERHUB_PORT both use port 65001"):
         checks.check_ports("127.0.0.1", [("ADAPTERHUB_PORT", 65001), ("ADAPTERHUB_ROUTER_PORT", 65001)])
 
 
 def test_a_host_that_is_none_of_ours_is_named() -> None:
-    with pytest.raises(StartError, match=r"ADAPTERHUB_HOST='192\.0\.2\.1' is no address of this machine"):
+    with pytest.raises(StartError, match=r"ADAPTERHUB_HOST='192\.0\.2\.1' is not an address of this machine"):
         checks.check_ports("192.0.2.1", [])
 
 

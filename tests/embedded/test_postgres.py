@@ -81,7 +81,7 @@ def test_a_server_that_cannot_start_says_why(home: Path) -> None:
     with EmbeddedPostgres(home):
         pass
     (Layout(home).postgres_data / "PG_VERSION").write_text("9.6\n")
-    with pytest.raises(StartError, match=r"Postgres does not start; see .*postgres\.log.*9\.6"):
+    with pytest.raises(StartError, match=r"Postgres does not start: see .*postgres\.log.*9\.6"):
         EmbeddedPostgres(home).start()
 
 

@@ -49,7 +49,7 @@ def test_a_router_that_is_away_keeps_the_prompt(alias: Alias, alice: User, clien
     settings.ROUTER_URL = "http://127.0.0.1:1"
     client.force_login(alice)
     page = ask_playground(client, "compliance").content.decode()
-    assert "The router did not answer" in page
+    assert "The router did not respond" in page
     assert "Report " in page
 
 

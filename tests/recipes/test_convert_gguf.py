@@ -99,7 +99,7 @@ def test_the_folder_needs_no_gguf(tmp_path: Path) -> None:
 def test_a_file_that_is_none_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "no.gguf").write_bytes(b"no GGUF" * 10)
     assert convert_gguf.main([str(tmp_path / "no.gguf"), str(tmp_path / "out")]) == 2
-    assert "no GGUF file" in capsys.readouterr().err
+    assert "not a GGUF file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert convert_gguf.main([str(tmp_path / "none.gguf"), str(tmp_path / "out")]) == 2
 

@@ -26,8 +26,8 @@ def test_three_steps_say_what_all_will_take(tmp_path: Path, capsys: pytest.Captu
 def test_what_the_recipe_refuses_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dry_run.main([str(tmp_path / "none.json"), "lora"]) == 2
     assert "none.json cannot be read" in capsys.readouterr().err
-    watch = dry_run.Watch(Path("none"), events_seen=[(0.0, {"kind": "error", "message": "train: it holds no rows."})])
-    with pytest.raises(BadInput, match="it holds no rows"):
+    watch = dry_run.Watch(Path("none"), events_seen=[(0.0, {"kind": "error", "message": "train: it has no rows."})])
+    with pytest.raises(BadInput, match="it has no rows"):
         watch.answer(100)
 
 

@@ -168,7 +168,7 @@ def test_a_broken_line_is_named(inputs: dict[str, str], tmp_path: Path) -> None:
     rows.write_text('{"text": "a bank"}\n{"text": 3}\n')
     assert lora.main([str(write_run(tmp_path, inputs, train=str(rows)))]) == 2
     (error,) = events_of(tmp_path, "error")
-    assert error["message"] == "train: rows.jsonl, line 2: text is missing, empty or no text."
+    assert error["message"] == "train: rows.jsonl, line 2: text is missing, empty or not a string."
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_faults_have_a_code(
 def test_a_run_file_that_is_none_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.json").write_text("[]")
     assert lora.main([str(tmp_path / "run.json")]) == 2
-    assert "is no JSON object" in capsys.readouterr().err
+    assert "is not a JSON object" in capsys.readouterr().err
     assert lora.main([str(tmp_path / "none.json")]) == 2
 
 

@@ -271,8 +271,8 @@ def test_a_plan_without_a_place_is_refused_before_the_analysis(
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        ("", "--data: rows.jsonl holds no rows"),
-        ('{"text": ""}', "--data: rows.jsonl, line 1: text is missing, empty or no text"),
+        ("", "--data: rows.jsonl has no rows"),
+        ('{"text": ""}', "--data: rows.jsonl, line 1: text is missing, empty or not a string"),
         (json.dumps({"prompt": "a bank " * 20, "completion": "a"}), "--data: No row has a token to predict: give"),
     ],
 )

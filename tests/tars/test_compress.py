@@ -94,7 +94,7 @@ def test_the_loss_before_and_after_is_told(tmp_path: Path) -> None:
     ("make", "more", "fragment"),
     [
         ({"use_dora": True}, [], "only a plain LoRA adapter"),
-        (None, [], "is no PEFT adapter"),
+        (None, [], "is not a PEFT adapter"),
         ({}, ["--model", "somewhere"], "the loss needs both --model and --data"),
         ({}, ["--budget", "params:1"], "too small"),
     ],

@@ -98,7 +98,11 @@ def test_chosen_parts_reach_the_child(api: APIClient, body: dict[str, Any]) -> N
         ({"settings": {"probe_rates": "fast"}}, "settings.probe_rates", "between 0 and 1"),
         ({"settings": {"target_modules": ["no_proj"]}}, "settings.target_modules", "down_proj"),
         ({"settings": {"target_modules": [{}]}}, "settings.target_modules", "down_proj"),
-        ({"settings": {"sensitivity": "spectrum", "probe_steps": 3}}, "settings.probe_steps", "is of the probe"),
+        (
+            {"settings": {"sensitivity": "spectrum", "probe_steps": 3}},
+            "settings.probe_steps",
+            "is a setting of the probe",
+        ),
         ({"preset": "uniform", "settings": {"kinds": "mlp"}}, "settings.kinds", "measures nothing"),
         ({"rank_min": 3, "rank_max": 3}, "rank_min", "No multiple of 2"),
         ({"budget": {"uniform_rank": 12}}, "budget", "too large"),

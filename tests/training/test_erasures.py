@@ -122,7 +122,7 @@ def test_erased_content_does_not_come_back(
     erasure.approve(reason="yes", by=dana.as_actor())
     file = write_jsonl(tmp_path / "again.jsonl", rows())
     again = Dataset.objects.get()
-    with pytest.raises(Invalid, match="not taken again"):
+    with pytest.raises(Invalid, match="cannot be uploaded again"):
         Dataset.create(project=project, name="again", file=file, filename="again.jsonl", by=alice.as_actor())
     assert not store().has(again.digest)
     with pytest.raises(DatabaseError, match="erased for good"):

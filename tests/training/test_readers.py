@@ -140,7 +140,7 @@ def test_a_broken_table_is_refused_by_line(tmp_path: Path, content: str | bytes,
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing PAR1", b"{}"])
 def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(NotThisFormat, match="no Parquet file"):
+    with pytest.raises(NotThisFormat, match="Parquet file cannot be read"):
         scanned(written(tmp_path / "a.parquet", content))
 
 

@@ -26,9 +26,11 @@ class EstimateRequest(serializers.Serializer[Any]):
     """A base model or configuration, with the hyperparameters and the device to estimate for."""
 
     base_model = serializers.CharField(
-        required=False, help_text="A registered one, or llama-2-7b, llama-3.1-8b, llama-3.1-70b."
+        required=False, help_text="A registered base model, or llama-2-7b, llama-3.1-8b, llama-3.1-70b."
     )
-    config = serializers.DictField(required=False, help_text="Instead: a transformers configuration (config.json).")
+    config = serializers.DictField(
+        required=False, help_text="Instead of base_model: a transformers configuration (config.json)."
+    )
     hyperparameters = serializers.DictField(required=False, default=dict)
     device_gb = serializers.FloatField(
         required=False, min_value=0.1, max_value=10_000, help_text="10^9 bytes; without it, the largest known device."
@@ -38,8 +40,12 @@ class EstimateRequest(serializers.Serializer[Any]):
 class AdviceRequest(EstimateRequest):
     """The inputs of a recommendation."""
 
-    dataset = serializers.IntegerField(required=False, help_text="Rows and tokens are counted, the shift looked up.")
-    many_adapters = serializers.BooleanField(default=True, help_text="It will be served beside others on one base.")
+    dataset = serializers.IntegerField(
+        required=False, help_text="Its rows and tokens are counted; the domain shift comes from a rank analysis."
+    )
+    many_adapters = serializers.BooleanField(
+        default=True, help_text="It will be served beside other adapters on one base model."
+    )
     keeps_general_skill = serializers.BooleanField(default=True)
     least_latency = serializers.BooleanField(default=False)
 
@@ -83,7 +89,7 @@ class AdviceViewSet(ProjectViewSet):
 def requested_shape(fields: dict[str, Any]) -> Shape:
     """Return the shape of the named model or the given configuration. Raises Invalid."""
     if ("base_model" in fields) == ("config" in fields):
-        raise Invalid("Name a base_model, or give a config: one of the two.", field="base_model", code="one_of_two")
+        raise Invalid("Name a base_model, or give a config, not both.", field="base_model", code="one_of_two")
     return (
         sizing.shape_of(fields["config"], "config") if "config" in fields else sizing.named_shape(fields["base_model"])
     )

@@ -46,7 +46,9 @@ class NewEvaluationSerializer(serializers.Serializer[Any]):
     dataset = serializers.IntegerField(required=False, help_text="Its held-out rows are measured.")
     prompts = serializers.ListField(child=serializers.CharField(), required=False, max_length=MAX_PROMPTS)
     against = serializers.CharField(max_length=120, required=False, help_text="Another version's served name.")
-    pattern = serializers.CharField(max_length=MAX_PATTERN, required=False, help_text="Searched in each answer.")
+    pattern = serializers.CharField(
+        max_length=MAX_PATTERN, required=False, help_text="Regular expression to search for in each answer."
+    )
 
 
 class EvaluationViewSet(Cancelling):

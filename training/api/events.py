@@ -43,7 +43,7 @@ def place_of(request: Request) -> Place:
     last_event = request.headers.get("Last-Event-ID", "")
     words = last_event.split(":") if last_event else [request.GET.get("after", "0"), request.GET.get("log_from", "0")]
     if len(words) != 2 or not all(word.isdecimal() and len(word) < 19 for word in words):
-        raise Invalid("after and log_from are whole numbers: a step, and bytes of the log.", field="after")
+        raise Invalid("after and log_from must be whole numbers: a step, and a byte of the log.", field="after")
     return int(words[0]), int(words[1])
 
 

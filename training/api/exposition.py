@@ -54,7 +54,7 @@ def jobs(projects: Projects) -> Iterator[GaugeMetricFamily]:
         waiting = own_jobs.filter(status=JobStatus.QUEUED).values_list("project__slug").annotate(Min("created_at"))
         ages += [((slug, kind), (now() - since).total_seconds()) for slug, since in waiting.order_by()]
     yield family("jobs", "Jobs by their status.", ["project", "kind", "status"], counted)
-    yield family("oldest_queued_job_seconds", "How long the oldest job waits.", ["project", "kind"], ages)
+    yield family("oldest_queued_job_seconds", "Seconds that the oldest job has waited.", ["project", "kind"], ages)
 
 
 def losses(projects: Projects) -> Iterator[GaugeMetricFamily]:
@@ -90,9 +90,9 @@ def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
     replicas = Replica.objects.filter(cluster__project__in=projects)
     states = replicas.values_list("cluster__project__slug", "cluster__slug", "url", "is_healthy", "refused")
     labels = ["project", "cluster", "replica"]
-    yield family("replica_healthy", "1: it answered at the last look.", labels, [(row[:3], row[3]) for row in states])
+    yield family("replica_healthy", "1: it responded to the last check.", labels, [(row[:3], row[3]) for row in states])
     yield family(
-        "replica_refused_loads", "Versions that it did not take.", labels, [(row[:3], len(row[4])) for row in states]
+        "replica_refused_loads", "Versions that it refused to load.", labels, [(row[:3], len(row[4])) for row in states]
     )
 
 
@@ -110,7 +110,7 @@ def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
     undelivered = sent.values_list(F("webhook__project__slug"), "status").annotate(Count("pk")).order_by()
     yield family(
         "webhook_deliveries",
-        "Deliveries that were not taken.",
+        "Deliveries that were not accepted.",
         ["project", "status"],
         [((slug, status), count) for slug, status, count in undelivered],
     )

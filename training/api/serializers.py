@@ -93,7 +93,7 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
     def validate_mapping(self, mapping: Any) -> dict[str, str]:
         """Check that the mapping is an object. Raises ValidationError."""
         if not isinstance(mapping, dict):
-            raise serializers.ValidationError("Give an object: our column -> the file's.")
+            raise serializers.ValidationError("Give an object: AdapterHub's column -> the file's.")
         return mapping
 
 
@@ -269,22 +269,26 @@ class NewTrainingRunSerializer(serializers.Serializer[Any]):
     project = serializers.SlugField()
     adapter = serializers.SlugField()
     dataset = serializers.IntegerField()
-    base_model = serializers.SlugField(required=False, help_text="Must be the adapter's.")
+    base_model = serializers.SlugField(required=False, help_text="Must be the adapter's base model.")
     method = serializers.ChoiceField(TrainingRun.Method.choices, default=TrainingRun.Method.LORA)
     rank_analysis = serializers.UUIDField(required=False, allow_null=True)
-    budget = BudgetSerializer(required=False, allow_null=True, help_text="Plan the analysis' ranks for this one.")
+    budget = BudgetSerializer(
+        required=False, allow_null=True, help_text="Plan the ranks of the analysis for this budget instead."
+    )
     start_values = serializers.BooleanField(
-        required=False, allow_null=True, help_text="Begin with the analysis' start values; None: where it has them."
+        required=False, allow_null=True, help_text="Start from the start values of the analysis; null: if it has any."
     )
     hyperparameters = serializers.DictField(required=False, default=dict)
     prompts = serializers.DictField(
         child=serializers.CharField(),
         required=False,
         default=dict,
-        help_text="By name: each checkpoint answers them, and the answers are kept.",
+        help_text="Prompts by name. Each checkpoint answers them, and the answers are stored.",
     )
     priority = serializers.IntegerField(default=0, min_value=-100, max_value=100)
-    anyway = serializers.BooleanField(default=False, help_text="Queue it although the preflight says it will not fit.")
+    anyway = serializers.BooleanField(
+        default=False, help_text="Queue it even if the preflight check says it will not fit."
+    )
 
 
 class CloneSerializer(serializers.Serializer[Any]):
@@ -333,5 +337,5 @@ class NewCompressionSerializer(serializers.Serializer[Any]):
 
     budget = BudgetSerializer()
     dataset = serializers.IntegerField(
-        required=False, allow_null=True, help_text="Measure the loss on it; else on what the version was trained with."
+        required=False, allow_null=True, help_text="The dataset to measure the loss on; by default the version's own."
     )

@@ -30,7 +30,7 @@ def checked(file: Path, form: str, folder: Path, mapping: dict[str, str], encodi
         except NotThisFormat as error:
             raise Invalid(str(error), field="file", code=f"not_{form}") from None
     if not turns.acquire(timeout=TURN_S):
-        raise Unavailable("Other files are being checked: send it again in a minute.")
+        raise Unavailable("Too many files are being checked: send it again in a minute.")
     try:
         return by_child(file, form, folder, mapping, encoding)
     finally:

@@ -93,7 +93,7 @@ def parquet(path: Path) -> Iterator[Record]:
     except pyarrow.ArrowMemoryError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
-        raise NotThisFormat(f"This is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise NotThisFormat(f"This Parquet file cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def delimited(stream: BinaryIO) -> Iterator[Record]:
@@ -134,7 +134,7 @@ def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, BadLine("", "not_csv", f"The record cannot be read: {error}. Nothing after it was looked at.")
+            yield number, BadLine("", "not_csv", f"The record cannot be read: {error}. Nothing after it was checked.")
             return
         except BadLine as error:
             yield number, error

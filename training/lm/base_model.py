@@ -40,7 +40,7 @@ def load_model(folder: Path, device: str | None = None) -> Any:
 def load_named(model: str, flag: str) -> tuple[Any, Any]:
     """Load (tokenizer, model) from a folder or a hub id. Raises BadInput with the flag."""
     if not (Path(model) / "config.json").is_file() and (Path(model).exists() or model.count("/") != 1):
-        raise BadInput(f"{flag}: {model} is no folder of a model, and no id on a hub (owner/name).")
+        raise BadInput(f"{flag}: {model} is neither a model's folder nor a hub id (owner/name).")
     try:
         return load_tokenizer(Path(model)), load_model(Path(model))
     except OSError as error:

@@ -49,7 +49,7 @@ def read_rows(path: Path) -> list[Row]:
     readers = {".jsonl": read_jsonl, ".json": read_jsonl, ".parquet": read_parquet}
     rows = list(readers.get(path.suffix, read_text)(path))
     if not rows:
-        raise DataError(f"{path.name} holds no rows.")
+        raise DataError(f"{path.name} has no rows.")
     return rows
 
 
@@ -66,7 +66,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadRow(path, number, f"this is no JSON: {error}.") from None
+        raise BadRow(path, number, f"this is not valid JSON: {error}.") from None
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -76,7 +76,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path.name} is no Parquet file: {error}.") from None
+        raise DataError(f"{path.name} is not a Parquet file: {error}.") from None
     for number, row in enumerate(table.to_pylist(), start=1):
         yield checked(row, path, number)
 
@@ -86,22 +86,22 @@ def read_text(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is no UTF-8 text (byte {error.start}).") from None
+        raise DataError(f"{path.name} is not UTF-8 text (byte {error.start}).") from None
     return ({"text": paragraph.strip()} for paragraph in text.split("\n\n") if paragraph.strip())
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
     """Return the row if it has one of the three forms. Raises BadRow."""
     if not isinstance(row, dict):
-        raise BadRow(path, number, "this is no JSON object.")
+        raise BadRow(path, number, "this is not a JSON object.")
     if "messages" in row:
         if not is_conversation(row["messages"]):
-            raise BadRow(path, number, "messages must be a list of {role, content} with an answer of the assistant.")
+            raise BadRow(path, number, "messages must be a list of {role, content} with an answer from the assistant.")
         return row
     columns = ("prompt", "completion") if "prompt" in row or "completion" in row else ("text",)
     for column in columns:
         if not isinstance(row.get(column), str) or not row[column]:
-            raise BadRow(path, number, f"{column} is missing, empty or no text.")
+            raise BadRow(path, number, f"{column} is missing, empty or not a string.")
     return row
 
 
@@ -142,7 +142,7 @@ def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
 def conversation(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
     """Apply the chat template and label the assistant's turns. Raises DataError without a chat template."""
     if not tokenizer.chat_template:
-        raise DataError("The rows hold messages, but the model's tokenizer has no chat template: give prompts instead.")
+        raise DataError("The rows hold messages, but the model's tokenizer has no chat template: use prompts instead.")
     ids = templated(messages, tokenizer)
     labels = [IGNORED] * len(ids)
     for turn, message in enumerate(messages):

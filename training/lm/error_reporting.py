@@ -68,6 +68,6 @@ def message_of(error: Exception) -> str:
     """Return the error's message, or advice for the errors that have one."""
     advice = {
         "gpu_oom": "Memory ran out: lower batch_size or max_length.",
-        "no_space": "The disk is full: make room, then resume.",
+        "no_space": "The disk is full: free some space, then resume.",
     }
     return advice.get(code_of(error)) or f"{type(error).__name__}: {error}"

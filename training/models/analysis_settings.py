@@ -30,7 +30,7 @@ def checked(preset: str, rank_min: int | None, settings: dict[str, Any], kinds: 
     check_rates(chosen)
     check_modules(chosen, kinds)
     if resolved(preset, rank_min, chosen).sensitivity != "probe" and (misplaced := sorted(set(chosen) & set(PROBE))):
-        raise refused(misplaced[0], "is of the probe: set sensitivity to probe, or leave it out.")
+        raise refused(misplaced[0], "is a setting of the probe: set sensitivity to probe, or leave it out.")
     return chosen
 
 

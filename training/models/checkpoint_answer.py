@@ -40,14 +40,16 @@ class CheckpointAnswer(models.Model):
 def checked(prompts: Prompts, *, sharded: bool) -> Prompts:
     """Validate the number, names and lengths of prompts. Raises Invalid naming `prompts`."""
     if prompts and sharded:
-        raise wrong("A run in shards answers no prompts: no device holds its model. Leave prompts or sharded out.")
+        raise wrong(
+            "A sharded run cannot answer prompts, as no device holds the whole model: leave out prompts or sharded."
+        )
     if len(prompts) > MOST:
         raise wrong(f"Give at most {MOST} prompts, not {len(prompts)}.")
     for name, prompt in prompts.items():
         if not 0 < len(name.strip()) <= LONGEST_NAME:
-            raise wrong(f"A prompt's name has 1 to {LONGEST_NAME} characters, not {len(name)}.")
+            raise wrong(f"A prompt's name must have 1 to {LONGEST_NAME} characters, not {len(name)}.")
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) <= LONGEST_PROMPT:
-            raise wrong(f"The prompt {name} must be a text of 1 to {LONGEST_PROMPT} characters.")
+            raise wrong(f"The prompt {name} must be a string of 1 to {LONGEST_PROMPT} characters.")
     return prompts
 
 

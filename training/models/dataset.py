@@ -50,7 +50,7 @@ class BrokenLines(Invalid):
     def __init__(self, report: Report) -> None:
         first = report.errors[0]
         more = f" ({report.broken} such lines)" if report.broken > 1 else ""
-        super().__init__(f"Line {first.line}: {first.message}{more} Mend the file and send it again.", field="file")
+        super().__init__(f"Line {first.line}: {first.message}{more} Fix the file and send it again.", field="file")
         self.errors = report.errors
 
 
@@ -216,7 +216,7 @@ class Dataset(RetentionMixin):
             if self.lock().status != DatasetStatus.CHECKING:
                 return
             if twin := Dataset.objects.filter(project=self.project, digest=digest).first():
-                raise Invalid(f"This content is the dataset {twin} (number {twin.pk}) already.", field="file")
+                raise Invalid(f"This content is already the dataset {twin} (number {twin.pk}).", field="file")
             self.accept(report, digest, by=CHECKER)
 
     def accept(self, report: Report, digest: str, *, by: Actor) -> None:
@@ -270,7 +270,9 @@ class Dataset(RetentionMixin):
         """Raise Invalid if this content was erased here, after dropping the bytes stored again."""
         if self.status == DatasetStatus.ERASED:
             self.drop_content()
-            raise Invalid(f"This content was erased as {self}: it is not taken again.", field="file", code="erased")
+            raise Invalid(
+                f"This content was erased as {self} and cannot be uploaded again.", field="file", code="erased"
+            )
 
     def drop_content(self) -> None:
         """Remove the bytes of an erased dataset; idempotent."""
@@ -303,7 +305,7 @@ def known_format(named: str, filename: str) -> str:
     form = named or readers.format_of(filename) or ""
     if form not in readers.FORMATS:
         known = ", ".join(readers.FORMATS)
-        message = f"The format of {filename!r} is not known: name it (format: {known})."
+        message = f"The format of {filename!r} is unknown: name it (format: {known})."
         raise Invalid(message, field="format", code="unknown_format")
     return form
 
@@ -312,7 +314,7 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
     """Check that the mapping names our columns. Raises Invalid."""
     for name, column in mapping.items():
         if name not in rows.COLUMNS or not isinstance(column, str) or not column:
-            message = f"mapping.{name}: a mapping names for {', '.join(rows.COLUMNS)} the file's column."
+            message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."
             raise Invalid(message, field="mapping", code="bad_mapping")
     return mapping
 

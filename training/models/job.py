@@ -133,6 +133,6 @@ def require_room(project: Project) -> None:
     """Raise Conflict when the project has reached its limit of queued jobs."""
     if settings.PROJECT_QUEUED and count(project, status="queued") >= settings.PROJECT_QUEUED:
         raise Conflict(
-            f"{project} has {settings.PROJECT_QUEUED} jobs waiting, as many as it may: cancel one, or wait.",
+            f"{project} has {settings.PROJECT_QUEUED} jobs waiting, which is its limit: cancel one, or wait.",
             code="queue_full",
         )

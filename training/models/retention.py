@@ -53,7 +53,7 @@ class RetentionMixin(models.Model):
     def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
         """Change the retention class."""
         if retention not in Retention.values:
-            raise Invalid(f"retention is one of {', '.join(Retention.values)}.", field="retention")
+            raise Invalid(f"retention must be one of {', '.join(Retention.values)}.", field="retention")
         self.change("retention_changed", {"retention": retention}, reason=reason, by=by)
 
     def hold(self, *, reason: str, by: Actor) -> None:

@@ -293,7 +293,9 @@ def check_init(run: TrainingRun) -> None:
     """Raise Invalid for an `init` other than random with another method than lora."""
     init = run.hyperparameters["init"]
     if init != "random" and run.method != TrainingRun.Method.LORA:
-        raise Invalid(f"init = {init} is for lora; leave it at random.", field="hyperparameters.init", code="bad_init")
+        raise Invalid(
+            f"init = {init} is only for lora: leave it at random.", field="hyperparameters.init", code="bad_init"
+        )
 
 
 def check_rslora(run: TrainingRun) -> None:
@@ -301,7 +303,9 @@ def check_rslora(run: TrainingRun) -> None:
     if not run.hyperparameters["rslora"]:
         return
     if run.rank_analysis or run.method not in ("lora", "qlora", "dora"):
-        message = "rslora is for lora, qlora and dora with one rank everywhere: leave it 0, or leave the analysis out."
+        message = (
+            "rslora is only for lora, qlora and dora with one rank everywhere: set it to 0, or leave out the analysis."
+        )
         raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")
 
 
@@ -312,7 +316,7 @@ def check_analysis(analysis: RankAnalysis | None, base_model: BaseModel) -> None
     if analysis.status != JobStatus.SUCCEEDED:
         raise Invalid(f"The analysis is {analysis.status}: it has no plan.", field="rank_analysis", code="no_plan")
     if analysis.base_model_id != base_model.pk:
-        raise Invalid("The analysis is of another base model.", field="rank_analysis", code="wrong_base")
+        raise Invalid("The analysis belongs to another base model.", field="rank_analysis", code="wrong_base")
 
 
 def check_budget(analysis: RankAnalysis | None, budget: dict[str, int] | None) -> None:
@@ -329,7 +333,7 @@ def takes_start_values(wanted: bool | None, analysis: RankAnalysis | None) -> bo
     there = bool(analysis and analysis.require_plan()["start_values"])
     if wanted and not there:
         raise Invalid(
-            "There are no start values: take an analysis of the default preset, or leave start_values out.",
+            "The analysis has no start values: use one of the default preset, or leave out start_values.",
             field="start_values",
             code="no_start_values",
         )

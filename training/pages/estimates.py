@@ -27,7 +27,7 @@ class EstimateForm(forms.Form):
     base_model = forms.ChoiceField()
     device_gb = forms.FloatField(min_value=0.1, max_value=10_000, label="Memory of a device in GB")
     devices = forms.IntegerField(min_value=1, max_value=64, initial=1)
-    sharded = forms.BooleanField(required=False, help_text="Weights and optimiser in shards, not in copies.")
+    sharded = forms.BooleanField(required=False, help_text="Weights and optimiser state in shards, not copies.")
     rank = forms.IntegerField(min_value=1, max_value=512, initial=16)
     batch_size = forms.IntegerField(min_value=1, max_value=1024, initial=1)
     max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=2048, help_text="Tokens of a sequence.")

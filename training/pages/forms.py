@@ -33,7 +33,7 @@ class MappingField(forms.CharField):
         """Parse the pairs of columns. Raises ValidationError."""
         pairs = [pair.partition("=") for pair in (super().to_python(value) or "").split(",") if pair.strip()]
         if not all(sign and column.strip() for _, sign, column in pairs):
-            raise forms.ValidationError("Give pairs parted by commas, as prompt=question, completion=answer.")
+            raise forms.ValidationError("Enter pairs separated by commas, such as prompt=question, completion=answer.")
         return {name.strip(): column.strip() for name, _, column in pairs}
 
 
@@ -41,8 +41,8 @@ class KeepingForm(forms.Form):
     """The retention class, the legal hold and the reason."""
 
     retention = forms.ChoiceField(choices=Retention.choices, label="Kept")
-    hold = forms.BooleanField(required=False, label="Legal hold: nothing of it is erased")
-    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
+    hold = forms.BooleanField(required=False, label="Legal hold: nothing can be erased")
+    reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
 
 
 class UploadForm(forms.Form):
@@ -54,7 +54,7 @@ class UploadForm(forms.Form):
         help_text="JSONL, JSON, CSV, Parquet or text, also as .gz or .zst; over 32 MB a worker checks it."
     )
     format = forms.ChoiceField(
-        choices=[("", "by the end of the file's name"), *((form, form) for form in FORMATS)], required=False
+        choices=[("", "by the file's extension"), *((form, form) for form in FORMATS)], required=False
     )
     encoding = forms.ChoiceField(
         choices=[("", "UTF-8, or what the file's mark says"), *ENCODINGS.items()], required=False
@@ -62,7 +62,7 @@ class UploadForm(forms.Form):
     mapping = MappingField(
         required=False,
         label="Columns",
-        help_text="Where the file's columns are called otherwise: prompt=question, completion=answer.",
+        help_text="If the file's columns have other names: prompt=question, completion=answer.",
     )
     broken: Sequence[LineError] = ()
 
@@ -116,24 +116,26 @@ class RunForm(forms.Form):
         help_text="As many parameters as this rank everywhere. Empty: the analysis' own budget.",
     )
     start_values = forms.BooleanField(
-        required=False, initial=True, help_text="Begin with the analysis' start values, where it has them."
+        required=False, initial=True, help_text="Start from the start values of the analysis, if it has any."
     )
 
     prompts = PromptsField(
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "placeholder": "deadline: When must an incident be reported?"}),
-        help_text="One a line, as NAME: PROMPT. The base and each checkpoint answer them; the run's page shows it.",
+        help_text="One per line, as NAME: PROMPT. The base and each checkpoint answer them; the run's page shows it.",
     )
 
     priority = forms.IntegerField(
-        min_value=-100, max_value=100, initial=0, required=False, help_text="The highest in the queue is begun first."
+        min_value=-100, max_value=100, initial=0, required=False, help_text="The highest priority starts first."
     )
-    anyway = forms.BooleanField(required=False, help_text="Queue it although the preflight says that it will not fit.")
+    anyway = forms.BooleanField(
+        required=False, help_text="Queue it even if the preflight check says that it will not fit."
+    )
     many_adapters = forms.BooleanField(
-        required=False, initial=True, label="One of many on one base", help_text="For the adviser."
+        required=False, initial=True, label="One of many adapters on one base model", help_text="For the adviser."
     )
     keeps_general_skill = forms.BooleanField(
-        required=False, initial=True, label="General skill must stay", help_text="For the adviser."
+        required=False, initial=True, label="General skills must be kept", help_text="For the adviser."
     )
     least_latency = forms.BooleanField(required=False, label="Every millisecond counts", help_text="For the adviser.")
 
@@ -176,7 +178,7 @@ class RunForm(forms.Form):
         for name in ("dataset", "rank_analysis"):
             chosen = self.cleaned_data.get(name)
             if adapter and chosen and chosen.project_id != adapter.project_id:
-                self.add_error(name, f"{chosen} is of another project than the adapter.")
+                self.add_error(name, f"{chosen} belongs to another project than the adapter.")
         return self.cleaned_data
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -230,7 +232,7 @@ class WordsField(forms.CharField):
         try:
             return [self.number(word) for word in words] if self.number else words
         except ValueError:
-            raise forms.ValidationError("Give numbers parted by commas, as 2e-3, 4e-3.") from None
+            raise forms.ValidationError("Enter numbers separated by commas, such as 2e-3, 4e-3.") from None
 
 
 class AnalysisForm(forms.Form):
@@ -246,8 +248,8 @@ class AnalysisForm(forms.Form):
         min_value=0, max_value=512, required=False, help_text="0 may leave modules out. Empty: the preset's."
     )
     rank_max = forms.IntegerField(min_value=1, max_value=512, initial=32)
-    quantum = forms.IntegerField(min_value=1, max_value=64, initial=4, help_text="Ranks are multiples of it.")
-    samples = forms.IntegerField(min_value=2, max_value=100_000, initial=48, help_text="Sequences to look at.")
+    quantum = forms.IntegerField(min_value=1, max_value=64, initial=4, help_text="Ranks are multiples of this.")
+    samples = forms.IntegerField(min_value=2, max_value=100_000, initial=48, help_text="Sequences to analyse.")
 
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -260,7 +262,9 @@ class AnalysisForm(forms.Form):
             "power": forms.FloatField(required=False, help_text="f of the worth sum(sigma ** f)."),
             "probe_steps": forms.IntegerField(required=False, help_text="Training steps of each probe."),
             "probe_rates": WordsField(required=False, number=float, help_text="Learning rates to try: 2e-3, 4e-3."),
-            "target_modules": WordsField(required=False, help_text="Last names, as up_proj, down_proj. Empty: all."),
+            "target_modules": WordsField(
+                required=False, help_text="Last parts of the names, such as up_proj, down_proj. Empty: all."
+            ),
         }
 
     def main(self) -> list[forms.BoundField]:

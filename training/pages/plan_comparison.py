@@ -40,7 +40,7 @@ def require_alike(pair: Sequence[RankAnalysis]) -> None:
     if not all(each.plan for each in pair):
         raise Invalid("Compare two analyses that have a plan: one of these has none yet.", field="to")
     if pair[0].base_model_id != pair[1].base_model_id:
-        raise Invalid("These plans are of different base models: their modules are not the same.", field="to")
+        raise Invalid("These plans belong to different base models: their modules differ.", field="to")
 
 
 def differences(one: dict[str, int], other: dict[str, int]) -> list[dict[str, Any]]:

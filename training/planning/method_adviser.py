@@ -80,7 +80,7 @@ def memory(method: str, situation: Situation) -> Reason:
         return Reason("memory", 0, "No device is known: name its memory to see what fits.", "stated")
     verdict = situation.verdicts[method]
     points = {"fits": 1, "tight": 0, "will not fit": -9}[verdict]
-    text = f"It {verdict}." if verdict != "tight" else "It is tight: over nine tenths of the device."
+    text = f"It {verdict}." if verdict != "tight" else "It is tight: over 90 % of the device."
     return Reason("memory", points, text, "measured", excludes=verdict == "will not fit")
 
 
@@ -90,7 +90,7 @@ def capacity(method: str, situation: Situation) -> Reason:
         return Reason("capacity", 0, "The tokens of the data are not known.", "stated")
     room = situation.rank * situation.rank_parameters
     if method in WHOLE:
-        return Reason("capacity", 0, "All weights are trained: capacity is no limit.", "measured")
+        return Reason("capacity", 0, "All weights are trained: capacity is not a limit.", "measured")
     if room >= situation.targets:
         text = f"{room:,} parameters at rank {situation.rank} hold {situation.targets:,} completion tokens."
         return Reason("capacity", 1, text, "measured")
@@ -114,7 +114,7 @@ def data_size(method: str, situation: Situation) -> Reason:
     if situation.rows > LARGE_ROWS:
         points, text = (1 if method in WHOLE else 0), f"{size} are enough to move all weights."
     elif situation.rows < SMALL_ROWS:
-        points, text = (-2 if method in WHOLE else 1), f"{size} are few: all weights would learn them by heart."
+        points, text = (-2 if method in WHOLE else 1), f"{size} are few: all weights would memorise them."
     else:
         points, text = (-1 if method in WHOLE else 1), f"{size} suit an adapter."
     return Reason("dataset size", points, text, "rule of thumb")
@@ -145,7 +145,7 @@ def serving(method: str, situation: Situation) -> Reason:
         "full": (-2, "A whole model: becomes a LoRA with an error, or has a cluster of its own."),
     }
     if not situation.many_adapters:
-        return Reason("shared serving", 0, "One model alone: a cluster of its own is no loss.", "stated")
+        return Reason("shared serving", 0, "It is served alone: a cluster of its own costs nothing extra.", "stated")
     return Reason("shared serving", words[method][0], words[method][1], "stated")
 
 
@@ -154,7 +154,7 @@ def forgetting(method: str, situation: Situation) -> Reason:
     if not situation.keeps_general_skill:
         return Reason("forgetting", 0, "General skill may be lost.", "stated")
     if method in WHOLE:
-        return Reason("forgetting", -2, "All weights move: what the base knew is at risk.", "rule of thumb")
+        return Reason("forgetting", -2, "All weights change: what the base model knew is at risk.", "rule of thumb")
     return Reason("forgetting", 1, "The base stays as it is; an update of low rank forgets less.", "rule of thumb")
 
 

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def convert(source: Path, output: Path) -> None:
     """Write the converted model atomically. Raises Unsupported, and FileExistsError when `output` exists."""
     if output.exists():
-        raise FileExistsError(f"{output} exists already; remove it, or name another folder.")
+        raise FileExistsError(f"{output} already exists: remove it, or name another folder.")
     if not source.is_file():
         raise Unsupported("There is no such file.")
     part = output.with_name(output.name + ".part")
@@ -83,7 +83,7 @@ def open_gguf(source: Path) -> GGUFReader:
     try:
         return GGUFReader(source)
     except (ValueError, IndexError) as error:
-        raise Unsupported(f"This is no GGUF file: {error}.") from None
+        raise Unsupported(f"This is not a GGUF file: {error}.") from None
 
 
 def config_of(reader: GGUFReader) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def check_plan(run: Run, linear_modules: Iterable[str]) -> None:
         raise BadInput(f"target_modules: the base model has no linear module {unknown[0]}.")
     for field, pattern in (("rank_pattern", run.rank_pattern), ("alpha_pattern", run.alpha_pattern)):
         if unknown := sorted(set(pattern) - set(targets)):
-            raise BadInput(f"{field}: {unknown[0]!r} is not ^ and the escaped full name of a target module.")
+            raise BadInput(f"{field}: {unknown[0]!r} is not ^ followed by the escaped full name of a target module.")
     check_scale(run, targets)
 
 
@@ -38,5 +38,5 @@ def check_scale(run: Run, keys: Iterable[str]) -> None:
         module_scale = run.alpha_pattern.get(key, run.lora_alpha) / rank if rank else 0.0
         if abs(module_scale - scale) > 1e-9 * scale:
             raise BadInput(
-                f"alpha_pattern: alpha / r of {key} is {module_scale:g}, elsewhere {scale:g}; it must be one."
+                f"alpha_pattern: alpha / r of {key} is {module_scale:g}, elsewhere {scale:g}; it must be one value."
             )

@@ -145,7 +145,7 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {error}.") from None
     if not isinstance(record, dict):
-        raise BadInput(f"{path} is no JSON object.")
+        raise BadInput(f"{path} is not a JSON object.")
     return record
 
 

@@ -70,11 +70,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--probe-rates", type=rates, default=presets.PROBE_RATES, help="learning rates to try: 2e-3,4e-3"
     )
-    parser.add_argument("--target-modules", type=words_of, help="last names of modules, as q_proj,v_proj; else all")
+    parser.add_argument(
+        "--target-modules", type=words_of, help="last parts of module names, such as q_proj,v_proj; all by default"
+    )
     parser.add_argument("--scale", type=float, default=2.0, help="alpha / r of every module")
     parser.add_argument("--events", type=Path, help="append progress as JSON lines")
     parser.add_argument("--heat-map", type=Path, help="write the plan as a picture: an .svg")
-    parser.add_argument("--out", type=Path, required=True, help="plan.json; start values for A stand beside it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="plan.json; the start values for A are written beside it"
+    )
     return parser.parse_args(arguments)
 
 
@@ -85,7 +89,7 @@ def rates(text: str) -> tuple[float, ...]:
     except ValueError:
         parsed = ()
     if not parsed or not all(0 < rate < 1 for rate in parsed):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of learning rates between 0 and 1, as 2e-3,4e-3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of learning rates between 0 and 1 such as 2e-3,4e-3")
     return parsed
 
 
@@ -115,7 +119,7 @@ def require_places(options: argparse.Namespace) -> None:
         if path and not path.parent.is_dir():
             raise BadInput(f"{flag}: the folder {path.parent} does not exist; make it, or name another.")
     if options.heat_map and options.heat_map.suffix != ".svg":
-        raise BadInput(f"--heat-map: {options.heat_map.name} must end in .svg: that is what is written.")
+        raise BadInput(f"--heat-map: {options.heat_map.name} must end in .svg, the only format that is written.")
 
 
 def is_first_process() -> bool:

@@ -106,7 +106,7 @@ def linear_modules(model: nn.Module, wanted: Sequence[str] | None = None) -> dic
             "model that is built of linear modules."
         )
     if wanted is not None and not wanted:
-        raise NoLinearModules("target_modules is empty: name a module at least, or leave it out to take all.")
+        raise NoLinearModules("target_modules is empty: name at least one module, or leave it out to adapt all.")
     last_names = {name.rsplit(".", 1)[-1] for name in linear}
     for name in wanted or ():
         if name not in last_names:

@@ -94,7 +94,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Update], dict[str, Any]]:
         config = json.loads((folder / "adapter_config.json").read_bytes())
         weights = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(f"--adapter: {folder} is no PEFT adapter: {error}") from None
+        raise BadInput(f"--adapter: {folder} is not a PEFT adapter: {error}") from None
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise BadInput("--adapter: only a plain LoRA adapter can be compressed; convert this one to LoRA first.")
     factors: dict[str, dict[str, Tensor]] = {}
@@ -167,9 +167,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace, events: Events) -> None:
     """Compress the adapter, measure it if a model is named, and write both files. Raises BadInput."""
     if options.out.exists():
-        raise BadInput(f"--out: {options.out} exists already; remove it, or name another folder.")
+        raise BadInput(f"--out: {options.out} already exists: remove it, or name another folder.")
     if bool(options.model) != bool(options.data):
-        raise BadInput("--data: the loss needs both --model and --data; give both or none.")
+        raise BadInput("--data: the loss needs both --model and --data: give both or neither.")
     updates, config = read_adapter(options.adapter)
     # No module can keep more directions than it has.
     highest = min(options.rank_max, max(len(update.values) for update in updates.values()))

@@ -43,6 +43,6 @@ class AnalysisConfig:
         if not self.scale > 0:
             raise BadSettings("scale", f"scale is {self.scale}; alpha / r must be above 0.")
         if not self.probe_rates:
-            raise BadSettings("probe_rates", "probe_rates is empty; name a learning rate at least.")
+            raise BadSettings("probe_rates", "probe_rates is empty: name at least one learning rate.")
         names = ("sensitivity", "divergence", "direction", "objective", "init", "kinds", "power", "rank_min")
         return settings_of(self.preset, **{name: getattr(self, name) for name in names})

@@ -65,7 +65,7 @@ def settings_of(preset: str, **chosen: Any) -> Settings:
     known = {field.name for field in fields(Settings)}
     for name, value in overrides.items():
         if name not in known:
-            raise BadSettings(name, f"{name} is no setting of an analysis.")
+            raise BadSettings(name, f"{name} is not a setting of an analysis.")
         if name in CHOICES and value not in CHOICES[name]:
             raise BadSettings(name, f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
     if preset == "uniform" and set(overrides) - {"rank_min"}:

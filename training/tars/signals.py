@@ -25,7 +25,7 @@ class LossNotFinite(ValueError):
     """The model's loss on the sample is NaN or infinite."""
 
     def __init__(self) -> None:
-        super().__init__("The loss is not finite: the base model or its dtype is broken, or a row holds no real text.")
+        super().__init__("The loss is not finite: the base model or its dtype is broken, or a row has no real text.")
 
 
 @dataclass

@@ -32,7 +32,7 @@ ASK_S = 1.0
 REPORT_S = 60.0
 # Events of earlier attempts that are stored again after a restart; storing them is idempotent.
 KEPT = ("metrics", "evaluation", "answers")
-SILENT: Event = {"code": "internal", "message": "The process ended without a word; its log is kept."}
+SILENT: Event = {"code": "internal", "message": "The process ended without a message; see its log."}
 log = logging.getLogger(__name__)
 
 
@@ -146,7 +146,7 @@ def database_may_be_away() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        log.warning("The database does not answer: %s", error)
+        log.warning("The database does not respond: %s", error)
         # The connection would stay broken when the database is back.
         close_old_connections()
 

@@ -18,7 +18,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the dry run and the grace time."""
         parser.add_argument("--dry-run", action="store_true", help="name them only")
-        parser.add_argument("--grace-hours", type=float, default=24, help="how long an artifact may wait for its row")
+        parser.add_argument(
+            "--grace-hours", type=float, default=24, help="how long an unreferenced artifact is kept, in hours"
+        )
 
     def handle(self, *args: Any, dry_run: bool, grace_hours: float, **options: Any) -> None:
         """Delete the artifacts and print their digests."""

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         if record is None:
             raise CommandError(f"There is no alias {alias!r}.")
         if folder.exists():
-            raise CommandError(f"{folder} exists: name a new folder.")
+            raise CommandError(f"{folder} exists already: name a new folder.")
         folder.mkdir(parents=True)
         try:
             write_bundle(record, folder)

@@ -28,7 +28,7 @@ class Command(BaseCommand):
         if record is None:
             raise CommandError(f"There is no version {version!r} that is ready.")
         if folder.exists():
-            raise CommandError(f"{folder} exists: name a new folder.")
+            raise CommandError(f"{folder} exists already: name a new folder.")
         try:
             self.stdout.write(str(write_signed(record, folder, key)))
         except (DomainError, ArtifactError) as error:

@@ -12,12 +12,12 @@ from registry.serving.slot_memory import MIB, require_memory
 class Command(BaseCommand):
     """Compare the memory of a cluster's slots with a replica's."""
 
-    help = "Tell what the cluster's adapter slots take of a replica's memory, and fail when it is too little."
+    help = "Print the memory that a cluster's adapter slots take on a replica, and fail if there is too little."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the cluster, the memory and the number type."""
         parser.add_argument("cluster")
-        parser.add_argument("--memory-mib", type=int, required=True, help="what is left for adapters")
+        parser.add_argument("--memory-mib", type=int, required=True, help="memory available for adapters, in MiB")
         parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=2, help="2 = bfloat16, 4 = float32")
 
     def handle(self, *, cluster: str, memory_mib: int, number_bytes: int, **_: Any) -> None:

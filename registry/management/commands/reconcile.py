@@ -12,11 +12,11 @@ from registry.serving.reconciler import reconcile
 class Command(BaseCommand):
     """Run the control loop."""
 
-    help = "Make every replica hold what is wanted."
+    help = "Load the desired versions on every replica and unload the others."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the endless loop."""
-        parser.add_argument("--loop", action="store_true", help="go on until stopped")
+        parser.add_argument("--loop", action="store_true", help="repeat until stopped")
 
     def handle(self, *, loop: bool, **_: Any) -> None:
         """Reconcile once, or until the process is stopped."""

@@ -11,7 +11,7 @@ from registry.uploads.verification import sign_unsigned
 class Command(BaseCommand):
     """Sign the versions that have no signature."""
 
-    help = "Read the files of every unsigned ready version, and sign those whose numbers and digest hold."
+    help = "Check the files of every unsigned ready version and sign the intact ones."
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check and sign each version, and print the result."""

@@ -106,7 +106,7 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
         if field not in body:
             raise missing_field(field, len(body))
         if not isinstance(body[field], str):
-            raise ApiError(400, "Bad Request", f"'{field}' must be a text.", f"body.{field}")
+            raise ApiError(400, "Bad Request", f"'{field}' must be a string.", f"body.{field}")
     return body
 
 

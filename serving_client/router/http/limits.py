@@ -30,7 +30,9 @@ class RateLimits:
         wait_ms = await self._shared(project, limit)
         wait_s = wait_ms / 1000 if wait_ms is not None else self._alone(project, limit)
         if wait_s:
-            message = f"The project {project} may send {limit.per_s:g} requests a second: wait, or raise its limit."
+            message = (
+                f"The project {project} may send {limit.per_s:g} requests a second: slow down, or raise its limit."
+            )
             raise Refusal(429, "rate_limited", message, retry_after_s=math.ceil(wait_s))
 
     async def _shared(self, project: str, limit: RateLimit) -> int | None:

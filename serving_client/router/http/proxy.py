@@ -107,7 +107,7 @@ class Proxy:
         with self.metrics.load_wait.time():
             table = await self.cold.wait(version, lambda: is_current(self.table(), target))
         if table is None and not is_current(self.table(), target):
-            raise Refusal(503, "alias_moved", f"{target.alias} was moved meanwhile: try again.", retry_after_s=1)
+            raise Refusal(503, "alias_moved", f"{target.alias} was moved in the meantime: try again.", retry_after_s=1)
         if table is None:
             raise Refusal(504, "load_timeout", f"{version} is not loaded yet: try again.", retry_after_s=5)
         return table.versions[version]

@@ -20,19 +20,23 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "adapterhub_requests",
-            "Requests; without a version those refused before.",
+            "Requests; without a version: those refused before one was chosen.",
             (*LABELS, "status"),
             registry=self.registry,
         )
         self.first_byte = Histogram(
-            "adapterhub_first_byte_seconds", "Until the first byte.", LABELS, buckets=BUCKETS, registry=self.registry
+            "adapterhub_first_byte_seconds",
+            "Time until the first byte.",
+            LABELS,
+            buckets=BUCKETS,
+            registry=self.registry,
         )
         self.total = Histogram(
-            "adapterhub_request_seconds", "Until the last byte.", LABELS, buckets=BUCKETS, registry=self.registry
+            "adapterhub_request_seconds", "Time until the last byte.", LABELS, buckets=BUCKETS, registry=self.registry
         )
         self.inter_token = Histogram(
             "adapterhub_inter_token_seconds",
-            "Mean between two tokens of a stream.",
+            "Mean time between two tokens of a stream.",
             LABELS,
             buckets=TOKEN_BUCKETS,
             registry=self.registry,
@@ -42,17 +46,17 @@ class Metrics:
         )
         self.cache = Counter("adapterhub_cache", "Answers by X-Cache.", (*LABELS, "result"), registry=self.registry)
         self.in_flight = Gauge(
-            "adapterhub_in_flight", "Requests that a replica works on.", ("replica",), registry=self.registry
+            "adapterhub_in_flight", "Requests in progress on a replica.", ("replica",), registry=self.registry
         )
         self.open = Gauge(
-            "adapterhub_replicas_failing", "Replicas that are asked last, as they failed.", registry=self.registry
+            "adapterhub_replicas_failing", "Replicas that are tried last because they failed.", registry=self.registry
         )
         self.waiting = Gauge(
             "adapterhub_waiting_for_load", "Requests that wait for a cold version.", registry=self.registry
         )
         self.load_wait = Histogram(
             "adapterhub_load_wait_seconds",
-            "Of requests for a cold version, until a replica held it or the deadline.",
+            "Time that requests for a cold version waited until it was loaded, or until the deadline.",
             buckets=BUCKETS,
             registry=self.registry,
         )

@@ -24,7 +24,7 @@ EMBEDDINGS, LACKS_VERSION = "/v1/embeddings", b"does not exist"
 AT_ONCE_BYTES = 2**18
 # The request itself may have killed the replica that broke off: retry it on one more replica, not on all.
 MOST_BROKEN = 2
-NOBODY = ("no_replica_answers", "No replica answers for this version: try again.")
+NOBODY = ("no_replica_answers", "No replica responds for this version: try again.")
 BROKE_OFF = ("replica_broke_off", "The replica broke off its answer.")
 
 
@@ -88,7 +88,7 @@ class Upstream:
                 try:
                     self._judge(url, reply.response.status)
                     if path == EMBEDDINGS and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
-                        raise Refusal(404, "no_embeddings", "The engine of this version gives no embeddings.")
+                        raise Refusal(404, "no_embeddings", "The engine of this version does not support embeddings.")
                     if reply.response.status in TRY_ANOTHER:
                         continue
                     if reply.response.status >= 500:
@@ -147,5 +147,5 @@ def verdict(error: Exception) -> Exception:
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return NotReached()
     if isinstance(error, TimeoutError):
-        return Refusal(504, "replica_too_slow", "The replica gave no answer in time.", retry_after_s=5)
+        return Refusal(504, "replica_too_slow", "The replica did not respond in time.", retry_after_s=5)
     return BrokeOff()

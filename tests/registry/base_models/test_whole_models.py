@@ -86,7 +86,7 @@ def test_what_cannot_be_made_is_said(ci: str, line_of_work: Adapter, alice: User
     check_base_model(model.pk)
     model.refresh_from_db()
     assert model.status == "rejected"
-    assert "cannot be made" in model.message
+    assert "cannot be created" in model.message
     assert not model.folder.exists()
 
 

@@ -108,7 +108,7 @@ def test_silence_does_not_save_a_candidate_that_was_bad() -> None:
 def test_a_wrong_split_pauses_a_rollout_that_looks_good() -> None:
     analysis = judged(both(0.02, 0.02), exposures=[Exposure(6000, 4000, 0.5)])
     assert analysis.action is Action.PAUSE
-    assert "do not get the users" in analysis.reasons[0]
+    assert "do not get the share of users" in analysis.reasons[0]
     assert judged(both(0.02, 0.02), exposures=[Exposure(5010, 4990, 0.5)]).action is Action.PROMOTE
 
 

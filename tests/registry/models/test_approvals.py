@@ -247,7 +247,7 @@ def test_an_approval_lapses_when_the_version_is_evaluated_again(
 
 
 def test_a_signature_is_about_what_was_seen(approval: Approval, dana: User) -> None:
-    with pytest.raises(Conflict, match="other evidence"):
+    with pytest.raises(Conflict, match="evidence of this request has changed"):
         approval.approve(reason="old page", by=dana.as_actor(), seen="0" * 64)
 
 
@@ -269,7 +269,7 @@ def test_a_broken_glass_must_be_reviewed(rollout: Rollout, approval: Approval, o
     approval.break_glass(reason="Production gives wrong advice.", by=olga.as_actor())
     rollout.promote(reason="emergency", by=olga.as_actor())
     Approval.objects.update(review_due_at=approval.created_at - REVIEW_WITHIN)
-    with pytest.raises(Conflict, match="waits for its review"):
+    with pytest.raises(Conflict, match="waiting for its review"):
         rollout.alias.request_policy({}, reason="next", by=olga.as_actor())
     with pytest.raises(NotAllowed):
         approval.review(reason="by myself", by=olga.as_actor())

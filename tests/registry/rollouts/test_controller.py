@@ -103,7 +103,7 @@ def test_a_wrong_split_pauses(rollout: Rollout) -> None:
     RolloutUnit.objects.bulk_create(units)
     judge_and_act(rollout, now())
     assert rollout.status == "paused"
-    assert "users that their weights promise" in last_event(rollout).reason
+    assert "users that their weights say" in last_event(rollout).reason
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_an_outage_that_moves_the_control_too_only_pauses(rollout: Rollout) -> N
 
 
 def test_a_weight_that_leaves_no_control_is_refused(rollout: Rollout, alice: User) -> None:
-    with pytest.raises(Invalid, match="no control of equal size"):
+    with pytest.raises(Invalid, match="no control group of equal size"):
         rollout.set_weight(60, reason="faster", by=alice.as_actor())
 
 

@@ -52,7 +52,7 @@ def test_bfloat16_is_read_too(tmp_path: Path) -> None:
     from safetensors.torch import save_file as save_torch
 
     name = f"base_model.model.{module_name(0, 'q_proj')}.lora_B.weight"
-    for value, fault in ((1.0, ""), (float("nan"), name), (float("inf"), name), (0.0, "Every B is zero")):
+    for value, fault in ((1.0, ""), (float("nan"), name), (float("inf"), name), (0.0, "Every B matrix is zero")):
         save_torch({name: torch.full((16, 4), value, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
         assert fault_in(tmp_path / WEIGHTS).startswith(fault)
 
@@ -170,7 +170,7 @@ def test_a_pickle_is_not_opened_to_fold_it(adapter: Adapter, tmp_path: Path) -> 
 @pytest.mark.threat("E9")
 def test_a_signature_is_of_one_version(version: AdapterVersion, candidate: AdapterVersion, tmp_path: Path) -> None:
     version.signature = candidate.signature
-    with pytest.raises(ArtifactError, match="something else"):
+    with pytest.raises(ArtifactError, match="other content"):
         version.fetch(tmp_path / "out")
     version.signature = "{}"
     with pytest.raises(ArtifactError, match="cannot be read"):

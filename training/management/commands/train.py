@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the file and the user who asks for the run."""
         parser.add_argument("file", type=Path)
-        parser.add_argument("--user", required=True, help="Who asks for it; the audit trail names them.")
+        parser.add_argument("--user", required=True, help="The user who requests it; recorded in the audit trail.")
 
     def handle(self, *args: Any, file: Path, user: str, **options: Any) -> None:
         """Queue the run and print its id. Raises CommandError."""
@@ -32,7 +32,9 @@ class Command(BaseCommand):
         person = User.objects.filter(username=user).first()
         project = Project.objects.filter(slug=body["project"], archived_at=None).first()
         if person is None or project is None:
-            raise CommandError(f"There is no user {user!r}." if person is None else "project: there is no such one.")
+            raise CommandError(
+                f"There is no user {user!r}." if person is None else "project: there is no such project."
+            )
         if not may_train(person, project):
             raise CommandError(f"--user {user}: this needs scope 'train' in project {project}.")
         try:

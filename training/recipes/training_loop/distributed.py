@@ -22,7 +22,7 @@ def join(run: Run, events: RunEvents) -> PartialState:
         end_with_launcher()
     state = PartialState(cpu=not on_gpu())
     if state.num_processes != run.devices:
-        raise BadInput(f"devices: the run wants {run.devices} processes, {state.num_processes} were launched.")
+        raise BadInput(f"devices: the run wants {run.devices} processes, but {state.num_processes} were launched.")
     events.silent = not state.is_main_process
     return state
 

@@ -60,7 +60,7 @@ def from_file(model: Any, path: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise BadInput(f"init: {path} cannot be read: {error}") from None
     if not known:
-        raise BadInput(f"init: {path.name} has start values for none of the adapted modules.")
+        raise BadInput(f"init: {path.name} has no start values for any of the adapted modules.")
     return model
 
 

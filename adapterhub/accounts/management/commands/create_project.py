@@ -21,7 +21,7 @@ class Command(BaseCommand):
         """Declare the project's slug and name, and its admin."""
         parser.add_argument("slug")
         parser.add_argument("--name")
-        parser.add_argument("--admin", help="user name of its admin")
+        parser.add_argument("--admin", help="user name of the project's admin")
 
     @transaction.atomic
     def handle(self, *, slug: str, name: str | None, admin: str | None, **_: Any) -> str:
@@ -32,6 +32,8 @@ class Command(BaseCommand):
         if admin:
             user = User.objects.filter(username=admin).first()
             if user is None:
-                raise CommandError(f"--admin {admin!r}: there is no such user; `manage.py createsuperuser` makes one.")
+                raise CommandError(
+                    f"--admin {admin!r}: there is no such user; create one with `manage.py createsuperuser`."
+                )
             memberships.grant(project, user, Membership.Role.ADMIN, by=system("command"))
         return project.slug

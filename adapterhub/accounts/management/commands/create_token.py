@@ -24,7 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--scope", action="append", required=True, choices=Scope.values)
 
         parser.add_argument(
-            "--days", type=int, default=tokens.DAYS, help=f"how long it lives, to {tokens.LONGEST_DAYS}"
+            "--days", type=int, default=tokens.DAYS, help=f"lifetime in days, at most {tokens.LONGEST_DAYS}"
         )
 
     def handle(self, *, name: str, project: str, scope: list[str], days: int, **_: Any) -> str:

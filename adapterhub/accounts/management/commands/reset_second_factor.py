@@ -12,7 +12,7 @@ from adapterhub.core.actor import system
 class Command(BaseCommand):
     """Remove a user's second factor."""
 
-    help = "Take a person's second factor away; the trail keeps that it was done and why."
+    help = "Remove a user's second factor; the audit trail records it with the reason."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the user's name and the reason."""
@@ -23,5 +23,5 @@ class Command(BaseCommand):
         """Remove the second factor and record the reason."""
         factor = SecondFactor.objects.filter(user__username=name).select_related("user").first()
         if factor is None:
-            raise CommandError(f"{name!r} has no second factor: look at the name again.")
+            raise CommandError(f"{name!r} has no second factor: check the name.")
         second_factor.disable(factor.user, by=system("command"), reason=reason)

@@ -10,7 +10,7 @@ from adapterhub.audit import access_log, checkpoints
 class Command(BaseCommand):
     """Sign the heads of the audit chains."""
 
-    help = "Sign the head of every audit chain and keep it outside the database."
+    help = "Sign the head of every audit chain and store it outside the database."
 
     def handle(self, **_: Any) -> None:
         """Seal the waiting events, then write a checkpoint of every chain."""

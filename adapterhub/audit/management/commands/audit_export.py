@@ -26,7 +26,7 @@ class Command(BaseCommand):
         if owner is None:
             raise CommandError(f"PROJECT {project!r}: there is no such project.")
         if folder.exists():
-            raise CommandError(f"FOLDER {folder} exists: name a new one.")
+            raise CommandError(f"FOLDER {folder} exists already: name a new folder.")
         access_log.seal()
         checkpoints.write(owner)
         write_bundle(owner, folder)

@@ -17,7 +17,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the folder of checkpoints and their public key."""
-        parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints that was kept outside")
+        parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints stored outside the database")
         parser.add_argument("--public-key", type=Path, help="the key they were signed with; needed with --checkpoints")
 
     def handle(self, *, checkpoints: Path | None, public_key: Path | None, **_: Any) -> None:
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         outside = self.read(checkpoints, public_key) if checkpoints else []
         broken = sum(self.report(project, outside) for project in [None, *project_model().objects.all()])
         if broken:
-            raise CommandError(f"{broken} events do not hold: compare with a backup or an export made earlier.")
+            raise CommandError(f"{broken} events are not intact: compare them with a backup or an earlier export.")
 
     def read(self, folder: Path, public_key: Path | None) -> list[Checkpoint]:
         """Read the checkpoints that were kept outside. Raises CommandError."""

@@ -28,7 +28,7 @@ from serving_client.exceptions import (
 # Statuses of a replica that is overloaded, starting, or unreachable behind a proxy: the adapter is not the cause.
 NOT_THE_ADAPTER = {429, 502, 503, 504}
 # Idle connections kept to one replica, for callers with several threads.
-KEPT = 10
+POOL_SIZE = 10
 
 
 @functools.cache
@@ -65,7 +65,7 @@ class EngineClient:
         self.url = base_url.rstrip("/")
         # Not httpx, whose calls take four times the CPU: the control loop asks a thousand replicas.
         secure = {"ssl_context": tls()} if self.url.startswith("https:") else {}
-        self._pool = urllib3.connection_from_url(self.url, maxsize=KEPT, timeout=timeout_s, **secure)
+        self._pool = urllib3.connection_from_url(self.url, maxsize=POOL_SIZE, timeout=timeout_s, **secure)
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from tests.conftest import EVERY_TEST
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("test", "test-slow", "test-vllm")
-KEPT = 0.9
+LEAST_SHARE = 0.9
 
 
 def marker_expression(command: str) -> Expression:
@@ -42,4 +42,4 @@ def test_make_test_keeps_nearly_all(pytestconfig: pytest.Config) -> None:
         pytest.skip("only a part of the tests was collected")
     counted = [item for item in collected if "vllm" not in item.keywords]
     fast = [item for item in counted if commands_of(item) == ["test"]]
-    assert len(fast) >= KEPT * len(counted)
+    assert len(fast) >= LEAST_SHARE * len(counted)

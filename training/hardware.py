@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
-ASKED = "index,name,memory.total,memory.free"
+QUERIED = "index,name,memory.total,memory.free"
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
@@ -43,7 +43,7 @@ def gpus(disk: int) -> list[DetectedDevice]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"]
+    command = [program, f"--query-gpu={QUERIED}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - argv list
     return parsed(answer.stdout, disk) if answer.returncode == 0 else []
 

@@ -15,7 +15,7 @@ from serving_client import telemetry
 
 # Anchors of regular-expression routes, removed from the route in a span's name.
 ANCHORS = str.maketrans("", "", "^$")
-GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:

@@ -9,10 +9,10 @@ from django.db.models.functions import Now
 
 from adapterhub.api.models import IdempotentRequest
 
-KEPT_FOR = timedelta(hours=24)
+STORED_FOR = timedelta(hours=24)
 
 
 @shared_task
 def drop_old_answers() -> None:
     """Delete idempotency keys and their encrypted answers after 24 hours: retries come within minutes."""
-    IdempotentRequest.objects.filter(created_at__lt=Now() - KEPT_FOR).delete()
+    IdempotentRequest.objects.filter(created_at__lt=Now() - STORED_FOR).delete()

@@ -13,7 +13,7 @@ from django.utils.timezone import now
 
 from adapterhub.artifacts import FolderStore, S3Store, open_store
 
-KEPT_FOR = timedelta(days=3653)
+LOCKED_FOR = timedelta(days=3653)
 
 
 def keep(path: str, data: bytes) -> None:
@@ -53,4 +53,4 @@ def lock_of(store: S3Store) -> dict[str, Any]:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.FORBIDDEN:
             raise
         return {}
-    return {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": now() + KEPT_FOR}
+    return {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": now() + LOCKED_FOR}

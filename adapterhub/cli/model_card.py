@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 Json = dict[str, Any]
-SHOWN = {"loss_before": "Held-out loss of the base, nats a token", "loss_after": "Held-out loss of this version"}
+METRIC_NAMES = {"loss_before": "Held-out loss of the base, nats a token", "loss_after": "Held-out loss of this version"}
 
 
 def card(version: Json, dossier: Json, evaluations: list[Json]) -> str:
@@ -64,7 +64,7 @@ def ranks_of(ranks: dict[str, int]) -> str:
 
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
     """Return what was measured of the version, by the name that the card shows."""
-    rows: Json = {name: metrics[key] for key, name in SHOWN.items() if metrics.get(key) is not None}
+    rows: Json = {name: metrics[key] for key, name in METRIC_NAMES.items() if metrics.get(key) is not None}
     for evaluation in evaluations:
         for other, change in ((evaluation.get("metrics") or {}).get("differences") or {}).items():
             beside = evaluation["against"] if other == "against" else "the base"

@@ -17,7 +17,7 @@ from adapterhub.client.sending import ATTEMPTS, arguments, content, headers, opt
 from adapterhub.client.shapes import Json
 
 T = TypeVar("T")
-LOOK_S = 1.0
+POLL_S = 1.0
 
 
 class Client:
@@ -67,7 +67,7 @@ class Client:
             yield self.send(call)
             if time.monotonic() >= deadline:
                 raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It continues on the server.")
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
 
 class AsyncClient:
@@ -120,4 +120,4 @@ class AsyncClient:
             yield await self.send(call)
             if time.monotonic() >= deadline:
                 raise TimedOut(f"{call.path} did not end within {timeout_s:.0f} s. It continues on the server.")
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)

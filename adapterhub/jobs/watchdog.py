@@ -15,7 +15,7 @@ import redis
 from celery.worker import state
 from django.conf import settings
 
-LOOK_S, DEAF_S = 5.0, 60.0
+CHECK_EVERY_S, DEAF_S = 5.0, 60.0
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +34,7 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """End the process when messages wait and none is taken."""
         while not self.is_deaf():
-            time.sleep(LOOK_S)
+            time.sleep(CHECK_EVERY_S)
         log.critical("Messages wait, and none was taken for %d s: this worker ends, to be started again.", DEAF_S)
         os._exit(os.EX_TEMPFAIL)
 

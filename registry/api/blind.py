@@ -17,7 +17,7 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid, NotAllowed
 from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion, BlindTest
-from registry.playground.blind_tests import ask_blindly, face
+from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for
 
 MOST_PROMPTS = 8
@@ -52,10 +52,10 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
         model = BlindTest
         fields = ["id", "adapter", "versions", "prompt", "answers", "votes", "asked_by", "created_at"]
 
-    def face(self, test: BlindTest) -> dict[str, Any]:
+    def view_of(self, test: BlindTest) -> dict[str, Any]:
         """Return the test as the caller may see it; a token hides what its person may not know before their vote."""
         user = actor_of(self.context["request"]).user
-        return face(test, user.pk if user else None, self.may_vote(test))
+        return view_of(test, user.pk if user else None, self.may_vote(test))
 
     def may_vote(self, test: BlindTest) -> bool:
         """Return True for a token, or a person with scope infer in the test's project; cached for each project."""
@@ -70,7 +70,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
     @extend_schema_field(BlindAnswerSerializer(many=True))
     def get_answers(self, test: BlindTest) -> list[dict[str, Any]]:
         """Return the answers, without their versions while the caller may still vote."""
-        visible = self.face(test)
+        visible = self.view_of(test)
         return [
             {"letter": each["letter"], "text": each["text"], "number": None if visible["is_open"] else each["number"]}
             for each in visible["answers"]
@@ -79,7 +79,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
     @extend_schema_field(PreferenceSerializer(many=True))
     def get_votes(self, test: BlindTest) -> list[dict[str, Any]]:
         """Return the votes by version."""
-        votes: list[dict[str, Any]] = self.face(test)["votes"]
+        votes: list[dict[str, Any]] = self.view_of(test)["votes"]
         return votes
 
 

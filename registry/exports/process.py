@@ -23,7 +23,7 @@ from registry.exports.peft_equivalence import check_export, check_merged, logits
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PREFIX = "base_model.model."
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-KEPT = ("base_model_name_or_path", "task_type", "revision")
+COPIED_FIELDS = ("base_model_name_or_path", "task_type", "revision")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -117,7 +117,7 @@ def modules_of(tensors: Tensors) -> list[str]:
 def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[str, Any]:
     """Return a configuration that every engine interprets alike, with alpha = r."""
     return {
-        **{key: config[key] for key in KEPT if config.get(key)},
+        **{key: config[key] for key in COPIED_FIELDS if config.get(key)},
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": rank,

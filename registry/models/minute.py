@@ -22,7 +22,7 @@ from serving_client.protocol import MeasuredAnswer
 Measured = tuple[Rollout, str, datetime, str, float | None]
 UnitKey = tuple[Any, str, str]  # rollout's key, unit, arm
 BASELINE_HOURS, BASELINE_ANSWERS = 1, 1000
-TOLD = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
+MEASURED_FIELDS = ("status", "ttft_ms", "total_ms", "prompt_tokens", "completion_tokens")
 
 
 class RolloutMinute(models.Model):
@@ -91,7 +91,7 @@ class RolloutMinute(models.Model):
         if rollout.minutes.filter(arm=Arm.BASELINE).exists():
             return
         for answer in rollout.answers_before(BASELINE_HOURS)[:BASELINE_ANSWERS]:
-            values = of_report(MeasuredAnswer(**{name: getattr(answer, name) for name in TOLD}))
+            values = of_report(MeasuredAnswer(**{name: getattr(answer, name) for name in MEASURED_FIELDS}))
             cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in values.items())
 
     def as_minute(self, arm: Arm) -> Minute:

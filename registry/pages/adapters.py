@@ -24,7 +24,7 @@ from registry.models.adapter import VersionStatus
 from registry.pages.forms import PromoteForm, cleaned
 from registry.pages.lineage_graph import ancestry
 
-PAGE, TOLD, COMPARED, DRAWN = 50, 20, 12, 8
+PAGE, EVENTS, COMPARED, DRAWN = 50, 20, 12, 8
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
 VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
 
@@ -50,7 +50,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     newest = viewed.versions.select_related("adapter").defer("config", "ranks").prefetch_related("aliases")[:DRAWN]
     context = {
         "adapter": viewed,
-        "events": history(viewed)[:TOLD],
+        "events": history(viewed)[:EVENTS],
         "ancestry": ancestry(newest),
         "traffic": traffic(viewed),
         **listing.context(PAGE),

@@ -87,7 +87,7 @@ def render_comparison(
         "problem": problem,
         "may_infer": Scope.INFER in scopes,
         "tests": [
-            face(test, request.user.pk, Scope.INFER in scopes)
+            view_of(test, request.user.pk, Scope.INFER in scopes)
             for test in about.select_related("asked_by").prefetch_related("votes")[:TESTS]
         ],
         "tally": tally(numbers, BlindVote.objects.filter(test__in=about).values_list("preferred", flat=True)),

@@ -34,7 +34,7 @@ URGENT = {
     Action.ROLL_BACK: "It rolls back within seconds: everybody gets the stable version.",
     Action.PAUSE: "It pauses within seconds: everybody gets the stable version until somebody resumes it.",
 }
-SAYS = {
+SENTENCES = {
     Action.ROLL_BACK: "The candidate is worse than a guardrail allows.",
     Action.PAUSE: "Somebody has to decide.",
     Action.WAIT: "Not every verdict is good yet.",
@@ -49,7 +49,7 @@ def summary(rollout: Rollout, at: datetime) -> dict[str, Any]:
     analysis = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
     return {
         "next": what_next(rollout, at, analysis),
-        "numbers": [SAYS[analysis.action], *analysis.reasons] if analysis else [],
+        "numbers": [SENTENCES[analysis.action], *analysis.reasons] if analysis else [],
         "metrics": [tile(one, rows, len(rollout.guardrails)) for one in analysis.findings] if analysis else [],
         "ramp": ramp(rollout, at) if rollout.opened_at else "",
         "rails": [promise(guardrail(raw)) for raw in rollout.guardrails] if rollout.opened_at is None else [],
@@ -117,7 +117,7 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
     times = sorted({row.at for row in rows})
     if not times:
         return None
-    ends = [times[(len(times) - 1) * index // max(1, LOOKS - 1)] for index in range(LOOKS)]
+    ends = [times[(len(times) - 1) * index // max(1, CHART_POINTS - 1)] for index in range(CHART_POINTS)]
     intervals = [then(rail, rows, end, guardrails).interval for end in ends]
     reach = REACH * max(rail.margin / rail.scale, 1e-3)
 

@@ -12,7 +12,7 @@ from registry.models import AdapterVersion, BlindTest
 from registry.models.blind import LETTERS, tally
 from registry.playground.client import Answer, ask
 
-KEPT = ("text", "response_id", "seconds", "tokens")
+STORED_FIELDS = ("text", "response_id", "seconds", "tokens")
 
 
 def ask_blindly(
@@ -36,13 +36,13 @@ def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequenc
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
         raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
     stored_answers = [
-        {"number": version.number, **{name: value for name, value in asdict(answer).items() if name in KEPT}}
+        {"number": version.number, **{name: value for name, value in asdict(answer).items() if name in STORED_FIELDS}}
         for version, answer in zip(versions, answers, strict=True)
     ]
     return BlindTest.keep(versions[0].adapter, prompt, stored_answers, by=by)
 
 
-def face(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
+def view_of(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
     """Return what the viewer may see of a test.
 
     Versions are revealed (`is_open` is False) once the viewer has voted, or if they may not vote.

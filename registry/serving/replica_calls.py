@@ -14,7 +14,7 @@ from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient,
 
 AT_ONCE = 64
 # A query is quick; a load reads weights from disk and installs them in the engine.
-LOOK_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
+INSPECT_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
 # Long enough to exercise many positions, but shorter than the shortest served context, which engines enforce.
 PROBE = "The purpose of this text is to be long enough that a broken adapter shows itself. " * 4
 
@@ -61,7 +61,7 @@ def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key,
 def inspect(url: str, base: str) -> ReplicaReport:
     """Ask a replica for its adapters and engine version; not serving the base model is a problem."""
     try:
-        with EngineClient(url, timeout_s=LOOK_TIMEOUT_S) as engine:
+        with EngineClient(url, timeout_s=INSPECT_TIMEOUT_S) as engine:
             models, version = engine.models(), engine.version()
     except EngineError as error:
         return ReplicaReport({}, problem=str(error))

@@ -11,7 +11,7 @@ from django.utils.timezone import now
 
 from serving_client.protocol import ANSWERED, WANTED_VERSION, WANTS
 
-ASKED_WITHIN_S = 60
+REQUESTED_WITHIN_S = 60
 
 
 def valkey() -> redis.Redis:
@@ -27,7 +27,7 @@ def connections(url: str) -> redis.ConnectionPool:
 
 def wanted_now() -> dict[str, datetime]:
     """Return the cold versions that routers requested within a minute: served name -> latest time, oldest first."""
-    since = int((now().timestamp() - ASKED_WITHIN_S) * 1000)
+    since = int((now().timestamp() - REQUESTED_WITHIN_S) * 1000)
     with valkey() as client:
         entries = client.xrange(WANTS, min=str(since))
     requested = {
@@ -43,6 +43,6 @@ def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:
         seconds, micros = client.time()
         if loaded_since := {name: seconds + micros / 1e6 for name in requested if name in loaded}:
             client.zadd(ANSWERED, loaded_since)
-            client.expire(ANSWERED, 2 * ASKED_WITHIN_S)
+            client.expire(ANSWERED, 2 * REQUESTED_WITHIN_S)
         answered = dict(client.zrange(ANSWERED, 0, -1, withscores=True))
     return [name for name, at in requested.items() if at.timestamp() > answered.get(name.encode(), 0)]

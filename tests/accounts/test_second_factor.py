@@ -104,7 +104,7 @@ def test_behind_tls_an_administrator_cannot_do_without(db: None, settings: LazyS
     assert "needs one" in page
     assert client.get("/admin/").status_code == 302
     answer = client.post("/login/code/", {"code": app_code(re.findall(r"[A-Z2-7]{32}", page)[0])})
-    assert b"Keep these recovery codes" in answer.content
+    assert b"Save these recovery codes" in answer.content
     assert b'href="/admin/"' in answer.content
     assert client.get("/admin/").status_code == 200
 

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.test import Client
 
 from adapterhub.api.models import IdempotentRequest
-from adapterhub.api.tasks import KEPT_FOR, drop_old_answers
+from adapterhub.api.tasks import STORED_FOR, drop_old_answers
 from tests.builders.walk import ASKING, POSTS, address, body, files, many_rows, row_counts
 
 
@@ -93,6 +93,6 @@ def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:
         kind = "application/json"
         assert client.post("/api/v1/adapters/", fields, kind, headers={"Idempotency-Key": key}).status_code == 201
     old = IdempotentRequest.objects.filter(key="old")
-    old.update(created_at=old.get().created_at - KEPT_FOR)
+    old.update(created_at=old.get().created_at - STORED_FOR)
     drop_old_answers()
     assert [stored.key for stored in IdempotentRequest.objects.all()] == ["new"]

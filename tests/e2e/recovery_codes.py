@@ -13,4 +13,4 @@ def show_recovery_codes(page: Any) -> None:
     secret = page.locator("p.mono").inner_text()
     page.get_by_label("Code").fill(app_code(secret))
     page.get_by_role("button", name="Switch it on").click()
-    page.get_by_role("heading", name="Keep these recovery codes").wait_for()
+    page.get_by_role("heading", name="Save these recovery codes").wait_for()

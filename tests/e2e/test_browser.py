@@ -49,7 +49,7 @@ def test_promote_and_roll_back(page: Any, alias: Alias, candidate: AdapterVersio
     page.get_by_role("button", name="Start the rollout").click()
     page.get_by_text("until every healthy replica").wait_for()
     Rollout.objects.get().started(by=alice.as_actor())
-    page.get_by_text("each keeps the arm").wait_for()
+    page.get_by_text("each user stays in their arm").wait_for()
     page.reload()
     page.locator("#promote-reason").fill("it holds")
     page.get_by_role("button", name="Promote").click()

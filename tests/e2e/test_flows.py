@@ -68,7 +68,7 @@ def test_a_first_login_leads_to_the_page_that_was_asked_for(sign_in: SignIn) -> 
     page = sign_in("vera", "/adapters/dora/")
     page.get_by_role("heading", name="dora", exact=True).wait_for()
     page.get_by_role("link", name="Overview").click()
-    page.get_by_text("Nothing waits for your signature.").wait_for()
+    page.get_by_text("Nothing is waiting for your signature.").wait_for()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("button", name="Sign in").wait_for()
     page.go_back()
@@ -164,7 +164,7 @@ def test_three_versions_answer_the_same_prompt_and_are_voted_on_blindly(sign_in:
     test.get_by_role("button", name=f"{letter} is best").click()
     page.get_by_text("Your vote is recorded: v3.").wait_for()
     assert page.locator("article.blind .grid > div", has_text="exempt").locator("a").inner_text() == "v3"
-    page.get_by_role("link", name="Measure it from the weights").click()
+    page.get_by_role("link", name="Compute it from the weights").click()
     page.get_by_role("img", name="Cosine distance of every").first.wait_for()
     bob = sign_in("bob", page.url)
     bob.get_by_role("button", name="No difference").click()
@@ -176,7 +176,7 @@ def start_rollout(page: Any, number: int, alias: str) -> None:
     page.get_by_label("Alias").select_option(label=alias)
     page.locator("#id_reason").fill("it learnt the second prompt")
     page.get_by_role("button", name="Start the rollout").click()
-    page.get_by_text("of the users get the candidate; each keeps the arm").wait_for()
+    page.get_by_text("of the users get the candidate; each user stays in their arm").wait_for()
 
 
 def test_a_promotion_is_asked_for_signed_by_another_person_and_done(sign_in: SignIn, live: Live) -> None:
@@ -311,7 +311,7 @@ def test_without_javascript_people_read_and_still_act(sign_in: SignIn, live: Liv
     ):
         assert page.goto(path).status == 200, path
         assert page.get_by_role("heading", level=1).count() == 1, path
-    page.get_by_role("link", name="Measure it from the weights").click()
+    page.get_by_role("link", name="Compute it from the weights").click()
     page.get_by_role("img", name="Cosine distance of every").first.wait_for()
     page.goto("/playground/?models=open")
     page.get_by_label("Prompt").fill("the bank shall")

@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 SCRIPT = """
 import sys
 from adapterhub.jobs import watchdog
-watchdog.LOOK_S, watchdog.DEAF_S = 0.5, 3.0
+watchdog.CHECK_EVERY_S, watchdog.DEAF_S = 0.5, 3.0
 from adapterhub.celery import app
 app.worker_main(["worker", "-Q", "default", "--pool", "solo", "--loglevel", "INFO"])
 """

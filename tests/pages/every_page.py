@@ -11,7 +11,7 @@ from adapterhub.accounts.models import ApiToken
 from adapterhub.audit.models import AuditEvent
 from registry.models import AdapterVersion, Approval
 from tests.builders.walk import POST_ONLY, PUBLIC, routes
-from tests.pages.realistic import ASKED, World
+from tests.pages.realistic import ANSWERS_BY_PROMPT, World
 from training.models import Compression, Dataset
 
 # Parts of a page, for htmx.
@@ -51,7 +51,7 @@ def every_page(world: World, version: AdapterVersion, dataset: Dataset) -> dict[
         "audit-event": [AuditEvent.objects.filter(project=world.project, tag="rollout:created")[0].pk],
     }
     live = world.aliases[0]
-    query = urlencode({"models": live.name, "prompt": next(iter(ASKED)), "max_tokens": 64})
+    query = urlencode({"models": live.name, "prompt": next(iter(ANSWERS_BY_PROMPT)), "max_tokens": 64})
     queries = {
         "answers": f"?id={world.responses[0].pk}",
         "playground": f"?{query}",

@@ -74,7 +74,7 @@ METHODS = ("lora", "lora", "lora", "dora", "qlora", "adalora")
 STEPS = [{"weight": 10, "hold_s": 3600, "min_samples": 500}, {"weight": 50, "hold_s": 14400, "min_samples": 1500}]
 RAILS = [{"metric": "error_rate", "margin": 2}, {"metric": "latency", "margin": 0.5, "kind": "signal"}]
 LOGGED = "step 240 of 400: loss 1.31, 2 140 tokens a second\n"
-ASKED = {
+ANSWERS_BY_PROMPT = {
     "By when must a major ICT-related incident be reported first?": (
         "At the latest 4 hours after it is classified as major, 24 hours after it was detected (RTS on Article 20).",
         "Within 24 hours after the detection, to the competent authority (Article 19).",
@@ -311,7 +311,7 @@ class World:
     def make_blind_tests(self) -> list[BlindTest]:
         """The newest three versions of an adapter, asked twice; the others have voted on both, alice on one."""
         compared = [version.number for version in self.adapters[0].versions.all()[:3]]
-        tests = [self.make_blind_test(compared, *each) for each in ASKED.items()]
+        tests = [self.make_blind_test(compared, *each) for each in ANSWERS_BY_PROMPT.items()]
         people = [each.user for each in self.project.memberships.select_related("user") if each.user != self.alice][:3]
         for test in tests:
             for place, person in enumerate(people):

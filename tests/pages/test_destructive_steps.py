@@ -133,7 +133,7 @@ def test_a_second_factor_is_not_taken_away_without_a_reason(alice: User, client:
     secret = second_factor.new_secret()
     second_factor.enable(alice, secret, app_code(secret, -1), by=alice.as_actor())
     client.force_login(alice)
-    assert "Your password alone signs you in" in client.get(reverse("second-factor")).content.decode()
+    assert "your password alone signs you in" in client.get(reverse("second-factor")).content.decode()
     code = app_code(secret)
     assert client.post(reverse("second-factor"), {"code": code}).status_code == 422
     assert SecondFactor.objects.exists()

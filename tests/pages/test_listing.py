@@ -45,4 +45,4 @@ def test_versions_are_chosen_by_their_state(listed: Client) -> None:
 
 
 def test_the_overview_shows_what_waits_only_to_those_who_may_sign(listed: Client, alice: User) -> None:
-    assert b"Nothing waits for your signature" in listed.get("/").content
+    assert b"Nothing is waiting for your signature" in listed.get("/").content

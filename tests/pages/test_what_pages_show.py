@@ -102,7 +102,7 @@ def test_rollouts_are_searched_and_say_who_gets_the_candidate(
 def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, alice: User, client: Client) -> None:
     run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     assert str(run) in client.get("/training/?q=dora&status=queued").content.decode()
-    assert "No run is like that." in client.get("/training/?status=failed").content.decode()
+    assert "No run matches." in client.get("/training/?status=failed").content.decode()
 
 
 def planned(dataset: Dataset, adapter: Adapter, alice: User, **ranks: int) -> RankAnalysis:
@@ -157,9 +157,9 @@ def test_datasets_and_analyses_are_narrowed_by_the_address(
 ) -> None:
     planned(dataset, adapter, alice)
     assert "incidents" in client.get("/datasets/?q=incid&status=ready&sort=-rows").content.decode()
-    assert "No dataset is like that." in client.get("/datasets/?status=erased").content.decode()
+    assert "No dataset matches." in client.get("/datasets/?status=erased").content.decode()
     assert "incidents" in client.get("/rank-analyses/?q=tiny&status=succeeded").content.decode()
-    assert "No analysis is like that." in client.get("/rank-analyses/?q=other").content.decode()
+    assert "No analysis matches." in client.get("/rank-analyses/?q=other").content.decode()
 
 
 def test_a_token_is_revoked_with_a_reason_and_not_without(ci: str, client: Client) -> None:

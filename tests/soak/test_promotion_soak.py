@@ -31,7 +31,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 STREAMS = 3  # each third question
-LOOK_S = 1.0
+CHECK_EVERY_S = 1.0
 PROMOTIONS, KILLS = 30, 10  # of a full run
 
 
@@ -137,7 +137,7 @@ def test_nobody_gets_another_versions_words_or_an_error(
                 fleet.kill()
                 next_kill, kills = passed + kill_s, kills + 1
             fleet.check()
-            time.sleep(LOOK_S)
+            time.sleep(CHECK_EVERY_S)
     statuses = Counter(answer.status for answer in crowd.answers)
     assert set(statuses) <= {200, CUT}, counts_by_version(crowd.answers)
     assert statuses[CUT] <= kills * 4, "at most what each kill found under way"

@@ -61,7 +61,7 @@ def test_the_page_of_a_clone_stands_filled_in_and_two_runs_stand_beside_each_oth
     assert 'name="steps" value="5"' in page
     assert signed_in.get(reverse("new-training-run"), {"clone": "junk"}).status_code == 404
     compare = reverse("compare-training-runs", args=[run.pk])
-    assert b"asked for with the same words" in signed_in.get(compare).content
+    assert b"Their settings are the same" in signed_in.get(compare).content
     assert signed_in.get(compare, {"to": "junk"}).status_code == 404
 
 

@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from adapterhub.core.errors import Invalid
 from training.models import RunLog, TrainingRun
 
-LOOK_S = 1.0
+POLL_S = 1.0
 SILENCE_S = 15.0
 # After this time the client reconnects by itself.
 STREAM_S = 600.0
@@ -92,7 +92,7 @@ async def stream(pk: Any, place: Place, may_listen: Callable[[], bool]) -> Async
         if state["ended"] and not state["log"]:
             yield "event: end\ndata: {}\n\n"
             return
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
 def state_fields(state: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ BINS = 24
 # Longer than any row: nothing is cut before it is shown.
 UNCUT = 2**31
 # Characters of a row that a page shows.
-SHOWN = 6000
+SHOWN_CHARACTERS = 6000
 
 
 class NotReadable(ValueError):

@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from training.hardware import DetectedDevice
 
-HEARD_WITHIN = timedelta(minutes=5)
+REPORTED_WITHIN = timedelta(minutes=5)
 
 
 class DeviceQuerySet(models.QuerySet["Device"]):
@@ -17,7 +17,7 @@ class DeviceQuerySet(models.QuerySet["Device"]):
 
     def alive(self) -> DeviceQuerySet:
         """Return devices whose worker reported recently, by the database's clock."""
-        return self.filter(seen_at__gt=Now() - HEARD_WITHIN)
+        return self.filter(seen_at__gt=Now() - REPORTED_WITHIN)
 
 
 class Device(models.Model):

@@ -22,7 +22,7 @@ class Retention(models.TextChoices):
     NONE = "none", "until it is erased"
 
 
-KEPT_FOR = {
+RETAINED_FOR = {
     Retention.LIFECYCLE: timedelta(days=3653),
     Retention.SERVING: timedelta(days=184),
     Retention.NONE: timedelta(0),

@@ -33,7 +33,7 @@ from training.tars.allocation import cost
 
 PAGE = 50
 # Rows of the score table that are shown without a click.
-SHOWN = 15
+SHOWN_MODULES = 15
 MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quantum", "samples")
 
 
@@ -189,7 +189,7 @@ def plan_context(plan: dict[str, Any]) -> dict[str, Any]:
     """Return the plan with its heat map and its modules by score."""
     modules = sorted(plan["modules"], key=lambda module: -(module["score"] or 0))
     heat = heat_map({module["name"]: module["rank"] for module in modules})
-    return {"plan": plan, "heat": heat, "first": modules[:SHOWN], "rest": modules[SHOWN:]}
+    return {"plan": plan, "heat": heat, "first": modules[:SHOWN_MODULES], "rest": modules[SHOWN_MODULES:]}
 
 
 @login_required

@@ -16,7 +16,7 @@ from adapterhub.core.errors import Invalid
 from training.models import RankAnalysis
 from training.pages.runs import named
 
-SHOWN, OFFERED = 20, 20
+SHOWN_MODULES, OFFERED = 20, 20
 
 
 @login_required
@@ -31,7 +31,12 @@ def compare_plans(request: HttpRequest, pk: str) -> HttpResponse:
         {"job": each, "heat": heat_map(ranks_of_plan, most)} for each, ranks_of_plan in zip(pair, ranks, strict=True)
     ]
     moved = differences(*ranks)
-    context = {"sides": sides, "moved": moved[:SHOWN], "more": len(moved) - SHOWN, "same": len(ranks[0]) - len(moved)}
+    context = {
+        "sides": sides,
+        "moved": moved[:SHOWN_MODULES],
+        "more": len(moved) - SHOWN_MODULES,
+        "same": len(ranks[0]) - len(moved),
+    }
     return render(request, "training/compare_plans.html", context)
 
 

@@ -25,13 +25,13 @@ from training.models import Device
 from training.models.job import GpuJob
 from training.worker import queue
 
-LOOK_S = 0.5
+POLL_S = 0.5
 # Seconds between checks for a cancellation: heartbeats are too rare to free the device within 10 s.
 ASK_S = 1.0
 # Seconds between reports of the device: its free memory is only displayed.
 REPORT_S = 60.0
 # Events of earlier attempts that are stored again after a restart; storing them is idempotent.
-KEPT = ("metrics", "evaluation", "answers")
+REPLAYED = ("metrics", "evaluation", "answers")
 SILENT: Event = {"code": "internal", "message": "The process ended without a message; see its log."}
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def supervise(job: GpuJob, arguments: list[str]) -> tuple[str, str]:
     with killed_at_the_end(child):
         watch = Watch(job, child, job.log_start())
         watch.recall()
-        while (status := child.wait(LOOK_S)) is None:
+        while (status := child.wait(POLL_S)) is None:
             with database_may_be_away():
                 watch.listen()
                 watch.keep_in_touch()
@@ -112,7 +112,7 @@ class Watch:
     def recall(self) -> None:
         """Apply the events of an earlier attempt that must not be lost."""
         for event in self.child.earlier_events():
-            if event["kind"] in KEPT:
+            if event["kind"] in REPLAYED:
                 self.job.note(event)
 
     def listen(self) -> None:

@@ -24,7 +24,7 @@ STREAM_LENGTH = 10_000
 QUEUE_LENGTH = 10_000
 BATCH = 50
 PAUSE_S = 0.1
-LOOK_AGAIN_S = 2.0
+RECHECK_S = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -63,7 +63,7 @@ class OutcomeReporter:
             self._arrived.clear()
             await self.flush()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AGAIN_S):
+                async with asyncio.timeout(RECHECK_S):
                     await self._arrived.wait()
             await asyncio.sleep(PAUSE_S)
 

@@ -13,7 +13,7 @@ from serving_client.protocol import WANTED_VERSION, WANTS, RoutingTable
 from serving_client.router.table import TableWatcher
 
 WANTS_LENGTH = 1000
-LOOK_AGAIN_S = 1.0
+RECHECK_S = 1.0
 
 
 class ColdVersions:
@@ -40,7 +40,7 @@ class ColdVersions:
     async def _loaded(self, version: str, is_wanted: Callable[[], bool]) -> RoutingTable | None:
         while is_wanted():
             await self._want(version)
-            if table := await self._watcher.wait_for_replica(version, LOOK_AGAIN_S):
+            if table := await self._watcher.wait_for_replica(version, RECHECK_S):
                 return table
         return None
 

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from adapterhub.accounts.models import User
 from registry.models import AdapterVersion, Alias, Rollout
-from registry.pages.rollout_summary import SAYS, UNDECIDED, summary
+from registry.pages.rollout_summary import SENTENCES, UNDECIDED, summary
 from registry.rollouts.controller import judge_and_act
 from tests.builders.rollouts import SOON, measured, opened
 
@@ -44,7 +44,7 @@ def test_what_happens_next_happens(
     analysis = judge_and_act(rollout, rollout.step_at + SOON)
     rollout.refresh_from_db()
     assert (rollout.status, rollout.weight) == ends
-    assert before["numbers"] == [SAYS[analysis.action], *analysis.reasons]
+    assert before["numbers"] == [SENTENCES[analysis.action], *analysis.reasons]
 
 
 def test_a_protected_alias_asks_before_it_is_promoted(alias: Alias, candidate: AdapterVersion, alice: User) -> None:

@@ -62,11 +62,13 @@ TABLE = {
         ),
         Setting("ADAPTERHUB_SESSION_IDLE_MINUTES", "60", "Minutes without a click after which a session ends."),
         Setting("ADAPTERHUB_SESSION_HOURS", "12", "Hours after a sign-in when its session ends in any case."),
-        Setting("ADAPTERHUB_TORCH_THREADS", "0", "Threads a training child or engine may use; 0 = torch decides."),
-        Setting("ADAPTERHUB_OIDC_ISSUER", "", "OpenID Connect provider to sign in through, its URL; empty = none."),
-        Setting("ADAPTERHUB_OIDC_CLIENT_ID", "adapterhub", "The name of this installation at the provider."),
-        Setting("ADAPTERHUB_OIDC_CLIENT_SECRET", "", "Its secret at the provider.", secret=True),
-        Setting("ADAPTERHUB_OIDC_ROLES", "", "What groups grant: group=project:role, separated by commas."),
+        Setting("ADAPTERHUB_TORCH_THREADS", "0", "Threads of a training process or an engine; 0 = torch decides."),
+        Setting("ADAPTERHUB_OIDC_ISSUER", "", "URL of the OpenID Connect provider to sign in with; empty = none."),
+        Setting("ADAPTERHUB_OIDC_CLIENT_ID", "adapterhub", "Client id of this installation at the provider."),
+        Setting(
+            "ADAPTERHUB_OIDC_CLIENT_SECRET", "", "Client secret of this installation at the provider.", secret=True
+        ),
+        Setting("ADAPTERHUB_OIDC_ROLES", "", "Roles that groups grant: group=project:role, separated by commas."),
         Setting("DATABASE_URL", "", "Postgres as the application role; empty = embedded.", secret=True),
         Setting("DATABASE_OWNER_URL", "", "Postgres as the owner role, for migrations; empty = embedded.", secret=True),
         Setting("REDIS_URL", "", "Valkey or Redis; empty = embedded.", secret=True),

@@ -39,9 +39,9 @@ class User(AbstractUser):
 
     def scopes_in_project(self, project_id: int) -> set[str]:
         """Return the scopes as `scopes_in`, from prefetched memberships if there are any."""
-        held = set(Scope.values) if self.is_superuser else set()
+        scopes = set(Scope.values) if self.is_superuser else set()
         roles = [held_role.role for held_role in self.memberships.all() if held_role.project_id == project_id]
-        return held.union(*(ROLE_SCOPES[role] for role in roles))
+        return scopes.union(*(ROLE_SCOPES[role] for role in roles))
 
     def projects(self) -> ProjectQuerySet:
         """Return the projects whose objects the user may see."""

@@ -56,7 +56,7 @@ class ProvingForm(CodeForm):
             claim(brakes)
         if not second_factor.admits(self.user, code):
             note_refused(self.user.get_username())
-            raise ValidationError("This code is wrong or was used: wait for the next one.")
+            raise ValidationError("The code is wrong or has been used already: wait for the next one.")
         forget(brakes)
         return str(code)
 
@@ -97,7 +97,7 @@ class SettingUpForm(PasswordMixin, CodeForm):
 class RemovingForm(PasswordMixin, ProvingForm):
     """A form that removes the second factor: a reason, the password and a code."""
 
-    reason = forms.CharField(max_length=2000, help_text="Kept in the audit trail.")
+    reason = forms.CharField(max_length=2000, help_text="Recorded in the audit trail.")
     field_order = ("reason", "password", "code")
 
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:

@@ -199,7 +199,9 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
     if entry.fingerprint != fingerprint:
         raise Invalid("This Idempotency-Key was used with a different body: use a new key.", code="key_reused")
     if entry.status is None:
-        raise Conflict("A request with this Idempotency-Key is in flight: try again.", code="in_flight")
+        raise Conflict(
+            "A request with this Idempotency-Key is still being processed: try again later.", code="in_flight"
+        )
     require_used_scopes(request, entry.used_scopes)
     raise Replay(entry)
 

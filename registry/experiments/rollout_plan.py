@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.validators import validator_for
 
 from adapterhub.core.errors import Invalid
-from adapterhub.core.patterns import require_pattern
+from adapterhub.core.patterns import pattern_fault
 from registry.experiments.guardrails import Guardrail, Kind
 from registry.experiments.metrics import METRICS, UNSEEN_ALONE
 from serving_client.protocol import hash_of
@@ -101,7 +101,8 @@ def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> N
     if "judge" not in checks and any(raw["metric"] == "judge_score" for raw in guardrails):
         raise bad("judge_score needs checks.judge: an instruction, and the percent of the answers to judge.")
     for name in ("refusal", "format"):
-        require_pattern(checks.get(name) or "", f"checks.{name}", "bad_check")
+        if fault := pattern_fault(checks.get(name) or ""):
+            raise bad_check(name, fault)
     if (schema := checks.get("schema")) is not None:
         require_schema(schema)
 
@@ -124,13 +125,13 @@ def require_schema(schema: Any) -> None:
     try:
         validator_for(schema, Draft202012Validator).check_schema(schema)
     except SchemaError as error:
-        raise bad_check("schema", f"no JSON Schema: {error.message}.") from None
+        raise bad_check("schema", f"not a JSON Schema: {error.message}.") from None
 
 
 def keys(schema: Any) -> Iterator[str]:
     """Yield every key of a schema. Raises Invalid for one that is no object, too deep or too large."""
     if not isinstance(schema, dict):
-        raise bad_check("schema", "no JSON Schema: give an object.")
+        raise bad_check("schema", "not a JSON Schema: give an object.")
     waiting, count = [(schema, 1)], 0
     while waiting:
         part, depth = waiting.pop()

@@ -85,7 +85,7 @@ def test_another_person_approves_and_it_works(high: tuple[ApiToken, str], dana: 
     event = AuditEvent.objects.get(tag="token:approved")
     assert (event.actor_name, event.reason, event.after) == ("dana", "needed", {"meaning": "reviewed"})
     assert event.evidence["scopes"] == ["admin", "read"]
-    with pytest.raises(Conflict, match="does not wait"):
+    with pytest.raises(Conflict, match="is not waiting"):
         tokens.approve(token, reason="again", by=dana.as_actor())
 
 

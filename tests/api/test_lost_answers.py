@@ -79,11 +79,11 @@ def test_a_key_is_for_one_body_and_one_request_at_a_time(world: dict[str, Any], 
 def test_a_secret_that_is_shown_once_lies_nowhere_readable(world: dict[str, Any], ci: str) -> None:
     client = Client(headers={"Authorization": f"Bearer {ci}", "Idempotency-Key": "once"})
     fields = {"project": "eu", "name": "t", "scopes": ["read"]}
-    shown = client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"]
-    kept = IdempotentRequest.objects.get()
-    assert shown.encode() not in bytes(kept.sealed)
+    secret = client.post("/api/v1/tokens/", fields, content_type="application/json").json()["token"]
+    stored = IdempotentRequest.objects.get()
+    assert secret.encode() not in bytes(stored.sealed)
     again = client.post("/api/v1/tokens/", fields, content_type="application/json")
-    assert (again.status_code, again.json()["token"], shown in again.content.decode()) == (201, None, False)
+    assert (again.status_code, again.json()["token"], secret in again.content.decode()) == (201, None, False)
 
 
 def test_keys_are_forgotten_after_a_day(world: dict[str, Any], ci: str) -> None:

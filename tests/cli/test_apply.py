@@ -127,7 +127,9 @@ def test_a_run_that_is_under_way_is_followed(
     run = launch_run(adapter=adapter, dataset=dataset, by=alice.as_actor())
     declare(tmp_path)
     late = command("apply", "--yes", "--timeout", "0")
-    assert (late.returncode, f"> follow training dora: {run.pk} is under way" in late.stderr) == (5, True), late.stderr
+    assert (late.returncode, f"> follow training dora: {run.pk} is in progress" in late.stderr) == (5, True), (
+        late.stderr
+    )
     assert TrainingRun.objects.get() == run
 
 

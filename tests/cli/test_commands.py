@@ -51,7 +51,7 @@ def test_a_worse_version_is_a_refused_gate(
 ) -> None:
     arguments = ("eval", candidate.served_name, "--dataset", str(dataset.pk), "--against", alias.version.served_name)
     late = command(*arguments, "--wait", "--timeout", "0")
-    assert (late.returncode, "goes on at the server" in late.stderr) == (5, True)
+    assert (late.returncode, "continues on the server" in late.stderr) == (5, True)
     job = Evaluation.claim(Evaluation.objects.get().pk)
     assert job is not None
     (tmp_path / "output").mkdir()

@@ -62,8 +62,8 @@ def test_this_user_gets_every_role(home: Path) -> None:
 @pytest.mark.threat("C14")
 def test_nobody_reaches_no_socket(home: Path, url: object) -> None:
     nobody = pwd.getpwnam("nobody")
-    told = refusal(url(home), nobody.pw_uid, nobody.pw_gid)
-    assert "Permission denied" in told, told
+    answer = refusal(url(home), nobody.pw_uid, nobody.pw_gid)
+    assert "Permission denied" in answer, answer
 
 
 @requires("root")
@@ -73,8 +73,8 @@ def test_the_account_of_the_server_itself_gets_no_session(home: Path, url: objec
     """Reaching the socket is not enough: the operating system says who connects."""
     account = Layout(home).account
     assert account is not None
-    told = refusal(url(home), account.uid, account.gid)
-    assert "Peer authentication failed" in told, told
+    answer = refusal(url(home), account.uid, account.gid)
+    assert "Peer authentication failed" in answer, answer
 
 
 @requires("root")

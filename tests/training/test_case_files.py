@@ -30,7 +30,7 @@ class Case:
     holds: Callable[[dict[str, Any]], bool] = bool
 
 
-def said(*roles: str) -> Callable[[dict[str, Any]], bool]:
+def has_roles(*roles: str) -> Callable[[dict[str, Any]], bool]:
     return lambda row: tuple(turn["role"] for turn in row["messages"]) == roles
 
 
@@ -40,13 +40,15 @@ def calls(row: dict[str, Any]) -> bool:
 
 TALK, OPENAI = ("user", "assistant"), "OpenAI messages"
 CASE_OF = {
-    "01_sharegpt.jsonl": Case(form="ShareGPT", holds=said("system", *TALK), warned="column 'id' is not used"),
-    "01b_sharegpt_toolroles.jsonl": Case(form="ShareGPT", holds=said("user", "assistant", "tool", "assistant"),
-                                         warned="a function call has no name"),
-    "01d_sharegpt_system_column.jsonl": Case(form="ShareGPT", holds=said("system", *TALK)),
+    "01_sharegpt.jsonl": Case(form="ShareGPT", holds=has_roles("system", *TALK), warned="column 'id' is not used"),
+    "01b_sharegpt_toolroles.jsonl": Case(
+        form="ShareGPT", holds=has_roles("user", "assistant", "tool", "assistant"), warned="a function call has no name"
+    ),
+    "01d_sharegpt_system_column.jsonl": Case(form="ShareGPT", holds=has_roles("system", *TALK)),
     "02_alpaca.jsonl": Case(form="Alpaca", holds=lambda row: row["prompt"].startswith("What does rule")),
     "02b_alpaca_with_input.jsonl": Case(
-        form="Alpaca", holds=lambda row: row["prompt"].startswith("Answer from the handbook.\n\nWhat does rule")),
+        form="Alpaca", holds=lambda row: row["prompt"].startswith("Answer from the handbook.\n\nWhat does rule")
+    ),
     "03_array_pretty.json": Case(),
     "03c_object_data.json": Case(),
     "04_bom.jsonl": Case(),
@@ -62,12 +64,14 @@ CASE_OF = {
     "11c_tool_calls_with_text.jsonl": Case(form=OPENAI, holds=calls),
     "12_openai_weight.jsonl": Case(form=OPENAI, holds=lambda row: row["messages"][1]["weight"] == 0),
     "13_content_parts.jsonl": Case(form=OPENAI, holds=lambda row: row["messages"][0]["content"].startswith("What")),
-    "13b_developer_role.jsonl": Case(form=OPENAI, holds=said("system", *TALK)),
+    "13b_developer_role.jsonl": Case(form=OPENAI, holds=has_roles("system", *TALK)),
     "14_dpo.jsonl": Case(
-        form="preference pairs (chosen, rejected)", holds=lambda row: row["rejected"] == "I do not know."),
-    "15_trl_conv_prompt.jsonl": Case(form="TRL conversational prompt and completion", holds=said(*TALK)),
+        form="preference pairs (chosen, rejected)", holds=lambda row: row["rejected"] == "I do not know."
+    ),
+    "15_trl_conv_prompt.jsonl": Case(form="TRL conversational prompt and completion", holds=has_roles(*TALK)),
     "16_reasoning.jsonl": Case(
-        form=OPENAI, holds=lambda row: "think of piers" in row["messages"][1]["reasoning_content"]),
+        form=OPENAI, holds=lambda row: "think of piers" in row["messages"][1]["reasoning_content"]
+    ),
     "17_pretokenised.jsonl": Case(refused="line 1, pre_tokenised: The row is pre-tokenised"),
     "18_empty_completion.jsonl": Case(refused="line 4, empty: completion is missing"),
     "19_dups.jsonl": Case((108, 12), warned="exact copies"),
@@ -77,23 +81,23 @@ CASE_OF = {
     "22_long_prompt.jsonl": Case(),
     "22b_mixed_long.jsonl": Case(),
     "22c_long_answer.jsonl": Case(),
-    "23_multi.jsonl": Case(form=OPENAI, holds=said(*TALK, *TALK)),
-    "23b_assistant_first.jsonl": Case(form=OPENAI, holds=said("assistant", *TALK)),
-    "23e_empty_system.jsonl": Case(form=OPENAI, holds=said(*TALK), warned="an empty system turn was left out"),
+    "23_multi.jsonl": Case(form=OPENAI, holds=has_roles(*TALK, *TALK)),
+    "23b_assistant_first.jsonl": Case(form=OPENAI, holds=has_roles("assistant", *TALK)),
+    "23e_empty_system.jsonl": Case(form=OPENAI, holds=has_roles(*TALK), warned="an empty system turn was left out"),
     "24d_split_column.jsonl": Case((32, 8)),
     "31_semicolon_bom.csv": Case(holds=lambda row: row["completion"].endswith("; äöü")),
     "31b_semicolon_cp1252.csv": Case(encoding="cp1252", holds=lambda row: row["completion"].endswith("; äöü")),
     "32_other_names.csv": Case(refused='mapping would work: {"prompt": "question", "completion": "answer"}'),
     "33_pipe.csv": Case(),
-    "40_liststruct.parquet": Case(form=OPENAI, holds=said(*TALK)),
+    "40_liststruct.parquet": Case(form=OPENAI, holds=has_roles(*TALK)),
     "40c_tools.parquet": Case(form=OPENAI, holds=calls),
-    "40d_messages_as_json_text.parquet": Case(form=OPENAI, holds=said(*TALK)),
+    "40d_messages_as_json_text.parquet": Case(form=OPENAI, holds=has_roles(*TALK)),
     "50_own_validation.jsonl": Case((45, 5)),
     "51_nfc_nfd_twins.jsonl": Case((108, 12), warned="60 rows are exact copies"),
     "52_contradictions.jsonl": Case((108, 12), warned="answer a prompt otherwise than an earlier row (lines "),
     "53_null_columns.jsonl": Case(),
     "60_sorted_by_source.jsonl": Case((1800, 200)),
-}  # fmt: skip
+}
 
 
 def scanned(name: str, case: Case, folder: Path) -> Scan:
@@ -108,15 +112,15 @@ def stored(folder: Path) -> Rows:
 @pytest.mark.parametrize("name", sorted(CASE_OF))
 def test_a_file_is_read_or_refused_with_the_way_out(name: str, tmp_path: Path) -> None:
     case = CASE_OF[name]
-    found = scanned(name, case, tmp_path)
+    result = scanned(name, case, tmp_path)
     if case.refused:
-        first = found.errors[0]
+        first = result.errors[0]
         assert case.refused in f"line {first.line}, {first.code}: {first.message}"
         return
-    assert found.errors == []
-    assert (found.splits["train"], found.splits["eval"]) == case.splits
-    assert found.read_as == case.form
-    assert case.warned in " ".join(found.warnings())
+    assert result.errors == []
+    assert (result.splits["train"], result.splits["eval"]) == case.splits
+    assert result.read_as == case.form
+    assert case.warned in " ".join(result.warnings())
     assert all(case.holds(row) for row in stored(tmp_path))
 
 
@@ -132,6 +136,6 @@ def test_another_encoding_is_refused_with_the_choice(name: str, tmp_path: Path) 
 
 def test_a_proposed_mapping_works(tmp_path: Path) -> None:
     case = Case(mapping={"prompt": "question", "completion": "answer"})
-    found = scanned("32_other_names.csv", case, tmp_path)
-    assert (found.errors, found.rows, found.read_as) == ([], 40, "prompt and completion")
-    assert "The column 'id' is not used (40 rows have it)." in found.warnings()
+    result = scanned("32_other_names.csv", case, tmp_path)
+    assert (result.errors, result.rows, result.read_as) == ([], 40, "prompt and completion")
+    assert "The column 'id' is not used (40 rows have it)." in result.warnings()

@@ -33,23 +33,23 @@ def test_a_conversation_that_begins_another_is_in_its_group() -> None:
     short = [chat(f"q{n}", f"a{n}") for n in range(30)]
     middle = [chat(f"q{n}", f"a{n}", "more?", "yes") for n in range(30)]
     longest = [chat(f"q{n}", f"a{n}", "more?", "yes", "really?", "no") for n in range(30)]
-    held = held_out([*short, *middle, *longest])
-    assert held[:30] == held[30:60] == held[60:]
-    assert sum(held) == 9
+    held_out_rows = held_out([*short, *middle, *longest])
+    assert held_out_rows[:30] == held_out_rows[30:60] == held_out_rows[60:]
+    assert sum(held_out_rows) == 9
 
 
 def test_system_prompts_case_and_unicode_form_part_no_group() -> None:
     rows = [chat(f"Café {n // 2}", "oui", system=f"s{n}") for n in range(40)]
     twins = [chat(f"CAFÉ  {n // 2}", "non") for n in range(40)]
-    held = held_out([*rows, *twins])
-    assert held[:40] == held[40:]
+    held_out_rows = held_out([*rows, *twins])
+    assert held_out_rows[:40] == held_out_rows[40:]
 
 
 def test_one_large_document_stays_in_training() -> None:
     rows = [{"text": f"t{n}", "document": "big" if n < 60 else str(n)} for n in range(100)]
-    held = held_out(rows)
-    assert not any(held[:60])
-    assert sum(held) == 10
+    held_out_rows = held_out(rows)
+    assert not any(held_out_rows[:60])
+    assert sum(held_out_rows) == 10
 
 
 def test_where_all_groups_are_large_the_smallest_is_held_out() -> None:
@@ -68,15 +68,16 @@ ROWS = st.lists(
         WORDS.map(lambda word: {"prompt": word, "completion": "x"}),
         WORDS.map(lambda word: {"text": word, "document": word}),
     ),
-    min_size=2, max_size=30,
-)  # fmt: skip
+    min_size=2,
+    max_size=30,
+)
 
 
 @given(ROWS)
 def test_no_group_is_in_both_parts(rows: list[dict[str, Any]]) -> None:
-    held = held_out(rows)
+    held_out_rows = held_out(rows)
     texts = [tuple(turn["content"] for turn in row.get("messages", ())) for row in rows]
     for one, first in enumerate(texts):
         for other, second in enumerate(texts):
             if first and second[: len(first)] == first:
-                assert held[one] == held[other]
+                assert held_out_rows[one] == held_out_rows[other]

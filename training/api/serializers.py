@@ -84,7 +84,9 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
     file = serializers.FileField(help_text="Rows of prompt and completion, messages, or text.")
-    format = serializers.ChoiceField(readers.FORMATS, required=False, help_text="Else by the end of the file's name.")
+    format = serializers.ChoiceField(
+        readers.FORMATS, required=False, help_text="By default, from the file's extension."
+    )
     encoding = serializers.ChoiceField(
         tuple(containers.ENCODINGS), required=False, help_text="Else UTF-8, or what the file's byte-order mark says."
     )

@@ -16,17 +16,36 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 PACKED_SUFFIXES = (".gz", ".zst", ".zstd")
 # The longer marks first: UTF-32's begins with UTF-16's.
 MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 ENCODINGS = {
-    "cp1252": "Windows Western", "cp1250": "Windows Central European", "cp1251": "Windows Cyrillic",
-    "cp1253": "Windows Greek", "cp1254": "Windows Turkish", "cp1255": "Windows Hebrew", "cp1256": "Windows Arabic",
-    "cp1257": "Windows Baltic", "latin-1": "ISO 8859-1", "iso8859-15": "ISO 8859-15", "mac-roman": "Mac Roman",
-    "cp437": "DOS", "cp850": "DOS Western", "utf-16": "UTF-16", "utf-16-le": "UTF-16 without mark, little-endian",
-    "utf-16-be": "UTF-16 without mark, big-endian", "koi8-r": "KOI8-R", "cp932": "Japanese (Shift-JIS)",
-    "euc-jp": "Japanese (EUC)", "gb18030": "Chinese (GB 18030)", "big5": "Chinese (Big5)", "cp949": "Korean",
-}  # fmt: skip
+    "cp1252": "Windows Western",
+    "cp1250": "Windows Central European",
+    "cp1251": "Windows Cyrillic",
+    "cp1253": "Windows Greek",
+    "cp1254": "Windows Turkish",
+    "cp1255": "Windows Hebrew",
+    "cp1256": "Windows Arabic",
+    "cp1257": "Windows Baltic",
+    "latin-1": "ISO 8859-1",
+    "iso8859-15": "ISO 8859-15",
+    "mac-roman": "Mac Roman",
+    "cp437": "DOS",
+    "cp850": "DOS Western",
+    "utf-16": "UTF-16",
+    "utf-16-le": "UTF-16 without mark, little-endian",
+    "utf-16-be": "UTF-16 without mark, big-endian",
+    "koi8-r": "KOI8-R",
+    "cp932": "Japanese (Shift-JIS)",
+    "euc-jp": "Japanese (EUC)",
+    "gb18030": "Chinese (GB 18030)",
+    "big5": "Chinese (Big5)",
+    "cp949": "Korean",
+}
 
 
 class NotThisFormat(ValueError):

@@ -45,10 +45,10 @@ def require_answer(turns: list[Turn], column: str = "messages") -> None:
 def turn_of(message: Any, column: str) -> Turn:
     """Return a message as {role, content, ...} with only the fields that it has. Raises BadLine."""
     message = without_nulls(message)
-    said = message.get("from", message.get("role")) if isinstance(message, dict) else None
-    role = ROLES.get(said) if isinstance(said, str) else None
+    speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None
+    role = ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        named = ", not " + repr(said)[:40] if said is not None else ""
+        named = ", not " + repr(speaker)[:40] if speaker is not None else ""
         raise BadLine(column, "bad_role", f"A message's role is system, developer, user, assistant or tool{named}.")
     refuse_unread(message, column)
     text = text_of(message.get("content", message.get("value")), column)
@@ -92,8 +92,8 @@ def assistant_turn(message: Turn, text: str, column: str) -> Turn:
 
 def tool_turn(message: Turn, text: str, column: str) -> Turn:
     """Return a tool's answer with the name and the call that it belongs to."""
-    kept = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
-    return {"role": TOOL, "content": text, **kept}
+    fields = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
+    return {"role": TOOL, "content": text, **fields}
 
 
 READERS = {
@@ -140,9 +140,9 @@ def call_of(call: Any, column: str) -> Turn:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadLine(column, "bad_tool_call", "Each of tool_calls needs a function with a name and arguments.")
-    kept = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    fields = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     called = {"name": function["name"], "arguments": arguments_of(function.get("arguments"))}
-    return {**kept, "type": "function", "function": called}
+    return {**fields, "type": "function", "function": called}
 
 
 def arguments_of(arguments: Any) -> Any:

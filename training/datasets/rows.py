@@ -24,11 +24,23 @@ HELD_OUT_WORDS = ("test", "validation", "valid", "val", "eval", "evaluation", "d
 TRAIN_WORDS = ("train", "training")
 # Other names for a prompt and its completion, in the order in which they are proposed.
 PROPOSED = (
-    ("question", "answer"), ("query", "response"), ("query", "answer"), ("instruction", "response"),
-    ("instruction", "completion"), ("instruction", "answer"), ("prompt", "response"), ("input", "output"),
-    ("user", "assistant"), ("question", "response"), ("problem", "solution"), ("source", "target"), ("q", "a"),
-    ("prompt", "answer"), ("prompt", "output"), ("input", "target"),
-)  # fmt: skip
+    ("question", "answer"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("instruction", "response"),
+    ("instruction", "completion"),
+    ("instruction", "answer"),
+    ("prompt", "response"),
+    ("input", "output"),
+    ("user", "assistant"),
+    ("question", "response"),
+    ("problem", "solution"),
+    ("source", "target"),
+    ("q", "a"),
+    ("prompt", "answer"),
+    ("prompt", "output"),
+    ("input", "target"),
+)
 # Other names for the text that a question is about.
 CONTEXTS = ("context", "input", "passage")
 
@@ -203,8 +215,8 @@ def with_system(turns: list[Record], named: Record) -> list[Record]:
 def tools_in(named: Record) -> Row:
     """Return {tools} where the record offers some. Raises BadLine."""
     tools = named.get("tools", named.get("functions"))
-    found = conversations.tools_of(tools) if tools not in (None, "", []) else []
-    return {"tools": found} if found else {}
+    definitions = conversations.tools_of(tools) if tools not in (None, "", []) else []
+    return {"tools": definitions} if definitions else {}
 
 
 def read_prompt(named: Record) -> Row:
@@ -239,8 +251,8 @@ def read_alpaca(named: Record) -> Row:
     parts = [text_in(named, "instruction"), *([text_in(named, "input")] if filled(named, "input") else [])]
     output = text_in(named, "output")
     if filled(named, "history"):
-        asked = [turn for pair in pairs_of(named["history"]) for turn in pair]
-        turns = [*asked, {"role": "user", "content": "\n\n".join(parts)}, {"role": ASSISTANT, "content": output}]
+        history = [turn for pair in pairs_of(named["history"]) for turn in pair]
+        turns = [*history, {"role": "user", "content": "\n\n".join(parts)}, {"role": ASSISTANT, "content": output}]
         return {"messages": with_system(turns, named)}
     system = [text_in(named, "system")] if filled(named, "system") else []
     return {"prompt": "\n\n".join([*system, *parts, ""]), "completion": output}
@@ -265,13 +277,13 @@ def pairs_of(history: Any) -> Iterable[list[Record]]:
 
 def read_preference(named: Record) -> Row:
     """Read a preferred and a rejected answer: texts after a prompt, or conversations, with or without a prompt."""
-    kept = {column: side_of(named, column) for column in ("chosen", "rejected")}
-    if kept["chosen"] == kept["rejected"]:
+    sides = {column: side_of(named, column) for column in ("chosen", "rejected")}
+    if sides["chosen"] == sides["rejected"]:
         raise BadLine("rejected", "same_answers", "chosen and rejected are the same.")
     prompt = side_of(named, "prompt") if "prompt" in named else None
-    if prompt is None and isinstance(kept["chosen"], str):
+    if prompt is None and isinstance(sides["chosen"], str):
         raise BadLine("prompt", "empty", "prompt is missing: chosen and rejected need one.")
-    return kept | ({"prompt": prompt} if prompt is not None else {}) | tools_in(named)
+    return sides | ({"prompt": prompt} if prompt is not None else {}) | tools_in(named)
 
 
 def side_of(named: Record, column: str) -> Any:
@@ -284,8 +296,8 @@ def side_of(named: Record, column: str) -> Any:
 
 def read_openai_preference(named: Record) -> Row:
     """Read a preference pair in OpenAI's spelling."""
-    asked = named["input"].get("messages")
-    sides = {"chosen": named["preferred_output"], "rejected": named["non_preferred_output"], "prompt": asked}
+    messages = named["input"].get("messages")
+    sides = {"chosen": named["preferred_output"], "rejected": named["non_preferred_output"], "prompt": messages}
     return read_preference({**sides, "tools": named["input"].get("tools")})
 
 
@@ -307,20 +319,32 @@ TALKS = (SHAREGPT, OPENAI)
 TALK_COLUMNS = (*SHARED_COLUMNS, "functions")
 FORMS = (
     Form("pre-tokenised", (), any_of("input_ids"), read_pretokenised),
-    Form("preference pairs of OpenAI", ("input", "preferred_output", "non_preferred_output"),
-         lambda named: "preferred_output" in named and isinstance(named.get("input"), dict), read_openai_preference),
+    Form(
+        "preference pairs of OpenAI",
+        ("input", "preferred_output", "non_preferred_output"),
+        lambda named: "preferred_output" in named and isinstance(named.get("input"), dict),
+        read_openai_preference,
+    ),
     Form(PREFERENCE, ("prompt", "chosen", "rejected"), any_of("chosen", "rejected"), read_preference),
-    Form("unpaired preference", (), lambda named: isinstance(named.get("label"), bool) and "completion" in named,
-         read_unpaired),
+    Form(
+        "unpaired preference",
+        (),
+        lambda named: isinstance(named.get("label"), bool) and "completion" in named,
+        read_unpaired,
+    ),
     Form(SHAREGPT, TALK_COLUMNS, shared, read_messages),
     Form(OPENAI, TALK_COLUMNS, any_of(*SHARED_COLUMNS), read_messages),
-    Form(TRL_CONVERSATION, ("prompt", "completion"),
-         lambda named: is_talk(named.get("prompt")) and "completion" in named, read_conversational),
+    Form(
+        TRL_CONVERSATION,
+        ("prompt", "completion"),
+        lambda named: is_talk(named.get("prompt")) and "completion" in named,
+        read_conversational,
+    ),
     Form("prompt and completion", ("prompt", "completion"), has("prompt", "completion"), read_prompt),
     Form("Alpaca", ("instruction", "input", "output", "history"), has("instruction", "output"), read_alpaca),
     Form("text", ("text",), any_of("text"), read_text),
     Form("prompt and completion", ("prompt", "completion"), any_of("prompt", "completion"), read_prompt),
-)  # fmt: skip
+)
 
 
 def unknown_form(named: Record) -> BadLine:
@@ -335,12 +359,12 @@ def unknown_form(named: Record) -> BadLine:
 def proposed_mapping(named: Record) -> dict[str, str] | None:
     """Return the mapping that the columns' names suggest, or None."""
     columns = {str(name).strip().casefold(): str(name) for name in named}
-    for asked, answered in PROPOSED:
-        if asked in columns and answered in columns:
-            about = next((columns[name] for name in CONTEXTS if name in columns and name != asked), None)
+    for question, answered in PROPOSED:
+        if question in columns and answered in columns:
+            about = next((columns[name] for name in CONTEXTS if name in columns and name != question), None)
             if about is None:
-                return {"prompt": columns[asked], "completion": columns[answered]}
-            return {"instruction": columns[asked], "input": about, "output": columns[answered]}
+                return {"prompt": columns[question], "completion": columns[answered]}
+            return {"instruction": columns[question], "input": about, "output": columns[answered]}
     return None
 
 

@@ -116,23 +116,23 @@ class Scan:
         """Return a record's row, and note it. Raises BadLine."""
         if isinstance(record, BadLine):
             raise record
-        found = reading(record, mapping)
-        self.note(number, found)
-        return found.row
+        row = reading(record, mapping)
+        self.note(number, row)
+        return row.row
 
-    def note(self, number: int, found: Reading) -> None:
+    def note(self, number: int, row: Reading) -> None:
         """Note a valid row. Raises BadLine when it is a preference pair among other rows, or the reverse."""
-        form = PREFERENCE if "chosen" in found.row else found.form
+        form = PREFERENCE if "chosen" in row.row else row.form
         if self.forms and (form == PREFERENCE) != self.is_preference:
             raise BadLine("", "mixed_forms", "Preference pairs and other rows cannot stand in one dataset: part them.")
         self.forms[form] += 1
-        self.unused.update(found.unused)
-        self.notices.update(found.notices)
-        self.columns |= set(found.row)
+        self.unused.update(row.unused)
+        self.notices.update(row.notices)
+        self.columns |= set(row.row)
         self.lines.append(number)
-        self.contents.append(content_hash(found.row))
-        self.named_splits.append({None: UNSAID, False: TRAIN, True: EVAL}[found.held_out])
-        self.keys.add(found.row)
+        self.contents.append(content_hash(row.row))
+        self.named_splits.append({None: UNSAID, False: TRAIN, True: EVAL}[row.held_out])
+        self.keys.add(row.row)
 
     def divide(self) -> Any:
         """Return which rows are held out: as the column `split` says, else by groups."""
@@ -160,22 +160,25 @@ class Scan:
         train, held_out = (self.distinct(split) for split in SPLITS)
         leaked = len(np.intersect1d(train, held_out, assume_unique=True))
         if copies := self.rows - (len(train) + len(held_out) - leaked):
-            yield f"{copies} rows are exact copies of others, spaces and case aside."
+            yield f"{copies} rows are exact copies of others, apart from spaces and case."
         if leaked:
-            yield f"{leaked} held-out rows are also trained on, so the evaluation flatters: give copies one document."
+            yield (
+                f"{leaked} held-out rows are also trained on, so the evaluation is too optimistic: give copies the "
+                "same document."
+            )
         if lines := self.contradicting():
             named = ", ".join(map(str, lines[:NAMED_LINES])) + (", ..." if len(lines) > NAMED_LINES else "")
             yield f"{len(lines)} rows answer a prompt otherwise than an earlier row (lines {named}): keep one answer."
 
     def contradicting(self) -> list[int]:
         """Return the lines whose prompt stood before with another answer, whatever Unicode form either has."""
-        prompts, contents = np.array(self.keys.asked, np.uint64), np.array(self.contents, np.uint64)
+        prompts, contents = np.array(self.keys.prompt_hashes, np.uint64), np.array(self.contents, np.uint64)
         order = np.lexsort((np.arange(len(prompts)), prompts))
         firsts = np.unique(prompts, return_index=True)[1]
         first_of = np.repeat(firsts, np.diff([*np.searchsorted(prompts[order], np.unique(prompts)), len(prompts)]))
         differs = contents[order] != contents[first_of]
-        asked = prompts[order] != 0
-        return sorted(np.array(self.lines, np.uint64)[order][differs & asked].tolist())
+        has_prompt = prompts[order] != 0
+        return sorted(np.array(self.lines, np.uint64)[order][differs & has_prompt].tolist())
 
     def of_groups(self) -> Iterable[str]:
         """Yield a warning about a group larger than the held-out share."""
@@ -196,26 +199,26 @@ class Scan:
     def of_size(self) -> Iterable[str]:
         """Yield a warning about few rows."""
         if self.rows < 100:
-            yield "Fewer than 100 rows: expect a weak adapter and a noisy evaluation."
+            yield "Fewer than 100 rows: expect a weak adapter and an imprecise evaluation."
 
 
 def scan(
     records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None, *, most_bytes: int | None = None
 ) -> Scan:
     """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat, UnfoldsTooFar."""
-    found, every, written = Scan(), folder / "every.jsonl", 0
+    result, every, written = Scan(), folder / "every.jsonl", 0
     with every.open("w", encoding="utf-8") as file:
         for number, record in records:
             try:
-                written += file.write(line_of(found.taken(number, record, mapping)))
+                written += file.write(line_of(result.taken(number, record, mapping)))
             except BadLine as error:
-                found.refuse(number, error)
-                if found.broken >= MAX_BROKEN:
+                result.refuse(number, error)
+                if result.broken >= MAX_BROKEN:
                     break
             if most_bytes is not None and written > most_bytes:
                 raise UnfoldsTooFar(f"The rows take over {most_bytes >> 20} MB, too much for a file of this size.")
-    part(every, found.divide(), folder)
-    return found
+    part(every, result.divide(), folder)
+    return result
 
 
 def part(every: Path, held_out: Any, folder: Path) -> None:

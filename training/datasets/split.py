@@ -40,14 +40,14 @@ def prefix_hashes(turns: list[str]) -> list[int]:
 
 @dataclass
 class Keys:
-    """What the split knows of the rows: the hash of each row's group, and of each conversation and its beginnings.
+    """The hash of each row's group, and of each conversation and its beginnings.
 
-    `asked` holds the hash of all that stands before the answer, 0 where nothing does; `beginnings` holds pairs (row,
-    hash of the conversation up to an earlier answer) as two arrays.
+    `prompt_hashes` holds the hash of all that stands before the answer, 0 where nothing does; `beginnings` holds pairs
+    (row, hash of the conversation up to an earlier answer) as two arrays.
     """
 
     groups: array[int]
-    asked: array[int]
+    prompt_hashes: array[int]
     wholes: array[int]
     begun_rows: array[int]
     beginnings: array[int]
@@ -59,7 +59,7 @@ class Keys:
 
     def add(self, row: Row) -> None:
         """Note a row: its document, else its prompt or text, else its conversation before the last answer."""
-        self.asked.append(asked_hash(row))
+        self.prompt_hashes.append(prompt_hash(row))
         if "messages" in row and "document" not in row:
             self.add_conversation(row)
         else:
@@ -90,7 +90,7 @@ class Keys:
         return relabelled(groups, zip(longer.tolist(), shorter.tolist(), strict=True))
 
 
-def asked_hash(row: Row) -> int:
+def prompt_hash(row: Row) -> int:
     """Return a hash of everything before a row's answer, the system turn and the tools too; 0 where nothing is."""
     if "messages" in row:
         before = [*row.get("tools", ()), *row["messages"][:-1]]
@@ -102,8 +102,8 @@ def key_of(row: Row) -> str:
     """Return the text by which rows that are no conversation are grouped."""
     if "document" in row:
         return f"document\x1f{row['document']}"
-    asked = row.get("prompt") or row.get("text") or row["chosen"][:-1]
-    return asked if isinstance(asked, str) else json.dumps(asked, sort_keys=True)
+    question = row.get("prompt") or row.get("text") or row["chosen"][:-1]
+    return question if isinstance(question, str) else json.dumps(question, sort_keys=True)
 
 
 def conversation_without_system(row: Row) -> list[dict[str, Any]]:

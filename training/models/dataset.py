@@ -177,7 +177,7 @@ class Dataset(RetentionMixin):
             encoding=encoding,
         )
         if weight_of(file) > AT_ONCE_BYTES:
-            message = f"Over {AT_ONCE_BYTES >> 20} MB a file is checked by a worker: upload it."
+            message = f"Over {AT_ONCE_BYTES >> 20} MB a file can only be checked by a worker: upload it."
             raise Invalid(message, field="file", code="too_large_to_look_at")
         with dataset.scanned(file) as (report, folder):
             dataset.digest = digest_of(manifest_of(folder))
@@ -324,7 +324,7 @@ def require_enough(report: Report) -> None:
     if report.errors:
         raise BrokenLines(report)
     if report.rows < MIN_ROWS:
-        message = f"{report.rows} rows are too few to train and to evaluate: add more."
+        message = f"{report.rows} rows are too few to train and evaluate on: add more."
         raise Invalid(message, field="file", code="too_short")
     if all(report.splits.values()):
         return

@@ -12,7 +12,7 @@ from django.db.models import Q
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
-from adapterhub.core.patterns import require_pattern
+from adapterhub.core.patterns import pattern_fault
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion, VersionEvaluation
 from registry.models.adapter import VersionStatus
@@ -72,7 +72,8 @@ class Evaluation(GpuJob):
         require_measurable(version, against)
         if dataset is None and not prompts:
             raise Invalid("Name a dataset, or prompts.", field="dataset", code="nothing_to_measure")
-        require_pattern(pattern, "pattern", "bad_pattern")
+        if fault := pattern_fault(pattern):
+            raise Invalid(f"pattern: {fault}", field="pattern", code="bad_pattern")
         job = cls(
             project=version.project,
             base_model=version.adapter.base_model,

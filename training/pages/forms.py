@@ -49,7 +49,7 @@ class UploadForm(forms.Form):
     """The file to upload as a dataset."""
 
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
-    name = forms.CharField(max_length=200, required=False, help_text="Empty = the name of the file.")
+    name = forms.CharField(max_length=200, required=False, help_text="Default: the file's name.")
     file = forms.FileField(
         help_text="JSONL, JSON, CSV, Parquet or text, also as .gz or .zst; over 32 MB a worker checks it."
     )

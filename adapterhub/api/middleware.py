@@ -23,7 +23,7 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
 
     def middleware(request: HttpRequest) -> HttpResponse:
         sent_id = request.headers.get("X-Request-ID", "")
-        accepted_id = sent_id if GIVEN_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        accepted_id = sent_id if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         marked(request).request_id = accepted_id
         response = get_response(request)
         response["X-Request-ID"] = accepted_id

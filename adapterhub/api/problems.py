@@ -125,5 +125,5 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """Answer an internal error: a problem with the request's id below /api/, else the 500 page."""
     if not request.path.startswith("/api/"):
         return default_server_error(request)
-    detail = f"AdapterHub made a mistake. Its log tells more of request {marked(request).request_id}."
+    detail = f"An internal error occurred. The log has the details of request {marked(request).request_id}."
     return JsonResponse(problem(500, "internal_error", detail), status=500, content_type=CONTENT_TYPE)

@@ -48,7 +48,7 @@ class Watchdog(threading.Thread):
     def _waiting(self) -> int:
         """Count the messages in this worker's queues over a separate connection; 0 while Valkey does not answer."""
         try:
-            with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=LOOK_S) as client:
+            with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=CHECK_EVERY_S) as client:
                 return sum(int(client.llen(name)) for name in self._queues)
         except redis.RedisError:
             return 0

@@ -28,7 +28,9 @@ class WebhookForm(forms.Form):
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", empty_label=None
     )
-    url = forms.CharField(max_length=500, label="Address", help_text="https, at a host that an operator allowed.")
+    url = forms.CharField(
+        max_length=500, label="Address", help_text="An https URL at a host that an operator has allowed."
+    )
     events = forms.CharField(initial="rollout:* alias:*", help_text="Separated by spaces.")
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:

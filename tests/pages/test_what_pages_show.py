@@ -96,7 +96,7 @@ def test_rollouts_are_searched_and_say_who_gets_the_candidate(
     assert ">5 %<" in markup(client.get("/rollouts/?status=running&sort=-opened"))
     rollout.promote(reason="holds", by=by)
     assert ">everybody<" in markup(client.get("/rollouts/"))
-    assert "No rollout is like that." in client.get("/rollouts/?q=august").content.decode()
+    assert "No rollout matches." in client.get("/rollouts/?q=august").content.decode()
 
 
 def test_runs_are_narrowed_by_the_address(adapter: Adapter, dataset: Dataset, alice: User, client: Client) -> None:

@@ -126,9 +126,9 @@ def kind_of(place: int, label: int, max_length: int) -> str:
 
 
 def shortened(spans: Sequence[Span]) -> list[Span]:
-    """Cut the spans to at most SHOWN characters for display on a page."""
+    """Cut the spans to at most SHOWN_CHARACTERS characters for display on a page."""
     shown_spans: list[Span] = []
-    room = SHOWN
+    room = SHOWN_CHARACTERS
     for span in spans:
         if len(span.text) > room:
             return [*shown_spans, Span(span.text[:room] + " …", span.kind)]

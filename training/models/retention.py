@@ -48,7 +48,7 @@ class RetentionMixin(models.Model):
     def kept_until(self) -> datetime:
         """Return the time until which the record must be kept."""
         created_at: datetime = cast(Any, self).created_at
-        return created_at + KEPT_FOR[Retention(self.retention)]
+        return created_at + RETAINED_FOR[Retention(self.retention)]
 
     def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
         """Change the retention class."""

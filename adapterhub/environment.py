@@ -58,7 +58,7 @@ TABLE = {
         Setting(
             "ADAPTERHUB_PROXIES",
             "",
-            "IP addresses or networks of proxies whose X-Forwarded-For is believed; empty = none.",
+            "IP addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas; empty = none.",
         ),
         Setting("ADAPTERHUB_SESSION_IDLE_MINUTES", "60", "Minutes without a click after which a session ends."),
         Setting("ADAPTERHUB_SESSION_HOURS", "12", "Hours after a sign-in when its session ends in any case."),

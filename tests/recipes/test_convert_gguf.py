@@ -114,4 +114,4 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "out").mkdir()
     source = write_gguf(tmp_path / "tiny.gguf", make_model())
     assert convert_gguf.main([str(source), str(tmp_path / "out")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

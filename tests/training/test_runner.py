@@ -264,7 +264,7 @@ def test_bad_prompts_are_named(
 
 
 def test_a_run_in_shards_answers_no_prompts(line_of_work: Adapter, long_dataset: Dataset, alice: User) -> None:
-    with pytest.raises(Invalid, match="shards"):
+    with pytest.raises(Invalid, match="sharded"):
         launch_run(
             adapter=line_of_work,
             dataset=long_dataset,

@@ -51,7 +51,9 @@ def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str], encod
     if answer is None:
         message = "The file could not be read within the limits of memory and time of a check: send it in parts."
         raise Invalid(message, field="file", code="too_costly")
+    if "fault" in answer and answer["code"] == "unfolds_too_far":
+        raise Invalid(answer["fault"], field="file", code="unfolds_too_far")
     if "fault" in answer:
-        raise Invalid(answer["fault"], field="file", code=answer["code"])
+        raise Invalid(answer["fault"], field="file", code=f"not_{form}")
     errors = [LineError(**error) for error in answer.pop("errors")]
     return Report(errors=errors, **answer)

@@ -21,7 +21,7 @@ from registry.evidence.comparison import other_version, table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
 from registry.models.blind import tally
 from registry.pages.adapters import find_version
-from registry.playground.blind_tests import ask_blindly, face
+from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for
 
 TESTS, OFFERED, MOST_PROMPTS = 20, 12, 8

@@ -15,7 +15,7 @@ from registry.models import Rollout, RolloutStatus
 from registry.models.rollout_states import SERVING
 from registry.rollouts.controller import Progress, judge, minutes, progress
 
-LOOKS = 12  # points of a chart over time
+CHART_POINTS = 12  # points of a chart over time
 FRAME = charts.Frame(320, 96, 8)
 REACH = 3  # margins above and below zero that a chart shows
 BAD = {Kind.GUARDRAIL: "rolls back", Kind.SIGNAL: "pauses", Kind.GOAL: "holds the promotion"}
@@ -121,15 +121,15 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
     intervals = [then(rail, rows, end, guardrails).interval for end in ends]
     reach = REACH * max(rail.margin / rail.scale, 1e-3)
 
-    def spot(look: int, value: float) -> charts.Place:
-        return FRAME.x(look / (LOOKS - 1)), charts.height_around_zero(FRAME, value, reach)
+    def spot(index: int, value: float) -> charts.Place:
+        return FRAME.x(index / (CHART_POINTS - 1)), charts.height_around_zero(FRAME, value, reach)
 
-    above = [spot(look, float(one.upper)) for look, one in enumerate(intervals)]
-    below = [spot(look, float(one.lower)) for look, one in enumerate(intervals)]
-    estimates = [(look, float(one.estimate)) for look, one in enumerate(intervals)]
+    above = [spot(index, float(one.upper)) for index, one in enumerate(intervals)]
+    below = [spot(index, float(one.lower)) for index, one in enumerate(intervals)]
+    estimates = [(index, float(one.estimate)) for index, one in enumerate(intervals)]
     return {
         "band": charts.points([*above, *reversed(below)]),
-        "line": charts.points(spot(look, estimate) for look, estimate in estimates if isfinite(estimate)),
+        "line": charts.points(spot(index, estimate) for index, estimate in estimates if isfinite(estimate)),
         "zero": charts.height_around_zero(FRAME, 0, reach),
         "margin": charts.height_around_zero(FRAME, rail.margin / rail.scale, reach),
         "first": times[0],

@@ -58,7 +58,7 @@ def evaluate(evaluation: Evaluation, events: Events) -> None:
         from peft import PeftModel
 
         if not (evaluation.adapter / "adapter_config.json").is_file():
-            raise BadInput(f"adapter: {evaluation.adapter} is no adapter folder.")
+            raise BadInput(f"adapter: {evaluation.adapter} is not an adapter's folder.")
         model = PeftModel.from_pretrained(model, str(evaluation.adapter))
     measured = held_out_loss(model, sequences, tokenizer.pad_token_id)
     evaluation.output.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ class RunFile(Checked):
         """Build it from a file's record, in which null is as good as left out. Raises BadInput naming the field."""
         made = super().read({name: value for name, value in record.items() if value is not None})
         if not (made.base_model / "config.json").is_file():
-            raise BadInput(f"base_model: {made.base_model} is no folder of a model.")
+            raise BadInput(f"base_model: {made.base_model} is not a model's folder.")
         return made
 
 

@@ -119,6 +119,7 @@ def check_pattern(pattern: Any, field: str) -> None:
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     """Return tensor shapes from the safetensors header, parsed with size limits before any library opens the file."""
+    # safetensors itself takes a header of 100 MB, and the last of two tensors with one name.
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

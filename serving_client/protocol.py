@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import orjson
 
@@ -30,7 +30,14 @@ SAMPLES, JUDGING = "ah:samples", "ah:judging"
 # Prefixes of keys: cached answers, the rate of a project at the routers, the rate of a caller at the REST API.
 CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
 
-Record = TypeVar("Record")
+
+class Fielded(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Record = TypeVar("Record", bound=Fielded)
 
 
 @dataclass(frozen=True)
@@ -310,6 +317,6 @@ def _outcome(raw: dict[str, Any]) -> Outcome:
 def _record(kind: type[Record], raw: dict[str, Any]) -> Record:
     """Build a dataclass from the fields that it knows. Raises ValueError if one is missing."""
     try:
-        return kind(**{field.name: raw[field.name] for field in fields(kind) if field.name in raw})  # type: ignore[arg-type]
+        return kind(**{field.name: raw[field.name] for field in fields(kind) if field.name in raw})
     except (TypeError, KeyError) as error:
         raise ValueError(f"The text is not a {kind.__name__}: {error}.") from error

@@ -84,6 +84,18 @@ def test_the_model_comes_back(tmp_path: Path, tied: bool) -> None:
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
 
 
+def test_transformers_own_reader_gives_the_same_weights(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    source = write_gguf(tmp_path / "tiny.gguf", make_model())
+    assert convert_gguf.main([str(source), str(tmp_path / "out")]) == 0
+    dense = GgufConfig(dequantize=True)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=source.name, quantization_config=dense)
+    for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert torch.equal(theirs.state_dict()[name], weight), name
+
+
 @pytest.mark.slow
 def test_the_folder_needs_no_gguf(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "tiny.gguf", make_model())

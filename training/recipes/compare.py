@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from training.lm.data import Row, TokenSequence
-from training.lm.error_reporting import guarded
 from training.lm.events import Events
-from training.recipes import run_file
+from training.recipes import entrypoint, run_file
 from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 BASE = "base"
@@ -41,14 +40,7 @@ class Comparison(RunFile):
 
 def main(arguments: list[str]) -> int:
     """Compare as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
-    events = Events(None)
-
-    def work() -> None:
-        record = run_file.read_record(Path(arguments[0]))
-        events.path = run_file.events_path(record)
-        compare(Comparison.read(record), events)
-
-    return guarded(events, work)
+    return entrypoint.measure(arguments, Comparison, compare)
 
 
 def compare(comparison: Comparison, events: Events) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
 
+# transformers reads the same weights, but takes 1.6 times as long, and its config.json changes with its release: that
+# file is a part of the base model's digest, and engines with an older transformers do not find the rotary base in it.
 Weights = dict[str, NDArray[np.float32]]
 
 OUTER = {

@@ -7,15 +7,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from training.lm.error_reporting import guarded, last
 from training.lm.events import Events
 from training.recipes import run_file
 from training.recipes.memory import out_of_memory
-from training.recipes.run_file import Run
+from training.recipes.run_file import Run, RunFile
 
 CANCELLED = 143
+File = TypeVar("File", bound=RunFile)
 
 
 class Cancel:
@@ -77,3 +78,15 @@ def program(arguments: list[str], train: Train) -> int:
         train(events.run, events, cancel)
 
     return last(guarded(events, work))
+
+
+def measure(arguments: list[str], kind: type[File], work: Callable[[File, Events], None]) -> int:
+    """Run a measurement of the file that the arguments name; return 0, 2 for bad input, 1 for anything else."""
+    events = Events(None)
+
+    def read_and_work() -> None:
+        record = run_file.read_record(Path(arguments[0]))
+        events.path = run_file.events_path(record)
+        work(kind.read(record), events)
+
+    return guarded(events, read_and_work)

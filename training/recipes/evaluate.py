@@ -7,14 +7,13 @@ The file: {"base_model": DIR, "adapter": DIR or null, "data": FILE, "events": FI
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from training.lm.error_reporting import BadInput, guarded
+from training.lm.error_reporting import BadInput
 from training.lm.events import Events
-from training.recipes import run_file
+from training.recipes import entrypoint, run_file
 from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 
@@ -30,14 +29,7 @@ class Evaluation(RunFile):
 
 def main(arguments: list[str]) -> int:
     """Evaluate as the file says; return the exit status: 0, 2 for bad input, 1 for anything else."""
-    events = Events(None)
-
-    def work() -> None:
-        record = run_file.read_record(Path(arguments[0]))
-        events.path = run_file.events_path(record)
-        evaluate(Evaluation.read(record), events)
-
-    return guarded(events, work)
+    return entrypoint.measure(arguments, Evaluation, evaluate)
 
 
 def evaluate(evaluation: Evaluation, events: Events) -> None:

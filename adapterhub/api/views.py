@@ -21,6 +21,7 @@ from adapterhub.api.conditions import conditional
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.permissions import require_used_scopes, seen_in, used_scopes
 from adapterhub.api.throttling import headers_of
+from adapterhub.api.unknown_fields import require_known
 from adapterhub.core.errors import Conflict, Invalid, TooLarge
 from adapterhub.core.tenancy import Scope, Tenant
 from adapterhub.encryption import box
@@ -60,6 +61,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         """Return the request's body, validated by the serializer."""
         require_no_nul(self.request.data)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
+        require_known(serializer, self.request.data)
         serializer.is_valid(raise_exception=True)
         validated: dict[str, Any] = serializer.validated_data
         return validated

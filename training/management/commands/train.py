@@ -9,7 +9,8 @@ import yaml
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.core.errors import DomainError
+from adapterhub.api.unknown_fields import require_known
+from adapterhub.core.errors import DomainError, Invalid
 from adapterhub.core.tenancy import ROLE_SCOPES, Scope
 from training.api.serializers import NewTrainingRunSerializer
 from training.runs import specification
@@ -59,6 +60,10 @@ def read(file: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise CommandError(f"{file} cannot be read: {error}") from None
     serializer = NewTrainingRunSerializer(data=body)
+    try:
+        require_known(serializer, body)
+    except Invalid as error:
+        raise CommandError(error.detail) from None
     if not serializer.is_valid():
         field, errors = next(iter(serializer.errors.items()))
         raise CommandError(f"{field}: {errors[0]}")

@@ -65,6 +65,8 @@ def ranks_of(ranks: dict[str, int]) -> str:
 def measured(metrics: Json, evaluations: list[Json]) -> Json:
     """Return what was measured of the version, by the name that the card shows."""
     rows: Json = {name: metrics[key] for key, name in METRIC_NAMES.items() if metrics.get(key) is not None}
+    if metrics.get("eval_rows"):
+        rows["Measured on"] = f"{metrics['eval_tokens']:,} tokens of {metrics['eval_rows']:,} held-out rows"
     for evaluation in evaluations:
         for other, change in ((evaluation.get("metrics") or {}).get("differences") or {}).items():
             beside = evaluation["against"] if other == "against" else "the base"

@@ -67,7 +67,7 @@ def projects() -> Call[Json]:
 
 
 def upload_dataset(project: str, file: Path, **fields: Any) -> Call[Dataset]:
-    """Upload a file. Fields: name, format, encoding, mapping."""
+    """Upload a file. Fields: name, format, encoding, escape, mapping."""
     return Call("POST", "datasets/", {"project": project, **as_form(fields)}, files={"file": file})
 
 

@@ -174,7 +174,7 @@ class Walkthrough:
         metrics = version["metrics"]
         self.say(
             f"{run['version']}: held-out loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f} over "
-            f"{metrics['eval_tokens']:,} tokens, {version['parameters']:,} parameters"
+            f"{metrics['eval_tokens']:,} tokens of {metrics['eval_rows']:,} rows, {version['parameters']:,} parameters"
         )
         self.keep_version(version)
         return str(run["version"])

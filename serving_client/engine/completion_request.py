@@ -24,7 +24,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (None, 1),
     "min_p": (None, 0),
     "min_tokens": (None, 0),
-    "tools": (None, []),
+    "tool_choice": (None, "auto"),
     "response_format": (None, {"type": "text"}),
     "structured_outputs": (None,),
     "use_beam_search": (None, False),
@@ -39,6 +39,7 @@ class CompletionRequest:
     model: str | None
     prompt: str | list[int] | None  # text or tokens; None for a chat
     messages: list[dict[str, Any]] | None
+    tools: list[dict[str, Any]] | None
     max_tokens: int | None
     temperature: float
     top_p: float
@@ -106,6 +107,7 @@ def _parse(
         model=_text(body, "model"),
         prompt=prompt,
         messages=messages,
+        tools=_tools(body.get("tools")),
         max_tokens=max_tokens,
         temperature=_number(body, "temperature", 1.0, 0.0, 100.0),
         top_p=_top_p(body),
@@ -152,7 +154,26 @@ def _messages(messages: object) -> list[dict[str, Any]]:
 def _message(message: object) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise bad_request("Each message needs a 'role' and a 'content'.", "messages")
-    return {**message, "content": _content(message.get("content"))}
+    return {**message, "content": _content(message.get("content")), "tool_calls": _calls(message.get("tool_calls"))}
+
+
+def _calls(calls: object) -> list[dict[str, Any]]:
+    if not isinstance(calls or [], list) or not all(_is_function(call) for call in calls or []):  # type: ignore[attr-defined]
+        raise bad_request("Each of 'tool_calls' needs a function with a name and arguments.", "messages")
+    return list(calls or [])  # type: ignore[call-overload]
+
+
+def _tools(tools: object) -> list[dict[str, Any]] | None:
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(_is_function(tool) for tool in tools):
+        raise bad_request("Each of 'tools' needs a type and a function with a name.", "tools")
+    return tools
+
+
+def _is_function(item: object) -> bool:
+    function = item.get("function") if isinstance(item, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _content(content: object) -> str:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 
 from serving_client.engine.adapters.adapter import Adapter, read_adapter
@@ -15,6 +15,7 @@ from serving_client.engine.adapters.pool import AdapterPool
 from serving_client.engine.batching.batch import RunningBatch
 from serving_client.engine.batching.loop import GenerationLoop
 from serving_client.engine.batching.sequence import Delta, Sequence
+from serving_client.engine.chat_prompt import ChatRefused, chat_prompt
 from serving_client.engine.completion_request import CompletionRequest
 from serving_client.engine.errors import bad_request, internal, not_found
 from serving_client.engine.model import BaseModel
@@ -107,20 +108,19 @@ class Engine:
     def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
         prompt = request.prompt
         if request.messages is not None:
-            prompt = self._chat_prompt(request.messages)
+            prompt = self._chat_prompt(request.messages, request.tools)
         if isinstance(prompt, str):
             tokens: list[int] = self.base.tokenizer.encode(prompt, add_special_tokens=request.messages is None)
             return tokens
         return self._known_tokens(prompt or [])
 
-    def _chat_prompt(self, messages: list[dict[str, str]]) -> str:
+    def _chat_prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         if not self.base.tokenizer.chat_template:
             raise bad_request("The base model has no chat template: use /v1/completions.")
         try:
-            prompt = self.base.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise bad_request(f"The chat template refuses these messages: {error}", "messages") from error
-        return str(prompt)
+            return chat_prompt(self.base.tokenizer, messages, tools)
+        except ChatRefused as error:
+            raise bad_request(str(error), error.field) from error
 
     def _known_tokens(self, tokens: list[int], field: str = "prompt") -> list[int]:
         vocabulary: int = self.base.model.config.get_text_config().vocab_size

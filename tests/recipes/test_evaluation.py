@@ -38,11 +38,28 @@ def test_batching_and_order_change_nothing(sequences, monkeypatch: pytest.Monkey
     assert again.loss == pytest.approx(once.loss, rel=1e-5)
 
 
-def test_the_first_sequences_within_the_tokens_are_taken(sequences) -> None:
-    leading = evaluation.first_tokens(sequences, 30)
-    assert leading == sequences[: len(leading)]
-    assert sum(sequence.targets for sequence in leading) <= 30
-    assert evaluation.first_tokens(sequences, 1) == sequences[:1]
+def test_the_sample_is_drawn_by_the_seed_within_the_tokens(sequences) -> None:
+    drawn = evaluation.held_out_sample(sequences, 60, seed=1)
+    assert sum(sequence.targets for sequence in drawn) <= 60
+    assert (
+        drawn == evaluation.held_out_sample(sequences, 60, seed=1) != evaluation.held_out_sample(sequences, 60, seed=2)
+    )
+    assert len(evaluation.held_out_sample(sequences, 1, seed=0)) == 1
+
+
+def test_a_sorted_file_is_measured_on_every_source_in_proportion() -> None:
+    rows = [{"text": "a bank shall report", "source": "short"}] * 60 + [
+        {"text": "each risk " * 4, "source": "long"}
+    ] * 20
+    drawn = evaluation.held_out_sample(tokenised(rows, make_tokenizer(), 64), 160, seed=0)
+    sources = Counter(sequence.source for sequence in drawn)
+    assert sources["short"] == pytest.approx(3 * sources["long"], abs=3)
+
+
+def test_a_row_that_does_not_fit_is_passed_over() -> None:
+    rows = [{"text": "each risk " * 20}] + [{"text": "a bank"}] * 30
+    drawn = evaluation.held_out_sample(tokenised(rows, make_tokenizer(), 64), 60, seed=3)
+    assert len(drawn) >= 9
 
 
 def test_the_model_keeps_its_mode(sequences) -> None:

@@ -102,7 +102,11 @@ def test_an_evaluation_of_its_own_finds_the_same_loss(finished: Path, inputs: di
     assert evaluate.main([str(path)]) == 0
     result = json.loads((finished / "output" / "result.json").read_bytes())
     evaluated = json.loads((tmp_path / "result.json").read_bytes())
-    assert evaluated == {"loss": pytest.approx(result["loss_after"], rel=1e-5), "tokens": result["eval_tokens"]}
+    assert evaluated == {
+        "loss": pytest.approx(result["loss_after"], rel=1e-5),
+        "tokens": result["eval_tokens"],
+        "rows": result["eval_rows"],
+    }
 
 
 @pytest.mark.slow
@@ -147,7 +151,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
         ({"alpha_pattern": {}}, "alpha_pattern: alpha / r of ^model"),
         ({"hyperparameters": {"steps": 0}}, "hyperparameters.steps: 0 is too small"),
         ({"hyperparameters": {"learning_rate": "fast"}}, "hyperparameters.learning_rate: must be a number"),
-        ({"hyperparameters": {"epochs": 3}}, "hyperparameters.epochs is unknown; there are steps, batch_size"),
+        ({"hyperparameters": {"rounds": 3}}, "hyperparameters.rounds is unknown; there are steps, batch_size"),
         ({"hyperparameters": {"steps": "3"}}, "hyperparameters.steps: must be a whole number, not '3'."),
         ({"lora_alpha": 0}, "lora_alpha: 0 is too small: it must be above 0."),
         ({"rank_pattern": {"^up": "x"}}, "rank_pattern.^up: must be a whole number, not 'x'."),
@@ -238,4 +242,4 @@ def continued(inputs: dict[str, str], adapter: Path, prompt: str) -> str:
 
     base = Path(inputs["base_model"])
     model = PeftModel.from_pretrained(load_model(base), str(adapter))
-    return answer_of(lambda generate: generate(model), load_tokenizer(base), prompt, NEW_TOKENS)
+    return answer_of(lambda generate: generate(model), load_tokenizer(base), {"prompt": prompt}, NEW_TOKENS)

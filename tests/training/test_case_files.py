@@ -75,9 +75,12 @@ CASE_OF = {
     "17_pretokenised.jsonl": Case(refused="line 1, pre_tokenised: The row is pre-tokenised"),
     "18_empty_completion.jsonl": Case(refused="line 4, empty: completion is missing"),
     "19_dups.jsonl": Case((108, 12), warned="exact copies"),
-    "20_injection.jsonl": Case(form=OPENAI),
-    "21_text_prerendered.jsonl": Case(form="text"),
-    "21b_completion_with_eos.jsonl": Case(),
+    "20_injection.jsonl": Case(
+        form=OPENAI,
+        warned="a prompt holds <|im_end|>, which a tokenizer may read as a control token (lines 1, 2, 3, 4, 5, ...)",
+    ),
+    "21_text_prerendered.jsonl": Case(form="text", warned="the trained text holds <|im_start|> already"),
+    "21b_completion_with_eos.jsonl": Case(warned="the trained text holds <|im_end|> already"),
     "22_long_prompt.jsonl": Case(),
     "22b_mixed_long.jsonl": Case(),
     "22c_long_answer.jsonl": Case(),
@@ -132,6 +135,13 @@ def test_no_case_is_forgotten() -> None:
 def test_another_encoding_is_refused_with_the_choice(name: str, tmp_path: Path) -> None:
     first = scanned(name, Case(), tmp_path).errors[0]
     assert "choose the file's encoding (as cp1252" in first.message
+
+
+def test_control_tokens_of_prompts_are_escaped_by_choice(tmp_path: Path) -> None:
+    found = scan(records_of(CASES / "20_injection.jsonl", "jsonl"), tmp_path, escape=True)
+    prompts = [row["messages"][0]["content"] for row in stored(tmp_path)]
+    assert all("< |im_end|>" in prompt and "<|im_end|>" not in prompt for prompt in prompts)
+    assert not any("control token" in warning for warning in found.warnings())
 
 
 def test_a_proposed_mapping_works(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.builders import rows
+from training.datasets.containers import NotThisFormat
 from training.datasets.lines import MAX_ROW_BYTES
-from training.datasets.readers import NotThisFormat, format_of, records_of
+from training.datasets.readers import format_of, records_of
 from training.datasets.scan import Scan, scan
 
 
@@ -194,3 +195,76 @@ def measured(path: Path, form: str) -> list[int]:
     """(MB that the process grew by, rows, bad lines)."""
     command = [sys.executable, "-c", MEMORY, str(path), form, str(path.parent)]
     return [int(word) for word in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "said"),
+    [
+        ({"prompt": "a", "response": "b"}, "no_form", '{"prompt": "prompt", "completion": "response"}'),
+        (
+            {"instruction": "a", "context": "c", "response": "b"},
+            "no_form",
+            '{"instruction": "instruction", "input": "context", "output": "response"}',
+        ),
+        ({"prompt": "a", "completion": "b", "label": False}, "unpaired_preference", "label"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_text", "image_url"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 2}]},
+            "bad_weight",
+            "between 0",
+        ),
+        ({"prompt": "a", "completion": "b", "tools": [{"name": "x"}]}, "tools_without_messages", "tools"),
+        ({"prompt": "a", "completion": "b", "split": "third"}, "bad_split", "train, validation or test"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "the same"),
+    ],
+)
+def test_what_no_training_would_honour_is_refused_with_the_way_out(
+    tmp_path: Path, row: dict[str, Any], code: str, said: str
+) -> None:
+    (error,) = scanned(written(tmp_path / "a.jsonl", json.dumps(row))).errors
+    assert error.code == code
+    assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '{"version": 1, "data": [{"text": "one"}, {"text": "two"}]}'),
+        ("b.json", '[{"text": "one"}, {"text": "two"}]\n'),
+        ("c.json", '{"train": [{"text": "one"}], "test": [{"text": "two"}]}'),
+        ("d.jsonl", '\ufeff{"text": "one"}\r\n{"text": "two"}\r\n'.encode("utf-16")),
+        ("e.csv", "text\none\ntwo\n".encode("utf-16")),
+    ],
+)
+def test_rows_are_found_in_documents_and_other_encodings(tmp_path: Path, name: str, content: str | bytes) -> None:
+    assert scanned(written(tmp_path / name, content)).errors == []
+    assert {row["text"] for row in stored(tmp_path)} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"text": "one"}, {"text": ', '[{"text": "one"} {"text": "two"}]', '[{"text": "one"}] x']
+)
+def test_a_document_that_is_cut_off_is_refused_behind_its_last_row(tmp_path: Path, content: str) -> None:
+    assert [code for _, code in codes(scanned(written(tmp_path / "a.json", content)))] == ["not_json"]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_compressed_files_are_read(tmp_path: Path, compression: str) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in rows(30)).encode()
+    path = tmp_path / f"rows.jsonl.{'gz' if compression == 'gzip' else 'zst'}"
+    with pyarrow.output_stream(str(path), compression=compression) as stream:
+        stream.write(lines)
+    found = scanned(path)
+    assert (found.errors, found.rows) == ([], 30)
+
+
+def test_a_compressed_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotThisFormat, match="cannot be unpacked"):
+        scanned(written(tmp_path / "a.jsonl.gz", b"\x1f\x8b and no more"))
+
+
+def test_a_files_own_split_decides(tmp_path: Path) -> None:
+    lines = [{"text": f"t{n}", "split": "train" if n else "validation"} for n in range(10)]
+    found = scanned(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines))))
+    assert found.splits == {"train": 9, "eval": 1}
+    assert all(set(row) == {"text"} for row in stored(tmp_path))

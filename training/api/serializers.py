@@ -38,6 +38,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
             "message",
             "format",
             "encoding",
+            "escape",
             "read_as",
             "digest",
             "rows",
@@ -89,6 +90,9 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
     )
     encoding = serializers.ChoiceField(
         tuple(containers.ENCODINGS), required=False, help_text="Else UTF-8, or what the file's byte-order mark says."
+    )
+    escape = serializers.BooleanField(
+        default=False, help_text="Put a space into control tokens of prompts, so that none is read as one."
     )
     mapping = serializers.JSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
@@ -256,6 +260,7 @@ class TrainingRunSerializer(JobSerializer):
             "start_values",
             "hyperparameters",
             "prompts",
+            "validation_dataset",
             "version",
             "loss_before",
             "loss_after",
@@ -272,6 +277,9 @@ class NewTrainingRunSerializer(serializers.Serializer[Any]):
     adapter = serializers.SlugField()
     dataset = serializers.IntegerField()
     base_model = serializers.SlugField(required=False, help_text="Must be the adapter's base model.")
+    validation_dataset = serializers.IntegerField(
+        required=False, allow_null=True, help_text="All of its rows are evaluated on, instead of the held-out ones."
+    )
     method = serializers.ChoiceField(TrainingRun.Method.choices, default=TrainingRun.Method.LORA)
     rank_analysis = serializers.UUIDField(required=False, allow_null=True)
     budget = BudgetSerializer(
@@ -298,6 +306,7 @@ class CloneSerializer(serializers.Serializer[Any]):
 
     adapter = serializers.SlugField(required=False)
     dataset = serializers.IntegerField(required=False)
+    validation_dataset = serializers.IntegerField(required=False, allow_null=True)
     method = serializers.ChoiceField(TrainingRun.Method.choices, required=False)
     rank_analysis = serializers.UUIDField(required=False, allow_null=True)
     hyperparameters = serializers.DictField(required=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.jobs.child import Child
 from adapterhub.workspace import scratch
+from training.datasets.choices import Choices
 from training.datasets.containers import NotThisFormat, is_packed
 from training.datasets.lines import LineError
 from training.datasets.readers import records_of
@@ -22,26 +24,28 @@ TURN_S, CHECK_S = 30, 1800
 turns = threading.BoundedSemaphore(AT_ONCE)
 
 
-def checked(file: Path, form: str, folder: Path, mapping: dict[str, str], encoding: str = "") -> Report:
+def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Write the file's splits into the folder and return the report. Raises Invalid, and Unavailable without a turn."""
     if form != "parquet" and file.stat().st_size <= SHORT_BYTES and not is_packed(file):
         try:
-            return scan(records_of(file, form, encoding), folder, mapping).report()
+            return scan(
+                records_of(file, form, choices.encoding), folder, choices.mapping, escape=choices.escape
+            ).report()
         except NotThisFormat as error:
             raise Invalid(str(error), field="file", code=f"not_{form}") from None
     if not turns.acquire(timeout=TURN_S):
         raise Unavailable("Too many files are being checked: send it again in a minute.")
     try:
-        return by_child(file, form, folder, mapping, encoding)
+        return by_child(file, form, folder, choices)
     finally:
         turns.release()
 
 
-def by_child(file: Path, form: str, folder: Path, mapping: dict[str, str], encoding: str) -> Report:
+def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Check the file in a child process of limited memory and time. Raises Invalid."""
     with scratch() as own:
         events = own / "events.jsonl"
-        arguments = [str(file), form, str(folder), str(events), json.dumps(mapping), encoding]
+        arguments = [str(file), form, str(folder), str(events), json.dumps(asdict(choices))]
         child = Child(["training.datasets.scan_process", *arguments], events, own / "log.txt")
         try:
             status = child.wait(CHECK_S)

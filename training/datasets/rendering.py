@@ -26,6 +26,10 @@ class NotReadable(ValueError):
     """The model's tokenizer cannot render the rows; the message says why."""
 
 
+class NoTokenizer(NotReadable):
+    """The model has no tokenizer that can be loaded."""
+
+
 @dataclass(frozen=True)
 class Span:
     """A piece of a rendered row. `kind`: `counted` by the loss, `read` only, or `cut` off behind max_length."""
@@ -68,11 +72,11 @@ class Lengths:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Convert errors of loading the folder's tokenizer inside the block to NotReadable."""
+    """Convert errors of loading the folder's tokenizer inside the block to NoTokenizer."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower for a file that it cannot read
-        raise NotReadable(f"The tokenizer of {folder.name} cannot be loaded: {error}") from None
+        raise NoTokenizer(f"The tokenizer of {folder.name} cannot be loaded: {error}") from None
 
 
 @lru_cache(maxsize=8)
@@ -88,8 +92,7 @@ def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:
     """Render a row as the recipes read it, with its length and loss targets in tokens. Raises NotReadable."""
     sequence = sequence_of(row, tokenizer)
     spans = spans_of(sequence, tokenizer, max_length)
-    cut = TokenSequence(sequence.ids[:max_length], sequence.labels[:max_length])
-    return Rendered(len(sequence.ids), cut.targets, shortened(spans))
+    return Rendered(len(sequence.ids), sequence.cut(max_length).targets, shortened(spans))
 
 
 def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,12 @@ PROPOSED = (
 CONTEXTS = ("context", "input", "passage")
 
 
+# Control tokens of the chat templates in use.
+CONTROL = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<\uff5c[^<>\s]{1,40}\uff5c>|<eos>|<bos>"
+)
+
+
 @dataclass(frozen=True)
 class Reading:
     """A row in normal form, the form in which it was recognised, the split that it names, and columns left unused."""
@@ -75,13 +82,18 @@ def renamed(row: Record, mapping: dict[str, str]) -> Record:
     return {**rest, **{ours: row[theirs] for ours, theirs in mapping.items()}}
 
 
-def reading(record: Record, mapping: dict[str, str] | None = None) -> Reading:
-    """Recognise a record and return its normal form. Raises BadLine, with the mapping that would work."""
-    named = {name: value for name, value in renamed(record, mapping or {}).items() if value is not None}
+def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bool = False) -> Reading:
+    """Recognise a record and return its normal form, with `escape` without control tokens in its prompts.
+
+    Raises BadLine, with the mapping that would work.
+    """
+    renamed_record = renamed(record, mapping or {})
+    named = {name: value for name, value in renamed_record.items() if not is_absent(name, value)}
     form = next((form for form in FORMS if form.fits(named)), None)
     if form is None:
         raise unknown_form(named)
     row = form.read(named) | use_of(named)
+    row = escaped(row) if escape else row
     notices = frozenset(notices_of(named, row, form))
     return Reading(row, form.name, held_out_by(named), unused_of(record, named, form, mapping or {}), notices)
 
@@ -97,6 +109,11 @@ def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]
 
 # Facts of a request that change nothing in what an answer should be.
 UNUSED_IN_SILENCE = ("parallel_tool_calls",)
+
+
+def is_absent(name: str, value: Any) -> bool:
+    """Return True for null, and for an empty cell of a column that a row need not have."""
+    return value is None or (value == "" and name not in ("prompt", "completion", "text", "instruction", "output"))
 
 
 def is_blank(value: Any) -> bool:
@@ -135,9 +152,40 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
             yield "an empty system turn was left out"
         for name in sorted(set(conversations.unread_fields(container))):
             yield f"the field {name!r} of messages is not used"
+    yield from control_tokens_in(row)
     calls = [call for turn in row.get("messages", ()) for call in turn.get("tool_calls", ())]
     if any(not call["function"]["name"] for call in calls):
         yield "a function call has no name"
+
+
+def control_tokens_in(row: Row) -> Iterable[str]:
+    """Yield notices of text that a tokenizer reads as control tokens, in a prompt or in what is trained."""
+    talk = row.get("messages", ())
+    asked = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
+    asked += [row["prompt"]] if isinstance(row.get("prompt"), str) else []
+    answered = [turn["content"] for turn in talk if turn["role"] == ASSISTANT]
+    answered += [row[column] for column in ("completion", "text") if column in row]
+    if found := next(filter(None, map(CONTROL.search, asked)), None):
+        yield f"a prompt holds {found[0]}, which a tokenizer may read as a control token"
+    if found := next(filter(None, map(CONTROL.search, answered)), None):
+        yield f"the trained text holds {found[0]} already: an end token at its end is not added a second time"
+
+
+def escaped(row: Row) -> Row:
+    """Return the row with a space in the control tokens of its prompts, so that no tokenizer reads them as such."""
+    if isinstance(row.get("prompt"), str):
+        row = {**row, "prompt": spaced(row["prompt"])}
+    if "messages" in row:
+        turns = row["messages"]
+        row = {**row, "messages": [
+            turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns
+        ]}  # fmt: skip
+    return row
+
+
+def spaced(text: str) -> str:
+    """Return the text with a space behind the first character of every control token."""
+    return CONTROL.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
 
 
 def is_empty_system(message: Any) -> bool:
@@ -222,6 +270,8 @@ def tools_in(named: Record) -> Row:
 def read_prompt(named: Record) -> Row:
     """Read a prompt and its completion, after the text of a column `system`."""
     refuse_tools(named)
+    if "completion" not in named and proposed_mapping(named):
+        raise unknown_form(named)
     prompt = text_in(named, "prompt")
     if "system" in named and str(named["system"]).strip():
         prompt = f"{text_in(named, 'system')}\n\n{prompt}"
@@ -312,6 +362,11 @@ def shared(named: Record) -> bool:
     return is_talk(container) and any("from" in turn for turn in container if isinstance(turn, dict))
 
 
+def is_judged(named: Record) -> bool:
+    """Return True for a completion that is marked good or bad."""
+    return "completion" in named and str(named.get("label")).lower() in ("true", "false")
+
+
 SHAREGPT, OPENAI = "ShareGPT", "OpenAI messages"
 TRL_CONVERSATION = "TRL conversational prompt and completion"
 PREFERENCE = "preference pairs (chosen, rejected)"
@@ -326,12 +381,7 @@ FORMS = (
         read_openai_preference,
     ),
     Form(PREFERENCE, ("prompt", "chosen", "rejected"), any_of("chosen", "rejected"), read_preference),
-    Form(
-        "unpaired preference",
-        (),
-        lambda named: isinstance(named.get("label"), bool) and "completion" in named,
-        read_unpaired,
-    ),
+    Form("unpaired preference", (), is_judged, read_unpaired),
     Form(SHAREGPT, TALK_COLUMNS, shared, read_messages),
     Form(OPENAI, TALK_COLUMNS, any_of(*SHARED_COLUMNS), read_messages),
     Form(

@@ -56,7 +56,7 @@ class Scan:
     """Result of a scan.
 
     `errors`: the first MAX_ERRORS of `broken` bad lines; `hashes`: split -> the rows' 64-bit content hashes; `forms`,
-    `unused` and `notices` count the rows of each recognised form, unused column and notice.
+    `unused` count the rows of each recognised form and unused column; `notices` hold their rows' count and first lines.
     """
 
     errors: list[LineError] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Scan:
     columns: set[str] = field(default_factory=set)
     forms: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
-    notices: Counter[str] = field(default_factory=Counter)
+    notices: dict[str, list[int]] = field(default_factory=dict)
     hashes: dict[str, array[int]] = field(default_factory=lambda: {split: array("Q") for split in SPLITS})
     lines: array[int] = field(default_factory=lambda: array("Q"))
     contents: array[int] = field(default_factory=lambda: array("Q"))
@@ -112,11 +112,13 @@ class Scan:
             self.division is not None,
         )
 
-    def taken(self, number: int, record: dict[str, Any] | BadLine, mapping: dict[str, str] | None) -> Row:
+    def taken(
+        self, number: int, record: dict[str, Any] | BadLine, mapping: dict[str, str] | None, *, escape: bool
+    ) -> Row:
         """Return a record's row, and note it. Raises BadLine."""
         if isinstance(record, BadLine):
             raise record
-        row = reading(record, mapping)
+        row = reading(record, mapping, escape=escape)
         self.note(number, row)
         return row.row
 
@@ -127,7 +129,11 @@ class Scan:
             raise BadLine("", "mixed_forms", "Preference pairs and other rows cannot stand in one dataset: part them.")
         self.forms[form] += 1
         self.unused.update(row.unused)
-        self.notices.update(row.notices)
+        for notice in row.notices:
+            seen = self.notices.setdefault(notice, [0])
+            seen[0] += 1
+            if len(seen) <= NAMED_LINES:
+                seen.append(number)
         self.columns |= set(row.row)
         self.lines.append(number)
         self.contents.append(content_hash(row.row))
@@ -193,8 +199,9 @@ class Scan:
         """Yield warnings about what the rows hold and nothing reads."""
         for name, count in sorted(self.unused.items()):
             yield f"The column {name!r} is not used ({count} rows have it)."
-        for notice, count in sorted(self.notices.items()):
-            yield f"In {count} rows {notice}."
+        for notice, (count, *lines) in sorted(self.notices.items()):
+            more = ", ..." if count > len(lines) else ""
+            yield f"In {count} rows {notice} (lines {', '.join(map(str, lines))}{more})."
 
     def of_size(self) -> Iterable[str]:
         """Yield a warning about few rows."""
@@ -203,14 +210,19 @@ class Scan:
 
 
 def scan(
-    records: Iterable[Record], folder: Path, mapping: dict[str, str] | None = None, *, most_bytes: int | None = None
+    records: Iterable[Record],
+    folder: Path,
+    mapping: dict[str, str] | None = None,
+    *,
+    escape: bool = False,
+    most_bytes: int | None = None,
 ) -> Scan:
     """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat, UnfoldsTooFar."""
     result, every, written = Scan(), folder / "every.jsonl", 0
     with every.open("w", encoding="utf-8") as file:
         for number, record in records:
             try:
-                written += file.write(line_of(result.taken(number, record, mapping)))
+                written += file.write(line_of(result.taken(number, record, mapping, escape=escape)))
             except BadLine as error:
                 result.refuse(number, error)
                 if result.broken >= MAX_BROKEN:

@@ -1,6 +1,6 @@
 """Child process that checks a dataset's file, under limits of memory, time and output that it sets for itself.
 
-    python -m training.datasets.scan_process FILE FORMAT FOLDER EVENTS MAPPING ENCODING
+    python -m training.datasets.scan_process FILE FORMAT FOLDER EVENTS CHOICES
 
 It writes the splits to FOLDER and appends its report, or the file's fault, to EVENTS as a line of JSON. Any exit but 0
 means that a limit has ended it.
@@ -15,6 +15,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from training.datasets.choices import Choices
 
 MEMORY_BYTES = 2 * 2**30
 CPU_S = 30
@@ -33,7 +35,7 @@ def limit(file: Path) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}
 
 
-def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str], encoding: str) -> dict[str, Any]:
+def report_on(file: Path, form: str, folder: Path, choices: Choices) -> dict[str, Any]:
     """Scan the file; return the report, or the fault that ended the scan."""
     from training.datasets.containers import NotThisFormat
     from training.datasets.readers import records_of
@@ -41,17 +43,18 @@ def report_on(file: Path, form: str, folder: Path, mapping: dict[str, str], enco
 
     most = FREE_BYTES + MOST_UNFOLDED * file.stat().st_size
     try:
-        return asdict(scan(records_of(file, form, encoding), folder, mapping, most_bytes=most).report())
+        records = records_of(file, form, choices.encoding)
+        return asdict(scan(records, folder, choices.mapping, escape=choices.escape, most_bytes=most).report())
     except NotThisFormat as error:
         return {"fault": str(error), "code": f"not_{form}"}
     except UnfoldsTooFar as error:
         return {"fault": str(error), "code": "unfolds_too_far"}
 
 
-def main(file: str, form: str, folder: str, events: str, mapping: str, encoding: str) -> None:
+def main(file: str, form: str, folder: str, events: str, choices: str) -> None:
     """Scan the file within the limits and write the report as one event."""
     limit(Path(file))
-    line = json.dumps(report_on(Path(file), form, Path(folder), json.loads(mapping), encoding))
+    line = json.dumps(report_on(Path(file), form, Path(folder), Choices(**json.loads(choices))))
     with Path(events).open("a") as stream:
         stream.write(line + "\n")
 

@@ -48,11 +48,16 @@ def load_named(model: str, flag: str) -> tuple[Any, Any]:
 
 
 def sequences_of(
-    path: Path, field: str, tokenizer: Any, max_length: int, choose: Choose = lambda rows: rows
+    path: Path,
+    field: str,
+    tokenizer: Any,
+    max_length: int,
+    choose: Choose = lambda rows: rows,
+    most: int | None = None,
 ) -> list[data.TokenSequence]:
     """Tokenise the rows of a file that `choose` selects. Raises BadInput with the field, and the line of a bad row."""
     try:
-        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length)
+        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most)
     except data.DataError as error:
         raise BadInput(f"{field}: {error}") from None
     if not sequences:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from training.lm import chat
 
 IGNORED = -100
 
@@ -28,10 +32,25 @@ class BadRow(DataError):
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A tokenised row: `ids` and as many `labels`, the token where the loss counts and IGNORED elsewhere."""
+    """A tokenised row: `ids` and as many `labels`, the token where the loss counts and IGNORED elsewhere.
+
+    `weights` of the labels are None where each is 1.
+    """
 
     ids: list[int]
     labels: list[int]
+    weights: list[float] | None = None
+    source: str = ""
+
+    def cut(self, max_length: int) -> TokenSequence:
+        """Return the first tokens."""
+        weights = self.weights and self.weights[:max_length]
+        return replace(self, ids=self.ids[:max_length], labels=self.labels[:max_length], weights=weights)
+
+    @property
+    def weight(self) -> float:
+        """Return the sum of the weights of the tokens that the loss counts."""
+        return sum(self.weights[1:]) if self.weights else self.targets
 
     @property
     def targets(self) -> int:
@@ -110,7 +129,7 @@ def is_conversation(messages: Any) -> bool:
     return (
         isinstance(messages, list)
         and all(isinstance(turn, dict) for turn in messages)
-        and all(isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str) for turn in messages)
+        and all(isinstance(turn.get("role"), str) and isinstance(turn.get("content") or "", str) for turn in messages)
         and any(turn["role"] == "assistant" for turn in messages)
     )
 
@@ -120,43 +139,107 @@ def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     return random.Random(seed).sample(list(rows), min(count, len(rows)))  # noqa: S311 - a sample, no secret
 
 
-def tokenised(rows: Iterable[Row], tokenizer: Any, max_length: int) -> list[TokenSequence]:
-    """Tokenise rows to at most `max_length` tokens; rows whose completion lies wholly beyond it are left out."""
+def tokenised(rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None) -> list[TokenSequence]:
+    """Tokenise rows to at most `max_length` tokens, until there are `most` sequences.
+
+    Rows of which the loss counts nothing are left out: their completion lies wholly beyond it, or has no weight.
+    """
     sequences = (tokenise(row, tokenizer, max_length) for row in rows)
-    return [sequence for sequence in sequences if sequence.targets]
+    return list(islice((sequence for sequence in sequences if sequence.targets), most))
 
 
 def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
-    """Tokenise a row; completions and texts end with EOS. Raises DataError for messages without a chat template."""
-    if "messages" in row:
-        ids, labels = conversation(row["messages"], tokenizer)
-    else:
-        prompt = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else []
-        ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        answer = tokenizer(row["completion"] if prompt else row["text"], add_special_tokens=not prompt)["input_ids"]
-        ids = prompt + answer + ending
-        labels = [IGNORED] * len(prompt) + answer + ending
-    return TokenSequence(ids[:max_length], labels[:max_length])
+    """Tokenise a row; completions and texts end with EOS. Raises DataError for a conversation that cannot be rendered.
+
+    A row or an answer of weight 0 is read, and not counted.
+    """
+    whole = (conversation if "messages" in row else plain)(row, tokenizer)
+    return replace(whole.cut(max_length), source=row.get("source", ""))
 
 
-def conversation(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Apply the chat template and label the assistant's turns. Raises DataError without a chat template."""
-    if not tokenizer.chat_template:
-        raise DataError("The rows hold messages, but the model's tokenizer has no chat template: use prompts instead.")
-    ids = templated(messages, tokenizer)
-    labels = [IGNORED] * len(ids)
-    for turn, message in enumerate(messages):
-        if message["role"] == "assistant":
-            start = len(templated(messages[:turn], tokenizer, add_generation_prompt=True)) if turn else 0
-            end = len(templated(messages[: turn + 1], tokenizer))
-            labels[start:end] = ids[start:end]
-    return ids, labels
+def plain(row: Row, tokenizer: Any) -> TokenSequence:
+    """Tokenise a prompt and its completion, or a text."""
+    prompt = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else []
+    answer = tokenizer(row["completion"] if prompt else row["text"], add_special_tokens=not prompt)["input_ids"]
+    ids = without_second_start([*prompt, *answer], tokenizer)
+    end = ending(ids, tokenizer)
+    ids += end
+    counted = len(answer) + len(end) if prompt else len(ids)
+    return weighted(ids, [0.0] * (len(ids) - counted) + [float(row.get("weight", 1))] * counted)
 
 
-def templated(messages: list[dict[str, str]], tokenizer: Any, **options: Any) -> list[int]:
-    """Return the tokens of the conversation in the model's chat template."""
-    ids: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
-    return ids
+def without_second_start(ids: list[int], tokenizer: Any) -> list[int]:
+    """Return the tokens without a second BOS, which a rendered text brings beside the tokenizer's own."""
+    start = tokenizer.bos_token_id
+    return ids[1:] if start is not None and ids[:2] == [start, start] else ids
+
+
+def ending(ids: list[int], tokenizer: Any) -> list[int]:
+    """Return the end token as a list; empty if there is none, or if the tokens end with a special token already."""
+    if tokenizer.eos_token_id is None or (ids and ids[-1] in tokenizer.all_special_ids):
+        return []
+    return [tokenizer.eos_token_id]
+
+
+def weighted(ids: list[int], weights: list[float]) -> TokenSequence:
+    """Return a sequence whose labels are the tokens of a weight over 0; weights are kept where one is not 0 or 1."""
+    labels = [token if weight else IGNORED for token, weight in zip(ids, weights, strict=True)]
+    return TokenSequence(ids, labels, None if set(weights) <= {0.0, 1.0} else weights)
+
+
+def conversation(row: Row, tokenizer: Any) -> TokenSequence:
+    """Apply the chat template and label the answers. Raises DataError."""
+    try:
+        talk = chat.rendered(row["messages"], row.get("tools"), tokenizer, float(row.get("weight", 1)))
+    except chat.ChatError as error:
+        raise DataError(str(error)) from None
+    ids, places = tokens_of(talk, tokenizer)
+    weights = [0.0] * len(ids)
+    for span in talk.spans:
+        for token, (start, end) in enumerate(places):
+            if start < span.end and max(end, start + 1) > span.start:
+                weights[token] = span.weight
+    if talk.open_end is not None and tokenizer.eos_token_id is not None:
+        ids, weights = [*ids, tokenizer.eos_token_id], [*weights, talk.open_end]
+    return weighted(ids, weights)
+
+
+def tokens_of(talk: chat.Conversation, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the tokens of the text and the characters of each.
+
+    A token that would join counted characters with others is avoided: an engine, too, reads the text before an answer
+    as tokens of its own.
+    """
+    whole = encoded(talk.text, tokenizer, 0)
+    borders = sorted({place for span in talk.spans for place in (span.start, span.end)})
+    if whole and not any(joins(talk.text, start, end, borders) for start, end in whole[1]):
+        return whole
+    ids: list[int] = []
+    places: list[tuple[int, int]] = []
+    for start, end in zip([0, *borders], [*borders, len(talk.text)], strict=True):
+        piece = talk.text[start:end]
+        known = encoded(piece, tokenizer, start)
+        if known is None:
+            plain_ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
+            known = plain_ids, [(start, end)] * len(plain_ids)
+        ids, places = ids + known[0], places + known[1]
+    return ids, places
+
+
+def encoded(text: str, tokenizer: Any, at: int) -> tuple[list[int], list[tuple[int, int]]] | None:
+    """Return the tokens of a text and their characters, counted from `at`; None if the tokenizer does not tell."""
+    if not tokenizer.is_fast:
+        return None
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return list(found["input_ids"]), [(start + at, end + at) for start, end in found["offset_mapping"]]
+
+
+def joins(text: str, start: int, end: int, borders: list[int]) -> bool:
+    """Return True if a border lies within a token, with more than white space on both sides of it."""
+    return any(
+        start < border < end and text[start:border].strip() and text[border:end].strip()
+        for border in borders[bisect_right(borders, start) : bisect_right(borders, end)]
+    )
 
 
 def padded(sequences: Sequence[TokenSequence], pad: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
@@ -169,3 +252,23 @@ def padded(sequences: Sequence[TokenSequence], pad: int) -> tuple[list[list[int]
         mask.append([1] * len(sequence.ids) + [0] * gap)
         labels.append(sequence.labels + [IGNORED] * gap)
     return ids, mask, labels
+
+
+def as_chat(rows: Iterable[Row]) -> list[Row]:
+    """Return prompts and completions as conversations of a user's and an assistant's turn; other rows unchanged."""
+    return [talk_of(row) if "completion" in row else row for row in rows]
+
+
+def talk_of(row: Row) -> Row:
+    """Return a prompt and its completion as a conversation."""
+    turns = [
+        {"role": "user", "content": row["prompt"].strip()},
+        {"role": "assistant", "content": row["completion"].strip()},
+    ]
+    rest = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
+    return {**rest, "messages": turns}
+
+
+def is_chat(path: Path) -> bool:
+    """Return True if the file's first row is a conversation."""
+    return path.suffix in (".jsonl", ".json") and "messages" in next(iter(read_jsonl(path)), {})

@@ -18,6 +18,10 @@ class BadInput(ValueError):
     """The program's input cannot be used; the message names the field and the fix."""
 
 
+class Diverged(ValueError):
+    """The training ended in a model that is worse than its base; the message says by what."""
+
+
 def guarded(events: Events, work: Callable[[], None]) -> int:
     """Run the work and return its exit status: 0, 2 for bad input, 1 for other errors; SystemExit passes through."""
     try:
@@ -55,8 +59,13 @@ def ended(events: Events, code: str, message: str) -> int:
 
 
 def code_of(error: Exception) -> str:
-    """Classify an error as gpu_oom, no_space or internal, also by its text: libraries wrap both faults in own types."""
+    """Classify an error as diverged, gpu_oom, no_space or internal.
+
+    Also by its text: libraries wrap faults in types of their own.
+    """
     text = str(error)
+    if isinstance(error, Diverged):
+        return "diverged"
     if isinstance(error, MemoryError) or any(sign in text for sign in MEMORY):
         return "gpu_oom"
     if getattr(error, "errno", None) == errno.ENOSPC or any(sign in text for sign in SPACE):
@@ -69,5 +78,6 @@ def message_of(error: Exception) -> str:
     advice = {
         "gpu_oom": "Memory ran out: lower batch_size or max_length.",
         "no_space": "The disk is full: free some space, then resume.",
+        "diverged": str(error),
     }
     return advice.get(code_of(error)) or f"{type(error).__name__}: {error}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -16,37 +17,61 @@ BATCH_TOKENS = 1024
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Mean negative log-likelihood in nats over `tokens` completion tokens."""
+    """Mean negative log-likelihood in nats over `tokens` completion tokens of `rows` rows; `examples`: each row's."""
 
     loss: float
     tokens: int
+    rows: int = 1
+    examples: list[float] = field(default_factory=list)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Return the loss with its tokens and rows, without the rows' own losses."""
+        return {"loss": self.loss, "tokens": self.tokens, "rows": self.rows}
 
 
-def first_tokens(sequences: Sequence[TokenSequence], most: int) -> list[TokenSequence]:
-    """Return the leading sequences with at most `most` loss tokens in all; always at least the first one."""
-    leading: list[TokenSequence] = []
+def held_out_sample(sequences: Sequence[TokenSequence], most: int, seed: int) -> list[TokenSequence]:
+    """Return sequences with at most `most` loss tokens in all, drawn by the seed; always at least one.
+
+    Sequences of every source are drawn in proportion. One that does not fit is passed over.
+    """
+    taken: list[TokenSequence] = []
     room = most
-    for sequence in sequences:
-        if leading and sequence.targets > room:
-            break
-        leading.append(sequence)
-        room -= sequence.targets
-    return leading
+    for sequence in by_source(sequences, random.Random(seed)):  # noqa: S311 - a sample, no secret
+        if not taken or sequence.targets <= room:
+            taken.append(sequence)
+            room -= sequence.targets
+    return taken
+
+
+def by_source(sequences: Sequence[TokenSequence], chance: random.Random) -> list[TokenSequence]:
+    """Return the sequences in random order, so that each beginning of it has its share of every source."""
+    sources: dict[str, list[TokenSequence]] = {}
+    for sequence in chance.sample(list(sequences), len(sequences)):
+        sources.setdefault(sequence.source, []).append(sequence)
+    ranked = [
+        ((place + chance.random()) / len(members), sequence)
+        for members in sources.values()
+        for place, sequence in enumerate(members)
+    ]
+    return [sequence for _, sequence in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
     """Measure a causal model's loss, independent of batching and order. The model's mode is restored."""
-    examples = example_losses(model, sequences, pad)
-    tokens = sum(example.tokens for example in examples)
-    return HeldOutLoss(sum(example.loss * example.tokens for example in examples) / tokens, tokens)
+    measured = example_losses(model, sequences, pad)
+    weights = [sequence.weight for sequence in sequences]
+    total = sum(example.loss * weight for example, weight in zip(measured, weights, strict=True))
+    tokens = sum(example.tokens for example in measured)
+    return HeldOutLoss(total / sum(weights), tokens, len(measured), [example.loss for example in measured])
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:
-    """Return the loss of each sequence, in order. The model's mode is restored."""
+    """Return the loss of each sequence, in order: the mean over its tokens by their weights. The mode is restored."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    loss_of: dict[int, HeldOutLoss] = {}
+    measured: dict[int, HeldOutLoss] = {}
     with torch.no_grad():
         for group in groups(sequences):
             ids, mask, labels = (torch.tensor(rows, device=device) for rows in padded(group, pad))
@@ -56,10 +81,20 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
             losses[counted] = functional.cross_entropy(
                 logits[counted].float(), labels[:, 1:][counted], reduction="none"
             ).double()
-            for sequence, total, tokens in zip(group, losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True):
-                loss_of[id(sequence)] = HeldOutLoss(total / tokens, tokens)
+            totals = (losses * weights_of(group, losses)).sum(1).tolist()
+            for sequence, total in zip(group, totals, strict=True):
+                measured[id(sequence)] = HeldOutLoss(total / sequence.weight, sequence.targets)
     model.train(was_training)
-    return [loss_of[id(sequence)] for sequence in sequences]
+    return [measured[id(sequence)] for sequence in sequences]
+
+
+def weights_of(group: Sequence[TokenSequence], losses: torch.Tensor) -> torch.Tensor:
+    """Return the weight of each loss, of the shape of the losses: (sequences, tokens - 1)."""
+    weights = torch.ones_like(losses)
+    for row, sequence in enumerate(group):
+        if sequence.weights:
+            weights[row, : len(sequence.ids) - 1] = torch.tensor(sequence.weights[1:], dtype=losses.dtype)
+    return weights
 
 
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:

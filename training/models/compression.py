@@ -77,6 +77,8 @@ class Compression(GpuJob):
             created_by=by.user,
         )
         job.require_of_project("dataset", job.dataset)
+        if job.dataset:
+            job.dataset.require_answers()
         with transaction.atomic():
             job.request(Tag.COMPRESSION_REQUESTED, by=by, after={"source": source.served_name, "budget": budget})
         return job
@@ -173,6 +175,7 @@ def metrics_of(report: dict[str, Any]) -> dict[str, Any]:
         "loss_before": "loss_before",
         "loss_after": "loss_after",
         "tokens": "eval_tokens",
+        "rows": "eval_rows",
         "parameters_before": "parameters_before",
         "energy_kept": "energy_kept",
     }

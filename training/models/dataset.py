@@ -28,6 +28,7 @@ from adapterhub.workspace import scratch, store
 from registry.models import BaseModel
 from training.datasets import containers, readers, rendering, rows
 from training.datasets.bounded_scan import checked
+from training.datasets.choices import Choices
 from training.datasets.scan import Report
 from training.domain_signals import dataset_uploaded
 from training.models.retention import RetentionMixin
@@ -88,6 +89,7 @@ class Dataset(RetentionMixin):
     format = models.CharField(max_length=20, blank=True, default="")
     encoding = models.CharField(max_length=20, blank=True, default="", help_text="Empty: UTF-8, or the file's mark.")
     mapping = models.JSONField(default=dict, help_text="our column -> the file's")
+    escape = models.BooleanField(default=False, help_text="Control tokens in prompts get a space.")
     read_as = models.TextField(blank=True, default="", help_text="The recognised form of the rows.")
     upload = models.CharField(max_length=64, blank=True, default="", help_text="digest of a file still to be checked")
     check_began_at = models.DateTimeField(null=True, editable=False)
@@ -129,6 +131,7 @@ class Dataset(RetentionMixin):
         format: str = "",
         mapping: dict[str, str] | None = None,
         encoding: str = "",
+        escape: bool = False,
     ) -> Dataset:
         """Check and store a file; one over AT_ONCE_BYTES is stored and checked by a worker.
 
@@ -141,6 +144,7 @@ class Dataset(RetentionMixin):
             format=known_format(format, filename),
             mapping=known_mapping(mapping or {}),
             encoding=encoding,
+            escape=escape,
             size_bytes=file.stat().st_size,
             created_by=by.user,
         )
@@ -163,6 +167,7 @@ class Dataset(RetentionMixin):
         format: str = "",
         mapping: dict[str, str] | None = None,
         encoding: str = "",
+        escape: bool = False,
     ) -> Dataset:
         """Check a file without storing anything; return the dataset of the same content, or an unsaved one.
 
@@ -175,6 +180,7 @@ class Dataset(RetentionMixin):
             format=known_format(format, filename),
             mapping=known_mapping(mapping or {}),
             encoding=encoding,
+            escape=escape,
         )
         if weight_of(file) > AT_ONCE_BYTES:
             message = f"Over {AT_ONCE_BYTES >> 20} MB a file can only be checked by a worker: upload it."
@@ -228,6 +234,11 @@ class Dataset(RetentionMixin):
             after = {"digest": digest, "rows": self.rows}
             AuditEvent.record(Tag.DATASET_CREATED, self, by=by, project=self.project, after=after)
 
+    @property
+    def choices(self) -> Choices:
+        """Return how the file is to be read."""
+        return Choices(self.mapping, self.encoding, self.escape)
+
     def describe(self, report: Report) -> None:
         """Take over what the scan says of the rows."""
         self.rows, self.splits, self.columns = report.rows, report.splits, report.columns
@@ -257,7 +268,7 @@ class Dataset(RetentionMixin):
     def scanned(self, file: Path) -> Iterator[tuple[Report, Path]]:
         """Scan the file and yield the scan and a temporary folder with the splits. Raises Invalid."""
         with scratch() as folder:
-            report = checked(file, self.format, folder, self.mapping, self.encoding)
+            report = checked(file, self.format, folder, self.choices)
             require_enough(report)
             yield report, folder
 
@@ -265,6 +276,12 @@ class Dataset(RetentionMixin):
         """Raise Invalid unless the dataset is ready: it is being checked, was rejected, or was erased."""
         if self.status != DatasetStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
+
+    def require_answers(self) -> None:
+        """Raise Invalid for preference pairs, which no job here reads."""
+        if "chosen" in self.columns:
+            message = f"{self} holds preference pairs (chosen, rejected), but a job needs one answer a row."
+            raise Invalid(message, field="dataset", code="preference_data")
 
     def require_not_erased(self) -> None:
         """Raise Invalid if this content was erased here, after dropping the bytes stored again."""

@@ -85,6 +85,8 @@ class Evaluation(GpuJob):
             created_by=by.user,
         )
         job.require_of_project("dataset", dataset)
+        if dataset:
+            dataset.require_answers()
         inputs = {"version": version.served_name, "against": against.served_name if against else None}
         with transaction.atomic():
             job.request(Tag.EVALUATION_REQUESTED, by=by, after=inputs | {"prompts": len(job.prompts)})
@@ -102,12 +104,24 @@ class Evaluation(GpuJob):
             "generic": str(GENERIC),
             "prompts": self.prompts,
             "pattern": self.pattern or None,
+            "chat": self.is_chat(),
+            "as_chat": self.reads_as_chat(),
             "events": str(folder / "events.jsonl"),
             "output": str(folder / "output"),
             "threads": settings.TORCH_THREADS,
         }
         (folder / "compare.json").write_text(json.dumps(record))
         return ["training.recipes.compare", str(folder / "compare.json")]
+
+    def is_chat(self) -> bool:
+        """Return True if prompts are asked in the chat template: unless the version was trained on other rows."""
+        run = getattr(self.version, "run", None)
+        return run is None or "messages" in run.dataset.columns or self.reads_as_chat()
+
+    def reads_as_chat(self) -> bool:
+        """Return True if the version was trained on prompts as chats."""
+        run = getattr(self.version, "run", None)
+        return bool(run and run.hyperparameters.get("as_chat"))
 
     def succeeded(self, folder: Path) -> None:
         """Store the measurements and end the job, in one transaction under the fence."""

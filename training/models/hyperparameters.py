@@ -50,6 +50,12 @@ TABLE: dict[str, Hyperparameter | Choice] = {
     "sharded": Hyperparameter(0, 0, 1, "1: several devices hold shards (FSDP), not replicas (DDP)."),
     "export_rank": Hyperparameter(0, 0, 512, "DoRA, GaLore, full: rank of the LoRA they become; 0: the run's ranks."),
     "galore_rank": Hyperparameter(64, 1, 4096, "GaLore: rank of the projected gradients."),
+    "epochs": Hyperparameter(0, 0, 1000, "Times that the run reads the data, instead of steps; 0: by steps."),
+    "eval_steps": Hyperparameter(
+        0, 0, 1_000_000, "Steps between two held-out losses; the version is of the best of them. 0: no curve."
+    ),
+    "patience": Hyperparameter(0, 0, 1000, "Held-out losses without a better one after which the run stops; 0: never."),
+    "as_chat": Hyperparameter(0, 0, 1, "1: prompts and completions are read as chats in the model's chat template."),
     "init": Choice(("random", "eva"), "LoRA: where A starts, unless a rank analysis brings start values."),
 }
 # What the run is made of; the rest is the recipe's.

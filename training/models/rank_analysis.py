@@ -79,6 +79,7 @@ class RankAnalysis(GpuJob):
         """
         analysis = cls(project=project, base_model=base_model, dataset=dataset, created_by=by.user, **fields)
         analysis.require_of_project("dataset", dataset)
+        dataset.require_answers()
         kinds = base_model.linear_shapes()
         analysis.settings = analysis_settings.checked(analysis.preset, rank_min, settings or {}, kinds)
         analysis.rank_min = analysis_settings.resolved(analysis.preset, rank_min, analysis.settings).rank_min

@@ -20,7 +20,7 @@ from adapterhub.workspace import store
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training.models.checkpoint_answer import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
-from training.models.hyperparameters import OUTER, with_defaults
+from training.models.hyperparameters import OUTER, TABLE, with_defaults
 from training.models.job import GpuJob
 from training.models.rank_analysis import RankAnalysis
 from training.models.retention import RetentionMixin
@@ -46,6 +46,9 @@ class TrainingRun(RetentionMixin, GpuJob):
     rank_analysis = models.ForeignKey(RankAnalysis, models.PROTECT, null=True, blank=True, related_name="runs")
     budget = models.JSONField(null=True, blank=True, help_text="Instead of the analysis' own.")
     takes_start_values = models.BooleanField(default=False)
+    validation_dataset = models.ForeignKey(
+        Dataset, models.PROTECT, null=True, blank=True, related_name="+", help_text="Else the dataset's held-out rows."
+    )
     hyperparameters = models.JSONField()
     prompts = models.JSONField(default=dict, help_text="By name; each checkpoint answers them.")
     version = models.OneToOneField(AdapterVersion, models.PROTECT, null=True, editable=False, related_name="run")
@@ -85,6 +88,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         method: str = Method.LORA,
         priority: int = 0,
         prompts: Prompts | None = None,
+        validation_dataset: Dataset | None = None,
     ) -> TrainingRun:
         """Build an unsaved run, for a preflight or to be queued. Raises Invalid.
 
@@ -102,15 +106,21 @@ class TrainingRun(RetentionMixin, GpuJob):
             rank_analysis=rank_analysis,
             budget=budget,
             takes_start_values=takes_start_values(start_values, rank_analysis),
-            hyperparameters=with_defaults(hyperparameters or {}),
+            hyperparameters=with_defaults(within_model(hyperparameters or {}, adapter.base_model)),
             priority=priority,
             prompts=prompts or {},
+            validation_dataset=validation_dataset,
             created_by=by.user,
         )
         checked(run.prompts, sharded=bool(run.hyperparameters.get("sharded")))
         check_init(run)
         check_rslora(run)
+        check_curve(run)
         run.require_of_project("dataset", dataset)
+        dataset.require_answers()
+        if validation_dataset:
+            run.require_of_project("validation_dataset", validation_dataset)
+            require_validation(validation_dataset, dataset)
         run.require_of_project("rank_analysis", rank_analysis)
         return run
 
@@ -127,6 +137,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             "budget": self.budget,
             "start_values": self.takes_start_values,
             **({"prompts": sorted(self.prompts)} if self.prompts else {}),
+            **({"validation_dataset": self.validation_dataset.digest} if self.validation_dataset else {}),
         }
 
     def resume(self, *, by: Actor) -> None:
@@ -162,7 +173,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             "base_model": str(self.base_model.folder),
             "base_model_name": self.base_model.slug,
             "train": str(data / "train.jsonl"),
-            "eval": str(data / "eval.jsonl"),
+            "eval": str(self.held_out_file(folder)),
             "output": str(folder / "output"),
             "events": str(folder / "events.jsonl"),
             **self.rank_plan(),
@@ -175,6 +186,15 @@ class TrainingRun(RetentionMixin, GpuJob):
                 "threads": settings.TORCH_THREADS,
             },
         }
+
+    def held_out_file(self, folder: Path) -> Path:
+        """Return the file to evaluate on: all rows of the validation dataset, else the held-out rows."""
+        if self.validation_dataset is None:
+            return self.dataset.folder() / "eval.jsonl"
+        whole = folder / "validation.jsonl"
+        parts = [self.validation_dataset.folder() / name for name in ("train.jsonl", "eval.jsonl")]
+        whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+        return whole
 
     def rank_plan(self) -> dict[str, Any]:
         """Return the ranks of every module: from the analysis' plan, or one rank everywhere."""
@@ -289,6 +309,24 @@ class RunMetric(models.Model):
         return f"step {self.step}"
 
 
+def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]:
+    """Return the hyper-parameters with a default max_length that the base model can read."""
+    limit = base_model.config.get("max_position_embeddings")
+    default = TABLE["max_length"].default
+    if "max_length" in given or not isinstance(limit, int) or limit >= int(default):
+        return given
+    return {**given, "max_length": limit}
+
+
+def require_validation(validation: Dataset, dataset: Dataset) -> None:
+    """Raise Invalid for a validation dataset that is not ready, holds preference pairs, or is the training data."""
+    field = "validation_dataset"
+    if validation.pk == dataset.pk:
+        raise Invalid("The validation dataset is the one that is trained on: name another.", field=field)
+    if validation.status != "ready" or "chosen" in validation.columns:
+        raise Invalid(f"{validation} is no ready dataset with one answer a row.", field=field, code="dataset_not_ready")
+
+
 def check_init(run: TrainingRun) -> None:
     """Raise Invalid for an `init` other than random with another method than lora."""
     init = run.hyperparameters["init"]
@@ -296,6 +334,17 @@ def check_init(run: TrainingRun) -> None:
         raise Invalid(
             f"init = {init} is only for lora: leave it at random.", field="hyperparameters.init", code="bad_init"
         )
+
+
+def check_curve(run: TrainingRun) -> None:
+    """Raise Invalid for an early stop without a held-out curve, or a curve where the best weights cannot be kept."""
+    chosen = run.hyperparameters
+    if chosen["patience"] and not chosen["eval_steps"]:
+        message = "patience counts held-out losses: give eval_steps, too."
+        raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
+    if chosen["eval_steps"] and (run.method not in ("lora", "qlora", "dora") or chosen["sharded"]):
+        message = "eval_steps keeps the best weights of lora, qlora and dora that are not in shards: leave it 0."
+        raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
 
 
 def check_rslora(run: TrainingRun) -> None:

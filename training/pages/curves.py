@@ -11,6 +11,7 @@ FRAME = charts.Frame(640, 220, 44)
 # What a run logs, in the order of the page, and how people read it.
 NAMES = {
     "loss": "Training loss",
+    "held_out_loss": "Held-out loss",
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
     "tokens_per_second": "Tokens a second",

@@ -74,6 +74,7 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
             by=actor_of(request),
             format=fields["format"],
             encoding=fields["encoding"],
+            escape=fields["escape"],
             mapping=fields["mapping"],
         )
 

@@ -59,6 +59,9 @@ class UploadForm(forms.Form):
     encoding = forms.ChoiceField(
         choices=[("", "UTF-8, or what the file's mark says"), *ENCODINGS.items()], required=False
     )
+    escape = forms.BooleanField(
+        required=False, label="Escape control tokens", help_text="As <|im_end|> in prompts: they get a space."
+    )
     mapping = MappingField(
         required=False,
         label="Columns",
@@ -104,6 +107,12 @@ class RunForm(forms.Form):
 
     adapter = forms.ModelChoiceField(Adapter.objects.none())
     dataset = forms.ModelChoiceField(Dataset.objects.none())
+    validation_dataset = forms.ModelChoiceField(
+        Dataset.objects.none(),
+        required=False,
+        empty_label="the dataset's held-out rows",
+        help_text="All rows of it are evaluated on.",
+    )
     method = forms.ChoiceField(choices=TrainingRun.Method.choices)
     rank_analysis = forms.ModelChoiceField(
         RankAnalysis.objects.none(), required=False, empty_label="none: the same rank everywhere"
@@ -146,6 +155,7 @@ class RunForm(forms.Form):
             self,
             adapter=Adapter.objects.live().filter(project__in=projects),
             dataset=Dataset.objects.ready().filter(project__in=projects),
+            validation_dataset=Dataset.objects.ready().filter(project__in=projects),
             rank_analysis=planned.select_related("dataset").defer("plan"),
         )
         for name, entry in TABLE.items():
@@ -175,7 +185,7 @@ class RunForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """Add an error to a dataset or rank analysis of another project than the adapter's."""
         adapter = self.cleaned_data.get("adapter")
-        for name in ("dataset", "rank_analysis"):
+        for name in ("dataset", "validation_dataset", "rank_analysis"):
             chosen = self.cleaned_data.get(name)
             if adapter and chosen and chosen.project_id != adapter.project_id:
                 self.add_error(name, f"{chosen} belongs to another project than the adapter.")
@@ -188,7 +198,7 @@ class RunForm(forms.Form):
     def launch_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments with which to launch the run."""
         return {
-            **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "method")},
+            **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "validation_dataset", "method")},
             "priority": self.cleaned_data["priority"] or 0,
             "hyperparameters": self.hyperparameters(),
             "prompts": self.cleaned_data["prompts"],

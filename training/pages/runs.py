@@ -77,6 +77,7 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
     return {
         "adapter": past.adapter_id,
         "dataset": past.dataset_id,
+        "validation_dataset": past.validation_dataset_id,
         "rank_analysis": past.rank_analysis_id,
         "method": past.method,
         "priority": past.priority,

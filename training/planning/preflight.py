@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from django.db.models import Q
 
+from adapterhub.artifacts import ArtifactError
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import LEASED, JobStatus
+from training.datasets.measuring import Sample, sample_of
+from training.datasets.rendering import NoTokenizer, NotReadable
+from training.models.dataset import Dataset
 from training.models.device import Device
 from training.models.job import kinds
 from training.models.training_run import TrainingRun
@@ -20,20 +26,119 @@ UNKNOWN = "unknown"
 PAST_RUNS = 5
 # The trainer keeps two, and writes a third before it removes the oldest.
 CHECKPOINTS = 3
+UNSEEN_MARGIN = 1.25
 
 
 def check(run: TrainingRun) -> dict[str, Any]:
-    """Return memory, disk, time and queue of the run, each with a verdict or number and a reason. Stores nothing."""
-    return {**needs(run), "time": time(run), "queue": queue(run)}
+    """Return data, memory, disk, time and queue of the run, each with a verdict or number and a reason."""
+    return {"data": data(run), **needs(run), "time": time(run), "queue": queue(run)}
 
 
 def needs(run: TrainingRun) -> dict[str, Any]:
-    """Estimate memory and disk on the largest known device; reads no file."""
+    """Estimate memory and disk on the largest known device, for rows as long as the data's."""
     device = sizing.largest_device()
     shape = sizing.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
-    plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=on_gpu)
+    chosen = {**run.hyperparameters, "max_length": row_length(run)}
+    plan = sizing.plan_of(run.method, chosen, on_gpu=on_gpu)
     return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device)}
+
+
+def require_trainable(run: TrainingRun) -> None:
+    """Raise Invalid if the run would train on nothing, or on rows longer than its model reads."""
+    require_length(run)
+    sample = sample_for(run)
+    if sample is not None and sample.cut_to(run.hyperparameters["max_length"])["left_out"] == sample.rows:
+        message = (
+            f"No row of {run.dataset} can be trained: no answer that the loss counts begins within "
+            f"{run.hyperparameters['max_length']} tokens. Raise max_length, or shorten the prompts."
+        )
+        raise Invalid(message, field="hyperparameters.max_length", code="nothing_to_train")
+
+
+def require_length(run: TrainingRun) -> None:
+    """Raise Invalid for a max_length above the positions that the base model knows."""
+    limit = run.base_model.config.get("max_position_embeddings")
+    if isinstance(limit, int) and run.hyperparameters["max_length"] > limit:
+        message = f"{run.base_model} reads at most {limit} tokens: lower max_length to that."
+        raise Invalid(message, field="hyperparameters.max_length", code="max_length_over_model")
+
+
+def sample_for(run: TrainingRun) -> Sample | None:
+    """Return a sample of the rows in the base model's tokens; None without a tokenizer or without the data.
+
+    Raises Invalid when the model cannot render a row: its chat template refuses it, or leaves out what it says.
+    """
+    run.dataset.require_ready()
+    try:
+        model, rows = run.base_model, run.dataset.splits["train"]
+        return sampled(run.dataset.digest, model.folder, model.digest, rows, bool(run.hyperparameters.get("as_chat")))
+    except (NoTokenizer, ArtifactError):
+        return None
+    except NotReadable as error:
+        raise Invalid(str(error), field="dataset", code="not_readable") from None
+
+
+@lru_cache(maxsize=64)
+def sampled(digest: str, model: Path, model_digest: str, rows: int, in_chat: bool) -> Sample:
+    """Sample a dataset, cached by the digests: to verify it all takes as long as to read it.
+
+    Raises NotReadable, and ArtifactError when the store has lost the dataset.
+    """
+    return sample_of(Dataset(digest=digest).folder() / "train.jsonl", model, model_digest, rows, in_chat=in_chat)
+
+
+def data(run: TrainingRun) -> dict[str, Any]:
+    """Return what max_length cuts of the rows, estimated from a sample."""
+    sample, length = sample_for(run), run.hyperparameters["max_length"]
+    if sample is None:
+        return {"verdict": UNKNOWN, "text": "The rows cannot be read with this base model's tokenizer yet."}
+    found = sample.cut_to(length)
+    verdict = "will not fit" if found["left_out"] == sample.rows else "cut" if found["cut"] else "fits"
+    reads = planned_rows(run, sample) / trainable_rows(run, sample)
+    # A packed row holds several of the data's: how many, only the training knows.
+    often = "" if run.hyperparameters["packing"] else f" The run reads the data {reads:.1f} times."
+    text = f"{told(sample, length)}{often}{offer(run)}"
+    return {
+        **found,
+        "rows": sample.rows,
+        "reads": round(reads, 2),
+        "longest": sample.longest,
+        "verdict": verdict,
+        "text": text,
+    }
+
+
+def offer(run: TrainingRun) -> str:
+    """Return the advice to read prompts as chats, where the base model has a chat template and they are not."""
+    is_plain = "completion" in run.dataset.columns and not run.hyperparameters.get("as_chat")
+    if not is_plain or not run.base_model.template_digest:
+        return ""
+    return (
+        " The base model has a chat template: as_chat = 1 renders prompts and completions by it, as chats are served."
+    )
+
+
+def told(sample: Sample, length: int) -> str:
+    """Return in words what a length cuts of the rows."""
+    found, about = sample.cut_to(length), "" if sample.is_whole else "about "
+    if not found["cut"] and not found["left_out"]:
+        return f"No row is longer than {length} tokens; the longest has {sample.longest}."
+    return (
+        f"Of {sample.rows:,} rows {about}{found['cut']:,} are cut at {length} tokens: {about}{found['left_out']:,} are "
+        f"left out, as no counted answer begins before that, and {about}{found['without_end']:,} lose their end token."
+    )
+
+
+def row_length(run: TrainingRun) -> int:
+    """Return the tokens of the longest row that a batch is padded to."""
+    most: int = run.hyperparameters["max_length"]
+    sample = sample_for(run)
+    if sample is None or run.hyperparameters["packing"]:
+        return most
+    # Rows beyond the sample may be longer than those in it.
+    margin = 1 if sample.is_whole else UNSEEN_MARGIN
+    return max(1, min(most, round(margin * sample.longest)))
 
 
 def require(run: TrainingRun) -> None:
@@ -96,12 +201,25 @@ def past_paces(run: TrainingRun) -> list[float]:
 def planned_tokens(run: TrainingRun) -> int | None:
     """Estimate the tokens that the run will read from the mean row length; None without a tokenizer."""
     chosen = run.hyperparameters
-    mean = sizing.mean_tokens(run.dataset, run.base_model, whole=True)
-    if mean is None:
+    sample = sample_for(run)
+    if sample is None:
         return None
-    length: float = chosen["max_length"] if chosen["packing"] else min(mean, chosen["max_length"])
-    sequences: int = chosen["steps"] * chosen["batch_size"] * chosen["gradient_accumulation"] * run.devices
-    return round(sequences * length)
+    length: float = chosen["max_length"] if chosen["packing"] else sample.mean_tokens(chosen["max_length"])
+    return round(planned_rows(run, sample) * length)
+
+
+def planned_rows(run: TrainingRun, sample: Sample) -> int:
+    """Return the rows that the run reads: as often as its epochs say, else in its steps."""
+    chosen = run.hyperparameters
+    if chosen.get("epochs"):
+        return int(chosen["epochs"]) * trainable_rows(run, sample)
+    rows: int = chosen["steps"] * chosen["batch_size"] * chosen["gradient_accumulation"] * run.devices
+    return rows
+
+
+def trainable_rows(run: TrainingRun, sample: Sample) -> int:
+    """Return the rows that are not left out."""
+    return max(1, sample.rows - sample.cut_to(run.hyperparameters["max_length"])["left_out"])
 
 
 def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:

@@ -159,9 +159,16 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
 def text_of(row: dict[str, Any], whole: bool) -> str:
     """Return the text that the loss counts (completion, assistant's turns or text), or with `whole` the whole row."""
     if "messages" in row:
-        return "\n".join(turn["content"] for turn in row["messages"] if whole or turn["role"] == "assistant")
+        turns = [turn for turn in row["messages"] if whole or turn["role"] == "assistant"]
+        return "\n".join(said_in(turn) for turn in [*turns, {"tools": row.get("tools")}][: None if whole else -1])
     prompt = row.get("prompt", "") if whole else ""
     return f"{prompt}{row.get('completion') or row.get('text') or ''}"
+
+
+def said_in(turn: dict[str, Any]) -> str:
+    """Return the texts of a turn: its reasoning, content and calls."""
+    structured = [json.dumps(turn[name]) for name in ("tool_calls", "tools") if turn.get(name)]
+    return "\n".join([*(turn[name] for name in ("reasoning_content", "content") if turn.get(name)), *structured])
 
 
 def advice(situation: method_adviser.Situation) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Comparison of a version with its base and other versions: `python -m training.recipes.compare COMPARE_JSON`.
 
 The file: {"base_model": DIR, "adapters": {NAME: DIR}, "data": FILE or null, "generic": FILE or null, "prompts": [TEXT],
+"chat": true to ask the prompts in the chat template, "as_chat": true to read the data's prompts so, too,
 "pattern": REGEX or null, "events": FILE, "output": DIR, "max_tokens": 8192, "max_length": 1024, "answers": 16,
-"new_tokens": 64, "threads": 0}. The answer: OUTPUT/result.json, by arm (`base` and each NAME).
+"new_tokens": 64, "seed": 0, "threads": 0}. The answer: OUTPUT/result.json, by arm (`base` and each NAME).
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.lm.data import Row, TokenSequence
+from training.lm import chat
+from training.lm.data import Row, TokenSequence, as_chat
 from training.lm.events import Events
 from training.recipes import entrypoint, run_file
 from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
 BASE = "base"
 Arms = dict[str, Any]
+# A row without its answer: {prompt}, or {messages, tools}.
+Question = dict[str, Any]
 
 
 class Comparison(RunFile):
@@ -31,10 +35,13 @@ class Comparison(RunFile):
     generic: TextPath | None = None
     prompts: list[str] = []
     pattern: str | None = None
+    chat: bool = False
+    as_chat: bool = False
     max_tokens: Positive = 8192
     max_length: Positive = 1024
     answers: Positive = 16
     new_tokens: Positive = 64
+    seed: Counting = 0
     threads: Counting = 0
 
 
@@ -56,8 +63,10 @@ def compare(comparison: Comparison, events: Events) -> None:
         check_answers(result, arms, tokenizer, comparison.data, comparison)
     if comparison.generic:
         measure_generic(result, arms, tokenizer, comparison.generic, comparison)
+    in_template = comparison.chat and bool(tokenizer.chat_template)
+    questions = [question_of(prompt, is_chat=in_template) for prompt in comparison.prompts]
     for name, arm in arms.items():
-        answers = [answer_of(arm, tokenizer, prompt, comparison.new_tokens) for prompt in comparison.prompts]
+        answers = [answer_of(arm, tokenizer, question, comparison.new_tokens) for question in questions]
         result["arms"][name]["answers"] = [
             {"prompt": prompt, "answer": answer} for prompt, answer in zip(comparison.prompts, answers, strict=True)
         ]
@@ -97,17 +106,19 @@ def arm_of(model: Any, adapter: str | None) -> Callable[[Callable[[Any], Any]], 
 def measure(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
     """Measure each arm's held-out loss, in all and by example, and the version's paired differences to the others."""
     from training.lm.base_model import sequences_of
-    from training.lm.evaluation import first_tokens
+    from training.lm.evaluation import held_out_sample
     from training.recipes.scoring import paired_difference
 
-    sequences = first_tokens(sequences_of(data, "data", tokenizer, comparison.max_length), comparison.max_tokens)
+    choose = as_chat if comparison.as_chat else list
+    rows = sequences_of(data, "data", tokenizer, comparison.max_length, choose)
+    sequences = held_out_sample(rows, comparison.max_tokens, comparison.seed)
     losses = {name: losses_of(arm, sequences, tokenizer) for name, arm in arms.items()}
-    tokens = [sequence.targets for sequence in sequences]
+    tokens = [sequence.weight for sequence in sequences]
     for name, arm_losses in losses.items():
         mean = sum(loss * count for loss, count in zip(arm_losses, tokens, strict=True)) / sum(tokens)
         result["arms"][name] |= {"loss": mean, "examples": [round(loss, 6) for loss in arm_losses]}
     first = next(name for name in arms if name != BASE)
-    result |= {"tokens": sum(tokens), "examples": len(tokens)}
+    result |= {"tokens": sum(sequence.targets for sequence in sequences), "examples": len(tokens)}
     result["differences"] = {
         name: asdict(paired_difference(losses[first], losses[name], tokens)) for name in arms if name != first
     }
@@ -123,11 +134,10 @@ def losses_of(arm: Any, sequences: Sequence[TokenSequence], tokenizer: Any) -> l
 def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Path, comparison: Comparison) -> None:
     """Measure forgetting: the loss on general text, compared with the base model's."""
     from training.lm.base_model import sequences_of
-    from training.lm.evaluation import first_tokens
+    from training.lm.evaluation import held_out_sample
 
-    sequences = first_tokens(
-        sequences_of(text, "generic", tokenizer, comparison.max_length), comparison.max_tokens // 4
-    )
+    rows = sequences_of(text, "generic", tokenizer, comparison.max_length)
+    sequences = held_out_sample(rows, comparison.max_tokens // 4, comparison.seed)
     tokens = [sequence.targets for sequence in sequences]
     for name, arm in arms.items():
         arm_losses = losses_of(arm, sequences, tokenizer)
@@ -137,14 +147,18 @@ def measure_generic(result: dict[str, Any], arms: Arms, tokenizer: Any, text: Pa
 
 
 def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path, comparison: Comparison) -> None:
-    """Score answers to the first prompts that have a completion by exact match, token F1 and the pattern."""
+    """Score answers to the first rows with a question by exact match, token F1 and the pattern.
+
+    The question of a conversation is all before its last answer, in the chat template, with its tools.
+    """
     from training.lm.data import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
 
-    questions: list[Row] = [row for row in read_rows(data) if "completion" in row][: comparison.answers]
+    rows = as_chat(read_rows(data)) if comparison.as_chat else read_rows(data)
+    questions = [pair for pair in map(question_and_answer, rows) if pair][: comparison.answers]
     for name, arm in arms.items() if questions else ():
-        answers = [answer_of(arm, tokenizer, row["prompt"], comparison.new_tokens) for row in questions]
-        pairs = [(answer, row["completion"]) for answer, row in zip(answers, questions, strict=True)]
+        answers = [answer_of(arm, tokenizer, question, comparison.new_tokens) for question, _ in questions]
+        pairs = [(answer, expected) for answer, (_, expected) in zip(answers, questions, strict=True)]
         scores = {"exact_match": mean(exact_match(*pair) for pair in pairs)}
         scores["token_f1"] = mean(token_f1(*pair) for pair in pairs)
         if comparison.pattern:
@@ -158,12 +172,35 @@ def mean(values: Any) -> float:
     return float(sum(numbers) / len(numbers))
 
 
-def answer_of(arm: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
-    """Return the greedy continuation of the prompt."""
+def question_of(prompt: str, *, is_chat: bool) -> Question:
+    """Return the prompt as a user's turn, or as plain text."""
+    return {"messages": [{"role": "user", "content": prompt}]} if is_chat else {"prompt": prompt}
+
+
+def question_and_answer(row: Row) -> tuple[Question, str] | None:
+    """Return a row's question and the text that should answer it; None for a text, or a call of a tool."""
+    if "completion" in row:
+        return {"prompt": row["prompt"]}, row["completion"]
+    if "messages" not in row or len(row["messages"]) < 2 or row["messages"][-1].get("tool_calls"):
+        return None
+    tools = {"tools": row["tools"]} if "tools" in row else {}
+    return {"messages": row["messages"][:-1], **tools}, row["messages"][-1]["content"]
+
+
+def tokens_of(question: Question, tokenizer: Any) -> Any:
+    """Return the tokens of a question as an engine would read it."""
+    if "messages" in question:
+        text = chat.asked(question["messages"], question.get("tools"), tokenizer)
+        return tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    return tokenizer(question["prompt"], return_tensors="pt")
+
+
+def answer_of(arm: Any, tokenizer: Any, question: Question, new_tokens: int) -> str:
+    """Return the greedy answer to the question."""
 
     def generate(model: Any) -> str:
         model.eval()
-        encoded = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
+        encoded = tokens_of(question, tokenizer).to(next(model.parameters()).device)
         ids = model.generate(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],

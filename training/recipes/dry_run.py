@@ -58,7 +58,13 @@ def dry_run(record: Record, method: str, steps: int) -> Record:
 
 def shortened(record: Record, steps: int, folder: Path) -> Record:
     """Return the run file's record with fewer steps, no evaluation, no checkpoint, and output in another folder."""
-    chosen = {**(record.get("hyperparameters") or {}), "steps": steps, "checkpoint_steps": 1_000_000}
+    chosen = {
+        **(record.get("hyperparameters") or {}),
+        "steps": steps,
+        "checkpoint_steps": 1_000_000,
+        "epochs": 0,
+        "eval_steps": 0,
+    }
     own = {"output": str(folder / "output"), "events": str(folder / "events.jsonl"), "eval": None}
     return {**record, **own, "hyperparameters": chosen}
 

@@ -1,7 +1,7 @@
 """Held-out loss of a base model, with or without an adapter: `python -m training.recipes.evaluate EVAL_JSON`.
 
 The file: {"base_model": DIR, "adapter": DIR or null, "data": FILE, "events": FILE, "output": DIR, "max_tokens": 4096,
-"max_length": 1024, "threads": 0}. The answer: OUTPUT/result.json {"loss", "tokens"}.
+"max_length": 1024, "seed": 0, "threads": 0}. The answer: OUTPUT/result.json {"loss", "tokens", "rows"}.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Evaluation(RunFile):
     data: TextPath
     max_tokens: Positive = 4096
     max_length: Annotated[int, Field(ge=2)] = 1024
+    seed: Counting = 0
     threads: Counting = 0
 
 
@@ -37,14 +38,13 @@ def evaluate(evaluation: Evaluation, events: Events) -> None:
     import torch
 
     from training.lm.base_model import load_model, load_tokenizer, sequences_of
-    from training.lm.evaluation import first_tokens, held_out_loss
+    from training.lm.evaluation import held_out_loss, held_out_sample
 
     if evaluation.threads:
         torch.set_num_threads(evaluation.threads)
     tokenizer = load_tokenizer(evaluation.base_model)
-    sequences = first_tokens(
-        sequences_of(evaluation.data, "data", tokenizer, evaluation.max_length), evaluation.max_tokens
-    )
+    rows = sequences_of(evaluation.data, "data", tokenizer, evaluation.max_length)
+    sequences = held_out_sample(rows, evaluation.max_tokens, evaluation.seed)
     model = load_model(evaluation.base_model)
     if evaluation.adapter:
         from peft import PeftModel
@@ -54,10 +54,8 @@ def evaluate(evaluation: Evaluation, events: Events) -> None:
         model = PeftModel.from_pretrained(model, str(evaluation.adapter))
     measured = held_out_loss(model, sequences, tokenizer.pad_token_id)
     evaluation.output.mkdir(parents=True, exist_ok=True)
-    run_file.write_atomically(evaluation.output / "result.json", {"loss": measured.loss, "tokens": measured.tokens})
-    events.write(
-        "evaluation", when="after" if evaluation.adapter else "before", loss=measured.loss, tokens=measured.tokens
-    )
+    run_file.write_atomically(evaluation.output / "result.json", measured.summary)
+    events.write("evaluation", when="after" if evaluation.adapter else "before", **measured.summary)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ class Hyperparameters(Checked):
 
     `threads` 0 leaves torch's choice; `packing` 1 fills rows of max_length tokens with whole sequences; `recompute` 1
     saves activation memory at the cost of time; `export_rank` is the rank of the LoRA that other methods are converted
-    to, 0 = the run's ranks; `galore_rank` is that of the projected gradients.
+    to, 0 = the run's ranks; `galore_rank` is that of the projected gradients;
+    `as_chat` 1 renders prompts and completions as turns in the model's chat template; `epochs` over 0 reads the data so
+    often, instead of `steps`; `eval_steps` over 0 measures the held-out loss so often, and the output is of the best of
+    these steps; `patience` over 0 stops after so many measurements without a better one.
     """
 
     steps: Positive = 40
@@ -69,6 +72,10 @@ class Hyperparameters(Checked):
     recompute: Counting = 0
     export_rank: Counting = 0
     galore_rank: Positive = 64
+    as_chat: Counting = 0
+    epochs: Counting = 0
+    eval_steps: Counting = 0
+    patience: Counting = 0
 
     @property
     def sequences(self) -> int:

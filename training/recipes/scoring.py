@@ -24,7 +24,7 @@ class Difference:
 
 
 def paired_difference(
-    first: Sequence[float], second: Sequence[float], tokens: Sequence[int], seed: int = 0
+    first: Sequence[float], second: Sequence[float], tokens: Sequence[float], seed: int = 0
 ) -> Difference:
     """Return the mean difference of the same examples' losses under two models, with its interval.
 

@@ -12,9 +12,10 @@ from training.planning import preflight
 def launch_run(*, by: Actor, anyway: bool = False, **wanted: Any) -> TrainingRun:
     """Plan the run with `TrainingRun.planned` and queue it. Raises Invalid with the field.
 
-    A run that will not fit, by the preflight, is queued only with `anyway`.
+    A run that would train on nothing is refused. One that will not fit, by the preflight, is queued only with `anyway`.
     """
     run = TrainingRun.planned(by=by, **wanted)
+    preflight.require_trainable(run)
     if not anyway:
         preflight.require(run)
     run.queue(by=by)

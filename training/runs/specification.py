@@ -32,7 +32,7 @@ def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
     adapter = of_project(Adapter, project, "adapter", slug=body["adapter"])
     if body.get("base_model", adapter.base_model.slug) != adapter.base_model.slug:
         raise Invalid(f"{adapter} is an adapter of {adapter.base_model}.", field="base_model", code="wrong_base")
-    analysis = body.get("rank_analysis")
+    analysis, validation = body.get("rank_analysis"), body.get("validation_dataset")
     return {
         "adapter": adapter,
         "dataset": of_project(Dataset, project, "dataset", pk=body["dataset"]),
@@ -43,6 +43,7 @@ def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
         "method": body["method"],
         "priority": body.get("priority") or 0,
         "prompts": dict(body.get("prompts") or {}),
+        "validation_dataset": validation and of_project(Dataset, project, "validation_dataset", pk=validation),
     }
 
 
@@ -59,7 +60,7 @@ def body_of(run: TrainingRun) -> Body:
     }
     if run.rank_analysis_id:
         body |= {"rank_analysis": str(run.rank_analysis_id), "start_values": run.takes_start_values}
-    chosen = {"budget": run.budget, "prompts": run.prompts}
+    chosen = {"budget": run.budget, "prompts": run.prompts, "validation_dataset": run.validation_dataset_id}
     return {**body, **{name: value for name, value in chosen.items() if value}}
 
 

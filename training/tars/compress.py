@@ -195,15 +195,17 @@ def losses(options: argparse.Namespace, events: Events) -> dict[str, float]:
     from peft import PeftModel
 
     from training.lm.base_model import load_named, sequences_of
-    from training.lm.evaluation import first_tokens, held_out_loss
+    from training.lm.evaluation import held_out_loss, held_out_sample
 
     tokenizer, model = load_named(options.model, "--model")
-    sequences = first_tokens(sequences_of(options.data, "--data", tokenizer, options.max_length), options.eval_tokens)
+    rows = sequences_of(options.data, "--data", tokenizer, options.max_length)
+    sequences = held_out_sample(rows, options.eval_tokens, 0)
     measured_losses = {}
     for when, folder in (("before", options.adapter), ("after", options.out)):
         adapted: Any = PeftModel.from_pretrained(model, str(folder))
         measured = held_out_loss(adapted, sequences, tokenizer.pad_token_id)
         measured_losses[f"loss_{when}"], measured_losses["tokens"] = measured.loss, measured.tokens
-        events.write("evaluation", when=when, loss=measured.loss, tokens=measured.tokens)
+        measured_losses["rows"] = measured.rows
+        events.write("evaluation", when=when, loss=measured.loss, tokens=measured.tokens, rows=measured.rows)
         model = adapted.unload()
     return measured_losses

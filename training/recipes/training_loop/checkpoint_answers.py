@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from training.lm.events import Events
-from training.recipes.compare import answer_of
+from training.recipes.compare import Question, answer_of
 
 NEW_TOKENS = 48
 
@@ -21,7 +21,7 @@ class Answering(TrainerCallback):
     checkpoint and its answers, the attempt that goes on from there gives them. Not for models in shards.
     """
 
-    def __init__(self, prompts: dict[str, str], tokenizer: Any, events: Events, state: PartialState) -> None:
+    def __init__(self, prompts: dict[str, Question], tokenizer: Any, events: Events, state: PartialState) -> None:
         self.prompts, self.tokenizer, self.events, self.state = prompts, tokenizer, events, state
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -42,6 +42,6 @@ class Answering(TrainerCallback):
             self.events.write("answers", step=step, answers=answers)
         self.state.wait_for_everyone()
 
-    def continued(self, model: Any, prompt: str) -> str:
-        """Return the model's continuation of the prompt."""
+    def continued(self, model: Any, prompt: Question) -> str:
+        """Return the model's answer to the prompt."""
         return answer_of(lambda generate: generate(model), self.tokenizer, prompt, NEW_TOKENS)

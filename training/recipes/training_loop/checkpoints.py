@@ -14,7 +14,9 @@ from transformers import TrainerCallback
 from training.lm.events import Events
 from training.recipes.entrypoint import Cancel
 from training.recipes.memory import peak_memory
+from training.recipes.training_loop.best_checkpoint import HeldOutCurve
 from training.recipes.training_loop.distributed import anyone
+from training.recipes.training_loop.divergence import require_finite
 
 COMPLETE = "complete"
 
@@ -28,8 +30,15 @@ def last_complete(folder: Path) -> Path | None:
 class Reporter(TrainerCallback):
     """Callback that writes progress and metrics after every step, marks checkpoints, and saves and stops on request."""
 
-    def __init__(self, events: Events, cancel: Cancel, tokens: Sequence[int], state: PartialState) -> None:
-        self.events, self.cancel, self.state = events, cancel, state
+    def __init__(
+        self,
+        events: Events,
+        cancel: Cancel,
+        tokens: Sequence[int],
+        state: PartialState,
+        curve: HeldOutCurve | None = None,
+    ) -> None:
+        self.events, self.cancel, self.state, self.curve = events, cancel, state, curve
         # tokens[n]: tokens in the first n rows, without padding
         self.tokens = [0, *accumulate(tokens)]
         self.first = self.begun = 0.0
@@ -51,6 +60,9 @@ class Reporter(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         known = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        require_finite(state.global_step, known)
+        if self.curve and self.curve.latest and self.curve.latest[0] == state.global_step:
+            known["held_out_loss"] = self.curve.latest[1]
         speed, memory = self.pace(args, state), peak_memory()
         self.events.write("metrics", step=state.global_step, **known, tokens_per_second=speed, memory_bytes=memory)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 WINDOW_BATCHES = 16
 PACK_WINDOW = 64
@@ -13,12 +13,49 @@ PACK_WINDOW = 64
 def reading_order(lengths: Sequence[int], count: int, batch_size: int, seed: int) -> list[int]:
     """Return `count` indices into `lengths`: shuffled epochs, with similar lengths in a batch to reduce padding.
 
+    An epoch is complete before the next begins, and no batch holds a row twice unless there are fewer rows than that.
     Batches are shuffled again, so that length says nothing about the step.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
-    places = shuffled_epochs(len(lengths), count, chance)
     ordered: list[int] = []
-    for start in range(0, count, WINDOW_BATCHES * batch_size):
+    over: list[int] = []
+    while len(ordered) < count:
+        epoch = shuffled(len(lengths), chance)
+        over, epoch = completed(over, epoch, batch_size)
+        if len(over) < batch_size and over:
+            continue
+        ordered += over
+        whole = len(epoch) - len(epoch) % batch_size
+        ordered += by_length(epoch[:whole], lengths, batch_size, chance)
+        over = epoch[whole:]
+    return ordered[:count]
+
+
+def shuffled(size: int, chance: random.Random) -> list[int]:
+    """Return the places of an epoch in random order."""
+    epoch = list(range(size))
+    chance.shuffle(epoch)
+    return epoch
+
+
+def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[int], list[int]]:
+    """Fill what is over from an epoch to a batch from the next one; return the batch and the rest of the next.
+
+    Rows that the batch has already are taken last.
+    """
+    if not over:
+        return [], epoch
+    held = set(over)
+    order = [place for place in epoch if place not in held] + [place for place in epoch if place in held]
+    taken = order[: batch_size - len(over)]
+    rest = set(taken)
+    return over + taken, [place for place in epoch if place not in rest]
+
+
+def by_length(places: list[int], lengths: Sequence[int], batch_size: int, chance: random.Random) -> list[int]:
+    """Return the places with similar lengths in a batch, and the batches in random order."""
+    ordered: list[int] = []
+    for start in range(0, len(places), WINDOW_BATCHES * batch_size):
         window = sorted(places[start : start + WINDOW_BATCHES * batch_size], key=lambda place: lengths[place])
         batches = [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
         chance.shuffle(batches)
@@ -26,31 +63,39 @@ def reading_order(lengths: Sequence[int], count: int, batch_size: int, seed: int
     return ordered
 
 
-def shuffled_epochs(size: int, count: int, chance: random.Random) -> list[int]:
-    """Return `count` places of epochs that are each shuffled."""
-    return [place for _, place in zip(range(count), endless(size, chance), strict=False)]
-
-
-def endless(size: int, chance: random.Random) -> Iterator[int]:
-    """Yield the places of one shuffled epoch after the other."""
-    while True:
-        epoch = list(range(size))
-        chance.shuffle(epoch)
-        yield from epoch
-
-
 def packed(lengths: Sequence[int], count: int, room: int, seed: int) -> list[list[int]]:
-    """Return `count` groups of indices of at most `room` tokens: shuffled epochs, best fit decreasing in windows."""
-    source = endless(len(lengths), random.Random(seed))  # noqa: S311 - an order, no secret
+    """Return `count` groups of indices of at most `room` tokens: shuffled epochs, best fit decreasing in windows.
+
+    An epoch is complete before the next begins, so no group holds a row twice.
+    """
+    chance = random.Random(seed)  # noqa: S311 - an order, no secret
     groups: list[list[int]] = []
     while len(groups) < count:
-        window: list[int] = []
-        tokens = 0
-        while tokens < room * PACK_WINDOW and len(window) < len(lengths):
-            window.append(next(source))
+        groups += packed_epoch(lengths, room, chance, seed + len(groups))
+    return groups[:count]
+
+
+def packed_rows(lengths: Sequence[int], epochs: int, room: int, seed: int) -> int:
+    """Return the number of groups that so many epochs make."""
+    chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    groups: list[list[int]] = []
+    for _ in range(epochs):
+        groups += packed_epoch(lengths, room, chance, seed + len(groups))
+    return len(groups)
+
+
+def packed_epoch(lengths: Sequence[int], room: int, chance: random.Random, seed: int) -> list[list[int]]:
+    """Return the groups of one shuffled epoch."""
+    epoch = shuffled(len(lengths), chance)
+    groups: list[list[int]] = []
+    while epoch:
+        window = [epoch.pop()]
+        tokens = lengths[window[0]]
+        while epoch and tokens < room * PACK_WINDOW:
+            window.append(epoch.pop())
             tokens += lengths[window[-1]]
         groups += best_fit(window, lengths, room, random.Random(seed + len(groups)))  # noqa: S311
-    return groups[:count]
+    return groups
 
 
 def best_fit(places: Sequence[int], lengths: Sequence[int], room: int, chance: random.Random) -> list[list[int]]:

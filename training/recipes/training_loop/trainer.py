@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,21 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from training.lm.base_model import load_model, load_tokenizer, on_gpu
+from training.lm.data import is_chat
 from training.lm.evaluation import HeldOutLoss, held_out_loss
 from training.recipes import run_file
+from training.recipes.compare import Question, question_of
 from training.recipes.entrypoint import Cancel, RunEvents
 from training.recipes.rank_plan import check_plan
 from training.recipes.run_file import Run
 from training.recipes.training_loop import distributed
 from training.recipes.training_loop.attention import attend_within_bounds, has_kernel
 from training.recipes.training_loop.batches import Material, read_material
+from training.recipes.training_loop.best_checkpoint import HeldOutCurve, restore_best
 from training.recipes.training_loop.checkpoint_answers import Answering
 from training.recipes.training_loop.checkpoints import Reporter, last_complete
+from training.recipes.training_loop.divergence import require_sound
+from training.recipes.training_loop.loss_weights import WeightedTrainer
 
 Facts = dict[str, Any]
 BEFORE = "before.json"
@@ -66,19 +71,22 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
 
     tokenizer = load_tokenizer(run.base_model)
     material = read_material(run, tokenizer)
+    chosen = chosen.model_copy(update={"steps": material.steps})
+    run = run.model_copy(update={"hyperparameters": chosen})
     model = method.load(run)
     check_plan(run, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
 
+    def measure(evaluated: Any) -> HeldOutLoss | None:
+        return held_out_loss(evaluated, material.held_out, tokenizer.pad_token_id) if material.held_out else None
+
     def evaluate(when: str, evaluated: Any) -> HeldOutLoss | None:
-        if not material.held_out:
-            return None
-        loss = held_out_loss(evaluated, material.held_out, tokenizer.pad_token_id)
-        events.write("evaluation", when=when, loss=loss.loss, tokens=loss.tokens)
+        if loss := measure(evaluated):
+            events.write("evaluation", when=when, **loss.summary)
         return loss
 
     def evaluate_before(evaluated: Any) -> None:
         if stored_loss_before(run) is None and (loss := evaluate("before", evaluated)) and state.is_main_process:
-            run_file.write_atomically(run.output / BEFORE, {"loss": loss.loss, "tokens": loss.tokens})
+            run_file.write_atomically(run.output / BEFORE, asdict(loss))
 
     sharded = run.sharding == "fsdp"
     if not sharded:
@@ -86,23 +94,34 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     model, peft_config = method.adapt(model, run, material)
     trainer = make_trainer(run, method, model, peft_config, tokenizer, material)
     base_loss = [BaseLoss(evaluate_before)] if sharded else []
-    for callback in (*base_loss, *method.callbacks, Reporter(events, cancel, material.tokens, state)):
+    curve = [HeldOutCurve(chosen, run.output, measure, events, state)] if chosen.eval_steps else []
+    reporter = Reporter(events, cancel, material.tokens, state, curve[0] if curve else None)
+    for callback in (*base_loss, *method.callbacks, *curve, reporter):
         trainer.add_callback(callback)
     if run.prompts:
-        trainer.add_callback(Answering(run.prompts, tokenizer, events, state))
+        trainer.add_callback(Answering(questions_of(run), tokenizer, events, state))
 
     checkpoint = last_complete(run.output / "checkpoints")
     events.write("log", message=f"Training from {checkpoint.name if checkpoint else 'the start'}.")
     trained = fit(trainer, checkpoint, cancel)
+    best_step = restore_best(trained, run.output) if chosen.eval_steps else None
 
     after = evaluate("after", trained)
     weights = distributed.whole_weights(trained)
     if state.is_main_process:
         before = stored_loss_before(run)
+        weights_of_rows = [sequence.weight for sequence in material.held_out]
+        require_sound(before, after, weights_of_rows, model.config.get_text_config().vocab_size)
         facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
-        facts |= {"eval_tokens": after.tokens if after else 0, "train_tokens": sum(material.tokens)}
-        facts |= {"method": method.name, "steps": chosen.steps, "seconds": round(time.monotonic() - started, 1)}
+        facts |= {"eval_tokens": after.tokens if after else 0, "eval_rows": after.rows if after else 0}
+        facts["train_tokens"] = sum(material.tokens)
+        facts |= {"best_step": best_step} if best_step else {}
+        facts |= {
+            "method": method.name,
+            "steps": trainer.state.global_step,
+            "seconds": round(time.monotonic() - started, 1),
+        }
         run_file.write_atomically(run.output / "result.json", facts)
     state.wait_for_everyone()
 
@@ -130,6 +149,7 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         "remove_unused_columns": False,
         "train_sampling_strategy": "sequential",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": chosen.checkpoint_steps,
         "save_total_limit": 2,
@@ -140,7 +160,8 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         **distributed.sharding(run),
         **method.options,
     }
-    trainer = SFTTrainer(
+    kind = WeightedTrainer if material.is_weighted else SFTTrainer
+    trainer = kind(
         model=model,
         args=SFTConfig(**options),
         train_dataset=material.rows,
@@ -185,6 +206,12 @@ class BaseLoss(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure the loss before the first step."""
         self.measure(model)
+
+
+def questions_of(run: Run) -> dict[str, Question]:
+    """Return the run's prompts as it would train on them: in the chat template where its rows are conversations."""
+    in_template = bool(run.hyperparameters.as_chat) or is_chat(run.train)
+    return {name: question_of(prompt, is_chat=in_template) for name, prompt in run.prompts.items()}
 
 
 def stored_loss_before(run: Run) -> HeldOutLoss | None:

@@ -1,0 +1,79 @@
+"""Conversations with tools and reasoning as prompts, in the chat template of the base model, as trainings do it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from jinja2 import TemplateError
+
+Turn = dict[str, Any]
+REASONING = ("reasoning_content", "reasoning", "thinking")
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+
+
+class ChatRefused(ValueError):
+    """The template cannot render the request; `field` is what it refuses."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
+    """Render the conversation up to the answer to come. Raises ChatRefused for what the template does not render."""
+    try:
+        text = rendered(tokenizer, messages, tools)
+        bare = rendered(tokenizer, messages, None) if tools else ""
+    except REFUSALS as error:
+        raise ChatRefused(f"The chat template refuses these messages: {error}", "messages") from error
+    if tools and text == bare:
+        raise ChatRefused("The chat template of this base model does not render 'tools': leave them out.", "tools")
+    names = [call["function"]["name"] for turn in messages for call in turn.get("tool_calls") or ()]
+    if any(name not in text for name in names):
+        raise ChatRefused("The chat template of this base model does not render 'tool_calls'.", "messages")
+    return text
+
+
+def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
+    """Render with the arguments of calls as objects, or as JSON for a template that joins them to a text."""
+    source = str(tokenizer.get_chat_template(tools=tools))
+    try:
+        return applied(tokenizer, [worded(turn, source, as_text=False) for turn in messages], tools)
+    except REFUSALS:
+        if not any(turn.get("tool_calls") for turn in messages):
+            raise
+        return applied(tokenizer, [worded(turn, source, as_text=True) for turn in messages], tools)
+
+
+def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
+    """Apply the tokenizer's template."""
+    return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True))
+
+
+def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
+    """Return a turn in the template's own words for the developer, reasoning and arguments."""
+    plain = {
+        name: value for name, value in turn.items() if name not in (*REASONING, "tool_calls") and value is not None
+    }
+    if plain["role"] == "developer" and "developer" not in source:
+        plain["role"] = "system"
+    thoughts = next((turn[name] for name in REASONING if turn.get(name)), None)
+    if thoughts is not None:
+        plain[next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", source)), REASONING[0])] = thoughts
+    if calls := turn.get("tool_calls"):
+        plain["tool_calls"] = [with_arguments(call, as_text=as_text) for call in calls]
+    return plain
+
+
+def with_arguments(call: Turn, *, as_text: bool) -> Turn:
+    """Return a call with its arguments as an object, where they are the JSON of one, or as JSON."""
+    function = call["function"]
+    arguments = function.get("arguments") or {}
+    if as_text:
+        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    elif isinstance(arguments, str):
+        read = json.loads(arguments)
+        arguments = read if isinstance(read, dict) else arguments
+    return {**call, "function": {**function, "arguments": arguments}}

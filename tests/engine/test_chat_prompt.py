@@ -1,0 +1,58 @@
+"""Conversations with tools reach the template as a training renders them, or are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving_client.engine.chat_prompt import ChatRefused, chat_prompt
+from serving_client.engine.completion_request import parse_chat
+from serving_client.engine.errors import ApiError
+from tests.lm.chat_tokenizer import trl_tokenizer
+from tests.tiny_model import make_tokenizer
+from training.lm.chat import asked
+
+TOOLS = [{"type": "function", "function": {"name": "lookup", "description": "d", "parameters": {"type": "object"}}}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"n": 3}'}}
+TALK = [
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "pier 3", "tool_call_id": "c1"},
+]
+
+
+def parsed(**body: Any) -> Any:
+    return parse_chat({"messages": TALK, "tools": TOOLS, **body})
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_5_think", "glm4moe", "llama3_1", "gptoss"])
+def test_an_engine_renders_what_a_training_does(name: str) -> None:
+    tokenizer, request = trl_tokenizer(name), parsed()
+    read = {**CALL, "function": {"name": "lookup", "arguments": {"n": 3}}}
+    row = [TALK[0], {"role": "assistant", "content": "", "tool_calls": [read]}, TALK[2]]
+    prompt = chat_prompt(tokenizer, request.messages, request.tools)
+    assert prompt == asked(row, TOOLS, tokenizer)
+    assert "pier 3" in prompt
+
+
+def test_tools_that_the_template_leaves_out_are_refused() -> None:
+    with pytest.raises(ChatRefused, match="does not render 'tools'") as caught:
+        chat_prompt(make_tokenizer(), [{"role": "user", "content": "a bank"}], TOOLS)
+    assert caught.value.field == "tools"
+
+
+def test_calls_that_the_template_leaves_out_are_refused() -> None:
+    with pytest.raises(ChatRefused, match="does not render 'tool_calls'"):
+        chat_prompt(make_tokenizer(), parsed().messages, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [({"tools": [{"name": "x"}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
+     ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "c"}]}]}, "messages")],
+)  # fmt: skip
+def test_broken_tools_are_refused_by_field(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parsed(**body)
+    assert caught.value.param == field

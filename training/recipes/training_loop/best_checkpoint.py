@@ -1,0 +1,91 @@
+"""The held-out loss while a run trains: its curve, the best weights so far, and an early stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from training.lm.evaluation import HeldOutLoss
+from training.lm.events import Events
+from training.recipes.run_file import Hyperparameters, write_atomically
+from training.recipes.training_loop.distributed import anyone
+
+WEIGHTS, FACTS = "best.safetensors", "best.json"
+
+
+class HeldOutCurve(TrainerCallback):
+    """Callback that measures the held-out loss every `eval_steps`, keeps the best weights, and stops after `patience`.
+
+    `patience` counts measurements without a better loss. Both survive a restart in the output folder.
+    """
+
+    def __init__(
+        self,
+        chosen: Hyperparameters,
+        folder: Path,
+        measure: Callable[[Any], HeldOutLoss | None],
+        events: Events,
+        state: PartialState,
+    ) -> None:
+        self.chosen, self.folder, self.measure, self.events, self.state = chosen, folder, measure, events, state
+        self.latest: tuple[int, float] | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure at every `eval_steps` and at the end."""
+        if state.global_step % self.chosen.eval_steps and state.global_step < state.max_steps:
+            return
+        measured = self.measure(model)
+        if measured is None:
+            return
+        self.latest = state.global_step, measured.loss
+        facts = self.judged(state.global_step, measured.loss, model)
+        if self.chosen.patience and anyone(facts["worse_since"] >= self.chosen.patience, self.state):
+            self.events.write("log", message=f"Stopped at step {state.global_step}: no better since {facts['step']}.")
+            control.should_training_stop = True
+
+    def judged(self, step: int, loss: float, model: Any) -> dict[str, Any]:
+        """Keep the weights if the loss is the best so far; return the best step and the measurements since."""
+        facts = best_of(self.folder) or {"loss": float("inf"), "step": 0, "worse_since": 0}
+        if facts["step"] >= step:
+            return facts
+        if loss < facts["loss"]:
+            facts = {"loss": loss, "step": step, "worse_since": 0}
+            if self.state.is_main_process:
+                save_file(trained_weights(model), self.folder / WEIGHTS)
+        else:
+            facts = {**facts, "worse_since": facts["worse_since"] + 1}
+        if self.state.is_main_process:
+            write_atomically(self.folder / FACTS, facts)
+        return facts
+
+
+def best_of(folder: Path) -> dict[str, Any] | None:
+    """Return the best measurement of the run so far; None before the first."""
+    path = folder / FACTS
+    return json.loads(path.read_bytes()) if path.is_file() else None
+
+
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return copies of the weights that are trained, on the CPU."""
+    plain = getattr(model, "module", model)
+    return {name: weight.detach().cpu().clone() for name, weight in plain.named_parameters() if weight.requires_grad}
+
+
+def restore_best(model: Any, folder: Path) -> int | None:
+    """Put the best weights back into the model; return their step, or None without any."""
+    facts = best_of(folder)
+    if facts is None:
+        return None
+    kept = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in kept:
+                weight.copy_(kept[name].to(weight.device))
+    return int(facts["step"])

@@ -1,0 +1,49 @@
+"""Signs that a training diverged: its result must not become a version that looks like any other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from training.lm.error_reporting import Diverged
+from training.lm.evaluation import HeldOutLoss
+from training.recipes.scoring import paired_difference
+
+FEWEST_ROWS = 5
+# Nats by which two measurements of the same weights may differ.
+ROUNDING = 1e-3
+ADVICE = "Lower learning_rate or raise warmup_steps, and clone the run; its checkpoints are kept."
+
+
+def require_finite(step: int, values: dict[str, float]) -> None:
+    """Raise Diverged for a loss or a gradient norm that is no number."""
+    for name in ("loss", "grad_norm"):
+        if name in values and not math.isfinite(values[name]):
+            raise Diverged(f"The training diverged at step {step}: {name} is {values[name]}. {ADVICE}")
+
+
+def require_sound(
+    before: HeldOutLoss | None, after: HeldOutLoss | None, weights: Sequence[float], vocabulary: int
+) -> None:
+    """Raise Diverged if the held-out loss is no number, as bad as a guess, or worse than before beyond chance.
+
+    A guess knows nothing: each of the vocabulary's tokens is as likely. A base that starts no better is not to blame.
+    """
+    if after is None:
+        return
+    if not math.isfinite(after.loss):
+        raise Diverged(f"The training diverged: its held-out loss is {after.loss}. {ADVICE}")
+    if before is None or after.loss <= before.loss + ROUNDING:
+        return
+    if after.loss >= math.log(vocabulary):
+        raise Diverged(
+            f"The training diverged: its held-out loss {after.loss:.3f} is no better than a guess among {vocabulary:,} "
+            f"tokens, and was {before.loss:.3f} before. {ADVICE}"
+        )
+    if FEWEST_ROWS <= len(after.examples) == len(before.examples):
+        change = paired_difference(after.examples, before.examples, weights)
+        if change.low > 0:
+            raise Diverged(
+                f"The training made the model worse: the held-out loss rose from {before.loss:.3f} to {after.loss:.3f} "
+                f"({change.low:.3f} to {change.high:.3f} more, 95 %). {ADVICE}"
+            )

@@ -7,8 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +133,35 @@ def use_database(name: str) -> None:
         connections[alias].settings_dict["NAME"] = name
 
 
+@contextmanager
+def own_database(create: Callable[[str], None]) -> Iterator[str]:
+    """Use a database of its own, which `create` makes by its name, and drop it at the end."""
+    name = f"adapterhub_fresh_{os.urandom(4).hex()}"
+    create(name)
+    before = connections.settings["default"]["NAME"]
+    use_database(name)
+    yield name
+    connections.close_all()
+    use_database(before)
+    drop_database(name)
+
+
 @pytest.fixture
 def fresh_database(django_db_setup: None, django_db_blocker: Any, valkey: EmbeddedValkey) -> Iterator[str]:
     """A database of its own, for tests that commit or use threads: no trigger stands in the way of cleaning up."""
-    name = f"adapterhub_fresh_{os.urandom(4).hex()}"
-    with django_db_blocker.unblock():
-        copy_template(name)
-        before = connections.settings["default"]["NAME"]
-        use_database(name)
+    with django_db_blocker.unblock(), own_database(copy_template) as name:
         yield name
-        connections.close_all()
-        use_database(before)
-        drop_database(name)
+
+
+@pytest.fixture
+def empty_database(django_db_setup: None, django_db_blocker: Any, valkey: EmbeddedValkey) -> Iterator[str]:
+    """A database without tables, as an installation makes it before its first migration."""
+
+    def create(name: str) -> None:
+        owner_executes(f'CREATE DATABASE "{name}"')
+
+    with django_db_blocker.unblock(), own_database(create) as name:
+        yield name
 
 
 @pytest.fixture(scope="session")

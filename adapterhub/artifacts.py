@@ -25,6 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from adapterhub.core.errors import Unavailable
+from adapterhub.scratch_files import locked, space_in
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CONNECT_S, ATTEMPTS = 5, 3
@@ -148,8 +149,9 @@ class FolderStore:
         digest = digest_of(manifest_of(folder))
         place = self.place(digest)
         if not self.has(digest):
-            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            bring(folder, place)
+            with space_in(self.root):
+                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                bring(folder, place)
         # A repeated put renews the time: garbage collection must not delete the artifact before its row exists.
         os.utime(place)
         return digest
@@ -198,12 +200,13 @@ class FolderStore:
 def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
     """Copy a folder atomically: readers see all of it or nothing. With a digest, verify the copy before it appears."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-copy-"))
     try:
-        shutil.copytree(source, partial, dirs_exist_ok=True)
-        if digest:
-            verify(partial, digest)
-        appear(partial, target)
+        with locked(partial):
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+            if digest:
+                verify(partial, digest)
+            appear(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -16,8 +16,10 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware  # noqa: E40
 
 from adapterhub import tracing  # noqa: E402 - with the settings
 from adapterhub.asgi_handler import OneThread  # noqa: E402 - it reads the settings
+from adapterhub.workspace import sweep_work_folder  # noqa: E402 - with the settings
 
 tracing.start("web")
+sweep_work_folder()
 # uvicorn itself is started with --no-proxy-headers: it would believe whatever comes from this machine.
 # uvicorn and Django describe the same protocol by other types.
 handler: Any = OneThread()

@@ -84,6 +84,10 @@ TABLE = {
             "ADAPTERHUB_PROJECT_RUNNING", "0", "Jobs of one project that run at once; 0 = as many as there are workers."
         ),
         Setting("ADAPTERHUB_PROJECT_QUEUED", "0", "Jobs of one project that may wait; 0 = no limit."),
+        Setting(
+            "ADAPTERHUB_PROJECT_CHILDREN", "2", "Exports, comparisons and checks of one project at once; 0 = no limit."
+        ),
+        Setting("ADAPTERHUB_CHILDREN", "4", "Exports, comparisons and checks at once on a host; 0 = no limit."),
         Setting("ADAPTERHUB_PROJECT_REQUESTS_PER_S", "0", "Requests a second that one project may send; 0 = no limit."),
         Setting("ADAPTERHUB_API_REQUESTS_PER_S", "100", "REST calls a second of one token or person; 0 = no limit."),
         Setting(

@@ -206,11 +206,21 @@ if HTTPS:
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
 FILE_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
+FILE_UPLOAD_TEMP_DIR = HOME / "work"
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "adapterhub.workspace.WorkFolderUploadHandler",
+]
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "adapterhub.accounts.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PARSER_CLASSES": [
+        "adapterhub.api.parsers.BoundedJSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["adapterhub.api.permissions.ScopePermission"],
     "DEFAULT_THROTTLE_CLASSES": ["adapterhub.api.throttling.CallerThrottle"],
@@ -308,6 +318,8 @@ JOB_ATTEMPTS = env.integer("ADAPTERHUB_JOB_ATTEMPTS", least=1)
 CANCEL_GRACE_S = env.integer("ADAPTERHUB_CANCEL_GRACE_S")
 PROJECT_RUNNING = env.integer("ADAPTERHUB_PROJECT_RUNNING")
 PROJECT_QUEUED = env.integer("ADAPTERHUB_PROJECT_QUEUED")
+PROJECT_CHILDREN = env.integer("ADAPTERHUB_PROJECT_CHILDREN", most=1000)
+CHILDREN = env.integer("ADAPTERHUB_CHILDREN", most=1000)
 PROJECT_REQUESTS_PER_S = env.integer("ADAPTERHUB_PROJECT_REQUESTS_PER_S")
 API_REQUESTS_PER_S = env.integer("ADAPTERHUB_API_REQUESTS_PER_S")
 STRANGER_REQUESTS_PER_S = env.integer("ADAPTERHUB_STRANGER_REQUESTS_PER_S")

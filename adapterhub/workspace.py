@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
+import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any, cast
 
 from django.conf import settings
+from django.core.files.uploadhandler import TemporaryFileUploadHandler
 
+from adapterhub import scratch_files
 from adapterhub.artifacts import ArtifactStore, open_store
+from adapterhub.core.errors import OutOfSpace, TooMany
+
+# A place is free again when an export or a comparison ends, mostly within seconds.
+WAIT_S = 10.0
 
 
 def store() -> ArtifactStore:
@@ -26,6 +33,84 @@ def work_folder() -> Path:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Yield a folder of its own in the work folder; delete it afterwards."""
-    with tempfile.TemporaryDirectory(dir=work_folder()) as folder:
-        yield Path(folder)
+    """Yield a folder of its own in the work folder; delete it afterwards. Raises OutOfSpace when the disk is full."""
+    with scratch_files.temporary_folder(work_folder()) as folder:
+        yield folder
+
+
+def sweep_work_folder() -> None:
+    """Delete what killed processes left behind in the work folder and in a store on this host."""
+    scratch_files.sweep(work_folder())
+    for parent in (work_folder(), settings.MODELS_DIR, settings.SERVED_DIR, Path(settings.ARTIFACT_STORE)):
+        for pattern in (".partial-copy-*", "*/.partial-copy-*"):
+            scratch_files.sweep(parent, pattern)
+
+
+@contextmanager
+def place_for_child(project_id: int) -> Iterator[None]:
+    """Hold one of the places for child processes that requests wait for, of the project and of this host.
+
+    A place is a locked file, which is free as soon as its process is gone. Raises TooMany when all are taken.
+    """
+    with ExitStack() as places:
+        places.enter_context(one_of(f"project-{project_id}", settings.PROJECT_CHILDREN, "this project"))
+        places.enter_context(one_of("host", settings.CHILDREN, "this host"))
+        yield
+
+
+@contextmanager
+def one_of(name: str, count: int, whose: str) -> Iterator[None]:
+    """Hold one of `count` places of the name; 0 means no limit. Raises TooMany."""
+    file = free_place(name, count) if count else None
+    if count and file is None:
+        raise TooMany(
+            f"{count} exports, comparisons or checks of {whose} run already: try again in a moment.",
+            wait_s=WAIT_S,
+        )
+    try:
+        yield
+    finally:
+        if file:
+            file.close()
+
+
+def free_place(name: str, count: int) -> IO[str] | None:
+    """Return the locked file of a free place, or None."""
+    folder = settings.HOME / "places"
+    for number in range(count):
+        with scratch_files.space_in(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = (folder / f"{name}-{number}").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+        else:
+            return file
+    return None
+
+
+class WorkFolderUploadHandler(TemporaryFileUploadHandler):
+    """Django's handler of large uploads, whose files lie in the work folder. Raises OutOfSpace when it is full."""
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:
+        """Create the file, and hold it until its process is gone."""
+        with scratch_files.space_in(work_folder()):
+            super().new_file(*args, **kwargs)
+        fcntl.flock(cast("IO[bytes]", self.file.file), fcntl.LOCK_SH)
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
+        """Write a chunk; delete the file when there is no room for it."""
+        try:
+            with scratch_files.space_in(work_folder()):
+                super().receive_data_chunk(raw_data, start)
+        except OutOfSpace:
+            # What could not be written fails again when the file is closed.
+            with suppress(OSError):
+                self.file.close()
+            raise
+
+    def file_complete(self, file_size: int) -> Any:
+        """Return the complete file."""
+        with scratch_files.space_in(work_folder()):
+            return super().file_complete(file_size)

@@ -60,7 +60,7 @@ def is_over(request: HttpRequest) -> bool:
 
 def is_activity(request: HttpRequest) -> bool:
     """Return False for what an open page asks by itself: polls and event streams keep no session alive."""
-    is_poll = request.method == "GET" and "HX-Request" in request.headers
+    is_poll = request.method == "GET" and ("HX-Request" in request.headers or request.path == "/healthz")
     return not is_poll and "text/event-stream" not in request.headers.get("Accept", "")
 
 

@@ -12,8 +12,9 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
+from adapterhub.api.parsers import require_storable
 from adapterhub.api.permissions import projects_of, projects_with
-from adapterhub.api.problems import TITLES, headers_of
+from adapterhub.api.problems import error_page
 from adapterhub.core.errors import DomainError, Invalid, NotAllowed
 
 Row = TypeVar("Row", bound=Model)
@@ -85,10 +86,13 @@ def offer(form: forms.BaseForm, **rows: QuerySet[Any]) -> None:
 
 
 def reason_in(request: HttpRequest) -> str:
-    """Return the reason that a form asked for, cut to 2,000 characters. Raises Invalid when it is empty."""
-    reason = request.POST.get("reason", "").strip()[:LONGEST_REASON]
+    """Return the reason that a form asked for. Raises Invalid when it is empty, too long or holds a NUL."""
+    reason = request.POST.get("reason", "").strip()
     if not reason:
         raise Invalid("Give a reason: it is recorded in the audit trail.", field="reason")
+    if len(reason) > LONGEST_REASON:
+        raise Invalid(f"A reason may have {LONGEST_REASON:,} characters: shorten it.", field="reason")
+    require_storable("reason", reason)
     return reason
 
 
@@ -127,8 +131,4 @@ class DomainErrorsOnPages:
             messages.error(request, error.detail)
             query = f"?{back.query}" if back.query else ""
             return redirect("/" + back.path.lstrip("/") + query)
-        context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
-        page = render(request, "error.html", context, status=error.status)
-        for name, value in headers_of(error).items():
-            page[name] = value
-        return page
+        return error_page(request, error)

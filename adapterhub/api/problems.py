@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.views.defaults import page_not_found
 from django.views.defaults import server_error as default_server_error
 from rest_framework import exceptions
@@ -15,10 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from adapterhub.api.parsers import SURROGATES
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.request_state import marked
 from adapterhub.core.domain_signals import access_refused
-from adapterhub.core.errors import DomainError, NotAllowed, TooMany, Unavailable
+from adapterhub.core.errors import DomainError, NotAllowed, OutOfSpace, TooMany, Unavailable
 
 TITLES = {
     400: "Bad request",
@@ -33,6 +36,7 @@ TITLES = {
     422: "Cannot be processed",
     429: "Too many requests",
     503: "Unavailable",
+    507: "Out of space",
 }
 CONTENT_TYPE = "application/problem+json"
 
@@ -44,9 +48,17 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
         "title": TITLES.get(status, "Error"),
         "status": status,
         "code": code,
-        "detail": detail,
-        "errors": errors or [],
+        "detail": SURROGATES.sub("\N{REPLACEMENT CHARACTER}", detail),
+        "errors": [
+            {name: SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text) for name, text in error.items()}
+            for error in errors or []
+        ],
     }
+
+
+def sayable(text: str) -> str:
+    """Return the text with a replacement for half characters, which a message may quote and no answer can hold."""
+    return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None:
@@ -113,6 +125,15 @@ def answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> Respo
     return Response(body, body["status"], headers=headers, content_type=CONTENT_TYPE)
 
 
+def error_page(request: HttpRequest, error: DomainError) -> HttpResponse:
+    """Render the page of a refused request, with the status and headers of the error."""
+    context = {"title": TITLES.get(error.status, "Refused"), "detail": error.detail}
+    page = render(request, "error.html", context, status=error.status)
+    for name, value in headers_of(error).items():
+        page[name] = value
+    return page
+
+
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer an unknown path: a problem below /api/, else the 404 page."""
     if not request.path.startswith("/api/"):
@@ -122,7 +143,12 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Answer an internal error: a problem with the request's id below /api/, else the 500 page."""
+    """Answer an internal error: a problem with the request's id below /api/, else the 500 page.
+
+    A full disk meets a form before its view, when the form's files are read: it is answered here.
+    """
+    if isinstance(error := sys.exception(), OutOfSpace):
+        return error_page(request, error)
     if not request.path.startswith("/api/"):
         return default_server_error(request)
     detail = f"An internal error occurred. The log has the details of request {marked(request).request_id}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Protocol, cast
 
@@ -19,6 +18,7 @@ from rest_framework.response import Response
 
 from adapterhub.api.conditions import conditional
 from adapterhub.api.models import IdempotentRequest
+from adapterhub.api.parsers import require_texts
 from adapterhub.api.permissions import require_used_scopes, seen_in, used_scopes
 from adapterhub.api.throttling import headers_of
 from adapterhub.api.unknown_fields import require_known
@@ -39,6 +39,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     scopes: dict[str, str] = {}
     # Query parameters that filter the list: parameter -> field.
     filters: dict[str, str] = {}
+    # Fields of bodies that may be as long as the body.
+    long_fields: frozenset[str] = frozenset()
 
     def get_queryset(self) -> QuerySet[Any]:
         """Return the rows of the projects that the caller sees; for a list those where the scope is held."""
@@ -59,7 +61,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
 
     def read(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """Return the request's body, validated by the serializer."""
-        require_no_nul(self.request.data)
+        require_texts(self.request.data, self.long_fields)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         require_known(serializer, self.request.data)
         serializer.is_valid(raise_exception=True)
@@ -82,7 +84,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         """Check size and characters of the request, and claim its idempotency key."""
         super().initial(request, *args, **kwargs)
         require_small(request)
-        require_no_nul(request.query_params)
+        require_texts(request.query_params)
         self.idempotent = None
         key = request.headers.get("Idempotency-Key", "")
         if request.method == "POST" and key:
@@ -112,32 +114,6 @@ def require_small(request: Request) -> None:
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if not is_form and int(request.META.get("CONTENT_LENGTH") or 0) > most:
         raise TooLarge(f"A body may have {most} bytes: send a file as multipart/form-data.")
-
-
-def require_no_nul(value_tree: Any) -> None:
-    """Check that no text in a body or a query holds a NUL, which Postgres cannot store. Raises Invalid.
-
-    The error names the field.
-    """
-    for name, value in value_tree.items() if isinstance(value_tree, dict) else [("", value_tree)]:
-        if any("\0" in text for text in texts([name, value])):
-            field = name.replace("\0", "")
-            raise Invalid(
-                "Text must not contain NUL characters: remove them.", field=field, code="null_characters_not_allowed"
-            )
-
-
-def texts(value_tree: Any) -> Iterator[str]:
-    """Yield every text in parsed JSON or a form, keys included."""
-    if isinstance(value_tree, str):
-        yield value_tree
-    elif isinstance(value_tree, dict):
-        for name, value in value_tree.items():
-            yield from texts(name)
-            yield from texts(value)
-    elif isinstance(value_tree, list):
-        for value in value_tree:
-            yield from texts(value)
 
 
 class Selectable(serializers.Serializer[Any]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tempfile import TemporaryFile
 from typing import Any
 
 from django.db.models import Model
@@ -21,6 +20,8 @@ from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope, Tenant
+from adapterhub.scratch_files import temporary_file
+from adapterhub.workspace import work_folder
 
 
 class AuditEventSerializer(serializers.ModelSerializer[AuditEvent]):
@@ -137,7 +138,6 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
 def bundle(project: Tenant) -> FileResponse:
     """Return a bundle as a ZIP file: events, checkpoints, public key and signed manifest."""
-    archive = TemporaryFile()  # noqa: SIM115 - the answer closes it when it is sent
-    bundle_archive(project, archive)
-    archive.seek(0)
+    with temporary_file(work_folder()) as archive:
+        bundle_archive(project, archive)
     return FileResponse(archive, as_attachment=True, filename=f"audit-{project.slug}.zip")

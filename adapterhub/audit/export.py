@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -18,6 +17,7 @@ from adapterhub.audit.models import AuditEvent, Checkpoint
 from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.verifier import MANIFEST_DOMAIN
 from adapterhub.core.tenancy import Tenant, row_of
+from adapterhub.workspace import scratch
 
 COLUMNS = [
     "sequence",
@@ -90,8 +90,8 @@ def write_bundle(project: Tenant | None, folder: Path) -> None:
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:
     """Write the bundle of `write_bundle` as one ZIP file."""
-    with TemporaryDirectory() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
-        root = Path(folder) / "bundle"
+    with scratch() as folder, ZipFile(archive, "w", ZIP_DEFLATED) as packed:
+        root = folder / "bundle"
         write_bundle(project, root)
         for path in sorted(root.rglob("*")):
             packed.write(path, path.relative_to(root.parent))

@@ -12,6 +12,7 @@ from django.db import connection, models, transaction
 from django.utils.timezone import now
 
 from adapterhub.audit import verifier as chain
+from adapterhub.audit.shortening import shortened, shortened_text
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.tenancy import Tenant, row_of
@@ -102,10 +103,10 @@ class AuditEvent(models.Model):
             object_type=cast(str, subject._meta.model_name),
             object_id=str(subject.pk),
             object_name=str(subject)[:200],
-            before=before,
-            after=after,
-            reason=reason,
-            evidence=evidence,
+            before=shortened(before),
+            after=shortened(after),
+            reason=shortened_text(reason),
+            evidence=shortened(evidence),
         )
         event.append()
         return event

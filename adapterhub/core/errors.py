@@ -8,6 +8,7 @@ DomainError
   TooLarge             413
   TooMany              429  too many calls of one caller
   PreconditionFailed   412  If-Match names an outdated state
+  OutOfSpace           507  a disk is full
   Unavailable          503  a required component does not answer
 """
 
@@ -77,6 +78,13 @@ class TooMany(DomainError):
     def __init__(self, detail: str, *, wait_s: float) -> None:
         super().__init__(detail)
         self.wait_s = wait_s
+
+
+class OutOfSpace(DomainError):
+    """A disk is full."""
+
+    status = 507
+    code = "out_of_space"
 
 
 class Unavailable(DomainError):

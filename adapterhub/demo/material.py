@@ -71,7 +71,7 @@ def prepare_dataset(home: Path) -> Path:
     """Return the regulations as JSONL of prompt, completion and document, written at the first call."""
     path = Layout(home).work / "european-law.jsonl"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=Layout(home).work) as scratch:
+        with tempfile.TemporaryDirectory(dir=Layout(home).work, prefix="demo-") as scratch:
             database = from_package(LAW_PACKAGE, "*/regulations.db", Path(scratch))
             partial = path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in law_rows(database)))

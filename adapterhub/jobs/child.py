@@ -58,7 +58,12 @@ class Child:
                     "TRACEPARENT": traceparent,
                 },
             )
-        pid_file.write_text(str(self.process.pid))
+        try:
+            pid_file.write_text(str(self.process.pid))
+        except OSError:
+            # On a full disk nobody would know of the child.
+            self.kill()
+            raise
 
     def wait(self, seconds: float) -> int | None:
         """Wait up to `seconds`; return the exit status, or None while it runs."""

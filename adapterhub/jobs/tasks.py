@@ -4,11 +4,13 @@ from celery import shared_task
 from django.apps import apps
 
 from adapterhub.jobs.models import LeasedJob
+from adapterhub.workspace import sweep_work_folder
 
 
 @shared_task
 def sweep() -> None:
-    """Reclaim jobs whose lease has expired, and wake a worker for every queued job."""
+    """Reclaim jobs whose lease has expired, wake a worker for every queued job, and delete what was left behind."""
+    sweep_work_folder()
     for model in apps.get_models():
         if issubclass(model, LeasedJob):
             for pk in model.objects.abandoned().values_list("pk", flat=True):

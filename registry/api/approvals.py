@@ -70,8 +70,11 @@ class NewApprovalSerializer(serializers.Serializer[Any]):
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Check that one subject is named. Raises ValidationError."""
-        if ("rollout" in fields) == ("alias" in fields) or ("alias" in fields) != ("policy" in fields):
-            raise serializers.ValidationError("Name a rollout, or an alias and its policy.")
+        if ("alias" in fields) != ("policy" in fields):
+            missing = "policy" if "alias" in fields else "alias"
+            raise serializers.ValidationError({missing: "An alias and its policy go together: name both."})
+        if ("rollout" in fields) == ("alias" in fields):
+            raise serializers.ValidationError({"rollout": "Name a rollout, or an alias and its policy."})
         return fields
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from rest_framework import serializers
 
+from adapterhub.api.parsers import BoundedJSONField
 from registry.evidence.lineage import approvals_of
 from registry.experiments.guardrails import Kind
 from registry.experiments.metrics import METRICS
@@ -85,14 +86,14 @@ class NewAdapterSerializer(serializers.Serializer[Any]):
     project = serializers.SlugField()
     slug = serializers.SlugField(max_length=50)
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.all())
-    description = serializers.CharField(required=False, allow_blank=True, default="")
+    description = serializers.CharField(required=False, allow_blank=True, default="", max_length=10_000)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False, default=list)
 
 
 class AdapterChangeSerializer(serializers.Serializer[Any]):
     """The fields of an adapter that can change."""
 
-    description = serializers.CharField(required=False, allow_blank=True)
+    description = serializers.CharField(required=False, allow_blank=True, max_length=10_000)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), required=False)
 
 
@@ -235,7 +236,7 @@ class NewAliasSerializer(serializers.Serializer[Any]):
     project = serializers.SlugField()
     name = serializers.SlugField(max_length=50)
     cluster = serializers.SlugField()
-    version = serializers.CharField(help_text="Served name, e.g. dora.v1-0123456789ab.")
+    version = serializers.CharField(max_length=200, help_text="Served name, e.g. dora.v1-0123456789ab.")
     policy = serializers.DictField(required=False, default=dict)
 
 
@@ -248,8 +249,8 @@ class PolicySerializer(serializers.Serializer[Any]):
 class MoveSerializer(serializers.Serializer[Any]):
     """The version to move an alias to, and the one that the caller saw."""
 
-    version = serializers.CharField()
-    expected_version = serializers.CharField()
+    version = serializers.CharField(max_length=200)
+    expected_version = serializers.CharField(max_length=200)
     reason = serializers.CharField(max_length=2000)
 
 
@@ -308,7 +309,7 @@ class ChecksSerializer(serializers.Serializer[Any]):
 
     refusal = serializers.CharField(required=False, help_text="Regular expression that a refusal contains.")
     format = serializers.CharField(required=False, help_text="Regular expression that a correct answer contains.")
-    schema = serializers.JSONField(required=False, help_text="JSON Schema that the JSON of a correct answer follows.")
+    schema = BoundedJSONField(required=False, help_text="JSON Schema that the JSON of a correct answer follows.")
     judge = JudgeSerializer(required=False)
 
 
@@ -377,7 +378,7 @@ class NewRolloutSerializer(serializers.Serializer[Any]):
     """The rollout to open, or to draft."""
 
     alias = serializers.SlugField()
-    candidate = serializers.CharField(help_text="Served name.")
+    candidate = serializers.CharField(max_length=200, help_text="Served name.")
     steps = StepSerializer(
         many=True,
         allow_empty=False,

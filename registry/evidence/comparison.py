@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapterhub.core.errors import Invalid
-from adapterhub.workspace import scratch
+from adapterhub.workspace import place_for_child, scratch
 from registry.exports.service import fetched, run_child
 from registry.models import AdapterVersion, VersionEvaluation
 
@@ -84,9 +84,9 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
     """Compute the norms and cosine distance of the weight updates of each module, in a child process.
 
-    Raises Unavailable if the files cannot be read or the child fails.
+    Raises Unavailable if the files cannot be read or the child fails, and TooMany.
     """
-    with scratch() as folder:
+    with place_for_child(one.project.pk), scratch() as folder:
         places = [str(fetched(version, folder / name)) for version, name in ((one, "from"), (other, "to"))]
         run_child("comparison", ["registry.evidence.comparison_process", *places, str(folder / "out.json")], folder)
         rows: list[dict[str, Any]] = json.loads((folder / "out.json").read_bytes())

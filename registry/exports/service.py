@@ -6,7 +6,6 @@ The rewriting needs torch, which only a child process may load.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from typing import IO
 from adapterhub.artifacts import ArtifactError, File, StoreAway, digest_of
 from adapterhub.core.errors import Conflict, Unavailable
 from adapterhub.jobs.child import Child
-from adapterhub.workspace import scratch, work_folder
+from adapterhub.scratch_files import require_space, temporary_file
+from adapterhub.workspace import place_for_child, scratch, work_folder
 from registry.adapter_files.manifest import read_parts
 from registry.models import Adapter, AdapterVersion
 
@@ -56,11 +56,12 @@ def download(version: AdapterVersion) -> IO[bytes]:
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
     """Return a zip of the adapter as `peft`, `portable`, `gguf` or `merged` into its base, checked against PEFT.
 
-    Raises Conflict if the package gguf is not installed, and Unavailable if the store or the child process fails.
+    Raises Conflict if the package gguf is not installed, Unavailable if the store or the child process fails, TooMany
+    if the project has too many such children, and OutOfSpace.
     """
     if form == Format.GGUF and not find_spec("gguf"):
         raise Conflict("The package gguf is not installed here: `pip install adapterhub[gguf]`.", code="no_gguf")
-    with scratch_copy(version) as stored:
+    with place_for_child(version.project.pk), scratch_copy(version) as stored:
         base = version.adapter.base_model.folder
         return zipped(rewrite(stored, base, stored.with_name("export"), form, dtype))[0]
 
@@ -94,7 +95,8 @@ def folded(adapter: Adapter, folder: Path) -> Path:
     """
     # The child process opens the files with a library, so the header must be checked first.
     read_parts(folder, adapter.base_model.linear_shapes(), adapter.base_model.layers)
-    return rewrite(folder, adapter.base_model.folder, folder.with_name("folded"), "folded", Dtype.FP32)
+    with place_for_child(adapter.project_id):
+        return rewrite(folder, adapter.base_model.folder, folder.with_name("folded"), "folded", Dtype.FP32)
 
 
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
@@ -117,6 +119,7 @@ def run_child(task: str, arguments: list[str], folder: Path) -> None:
     if status is None:
         raise Unavailable(f"The {task} took over {EXPORT_S} s and was stopped: try again later.", code=f"{task}_failed")
     if status:
+        require_space(folder, log.read_text(errors="replace"))
         lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a message"]
         raise Unavailable(f"The {task} failed: {lines[-1][:300]}", code=f"{task}_failed")
 
@@ -126,10 +129,8 @@ def zipped(folder: Path) -> tuple[IO[bytes], list[File]]:
 
     The file is deleted when it is closed. Nothing is compressed, because weights do not shrink.
     """
-    archive = tempfile.TemporaryFile(dir=work_folder())  # noqa: SIM115 - the response closes it
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
+    with temporary_file(work_folder()) as archive, zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
         files = [pack(path, target) for path in sorted(folder.iterdir())]
-    archive.seek(0)
     return archive, files
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from adapterhub.accounts.models import Project, User
+from adapterhub.api.parsers import BoundedJSONField
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training.datasets import containers, readers
 from training.models import (
@@ -94,7 +95,7 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
     escape = serializers.BooleanField(
         default=False, help_text="Put a space into control tokens of prompts, so that none is read as one."
     )
-    mapping = serializers.JSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
+    mapping = BoundedJSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
 
     def validate_mapping(self, mapping: Any) -> dict[str, str]:
         """Check that the mapping is an object. Raises ValidationError."""
@@ -290,7 +291,7 @@ class NewTrainingRunSerializer(serializers.Serializer[Any]):
     )
     hyperparameters = serializers.DictField(required=False, default=dict)
     prompts = serializers.DictField(
-        child=serializers.CharField(),
+        child=serializers.CharField(max_length=8000),
         required=False,
         default=dict,
         help_text="Prompts by name. Each checkpoint answers them, and the answers are stored.",

@@ -241,6 +241,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
         **dict.fromkeys(("metrics", "answers", "logs", "events", "compare"), Scope.READ),
         "keep": Scope.ADMIN,
     }
+    long_fields = frozenset({"prompts"})
 
     @extend_schema(request=shapes.NewTrainingRunSerializer, responses={202: shapes.TrainingRunSerializer})
     def create(self, request: Request) -> Response:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.jobs.child import Child
+from adapterhub.scratch_files import require_space
 from adapterhub.workspace import scratch
 from training.datasets.choices import Choices
 from training.datasets.containers import NotThisFormat, is_packed
@@ -26,7 +27,7 @@ turns = threading.BoundedSemaphore(AT_ONCE)
 
 def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Write the file's splits into the folder and return the report. Raises Invalid, and Unavailable without a turn."""
-    if form != "parquet" and file.stat().st_size <= SHORT_BYTES and not is_packed(file):
+    if not needs_child(file, form):
         try:
             return scan(
                 records_of(file, form, choices.encoding), folder, choices.mapping, escape=choices.escape
@@ -41,6 +42,11 @@ def checked(file: Path, form: str, folder: Path, choices: Choices) -> Report:
         turns.release()
 
 
+def needs_child(file: Path, form: str) -> bool:
+    """Return True for a file that may take more memory or time than its size says."""
+    return form == "parquet" or file.stat().st_size > SHORT_BYTES or is_packed(file)
+
+
 def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
     """Check the file in a child process of limited memory and time. Raises Invalid."""
     with scratch() as own:
@@ -52,6 +58,8 @@ def by_child(file: Path, form: str, folder: Path, choices: Choices) -> Report:
         finally:
             child.kill()
         answer = next(child.new_events(), None) if status == 0 else None
+        if answer is None:
+            require_space(own, (own / "log.txt").read_text(errors="replace"))
     if answer is None:
         message = "The file could not be read within the limits of memory and time of a check: send it in parts."
         raise Invalid(message, field="file", code="too_costly")

@@ -23,8 +23,13 @@ class BadLine(ValueError):
     """A record that cannot be used, with the column to blame and a stable code."""
 
     def __init__(self, column: str, code: str, message: str) -> None:
-        super().__init__(message)
-        self.column, self.code = column, code
+        super().__init__(storable(message))
+        self.column, self.code = storable(column), code
+
+
+def storable(text: str) -> str:
+    """Return the text with a replacement for half characters and NULs, which neither JSON nor Postgres can carry."""
+    return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def json_object(raw: bytes) -> dict[str, Any]:

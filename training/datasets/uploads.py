@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from django.core.files.uploadedfile import UploadedFile
 
-from adapterhub.workspace import work_folder
+from adapterhub.workspace import scratch
 
 
 @contextmanager
 def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
     """Copy the upload to a temporary file in chunks, so that memory stays constant; delete it afterwards."""
-    with tempfile.NamedTemporaryFile(dir=work_folder()) as file:
-        for chunk in upload.chunks():
-            file.write(chunk)
-        file.flush()
-        yield Path(file.name)
+    with scratch() as folder:
+        path = folder / "rows"
+        with path.open("wb") as file:
+            for chunk in upload.chunks():
+                file.write(chunk)
+        yield path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
@@ -24,10 +24,10 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor, system
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
-from adapterhub.workspace import scratch, store
+from adapterhub.workspace import place_for_child, scratch, store
 from registry.models import BaseModel
 from training.datasets import containers, readers, rendering, rows
-from training.datasets.bounded_scan import checked
+from training.datasets.bounded_scan import checked, needs_child
 from training.datasets.choices import Choices
 from training.datasets.scan import Report
 from training.domain_signals import dataset_uploaded
@@ -150,7 +150,7 @@ class Dataset(RetentionMixin):
         )
         if weight_of(file) > AT_ONCE_BYTES:
             return dataset.check_later(file, by=by)
-        with dataset.stored(file) as (report, digest):
+        with dataset.place_for(file), dataset.stored(file) as (report, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
                 twin.require_not_erased()
                 return twin
@@ -185,7 +185,7 @@ class Dataset(RetentionMixin):
         if weight_of(file) > AT_ONCE_BYTES:
             message = f"Over {AT_ONCE_BYTES >> 20} MB a file can only be checked by a worker: upload it."
             raise Invalid(message, field="file", code="too_large_to_look_at")
-        with dataset.scanned(file) as (report, folder):
+        with dataset.place_for(file), dataset.scanned(file) as (report, folder):
             dataset.digest = digest_of(manifest_of(folder))
             dataset.describe(report)
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
@@ -257,6 +257,10 @@ class Dataset(RetentionMixin):
     def lock(self) -> Dataset:
         """Return the row, locked."""
         return Dataset.objects.select_for_update().get(pk=self.pk)
+
+    def place_for(self, file: Path) -> AbstractContextManager[None]:
+        """Return the context of one of the project's places for child processes, if the check needs one."""
+        return place_for_child(self.project_id) if needs_child(file, self.format) else nullcontext()
 
     @contextmanager
     def stored(self, file: Path) -> Iterator[tuple[Report, str]]:

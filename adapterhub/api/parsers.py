@@ -1,0 +1,154 @@
+"""The JSON that callers may send: bounded in its depth and the length of its texts, which can all be stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.parsers import JSONParser
+
+from adapterhub.core.errors import Invalid
+
+DEEPEST = 250
+# So many names make the path of a field in an error.
+NAMED = 2
+LONGEST_TEXT = 20_000
+# The most characters of all texts, keys and numbers of a field together.
+LARGEST_FIELD = 200_000
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class BoundedJSONParser(JSONParser):
+    """A JSON parser that refuses what is nested too deeply, with the name of the field."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        """Parse the body. Raises Invalid for one that is nested too deeply."""
+        body = stream.read()
+        try:
+            parsed = super().parse(BytesIO(body), media_type, parser_context)
+        except RecursionError:
+            raise too_deep(deep_field_of(body.decode(errors="replace"))) from None
+        for name, value in fields_of(parsed):
+            require_shallow(name, value)
+        return parsed
+
+
+class BoundedJSONField(serializers.JSONField):
+    """A field of any JSON, which a form sends as text."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Parse the field. Raises Invalid for what is nested too deeply, too long or cannot be stored."""
+        try:
+            value = super().to_internal_value(data)
+        except RecursionError:
+            raise too_deep(str(self.field_name)) from None
+        require_texts({self.field_name: value})
+        return value
+
+
+def too_deep(field: str) -> Invalid:
+    """Return the error that names the field."""
+    return Invalid(f"{field or 'The body'} may be nested {DEEPEST} deep: flatten it.", field=field, code="too_deep")
+
+
+def deep_field_of(text: str) -> str:
+    """Return the path of the field in which a JSON text is nested too deeply, e.g. `checks.schema`."""
+    # Of each object or array that is open, the bracket, and the last text in it: of an object's value, its name.
+    open_parts: list[list[str]] = []
+    for part in TOKEN.findall(text):
+        if part in "]}":
+            del open_parts[-1:]
+        elif part in "[{":
+            open_parts.append([part, '""'])
+        elif open_parts:
+            open_parts[-1][1] = part
+        if len(open_parts) > DEEPEST + 1:
+            break
+    names = [json.loads(name, strict=False) for bracket, name in open_parts[:NAMED] if bracket == "{"]
+    return readable(".".join(names))
+
+
+def readable(field: str) -> str:
+    """Return a field's name without what no answer can hold, cut to a length that one can read."""
+    return SURROGATES.sub("", field.replace("\0", ""))[:100]
+
+
+def fields_of(parsed: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a body with their names; a body that is no object has one without a name."""
+    yield from parsed.items() if isinstance(parsed, dict) else [("", parsed)]
+
+
+def require_shallow(field: str, value: Any) -> None:
+    """Check the depth of parsed JSON. Raises Invalid with the field's path."""
+    if is_deep(value, DEEPEST):
+        inner = value.items() if isinstance(value, dict) else []
+        deep = next((f".{name}" for name, part in inner if is_deep(part, DEEPEST - 1)), "")
+        raise too_deep(readable(f"{field}{deep}"))
+
+
+def is_deep(value: Any, most: int) -> bool:
+    """Return True if parsed JSON has more than `most` levels of objects and arrays."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [inner for outer in level for inner in parts_of(outer)]
+        if not level:
+            return False
+    return True
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """Yield the values inside an object or a list."""
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple):
+        yield from value
+
+
+def require_texts(data: Any, long_fields: frozenset[str] = frozenset()) -> None:
+    """Check every text of a body or a query, keys included: that it can be stored, and how long it is. Raises Invalid.
+
+    `long_fields` may be as long as the body. The error names the field.
+    """
+    for name, value in fields_of(data):
+        field = readable(str(name))
+        require_shallow(field, value)
+        length = 0
+        for text in texts([name, value]):
+            require_storable(field, text)
+            length += len(text)
+            if len(text) > LONGEST_TEXT and name not in long_fields:
+                message = f"{field or 'A text'} may have {LONGEST_TEXT:,} characters: shorten it."
+                raise Invalid(message, field=field, code="text_too_long")
+        if length > LARGEST_FIELD and name not in long_fields:
+            message = f"{field or 'The body'} may have {LARGEST_FIELD:,} characters in all: shorten it."
+            raise Invalid(message, field=field, code="field_too_large")
+
+
+def require_storable(field: str, text: str) -> None:
+    """Check that Postgres can store the text: neither a NUL nor half a surrogate pair. Raises Invalid."""
+    if "\0" in text:
+        message = f"{field or 'A text'} may not hold a NUL: leave it out."
+        raise Invalid(message, field=field, code="null_characters_not_allowed")
+    if not text.isascii() and SURROGATES.search(text):
+        message = f"{field or 'A text'} holds half a character (a lone surrogate): send the whole one."
+        raise Invalid(message, field=field, code="surrogate_characters_not_allowed")
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in parsed JSON or a form, keys included, and numbers as text."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple):
+            waiting += part
+        elif isinstance(part, int | float):
+            yield str(part)

@@ -1,0 +1,115 @@
+"""Temporary folders, told from those that a killed process left behind, and disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from adapterhub.core.errors import OutOfSpace
+
+# What `tempfile` begins every name with.
+PREFIX = "tmp"
+# Between its creation and its lock a folder looks like one that was left behind.
+YOUNG_S = 5.0
+# EFBIG: the limit of the process or of the file system on the size of one file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
+    """Yield a new folder in `parent` and delete it afterwards. Raises OutOfSpace when the disk is full."""
+    with space_in(parent), tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name, locked(Path(name)):
+        yield Path(name)
+
+
+@contextmanager
+def temporary_file(parent: Path) -> Iterator[IO[bytes]]:
+    """Yield a nameless temporary file, which stays open for the caller, at position 0. Raises OutOfSpace.
+
+    After an error it is closed here: what was not written yet would fail once more when it is collected.
+    """
+    with space_in(parent):
+        file = tempfile.TemporaryFile(dir=parent)  # noqa: SIM115 - the caller closes it
+        try:
+            yield file
+            file.seek(0)
+        except BaseException:
+            with suppress(OSError):
+                file.close()
+            raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a folder or file, which ends with this process: `sweep` leaves it alone."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> None:
+    """Delete the temporary files and folders in `parent` whose process is gone."""
+    for path in parent.glob(pattern):
+        if is_left_behind(path):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_left_behind(path: Path) -> bool:
+    """Return True if nobody holds the folder or file, and it is not so young that somebody may be about to."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return time.time() - os.fstat(descriptor).st_mtime > YOUNG_S
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def space_in(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into OutOfSpace, which names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise out_of_space(folder) from error
+
+
+def out_of_space(folder: Path) -> OutOfSpace:
+    """Return the error that names the folder."""
+    return OutOfSpace(f"The disk of {folder} is full and nothing was kept: make room there, then try again.")
+
+
+def is_full(error: OSError) -> bool:
+    """Return True for the error of a full disk, a quota or a limit on the size of a file.
+
+    `shutil` collects the errors of a folder's files as text.
+    """
+    if isinstance(error, shutil.Error):
+        return any(f"[Errno {code}]" in str(error) for code in FULL)
+    return error.errno in FULL
+
+
+def require_space(folder: Path, log: str) -> None:
+    """Check whether a child process that failed had no space in the folder. Raises OutOfSpace.
+
+    `log` is what the child said, as far as the disk took it.
+    """
+    if any(os.strerror(code) in log for code in FULL) or shutil.disk_usage(folder).free < 2**16:
+        raise out_of_space(folder.parent)

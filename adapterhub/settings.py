@@ -206,7 +206,6 @@ if HTTPS:
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
 FILE_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
-FILE_UPLOAD_TEMP_DIR = HOME / "work"
 FILE_UPLOAD_HANDLERS = [
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
     "adapterhub.workspace.WorkFolderUploadHandler",

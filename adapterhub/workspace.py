@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from django.conf import settings
-from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.core.files.uploadhandler import FileUploadHandler, TemporaryFileUploadHandler
 
 from adapterhub import scratch_files
 from adapterhub.artifacts import ArtifactStore, open_store
@@ -90,14 +92,26 @@ def free_place(name: str, count: int) -> IO[str] | None:
     return None
 
 
+class WorkFolderFile(TemporaryUploadedFile):
+    """A large upload in the work folder, whose file is locked until this process is gone."""
+
+    def __init__(
+        self, name: str, content_type: str | None, size: int, charset: str | None, extra: dict[str, Any] | None = None
+    ) -> None:
+        """Create the file; its folder need not exist before, unlike that of Django's setting."""
+        file = tempfile.NamedTemporaryFile(suffix=".upload", dir=work_folder())  # noqa: SIM115 - the request closes it
+        fcntl.flock(file, fcntl.LOCK_SH)
+        UploadedFile.__init__(self, file, name, content_type, size, charset, extra)
+
+
 class WorkFolderUploadHandler(TemporaryFileUploadHandler):
     """Django's handler of large uploads, whose files lie in the work folder. Raises OutOfSpace when it is full."""
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
-        """Create the file, and hold it until its process is gone."""
+        """Create the file."""
+        FileUploadHandler.new_file(self, *args, **kwargs)
         with scratch_files.space_in(work_folder()):
-            super().new_file(*args, **kwargs)
-        fcntl.flock(cast("IO[bytes]", self.file.file), fcntl.LOCK_SH)
+            self.file = WorkFolderFile(str(self.file_name), self.content_type, 0, self.charset, self.content_type_extra)
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         """Write a chunk; delete the file when there is no room for it."""

@@ -41,6 +41,11 @@ def test_the_check_asks_for_the_proxy_before_a_site_with_tls() -> None:
     assert "ADAPTERHUB_PROXIES: 'nginx' is no IP address or network" in wrong.stderr
 
 
+def test_no_folder_has_to_be_made_before_the_first_command(tmp_path: Path) -> None:
+    checked = check_deploy(ADAPTERHUB_SECRET_KEY=secrets.token_urlsafe(64), ADAPTERHUB_HOME=str(tmp_path / "new"))
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:
     key = tmp_path / "key"
     for text, code in ((secrets.token_urlsafe(64), 0), ("short", 1)):

@@ -61,9 +61,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def full(request: pytest.FixtureRequest, tmp_path: Path, settings: LazySettings) -> Callable[[], Any]:
     """A work folder, and a context manager in which nothing can be written there."""
     try:
-        settings.WORK_DIR = settings.FILE_UPLOAD_TEMP_DIR = request.getfixturevalue("small")
+        settings.WORK_DIR = request.getfixturevalue("small")
     except pytest.skip.Exception:
-        settings.WORK_DIR = settings.FILE_UPLOAD_TEMP_DIR = tmp_path / "work"
+        settings.WORK_DIR = tmp_path / "work"
         settings.WORK_DIR.mkdir()
         return no_files_grow
     return lambda: filled(settings.WORK_DIR)

@@ -158,9 +158,10 @@ def _message(message: object) -> dict[str, Any]:
 
 
 def _calls(calls: object) -> list[dict[str, Any]]:
-    if not isinstance(calls or [], list) or not all(_is_function(call) for call in calls or []):  # type: ignore[attr-defined]
+    listed = calls or []
+    if not isinstance(listed, list) or not all(_is_function(call) for call in listed):
         raise bad_request("Each of 'tool_calls' needs a function with a name and arguments.", "messages")
-    return list(calls or [])  # type: ignore[call-overload]
+    return list(listed)
 
 
 def _tools(tools: object) -> list[dict[str, Any]] | None:

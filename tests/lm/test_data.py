@@ -93,3 +93,14 @@ def test_a_sample_is_fixed_by_its_seed() -> None:
     rows = [{"text": str(number)} for number in range(50)]
     assert data.sample(rows, 10, 1) == data.sample(rows, 10, 1) != data.sample(rows, 10, 2)
     assert len(data.sample(rows, 99, 0)) == 50
+
+
+def test_what_a_length_cuts_is_counted() -> None:
+    rows = [
+        {"prompt": "a", "completion": "bank"},
+        {"prompt": "a bank shall report", "completion": "each"},
+        {"prompt": "a", "completion": "bank shall report each incident"},
+    ]
+    cuts = data.Cuts()
+    assert len(data.tokenised(rows, TOKENIZER, 4, cuts=cuts)) == 2
+    assert (cuts.rows, cuts.cut, cuts.left_out, cuts.without_end) == (3, 2, 1, 1)

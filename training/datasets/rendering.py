@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from training.datasets.rows import Row
-from training.lm.data import IGNORED, DataError, TokenSequence, tokenise
+from training.lm.data import IGNORED, UNCUT, DataError, TokenSequence, tokenise
 
 MEASURED_ROWS = 500
 BINS = 24
-# Longer than any row: nothing is cut before it is shown.
-UNCUT = 2**31
 # Characters of a row that a page shows.
 SHOWN_CHARACTERS = 6000
 

@@ -54,10 +54,14 @@ def sequences_of(
     max_length: int,
     choose: Choose = lambda rows: rows,
     most: int | None = None,
+    cuts: data.Cuts | None = None,
 ) -> list[data.TokenSequence]:
-    """Tokenise the rows of a file that `choose` selects. Raises BadInput with the field, and the line of a bad row."""
+    """Tokenise the rows of a file that `choose` selects, and count what is cut.
+
+    Raises BadInput with the field, and the line of a bad row.
+    """
     try:
-        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most)
+        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most, cuts)
     except data.DataError as error:
         raise BadInput(f"{field}: {error}") from None
     if not sequences:

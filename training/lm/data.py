@@ -14,6 +14,8 @@ from typing import Any
 from training.lm import chat
 
 IGNORED = -100
+# Longer than any row.
+UNCUT = 2**31
 
 Row = dict[str, Any]
 
@@ -139,13 +141,44 @@ def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     return random.Random(seed).sample(list(rows), min(count, len(rows)))  # noqa: S311 - a sample, no secret
 
 
-def tokenised(rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None) -> list[TokenSequence]:
-    """Tokenise rows to at most `max_length` tokens, until there are `most` sequences.
+@dataclass
+class Cuts:
+    """What a maximum length did to the `rows` that were tokenised.
+
+    `cut` rows are longer, `left_out` ones have nothing within it that the loss counts, `without_end` ones lose the end
+    of an answer.
+    """
+
+    rows: int = 0
+    cut: int = 0
+    left_out: int = 0
+    without_end: int = 0
+
+    def note(self, whole: TokenSequence, max_length: int) -> None:
+        """Count a row before it is cut."""
+        kept = whole.cut(max_length)
+        self.rows += 1
+        self.cut += len(whole.ids) > max_length
+        self.left_out += not kept.targets
+        self.without_end += bool(kept.targets) and whole.targets > kept.targets
+
+
+def tokenised(
+    rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
+) -> list[TokenSequence]:
+    """Tokenise rows to at most `max_length` tokens, until there are `most` sequences, and count what is cut.
 
     Rows of which the loss counts nothing are left out: their completion lies wholly beyond it, or has no weight.
     """
-    sequences = (tokenise(row, tokenizer, max_length) for row in rows)
-    return list(islice((sequence for sequence in sequences if sequence.targets), most))
+    counted = cuts or Cuts()
+
+    def cut() -> Iterator[TokenSequence]:
+        for row in rows:
+            whole = tokenise(row, tokenizer, UNCUT)
+            counted.note(whole, max_length)
+            yield whole.cut(max_length)
+
+    return list(islice((sequence for sequence in cut() if sequence.targets), most))
 
 
 def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
 
 from training.lm.base_model import sequences_of
-from training.lm.data import Row, TokenSequence, as_chat, sample
+from training.lm.data import Cuts, Row, TokenSequence, as_chat, sample
 from training.lm.evaluation import held_out_sample
 from training.recipes.run_file import Run
 from training.recipes.training_loop.loss_weights import COLUMN
@@ -20,13 +20,14 @@ from training.recipes.training_loop.sampling_order import packed, packed_rows, r
 class Material:
     """Training data: `rows` in reading order, `tokens` of each without padding, `held_out` for the loss.
 
-    `steps`: the run's own, or as many as its epochs take.
+    `steps`: the run's own, or as many as its epochs take; `cuts`: what max_length did to the rows.
     """
 
     rows: Dataset
     tokens: list[int]
     held_out: list[TokenSequence]
     steps: int = 0
+    cuts: Cuts = field(default_factory=Cuts)
 
     @property
     def is_weighted(self) -> bool:
@@ -42,8 +43,11 @@ class Material:
 def read_material(run: Run, tokenizer: Any) -> Material:
     """Tokenise only the rows that the run will read, in the trainer's reading order. Raises BadInput."""
     chosen = run.hyperparameters
+    cuts = Cuts()
     most = None if chosen.packing or chosen.epochs else run.sequences
-    sequences = sequences_of(run.train, "train", tokenizer, chosen.max_length, lambda rows: to_read(rows, run), most)
+    sequences = sequences_of(
+        run.train, "train", tokenizer, chosen.max_length, lambda rows: to_read(rows, run), most, cuts
+    )
     lengths = [len(sequence.ids) for sequence in sequences]
     steps = steps_of(run, lengths)
     groups = reading_groups(lengths, run, steps)
@@ -55,7 +59,7 @@ def read_material(run: Run, tokenizer: Any) -> Material:
         rows = rows.remove_columns(COLUMN)
     tokens = [sum(lengths) for lengths in rows["seq_lengths"]]
     rows = rows if chosen.packing else rows.remove_columns("seq_lengths")
-    return Material(rows, tokens, held_out_sample(held_out, chosen.eval_tokens, chosen.seed), steps)
+    return Material(rows, tokens, held_out_sample(held_out, chosen.eval_tokens, chosen.seed), steps, cuts)
 
 
 def to_read(rows: Sequence[Row], run: Run) -> list[Row]:

@@ -102,6 +102,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
         trainer.add_callback(Answering(questions_of(run), tokenizer, events, state))
 
     checkpoint = last_complete(run.output / "checkpoints")
+    events.write("log", message=f"Rows: {asdict(material.cuts)}.")
     events.write("log", message=f"Training from {checkpoint.name if checkpoint else 'the start'}.")
     trained = fit(trainer, checkpoint, cancel)
     best_step = restore_best(trained, run.output) if chosen.eval_steps else None
@@ -115,7 +116,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
         facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
         facts |= {"eval_tokens": after.tokens if after else 0, "eval_rows": after.rows if after else 0}
-        facts["train_tokens"] = sum(material.tokens)
+        facts |= {"train_tokens": sum(material.tokens), "train_rows": asdict(material.cuts)}
         facts |= {"best_step": best_step} if best_step else {}
         facts |= {
             "method": method.name,

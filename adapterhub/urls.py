@@ -76,6 +76,11 @@ urlpatterns = [
     path("tokens/", token_pages.tokens, name="tokens"),
     path("tokens/accounts/", service_account_pages.accounts, name="service-accounts"),
     path(
+        "tokens/accounts/<slug:project>/<str:name>/hand-over/",
+        service_account_pages.hand_over,
+        name="hand-over-service-account",
+    ),
+    path(
         "tokens/accounts/<slug:project>/<slug:name>/close/", service_account_pages.close, name="close-service-account"
     ),
     path("tokens/<slug:pk>/", token_pages.token, name="token"),

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
-from adapterhub.accounts.models import ApiToken, Membership, User
+from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.core.tenancy import Scope
 from registry import tasks
 from registry.domain_signals import base_model_registered, cluster_changed, routes_changed, version_uploaded
@@ -36,7 +36,8 @@ def publish_and_reconcile(**_: Any) -> None:
     tasks.publish_and_reconcile()
 
 
-@receiver(routes_changed)
+# The signer's process disconnects it by this name.
+@receiver(routes_changed, dispatch_uid="publish")
 def route_and_reconcile(alias: int, **_: Any) -> None:
     """Publish the alias' new route, and start the control loop."""
     tasks.route_and_reconcile(alias)
@@ -65,4 +66,11 @@ def publish_tokens_of_account(instance: User, update_fields: frozenset[str] | No
 def publish_tokens_of(user_id: int) -> None:
     """Publish the routing table after the commit if the user owns inference tokens."""
     if ApiToken.objects.owned_by(user_id).filter(scopes__contains=[Scope.INFER], revoked_at=None).exists():
+        transaction.on_commit(tasks.publish_soon)
+
+
+@receiver(post_save, sender=Project)
+def publish_project(created: bool, **_: Any) -> None:
+    """Publish the whole table when a project's settings change: they decide which versions may be named."""
+    if not created:
         transaction.on_commit(tasks.publish_soon)

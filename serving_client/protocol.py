@@ -71,7 +71,8 @@ class RolloutRoute:
 
     `pinned` names by sha256 the units that always get one side and are excluded from the statistics. `holdout` is the
     percentage of units that no rollout of the alias touches. `shadow` is the percentage of the stable version's answers
-    for which the candidate is asked too; no caller sees its answer.
+    for which the candidate is asked too; no caller sees its answer. An unsigned rollout of a protected alias has only
+    its canary share: no caller may choose its candidate.
     """
 
     id: str
@@ -83,6 +84,7 @@ class RolloutRoute:
     shadow: float = 0.0
     checks: Checks = Checks()
     sampling: Sampling | None = None
+    is_signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,18 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class AliasRoute:
-    """The served name of an alias' stable version and, while a rollout runs, its split."""
+    """The served name of an alias' stable version and, while a rollout runs, its split.
+
+    `default_of` is the adapter whose bare name stands for this alias. `approved`, if not None, closes the stable
+    version's adapter: of its versions callers may name only those that an alias lists here.
+    """
 
     project: str
     stable: str
     rollout: RolloutRoute | None = None
     cache: CacheRule | None = None
+    default_of: str | None = None
+    approved: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,11 @@ class TokenRoute:
 
 @dataclass(frozen=True)
 class RoutingTable:
-    """A consistent snapshot of all routes; a higher generation replaces a lower one."""
+    """A consistent snapshot of all routes; a higher generation replaces a lower one.
+
+    `adapters` maps `<project>/<adapter>` to the version that the adapter's default alias serves. `approved` maps in the
+    same way the adapters of which callers may name approved versions only to these versions.
+    """
 
     generation: int
     published_at: float
@@ -146,6 +158,12 @@ class RoutingTable:
     versions: Mapping[str, VersionRoute] = field(default_factory=dict)
     tokens: Mapping[str, TokenRoute] = field(default_factory=dict)
     limits: Mapping[str, RateLimit] = field(default_factory=dict)
+    approved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def may_be_named(self, version: str) -> bool:
+        """Return True if a caller may name this version; an alias may serve it all the same."""
+        names = self.approved.get(f"{self.versions[version].project}/{adapter_of(version)}")
+        return names is None or version in names
 
     def to_json(self) -> str:
         """Return the table as JSON, for publication and snapshots."""
@@ -160,6 +178,7 @@ class RoutingTable:
             published_at=change.published_at,
             aliases=aliases,
             adapters=adapters_of(aliases),
+            approved=approved_of(aliases),
             versions={**self.versions, **change.versions},
         )
 
@@ -173,13 +192,25 @@ class RoutingTable:
 
 
 def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
-    """Map each adapter to the version that an alias serves; of several aliases the last by name wins."""
-    return {adapter_of(route.stable): route.stable for _, route in sorted(aliases.items())}
+    """Map each adapter that has a default alias, as `<project>/<adapter>`, to the version that the alias serves."""
+    return {f"{route.project}/{route.default_of}": route.stable for route in aliases.values() if route.default_of}
+
+
+def approved_of(aliases: Mapping[str, AliasRoute]) -> dict[str, tuple[str, ...]]:
+    """Map each adapter that an alias closes, as `<project>/<adapter>`, to the versions that callers may name.
+
+    Those are the approved ones of all its aliases together.
+    """
+    closed: dict[str, set[str]] = {}
+    for route in aliases.values():
+        if route.approved is not None:
+            closed.setdefault(f"{route.project}/{adapter_of(route.stable)}", set()).update(route.approved)
+    return {adapter: tuple(sorted(names)) for adapter, names in closed.items()}
 
 
 def adapter_of(served_name: str) -> str:
-    """Return the adapter's name in a served name: `dora` of `dora.v3-0123456789ab`."""
-    return served_name.rpartition(".v")[0]
+    """Return the adapter of a served name: `dora` of `dora.v3-0123456789ab` or `eu.dora.v3-0123456789ab`."""
+    return served_name.rpartition(".v")[0].rpartition(".")[2]
 
 
 def _table(raw: dict[str, Any]) -> RoutingTable:
@@ -191,6 +222,7 @@ def _table(raw: dict[str, Any]) -> RoutingTable:
         versions={name: _version(route) for name, route in raw["versions"].items()},
         tokens={name: _token(route) for name, route in raw["tokens"].items()},
         limits={name: _limit(limit) for name, limit in raw.get("limits", {}).items()},
+        approved={adapter: tuple(names) for adapter, names in raw.get("approved", {}).items()},
     )
 
 
@@ -203,9 +235,14 @@ def _limit(raw: dict[str, Any]) -> RateLimit:
 
 
 def _alias(raw: dict[str, Any]) -> AliasRoute:
-    rollout, cache = raw["rollout"], raw.get("cache")
+    rollout, cache, approved = raw["rollout"], raw.get("cache"), raw.get("approved")
     return AliasRoute(
-        raw["project"], raw["stable"], _rollout(rollout) if rollout else None, _cache(cache) if cache else None
+        raw["project"],
+        raw["stable"],
+        _rollout(rollout) if rollout else None,
+        _cache(cache) if cache else None,
+        raw.get("default_of"),
+        None if approved is None else tuple(approved),
     )
 
 
@@ -225,6 +262,7 @@ def _rollout(raw: dict[str, Any]) -> RolloutRoute:
         float(raw.get("shadow", 0)),
         Checks(checks.get("refusal"), checks.get("format"), checks.get("schema")),
         Sampling(float(sampling["percent"]), sampling["key"]) if sampling else None,
+        bool(raw.get("is_signed", True)),
     )
 
 

@@ -52,7 +52,8 @@ def demo(
     password.write_text("long-enough-for-a-test")
     people = {}
     for name, role in (("anna", "trainer"), ("bernd", "approver"), ("olga", "operator")):
-        call_command("ensure_user", name, "--password-file", str(password), "--member", f"{project.slug}:{role}")
+        who = ("--email", f"{name}@example.org", "--member", f"{project.slug}:{role}")
+        call_command("ensure_user", name, "--password-file", str(password), *who)
         people[name] = hub.Person(URL, name, password.read_text())
     cast = {"alice": people["anna"], "bob": people["bernd"], "olga": people["olga"]}
     token = ApiToken.issue(name="demo", project=project, scopes=["read"])[1]
@@ -63,6 +64,7 @@ def test_a_promotion_takes_olga_and_bob(demo: walkthrough.Walkthrough, alias: Al
     assert demo.olga.rest.patch(f"aliases/{alias.name}/", json={"policy": walkthrough.PROTECTED}).status_code == 200
     body = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 50}], "reason": "better"}
     rollout = demo.olga.post("rollouts/", body)
+    demo.approve(rollout)
     Rollout.objects.get().started(by=RECONCILER)
     demo.promote(rollout, candidate.served_name)
     alias.refresh_from_db()

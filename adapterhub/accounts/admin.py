@@ -82,6 +82,7 @@ class ProjectAdmin(AnyAdmin):
     """The admin of projects and their memberships; each grant and each withdrawal writes its audit event."""
 
     list_display = ["slug", "name", "archived_at"]
+    readonly_fields = ["named_versions"]
     inlines = [MembershipInline]
 
     def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:

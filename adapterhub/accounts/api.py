@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts import memberships, service_accounts, tokens
-from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.accounts.models import ApiToken, Membership, NamedVersions, Project, User
 from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import (
@@ -36,9 +36,25 @@ class ProjectSerializer(serializers.ModelSerializer[Project]):
 
     class Meta:
         model = Project
-        fields = ["slug", "name", "archived_at", "created_at"]
-        read_only_fields = ["archived_at", "created_at"]
+        fields = ["slug", "name", "named_versions", "archived_at", "created_at"]
+        read_only_fields = ["named_versions", "archived_at", "created_at"]
         extra_kwargs: dict[str, Any] = {"slug": {"validators": []}}
+
+
+class ProjectChangeSerializer(serializers.Serializer[Any]):
+    """A change of a project's settings."""
+
+    named_versions = serializers.ChoiceField(
+        NamedVersions.choices, help_text="Versions that callers may name, of adapters with a protected alias."
+    )
+    reason = serializers.CharField(max_length=2000)
+    password = serializers.CharField(
+        required=False,
+        default="",
+        trim_whitespace=False,
+        write_only=True,
+        help_text="Yours, unless you signed in within the last ten minutes.",
+    )
 
 
 class MemberSerializer(serializers.ModelSerializer[Membership]):
@@ -64,6 +80,14 @@ class AccountNameSerializer(OptionalReasonSerializer):
     name = serializers.SlugField(max_length=150)
 
 
+class HandOverSerializer(serializers.Serializer[Any]):
+    """A new owner of a service account."""
+
+    name = serializers.SlugField(max_length=150, help_text="Of the service account.")
+    owner = serializers.CharField(max_length=150, help_text="The member who answers for it from now on.")
+    reason = serializers.CharField(max_length=2000)
+
+
 class MemberRoleSerializer(serializers.ModelSerializer[Membership]):
     """A role and its project."""
 
@@ -72,6 +96,20 @@ class MemberRoleSerializer(serializers.ModelSerializer[Membership]):
     class Meta:
         model = Membership
         fields = ["project", "role"]
+
+
+class ServiceAccountSerializer(serializers.ModelSerializer[User]):
+    """A service account with its owner and its roles."""
+
+    name = serializers.CharField(source="username")
+    owner = serializers.SlugRelatedField[User](
+        slug_field="username", read_only=True, allow_null=True, help_text="The person who answers for it."
+    )
+    roles = MemberRoleSerializer(source="memberships", many=True, read_only=True)
+
+    class Meta:
+        model = User
+        fields = ["name", "owner", "roles"]
 
 
 class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
@@ -83,10 +121,12 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     filters = {"slug": "slug"}
     scopes = {
         "create": Scope.ADMIN,
+        "partial_update": Scope.ADMIN,
         "members": Scope.READ,
         "add_member": Scope.ADMIN,
         "revoke_member": Scope.ADMIN,
         "close_account": Scope.ADMIN,
+        "hand_over_account": Scope.ADMIN,
     }
 
     def get_queryset(self) -> Any:
@@ -109,6 +149,20 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         except IntegrityError:
             raise Conflict(f"The slug {fields['slug']!r} is taken.", field="slug", code="slug_taken") from None
         return self.write(project, 201)
+
+    @extend_schema(request=ProjectChangeSerializer, responses=ProjectSerializer)
+    def partial_update(self, request: Request, slug: str) -> Response:
+        """Choose the versions that callers may name.
+
+        A person needs a fresh sign-in or the password; a token of scope `admin` was approved by two.
+        """
+        project = self.get_object()
+        fields = self.read(ProjectChangeSerializer)
+        password = fields.pop("password")
+        if not request.auth:
+            require_fresh_sign_in(request, password)
+        memberships.set_named_versions(project, by=actor_of(request), **fields)
+        return self.write(project)
 
     @extend_schema(responses=MemberSerializer(many=True))
     @action(detail=True, pagination_class=None)
@@ -148,6 +202,19 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         account = named_account(project, fields["name"])
         service_accounts.close(account, project, by=actor_of(request), reason=fields["reason"])
         return Response(status=204)
+
+    @extend_schema(request=HandOverSerializer, responses=ServiceAccountSerializer)
+    @action(detail=True, methods=["post"], url_path="service-accounts/hand-over")
+    def hand_over_account(self, request: Request, slug: str) -> Response:
+        """Make another member the owner of a service account. Owners cannot sign what their accounts ask."""
+        project = self.get_object()
+        fields = self.read(HandOverSerializer)
+        account = named_account(project, fields["name"])
+        owner = User.objects.filter(username=fields["owner"], memberships__project=project).distinct().first()
+        if owner is None:
+            raise Invalid(f"There is no member {fields['owner']!r} in this project.", field="owner")
+        service_accounts.hand_over(account, owner, project, by=actor_of(request), reason=fields["reason"])
+        return Response(ServiceAccountSerializer(account).data)
 
 
 class TokenSerializer(serializers.ModelSerializer[ApiToken]):
@@ -263,17 +330,6 @@ class NewAccountSerializer(serializers.Serializer[Any]):
     role = serializers.ChoiceField(service_accounts.ROLES)
 
 
-class ServiceAccountSerializer(serializers.ModelSerializer[User]):
-    """A service account with its roles."""
-
-    name = serializers.CharField(source="username")
-    roles = MemberRoleSerializer(source="memberships", many=True, read_only=True)
-
-    class Meta:
-        model = User
-        fields = ["name", "roles"]
-
-
 class ServiceAccountViewSet(ProjectViewSet):
     """Service accounts: names for programs, which have roles and tokens and never sign in."""
 
@@ -287,8 +343,8 @@ class ServiceAccountViewSet(ProjectViewSet):
         """List the service accounts of the projects that the caller administers."""
         led = projects_with(request, Scope.ADMIN)
         memberships = Prefetch("memberships", Membership.objects.filter(project__in=led).select_related("project"))
-        service_users = self.filter_queryset(service_accounts.of(led)).prefetch_related(memberships)
-        return Response({"results": ServiceAccountSerializer(service_users, many=True).data})
+        accounts = self.filter_queryset(service_accounts.of(led)).select_related("owner").prefetch_related(memberships)
+        return Response({"results": ServiceAccountSerializer(accounts, many=True).data})
 
     @extend_schema(request=NewAccountSerializer, responses={201: ServiceAccountSerializer})
     def create(self, request: Request) -> Response:

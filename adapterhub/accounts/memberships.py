@@ -1,4 +1,4 @@
-"""Granting and revoking roles, each with its audit event, and the history of who had which role."""
+"""Roles and settings of a project, each change with its audit event, and the history of who had which role."""
 
 from __future__ import annotations
 
@@ -35,6 +35,23 @@ def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
     membership.pk = pk
     AuditEvent.record(
         Tag.MEMBERSHIP_REVOKED, membership, by=by, project=membership.project, before=role_fields, reason=reason
+    )
+
+
+@transaction.atomic
+def set_named_versions(project: Project, named_versions: str, *, reason: str, by: Actor) -> None:
+    """Choose which versions callers may name, of adapters with a protected alias."""
+    locked = Project.objects.select_for_update().get(pk=project.pk)
+    before, project.named_versions = locked.named_versions, named_versions
+    project.save(update_fields=["named_versions"])
+    AuditEvent.record(
+        Tag.PROJECT_CHANGED,
+        project,
+        by=by,
+        project=project,
+        before={"named_versions": before},
+        after={"named_versions": named_versions},
+        reason=reason,
     )
 
 

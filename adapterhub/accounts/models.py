@@ -20,13 +20,25 @@ class User(AbstractUser):
     """A person or a service account, which programs use: it has roles and tokens and never signs in."""
 
     is_service = models.BooleanField(default=False, editable=False)
+    owner = models.ForeignKey(
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="owned_accounts",
+        help_text="The person who answers for a service account.",
+    )
 
     class Meta(AbstractUser.Meta):
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(is_service=False) | models.Q(password__startswith="!"),  # noqa: S106 - the mark of an unusable one
                 name="a_service_account_has_no_password",
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(owner=None) | models.Q(is_service=True), name="only_a_service_account_has_an_owner"
+            ),
         ]
 
     def as_actor(self, method: str = "session") -> Actor:
@@ -70,11 +82,24 @@ class ProjectQuerySet(models.QuerySet["Project"]):
         return self if user.is_superuser else self.filter(pk__in=user.memberships.values("project"))
 
 
+class NamedVersions(models.TextChoices):
+    """The versions that callers of the router may name, of adapters that have a protected alias."""
+
+    APPROVED = "approved", "approved ones only"
+    ANY = "any", "any"
+
+
 class Project(models.Model):
     """A tenant: every adapter, dataset, alias and audit chain belongs to one."""
 
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=200)
+    named_versions = models.CharField(
+        max_length=10,
+        choices=NamedVersions.choices,
+        default=NamedVersions.APPROVED,
+        help_text="Versions that callers may name, of adapters with a protected alias.",
+    )
     archived_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=now, editable=False)
 

@@ -16,7 +16,7 @@ from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of
-from adapterhub.core.errors import DomainError
+from adapterhub.core.errors import DomainError, Invalid
 from adapterhub.core.tenancy import Scope
 
 PAGE = 50
@@ -49,7 +49,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
         except DomainError as error:
             form.add_error(error.field if error.field in form.fields else None, error.detail)
     memberships = Membership.objects.filter(project__in=projects, user__is_service=True).select_related(
-        "user", "project"
+        "user__owner", "project"
     )
     listing = Listing(
         request,
@@ -60,6 +60,28 @@ def accounts(request: HttpRequest) -> HttpResponse:
     )
     context = {"form": form, **listing.context(PAGE)}
     return render(request, "accounts/service_accounts.html", context, status=422 if form.errors else 200)
+
+
+class OwnerForm(forms.Form):
+    """A form for another owner of a service account."""
+
+    owner = forms.CharField(max_length=150)
+    reason = forms.CharField(max_length=2000)
+
+
+@login_required
+@require_POST
+def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
+    """Make another member of the project the owner of a service account."""
+    led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
+    account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
+    form = OwnerForm(request.POST)
+    owner = form.is_valid() and User.objects.filter(username=form.cleaned_data["owner"], is_service=False).first()
+    if not owner:
+        raise Invalid("Name a member of the project and a reason.", field="owner")
+    service_accounts.hand_over(account, owner, led, by=actor_of(request), reason=form.cleaned_data["reason"])
+    messages.success(request, f"{owner} answers for {account} from now on.")
+    return redirect("service-accounts")
 
 
 @login_required

@@ -6,6 +6,7 @@ from django.db import IntegrityError, models, transaction
 
 from adapterhub.accounts import memberships, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.accounts.signing_rules import people_behind
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
@@ -21,19 +22,52 @@ def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
 
 
 def create(project: Project, name: str, role: str, *, by: Actor) -> User:
-    """Create an account that only tokens can use. Raises Invalid for its role, Conflict for a name that is taken."""
+    """Create an account that only tokens can use; the person behind `by` owns it.
+
+    Raises Invalid for its role and if nobody answers for `by`, Conflict for a name that is taken.
+    """
+    owner = min(people_behind(by), key=lambda person: person.pk)
     if role not in ROLES:
         raise Invalid(f"A service account can have one of these roles: {', '.join(ROLES)}.", field="role")
     try:
         with transaction.atomic():
-            account = User(username=name, is_service=True)
+            account = User(username=name, is_service=True, owner=owner)
             account.set_unusable_password()
             account.save()
             memberships.grant(project, account, role, by=by)
-            AuditEvent.record(Tag.SERVICE_ACCOUNT_CREATED, account, by=by, project=project, after={"role": role})
+            AuditEvent.record(
+                Tag.SERVICE_ACCOUNT_CREATED,
+                account,
+                by=by,
+                project=project,
+                after={"role": role, "owner": owner.username},
+            )
     except IntegrityError:
         raise Conflict(f"The name {name!r} is taken: choose another one.", field="name", code="name_taken") from None
     return account
+
+
+@transaction.atomic
+def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason: str) -> None:
+    """Make another person of the project the owner, who answers for the account and cannot sign what it asks.
+
+    Those who made tokens that it still has go on answering for it.
+    """
+    if owner.is_service or not owner.is_active or not project.memberships.filter(user=owner).exists():
+        raise Invalid(f"{owner} is no active person of this project: choose a member.", field="owner")
+    locked = User.objects.select_for_update(of=("self",)).select_related("owner").get(pk=account.pk)
+    before = locked.owner.username if locked.owner else None
+    account.owner = owner
+    account.save(update_fields=["owner"])
+    AuditEvent.record(
+        Tag.SERVICE_ACCOUNT_HANDED_OVER,
+        account,
+        by=by,
+        project=project,
+        before={"owner": before},
+        after={"owner": owner.username},
+        reason=reason,
+    )
 
 
 @transaction.atomic

@@ -1,4 +1,8 @@
-"""Rules of signatures: who may sign, how they prove that they are there, who is an author, what a signature means."""
+"""Rules of signatures: who may sign, how they prove that they are there, who is an author, what a signature means.
+
+A request stands for people: tokens and service accounts for those who own them, and all accounts of one mail address
+for one person.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import time
 from collections.abc import Iterable
 
 from django.db import models
+from django.db.models import Q
 from django.http import HttpRequest
 from rest_framework.request import Request
 
 from adapterhub.accounts.login_lockout import is_password
-from adapterhub.accounts.models import Project, User
+from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.core.actor import Actor
-from adapterhub.core.errors import NotAllowed
+from adapterhub.core.errors import Invalid, NotAllowed
 from adapterhub.core.tenancy import ROLE_SCOPES
 
 FRESH_S = 600
@@ -50,7 +55,7 @@ def has_signed_in_lately(request: HttpRequest | Request) -> bool:
 
 def require_role_for(scope: str, project: Project, by: Actor) -> User:
     """Return the acting person. Raises NotAllowed for tokens, and for people whose roles do not grant the scope."""
-    if by.user is None or by.token_id or by.method in ("token", "system"):
+    if by.user is None or by.user.is_service or by.token_id or by.method in ("token", "system"):
         raise NotAllowed("Only a signed-in person can do this: a token cannot.", code="token_cannot_approve")
     roles = project.memberships.filter(user=by.user).values_list("role", flat=True)
     if not by.user.is_active or not any(scope in ROLE_SCOPES[role] for role in roles):
@@ -60,8 +65,50 @@ def require_role_for(scope: str, project: Project, by: Actor) -> User:
 
 
 def require_another(user: User, authors: Iterable[User | None]) -> None:
-    """Check that the user is no author, nor shares an author's mail address. Raises NotAllowed."""
-    known = [author for author in authors if author]
-    emails = {author.email.casefold() for author in known if author.email}
-    if user in known or user.email.casefold() in emails:
+    """Require a signer who is none of the people behind the authors.
+
+    Raises NotAllowed for them, for their second accounts, and for a signer without a mail address, who could be one.
+    """
+    keys = mail_keys([user])
+    if not keys:
+        raise NotAllowed(
+            "A signer needs a mail address: have an administrator add yours to your account.", code="email_missing"
+        )
+    people = people_of(author for author in authors if author)
+    if user in people or keys & mail_keys(people):
         raise NotAllowed("You cannot approve your own change: ask somebody else.", code="own_request")
+
+
+def mail_keys(users: Iterable[User]) -> set[str]:
+    """Return the mail addresses of accounts in the one form that all spellings of an address share."""
+    rows = User.objects.filter(pk__in=[user.pk for user in users]).annotate(
+        mail_key=models.Func("email", function="accounts_mail_key", output_field=models.TextField())
+    )
+    return set(rows.exclude(mail_key="").values_list("mail_key", flat=True))
+
+
+def people_of(accounts: Iterable[User]) -> set[User]:
+    """Return the people behind accounts: for a service account its owner, and who made the tokens that it has now."""
+    people = set()
+    for account in accounts:
+        people |= owners_of(account) if account.is_service else {account}
+    return people
+
+
+def owners_of(account: User) -> set[User]:
+    """Return the people who answer for a service account now."""
+    makers = Q(pk__in=ApiToken.objects.usable().filter(account=account).values("created_by"))
+    return set(User.objects.filter(makers | Q(pk=account.owner_id), is_service=False))
+
+
+def people_behind(by: Actor) -> set[User]:
+    """Return the people for whom an actor acts. Raises Invalid for a token that nobody answers for."""
+    token = ApiToken.objects.select_related("account", "created_by").filter(pk=by.token_id).first()
+    accounts = [by.user, *([token.account, token.created_by] if token else [])]
+    if people := people_of(account for account in accounts if account):
+        return people
+    raise Invalid(
+        "Nobody answers for this request: use a token that was made for a person, or hand the service account over to "
+        "an owner.",
+        code="person_missing",
+    )

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
 from adapterhub.accounts.models import ApiToken, Project, User
-from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
+from adapterhub.accounts.signing_rules import Meaning, people_of, require_fresh_sign_in
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
@@ -118,7 +118,9 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
         "form": form,
         "granted": sorted(api_token.scopes_now()),
         "events": AuditEvent.objects.about(api_token),
-        "may_sign": api_token.is_waiting and not api_token.revoked_at and request.user != api_token.created_by,
+        "may_sign": api_token.is_waiting
+        and not api_token.revoked_at
+        and request.user not in people_of([api_token.created_by] if api_token.created_by else []),
     }
     return render(request, "accounts/token.html", context, status=422 if form.errors else 200)
 

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import ApiToken, Project, User
-from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
+from adapterhub.accounts.signing_rules import Meaning, people_behind, require_another, require_role_for
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
@@ -34,14 +34,16 @@ def create(
     """Create a token, valid for 90 days by default; return it and its text, which cannot be read again.
 
     A token of scope admin needs a reason and works after another person's approval; one created by the server's own
-    command works at once. Raises Invalid.
+    command works at once. Raises Invalid, also if nobody answers for who wants a token of scope admin.
     """
     expires_at = expires_at or now() + timedelta(days=DAYS)
     if not now() < expires_at <= now() + timedelta(days=LONGEST_DAYS):
         raise Invalid(
             f"expires_at must be in the future and within {LONGEST_DAYS} days: choose another time.", field="expires_at"
         )
-    is_high = bool(HIGH.intersection(scopes)) and by.user is not None
+    is_high = bool(HIGH.intersection(scopes)) and by.method != "system"
+    if is_high:
+        people_behind(by)
     if is_high and not reason:
         raise Invalid("A token with scope admin needs a reason for the person who approves it.", field="reason")
     token, text = ApiToken.issue(

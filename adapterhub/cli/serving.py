@@ -15,7 +15,7 @@ from adapterhub.client.shapes import Guardrail, Rollout, Step
 alias = typer.Typer(no_args_is_help=True, help="Public names that applications send as `model`.")
 Name = Annotated[str, typer.Argument(metavar="ALIAS")]
 # Errors that people or the control loop may still resolve while the command waits.
-PASSING = ("approval_missing", "stale_generation")
+PASSING = ("approval_missing", "stale_generation", "invalid_transition")
 
 
 def numbers(text: str, option: str, count: int) -> list[str]:
@@ -90,6 +90,8 @@ def promote(
     """Let the candidate serve all traffic; exit code 6 when a signature is missing or an evaluation objects."""
     with hub() as api:
         last = newest(api, name)
+        if last["waits_for_signature"] and not wait:
+            raise Ended(f"The plan of the rollout of {name} waits for signatures: --wait waits for them.", Exit.REFUSED)
         done = promote_when_allowed(api, last, reason, timeout) if wait else api.send(calls.promote(last, reason))
     say(done, f"{name} serves {done['candidate']}", as_json)
 
@@ -104,7 +106,8 @@ def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: flo
             follower.update({**rollout})
             if rollout["status"] in ENDED:
                 break
-            if rollout["status"] != "loading" and (done := tried(api, rollout, reason)):
+            is_ready = rollout["status"] != "loading" or rollout["waits_for_signature"]
+            if is_ready and (done := tried(api, rollout, reason)):
                 return done
     well_ended({**rollout}, f"rollout of {rollout['alias']}")
     return rollout

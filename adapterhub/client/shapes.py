@@ -73,6 +73,7 @@ class Rollout(TypedDict):
     status: str
     weight: float
     generation: int
+    waits_for_signature: bool
 
 
 class Move(TypedDict):

@@ -72,7 +72,13 @@ def connect(options: Options, url: str) -> Hub:
     for name, role in PEOPLE.items():
         ensure(options.home, name, "--member", f"{PROJECT}:{role}")
     token = manage(
-        "create_token", "demo", "--project", PROJECT, *(part for scope in SCOPES for part in ("--scope", scope))
+        "create_token",
+        "demo",
+        "--project",
+        PROJECT,
+        "--person",
+        USER,
+        *(part for scope in SCOPES for part in ("--scope", scope)),
     )
     return Hub(url, router_url(options), token.strip())
 
@@ -80,7 +86,15 @@ def connect(options: Options, url: str) -> Hub:
 def ensure(home: Path, name: str, *options: str) -> None:
     """Create the user unless there is one, with a generated password."""
     kept_password(home, name)
-    manage("ensure_user", name, "--password-file", str(password_file(home, name)), *options)
+    manage(
+        "ensure_user",
+        name,
+        "--password-file",
+        str(password_file(home, name)),
+        "--email",
+        f"{name}@{PROJECT}.example",
+        *options,
+    )
 
 
 def manage(*arguments: str) -> str:

@@ -265,13 +265,12 @@ class Walkthrough:
         self.say(f"DORA, Article 19 (1): [italic]{answer.text.strip()}")
 
     def start_again(self, version: str) -> None:
-        """End the rollouts of an earlier demo and return to v1 by an approved rollout, as its alias is protected."""
+        """End the rollouts of an earlier demo and return to v1 by a signed rollout, as its alias is protected."""
         for rollout in self.hub.all("rollouts/"):
             if rollout["alias"] == ALIAS and rollout["ended_at"] is None and rollout["status"] != "draft":
                 self.olga.post(f"rollouts/{rollout['id']}/rollback/", {"reason": "The demo starts again."})
         if self.hub.get(f"aliases/{ALIAS}/")["version"] != version:
             rollout = self.open_rollout(version, "The demo starts again.")
-            self.approve(rollout)
             self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "The demo starts again."})
 
     def wait_until_loaded(self, version: str) -> None:
@@ -286,15 +285,17 @@ class Walkthrough:
 
     def start_rollout(self, candidate: str) -> Json:
         """Open the rollout of the second version to half of the users."""
-        self.step(7, "Roll v2 out to half of the users, sticky")
+        self.step(7, "Roll v2 out to half of the users, sticky: Olga asks, Bob signs the plan")
+        self.say(f"Olga alone: {self.olga.refused(*self.move_to(candidate))}")
         rollout = self.open_rollout(candidate, "TARS plan against uniform.")
         self.wait_for_router({candidate, self.record.versions[0]["served_name"]})
         return rollout
 
     def open_rollout(self, candidate: str, reason: str) -> Json:
-        """Open a rollout to half of the users and wait until every replica has loaded the candidate."""
+        """Open a rollout to half of the users, have it signed, and wait until every replica has the candidate."""
         body = {"alias": ALIAS, "candidate": candidate, "steps": [{"weight": 50}], "reason": reason}
         rollout: Json = self.olga.post("rollouts/", body)
+        self.approve(rollout)
 
         def running() -> Json | None:
             state: Json = self.hub.get(f"rollouts/{rollout['id']}/")
@@ -303,18 +304,20 @@ class Walkthrough:
         return wait_for(running, "Loading the candidate on every replica", 120)
 
     def promote(self, rollout: Json, candidate: str) -> None:
-        """Promote the candidate with another person's approval."""
-        self.step(8, "Promote v2 under the protected alias: Olga asks, Bob approves, Olga promotes")
-        path, body = f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."}
-        self.say(f"Olga alone: {self.olga.refused(path, body)}")
-        self.approve(rollout)
-        self.olga.post(path, body)
+        """Promote the candidate, as its signed plan allows."""
+        self.step(8, "Promote v2 under the protected alias, as the signed plan allows")
+        self.olga.post(f"rollouts/{rollout['id']}/promote/", {"reason": "No guardrail was touched."})
         self.wait_for_router({candidate})
+
+    def move_to(self, version: str) -> tuple[str, Json]:
+        """Return the path and the body of a call that would move the alias without a signature."""
+        serving = self.hub.get(f"aliases/{ALIAS}/")["version"]
+        return f"aliases/{ALIAS}/move/", {"version": version, "expected_version": serving, "reason": "Without Bob."}
 
     def approve(self, rollout: Json) -> None:
         """Show that the trainer, who may not sign, is refused, then have Bob approve what the request is bound to.
 
-        Whoever requested the promotion may not sign either.
+        Whoever opened the rollout may not sign either.
         """
         waiting = self.hub.all("approvals/")
         request = next(row for row in waiting if row["rollout"] == rollout["id"] and row["status"] == "pending")

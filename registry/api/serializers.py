@@ -224,10 +224,16 @@ class AliasSerializer(serializers.ModelSerializer[Alias]):
     project = slug_of()
     cluster = slug_of()
     version = slug_of("served_name")
+    default_of = serializers.SlugRelatedField[Adapter](
+        slug_field="slug",
+        read_only=True,
+        allow_null=True,
+        help_text="The adapter whose bare name stands for this alias.",
+    )
 
     class Meta:
         model = Alias
-        fields = ["name", "project", "cluster", "version", "policy", "generation", "created_at"]
+        fields = ["name", "project", "cluster", "version", "policy", "default_of", "generation", "created_at"]
 
 
 class NewAliasSerializer(serializers.Serializer[Any]):
@@ -238,12 +244,25 @@ class NewAliasSerializer(serializers.Serializer[Any]):
     cluster = serializers.SlugField()
     version = serializers.CharField(max_length=200, help_text="Served name, e.g. dora.v1-0123456789ab.")
     policy = serializers.DictField(required=False, default=dict)
+    default = serializers.BooleanField(
+        required=False, default=False, help_text="Whether the adapter's bare name stands for this alias."
+    )
 
 
 class PolicySerializer(serializers.Serializer[Any]):
-    """An alias' policy."""
+    """A change of an alias: its policy, or whether it is its adapter's default."""
 
-    policy = serializers.DictField()
+    policy = serializers.DictField(required=False)
+    default = serializers.BooleanField(
+        required=False, help_text="Whether the served adapter's bare name stands for this alias."
+    )
+    reason = serializers.CharField(max_length=2000, required=False, default="")
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Require one of both."""
+        if not fields.keys() & {"policy", "default"}:
+            raise serializers.ValidationError("Name policy or default.")
+        return fields
 
 
 class MoveSerializer(serializers.Serializer[Any]):
@@ -371,6 +390,7 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
             "created_at",
             "opened_at",
             "ended_at",
+            "waits_for_signature",
         ]
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import IO, Any, cast
 
 from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.db import transaction
 from django.db.models import Model
 from django.http import FileResponse
 from django.utils.dateparse import parse_datetime
@@ -330,7 +331,7 @@ class AliasViewSet(Reading):
     """Aliases: public names that applications send as `model`."""
 
     # A version's ranks are hundreds of numbers, which the alias' response does not contain.
-    queryset = models.Alias.objects.select_related("project", "cluster", "version").defer(
+    queryset = models.Alias.objects.select_related("project", "cluster", "version", "default_of").defer(
         "version__ranks", "version__config", "version__metrics", "version__lineage"
     )
     serializer_class = shapes.AliasSerializer
@@ -358,16 +359,21 @@ class AliasViewSet(Reading):
             cluster=cluster,
             version=self.version(fields["version"]),
             policy=fields["policy"],
+            default=fields["default"],
             by=actor_of(request),
         )
         return self.write(alias, 201)
 
     @extend_schema(request=shapes.PolicySerializer, responses=shapes.AliasSerializer)
     def partial_update(self, request: Request, name: str) -> Response:
-        """Change the policy of the alias."""
-        alias = self.get_object()
-        policy = self.read(shapes.PolicySerializer)["policy"]
-        alias.set_policy(policy, by=actor_of(request), expected_tag=wanted_tag(request))
+        """Change the policy of the alias, or let the bare name of its adapter stand for it."""
+        alias, fields, by = self.get_object(), self.read(shapes.PolicySerializer), actor_of(request)
+        tag, reason = wanted_tag(request), fields["reason"]
+        with transaction.atomic():
+            if "default" in fields:
+                alias.set_default(fields["default"], by=by, reason=reason, expected_tag=tag)
+            if "policy" in fields:
+                alias.set_policy(fields["policy"], by=by, reason=reason, expected_tag=tag)
         return self.write(alias)
 
     @extend_schema(request=shapes.MoveSerializer)

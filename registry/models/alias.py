@@ -18,11 +18,19 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid, NotAllowed
 from registry.domain_signals import routes_changed
-from registry.models.adapter import AdapterVersion
+from registry.models.adapter import Adapter, AdapterVersion
 from registry.models.alias_policy import check_policy
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.cluster import Cluster
 from registry.models.evaluation import require_no_objection
+
+
+class AliasQuerySet(models.QuerySet["Alias"]):
+    """Aliases, by what protects them."""
+
+    def protected(self) -> AliasQuerySet:
+        """Return the aliases whose promotions need signatures."""
+        return self.filter(policy__quorum__gte=1)
 
 
 class Alias(models.Model):
@@ -33,8 +41,19 @@ class Alias(models.Model):
     cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="aliases")
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="aliases")
     policy = models.JSONField(default=dict, blank=True)
+    default_of = models.OneToOneField(
+        Adapter,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="default_alias",
+        help_text="The adapter whose bare name stands for this alias.",
+    )
     generation = models.PositiveIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = AliasQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -63,9 +82,14 @@ class Alias(models.Model):
         version: AdapterVersion,
         policy: dict[str, Any],
         by: Actor,
+        default: bool = False,
     ) -> Alias:
-        """Create an alias that serves a version at once. Raises Invalid or Conflict for an unusable version or name."""
+        """Create an alias that serves a version at once; with `default`, its adapter's bare name stands for it.
+
+        Raises Invalid or Conflict for an unusable version or name, and Conflict like `set_default`.
+        """
         check_policy(policy)
+        require_signed_canary(policy, quorum=0)
         require_of_project(version, project)
         version.require_servable_on(cluster)
         require_no_objection(version)
@@ -75,6 +99,8 @@ class Alias(models.Model):
                 alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
                 AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))
                 send_on_commit(routes_changed, alias=alias.pk)
+                if default:
+                    alias.set_default(True, by=by)
         except IntegrityError:
             raise Conflict(f"The alias {name!r} is taken: choose another.", field="name", code="name_taken") from None
         return alias
@@ -119,6 +145,41 @@ class Alias(models.Model):
             )
         self.version, self.generation = version, alias.generation
 
+    def set_default(self, wanted: bool, *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
+        """Let the bare name of the served adapter stand for this alias, or for none.
+
+        Raises PreconditionFailed like `move`, and Conflict if that takes the name from a protected alias, whose callers
+        would get versions that nobody approved for it.
+        """
+        with transaction.atomic():
+            alias = Alias.objects.select_for_update().get(pk=self.pk)
+            require_tag(alias, expected_tag)
+            adapter = alias.version.adapter
+            former = Alias.objects.select_for_update().filter(default_of=adapter).first()
+            before, after = (former.name if former else None), (alias.name if wanted else None)
+            if (former == alias) == wanted:
+                return
+            if former and former.quorum:
+                raise Conflict(
+                    f"{former} is protected and the default of {adapter}: lift its protection by an approval first.",
+                    code="default_protected",
+                )
+            Alias.objects.filter(default_of=adapter).update(default_of=None)
+            alias.default_of = adapter if wanted else None
+            alias.save(update_fields=["default_of"])
+            for changed in {former or alias, alias}:
+                send_on_commit(routes_changed, alias=changed.pk)
+            AuditEvent.record(
+                Tag.ADAPTER_DEFAULT_SET,
+                alias,
+                by=by,
+                project=alias.project,
+                before={"adapter": adapter.slug, "default": before},
+                after={"adapter": adapter.slug, "default": after},
+                reason=reason,
+            )
+        self.refresh_from_db()
+
     def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
         """Return the version that the last move replaced, if it was made after `since` and to a version new here."""
         last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
@@ -126,7 +187,15 @@ class Alias(models.Model):
         return former[0].version if former and is_new and last.at >= since else None
 
     def point_to(self, version: AdapterVersion, *, reason: str, by: Actor) -> None:
-        """Change the served version and add the move to the history. The caller must record the audit event."""
+        """Change the served version and add the move to the history. The caller must record the audit event.
+
+        Raises Conflict for a version of another adapter than the one whose bare name stands for this alias.
+        """
+        if self.default_of_id not in (None, version.adapter_id):
+            raise Conflict(
+                f"{self} is the default of {self.default_of}: end that before it serves another adapter.",
+                code="default_of_another",
+            )
         self.version = version
         self.generation += 1
         self.save(update_fields=["version", "generation"])
@@ -134,11 +203,12 @@ class Alias(models.Model):
         send_on_commit(routes_changed, alias=self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Replace the policy (quorum, cache). A protected alias needs an approval of exactly this change."""
+        """Replace the policy (quorum, canary, cache). A protected alias needs an approval of exactly this change."""
         check_policy(policy)
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
             require_tag(alias, expected_tag)
+            require_signed_canary(policy, quorum=alias.quorum)
             approval = alias.policy_approval(policy) if alias.quorum and policy != alias.policy else None
             before, alias.policy = alias.policy, policy
             alias.save(update_fields=["policy"])
@@ -227,3 +297,13 @@ def require_of_project(version: AdapterVersion, project: Project) -> None:
     """Check that the version belongs to the project. Raises Invalid."""
     if version.adapter.project_id != project.pk:
         raise Invalid("There is no such version in this project.", field="version", code="unknown_version")
+
+
+def require_signed_canary(policy: dict[str, Any], *, quorum: int) -> None:
+    """Refuse a canary share in a policy that needs no signature now, since `quorum` is 0. Raises Invalid."""
+    if "canary" in policy and not quorum:
+        raise Invalid(
+            "canary: it counts only when signed. Set quorum first, then request approval of a policy with canary.",
+            field="policy",
+            code="canary_not_signed",
+        )

@@ -1,4 +1,7 @@
-"""Validation of an alias' policy: {"quorum": 0..10, "cache": {"ttl_s": seconds, "max_bytes": bytes}}."""
+"""Validation of an alias' policy.
+
+`{"quorum": 0..10, "canary": percent, "cache": {"ttl_s": seconds, "max_bytes": bytes}}`; each key may be left out.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,19 @@ MAX_CACHE_BYTES = 2**30
 
 def check_policy(policy: dict[str, Any]) -> None:
     """Check a policy's keys and ranges. Raises Invalid with the key and its permitted values."""
-    require(not set(policy) - {"quorum", "cache"}, "A policy may only have the keys quorum and cache.")
+    require(not set(policy) - {"quorum", "canary", "cache"}, "A policy may only have the keys quorum, canary and cache.")
     require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum must be a number from 0 to {MAX_QUORUM}.")
+    if "canary" in policy:
+        check_canary(policy)
     if "cache" in policy:
         check_cache(policy["cache"])
+
+
+def check_canary(policy: dict[str, Any]) -> None:
+    """Check a canary share. Raises Invalid."""
+    is_number = isinstance(policy["canary"], int | float) and not isinstance(policy["canary"], bool)
+    require(is_number and 0 <= policy["canary"] <= 100, "canary is a percentage from 0 to 100.")
+    require(bool(policy.get("quorum")), "canary belongs to a protected alias: set quorum to 1 or more.")
 
 
 def check_cache(cache: Any) -> None:

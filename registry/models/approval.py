@@ -8,17 +8,27 @@ from datetime import timedelta
 from typing import Any
 
 import rfc8785
+from django.contrib.postgres.fields import ArrayField
 from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
+from adapterhub.accounts.signing_rules import (
+    Meaning,
+    mail_keys,
+    people_behind,
+    people_of,
+    require_another,
+    require_role_for,
+)
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, InvalidTransition
 from adapterhub.core.tenancy import APPROVE, Scope
+from registry.domain_signals import routes_changed
 
 REVIEW_WITHIN = timedelta(hours=24)
 
@@ -78,6 +88,11 @@ class Approval(models.Model):
     reason = models.TextField()
     author = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     author_name = models.CharField(max_length=200)
+    people = ArrayField(
+        models.BigIntegerField(),
+        default=list,
+        help_text="Keys of the people behind the request, who may not sign it.",
+    )
     status = models.CharField(max_length=20, choices=ApprovalStatus.choices, default=ApprovalStatus.PENDING)
     broken_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     review_due_at = models.DateTimeField(null=True)
@@ -104,8 +119,10 @@ class Approval(models.Model):
     ) -> Approval:
         """Request signatures; pending and approved requests of the same kind on this alias lapse.
 
-        Raises Conflict while a broken glass of the alias is overdue for its review.
+        Raises Conflict while a broken glass of the alias is overdue for its review, and Invalid if nobody answers for
+        the actor: then nobody could be known to be another.
         """
+        people = people_behind(by)
         with transaction.atomic():
             require_no_overdue_review(alias)
             for stale in cls.objects.select_for_update().filter(alias=alias, kind=kind, status__in=OPEN[:2]):
@@ -120,6 +137,7 @@ class Approval(models.Model):
                 reason=reason,
                 author=by.user,
                 author_name=by.name,
+                people=sorted(person.pk for person in people),
                 **subject,
             )
             approval.record(Tag.APPROVAL_REQUESTED, by=by, reason=reason)
@@ -210,14 +228,26 @@ class Approval(models.Model):
         for a second signature.
         """
         user = require_role_for(APPROVE, self.project, by)
-        if self.signatures.filter(user=user).exists():
-            raise Conflict("You have already signed this: another person must sign.", code="already_signed")
         require_another(user, self.authors())
+        if self.signatures.filter(Q(user=user) | Q(person__in=mail_keys([user]))).exists():
+            raise Conflict("You have already signed this: another person must sign.", code="already_signed")
 
-    def authors(self) -> tuple[User | None, ...]:
-        """Return who may not sign: those who requested it, broke the glass, opened the rollout or made the version."""
-        made = [thing.created_by for thing in (self.rollout, self.candidate) if thing]
-        return (self.author, self.broken_by, *made)
+    def authors(self) -> list[User]:
+        """Return who may not sign.
+
+        Those who requested it, broke the glass, opened the rollout, edited its plan, or made the version.
+        """
+        rollout, candidate = self.rollout, self.candidate
+        named = (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
+        behind = Q(pk__in=self.people)
+        if rollout:
+            edits = AuditEvent.objects.about(rollout).filter(tag=Tag.ROLLOUT_EDITED).exclude(actor=None)
+            behind |= Q(pk__in=edits.values("actor"))
+        return [*User.objects.filter(behind), *(author for author in named if author)]
+
+    def may_be_signed_by(self, user: User) -> bool:
+        """Return True if the user is none of the people behind the request; for pages, which ask before the click."""
+        return user not in people_of(self.authors())
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
         """Store the signature with the digest of the evidence."""
@@ -236,6 +266,8 @@ class Approval(models.Model):
         """Set the status and record it."""
         before, self.status, self.decided_at = self.status, status, now()
         self.save(update_fields=["status", "decided_at", "broken_by", "review_due_at"])
+        # The candidate's permitted share follows the approval.
+        send_on_commit(routes_changed, alias=self.alias_id)
         self.record(tag, by=by, reason=reason, before={"status": before})
 
     def record(self, tag: Tag, *, by: Actor, reason: str = "", **change: Any) -> None:
@@ -266,12 +298,15 @@ class Signature(models.Model):
     reason = models.TextField()
     bound = models.CharField(max_length=64)
     auth_method = models.CharField(max_length=20)
+    # The signer's mail address in the form of `accounts_mail_key`, which a trigger writes.
+    person = models.CharField(max_length=254, editable=False)
     at = models.DateTimeField(default=now, editable=False)
 
     class Meta:
         ordering = ["at"]
         constraints = [
             models.UniqueConstraint(fields=["approval", "user"], name="one_signature_a_person"),
+            models.UniqueConstraint(fields=["approval", "person"], name="one_signature_a_mail_address"),
             models.CheckConstraint(condition=Q(author=None) | ~Q(author=F("user")), name="signer_is_not_the_author"),
         ]
 

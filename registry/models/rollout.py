@@ -26,6 +26,7 @@ from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
 from registry.models.evaluation import evaluations_of, require_no_objection
+from registry.models.rollout_share import canary_share, planned_share, share_of, signed_share
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.slots import require_slots
 
@@ -118,6 +119,34 @@ class Rollout(models.Model):
     def shadow(self) -> float:
         """Percent of the stable version's answers whose requests are sent to the candidate too, unseen by users."""
         return float(self.steps[self.step].get("shadow", 0))
+
+    @property
+    def share(self) -> float:
+        """Percent of the traffic that reaches the candidate in the present step: served, mirrored or pinned to it."""
+        return share_of(self.weight, self.shadow, self.targeting)
+
+    @property
+    def signed_plan(self) -> dict[str, Any]:
+        """The parts of the plan that an approver signs."""
+        return {"steps": self.steps, "guardrails": self.guardrails, "targeting": self.targeting}
+
+    @property
+    def is_signed(self) -> bool:
+        """True if the alias is unprotected, or if the signatures of the present plan are complete."""
+        return not self.alias.quorum or signed_share(self.approvals.all(), self.signed_plan) is not None
+
+    @property
+    def permitted_share(self) -> float:
+        """Percent of the traffic that the candidate may get: on a protected alias what was signed, else the canary."""
+        if not self.alias.quorum:
+            return 100.0
+        signed = signed_share(self.approvals.all(), self.signed_plan)
+        return canary_share(self.alias, self.candidate) if signed is None else signed
+
+    @property
+    def waits_for_signature(self) -> bool:
+        """True while the candidate gets no traffic, or less than planned, because its plan is not signed."""
+        return self.is_active and self.share > self.permitted_share
 
     def answers_before(self, hours: int) -> models.QuerySet[Any]:
         """Return the stable version's answers under this alias in the `hours` before the rollout, newest first."""
@@ -238,7 +267,10 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def started(self, *, by: Actor) -> None:
-        """Give the loaded candidate its share of traffic. Raises InvalidTransition if the rollout is not loading."""
+        """Give the loaded candidate its share of traffic.
+
+        Raises InvalidTransition if the rollout is not loading, and NotAllowed for a share that nobody signed.
+        """
         with transaction.atomic():
             rollout = self.locked(None)
             if rollout.status != RolloutStatus.LOADING:
@@ -337,7 +369,7 @@ class Rollout(models.Model):
         self.refresh_from_db()
 
     def request_approval(self, *, reason: str, by: Actor) -> Approval:
-        """Ask other people to sign the promotion to the candidate."""
+        """Ask other people to sign the plan: the candidate's shares and its promotion."""
         if not self.is_active or not self.alias.quorum:
             raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
         return Approval.request(
@@ -352,16 +384,38 @@ class Rollout(models.Model):
 
     def approval(self) -> Approval:
         """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""
-        allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
-        matching = self.approvals.select_for_update().filter(status__in=allowing, bound=digest_of(self.evidence()))
-        if approval := matching.first():
+        if approval := self.earned_approvals().select_for_update().first():
             return approval
         raise NotAllowed(
-            f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s).", code="approval_missing"
+            f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan.",
+            code="approval_missing",
         )
 
+    def earned_approvals(self) -> models.QuerySet[Approval]:
+        """Return the unused approvals of the rollout whose evidence is the present one."""
+        allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
+        return self.approvals.filter(status__in=allowing, bound=digest_of(self.evidence()))
+
+    def require_signed_share(self) -> None:
+        """Require the signatures for the present share of a protected alias. Raises NotAllowed."""
+        if not self.alias.quorum:
+            return
+        if self.earned_approvals().exists():
+            if self.share > (planned := planned_share(self.signed_plan)):
+                raise NotAllowed(
+                    f"{self.alias} is protected: of a share of {self.share:g} % only {planned:g} % are signed. Open "
+                    "another rollout for more, or promote it.",
+                    code="share_not_signed",
+                )
+        elif self.share > (canary := canary_share(self.alias, self.candidate)):
+            raise NotAllowed(
+                f"{self.alias} is protected: a share of {self.share:g} % for the candidate needs "
+                f"{self.alias.quorum} approval(s) of this plan; {canary:g} % are signed.",
+                code="approval_missing",
+            )
+
     def evidence(self) -> dict[str, Any]:
-        """Return the content that an approver signs: both versions' digests, the evaluations and the quorum."""
+        """Return the content that an approver signs: both versions' digests, the evaluations, the plan, the quorum."""
         return {
             "alias": self.alias.name,
             "stable": served(self.stable),
@@ -369,6 +423,7 @@ class Rollout(models.Model):
             "evaluation": self.candidate.metrics,
             "evaluations": evaluations_of(self.candidate),
             "quorum": self.alias.quorum,
+            "plan": self.signed_plan,
         }
 
     def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None, expected_tag: str = "") -> None:
@@ -406,11 +461,19 @@ class Rollout(models.Model):
                 code="stale_generation",
             )
         if target and rollout.status not in MOVES[target]:
-            raise InvalidTransition(f"The rollout is {rollout.get_status_display()}: it cannot become {target.label}.")
+            waits = " Its plan waits for signatures." if rollout.waits_for_signature else ""
+            raise InvalidTransition(
+                f"The rollout is {rollout.get_status_display()}: it cannot become {target.label}.{waits}"
+            )
         return rollout
 
     def enter(self, status: RolloutStatus) -> None:
-        """Save the status, increment the generation and publish the alias' new route after the commit."""
+        """Save the status, increment the generation and publish the alias' new route after the commit.
+
+        Raises NotAllowed if the candidate would get a share that nobody signed.
+        """
+        if status in SERVING:
+            self.require_signed_share()
         self.status = status
         self.generation += 1
         self.ended_at = None if status in ACTIVE else now()

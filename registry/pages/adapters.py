@@ -117,6 +117,7 @@ def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         by=actor_of(request),
         draft=fields["draft"],
     )
-    started = "The rollout starts when every healthy replica has loaded the version."
+    started = "The rollout starts when every healthy replica has loaded the version"
+    started += " and its plan is signed." if rollout.waits_for_signature else "."
     messages.success(request, "The draft is saved: start it below." if rollout.is_draft else started)
     return redirect("rollout", pk=rollout.pk)

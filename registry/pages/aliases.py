@@ -13,7 +13,7 @@ from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import Scope
 from registry.models import Alias, without_bodies
-from registry.pages.forms import AtForm, MoveForm, cleaned
+from registry.pages.forms import AtForm, MoveForm, ReasonForm, cleaned
 
 PAGE, LATEST = 50, 10
 
@@ -61,4 +61,16 @@ def move_alias(request: HttpRequest, name: str) -> HttpResponse:
     fields = cleaned(MoveForm(request.POST, alias=moved))
     moved.move(fields["version"], expected=fields["expected"], reason=fields["reason"], by=actor_of(request))
     messages.success(request, f"{moved} serves {moved.version} now.")
+    return redirect("alias", name=name)
+
+
+@login_required
+@require_POST
+def set_default(request: HttpRequest, name: str) -> HttpResponse:
+    """Let the bare name of the served adapter stand for this alias, or for none if it does already."""
+    changed = find_alias(request, name)
+    require_scope(request, changed.project, Scope.OPERATE)
+    changed.set_default(changed.default_of_id is None, by=actor_of(request), **cleaned(ReasonForm(request.POST)))
+    adapter = changed.version.adapter
+    messages.success(request, f"{adapter} stands for {changed if changed.default_of_id else 'no alias'} now.")
     return redirect("alias", name=name)

@@ -13,6 +13,7 @@ from adapterhub.accounts.models import Project
 from adapterhub.api.pages import allowed, allowed_somewhere
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Alias
+from registry.models.approved_versions import nameable
 from registry.playground.client import MOST_MODELS, ask, token_for
 
 OFFERED = 300
@@ -60,7 +61,7 @@ def playground(request: HttpRequest) -> HttpResponse:
 def offered(projects: Any) -> list[str]:
     """Return the names to offer in the form: aliases first, then the newest versions."""
     names = Alias.objects.filter(project__in=projects).values_list("name", flat=True)
-    served = AdapterVersion.objects.ready().filter(adapter__project__in=projects)
+    served = nameable(AdapterVersion.objects.ready().filter(adapter__project__in=projects))
     return [*names, *served.values_list("served_name", flat=True)[:OFFERED]]
 
 

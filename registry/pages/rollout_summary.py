@@ -69,6 +69,8 @@ def what_next(rollout: Rollout, at: datetime, analysis: Analysis | None) -> str:
     """Describe what the control loop will do next by itself, and when."""
     if analysis and rollout.status in SERVING and analysis.action in URGENT:
         return URGENT[analysis.action]
+    if rollout.waits_for_signature:
+        return f"It waits for {rollout.alias.quorum} signature(s) of its plan; the candidate gets no traffic before."
     if rollout.status != RolloutStatus.RUNNING:
         return NEXT[RolloutStatus(rollout.status)]
     if not analysis:

@@ -63,7 +63,7 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
     """Show a rollout: state, metrics, plan, and the verbs that its status allows."""
     viewed = find_rollout(request, pk)
-    prefetch_related_objects([viewed], "minutes")
+    prefetch_related_objects([viewed], "minutes", "approvals")
     context = {
         "rollout": viewed,
         "rest": 100 - viewed.weight,

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from typing import cast
 
+from django import forms
 from django.conf import settings as installation
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import ApiToken, Membership, User
+from adapterhub.accounts import memberships
+from adapterhub.accounts.models import ApiToken, Membership, NamedVersions, User
+from adapterhub.accounts.signing_rules import require_fresh_sign_in
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, visible_rows
+from adapterhub.api.permissions import actor_of
 from adapterhub.core.tenancy import Scope
 from registry.models import Alias
+from registry.pages.forms import ReasonForm, cleaned
 
 PAGE = 50
 GUARDED = 20
+
+
+class NamedVersionsForm(ReasonForm):
+    """Form for the versions that callers may name, with the password unless the sign-in is fresh."""
+
+    named_versions = forms.ChoiceField(choices=NamedVersions.choices)
+    password = forms.CharField(required=False, strip=False)
 
 
 @login_required
@@ -38,6 +52,20 @@ def settings(request: HttpRequest) -> HttpResponse:
         "tokens": ApiToken.objects.usable().filter(project__in=led).count(),
         "guarded": aliases[:GUARDED],
         "guarded_count": aliases.count(),
+        "led": led.filter(archived_at=None),
+        "named_versions": NamedVersions.choices,
         "issuer": installation.OIDC_ISSUER,
     }
     return render(request, "registry/settings.html", context)
+
+
+@login_required
+@require_POST
+def named_versions(request: HttpRequest, slug: str) -> HttpResponse:
+    """Choose which versions callers may name, of the project's adapters with a protected alias."""
+    project = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
+    fields = cleaned(NamedVersionsForm(request.POST))
+    require_fresh_sign_in(request, fields.pop("password"))
+    memberships.set_named_versions(project, by=actor_of(request), **fields)
+    messages.success(request, f"Callers of {project} may name {project.get_named_versions_display()} now.")
+    return redirect("settings")

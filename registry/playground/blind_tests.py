@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from adapterhub.core.actor import Actor
-from adapterhub.core.errors import Unavailable
+from adapterhub.core.errors import Invalid, Unavailable
 from registry.models import AdapterVersion, BlindTest
+from registry.models.approved_versions import require_nameable
 from registry.models.blind import LETTERS, tally
 from registry.playground.client import Answer, ask
 
@@ -20,8 +21,14 @@ def ask_blindly(
 ) -> list[BlindTest]:
     """Ask all versions each prompt and store one blind test for each prompt.
 
-    Raises Unavailable at the first prompt that a version does not answer; the tests before it are kept.
+    Raises Invalid before any prompt is sent, for a token without a person and for versions that may not be named;
+    Unavailable at the first prompt that a version does not answer; the tests before it are kept.
     """
+    if by.user is None:
+        raise Invalid(
+            "A blind test is asked by a person: use a token that was made for one, or sign in.", code="person_missing"
+        )
+    require_nameable(versions)
     body = {"max_tokens": max_tokens, "temperature": 0}
     return [
         store_test(

@@ -16,7 +16,7 @@ from django.db.models import Count, Sum
 from django.utils.timezone import now
 
 from adapterhub.core.actor import system
-from adapterhub.core.errors import Conflict
+from adapterhub.core.errors import Conflict, NotAllowed
 from registry.experiments.guardrails import Action, Analysis, Arm, Finding, Minute, analysis
 from registry.experiments.metrics import METRICS, is_measured
 from registry.experiments.rollout_plan import guardrail
@@ -49,8 +49,8 @@ def judge_all() -> None:
         try:
             RolloutMinute.remember_baseline(rollout)
             judge_and_act(rollout, now())
-        except Conflict as error:
-            log.info("%s was moved by somebody else: %s", rollout, error)
+        except (Conflict, NotAllowed) as error:
+            log.info("%s does not move: %s", rollout, error)
 
 
 def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
@@ -67,9 +67,14 @@ def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
 
 
 def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
-    """Leave a completed step: ask for approval, advance, or promote. An undecided comparison never promotes."""
+    """Leave a completed step: wait for people, advance, or promote. An undecided comparison never promotes."""
     step, same = rollout.steps[rollout.step], {**details, "expected_generation": rollout.generation}
-    if step.get("approval") or (rollout.is_last_step and action is Action.PROMOTE and rollout.alias.quorum):
+    is_unsigned = not rollout.is_last_step and not rollout.is_signed
+    if (
+        step.get("approval")
+        or is_unsigned
+        or (rollout.is_last_step and action is Action.PROMOTE and rollout.alias.quorum)
+    ):
         rollout.wait_for_approval(**same)
     elif not rollout.is_last_step:
         rollout.advance(**same)

@@ -22,7 +22,7 @@ from adapterhub.artifacts import ArtifactError
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import system
-from adapterhub.core.errors import Conflict, DomainError
+from adapterhub.core.errors import Conflict, DomainError, NotAllowed
 from registry.models import AdapterVersion, Cluster, Replica, Rollout, RolloutStatus
 from registry.serving import replica_calls
 from registry.serving.desired_versions import Wanted, wanted_versions
@@ -250,19 +250,23 @@ def start_loaded_rollouts(cluster: Cluster) -> None:
     """Start rollouts whose candidate every healthy replica holds; fail those that one refused or past the deadline."""
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
-        for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("candidate"):
+        for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("alias", "candidate"):
             try:
                 start_or_fail(rollout, healthy)
-            except Conflict as error:
-                log.info("%s was moved by somebody else: %s", rollout, error)
+            except (Conflict, NotAllowed) as error:
+                log.info("%s does not start: %s", rollout, error)
 
 
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
-    """Start the rollout, fail it, or leave it loading. Raises Conflict if it was changed since it was read."""
+    """Start the rollout, fail it, or leave it loading, also while its first share waits for a signature.
+
+    Raises Conflict if it was changed since it was read.
+    """
     name = rollout.candidate.served_name
     lacking = [replica for replica in healthy if name not in replica.loaded]
     if healthy and not lacking:
-        rollout.started(by=RECONCILER)
+        if not rollout.waits_for_signature:
+            rollout.started(by=RECONCILER)
     elif refusals := [f"{replica}: {replica.refused[name]}" for replica in lacking if name in replica.refused]:
         counted = f"{len(refusals)} of {len(healthy)} replicas refused it."
         rollout.refused(by=RECONCILER, reason=" ".join([counted, *refusals]))

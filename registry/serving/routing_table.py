@@ -12,10 +12,11 @@ from django.db import connection
 from django.db.models import QuerySet
 from redis.client import Pipeline
 
-from adapterhub.accounts.models import ApiToken, Project
+from adapterhub.accounts.models import ApiToken, NamedVersions, Project
 from adapterhub.core.tenancy import Scope
 from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
+from registry.models.approved_versions import approved_names
 from registry.serving.valkey import valkey
 from serving_client.protocol import (
     NEWEST_TABLE,
@@ -32,6 +33,7 @@ from serving_client.protocol import (
     TokenRoute,
     VersionRoute,
     adapters_of,
+    approved_of,
 )
 
 MOST_CHANGES = 200
@@ -83,6 +85,7 @@ def routing_table() -> RoutingTable:
         versions=version_routes(),
         tokens={token.pk: token_route(token) for token in infer_tokens()},
         limits=rate_limits(),
+        approved=approved_of(aliases),
     )
 
 
@@ -95,13 +98,18 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
 
 
 def alias_routes(aliases: QuerySet[Alias]) -> dict[str, AliasRoute]:
-    """Return the routes of the aliases by name."""
-    serving = Rollout.objects.serving().filter(alias__in=aliases).select_related("candidate")
-    running = {rollout.alias_id: rollout for rollout in serving}
-    columns = aliases.select_related("project", "version").only(
-        "name", "policy", "project__slug", "version__served_name"
+    """Return the routes of the aliases by name; a rollout whose share nobody signed gets none."""
+    serving = (
+        Rollout.objects.serving()
+        .filter(alias__in=aliases)
+        .select_related("alias", "candidate")
+        .prefetch_related("approvals")
     )
-    return {alias.name: alias_route(alias, running.get(alias.pk)) for alias in columns}
+    running = {rollout.alias_id: rollout for rollout in serving if not rollout.waits_for_signature}
+    approved = approved_names(aliases.filter(project__named_versions=NamedVersions.APPROVED))
+    columns = ("name", "policy", "project__slug", "version__served_name", "default_of__slug")
+    rows = aliases.select_related("project", "version", "default_of").only(*columns)
+    return {alias.name: alias_route(alias, running.get(alias.pk), approved.get(alias.pk)) for alias in rows}
 
 
 def rate_limits() -> dict[str, RateLimit]:
@@ -122,13 +130,15 @@ def next_generation() -> tuple[int, float]:
     return int(generation), float(moment)
 
 
-def alias_route(alias: Alias, rollout: Rollout | None) -> AliasRoute:
-    """Return the route of an alias: its stable version, its rollout and its cache rule."""
+def alias_route(alias: Alias, rollout: Rollout | None, approved: set[str] | None) -> AliasRoute:
+    """Return the route of an alias: its stable version, its rollout, its cache rule, and the versions to name."""
     return AliasRoute(
         project=alias.project.slug,
         stable=alias.version.served_name,
         rollout=rollout_route(rollout) if rollout else None,
         cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
+        default_of=alias.default_of.slug if alias.default_of else None,
+        approved=None if approved is None else tuple(sorted(approved)),
     )
 
 
@@ -142,6 +152,7 @@ def rollout_route(rollout: Rollout) -> RolloutRoute:
         shadow=rollout.shadow,
         checks=Checks(**{name: check for name, check in rollout.checks.items() if name != "judge"}),
         sampling=sampling(rollout),
+        is_signed=rollout.is_signed,
         **rollout.targeting,
     )
 

@@ -121,11 +121,15 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """List the aliases and versions of the caller's project."""
+    """List the aliases of the caller's project, and the versions that may be named."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     rows = [model(name, "alias") for name, alias in table.aliases.items() if alias.project == token.project]
-    rows += [model(name, route.base) for name, route in table.versions.items() if route.project == token.project]
+    rows += [
+        model(name, route.base)
+        for name, route in table.versions.items()
+        if route.project == token.project and table.may_be_named(name)
+    ]
     return Response(orjson.dumps({"object": "list", "data": rows}), media_type="application/json")
 
 

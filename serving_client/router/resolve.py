@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, hash_of
+from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of
 from serving_client.router.errors import Refusal
 from serving_client.routing import arm_of, bucket_of
 
@@ -109,8 +109,8 @@ def salt_of(project: str) -> str:
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:
     """Select the version that answers.
 
-    Raises Refusal: 400 without a name or with a bad override, 403 for an override without the scope, 404 for an unknown
-    name.
+    Raises Refusal: 400 without a name or with a bad override, 403 for an override without the scope and for a version
+    that is not approved, 404 for an unknown name.
     """
     name = headers.get("x-adapter-id") or body.get("model")
     if not isinstance(name, str) or not name:
@@ -121,11 +121,30 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
     if alias is not None and alias.project == token.project:
         choice = choose(name, alias, unit, override)
         return Target(choice.version, alias.project, choice.arm, name, choice.is_sticky, unit, choice.is_counted)
-    version = table.adapters.get(name, name)
+    default = table.adapters.get(f"{token.project}/{name}")
+    version = default or name
     route = table.versions.get(version)
     if route is None or route.project != token.project:
-        raise Refusal(404, "model_not_found", f"The model {name[:200]!r} does not exist.")
+        raise Refusal(404, "model_not_found", unknown(table, token, name))
+    if default is None and not table.may_be_named(version):
+        raise Refusal(
+            403,
+            "version_not_approved",
+            f"{version} is not approved: name its alias, or have the version approved. The project's setting "
+            f"named_versions decides which versions may be named.",
+        )
     return Target(version, route.project, "none", None, True, unit)
+
+
+def unknown(table: RoutingTable, token: TokenRoute, name: str) -> str:
+    """Return the message for a name that no model has; for an adapter's bare name it says how to give it a default."""
+    for served, route in table.versions.items():
+        if adapter_of(served) == name and route.project == token.project:
+            return (
+                f"The adapter {name[:200]!r} has no default alias: name an alias, or have an operator choose one with "
+                f'PATCH /api/v1/aliases/ALIAS/ {{"default": true}}.'
+            )
+    return f"The model {name[:200]!r} does not exist."
 
 
 def is_current(table: RoutingTable, target: Target) -> bool:
@@ -163,6 +182,10 @@ def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None)
     rollout = alias.rollout
     if rollout is None:
         return Choice(alias.stable, "none")
+    if override == "candidate" and not rollout.is_signed:
+        raise Refusal(
+            403, "rollout_not_signed", f"The rollout of {name} is not signed: nobody may choose its candidate."
+        )
     sides = {"candidate": rollout.candidate, "control": alias.stable, "stable": alias.stable}
     if override:
         return Choice(sides[override], override, is_sticky=False, is_counted=False)

@@ -118,7 +118,8 @@ def test_a_token_that_operates_moves_nothing_that_is_protected(
     refused = [api.post(f"/api/v1/aliases/{alias.name}/move/", move)]
     steps = {"alias": alias.name, "candidate": wanted, "steps": [{"weight": 50}], "reason": "deploy"}
     rollout = api.post("/api/v1/rollouts/", steps).json()["id"]
-    Rollout.objects.get(pk=rollout).started(by=RECONCILER)
+    with pytest.raises(NotAllowed, match="approval"):
+        Rollout.objects.get(pk=rollout).started(by=RECONCILER)
     promotion = {"reason": "deploy", "expected_generation": Rollout.objects.get(pk=rollout).generation}
     glass = f"/api/v1/approvals/{Approval.objects.get(rollout=rollout).pk}/break-glass/"
     refused += [
@@ -193,7 +194,7 @@ def test_it_is_made_and_closed_on_the_page_and_by_rest(project: Project, alice: 
     api = APIClient()
     api.force_login(alice)
     created = api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "operator"})
-    assert created.json() == {"name": "bot", "roles": [{"project": "eu", "role": "operator"}]}
+    assert created.json() == {"name": "bot", "owner": "alice", "roles": [{"project": "eu", "role": "operator"}]}
     assert api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "viewer"}).status_code == 409
     assert api.post("/api/v1/service-accounts/", {"project": "eu", "name": "boss", "role": "admin"}).status_code == 422
     listed = api.get("/api/v1/service-accounts/").json()["results"]

@@ -58,7 +58,13 @@ def world(
     )
     blind = BlindTest.keep(adapter, "the bank", [{"number": 1, "text": "shall"}, {"number": 2, "text": "may"}], by=by)
     return {
-        "slug": {"projects": "eu", "adapters": adapter.slug, "clusters": alias.cluster.slug, "base-models": "tiny"},
+        "slug": {
+            "projects": "eu",
+            "settings": "eu",
+            "adapters": adapter.slug,
+            "clusters": alias.cluster.slug,
+            "base-models": "tiny",
+        },
         "name": {"aliases": alias.name, "tokens": "robot"},
         "project": {"tokens": "eu"},
         "number": {"adapters": candidate.number},

@@ -7,9 +7,10 @@ from typing import Any
 
 from django.utils.timezone import now
 
-from adapterhub.accounts.models import User
+from adapterhub.accounts.models import Membership, User
 from registry.models import AdapterVersion, Alias, Rollout, RolloutMinute
 from registry.serving.reconciler import RECONCILER
+from tests.builders.people import member
 
 STEPS = [{"weight": 10, "hold_s": 60, "min_samples": 100}, {"weight": 50, "hold_s": 60, "min_samples": 100}]
 RAILS = [{"metric": "error_rate", "margin": 5}]
@@ -19,7 +20,18 @@ SOON, LATER = timedelta(seconds=90), timedelta(minutes=4)
 def opened(alias: Alias, candidate: AdapterVersion, user: User, **plan: Any) -> Rollout:
     fields = {"steps": STEPS, "guardrails": RAILS, **plan}
     rollout = Rollout.create(alias=alias, candidate=candidate, reason="try", by=user.as_actor(), **fields)
+    if alias.quorum:
+        signed(rollout)
     rollout.started(by=RECONCILER)
+    return rollout
+
+
+def signed(rollout: Rollout, *names: str) -> Rollout:
+    """Have an approver sign the rollout's pending request."""
+    project, approval = rollout.alias.project, rollout.approvals.get(status="pending")
+    for name in names or ("signer",):
+        person = User.objects.filter(username=name).first() or member(name, project, Membership.Role.APPROVER)
+        approval.approve(reason="The plan is right.", by=person.as_actor())
     return rollout
 
 

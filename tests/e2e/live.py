@@ -24,7 +24,7 @@ from adapterhub.core.actor import system
 from adapterhub.accounts.models import Project, User
 project = Project.objects.create(slug="eu", name="European compliance")
 for name, role in {people!r}.items():
-    user = User.objects.create_user(name, password=name + "-long-password")
+    user = User.objects.create_user(name, name + "@example.org", password=name + "-long-password")
     memberships.grant(project, user, role, by=system("test"))
 """
 

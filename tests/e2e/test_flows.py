@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 SignIn = Callable[..., Any]
 PATIENCE_MS = 110_000
+SHARE, SIGN = "of the users get the candidate; each user stays in their arm", "and the plan is signed"
 
 
 @pytest.fixture(scope="module")
@@ -176,17 +177,14 @@ def start_rollout(page: Any, number: int, alias: str) -> None:
     page.get_by_label("Alias").select_option(label=alias)
     page.locator("#id_reason").fill("it learnt the second prompt")
     page.get_by_role("button", name="Start the rollout").click()
-    page.get_by_text("of the users get the candidate; each user stays in their arm").wait_for()
+    page.get_by_text(SIGN if alias == "guarded" else SHARE).first.wait_for()
 
 
 def test_a_promotion_is_asked_for_signed_by_another_person_and_done(sign_in: SignIn, live: Live) -> None:
     olga = sign_in("olga")
     start_rollout(olga, 2, "guarded")
     rollout = olga.url
-    olga.locator("#promote-reason").fill("early")
-    olga.get_by_role("button", name="Promote").click()
-    olga.get_by_text("approv").first.wait_for()
-    olga.get_by_text("Everybody gets dora v2").wait_for(state="detached")
+    assert olga.get_by_role("button", name="Promote").count() == 0
     olga.get_by_role("link", name=re.compile("Asked by")).first.click()
     olga.get_by_role("heading", name="What a signature is about").wait_for()
     assert olga.get_by_role("button", name="Sign and approve").count() == 0
@@ -195,6 +193,8 @@ def test_a_promotion_is_asked_for_signed_by_another_person_and_done(sign_in: Sig
     bob.locator("#sign_reason").fill("The evaluation is better.")
     bob.get_by_role("button", name="Sign and approve").click()
     bob.get_by_text("is approved").first.wait_for()
+    olga.goto(rollout)
+    olga.get_by_text(SHARE).first.wait_for()
     olga.goto(rollout)
     olga.locator("#promote-reason").fill("signed")
     olga.get_by_role("button", name="Promote").click()

@@ -54,11 +54,11 @@ def make_table(
         generation=generation,
         published_at=time.time() if published_at is None else published_at,
         aliases={
-            "compliance": AliasRoute("eu", stable, split, cache),
-            "billing": AliasRoute("us", FOREIGN, None, cache),
+            "compliance": AliasRoute("eu", stable, split, cache, default_of="dora"),
+            "billing": AliasRoute("us", FOREIGN, None, cache, default_of="invoices"),
             "unserved": AliasRoute("eu", "gone.v1-cccccccccccc"),
         },
-        adapters={"dora": STABLE, "invoices": FOREIGN},
+        adapters={"eu/dora": STABLE, "us/invoices": FOREIGN},
         versions={
             STABLE: VersionRoute("eu", "tiny", "01" * 32, replicas),
             CANDIDATE: VersionRoute("eu", "tiny", "ba" * 32, replicas),

@@ -36,6 +36,7 @@ from registry.models.blind import LETTERS
 from registry.models.evaluation import VersionEvaluation
 from registry.serving.reconciler import RECONCILER
 from tests.builders import member
+from tests.builders.rollouts import signed
 from tests.pages.realistic_rows import (
     base_model,
     config_of,
@@ -255,6 +256,8 @@ class World:
         by = self.operator.as_actor()
         rollout = Rollout.create(alias=alias, candidate=candidate, steps=steps, guardrails=rails, reason=reason, by=by)
         if state != "loading":
+            if alias.quorum:
+                signed(rollout)
             rollout.started(by=RECONCILER)
             self.measure(rollout)
         if state in ("paused", "awaiting_approval", "promoted", "rolled_back"):

@@ -7,7 +7,7 @@ from django.db.models import F, Q
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.accounts.signing_rules import Meaning, require_another, require_role_for
+from adapterhub.accounts.signing_rules import Meaning, people_behind, require_another, require_role_for
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
@@ -54,7 +54,11 @@ class Erasure(models.Model):
 
     @classmethod
     def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
-        """Request the erasure. Raises Conflict under a legal hold or before the retention period ends."""
+        """Request the erasure.
+
+        Raises Conflict under a legal hold or before the retention period ends, Invalid if nobody answers for `by`.
+        """
+        people_behind(by)
         with transaction.atomic():
             dataset.lock().require_erasable().require_ready()
             erasure, _ = cls.objects.get_or_create(

@@ -25,9 +25,11 @@ def test_what_a_policy_may_say(policy: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("policy", "named"),
     [
-        ({"quorom": 1}, "keys quorum and cache"),
+        ({"quorom": 1}, "keys quorum, canary and cache"),
         ({"quorum": True}, "quorum"),
         ({"quorum": 11}, "quorum"),
+        ({"canary": 5}, "protected alias"),
+        ({"quorum": 1, "canary": 101}, "canary is"),
         ({"cache": None}, "cache is"),
         ({"cache": {"ttl_s": 60}}, "cache is"),
         ({"cache": {**RULE, "ttl_s": 0}}, "cache.ttl_s"),

@@ -37,9 +37,7 @@ def olga(project: Project) -> User:
 def rollout(alias: Alias, candidate: AdapterVersion, alice: User) -> Rollout:
     """Alice is admin of the project, so her role alone would let her sign."""
     alias.set_policy({"quorum": 1}, by=alice.as_actor())
-    rollout = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, reason="try it", by=alice.as_actor())
-    rollout.started(by=RECONCILER)
-    return rollout
+    return Rollout.create(alias=alias, candidate=candidate, steps=STEPS, reason="try it", by=alice.as_actor())
 
 
 @pytest.fixture
@@ -159,6 +157,7 @@ def test_another_person_approves_and_the_operator_promotes(
     with pytest.raises(NotAllowed, match="needs 1 approval"):
         rollout.promote(reason="now", by=olga.as_actor())
     approval.approve(reason="The evaluation holds.", by=dana.as_actor(), seen=approval.bound)
+    rollout.started(by=RECONCILER)
     rollout.promote(reason="now", by=olga.as_actor())
     approval.refresh_from_db()
     assert (rollout.status, approval.status) == ("promoted", "used")
@@ -224,6 +223,7 @@ def test_an_approval_lapses_when_the_evaluation_changes(
     assert Approval.objects.get().status == ApprovalStatus.LAPSED
     again = rollout.request_approval(reason="new figures", by=alice.as_actor())
     again.approve(reason="seen", by=dana.as_actor())
+    rollout.started(by=RECONCILER)
     rollout.promote(reason="now", by=alice.as_actor())
 
 
@@ -267,6 +267,7 @@ def test_a_policy_of_a_protected_alias_needs_another_person(
 
 def test_a_broken_glass_must_be_reviewed(rollout: Rollout, approval: Approval, olga: User, dana: User) -> None:
     approval.break_glass(reason="Production gives wrong advice.", by=olga.as_actor())
+    rollout.started(by=RECONCILER)
     rollout.promote(reason="emergency", by=olga.as_actor())
     Approval.objects.update(review_due_at=approval.created_at - REVIEW_WITHIN)
     with pytest.raises(Conflict, match="waiting for its review"):

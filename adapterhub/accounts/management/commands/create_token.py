@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.timezone import now
 
 from adapterhub.accounts import tokens
-from adapterhub.accounts.models import Project
-from adapterhub.core.actor import system
+from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.core.actor import Actor
 from adapterhub.core.tenancy import Scope
 
 
@@ -22,12 +22,16 @@ class Command(BaseCommand):
         parser.add_argument("name")
         parser.add_argument("--project", required=True, help="slug of the project")
         parser.add_argument("--scope", action="append", required=True, choices=Scope.values)
-
+        parser.add_argument(
+            "--person", help="who answers for it and cannot sign what it asks; the only admin there is, if left out"
+        )
         parser.add_argument(
             "--days", type=int, default=tokens.DAYS, help=f"lifetime in days, at most {tokens.LONGEST_DAYS}"
         )
 
-    def handle(self, *, name: str, project: str, scope: list[str], days: int, **_: Any) -> str:
+    def handle(
+        self, *, name: str, project: str, scope: list[str], days: int, person: str | None = None, **_: Any
+    ) -> str:
         """Create the token and return its text."""
         tenant = Project.objects.filter(slug=project).first()
         if not 1 <= days <= tokens.LONGEST_DAYS:
@@ -35,7 +39,28 @@ class Command(BaseCommand):
         if tenant is None:
             raise CommandError(f"--project {project!r}: there is no such project. Known: {known_projects()}.")
         expires_at = now() + timedelta(days=days)
-        return tokens.create(tenant, name, sorted(set(scope)), by=system("command"), expires_at=expires_at)[1]
+        by = Actor(name="system:command", method="system", user=answering(tenant, person, scope))
+        return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at)[1]
+
+
+def answering(project: Project, name: str | None, scopes: list[str]) -> User | None:
+    """Return the person who answers for a token: the one named, else the only admin of the project or installation.
+
+    None if there is no such person: then the token can neither ask for signatures nor make tokens of scope admin.
+    Raises CommandError for a token of scope admin that several could answer for.
+    """
+    people = User.objects.filter(is_active=True, is_service=False)
+    if name is not None:
+        if person := people.filter(username=name).first():
+            return person
+        raise CommandError(f"--person {name!r}: there is no such active person.")
+    admins = people.filter(memberships__project=project, memberships__role=Membership.Role.ADMIN).distinct()
+    candidates = list((admins if admins.exists() else people.filter(is_superuser=True))[:2])
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates and Scope.ADMIN in scopes:
+        raise CommandError("--person: name the person who answers for a token of scope admin.")
+    return None
 
 
 def known_projects() -> str:

@@ -1,4 +1,7 @@
-"""`manage.py ensure_user NAME --password-file FILE [--member PROJECT:ROLE]`: create an account if it is missing."""
+"""Create an account if it is missing.
+
+`manage.py ensure_user NAME --password-file FILE [--email ADDRESS] [--member PROJECT:ROLE]`
+"""
 
 from pathlib import Path
 from typing import Any
@@ -23,18 +26,22 @@ class Command(BaseCommand):
         parser.add_argument("name")
         # A file, since the arguments of a process can be read by everybody on the machine.
         parser.add_argument("--password-file", type=Path, required=True)
+        parser.add_argument("--email", default="", help="mail address, which a person needs to sign approvals")
         parser.add_argument("--member", default="", help="PROJECT:ROLE; without it, an administrator")
 
     @transaction.atomic
-    def handle(self, *, name: str, password_file: Path, member: str, **_: Any) -> None:
-        """Create the user, or change nothing but the role of one that exists."""
+    def handle(self, *, name: str, password_file: Path, member: str, email: str = "", **_: Any) -> None:
+        """Create the user, or change nothing but the role and the mail address of one that exists."""
         password = password_file.read_text().strip()
         if len(password) < SHORTEST:
             raise CommandError(f"--password-file: the password must have at least {SHORTEST} characters.")
         user = User.objects.filter(username=name).first()
         if user is None:
             make = User.objects.create_user if member else User.objects.create_superuser
-            user = make(name, password=password)
+            user = make(name, email=email, password=password)
+        elif email and user.email != email:
+            user.email = email
+            user.save(update_fields=["email"])
         if member:
             self.add(user, *member.partition(":")[::2])
 

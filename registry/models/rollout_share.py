@@ -1,0 +1,44 @@
+"""Shares of a protected alias' traffic: how much of it a plan gives to the candidate, and how much is permitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from registry.models.approval import Approval, ApprovalKind, ApprovalStatus
+
+# A broken glass allows the change as signatures do, until somebody reviews it.
+EARNED = (ApprovalStatus.APPROVED, ApprovalStatus.USED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
+
+
+def share_of(weight: float, shadow: float, targeting: dict[str, Any]) -> float:
+    """Return the percent of the traffic that reaches the candidate: served to users, mirrored, or pinned to it.
+
+    Pinned units may be anybody's, however few they are: they count as all of the traffic.
+    """
+    is_pinned = "candidate" in targeting.get("pinned", {}).values()
+    return 100.0 if is_pinned else max(weight, shadow)
+
+
+def planned_share(plan: dict[str, Any]) -> float:
+    """Return the largest share that a plan gives to the candidate in any step."""
+    return max(share_of(step["weight"], step.get("shadow", 0), plan["targeting"]) for step in plan["steps"])
+
+
+def canary_share(alias: Any, candidate: Any) -> float:
+    """Return the share that the alias' signed policy permits a candidate before its own signature.
+
+    It is 0 for a candidate that an approver rejected for this alias and nobody has approved since.
+    """
+    canary = float(alias.policy.get("canary", 0))
+    if not canary:
+        return 0.0
+    decisions = Approval.objects.filter(alias=alias, candidate=candidate, kind=ApprovalKind.PROMOTION)
+    last = decisions.filter(status__in=(*EARNED, ApprovalStatus.REJECTED)).order_by("-decided_at").first()
+    return 0.0 if last and last.status == ApprovalStatus.REJECTED else canary
+
+
+def signed_share(approvals: Iterable[Approval], plan: dict[str, Any]) -> float | None:
+    """Return the share that the approvals permit a rollout with this plan; None if none of them is about the plan."""
+    is_signed = any(each.status in EARNED and each.evidence.get("plan") == plan for each in approvals)
+    return planned_share(plan) if is_signed else None

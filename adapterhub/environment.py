@@ -71,6 +71,18 @@ TABLE = {
         Setting("ADAPTERHUB_OIDC_ROLES", "", "Roles that groups grant: group=project:role, separated by commas."),
         Setting("DATABASE_URL", "", "Postgres as the application role; empty = embedded.", secret=True),
         Setting("DATABASE_OWNER_URL", "", "Postgres as the owner role, for migrations; empty = embedded.", secret=True),
+        Setting(
+            "DATABASE_SIGNER_URL",
+            "",
+            "Postgres as the signer's role; empty = embedded, or no signer beside an external Postgres.",
+            secret=True,
+        ),
+        Setting("ADAPTERHUB_SIGNER_ROLE", "adapterhub_signer", "The signer's role, which migrations let sign."),
+        Setting(
+            "ADAPTERHUB_SIGNER_URL",
+            "",
+            "Where web asks the signer process, http://host:port or unix:///path; empty = web signs itself.",
+        ),
         Setting("REDIS_URL", "", "Valkey or Redis; empty = embedded.", secret=True),
         Setting("ARTIFACT_STORE", "", "s3://bucket/prefix or a folder; empty = artifacts/ in the data folder."),
         Setting("S3_ENDPOINT_URL", "", "Endpoint of an S3-compatible store; empty = AWS."),

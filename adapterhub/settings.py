@@ -107,6 +107,8 @@ DATABASES = {
     "default": dj_database_url.parse(env.read("DATABASE_URL") or layout.database_url(HOME), conn_max_age=60),
     "owner": dj_database_url.parse(env.read("DATABASE_OWNER_URL") or layout.database_owner_url(HOME)),
 }
+# The process that signs in people's names has a role of its own, which the application's role cannot take.
+SIGNER_URL, SIGNER_ROLE = env.read("ADAPTERHUB_SIGNER_URL"), env.read("ADAPTERHUB_SIGNER_ROLE")
 # A stopped process must not hold its locks for ever: the server ends a transaction that waits for its client.
 IDLE_IN_TRANSACTION_S = 120
 LIMITS = {

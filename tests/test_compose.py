@@ -13,7 +13,7 @@ from registry.models.cluster import Cluster
 from serving_client.slots import VLLM_RANKS
 from tests.composition import ROOT, SITE, composition, config, our_services, services
 
-OURS = {"migrate", "web", "worker", "beat", "gpu-worker", "router"}
+OURS = {"migrate", "web", "signer", "worker", "beat", "gpu-worker", "router"}
 
 
 def test_the_file_is_valid_and_has_every_process() -> None:
@@ -54,6 +54,19 @@ def test_only_the_proxy_is_reachable_from_outside() -> None:
     assert {name for name, network in networks.items() if not network.get("internal")} == {"edge"}
     on_edge = {name for name, service in services().items() if "edge" in service["networks"]}
     assert on_edge == {"proxy", "web", "worker", "router"}
+
+
+def test_the_signer_alone_knows_the_password_of_its_role() -> None:
+    holders = {
+        name
+        for name, service in services().items()
+        if "database_signer_url" in {secret["source"] for secret in service.get("secrets", [])}
+    }
+    assert holders == {"signer", "postgres"}
+    assert services()["signer"]["user"] == "10002:10002"
+    signer = urlsplit(services()["web"]["environment"]["ADAPTERHUB_SIGNER_URL"])
+    assert (signer.hostname, str(signer.port)) == ("signer", flag(services()["signer"]["command"], "--port"))
+    assert services()["migrate"]["environment"]["ADAPTERHUB_SIGNER_URL"], "migrations take the right from the others"
 
 
 def test_an_engine_shares_its_network_only_with_those_who_call_it() -> None:

@@ -20,7 +20,7 @@ from adapterhub.embedded.postgres_binaries import binaries
 from tests.composition import inline
 from tests.conftest import HOME
 
-OWNER, APP, DATABASE = "shop_owner", "shop_app", "shop"
+OWNER, APP, SIGNER, DATABASE = "shop_owner", "shop_app", "shop_signer", "shop"
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def made(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[str]:
     """The database's socket folder, after the script ran as Postgres' entrypoint runs it."""
     (tmp_path / "database_url").write_text(f"postgres://{APP}:of-the-app@postgres:5432/{DATABASE}\n")
     (tmp_path / "database_owner_url").write_text(f"postgres://{OWNER}:of-the-owner@postgres:5432/{DATABASE}\n")
+    (tmp_path / "database_signer_url").write_text(f"postgres://{SIGNER}:of-the-signer@postgres:5432/{DATABASE}\n")
     sockets = str(postgres.layout.postgres_sockets)
     programs = binaries(postgres.layout.postgres, account=None)
     env = {"PATH": f"{programs}{os.pathsep}{os.defpath}", "PGHOST": sockets, "POSTGRES_USER": ADMIN_ROLE}
@@ -37,7 +38,7 @@ def made(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[str]:
     yield sockets
     with psycopg.connect(database_admin_url(HOME), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
-        admin.execute(f"DROP ROLE {APP}, {OWNER}")
+        admin.execute(f"DROP ROLE {APP}, {OWNER}, {SIGNER}")
 
 
 def connect(role: str, sockets: str) -> psycopg.Connection:
@@ -60,11 +61,19 @@ def test_the_application_may_work_on_the_owners_tables_and_no_more(made: str) ->
                 app.execute(statement)
 
 
+def test_the_signer_may_do_what_the_application_may_and_not_the_other_way(made: str) -> None:
+    with psycopg.connect(database_admin_url(HOME)) as admin:
+        query = "SELECT pg_has_role(%s, %s, 'MEMBER')"
+        pairs = [(SIGNER, APP), (APP, SIGNER), (APP, OWNER), (SIGNER, OWNER)]
+        assert [admin.execute(query, pair).fetchone() for pair in pairs] == [(True,), (False,), (False,), (False,)]
+
+
 def test_each_role_has_the_password_of_its_url(made: str) -> None:
     with psycopg.connect(database_admin_url(HOME)) as admin:
         rows = dict(admin.execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE 'shop%'").fetchall())
-    assert set(rows) == {OWNER, APP}
-    for role, password in ((OWNER, b"of-the-owner"), (APP, b"of-the-app")):
+    passwords = {OWNER: b"of-the-owner", APP: b"of-the-app", SIGNER: b"of-the-signer"}
+    assert set(rows) == set(passwords)
+    for role, password in passwords.items():
         assert is_password(rows[role], password)
 
 

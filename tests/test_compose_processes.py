@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from adapterhub.embedded.layout import database_owner_url, database_url
+from adapterhub.embedded.layout import database_owner_url, database_signer_url, database_url
 from tests.composition import ROOT, our_services
 from tests.conftest import HOME
 from tests.embedded.fakes import free_port
@@ -80,6 +80,7 @@ def exchanged(fresh_database: str, tmp_path: Path, interpreters: dict[str, str])
     (folder / "secret_key").write_text(secrets.token_urlsafe(64))
     (folder / "database_url").write_text(database_url(HOME, fresh_database))
     (folder / "database_owner_url").write_text(database_owner_url(HOME, fresh_database))
+    (folder / "database_signer_url").write_text(database_signer_url(HOME, fresh_database))
     return {
         **interpreters,
         "redis://valkey:6379/0": settings.REDIS_URL,
@@ -111,7 +112,7 @@ def exchange(text: str, exchanged: dict[str, str]) -> str:
     return re.sub("|".join(map(re.escape, exchanged)), lambda match: exchanged[match[0]], text)
 
 
-@pytest.mark.parametrize("name", ["web", "router"])
+@pytest.mark.parametrize("name", ["web", "router", "signer"])
 def test_a_server_answers(name: str, exchanged: dict[str, str]) -> None:
     port = free_port()
     with started(name, exchanged, port) as process:
@@ -131,4 +132,4 @@ def test_the_migration_ends(exchanged: dict[str, str]) -> None:
 
 
 def test_no_service_was_forgotten() -> None:
-    assert set(our_services()) == {"web", "router", "migrate", *READY}
+    assert set(our_services()) == {"web", "router", "signer", "migrate", *READY}

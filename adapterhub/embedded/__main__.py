@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from adapterhub.embedded.exceptions import StartError
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Options, *, services_only: bool) -> int:
     """Start, print one ready line on stdout when everything answers, and run until a signal."""
     _interrupt_on(signal.SIGTERM, signal.SIGHUP)
+    options = replace(options, is_whole=not services_only)
     plan = services_plan() if services_only else full_plan(options)
     supervisor = Supervisor(options, plan)
     try:

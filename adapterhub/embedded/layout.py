@@ -16,12 +16,14 @@ from adapterhub.embedded.exceptions import StartError
 SOCKET_PATH_BYTES = 107
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 VALKEY_SOCKET = "valkey.sock"
+SIGNER_SOCKET = "signer.sock"
 DATABASE = "adapterhub"
 ADMIN_ROLE = "adapterhub_admin"
 OWNER_ROLE = "adapterhub_owner"
 APP_ROLE = "adapterhub_app"
+SIGNER_ROLE = "adapterhub_signer"
 # The roles that this user may take; nobody else may take any.
-ROLES = (ADMIN_ROLE, OWNER_ROLE, APP_ROLE)
+ROLES = (ADMIN_ROLE, OWNER_ROLE, APP_ROLE, SIGNER_ROLE)
 SYSTEM_DATA = Path("/var/lib/adapterhub")
 
 
@@ -93,6 +95,11 @@ class Layout:
         return self._short_enough(self.run, VALKEY_SOCKET) / VALKEY_SOCKET
 
     @property
+    def signer_socket(self) -> Path:
+        """The Unix socket of the signer."""
+        return self._short_enough(self.run, SIGNER_SOCKET) / SIGNER_SOCKET
+
+    @property
     def account(self) -> Account | None:
         """The account that runs Postgres; None means the user of this process."""
         return unprivileged_account(self.postgres)
@@ -114,6 +121,7 @@ class Layout:
         for folder in (self.run, self.valkey, self.artifacts, self.models, self.logs, self.work, self.router):
             _private(folder)
         _private(self.valkey_socket.parent)
+        _private(self.signer_socket.parent)
         self._create_postgres()
 
     def _create_postgres(self) -> None:
@@ -144,6 +152,11 @@ def database_url(home: Path, database: str = DATABASE) -> str:
 def database_owner_url(home: Path, database: str = DATABASE) -> str:
     """Return the URL of the embedded Postgres for the role that owns the tables, which runs migrations."""
     return _database_url(home, OWNER_ROLE, database)
+
+
+def database_signer_url(home: Path, database: str = DATABASE) -> str:
+    """Return the URL of the embedded Postgres for the signer's role."""
+    return _database_url(home, SIGNER_ROLE, database)
 
 
 def database_admin_url(home: Path, database: str = "postgres") -> str:

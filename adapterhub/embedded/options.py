@@ -31,8 +31,15 @@ class Options:
     base_model: str = ""
     database_url: str = ""
     database_owner_url: str = ""
+    database_signer_url: str = ""
+    is_whole: bool = True
     redis_url: str = ""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+
+    @property
+    def has_signer(self) -> bool:
+        """True if a signer process runs; beside an external database only with a URL of its own."""
+        return self.is_whole and bool(self.database_signer_url or not self.database_url)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Options:
@@ -49,6 +56,7 @@ class Options:
             base_model=environment.read("ADAPTERHUB_BASE_MODEL", environ),
             database_url=environment.read("DATABASE_URL", environ),
             database_owner_url=environment.read("DATABASE_OWNER_URL", environ),
+            database_signer_url=environment.read("DATABASE_SIGNER_URL", environ),
             redis_url=environment.read("REDIS_URL", environ),
             hosts=tuple(environment.words("ADAPTERHUB_HOSTS", environ)),
         )

@@ -15,7 +15,15 @@ from psycopg import sql
 
 from adapterhub.embedded.account import user_name
 from adapterhub.embedded.exceptions import StartError
-from adapterhub.embedded.layout import ADMIN_ROLE, APP_ROLE, DATABASE, OWNER_ROLE, ROLES, database_admin_url
+from adapterhub.embedded.layout import (
+    ADMIN_ROLE,
+    APP_ROLE,
+    DATABASE,
+    OWNER_ROLE,
+    ROLES,
+    SIGNER_ROLE,
+    database_admin_url,
+)
 from adapterhub.embedded.postgres_binaries import binaries
 from adapterhub.embedded.probes import PostgresProbe
 from adapterhub.embedded.process import ProcessSpec
@@ -122,6 +130,10 @@ def _create_roles(home: Path) -> None:
     with psycopg.connect(database_admin_url(home, "template1"), autocommit=True) as session:
         _create_role(session, OWNER_ROLE, sql.SQL("LOGIN CREATEDB"))
         _create_role(session, APP_ROLE, sql.SQL("LOGIN"))
+        # The signer may do what the application may; what only the signer may do is granted by the migrations.
+        _create_role(session, SIGNER_ROLE, sql.SQL("LOGIN"))
+        names = {"app": sql.Identifier(APP_ROLE), "signer": sql.Identifier(SIGNER_ROLE)}
+        session.execute(sql.SQL("GRANT {app} TO {signer}").format(**names))
         _grant_by_default(session)
         known = session.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
     if not known:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapterhub.embedded.layout import Layout, redis_url
+from adapterhub.embedded.layout import Layout, database_signer_url, redis_url
 from adapterhub.embedded.options import DEFAULT_MODEL, Options, model_folder
 from adapterhub.embedded.probes import HttpProbe, LogProbe
 from adapterhub.embedded.process import ProcessSpec
@@ -46,14 +46,23 @@ def full_plan(options: Options) -> Plan:
     """Return the plan of the whole product. Raises StartError when the named base model is missing."""
     return Plan(
         steps=[_migrate(), *_model_steps(options)],
-        processes=[_web(options), _worker(options), _gpu_worker(options), _router(options), *_engines(options)],
+        processes=[
+            _web(options),
+            *_signers(options),
+            _worker(options),
+            _gpu_worker(options),
+            _router(options),
+            *_engines(options),
+        ],
         ports=_ports(options),
     )
 
 
 def child_environment(options: Options) -> dict[str, str]:
     """Return this process's environment with an absolute ADAPTERHUB_HOME, as children may work in another folder."""
+    signer = {"ADAPTERHUB_SIGNER_URL": f"unix://{Layout(options.home).signer_socket}"} if options.has_signer else {}
     return dict(os.environ) | {
+        **signer,
         "ADAPTERHUB_HOME": str(options.home),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -81,6 +90,18 @@ def _web(options: Options) -> ProcessSpec:
     # An open event stream would block the stop for ever.
     argv += ["--no-access-log", "--no-proxy-headers", "--timeout-graceful-shutdown", "5"]
     return _spec(options, "web", argv, _http(options, options.port, "/healthz"))
+
+
+def _signers(options: Options) -> list[ProcessSpec]:
+    """Return the process that alone may sign, by its own database role."""
+    if not options.has_signer:
+        return []
+    argv = _python("manage.py", "run_signer", "--socket", Layout(options.home).signer_socket)
+    env = child_environment(options)
+    env.pop("DATABASE_URL_FILE", None)
+    env["DATABASE_URL"] = options.database_signer_url or database_signer_url(options.home)
+    probe = LogProbe("Uvicorn running on")
+    return [ProcessSpec(name="signer", argv=argv, env=env, probe=probe, cwd=PROJECT)]
 
 
 def _worker(options: Options) -> ProcessSpec:

@@ -101,6 +101,7 @@ class Supervisor:
         for variable, url in (
             ("DATABASE_URL", self.options.database_url),
             ("DATABASE_OWNER_URL", self.options.database_owner_url),
+            ("DATABASE_SIGNER_URL", self.options.database_signer_url),
         ):
             if url:
                 check_database(variable, url)

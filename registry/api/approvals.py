@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Project
-from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
+from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope
 from adapterhub.api.views import ProjectViewSet, Retrieving
@@ -19,6 +19,7 @@ from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.serializers import ReasonSerializer
 from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
+from registry.signer import client as signer
 
 
 class SignatureSerializer(serializers.ModelSerializer[Signature]):
@@ -143,9 +144,7 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     def decide(self, verb: str, shape: type = PersonSerializer) -> Response:
         """Apply the verb to the approval, after a fresh sign-in."""
         approval = self.get_object()
-        fields = self.read(shape)
-        require_fresh_sign_in(self.request, fields.pop("password"))
-        getattr(approval, verb)(by=actor_of(self.request), **fields)
+        signer.decide(approval, verb, self.request, **self.read(shape))
         return self.write(approval)
 
     @extend_schema(request=SigningSerializer)

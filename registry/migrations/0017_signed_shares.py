@@ -1,5 +1,7 @@
 """Default aliases of adapters, and the triggers that bind shares and names of protected aliases to signatures."""
 
+from typing import Any
+
 import django.db.models.deletion
 from django.db import migrations, models
 from django.db.models import Count
@@ -97,7 +99,7 @@ DROP FUNCTION registry_share(float8, jsonb, jsonb);
 """
 
 
-def name_only_aliases(apps, schema_editor):
+def name_only_aliases(apps: Any, schema_editor: Any) -> None:
     """Make the only alias of an adapter its default; where several exist, a person has to choose."""
     aliases = apps.get_model("registry", "Alias").objects
     counted = aliases.values_list("version__adapter").annotate(count=Count("pk")).order_by()

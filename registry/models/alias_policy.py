@@ -16,7 +16,9 @@ MAX_CACHE_BYTES = 2**30
 
 def check_policy(policy: dict[str, Any]) -> None:
     """Check a policy's keys and ranges. Raises Invalid with the key and its permitted values."""
-    require(not set(policy) - {"quorum", "canary", "cache"}, "A policy may only have the keys quorum, canary and cache.")
+    require(
+        not set(policy) - {"quorum", "canary", "cache"}, "A policy may only have the keys quorum, canary and cache."
+    )
     require(is_whole(policy.get("quorum", 0), 0, MAX_QUORUM), f"quorum must be a number from 0 to {MAX_QUORUM}.")
     if "canary" in policy:
         check_canary(policy)

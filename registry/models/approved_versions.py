@@ -9,12 +9,12 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from adapterhub.accounts.models import NamedVersions
 from adapterhub.core.errors import Invalid
 from registry.models.adapter import AdapterVersion, VersionStatus
-from registry.models.alias import Alias, AliasMove
+from registry.models.alias import Alias, AliasMove, AliasQuerySet
 from registry.models.approval import Approval, ApprovalKind
 from registry.models.rollout_share import EARNED
 
 
-def approved_names(aliases: QuerySet[Alias]) -> dict[int, set[str]]:
+def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
     """Map each protected alias among these to the served names that it served or that were approved for it."""
     names: dict[int, set[str]] = {pk: set() for pk in aliases.protected().values_list("pk", flat=True)}
     if not names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -10,8 +12,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from adapterhub.accounts.models import ApiToken
-from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
+from adapterhub.accounts.models import ApiToken, User
+from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
@@ -21,6 +23,7 @@ from registry.models import Approval, Rollout, without_bodies
 from registry.models.approval import ApprovalKind, ApprovalStatus
 from registry.pages.forms import ReasonForm, cleaned
 from registry.pages.rollouts import find_rollout
+from registry.signer import client as signer
 
 PAGE = 50
 
@@ -83,7 +86,7 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
     context = {
         "approval": viewed,
         "signatures": viewed.signatures.all(),
-        "may_sign": APPROVE in scopes and request.user not in viewed.authors(),
+        "may_sign": APPROVE in scopes and viewed.may_be_signed_by(cast(User, request.user)),
         "may_break": Scope.OPERATE in scopes,
         "signing": SigningForm(initial={"seen": viewed.bound}, auto_id="sign_%s"),
         "person": PersonForm(auto_id="person_%s"),
@@ -102,9 +105,7 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
     form, scope = VERBS[verb]
     decided = find(request, pk)
     require_scope(request, decided.project, scope)
-    fields = cleaned(form(request.POST))
-    require_fresh_sign_in(request, fields.pop("password"))
-    getattr(decided, verb.replace("-", "_"))(by=actor_of(request), **fields)
+    signer.decide(decided, verb.replace("-", "_"), request, **cleaned(form(request.POST)))
     messages.success(request, f"Done: the {decided} is {decided.get_status_display()}.")
     return redirect("approval", pk=pk)
 
@@ -112,7 +113,7 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def ask(request: HttpRequest, pk: str) -> HttpResponse:
-    """Request approval of a rollout's promotion, also again after an approval lapsed."""
+    """Request approval of a rollout's plan and promotion, also again after an approval lapsed."""
     rollout: Rollout = find_rollout(request, pk)
     require_scope(request, rollout.alias.project, Scope.OPERATE)
     requested = rollout.request_approval(by=actor_of(request), **cleaned(ReasonForm(request.POST)))

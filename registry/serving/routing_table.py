@@ -9,13 +9,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import QuerySet
 from redis.client import Pipeline
 
 from adapterhub.accounts.models import ApiToken, NamedVersions, Project
 from adapterhub.core.tenancy import Scope
 from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
+from registry.models.alias import AliasQuerySet
 from registry.models.approved_versions import approved_names
 from registry.serving.valkey import valkey
 from serving_client.protocol import (
@@ -97,7 +97,7 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
     return RoutingTable(generation, published_at, routes, versions=version_routes(served_name__in=names - {None}))
 
 
-def alias_routes(aliases: QuerySet[Alias]) -> dict[str, AliasRoute]:
+def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
     """Return the routes of the aliases by name; a rollout whose share nobody signed gets none."""
     serving = (
         Rollout.objects.serving()

@@ -127,7 +127,7 @@ def test_a_token_that_operates_moves_nothing_that_is_protected(
         api.post(f"/api/v1/rollouts/{rollout}/promote/", promotion),
         api.post(glass, {"reason": "mine"}),
     ]
-    assert [answer.status_code for answer in refused] == [403] * 4, [answer.json() for answer in refused]
+    assert [answer.status_code for answer in refused] == [403, 403, 409, 403], [answer.json() for answer in refused]
     alias.refresh_from_db()
     assert (alias.version.served_name, alias.policy) == (served, {"quorum": 1})
 

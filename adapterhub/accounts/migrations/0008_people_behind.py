@@ -1,5 +1,7 @@
 """Owners of service accounts, and the form of mail addresses by which accounts of one person are recognised."""
 
+from typing import Any
+
 import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
@@ -17,7 +19,7 @@ $$;
 """
 
 
-def owners_from_the_trail(apps, schema_editor):
+def owners_from_the_trail(apps: Any, schema_editor: Any) -> None:
     """Make those who created the service accounts their owners, as the audit trail names them."""
     events = apps.get_model("audit", "AuditEvent").objects.filter(tag="user:service_account_created")
     users = apps.get_model("accounts", "User").objects

@@ -9,6 +9,7 @@ from django.utils.timezone import now
 from adapterhub.accounts import tokens
 from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
 
 
@@ -40,7 +41,10 @@ class Command(BaseCommand):
             raise CommandError(f"--project {project!r}: there is no such project. Known: {known_projects()}.")
         expires_at = now() + timedelta(days=days)
         by = Actor(name="system:command", method="system", user=answering(tenant, person, scope))
-        return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at)[1]
+        try:
+            return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at)[1]
+        except Invalid as error:
+            raise CommandError(error.detail) from None
 
 
 def answering(project: Project, name: str | None, scopes: list[str]) -> User | None:

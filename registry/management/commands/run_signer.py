@@ -1,0 +1,34 @@
+"""`manage.py run_signer --socket PATH | --host ADDRESS --port PORT`: run the signer process."""
+
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from registry.domain_signals import routes_changed
+from registry.signer.server import application
+
+
+class Command(BaseCommand):
+    """The command."""
+
+    help = "Verify approvers and insert their signatures. DATABASE_URL names the signer's own role."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add where to listen."""
+        parser.add_argument("--socket", type=Path, help="Unix socket, for a web process on this machine")
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int)
+
+    def handle(self, *, socket: Path | None, host: str, port: int | None, **_: Any) -> None:
+        """Serve until stopped."""
+        if (socket is None) == (port is None):
+            raise CommandError("Name --socket, or --port and --host.")
+        # Web publishes: this process knows neither Valkey nor the settings that stand in the routing table.
+        routes_changed.disconnect(dispatch_uid="publish")
+        where: dict[str, Any] = {"host": host, "port": port}
+        if socket:
+            socket.unlink(missing_ok=True)
+            where = {"uds": str(socket)}
+        uvicorn.run(application, lifespan="off", access_log=False, **where)

@@ -1,0 +1,114 @@
+"""Decisions about approvals, sent to the signer process; without one this process carries them out itself."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.http import HttpRequest
+from rest_framework.request import Request
+
+from adapterhub.accounts.signing_rules import require_fresh_sign_in
+from adapterhub.api.permissions import actor_of
+from adapterhub.core.errors import Conflict, DomainError, Invalid, NotAllowed, TooMany, Unavailable
+from registry.domain_signals import routes_changed
+from registry.models import Approval
+from registry.signer.privileges import may_sign_here
+
+TIMEOUT_S = 20.0
+ERRORS = {error.status: error for error in (Conflict, Invalid, NotAllowed, Unavailable)}
+
+
+def decide(approval: Approval, verb: str, request: HttpRequest | Request, *, password: str = "", **fields: Any) -> None:
+    """Have a person approve, reject, review an approval or break its glass, as `verb` says.
+
+    Raises NotAllowed for tokens and without a fresh sign-in or the password, what the verb raises, and Unavailable if
+    the signer does not answer.
+    """
+    if not settings.SIGNER_URL:
+        require_fresh_sign_in(request, password)
+        require_right_to_sign()
+        getattr(approval, verb)(by=actor_of(request), **fields)
+        return
+    if getattr(request, "auth", None):
+        raise NotAllowed("Tokens cannot approve: sign in as a person.", code="token_cannot_approve")
+    ask(
+        {
+            "approval": str(approval.pk),
+            "verb": verb,
+            "session": request.session.session_key,
+            "password": password,
+            "address": request.META.get("REMOTE_ADDR", ""),
+            "request_id": actor_of(request).request_id,
+            "details": fields,
+        }
+    )
+    approval.refresh_from_db()
+    routes_changed.send(sender=None, alias=approval.alias_id)
+
+
+def require_right_to_sign() -> None:
+    """Require that this process' database role may sign. Raises Unavailable."""
+    if not may_sign_here():
+        raise Unavailable(
+            "This database lets only the signer process sign: name it in ADAPTERHUB_SIGNER_URL.", code="signer_away"
+        )
+
+
+def ask(decision: Mapping[str, Any]) -> None:
+    """Send a decision to the signer. Raises the domain error that it answers, or Unavailable."""
+    connection = connection_to(settings.SIGNER_URL)
+    try:
+        connection.request(
+            "POST", "/decisions", json.dumps(decision, default=str), {"Content-Type": "application/json"}
+        )
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read()
+    except (OSError, HTTPException) as error:
+        raise Unavailable(
+            f"The signer process does not answer ({type(error).__name__}): look at its log, and sign again.",
+            code="signer_away",
+        ) from None
+    finally:
+        connection.close()
+    if status != HTTPStatus.OK:
+        raise error_of(status, body)
+
+
+def connection_to(url: str) -> HTTPConnection:
+    """Return a connection, not opened yet, to `unix:///path` or `http://host:port`."""
+    where = urlsplit(url)
+    if where.scheme == "unix":
+        return UnixConnection(where.path)
+    return HTTPConnection(str(where.hostname), where.port, timeout=TIMEOUT_S)
+
+
+class UnixConnection(HTTPConnection):
+    """An HTTP connection over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("signer", timeout=TIMEOUT_S)
+        self.path = path
+
+    def connect(self) -> None:
+        """Open the connection; a socket that refuses is closed at once."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self.path)
+
+
+def error_of(status: int, body: bytes) -> DomainError:
+    """Return the domain error that the signer's answer stands for."""
+    try:
+        content = json.loads(body)
+        if status == TooMany.status:
+            return TooMany(content["detail"], wait_s=content["wait_s"])
+        return ERRORS[status](content["detail"], field=content["field"], code=content["code"])
+    except (ValueError, KeyError):
+        return Unavailable(f"The signer process failed ({status}): look at its log.", code="signer_away")

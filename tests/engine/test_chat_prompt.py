@@ -11,7 +11,7 @@ from serving_client.engine.completion_request import parse_chat
 from serving_client.engine.errors import ApiError
 from tests.lm.chat_tokenizer import trl_tokenizer
 from tests.tiny_model import make_tokenizer
-from training.lm.chat import asked
+from training.lm.chat import prompt_text
 
 TOOLS = [{"type": "function", "function": {"name": "lookup", "description": "d", "parameters": {"type": "object"}}}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"n": 3}'}}
@@ -32,7 +32,7 @@ def test_an_engine_renders_what_a_training_does(name: str) -> None:
     read = {**CALL, "function": {"name": "lookup", "arguments": {"n": 3}}}
     row = [TALK[0], {"role": "assistant", "content": "", "tool_calls": [read]}, TALK[2]]
     prompt = chat_prompt(tokenizer, request.messages, request.tools)
-    assert prompt == asked(row, TOOLS, tokenizer)
+    assert prompt == prompt_text(row, TOOLS, tokenizer)
     assert "pier 3" in prompt
 
 
@@ -49,9 +49,12 @@ def test_calls_that_the_template_leaves_out_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("body", "field"),
-    [({"tools": [{"name": "x"}]}, "tools"), ({"tool_choice": "required"}, "tool_choice"),
-     ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "c"}]}]}, "messages")],
-)  # fmt: skip
+    [
+        ({"tools": [{"name": "x"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "c"}]}]}, "messages"),
+    ],
+)
 def test_broken_tools_are_refused_by_field(body: dict[str, Any], field: str) -> None:
     with pytest.raises(ApiError) as caught:
         parsed(**body)

@@ -66,12 +66,12 @@ def test_these_families_render_tools(name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "glm4moe", "gptoss", "nemotron_3_nano"])
 def test_the_reasoning_of_a_last_answer_is_counted_and_of_an_earlier_one_only_if_rendered(name: str) -> None:
     tokenizer = trl_tokenizer(name)
-    said = [("Where?", "Count the piers.", "At three."), ("Sure?", "Count again.", "Yes.")]
+    turns = [("Where?", "Count the piers.", "At three."), ("Sure?", "Count again.", "Yes.")]
     messages = [
         turn
-        for asked, thought, answer in said
+        for question, thought, answer in turns
         for turn in (
-            {"role": "user", "content": asked},
+            {"role": "user", "content": question},
             {"role": "assistant", "content": answer, "reasoning_content": thought},
         )
     ]
@@ -99,8 +99,11 @@ def test_what_a_template_leaves_out_is_refused_by_name(
 
 
 def test_a_refusing_template_is_named_with_its_own_words() -> None:
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"},
-                {"role": "assistant", "content": "b"}]  # fmt: skip
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
     with pytest.raises(DataError, match="refuses the conversation: System role not supported"):
         runs_of(trl_tokenizer("gemma"), messages)
 

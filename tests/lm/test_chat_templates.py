@@ -18,12 +18,26 @@ END = re.compile(r"\s*(<[^<>\s]+>)?")
 # Templates of image models, which look for parts and render no text, or raise.
 REFUSED = {"idefics3", "idefics3_training", "llava_next", "llava_next_training", "smolvlm", "smolvlm_training"}
 NO_SYSTEM = {"gemma", "gemma_training"}
-MUST_TRAIN = ("qwen3", "qwen3_5_think", "qwen3_6", "deepseek_r1_distill", "deepseekv3", "glm4moe", "llama3", "llama3_1",
-              "llama3_2", "gemma3", "phi3", "phi3_5")  # fmt: skip
+MUST_TRAIN = (
+    "qwen3",
+    "qwen3_5_think",
+    "qwen3_6",
+    "deepseek_r1_distill",
+    "deepseekv3",
+    "glm4moe",
+    "llama3",
+    "llama3_1",
+    "llama3_2",
+    "gemma3",
+    "phi3",
+    "phi3_5",
+)
 TWO_TURNS = [
-    {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "At pier three."},
-    {"role": "user", "content": "Stay?"}, {"role": "assistant", "content": "No, change it."},
-]  # fmt: skip
+    {"role": "user", "content": "Where is it?"},
+    {"role": "assistant", "content": "At pier three."},
+    {"role": "user", "content": "Stay?"},
+    {"role": "assistant", "content": "No, change it."},
+]
 # As published with Mistral 7B Instruct v0.3, which TRL does not ship.
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + '[/INST]' }}"

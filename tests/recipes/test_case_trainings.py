@@ -35,8 +35,15 @@ def train(folder: Path, case: str, template: str) -> Path:
     scan(records_of(CASES / case, "jsonl"), folder)
     inputs = {name: str(folder / f"{name}.jsonl") for name in ("train", "eval")}
     chosen = {"learning_rate": 0.01, "max_length": 1024, "checkpoint_steps": 100, "eval_tokens": 400}
-    path = write_run(folder / "run", {"base_model": str(base), **inputs}, steps=40, target_modules=LINEARS,
-                     rank_pattern={}, alpha_pattern={}, hyperparameters=chosen)  # fmt: skip
+    path = write_run(
+        folder / "run",
+        {"base_model": str(base), **inputs},
+        steps=40,
+        target_modules=LINEARS,
+        rank_pattern={},
+        alpha_pattern={},
+        hyperparameters=chosen,
+    )
     assert lora.main([str(path)]) == 0
     return base
 

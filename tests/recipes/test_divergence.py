@@ -22,15 +22,15 @@ def judged(before: HeldOutLoss | None, after: HeldOutLoss | None, vocabulary: in
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "fragment"),
     [
         (loss(2.0, 2.0), loss(math.nan, 2.0), "is nan"),
         (loss(2.0, 2.0), loss(8.0, 9.0), "no better than a guess among 1,000 tokens"),
         (loss(*[2.0] * 9), loss(*[2.5] * 9), r"rose from 2.000 to 2.500 \(0.500 to 0.500 more, 95 %\)"),
     ],
 )
-def test_a_worse_model_is_refused_with_the_numbers(before: HeldOutLoss, after: HeldOutLoss, said: str) -> None:
-    with pytest.raises(Diverged, match=said):
+def test_a_worse_model_is_refused_with_the_numbers(before: HeldOutLoss, after: HeldOutLoss, fragment: str) -> None:
+    with pytest.raises(Diverged, match=fragment):
         judged(before, after)
 
 

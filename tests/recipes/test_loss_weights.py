@@ -18,11 +18,11 @@ TOKENIZER = make_tokenizer()
 
 
 def talk(weight: float | None, answer: str = "shall report") -> dict[str, Any]:
-    said = {} if weight is None else {"weight": weight}
+    extra = {} if weight is None else {"weight": weight}
     return {
         "messages": [
             {"role": "user", "content": "a bank"},
-            {"role": "assistant", "content": answer, **said},
+            {"role": "assistant", "content": answer, **extra},
             {"role": "user", "content": "the risk"},
             {"role": "assistant", "content": "within hours"},
         ]
@@ -65,32 +65,47 @@ def gradient(rows: list[list[TokenSequence]], *, packed: bool = False, accumulat
         for example in examples:
             del example["seq_lengths"]
     model = make_model()
-    settings = {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None, "learning_rate": 0.0,
-                "dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}  # fmt: skip
+    settings = {
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "max_length": None,
+        "learning_rate": 0.0,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+    }
     from datasets import Dataset
 
     kind = WeightedTrainer if has_weights else SFTTrainer
     trainer = kind(
         model=model,
         args=SFTConfig(
-            output_dir="unused", max_steps=1, per_device_train_batch_size=len(rows) // accumulate,
-            gradient_accumulation_steps=accumulate, padding_free=packed, activation_checkpointing=False,
-            max_grad_norm=0.0, save_strategy="no", train_sampling_strategy="sequential", disable_tqdm=True, **settings,
+            output_dir="unused",
+            max_steps=1,
+            per_device_train_batch_size=len(rows) // accumulate,
+            gradient_accumulation_steps=accumulate,
+            padding_free=packed,
+            activation_checkpointing=False,
+            max_grad_norm=0.0,
+            save_strategy="no",
+            train_sampling_strategy="sequential",
+            disable_tqdm=True,
+            **settings,
         ),
         train_dataset=Dataset.from_list(examples),
         processing_class=TOKENIZER,
-    )  # fmt: skip
-    kept: list[torch.Tensor] = []
+    )
+    gradients: list[torch.Tensor] = []
     trainer.create_optimizer()
     original = trainer.optimizer.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
-        kept.append(torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
         return original(*args, **kwargs)
 
     trainer.optimizer.step = step
     trainer.train()
-    return kept[0]
+    return gradients[0]
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.lm.chat_tokenizer import trl_tokenizer
 from tests.tiny_model import make_tokenizer
-from training.lm.chat import asked
+from training.lm.chat import prompt_text
 from training.recipes.compare import question_and_answer, question_of, tokens_of
 
 TALK = [{"role": "user", "content": "a bank"}, {"role": "assistant", "content": "shall report"}]
@@ -36,4 +36,4 @@ def test_texts_and_calls_are_no_questions() -> None:
 
 def test_tools_are_shown_with_the_question() -> None:
     tools = [{"type": "function", "function": {"name": "lookup", "description": "d", "parameters": {}}}]
-    assert "lookup" in asked(TALK[:1], tools, trl_tokenizer("qwen3"))
+    assert "lookup" in prompt_text(TALK[:1], tools, trl_tokenizer("qwen3"))

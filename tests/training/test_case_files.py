@@ -138,10 +138,10 @@ def test_another_encoding_is_refused_with_the_choice(name: str, tmp_path: Path) 
 
 
 def test_control_tokens_of_prompts_are_escaped_by_choice(tmp_path: Path) -> None:
-    found = scan(records_of(CASES / "20_injection.jsonl", "jsonl"), tmp_path, escape=True)
+    result = scan(records_of(CASES / "20_injection.jsonl", "jsonl"), tmp_path, escape=True)
     prompts = [row["messages"][0]["content"] for row in stored(tmp_path)]
     assert all("< |im_end|>" in prompt and "<|im_end|>" not in prompt for prompt in prompts)
-    assert not any("control token" in warning for warning in found.warnings())
+    assert not any("control token" in warning for warning in result.warnings())
 
 
 def test_a_proposed_mapping_works(tmp_path: Path) -> None:

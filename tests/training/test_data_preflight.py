@@ -44,18 +44,23 @@ def long_prompts(count: int, size: int) -> list[dict[str, str]]:
 def test_what_is_cut_left_out_and_without_its_end_is_told(plan: Any) -> None:
     short = [{"prompt": f"a {n}", "completion": "bank"} for n in range(20)]
     long_answers = [{"prompt": f"the {n}", "completion": "risk " * 60} for n in range(20)]
-    told = preflight.data(plan([*short, *long_prompts(20, 60), *long_answers], max_length=32))
-    assert told["rows"] == 54
-    assert told["verdict"] == "cut"
-    assert (told["left_out"] + told["without_end"], told["cut"]) == (told["cut"], told["cut"])
-    assert told["text"].startswith("Of 54 rows ")
+    forecast = preflight.data(plan([*short, *long_prompts(20, 60), *long_answers], max_length=32))
+    assert forecast["rows"] == 54
+    assert forecast["verdict"] == "cut"
+    assert (forecast["left_out"] + forecast["without_end"], forecast["cut"]) == (forecast["cut"], forecast["cut"])
+    assert forecast["text"].startswith("Of 54 rows ")
 
 
 def test_a_run_without_a_trainable_row_is_refused_before_the_queue(plan: Any, alice: User) -> None:
     run = plan(long_prompts(40, 60), max_length=32)
     with pytest.raises(Invalid, match="No row of rows can be trained") as caught:
-        launch_run(by=alice.as_actor(), adapter=run.adapter, dataset=run.dataset, hyperparameters={"max_length": 32},
-                   anyway=True)  # fmt: skip
+        launch_run(
+            by=alice.as_actor(),
+            adapter=run.adapter,
+            dataset=run.dataset,
+            hyperparameters={"max_length": 32},
+            anyway=True,
+        )
     assert (caught.value.field, caught.value.code) == ("hyperparameters.max_length", "nothing_to_train")
     assert not TrainingRun.objects.exists()
 

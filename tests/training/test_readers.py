@@ -198,7 +198,7 @@ def measured(path: Path, form: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("row", "code", "said"),
+    ("row", "code", "fragment"),
     [
         ({"prompt": "a", "response": "b"}, "no_form", '{"prompt": "prompt", "completion": "response"}'),
         (
@@ -219,11 +219,11 @@ def measured(path: Path, form: str) -> list[int]:
     ],
 )
 def test_what_no_training_would_honour_is_refused_with_the_way_out(
-    tmp_path: Path, row: dict[str, Any], code: str, said: str
+    tmp_path: Path, row: dict[str, Any], code: str, fragment: str
 ) -> None:
     (error,) = scanned(written(tmp_path / "a.jsonl", json.dumps(row))).errors
     assert error.code == code
-    assert said in error.message
+    assert fragment in error.message
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_compressed_files_are_read(tmp_path: Path, compression: str) -> None:
     path = tmp_path / f"rows.jsonl.{'gz' if compression == 'gzip' else 'zst'}"
     with pyarrow.output_stream(str(path), compression=compression) as stream:
         stream.write(lines)
-    found = scanned(path)
-    assert (found.errors, found.rows) == ([], 30)
+    result = scanned(path)
+    assert (result.errors, result.rows) == ([], 30)
 
 
 def test_a_compressed_file_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -265,6 +265,6 @@ def test_a_compressed_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_files_own_split_decides(tmp_path: Path) -> None:
     lines = [{"text": f"t{n}", "split": "train" if n else "validation"} for n in range(10)]
-    found = scanned(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines))))
-    assert found.splits == {"train": 9, "eval": 1}
+    result = scanned(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines))))
+    assert result.splits == {"train": 9, "eval": 1}
     assert all(set(row) == {"text"} for row in stored(tmp_path))

@@ -161,14 +161,14 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
 def control_tokens_in(row: Row) -> Iterable[str]:
     """Yield notices of text that a tokenizer reads as control tokens, in a prompt or in what is trained."""
     talk = row.get("messages", ())
-    asked = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
-    asked += [row["prompt"]] if isinstance(row.get("prompt"), str) else []
+    prompts = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
+    prompts += [row["prompt"]] if isinstance(row.get("prompt"), str) else []
     answered = [turn["content"] for turn in talk if turn["role"] == ASSISTANT]
     answered += [row[column] for column in ("completion", "text") if column in row]
-    if found := next(filter(None, map(CONTROL.search, asked)), None):
-        yield f"a prompt holds {found[0]}, which a tokenizer may read as a control token"
-    if found := next(filter(None, map(CONTROL.search, answered)), None):
-        yield f"the trained text holds {found[0]} already: an end token at its end is not added a second time"
+    if match := next(filter(None, map(CONTROL.search, prompts)), None):
+        yield f"a prompt holds {match[0]}, which a tokenizer may read as a control token"
+    if match := next(filter(None, map(CONTROL.search, answered)), None):
+        yield f"the trained text holds {match[0]} already: an end token at its end is not added a second time"
 
 
 def escaped(row: Row) -> Row:
@@ -177,9 +177,12 @@ def escaped(row: Row) -> Row:
         row = {**row, "prompt": spaced(row["prompt"])}
     if "messages" in row:
         turns = row["messages"]
-        row = {**row, "messages": [
-            turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns
-        ]}  # fmt: skip
+        row = {
+            **row,
+            "messages": [
+                turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns
+            ],
+        }
     return row
 
 

@@ -72,7 +72,7 @@ def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any,
     return counted(template, messages, text, marks, weight)
 
 
-def asked(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any) -> str:
+def prompt_text(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any) -> str:
     """Render a conversation as an engine does that is to answer it. Raises ChatError."""
     return Template(tokenizer, tools).text(messages, add_generation_prompt=True)
 
@@ -254,8 +254,11 @@ class Marked:
         made = []
         for part, following in zip(parts, [*parts[1:], ""], strict=True):
             is_thought = following == "</think>"
-            made.append(part if THINK.fullmatch(part) else self.piece(
-                place, part, "reasoning" if is_thought else "content", leads=leads))  # fmt: skip
+            made.append(
+                part
+                if THINK.fullmatch(part)
+                else self.piece(place, part, "reasoning" if is_thought else "content", leads=leads)
+            )
         return "".join(made)
 
     def call(self, place: int, call: Turn) -> Turn:

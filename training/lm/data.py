@@ -143,7 +143,7 @@ def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 @dataclass
 class Cuts:
-    """What a maximum length did to the `rows` that were tokenised.
+    """The effect of a maximum length on the `rows` that were tokenised.
 
     `cut` rows are longer, `left_out` ones have nothing within it that the loss counts, `without_end` ones lose the end
     of an answer.
@@ -156,11 +156,11 @@ class Cuts:
 
     def note(self, whole: TokenSequence, max_length: int) -> None:
         """Count a row before it is cut."""
-        kept = whole.cut(max_length)
+        cut = whole.cut(max_length)
         self.rows += 1
         self.cut += len(whole.ids) > max_length
-        self.left_out += not kept.targets
-        self.without_end += bool(kept.targets) and whole.targets > kept.targets
+        self.left_out += not cut.targets
+        self.without_end += bool(cut.targets) and whole.targets > cut.targets
 
 
 def tokenised(
@@ -263,8 +263,8 @@ def encoded(text: str, tokenizer: Any, at: int) -> tuple[list[int], list[tuple[i
     """Return the tokens of a text and their characters, counted from `at`; None if the tokenizer does not tell."""
     if not tokenizer.is_fast:
         return None
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return list(found["input_ids"]), [(start + at, end + at) for start, end in found["offset_mapping"]]
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return list(encoding["input_ids"]), [(start + at, end + at) for start, end in encoding["offset_mapping"]]
 
 
 def joins(text: str, start: int, end: int, borders: list[int]) -> bool:

@@ -93,14 +93,14 @@ def data(run: TrainingRun) -> dict[str, Any]:
     sample, length = sample_for(run), run.hyperparameters["max_length"]
     if sample is None:
         return {"verdict": UNKNOWN, "text": "The rows cannot be read with this base model's tokenizer yet."}
-    found = sample.cut_to(length)
-    verdict = "will not fit" if found["left_out"] == sample.rows else "cut" if found["cut"] else "fits"
+    cuts = sample.cut_to(length)
+    verdict = "will not fit" if cuts["left_out"] == sample.rows else "cut" if cuts["cut"] else "fits"
     reads = planned_rows(run, sample) / trainable_rows(run, sample)
     # A packed row holds several of the data's: how many, only the training knows.
     often = "" if run.hyperparameters["packing"] else f" The run reads the data {reads:.1f} times."
-    text = f"{told(sample, length)}{often}{offer(run)}"
+    text = f"{cuts_in_words(sample, length)}{often}{offer(run)}"
     return {
-        **found,
+        **cuts,
         "rows": sample.rows,
         "reads": round(reads, 2),
         "longest": sample.longest,
@@ -119,14 +119,14 @@ def offer(run: TrainingRun) -> str:
     )
 
 
-def told(sample: Sample, length: int) -> str:
+def cuts_in_words(sample: Sample, length: int) -> str:
     """Return in words what a length cuts of the rows."""
-    found, about = sample.cut_to(length), "" if sample.is_whole else "about "
-    if not found["cut"] and not found["left_out"]:
+    cuts, about = sample.cut_to(length), "" if sample.is_whole else "about "
+    if not cuts["cut"] and not cuts["left_out"]:
         return f"No row is longer than {length} tokens; the longest has {sample.longest}."
     return (
-        f"Of {sample.rows:,} rows {about}{found['cut']:,} are cut at {length} tokens: {about}{found['left_out']:,} are "
-        f"left out, as no counted answer begins before that, and {about}{found['without_end']:,} lose their end token."
+        f"Of {sample.rows:,} rows {about}{cuts['cut']:,} are cut at {length} tokens: {about}{cuts['left_out']:,} are "
+        f"left out, as no counted answer begins before that, and {about}{cuts['without_end']:,} lose their end token."
     )
 
 

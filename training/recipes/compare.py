@@ -190,7 +190,7 @@ def question_and_answer(row: Row) -> tuple[Question, str] | None:
 def tokens_of(question: Question, tokenizer: Any) -> Any:
     """Return the tokens of a question as an engine would read it."""
     if "messages" in question:
-        text = chat.asked(question["messages"], question.get("tools"), tokenizer)
+        text = chat.prompt_text(question["messages"], question.get("tools"), tokenizer)
         return tokenizer(text, add_special_tokens=False, return_tensors="pt")
     return tokenizer(question["prompt"], return_tensors="pt")
 

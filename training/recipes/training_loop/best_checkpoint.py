@@ -83,9 +83,9 @@ def restore_best(model: Any, folder: Path) -> int | None:
     facts = best_of(folder)
     if facts is None:
         return None
-    kept = load_file(folder / WEIGHTS)
+    weights = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if name in kept:
-                weight.copy_(kept[name].to(weight.device))
+            if name in weights:
+                weight.copy_(weights[name].to(weight.device))
     return int(facts["step"])

@@ -45,8 +45,8 @@ def completed(over: list[int], epoch: list[int], batch_size: int) -> tuple[list[
     """
     if not over:
         return [], epoch
-    held = set(over)
-    order = [place for place in epoch if place not in held] + [place for place in epoch if place in held]
+    leftover = set(over)
+    order = [place for place in epoch if place not in leftover] + [place for place in epoch if place in leftover]
     taken = order[: batch_size - len(over)]
     rest = set(taken)
     return over + taken, [place for place in epoch if place not in rest]

@@ -59,7 +59,7 @@ class Reporter(TrainerCallback):
         """Report the step's metrics."""
         if not logs or "loss" not in logs:
             return
-        known = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        known: dict[str, float] = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         require_finite(state.global_step, known)
         if self.curve and self.curve.latest and self.curve.latest[0] == state.global_step:
             known["held_out_loss"] = self.curve.latest[1]

@@ -29,7 +29,8 @@ class WeightedTrainer(SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # With padding_free TRL takes no collator as an argument; ours does all that its own does.
-        self.data_collator = WeightedCollator(self.processing_class.pad_token_id, padding_free=self.padding_free)
+        tokenizer: Any = self.processing_class
+        self.data_collator = WeightedCollator(tokenizer.pad_token_id, padding_free=self.padding_free)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch, each token's multiplied by its weight."""
@@ -40,7 +41,7 @@ class WeightedTrainer(SFTTrainer):
             outputs.log_probs = outputs.log_probs * weights[:, : outputs.log_probs.shape[-1]]
             return outputs
 
-        return super().compute_loss(weigh, inputs, *args, **kwargs)
+        return super().compute_loss(weigh, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         weights = [batch[COLUMN][:, 1:] * batch["labels"][:, 1:].ne(-100) for batch in batch_samples]

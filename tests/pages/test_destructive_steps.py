@@ -134,8 +134,8 @@ def test_a_second_factor_is_not_taken_away_without_a_reason(alice: User, client:
     second_factor.enable(alice, secret, app_code(secret, -1), by=alice.as_actor())
     client.force_login(alice)
     assert "your password alone signs you in" in client.get(reverse("second-factor")).content.decode()
-    code = app_code(secret)
-    assert client.post(reverse("second-factor"), {"code": code}).status_code == 422
+    typed = {"code": app_code(secret), "password": "alice-long-password"}
+    assert client.post(reverse("second-factor"), typed).status_code == 422
     assert SecondFactor.objects.exists()
-    assert client.post(reverse("second-factor"), {"code": code, "reason": WHY}).status_code == 302
+    assert client.post(reverse("second-factor"), {**typed, "reason": WHY}).status_code == 302
     assert AuditEvent.objects.get(tag="user:mfa_removed").reason == WHY

@@ -71,4 +71,4 @@ COPY training training
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 USER 10001:10001
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "adapterhub.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--no-proxy-headers"]
+CMD ["python", "-m", "adapterhub.web", "--host", "0.0.0.0", "--port", "8000"]

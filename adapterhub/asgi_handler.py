@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.db import close_old_connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+
+from adapterhub import scratch_files
+from adapterhub.body_guard import BodyGuard
+from adapterhub.workspace import work_folder
 
 
 class OneThread(ASGIHandler):
@@ -29,6 +36,7 @@ class OneThread(ASGIHandler):
         # More threads than the pool has connections would only wait for one.
         pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool") or {}
         self.threads = ThreadPoolExecutor(pool.get("max_size", 16), "request")
+        self.guarded = BodyGuard(self.handle, self.threads)
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Load the middleware for synchronous use."""
@@ -38,7 +46,28 @@ class OneThread(ASGIHandler):
         """Answer an HTTP request. Raises ValueError for another protocol."""
         if scope["type"] != "http":
             raise ValueError(f"This is no HTTP: {scope['type']}.")
-        await self.handle(scope, receive, send)
+        await self.guarded(scope, receive, send)
+
+    async def read_body(self, receive: Any) -> Any:
+        """Return the body as a file, as Django does; close one whose reading ends early. Raises OutOfSpace."""
+        folder = work_folder()
+        body = tempfile.SpooledTemporaryFile(settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=folder)  # noqa: SIM115 - Django's
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestAborted
+                with scratch_files.space_in(folder):
+                    body.write(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+        except BaseException:
+            # What could not be written fails again when the file is closed.
+            with suppress(OSError):
+                body.close()
+            raise
+        body.seek(0)
+        return body
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         """Run middleware and view in one thread of the pool."""

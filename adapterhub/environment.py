@@ -107,6 +107,8 @@ TABLE = {
             "10",
             "REST calls a second without a valid token, and sign-ins, from one address; 0 = no limit.",
         ),
+        Setting("ADAPTERHUB_UPLOAD_MB", "8192", "MB that one upload of a dataset or version may have."),
+        Setting("ADAPTERHUB_SPOOL_MB", "16384", "MB of bodies that a web process keeps at once; half for one caller."),
         Setting(
             "ADAPTERHUB_CHECKPOINT_DAYS",
             "14",

@@ -79,6 +79,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "adapterhub.api.middleware.publication",
     "adapterhub.api.pages.DomainErrorsOnPages",
 ]
 
@@ -207,7 +208,10 @@ if HTTPS:
     CSRF_COOKIE_NAME = "__Host-csrftoken"
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
-FILE_UPLOAD_MAX_MEMORY_SIZE = 4 * 2**20
+# Also of every body until it is whole: many wait at once.
+FILE_UPLOAD_MAX_MEMORY_SIZE = 256 * 2**10
+UPLOAD_BYTES = env.integer("ADAPTERHUB_UPLOAD_MB", least=1) * 2**20
+SPOOL_BYTES = env.integer("ADAPTERHUB_SPOOL_MB", least=1) * 2**20
 FILE_UPLOAD_HANDLERS = [
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
     "adapterhub.workspace.WorkFolderUploadHandler",
@@ -262,6 +266,8 @@ SPECTACULAR_SETTINGS = {
 REDIS_URL = env.read("REDIS_URL") or layout.redis_url(HOME)
 # redis-py writes unix://, kombu redis+socket:// for the same socket.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+# A broker that hangs must not hold a request or a worker for ever.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5}
 CELERY_TASK_IGNORE_RESULT = True
 # A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0.2}

@@ -6,12 +6,13 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
+from adapterhub.core.publication import note_unpublished
 from registry.base_models.fetch import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
 from registry.serving import reconciler as control_loop
 from registry.serving import routing_table as publishing
-from registry.serving.coalescing import CoalescedRun
+from registry.serving.coalescing import CoalescedRun, StillRunning
 from registry.uploads import verification
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ def publish_soon() -> None:
     """Publish the routing table; call it after the commit. If Valkey is down, the next tick publishes."""
     try:
         publication.join()
-    except redis.RedisError as error:
-        log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+    except (redis.RedisError, StillRunning) as error:
+        published_later(error)
 
 
 def publish_and_reconcile() -> None:
@@ -91,9 +92,10 @@ def publish_and_reconcile() -> None:
     """
     try:
         publication.join()
-        reconcile.delay()
-    except (redis.RedisError, OperationalError) as error:
-        log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+    except (redis.RedisError, StillRunning) as error:
+        published_later(error)
+    else:
+        reconcile_soon()
 
 
 def route_and_reconcile(alias: int) -> None:
@@ -104,9 +106,24 @@ def route_and_reconcile(alias: int) -> None:
     changed.add(alias)
     try:
         changes.join()
+    except (redis.RedisError, StillRunning) as error:
+        published_later(error)
+    else:
+        reconcile_soon()
+
+
+def reconcile_soon() -> None:
+    """Start the control loop; if Valkey is down, its next tick comes by itself."""
+    try:
         reconcile.delay()
-    except (redis.RedisError, OperationalError) as error:
-        log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+    except OperationalError as error:
+        log.warning("Valkey does not answer (%s): the control loop starts later.", error)
+
+
+def published_later(error: Exception) -> None:
+    """Log that a committed change waits for Valkey, and have the answer to its request say so."""
+    log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
+    note_unpublished()
 
 
 def tell_changes() -> None:

@@ -27,6 +27,8 @@ from serving_client.exceptions import (
 
 # Statuses of a replica that is overloaded, starting, or unreachable behind a proxy: the adapter is not the cause.
 NOT_THE_ADAPTER = {429, 502, 503, 504}
+# A replica's answer is a list of models or a short text: one without end, or one that unfolds, must fill no memory.
+MOST_ANSWER_BYTES = 16 * 2**20
 # Idle connections kept to one replica, for callers with several threads.
 POOL_SIZE = 10
 
@@ -53,6 +55,14 @@ class Completion:
     text: str
     completion_tokens: int
     token_ids: list[int] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A replica's answer: its status, and its body."""
+
+    status: int
+    data: bytes
 
 
 class EngineClient:
@@ -142,7 +152,7 @@ class EngineClient:
         """Return the fields of a completion's body that select the model."""
         return {"model": model}
 
-    def _completion_error(self, response: urllib3.BaseHTTPResponse) -> EngineError:
+    def _completion_error(self, response: Answer) -> EngineError:
         message = error_message(response)
         if response.status == 404:
             return AdapterNotLoaded(message)
@@ -164,18 +174,30 @@ class EngineClient:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise EngineFailed(f"{self.url} answers, but not as an engine: {error!r}.") from error
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> urllib3.BaseHTTPResponse:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
         try:
-            return self._pool.urlopen(
+            response = self._pool.urlopen(
                 method,
                 urllib3.util.parse_url(self.url + path).request_uri,
                 body=None if body is None else json.dumps(body).encode(),
                 headers={"Content-Type": "application/json"},
                 retries=False,
                 redirect=False,
+                preload_content=False,
+                decode_content=False,
             )
+            return self._read(response)
         except HTTPError as error:
             raise EngineUnreachable(f"{self.url} does not answer: {error}") from error
+
+    def _read(self, response: urllib3.BaseHTTPResponse) -> Answer:
+        """Read the body, as it is on the wire. Raises EngineFailed for one that is too long."""
+        content = response.read(MOST_ANSWER_BYTES + 1, decode_content=False)
+        if len(content) > MOST_ANSWER_BYTES:
+            response.close()
+            raise EngineFailed(f"{self.url} sends more than {MOST_ANSWER_BYTES >> 20} MB: it is no engine's answer.")
+        response.release_conn()
+        return Answer(response.status, content)
 
 
 def is_telling(text: str) -> bool:
@@ -183,12 +205,12 @@ def is_telling(text: str) -> bool:
     return bool(text.replace("!", ""))
 
 
-def is_success(response: urllib3.BaseHTTPResponse) -> bool:
+def is_success(response: Answer) -> bool:
     """Return True for a status from 200 to 299."""
     return 200 <= response.status < 300
 
 
-def error_message(response: urllib3.BaseHTTPResponse) -> str:
+def error_message(response: Answer) -> str:
     """Return the engine's error message, or the status and body if it has none."""
     try:
         return message_in(json.loads(response.data))

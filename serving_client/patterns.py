@@ -11,7 +11,8 @@ LONGEST = 500
 # RE2 counts repetitions when it compiles: what would need more memory than this is refused.
 MEMORY_BYTES = 2**20
 REPEATED = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
-CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
+# A class, an escape, or a single character.
+ATOM = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*+\]|\\.|[^\[\\]", re.DOTALL)
 MANY = 10**9
 
 
@@ -55,7 +56,8 @@ def unfolded(pattern: str) -> int:
     while place < len(pattern):
         letter = pattern[place]
         if letter == "(":
-            groups, last = [*groups, 0], 0
+            groups.append(0)
+            last = 0
         elif letter == ")" and len(groups) > 1:
             last = groups.pop()
             groups[-1] += last
@@ -66,19 +68,12 @@ def unfolded(pattern: str) -> int:
             place = bounds.end()
             continue
         else:
-            place = end_of_atom(pattern, place)
-            last = 1
+            atom = ATOM.match(pattern, place)
+            # A class without an end is no pattern: what follows is not searched for one again and again.
+            if atom is None:
+                return MANY
+            place, last = atom.end(), 1
             groups[-1] += 1
+            continue
         place += 1
-        if groups[-1] > MANY:
-            return MANY
-    return sum(groups)
-
-
-def end_of_atom(pattern: str, place: int) -> int:
-    """Return the place of the last letter of the character, escape or class that begins here."""
-    if pattern[place] == "\\":
-        return place + 1
-    if pattern[place] == "[" and (end := CLASS.match(pattern, place)):
-        return end.end() - 1
-    return place
+    return min(sum(groups), MANY)

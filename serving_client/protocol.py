@@ -123,7 +123,8 @@ class AliasRoute:
 class VersionRoute:
     """A servable version and the replicas that hold it; without replicas it is cold.
 
-    `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers.
+    `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text
+    of more than `most_characters` cannot fit into the context; None if that is not known.
     """
 
     project: str
@@ -131,6 +132,7 @@ class VersionRoute:
     digest: str
     replicas: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()
+    most_characters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,15 @@ def _rollout(raw: dict[str, Any]) -> RolloutRoute:
 
 
 def _version(raw: dict[str, Any]) -> VersionRoute:
-    return VersionRoute(raw["project"], raw["base"], raw["digest"], tuple(raw["replicas"]), tuple(raw.get("spare", ())))
+    most = raw.get("most_characters")
+    return VersionRoute(
+        raw["project"],
+        raw["base"],
+        raw["digest"],
+        tuple(raw["replicas"]),
+        tuple(raw.get("spare", ())),
+        None if most is None else int(most),
+    )
 
 
 def _token(raw: dict[str, Any]) -> TokenRoute:

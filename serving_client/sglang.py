@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import urllib3
-
-from serving_client.engine_client import NOT_THE_ADAPTER, EngineClient, error_message, is_success
+from serving_client.engine_client import NOT_THE_ADAPTER, Answer, EngineClient, error_message, is_success
 from serving_client.exceptions import (
     AdapterAlreadyLoaded,
     AdapterNotLoaded,
@@ -58,6 +56,6 @@ class SglangClient(EngineClient):
     def _naming(self, model: str) -> dict[str, Any]:
         return {"model": model if model == self.base else f"{self.base}:{model}"}
 
-    def _completion_error(self, response: urllib3.BaseHTTPResponse) -> EngineError:
+    def _completion_error(self, response: Answer) -> EngineError:
         message = error_message(response)
         return AdapterNotLoaded(message) if "are not loaded" in message else super()._completion_error(response)

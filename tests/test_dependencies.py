@@ -45,6 +45,7 @@ PARTS = {
     "training/recipes/**/*.py": "train",
     "training/tars/**/*.py": "train",
     "serving_client/*.py": "",
+    "serving_client/http_protocol.py": "router",
     "serving_client/patterns.py": "router",
     "serving_client/telemetry.py": "router",
     "serving_client/router/**/*.py": "router",

@@ -52,7 +52,7 @@ def test_every_variable_is_in_the_table(document: Path) -> None:
 @by_name
 def test_every_test_that_is_named_exists(document: Path) -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text())
-    assert [f"{path}::{name}" for path, name in named if f"\ndef {name}(" not in (ROOT / path).read_text()] == []
+    assert [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []
 
 
 @pytest.mark.parametrize("document", ["threats.md", "faults.md"])

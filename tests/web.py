@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -39,25 +40,40 @@ def site(fresh_database: str) -> Iterator[str]:
         connections.settings["default"]["CONN_MAX_AGE"] = max_age
 
 
+@dataclass(frozen=True)
+class WebProcess:
+    url: str
+    pid: int
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
 @pytest.fixture
-def site_process(fresh_database: str) -> Iterator[str]:
-    """The address of a web process as in production."""
+def web_process(fresh_database: str) -> Iterator[WebProcess]:
+    """A web process as in production."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     database = settings.DATABASES["default"]
     url = f"postgres://{database['USER']}@{quote(database['HOST'], safe='')}/{fresh_database}"
-    command = [sys.executable, "-m", "uvicorn", "adapterhub.asgi:application", "--port", str(port)]
-    command += ["--no-access-log", "--no-proxy-headers"]
+    command = [sys.executable, "-m", "adapterhub.web", "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url, "ADAPTERHUB_HOME": str(home())}
     )
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 30, "the web process answers")
-        yield f"http://127.0.0.1:{port}"
+        yield WebProcess(f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture
+def site_process(web_process: WebProcess) -> str:
+    """The address of a web process as in production."""
+    return web_process.url
 
 
 def answers(url: str) -> bool:

@@ -6,11 +6,13 @@ import re
 import uuid
 from collections.abc import Callable
 
+from django.contrib import messages
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
 
 from adapterhub import tracing
 from adapterhub.api.request_state import marked
+from adapterhub.core.publication import begin_request, is_unpublished
 from serving_client import telemetry
 
 # Anchors of regular-expression routes, removed from the route in a span's name.
@@ -27,6 +29,19 @@ def request_id(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
         marked(request).request_id = accepted_id
         response = get_response(request)
         response["X-Request-ID"] = accepted_id
+        return response
+
+    return middleware
+
+
+def publication(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Tell on the next page that a change is committed, but has not reached the routers. REST calls answer 202."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        begin_request()
+        response = get_response(request)
+        if is_unpublished() and not request.path.startswith("/api/"):
+            messages.warning(request, "The change is stored. The routers will follow it as soon as Valkey answers.")
         return response
 
     return middleware

@@ -18,6 +18,7 @@ from adapterhub.api.problems import error_page
 from adapterhub.core.errors import DomainError, Invalid, NotAllowed
 
 Row = TypeVar("Row", bound=Model)
+Page = Callable[..., HttpResponse]
 LONGEST_REASON = 2000
 NAVIGATION = [
     (
@@ -49,6 +50,12 @@ NAVIGATION = [
         ],
     ),
 ]
+
+
+def accepts_files(view: Page) -> Page:
+    """Mark a page to which files may be uploaded, so that its requests may be larger than others."""
+    view.__dict__["takes_files"] = True
+    return view
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:

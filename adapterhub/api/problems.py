@@ -21,7 +21,7 @@ from adapterhub.api.parsers import SURROGATES
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.request_state import marked
 from adapterhub.core.domain_signals import access_refused
-from adapterhub.core.errors import DomainError, NotAllowed, OutOfSpace, TooMany, Unavailable
+from adapterhub.core.errors import DomainError, NotAllowed, NotSignedIn, OutOfSpace, TooMany, Unavailable
 
 TITLES = {
     400: "Bad request",
@@ -29,6 +29,7 @@ TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Conflict",
     412: "Changed meanwhile",
     413: "Too large",
@@ -112,6 +113,8 @@ def headers_of(exc: exceptions.APIException | DomainError) -> dict[str, str]:
     headers = {}
     if auth_header := getattr(exc, "auth_header", None):
         headers["WWW-Authenticate"] = auth_header
+    if isinstance(exc, NotSignedIn):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(exc, TooMany):
         headers["Retry-After"] = str(math.ceil(exc.wait_s))
     return headers

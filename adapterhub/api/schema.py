@@ -93,6 +93,25 @@ GUARDED = {
     ("/api/v1/aliases/{name}/", "patch"),
     ("/api/v1/adapters/{slug}/", "patch"),
 }
+# Calls whose effect the routers must hear of.
+PUBLISHED = (
+    "/api/v1/aliases/",
+    "/api/v1/rollouts/",
+    "/api/v1/tokens/",
+    "/api/v1/clusters/",
+    "/api/v1/replicas/",
+    "/api/v1/approvals/",
+    "/api/v1/projects/",
+    "/api/v1/service-accounts/",
+)
+UNPUBLISHED = {
+    "description": "Committed, but Valkey does not answer: the routers follow once it does. `published` is false.",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "properties": {"published": {"type": "boolean"}}, "required": ["published"]}
+        }
+    },
+}
 UNCHANGED = {"description": "If-None-Match names the current state: nothing has changed.", "headers": ETAG}
 REFUSALS = {
     "401": "No token, or one that is unknown, expired or revoked: `not_authenticated`, `authentication_failed`.",
@@ -135,6 +154,8 @@ def tell_what_all_calls_share(result: dict[str, Any], generator: Any, request: A
         for method, operation in item.items():
             if path.startswith("/api/v1/"):
                 operation["responses"] |= refusals(path, method) | {"default": PROBLEM_ANSWER}
+            if method != "get" and path.startswith(PUBLISHED):
+                operation["responses"].setdefault("202", UNPUBLISHED)
             if method == "post":
                 operation.setdefault("parameters", []).append(KEY)
         tell_of_states(path, item)

@@ -23,10 +23,12 @@ from adapterhub.api.permissions import require_used_scopes, seen_in, used_scopes
 from adapterhub.api.throttling import headers_of
 from adapterhub.api.unknown_fields import require_known
 from adapterhub.core.errors import Conflict, Invalid, TooLarge
+from adapterhub.core.publication import is_unpublished
 from adapterhub.core.tenancy import Scope, Tenant
 from adapterhub.encryption import box
 
 SHOWN_ONCE = "Shown once: null when the answer is repeated for an Idempotency-Key."
+SHORT_BODY_BYTES, MOST_VALUES = 100_000, 200_000
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
 
@@ -37,6 +39,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     # No key of ours has other characters; a NUL would reach the database.
     lookup_value_regex = r"[-\w]+"
     scopes: dict[str, str] = {}
+    # Actions to which files may be uploaded, so that their requests may be larger than others.
+    takes_files: tuple[str, ...] = ()
     # Query parameters that filter the list: parameter -> field.
     filters: dict[str, str] = {}
     # Fields of bodies that may be as long as the body.
@@ -84,6 +88,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         """Check size and characters of the request, and claim its idempotency key."""
         super().initial(request, *args, **kwargs)
         require_small(request)
+        require_few_values(request)
         require_texts(request.query_params)
         self.idempotent = None
         key = request.headers.get("Idempotency-Key", "")
@@ -93,6 +98,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         """Store the answer under the idempotency key and add the rate-limit headers."""
         response = super().finalize_response(request, response, *args, **kwargs)
+        if is_unpublished() and response.status_code < 300:
+            tell_unpublished(response)
         if entry := getattr(self, "idempotent", None):
             keep_answer(entry, request, response)
         if draw := getattr(request, "taken", None):
@@ -108,12 +115,31 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         return super().handle_exception(exc)
 
 
+def tell_unpublished(response: Response) -> None:
+    """Answer 202 with `published: false`: the change is committed, and the routers will hear of it."""
+    given = response.data if isinstance(response.data, dict) else {}
+    response.status_code, response.data = 202, {**given, "published": False}
+
+
 def require_small(request: Request) -> None:
     """Check the size of the body, which the parsers read into memory, except for files. Raises TooLarge."""
     is_form = request.content_type.startswith("multipart/")
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if not is_form and int(request.META.get("CONTENT_LENGTH") or 0) > most:
         raise TooLarge(f"A body may have {most} bytes: send a file as multipart/form-data.")
+
+
+def require_few_values(request: Request) -> None:
+    """Check how many values a body of JSON holds, each of which takes far more memory than its letters.
+
+    Raises TooLarge. Bodies that are announced as short, and forms, are not looked at.
+    """
+    length = request.META.get("CONTENT_LENGTH") or ""
+    is_short = length.isdigit() and int(length) <= SHORT_BODY_BYTES
+    if not is_short and not request.content_type.startswith("multipart/"):
+        body = request._request.body
+        if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+            raise TooLarge(f"A body may hold {MOST_VALUES:,} values.", code="too_many_values")
 
 
 class Selectable(serializers.Serializer[Any]):

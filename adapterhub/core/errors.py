@@ -5,8 +5,10 @@ DomainError
     InvalidTransition
   Invalid              422  the request is well-formed, but cannot be carried out
   NotAllowed           403
+  NotSignedIn          401
   TooLarge             413
   TooMany              429  too many calls of one caller
+  TooSlow              408  the body does not arrive
   PreconditionFailed   412  If-Match names an outdated state
   OutOfSpace           507  a disk is full
   Unavailable          503  a required component does not answer
@@ -60,6 +62,20 @@ class NotAllowed(DomainError):
 
     status = 403
     code = "not_allowed"
+
+
+class NotSignedIn(DomainError):
+    """Nobody who is known calls."""
+
+    status = 401
+    code = "not_authenticated"
+
+
+class TooSlow(DomainError):
+    """The body does not arrive."""
+
+    status = 408
+    code = "too_slow"
 
 
 class TooLarge(DomainError):

@@ -86,9 +86,7 @@ def _model_steps(options: Options) -> list[Step]:
 
 
 def _web(options: Options) -> ProcessSpec:
-    argv = _python("-m", "uvicorn", "adapterhub.asgi:application", "--host", options.host, "--port", options.port)
-    # An open event stream would block the stop for ever.
-    argv += ["--no-access-log", "--no-proxy-headers", "--timeout-graceful-shutdown", "5"]
+    argv = _python("-m", "adapterhub.web", "--host", options.host, "--port", options.port)
     return _spec(options, "web", argv, _http(options, options.port, "/healthz"))
 
 

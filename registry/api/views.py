@@ -149,6 +149,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
     queryset = models.AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
     serializer_class = shapes.VersionSerializer
+    takes_files = ("create",)
     project_path = "adapter__project"
     lookup_field = "number"
     lookup_value_regex = r"\d+"

@@ -56,6 +56,7 @@ class BaseModel(models.Model):
     tokenizer_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     template_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     config = models.JSONField(default=dict, editable=False)
+    longest_token = models.PositiveIntegerField(default=0, editable=False, help_text="characters; 0: not known")
     parameters = models.PositiveBigIntegerField(default=0, editable=False)
     size_bytes = models.PositiveBigIntegerField(default=0, editable=False)
     archived_at = models.DateTimeField(null=True, blank=True)
@@ -110,6 +111,7 @@ class BaseModel(models.Model):
         self.digest = digest_of(files)
         self.tokenizer_digest = digest_of(matching(self.folder, TOKENIZER_FILES))
         self.template_digest = template_digest(self.folder)
+        self.longest_token = longest_token(self.folder / "tokenizer.json")
         self.size_bytes = sum(file.size for file in files)
         self.config = json.loads((self.folder / "config.json").read_bytes())
         self.parameters = sum(count_parameters(path) for path in self.folder.glob("*.safetensors"))
@@ -146,6 +148,16 @@ class BaseModel(models.Model):
     def slot_bytes(self, rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
         """Return the bytes that an engine reserves for one adapter slot of this rank."""
         return self.layers * slot_bytes(self.linear_shapes().values(), rank, number_bytes)
+
+
+def longest_token(path: Path) -> int:
+    """Return the characters of the longest token in a tokenizer.json; 0 if its vocabulary is of another form."""
+    raw = json.loads(path.read_bytes())
+    vocabulary = raw.get("model", {}).get("vocab", ())
+    # Unigram lists pairs of token and score.
+    tokens = [token[0] if isinstance(token, list) else token for token in vocabulary]
+    tokens += [token["content"] for token in raw.get("added_tokens", ())] if tokens else []
+    return max(map(len, tokens), default=0)
 
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:

@@ -6,6 +6,13 @@ import itertools
 import threading
 from collections.abc import Callable
 
+# A caller whose change is committed waits no longer for runs of others that hang.
+PATIENCE_S = 3.0
+
+
+class StillRunning(Exception):
+    """Another run of the work has not ended in time."""
+
 
 class CoalescedRun:
     """Work that concurrent callers share.
@@ -21,12 +28,16 @@ class CoalescedRun:
         self.served = 0
 
     def join(self) -> None:
-        """Run the work, or return once a run that began after this call has ended."""
+        """Run the work, or return once a run that began after this call has ended. Raises StillRunning."""
         ticket = next(self.tickets)
-        with self.turn:
+        if not self.turn.acquire(timeout=PATIENCE_S):
+            raise StillRunning(f"Another publication has not ended within {PATIENCE_S:.0f} s")
+        try:
             if ticket <= self.served:
                 return
             # This run serves every caller whose ticket was drawn before the work begins.
             last = next(self.tickets)
             self.work()
             self.served = last
+        finally:
+            self.turn.release()

@@ -17,7 +17,7 @@ from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
 from registry.models.alias import AliasQuerySet
 from registry.models.approved_versions import approved_names
-from registry.serving.valkey import valkey
+from registry.serving.valkey import valkey_for_publication
 from serving_client.protocol import (
     NEWEST_TABLE,
     ROUTING_CHANGES,
@@ -42,7 +42,7 @@ MOST_CHANGES = 200
 def publish() -> RoutingTable:
     """Build the table and publish it. Raises RedisError if Valkey is down; the routers keep their last table then."""
     table = routing_table()
-    with valkey() as client:
+    with valkey_for_publication() as client:
         client.transaction(partial(put, table, table.to_json()), NEWEST_TABLE)
     return table
 
@@ -64,7 +64,7 @@ def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
 def publish_changes(aliases: Collection[int]) -> None:
     """Publish the routes of these aliases alone; the cost of the whole table grows with the number of versions."""
     change = routes_of(aliases)
-    with valkey() as client, client.pipeline() as pipe:
+    with valkey_for_publication() as client, client.pipeline() as pipe:
         pipe.zadd(ROUTING_CHANGES, {change.to_json(): change.generation})
         pipe.zcard(ROUTING_CHANGES)
         pipe.publish(ROUTING_TABLE, str(change.generation))
@@ -169,10 +169,18 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
     replicas = holders()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
+    size = ("adapter__base_model__longest_token", "adapter__base_model__config__max_position_embeddings")
     return {
-        name: VersionRoute(project, base, digest, *replicas.get((base_pk, name), ((), ())))
-        for name, digest, project, base, base_pk in ready.values_list(*columns)
+        name: VersionRoute(
+            project, base, digest, *replicas.get((base_pk, name), ((), ())), most_characters(longest, positions)
+        )
+        for name, digest, project, base, base_pk, longest, positions in ready.values_list(*columns, *size)
     }
+
+
+def most_characters(longest_token: int, positions: Any) -> int | None:
+    """Return the characters that no text within a base model's context exceeds; None if that is not known."""
+    return longest_token * positions if longest_token and isinstance(positions, int) else None
 
 
 def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:

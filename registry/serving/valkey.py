@@ -8,15 +8,33 @@ from functools import cache
 import redis
 from django.conf import settings
 from django.utils.timezone import now
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from serving_client.protocol import ANSWERED, WANTED_VERSION, WANTS
 
 REQUESTED_WITHIN_S = 60
+# Somebody waits for the answer to a committed change, and is told of a Valkey that hangs.
+PUBLISH_TIMEOUT_S = 2.0
 
 
 def valkey() -> redis.Redis:
     """Return a client of the Valkey server that all routers use."""
     return redis.Redis(connection_pool=connections(settings.REDIS_URL))
+
+
+def valkey_for_publication() -> redis.Redis:
+    """Return a client that waits for PUBLISH_TIMEOUT_S and asks once."""
+    return redis.Redis(connection_pool=hasty_connections(settings.REDIS_URL))
+
+
+@cache
+def hasty_connections(url: str) -> redis.ConnectionPool:
+    """Return the connections for publications to a Valkey server."""
+    once = Retry(NoBackoff(), 0)
+    return redis.ConnectionPool.from_url(
+        url, socket_timeout=PUBLISH_TIMEOUT_S, socket_connect_timeout=PUBLISH_TIMEOUT_S, retry=once
+    )
 
 
 @cache

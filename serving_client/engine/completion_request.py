@@ -25,11 +25,61 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "min_p": (None, 0),
     "min_tokens": (None, 0),
     "tool_choice": (None, "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
     "structured_outputs": (None,),
     "use_beam_search": (None, False),
+    "reasoning_effort": (None,),
+    "verbosity": (None,),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+    "skip_special_tokens": (None, True),
+    "spaces_between_special_tokens": (None, True),
+    "include_stop_str_in_output": (None, False),
+    "return_tokens_as_token_ids": (None, False),
+    "add_special_tokens": (None,),
+    "add_generation_prompt": (None, True),
+    "continue_final_message": (None, False),
 }
+SUPPORTED = {
+    "ignore_eos",
+    "logit_bias",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "model",
+    "prompt",
+    "return_token_ids",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "stream",
+    "stream_options",
+    "temperature",
+    "tools",
+    "top_k",
+    "top_p",
+}
+# They say who asks and why, and change no answer; the router adds cache_salt.
+ANNOTATIONS = {
+    "cache_salt",
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+KNOWN = SUPPORTED | ANNOTATIONS | UNSUPPORTED.keys()
 SHORT_ANSWER = 16
+MOST_MESSAGES = 4096
+# Each is looked for at every token, by the thread that serves all requests.
+MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
 
 
 @dataclass(frozen=True)
@@ -52,6 +102,13 @@ class CompletionRequest:
     stream: bool
     include_usage: bool
     return_token_ids: bool
+
+    def characters(self) -> int:
+        """Return the characters of the prompt, or of all texts of the messages; 0 for a prompt of tokens."""
+        if self.messages is None:
+            return len(self.prompt) if isinstance(self.prompt, str) else 0
+        texts = (value for message in self.messages for value in message.values())
+        return sum(len(text) for text in texts if isinstance(text, str))
 
     def sampling(self, room: int) -> SamplingParams:
         """Return the sampling parameters; `room` is the number of tokens that fit after the prompt."""
@@ -114,7 +171,7 @@ def _parse(
         top_k=max(0, _integer(body, "top_k", 0, least=-1) or 0),
         seed=_integer(body, "seed", None, least=-(2**63)),
         stop=_stop(body.get("stop")),
-        stop_token_ids=frozenset(_tokens(body.get("stop_token_ids") or [], "stop_token_ids")),
+        stop_token_ids=frozenset(_few_tokens(body.get("stop_token_ids") or [], "stop_token_ids")),
         ignore_eos=_flag(body, "ignore_eos"),
         logit_bias=_bias(_object(body, "logit_bias")),
         stream=_flag(body, "stream"),
@@ -124,6 +181,9 @@ def _parse(
 
 
 def _refuse_unsupported(body: dict[str, Any]) -> None:
+    for field in body:
+        if field not in KNOWN:
+            raise bad_request(f"The embedded engine does not know '{field[:200]}': leave it out.", field[:200])
     for field, harmless in UNSUPPORTED.items():
         if field in body and body[field] not in harmless:
             raise bad_request(f"The embedded engine does not support '{field}': leave it out.", field)
@@ -148,6 +208,8 @@ def _tokens(tokens: object, field: str) -> list[int]:
 def _messages(messages: object) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise bad_request("'messages' must be a list with at least one message.", "messages")
+    if len(messages) > MOST_MESSAGES:
+        raise bad_request(f"'messages' may hold {MOST_MESSAGES} messages.", "messages")
     return [_message(message) for message in messages]
 
 
@@ -189,10 +251,21 @@ def _stop(stop: object) -> tuple[str, ...]:
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
         raise bad_request("'stop' must be a string or a list of strings, none of them empty.", "stop")
+    if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
+        raise bad_request(f"'stop' may hold {MOST_STOPS} strings of up to {LONGEST_STOP} characters.", "stop")
     return tuple(stops)
 
 
+def _few_tokens(tokens: object, field: str) -> list[int]:
+    listed = _tokens(tokens, field)
+    if len(listed) > MOST_TOKENS_NAMED:
+        raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
+    return listed
+
+
 def _bias(wished: dict[str, Any]) -> dict[int, float]:
+    if len(wished) > MOST_TOKENS_NAMED:
+        raise bad_request(f"'logit_bias' may name {MOST_TOKENS_NAMED} tokens.", "logit_bias")
     if not all(token.isdecimal() and token.isascii() and len(token) < 19 for token in wished):
         raise bad_request("The names in 'logit_bias' must be token ids.", "logit_bias")
     return {int(token): _number(wished, token, 0.0, -100.0, 100.0) for token in wished}

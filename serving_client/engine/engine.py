@@ -20,6 +20,9 @@ from serving_client.engine.completion_request import CompletionRequest
 from serving_client.engine.errors import bad_request, internal, not_found
 from serving_client.engine.model import BaseModel
 
+# A text of this size is cut into tokens faster than a thread is asked to; a longer one would hold all requests up.
+AT_ONCE_CHARACTERS = 2048
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -77,8 +80,12 @@ class Engine:
     async def begin(self, request: CompletionRequest) -> Answer:
         """Queue a request. Raises ApiError 404 for an unknown model, 400 for a request that does not fit."""
         name = request.model or self.name
+        characters = self._require_size(request)
         adapter = await self._adapter(name)
-        prompt = self._prompt_tokens(request)
+        if characters <= AT_ONCE_CHARACTERS and not request.tools:
+            prompt = self._prompt_tokens(request)
+        else:
+            prompt = await run_in_threadpool(self._prompt_tokens, request)
         answer = Answer(name, prompt)
         self._known_tokens([*request.logit_bias], "logit_bias")
         sampling = request.sampling(self._room(request, len(prompt)))
@@ -104,6 +111,20 @@ class Engine:
         except KeyError as error:
             message = f"The model `{name}` does not exist. Valid aliases: {self.name}."
             raise not_found(message, "model") from error
+
+    def _require_size(self, request: CompletionRequest) -> int:
+        """Return the prompt's characters. Raises ApiError 400 for a prompt that cannot fit, before it is tokenised."""
+        limit = self.base.max_length
+        if isinstance(request.prompt, list) and len(request.prompt) > limit:
+            raise bad_request(_too_long(limit, request.max_tokens or 1, len(request.prompt)), "input_tokens")
+        characters = request.characters()
+        if characters > self.base.most_characters or len(request.messages or ()) > limit:
+            raise bad_request(
+                f"This model's maximum context length is {limit} tokens, and {characters} characters are more than "
+                "they can hold. Please reduce the length of the input prompt.",
+                "input_tokens",
+            )
+        return characters
 
     def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
         prompt = request.prompt

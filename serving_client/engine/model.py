@@ -29,6 +29,12 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerFast
     ends: frozenset[int]  # tokens that end an answer
     max_length: int
+    longest_token: int  # characters
+
+    @property
+    def most_characters(self) -> int:
+        """Characters that no prompt within the context can have: the limit in the longest tokens there are."""
+        return self.max_length * self.longest_token
 
 
 def open_model(folder: str, max_length: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:
@@ -51,7 +57,8 @@ def _open(folder: str, max_length: int, device: torch.device, dtype: torch.dtype
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelUnusable(f"The model in '{folder}' has no tokenizer.json: save it with a fast tokenizer.")
     model: Any = _open_weights(folder, dtype).to(device)
-    return BaseModel(folder, model, tokenizer, _ends(model, tokenizer), _length(config, max_length))
+    longest = max(map(len, tokenizer.get_vocab()))
+    return BaseModel(folder, model, tokenizer, _ends(model, tokenizer), _length(config, max_length), longest)
 
 
 def _open_weights(folder: str, dtype: torch.dtype) -> Any:

@@ -10,9 +10,11 @@ from pathlib import Path
 import uvicorn
 
 from serving_client import telemetry
+from serving_client.http_protocol import BoundedHead
 from serving_client.router.app import Settings, make_app
 from serving_client.router.http.hosts import LOOPBACK
 from serving_client.router.reporting.log_throttle import OnceAMinute
+from serving_client.router.table import MAX_AGE_S
 
 
 def main() -> None:
@@ -29,6 +31,9 @@ def main() -> None:
     parser.add_argument(
         "--hosts", default=",".join(LOOPBACK), help="host names that the router answers to, separated by commas"
     )
+    parser.add_argument(
+        "--table-max-age-s", type=float, default=MAX_AGE_S, help="seconds for which a routing table is served from"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger().handlers[0].addFilter(OnceAMinute())
@@ -37,11 +42,20 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     hosts = tuple(host.strip() for host in arguments.hosts.split(","))
-    settings = Settings(arguments.redis_url, arguments.snapshot, arguments.spool, arguments.load_deadline_s, hosts)
+    settings = Settings(
+        arguments.redis_url,
+        arguments.snapshot,
+        arguments.spool,
+        arguments.load_deadline_s,
+        hosts,
+        arguments.table_max_age_s,
+    )
     uvicorn.run(
         make_app(settings),
         host=arguments.host,
         port=arguments.port,
+        http=BoundedHead,
+        ws="none",
         access_log=False,
         proxy_headers=False,
         server_header=False,

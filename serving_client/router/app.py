@@ -27,15 +27,15 @@ from serving_client.router.errors import Refusal
 from serving_client.router.http.hosts import LOOPBACK, KnownHosts
 from serving_client.router.http.limits import RateLimits
 from serving_client.router.http.proxy import Proxy
-from serving_client.router.http.response_context import CLIENT_LEFT
-from serving_client.router.reporting.metrics import Metrics
+from serving_client.router.reporting.metrics import CLIENT_CLOSED, Metrics
 from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.samples import Samples
 from serving_client.router.reporting.spool import Spool
+from serving_client.router.request_fields import ALLOWED
 from serving_client.router.resolve import authenticate
-from serving_client.router.table import TableWatcher
+from serving_client.router.table import MAX_AGE_S, TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
-from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
+from serving_client.router.upstream.replicas import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Settings:
     spool: Path | None = None
     load_deadline_s: float = 30.0
     hosts: tuple[str, ...] = LOOPBACK
+    table_max_age_s: float = MAX_AGE_S
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -57,7 +58,7 @@ def make_app(settings: Settings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         valkey = connect(settings.redis_url)
-        watcher = TableWatcher(valkey, settings.snapshot)
+        watcher = TableWatcher(valkey, settings.snapshot, settings.table_max_age_s)
         cold = ColdVersions(valkey, watcher, settings.load_deadline_s)
         reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
         parts = (Upstream(), reporter, Metrics(), ResponseCache(valkey), RateLimits(valkey), Samples(valkey))
@@ -71,9 +72,7 @@ def make_app(settings: Settings) -> Starlette:
         await valkey.aclose()
 
     routes = [
-        Route("/v1/completions", complete, methods=["POST"]),
-        Route("/v1/chat/completions", complete, methods=["POST"]),
-        Route(EMBEDDINGS, complete, methods=["POST"]),
+        *(Route(path, complete, methods=["POST"]) for path in ALLOWED),
         Route("/v1/models", models),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
@@ -144,7 +143,7 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answer that the router is ready if it has a table, however old: it serves while all else is down."""
+    """Answer that the router is ready if it has a table that is not too old: it serves while all else is down."""
     table: RoutingTable = proxy_of(request).table()
     return Response(orjson.dumps({"status": "ok", "generation": table.generation}), media_type="application/json")
 
@@ -153,6 +152,7 @@ async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     proxy = proxy_of(request)
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
+    proxy.metrics.age.set(proxy.watcher.age_s())
     proxy.metrics.dropped.set(proxy.reporter.dropped)
     upstream = proxy.upstream
     proxy.metrics.queue(upstream.in_flight, len(upstream.breaker.open_now()), proxy.cold.waiting)
@@ -167,7 +167,7 @@ async def refused(request: Request, refusal: Refusal) -> Response:
 
 async def client_left(request: Request, error: ClientDisconnect) -> Response:
     """Answer a client that has disconnected; nobody reads the response."""
-    return Response(status_code=CLIENT_LEFT)
+    return Response(status_code=CLIENT_CLOSED)
 
 
 async def broken(request: Request, error: Exception) -> Response:

@@ -12,7 +12,8 @@ import redis.asyncio as redis
 
 from serving_client.protocol import CACHE, CacheRule, RoutingTable
 from serving_client.router.fail_fast import Patience
-from serving_client.router.resolve import Body, Target
+from serving_client.router.request_fields import Body
+from serving_client.router.resolve import Target
 
 # Fields that change who receives an answer or how the engine sends it, but not its content.
 NOT_OF_THE_ANSWER = {"model", "user", "priority", "request_id"}

@@ -12,9 +12,12 @@ TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "invalid_request_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
 }
+# The rest of such a request's body is not worth reading.
+BODY_UNREAD = {401, 405, 408, 413}
 
 
 class Refusal(Exception):
@@ -37,4 +40,6 @@ class Refusal(Exception):
             all_headers["Retry-After"] = str(self.retry_after_s)
         if self.status == 401:
             all_headers["WWW-Authenticate"] = "Bearer"
+        if self.status in BODY_UNREAD:
+            all_headers["Connection"] = "close"
         return Response(orjson.dumps({"error": error}), self.status, all_headers, "application/json")

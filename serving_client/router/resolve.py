@@ -9,19 +9,13 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of
 from serving_client.router.errors import Refusal
+from serving_client.router.request_fields import Body, require_allowed
 from serving_client.routing import arm_of, bucket_of
-
-MAX_ANSWERS = 8
-# They would let a caller read another tenant's prefix cache, run a template of their own, or name a path or a host.
-FORBIDDEN = {"cache_salt", "chat_template", "chat_template_kwargs", "kv_transfer_params", "ec_transfer_params"}
-
-Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,20 +65,15 @@ def holds(token: TokenRoute, secret: str) -> bool:
     return hmac.compare_digest(token.hash, digest) and (token.expires_at is None or token.expires_at > time.time())
 
 
-def parse(raw: bytes) -> Body:
-    """Parse the body as a JSON object without forbidden fields. Raises Refusal 400."""
+def parse(raw: bytes, path: str) -> Body:
+    """Parse the body as a JSON object of allowed fields. Raises Refusal 400."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise Refusal(400, "bad_json", "The body is not valid JSON.") from None
     if not isinstance(body, dict):
         raise Refusal(400, "bad_json", "The body is not a JSON object.")
-    for name in body:
-        if name in FORBIDDEN or name.startswith("lora"):
-            raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.")
-    answers = body.get("n")
-    if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
-        raise Refusal(400, "bad_n", f"n must be between 1 and {MAX_ANSWERS}.")
+    require_allowed(path, body)
     return body
 
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from redis.exceptions import RedisError
 from serving_client.protocol import ROUTING_CHANGES, ROUTING_TABLE, RoutingTable
 
 POLL_S = 2.0
+# A token that was revoked while the control plane was away is refused at the latest then.
+MAX_AGE_S = 24 * 3600.0
 RECONNECT_S = 0.5
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,8 @@ log = logging.getLogger(__name__)
 class TableWatcher:
     """Follower of the published routing table. `table` is None until a good one is known."""
 
-    def __init__(self, valkey: redis.Redis, snapshot: Path) -> None:
+    def __init__(self, valkey: redis.Redis, snapshot: Path, max_age_s: float = MAX_AGE_S) -> None:
+        self.max_age_s = max_age_s
         self._valkey = valkey
         self._snapshot = snapshot
         self._changed = asyncio.Condition()
@@ -31,6 +35,10 @@ class TableWatcher:
         self.table: RoutingTable | None = load_snapshot(snapshot)
         # The last whole table, without the changes of single aliases published since.
         self._whole = self.table
+
+    def age_s(self) -> float:
+        """Return the seconds since the control plane published the table; 0 without one."""
+        return max(0.0, time.time() - self.table.published_at) if self.table else 0.0
 
     async def run(self) -> None:
         """Follow the table until cancelled; while Valkey is away the last good one stays."""

@@ -40,6 +40,15 @@ def test_a_body_that_no_parser_may_hold_is_413(ci: str, kind: str) -> None:
     assert "multipart" in problem(answer, 413, "body_too_large")["detail"]
 
 
+@pytest.mark.threat("D18")
+@pytest.mark.parametrize("value", ["{}", "[]", "0"])
+def test_a_body_of_too_many_values_is_413(ci: str, value: str) -> None:
+    """Each takes dozens of bytes once it is parsed."""
+    body = '{"slug": "a", "tags": [' + ",".join([value] * 200_001) + "]}"
+    answer = client(ci).generic("POST", "/api/v1/adapters/", body, content_type="application/json")
+    problem(answer, 413, "too_many_values")
+
+
 @pytest.mark.threat("H5")
 @pytest.mark.parametrize("body", [{"slug": "a\0"}, {"tags": [{"a\0": 1}]}])
 def test_a_nul_is_refused_wherever_it_stands(ci: str, adapter: Adapter, body: dict[str, Any]) -> None:

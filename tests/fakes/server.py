@@ -17,11 +17,17 @@ from tests.waiting import wait_until
 class Server:
     """A context manager; `url` is where it listens."""
 
-    def __init__(self, app: Any, lifespan: Literal["on", "off"] = "on") -> None:
+    def __init__(self, app: Any, lifespan: Literal["on", "off"] = "on", **options: Any) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
-            app, log_level="warning", ws="none", lifespan=lifespan, timeout_graceful_shutdown=5, proxy_headers=False
+            app,
+            log_level="warning",
+            ws="none",
+            lifespan=lifespan,
+            timeout_graceful_shutdown=5,
+            proxy_headers=False,
+            **options,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})

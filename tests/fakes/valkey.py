@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -26,6 +27,16 @@ class Valkey:
         arguments = ["--port", "0", "--unixsocket", str(self._socket), "--save", "", "--dir", str(self._socket.parent)]
         self._process = subprocess.Popen([str(BINARY), *arguments], stdout=subprocess.DEVNULL)
         wait_until(self._answers, what="Valkey to answer")
+
+    def hang(self) -> None:
+        """It keeps its connections and takes new ones, but answers nobody."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """End a hang."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self.client.connection_pool.disconnect()

@@ -7,7 +7,6 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,28 +15,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from tests.builders import rows
 from tests.builders.rest import client, problem
+from tests.security.bombs import one_endless_row, packed, repeated
 from training.datasets import bounded_scan
 from training.models import Dataset
 
 CODECS = ["gzip", "zstd", "snappy", "brotli"]
-MANY = 5000
-
-
-def repeated(path: Path, codec: str) -> bytes:
-    """One text of 3 MB in thousands of rows: kilobytes on the wire, gigabytes when decoded."""
-    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * MANY, pyarrow.int32()), ["a" * 3 * 2**20])
-    pyarrow.parquet.write_table(pyarrow.table({"prompt": texts, "completion": ["x"] * MANY}), path, compression=codec)
-    return path.read_bytes()
-
-
-def one_endless_row(path: Path) -> bytes:
-    """A conversation of 16 million messages in 700 bytes."""
-    count = 16_000_000
-    roles = pyarrow.DictionaryArray.from_arrays(pyarrow.array(numpy.zeros(count, "int8")), ["user"])
-    turns = pyarrow.StructArray.from_arrays([roles], names=["role"])
-    row = pyarrow.ListArray.from_arrays(pyarrow.array([0, count], pyarrow.int32()), turns)
-    pyarrow.parquet.write_table(pyarrow.table({"messages": row}), path, compression="zstd")
-    return path.read_bytes()
 
 
 def sent(token: str, content: bytes, call: str = "", name: str = "rows.parquet") -> Any:
@@ -55,6 +37,20 @@ def test_a_file_that_unfolds_is_refused(ci: str, tmp_path: Path, codec: str, cal
     problem(sent(ci, content, call), 422, "unfolds_too_far")
     assert peak_kb() - max(made, before) < 50_000
     assert not Dataset.objects.exists()
+    assert [path.name for path in settings.WORK_DIR.iterdir()] == []
+
+
+@pytest.mark.threat("D16")
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+@pytest.mark.parametrize("unit", [b"x" * 2**20, b'{"text": "' + b"a" * 2**20 + b'"}\n'], ids=["line", "rows"])
+def test_a_packed_text_that_unfolds_is_refused(ci: str, codec: str, unit: bytes) -> None:
+    content = packed(codec, unit, 300)
+    assert len(content) < 2**20
+    before = peak_kb()
+    answer = sent(ci, content, name="rows.jsonl.gz")
+    assert answer.status_code == 422
+    assert answer.json()["code"] in ("not_jsonl", "unfolds_too_far")
+    assert peak_kb() - before < 50_000
     assert [path.name for path in settings.WORK_DIR.iterdir()] == []
 
 

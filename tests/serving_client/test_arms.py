@@ -19,7 +19,7 @@ def test_alias_adapter_and_served_name(router: Router, engine: Engine, name: str
 
 
 def test_the_engine_gets_the_body_and_nothing_of_the_caller(router: Router, engine: Engine) -> None:
-    body = {"prompt": "é\u2028", "temperature": 0.5, "logit_bias": {"5": -1}, "unknown": [None]}
+    body = {"prompt": "é\u2028", "temperature": 0.5, "logit_bias": {"5": -1}, "metadata": {"a": [None]}}
     answer = router.complete(INFER | {"Cookie": "a=b", "X-Session-Key": "me"}, **body)
     received, headers = engine.fake.received[0]
     assert received.pop("cache_salt"), "the engine's prefix cache is this project's alone"

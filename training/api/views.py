@@ -88,6 +88,7 @@ class DatasetViewSet(Keeping):
 
     queryset = Dataset.objects.select_related("project")
     serializer_class = shapes.DatasetSerializer
+    takes_files = ("create", "check")
     filters = {"project": "project__slug", "status": "status", "name": "name", "digest": "digest"}
     scopes = {
         "create": Scope.TRAIN,

@@ -12,7 +12,15 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import allowed, allowed_somewhere, followed, reason_in, visible_or_404, visible_rows
+from adapterhub.api.pages import (
+    accepts_files,
+    allowed,
+    allowed_somewhere,
+    followed,
+    reason_in,
+    visible_or_404,
+    visible_rows,
+)
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
@@ -38,6 +46,7 @@ MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quant
 
 
 @login_required
+@accepts_files
 def datasets(request: HttpRequest) -> HttpResponse:
     """Show the datasets; users who may train can upload another."""
     may_train = allowed(request, Scope.TRAIN).filter(archived_at=None)

@@ -21,6 +21,7 @@ from serving_client.engine.completion_request import CompletionRequest, parse_ch
 from serving_client.engine.engine import Answer, Engine
 from serving_client.engine.errors import ApiError, invalid_input, missing_field
 
+MAX_BODY_BYTES = 8 * 2**20
 # The status that web servers log for a client that went away; nobody reads this answer.
 CLIENT_CLOSED = 499
 
@@ -100,8 +101,19 @@ async def unload_lora_adapter(request: Request) -> Response:
     return Response(f"Success: LoRA adapter '{name}' removed successfully.")
 
 
+async def _body(request: Request) -> bytes:
+    """Read the body, counting its size while it arrives. Raises ApiError 413."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise ApiError(413, "Content Too Large", f"The body is over {MAX_BODY_BYTES >> 20} MB.")
+        parts.append(part)
+    return b"".join(parts)
+
+
 async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
-    body = parse_json(await request.body())
+    body = parse_json(await _body(request))
     for field in fields:
         if field not in body:
             raise missing_field(field, len(body))
@@ -112,7 +124,7 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
 
 async def completions(request: Request) -> Response:
     """Complete a prompt."""
-    parsed = parse_completion(parse_json(await request.body()))
+    parsed = parse_completion(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = CompletionFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("cmpl"))
     return await _respond(request, parsed, answer, form)
@@ -120,7 +132,7 @@ async def completions(request: Request) -> Response:
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    parsed = parse_chat(parse_json(await request.body()))
+    parsed = parse_chat(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = ChatFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("chatcmpl"))
     return await _respond(request, parsed, answer, form)

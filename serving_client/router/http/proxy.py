@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import aiohttp
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving_client.protocol import RoutingTable, VersionRoute
+from serving_client.protocol import RoutingTable, TokenRoute, VersionRoute
 from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.errors import Refusal
+from serving_client.router.http.bodies import Bodies, read_body
 from serving_client.router.http.limits import RateLimits
 from serving_client.router.http.response_context import Answer
 from serving_client.router.reporting.metrics import Metrics
 from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.samples import Samples
 from serving_client.router.reporting.tracing import begun, ended
-from serving_client.router.resolve import Body, Target, authenticate, is_current, parse, resolve, rewritten, rollout_of
+from serving_client.router.request_fields import Body, require_fitting
+from serving_client.router.resolve import Target, authenticate, is_current, parse, resolve, rewritten, rollout_of
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import Reply, Upstream
@@ -31,7 +34,7 @@ from serving_client.router.upstream.shadow_traffic import Afterwards, captured_f
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 4 * 2**20
+PASSED_ON = ("Content-Type", "Content-Encoding", "Retry-After")
 
 
 class CutOff(Exception):
@@ -53,11 +56,15 @@ class Proxy:
 
     def __post_init__(self) -> None:
         self.afterwards = Afterwards(self.watcher, self.upstream, self.reporter, self.samples)
+        self.bodies = Bodies()
 
     def table(self) -> RoutingTable:
-        """Return the last good routing table. Raises Refusal 503 before there is one."""
+        """Return the last good routing table. Raises Refusal 503 before there is one, and for one that is too old."""
         if self.watcher.table is None:
             raise Refusal(503, "no_routing_table", "The router has no routing table yet.", retry_after_s=2)
+        if self.watcher.age_s() > self.watcher.max_age_s:
+            message = "The routing table is too old to be relied on: the control plane has not published for long."
+            raise Refusal(503, "stale_table", message, retry_after_s=5)
         return self.watcher.table
 
     async def complete(self, request: Request) -> Response:
@@ -65,15 +72,25 @@ class Proxy:
         began = time.perf_counter()
         token = authenticate(self.table(), request.headers.get("authorization", ""))
         await self.limits.admit(token.project, self.table().limits.get(token.project))
-        body = parse(await read_body(request))
+        with self.bodies.share() as share:
+            body = parse(await read_body(request, share), request.url.path)
+            return await self.answered(request, token, body, began)
+
+    async def answered(self, request: Request, token: TokenRoute, body: Body, began: float) -> Response:
+        """Select the version, forward the request, and report the answer also when there is none."""
         answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
         answer.span, answer.trace = begun(request.url.path, request.headers, answer.response_id)
         answer.captured = captured_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
         try:
+            require_fitting(body, most_characters_of(self.table(), answer.target))
             payload = rewritten(body, answer.target)
             if cached := await self.cached_answer(request.url.path, body, answer):
                 return cached
-            return await self.forward(request.url.path, payload, bool(body.get("stream")), answer)
+            forwarding = self.forward(request.url.path, payload, bool(body.get("stream")), answer)
+            return await while_present(request, forwarding)
+        except ClientDisconnect:
+            self.finished(answer)
+            raise
         except Refusal as refusal:
             answer.status = refusal.status
             self.finished(answer)
@@ -138,6 +155,32 @@ class Proxy:
             self.cache.keep_soon(answer.entry)
 
 
+async def while_present(request: Request, work: Coroutine[None, None, Response]) -> Response:
+    """Await the work, and cancel it when the client leaves: its replica stops then. Raises ClientDisconnect."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        gone.cancel()
+        working.cancel()
+        await asyncio.wait((working, gone))
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def most_characters_of(table: RoutingTable, target: Target) -> int | None:
+    """Return the bound of a text for the version; None if it is not known."""
+    route = table.versions.get(target.version)
+    return route.most_characters if route else None
+
+
 class PassedThrough(StreamingResponse):
     """Response that streams the replica's chunks; closed and reported however it ends, even if it never began."""
 
@@ -177,17 +220,6 @@ class PassedThrough(StreamingResponse):
 
 
 def response_headers(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:
-    """Return the response headers: the router's, and only Content-Type and Retry-After of the replica's."""
-    passed_on = {name: upstream.headers[name] for name in ("Content-Type", "Retry-After") if name in upstream.headers}
+    """Return the response headers: the router's, and a few of the replica's."""
+    passed_on = {name: upstream.headers[name] for name in PASSED_ON if name in upstream.headers}
     return passed_on | answer.headers()
-
-
-async def read_body(request: Request) -> bytes:
-    """Read the body, counting its size while it arrives. Raises Refusal 413."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise Refusal(413, "body_too_large", "The body is over 4 MB.")
-        parts.append(part)
-    return b"".join(parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from serving_client.protocol import Outcome
 from serving_client.router.cache import Entry
+from serving_client.router.reporting.metrics import CLIENT_CLOSED
 from serving_client.router.reporting.outcomes import usage_of
 from serving_client.router.resolve import Target
 from serving_client.router.upstream.shadow_traffic import CapturedResponse
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 TAIL_BYTES = 4096
-CLIENT_LEFT = 499
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Answer:
             arm=target.arm,
             sticky=target.is_sticky,
             unit=target.unit_hash,
-            status=self.status if self.is_whole or self.status >= 400 else CLIENT_LEFT,
+            status=self.status if self.is_whole or self.status >= 400 else CLIENT_CLOSED,
             ttft_ms=None if self.first_byte is None else (self.first_byte - self.began) * 1000,
             total_ms=(time.perf_counter() - self.began) * 1000,
             cache=self.cache,

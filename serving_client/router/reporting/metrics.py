@@ -10,6 +10,8 @@ from serving_client.protocol import Outcome
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+# The status of reports for a client that left before its answer was whole, and of the answer that nobody reads.
+CLIENT_CLOSED = 499
 LABELS = ("alias", "version", "arm")
 
 
@@ -45,6 +47,12 @@ class Metrics:
             "adapterhub_tokens", "Tokens that engines read and wrote.", (*LABELS, "kind"), registry=self.registry
         )
         self.cache = Counter("adapterhub_cache", "Answers by X-Cache.", (*LABELS, "result"), registry=self.registry)
+        self.closed = Counter(
+            "adapterhub_client_closed",
+            "Requests whose client left before the answer; in no other count.",
+            LABELS,
+            registry=self.registry,
+        )
         self.in_flight = Gauge(
             "adapterhub_in_flight", "Requests in progress on a replica.", ("replica",), registry=self.registry
         )
@@ -63,11 +71,22 @@ class Metrics:
         self.generation = Gauge(
             "adapterhub_table_generation", "Generation of the routing table.", registry=self.registry
         )
+        self.age = Gauge(
+            "adapterhub_table_age_seconds",
+            "Since the control plane published the routing table.",
+            registry=self.registry,
+        )
         self.dropped = Gauge("adapterhub_outcomes_dropped", "Reports that were lost.", registry=self.registry)
 
     def answered(self, outcome: Outcome) -> None:
-        """Count an answer, including an error, of a request that was routed."""
+        """Count an answer, including an error, of a request that was routed.
+
+        How long a client stayed says nothing of the version, so those that left are counted apart.
+        """
         labels = (outcome.alias or "", outcome.version, outcome.arm)
+        if outcome.status == CLIENT_CLOSED:
+            self.closed.labels(*labels).inc()
+            return
         self.requests.labels(*labels, str(outcome.status)).inc()
         self.total.labels(*labels).observe(outcome.total_ms / 1000)
         if outcome.ttft_ms is not None:

@@ -13,6 +13,7 @@ import aiohttp
 
 from serving_client.protocol import VersionRoute
 from serving_client.router.errors import Refusal
+from serving_client.router.request_fields import EMBEDDINGS
 from serving_client.router.upstream.breaker import Breaker
 
 # The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
@@ -20,8 +21,10 @@ TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
 # Not every engine has this path; one that has it names the missing version in its 404.
-EMBEDDINGS, LACKS_VERSION = "/v1/embeddings", b"does not exist"
+LACKS_VERSION = b"does not exist"
 AT_ONCE_BYTES = 2**18
+# An answer that is not streamed is held whole: a replica that sends without end must not fill the memory.
+MOST_ANSWER_BYTES = 128 * 2**20
 # The request itself may have killed the replica that broke off: retry it on one more replica, not on all.
 MOST_BROKEN = 2
 NOBODY = ("no_replica_answers", "No replica responds for this version: try again.")
@@ -59,8 +62,9 @@ class Upstream:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Bytes are passed on unchanged, so replicas must not compress them.
+            # Bytes are passed on unchanged, so replicas must not compress them, and nothing unfolds here if they do.
             skip_auto_headers=["Accept-Encoding"],
+            auto_decompress=False,
         )
 
     async def stop(self) -> None:
@@ -136,10 +140,21 @@ class Upstream:
 async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
     """Read the first chunk or the whole body; on an error close the connection and raise the error again."""
     try:
-        return Reply(response, await (response.content.readany() if is_stream else response.read()))
+        return Reply(response, await (response.content.readany() if is_stream else whole(response)))
     except BaseException:
         response.close()
         raise
+
+
+async def whole(response: aiohttp.ClientResponse) -> bytes:
+    """Read the whole body. Raises Refusal 502 for one without end."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > MOST_ANSWER_BYTES:
+            raise Refusal(502, "answer_too_large", f"The replica's answer is over {MOST_ANSWER_BYTES >> 20} MB.")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def verdict(error: Exception) -> Exception:

@@ -15,9 +15,10 @@ from serving_client.router.errors import Refusal
 from serving_client.router.reporting.outcomes import OutcomeReporter, usage_of
 from serving_client.router.reporting.response_checks import judged, text_of
 from serving_client.router.reporting.samples import Samples, question_of
-from serving_client.router.resolve import Body, Target, rewritten
+from serving_client.router.request_fields import EMBEDDINGS, Body
+from serving_client.router.resolve import Target, rewritten
 from serving_client.router.table import TableWatcher
-from serving_client.router.upstream.replicas import EMBEDDINGS, Upstream
+from serving_client.router.upstream.replicas import Upstream
 
 MOST_BYTES = 2**16  # bytes of an answer; a longer one is not judged
 MOST_AT_ONCE = 32  # tasks; answers beyond that are not judged, as a sample suffices

@@ -1,0 +1,207 @@
+"""Bodies of requests, bounded before anything keeps them: who may send how much to which path, and all at once.
+
+Django keeps a whole body, in memory or on disk, before any of its code runs. So this asks first, at the border.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from importlib import import_module
+from io import BytesIO
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.core.handlers.asgi import ASGIRequest
+from django.db import close_old_connections
+from django.urls import Resolver404, resolve
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from adapterhub.accounts.authentication import TokenAuthentication
+from adapterhub.api.problems import CONTENT_TYPE, headers_of, problem
+from adapterhub.core.errors import DomainError, NotSignedIn, TooLarge, TooSlow, Unavailable
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Any], Awaitable[None]]
+Application = Callable[[Scope, Any, Any], Awaitable[object]]
+
+# What anybody may send: a sign-in, a form. Nobody is asked for it.
+SMALL_BYTES = 2**16
+# A body may pause for so long, and has so much time besides that of its bytes.
+PAUSE_S, GRACE_S, LEAST_BYTES_PER_S = 30.0, 60.0, 10_000
+
+
+class BodyGuard:
+    """The border of the web process. `threads` run the look-up of tokens and sessions."""
+
+    def __init__(self, application: Application, threads: Executor) -> None:
+        self._application, self._threads = application, threads
+        self._spool = Spool()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it without having read more of its body than is allowed."""
+        announced = announced_bytes(scope)
+        try:
+            caller, most = "", SMALL_BYTES
+            if announced is None or announced > SMALL_BYTES:
+                loop = asyncio.get_running_loop()
+                caller, most = await loop.run_in_executor(self._threads, allowed, scope)
+            if (announced or 0) > most:
+                raise too_large(caller, most)
+            with self._spool.share(caller) as share:
+                await self._application(scope, Intake(receive, share, caller, most), send)
+        except Refused as refusal:
+            await answer(refusal.error, send)
+        except DomainError as error:
+            await answer(error, send)
+
+
+class Refused(Exception):
+    """Raised out of the application while it reads a body."""
+
+    def __init__(self, error: DomainError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Intake:
+    """A `receive` that counts the body while it arrives. Raises Refused for one that is too large, late or too many."""
+
+    def __init__(self, receive: Receive, share: Share, caller: str, most: int) -> None:
+        self._receive, self._share, self._caller, self._most = receive, share, caller, most
+        self._began, self._bytes, self._is_whole = time.monotonic(), 0, False
+
+    async def __call__(self) -> Message:
+        """Return the next message. Raises Refused."""
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(PAUSE_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise Refused(TooSlow(f"Nothing of the body came for {PAUSE_S:.0f} s.")) from None
+        self._take(len(message.get("body", b"")))
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+    def _take(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self._most:
+            raise Refused(too_large(self._caller, self._most))
+        if time.monotonic() - self._began > GRACE_S + self._bytes / LEAST_BYTES_PER_S:
+            raise Refused(TooSlow(f"A body must come at {LEAST_BYTES_PER_S // 1000} kB/s or more."))
+        self._share.add(count)
+
+
+class Spool:
+    """The bytes of all bodies that this process keeps, which have a bound in all and for each caller."""
+
+    def __init__(self) -> None:
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def share(self, caller: str) -> Iterator[Share]:
+        """Yield the part of one body, which is given back at the end of the block."""
+        share = Share(self._held, caller)
+        try:
+            yield share
+        finally:
+            share.release()
+
+
+class Share:
+    """One body's part of the spool."""
+
+    def __init__(self, held: Counter[str], caller: str) -> None:
+        self._held, self._caller, self._bytes = held, caller, 0
+
+    def add(self, count: int) -> None:
+        """Count bytes. Raises Refused if there is no room; nobody may take more than half of it."""
+        most = settings.SPOOL_BYTES
+        if self._held.total() + count > most or self._held[self._caller] + count > most // 2:
+            raise Refused(Unavailable("Too many uploads are on their way: send it again in a minute.", code="busy"))
+        self._bytes += count
+        self._held[self._caller] += count
+
+    def release(self) -> None:
+        """Give the part back."""
+        self._held[self._caller] -= self._bytes
+        if not self._held[self._caller]:
+            del self._held[self._caller]
+
+
+def announced_bytes(scope: Scope) -> int | None:
+    """Return the length of the body that the headers announce; None if it is not told, 0 without a body."""
+    told = dict(scope["headers"])
+    if b"transfer-encoding" in told:
+        return None
+    length = told.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else None
+
+
+def allowed(scope: Scope) -> tuple[str, int]:
+    """Return who calls, and the bytes that they may send there. Raises NotSignedIn, TooMany."""
+    try:
+        request = ASGIRequest(scope, BytesIO())
+        caller = caller_of(request)
+        is_upload = takes_files(scope["path"], scope["method"])
+        return caller, settings.UPLOAD_BYTES if is_upload else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    finally:
+        close_old_connections()
+
+
+def caller_of(request: ASGIRequest) -> str:
+    """Return the token or the user behind the request, as it will be when the body is read."""
+    try:
+        if known := TokenAuthentication().authenticate(Request(request)):
+            return f"token:{known[1].pk}"
+    except AuthenticationFailed as error:
+        raise NotSignedIn(str(error.detail)) from None
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(
+        request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    )
+    user = get_user(request)
+    if not user.is_authenticated:
+        raise NotSignedIn(f"A body of over {SMALL_BYTES >> 10} kB needs a token or a session.")
+    return f"user:{user.pk}"
+
+
+def takes_files(path: str, method: str) -> bool:
+    """Return True for a page or a call that is made for uploads: its view says so in `takes_files`."""
+    try:
+        view = resolve(path).func
+    except Resolver404:
+        return False
+    actions = getattr(view, "actions", None)
+    if not actions:
+        return bool(getattr(view, "takes_files", False))
+    return actions.get(method.lower()) in getattr(getattr(view, "cls", None), "takes_files", ())
+
+
+def too_large(caller: str, most: int) -> DomainError:
+    """Create the error for a body over its bound; strangers learn how they may send more."""
+    if not caller:
+        return NotSignedIn(f"A body of over {SMALL_BYTES >> 10} kB needs a token or a session.")
+    return TooLarge(f"A body may have {most} bytes here.")
+
+
+async def answer(error: DomainError, send: Send) -> None:
+    """Send the error as problem JSON, and close the connection: the rest of the body is not read."""
+    content = json.dumps(problem(error.status, error.code, error.detail)).encode()
+    told = headers_of(error) | {
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": str(len(content)),
+        "Connection": "close",
+    }
+    headers = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,211 @@
+"""Fields of a request that may reach an engine, by name: what OpenAI's clients send, and harmless ways to sample.
+
+Engines take many more: some name a place in the queue, a path or code, and some read another tenant's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from serving_client.patterns import unfolded
+from serving_client.router.errors import Refusal
+
+COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
+ANNOTATIONS = {
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+SAMPLING = {
+    "frequency_penalty",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "min_p",
+    "min_tokens",
+    "n",
+    "presence_penalty",
+    "repetition_penalty",
+    "return_token_ids",
+    "return_tokens_as_token_ids",
+    "seed",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "stop",
+    "stop_token_ids",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_k",
+    "top_p",
+}
+ALLOWED: Mapping[str, set[str]] = {
+    COMPLETIONS: {
+        "model",
+        *ANNOTATIONS,
+        *SAMPLING,
+        "add_special_tokens",
+        "best_of",
+        "echo",
+        "prompt",
+        "response_format",
+        "suffix",
+    },
+    CHAT: {
+        "model",
+        *ANNOTATIONS,
+        *SAMPLING,
+        "add_generation_prompt",
+        "audio",
+        "continue_final_message",
+        "function_call",
+        "functions",
+        "max_completion_tokens",
+        "messages",
+        "modalities",
+        "parallel_tool_calls",
+        "prediction",
+        "reasoning_effort",
+        "response_format",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "verbosity",
+        "web_search_options",
+    },
+    EMBEDDINGS: {"model", *ANNOTATIONS, "dimensions", "encoding_format", "input"},
+}
+MAX_ANSWERS, MAX_PROMPTS, MAX_INPUTS, MAX_PARTS = 8, 64, 2048, 4096
+# An engine looks for each at every token, between the steps of all requests.
+MAX_STOPS, LONGEST_STOP, MAX_TOKENS_NAMED = 16, 1000, 1024
+# Engines build a machine from a schema's patterns, of about as many states as the pattern unfolds to.
+MAX_UNFOLDED, MAX_SCHEMA_VALUES = 20_000, 20_000
+WITH_SCHEMAS = ("response_format", "tools", "functions")
+
+Body = dict[str, Any]
+
+
+def require_allowed(path: str, body: Body) -> None:
+    """Raise Refusal 400 for a field that is not for callers, or whose size would hold an engine up."""
+    for name in body:
+        if name not in ALLOWED[path]:
+            raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.")
+    require_few(body)
+    require_short(body)
+    require_few_parts(messages := listed(body.get("messages")))
+    for message in messages:
+        require_inline(message)
+    for field in WITH_SCHEMAS:
+        require_small_patterns(field, body.get(field))
+
+
+def require_few(body: Body) -> None:
+    """Bound the answers of one request: choices, and prompts times choices."""
+    for name in ("n", "best_of"):
+        answers = body.get(name)
+        if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
+            raise Refusal(400, "bad_n", f"{name} must be between 1 and {MAX_ANSWERS}.")
+    for name, most in (("prompt", MAX_PROMPTS), ("input", MAX_INPUTS)):
+        given = listed(body.get(name))
+        if len(given) > most and isinstance(given[0], str | list):
+            raise Refusal(400, "too_many_prompts", f"{name} may hold {most} texts: send more requests.")
+
+
+def require_short(body: Body) -> None:
+    """Bound what an engine looks for at each token. Raises Refusal 400."""
+    stop = body.get("stop")
+    stops = [stop] if isinstance(stop, str) else listed(stop)
+    if len(stops) > MAX_STOPS or any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
+        raise Refusal(400, "bad_stop", f"stop may hold {MAX_STOPS} texts of up to {LONGEST_STOP} characters.")
+    for name in ("stop_token_ids", "logit_bias"):
+        tokens = body.get(name)
+        if isinstance(tokens, list | dict) and len(tokens) > MAX_TOKENS_NAMED:
+            raise Refusal(400, "too_many_tokens", f"{name} may name {MAX_TOKENS_NAMED} tokens.")
+
+
+def require_few_parts(messages: list[Any]) -> None:
+    """Bound the messages and their parts. Raises Refusal 400."""
+    is_few = len(messages) <= MAX_PARTS
+    if not is_few or sum(len(parts_of(message)) for message in messages) > MAX_PARTS:
+        raise Refusal(400, "too_many_messages", f"messages may hold {MAX_PARTS} messages, and as many parts of them.")
+
+
+def parts_of(message: Any) -> list[Any]:
+    """Return the parts of a message whose content is a list."""
+    return listed(message.get("content")) if isinstance(message, dict) else []
+
+
+def require_inline(message: Any) -> None:
+    """Refuse a part of a message that names an address: the engine would fetch it, from inside the network."""
+    for part in parts_of(message):
+        if not isinstance(part, dict):
+            continue
+        place = part.get("image_url", part.get("video_url", part.get("audio_url")))
+        address = place.get("url") if isinstance(place, dict) else place
+        if address is not None and not (isinstance(address, str) and address.startswith("data:")):
+            raise Refusal(400, "address_not_allowed", "A message's image must come inline, as a data: URL.")
+
+
+def require_small_patterns(field: str, value: Any) -> None:
+    """Bound the patterns of the field's schemas in all."""
+    size = 0
+    for pattern in patterns_in(field, value):
+        size += len(pattern)
+        size += unfolded(pattern) if size <= MAX_UNFOLDED else 0
+        if size > MAX_UNFOLDED:
+            raise Refusal(400, "bad_pattern", f"{field}: its patterns unfold too far: use smaller repetitions.")
+
+
+def patterns_in(field: str, value: Any) -> Iterator[str]:
+    """Yield the regular expressions of a JSON Schema, wherever they stand. Raises Refusal 400 for one without end."""
+    waiting, count = [value], 0
+    while waiting:
+        count += 1
+        if count > MAX_SCHEMA_VALUES:
+            raise Refusal(400, "schema_too_large", f"{field} may hold {MAX_SCHEMA_VALUES} values.")
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if isinstance(pattern := part.get("pattern"), str):
+                yield pattern
+            if isinstance(named := part.get("patternProperties"), dict):
+                yield from named
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part[: MAX_SCHEMA_VALUES + 1]
+
+
+def require_fitting(body: Body, most_characters: int | None) -> None:
+    """Raise Refusal 400 for a text that no tokenizer could cut into so few tokens as the context holds."""
+    size = size_of(body)
+    if most_characters is not None and size > most_characters:
+        message = f"The text has {size} characters; the context of this model holds no more than {most_characters}."
+        raise Refusal(400, "context_length_exceeded", message)
+
+
+def size_of(body: Body) -> int:
+    """Return the characters of a conversation, or of the longest text of a prompt or input."""
+    if conversation := listed(body.get("messages")):
+        return sum(len(text) for message in conversation for text in texts_in(message))
+    given = body.get("prompt", body.get("input"))
+    return max((len(text) for text in [given, *listed(given)] if isinstance(text, str)), default=0)
+
+
+def texts_in(message: Any) -> Iterator[str]:
+    """Yield the texts of a message."""
+    content = message.get("content") if isinstance(message, dict) else None
+    for part in [content, *listed(content)]:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            yield text
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is, and an empty one for anything else."""
+    return value if isinstance(value, list) else []

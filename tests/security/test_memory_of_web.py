@@ -1,0 +1,95 @@
+"""The web process through all attacks on its memory, one after the other and side by side."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.models import AdapterVersion, Alias
+from tests.security.bombs import one_endless_row, repeated
+from tests.security.test_patterns import UNFOLDING
+from tests.web import WebProcess
+
+MB = 2**20
+MOST_KB = 1_000_000
+# Values of two letters each: the worst that parsed JSON can take for its size.
+CROWD = b'{"slug": "a", "tags": [' + b"{}," * (1_300_000) + b"{}]}"
+
+
+def peak_kb(pid: int) -> int:
+    """The most memory that the process has ever held."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.slow
+@pytest.mark.threat("D15", "D16", "D18")
+def test_peak_memory_stays_under_a_gigabyte(
+    web_process: WebProcess, ci: str, alias: Alias, candidate: AdapterVersion, tmp_path: Path
+) -> None:
+    files = [repeated(tmp_path / codec, codec) for codec in ("gzip", "zstd", "snappy")]
+    files.append(one_endless_row(tmp_path / "row"))
+    plan = {"alias": alias.name, "candidate": candidate.served_name, "steps": [{"weight": 10}], "reason": "try"}
+    with (
+        httpx.Client(base_url=web_process.url, headers={"Authorization": f"Bearer {ci}"}, timeout=120) as http,
+        ThreadPoolExecutor(16) as crowd,
+    ):
+        asked: list[Callable[[], object]] = [
+            *(draft(http, plan | {"draft": True, "checks": {"refusal": pattern}}) for pattern in UNFOLDING),
+            *(upload(http, content) for content in files),
+            *[crowded(http)] * 16,
+            *[long_text(http)] * 16,
+            *[flood(web_process.port, f"POST /healthz HTTP/1.1\r\nContent-Length: {400 * MB}\r\n\r\n")] * 8,
+            *[flood(web_process.port, "GET / HTTP/1.1\r\nX: ")] * 8,
+        ]
+        for done in [crowd.submit(ask) for ask in asked]:
+            done.result()
+        assert http.get("/healthz").status_code == 200
+    assert peak_kb(web_process.pid) < MOST_KB
+
+
+def draft(http: httpx.Client, body: dict[str, object]) -> Callable[[], object]:
+    def ask() -> None:
+        assert http.post("/api/v1/rollouts/", json=body).status_code == 422
+
+    return ask
+
+
+def upload(http: httpx.Client, content: bytes) -> Callable[[], object]:
+    def ask() -> None:
+        answer = http.post("/api/v1/datasets/", data={"project": "eu"}, files={"file": ("a.parquet", content)})
+        assert answer.status_code in (422, 503)
+
+    return ask
+
+
+def crowded(http: httpx.Client) -> Callable[[], object]:
+    def ask() -> None:
+        headers = {"Content-Type": "application/json"}
+        assert http.post("/api/v1/adapters/", content=CROWD, headers=headers).status_code in (413, 422)
+
+    return ask
+
+
+def long_text(http: httpx.Client) -> Callable[[], object]:
+    def ask() -> None:
+        body = {"project": "eu", "slug": "long", "base_model": "tiny", "description": "a" * 3_900_000}
+        assert http.post("/api/v1/adapters/", json=body).status_code < 500
+
+    return ask
+
+
+def flood(port: int, head: str) -> Callable[[], object]:
+    def send() -> None:
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as connection, suppress(OSError):
+            connection.sendall(head.encode())
+            for _ in range(100):
+                connection.sendall(b"x" * MB)
+
+    return send

@@ -275,7 +275,7 @@ class S3Store:
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[Path]:
-        """Provide the artifact's files in a temporary folder. Raises ArtifactError."""
+        """Provide the artifact's files in a temporary folder. Raises ArtifactError if it is missing, and StoreAway."""
         with tempfile.TemporaryDirectory() as scratch:
             with self.answering():
                 if not self.has(digest):
@@ -356,7 +356,7 @@ class S3Store:
         return {name: self.presigned("get_object", key, seconds) for name, key in files.items()}
 
     def upload_url(self, path: str, seconds: int) -> str:
-        """Return a link that accepts one upload to `path` below `incoming/`, valid for `seconds`; see `take`."""
+        """Return a link that accepts uploads to `path` below `incoming/` for `seconds`; `take` then moves the file."""
         return self.presigned("put_object", self.incoming(path), seconds)
 
     def incoming(self, path: str) -> str:

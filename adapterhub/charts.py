@@ -36,7 +36,7 @@ def points(places: Iterable[Place]) -> str:
 
 
 def curve(frame: Frame, known: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Return the line through (step, value) pairs, of which there are two or more, and the ends of both axes."""
+    """Return an SVG line through two or more (step, value) pairs, the ends of both axes and the last value (`now`)."""
     drawn = thinned(known)
     low, high = min(value for _, value in drawn), max(value for _, value in drawn)
     first, last = drawn[0][0], drawn[-1][0]

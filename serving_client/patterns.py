@@ -22,7 +22,7 @@ class BadPattern(ValueError):
 
 @lru_cache(maxsize=256)
 def compiled(pattern: str) -> re2._Regexp:
-    """Compile a pattern. Raises BadPattern."""
+    """Compile a pattern. Raises BadPattern if it is invalid or too long."""
     if len(pattern) > LONGEST:
         raise BadPattern(f"at most {LONGEST} characters")
     options = re2.Options()

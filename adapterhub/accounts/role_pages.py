@@ -17,7 +17,10 @@ from adapterhub.audit.views import PAGE, audited
 
 @login_required
 def roles(request: HttpRequest) -> HttpResponse:
-    """Show the periods in which users held roles, newest first; `q` searches users, roles and projects."""
+    """Show the periods in which users held roles, newest first; `q` searches users, roles and projects.
+
+    Covers the projects whose trail the user may read, and records the reading. Raises NotAllowed if there are none.
+    """
     words = request.GET.get("q", "")[:MOST_LETTERS].lower().split()
     matches = [each for each in reversed(tenures(audited(request))) if all(word in names_of(each) for word in words)]
     page = Paginator(matches, PAGE).get_page(request.GET.get("page"))

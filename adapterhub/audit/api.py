@@ -98,7 +98,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     scopes = dict.fromkeys(("list", "retrieve", "verify", "export"), Scope.AUDIT)
 
     def list(self, request: Request, *args: object, **kwargs: object) -> Response:
-        """List events of the projects in which the caller has scope audit, newest first."""
+        """List events of the projects in which the caller has the scope audit, or of `project` alone, newest first."""
         if slug := request.query_params.get("project"):
             self.queryset = self.queryset.filter(project=named_project(request, slug, Scope.AUDIT))
         else:

@@ -34,7 +34,7 @@ def write(project: Tenant | None) -> Checkpoint:
 
 
 def head_signed(project: Tenant | None) -> dict[str, Any]:
-    """Return the chain's head as a signed checkpoint that follows the last one."""
+    """Return the fields of a Checkpoint: the chain's head, signed, with the digest of the last one. Stores nothing."""
     sequence, head = head_of(project)
     at = now()
     last = Checkpoint.objects.filter(project=row_of(project)).last()

@@ -48,7 +48,7 @@ def ask(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Send each prompt to every version; people then vote on the answers."""
+    """Start a blind test of each prompt: send it to every version, for people to vote on the answers."""
     all_prompts = [*prompts, *lines_of(file)]
     if not all_prompts:
         raise Ended("Name a prompt with --prompt, or a file of them with --prompts.", Exit.USAGE)

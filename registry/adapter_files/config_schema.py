@@ -61,7 +61,7 @@ def is_plain_init(value: Any) -> bool:
 
 
 def is_default_module(value: Any) -> bool:
-    """Accept None or the default that PEFT writes into every file; any other value names a module to import."""
+    """Return True for None and for PEFT's default, `megatron.core`; any other value names a module to import."""
     return value in (None, "megatron.core")
 
 

@@ -106,7 +106,7 @@ def own_scale(config: Mapping[str, Any], stabilised: bool) -> float:
 def verdict(
     engine: Engine, traits: Traits, *, base_digest: str | None = None, max_lora_rank: int | None = None
 ) -> Verdict:
-    """Decide whether a fleet of this engine can serve the adapter.
+    """Decide whether a fleet of this engine can serve the adapter: as it is, only after export, or not at all.
 
     `base_digest` and `max_lora_rank` describe the fleet; None skips the comparison with it.
     """
@@ -149,7 +149,7 @@ def misreading(engine: Engine, traits: Traits) -> str:
 
 
 def misread_by_sglang(traits: Traits) -> str:
-    """Return the reason for which SGLang would serve the adapter wrongly; empty if it would not."""
+    """Return the reason why SGLang would serve the adapter wrongly; empty if it would not."""
     if traits.rank_stabilised:
         return "SGLang scales by alpha / r and ignores rsLoRA: it would scale every module wrongly."
     if len(set(traits.ranks.values())) > 1:

@@ -85,7 +85,7 @@ class VersionEvidence(ProjectViewSet):
     @extend_schema(request=None, responses={201: DossierSerializer})
     @dossier.mapping.post
     def freeze(self, request: Request, slug: str, number: str) -> Response:
-        """Freeze the dossier: store it as it is now, with a signature."""
+        """Store a signed copy of the version's dossier as it is now, and return it."""
         version = self.get_object()
         frozen = Dossier.freeze(version, dossier(version), by=actor_of(request))
         return Response(DossierSerializer(frozen).data, 201)

@@ -311,9 +311,10 @@ class AdapterVersion(models.Model):
             )
 
     def other_than(self, base: BaseModel) -> str:
-        """Name what differs between this version's base model and `base`: base model, tokenizer, chat template.
+        """Name what differs between this version's base model and `base`, such as "base model and another tokenizer".
 
-        Older rows lack the digests of tokenizer and template; these are then not compared.
+        Call it only if their digests differ: the base model is always named. The tokenizer and the chat template are
+        compared unless the digests are missing, as in older rows.
         """
         names = ["base model"]
         if self.tokenizer_digest and base.tokenizer_digest:

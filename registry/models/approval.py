@@ -200,7 +200,10 @@ class Approval(models.Model):
             self.enter(ApprovalStatus.USED, Tag.APPROVAL_USED, by=by)
 
     def lapse_when_changed(self, *, by: Actor) -> None:
-        """Let an open approval lapse if its evidence has changed since the request, and raise Conflict then."""
+        """Raise Conflict if the evidence of an open approval has changed since the request.
+
+        The approval then lapses, unless its glass is broken.
+        """
         if self.status not in OPEN or self.bound == self.bound_now():
             return
         with transaction.atomic():
@@ -250,7 +253,7 @@ class Approval(models.Model):
         return user not in people_of(self.authors())
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
-        """Store the signature with the digest of the evidence."""
+        """Store the signature with the digest of the request's evidence. The caller checks that `by` may sign."""
         self.signatures.create(
             author=self.author,
             user=by.user,

@@ -99,7 +99,10 @@ def approval(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_POST
 def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Approve, reject, break the glass of or review an approval, as `verb` says."""
+    """Approve, reject, break the glass of or review an approval, as `verb` says; 404 for an unknown verb.
+
+    Raises NotAllowed for a person without the verb's scope, and what the signer raises.
+    """
     if verb not in VERBS:
         raise Http404
     form, scope = VERBS[verb]

@@ -35,7 +35,7 @@ class NamedVersionsForm(ReasonForm):
 
 @login_required
 def settings(request: HttpRequest) -> HttpResponse:
-    """Show the person's own roles, and to admins the members of their projects."""
+    """Show the person's roles and the guarded aliases; to admins also their projects' members and settings."""
     led = allowed(request, Scope.ADMIN)
     members = Membership.objects.filter(project__in=led).select_related("project", "user")
     listing = Listing(

@@ -52,7 +52,10 @@ def token_for(request: HttpRequest, project: Project) -> str:
 
 
 def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -> list[Answer]:
-    """Ask all models at once and return the answers in their order; `body` is for /v1/completions, without `model`."""
+    """Ask all models at once and return the answers in the order of the models; an error is its answer's `problem`.
+
+    `session` is the X-Session-Key, which may be empty; `body` is for /v1/completions, without `model`.
+    """
     headers = {"Authorization": f"Bearer {token}"} | ({"X-Session-Key": session} if session else {})
     client = httpx.Client(base_url=settings.ROUTER_URL, headers=headers, timeout=TIMEOUT_S)
     with client, ThreadPoolExecutor(MOST_MODELS) as threads:

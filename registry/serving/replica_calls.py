@@ -72,7 +72,10 @@ def inspect(url: str, base: str) -> ReplicaReport:
 
 
 def push(url: str, requests: list[LoadRequest]) -> list[Loaded]:
-    """Load and probe the versions one by one; stop at the first that has a problem."""
+    """Load and probe the versions one by one and return their results; stop after the first `problem`.
+
+    A refused version does not stop the others.
+    """
     results: list[Loaded] = []
     with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
         for request in requests:

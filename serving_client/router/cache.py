@@ -56,7 +56,7 @@ class Entry:
         self._room = rule.max_bytes
 
     def saw(self, chunk: bytes) -> None:
-        """Add a chunk of the answer."""
+        """Add a chunk of the answer; discard all chunks once they exceed the rule's bytes."""
         self._room -= len(chunk)
         if self._room >= 0:
             self._parts.append(chunk)

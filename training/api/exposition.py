@@ -135,7 +135,7 @@ class Text(BaseRenderer):
     format = "txt"
 
     def render(self, data: Any, accepted_media_type: str | None = None, context: Any = None) -> bytes:
-        """Return errors as JSON; metrics are sent as they are."""
+        """Return the data of an error as JSON; metrics are sent as a finished HttpResponse and do not come here."""
         return json.dumps(data).encode()
 
 

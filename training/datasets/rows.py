@@ -291,7 +291,7 @@ def refuse_tools(named: Record) -> None:
 
 
 def read_text(named: Record) -> Row:
-    """Read a text, all of which is trained."""
+    """Read a plain text, all of which counts in the loss. Raises BadLine, also for tools or a system text."""
     refuse_tools(named)
     if str(named.get("system") or "").strip():
         raise BadLine("system", "system_without_messages", "A column system needs messages or prompts beside it.")

@@ -195,7 +195,10 @@ class PassedThrough(StreamingResponse):
         self._answer, self._stack, self._finished = answer, stack, finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream; afterwards release the replica and report the answer."""
+        """Send the stream, then release the replica and report the answer, whatever happens.
+
+        A CutOff is logged and not raised: the server then closes the connection without ending the answer.
+        """
         try:
             async with self._stack:
                 await super().__call__(scope, receive, send)

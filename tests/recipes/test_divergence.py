@@ -56,7 +56,15 @@ def test_a_step_without_numbers_ends_the_training(values: dict[str, float]) -> N
 @pytest.mark.slow
 def test_a_run_with_a_wild_rate_fails_as_diverged(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     wild = {"learning_rate": 1.0, "warmup_steps": 0}
-    path = write_run(tmp_path / "run", write_inputs(tmp_path), steps=30, lora_alpha=4096, hyperparameters=wild)
+    path = write_run(
+        tmp_path / "run",
+        write_inputs(tmp_path),
+        steps=30,
+        lora_alpha=4096,
+        rank_pattern={},
+        alpha_pattern={},
+        hyperparameters=wild,
+    )
     assert lora.main([str(path)]) == 1
     (error,) = events_of(tmp_path / "run", "error")
     assert error["code"] == "diverged"

@@ -11,6 +11,7 @@ from django.test import Client
 from adapterhub.accounts.models import Project, User
 from registry.models import BaseModel
 from tests.builders import write_jsonl
+from tests.lm.chat_tokenizer import trl_tokenizer
 from tests.markup import markup
 from tests.tiny_model import make_tokenizer, save_base_model
 from training.datasets import rendering
@@ -39,6 +40,22 @@ def test_what_lies_behind_max_length_is_cut_and_not_counted() -> None:
         ("cut", ["each", "<end>"]),
     ]
     assert (row.tokens, row.counted) == (6, 2)
+
+
+def test_a_tool_call_is_shown_as_counted_and_its_answer_is_not() -> None:
+    call = {"type": "function", "function": {"name": "lookup", "arguments": {"n": 3}}}
+    tools = [{"type": "function", "function": {"name": "lookup", "description": "d", "parameters": {}}}]
+    messages = [
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [call]},
+        {"role": "tool", "content": "The third pier."},
+        {"role": "assistant", "content": "At pier three."},
+    ]
+    row = rendering.rendered({"messages": messages, "tools": tools}, trl_tokenizer("qwen2_5"), 4096)
+    counted = joined(row, "counted")
+    assert counted.startswith('Let me look.\n<tool_call>\n{"name": "lookup", "arguments": {"n": 3}}')
+    assert counted.endswith("At pier three.<|im_end|>")
+    assert "The third pier." in joined(row, "read")
 
 
 def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
@@ -81,6 +98,7 @@ def test_page_and_rest_show_it(client: Client, chats: Dataset, talking: BaseMode
     client.force_login(bob)
     page = client.get(f"/datasets/{chats.pk}/", {"base_model": "talking", "max_length": 16})
     assert b"No row is longer than 16 tokens." in page.content
+    assert b"read as OpenAI messages" in b" ".join(page.content.split())
     assert '<span class="completion">' in markup(page)
     assert page.content.count(b"&lt;assistant&gt;") == 8
     preview = client.get(f"/api/v1/datasets/{chats.pk}/preview/?base_model=talking&max_length=16").json()

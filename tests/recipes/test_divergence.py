@@ -55,7 +55,7 @@ def test_a_step_without_numbers_ends_the_training(values: dict[str, float]) -> N
 
 @pytest.mark.slow
 def test_a_run_with_a_wild_rate_fails_as_diverged(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wild = {"learning_rate": 1.0, "warmup_steps": 0}
+    wild = {"learning_rate": 300.0, "warmup_steps": 0}
     path = write_run(
         tmp_path / "run",
         write_inputs(tmp_path),

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tests.recipes.runs import events_of, write_inputs, write_run
+from tests.tiny_model import write_jsonl
 from training.lm.error_reporting import Diverged
 from training.lm.evaluation import HeldOutLoss
 from training.recipes import lora
@@ -54,18 +55,10 @@ def test_a_step_without_numbers_ends_the_training(values: dict[str, float]) -> N
 
 
 @pytest.mark.slow
-def test_a_run_with_a_wild_rate_fails_as_diverged(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wild = {"learning_rate": 300.0, "warmup_steps": 0}
-    path = write_run(
-        tmp_path / "run",
-        write_inputs(tmp_path),
-        steps=30,
-        lora_alpha=4096,
-        rank_pattern={},
-        alpha_pattern={},
-        hyperparameters=wild,
-    )
-    assert lora.main([str(path)]) == 1
+def test_a_run_that_unlearns_its_language_fails_as_diverged(tmp_path) -> None:
+    inputs = write_inputs(tmp_path)
+    inputs["train"] = str(write_jsonl(tmp_path / "one_word.jsonl", [{"text": "a " * 12}] * 20))
+    assert lora.main([str(write_run(tmp_path / "run", inputs, steps=60))]) == 1
     (error,) = events_of(tmp_path / "run", "error")
     assert error["code"] == "diverged"
     assert "learning_rate" in error["message"]

@@ -146,7 +146,7 @@ def test_an_event_stream_ends_with_the_power_to_hear_it(
     by_token: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("training.api.events.LOOK_S", 0.01)
+    monkeypatch.setattr("training.api.events.POLL_S", 0.01)
     run = launch_run(adapter=adapter, dataset=dataset, by=dana.as_actor())
     url = reverse("api:training-run-events", args=[run.pk])
 

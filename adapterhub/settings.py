@@ -249,7 +249,7 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "adapterhub.api.schema.tell_what_all_calls_share",
+        "adapterhub.api.openapi.schema.tell_what_all_calls_share",
     ],
     # Five resources have a `status`, each with its own values.
     "ENUM_NAME_OVERRIDES": {

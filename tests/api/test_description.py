@@ -29,7 +29,7 @@ def test_every_body_has_an_example_that_fits(description: dict[str, Any]) -> Non
             content = operation.get("requestBody", {}).get("content", {})
             for kind in content.values():
                 name = kind["schema"]["$ref"].rsplit("/", 1)[-1]
-                assert "example" in shapes[name], f"{path}: {name} has no example: adapterhub/api/examples.py"
+                assert "example" in shapes[name], f"{path}: {name} has no example: adapterhub/api/openapi/examples.py"
                 whole = {**shapes[name], "components": description["components"]}
                 faults = [fault.message for fault in Draft202012Validator(whole).iter_errors(shapes[name]["example"])]
                 assert faults == [], name

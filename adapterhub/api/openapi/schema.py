@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapterhub.api.examples import EXAMPLES
+from adapterhub.api.openapi.examples import EXAMPLES
 
 PROBLEM = {
     "type": "object",

@@ -1,0 +1,1 @@
+"""Build the OpenAPI description that serializers alone do not give."""

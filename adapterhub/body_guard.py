@@ -121,8 +121,8 @@ class Spool:
 class Share:
     """One body's part of the spool."""
 
-    def __init__(self, held: Counter[str], caller: str) -> None:
-        self._held, self._caller, self._bytes = held, caller, 0
+    def __init__(self, spooled: Counter[str], caller: str) -> None:
+        self._held, self._caller, self._bytes = spooled, caller, 0
 
     def add(self, count: int) -> None:
         """Count bytes. Raises Refused if there is no room; nobody may take more than half of it."""
@@ -140,11 +140,11 @@ class Share:
 
 
 def announced_bytes(scope: Scope) -> int | None:
-    """Return the length of the body that the headers announce; None if it is not told, 0 without a body."""
-    told = dict(scope["headers"])
-    if b"transfer-encoding" in told:
+    """Return the length of the body that the headers announce: None when they do not, 0 without a body."""
+    announced = dict(scope["headers"])
+    if b"transfer-encoding" in announced:
         return None
-    length = told.get(b"content-length", b"0")
+    length = announced.get(b"content-length", b"0")
     return int(length) if length.isdigit() else None
 
 
@@ -197,11 +197,11 @@ def too_large(caller: str, most: int) -> DomainError:
 async def answer(error: DomainError, send: Send) -> None:
     """Send the error as problem JSON, and close the connection: the rest of the body is not read."""
     content = json.dumps(problem(error.status, error.code, error.detail)).encode()
-    told = headers_of(error) | {
+    headers_to_send = headers_of(error) | {
         "Content-Type": CONTENT_TYPE,
         "Content-Length": str(len(content)),
         "Connection": "close",
     }
-    headers = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+    headers = [(name.lower().encode(), value.encode()) for name, value in headers_to_send.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

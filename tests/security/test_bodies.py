@@ -44,14 +44,14 @@ class Call:
     def __init__(self, application: Any, path: str, headers: dict[str, str], method: str = "POST") -> None:
         self.application, self.taken = application, 0
         self.sent: list[Any] = []
-        told = {"Host": "localhost", **headers}
+        sent = {"Host": "localhost", **headers}
         self.scope = {
             "type": "http",
             "method": method,
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in told.items()],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
             "client": ("203.0.113.9", 1),
             "server": ("localhost", 80),
             "scheme": "http",
@@ -97,19 +97,21 @@ async def endless() -> AsyncIterator[bytes]:
 def application(fresh_database: str) -> Iterator[OneThread]:
     application = OneThread()
     # A connection that one of the application's threads keeps would hold the test's database.
-    kept = connections.settings["default"]["CONN_MAX_AGE"]
+    max_age = connections.settings["default"]["CONN_MAX_AGE"]
     connections.settings["default"]["CONN_MAX_AGE"] = 0
     yield application
     application.threads.shutdown()
-    connections.settings["default"]["CONN_MAX_AGE"] = kept
+    connections.settings["default"]["CONN_MAX_AGE"] = max_age
 
 
 @pytest.mark.threat("D18")
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("told", [{"Content-Length": str(400 * MB)}, {"Transfer-Encoding": "chunked"}])
-async def test_nothing_of_a_strangers_body_is_kept(application: OneThread, path: str, told: dict[str, str]) -> None:
+@pytest.mark.parametrize("announced", [{"Content-Length": str(400 * MB)}, {"Transfer-Encoding": "chunked"}])
+async def test_nothing_of_a_strangers_body_is_kept(
+    application: OneThread, path: str, announced: dict[str, str]
+) -> None:
     for headers in ({}, {"Authorization": "Bearer ah_nobody_nothing"}, {"Cookie": "sessionid=abc"}):
-        call = Call(application, path, told | headers)
+        call = Call(application, path, announced | headers)
         status, answer = await call.run(endless())
         assert (status, answer["code"], call.taken) == (401, "not_authenticated", 0)
         assert (b"connection", b"close") in call.sent[0]["headers"]
@@ -126,12 +128,12 @@ async def test_a_strangers_form_is_read(application: OneThread) -> None:
 
 
 @pytest.mark.threat("D18")
-@pytest.mark.parametrize("told", [{"Content-Length": str(400 * MB)}, {"Transfer-Encoding": "chunked"}])
+@pytest.mark.parametrize("announced", [{"Content-Length": str(400 * MB)}, {"Transfer-Encoding": "chunked"}])
 async def test_a_caller_is_stopped_at_the_cap_of_the_path(
-    application: OneThread, ci: str, settings: Any, told: dict[str, str]
+    application: OneThread, ci: str, settings: Any, announced: dict[str, str]
 ) -> None:
     settings.UPLOAD_BYTES = 8 * MB
-    bearer = {"Authorization": f"Bearer {ci}", **told}
+    bearer = {"Authorization": f"Bearer {ci}", **announced}
     for path, most in (("/api/v1/adapters/", 4 * MB), ("/healthz", 4 * MB), ("/api/v1/datasets/", 8 * MB)):
         call = Call(application, path, bearer)
         status, answer = await call.run(endless())

@@ -87,8 +87,8 @@ def test_routers_serve_on_and_tell_the_age_of_their_table(tmp_path: Path) -> Non
         valkey.hang()
         try:
             assert router.complete().status_code == 200
-            told = router.http.get("/metrics").text.partition("\nadapterhub_table_age_seconds ")[2]
-            assert float(told.split()[0]) == pytest.approx(DAY_S - 60, abs=30)
+            age = router.http.get("/metrics").text.partition("\nadapterhub_table_age_seconds ")[2]
+            assert float(age.split()[0]) == pytest.approx(DAY_S - 60, abs=30)
         finally:
             valkey.wake()
 
@@ -120,7 +120,7 @@ def test_the_age_is_a_setting_and_outlives_a_restart(tmp_path: Path) -> None:
 def test_the_alert_rules_name_metrics_that_there_are(tmp_path: Path) -> None:
     rules = yaml.safe_load((Path(__file__).parents[2] / "docs/prometheus/alerts.yml").read_text())
     with running_valkey() as valkey, running_router(valkey, tmp_path) as router:
-        shown = router.http.get("/metrics").text
+        metrics = router.http.get("/metrics").text
     for rule in rules["groups"][0]["rules"]:
         name = re.findall(r"adapterhub\w+", rule["expr"])[0]
-        assert f"# TYPE {name} gauge" in shown
+        assert f"# TYPE {name} gauge" in metrics

@@ -40,7 +40,7 @@ def test_peak_memory_stays_under_a_gigabyte(
         httpx.Client(base_url=web_process.url, headers={"Authorization": f"Bearer {ci}"}, timeout=120) as http,
         ThreadPoolExecutor(16) as crowd,
     ):
-        asked: list[Callable[[], object]] = [
+        calls: list[Callable[[], object]] = [
             *(draft(http, plan | {"draft": True, "checks": {"refusal": pattern}}) for pattern in UNFOLDING),
             *(upload(http, content) for content in files),
             *[crowded(http)] * 16,
@@ -48,7 +48,7 @@ def test_peak_memory_stays_under_a_gigabyte(
             *[flood(web_process.port, f"POST /healthz HTTP/1.1\r\nContent-Length: {400 * MB}\r\n\r\n")] * 8,
             *[flood(web_process.port, "GET / HTTP/1.1\r\nX: ")] * 8,
         ]
-        for done in [crowd.submit(ask) for ask in asked]:
+        for done in [crowd.submit(ask) for ask in calls]:
             done.result()
         assert http.get("/healthz").status_code == 200
     assert peak_kb(web_process.pid) < MOST_KB

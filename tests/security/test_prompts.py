@@ -134,14 +134,14 @@ def test_who_leaves_stops_the_replica_and_is_in_no_count(router: Router, base: B
     with Server(create_app(engine)) as server:
         router.publish(make_table(server.url))
         body = {"model": "compliance", "prompt": "a", "stream": stream, **ENDLESS}
-        asked = router.http.stream("POST", "/v1/completions", headers=INFER, json=body, timeout=0.3)
+        response = router.http.stream("POST", "/v1/completions", headers=INFER, json=body, timeout=0.3)
         # Who streams leaves after the first part, who does not after 0.3 s.
-        with suppress(httpx.ReadTimeout), asked as answer:
+        with suppress(httpx.ReadTimeout), response as answer:
             next(answer.iter_raw())
         wait_until(lambda: not engine.loop.load().running, what="the engine to stop")
         assert engine.loop.load().generated_tokens < 900
-    [told] = router.reported()
-    assert told["status"] == 499
+    [outcome] = router.reported()
+    assert outcome["status"] == 499
     metrics = router.http.get("/metrics").text
     assert f'adapterhub_client_closed_total{{alias="compliance",arm="none",version="{STABLE}"}} 1.0' in metrics
     assert 'adapterhub_requests_total{alias="compliance"' not in metrics

@@ -1,11 +1,12 @@
-"""Validation of the bodies of /v1/completions and /v1/chat/completions; unsupported options are refused."""
+"""The bodies of /v1/completions and /v1/chat/completions; unsupported options are refused."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, ClassVar, Self
 
 import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.errors import ApiError, bad_request, missing_field
@@ -44,25 +45,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (None, True),
     "continue_final_message": (None, False),
 }
-SUPPORTED = {
-    "ignore_eos",
-    "logit_bias",
-    "max_completion_tokens",
-    "max_tokens",
-    "messages",
-    "model",
-    "prompt",
-    "return_token_ids",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "stream",
-    "stream_options",
-    "temperature",
-    "tools",
-    "top_k",
-    "top_p",
-}
 # They say who asks and why, and change no answer; the router adds cache_salt.
 ANNOTATIONS = {
     "cache_salt",
@@ -75,118 +57,14 @@ ANNOTATIONS = {
     "store",
     "user",
 }
-KNOWN = SUPPORTED | ANNOTATIONS | UNSUPPORTED.keys()
 SHORT_ANSWER = 16
 MOST_MESSAGES = 4096
 # Each is looked for at every token, by the thread that serves all requests.
 MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
-
-
-@dataclass(frozen=True)
-class CompletionRequest:
-    """A validated request, as far as it can be checked without the model."""
-
-    model: str | None
-    prompt: str | list[int] | None  # text or tokens; None for a chat
-    messages: list[dict[str, Any]] | None
-    tools: list[dict[str, Any]] | None
-    max_tokens: int | None
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int | None
-    stop: tuple[str, ...]
-    stop_token_ids: frozenset[int]
-    ignore_eos: bool
-    logit_bias: dict[int, float]
-    stream: bool
-    include_usage: bool
-    return_token_ids: bool
-
-    def characters(self) -> int:
-        """Return the characters of the prompt, or of all texts of the messages; 0 for a prompt of tokens."""
-        if self.messages is None:
-            return len(self.prompt) if isinstance(self.prompt, str) else 0
-        texts = (value for message in self.messages for value in message.values())
-        return sum(len(text) for text in texts if isinstance(text, str))
-
-    def sampling(self, room: int) -> SamplingParams:
-        """Return the sampling parameters; `room` is the number of tokens that fit after the prompt."""
-        return SamplingParams(
-            max_tokens=room if self.max_tokens is None else self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=self.seed,
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            ignore_eos=self.ignore_eos,
-            logit_bias=self.logit_bias,
-        )
-
-
-def parse_json(raw: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises ApiError 400."""
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(400, "Bad Request", f"The body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "Bad Request", "The body must be a JSON object.")
-    return body
-
-
-def parse_completion(body: dict[str, Any]) -> CompletionRequest:
-    """Validate a body of /v1/completions. Raises ApiError 400."""
-    if "prompt" not in body:
-        raise missing_field("prompt", len(body))
-    limit = _integer(body, "max_tokens", SHORT_ANSWER, least=1)
-    return _parse(body, prompt=_prompt(body["prompt"]), messages=None, max_tokens=limit)
-
-
-def parse_chat(body: dict[str, Any]) -> CompletionRequest:
-    """Validate a body of /v1/chat/completions. Raises ApiError 400."""
-    if "messages" not in body:
-        raise missing_field("messages", len(body))
-    limit = _integer(body, "max_completion_tokens", _integer(body, "max_tokens", None, least=1), least=1)
-    return _parse(body, prompt=None, messages=_messages(body["messages"]), max_tokens=limit)
-
-
-def _parse(
-    body: dict[str, Any],
-    *,
-    prompt: str | list[int] | None,
-    messages: list[dict[str, Any]] | None,
-    max_tokens: int | None,
-) -> CompletionRequest:
-    _refuse_unsupported(body)
-    return CompletionRequest(
-        model=_text(body, "model"),
-        prompt=prompt,
-        messages=messages,
-        tools=_tools(body.get("tools")),
-        max_tokens=max_tokens,
-        temperature=_number(body, "temperature", 1.0, 0.0, 100.0),
-        top_p=_top_p(body),
-        top_k=max(0, _integer(body, "top_k", 0, least=-1) or 0),
-        seed=_integer(body, "seed", None, least=-(2**63)),
-        stop=_stop(body.get("stop")),
-        stop_token_ids=frozenset(_few_tokens(body.get("stop_token_ids") or [], "stop_token_ids")),
-        ignore_eos=_flag(body, "ignore_eos"),
-        logit_bias=_bias(_object(body, "logit_bias")),
-        stream=_flag(body, "stream"),
-        include_usage=_flag(_object(body, "stream_options"), "include_usage"),
-        return_token_ids=_flag(body, "return_token_ids"),
-    )
-
-
-def _refuse_unsupported(body: dict[str, Any]) -> None:
-    for field in body:
-        if field not in KNOWN:
-            raise bad_request(f"The embedded engine does not know '{field[:200]}': leave it out.", field[:200])
-    for field, harmless in UNSUPPORTED.items():
-        if field in body and body[field] not in harmless:
-            raise bad_request(f"The embedded engine does not support '{field}': leave it out.", field)
+INT64 = 2**63
+# A message repeats what was sent.
+LONGEST_MESSAGE = 400
+Json = dict[str, Any]
 
 
 def _prompt(prompt: object) -> str | list[int]:
@@ -203,6 +81,13 @@ def _tokens(tokens: object, field: str) -> list[int]:
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
         raise bad_request(f"'{field}' must be a list of token ids.", field)
     return tokens
+
+
+def _few_tokens(tokens: object, field: str) -> list[int]:
+    listed = _tokens(tokens, field)
+    if len(listed) > MOST_TOKENS_NAMED:
+        raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
+    return listed
 
 
 def _messages(messages: object) -> list[dict[str, Any]]:
@@ -256,62 +141,143 @@ def _stop(stop: object) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _few_tokens(tokens: object, field: str) -> list[int]:
-    listed = _tokens(tokens, field)
-    if len(listed) > MOST_TOKENS_NAMED:
-        raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
-    return listed
-
-
-def _bias(wished: dict[str, Any]) -> dict[int, float]:
+def _bias(wished: object) -> dict[int, Any]:
+    if not isinstance(wished, dict):
+        raise bad_request("'logit_bias' must be an object of token ids.", "logit_bias")
     if len(wished) > MOST_TOKENS_NAMED:
         raise bad_request(f"'logit_bias' may name {MOST_TOKENS_NAMED} tokens.", "logit_bias")
     if not all(token.isdecimal() and token.isascii() and len(token) < 19 for token in wished):
         raise bad_request("The names in 'logit_bias' must be token ids.", "logit_bias")
-    return {int(token): _number(wished, token, 0.0, -100.0, 100.0) for token in wished}
+    return {int(token): number for token, number in wished.items()}
 
 
-def _top_p(body: dict[str, Any]) -> float:
-    top_p = _number(body, "top_p", 1.0, 0.0, 1.0)
-    if top_p == 0:
-        raise bad_request("top_p must be in (0, 1], got 0.0.", "top_p")
-    return top_p
+class Strict(BaseModel):
+    """A part of a body: a text is no number, and a number no truth value."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
-def _number(body: dict[str, Any], field: str, default: float, least: float, most: float) -> float:
-    value = body.get(field)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise bad_request(f"{field} must be a number from {least} to {most}, got {value!r}.", field)
-    return float(value)
+class StreamOptions(Strict):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
 
 
-def _integer(body: dict[str, Any], field: str, default: int | None, *, least: int) -> int | None:
-    value = body.get(field)
-    if value is None:
-        return default
-    if type(value) is not int or not least <= value < 2**63:
-        raise bad_request(f"{field} must be an integer of at least {least}, got {value!r}.", field)
-    return value
+class CompletionRequest(Strict):
+    """A validated request, as far as it can be checked without the model. Descriptions complete "FIELD must be ..."."""
+
+    needed: ClassVar[str] = "prompt"
+    # Fields of the other endpoint.
+    elsewhere: ClassVar[frozenset[str]] = frozenset({"messages", "max_completion_tokens"})
+
+    model: str | None = Field(default=None, description="a text")
+    # Text or tokens; None for a chat. Lists are checked by us: pydantic would note each of a million wrong tokens.
+    prompt: Annotated[str | list[int] | None, PlainValidator(_prompt)] = None
+    messages: Annotated[list[Json] | None, PlainValidator(_messages)] = None
+    tools: Annotated[list[Json] | None, PlainValidator(_tools)] = None
+    max_tokens: int | None = Field(default=SHORT_ANSWER, ge=1, lt=INT64, description="an integer of at least 1")
+    temperature: float = Field(default=1.0, ge=0, le=100, description="a number from 0 to 100")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="a number in (0, 1]")
+    top_k: int = Field(default=0, ge=-1, lt=INT64, description="an integer of at least -1")
+    seed: int | None = Field(default=None, ge=-INT64, lt=INT64, description="an integer of 64 bits")
+    stop: Annotated[tuple[str, ...], PlainValidator(_stop)] = ()
+    stop_token_ids: Annotated[list[int], PlainValidator(partial(_few_tokens, field="stop_token_ids"))] = []
+    ignore_eos: bool = Field(default=False, description="true or false")
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bias)] = Field(
+        default={}, description="an object of numbers from -100 to 100"
+    )
+    stream: bool = Field(default=False, description="true or false")
+    stream_options: StreamOptions = Field(default=StreamOptions(), description="an object with true or false")
+    return_token_ids: bool = Field(default=False, description="true or false")
+
+    @classmethod
+    def read(cls, body: Json) -> Self:
+        """Validate a body, in which null is as good as left out. Raises ApiError 400 for the first wrong field."""
+        if body.get(cls.needed) is None:
+            raise missing_field(cls.needed, len(body))
+        _refuse_unsupported(body, cls.elsewhere)
+        try:
+            return cls.model_validate({name: value for name, value in body.items() if value is not None})
+        except ValidationError as error:
+            field = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
+        message = f"{field} must be {cls.model_fields[field].description}, got {body[field]!r}."
+        raise bad_request(message[:LONGEST_MESSAGE], field)
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the answer; None for as many as there is room for."""
+        return self.max_tokens
+
+    @property
+    def include_usage(self) -> bool:
+        """True if the stream ends with the counts of tokens."""
+        return bool(self.stream_options.include_usage)
+
+    def characters(self) -> int:
+        """Return the characters of the prompt, or of all texts of the messages; 0 for a prompt of tokens."""
+        if self.messages is None:
+            return len(self.prompt) if isinstance(self.prompt, str) else 0
+        texts = (value for message in self.messages for value in message.values())
+        return sum(len(text) for text in texts if isinstance(text, str))
+
+    def sampling(self, room: int) -> SamplingParams:
+        """Return the sampling parameters; `room` is the number of tokens that fit after the prompt."""
+        return SamplingParams(
+            max_tokens=room if self.limit is None else self.limit,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            seed=self.seed,
+            stop=self.stop,
+            stop_token_ids=frozenset(self.stop_token_ids),
+            ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
+        )
 
 
-def _text(body: dict[str, Any], field: str) -> str | None:
-    value = body.get(field)
-    if value is not None and not isinstance(value, str):
-        raise bad_request(f"{field} must be a string, got {value!r}.", field)
-    return value
+class ChatRequest(CompletionRequest):
+    """A validated request of a chat."""
+
+    needed = "messages"
+    elsewhere = frozenset({"prompt"})
+
+    max_tokens: int | None = Field(default=None, ge=1, lt=INT64, description="an integer of at least 1")
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=INT64, description="an integer of at least 1")
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the answer, by its newer name or the older one."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-def _flag(body: dict[str, Any], field: str) -> bool:
-    value = body.get(field)
-    if value is not None and not isinstance(value, bool):
-        raise bad_request(f"{field} must be true or false, got {value!r}.", field)
-    return bool(value)
+KNOWN = ChatRequest.model_fields.keys() | ANNOTATIONS | UNSUPPORTED.keys()
 
 
-def _object(body: dict[str, Any], field: str) -> dict[str, Any]:
-    value = body.get(field) or {}
-    if not isinstance(value, dict):
-        raise bad_request(f"{field} must be an object, got {value!r}.", field)
-    return value
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raises ApiError 400."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "Bad Request", f"The body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "Bad Request", "The body must be a JSON object.")
+    return body
+
+
+def parse_completion(body: Json) -> CompletionRequest:
+    """Validate a body of /v1/completions. Raises ApiError 400."""
+    return CompletionRequest.read(body)
+
+
+def parse_chat(body: Json) -> ChatRequest:
+    """Validate a body of /v1/chat/completions. Raises ApiError 400."""
+    return ChatRequest.read(body)
+
+
+def _refuse_unsupported(body: Json, elsewhere: frozenset[str]) -> None:
+    for field in body:
+        if field not in KNOWN or field in elsewhere:
+            raise bad_request(f"The embedded engine does not know '{field[:200]}': leave it out.", field[:200])
+    for field, harmless in UNSUPPORTED.items():
+        if field in body and body[field] not in harmless:
+            raise bad_request(f"The embedded engine does not support '{field}': leave it out.", field)

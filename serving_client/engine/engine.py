@@ -116,7 +116,7 @@ class Engine:
         """Return the prompt's characters. Raises ApiError 400 for a prompt that cannot fit, before it is tokenised."""
         limit = self.base.max_length
         if isinstance(request.prompt, list) and len(request.prompt) > limit:
-            raise bad_request(_too_long(limit, request.max_tokens or 1, len(request.prompt)), "input_tokens")
+            raise bad_request(_too_long(limit, request.limit or 1, len(request.prompt)), "input_tokens")
         characters = request.characters()
         if characters > self.base.most_characters or len(request.messages or ()) > limit:
             raise bad_request(
@@ -152,7 +152,7 @@ class Engine:
     def _room(self, request: CompletionRequest, prompt: int) -> int:
         if not prompt:
             raise bad_request("The prompt must have at least one token.", "prompt")
-        wanted = request.max_tokens or 1
+        wanted = request.limit or 1
         if prompt + wanted > self.base.max_length:
             raise bad_request(_too_long(self.base.max_length, wanted, prompt), "input_tokens")
         return self.base.max_length - prompt

@@ -128,6 +128,11 @@ TABLE = {
         Setting("ADAPTERHUB_LOAD_DEADLINE_S", "900", "Seconds that a rollout waits for its candidate to be loaded."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),
         Setting("ADAPTERHUB_MLFLOW_URL", "", "MLflow tracking server that ended runs are mirrored to; empty = none."),
+        Setting(
+            "ADAPTERHUB_ENGINE_HOSTS",
+            "",
+            "Where replicas may be: host, host:port, .domain or network, with commas; empty = the embedded engines.",
+        ),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
         Setting(
             "ADAPTERHUB_JUDGE_URL", "", "OpenAI-compatible API of the rollouts' judge, https://host/v1; empty = none."

@@ -46,6 +46,58 @@ def pinned(url: str, allowed: Iterable[str], *, may_be_inside: bool = False) -> 
     return urlunsplit(("https", f"{literal}:{port}", parts.path or "/", parts.query, "")), host
 
 
+def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
+    """Check that a replica may have this address, and return its endpoints: each resolved address with port and path.
+
+    `allowed` are hosts, hosts with a port, domains (`.engines.example`), and networks, in which every address must lie.
+    An engine may be in the own network and speak http, for an operator listed it; a link-local address, where clouds
+    keep their credentials, must be listed itself. Raises Forbidden, which does not tell where a name leads.
+    """
+    parts = urlsplit(url)
+    host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
+        raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
+    found = addresses(host, port)
+    if not is_listed(host, port, found, [entry.lower() for entry in allowed]):
+        raise Forbidden(
+            f"An engine at {host}:{port} is not allowed: ask an operator to add it to ADAPTERHUB_ENGINE_HOSTS."
+        )
+    return sorted({f"{canonical(address)}:{port}{parts.path.rstrip('/')}" for address in found})
+
+
+def addresses(host: str, port: int) -> set[str]:
+    """Resolve the host to all its addresses; none if the name has none now."""
+    try:
+        return {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def is_listed(host: str, port: int, found: set[str], allowed: list[str]) -> bool:
+    """Return True if an entry names the host or a domain above it, or if every address lies in a listed network."""
+    shown = f"[{host}]" if ":" in host else host
+    domains = [entry for entry in allowed if entry.startswith(".") and host.endswith(entry)]
+    named = domains or {host, shown, f"{shown}:{port}"} & set(allowed)
+    ips = [ipaddress.ip_address(address) for address in found]
+    if named:
+        return host in found or not any(ip.is_link_local or ip.is_multicast for ip in ips)
+    networks = [ipaddress.ip_network(entry, strict=False) for entry in allowed if "/" in entry]
+    return bool(ips) and all(any(ip in net for net in networks) for ip in ips)
+
+
+def canonical(address: str) -> str:
+    """Return the address, or `this machine` for each of its own: loopback, unspecified, or of an interface."""
+    ip = ipaddress.ip_address(address)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(ip), 0))
+        return "this machine"
+    except OSError:
+        return "this machine" if ip.is_loopback else str(ip)
+
+
 def resolve(host: str, port: int, *, may_be_inside: bool = False) -> str:
     """Resolve the host to its lowest address.
 

@@ -16,6 +16,7 @@ from adapterhub.api.theme import choose
 from adapterhub.api.views import healthz
 from adapterhub.audit import views as audit
 from adapterhub.audit.api import AuditViewSet
+from adapterhub.core.references import REFERENCE
 from adapterhub.webhooks import pages as webhook_pages
 from adapterhub.webhooks.api import DeliveryViewSet, WebhookViewSet
 from registry.api import alarms, approvals, blind, rollouts
@@ -33,7 +34,7 @@ router.register("webhooks", WebhookViewSet, "webhook")
 router.register("deliveries", DeliveryViewSet, "delivery")
 router.register("base-models", registry.BaseModelViewSet, "base-model")
 router.register("adapters", registry.AdapterViewSet, "adapter")
-router.register(r"adapters/(?P<slug>[-\w]+)/versions", registry.VersionViewSet, "version")
+router.register(rf"adapters/(?P<slug>{REFERENCE})/versions", registry.VersionViewSet, "version")
 router.register("clusters", registry.ClusterViewSet, "cluster")
 router.register("replicas", registry.ReplicaViewSet, "replica")
 router.register("alarms", alarms.AlarmViewSet, "alarm")
@@ -51,7 +52,7 @@ router.register("estimates", estimates.EstimateViewSet, "estimate")
 router.register("advisor", estimates.AdviceViewSet, "advisor")
 router.register("evaluations", evaluations.EvaluationViewSet, "evaluation")
 router.register("compressions", training.CompressionViewSet, "compression")
-router.register(r"adapters/(?P<slug>[-\w]+)/versions", training.VersionCompressionViewSet, "version-compression")
+router.register(rf"adapters/(?P<slug>{REFERENCE})/versions", training.VersionCompressionViewSet, "version-compression")
 
 handler404 = "adapterhub.api.problems.not_found"
 handler500 = "adapterhub.api.problems.server_error"

@@ -128,7 +128,7 @@ class Listener(TableWatcher):
         threading.Thread(target=lambda: asyncio.run(self.run()), daemon=True).start()
 
     async def _use(self, table: RoutingTable, text: bytes | str | None) -> None:
-        if route := table.aliases.get("a"):
+        if route := table.aliases.get("eu/a"):
             self.arrived.append((time.perf_counter(), route.stable, len(table.versions[route.stable].replicas)))
         await super()._use(table, text)
 

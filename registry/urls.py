@@ -1,26 +1,29 @@
 """URLs of the registry's pages."""
 
-from django.urls import path
+from django.urls import path, register_converter
 
+from adapterhub.core.references import ReferenceConverter
 from registry.pages import adapters, aliases, approvals, clusters, comparison, evidence, playground, rollouts, settings
+
+register_converter(ReferenceConverter, "reference")
 
 urlpatterns = [
     path("adapters/", adapters.adapters, name="adapters"),
-    path("adapters/<slug:slug>/", adapters.adapter, name="adapter"),
-    path("adapters/<slug:slug>/v<int:number>/", adapters.version, name="version"),
-    path("adapters/<slug:slug>/v<int:number>/promote/", adapters.promote, name="promote"),
-    path("adapters/<slug:slug>/v<int:number>/compare/", comparison.compare_versions, name="compare"),
-    path("adapters/<slug:slug>/v<int:number>/compare/ask/", comparison.ask_all, name="ask-all"),
+    path("adapters/<reference:slug>/", adapters.adapter, name="adapter"),
+    path("adapters/<reference:slug>/v<int:number>/", adapters.version, name="version"),
+    path("adapters/<reference:slug>/v<int:number>/promote/", adapters.promote, name="promote"),
+    path("adapters/<reference:slug>/v<int:number>/compare/", comparison.compare_versions, name="compare"),
+    path("adapters/<reference:slug>/v<int:number>/compare/ask/", comparison.ask_all, name="ask-all"),
     path("blind-tests/<uuid:pk>/vote/", comparison.vote, name="vote"),
-    path("adapters/<slug:slug>/v<int:number>/dossier/", evidence.show_dossier, name="dossier"),
-    path("adapters/<slug:slug>/v<int:number>/dossier/freeze/", evidence.freeze_dossier, name="freeze-dossier"),
+    path("adapters/<reference:slug>/v<int:number>/dossier/", evidence.show_dossier, name="dossier"),
+    path("adapters/<reference:slug>/v<int:number>/dossier/freeze/", evidence.freeze_dossier, name="freeze-dossier"),
     path("playground/", playground.playground, name="playground"),
     path("settings/", settings.settings, name="settings"),
     path("settings/<slug:slug>/named-versions/", settings.named_versions, name="named-versions"),
     path("responses/", evidence.answers, name="answers"),
-    path("aliases/<slug:name>/", aliases.alias, name="alias"),
-    path("aliases/<slug:name>/move/", aliases.move_alias, name="move-alias"),
-    path("aliases/<slug:name>/default/", aliases.set_default, name="default-alias"),
+    path("aliases/<reference:name>/", aliases.alias, name="alias"),
+    path("aliases/<reference:name>/move/", aliases.move_alias, name="move-alias"),
+    path("aliases/<reference:name>/default/", aliases.set_default, name="default-alias"),
     path("rollouts/", rollouts.rollouts, name="rollouts"),
     path("rollouts/<uuid:pk>/", rollouts.rollout, name="rollout"),
     path("rollouts/<uuid:pk>/<slug:verb>/", rollouts.move_rollout, name="move-rollout"),
@@ -29,5 +32,7 @@ urlpatterns = [
     path("approvals/<uuid:pk>/", approvals.approval, name="approval"),
     path("approvals/<uuid:pk>/<slug:verb>/", approvals.decide, name="decide"),
     path("clusters/", clusters.clusters, name="clusters"),
-    path("clusters/<slug:slug>/", clusters.cluster, name="cluster"),
+    path("clusters/<reference:slug>/", clusters.cluster, name="cluster"),
+    path("clusters/<reference:slug>/grant/", clusters.grant_cluster, name="grant-cluster"),
+    path("clusters/<reference:slug>/withdraw/", clusters.withdraw_grant, name="withdraw-grant"),
 ]

@@ -162,7 +162,7 @@ class EngineClient:
     def _json(self, method: str, path: str) -> Any:
         response = self._send(method, path)
         if not is_success(response):
-            raise EngineFailed(error_message(response))
+            raise EngineFailed(f"{self.url} answers {response.status} to {method} {path}.")
         with self._understood():
             return json.loads(response.data)
 
@@ -172,7 +172,7 @@ class EngineClient:
         try:
             yield
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise EngineFailed(f"{self.url} answers, but not as an engine: {error!r}.") from error
+            raise EngineFailed(f"{self.url} answers, but not as an engine ({type(error).__name__}).") from error
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
         try:
@@ -211,11 +211,11 @@ def is_success(response: Answer) -> bool:
 
 
 def error_message(response: Answer) -> str:
-    """Return the engine's error message, or the status and body if it has none."""
+    """Return the engine's error message, or the status alone: another body is not an engine's and goes no further."""
     try:
         return message_in(json.loads(response.data))
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status}: {response.data[:200].decode(errors='replace')}"
+        return f"HTTP {response.status} without an error message."
 
 
 def message_in(body: Any) -> str:

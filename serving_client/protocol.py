@@ -149,8 +149,9 @@ class TokenRoute:
 class RoutingTable:
     """A consistent snapshot of all routes; a higher generation replaces a lower one.
 
-    `adapters` maps `<project>/<adapter>` to the version that the adapter's default alias serves. `approved` maps in the
-    same way the adapters of which callers may name approved versions only to these versions.
+    Names of aliases and adapters are unique in a project only: `aliases` is keyed by `<project>/<alias>`. `adapters`
+    maps `<project>/<adapter>` to the version that the adapter's default alias serves. `approved` maps in the same way
+    the adapters of which callers may name approved versions only to these versions.
     """
 
     generation: int
@@ -164,8 +165,12 @@ class RoutingTable:
 
     def may_be_named(self, version: str) -> bool:
         """Return True if a caller may name this version; an alias may serve it all the same."""
-        names = self.approved.get(f"{self.versions[version].project}/{adapter_of(version)}")
+        names = self.approved.get(key_of(self.versions[version].project, adapter_of(version)))
         return names is None or version in names
+
+    def alias(self, project: str, name: str | None) -> AliasRoute | None:
+        """Return the route of a project's alias, or None."""
+        return self.aliases.get(key_of(project, name)) if name else None
 
     def to_json(self) -> str:
         """Return the table as JSON, for publication and snapshots."""
@@ -195,7 +200,7 @@ class RoutingTable:
 
 def adapters_of(aliases: Mapping[str, AliasRoute]) -> dict[str, str]:
     """Map each adapter that has a default alias, as `<project>/<adapter>`, to the version that the alias serves."""
-    return {f"{route.project}/{route.default_of}": route.stable for route in aliases.values() if route.default_of}
+    return {key_of(route.project, route.default_of): route.stable for route in aliases.values() if route.default_of}
 
 
 def approved_of(aliases: Mapping[str, AliasRoute]) -> dict[str, tuple[str, ...]]:
@@ -206,8 +211,13 @@ def approved_of(aliases: Mapping[str, AliasRoute]) -> dict[str, tuple[str, ...]]
     closed: dict[str, set[str]] = {}
     for route in aliases.values():
         if route.approved is not None:
-            closed.setdefault(f"{route.project}/{adapter_of(route.stable)}", set()).update(route.approved)
+            closed.setdefault(key_of(route.project, adapter_of(route.stable)), set()).update(route.approved)
     return {adapter: tuple(sorted(names)) for adapter, names in closed.items()}
+
+
+def key_of(project: str, name: str) -> str:
+    """Return the key of a project's alias or adapter in the table."""
+    return f"{project}/{name}"
 
 
 def adapter_of(served_name: str) -> str:
@@ -216,16 +226,22 @@ def adapter_of(served_name: str) -> str:
 
 
 def _table(raw: dict[str, Any]) -> RoutingTable:
+    versions = {name: _version(route) for name, route in raw["versions"].items()}
     return RoutingTable(
         generation=int(raw["generation"]),
         published_at=float(raw["published_at"]),
-        aliases={name: _alias(route) for name, route in raw["aliases"].items()},
-        adapters=dict(raw["adapters"]),
-        versions={name: _version(route) for name, route in raw["versions"].items()},
+        aliases={_key(name, route["project"]): _alias(route) for name, route in raw["aliases"].items()},
+        adapters={_key(name, versions[to].project): to for name, to in raw["adapters"].items() if to in versions},
+        versions=versions,
         tokens={name: _token(route) for name, route in raw["tokens"].items()},
         limits={name: _limit(limit) for name, limit in raw.get("limits", {}).items()},
         approved={adapter: tuple(names) for adapter, names in raw.get("approved", {}).items()},
     )
+
+
+def _key(name: str, project: str) -> str:
+    """Return the key of a name; an older control plane sends the name alone."""
+    return name if "/" in name else key_of(project, name)
 
 
 def _limit(raw: dict[str, Any]) -> RateLimit:

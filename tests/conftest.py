@@ -21,6 +21,7 @@ os.environ |= {
     "ADAPTERHUB_LEASE_S": "3",
     "ADAPTERHUB_HEARTBEAT_S": "1",
     "ADAPTERHUB_CANCEL_GRACE_S": "5",
+    "ADAPTERHUB_ENGINE_HOSTS": "127.0.0.1,.engines.internal",
     # Tests call as fast as they can; those of the throttle set its rates.
     "ADAPTERHUB_API_REQUESTS_PER_S": "0",
     "ADAPTERHUB_STRANGER_REQUESTS_PER_S": "0",
@@ -181,7 +182,14 @@ def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
 
 
 # The package itself comes first, so that failed assertions of all its modules show their values.
-pytest_plugins = ["tests.builders", "tests.builders.cast", "tests.s3", "tests.tools", "tests.web"]
+pytest_plugins = [
+    "tests.builders",
+    "tests.builders.cast",
+    "tests.builders.fleet",
+    "tests.s3",
+    "tests.tools",
+    "tests.web",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -24,7 +24,7 @@ urlpatterns = [
     path("rank-analyses/<uuid:pk>/compare/", plan_comparison.compare_plans, name="compare-plans"),
     path("rank-analyses/<uuid:pk>/plan/", datasets_and_analyses.plan, name="rank-analysis-plan"),
     path("rank-analyses/<uuid:pk>/cancel/", datasets_and_analyses.cancel_analysis, name="cancel-rank-analysis"),
-    path("adapters/<slug:slug>/v<int:number>/compress/", datasets_and_analyses.compress, name="compress-version"),
+    path("adapters/<reference:slug>/v<int:number>/compress/", datasets_and_analyses.compress, name="compress-version"),
     path("compressions/<uuid:pk>/", datasets_and_analyses.compression, name="compression"),
     path("compressions/<uuid:pk>/cancel/", datasets_and_analyses.cancel_compression, name="cancel-compression"),
 ]

@@ -9,13 +9,14 @@ from urllib.parse import urlsplit
 from django import forms
 from django.contrib import messages
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from adapterhub.api.parsers import require_storable
 from adapterhub.api.permissions import projects_of, projects_with
 from adapterhub.api.problems import error_page
 from adapterhub.core.errors import DomainError, Invalid, NotAllowed
+from adapterhub.core.references import named
 
 Row = TypeVar("Row", bound=Model)
 Page = Callable[..., HttpResponse]
@@ -69,8 +70,18 @@ def visible_rows(request: HttpRequest, queryset: QuerySet[Row], path: str = "pro
 
 
 def visible_or_404(request: HttpRequest, queryset: QuerySet[Row], path: str = "project", **identity: Any) -> Row:
-    """Return one object of the user's projects; 404 for an object of other projects."""
-    return get_object_or_404(visible_rows(request, queryset, path), **identity)
+    """Return one object of the user's projects; 404 for an object of other projects.
+
+    The first of `identity` may be a reference, as `eu.dora`. Raises Conflict if several projects have its name.
+    """
+    (field, reference), *others = identity.items()
+    rows = visible_rows(request, queryset, path).filter(**dict(others))
+    if not isinstance(reference, str):
+        return get_object_or_404(rows, **{field: reference})
+    thing = named(rows, path, field, reference)
+    if thing is None:
+        raise Http404(f"There is no {reference!r}.")
+    return thing
 
 
 def allowed(request: HttpRequest, scope: str) -> QuerySet[Any]:

@@ -123,6 +123,7 @@ def _router(options: Options) -> ProcessSpec:
     argv = _python("-m", "serving_client.router", "--host", options.host, "--port", options.router_port)
     argv += ["--redis-url", valkey, "--snapshot", f"{folder / 'table.json'}", "--spool", f"{folder / 'outcomes.spool'}"]
     argv += ["--hosts", ",".join([*options.hosts, options.host])]
+    argv += ["--metrics-token-file", str(folder / "metrics-token")]
     return _spec(options, "router", argv, _http(options, options.router_port, "/healthz"))
 
 

@@ -16,8 +16,9 @@ from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid
+from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
-from registry.api.serializers import ReasonSerializer
+from registry.api.serializers import ReasonSerializer, reference
 from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
 from registry.signer import client as signer
 
@@ -65,7 +66,7 @@ class NewApprovalSerializer(serializers.Serializer[Any]):
     """A request to promote a rollout, or to change an alias' policy."""
 
     rollout = serializers.UUIDField(required=False, help_text="To promote it.")
-    alias = serializers.SlugField(required=False, help_text="With `policy`: to change its policy.")
+    alias = reference(required=False, help_text="With `policy`: to change its policy.")
     policy = serializers.DictField(required=False)
     reason = serializers.CharField(max_length=2000)
 
@@ -125,16 +126,16 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         fields = self.read(NewApprovalSerializer)
         by, reason = actor_of(request), fields["reason"]
         if pk := fields.get("rollout"):
-            approval = self.named(Rollout, "alias__project", pk=pk).request_approval(reason=reason, by=by)
+            approval = self.named(Rollout, "alias__project", "pk", pk).request_approval(reason=reason, by=by)
         else:
-            alias = self.named(Alias, "project", name=fields["alias"])
+            alias = self.named(Alias, "project", "name", fields["alias"])
             approval = alias.request_policy(fields["policy"], reason=reason, by=by)
         return self.write(approval, 201)
 
-    def named(self, model: Any, path: str, **identity: Any) -> Any:
+    def named(self, model: Any, path: str, name: str, value: Any) -> Any:
         """Return the object if the caller sees its project and may operate there."""
-        in_own_projects = {f"{path}__in": projects_of(self.request)}
-        record = model.objects.filter(**identity, **in_own_projects).first()
+        rows = model.objects.filter(**{f"{path}__in": projects_of(self.request)})
+        record = named(rows, path, name, value) if model is Alias else rows.filter(**{name: value}).first()
         if record is None:
             field = model.__name__.lower()
             raise Invalid(f"There is no such {field} that you can see.", field=field, code=f"unknown_{field}")

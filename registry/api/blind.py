@@ -15,7 +15,9 @@ from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope, scopes_in
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid, NotAllowed
+from adapterhub.core.references import named
 from adapterhub.core.tenancy import Scope
+from registry.api.serializers import reference
 from registry.models import Adapter, AdapterVersion, BlindTest
 from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for
@@ -86,7 +88,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
 class NewBlindTestSerializer(serializers.Serializer[Any]):
     """The prompts to ask and the versions that answer."""
 
-    adapter = serializers.SlugField()
+    adapter = reference()
     versions = serializers.ListField(
         child=serializers.IntegerField(min_value=1),
         min_length=2,
@@ -134,7 +136,7 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
         Raises Invalid for ones that the caller cannot see, and NotAllowed without the scope infer.
         """
-        adapter = Adapter.objects.filter(slug=slug, project__in=projects_of(self.request)).first()
+        adapter = named(Adapter.objects.filter(project__in=projects_of(self.request)), "project", "slug", slug)
         if adapter is None:
             raise Invalid(f"There is no adapter {slug!r} that you can see.", field="adapter", code="unknown_adapter")
         require_scope(self.request, adapter.project, Scope.INFER)

@@ -10,10 +10,22 @@ from urllib.parse import urlsplit
 from rest_framework import serializers
 
 from adapterhub.api.parsers import BoundedJSONField
+from adapterhub.core.references import REFERENCE_IN_BODY
 from registry.evidence.lineage import approvals_of
 from registry.experiments.guardrails import Kind
 from registry.experiments.metrics import METRICS
-from registry.models import Adapter, AdapterVersion, Alias, AliasMove, BaseModel, Cluster, Replica, Response, Rollout
+from registry.models import (
+    Adapter,
+    AdapterVersion,
+    Alias,
+    AliasMove,
+    BaseModel,
+    Cluster,
+    ClusterGrant,
+    Replica,
+    Response,
+    Rollout,
+)
 from registry.models.feedback import Outcome
 from registry.uploads.inbox import NAME
 
@@ -21,6 +33,11 @@ from registry.uploads.inbox import NAME
 def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField[Any]:
     """Return a read-only field that shows a related object by one of its fields."""
     return serializers.SlugRelatedField(slug_field=name, read_only=True, **options)
+
+
+def reference(**options: Any) -> serializers.RegexField:
+    """Return a field for a project's thing: `dora`, or `eu.dora` where two of the caller's projects have one."""
+    return serializers.RegexField(REFERENCE_IN_BODY, max_length=101, **options)
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
@@ -56,7 +73,7 @@ class NewBaseModelSerializer(serializers.Serializer[Any]):
     )
     revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, allow_blank=True, default="")
     version = serializers.CharField(
-        max_length=120,
+        max_length=160,
         required=False,
         help_text="Instead of a source: the served name of a version, to be served whole. A full training's checkpoint "
         "is taken as it is; a LoRA is merged into its base model.",
@@ -174,7 +191,37 @@ class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
     class Meta:
         model = Cluster
         fields = ["project", "slug", "base_model", "engine", "max_lora_rank", "max_loras"]
-        extra_kwargs: dict[str, Any] = {"slug": {"validators": []}}
+        # The database refuses a second slug of the project.
+        validators: list[Any] = []
+
+
+class GrantSerializer(serializers.ModelSerializer[ClusterGrant]):
+    """A grant of a cluster to another project."""
+
+    project = serializers.CharField(source="offered_to")
+    is_accepted = serializers.SerializerMethodField(help_text="True when the project has put an alias on the cluster.")
+
+    class Meta:
+        model = ClusterGrant
+        fields = ["project", "is_accepted", "granted_by", "granted_at", "withdrawn_at"]
+
+    def get_is_accepted(self, grant: ClusterGrant) -> bool:
+        """Return True if the project has accepted the grant."""
+        return grant.project_id is not None
+
+
+class NewGrantSerializer(serializers.Serializer[Any]):
+    """The project to grant a cluster to."""
+
+    project = serializers.SlugField(max_length=50, help_text="Slug of the project that may use the cluster.")
+    reason = serializers.CharField(max_length=2000, required=False, allow_blank=True, default="")
+
+
+class WithdrawnGrantSerializer(serializers.Serializer[Any]):
+    """The project whose grant ends, and why."""
+
+    project = serializers.SlugField(max_length=50)
+    reason = serializers.CharField(max_length=2000)
 
 
 class ReplicaSerializer(serializers.ModelSerializer[Replica]):
@@ -190,7 +237,7 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
 class NewReplicaSerializer(serializers.Serializer[Any]):
     """The replica to add to a cluster."""
 
-    cluster = serializers.SlugField()
+    cluster = reference()
     # A host of a private network is often a bare name, which URLField refuses.
     url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
@@ -241,8 +288,8 @@ class NewAliasSerializer(serializers.Serializer[Any]):
 
     project = serializers.SlugField()
     name = serializers.SlugField(max_length=50)
-    cluster = serializers.SlugField()
-    version = serializers.CharField(max_length=200, help_text="Served name, e.g. dora.v1-0123456789ab.")
+    cluster = reference(help_text="Of another project: `project.cluster`, when it is granted to this project.")
+    version = serializers.CharField(max_length=200, help_text="Served name, e.g. eu.dora.v1-0123456789ab.")
     policy = serializers.DictField(required=False, default=dict)
     default = serializers.BooleanField(
         required=False, default=False, help_text="Whether the adapter's bare name stands for this alias."
@@ -397,7 +444,7 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
 class NewRolloutSerializer(serializers.Serializer[Any]):
     """The rollout to open, or to draft."""
 
-    alias = serializers.SlugField()
+    alias = reference()
     candidate = serializers.CharField(max_length=200, help_text="Served name.")
     steps = StepSerializer(
         many=True,

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
 from django.db import transaction
 from django.db.models import Model
-from django.http import FileResponse
+from django.http import FileResponse, Http404
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -30,6 +30,7 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
+from adapterhub.core.references import REFERENCE, named, parts_of
 from adapterhub.core.tenancy import Scope
 from adapterhub.workspace import scratch
 from registry import models
@@ -51,6 +52,21 @@ class FormatIsNoRenderer(DefaultContentNegotiation):
 
 class Reading(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """A resource that can be listed and read."""
+
+
+class Named(Reading):
+    """A resource whose objects are named in their project: `dora`, or `eu.dora` where two projects have one."""
+
+    lookup_value_regex = REFERENCE
+
+    def get_object(self) -> Any:
+        """Return the object that the path names. Raises Conflict if several projects have one of this name."""
+        rows = self.filter_queryset(self.get_queryset())
+        thing = named(rows, self.project_path, self.lookup_field, self.kwargs[self.lookup_field])
+        if thing is None:
+            raise Http404
+        self.check_object_permissions(self.request, thing)
+        return thing
 
 
 class BySlug(NewestFirst):
@@ -118,7 +134,7 @@ def require_admin_somewhere(request: Request) -> None:
     named_project(request, project.slug if project else "", Scope.ADMIN)
 
 
-class AdapterViewSet(Reading):
+class AdapterViewSet(Named):
     """Adapters: named lines of work."""
 
     queryset = models.Adapter.objects.select_related("project", "base_model")
@@ -168,7 +184,8 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):
             # Filter by the adapter's key: by slug, Postgres would sort all its versions to get one page.
             return self.adapter().versions.all()
-        return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
+        rows = super().get_queryset()
+        return rows if getattr(self, "swagger_fake_view", False) else rows.filter(adapter=self.adapter())
 
     def adapter(self) -> models.Adapter:
         """Return the adapter in the URL, if the caller sees it."""
@@ -276,7 +293,7 @@ def is_on_disk_of(path: Path, other: str) -> bool:
     return os.stat(path.parent).st_dev == os.stat(other).st_dev
 
 
-class ClusterViewSet(Reading):
+class ClusterViewSet(Named):
     """Clusters: replicas behind one router."""
 
     queryset = models.Cluster.objects.select_related("project", "base_model")
@@ -284,7 +301,13 @@ class ClusterViewSet(Reading):
     pagination_class = BySlug
     lookup_field = "slug"
     filters = {"project": "project__slug", "base_model": "base_model__slug", "engine": "engine"}
-    scopes = {"create": Scope.OPERATE, "state": Scope.READ}
+    scopes = {
+        "create": Scope.OPERATE,
+        "state": Scope.READ,
+        "grants": Scope.READ,
+        "grant": Scope.OPERATE,
+        "withdraw": Scope.OPERATE,
+    }
 
     @extend_schema(request=shapes.NewClusterSerializer, responses={201: shapes.ClusterSerializer})
     def create(self, request: Request) -> Response:
@@ -292,6 +315,29 @@ class ClusterViewSet(Reading):
         fields = self.read(shapes.NewClusterSerializer)
         project = named_project(request, fields.pop("project"), Scope.OPERATE)
         return self.write(models.Cluster.create(project=project, by=actor_of(request), **fields), 201)
+
+    @extend_schema(responses=shapes.GrantSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def grants(self, request: Request, slug: str) -> Response:
+        """List the grants of the cluster to other projects, newest first, withdrawn ones included."""
+        return Response(shapes.GrantSerializer(self.get_object().grants.all(), many=True).data)
+
+    @extend_schema(request=shapes.NewGrantSerializer, responses={201: shapes.GrantSerializer})
+    @grants.mapping.post
+    def grant(self, request: Request, slug: str) -> Response:
+        """Grant the cluster to another project, which accepts by putting an alias on it.
+
+        The answer is the same whether a project of this slug exists or not.
+        """
+        granted = self.get_object().grant(by=actor_of(request), **self.read(shapes.NewGrantSerializer))
+        return Response(shapes.GrantSerializer(granted).data, 201)
+
+    @extend_schema(request=shapes.WithdrawnGrantSerializer, responses=shapes.GrantSerializer)
+    @action(detail=True, methods=["post"], url_path="grants/withdraw")
+    def withdraw(self, request: Request, slug: str) -> Response:
+        """Withdraw a grant: the replicas unload the project's versions, and its requests go there no more."""
+        granted = self.get_object().withdraw(by=actor_of(request), **self.read(shapes.WithdrawnGrantSerializer))
+        return Response(shapes.GrantSerializer(granted).data)
 
     @extend_schema(responses=shapes.ReplicaStateSerializer(many=True))
     @action(detail=True, pagination_class=None)
@@ -321,14 +367,32 @@ def named_record(view: ProjectViewSet, model: type[Model], name: str, value: str
     """Return the object that a request body names; require the scope in its project. Raises Invalid if not visible."""
     path = "adapter__project" if model is models.AdapterVersion else "project"
     visible = seen_in(model._default_manager.select_related(path), path, view.request)
-    record = visible.filter(**{name: value, f"{path}__archived_at": None}).first()
+    live = visible.filter(**{f"{path}__archived_at": None})
+    record: Any = live.filter(served_name=value).first() if name == "served_name" else named(live, path, name, value)
     if record is None:
         raise Invalid(f"There is no {field} {value!r} that you can see.", field=field, code=f"unknown_{field}")
     require_scope(view.request, record.project, scope)
     return record
 
 
-class AliasViewSet(Reading):
+def cluster_for(request: Request, project: Project, reference: str) -> models.Cluster:
+    """Return the cluster that an alias of the project is to be served on. Raises Invalid for an unknown one.
+
+    Another project's cluster is named with its project, `infra.gpu`, unless the caller sees it or it serves this
+    project already: whoever grants a cluster cannot make a caller take it by mistake.
+    """
+    owner, _ = parts_of(reference)
+    clusters = models.Cluster.objects.select_related("project", "base_model")
+    seen = seen_in(clusters, "project", request) | clusters.serving(project)
+    choices = [clusters.filter(project=project), clusters.offered_to(project) if owner else seen]
+    for rows in choices:
+        if cluster := named(rows.distinct(), "project", "slug", reference):
+            return cluster
+    field = "cluster"
+    raise Invalid(f"There is no {field} {reference!r} for {project}.", field=field, code=f"unknown_{field}")
+
+
+class AliasViewSet(Named):
     """Aliases: public names that applications send as `model`."""
 
     # A version's ranks are hundreds of numbers, which the alias' response does not contain.
@@ -353,7 +417,7 @@ class AliasViewSet(Reading):
         """Create an alias that serves a version."""
         fields = self.read(shapes.NewAliasSerializer)
         project = named_project(request, fields["project"], Scope.OPERATE)
-        cluster = named_record(self, models.Cluster, "slug", fields["cluster"], Scope.READ, "cluster")
+        cluster = cluster_for(request, project, fields["cluster"])
         alias = models.Alias.create(
             project=project,
             name=fields["name"],

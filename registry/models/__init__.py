@@ -5,7 +5,7 @@ from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
 from registry.models.blind import BlindTest, BlindVote
-from registry.models.cluster import Cluster, Replica
+from registry.models.cluster import Cluster, ClusterGrant, Replica
 from registry.models.dossier import Dossier
 from registry.models.evaluation import VersionEvaluation
 from registry.models.feedback import Feedback
@@ -27,6 +27,7 @@ __all__ = [
     "BlindTest",
     "BlindVote",
     "Cluster",
+    "ClusterGrant",
     "Dossier",
     "Feedback",
     "Replica",

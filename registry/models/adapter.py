@@ -44,7 +44,7 @@ class Adapter(models.Model):
     """A named line of work on one base model; its versions are trained, served and compared."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="adapters")
-    slug = models.SlugField(unique=True)
+    slug = models.SlugField()
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="adapters")
     description = models.TextField(blank=True)
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
@@ -55,13 +55,19 @@ class Adapter(models.Model):
 
     class Meta:
         ordering = ["slug"]
+        constraints = [models.UniqueConstraint(fields=["project", "slug"], name="one_adapter_per_slug")]
 
     def __str__(self) -> str:
         return self.slug
 
+    @property
+    def ref(self) -> str:
+        """The reference that names it among all projects: `project.adapter`."""
+        return f"{self.project.slug}.{self.slug}"
+
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Adapter:
-        """Create an adapter. Slugs are unique in the installation and never reused. Raises Conflict for a used one."""
+        """Create an adapter. Slugs are unique in the project and never reused. Raises Conflict for a used one."""
         try:
             with transaction.atomic():
                 adapter = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -118,6 +124,10 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         """Return the versions of adapters of this base model."""
         return self.filter(adapter__base_model=base_model)
 
+    def servable_on(self, cluster: Any) -> AdapterVersionQuerySet:
+        """Return the versions of the cluster's base model that belong to projects which the cluster serves."""
+        return self.trained_on(cluster.base_model).filter(adapter__project__in=cluster.projects())
+
 
 # The large fields of a version, which no list shows.
 BODY = ("config", "ranks", "lineage")
@@ -143,7 +153,7 @@ class AdapterVersion(models.Model):
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     digest = models.CharField(max_length=64)
-    served_name = models.CharField(max_length=120, unique=True)
+    served_name = models.CharField(max_length=160, unique=True)
     status = models.CharField(max_length=20, choices=VersionStatus.choices, default=VersionStatus.READY)
     message = models.TextField(blank=True, default="")
     signature = models.TextField(blank=True, default="")
@@ -214,7 +224,7 @@ class AdapterVersion(models.Model):
                 adapter=adapter,
                 number=number,
                 digest=digest,
-                served_name=f"{adapter.slug}.v{number}-{digest[:12]}",
+                served_name=f"{adapter.project.slug}.{adapter.slug}.v{number}-{digest[:12]}",
                 status=VersionStatus.CHECKING if foreign else VersionStatus.READY,
                 config=manifest.config,
                 base_digest=adapter.base_model.digest,
@@ -295,7 +305,8 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def require_servable_on(self, cluster: Any) -> None:
-        """Require that the cluster can serve this version. Raises Invalid with the reason if not."""
+        """Require that the cluster can and may serve this version. Raises Invalid with the reason if not."""
+        cluster.require_serves(self.project)
         if self.status != VersionStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
         if self.base_digest != cluster.base_model.digest:

@@ -37,7 +37,7 @@ class Alias(models.Model):
     """A public name. `version` is the version that it serves now; `generation` counts its moves."""
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="aliases")
-    name = models.SlugField(unique=True)
+    name = models.SlugField()
     cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="aliases")
     version = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="aliases")
     policy = models.JSONField(default=dict, blank=True)
@@ -57,10 +57,16 @@ class Alias(models.Model):
 
     class Meta:
         ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["project", "name"], name="one_alias_per_name")]
         verbose_name_plural = "aliases"
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def ref(self) -> str:
+        """The reference that names it among all projects: `project.alias`."""
+        return f"{self.project.slug}.{self.name}"
 
     @property
     def quorum(self) -> int:
@@ -86,15 +92,17 @@ class Alias(models.Model):
     ) -> Alias:
         """Create an alias that serves a version at once; with `default`, its adapter's bare name stands for it.
 
-        Raises Invalid or Conflict for an unusable version or name, and Conflict like `set_default`.
+        Raises Invalid or Conflict for an unusable version or name, and Conflict like `set_default`. The first alias of
+        a project on another project's cluster accepts the grant of that cluster.
         """
         check_policy(policy)
         require_signed_canary(policy, quorum=0)
         require_of_project(version, project)
-        version.require_servable_on(cluster)
-        require_no_objection(version)
         try:
             with transaction.atomic():
+                cluster.accept_for(project, by=by)
+                version.require_servable_on(cluster)
+                require_no_objection(version)
                 alias = cls.objects.create(project=project, name=name, cluster=cluster, version=version, policy=policy)
                 alias.moves.create(version=version, actor_name=by.name, at=alias.created_at)
                 AuditEvent.record(Tag.ALIAS_CREATED, alias, by=by, project=project, after=served(version))

@@ -41,3 +41,8 @@ class Response(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    @property
+    def alias_ref(self) -> str:
+        """The reference that names the alias among all projects: `project.name`."""
+        return f"{self.project.slug}.{self.alias_name}"

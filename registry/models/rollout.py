@@ -44,11 +44,11 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
         """Return the rollouts whose candidate gets its share now."""
         return self.filter(status__in=SERVING)
 
-    def by_alias(self, names: set[str | None]) -> dict[str, list[Rollout]]:
-        """Group the rollouts of these aliases by alias name, the newest first."""
-        groups: dict[str, list[Rollout]] = {}
+    def by_alias(self, names: set[str | None]) -> dict[tuple[int, str], list[Rollout]]:
+        """Group the rollouts of aliases with these names by project and alias name, the newest first."""
+        groups: dict[tuple[int, str], list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
-            groups.setdefault(rollout.alias.name, []).append(rollout)
+            groups.setdefault((rollout.alias.project_id, rollout.alias.name), []).append(rollout)
         return groups
 
 

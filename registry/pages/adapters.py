@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Avg, Count, Max, Q, QuerySet
+from django.db.models import Avg, Count, Max, Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.timezone import now
@@ -19,13 +19,15 @@ from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
 from adapterhub.charts import heat_map
 from adapterhub.core.tenancy import Scope
-from registry.models import Adapter, AdapterVersion, Response, Rollout, without_bodies
+from registry.models import Adapter, AdapterVersion, Alias, Response, Rollout, without_bodies
 from registry.models.adapter import VersionStatus
 from registry.pages.forms import PromoteForm, cleaned
 from registry.pages.lineage_graph import ancestry
 
 PAGE, EVENTS, COMPARED, DRAWN = 50, 20, 12, 8
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
+# Their links name the project.
+ALIASES = Prefetch("aliases", Alias.objects.select_related("project"))
 VERSION_SORTS = {"number": "number", "parameters": "parameters", "rank": "max_rank", "loss": "metrics__loss_after"}
 
 
@@ -42,12 +44,14 @@ def adapters(request: HttpRequest) -> HttpResponse:
 def adapter(request: HttpRequest, slug: str) -> HttpResponse:
     """Show an adapter: its versions, lineage, traffic and latest events."""
     viewed = visible_or_404(request, Adapter.objects.select_related("project", "base_model"), slug=slug)
-    versions = without_bodies(viewed.versions.prefetch_related("aliases"), "")
+    versions = without_bodies(viewed.versions.prefetch_related(ALIASES), "")
     choices = {"status": VersionStatus.choices}
     listing = Listing(
         request, versions, search=("digest", "method", "served_name"), sorts=VERSION_SORTS, choices=choices
     )
-    newest = viewed.versions.select_related("adapter").defer("config", "ranks").prefetch_related("aliases")[:DRAWN]
+    newest = (
+        viewed.versions.select_related("adapter__project").defer("config", "ranks").prefetch_related(ALIASES)[:DRAWN]
+    )
     context = {
         "adapter": viewed,
         "events": history(viewed)[:EVENTS],
@@ -87,13 +91,13 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
     scopes = scopes_in(request, viewed.project)
     context = {
         "version": viewed,
-        "aliases": viewed.aliases.all(),
+        "aliases": viewed.aliases.select_related("project"),
         "form": PromoteForm(version=viewed) if Scope.OPERATE in scopes else None,
         "may_compress": Scope.TRAIN in scopes and viewed.status == VersionStatus.READY,
         "less": max(1, viewed.max_rank // 2),
         "events": AuditEvent.objects.about(viewed),
         "heat": heat_map(viewed.ranks),
-        "evaluations": viewed.evaluations.select_related("against__adapter")[:5],
+        "evaluations": viewed.evaluations.select_related("against__adapter__project")[:5],
         "verdicts": viewed.verdicts(),
         "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }

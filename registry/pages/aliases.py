@@ -20,7 +20,7 @@ PAGE, LATEST = 50, 10
 
 def find_alias(request: HttpRequest, name: str) -> Alias:
     """Return the alias in the URL; 404 if the caller does not see it."""
-    queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter")
+    queryset = Alias.objects.select_related("project", "cluster__base_model", "version__adapter__project")
     return visible_or_404(request, queryset, name=name)
 
 
@@ -28,9 +28,9 @@ def find_alias(request: HttpRequest, name: str) -> Alias:
 def alias(request: HttpRequest, name: str) -> HttpResponse:
     """Show what the alias serves, its moves and its rollouts, with a form for operators to move it."""
     viewed = find_alias(request, name)
-    led = viewed.rollouts.select_related("stable__adapter", "candidate__adapter")
+    led = viewed.rollouts.select_related("stable__adapter__project", "candidate__adapter__project")
     rollouts = list(without_bodies(led, "stable", "candidate")[:LATEST])
-    moves = without_bodies(viewed.moves.select_related("version__adapter"), "version")
+    moves = without_bodies(viewed.moves.select_related("version__adapter__project"), "version")
     listing = Listing(request, moves, search=("version__served_name", "reason", "actor_name"))
     initial = {"version": request.GET.get("version"), "expected": viewed.version_id}
     moment = AtForm(request.GET)

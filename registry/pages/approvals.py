@@ -57,7 +57,9 @@ VERBS = {
 @login_required
 def inbox(request: HttpRequest) -> HttpResponse:
     """List the approvals, undecided ones first unless the query string sorts, and the tokens that wait for approval."""
-    approvals = visible_rows(request, Approval.objects.select_related("project", "alias", "candidate__adapter"))
+    approvals = visible_rows(
+        request, Approval.objects.select_related("project", "alias__project", "candidate__adapter__project")
+    )
     approvals = without_bodies(approvals, "candidate")
     ordered = approvals.order_by(F("decided_at").desc(nulls_first=True), "-created_at")
     listing = Listing(
@@ -73,7 +75,14 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 def find(request: HttpRequest, pk: str) -> Approval:
     """Return the approval in the URL; 404 if the caller does not see it."""
-    related = ("project", "alias", "rollout__alias", "rollout__stable", "rollout__candidate", "candidate__adapter")
+    related = (
+        "project",
+        "alias__project",
+        "rollout__alias",
+        "rollout__stable",
+        "rollout__candidate",
+        "candidate__adapter__project",
+    )
     queryset = Approval.objects.select_related(*related)
     return visible_or_404(request, queryset, pk=pk)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
 
 from adapterhub.api.listing import Listing
-from adapterhub.api.pages import visible_or_404, visible_rows
+from adapterhub.api.pages import reason_in, visible_or_404, visible_rows
+from adapterhub.api.permissions import actor_of, require_scope, scopes_in
+from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Cluster, without_bodies
+from registry.pages.forms import GrantForm, cleaned
 from registry.serving.cluster_state import cluster_state
 
 PAGE = 50
@@ -20,7 +25,7 @@ PAGE = 50
 def clusters(request: HttpRequest) -> HttpResponse:
     """List the clusters with a summary of their replicas."""
     visible = visible_rows(
-        request, Cluster.objects.select_related("base_model").prefetch_related("replicas").order_by("slug")
+        request, Cluster.objects.select_related("project", "base_model").prefetch_related("replicas").order_by("slug")
     )
     listing = Listing(
         request,
@@ -46,14 +51,49 @@ def in_short(cluster: Cluster) -> dict[str, Any]:
 
 @login_required
 def cluster(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show a cluster: desired and observed versions of each replica, and its free slots."""
-    viewed = visible_or_404(request, Cluster.objects.select_related("project", "base_model"), slug=slug)
+    """Show a cluster: desired and observed versions of each replica, its free slots, and its grants."""
+    rows = Cluster.objects.select_related("project", "base_model").prefetch_related("replicas")
+    viewed = visible_or_404(request, rows, slug=slug)
     state = cluster_state(viewed)
     loaded_names = {name for row in state for name in row["observed"]}
-    loaded = without_bodies(AdapterVersion.objects.filter(served_name__in=loaded_names).select_related("adapter"), "")
+    known = AdapterVersion.objects.filter(served_name__in=loaded_names).select_related("adapter__project")
+    loaded = without_bodies(visible_rows(request, known, "adapter__project"), "")
     versions = {version.served_name: version for version in loaded}
     for row in state:
         row["versions"] = [versions[name] for name in row["observed"] if name in versions]
         row["held_bytes"] = sum(version.size_bytes for version in row["versions"])
         row["free"] = max(0, viewed.max_loras - len(row["observed"]))
-    return render(request, "registry/cluster.html", {"cluster": viewed, "state": state})
+    context = {
+        "cluster": viewed,
+        "state": state,
+        "grants": viewed.grants.standing(),
+        "may_grant": Scope.OPERATE in scopes_in(request, viewed.project),
+    }
+    return render(request, "registry/cluster.html", context)
+
+
+@login_required
+@require_POST
+def grant_cluster(request: HttpRequest, slug: str) -> HttpResponse:
+    """Grant the cluster to another project."""
+    viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
+    viewed.grant(form["project"], reason=form["reason"], by=actor_of(request))
+    messages.success(request, f"Granted: an alias of {form['project']} on {viewed.ref} accepts it.")
+    return redirect("cluster", slug=viewed.ref)
+
+
+@login_required
+@require_POST
+def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
+    """Withdraw the grant of the cluster to another project."""
+    viewed, form = operated(request, slug), cleaned(GrantForm(request.POST))
+    viewed.withdraw(form["project"], reason=reason_in(request), by=actor_of(request))
+    messages.success(request, f"Withdrawn: {viewed.ref} serves {form['project']} no more.")
+    return redirect("cluster", slug=viewed.ref)
+
+
+def operated(request: HttpRequest, slug: str) -> Cluster:
+    """Return the cluster if the user may operate it. Raises NotAllowed."""
+    viewed: Cluster = visible_or_404(request, Cluster.objects.select_related("project"), slug=slug)
+    require_scope(request, viewed.project, Scope.OPERATE)
+    return viewed

@@ -88,7 +88,7 @@ def render_comparison(
         "may_infer": Scope.INFER in scopes,
         "tests": [
             view_of(test, request.user.pk, Scope.INFER in scopes)
-            for test in about.select_related("asked_by").prefetch_related("votes")[:TESTS]
+            for test in about.select_related("asked_by", "adapter__project").prefetch_related("votes")[:TESTS]
         ],
         "tally": tally(numbers, BlindVote.objects.filter(test__in=about).values_list("preferred", flat=True)),
     }
@@ -99,7 +99,7 @@ def address(version: AdapterVersion, numbers: list[int]) -> str:
     """Return the URL of the comparison."""
     query = QueryDict(mutable=True)
     query.setlist("to", [str(number) for number in numbers if number != version.number])
-    return f"{reverse('compare', args=[version.adapter.slug, version.number])}?{query.urlencode()}"
+    return f"{reverse('compare', args=[version.adapter.ref, version.number])}?{query.urlencode()}"
 
 
 def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
@@ -144,5 +144,5 @@ def vote(request: HttpRequest, pk: str) -> HttpResponse:
     vote_cast = test.vote(request.POST.get("letter", ""), by=actor_of(request))
     liked = "no difference" if vote_cast.preferred is None else f"v{vote_cast.preferred}"
     messages.success(request, f"Your vote is recorded: {liked}.")
-    first = test.adapter.versions.select_related("adapter").get(number=test.numbers[0])
+    first = test.adapter.versions.select_related("adapter__project").get(number=test.numbers[0])
     return redirect(f"{address(first, test.numbers)}#test-{test.pk}")

@@ -51,7 +51,9 @@ def answers(request: HttpRequest) -> HttpResponse:
     """Find the version that gave an answer, by the answer's X-Response-ID."""
     key = request.GET.get("id", "").strip()[:64]
     answer = (
-        visible_rows(request, Response.objects.select_related("version__adapter", "project")).filter(pk=key).first()
+        visible_rows(request, Response.objects.select_related("version__adapter__project", "project"))
+        .filter(pk=key)
+        .first()
     )
     approvals = approvals_of(answer.version, answer.alias_name) if answer else []
     context = {"key": key, "answer": answer, "approvals": approvals}

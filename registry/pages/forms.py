@@ -27,6 +27,13 @@ class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Recorded in the audit trail.")
 
 
+class GrantForm(forms.Form):
+    """Form for the project that a cluster is granted to."""
+
+    project = forms.SlugField(max_length=50)
+    reason = forms.CharField(max_length=2000, required=False)
+
+
 class SteeringForm(ReasonForm):
     """Form for a change of a rollout; it is refused if the rollout has changed since the page was shown."""
 
@@ -82,7 +89,9 @@ class PromoteForm(PlanForm):
 
     def __init__(self, *args: Any, version: AdapterVersion, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        aliases = Alias.objects.filter(project=version.project, cluster__base_model=version.adapter.base_model)
+        aliases = Alias.objects.select_related("project").filter(
+            project=version.project, cluster__base_model=version.adapter.base_model
+        )
         own = Case(When(version__adapter=version.adapter, then=0), default=1)
         offer(self, alias=aliases.exclude(version=version).order_by(own, "name"))
         self.order_fields(["alias", "plan", "weight", "reason", "draft"])
@@ -101,7 +110,7 @@ class MoveForm(ReasonForm):
 
     def __init__(self, *args: Any, alias: Alias, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter")
+        versions = AdapterVersion.objects.filter(adapter__project=alias.project).select_related("adapter__project")
         servable = without_bodies(versions.ready().trained_on(alias.cluster.base_model), "")
         others = servable.exclude(pk=alias.version_id)
         offer(self, version=others, expected=versions)

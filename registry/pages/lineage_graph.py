@@ -39,7 +39,7 @@ HEADS = ("data", "rank analysis", "made by", "version", "live as")
 
 def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
     """Return the chains of nodes (column, key, label, URL) that lead to the version, and from it to its aliases."""
-    lineage, slug = version.lineage, version.adapter.slug
+    lineage, slug = version.lineage, version.adapter.ref
     known: list[tuple[int, str | None, Callable[[str], str], str | None]] = [
         (0, lineage.get("dataset"), lambda key: f"data {key[:8]}", None),
         (1, lineage.get("rank_analysis"), lambda key: f"ranks {key[:8]}", "rank-analysis"),
@@ -52,7 +52,7 @@ def chains(version: AdapterVersion) -> list[list[tuple[int, str, str, str]]]:
         if key
     ]
     own = (3, f"3:{version.pk}", f"v{version.number} {version.method}", reverse("version", args=[slug, version.number]))
-    live = [(4, f"4:{alias.pk}", alias.name, reverse("alias", args=[alias.name])) for alias in version.aliases.all()]
+    live = [(4, f"4:{alias.pk}", alias.name, reverse("alias", args=[alias.ref])) for alias in version.aliases.all()]
     return [[*origins, own], *([own, each] for each in live)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from django import forms
@@ -11,6 +12,7 @@ from django.shortcuts import render
 
 from adapterhub.accounts.models import Project
 from adapterhub.api.pages import allowed, allowed_somewhere
+from adapterhub.core.references import parts_of
 from adapterhub.core.tenancy import Scope
 from registry.models import AdapterVersion, Alias
 from registry.models.approved_versions import nameable
@@ -60,7 +62,9 @@ def playground(request: HttpRequest) -> HttpResponse:
 
 def offered(projects: Any) -> list[str]:
     """Return the names to offer in the form: aliases first, then the newest versions."""
-    names = Alias.objects.filter(project__in=projects).values_list("name", flat=True)
+    aliases = Alias.objects.filter(project__in=projects).values_list("name", "project__slug")
+    count = Counter(name for name, _ in aliases)
+    names = [name if count[name] == 1 else f"{project}.{name}" for name, project in aliases]
     served = nameable(AdapterVersion.objects.ready().filter(adapter__project__in=projects))
     return [*names, *served.values_list("served_name", flat=True)[:OFFERED]]
 
@@ -68,18 +72,27 @@ def offered(projects: Any) -> list[str]:
 def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]:
     """Send the prompt to every model; add an error to the form if no project owns all the names."""
     fields = form.cleaned_data
-    project = project_of(projects, fields["models"])
-    if project is None:
-        form.add_error("models", "None of your projects has all these models: choose from the list.")
+    named = models_of(projects, fields["models"])
+    if named is None:
+        form.add_error("models", "No single project of yours has all these models: choose from the list.")
         return []
+    project, models = named
     body = {name: fields[name] for name in ("prompt", "max_tokens", "temperature")}
-    return ask(fields["models"], token_for(request, project), fields["session"], body)
+    return ask(models, token_for(request, project), fields["session"], body)
 
 
-def project_of(projects: Any, names: list[str]) -> Project | None:
-    """Return the one project that owns all the names, or None, also for names of other tenants."""
-    aliases = Alias.objects.filter(project__in=projects, name__in=names).values_list("name", "project")
+def models_of(projects: Any, names: list[str]) -> tuple[Project, list[str]] | None:
+    """Return the one project that owns all the names, and the names as its router knows them.
+
+    None for names of other tenants, and for names that several projects have: `eu.compliance` names one of those.
+    """
     served = AdapterVersion.objects.filter(adapter__project__in=projects, served_name__in=names)
-    owner_of = dict(aliases) | dict(served.values_list("served_name", "adapter__project"))
-    owners = {owner_of.get(name) for name in names}
-    return projects.filter(pk=owners.pop()).first() if len(owners) == 1 else None
+    known = {(name, key): name for name, key in served.values_list("served_name", "adapter__project")}
+    aliases = Alias.objects.filter(project__in=projects, name__in=[parts_of(name)[1] for name in names])
+    for name, slug, key in aliases.values_list("name", "project__slug", "project"):
+        known |= {(name, key): name, (f"{slug}.{name}", key): name}
+    owners = set.intersection(*({key for owned, key in known if owned == name} for name in names))
+    if len(owners) != 1:
+        return None
+    project = projects.get(pk=owners.pop())
+    return project, [known[name, project.pk] for name in names]

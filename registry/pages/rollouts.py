@@ -39,7 +39,9 @@ VERBS = {
 def rollouts(request: HttpRequest) -> HttpResponse:
     """List the rollouts, newest first unless the query string sorts."""
     queryset = without_bodies(
-        Rollout.objects.select_related("alias", "stable__adapter", "candidate__adapter"), "stable", "candidate"
+        Rollout.objects.select_related("alias__project", "stable__adapter__project", "candidate__adapter__project"),
+        "stable",
+        "candidate",
     )
     listing = Listing(
         request,
@@ -54,7 +56,7 @@ def rollouts(request: HttpRequest) -> HttpResponse:
 def find_rollout(request: HttpRequest, pk: str) -> Rollout:
     """Return the rollout in the URL; 404 if the caller does not see it."""
     queryset = Rollout.objects.select_related(
-        "alias__project", "alias__cluster", "stable__adapter", "candidate__adapter"
+        "alias__project", "alias__cluster", "stable__adapter__project", "candidate__adapter__project"
     )
     return visible_or_404(request, queryset, "alias__project", pk=pk)
 

@@ -87,7 +87,7 @@ def new_ones(reports: list[Outcome]) -> list[Outcome]:
 
 
 def response_row(
-    report: Outcome, project: Project, version: AdapterVersion, rollouts: dict[str, list[Rollout]]
+    report: Outcome, project: Project, version: AdapterVersion, rollouts: dict[tuple[int, str], list[Rollout]]
 ) -> Response:
     """Return the row of a reported answer."""
     at = datetime.fromtimestamp(report.at, UTC)
@@ -96,7 +96,7 @@ def response_row(
         project=project,
         alias_name=report.alias or "",
         version=version,
-        rollout=at_that_time(rollouts.get(report.alias or "", []), at),
+        rollout=at_that_time(rollouts.get((project.pk, report.alias or ""), []), at),
         arm=report.arm,
         is_sticky=report.sticky,
         status=report.status,

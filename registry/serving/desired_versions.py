@@ -27,17 +27,18 @@ def wanted_versions(cluster: Cluster) -> Wanted:
     requested or used last; versions that a rollback may need. The rest wait until a request asks for them.
     """
     versions = without_bodies(AdapterVersion.objects.select_related("adapter__project"), "")
-    active = Rollout.objects.active().filter(alias__cluster=cluster)
+    aliases = cluster.served_aliases()
+    active = Rollout.objects.active().filter(alias__in=aliases)
     # Selected by keys: a single condition over joins would make the database scan every version.
     sides = active.values("candidate").union(Alias.objects.filter(rollouts__in=active).values("version"))
     since = now() - settings.ROLLBACK_WINDOW
-    replaced = AliasMove.objects.filter(alias__cluster=cluster).replaced_since(since).values_list("version", flat=True)
+    replaced = AliasMove.objects.filter(alias__in=aliases).replaced_since(since).values_list("version", flat=True)
     requested, waiting = requested_versions(cluster)
-    known = versions.ready().trained_on(cluster.base_model).filter(served_name__in=requested)
+    known = versions.ready().servable_on(cluster).filter(served_name__in=requested)
     in_order = (
         versions.filter(pk__in=sides),
         sorted(known.filter(served_name__in=waiting), key=lambda version: waiting.index(version.served_name)),
-        by_last_use([*used(versions.filter(aliases__cluster=cluster)), *known], requested),
+        by_last_use([*used(versions.filter(aliases__in=aliases)), *known], requested),
         versions.filter(pk__in=list(replaced)),
     )
     return within_slots(cluster, {version.served_name: version for group in in_order for version in group})
@@ -72,7 +73,7 @@ def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
 
 def requested_versions(cluster: Cluster) -> tuple[dict[str, datetime], list[str]]:
     """Return the versions that routers requested lately and those that still wait; both empty if Valkey is down."""
-    loaded = {name for replica in cluster.replicas.filter(is_healthy=True) for name in replica.loaded}
+    loaded = {name for replica in cluster.replicas.all() if replica.is_healthy for name in replica.loaded}
     try:
         requested = wanted_now()
         return requested, still_open(requested, loaded)

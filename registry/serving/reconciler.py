@@ -87,15 +87,17 @@ def reconcile_cluster(cluster: Cluster) -> None:
 def observe(cluster: Cluster) -> list[Observation]:
     """Ask every replica what it holds and record it. Return the replicas that serve this cluster's base model."""
     calls = [
-        (replica, partial(replica_calls.inspect, replica.url, cluster.base_model.slug))
+        (replica, partial(replica_calls.inspect, replica.url, cluster.base_model.slug, settings.ENGINE_HOSTS))
         for replica in cluster.replicas.all()
     ]
     observations = []
     for replica, report in written(replica_calls.each(calls)):
         if report.problem:
             replica.missed(report.problem)
+        elif replica.twin(report.endpoints):
+            replica.missed("It is the engine of another replica under another address: give each engine one address.")
         else:
-            replica.saw(report.reported, report.engine_version)
+            replica.saw(report.reported, report.engine_version, report.endpoints)
             observations.append(Observation(replica, dict(report.reported)))
     Replica.objects.filter(pk__in=[observation.replica.pk for observation in observations]).update(seen_at=now())
     return observations

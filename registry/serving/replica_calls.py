@@ -5,14 +5,17 @@ A slow or dead replica delays no other; it only occupies one of `AT_ONCE` thread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TypeVar
 
+from adapterhub.outbound import Forbidden, require_engine
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
 
 AT_ONCE = 64
+VERSION = re.compile(r"[\w.+-]{1,60}")
 # A query is quick; a load reads weights from disk and installs them in the engine.
 INSPECT_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
 # Long enough to exercise many positions, but shorter than the shortest served context, which engines enforce.
@@ -29,6 +32,7 @@ class ReplicaReport:
     reported: dict[str, str]
     engine_version: str = ""
     problem: str = ""
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,21 @@ def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key,
             yield running[done], done.result()
 
 
-def inspect(url: str, base: str) -> ReplicaReport:
-    """Ask a replica for its adapters and engine version; not serving the base model is a problem."""
+def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
+    """Ask a replica for its adapters and engine version; not serving the base model is a problem.
+
+    An address that operators do not allow is not asked. Nothing of an answer that is not an engine's is reported.
+    """
     try:
+        endpoints = tuple(require_engine(url, allowed))
         with EngineClient(url, timeout_s=INSPECT_TIMEOUT_S) as engine:
             models, version = engine.models(), engine.version()
-    except EngineError as error:
+    except (EngineError, Forbidden) as error:
         return ReplicaReport({}, problem=str(error))
     if base not in {model.name for model in models if model.parent is None}:
-        names = ", ".join(model.name for model in models) or "nothing"
-        return ReplicaReport({}, problem=f"It serves {names}, not {base}.")
-    return ReplicaReport({model.name: model.root for model in models if model.parent is not None}, version)
+        return ReplicaReport({}, problem=f"It does not serve {base}.")
+    adapters = {model.name: model.root for model in models if model.parent is not None}
+    return ReplicaReport(adapters, version if VERSION.fullmatch(version) else "unknown", endpoints=endpoints)
 
 
 def push(url: str, requests: list[LoadRequest]) -> list[Loaded]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from redis.client import Pipeline
 from adapterhub.accounts.models import ApiToken, NamedVersions, Project
 from adapterhub.core.tenancy import Scope
 from adapterhub.encryption import private_key
-from registry.models import AdapterVersion, Alias, Cluster, Replica, Rollout
+from registry.models import AdapterVersion, Alias, Cluster, ClusterGrant, Replica, Rollout
 from registry.models.alias import AliasQuerySet
 from registry.models.approved_versions import approved_names
 from registry.serving.valkey import valkey_for_publication
@@ -34,6 +34,7 @@ from serving_client.protocol import (
     VersionRoute,
     adapters_of,
     approved_of,
+    key_of,
 )
 
 MOST_CHANGES = 200
@@ -98,7 +99,7 @@ def routes_of(aliases: Collection[int]) -> RoutingTable:
 
 
 def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
-    """Return the routes of the aliases by name; a rollout whose share nobody signed gets none."""
+    """Return the routes of the aliases by their keys; a rollout whose share nobody signed gets none."""
     serving = (
         Rollout.objects.serving()
         .filter(alias__in=aliases)
@@ -109,7 +110,10 @@ def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
     approved = approved_names(aliases.filter(project__named_versions=NamedVersions.APPROVED))
     columns = ("name", "policy", "project__slug", "version__served_name", "default_of__slug")
     rows = aliases.select_related("project", "version", "default_of").only(*columns)
-    return {alias.name: alias_route(alias, running.get(alias.pk), approved.get(alias.pk)) for alias in rows}
+    return {
+        key_of(alias.project.slug, alias.name): alias_route(alias, running.get(alias.pk), approved.get(alias.pk))
+        for alias in rows
+    }
 
 
 def rate_limits() -> dict[str, RateLimit]:
@@ -165,16 +169,18 @@ def sampling(rollout: Rollout) -> Sampling | None:
 
 
 def version_routes(**only: Any) -> dict[str, VersionRoute]:
-    """Return routes of the ready versions whose base model a cluster serves; only the needed columns are read."""
-    replicas = holders()
+    """Return routes of the ready versions that a cluster may serve; only the needed columns are read."""
+    replicas, granted = holders(), granted_clusters()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
-    columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug", "adapter__base_model")
+    columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug")
     size = ("adapter__base_model__longest_token", "adapter__base_model__config__max_position_embeddings")
+    rows = ready.values_list(*columns, *size, "adapter__project", "adapter__base_model")
     return {
         name: VersionRoute(
-            project, base, digest, *replicas.get((base_pk, name), ((), ())), most_characters(longest, positions)
+            project, base, digest, *addresses(replicas.get(name, ()), granted[key]), most_characters(longest, positions)
         )
-        for name, digest, project, base, base_pk, longest, positions in ready.values_list(*columns, *size)
+        for name, digest, project, base, longest, positions, *pair in rows
+        if (key := tuple(pair)) in granted
     }
 
 
@@ -183,21 +189,34 @@ def most_characters(longest_token: int, positions: Any) -> int | None:
     return longest_token * positions if longest_token and isinstance(positions, int) else None
 
 
-def holders() -> dict[tuple[int, str], tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Map (base model, served name) to the addresses of healthy replicas that hold it, and of spare ones.
+def granted_clusters() -> dict[tuple[int, ...], set[int]]:
+    """Map (project, base model) to the clusters that may serve the project's versions of that base model."""
+    granted: dict[tuple[int, ...], set[int]] = {}
+    own = Cluster.objects.values_list("project", "base_model", "pk")
+    accepted = ClusterGrant.objects.standing().exclude(project=None)
+    for project, base, cluster in [*own, *accepted.values_list("project", "cluster__base_model", "cluster")]:
+        granted.setdefault((project, base), set()).add(cluster)
+    return granted
+
+
+def holders() -> dict[str, list[Replica]]:
+    """Map each served name to the healthy replicas that hold it."""
+    held: dict[str, list[Replica]] = {}
+    for replica in Replica.objects.filter(is_healthy=True).only("cluster", "url", "loaded", "rests_until"):
+        for name in replica.loaded:
+            held.setdefault(name, []).append(replica)
+    return held
+
+
+def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the addresses of the replicas in these clusters, and of spare ones.
 
     A replica that rests after flapping is spare as long as another replica holds the version.
     """
-    steady: dict[tuple[int, str], list[str]] = {}
-    resting: dict[tuple[int, str], list[str]] = {}
-    for replica in Replica.objects.filter(is_healthy=True).select_related("cluster"):
-        for name in replica.loaded:
-            replicas = resting if replica.is_resting else steady
-            replicas.setdefault((replica.cluster.base_model_id, name), []).append(replica.url)
-    return {
-        key: (tuple(steady[key]), tuple(resting.get(key, ()))) if key in steady else (tuple(resting[key]), ())
-        for key in steady | resting
-    }
+    usable = [replica for replica in replicas if replica.cluster_id in clusters]
+    steady = tuple(replica.url for replica in usable if not replica.is_resting)
+    resting = tuple(replica.url for replica in usable if replica.is_resting)
+    return (steady, resting) if steady else (resting, ())
 
 
 def infer_tokens() -> list[ApiToken]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
+import os
+import secrets
 from pathlib import Path
 
 import uvicorn
@@ -34,6 +37,11 @@ def main() -> None:
     parser.add_argument(
         "--table-max-age-s", type=float, default=MAX_AGE_S, help="seconds for which a routing table is served from"
     )
+    parser.add_argument(
+        "--metrics-token-file",
+        type=Path,
+        help="file with the bearer token of /metrics, made if it is missing; without it /metrics names no alias",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger().handlers[0].addFilter(OnceAMinute())
@@ -42,6 +50,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     hosts = tuple(host.strip() for host in arguments.hosts.split(","))
+    token = kept_token(arguments.metrics_token_file) if arguments.metrics_token_file else None
     settings = Settings(
         arguments.redis_url,
         arguments.snapshot,
@@ -49,6 +58,7 @@ def main() -> None:
         arguments.load_deadline_s,
         hosts,
         arguments.table_max_age_s,
+        token,
     )
     uvicorn.run(
         make_app(settings),
@@ -62,6 +72,21 @@ def main() -> None:
         timeout_graceful_shutdown=30,
         log_level="info",
     )
+
+
+def kept_token(file: Path) -> str:
+    """Return the token in the file; a missing file is made, with a new token that only its owner reads."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError), open(file, "x", opener=for_owner) as stream:
+        stream.write(secrets.token_urlsafe(32))
+    if token := file.read_text().strip():
+        return token
+    raise SystemExit(f"{file} is empty: write the token of /metrics into it, or remove it.")
+
+
+def for_owner(path: str, flags: int) -> int:
+    """Open a file that only its owner may read."""
+    return os.open(path, flags, 0o600)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Settings:
     load_deadline_s: float = 30.0
     hosts: tuple[str, ...] = LOOPBACK
     table_max_age_s: float = MAX_AGE_S
+    metrics_token: str | None = None
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -63,6 +65,7 @@ def make_app(settings: Settings) -> Starlette:
         reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
         parts = (Upstream(), reporter, Metrics(), ResponseCache(valkey), RateLimits(valkey), Samples(valkey))
         app.state.proxy = Proxy(watcher, cold, *parts)
+        app.state.metrics_token = settings.metrics_token
         await app.state.proxy.upstream.start()
         async with running(watcher.run()), running(reporter.run()):
             yield
@@ -123,7 +126,8 @@ async def models(request: Request) -> Response:
     """List the aliases of the caller's project, and the versions that may be named."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
-    rows = [model(name, "alias") for name, alias in table.aliases.items() if alias.project == token.project]
+    aliases = [key.partition("/")[2] for key, alias in table.aliases.items() if alias.project == token.project]
+    rows = [model(name, "alias") for name in aliases]
     rows += [
         model(name, route.base)
         for name, route in table.versions.items()
@@ -149,14 +153,20 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Return the metrics in Prometheus' text format."""
-    proxy = proxy_of(request)
+    """Return the metrics; names of tenants' things only to callers with the token of the metrics.
+
+    Raises Refusal 401 if there is a token and the caller has another or none.
+    """
+    proxy, token = proxy_of(request), request.app.state.metrics_token
+    if token and not hmac.compare_digest(request.headers.get("authorization", "").encode(), f"Bearer {token}".encode()):
+        raise Refusal(401, "invalid_token", "The bearer token of the metrics is required: see --metrics-token-file.")
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
     proxy.metrics.age.set(proxy.watcher.age_s())
     proxy.metrics.dropped.set(proxy.reporter.dropped)
     upstream = proxy.upstream
     proxy.metrics.queue(upstream.in_flight, len(upstream.breaker.open_now()), proxy.cold.waiting)
-    return Response(generate_latest(proxy.metrics.registry), media_type="text/plain; version=0.0.4")
+    registry = proxy.metrics.registry if token else proxy.metrics.nameless()
+    return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
 async def refused(request: Request, refusal: Refusal) -> Response:

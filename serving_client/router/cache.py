@@ -102,7 +102,7 @@ def rule_for(table: RoutingTable, target: Target, body: Body) -> CacheRule | Non
     Only answers that an engine would repeat are cached: with temperature 0 or a seed. During a rollout nothing is
     cached, because its arms are measured, and a stored answer would be measured in place of the engine's.
     """
-    alias = table.aliases.get(target.alias or "")
+    alias = table.alias(target.project, target.alias)
     if alias is None or target.arm != "none" or target.version not in table.versions or not is_repeatable(body):
         return None
     return alias.cache

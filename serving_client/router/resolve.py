@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of
+from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of, key_of
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import Body, require_allowed
 from serving_client.routing import arm_of, bucket_of
@@ -106,11 +106,11 @@ def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], 
         raise Refusal(400, "model_missing", "Name an alias in `model` or in X-Adapter-ID.")
     unit = unit_of(headers, body)
     override = override_of(token, headers)
-    alias = table.aliases.get(name)
-    if alias is not None and alias.project == token.project:
+    alias = table.alias(token.project, name)
+    if alias is not None:
         choice = choose(name, alias, unit, override)
         return Target(choice.version, alias.project, choice.arm, name, choice.is_sticky, unit, choice.is_counted)
-    default = table.adapters.get(f"{token.project}/{name}")
+    default = table.adapters.get(key_of(token.project, name))
     version = default or name
     route = table.versions.get(version)
     if route is None or route.project != token.project:
@@ -138,13 +138,13 @@ def unknown(table: RoutingTable, token: TokenRoute, name: str) -> str:
 
 def is_current(table: RoutingTable, target: Target) -> bool:
     """Return True if the alias still serves the version, or if the request named the version itself."""
-    alias = table.aliases.get(target.alias or "")
+    alias = table.alias(target.project, target.alias)
     return alias is None or target.version in (alias.stable, alias.rollout and alias.rollout.candidate)
 
 
 def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
     """Return the running rollout of the target's alias, or None."""
-    alias = table.aliases.get(target.alias or "")
+    alias = table.alias(target.project, target.alias)
     return alias.rollout if alias else None
 
 

@@ -33,6 +33,7 @@ def world(
     rollout = Rollout.create(alias=alias, candidate=candidate, steps=[{"weight": 5}], reason="try", by=by)
     replica = alias.cluster.add_replica(url="http://127.0.0.1:1", by=by)
     replica.missed("It does not answer.")
+    alias.cluster.grant("far", by=by)
     run = launch_run(adapter=adapter, dataset=dataset, by=by)
     analysis = RankAnalysis.launch(
         project=project, base_model=adapter.base_model, dataset=dataset, by=by, budget={"uniform_rank": 8}

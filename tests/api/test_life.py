@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,8 @@ def test_things_of_other_projects_do_not_exist(adapter: Adapter, alias: Alias, c
     problem(api.get("/api/v1/aliases/compliance/"), 404, "not_found")
     body = {"version": alias.version.served_name, "expected_version": alias.version.served_name, "reason": "steal"}
     problem(api.post("/api/v1/aliases/compliance/move/", body), 404, "not_found")
-    conflict = problem(
-        api.post("/api/v1/adapters/", {"project": "other", "slug": "dora", "base_model": "tiny"}), 409, "slug_taken"
-    )
-    assert "eu" not in json.dumps(conflict)
+    # A name that another project uses is free, so that nobody learns of it.
+    assert api.post("/api/v1/adapters/", {"project": "other", "slug": "dora", "base_model": "tiny"}).status_code == 201
 
 
 def test_from_upload_to_a_moved_alias(ci: str, adapter: Adapter, cluster: Cluster, tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def make_table(
         generation=generation,
         published_at=time.time() if published_at is None else published_at,
         aliases={
-            "compliance": AliasRoute("eu", stable, split, cache, default_of="dora"),
-            "billing": AliasRoute("us", FOREIGN, None, cache, default_of="invoices"),
-            "unserved": AliasRoute("eu", "gone.v1-cccccccccccc"),
+            "eu/compliance": AliasRoute("eu", stable, split, cache, default_of="dora"),
+            "us/billing": AliasRoute("us", FOREIGN, None, cache, default_of="invoices"),
+            "eu/unserved": AliasRoute("eu", "gone.v1-cccccccccccc"),
         },
         adapters={"eu/dora": STABLE, "us/invoices": FOREIGN},
         versions={

@@ -23,6 +23,8 @@ from tests.fakes.server import Server
 from tests.fakes.stage import Router, running_engine, running_router, running_valkey
 from tests.waiting import wait_until
 
+WATCH = {"Authorization": "Bearer watch"}
+
 HUGE = "The bank shall report. " * 170_000
 ENDLESS = {"max_tokens": 900, "ignore_eos": True}
 
@@ -98,7 +100,7 @@ async def test_what_is_looked_for_at_each_token_is_short(base: BaseModel, fields
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Router]:
-    with running_valkey() as valkey, running_router(valkey, tmp_path) as router:
+    with running_valkey() as valkey, running_router(valkey, tmp_path, metrics_token="watch") as router:
         yield router
 
 
@@ -142,7 +144,7 @@ def test_who_leaves_stops_the_replica_and_is_in_no_count(router: Router, base: B
         assert engine.loop.load().generated_tokens < 900
     [outcome] = router.reported()
     assert outcome["status"] == 499
-    metrics = router.http.get("/metrics").text
+    metrics = router.http.get("/metrics", headers=WATCH).text
     assert f'adapterhub_client_closed_total{{alias="compliance",arm="none",version="{STABLE}"}} 1.0' in metrics
     assert 'adapterhub_requests_total{alias="compliance"' not in metrics
     assert "adapterhub_request_seconds_count{" not in metrics
@@ -154,4 +156,4 @@ def test_who_leaves_while_a_version_is_loaded_waits_for_nothing(router: Router) 
     with pytest.raises(httpx.ReadTimeout):
         router.http.post("/v1/completions", headers=INFER, json={"model": "compliance", "prompt": "a"}, timeout=0.3)
     assert router.reported()[0]["status"] == 499
-    assert "adapterhub_waiting_for_load 0.0" in router.http.get("/metrics").text
+    assert "adapterhub_waiting_for_load 0.0" in router.http.get("/metrics", headers=WATCH).text

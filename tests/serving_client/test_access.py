@@ -160,13 +160,13 @@ def test_an_alias_whose_version_no_cluster_serves_503(router: Router) -> None:
 
 
 def test_requests_are_counted_by_alias_version_arm_and_status(
-    start_router: Callable[[], Router], engine: Engine
+    start_router: Callable[..., Router], engine: Engine
 ) -> None:
-    router = start_router()
+    router = start_router(metrics_token="watch")
     router.publish(make_table(engine.url))
     router.complete()
     router.complete({})
-    metrics = router.http.get("/metrics").text
+    metrics = router.http.get("/metrics", headers={"Authorization": "Bearer watch"}).text
     labels = f'alias="compliance",arm="none",status="200",version="{STABLE}"'
     assert f"adapterhub_requests_total{{{labels}}} 1.0" in metrics
     assert 'adapterhub_requests_total{alias="",arm="none",status="401",version=""} 1.0' in metrics

@@ -84,10 +84,12 @@ def test_without_a_trace_the_response_id_begins_one(router: Router, engine: Engi
         assert answer.headers["x-response-id"] in engine.fake.received[-1][1]["traceparent"]
 
 
-def test_metrics_tell_tokens_and_pace_of_each_arm(router: Router) -> None:
+def test_metrics_tell_tokens_and_pace_of_each_arm(start_router: Callable[..., Router], engine: Engine) -> None:
+    router = start_router(metrics_token="watch")
+    router.publish(make_table(engine.url))
     router.complete(INFER, stream=True)
     router.reported()
-    text = router.http.get("/metrics").text
+    text = router.http.get("/metrics", headers={"Authorization": "Bearer watch"}).text
     labels = 'alias="compliance",arm="none"'
     assert f'adapterhub_tokens_total{{{labels},kind="completion",version="dora.v1-0123456789ab"}} 2.0' in text
     assert f'adapterhub_inter_token_seconds_count{{{labels},version="dora.v1-0123456789ab"}} 1.0' in text

@@ -182,9 +182,9 @@ def test_each_alias_has_its_own_time_and_bytes(cached: Router, engine: Engine) -
     (first,) = stored(cached)
     table = make_table(engine.url, generation=3, cache=RULE)
     short = replace(
-        table.aliases["billing"], cache=CacheRule(ttl_s=5, max_bytes=cached.valkey.client.strlen(first) + 20)
+        table.aliases["us/billing"], cache=CacheRule(ttl_s=5, max_bytes=cached.valkey.client.strlen(first) + 20)
     )
-    cached.publish(replace(table, aliases={**table.aliases, "billing": short}))
+    cached.publish(replace(table, aliases={**table.aliases, "us/billing": short}))
     for prompt in "ab":
         wait_until(lambda prompt=prompt: ask(cached, FOREIGNER, model="billing", prompt=prompt) == "hit", what="a hit")
     times = {key: cached.valkey.client.ttl(key) for key in stored(cached)}

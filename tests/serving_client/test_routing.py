@@ -53,7 +53,7 @@ def test_fields_of_a_newer_control_plane_do_no_harm() -> None:
     for routes in (raw["aliases"], raw["versions"], raw["tokens"]):
         for route in routes.values():
             route["new"] = 1
-    raw["aliases"]["compliance"]["rollout"]["new"] = 1
+    raw["aliases"]["eu/compliance"]["rollout"]["new"] = 1
     assert RoutingTable.from_json(json.dumps(raw)) == table
 
 

@@ -22,7 +22,7 @@ def change(engine: Engine, generation: int, version: str) -> RoutingTable:
     whole = make_table(engine.url, generation=generation)
     return replace(
         whole,
-        aliases={MODEL: AliasRoute("eu", version, default_of="dora")},
+        aliases={f"eu/{MODEL}": AliasRoute("eu", version, default_of="dora")},
         versions={version: whole.versions[version]},
         adapters={},
         tokens={},

@@ -20,16 +20,17 @@ from adapterhub.accounts.api import SigningTokenSerializer
 from adapterhub.accounts.authentication import may_still
 from adapterhub.accounts.signing_rules import require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
-from adapterhub.api.permissions import actor_of, named_project
+from adapterhub.api.permissions import actor_of, named_project, seen_in
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
+from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.serializers import ReasonSerializer
-from registry.models import AdapterVersion
+from registry.models import Adapter, AdapterVersion
 from training.api import events
 from training.api import serializers as shapes
 from training.datasets.uploads import copied
@@ -358,7 +359,9 @@ class VersionCompressionViewSet(ProjectViewSet):
 
     def get_queryset(self) -> Any:
         """Return the versions of the adapter in the URL."""
-        return super().get_queryset().filter(adapter__slug=self.kwargs.get("slug"))
+        rows = super().get_queryset()
+        adapters = seen_in(Adapter.objects.all(), "project", self.request)
+        return rows.filter(adapter=named(adapters, "project", "slug", self.kwargs.get("slug", "")))
 
     @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})
     @action(detail=True, methods=["post"])

@@ -225,7 +225,9 @@ def compress(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 def find_compression(request: HttpRequest, pk: str) -> Compression:
     """Return the compression in the URL; 404 if the caller does not see it."""
-    queryset = Compression.objects.select_related("project", "dataset", "source__adapter", "version__adapter")
+    queryset = Compression.objects.select_related(
+        "project", "dataset", "source__adapter__project", "version__adapter__project"
+    )
     job: Compression = visible_or_404(request, queryset, pk=pk)
     return job
 

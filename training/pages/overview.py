@@ -30,12 +30,15 @@ LATEST = 10
 def overview(request: HttpRequest) -> HttpResponse:
     """Show aliases, jobs in progress, alarms, drift and pending approvals; to auditors also the latest audit events."""
     aliases = visible_rows(
-        request, without_bodies(Alias.objects.select_related("version__adapter", "cluster"), "version")
+        request,
+        without_bodies(
+            Alias.objects.select_related("project", "version__adapter__project", "cluster__project"), "version"
+        ),
     )
     rollouts = visible_rows(request, Rollout.objects.active(), "alias__project")
-    related = rollouts.select_related("alias__cluster", "stable__adapter", "candidate__adapter")
+    related = rollouts.select_related("alias__cluster", "stable__adapter__project", "candidate__adapter__project")
     moving = list(without_bodies(related, "stable", "candidate"))
-    replicas = list(visible_rows(request, Replica.objects.select_related("cluster"), "cluster__project"))
+    replicas = list(visible_rows(request, Replica.objects.select_related("cluster__project"), "cluster__project"))
     listed = Listing(
         request,
         aliases,
@@ -69,7 +72,7 @@ def waiting(request: HttpRequest) -> QuerySet[Approval]:
     """Return the approvals that this person may sign: not their own, and not yet signed by them."""
     approvals = Approval.objects.waiting().filter(project__in=allowed(request, APPROVE))
     own = Q(author=request.user) | Q(signatures__user=request.user) | Q(broken_by=request.user)
-    return without_bodies(approvals.exclude(own).select_related("alias", "candidate__adapter"), "candidate")
+    return without_bodies(approvals.exclude(own).select_related("alias", "candidate__adapter__project"), "candidate")
 
 
 def drift(aliases: Iterable[Alias], replicas: list[Replica]) -> list[dict[str, Any]]:

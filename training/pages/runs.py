@@ -36,7 +36,9 @@ OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
 @login_required
 def runs(request: HttpRequest) -> HttpResponse:
     """List the training runs."""
-    queryset = without_bodies(TrainingRun.objects.select_related("adapter", "dataset", "version__adapter"), "version")
+    queryset = without_bodies(
+        TrainingRun.objects.select_related("adapter", "dataset", "version__adapter__project"), "version"
+    )
     listing = Listing(
         request,
         visible_rows(request, queryset),
@@ -129,7 +131,7 @@ def named(text: str) -> UUID:
 def find(request: HttpRequest, pk: str | UUID) -> TrainingRun:
     """Return the run in the URL; 404 if the caller does not see it."""
     queryset = TrainingRun.objects.select_related(
-        "project", "adapter", "dataset", "base_model", "version__adapter", "rank_analysis"
+        "project", "adapter", "dataset", "base_model", "version__adapter__project", "rank_analysis"
     )
     run: TrainingRun = visible_or_404(request, queryset, pk=pk)
     return run
@@ -149,7 +151,9 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "keeping": form_for(viewed, scopes),
     }
     if not request.headers.get("HX-Request"):
-        near = TrainingRun.objects.filter(project=viewed.project).exclude(pk=viewed.pk).select_related("adapter")
+        near = (
+            TrainingRun.objects.filter(project=viewed.project).exclude(pk=viewed.pk).select_related("adapter__project")
+        )
         context["others"] = near[:OTHERS]
     return followed(request, "training/run.html", "training/_run_state.html", context, viewed.status)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
-OLD, NEW = "eu-compliance.v3-0123456789ab", "eu-compliance.v4-ba9876543210"
+OLD, NEW = "european-law.eu-compliance.v3-0123456789ab", "european-law.eu-compliance.v4-ba9876543210"
 RUN = {
     "project": "european-law",
     "adapter": "eu-compliance",
@@ -40,6 +40,7 @@ EXAMPLES: dict[str, Any] = {
     "NewCompressionRequest": {"budget": {"uniform_rank": 4}},
     "NewDatasetRequest": {"project": "european-law", "file": "(the file's bytes)"},
     "NewEvaluationRequest": {"project": "european-law", "version": NEW, "dataset": 17, "against": OLD},
+    "NewGrantRequest": {"project": "us-law", "reason": "they rent the GPUs"},
     "NewRankAnalysisRequest": {
         "project": "european-law",
         "base_model": "smollm2-135m",
@@ -72,5 +73,6 @@ EXAMPLES: dict[str, Any] = {
     "TransitionRequest": {**REASON, "expected_generation": 3},
     "UploadRequest": {"adapter_model": "(the file's bytes)", "adapter_config": "(the file's bytes)"},
     "VoteRequest": {"letter": "A"},
+    "WithdrawnGrantRequest": {"project": "us-law", **REASON},
     "WeightRequest": {**REASON, "weight": 25},
 }

@@ -78,6 +78,13 @@ class Metrics:
         )
         self.dropped = Gauge("adapterhub_outcomes_dropped", "Reports that were lost.", registry=self.registry)
 
+    def nameless(self) -> CollectorRegistry:
+        """Return a registry of the metrics that name no alias, version or replica."""
+        registry = CollectorRegistry()
+        for metric in (self.open, self.waiting, self.load_wait, self.generation, self.age, self.dropped):
+            registry.register(metric)
+        return registry
+
     def answered(self, outcome: Outcome) -> None:
         """Count an answer, including an error, of a request that was routed.
 

@@ -43,9 +43,9 @@ def test_a_policy_that_is_refused_says_why(policy: dict[str, Any], named: str) -
 
 
 def test_the_cache_rule_reaches_the_routers(fresh_database: str, alias: Alias, alice: User) -> None:
-    assert routing_table().aliases[alias.name].cache is None
+    assert routing_table().aliases[f"eu/{alias.name}"].cache is None
     alias.set_policy({"cache": RULE}, by=alice.as_actor())
-    assert routing_table().aliases[alias.name].cache == CacheRule(**RULE)
+    assert routing_table().aliases[f"eu/{alias.name}"].cache == CacheRule(**RULE)
 
 
 def test_the_rate_limit_reaches_the_routers(fresh_database: str, alias: Alias, settings: Any) -> None:

@@ -101,7 +101,7 @@ def drafted(alias: Alias, candidate: AdapterVersion, user: User) -> Rollout:
 def test_a_draft_moves_nothing_until_it_is_started(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     """It stands in nobody's way, and starts from what the alias serves then."""
     draft, other = (drafted(alias, candidate, alice) for _ in range(2))
-    assert routing_table().aliases[alias.name].rollout is None
+    assert routing_table().aliases[f"eu/{alias.name}"].rollout is None
     assert at_that_time([draft], now()) is None
     alias.refresh_from_db()
     newer = Rollout.create(alias=alias, candidate=candidate, steps=STEPS, reason="now", by=alice.as_actor())

@@ -305,7 +305,7 @@ def test_units_on_a_list_are_not_measured(rollout: Rollout) -> None:
 def test_lists_and_checks_reach_the_routers_as_hashes(alias: Alias, candidate: AdapterVersion, alice: User) -> None:
     wanted = {"allow": ["tester"], "deny": ["bank"], "holdout": 5}
     opened(alias, candidate, alice, targeting=wanted, checks={"refusal": "cannot"})
-    route = routing_table().aliases[alias.name].rollout
+    route = routing_table().aliases[f"eu/{alias.name}"].rollout
     assert route
     assert (route.holdout, route.checks.refusal) == (5, "cannot")
     assert route.pinned == {sha256(b"tester").hexdigest(): "candidate", sha256(b"bank").hexdigest(): "stable"}

@@ -214,12 +214,12 @@ def test_texts_of_a_rollout_that_has_ended_are_shown_to_nobody(
 
 
 def test_only_what_is_asked_for_is_sampled(rollout: Rollout, far_side: Judge, settings: Any) -> None:
-    route = routing_table().aliases["compliance"].rollout
+    route = routing_table().aliases["eu/compliance"].rollout
     assert route
     assert route.sampling
     assert route.sampling.percent == 100
     settings.JUDGE_URL = ""
-    route = routing_table().aliases["compliance"].rollout
+    route = routing_table().aliases["eu/compliance"].rollout
     assert route
     assert route.sampling is None
     assert judge_waiting() == 0

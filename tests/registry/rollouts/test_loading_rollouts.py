@@ -50,7 +50,7 @@ def test_half_of_the_fleet_refuses_it(fleet: Fleet, rollout: Rollout) -> None:
     rollout.refresh_from_db()
     assert rollout.status == RolloutStatus.FAILED
     table = published()
-    assert (table.aliases["compliance"].stable, table.aliases["compliance"].rollout) == (stable, None)
+    assert (table.aliases["eu/compliance"].stable, table.aliases["eu/compliance"].rollout) == (stable, None)
     assert set(table.versions[stable].replicas) == set(fleet)
     reason = AuditEvent.objects.get(tag="rollout:failed").reason
     assert reason.startswith("2 of 4 replicas refused it.")

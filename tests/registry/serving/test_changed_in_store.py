@@ -50,7 +50,7 @@ def test_a_flipped_byte_is_refused_and_the_old_version_serves(
     rollout.refresh_from_db()
     assert rollout.status == RolloutStatus.FAILED
     table = published()
-    assert table.aliases["compliance"].stable == stable
+    assert table.aliases["eu/compliance"].stable == stable
     assert candidate.served_name not in table.versions or not table.versions[candidate.served_name].replicas
     assert set(table.versions[stable].replicas) == {server.url for _, server in engines}
 
@@ -117,7 +117,7 @@ def test_a_move_to_what_no_replica_takes_is_taken_back(
     reconcile()
     served.refresh_from_db()
     assert served.version == old
-    assert published().aliases["compliance"].stable == old.served_name
+    assert published().aliases["eu/compliance"].stable == old.served_name
     assert set(published().versions[old.served_name].replicas) == {server.url for _, server in engines}
     event = AuditEvent.objects.filter(tag="alias:moved").latest("id")
     assert event.actor_name == "system:reconciler"

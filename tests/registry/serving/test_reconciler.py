@@ -28,7 +28,7 @@ def test_what_an_alias_needs_is_loaded_and_routed(served: Alias, engines: list[t
     assert names(engines[0]) == names(engines[1]) == {name}
     assert engines[0][0].adapters[name].endswith(served.version.digest)
     table = published()
-    assert table.aliases["compliance"].stable == name
+    assert table.aliases["eu/compliance"].stable == name
     assert set(table.versions[name].replicas) == {server.url for _, server in engines}
     assert AuditEvent.objects.filter(tag="replica:version_loaded").count() == 2
 
@@ -72,11 +72,11 @@ def test_a_rollout_starts_when_every_replica_holds_the_candidate(
     rollout = Rollout.create(
         alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor()
     )
-    assert published().aliases["compliance"].rollout is None
+    assert published().aliases["eu/compliance"].rollout is None
     reconcile()
     rollout.refresh_from_db()
     assert rollout.status == RolloutStatus.RUNNING
-    route = published().aliases["compliance"].rollout
+    route = published().aliases["eu/compliance"].rollout
     assert (route.candidate, route.weight, route.salt) == (candidate.served_name, 50, rollout.salt)
 
 

@@ -51,6 +51,34 @@ TABLE = {
         Setting(
             "ADAPTERHUB_AUDIT_KEY", "", "Ed25519 key that signs audit checkpoints, PEM; empty = generated once.", True
         ),
+        Setting("ADAPTERHUB_AUDIT_CHECKPOINT_S", "3600", "Seconds after which a chain's head is signed again."),
+        Setting(
+            "ADAPTERHUB_AUDIT_CHECKPOINT_EVENTS",
+            "100",
+            "Events after which a chain's head is signed, whatever the time.",
+        ),
+        Setting(
+            "ADAPTERHUB_AUDIT_WITNESSES",
+            "",
+            "Who keeps checkpoints outside, with commas: file://, s3://, postgres://, tsa://.",
+            secret=True,
+        ),
+        Setting(
+            "ADAPTERHUB_AUDIT_TSA_CERTIFICATES",
+            "",
+            "File of the roots of time-stamping authorities, PEM; needed for tsa://.",
+        ),
+        Setting(
+            "ADAPTERHUB_AUDIT_CA",
+            "",
+            "File of authorities, PEM, that tsa:// and the SIEM are trusted by, besides public ones.",
+        ),
+        Setting(
+            "ADAPTERHUB_AUDIT_SIEM",
+            "",
+            "Where every event goes: https://, syslog+tls:// or syslog://; empty = nowhere.",
+        ),
+        Setting("ADAPTERHUB_AUDIT_SIEM_TOKEN", "", "Bearer token that the SIEM is sent over https.", secret=True),
         Setting("ADAPTERHUB_FORMER_KEYS", "", "Public keys, PEM, whose signatures of versions remain valid."),
         Setting("ADAPTERHUB_DEBUG", "0", "1 shows tracebacks in the browser. Never in production."),
         Setting("ADAPTERHUB_HOSTS", "localhost,127.0.0.1,[::1]", "Host names that web and router answer to."),

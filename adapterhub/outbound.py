@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -147,6 +148,14 @@ def ask(url: str, body: bytes, *, host: str, headers: dict[str, str], **client: 
             if len(content) > MOST_BYTES or time.monotonic() > end:
                 raise httpx.ReadTimeout("The response is too long.")
         return answer.status_code, content
+
+
+def trusting(certificates: str) -> ssl.SSLContext:
+    """Return a TLS context that trusts public authorities and those of a file in PEM, if one is named."""
+    context = ssl.create_default_context()
+    if certificates:
+        context.load_verify_locations(certificates)
+    return context
 
 
 @contextmanager

@@ -292,7 +292,8 @@ CELERY_BEAT_SCHEDULE = {
     "check": {"task": "registry.tasks.check_versions", "schedule": 30.0, "options": {"expires": 60}},
     "datasets": {"task": "training.tasks.check_datasets", "schedule": 30.0, "options": {"expires": 60}},
     "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
-    "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": timedelta(hours=1)},
+    "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": 10.0, "options": {"expires": 20}},
+    "follow": {"task": "adapterhub.audit.tasks.follow", "schedule": 5.0, "options": {"expires": 10}},
     "devices": {"task": "training.tasks.report_devices", "schedule": 60.0, "options": {"expires": 50}},
     "checkpoints": {"task": "training.tasks.drop_old_checkpoints", "schedule": timedelta(hours=1)},
     "rollouts": {"task": "registry.tasks.look_at_rollouts", "schedule": 5.0, "options": {"expires": 10}},
@@ -317,6 +318,13 @@ JUDGE_KEY = env.read("ADAPTERHUB_JUDGE_KEY")
 AUDIT_KEY = env.read("ADAPTERHUB_AUDIT_KEY")
 FORMER_KEYS = env.read("ADAPTERHUB_FORMER_KEYS")
 AUDIT_KEY_FILE = HOME / "audit-key.pem"
+AUDIT_CHECKPOINT_AGE = timedelta(seconds=env.integer("ADAPTERHUB_AUDIT_CHECKPOINT_S", least=60))
+AUDIT_CHECKPOINT_EVENTS = env.integer("ADAPTERHUB_AUDIT_CHECKPOINT_EVENTS", least=1)
+AUDIT_WITNESSES = env.words("ADAPTERHUB_AUDIT_WITNESSES")
+AUDIT_TSA_CERTIFICATES = env.read("ADAPTERHUB_AUDIT_TSA_CERTIFICATES")
+AUDIT_CA = env.read("ADAPTERHUB_AUDIT_CA")
+AUDIT_SIEM = env.read("ADAPTERHUB_AUDIT_SIEM")
+AUDIT_SIEM_TOKEN = env.read("ADAPTERHUB_AUDIT_SIEM_TOKEN")
 ARTIFACT_STORE = env.read("ARTIFACT_STORE") or str(HOME / "artifacts")
 S3_ENDPOINT_URL = env.read("S3_ENDPOINT_URL") or None
 S3_ADDRESSING = env.choice("S3_ADDRESSING", ("path", "virtual"))

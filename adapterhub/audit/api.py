@@ -16,7 +16,8 @@ from adapterhub.api.permissions import actor_of, named_project, projects_with
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
-from adapterhub.audit.models import AuditEvent, verify
+from adapterhub.audit.models import AuditEvent
+from adapterhub.audit.proof import judged
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope, Tenant
@@ -63,13 +64,26 @@ class FaultSerializer(serializers.Serializer[Any]):
     fault = serializers.CharField()
 
 
+class ProofSerializer(serializers.Serializer[Any]):
+    """What a witness outside this installation proves."""
+
+    witness = serializers.CharField()
+    sequence = serializers.IntegerField(help_text="The last event that it has proof of; 0 if none.")
+    at = serializers.DateTimeField(allow_null=True)
+    trouble = serializers.CharField(help_text="Why it proves nothing now.")
+
+
 class VerdictSerializer(serializers.Serializer[Any]):
     """The result of a verification."""
 
     project = serializers.CharField()
-    ok = serializers.BooleanField()
+    ok = serializers.BooleanField(help_text="No fault. Whoever rules the key and the database can forge what follows.")
     events = serializers.IntegerField()
     faults = FaultSerializer(many=True)
+    signed = serializers.IntegerField(help_text="The event of the newest signed checkpoint.")
+    witnessed = serializers.IntegerField(help_text="The last event of which a witness outside has proof.")
+    by_chain_alone = serializers.IntegerField(help_text="The events after it.")
+    proofs = ProofSerializer(many=True)
 
 
 EXPORTS = {"jsonl": ("application/jsonl", export_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
@@ -114,11 +128,21 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
 
     @extend_schema(parameters=[PROJECT], responses=VerdictSerializer)
     def verify(self, request: Request) -> Response:
-        """Verify the project's hash chain; return the number of its events and each fault."""
+        """Verify the project's hash chain: each fault, and up to which event a witness outside has proof of it."""
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
-        count, faults = verify(project)
-        entries = [{"sequence": fault.sequence, "fault": fault.kind} for fault in faults]
-        return Response({"project": project.slug, "ok": not entries, "events": count, "faults": entries})
+        verdict = judged(project, [])
+        entries = [{"sequence": fault.sequence, "fault": fault.kind} for fault in verdict.faults]
+        told = {
+            "project": project.slug,
+            "ok": not entries,
+            "events": verdict.events,
+            "faults": entries,
+            "signed": verdict.signed,
+            "witnessed": verdict.witnessed,
+            "by_chain_alone": verdict.by_chain_alone,
+            "proofs": verdict.proofs,
+        }
+        return Response(VerdictSerializer(told).data)
 
     @extend_schema(parameters=[PROJECT, AS], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
     def export(self, request: Request) -> StreamingHttpResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.utils.timezone import now
 
@@ -21,6 +22,20 @@ log = logging.getLogger(__name__)
 def write_all() -> list[Checkpoint]:
     """Write a checkpoint of every chain, also of those without new events, which proves that nothing happened."""
     return [write(project) for project in [None, *project_model().objects.all()]]
+
+
+def write_due() -> list[Checkpoint]:
+    """Write a checkpoint of each chain that has none yet, enough new events, or an old one."""
+    return [write(project) for project in [None, *project_model().objects.all()] if is_due(project)]
+
+
+def is_due(project: Tenant | None) -> bool:
+    """Return True for a chain without a checkpoint, with an old one, or with enough events since."""
+    last = Checkpoint.objects.filter(project=row_of(project)).order_by("-pk").only("sequence", "at").first()
+    if last is None:
+        return head_of(project)[0] > 0
+    fresh = head_of(project)[0] - last.sequence
+    return fresh >= settings.AUDIT_CHECKPOINT_EVENTS or now() - last.at >= settings.AUDIT_CHECKPOINT_AGE
 
 
 def write(project: Tenant | None) -> Checkpoint:

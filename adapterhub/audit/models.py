@@ -214,12 +214,41 @@ class Checkpoint(models.Model):
     @property
     def path(self) -> str:
         """The checkpoint's path below `checkpoints/` of the artifact store."""
-        chain_name = self.project.slug if self.project else "installation"
-        return f"{chain_name}/{self.at:%Y%m%dT%H%M%S.%f}Z-{self.sequence}.json"
+        return f"{chain_name(self.project)}/{self.at:%Y%m%dT%H%M%S.%f}Z-{self.sequence}.json"
 
     def as_signed(self) -> chain.Checkpoint:
         """Return the signed content in the verifier's form."""
         return chain.checkpoint_of(json.loads(bytes(self.document))["signed"].encode())
+
+
+class Receipt(models.Model):
+    """What a witness answered when it took a checkpoint. A trigger protects the rows."""
+
+    checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="receipts")
+    witness = models.CharField(max_length=200)
+    at = models.DateTimeField(default=now)
+    content = models.BinaryField(help_text="a time-stamp token; empty for a witness that keeps the checkpoint itself")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["checkpoint", "witness"], name="one_receipt_of_a_witness")]
+
+    def __str__(self) -> str:
+        return f"{self.witness} {self.checkpoint_id}"
+
+
+class Follower(models.Model):
+    """How far a chain was sent to the installation's SIEM: every event up to `sequence` was taken there."""
+
+    project = models.OneToOneField("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
+    sequence = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project"], name="one_follower_of_a_chain", nulls_distinct=False)
+        ]
+
+    def __str__(self) -> str:
+        return f"{chain_name(self.project)} {self.sequence}"
 
 
 class UnsealedEvent(models.Model):
@@ -234,6 +263,11 @@ class UnsealedEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.fields.get('tag')} {self.at}"
+
+
+def chain_name(project: Tenant | None) -> str:
+    """Return the folder of a chain's checkpoints, wherever they are kept."""
+    return project.slug if project else "installation"
 
 
 def lock_chain(project: Tenant | None) -> None:
@@ -261,16 +295,16 @@ def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> 
     Returns the number of events and the faults found. A column that differs from the hashed bytes counts as edited.
     """
     edited: list[chain.Fault] = []
-    count = 0
+    moments: list[chain.Moment] = []
 
     def links() -> Iterator[chain.Link]:
-        nonlocal count
         for event in AuditEvent.objects.of_chain(project).select_related("project").iterator():
-            count += 1
             if rfc8785.dumps(event.content()) != bytes(event.canonical):
                 edited.append(chain.Fault(event.sequence, "edited"))
+            moments.append(chain.Moment(event.sequence, event.at, event.object_type == chain.SEALED_LATER))
             yield event.as_link()
 
-    checkpoints = [point.as_signed() for point in Checkpoint.objects.filter(project=row_of(project))]
-    chain_faults = list(chain.faults(links(), [*checkpoints, *outside]))
-    return count, sorted({*chain_faults, *edited}, key=lambda fault: fault.sequence)
+    points = [*(point.as_signed() for point in Checkpoint.objects.filter(project=row_of(project))), *outside]
+    chain_faults = list(chain.faults(links(), points))
+    found = {*chain_faults, *edited, *chain.time_faults(moments, points, now())}
+    return len(moments), sorted(found, key=lambda fault: fault.sequence)

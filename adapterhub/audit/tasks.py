@@ -1,8 +1,8 @@
-"""Celery tasks of the audit trail: sealing and checkpoints."""
+"""Celery tasks of the audit trail: sealing, checkpoints, their witnesses, and the SIEM that follows."""
 
 from celery import shared_task
 
-from adapterhub.audit import access_log, checkpoints
+from adapterhub.audit import access_log, checkpoints, siem, witnesses
 
 
 @shared_task
@@ -13,6 +13,13 @@ def seal() -> None:
 
 @shared_task
 def checkpoint() -> None:
-    """Sign the head of every chain."""
+    """Sign the head of every chain whose checkpoint is due, and give the witnesses what they lack."""
     access_log.seal()
-    checkpoints.write_all()
+    checkpoints.write_due()
+    witnesses.witness_all()
+
+
+@shared_task
+def follow() -> None:
+    """Send new events to the SIEM."""
+    siem.follow()

@@ -2,7 +2,8 @@ r"""Verify an exported audit trail without AdapterHub: standard library and `cry
 
     python verifier.py EXPORT --checkpoints DIR --public-key FILE
 
-prints `{"ok", "project", "sequence", "fault"}`. Exit 0: intact, 1: broken, 2: something cannot be read. EXPORT is the
+prints `{"ok", "project", "sequence", "fault", "witnessed", "witnessed_at", "by_chain_alone"}`.
+Exit 0: intact, 1: broken, 2: something cannot be read. EXPORT is the
 JSONL file, or the folder of a bundle: then its signed manifest is proved too, and `file` names the first file that is
 not the one that was signed for, with `sequence` null where the chain itself holds. The faults:
 
@@ -11,9 +12,12 @@ edited   the bytes of the event are not those that its hash was made of, or it c
 gap      an event is missing, or stands in another order; `file` is missing
 tail     the trail ends before the sequence of a signed checkpoint
 rehash   the trail holds in itself, but is not the one whose head was signed; `sequence` is the checkpoint's
+time     the event is more than 5 minutes older than one before it, or than the checkpoint before it, or younger than
+         the checkpoint after it or than this moment; of reads and refusals, sealed later, only the last two
 
 The hash of an event is sha256("adapterhub.audit.v1\n" | hash before it | its canonical JSON, RFC 8785), 32 bytes; the
-first follows 32 zero bytes. What came after the newest checkpoint is proved by the chain alone.
+first follows 32 zero bytes. Outside proof reaches up to `witnessed`, the sequence of the newest checkpoint in DIR,
+signed at `witnessed_at`: the `by_chain_alone` events after it are held by the chain, and by nothing outside.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -36,6 +41,9 @@ CHECKPOINT_DOMAIN = b"adapterhub.audit.checkpoint.v1\n"
 MANIFEST_DOMAIN = b"adapterhub.audit.manifest.v1\n"
 ENDING = re.compile(rb',"sequence":(\d+),"tag":"[a-z_:]+"\}')
 GENESIS = b"\0" * 32
+# Clocks of processes differ, and a change waits for its chain. Reads and refusals are sealed when a worker runs.
+TOLERANCE = timedelta(minutes=5)
+SEALED_LATER = "request"
 INSTALLATION = "(installation)"
 
 
@@ -74,6 +82,45 @@ class Checkpoint:
     at: str
     previous: str
     digest: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The time of an event; reads and refusals may be sealed long after it."""
+
+    sequence: int
+    at: datetime
+    is_sealed_later: bool
+
+
+def time_faults(moments: Iterable[Moment], points: Iterable[Checkpoint], until: datetime) -> Iterator[Fault]:
+    """Verify that time runs forward: from event to event, between the checkpoints, and up to `until`."""
+    ordered = sorted(points, key=lambda point: point.sequence)
+    signed = [(point.sequence, datetime.fromisoformat(point.at)) for point in ordered]
+    place, earliest = 0, datetime(1970, 1, 1, tzinfo=UTC)
+    # The latest moment of an event is that of the first checkpoint which covers it: the earliest of all from there on.
+    latest = [until]
+    for _, at in reversed(signed):
+        latest.append(min(latest[-1], at))
+    latest.reverse()
+    for moment in moments:
+        while place < len(signed) and signed[place][0] < moment.sequence:
+            earliest = max(earliest, signed[place][1])
+            place += 1
+        is_early = moment.at < earliest - TOLERANCE and not moment.is_sealed_later
+        if is_early or moment.at > latest[place] + TOLERANCE:
+            yield Fault(moment.sequence, "time")
+        if not moment.is_sealed_later:
+            earliest = max(earliest, moment.at)
+
+
+def moment_of(link: Link) -> Moment | None:
+    """Return the time that the hashed bytes name; None when they are no event."""
+    try:
+        content = json.loads(link.canonical)
+        return Moment(link.sequence, datetime.fromisoformat(content["at"]), content["object"]["type"] == SEALED_LATER)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def link_hash(prev_hash: bytes, canonical: bytes) -> bytes:
@@ -185,6 +232,23 @@ def read_checkpoint(path: Path, key: Ed25519PublicKey) -> Checkpoint:
         raise Unreadable(f"--checkpoints {path.name} is not a checkpoint: remove it, or use an intact copy.") from error
 
 
+def checkpoint_in(document: bytes, keys: Iterable[Ed25519PublicKey], place: str) -> Checkpoint:
+    """Parse a signed checkpoint and verify it by one of the keys. Raises Unreadable naming the place."""
+    try:
+        outer = json.loads(document)
+        signed, signature = outer["signed"].encode(), bytes.fromhex(outer["signature"])
+        point = checkpoint_of(signed)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{place} holds what is no checkpoint: take it out.") from error
+    for key in keys:
+        try:
+            key.verify(signature, CHECKPOINT_DOMAIN + signed)
+        except InvalidSignature:
+            continue
+        return point
+    raise Unreadable(f"{place} holds a checkpoint of {point.at} that no key of this installation signed.")
+
+
 def checkpoint_of(signed: bytes) -> Checkpoint:
     """Parse a checkpoint's signed bytes."""
     content = json.loads(signed)
@@ -286,15 +350,25 @@ def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, o
             f"--checkpoints holds none of {project!r}: without one, a truncated or rewritten trail looks intact."
         )
     require_complete(points)
-    fault = next(faults((link for _, link in events), points), None)
+    links = [link for _, link in events]
+    fault = next(faults(links, points), None)
     stranger = next((Fault(link.sequence, "edited") for name, link in events if name != project), None)
-    return answer(project, fault or stranger, len(events))
+    moments = [moment for moment in map(moment_of, links) if moment]
+    late = next(time_faults(moments, points, datetime.now(UTC)), None)
+    return answer(project, fault or stranger or late, len(events), max(points, key=lambda point: point.sequence))
 
 
-def answer(project: str, fault: Fault | None, last: int) -> dict[str, object]:
+def answer(project: str, fault: Fault | None, last: int, newest: Checkpoint) -> dict[str, object]:
     """Return the verdict as JSON."""
-    sequence = fault.sequence if fault else last
-    return {"ok": fault is None, "project": project, "sequence": sequence, "fault": fault.kind if fault else None}
+    return {
+        "ok": fault is None,
+        "project": project,
+        "sequence": fault.sequence if fault else last,
+        "fault": fault.kind if fault else None,
+        "witnessed": newest.sequence,
+        "witnessed_at": newest.at,
+        "by_chain_alone": max(0, last - newest.sequence),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

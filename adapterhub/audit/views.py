@@ -14,7 +14,8 @@ from adapterhub.api.pages import allowed
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.filters import AuditFilter
-from adapterhub.audit.models import AuditEvent, Checkpoint, verify
+from adapterhub.audit.models import AuditEvent, Checkpoint
+from adapterhub.audit.proof import judged
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import NotAllowed
 from adapterhub.core.tenancy import Scope, Tenant
@@ -56,5 +57,5 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 def verdict(project: Tenant) -> dict[str, Any]:
     """Verify the project's chain, for the page."""
-    count, faults = verify(project)
-    return {"project": project, "events": count, "faults": faults}
+    found = judged(project, [])
+    return {"project": project, "events": found.events, "faults": found.faults, "reach": found}

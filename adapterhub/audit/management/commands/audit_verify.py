@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.audit.models import verify
+from adapterhub.audit.proof import ALL, Verdict, judged
 from adapterhub.audit.verifier import INSTALLATION, Checkpoint, Unreadable, read_checkpoints, read_public_key
 from adapterhub.core.tenancy import Tenant, project_model
 
@@ -39,9 +39,23 @@ class Command(BaseCommand):
     def report(self, project: Tenant | None, outside: list[Checkpoint]) -> int:
         """Print the verdict on a project's chain; return the number of its faults."""
         name = project.slug if project else INSTALLATION
-        count, faults = verify(project, [point for point in outside if point.project == name])
-        for fault in faults:
+        verdict = judged(project, [point for point in outside if point.project == name], ALL)
+        for fault in verdict.faults:
             self.stdout.write(f"{name}: event {fault.sequence} {fault.kind}")
-        if not faults:
-            self.stdout.write(f"{name}: {count} events intact")
-        return len(faults)
+        if not verdict.faults:
+            self.stdout.write(f"{name}: {verdict.events} events intact, their times in order")
+        self.tell_reach(name, verdict)
+        return len(verdict.faults)
+
+    def tell_reach(self, name: str, verdict: Verdict) -> None:
+        """Print up to where proof outside this installation reaches, witness by witness."""
+        for proof in verdict.proofs:
+            told = proof.trouble or f"event {proof.sequence}, signed {proof.at or 'never'}"
+            self.stdout.write(f"{name}: witnessed by {proof.witness}: {told}")
+        if not verdict.proofs:
+            self.stdout.write(f"{name}: no witness outside: set ADAPTERHUB_AUDIT_WITNESSES, or give --checkpoints")
+        if verdict.by_chain_alone:
+            self.stdout.write(
+                f"{name}: {verdict.by_chain_alone} events after {verdict.witnessed} are held by the chain alone "
+                f"(signed here up to {verdict.signed})"
+            )

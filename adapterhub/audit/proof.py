@@ -1,0 +1,77 @@
+"""The verdict on a chain: its faults, and up to which event somebody outside this installation has proof of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from adapterhub.audit.models import Checkpoint, chain_name, verify
+from adapterhub.audit.verifier import Checkpoint as SignedHead
+from adapterhub.audit.verifier import Fault, Unreadable
+from adapterhub.audit.witnesses import Away, configured
+from adapterhub.core.tenancy import Tenant, row_of
+
+# Newest checkpoints of each witness that a verification over HTTP reads; a command reads them all.
+FEW, ALL = 50, 10**9
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one witness proves: the chain up to `sequence`, at `at`; or why it proves nothing now."""
+
+    witness: str
+    sequence: int = 0
+    at: datetime | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a verification. `signed` is the sequence of the newest checkpoint of any kind."""
+
+    project: str
+    events: int
+    faults: list[Fault]
+    signed: int
+    proofs: list[Proof] = field(default_factory=list)
+
+    @property
+    def witnessed(self) -> int:
+        """The last event of which somebody outside has proof; 0 if nobody has."""
+        return min(self.events, max((proof.sequence for proof in self.proofs), default=0))
+
+    @property
+    def by_chain_alone(self) -> int:
+        """The number of events after it, which the chain alone holds together."""
+        return self.events - self.witnessed
+
+
+def judged(project: Tenant | None, outside: list[SignedHead], newest: int = FEW) -> Verdict:
+    """Verify the chain against the database's checkpoints, those of the witnesses, and those given from `outside`."""
+    heads, proofs = witnessed(project, newest)
+    if outside:
+        proofs = [proof_by("checkpoints", outside), *proofs]
+    events, faults = verify(project, [*heads, *outside])
+    last = Checkpoint.objects.filter(project=row_of(project)).order_by("-sequence").first()
+    return Verdict(chain_name(project), events, faults, last.sequence if last else 0, proofs)
+
+
+def witnessed(project: Tenant | None, newest: int) -> tuple[list[SignedHead], list[Proof]]:
+    """Ask each witness for its checkpoints of the chain. One that is away proves nothing, and is named."""
+    heads: list[SignedHead] = []
+    proofs = []
+    for witness in configured():
+        try:
+            held = witness.heads(project, newest)
+        except (Away, Unreadable) as error:
+            proofs.append(Proof(witness.name, trouble=str(error)))
+        else:
+            heads += held
+            proofs.append(proof_by(witness.name, held))
+    return heads, proofs
+
+
+def proof_by(name: str, heads: list[SignedHead]) -> Proof:
+    """Return what the checkpoints of one witness prove."""
+    last = max(heads, key=lambda head: head.sequence, default=None)
+    return Proof(name, last.sequence, datetime.fromisoformat(last.at)) if last else Proof(name)

@@ -308,7 +308,7 @@ class PolicySerializer(serializers.Serializer[Any]):
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Require one of both."""
         if not fields.keys() & {"policy", "default"}:
-            raise serializers.ValidationError("Name policy or default.")
+            raise serializers.ValidationError({"policy": "Name policy or default."})
         return fields
 
 

@@ -86,7 +86,7 @@ def test_served_mirrored_and_pinned_requests_are_traffic(
     with pytest.raises(DatabaseError, match="share that was signed"):
         execute("UPDATE registry_rollout SET status = 'running' WHERE id = %s", rollout.pk)
     signed(rollout).started(by=RECONCILER)
-    assert routing_table().aliases[guarded.name].rollout
+    assert routing_table().aliases[f"eu/{guarded.name}"].rollout
 
 
 @pytest.mark.threat("B5")
@@ -95,11 +95,11 @@ def test_a_rejected_candidate_gets_nothing(guarded: Alias, candidate: AdapterVer
     with_canary(guarded, 10, alice, dana)
     rollout = opened(guarded, candidate, alice, {"weight": 10})
     rollout.started(by=RECONCILER)
-    assert routing_table().aliases[guarded.name].rollout.weight == 10
+    assert routing_table().aliases[f"eu/{guarded.name}"].rollout.weight == 10
     rollout.approvals.get().reject(reason="worse", by=dana.as_actor())
-    assert routing_table().aliases[guarded.name].rollout is None
+    assert routing_table().aliases[f"eu/{guarded.name}"].rollout is None
     rollout.request_approval(reason="again", by=alice.as_actor())
-    assert routing_table().aliases[guarded.name].rollout is None
+    assert routing_table().aliases[f"eu/{guarded.name}"].rollout is None
     rollout.rollback(reason="over", by=alice.as_actor())
     with pytest.raises(NotAllowed, match="0 % are signed"):
         opened(guarded, candidate, alice, {"weight": 1}).started(by=RECONCILER)
@@ -137,7 +137,10 @@ def test_a_canary_counts_when_it_was_signed(
     rollout = opened(guarded, candidate, alice, {"weight": 5}, {"weight": 20})
     rollout.started(by=RECONCILER)
     table = routing_table()
-    assert (table.aliases[guarded.name].rollout.weight, table.aliases[guarded.name].rollout.is_signed) == (5, False)
+    assert (
+        table.aliases[f"eu/{guarded.name}"].rollout.weight,
+        table.aliases[f"eu/{guarded.name}"].rollout.is_signed,
+    ) == (5, False)
     with pytest.raises(Refusal, match="not signed"):
         version_for(guarded.name, token=OPERATE, table=table, **{"x-rollout-override": "candidate"})
     for change in (rollout.advance, lambda **fields: rollout.set_weight(6, **fields)):

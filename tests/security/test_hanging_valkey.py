@@ -61,7 +61,7 @@ def test_a_move_and_a_revocation_are_committed_and_said_to_be_unpublished(
     publish()
     with valkey_for_publication() as valkey:
         table = RoutingTable.from_json(valkey.get(ROUTING_TABLE))
-    assert table.aliases[alias.name].stable == candidate.served_name
+    assert table.aliases[f"eu/{alias.name}"].stable == candidate.served_name
     assert lost.pk not in table.tokens
     back = {"version": body["expected_version"], "expected_version": candidate.served_name, "reason": "back"}
     answer = api.post(f"/api/v1/aliases/{alias.name}/move/", back)

@@ -51,7 +51,7 @@ class OneThread(ASGIHandler):
     async def read_body(self, receive: Any) -> Any:
         """Return the body as a file, as Django does; close one whose reading ends early. Raises OutOfSpace."""
         folder = work_folder()
-        body = tempfile.SpooledTemporaryFile(settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=folder)  # noqa: SIM115 - Django's
+        body = tempfile.SpooledTemporaryFile(settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=str(folder))  # noqa: SIM115 - Django's
         try:
             while True:
                 message = await receive()

@@ -42,7 +42,10 @@ def made(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[str]:
 
 
 def connect(role: str, sockets: str) -> psycopg.Connection:
-    return psycopg.connect(host=sockets, dbname=DATABASE, user=role, autocommit=True)
+    """Connect as the server's superuser, who is known by peer, and act as the role from then on."""
+    connection = psycopg.connect(host=sockets, dbname=DATABASE, user=ADMIN_ROLE, autocommit=True)
+    connection.execute(f"SET SESSION AUTHORIZATION {role}")
+    return connection
 
 
 def test_the_application_may_work_on_the_owners_tables_and_no_more(made: str) -> None:

@@ -176,7 +176,7 @@ class Cluster(models.Model):
         """Check that no replica is this engine under another address. Raises Conflict, naming a replica of ours."""
         with connection.cursor() as cursor:
             # Two requests at a time would not see each other's replica.
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub.replicas'))")
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('adapterhub replicas'))")
         for other in Replica.objects.filter(endpoints__overlap=endpoints).select_related("cluster"):
             raise taken(url, other if other.cluster.project_id == self.project_id else None)
 

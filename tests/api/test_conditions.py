@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 
 from adapterhub.accounts.models import User
+from adapterhub.core.references import REFERENCE
 from registry.models import Adapter, AdapterVersion, Alias, Rollout
 from tests.builders.walk import ROUTES
 from training.models import RankAnalysis, TrainingRun
@@ -86,7 +87,7 @@ def test_every_list_is_narrowed(rest: Client, world: dict[str, Any]) -> None:
             continue
         view = pattern.callback.cls
         assert view.filters, f"{name} has no filters"
-        base = "/" + path.replace("^", "").replace("$", "").replace("(?P<slug>[-\\w]+)", "dora")
+        base = "/" + path.replace("^", "").replace("$", "").replace(f"(?P<slug>{REFERENCE})", "dora")
         whole = rest.get(base)
         assert whole.status_code == 200, (base, whole.content)
         unknown = rest.get(f"{base}?colour=red")

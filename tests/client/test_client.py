@@ -69,7 +69,7 @@ def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, ad
             hub.send(calls.train("nowhere", "dora", 1))
         assert (missing.value.status, missing.value.code) == (422, "unknown_project")
         assert missing.value.errors[0]["field"] == "project"
-        with pytest.raises(TimedOut, match="goes on at the server"):
+        with pytest.raises(TimedOut, match="continues on the server"):
             list(hub.poll(calls.history("compliance"), timeout_s=0))
         lines = hub.send(calls.export_audit("eu"))
         assert len(lines.splitlines()) >= AuditEvent.objects.filter(project__slug="eu").count() - 1

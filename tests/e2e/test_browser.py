@@ -24,8 +24,8 @@ def test_a_wrong_password_is_refused(browser: Any, site: str, alice: User) -> No
 def test_launch_a_training(page: Any, version: AdapterVersion, dataset: Dataset) -> None:
     page.get_by_role("link", name="Training", exact=True).click()
     page.get_by_role("link", name="New training").click()
-    page.get_by_label("Adapter").select_option(label="dora")
-    page.get_by_label("Dataset").select_option(label="incidents")
+    page.get_by_label("Adapter:", exact=True).select_option(label="dora")
+    page.get_by_label("Dataset:", exact=True).select_option(label="incidents")
     page.locator("#id_steps").fill("7")
     page.get_by_role("button", name="Queue the run").click()
     page.get_by_text("queued").first.wait_for()

@@ -89,7 +89,7 @@ def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
     dataset: Dataset,
 ) -> None:
     page.goto("/training/new/")
-    page.get_by_label("Dataset").select_option(label="incidents")
+    page.get_by_label("Dataset:", exact=True).select_option(label="incidents")
     page.locator("#id_steps").fill("77")
     page.reload()
     assert page.locator("#id_steps").input_value() == "77"
@@ -97,7 +97,7 @@ def test_a_reload_and_a_closed_tab_keep_what_was_typed_until_it_is_discarded(
     page.close()
     again.goto("/training/new/")
     assert again.locator("#id_steps").input_value() == "77"
-    assert again.get_by_label("Dataset").input_value() == str(dataset.pk)
+    assert again.get_by_label("Dataset:", exact=True).input_value() == str(dataset.pk)
     again.get_by_role("button", name="Discard it").click()
     again.reload()
     assert again.locator("#id_steps").input_value() == "40"

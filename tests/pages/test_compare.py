@@ -31,7 +31,7 @@ def blind(three: list[AdapterVersion], alice: User) -> BlindTest:
 
 
 def page_of(*others: int) -> str:
-    return reverse("compare", args=["dora", 1]) + "?" + "&".join(f"to={other}" for other in others)
+    return reverse("compare", args=["eu.dora", 1]) + "?" + "&".join(f"to={other}" for other in others)
 
 
 def test_three_versions_stand_side_by_side(three: list[AdapterVersion], bob: User, client: Client) -> None:
@@ -42,7 +42,7 @@ def test_three_versions_stand_side_by_side(three: list[AdapterVersion], bob: Use
     assert "dora v1, v2 and v3" in page
     for text in ("0.7125", "lora_alpha", "max_rank", "What is the same in all"):
         assert text in page
-    assert 'action="/adapters/dora/v1/compare/ask/' not in page
+    assert 'action="/adapters/eu.dora/v1/compare/ask/' not in page
 
 
 @pytest.mark.parametrize("others", [(), (1,), (9,), (2, 3, 4, 5)])

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from registry.models import AdapterVersion, Alias
+from tests.builders.patterns import UNFOLDING
 from tests.security.bombs import one_endless_row, repeated
-from tests.security.test_patterns import UNFOLDING
 from tests.web import WebProcess
 
 MB = 2**20

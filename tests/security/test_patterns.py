@@ -15,18 +15,10 @@ from serving_client.engine.adapters.adapter_config import read_lora_shape
 from serving_client.engine.errors import AdapterUnusable
 from serving_client.protocol import Checks
 from serving_client.router.reporting.response_checks import judged
+from tests.builders.patterns import UNFOLDING
 from tests.builders.rest import client, problem
 from training.recipes.scoring import matches
 
-# Each is short and unfolds to a program of gigabytes, or backtracks without end.
-UNFOLDING = [
-    "(?:(?:(?:a{999}){999}){999})",
-    "((((((a{9}){9}){9}){9}){9}){9})",
-    "(?:a{0,999}){0,999}",
-    "(" * 400,
-    r"(x{1,400})(?:\1{1,999}){1,999}",
-    "(?=(a+))b",
-]
 TEXT = "a" * 100_000 + "!"
 
 

@@ -84,7 +84,7 @@ def test_the_page_draws_the_comparison(
     picture = client.get(f"{PAGE}/compare/", {"to": 2, "distances": 1}).content.decode()
     assert picture.count("<rect") == LAYERS * len(SHAPES)
     assert "cosine distance" in picture
-    assert f"{PAGE}/compare/ask/?to=2" in client.get(f"{PAGE}/compare/", {"to": 2}).content.decode()
+    assert "/adapters/eu.dora/v1/compare/ask/?to=2" in client.get(f"{PAGE}/compare/", {"to": 2}).content.decode()
 
 
 @pytest.fixture
@@ -149,11 +149,11 @@ def test_a_dossier_says_what_it_does_not_know_and_claims_nothing(ci: str, versio
 
 def test_the_dossier_page_prints_and_freezes(client: Client, alice: User, bob: User, version: AdapterVersion) -> None:
     client.force_login(alice)
-    assert "Freeze" in client.get(f"{PAGE}/dossier/").content.decode()
+    assert "Freeze" in client.get("/adapters/eu.dora/v1/dossier/").content.decode()
     client.post(f"{PAGE}/dossier/freeze/")
     digest = Dossier.objects.get().digest
     client.force_login(bob)
-    page = client.get(f"{PAGE}/dossier/", {"digest": digest}).content.decode()
+    page = client.get("/adapters/eu.dora/v1/dossier/", {"digest": digest}).content.decode()
     assert digest in page
     assert "<button>Freeze" not in page
     assert client.post(f"{PAGE}/dossier/freeze/").status_code == 403
@@ -195,7 +195,12 @@ def test_an_answer_of_another_project_is_not_shown(client: Client, charlie: User
 
 def test_the_version_page_offers_files_and_evidence(client_of_alice: Client, served: Rollout) -> None:
     page = client_of_alice.get(f"{PAGE}/").content.decode()
-    for link in (f"{PLACE}/download/", f"{PLACE}/export/?format=portable", f"{PAGE}/dossier/", "llama.cpp"):
+    for link in (
+        f"{PLACE}/download/",
+        f"{PLACE}/export/?format=portable",
+        "/adapters/eu.dora/v1/dossier/",
+        "llama.cpp",
+    ):
         assert link in page
 
 

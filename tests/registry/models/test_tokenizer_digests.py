@@ -13,6 +13,7 @@ from django.urls import reverse
 from adapterhub.accounts.models import Project, User
 from adapterhub.core.errors import Invalid
 from registry.models import AdapterVersion, BaseModel, Cluster
+from tests.markup import markup
 
 
 def twin(model: BaseModel, slug: str, **files: str) -> BaseModel:
@@ -69,6 +70,6 @@ def test_page_and_rest_say_them(version: AdapterVersion, ci: str, alice: User, c
     detail = client.get(place, headers={"Authorization": f"Bearer {ci}"}).json()
     assert (detail["tokenizer_digest"], detail["template_digest"]) == (version.tokenizer_digest, "")
     client.force_login(alice)
-    page = client.get(reverse("version", args=[version.adapter, version.number])).content.decode()
+    page = markup(client.get(reverse("version", args=[version.adapter, version.number])))
     assert version.tokenizer_digest[:12] in page
     assert "chat template none" in page

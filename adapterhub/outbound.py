@@ -58,12 +58,12 @@ def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
     host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
     if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
         raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
-    found = addresses(host, port)
-    if not is_listed(host, port, found, [entry.lower() for entry in allowed]):
+    resolved = addresses(host, port)
+    if not is_listed(host, port, resolved, [entry.lower() for entry in allowed]):
         raise Forbidden(
             f"An engine at {host}:{port} is not allowed: ask an operator to add it to ADAPTERHUB_ENGINE_HOSTS."
         )
-    return sorted({f"{canonical(address)}:{port}{parts.path.rstrip('/')}" for address in found})
+    return sorted({f"{canonical(address)}:{port}{parts.path.rstrip('/')}" for address in resolved})
 
 
 def addresses(host: str, port: int) -> set[str]:
@@ -74,14 +74,14 @@ def addresses(host: str, port: int) -> set[str]:
         return set()
 
 
-def is_listed(host: str, port: int, found: set[str], allowed: list[str]) -> bool:
+def is_listed(host: str, port: int, resolved: set[str], allowed: list[str]) -> bool:
     """Return True if an entry names the host or a domain above it, or if every address lies in a listed network."""
-    shown = f"[{host}]" if ":" in host else host
+    literal = f"[{host}]" if ":" in host else host
     domains = [entry for entry in allowed if entry.startswith(".") and host.endswith(entry)]
-    named = domains or {host, shown, f"{shown}:{port}"} & set(allowed)
-    ips = [ipaddress.ip_address(address) for address in found]
+    named = domains or {host, literal, f"{literal}:{port}"} & set(allowed)
+    ips = [ipaddress.ip_address(address) for address in resolved]
     if named:
-        return host in found or not any(ip.is_link_local or ip.is_multicast for ip in ips)
+        return host in resolved or not any(ip.is_link_local or ip.is_multicast for ip in ips)
     networks = [ipaddress.ip_network(entry, strict=False) for entry in allowed if "/" in entry]
     return bool(ips) and all(any(ip in net for net in networks) for ip in ips)
 

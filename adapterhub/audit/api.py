@@ -65,7 +65,7 @@ class FaultSerializer(serializers.Serializer[Any]):
 
 
 class ProofSerializer(serializers.Serializer[Any]):
-    """What a witness outside this installation proves."""
+    """The proof that a witness outside this installation gives."""
 
     witness = serializers.CharField()
     sequence = serializers.IntegerField(help_text="The last event that it has proof of; 0 if none.")
@@ -132,7 +132,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         project = named_project(request, request.query_params.get("project", ""), Scope.AUDIT)
         verdict = judged(project, [])
         entries = [{"sequence": fault.sequence, "fault": fault.kind} for fault in verdict.faults]
-        told = {
+        verdict_fields = {
             "project": project.slug,
             "ok": not entries,
             "events": verdict.events,
@@ -142,7 +142,7 @@ class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
             "by_chain_alone": verdict.by_chain_alone,
             "proofs": verdict.proofs,
         }
-        return Response(VerdictSerializer(told).data)
+        return Response(VerdictSerializer(verdict_fields).data)
 
     @extend_schema(parameters=[PROJECT, AS], responses={(200, "application/jsonl"): OpenApiTypes.BINARY})
     def export(self, request: Request) -> StreamingHttpResponse:

@@ -222,7 +222,7 @@ class Checkpoint(models.Model):
 
 
 class Receipt(models.Model):
-    """What a witness answered when it took a checkpoint. A trigger protects the rows."""
+    """The answer of a witness that took a checkpoint. A trigger protects the rows."""
 
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="receipts")
     witness = models.CharField(max_length=200)
@@ -237,7 +237,7 @@ class Receipt(models.Model):
 
 
 class Follower(models.Model):
-    """How far a chain was sent to the installation's SIEM: every event up to `sequence` was taken there."""
+    """The position up to which the SIEM of the installation took a chain: `sequence` is the last event there."""
 
     project = models.OneToOneField("accounts.Project", models.PROTECT, null=True, blank=True, related_name="+")
     sequence = models.PositiveBigIntegerField(default=0)
@@ -306,5 +306,5 @@ def verify(project: Tenant | None, outside: Iterable[chain.Checkpoint] = ()) -> 
 
     points = [*(point.as_signed() for point in Checkpoint.objects.filter(project=row_of(project))), *outside]
     chain_faults = list(chain.faults(links(), points))
-    found = {*chain_faults, *edited, *chain.time_faults(moments, points, now())}
-    return len(moments), sorted(found, key=lambda fault: fault.sequence)
+    faults = {*chain_faults, *edited, *chain.time_faults(moments, points, now())}
+    return len(moments), sorted(faults, key=lambda fault: fault.sequence)

@@ -17,7 +17,7 @@ FEW, ALL = 50, 10**9
 
 @dataclass(frozen=True)
 class Proof:
-    """What one witness proves: the chain up to `sequence`, at `at`; or why it proves nothing now."""
+    """The proof of one witness: the chain up to `sequence`, at `at`; or why it proves nothing now."""
 
     witness: str
     sequence: int = 0
@@ -62,12 +62,12 @@ def witnessed(project: Tenant | None, newest: int) -> tuple[list[SignedHead], li
     proofs = []
     for witness in configured():
         try:
-            held = witness.heads(project, newest)
+            own_heads = witness.heads(project, newest)
         except (Away, Unreadable) as error:
             proofs.append(Proof(witness.name, trouble=str(error)))
         else:
-            heads += held
-            proofs.append(proof_by(witness.name, held))
+            heads += own_heads
+            proofs.append(proof_by(witness.name, own_heads))
     return heads, proofs
 
 

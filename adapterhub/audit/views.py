@@ -57,5 +57,5 @@ def event(request: HttpRequest, pk: int) -> HttpResponse:
 
 def verdict(project: Tenant) -> dict[str, Any]:
     """Verify the project's chain, for the page."""
-    found = judged(project, [])
-    return {"project": project, "events": found.events, "faults": found.faults, "reach": found}
+    verdict = judged(project, [])
+    return {"project": project, "events": verdict.events, "faults": verdict.faults, "reach": verdict}

@@ -164,10 +164,10 @@ class TimestampWitness(Witness):
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
         """Yield the checkpoints whose token holds; the database may lose tokens, but cannot make one."""
-        held = Receipt.objects.filter(witness=self.name, checkpoint__project=row_of(project)).select_related(
+        receipts = Receipt.objects.filter(witness=self.name, checkpoint__project=row_of(project)).select_related(
             "checkpoint"
         )
-        for receipt in reversed(list(held.select_related("checkpoint").order_by("-checkpoint")[:newest])):
+        for receipt in reversed(list(receipts.select_related("checkpoint").order_by("-checkpoint")[:newest])):
             document = bytes(receipt.checkpoint.document)
             if timestamps.holds(bytes(receipt.content), document):
                 yield document

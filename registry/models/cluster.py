@@ -183,9 +183,9 @@ class Cluster(models.Model):
 
 def taken(url: str, other: Replica | None = None) -> Conflict:
     """Return the refusal of an engine that is a replica already; the other is named only to its own project."""
-    told = f" as {other} of {other.cluster}" if other else ""
+    owner = f" as {other} of {other.cluster}" if other else ""
     return Conflict(
-        f"{url} is the engine of a replica already{told}: give each engine to one cluster, under one address.",
+        f"{url} is the engine of a replica already{owner}: give each engine to one cluster, under one address.",
         field="url",
         code="replica_exists",
     )

@@ -201,11 +201,11 @@ def granted_clusters() -> dict[tuple[int, ...], set[int]]:
 
 def holders() -> dict[str, list[Replica]]:
     """Map each served name to the healthy replicas that hold it."""
-    held: dict[str, list[Replica]] = {}
+    replicas_of: dict[str, list[Replica]] = {}
     for replica in Replica.objects.filter(is_healthy=True).only("cluster", "url", "loaded", "rests_until"):
         for name in replica.loaded:
-            held.setdefault(name, []).append(replica)
-    return held
+            replicas_of.setdefault(name, []).append(replica)
+    return replicas_of
 
 
 def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -54,11 +54,11 @@ def judge(tmp_path: Path, project: Project | None, *extra: str) -> tuple[int, di
 
 def without_reach(verdict: str) -> dict[str, Any]:
     """The verdict without how far the checkpoints reach: to the last event, in most of these tests."""
-    told = json.loads(verdict)
-    reach = {name: told.pop(name) for name in ("witnessed", "witnessed_at", "by_chain_alone")}
+    fields = json.loads(verdict)
+    reach = {name: fields.pop(name) for name in ("witnessed", "witnessed_at", "by_chain_alone")}
     assert reach["by_chain_alone"] == 0
     assert reach["witnessed_at"].startswith("20")
-    return told
+    return fields
 
 
 def test_an_untouched_trail_holds(trail: Project, tmp_path: Path) -> None:

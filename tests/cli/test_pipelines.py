@@ -151,7 +151,7 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
     assert done.returncode == 0, done.stderr
     with Client(product.web, token) as api:
         served = api.send(calls.alias("compliance"))["version"]
-        assert served.startswith("eu-compliance.v1-")
+        assert served.startswith("european-law.eu-compliance.v1-")
         again = shell("adapterhub plan", first)
         assert again.stdout == "Nothing changed: everything is as the file says.\n", again.stdout
 
@@ -170,7 +170,7 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
         result = json.loads((second / "applied.json").read_text())
         opened = api.send(calls.rollout(result["rollout"]["id"]))
         assert (opened["stable"], opened["candidate"]) == (served, result["version"])
-        assert result["version"].startswith("eu-compliance.v2-")
+        assert result["version"].startswith("european-law.eu-compliance.v2-")
         assert shell("adapterhub plan", second).stdout.startswith("Nothing changed")
         promoted(shell, product, token, second, result["version"])
         served = result["version"]
@@ -180,7 +180,7 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
         assert finished.returncode == 0, finished.stderr
         last = api.send(calls.rollouts("compliance"))["results"][0]
         assert (last["stable"], last["reason"]) == (served, "0f0f0f")
-        assert last["candidate"].startswith("eu-compliance.v3-")
+        assert last["candidate"].startswith("european-law.eu-compliance.v3-")
         promoted(shell, product, token, third, last["candidate"])
 
 

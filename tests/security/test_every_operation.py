@@ -45,15 +45,24 @@ def test_a_stranger_may_call_no_operation(db: None, paths: dict[str, Any]) -> No
 
 
 @pytest.mark.threat("A5")
-def test_no_filter_shows_a_row_of_another_project(project: Any, cluster: Any, alias: Any, charlie: User,
-                                                  paths: dict[str, Any]) -> None:  # fmt: skip
+def test_no_filter_shows_a_row_of_another_project(
+    project: Any, cluster: Any, alias: Any, charlie: User, paths: dict[str, Any]
+) -> None:
     """`project=eu` and each other filter with a value of the other project, alone."""
     outsider = signed_in(charlie)
-    values = {"project": "eu", "adapter": "dora", "alias": "compliance", "cluster": "cpu", "base_model": "tiny",
-              "version": alias.version.served_name, "digest": alias.version.digest, "status": "ready"}  # fmt: skip
+    values = {
+        "project": "eu",
+        "adapter": "dora",
+        "alias": "compliance",
+        "cluster": "cpu",
+        "base_model": "tiny",
+        "version": alias.version.served_name,
+        "digest": alias.version.digest,
+        "status": "ready",
+    }
     wrong = []
-    for method, url, told in operations(paths):
-        names = [given["name"] for given in told.get("parameters", []) if given["in"] == "query"]
+    for method, url, operation in operations(paths):
+        names = [given["name"] for given in operation.get("parameters", []) if given["in"] == "query"]
         if method != "get" or "/1/" in url or url in SHARED:
             continue
         for query in [{}, *({name: values.get(name, "1")} for name in names if name not in ("cursor", "page_size"))]:

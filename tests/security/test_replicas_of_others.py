@@ -293,9 +293,14 @@ def test_the_embedded_engines_need_no_list(settings: Any, cluster: Cluster, alic
 
 @pytest.mark.threat("A3")
 def test_a_name_that_another_project_uses_is_free(
-    alias: Alias, adapter: Adapter, cluster: Cluster, base_model: BaseModel, operator: Any, other: Project,
+    alias: Alias,
+    adapter: Adapter,
+    cluster: Cluster,
+    base_model: BaseModel,
+    operator: Any,
+    other: Project,
     make_version: Callable[..., AdapterVersion],
-) -> None:  # fmt: skip
+) -> None:
     """A 409 would tell that somebody has this name."""
     new = {"project": "other", "slug": "dora", "base_model": "tiny"}
     assert operator.post("/api/v1/adapters/", new, format="json").status_code == 201
@@ -319,8 +324,8 @@ def test_a_name_of_two_of_my_projects_is_qualified(
     me.force_login(alice)
     assert me.get("/api/v1/adapters/dora/").status_code == 200
     Membership.objects.create(project=other, user=alice, role="admin")
-    told = problem(me.get("/api/v1/adapters/dora/"), 409, "ambiguous_name")
-    assert "eu.dora or other.dora" in told["detail"]
+    refusal = problem(me.get("/api/v1/adapters/dora/"), 409, "ambiguous_name")
+    assert "eu.dora or other.dora" in refusal["detail"]
     problem(me.get("/api/v1/adapters/dora/versions/"), 409, "ambiguous_name")
     assert me.get("/adapters/dora/").status_code == 409
     for project in ("eu", "other"):

@@ -148,9 +148,9 @@ def test_a_verdict_says_how_far_proof_reaches(
     assert answer["by_chain_alone"] == answer["events"] - proved >= 3
     assert answer["proofs"][0]["witness"] == f"file:{tmp_path}/worm"
     call_command("audit_verify")
-    told = capsys.readouterr().out
-    assert f"eu: witnessed by file:{tmp_path}/worm: event {proved}, signed" in told
-    assert f"events after {proved} are held by the chain alone" in told
+    output = capsys.readouterr().out
+    assert f"eu: witnessed by file:{tmp_path}/worm: event {proved}, signed" in output
+    assert f"events after {proved} are held by the chain alone" in output
 
 
 @pytest.mark.threat("D33")
@@ -161,8 +161,8 @@ def test_the_stand_alone_verifier_says_it_too(trail: Project, tmp_path: Path) ->
     (tmp_path / "events.jsonl").write_text("".join(export_lines(trail)))
     (tmp_path / "key.pem").write_bytes(public_key_pem())
     folder = Path(django_settings.ARTIFACT_STORE) / "checkpoints"
-    found = verifier.verdict(tmp_path / "events.jsonl", folder, tmp_path / "key.pem")
-    assert (found["ok"], found["witnessed"], found["by_chain_alone"]) == (True, signed, 2)
+    verdict = verifier.verdict(tmp_path / "events.jsonl", folder, tmp_path / "key.pem")
+    assert (verdict["ok"], verdict["witnessed"], verdict["by_chain_alone"]) == (True, signed, 2)
 
 
 @pytest.mark.threat("D33")
@@ -216,7 +216,7 @@ def test_time_runs_forward(trail: Project, minutes: int, fault: bool) -> None:
     )
     with transaction.atomic():
         event.append()
-    kinds = [(found.sequence, found.kind) for found in judged(trail, []).faults]
+    kinds = [(fault.sequence, fault.kind) for fault in judged(trail, []).faults]
     assert kinds == ([(event.sequence, "time")] if fault else [])
     if fault:
         with pytest.raises(CommandError, match="not intact"):

@@ -31,9 +31,9 @@ def test_a_router_without_a_token_names_nobodys_things(start_router: StartRouter
     router = start_router()
     router.publish(make_table(engine.url))
     assert router.complete().status_code == 200
-    shown = router.http.get("/metrics").text
-    assert "adapterhub_table_generation 1.0" in shown
-    assert not re.search(r"\b(alias|version|replica|project)=", shown)
+    metrics = router.http.get("/metrics").text
+    assert "adapterhub_table_generation 1.0" in metrics
+    assert not re.search(r"\b(alias|version|replica|project)=", metrics)
 
 
 @pytest.mark.threat("A4")

@@ -50,8 +50,8 @@ class Command(BaseCommand):
     def tell_reach(self, name: str, verdict: Verdict) -> None:
         """Print up to where proof outside this installation reaches, witness by witness."""
         for proof in verdict.proofs:
-            told = proof.trouble or f"event {proof.sequence}, signed {proof.at or 'never'}"
-            self.stdout.write(f"{name}: witnessed by {proof.witness}: {told}")
+            proved = proof.trouble or f"event {proof.sequence}, signed {proof.at or 'never'}"
+            self.stdout.write(f"{name}: witnessed by {proof.witness}: {proved}")
         if not verdict.proofs:
             self.stdout.write(f"{name}: no witness outside: set ADAPTERHUB_AUDIT_WITNESSES, or give --checkpoints")
         if verdict.by_chain_alone:

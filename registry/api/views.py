@@ -386,7 +386,8 @@ def cluster_for(request: Request, project: Project, reference: str) -> models.Cl
     seen = seen_in(clusters, "project", request) | clusters.serving(project)
     choices = [clusters.filter(project=project), clusters.offered_to(project) if owner else seen]
     for rows in choices:
-        if cluster := named(rows.distinct(), "project", "slug", reference):
+        cluster: models.Cluster | None = named(rows.distinct(), "project", "slug", reference)
+        if cluster:
             return cluster
     field = "cluster"
     raise Invalid(f"There is no {field} {reference!r} for {project}.", field=field, code=f"unknown_{field}")

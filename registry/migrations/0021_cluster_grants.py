@@ -1,9 +1,11 @@
+from typing import Any
+
 import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
 
-def grant_what_is_shared(apps, schema_editor):
+def grant_what_is_shared(apps: Any, schema_editor: Any) -> None:
     """Grant each cluster to the other projects that it serves so far, so that they go on being served.
 
     These are the projects with an alias on it, and those with a version of its base model and no cluster of their own.

@@ -280,7 +280,7 @@ def test_a_token_is_shown_once_works_and_is_revoked(sign_in: SignIn, live: Live)
 )
 def test_the_wrong_role_is_told_what_it_needs(sign_in: SignIn, name: str, path: str) -> None:
     page = sign_in(name, path)
-    page.get_by_text(re.compile("needs (scope|the role)")).wait_for()
+    page.get_by_text(re.compile("needs? (scope|the role)")).wait_for()
 
 
 def test_a_viewer_sees_no_verb_and_a_forged_one_is_refused(sign_in: SignIn, live: Live) -> None:

@@ -129,4 +129,4 @@ def alive(process: psutil.Process) -> bool:
 def test_a_run_for_two_refuses_one_process(inputs: dict[str, str], tmp_path: Path) -> None:
     assert lora.main([str(write_run(tmp_path, inputs, devices=2))]) == 2
     (error,) = events_of(tmp_path, "error")
-    assert error["message"] == "devices: the run wants 2 processes, 1 were launched."
+    assert error["message"] == "devices: the run wants 2 processes, but 1 were launched."

@@ -163,7 +163,7 @@ def test_rslora_is_pefts_own_in_a_configuration_that_every_engine_reads(
 @pytest.mark.parametrize(
     ("method", "chosen", "fragment"),
     [
-        ("dora", {"init": "eva"}, "init = eva is for lora"),
+        ("dora", {"init": "eva"}, "init = eva is only for lora"),
         ("lora", {"init": "magic"}, "init is 'magic'; choose one of random, eva"),
         ("lora", {"devices": 0}, "devices is 0"),
         ("galore", {"rslora": 1}, "rslora is only for lora, qlora and dora"),

@@ -158,7 +158,7 @@ def test_a_version_is_compressed_to_a_new_one(line_of_work: Adapter, long_datase
     work("compression", str(again.pk))
     again.refresh_from_db()
     assert (again.status, again.reason) == (JobStatus.FAILED, "bad_input")
-    assert "v2 already" in again.message
+    assert "already been published as trained v2" in again.message
     assert AdapterVersion.objects.count() == 2
 
 

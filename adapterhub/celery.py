@@ -37,9 +37,15 @@ def end_pool_with_worker(**_: object) -> None:
 
     A busy process does not notice by itself that its worker was killed. Has an effect on Linux only.
     """
-    if arm := die_with_parent(signal.SIGKILL):
-        for started in (worker_process_init, beat_embedded_init):
-            started.connect(lambda arm=arm, **_: arm(), weak=False)
+    worker, arm = os.getpid(), die_with_parent(signal.SIGKILL)
+
+    def bind(**_: object) -> None:
+        # The pool `solo` is the worker itself, whose parent is whoever started it.
+        if arm and os.getpid() != worker:
+            arm()
+
+    for started in (worker_process_init, beat_embedded_init):
+        started.connect(bind, weak=False)
 
 
 @worker_ready.connect

@@ -1,4 +1,4 @@
-"""What a hosted repository shows: its workflow, its forms, its releases."""
+"""The files of a hosted repository: its workflow, its forms, its releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row weighs in the loss: nothing at 0, also within a packed row, and a share between 0 and 1."""
+"""The weight of a row in the loss: nothing at 0, also within a packed row, and a share between 0 and 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may read a router's metrics, which name the versions of all projects."""
+"""Access to a router's metrics, which name the versions of all projects."""
 
 from __future__ import annotations
 

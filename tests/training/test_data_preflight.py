@@ -1,4 +1,4 @@
-"""What a preflight says of a run's data, and what it refuses before the queue."""
+"""The warnings of a preflight about a run's data, and its refusals before the queue."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from serving_client import telemetry
 from serving_client.parent_death import die_with_parent
 
 Event = dict[str, Any]
+# The exit status of a child whose input can never give a result; the last line of its log says why.
+REFUSED = 3
 
 
 def end_predecessor(pid_file: Path) -> None:

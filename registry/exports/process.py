@@ -16,6 +16,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from adapterhub.core.errors import DomainError
+from adapterhub.jobs.child import REFUSED
 from registry.adapter_files.manifest import WEIGHTS, read_config, scale_of
 from registry.adapter_files.served_config import CONFIG, anchored
 from registry.exports.peft_equivalence import check_export, check_merged, logits_of
@@ -91,7 +93,7 @@ def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Te
         scaled[f"{module}.lora_B.weight"] = b * scale_of(config, module.removeprefix(PREFIX), a.shape[0])
     highest = max(ranks.values())
     pattern = anchored({module: rank for module, rank in ranks.items() if rank != highest})
-    plain = plain_config(config, list(ranks), highest)
+    plain = plain_config(config, highest)
     return {**plain, "rank_pattern": pattern, "alpha_pattern": pattern}, scaled
 
 
@@ -114,8 +116,8 @@ def modules_of(tensors: Tensors) -> list[str]:
     return sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
 
 
-def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[str, Any]:
-    """Return a configuration that every engine interprets alike, with alpha = r."""
+def plain_config(config: dict[str, Any], rank: int) -> dict[str, Any]:
+    """Return a configuration that every engine interprets alike, with alpha = r, for the modules of `config`."""
     return {
         **{key: config[key] for key in COPIED_FIELDS if config.get(key)},
         "peft_type": "LORA",
@@ -125,12 +127,23 @@ def plain_config(config: dict[str, Any], modules: list[str], rank: int) -> dict[
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
-        "target_modules": sorted({module.rsplit(".", 1)[1] for module in modules}),
+        "target_modules": config["target_modules"],
         "inference_mode": True,
     }
 
 
 REWRITES = {"folded": folded, "portable": portable}
 
+
+def main(form: str, dtype: str, source: str, base: str, target: str) -> int:
+    """Write the export; print the reason and return REFUSED if these files can never give it, else return 0."""
+    try:
+        export_checked(Path(source), Path(base), Path(target), form, dtype)
+    except (ValueError, DomainError) as error:
+        sys.stdout.write(f"{error}\n")
+        return REFUSED
+    return 0
+
+
 if __name__ == "__main__":
-    export_checked(Path(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]), sys.argv[1], sys.argv[2])
+    sys.exit(main(*sys.argv[1:]))

@@ -16,7 +16,7 @@ from typing import IO
 
 from adapterhub.artifacts import ArtifactError, File, StoreAway, digest_of
 from adapterhub.core.errors import Conflict, Unavailable
-from adapterhub.jobs.child import Child
+from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.scratch_files import require_space, temporary_file
 from adapterhub.workspace import place_for_child, scratch, work_folder
 from registry.adapter_files.manifest import read_parts
@@ -56,8 +56,8 @@ def download(version: AdapterVersion) -> IO[bytes]:
 def export(version: AdapterVersion, form: Format, dtype: Dtype) -> IO[bytes]:
     """Return a zip of the adapter as `peft`, `portable`, `gguf` or `merged` into its base, checked against PEFT.
 
-    Raises Conflict if the package gguf is not installed, Unavailable if the store or the child process fails, TooMany
-    if the project has too many such children, and OutOfSpace.
+    Raises Conflict if the package gguf is not installed or the files cannot be exported so, Unavailable if the store or
+    the child process fails, TooMany if the project has too many such children, and OutOfSpace.
     """
     if form == Format.GGUF and not find_spec("gguf"):
         raise Conflict("The package gguf is not installed here: `pip install adapterhub[gguf]`.", code="no_gguf")
@@ -108,7 +108,8 @@ def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> 
 def run_child(task: str, arguments: list[str], folder: Path) -> None:
     """Run a child process that works in the folder.
 
-    Raises Unavailable with the last line of its log if it fails, and if it takes over EXPORT_S seconds.
+    Raises Conflict if its input can never give a result, which no retry changes, and Unavailable if it fails for
+    another reason or takes over EXPORT_S seconds; each quotes the last line of its log.
     """
     log = folder / "log.txt"
     child = Child(arguments, folder / "events.jsonl", log)
@@ -121,6 +122,8 @@ def run_child(task: str, arguments: list[str], folder: Path) -> None:
     if status:
         require_space(folder, log.read_text(errors="replace"))
         lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a message"]
+        if status == REFUSED:
+            raise Conflict(f"The {task} is not possible: {lines[-1][:300]}", code=f"{task}_refused")
         raise Unavailable(f"The {task} failed: {lines[-1][:300]}", code=f"{task}_failed")
 
 

@@ -45,6 +45,16 @@ UNEVEN_ADAPTERS: dict[str, dict[str, Any]] = {
     },
     "rsLoRA of mixed ranks": {"r": 16, "lora_alpha": 8, "use_rslora": True, "rank_pattern": {"k_proj": 5}},
     "a few modules": {"r": 6, "lora_alpha": 12, "target_modules": ["gate_proj", "down_proj"]},
+    "kinds in some layers": {
+        "r": 6,
+        "lora_alpha": 12,
+        "target_modules": [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.1.mlp.down_proj",
+            "layers.1.self_attn.k_proj",
+        ],
+        "rank_pattern": {"down_proj": 3},
+    },
 }
 
 

@@ -13,10 +13,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from adapterhub.jobs.child import REFUSED
+from registry.adapter_files.manifest import Manifest
+from registry.adapter_files.served_config import write_config
+from registry.exports import process
 from registry.exports.peft_equivalence import ExportMismatch, check_export
 from registry.exports.process import export, export_checked
+from registry.models.base_model import linear_shapes
 from serving_client.engine.engine import Engine
 from tests.builders.adapters import UNEVEN_ADAPTERS
+from training.tars.__main__ import main as tars
 
 PROMPT = list(b"The bank shall report")
 COUNT = 16
@@ -122,3 +128,33 @@ def test_a_merged_checkpoint_answers_as_peft(
     torch.testing.assert_close(logits(tmp_path / "merged", None), expected, rtol=1e-4, atol=1e-4)
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+
+
+@pytest.mark.parametrize("budget", ["uniform:4", "uniform:1"])
+def test_a_compressed_adapter_leaves_in_every_form(
+    budget: str, make_adapter: Callable[..., Path], base_folder: Path, tmp_path: Path
+) -> None:
+    original = make_adapter(tmp_path / "original", r=8, lora_alpha=16, task_type="CAUSAL_LM")
+    assert tars(["compress", "--adapter", str(original), "--budget", budget, "--out", str(tmp_path / "small")]) == 0
+    manifest = Manifest.read(
+        tmp_path / "small", linear_shapes(json.loads((base_folder / "config.json").read_text())), 2
+    )
+    assert len(manifest.ranks) < 14 or budget == "uniform:4", "the smaller one lacks modules in some layers"
+    write_config(tmp_path / "small", manifest.config)
+    for form in ("peft", "portable", "folded", "gguf", "merged"):
+        (tmp_path / form).mkdir()
+        export_checked(tmp_path / "small", base_folder, tmp_path / form / "out", form, "fp32")
+    expected = logits(base_folder, tmp_path / "small")
+    torch.testing.assert_close(logits(base_folder, tmp_path / "portable/out"), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(tmp_path / "merged/out", None), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_can_never_be_exported_is_told_apart_from_a_failure(
+    pairs: dict[str, Any], base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, _ = pairs["a few modules"]
+    other = json.loads((base_folder / "config.json").read_text()) | {"model_type": "gpt_neox"}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text(json.dumps(other))
+    status = process.main("gguf", "fp32", str(original), str(tmp_path / "base"), str(tmp_path / "out"))
+    assert (status, "gpt_neox" in capsys.readouterr().out) == (REFUSED, True)

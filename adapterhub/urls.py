@@ -19,8 +19,18 @@ from adapterhub.audit.api import AuditViewSet
 from adapterhub.core.references import REFERENCE
 from adapterhub.webhooks import pages as webhook_pages
 from adapterhub.webhooks.api import DeliveryViewSet, WebhookViewSet
-from registry.api import alarms, approvals, blind, rollouts
-from registry.api import views as registry
+from registry.api import (
+    adapters,
+    alarms,
+    aliases,
+    approvals,
+    base_models,
+    blind,
+    clusters,
+    responses,
+    rollouts,
+    versions,
+)
 from training.api import estimates, evaluations
 from training.api import views as training
 from training.api.exposition import MetricsViewSet
@@ -32,18 +42,18 @@ router.register("service-accounts", ServiceAccountViewSet, "service-account")
 router.register("audit/events", AuditViewSet, "audit-event")
 router.register("webhooks", WebhookViewSet, "webhook")
 router.register("deliveries", DeliveryViewSet, "delivery")
-router.register("base-models", registry.BaseModelViewSet, "base-model")
-router.register("adapters", registry.AdapterViewSet, "adapter")
-router.register(rf"adapters/(?P<slug>{REFERENCE})/versions", registry.VersionViewSet, "version")
-router.register("clusters", registry.ClusterViewSet, "cluster")
-router.register("replicas", registry.ReplicaViewSet, "replica")
+router.register("base-models", base_models.BaseModelViewSet, "base-model")
+router.register("adapters", adapters.AdapterViewSet, "adapter")
+router.register(rf"adapters/(?P<slug>{REFERENCE})/versions", versions.VersionViewSet, "version")
+router.register("clusters", clusters.ClusterViewSet, "cluster")
+router.register("replicas", clusters.ReplicaViewSet, "replica")
 router.register("alarms", alarms.AlarmViewSet, "alarm")
-router.register("aliases", registry.AliasViewSet, "alias")
+router.register("aliases", aliases.AliasViewSet, "alias")
 router.register("rollouts", rollouts.RolloutViewSet, "rollout")
 router.register("approvals", approvals.ApprovalViewSet, "approval")
 router.register("blind-tests", blind.BlindTestViewSet, "blind-test")
 router.register("feedback", rollouts.FeedbackViewSet, "feedback")
-router.register("responses", registry.ResponseViewSet, "response")
+router.register("responses", responses.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")
 router.register("erasures", training.ErasureViewSet, "erasure")
 router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")

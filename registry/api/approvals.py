@@ -18,7 +18,7 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid
 from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
-from registry.api.serializers import ReasonSerializer, reference
+from registry.api.fields import ReasonSerializer, reference
 from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
 from registry.signer import client as signer
 

@@ -17,7 +17,7 @@ from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.core.errors import Invalid, NotAllowed
 from adapterhub.core.references import named
 from adapterhub.core.tenancy import Scope
-from registry.api.serializers import reference
+from registry.api.fields import reference
 from registry.models import Adapter, AdapterVersion, BlindTest
 from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for

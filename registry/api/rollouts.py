@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import isfinite
+from typing import Any
+
 from django.utils.timezone import now
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,9 +20,84 @@ from adapterhub.api.views import ProjectViewSet
 from adapterhub.core.errors import Conflict, PreconditionFailed
 from adapterhub.core.tenancy import Scope
 from registry import models
-from registry.api import serializers as shapes
-from registry.api.views import Reading, named_record
+from registry.api.fields import ReasonSerializer, reference, slug_of
+from registry.api.resources import Reading, named_record
+from registry.api.rollout_plan import ChecksSerializer, GuardrailSerializer, StepSerializer, TargetingSerializer
+from registry.models import AdapterVersion, Alias, Feedback, Rollout
+from registry.models.feedback import Outcome
 from registry.rollouts import controller
+
+
+class RolloutSerializer(serializers.ModelSerializer[Rollout]):
+    """A rollout."""
+
+    alias = slug_of("name")
+    stable = slug_of("served_name")
+    candidate = slug_of("served_name")
+
+    class Meta:
+        model = Rollout
+        fields = [
+            "id",
+            "alias",
+            "stable",
+            "candidate",
+            "status",
+            "weight",
+            "steps",
+            "step",
+            "step_at",
+            "guardrails",
+            "checks",
+            "targeting",
+            "generation",
+            "reason",
+            "created_at",
+            "opened_at",
+            "ended_at",
+            "waits_for_signature",
+        ]
+
+
+class NewRolloutSerializer(serializers.Serializer[Any]):
+    """The rollout to open, or to draft."""
+
+    alias = reference()
+    candidate = serializers.CharField(max_length=200, help_text="Served name.")
+    steps = StepSerializer(
+        many=True,
+        allow_empty=False,
+        help_text="Each step starts once the previous one has had its time and samples; without guardrails, people "
+        "start it.",
+    )
+    guardrails = GuardrailSerializer(many=True, required=False, default=list)
+    checks = ChecksSerializer(required=False, default=dict)
+    targeting = TargetingSerializer(required=False, default=dict)
+    reason = serializers.CharField(max_length=2000)
+    draft = serializers.BooleanField(default=False, help_text="Save it as a draft that somebody starts later.")
+
+
+class TransitionSerializer(serializers.Serializer[Any]):
+    """The reason for a transition, and the generation that the caller saw."""
+
+    reason = serializers.CharField(max_length=2000)
+    expected_generation = serializers.IntegerField(required=False, min_value=1)
+
+
+class EditRolloutSerializer(TransitionSerializer):
+    """The parts of a draft to change."""
+
+    steps = StepSerializer(many=True, allow_empty=False, required=False)
+    guardrails = GuardrailSerializer(many=True, required=False)
+    checks = ChecksSerializer(required=False)
+    targeting = TargetingSerializer(required=False)
+
+
+class WeightSerializer(TransitionSerializer):
+    """The candidate's new share."""
+
+    weight = serializers.FloatField(min_value=0, max_value=100)
+
 
 VERBS = (
     "create",
@@ -37,8 +116,8 @@ VERBS = (
 class RolloutViewSet(Reading):
     """Rollouts: A/B splits between two versions. Every verb takes a reason."""
 
-    queryset = models.Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
-    serializer_class = shapes.RolloutSerializer
+    queryset = Rollout.objects.select_related("alias__project", "stable__adapter", "candidate__adapter")
+    serializer_class = RolloutSerializer
     pagination_class = ByCreation
     project_path = "alias__project"
     filters = {
@@ -52,19 +131,17 @@ class RolloutViewSet(Reading):
     }
     scopes = {**dict.fromkeys(VERBS, Scope.OPERATE), "analysis": Scope.READ}
 
-    @extend_schema(request=shapes.NewRolloutSerializer, responses={201: shapes.RolloutSerializer})
+    @extend_schema(request=NewRolloutSerializer, responses={201: RolloutSerializer})
     def create(self, request: Request) -> Response:
         """Open a rollout, or store it as a draft.
 
         An open rollout starts when every healthy replica holds the candidate.
         """
-        fields = self.read(shapes.NewRolloutSerializer)
-        alias = named_record(self, models.Alias, "name", fields["alias"], Scope.OPERATE, "alias")
-        candidate = named_record(
-            self, models.AdapterVersion, "served_name", fields["candidate"], Scope.READ, "candidate"
-        )
+        fields = self.read(NewRolloutSerializer)
+        alias = named_record(self, Alias, "name", fields["alias"], Scope.OPERATE, "alias")
+        candidate = named_record(self, AdapterVersion, "served_name", fields["candidate"], Scope.READ, "candidate")
         steps = [dict(step) for step in fields["steps"]]
-        rollout = models.Rollout.create(
+        rollout = Rollout.create(
             alias=alias,
             candidate=candidate,
             steps=steps,
@@ -77,12 +154,12 @@ class RolloutViewSet(Reading):
         )
         return self.write(rollout, 201)
 
-    @extend_schema(request=shapes.EditRolloutSerializer)
+    @extend_schema(request=EditRolloutSerializer)
     def partial_update(self, request: Request, pk: str) -> Response:
         """Change parts of the plan of a draft."""
-        return self.move("edit", shapes.EditRolloutSerializer)
+        return self.move("edit", EditRolloutSerializer)
 
-    def move(self, verb: str, shape: type = shapes.TransitionSerializer) -> Response:
+    def move(self, verb: str, shape: type = TransitionSerializer) -> Response:
         """Call the rollout's method `verb`, on condition of the generation in If-Match or in the body."""
         rollout, fields, tag = self.get_object(), self.read(shape), wanted_tag(self.request)
         require_tag(rollout, tag)
@@ -96,54 +173,54 @@ class RolloutViewSet(Reading):
             raise
         return self.write(rollout)
 
-    @extend_schema(request=shapes.TransitionSerializer)
+    @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def start(self, request: Request, pk: str) -> Response:
         """Open a draft with its present plan."""
         return self.move("start")
 
-    @extend_schema(request=shapes.TransitionSerializer)
+    @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def discard(self, request: Request, pk: str) -> Response:
         """Discard a draft: end it without starting it."""
         return self.move("discard")
 
-    @extend_schema(request=shapes.TransitionSerializer)
+    @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, pk: str) -> Response:
         """Pause the rollout: the stable version serves everybody until it is resumed."""
         return self.move("pause")
 
-    @extend_schema(request=shapes.TransitionSerializer)
+    @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
         """Resume a paused rollout with the same weight and salt."""
         return self.move("resume")
 
-    @extend_schema(request=shapes.WeightSerializer)
+    @extend_schema(request=WeightSerializer)
     @action(detail=True, methods=["post"], url_path="set-weight")
     def set_weight(self, request: Request, pk: str) -> Response:
         """Change the candidate's share."""
-        return self.move("set_weight", shapes.WeightSerializer)
+        return self.move("set_weight", WeightSerializer)
 
-    @extend_schema(request=shapes.TransitionSerializer)
+    @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def promote(self, request: Request, pk: str) -> Response:
         """Promote the candidate: it serves everybody from now on."""
         return self.move("promote")
 
-    @extend_schema(request=shapes.ReasonSerializer)
+    @extend_schema(request=ReasonSerializer)
     @action(detail=True, methods=["post"])
     def rollback(self, request: Request, pk: str) -> Response:
         """Roll back to the stable version for everybody, also after the promotion.
 
         A second call changes nothing.
         """
-        rollout, fields = self.get_object(), self.read(shapes.ReasonSerializer)
+        rollout, fields = self.get_object(), self.read(ReasonSerializer)
         rollout.rollback(by=actor_of(request), expected_tag=wanted_tag(request), **fields)
         return self.write(rollout)
 
-    @extend_schema(request=shapes.TransitionSerializer)
+    @extend_schema(request=TransitionSerializer)
     @action(detail=True, methods=["post"])
     def advance(self, request: Request, pk: str) -> Response:
         """Take the next step of the rollout's plan now."""
@@ -159,21 +236,38 @@ class RolloutViewSet(Reading):
         return Response(controller.evidence(controller.judge(rollout, now()), rollout))
 
 
+class FeedbackSerializer(serializers.Serializer[Any]):
+    """A person's judgement of an answer."""
+
+    response_id = serializers.CharField(max_length=64)
+    outcome = serializers.ChoiceField(choices=Outcome.choices, required=False, default="")
+    score = serializers.FloatField(required=False, allow_null=True, default=None)
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that an outcome or a finite score is given. Raises ValidationError."""
+        score = fields["score"]
+        if score is not None and not isfinite(score):
+            raise serializers.ValidationError({"score": "Enter a finite number."})
+        if not fields["outcome"] and score is None:
+            raise serializers.ValidationError({"outcome": "Give an outcome (good or bad), a score, or both."})
+        return fields
+
+
 class FeedbackViewSet(ProjectViewSet):
     """Feedback of users on an answer, joined to the arm that gave the answer."""
 
-    queryset = models.Feedback.objects.all()
-    serializer_class = shapes.FeedbackSerializer
+    queryset = Feedback.objects.all()
+    serializer_class = FeedbackSerializer
     project_path = "response__project"
     scopes = {"create": Scope.INFER}
 
-    @extend_schema(request=shapes.FeedbackSerializer, responses={201: OpenApiTypes.OBJECT})
+    @extend_schema(request=FeedbackSerializer, responses={201: OpenApiTypes.OBJECT})
     def create(self, request: Request) -> Response:
         """Give feedback on an answer once, by its X-Response-ID.
 
         422 `unknown_response_id` while the report of the answer has not arrived, which takes seconds.
         """
-        fields = self.read(shapes.FeedbackSerializer)
+        fields = self.read(FeedbackSerializer)
         answer = named_record(self, models.Response, "pk", fields["response_id"], Scope.INFER, "response_id")
-        models.Feedback.give(answer, outcome=fields["outcome"], score=fields["score"])
+        Feedback.give(answer, outcome=fields["outcome"], score=fields["score"])
         return Response({**fields, "arm": answer.arm}, 201)

@@ -7,7 +7,6 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils.timezone import now
@@ -18,16 +17,13 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
-from adapterhub.core.errors import Conflict, Invalid, InvalidTransition, NotAllowed
+from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
 from registry.domain_signals import routes_changed
-from registry.experiments.rollout_plan import check as check_plan
-from registry.experiments.rollout_plan import check_answers, require_judge, targets
 from registry.models.adapter import AdapterVersion
 from registry.models.alias import Alias, require_of_project, served
-from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, digest_of
-from registry.models.evaluation import evaluations_of, require_no_objection
-from registry.models.rollout_share import canary_share, planned_share, share_of, signed_share
+from registry.models.evaluation import require_no_objection
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
+from registry.models.signed_plan import SignedPlan
 from registry.models.slots import require_slots
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
@@ -57,20 +53,10 @@ def new_salt() -> str:
     return secrets.token_hex(8)
 
 
-class Rollout(models.Model):
+class Rollout(SignedPlan):
     """One A/B split of one alias. The salt never changes, so that a user keeps their arm across pause and resume."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    alias = models.ForeignKey(Alias, models.PROTECT, related_name="rollouts")
-    stable = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="stable_of")
-    candidate = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="candidate_of")
-    status = models.CharField(max_length=20, choices=RolloutStatus.choices, default=RolloutStatus.LOADING)
-    weight = models.FloatField(default=0, help_text="Percent of the units that the candidate serves.")
-    steps = models.JSONField(default=list)
-    guardrails = models.JSONField(default=list)
-    checks = models.JSONField(default=dict, help_text="What answers are held to: refusal, format, schema, judge.")
-    targeting = models.JSONField(default=dict, help_text="Hashes of units kept on one side; the holdout.")
-    step = models.PositiveSmallIntegerField(default=0, editable=False, help_text="Counted from 0.")
     step_at = models.DateTimeField(null=True, editable=False, help_text="When its present step began to serve.")
     salt = models.CharField(max_length=40, default=new_salt, editable=False)
     generation = models.PositiveIntegerField(default=1, editable=False)
@@ -99,54 +85,6 @@ class Rollout(models.Model):
     def etag(self) -> str:
         """The ETag of the rollout's state: its generation, which every change increments."""
         return str(self.generation)
-
-    @property
-    def is_active(self) -> bool:
-        """Return True until the rollout has ended."""
-        return self.status in ACTIVE
-
-    @property
-    def is_draft(self) -> bool:
-        """Return True before the rollout is opened."""
-        return self.status == RolloutStatus.DRAFT
-
-    @property
-    def is_last_step(self) -> bool:
-        """Return True in the last step of the plan."""
-        return self.step + 1 >= len(self.steps)
-
-    @property
-    def shadow(self) -> float:
-        """Percent of the stable version's answers whose requests are sent to the candidate too, unseen by users."""
-        return float(self.steps[self.step].get("shadow", 0))
-
-    @property
-    def share(self) -> float:
-        """Percent of the traffic that reaches the candidate in the present step: served, mirrored or pinned to it."""
-        return share_of(self.weight, self.shadow, self.targeting)
-
-    @property
-    def signed_plan(self) -> dict[str, Any]:
-        """The parts of the plan that an approver signs."""
-        return {"steps": self.steps, "guardrails": self.guardrails, "targeting": self.targeting}
-
-    @property
-    def is_signed(self) -> bool:
-        """True if the alias is unprotected, or if the signatures of the present plan are complete."""
-        return not self.alias.quorum or signed_share(self.approvals.all(), self.signed_plan) is not None
-
-    @property
-    def permitted_share(self) -> float:
-        """Percent of the traffic that the candidate may get: on a protected alias what was signed, else the canary."""
-        if not self.alias.quorum:
-            return 100.0
-        signed = signed_share(self.approvals.all(), self.signed_plan)
-        return canary_share(self.alias, self.candidate) if signed is None else signed
-
-    @property
-    def waits_for_signature(self) -> bool:
-        """True while the candidate gets no traffic, or less than planned, because its plan is not signed."""
-        return self.is_active and self.share > self.permitted_share
 
     def answers_before(self, hours: int) -> models.QuerySet[Any]:
         """Return the stable version's answers under this alias in the `hours` before the rollout, newest first."""
@@ -195,27 +133,6 @@ class Rollout(models.Model):
             else:
                 rollout.open(by=by, reason=reason)
         return rollout
-
-    def plan(
-        self,
-        *,
-        steps: list[dict[str, Any]],
-        guardrails: list[dict[str, Any]],
-        checks: dict[str, Any],
-        targeting: dict[str, Any] | None,
-    ) -> None:
-        """Set steps, guardrails, checks and targeting. Raises Invalid for a plan that could not be carried out."""
-        check_plan(steps, guardrails)
-        check_answers(checks, guardrails)
-        require_judge(checks, has_judge=bool(settings.JUDGE_URL))
-        self.steps, self.guardrails, self.checks, self.weight = steps, guardrails, checks, steps[0]["weight"]
-        self.targeting = self.targeting if targeting is None else targets(targeting)
-
-    def require_servable(self) -> None:
-        """Require a candidate that the alias' cluster can serve and that it does not serve already. Raises Invalid."""
-        self.candidate.require_servable_on(self.alias.cluster)
-        if self.candidate_id == self.alias.version_id:
-            raise Invalid(f"{self.alias} serves {self.candidate} already.", field="candidate", code="same_version")
 
     def open(self, *, by: Actor, reason: str) -> None:
         """Start loading the candidate. The alias must be locked; its present version becomes the stable one.
@@ -367,64 +284,6 @@ class Rollout(models.Model):
                 approval.use(by=by)
             rollout.audit(Tag.ROLLOUT_PROMOTED, by=by, reason=reason, before=served(rollout.stable), evidence=evidence)
         self.refresh_from_db()
-
-    def request_approval(self, *, reason: str, by: Actor) -> Approval:
-        """Ask other people to sign the plan: the candidate's shares and its promotion."""
-        if not self.is_active or not self.alias.quorum:
-            raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
-        return Approval.request(
-            ApprovalKind.PROMOTION,
-            self.alias,
-            evidence=self.evidence(),
-            rollout=self,
-            candidate=self.candidate,
-            reason=reason,
-            by=by,
-        )
-
-    def approval(self) -> Approval:
-        """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""
-        if approval := self.earned_approvals().select_for_update().first():
-            return approval
-        raise NotAllowed(
-            f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan.",
-            code="approval_missing",
-        )
-
-    def earned_approvals(self) -> models.QuerySet[Approval]:
-        """Return the unused approvals of the rollout whose evidence is the present one."""
-        allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
-        return self.approvals.filter(status__in=allowing, bound=digest_of(self.evidence()))
-
-    def require_signed_share(self) -> None:
-        """Require the signatures for the present share of a protected alias. Raises NotAllowed."""
-        if not self.alias.quorum:
-            return
-        if self.earned_approvals().exists():
-            if self.share > (planned := planned_share(self.signed_plan)):
-                raise NotAllowed(
-                    f"{self.alias} is protected: of a share of {self.share:g} % only {planned:g} % are signed. Open "
-                    "another rollout for more, or promote it.",
-                    code="share_not_signed",
-                )
-        elif self.share > (canary := canary_share(self.alias, self.candidate)):
-            raise NotAllowed(
-                f"{self.alias} is protected: a share of {self.share:g} % for the candidate needs "
-                f"{self.alias.quorum} approval(s) of this plan; {canary:g} % are signed.",
-                code="approval_missing",
-            )
-
-    def evidence(self) -> dict[str, Any]:
-        """Return the content that an approver signs: both versions' digests, the evaluations, the plan, the quorum."""
-        return {
-            "alias": self.alias.name,
-            "stable": served(self.stable),
-            "candidate": served(self.candidate),
-            "evaluation": self.candidate.metrics,
-            "evaluations": evaluations_of(self.candidate),
-            "quorum": self.alias.quorum,
-            "plan": self.signed_plan,
-        }
 
     def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None, expected_tag: str = "") -> None:
         """Serve the stable version again, also after a promotion; a second call changes nothing."""

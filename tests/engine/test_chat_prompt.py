@@ -11,7 +11,7 @@ from serving_client.engine.completion_request import parse_chat
 from serving_client.engine.errors import ApiError
 from tests.lm.chat_tokenizer import trl_tokenizer
 from tests.tiny_model import make_tokenizer
-from training.lm.chat import prompt_text
+from training.lm.chat_template import prompt_text
 
 TOOLS = [{"type": "function", "function": {"name": "lookup", "description": "d", "parameters": {"type": "object"}}}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"n": 3}'}}

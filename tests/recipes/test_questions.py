@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.lm.chat_tokenizer import trl_tokenizer
 from tests.tiny_model import make_tokenizer
-from training.lm.chat import prompt_text
+from training.lm.chat_template import prompt_text
 from training.recipes.compare import question_and_answer, question_of, tokens_of
 
 TALK = [{"role": "user", "content": "a bank"}, {"role": "assistant", "content": "shall report"}]

@@ -29,7 +29,7 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
-from registry.api.serializers import ReasonSerializer
+from registry.api.fields import ReasonSerializer
 from registry.models import Adapter, AdapterVersion
 from training.api import events
 from training.api import serializers as shapes

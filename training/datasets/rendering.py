@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from training.datasets.rows import Row
+from training.datasets.record_forms import Row
 from training.lm.data import IGNORED, UNCUT, DataError, TokenSequence, tokenise
 
 MEASURED_ROWS = 500

@@ -14,7 +14,8 @@ import numpy as np
 
 from training.datasets.lines import BadLine, LineError
 from training.datasets.readers import Record
-from training.datasets.rows import PREFERENCE, Reading, Row, content_hash, line_of, reading
+from training.datasets.record_forms import PREFERENCE, Row
+from training.datasets.rows import Reading, content_hash, line_of, reading
 from training.datasets.split import HELD_OUT_SHARE, Keys, Split, split
 
 MAX_ERRORS = 100

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from training.lm import chat
+from training.lm.chat import Conversation, rendered
+from training.lm.chat_template import ChatError
 
 IGNORED = -100
 # Longer than any row.
@@ -223,8 +224,8 @@ def weighted(ids: list[int], weights: list[float]) -> TokenSequence:
 def conversation(row: Row, tokenizer: Any) -> TokenSequence:
     """Apply the chat template and label the answers. Raises DataError."""
     try:
-        talk = chat.rendered(row["messages"], row.get("tools"), tokenizer, float(row.get("weight", 1)))
-    except chat.ChatError as error:
+        talk = rendered(row["messages"], row.get("tools"), tokenizer, float(row.get("weight", 1)))
+    except ChatError as error:
         raise DataError(str(error)) from None
     ids, places = tokens_of(talk, tokenizer)
     weights = [0.0] * len(ids)
@@ -237,7 +238,7 @@ def conversation(row: Row, tokenizer: Any) -> TokenSequence:
     return weighted(ids, weights)
 
 
-def tokens_of(talk: chat.Conversation, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+def tokens_of(talk: Conversation, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the tokens of the text and the characters of each.
 
     A token that would join counted characters with others is avoided: an engine, too, reads the text before an answer

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.lm import chat
+from training.lm.chat_template import prompt_text
 from training.lm.data import Row, TokenSequence, as_chat
 from training.lm.events import Events
 from training.recipes import entrypoint, run_file
@@ -190,7 +190,7 @@ def question_and_answer(row: Row) -> tuple[Question, str] | None:
 def tokens_of(question: Question, tokenizer: Any) -> Any:
     """Return the tokens of a question as an engine would read it."""
     if "messages" in question:
-        text = chat.prompt_text(question["messages"], question.get("tools"), tokenizer)
+        text = prompt_text(question["messages"], question.get("tools"), tokenizer)
         return tokenizer(text, add_special_tokens=False, return_tensors="pt")
     return tokenizer(question["prompt"], return_tensors="pt")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry.api.serializers import NewReplicaSerializer
+from registry.api.clusters import NewReplicaSerializer
 
 
 @pytest.mark.parametrize(

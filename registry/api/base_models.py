@@ -1,0 +1,116 @@
+"""REST: base models."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.accounts.models import ApiToken, Project, User
+from adapterhub.api.permissions import actor_of, named_project, projects_of
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope
+from registry.api.resources import BySlug, Reading
+from registry.models import AdapterVersion, BaseModel
+
+
+class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
+    """A base model."""
+
+    class Meta:
+        model = BaseModel
+        fields = [
+            "slug",
+            "source",
+            "revision",
+            "status",
+            "message",
+            "digest",
+            "tokenizer_digest",
+            "template_digest",
+            "parameters",
+            "size_bytes",
+            "archived_at",
+            "created_at",
+        ]
+
+
+class NewBaseModelSerializer(serializers.Serializer[Any]):
+    """The base model to register: from the models folder, a hub or a version."""
+
+    slug = serializers.SlugField(max_length=50)
+    source = serializers.RegexField(  # type: ignore[assignment]  # DRF takes it off the class
+        r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
+        max_length=200,
+        required=False,
+        help_text="A folder in the models folder, or a hub id.",
+    )
+    revision = serializers.RegexField(r"^[\w.-]*$", max_length=100, required=False, allow_blank=True, default="")
+    version = serializers.CharField(
+        max_length=160,
+        required=False,
+        help_text="Instead of a source: the served name of a version, to be served whole. A full training's checkpoint "
+        "is taken as it is; a LoRA is merged into its base model.",
+    )
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that one origin is named. Raises ValidationError."""
+        if ("source" in fields) == ("version" in fields):
+            raise serializers.ValidationError({"source": "Name either a source or a version."})
+        return fields
+
+
+class BaseModelViewSet(Reading):
+    """Base models. They belong to the installation, so every project may train on them."""
+
+    queryset = BaseModel.objects.all()
+    serializer_class = BaseModelSerializer
+    pagination_class = BySlug
+    lookup_field = "slug"
+    filters = {"status": "status", "source": "source"}
+    scopes = {"create": Scope.ADMIN}
+
+    def get_queryset(self) -> Any:
+        """Return all base models, which every project may use."""
+        return BaseModel.objects.all()
+
+    def project_of(self, record: Any) -> None:
+        """Return None, as a base model belongs to no project."""
+
+    @extend_schema(request=NewBaseModelSerializer, responses={202: BaseModelSerializer})
+    def create(self, request: Request) -> Response:
+        """Register a folder, a hub id, or a whole version as a base model.
+
+        The call returns at once with 202; `status` says when the base model is ready.
+        """
+        fields = self.read(NewBaseModelSerializer)
+        require_admin_somewhere(request)
+        if "version" in fields:
+            version = whole_version(request, fields["version"])
+            model = BaseModel.register_version(slug=fields["slug"], version=version, by=actor_of(request))
+        else:
+            model = BaseModel.register(by=actor_of(request), **fields)
+        return self.write(model, 202)
+
+
+def whole_version(request: Request, served_name: str) -> AdapterVersion:
+    """Return the version to register as a base model. Raises Invalid for an unknown one.
+
+    The caller must be an admin of its project, because all projects can use its weights then.
+    """
+    visible = AdapterVersion.objects.filter(adapter__project__in=projects_of(request))
+    version = visible.select_related("adapter__project", "adapter__base_model").filter(served_name=served_name).first()
+    if version is None:
+        raise Invalid(f"There is no version {served_name!r}.", field="version", code="unknown_version")
+    named_project(request, version.project.slug, Scope.ADMIN)
+    return version
+
+
+def require_admin_somewhere(request: Request) -> None:
+    """Require a token of scope admin, or an admin of any project: base models belong to no project."""
+    token = cast(ApiToken | None, request.auth)
+    project = token.project if token else Project.objects.visible_to(cast(User, request.user)).first()
+    named_project(request, project.slug if project else "", Scope.ADMIN)

@@ -1,0 +1,25 @@
+"""Serializers and fields that several resources use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from adapterhub.core.references import REFERENCE_IN_BODY
+
+
+def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField[Any]:
+    """Return a read-only field that shows a related object by one of its fields."""
+    return serializers.SlugRelatedField(slug_field=name, read_only=True, **options)
+
+
+def reference(**options: Any) -> serializers.RegexField:
+    """Return a field for a project's thing: `dora`, or `eu.dora` where two of the caller's projects have one."""
+    return serializers.RegexField(REFERENCE_IN_BODY, max_length=101, **options)
+
+
+class ReasonSerializer(serializers.Serializer[Any]):
+    """A reason."""
+
+    reason = serializers.CharField(max_length=2000)

@@ -1,0 +1,226 @@
+"""REST: versions of an adapter: upload, read, archive, download and export."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, cast
+
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.http import FileResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.api.permissions import actor_of
+from adapterhub.audit.access_log import observe
+from adapterhub.audit.tags import Tag
+from adapterhub.core.errors import Invalid
+from adapterhub.core.tenancy import Scope
+from adapterhub.workspace import scratch
+from registry.api.adapters import AdapterViewSet
+from registry.api.evidence import SCOPES as EVIDENCE
+from registry.api.evidence import VersionEvidence
+from registry.api.fields import ReasonSerializer, slug_of
+from registry.api.resources import Reading
+from registry.api.transfers import SCOPES as TRANSFERS
+from registry.api.transfers import VersionTransfers, take
+from registry.exports import service as exports
+from registry.models import Adapter, AdapterVersion
+from registry.uploads.inbox import NAME, take_folder
+
+
+class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
+    """A version of an adapter."""
+
+    adapter = slug_of()
+
+    class Meta:
+        model = AdapterVersion
+        fields = [
+            "adapter",
+            "number",
+            "served_name",
+            "status",
+            "message",
+            "digest",
+            "signature",
+            "base_digest",
+            "tokenizer_digest",
+            "template_digest",
+            "config",
+            "method",
+            "max_rank",
+            "ranks",
+            "parameters",
+            "size_bytes",
+            "metrics",
+            "lineage",
+            "created_at",
+        ]
+
+
+class UploadSerializer(serializers.Serializer[Any]):
+    """The files of a version, or the place where they are."""
+
+    adapter_model = serializers.FileField(required=False, help_text="adapter_model.safetensors")
+    adapter_config = serializers.FileField(required=False, help_text="adapter_config.json")
+    upload = serializers.CharField(
+        default="", max_length=500, help_text="Instead of the files: the upload from uploads/."
+    )
+    folder = serializers.RegexField(
+        NAME, default="", allow_blank=True, help_text="Instead of the files: a folder in the project's inbox."
+    )
+    fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that both files or their place are named. Raises ValidationError."""
+        missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
+        if missing and not (fields["upload"] or fields["folder"]):
+            raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, an upload, or a folder."))
+        return fields
+
+
+class FormatIsNoRenderer(DefaultContentNegotiation):
+    """Content negotiation without `?format=`, which names the export format here and not a renderer."""
+
+    settings = cast(Any, SimpleNamespace(URL_FORMAT_OVERRIDE=None))
+
+
+class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
+    """Immutable versions of one adapter."""
+
+    queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
+    serializer_class = VersionSerializer
+    takes_files = ("create",)
+    project_path = "adapter__project"
+    lookup_field = "number"
+    lookup_value_regex = r"\d+"
+    filters = {"status": "status", "method": "method", "digest": "digest"}
+    scopes = {
+        "create": Scope.PUBLISH,
+        "archive": Scope.PUBLISH,
+        "export": Scope.READ,
+        "download": Scope.READ,
+        **EVIDENCE,
+        **TRANSFERS,
+    }
+
+    def get_queryset(self) -> Any:
+        """Return the versions of the adapter in the URL."""
+        if getattr(self, "action", None) == "list" and not getattr(self, "swagger_fake_view", False):
+            # Filter by the adapter's key: by slug, Postgres would sort all its versions to get one page.
+            return self.adapter().versions.all()
+        rows = super().get_queryset()
+        return rows if getattr(self, "swagger_fake_view", False) else rows.filter(adapter=self.adapter())
+
+    def adapter(self) -> Adapter:
+        """Return the adapter in the URL, if the caller sees it."""
+        view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
+        view.scopes = self.scopes
+        adapter: Adapter = view.get_object()
+        return adapter
+
+    @extend_schema(request={"multipart/form-data": UploadSerializer}, responses={201: VersionSerializer})
+    def create(self, request: Request, slug: str) -> Response:
+        """Publish an adapter that was trained elsewhere.
+
+        The version is `checking` until its numbers are read, then `ready`.
+        """
+        files = self.read(UploadSerializer)
+        adapter = self.adapter()
+        with scratch() as place:
+            folder = receive(adapter, files, place / "given")
+            folder = exports.folded(adapter, folder) if files["fold"] else folder
+            version = AdapterVersion.publish(
+                adapter, folder, method="upload", by=actor_of(request), foreign=True, may_move=True
+            )
+        return self.write(version, 201)
+
+    @extend_schema(request=ReasonSerializer)
+    @action(detail=True, methods=["post"])
+    def archive(self, request: Request, slug: str, number: str) -> Response:
+        """Archive the version: take it out of use."""
+        version = self.get_object()
+        version.archive(by=actor_of(request), **self.read(ReasonSerializer))
+        return self.write(version)
+
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @action(detail=True)
+    def download(self, request: Request, slug: str, number: str) -> FileResponse:
+        """Return the files of the version as they were published, in a ZIP."""
+        version = self.get_object()
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
+        return as_zip(exports.download(version), version.served_name)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("format", enum=[*exports.Format], description="Default: peft."),
+            OpenApiParameter("dtype", enum=[*exports.Dtype], description="Default: fp32, which loses nothing."),
+        ],
+        responses={(200, "application/zip"): OpenApiTypes.BINARY},
+    )
+    @action(detail=True, content_negotiation_class=FormatIsNoRenderer)
+    def export(self, request: Request, slug: str, number: str) -> FileResponse:
+        """Return the adapter for other engines, in a ZIP.
+
+        The format `portable` has one rank and one scale, so that it is right in every engine.
+        """
+        version = self.get_object()
+        form = choice(request, "format", exports.Format, exports.Format.PEFT)
+        dtype = choice(request, "dtype", exports.Dtype, exports.Dtype.FP32)
+        observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
+        return as_zip(exports.export(version, form, dtype), f"{version.served_name}-{form}-{dtype}")
+
+
+def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:
+    """Return a query parameter that must be one of the choices. Raises Invalid."""
+    value = request.query_params.get(name, default)
+    if value not in list(choices):
+        raise Invalid(f"{name} is one of {', '.join(choices)}, not {value[:50]!r}.", field=name)
+    return choices(value)
+
+
+def as_zip(archive: IO[bytes], name: str) -> FileResponse:
+    """Return the archive as a download."""
+    return FileResponse(archive, as_attachment=True, filename=f"{name}.zip", content_type="application/zip")
+
+
+def receive(adapter: Adapter, files: dict[str, Any], folder: Path) -> Path:
+    """Put the adapter's files into a new folder: from the request, from an upload by link, or from the inbox.
+
+    The files get fixed names: a client's file name never becomes a path.
+    """
+    folder.mkdir()
+    if files["upload"]:
+        take(files["upload"], adapter, folder)
+        return folder
+    if files["folder"]:
+        take_folder(files["folder"], adapter.project, folder)
+        return folder
+    write_upload(files["adapter_model"], folder / "adapter_model.safetensors")
+    write_upload(files["adapter_config"], folder / "adapter_config.json")
+    return folder
+
+
+def write_upload(upload: UploadedFile[bytes], path: Path) -> None:
+    """Store an uploaded file at `path`; a large one, which is on disk already, is moved if it is on the same disk."""
+    if isinstance(upload, TemporaryUploadedFile) and is_on_disk_of(path, upload.temporary_file_path()):
+        upload.flush()
+        os.rename(upload.temporary_file_path(), path)
+        path.chmod(0o644)
+        return
+    with path.open("wb") as target:
+        for chunk in upload.chunks():
+            target.write(chunk)
+
+
+def is_on_disk_of(path: Path, other: str) -> bool:
+    """Return True if both paths lie on one file system."""
+    return os.stat(path.parent).st_dev == os.stat(other).st_dev

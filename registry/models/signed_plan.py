@@ -1,0 +1,167 @@
+"""The plan of a rollout, the signatures that it needs, and the share of the traffic that is permitted before them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db import models
+
+from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid, NotAllowed
+from registry.experiments.rollout_plan import check as check_plan
+from registry.experiments.rollout_plan import check_answers, require_judge, targets
+from registry.models.adapter import AdapterVersion
+from registry.models.alias import Alias, served
+from registry.models.approval import Approval, ApprovalKind, ApprovalQuerySet, ApprovalStatus, digest_of
+from registry.models.evaluation import evaluations_of
+from registry.models.rollout_share import canary_share, planned_share, share_of, signed_share
+from registry.models.rollout_states import ACTIVE, RolloutStatus
+
+
+class SignedPlan(models.Model):
+    """The versions and the plan of a rollout, with the signatures that a protected alias asks for."""
+
+    alias = models.ForeignKey(Alias, models.PROTECT, related_name="rollouts")
+    stable = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="stable_of")
+    candidate = models.ForeignKey(AdapterVersion, models.PROTECT, related_name="candidate_of")
+    status = models.CharField(max_length=20, choices=RolloutStatus.choices, default=RolloutStatus.LOADING)
+    weight = models.FloatField(default=0, help_text="Percent of the units that the candidate serves.")
+    steps = models.JSONField(default=list)
+    guardrails = models.JSONField(default=list)
+    checks = models.JSONField(default=dict, help_text="What answers are held to: refusal, format, schema, judge.")
+    targeting = models.JSONField(default=dict, help_text="Hashes of units kept on one side; the holdout.")
+    step = models.PositiveSmallIntegerField(default=0, editable=False, help_text="Counted from 0.")
+
+    if TYPE_CHECKING:
+        approvals: ApprovalQuerySet
+
+    class Meta:
+        abstract = True
+
+    @property
+    def is_active(self) -> bool:
+        """Return True until the rollout has ended."""
+        return self.status in ACTIVE
+
+    @property
+    def is_draft(self) -> bool:
+        """Return True before the rollout is opened."""
+        return self.status == RolloutStatus.DRAFT
+
+    @property
+    def is_last_step(self) -> bool:
+        """Return True in the last step of the plan."""
+        return self.step + 1 >= len(self.steps)
+
+    @property
+    def shadow(self) -> float:
+        """Percent of the stable version's answers whose requests are sent to the candidate too, unseen by users."""
+        return float(self.steps[self.step].get("shadow", 0))
+
+    @property
+    def share(self) -> float:
+        """Percent of the traffic that reaches the candidate in the present step: served, mirrored or pinned to it."""
+        return share_of(self.weight, self.shadow, self.targeting)
+
+    @property
+    def signed_plan(self) -> dict[str, Any]:
+        """The parts of the plan that an approver signs."""
+        return {"steps": self.steps, "guardrails": self.guardrails, "targeting": self.targeting}
+
+    @property
+    def is_signed(self) -> bool:
+        """True if the alias is unprotected, or if the signatures of the present plan are complete."""
+        return not self.alias.quorum or signed_share(self.approvals.all(), self.signed_plan) is not None
+
+    @property
+    def permitted_share(self) -> float:
+        """Percent of the traffic that the candidate may get: on a protected alias what was signed, else the canary."""
+        if not self.alias.quorum:
+            return 100.0
+        signed = signed_share(self.approvals.all(), self.signed_plan)
+        return canary_share(self.alias, self.candidate) if signed is None else signed
+
+    @property
+    def waits_for_signature(self) -> bool:
+        """True while the candidate gets no traffic, or less than planned, because its plan is not signed."""
+        return self.is_active and self.share > self.permitted_share
+
+    def plan(
+        self,
+        *,
+        steps: list[dict[str, Any]],
+        guardrails: list[dict[str, Any]],
+        checks: dict[str, Any],
+        targeting: dict[str, Any] | None,
+    ) -> None:
+        """Set steps, guardrails, checks and targeting. Raises Invalid for a plan that could not be carried out."""
+        check_plan(steps, guardrails)
+        check_answers(checks, guardrails)
+        require_judge(checks, has_judge=bool(settings.JUDGE_URL))
+        self.steps, self.guardrails, self.checks, self.weight = steps, guardrails, checks, steps[0]["weight"]
+        self.targeting = self.targeting if targeting is None else targets(targeting)
+
+    def require_servable(self) -> None:
+        """Require a candidate that the alias' cluster can serve and that it does not serve already. Raises Invalid."""
+        self.candidate.require_servable_on(self.alias.cluster)
+        if self.candidate_id == self.alias.version_id:
+            raise Invalid(f"{self.alias} serves {self.candidate} already.", field="candidate", code="same_version")
+
+    def request_approval(self, *, reason: str, by: Actor) -> Approval:
+        """Ask other people to sign the plan: the candidate's shares and its promotion."""
+        if not self.is_active or not self.alias.quorum:
+            raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
+        return Approval.request(
+            ApprovalKind.PROMOTION,
+            self.alias,
+            evidence=self.evidence(),
+            rollout=self,
+            candidate=self.candidate,
+            reason=reason,
+            by=by,
+        )
+
+    def approval(self) -> Approval:
+        """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""
+        if approval := self.earned_approvals().select_for_update().first():
+            return approval
+        raise NotAllowed(
+            f"{self.alias} is protected: promotion needs {self.alias.quorum} approval(s) of this plan.",
+            code="approval_missing",
+        )
+
+    def earned_approvals(self) -> models.QuerySet[Approval]:
+        """Return the unused approvals of the rollout whose evidence is the present one."""
+        allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
+        return self.approvals.filter(status__in=allowing, bound=digest_of(self.evidence()))
+
+    def require_signed_share(self) -> None:
+        """Require the signatures for the present share of a protected alias. Raises NotAllowed."""
+        if not self.alias.quorum:
+            return
+        if self.earned_approvals().exists():
+            if self.share > (planned := planned_share(self.signed_plan)):
+                raise NotAllowed(
+                    f"{self.alias} is protected: of a share of {self.share:g} % only {planned:g} % are signed. Open "
+                    "another rollout for more, or promote it.",
+                    code="share_not_signed",
+                )
+        elif self.share > (canary := canary_share(self.alias, self.candidate)):
+            raise NotAllowed(
+                f"{self.alias} is protected: a share of {self.share:g} % for the candidate needs "
+                f"{self.alias.quorum} approval(s) of this plan; {canary:g} % are signed.",
+                code="approval_missing",
+            )
+
+    def evidence(self) -> dict[str, Any]:
+        """Return the content that an approver signs: both versions' digests, the evaluations, the plan, the quorum."""
+        return {
+            "alias": self.alias.name,
+            "stable": served(self.stable),
+            "candidate": served(self.candidate),
+            "evaluation": self.candidate.metrics,
+            "evaluations": evaluations_of(self.candidate),
+            "quorum": self.alias.quorum,
+            "plan": self.signed_plan,
+        }

@@ -1,0 +1,128 @@
+"""Marks in the place of each piece of an answer, by which the pieces are found in a rendered conversation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from training.lm.chat_template import REFUSALS, Template, Turn, lacking, renders_reasoning, unused_word
+
+THINK = re.compile(r"(</?think>)")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A piece of an answer in the rendered text. `leads`: the answer's own markup may stand before it."""
+
+    turn: int
+    start: int
+    end: int
+    leads: bool
+
+
+def marks_in(template: Template, messages: Sequence[Turn], text: str) -> list[Mark] | None:
+    """Return the answers' pieces in the text, in its order; None where marks change the text elsewhere.
+
+    Raises ChatError for a piece that the template leaves out.
+    """
+    marked = Marked(unused_word(text + json.dumps(messages, ensure_ascii=False))[:-2])
+    turns = [marked.turn(place, turn) for place, turn in enumerate(messages)]
+    try:
+        with_marks = template.apply(turns)
+    except REFUSALS:
+        return None
+    require_pieces(template, marked, with_marks)
+    rebuilt, places = marked.undone(with_marks)
+    return places if rebuilt == text else None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a turn. `kind`: `content`, `reasoning` or `call`."""
+
+    turn: int
+    text: str
+    kind: str
+    leads: bool
+
+
+class Marked:
+    """Turns with a mark in the place of each piece of an answer; white space around pieces stays as it is."""
+
+    def __init__(self, stem: str) -> None:
+        self.stem = stem
+        self.pieces: dict[str, Piece] = {}
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Return the pattern of the marks."""
+        return re.compile(rf"{self.stem}\d+Y")
+
+    def turn(self, place: int, turn: Turn) -> Turn:
+        """Return the turn with marks; a turn that is no answer is returned as it is."""
+        if turn["role"] != "assistant":
+            return turn
+        changed = {**turn, "content": self.content(place, turn.get("content") or "")}
+        if "reasoning_content" in turn:
+            changed["reasoning_content"] = self.piece(place, turn["reasoning_content"], "reasoning", leads=True)
+        if calls := turn.get("tool_calls"):
+            changed["tool_calls"] = [self.call(place, call) for call in calls]
+        return changed
+
+    def content(self, place: int, content: str) -> str:
+        """Mark the text before, between and after tags of thought, which templates look for."""
+        parts = THINK.split(content)
+        leads = content.lstrip().startswith("<think>") or parts[1:2] == ["</think>"]
+        made = []
+        for part, following in zip(parts, [*parts[1:], ""], strict=True):
+            is_thought = following == "</think>"
+            made.append(
+                part
+                if THINK.fullmatch(part)
+                else self.piece(place, part, "reasoning" if is_thought else "content", leads=leads)
+            )
+        return "".join(made)
+
+    def call(self, place: int, call: Turn) -> Turn:
+        """Mark the name of a call, if it has one."""
+        name = call["function"]["name"]
+        return {**call, "function": {**call["function"], "name": self.piece(place, name, "call", leads=True)}}
+
+    def piece(self, turn: int, text: str, kind: str, *, leads: bool) -> str:
+        """Return the text with a mark in place of what is not white space around it."""
+        plain = text.strip()
+        if not plain:
+            return text
+        mark = f"{self.stem}{len(self.pieces)}Y"
+        self.pieces[mark] = Piece(turn, plain, kind, leads)
+        before = text[: len(text) - len(text.lstrip())]
+        return f"{before}{mark}{text[len(text.rstrip()) :]}"
+
+    def undone(self, text: str) -> tuple[str, list[Mark]]:
+        """Return the text with pieces in place of their marks, and the place where each first stands."""
+        parts: list[str] = []
+        places: dict[str, Mark] = {}
+        position = length = 0
+        for match in self.pattern.finditer(text):
+            piece = self.pieces[match[0]]
+            start = length + match.start() - position
+            places.setdefault(match[0], Mark(piece.turn, start, start + len(piece.text), piece.leads))
+            parts += [text[position : match.start()], piece.text]
+            position, length = match.end(), start + len(piece.text)
+        return "".join([*parts, text[position:]]), list(places.values())
+
+
+def require_pieces(template: Template, marked: Marked, text: str) -> None:
+    """Raise ChatError for a call or an answer's text that is not rendered, or reasoning that never is."""
+    # A template may change the case of what it renders.
+    plain = text.casefold()
+    missing = [piece for mark, piece in marked.pieces.items() if mark.casefold() not in plain]
+    if any(piece.kind == "call" for piece in missing):
+        raise lacking(template, "tool_calls")
+    if any(piece.kind == "content" for piece in missing):
+        raise lacking(template, "the text of answers beside their calls")
+    reasoning = {piece for piece in marked.pieces.values() if piece.kind == "reasoning"}
+    if reasoning and reasoning <= set(missing) and not renders_reasoning(template):
+        raise lacking(template, "reasoning_content")

@@ -1,0 +1,170 @@
+"""A tokenizer's chat template: renders conversations and refuses those of which it leaves something out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+Turn = dict[str, Any]
+REASONING = ("reasoning_content", "reasoning", "thinking")
+# What templates raise for a conversation that they do not take.
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+# Characters of a content that no markup holds by chance.
+TELLING = 24
+# An end of turn as templates write it, for tokenizers that do not call it special.
+WRITTEN_END = r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,20}\]"
+
+
+class ChatError(ValueError):
+    """The template cannot render the conversation, or leaves out what it says."""
+
+
+def prompt_text(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any) -> str:
+    """Render a conversation as an engine does that is to answer it. Raises ChatError."""
+    return Template(tokenizer, tools).text(messages, add_generation_prompt=True)
+
+
+@dataclass
+class Template:
+    """A tokenizer's chat template with the tools of a row."""
+
+    tokenizer: Any
+    tools: list[Turn] | None
+    source: str = field(init=False)
+    opening: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.chat_template:
+            message = "The rows hold messages, but the model's tokenizer has no chat template: give prompts instead."
+            raise ChatError(message)
+        self.source = str(self.tokenizer.get_chat_template(tools=self.tools))
+
+    @property
+    def name(self) -> str:
+        """Return the name of the template's model for errors."""
+        return Path(str(getattr(self.tokenizer, "name_or_path", ""))).name or "this model"
+
+    def opens_with(self, tag: str, earlier: Sequence[Turn]) -> bool:
+        """Return True if the tag opens the next answer, and so ends none."""
+        if self.opening is None:
+            # One rendering for all answers of a conversation: each begins with the same tag.
+            self.opening = generation_prompt(self, earlier).lstrip()
+        return self.opening.startswith(tag.strip())
+
+    @property
+    def reasoning_word(self) -> str:
+        """Return the field in which the template looks for an answer's reasoning."""
+        return next((name for name in REASONING if re.search(rf"[.'\"]{name}\b", self.source)), REASONING[0])
+
+    @cached_property
+    def end(self) -> re.Pattern[str]:
+        """Return the pattern of an end of turn, with the space before it."""
+        special = sorted(map(re.escape, self.tokenizer.all_special_tokens), key=len, reverse=True)
+        return re.compile(rf"\s*(?:{'|'.join([*special, WRITTEN_END])})")
+
+    def text(self, messages: Sequence[Turn], **options: Any) -> str:
+        """Render the messages. Raises ChatError when the template refuses them, or renders nothing."""
+        try:
+            text = self.apply(messages, **options)
+        except REFUSALS as error:
+            message = f"The chat template of {self.name} refuses the conversation: {str(error).splitlines()[0]}"
+            raise ChatError(message) from None
+        if not text.strip():
+            raise ChatError(f"The chat template of {self.name} renders no text.")
+        return text
+
+    def apply(self, messages: Sequence[Turn], **options: Any) -> str:
+        """Render the messages; arguments of calls as objects, or as JSON for a template that joins them to a text."""
+        try:
+            return self.once(messages, as_text=False, **options)
+        except REFUSALS:
+            if not any(turn.get("tool_calls") for turn in messages):
+                raise
+            return self.once(messages, as_text=True, **options)
+
+    def once(self, messages: Sequence[Turn], *, as_text: bool, **options: Any) -> str:
+        """Render the messages in the template's own words for reasoning and arguments."""
+        turns = [self.worded(turn, as_text=as_text) for turn in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tools=self.tools, tokenize=False, **options))
+
+    def worded(self, turn: Turn, *, as_text: bool) -> Turn:
+        """Return a turn with the fields that templates know, without our weight."""
+        plain = {
+            name: value for name, value in turn.items() if name not in ("weight", "tool_calls", "reasoning_content")
+        }
+        if "reasoning_content" in turn:
+            plain[self.reasoning_word] = turn["reasoning_content"]
+        if calls := turn.get("tool_calls"):
+            plain["tool_calls"] = [with_arguments(call, as_text=as_text) for call in calls]
+        return plain
+
+
+def with_arguments(call: Turn, *, as_text: bool) -> Turn:
+    """Return a call with its arguments as an object, or as JSON."""
+    function = call["function"]
+    arguments = function.get("arguments", {})
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def require_everything(template: Template, messages: Sequence[Turn], text: str) -> None:
+    """Raise ChatError if the template leaves out tools, or the text of a system, user or tool message."""
+    if template.tools and is_same_without_tools(template, messages, text):
+        raise lacking(template, "tools")
+    for place, turn in enumerate(messages):
+        content = (turn.get("content") or "").strip()
+        if turn["role"] == "assistant" or not content or (len(content) >= TELLING and content in text):
+            continue
+        word = unused_word(text)
+        changed = [*messages[:place], {**turn, "content": word}, *messages[place + 1 :]]
+        if word.casefold() not in template.text(changed).casefold():
+            raise lacking(template, f"messages of the role {turn['role']}")
+
+
+def is_same_without_tools(template: Template, messages: Sequence[Turn], text: str) -> bool:
+    """Return True if the template renders the same text without the tools."""
+    try:
+        return Template(template.tokenizer, None).apply(messages) == text
+    except REFUSALS:
+        return False
+
+
+def lacking(template: Template, what: str) -> ChatError:
+    """Return the error of a template that leaves something out."""
+    return ChatError(
+        f"The chat template of {template.name} does not render {what}: take another base model or leave it out."
+    )
+
+
+def unused_word(text: str, number: int = 0) -> str:
+    """Return a word of letters that the text does not hold."""
+    stem = "Zqx"
+    while stem in text:
+        stem += "q"
+    return f"{stem}{number}Y"
+
+
+def renders_reasoning(template: Template) -> bool:
+    """Return True if the template renders the reasoning of a last answer; of earlier ones many do not."""
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "reasoning_content": "Zqxq"}]
+    try:
+        return "Zqxq" in template.apply(turns)
+    except REFUSALS:
+        return False
+
+
+def generation_prompt(template: Template, earlier: Sequence[Turn]) -> str:
+    """Return what the template adds for an answer to come; empty if that cannot be told."""
+    try:
+        without, with_prompt = template.apply(earlier), template.apply(earlier, add_generation_prompt=True)
+    except REFUSALS:
+        return ""
+    return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""

@@ -181,9 +181,10 @@ def test_reports_become_minutes_once_and_feedback_joins_them(rollout: Rollout, c
 def test_a_user_counts_once_however_often_they_ask(rollout: Rollout) -> None:
     """Of 20 users in each arm some fail every time: as 1,200 answers that would be a clear regression, as 20 users it
     is none yet."""
+    at = now().timestamp()  # one minute for all, as its rows are read by arm alone
     for arm, failing in (("control", 1), ("candidate", 6)):
         for user in range(20):
-            fields = {"unit": f"{arm}-{user}", "status": 500 if user < failing else 200}
+            fields = {"unit": f"{arm}-{user}", "status": 500 if user < failing else 200, "at": at}
             keep([report(rollout, f"{arm}-{user}-{time}", arm, **fields) for time in range(60)])
     rows = {row.arm: (row.count, row.total) for row in rollout.minutes.filter(metric="error_rate", count__gt=0)}
     assert rows == {"control": (20, 1), "candidate": (20, 6)}

@@ -71,8 +71,8 @@ $(VLLM_STAMP): tests/vllm/requirements.txt tests/vllm/plugin/pyproject.toml test
 		-r tests/vllm/requirements.txt ./tests/vllm/plugin .venv-vllm/plugin
 	touch $(VLLM_STAMP)
 
-soak: install  ## soak tests in full; date, commit and result go to docs/soak.md
-	@result=failed; $(BIN)/python -m pytest -n 0 --timeout 3600 --soak tests/soak && result=passed; \
+soak: install  ## soak tests in full, and 5,000 calls of the API; date, commit and result go to docs/soak.md
+	@result=failed; $(BIN)/python -m pytest -n 0 --timeout 3600 --soak tests/soak tests/api/test_schema.py && result=passed; \
 	echo "| $$(date -u +%F) | $$(git rev-parse --short HEAD) | $$result |" >> docs/soak.md; test $$result = passed
 
 screenshots: install  ## every page, wide and on a phone, light and dark, into docs/screenshots

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
@@ -70,9 +70,16 @@ class OneThread(ASGIHandler):
         return body
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        """Run middleware and view in one thread of the pool."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.threads, copy_context().run, self.answer, request)
+        """Run middleware and view in one thread of the pool.
+
+        A client may leave meanwhile. The thread goes on, and its response is closed unsent: it may hold a large file.
+        """
+        answering = self.threads.submit(copy_context().run, self.answer, request)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(answering))
+        except asyncio.CancelledError:
+            answering.add_done_callback(close_unsent)
+            raise
 
     def answer(self, request: HttpRequest) -> HttpResponseBase:
         """Answer the request and close the connections that have expired."""
@@ -86,6 +93,12 @@ class OneThread(ASGIHandler):
         if response.streaming and not response.is_async:
             response.streaming_content = in_blocks(iter(response.streaming_content))
         await super().send_response(response, send)
+
+
+def close_unsent(answering: Future[HttpResponseBase]) -> None:
+    """Close the response that nobody waits for any more."""
+    if not answering.cancelled() and answering.exception() is None:
+        answering.result().close()
 
 
 async def in_blocks(content: Iterator[bytes]) -> AsyncIterator[bytes]:

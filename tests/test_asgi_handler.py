@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.test import override_settings
 from django.urls import path
 
 from adapterhub.asgi_handler import OneThread
+from tests.waiting import wait_until
 
 Seen = list[tuple[str, str]]
 seen: Seen = []
@@ -48,10 +50,21 @@ def streamed(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(blocks())
 
 
-urlpatterns = [path("plain", plain), path("streamed", streamed)]
+def slow_file(request: HttpRequest) -> FileResponse:
+    requested.set()
+    assert released.wait(30)
+    return FileResponse(archives[0])
 
 
-async def call_handler(handler: OneThread, place: str, sent: Callable[[dict[str, Any]], None]) -> None:
+requested, released = threading.Event(), threading.Event()
+archives: list[BinaryIO] = []
+urlpatterns = [path("plain", plain), path("streamed", streamed), path("slow-file", slow_file)]
+
+
+async def call_handler(
+    handler: OneThread, place: str, sent: Callable[[dict[str, Any]], None], leaves: threading.Event | None = None
+) -> None:
+    """Send the request; its client stays to the end, or goes as soon as `leaves` is set."""
     scope = {"type": "http", "method": "GET", "path": place, "headers": [(b"host", b"localhost")], "query_string": b""}
     disconnected = asyncio.Event()
     asks = iter([{"type": "http.request", "body": b""}])
@@ -59,7 +72,7 @@ async def call_handler(handler: OneThread, place: str, sent: Callable[[dict[str,
     async def receive() -> dict[str, Any]:
         if message := next(asks, None):
             return message
-        await disconnected.wait()
+        await (asyncio.to_thread(leaves.wait, 30) if leaves else disconnected.wait())
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -100,3 +113,14 @@ def test_a_stream_is_sent_as_it_is_made(handler: OneThread) -> None:
     assert len(ahead) == 50
     assert max(ahead) == 1, "no block was made before the one before it was sent"
     assert len({thread for part, thread in seen if part == "block"}) == 1
+
+
+@pytest.mark.django_db
+def test_a_file_for_a_client_who_left_is_closed(handler: OneThread, tmp_path: Path) -> None:
+    (tmp_path / "archive.zip").write_bytes(b"many bytes")
+    archive = (tmp_path / "archive.zip").open("rb")
+    archives.append(archive)
+    asyncio.run(call_handler(handler, "/slow-file", lambda message: None, leaves=requested))
+    assert not archive.closed
+    released.set()
+    wait_until(lambda: archive.closed, 10, "the file that was not sent is closed")

@@ -54,7 +54,9 @@ class Narrowing(BaseFilterBackend):
         return queryset
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
-        """Return the OpenAPI parameters of the view's filters."""
+        """Return the OpenAPI parameters of the view's filters, which its list alone applies."""
+        if getattr(view, "action", None) != "list":
+            return []
         filtered = cast(Filtered, view)
         return [parameter(name, *field_of(filtered.queryset.model, path)) for name, path in filtered.filters.items()]
 

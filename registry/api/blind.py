@@ -23,6 +23,8 @@ from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for
 
 MOST_PROMPTS = 8
+# A plain list: the tests of one request are few, so that they come without pages.
+TESTS = {"type": "array", "items": {"$ref": "#/components/schemas/BlindTest"}}
 
 
 class BlindAnswerSerializer(serializers.Serializer[Any]):
@@ -120,7 +122,7 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
     filters = {"project": "adapter__project__slug", "adapter": "adapter__slug"}
     scopes = {"create": Scope.INFER, "vote": Scope.INFER}
 
-    @extend_schema(request=NewBlindTestSerializer, responses={201: BlindTestSerializer(many=True)})
+    @extend_schema(request=NewBlindTestSerializer, responses={201: TESTS})
     def create(self, request: Request) -> Response:
         """Create one blind test for each prompt.
 

@@ -93,9 +93,12 @@ def take(upload: str, adapter: Adapter, folder: Path) -> None:
     try:
         claims = signing.loads(upload, salt="upload", max_age=LINK_S)
     except signing.BadSignature:
-        raise Invalid("This upload is unknown or over an hour old: start a new one.", field="upload") from None
-    if claims["adapter"] != adapter.pk:
-        raise Invalid("This upload belongs to another adapter.", field="upload")
+        claims = {}
+    # One refusal for all: whoever tries an upload of another project must not learn that there is one.
+    if claims.get("adapter") != adapter.pk:
+        raise Invalid(
+            "This upload is unknown, over an hour old or of another adapter: start a new one.", field="upload"
+        )
     try:
         for name in (WEIGHTS, CONFIG):
             bucket().take(f"{claims['key']}/{name}", folder / name, MOST_BYTES)

@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import redis.asyncio as redis
 from prometheus_client import generate_latest
+from prometheus_client.registry import Collector
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
@@ -28,12 +29,12 @@ from serving_client.router.errors import Refusal
 from serving_client.router.http.hosts import LOOPBACK, KnownHosts
 from serving_client.router.http.limits import RateLimits
 from serving_client.router.http.proxy import Proxy
-from serving_client.router.reporting.metrics import CLIENT_CLOSED, Metrics
+from serving_client.router.reporting.metrics import CLIENT_CLOSED, Metrics, OfProject
 from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.samples import Samples
 from serving_client.router.reporting.spool import Spool
 from serving_client.router.request_fields import ALLOWED
-from serving_client.router.resolve import authenticate
+from serving_client.router.resolve import authenticate, known_token
 from serving_client.router.table import MAX_AGE_S, TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import Upstream
@@ -153,25 +154,38 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Return the metrics; names of tenants' things only to callers with the token of the metrics.
-
-    Raises Refusal 401 if there is a token and the caller has another or none.
-    """
-    proxy, token = proxy_of(request), request.app.state.metrics_token
-    if token and not hmac.compare_digest(request.headers.get("authorization", "").encode(), f"Bearer {token}".encode()):
-        raise Refusal(401, "invalid_token", "The bearer token of the metrics is required: see --metrics-token-file.")
+    """Return the metrics that the caller may read. Raises Refusal 401 or 403."""
+    proxy, readable = proxy_of(request), readable_metrics(request)
     proxy.metrics.generation.set(proxy.watcher.table.generation if proxy.watcher.table else 0)
     proxy.metrics.age.set(proxy.watcher.age_s())
     proxy.metrics.dropped.set(proxy.reporter.dropped)
     upstream = proxy.upstream
     proxy.metrics.queue(upstream.in_flight, len(upstream.breaker.open_now()), proxy.cold.waiting)
-    registry = proxy.metrics.registry if token else proxy.metrics.nameless()
-    return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+    return Response(generate_latest(readable), media_type="text/plain; version=0.0.4")
+
+
+def readable_metrics(request: Request) -> Collector:
+    """Return all metrics for the operator's token, and for a project's token those of the project.
+
+    Everybody else gets those that name nothing of anybody, or Refusal 401 where the operator has a token. Raises
+    Refusal 403 for a project's token without scope read.
+    """
+    proxy, operator = proxy_of(request), request.app.state.metrics_token
+    given = request.headers.get("authorization", "")
+    if operator and hmac.compare_digest(given.encode(), f"Bearer {operator}".encode()):
+        return proxy.metrics.registry
+    if token := known_token(proxy.table(), given) if "ah_" in given else None:
+        if "read" not in token.scopes:
+            raise Refusal(403, "scope_missing", "The token lacks scope read, which its project's metrics need.")
+        return OfProject(proxy.metrics, token.project)
+    if operator:
+        raise Refusal(401, "invalid_token", "The bearer token of the metrics is required: see --metrics-token-file.")
+    return proxy.metrics.nameless()
 
 
 async def refused(request: Request, refusal: Refusal) -> Response:
     """Count a refusal and answer with it."""
-    proxy_of(request).metrics.refused(refusal.status)
+    proxy_of(request).metrics.refused(getattr(request.state, "project", ""), refusal.status)
     return refusal.response()
 
 

@@ -48,15 +48,21 @@ class Choice:
 
 def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
     """Return the token of `Bearer ah_<id>_<secret>` with scope infer. Raises Refusal 401 or 403."""
-    scheme, _, text = authorization.partition(" ")
-    parts = text.strip().split("_", 2)
-    is_ours = scheme.lower() == "bearer" and len(parts) == 3 and parts[0] == "ah"
-    token = table.tokens.get(parts[1]) if is_ours else None
-    if token is None or not holds(token, parts[2]):
+    token = known_token(table, authorization)
+    if token is None:
         raise Refusal(401, "invalid_token", "A bearer token with scope infer is required.")
     if "infer" not in token.scopes:
         raise Refusal(403, "scope_missing", "The token lacks scope infer.")
     return token
+
+
+def known_token(table: RoutingTable, authorization: str) -> TokenRoute | None:
+    """Return the valid token of `Bearer ah_<id>_<secret>`, whatever its scopes; None for any other text."""
+    scheme, _, text = authorization.partition(" ")
+    parts = text.strip().split("_", 2)
+    is_ours = scheme.lower() == "bearer" and len(parts) == 3 and parts[0] == "ah"
+    token = table.tokens.get(parts[1]) if is_ours else None
+    return token if token and holds(token, parts[2]) else None
 
 
 def holds(token: TokenRoute, secret: str) -> bool:

@@ -41,3 +41,22 @@ def test_problems_are_told_by_status(description: dict[str, Any]) -> None:
     assert "application/problem+json" in promote["responses"]["412"]["content"]
     assert "If-Match" in [parameter["name"] for parameter in promote["parameters"]]
     assert "ETag" in description["paths"]["/api/v1/rollouts/{id}/"]["get"]["responses"]["200"]["headers"]
+
+
+def test_lists_alone_have_filters_and_pages(description: dict[str, Any]) -> None:
+    """What another call would not heed is not offered, and its answer is no page of a list."""
+    calls = {
+        f"{method} {path}": operation
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
+    }
+    paged = {call for call, operation in calls.items() if "Paginated" in str(operation["responses"].get("200", ""))}
+    assert {call for call, operation in calls.items() if "Paginated" in str(operation["responses"])} == paged
+    with_cursor = {
+        call
+        for call, operation in calls.items()
+        if "cursor" in [parameter["name"] for parameter in operation.get("parameters", ())]
+    }
+    assert with_cursor == paged
+    of_state = calls["get /api/v1/clusters/{slug}/state/"]["parameters"]
+    assert [parameter["name"] for parameter in of_state] == ["slug"]

@@ -145,7 +145,10 @@ def test_who_leaves_stops_the_replica_and_is_in_no_count(router: Router, base: B
     [outcome] = router.reported()
     assert outcome["status"] == 499
     metrics = router.http.get("/metrics", headers=WATCH).text
-    assert f'adapterhub_client_closed_total{{alias="compliance",arm="none",version="{STABLE}"}} 1.0' in metrics
+    assert (
+        f'adapterhub_client_closed_total{{alias="compliance",arm="none",project="eu",version="{STABLE}"}} 1.0'
+        in metrics
+    )
     assert 'adapterhub_requests_total{alias="compliance"' not in metrics
     assert "adapterhub_request_seconds_count{" not in metrics
 

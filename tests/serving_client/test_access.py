@@ -167,8 +167,11 @@ def test_requests_are_counted_by_alias_version_arm_and_status(
     router.complete()
     router.complete({})
     metrics = router.http.get("/metrics", headers={"Authorization": "Bearer watch"}).text
-    labels = f'alias="compliance",arm="none",status="200",version="{STABLE}"'
+    labels = f'alias="compliance",arm="none",project="eu",status="200",version="{STABLE}"'
     assert f"adapterhub_requests_total{{{labels}}} 1.0" in metrics
-    assert 'adapterhub_requests_total{alias="",arm="none",status="401",version=""} 1.0' in metrics
-    assert f'adapterhub_request_seconds_count{{alias="compliance",arm="none",version="{STABLE}"}} 1.0' in metrics
+    assert 'adapterhub_requests_total{alias="",arm="none",project="",status="401",version=""} 1.0' in metrics
+    assert (
+        f'adapterhub_request_seconds_count{{alias="compliance",arm="none",project="eu",version="{STABLE}"}} 1.0'
+        in metrics
+    )
     assert "adapterhub_table_generation 1.0" in metrics

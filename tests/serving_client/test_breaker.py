@@ -91,6 +91,8 @@ def test_metrics_tell_tokens_and_pace_of_each_arm(start_router: Callable[..., Ro
     router.reported()
     text = router.http.get("/metrics", headers={"Authorization": "Bearer watch"}).text
     labels = 'alias="compliance",arm="none"'
-    assert f'adapterhub_tokens_total{{{labels},kind="completion",version="dora.v1-0123456789ab"}} 2.0' in text
-    assert f'adapterhub_inter_token_seconds_count{{{labels},version="dora.v1-0123456789ab"}} 1.0' in text
+    assert (
+        f'adapterhub_tokens_total{{{labels},kind="completion",project="eu",version="dora.v1-0123456789ab"}} 2.0' in text
+    )
+    assert f'adapterhub_inter_token_seconds_count{{{labels},project="eu",version="dora.v1-0123456789ab"}} 1.0' in text
     assert "adapterhub_waiting_for_load 0.0" in text

@@ -71,6 +71,7 @@ class Proxy:
         """Answer a completion or chat completion."""
         began = time.perf_counter()
         token = authenticate(self.table(), request.headers.get("authorization", ""))
+        request.state.project = token.project
         await self.limits.admit(token.project, self.table().limits.get(token.project))
         with self.bodies.share() as share:
             body = parse(await read_body(request, share), request.url.path)

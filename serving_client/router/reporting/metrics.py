@@ -1,10 +1,12 @@
-"""Prometheus metrics of the router: requests and latency of each alias, version and arm."""
+"""Prometheus metrics of the router: requests and latency of each project, alias, version and arm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from serving_client.protocol import Outcome
 
@@ -12,7 +14,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 # The status of reports for a client that left before its answer was whole, and of the answer that nobody reads.
 CLIENT_CLOSED = 499
-LABELS = ("alias", "version", "arm")
+LABELS = ("project", "alias", "version", "arm")
 
 
 class Metrics:
@@ -22,7 +24,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "adapterhub_requests",
-            "Requests; without a version: those refused before one was chosen.",
+            "Requests; without a version: those refused before one was chosen, without a project: before the token.",
             (*LABELS, "status"),
             registry=self.registry,
         )
@@ -90,7 +92,7 @@ class Metrics:
 
         How long a client stayed says nothing of the version, so those that left are counted apart.
         """
-        labels = (outcome.alias or "", outcome.version, outcome.arm)
+        labels = (outcome.project, outcome.alias or "", outcome.version, outcome.arm)
         if outcome.status == CLIENT_CLOSED:
             self.closed.labels(*labels).inc()
             return
@@ -102,7 +104,7 @@ class Metrics:
         if outcome.cache != "hit":
             self._computed(labels, outcome)
 
-    def _computed(self, labels: tuple[str, str, str], outcome: Outcome) -> None:
+    def _computed(self, labels: tuple[str, str, str, str], outcome: Outcome) -> None:
         self.tokens.labels(*labels, "prompt").inc(outcome.prompt_tokens)
         self.tokens.labels(*labels, "completion").inc(outcome.completion_tokens)
         if outcome.ttft_ms is not None and outcome.completion_tokens > 1:
@@ -118,6 +120,24 @@ class Metrics:
         self.open.set(failing)
         self.waiting.set(waiting)
 
-    def refused(self, status: int) -> None:
-        """Count a request that was refused before it had a version."""
-        self.requests.labels("", "", "none", str(status)).inc()
+    def refused(self, project: str, status: int) -> None:
+        """Count a request that was refused before it had a version; `project` is empty if nobody known sent it."""
+        self.requests.labels(project, "", "", "none", str(status)).inc()
+
+
+class OfProject(Collector):
+    """The part of the metrics that a project may read: its own, and those that name nothing of anybody."""
+
+    def __init__(self, metrics: Metrics, project: str) -> None:
+        self.registry, self.project = metrics.registry, project
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics without the samples of other projects and of replicas, which projects may share."""
+        for metric in self.registry.collect():
+            metric.samples = [sample for sample in metric.samples if self.may_see(sample.labels)]
+            if metric.samples:
+                yield metric
+
+    def may_see(self, labels: Mapping[str, str]) -> bool:
+        """Return True for a sample of the project, or one that has no label but the bound of a bucket."""
+        return labels["project"] == self.project if "project" in labels else labels.keys() <= {"le"}

@@ -49,7 +49,10 @@ class OneThread(ASGIHandler):
         await self.guarded(scope, receive, send)
 
     async def read_body(self, receive: Any) -> Any:
-        """Return the body as a file, as Django does; close one whose reading ends early. Raises OutOfSpace."""
+        """Return the body as a file, as Django does; close one whose reading ends early.
+
+        Raises OutOfSpace, and RequestAborted if the client leaves.
+        """
         folder = work_folder()
         body = tempfile.SpooledTemporaryFile(settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=str(folder))  # noqa: SIM115 - Django's
         try:

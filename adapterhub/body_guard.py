@@ -160,7 +160,7 @@ def allowed(scope: Scope) -> tuple[str, int]:
 
 
 def caller_of(request: ASGIRequest) -> str:
-    """Return the token or the user behind the request, as it will be when the body is read."""
+    """Return the token or the user behind the request as a key, `token:<id>` or `user:<id>`. Raises NotSignedIn."""
     try:
         if known := TokenAuthentication().authenticate(Request(request)):
             return f"token:{known[1].pk}"

@@ -24,7 +24,7 @@ changes = CoalescedRun(lambda: tell_changes())
 
 @shared_task
 def reconcile() -> None:
-    """Reconcile every cluster."""
+    """Bring every cluster's replicas to the versions that its aliases and rollouts need."""
     control_loop.reconcile()
 
 

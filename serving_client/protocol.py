@@ -32,7 +32,7 @@ CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
 
 
 class Fielded(Protocol):
-    """A dataclass."""
+    """The protocol of dataclasses, for type hints."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -32,7 +32,7 @@ from adapterhub.core.tenancy import APPROVE, Scope
 
 
 class ProjectSerializer(serializers.ModelSerializer[Project]):
-    """A project."""
+    """A project: its slug, its name, and which versions callers of the router may name."""
 
     class Meta:
         model = Project
@@ -244,7 +244,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
 
 
 class NewTokenSerializer(serializers.Serializer[Any]):
-    """The token to create."""
+    """The token to create: its name, project, scopes and expiry, and the service account that it is for, if any."""
 
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200)

@@ -37,7 +37,7 @@ KEPT = timedelta(days=2)
 
 @dataclass(frozen=True)
 class Brake:
-    """A counter of failed attempts, and how many of them have no delay."""
+    """A counter of failed attempts under `key`; the first `free` of them have no delay."""
 
     key: str
     free: int = FREE
@@ -136,7 +136,7 @@ def is_typed_password(request: HttpRequest, password: str) -> bool:
 
 @contextmanager
 def as_form_error() -> Iterator[None]:
-    """Turn TooMany into the error of a form's field."""
+    """Turn TooMany, raised inside, into a ValidationError of the form's field."""
     try:
         yield
     except TooMany as error:

@@ -29,7 +29,7 @@ def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool 
 
 @transaction.atomic
 def revoke(membership: Membership, *, by: Actor, reason: str = "") -> None:
-    """Revoke the role."""
+    """Delete the membership and record it in the audit trail."""
     pk, role_fields = membership.pk, {"user": membership.user.username, "role": membership.role}
     membership.delete()
     membership.pk = pk

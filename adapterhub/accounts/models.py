@@ -75,7 +75,7 @@ class User(AbstractUser):
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
-    """Queries of projects."""
+    """Projects by who may see them."""
 
     def visible_to(self, user: User) -> ProjectQuerySet:
         """Return the projects that the user is a member of; all for a superuser."""
@@ -131,7 +131,7 @@ class Membership(models.Model):
 
 
 class SignInQuerySet(models.QuerySet["SignIn"]):
-    """Queries of sign-ins."""
+    """Sign-ins by whether their session goes on."""
 
     def open(self) -> SignInQuerySet:
         """Return the sign-ins whose session has neither ended nor expired."""
@@ -186,7 +186,7 @@ class SecondFactor(models.Model):
 
 
 class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
-    """Queries of tokens."""
+    """Tokens by their state."""
 
     def owned_by(self, user_id: int) -> ApiTokenQuerySet:
         """Return the tokens that the user's roles limit: their account's, or those that they made for no account."""

@@ -35,7 +35,7 @@ class SignInForm(AuthenticationForm):
     wait_s = 0.0
 
     def clean(self) -> dict[str, Any]:
-        """Convert TooMany to an error of the form."""
+        """Check name and password. Raises ValidationError, also while the name is locked out at this address."""
         try:
             return super().clean()
         except TooMany as error:
@@ -98,7 +98,7 @@ class NewPasswordForm(PasswordChangeForm):
         self.request = request
 
     def clean_old_password(self) -> str:
-        """Check the old password, and count a wrong one."""
+        """Return the old password; a wrong one counts as a failed attempt. Raises ValidationError."""
         password: str = self.cleaned_data["old_password"]
         if not is_typed_password(self.request, password):
             raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")

@@ -50,7 +50,10 @@ class ProvingForm(CodeForm):
         self.user, self.request = user, request
 
     def clean_code(self) -> str:
-        """Check the code against the user's second factor, and count a wrong one."""
+        """Return the code of the user's second factor; a wrong one counts as a failed attempt.
+
+        Raises ValidationError.
+        """
         code, brakes = self.cleaned_data["code"], code_brakes(self.user, self.request)
         with as_form_error():
             claim(brakes)
@@ -75,7 +78,7 @@ class PasswordMixin(forms.Form):
     request: HttpRequest
 
     def clean_password(self) -> str:
-        """Check the password, and count a wrong one."""
+        """Return the user's password; a wrong one counts as a failed attempt. Raises ValidationError."""
         password: str = self.cleaned_data["password"]
         if not is_typed_password(self.request, password):
             raise ValidationError("This is not your password.")

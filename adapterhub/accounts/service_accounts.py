@@ -51,7 +51,8 @@ def create(project: Project, name: str, role: str, *, by: Actor) -> User:
 def hand_over(account: User, owner: User, project: Project, *, by: Actor, reason: str) -> None:
     """Make another person of the project the owner, who answers for the account and cannot sign what it asks.
 
-    Those who made tokens that it still has go on answering for it.
+    Those who made tokens that it still has go on answering for it. Raises Invalid for an owner who is no active person
+    of the project.
     """
     if owner.is_service or not owner.is_active or not project.memberships.filter(user=owner).exists():
         raise Invalid(f"{owner} is no active person of this project: choose a member.", field="owner")

@@ -141,7 +141,10 @@ class DomainErrorsOnPages:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """Show a domain error as a message on the page that sent the form, or as a page of its own."""
+        """Show a domain error as a message on the page that sent the form, or as a page of its own.
+
+        Returns None for other errors and for the API.
+        """
         if not isinstance(error, DomainError) or request.path.startswith("/api/"):
             return None
         back = urlsplit(request.headers.get("Referer", ""))

@@ -100,7 +100,7 @@ class HasProject(Protocol):
     """A view whose objects belong to projects."""
 
     def project_of(self, thing: Any) -> Tenant | None:
-        """Return the project whose scopes decide who may act on the object."""
+        """Return the project whose scopes decide who may act on the object; None for an object of the installation."""
 
 
 class ScopePermission(BasePermission):

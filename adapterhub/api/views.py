@@ -57,7 +57,7 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         return seen_in(queryset, self.project_path, self.request, scope)
 
     def project_of(self, record: Any) -> Tenant | None:
-        """Return the project whose scopes decide who may act on the object."""
+        """Return the project whose scopes decide who may act on the object; None for an object of the installation."""
         project: Any = record
         for name in self.project_path.split("__"):
             project = getattr(project, name)

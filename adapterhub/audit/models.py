@@ -23,7 +23,7 @@ APPEND = """SELECT id, sequence, canonical, prev_hash, hash FROM audit_append(
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
-    """Queries of audit events."""
+    """Audit events by their chain and by the object that they are about."""
 
     def of_chain(self, project: Tenant | None) -> AuditEventQuerySet:
         """Return the events of one chain in order; None is the chain of the installation itself."""

@@ -64,7 +64,7 @@ class FolderWitness(Witness):
         self.root, self.name = root, f"file:{root}"
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Write a new read-only file."""
+        """Write a new read-only file, unless it exists; return b"". Raises Away."""
         try:
             vault.keep_in_folder(self.root / point.path, bytes(point.document))
         except FileExistsError:
@@ -74,7 +74,7 @@ class FolderWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Read the files of the chain's folder."""
+        """Yield the chain's newest files, oldest first. Raises Away."""
         if not self.root.is_dir():
             raise Away(f"{self.name}: no such folder")
         files = sorted((self.root / chain_name(project)).glob("*.json"))
@@ -88,7 +88,7 @@ class BucketWitness(Witness):
         self._address, self.name = address, address
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Put a new object."""
+        """Put a new object, unless it exists; return b"". Raises Away."""
         try:
             vault.keep_in_bucket(self._store(), point.path, bytes(point.document))
         except ClientError as error:
@@ -99,7 +99,7 @@ class BucketWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Get the objects of the chain."""
+        """Yield the chain's newest objects, oldest first. Raises Away."""
         store = self._store()
         prefix = "/".join(part for part in (store.prefix, chain_name(project)) if part) + "/"
         try:
@@ -124,7 +124,7 @@ class PostgresWitness(Witness):
         self._address, self.name = address, f"postgres:{parts.hostname or ''}{unquote(parts.path)}"
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Insert a row."""
+        """Insert a row, unless it exists, into a table made at the first call; return b"". Raises Away."""
         try:
             with psycopg.connect(self._address, connect_timeout=TIMEOUT_S) as connection:
                 if connection.execute("SELECT to_regclass('adapterhub_checkpoint')").fetchone() == (None,):
@@ -138,7 +138,7 @@ class PostgresWitness(Witness):
         return b""
 
     def documents(self, project: Tenant | None, newest: int) -> Iterator[bytes]:
-        """Select the chain's rows."""
+        """Yield the chain's newest rows, oldest first. Raises Away."""
         query = "SELECT document FROM adapterhub_checkpoint WHERE starts_with(path, %s) ORDER BY path DESC LIMIT %s"
         try:
             with psycopg.connect(self._address, connect_timeout=TIMEOUT_S) as connection:
@@ -156,7 +156,7 @@ class TimestampWitness(Witness):
         self.name = f"tsa:{urlsplit(self._address).hostname}"
 
     def keep(self, point: Checkpoint) -> bytes:
-        """Return the authority's signed token for the checkpoint."""
+        """Return the authority's signed token for the checkpoint. Raises Away."""
         try:
             return timestamps.stamp(self._address, bytes(point.document))
         except timestamps.NoTimestamp as error:

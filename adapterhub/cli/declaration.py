@@ -66,7 +66,7 @@ class Step(Strict):
 
 
 class Guardrail(Strict):
-    """A metric's guardrail."""
+    """A guardrail of the declared rollout: a metric, its margin, and its kind."""
 
     metric: str
     margin: Annotated[float, Field(ge=0)]
@@ -85,7 +85,7 @@ class Rollout(Strict):
 
 
 class Declaration(Strict):
-    """The whole file."""
+    """The whole file of `adapterhub apply`: from the adapter and its data to the gates and the rollout."""
 
     adapter: Adapter
     base: Slug

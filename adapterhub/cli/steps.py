@@ -93,7 +93,7 @@ class TheAdapter:
     """The adapter, with its description and tags."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the creation or change of the adapter. Raises Ended for another base model."""
+        """Return the creation or change of the adapter, or None. Raises Ended for another base model."""
         wanted = state.declared.adapter
         state.adapter = stored = state.find(calls.adapter(wanted.slug))
         if stored is None:
@@ -125,7 +125,7 @@ class TheData:
         return state.folder / state.declared.data
 
     def plan(self, state: State) -> Change | None:
-        """Return the upload of content that the project does not hold. Raises Ended without such a file."""
+        """Return the upload of content that the project does not hold, or None. Raises Ended without such a file."""
         if state.declared.data.isdecimal():
             state.dataset = int(state.declared.data)
             return None
@@ -152,7 +152,7 @@ class TheRanks:
     """The step that plans the ranks of every module before the training, if the file has a budget."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the analysis to run or to follow for the declared budget."""
+        """Return the analysis to run or to follow for the declared budget; None if it is done, or without a budget."""
         if state.declared.budget is None:
             return None
         wanted = state.declared.budget.model_dump(exclude_none=True)
@@ -193,7 +193,7 @@ class TheVersion:
     """The step that finds a usable version made by exactly this recipe, or trains one."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the training or the check to run or to follow."""
+        """Return the training or the check to run or to follow; None if the version is there."""
         slug = state.declared.adapter.slug
         planned = state.declared.budget is None or (state.analysis or {}).get("status") == "succeeded"
         if not (state.adapter and state.dataset and planned):
@@ -264,7 +264,7 @@ class TheGates:
     """The step that measures the version against what the alias serves, on held-out rows, and applies the gates."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the evaluation to run or to follow. Raises Ended for a version that a gate refuses."""
+        """Return the evaluation to run or to follow, or None. Raises Ended for a version that a gate refuses."""
         if state.declared.gates is None:
             return None
         name = state.version or state.declared.adapter.slug
@@ -291,7 +291,7 @@ class TheGates:
             state.alias = state.find(calls.alias(state.declared.rollout.alias))
 
     def serving(self, state: State) -> str | None:
-        """Return the served name of the version that the alias serves now."""
+        """Return the served name of the version that the alias serves now; None without the alias."""
         return state.alias["version"] if state.alias else None
 
     def do(self, state: State) -> None:
@@ -320,7 +320,7 @@ class ThePolicy:
     """The step that sets how many signatures a promotion needs."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the change of the alias' quorum."""
+        """Return the change of the alias' quorum; None if it is as declared or the alias does not exist yet."""
         wanted = state.declared.gates.quorum if state.declared.gates else None
         if wanted is None or state.alias is None or state.alias["policy"].get("quorum", 0) == wanted:
             return None
@@ -336,7 +336,10 @@ class TheRollout:
     """The step that opens a rollout, or creates the alias, which then serves its first version at once."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the creation of the alias, or the rollout to open."""
+        """Return the alias to create or the rollout to open, or None.
+
+        Raises Ended for a new alias without a cluster.
+        """
         wanted = state.declared.rollout
         if wanted is None:
             return None

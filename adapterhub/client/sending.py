@@ -50,7 +50,10 @@ def passes(answer: httpx.Response) -> bool:
 
 
 def content(answer: httpx.Response) -> Any:
-    """Return the response's body, parsed if it is JSON. Raises ApiError."""
+    """Return the response's body: parsed if it is JSON, else its bytes.
+
+    Raises ApiError unless the status is a success.
+    """
     if not answer.is_success:
         raise ApiError.of(answer)
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()

@@ -8,7 +8,7 @@ Json = dict[str, Any]
 
 
 class Dataset(TypedDict):
-    """A dataset."""
+    """A dataset as the API returns it."""
 
     id: int
     name: str
@@ -29,13 +29,13 @@ class Job(TypedDict):
 
 
 class RankAnalysis(Job):
-    """A rank analysis."""
+    """A rank analysis as the API returns it."""
 
     budget: Json
 
 
 class TrainingRun(Job):
-    """A training run."""
+    """A training run as the API returns it."""
 
     adapter: str
     method: str

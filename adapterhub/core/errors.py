@@ -97,7 +97,7 @@ class TooMany(DomainError):
 
 
 class OutOfSpace(DomainError):
-    """A disk is full."""
+    """A disk has no room for what was sent: 507."""
 
     status = 507
     code = "out_of_space"

@@ -94,7 +94,7 @@ class Walkthrough:
         return self.record
 
     def register_base_model(self) -> Json:
-        """Register the base model and wait for its check."""
+        """Register the base model, unless it is, and wait for its check. Raises StepFailed."""
         self.step(1, "Base model")
         if not self.hub.exists(f"base-models/{DEFAULT_MODEL}/"):
             self.hub.post("base-models/", {"slug": DEFAULT_MODEL, "source": DEFAULT_MODEL})
@@ -105,7 +105,7 @@ class Walkthrough:
         return model
 
     def checked_model(self) -> Json | None:
-        """Return the base model once it is checked."""
+        """Return the base model, or None while it is being checked."""
         model: Json = self.hub.get(f"base-models/{DEFAULT_MODEL}/")
         return None if model["status"] == "checking" else model
 

@@ -26,7 +26,7 @@ def redacted(url: str) -> str:
 
 
 def check_database(variable: str, url: str) -> None:
-    """Check that the URL is one of Postgres and that a session can be opened with it."""
+    """Raise StartError unless the URL is one of Postgres and a session can be opened with it."""
     fix = f"correct {variable}, or unset it to use the embedded Postgres."
     if not re.match(r"postgres(ql)?://", url):
         raise StartError(f"{variable}={redacted(url)!r} is not a postgres:// URL: {fix}")
@@ -40,7 +40,7 @@ def check_database(variable: str, url: str) -> None:
 
 
 def check_redis(url: str) -> None:
-    """Check that the URL is one of Valkey or Redis and that the server answers PING."""
+    """Raise StartError unless the URL is one of Valkey or Redis and the server answers PING."""
     fix = "correct REDIS_URL, or unset it to use the embedded Valkey."
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S) as client:
@@ -52,7 +52,7 @@ def check_redis(url: str) -> None:
 
 
 def check_space(home: Path) -> None:
-    """Check that the disk has room for the databases and the logs (200 MB)."""
+    """Raise StartError unless the disk has room for the databases and the logs (200 MB)."""
     folder = next(part for part in (home, *home.parents) if part.exists())
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE_BYTES:
@@ -63,7 +63,7 @@ def check_space(home: Path) -> None:
 
 
 def check_ports(host: str, ports: Sequence[tuple[str, int]]) -> None:
-    """Check that every port is free and none is used twice. `ports` are pairs of variable and port."""
+    """Raise StartError unless every port is free and none is used twice. `ports` are pairs of variable and port."""
     _check_host(host)
     users_of_port: dict[int, str] = {}
     for variable, port in ports:

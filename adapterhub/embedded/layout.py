@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def valkey_socket(self) -> Path:
-        """Return the path of Valkey's socket, which must be short."""
+        """Return the path of Valkey's socket, in a folder whose path is short enough for Unix sockets."""
         return self._short_enough(self.run, VALKEY_SOCKET) / VALKEY_SOCKET
 
     @property

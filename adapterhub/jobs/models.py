@@ -44,7 +44,7 @@ def default_max_attempts() -> int:
 
 
 class LeasedJobQuerySet(models.QuerySet[Any]):
-    """Queries of jobs."""
+    """Jobs by their state."""
 
     def active(self) -> Self:
         """Return the jobs that have not ended."""

@@ -30,7 +30,7 @@ class WebhookSerializer(serializers.ModelSerializer[Webhook]):
 
 
 class NewWebhookSerializer(serializers.Serializer[Any]):
-    """The webhook to create."""
+    """The webhook to create: the URL, the project whose events it receives, and which of them."""
 
     project = serializers.SlugField()
     url = serializers.CharField(max_length=500, help_text="An https URL at a host that an operator has allowed.")

@@ -114,7 +114,7 @@ class DeliveryStatus(models.TextChoices):
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
-    """Queries of deliveries."""
+    """Deliveries by their status."""
 
     def due(self) -> DeliveryQuerySet:
         """Return the pending deliveries that are due, by the database's clock, of webhooks that are not revoked."""
@@ -150,9 +150,10 @@ class Delivery(models.Model):
         return bool(claimed)
 
     def note(self, *, answer: int | None, error: str) -> None:
-        """Log the attempt and set the delivery's next status, unless another attempt has begun.
+        """Log an attempt with its HTTP status (`answer`; None without one); set the delivery's status and next time.
 
-        A response of 200 to 299 is a success; every 15th failed attempt fails the delivery.
+        A status of 200 to 299 is a success; every 15th failed attempt fails the delivery; before that it is tried again
+        after a pause that grows. If another attempt has begun, only the log is written.
         """
         is_delivered = answer is not None and 200 <= answer < 300
         ended = DeliveryStatus.DELIVERED if is_delivered else DeliveryStatus.FAILED

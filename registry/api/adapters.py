@@ -18,7 +18,7 @@ from registry.models import Adapter, BaseModel
 
 
 class AdapterSerializer(serializers.ModelSerializer[Adapter]):
-    """An adapter."""
+    """An adapter with its project and base model, by slug."""
 
     project = slug_of()
     base_model = slug_of()
@@ -29,7 +29,7 @@ class AdapterSerializer(serializers.ModelSerializer[Adapter]):
 
 
 class NewAdapterSerializer(serializers.Serializer[Any]):
-    """The adapter to create."""
+    """The adapter to create: project, slug and base model, which never change, and a description and tags."""
 
     project = serializers.SlugField()
     slug = serializers.SlugField(max_length=50)

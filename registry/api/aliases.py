@@ -25,7 +25,7 @@ from registry.models import Adapter, AdapterVersion, Alias, AliasMove, Cluster
 
 
 class AliasSerializer(serializers.ModelSerializer[Alias]):
-    """An alias."""
+    """An alias with the version that it serves now, and its policy."""
 
     project = slug_of()
     cluster = slug_of()
@@ -43,7 +43,7 @@ class AliasSerializer(serializers.ModelSerializer[Alias]):
 
 
 class NewAliasSerializer(serializers.Serializer[Any]):
-    """The alias to create."""
+    """The alias to create, and the version that it serves at once."""
 
     project = serializers.SlugField()
     name = serializers.SlugField(max_length=50)
@@ -65,7 +65,7 @@ class PolicySerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=2000, required=False, default="")
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Require one of both."""
+        """Return the fields. Raises ValidationError if neither `policy` nor `default` is given."""
         if not fields.keys() & {"policy", "default"}:
             raise serializers.ValidationError({"policy": "Name policy or default."})
         return fields
@@ -80,7 +80,7 @@ class MoveSerializer(serializers.Serializer[Any]):
 
 
 class AliasMoveSerializer(serializers.ModelSerializer[AliasMove]):
-    """A move of an alias."""
+    """A move of an alias: the version, when, who and why."""
 
     version = slug_of("served_name")
 

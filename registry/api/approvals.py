@@ -24,7 +24,7 @@ from registry.signer import client as signer
 
 
 class SignatureSerializer(serializers.ModelSerializer[Signature]):
-    """A person's signature."""
+    """A person's signature: the decision, its meaning and reason, and the digest of the evidence that was signed."""
 
     class Meta:
         model = Signature
@@ -133,7 +133,10 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return self.write(approval, 201)
 
     def named(self, model: Any, path: str, name: str, value: Any) -> Any:
-        """Return the object if the caller sees its project and may operate there."""
+        """Return the alias or rollout that the body names.
+
+        Raises Invalid if the caller does not see it, and NotAllowed without scope operate in its project.
+        """
         rows = model.objects.filter(**{f"{path}__in": projects_of(self.request)})
         record = named(rows, path, name, value) if model is Alias else rows.filter(**{name: value}).first()
         if record is None:

@@ -18,7 +18,7 @@ from registry.models import AdapterVersion, BaseModel
 
 
 class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
-    """A base model."""
+    """A base model with its digests, its size and the state of its check."""
 
     class Meta:
         model = BaseModel

@@ -36,7 +36,7 @@ class BlindAnswerSerializer(serializers.Serializer[Any]):
 
 
 class PreferenceSerializer(serializers.Serializer[Any]):
-    """The votes for a version."""
+    """The votes for a version: their number and share."""
 
     number = serializers.IntegerField(allow_null=True, help_text="The version's; null = no difference.")
     votes = serializers.IntegerField()
@@ -102,7 +102,7 @@ class NewBlindTestSerializer(serializers.Serializer[Any]):
 
 
 class VoteSerializer(serializers.Serializer[Any]):
-    """A vote."""
+    """A vote: the letter of the best answer, or `none` for no difference."""
 
     letter = serializers.CharField(
         max_length=4, help_text="The letter of the best answer, or `none` for no difference."

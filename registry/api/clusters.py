@@ -21,7 +21,7 @@ from registry.serving.cluster_state import cluster_state
 
 
 class ClusterSerializer(serializers.ModelSerializer[Cluster]):
-    """A cluster."""
+    """A cluster with its engine, base model and adapter slots."""
 
     project = slug_of()
     base_model = slug_of()
@@ -32,7 +32,7 @@ class ClusterSerializer(serializers.ModelSerializer[Cluster]):
 
 
 class NewClusterSerializer(serializers.ModelSerializer[Cluster]):
-    """The cluster to create."""
+    """The cluster to create; `max_lora_rank` and `max_loras` are the limits that its engines were started with."""
 
     project = serializers.SlugField()
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())

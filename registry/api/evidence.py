@@ -30,7 +30,7 @@ SCOPES = {
 
 
 class EngineVerdictSerializer(serializers.Serializer[Any]):
-    """The verdict on a version for an engine."""
+    """The verdict on a version for an engine, with its reason."""
 
     engine = serializers.CharField()
     outcome = serializers.CharField(help_text="serves, serves_after_export or cannot")
@@ -38,7 +38,7 @@ class EngineVerdictSerializer(serializers.Serializer[Any]):
 
 
 class DossierSerializer(serializers.ModelSerializer[Dossier]):
-    """A frozen dossier."""
+    """A frozen dossier with its digest and signature."""
 
     version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True)
 

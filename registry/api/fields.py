@@ -20,6 +20,6 @@ def reference(**options: Any) -> serializers.RegexField:
 
 
 class ReasonSerializer(serializers.Serializer[Any]):
-    """A reason."""
+    """A required reason, which the audit trail keeps."""
 
     reason = serializers.CharField(max_length=2000)

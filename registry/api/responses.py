@@ -11,7 +11,7 @@ from registry.models import Response
 
 
 class ResponseSerializer(serializers.ModelSerializer[Response]):
-    """The version behind an answer."""
+    """The version that gave a response, with its arm, its time and the approvals behind it."""
 
     version = slug_of("served_name")
     digest = serializers.CharField(source="version.digest")

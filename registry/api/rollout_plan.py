@@ -12,7 +12,7 @@ from registry.experiments.metrics import METRICS
 
 
 class StepSerializer(serializers.Serializer[Any]):
-    """A step of a rollout."""
+    """A step of a rollout: the candidate's weight, and what must have happened before the next step starts."""
 
     weight = serializers.FloatField(min_value=0, max_value=100)
     hold_s = serializers.IntegerField(min_value=0, required=False, default=0)
@@ -30,7 +30,7 @@ class StepSerializer(serializers.Serializer[Any]):
 
 
 class GuardrailSerializer(serializers.Serializer[Any]):
-    """A metric that a rollout watches."""
+    """A metric that a rollout watches, and the margin by which the candidate may be worse."""
 
     metric = serializers.ChoiceField(choices=list(METRICS))
     margin = serializers.FloatField(min_value=0, help_text="In the metric's unit: percentage points, or seconds.")

@@ -29,7 +29,7 @@ from registry.rollouts import controller
 
 
 class RolloutSerializer(serializers.ModelSerializer[Rollout]):
-    """A rollout."""
+    """A rollout with its versions, its plan and its state."""
 
     alias = slug_of("name")
     stable = slug_of("served_name")
@@ -94,7 +94,7 @@ class EditRolloutSerializer(TransitionSerializer):
 
 
 class WeightSerializer(TransitionSerializer):
-    """The candidate's new share."""
+    """The candidate's new share, in percent of the units."""
 
     weight = serializers.FloatField(min_value=0, max_value=100)
 
@@ -160,7 +160,11 @@ class RolloutViewSet(Reading):
         return self.move("edit", EditRolloutSerializer)
 
     def move(self, verb: str, shape: type = TransitionSerializer) -> Response:
-        """Call the rollout's method `verb`, on condition of the generation in If-Match or in the body."""
+        """Call the rollout's method `verb` with the body's fields, and return the changed rollout.
+
+        A generation in If-Match or in the body is a condition: PreconditionFailed for another in If-Match, Conflict for
+        another in the body.
+        """
         rollout, fields, tag = self.get_object(), self.read(shape), wanted_tag(self.request)
         require_tag(rollout, tag)
         if tag:

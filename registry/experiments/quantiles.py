@@ -35,7 +35,7 @@ class Histogram:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Histogram:
-        """Count the durations."""
+        """Count durations in seconds into the bins between EDGES."""
         places = np.searchsorted(EDGES, np.fromiter(seconds, dtype=np.float64), side="right")
         return cls(np.bincount(places, minlength=len(EDGES) + 1))
 

@@ -33,7 +33,7 @@ from registry.signing.version_signature import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):
-    """Queries of adapters."""
+    """Adapters, archived ones included unless `live` is called."""
 
     def live(self) -> AdapterQuerySet:
         """Return the adapters that are not archived."""
@@ -77,7 +77,11 @@ class Adapter(models.Model):
         return adapter
 
     def read(self, folder: Path, *, foreign: bool) -> Manifest:
-        """Check the folder against the base model and rewrite its configuration. Raises Invalid."""
+        """Check the folder against the base model, and rewrite its adapter_config.json from the checked fields.
+
+        Returns what the folder holds. The configuration of a `foreign` folder, made elsewhere, may name no other base
+        model. Raises Invalid naming the field.
+        """
         base = self.base_model
         manifest = Manifest.read(folder, base.linear_shapes(), base.layers, base.names if foreign else ())
         manifest.config["base_model_name_or_path"] = base.source
@@ -110,7 +114,7 @@ class VersionStatus(models.TextChoices):
 
 
 class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
-    """Queries of versions."""
+    """Versions by their status and by what can serve them."""
 
     def ready(self) -> AdapterVersionQuerySet:
         """Return the versions that may be served."""

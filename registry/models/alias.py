@@ -211,7 +211,11 @@ class Alias(models.Model):
         send_on_commit(routes_changed, alias=self.pk)
 
     def set_policy(self, policy: dict[str, Any], *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Replace the policy (quorum, canary, cache). A protected alias needs an approval of exactly this change."""
+        """Replace the policy (quorum, canary, cache).
+
+        Raises Invalid for a bad policy, NotAllowed if the alias is protected and nobody approved exactly this change,
+        and PreconditionFailed if `expected_tag` is given and is not the ETag.
+        """
         check_policy(policy)
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
@@ -270,7 +274,7 @@ class Alias(models.Model):
 
 
 class AliasMoveQuerySet(models.QuerySet["AliasMove"]):
-    """Queries of moves."""
+    """Moves of aliases by their time."""
 
     def replaced_since(self, moment: datetime) -> AliasMoveQuerySet:
         """Return the moves whose version was replaced at or after the moment."""

@@ -27,14 +27,14 @@ def check_policy(policy: dict[str, Any]) -> None:
 
 
 def check_canary(policy: dict[str, Any]) -> None:
-    """Check a canary share. Raises Invalid."""
+    """Check that the canary share is a percentage, and that the policy has a quorum. Raises Invalid."""
     is_number = isinstance(policy["canary"], int | float) and not isinstance(policy["canary"], bool)
     require(is_number and 0 <= policy["canary"] <= 100, "canary is a percentage from 0 to 100.")
     require(bool(policy.get("quorum")), "canary belongs to a protected alias: set quorum to 1 or more.")
 
 
 def check_cache(cache: Any) -> None:
-    """Check the policy's response cache. Raises Invalid."""
+    """Check that the cache is {ttl_s, max_bytes}, both whole and within their limits. Raises Invalid."""
     is_pair = isinstance(cache, dict) and set(cache) == {"ttl_s", "max_bytes"}
     require(is_pair, "cache is {ttl_s: seconds, max_bytes: bytes}; leave it out to cache nothing.")
     require(is_whole(cache["ttl_s"], 1, MAX_TTL_S), f"cache.ttl_s must be a number from 1 to {MAX_TTL_S}.")
@@ -45,7 +45,7 @@ def check_cache(cache: Any) -> None:
 
 
 def is_whole(value: Any, least: int, most: int) -> bool:
-    """Return True for a whole number within the limits."""
+    """Return True for an int, other than True and False, from `least` to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -61,7 +61,7 @@ def digest_of(evidence: dict[str, Any]) -> str:
 
 
 class ApprovalQuerySet(models.QuerySet["Approval"]):
-    """Queries of approvals."""
+    """Approvals by the step that they wait for."""
 
     def open(self) -> ApprovalQuerySet:
         """Return approvals that are pending, approved but unused, or a broken glass without review."""
@@ -165,7 +165,10 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor) -> None:
-        """Reject the request for good. Raises NotAllowed for a person who may not sign."""
+        """Reject the request for good, with a signature.
+
+        Raises InvalidTransition if it is not pending, and NotAllowed for a person who may not sign.
+        """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
             approval.require_may_sign(by)
@@ -174,7 +177,10 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def break_glass(self, *, reason: str, by: Actor) -> None:
-        """Allow the change now without signatures (break glass); another person must review that within 24 hours."""
+        """Allow the change now without signatures (break glass); another person must review that within 24 hours.
+
+        Raises InvalidTransition if the request is not pending, and NotAllowed without scope operate.
+        """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
             require_role_for(Scope.OPERATE, approval.project, by)
@@ -183,7 +189,10 @@ class Approval(models.Model):
         self.refresh_from_db()
 
     def review(self, *, reason: str, by: Actor) -> None:
-        """Sign the review of a broken glass. Raises NotAllowed for a person who may not sign."""
+        """Sign the review of a broken glass.
+
+        Raises InvalidTransition if no glass was broken, and NotAllowed for a person who may not sign.
+        """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.GLASS_BROKEN)
             approval.require_may_sign(by)

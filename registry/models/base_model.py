@@ -37,7 +37,7 @@ class BaseModelStatus(models.TextChoices):
 
 
 class BaseModelQuerySet(models.QuerySet["BaseModel"]):
-    """Queries of base models."""
+    """Base models by their status."""
 
     def ready(self) -> BaseModelQuerySet:
         """Return the base models that can be used."""
@@ -77,7 +77,10 @@ class BaseModel(models.Model):
 
     @classmethod
     def register(cls, *, slug: str, source: str, revision: str = "", by: Actor) -> BaseModel:
-        """Record the model and schedule its check, which computes the digest."""
+        """Record the model and, after the commit, start its check, which computes the digest.
+
+        Raises Invalid for a used slug.
+        """
         if cls.objects.filter(slug=slug).exists():
             raise Invalid(f"A base model {slug!r} is registered already.", field="slug", code="slug_taken")
         with transaction.atomic():
@@ -102,7 +105,10 @@ class BaseModel(models.Model):
         return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
 
     def inspect(self) -> None:
-        """Read digests, configuration, size and parameter count from the folder; set the status ready or rejected."""
+        """Read digests, configuration, size and parameter count from the folder, and save the model as ready.
+
+        A folder without weights, configuration or tokenizer.json makes it rejected, with the reason in `message`.
+        """
         missing = [name for name in ("config.json", "tokenizer.json") if not (self.folder / name).is_file()]
         if missing or not list(self.folder.glob("*.safetensors")):
             self.reject(f"{self.folder.name}/ lacks {', '.join(missing) or 'safetensors weights'}.")
@@ -177,7 +183,7 @@ def template_digest(folder: Path) -> str:
 
 
 def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return (outputs, inputs) of a Llama's linear modules by last name."""
+    """Return (outputs, inputs) of a Llama's linear modules by their last name, such as `q_proj`."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // heads

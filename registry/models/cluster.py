@@ -79,12 +79,12 @@ class Cluster(models.Model):
 
     @property
     def slots_bytes(self) -> int:
-        """Return the memory of all slots of a replica."""
+        """Return the bytes of all adapter slots of a replica: `slot_bytes` times `max_loras`."""
         return self.max_loras * self.slot_bytes
 
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Cluster:
-        """Declare a cluster; replicas are added to it one by one."""
+        """Create a cluster without replicas, which are added one by one. Raises Conflict for a used slug."""
         try:
             with transaction.atomic():
                 cluster = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -274,7 +274,7 @@ class Replica(models.Model):
         self._now(is_healthy=True, loaded=known, refused=refused, **fields)
 
     def twin(self, endpoints: Sequence[str]) -> Replica | None:
-        """Return an older replica at one of these endpoints: both are one engine."""
+        """Return an older replica at one of these endpoints, as both are one engine, or None."""
         return Replica.objects.filter(endpoints__overlap=list(endpoints), pk__lt=self.pk).first()
 
     def missed(self, message: str) -> None:

@@ -31,7 +31,10 @@ class VersionEvaluation(models.Model):
         return f"evaluation of {self.version}"
 
     def difference_to_other(self) -> dict[str, float] | None:
-        """Return the difference in loss to the other version, in nats a token: {mean, low, high}; below 0 is better."""
+        """Return the difference in loss to the other version, in nats a token: {mean, low, high}; below 0 is better.
+
+        None if the evaluation was without another version.
+        """
         difference: dict[str, float] | None = self.metrics.get("differences", {}).get("against")
         return difference
 

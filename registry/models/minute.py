@@ -51,7 +51,7 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add(cls, measured: Iterable[Measured]) -> None:
-        """Add values to the rows of their minutes, in one transaction."""
+        """Add values to the rows of their minutes, in one transaction; a value of None adds no more than the row."""
         grouped: dict[tuple[Any, ...], list[float]] = {}
         for rollout, arm, at, metric, value in measured:
             minute = at.replace(second=0, microsecond=0)
@@ -76,7 +76,7 @@ class RolloutMinute(models.Model):
         row.save(update_fields=["count", "total", "squares", "histogram"])
 
     def dense(self) -> np.ndarray:
-        """Return the histogram as an array."""
+        """Return the counts of all bins between EDGES, the empty ones included."""
         counts = np.zeros(len(EDGES) + 1, dtype=np.int64)
         for place, count in self.histogram.items():
             counts[int(place)] = count
@@ -142,7 +142,7 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def locked(cls, drafts: Iterable[RolloutUnit]) -> dict[UnitKey, RolloutUnit]:
-        """Insert the users that are new and return the rows of all of them, locked."""
+        """Insert the users that are new and return the rows of all of them by their keys, locked until the commit."""
         wanted = {one.key: one for one in drafts}
         RolloutUnit.objects.bulk_create([wanted[key] for key in sorted(wanted, key=str)], ignore_conflicts=True)
         units = {unit for _, unit, _ in wanted}

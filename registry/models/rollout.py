@@ -30,7 +30,7 @@ Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trai
 
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
-    """Queries of rollouts."""
+    """Rollouts by their state and by the alias that they move."""
 
     def active(self) -> RolloutQuerySet:
         """Return the rollouts that are loading, running, paused or awaiting approval."""
@@ -156,7 +156,10 @@ class Rollout(SignedPlan):
         send_on_commit(routes_changed, alias=self.alias_id)
 
     def start(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Open a draft with its present plan."""
+        """Open a draft with its present plan, from the version that its alias serves now.
+
+        Raises as `open` does, InvalidTransition if it is no draft, and Conflict for another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.LOADING, expected_generation)
             rollout.generation += 1
@@ -164,7 +167,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def edit(self, *, reason: str, by: Actor, expected_generation: int | None = None, **changes: Any) -> None:
-        """Replace parts of a draft's plan: steps, guardrails, checks, targeting."""
+        """Replace parts of a draft's plan: steps, guardrails, checks, targeting; what is not named stays.
+
+        Raises Invalid as `plan` does, InvalidTransition if it is no draft, and Conflict for another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DRAFT, expected_generation)
             before = {name: getattr(rollout, name) for name in ("steps", "guardrails", "checks")}
@@ -176,7 +182,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def discard(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """End a draft that nobody will start."""
+        """End a draft that nobody will start.
+
+        Raises InvalidTransition if it is no draft, Conflict for another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DISCARDED, expected_generation)
             rollout.enter(RolloutStatus.DISCARDED)
@@ -197,7 +206,10 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def refused(self, *, reason: str, by: Actor) -> None:
-        """End a rollout whose candidate not every replica can load, before any user is sent to it."""
+        """End a loading rollout as failed, because a replica cannot load the candidate; users are not affected.
+
+        Raises InvalidTransition if it is not loading.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.FAILED)
             rollout.enter(RolloutStatus.FAILED)
@@ -207,7 +219,11 @@ class Rollout(SignedPlan):
     def advance(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Take the next step of the plan with its weight; this also approves a step that waits for a person."""
+        """Take the next step of the plan with its weight; this also approves a step that waits for a person.
+
+        Raises InvalidTransition if it does not serve or is at its last step, NotAllowed for a share that nobody signed,
+        and Conflict for another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
             if rollout.status not in SERVING or rollout.is_last_step:
@@ -224,7 +240,11 @@ class Rollout(SignedPlan):
     def wait_for_approval(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Wait for a person's approval, the only condition that is left; traffic does not change."""
+        """Wait for a person's approval, the only condition that is left; traffic does not change.
+
+        Raises InvalidTransition if it is not running, NotAllowed for a share that nobody signed, and Conflict for
+        another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)
             rollout.enter(RolloutStatus.AWAITING_APPROVAL)
@@ -234,7 +254,10 @@ class Rollout(SignedPlan):
     def pause(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Send everybody to the stable version until it is resumed."""
+        """Send everybody to the stable version until the rollout is resumed.
+
+        Raises InvalidTransition if it does not serve, and Conflict for another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PAUSED, expected_generation)
             rollout.enter(RolloutStatus.PAUSED)
@@ -242,7 +265,11 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def resume(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Continue with the same weight and salt: every unit gets the arm that it had."""
+        """Continue a paused rollout with the same weight and salt: every unit gets the arm that it had.
+
+        Raises InvalidTransition if it is not paused, NotAllowed for a share that nobody signed, and Conflict for
+        another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.RUNNING, expected_generation)
             if rollout.status != RolloutStatus.PAUSED:
@@ -252,7 +279,11 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def set_weight(self, weight: float, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """Change the candidate's share, in percent of the units."""
+        """Change the candidate's share, in percent of the units; the step of the plan stays.
+
+        Raises Invalid above 50 with guardrails, InvalidTransition if the rollout neither serves nor is paused,
+        NotAllowed for a share that nobody signed, and Conflict for another generation.
+        """
         with transaction.atomic():
             rollout = self.locked(None, expected_generation)
             if rollout.status not in (*SERVING, RolloutStatus.PAUSED):
@@ -271,7 +302,12 @@ class Rollout(SignedPlan):
     def promote(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Send all traffic of the alias to the candidate."""
+        """Move the alias to the candidate, which serves all traffic then, and end the rollout.
+
+        Raises NotAllowed without the approval that a protected alias needs, InvalidTransition unless the rollout serves
+        or is paused, and Conflict for another generation, an evaluation that objects, or evidence that has changed
+        since it was signed.
+        """
         for waiting in self.approvals.open():
             waiting.lapse_when_changed(by=by)
         with transaction.atomic():
@@ -286,7 +322,11 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def rollback(self, *, reason: str, by: Actor, evidence: Evidence = None, expected_tag: str = "") -> None:
-        """Serve the stable version again, also after a promotion; a second call changes nothing."""
+        """Serve the stable version again, also after a promotion; a second call changes nothing.
+
+        Raises InvalidTransition for a draft or a rollout that ended otherwise, Conflict if the alias was moved since
+        the promotion, and PreconditionFailed if `expected_tag` is given and is not the ETag.
+        """
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.alias_id)
             rollout = Rollout.objects.select_for_update().get(pk=self.pk)
@@ -296,7 +336,11 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def go_back(self, alias: Alias, *, reason: str, by: Actor, evidence: Evidence) -> None:
-        """Roll the locked rollout back, moving the alias back if it was promoted. Raises Conflict."""
+        """Roll the locked rollout back, moving the alias back if it was promoted.
+
+        Raises InvalidTransition from a status without a way back, and Conflict if the alias was moved since the
+        promotion.
+        """
         if self.status not in MOVES[RolloutStatus.ROLLED_BACK]:
             raise InvalidTransition(f"The rollout is {self.get_status_display()}: there is nothing to roll back.")
         if self.status == RolloutStatus.PROMOTED:
@@ -343,7 +387,7 @@ class Rollout(SignedPlan):
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
     ) -> None:
-        """Record a transition."""
+        """Record an audit event with the status, weight and candidate as they are now, and the numbers that decided."""
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
         values = {**after, "evidence": evidence} if evidence else after
         AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=values, reason=reason)

@@ -109,7 +109,10 @@ class SignedPlan(models.Model):
             raise Invalid(f"{self.alias} serves {self.candidate} already.", field="candidate", code="same_version")
 
     def request_approval(self, *, reason: str, by: Actor) -> Approval:
-        """Ask other people to sign the plan: the candidate's shares and its promotion."""
+        """Ask other people to sign the plan: the candidate's shares and its promotion.
+
+        Raises Invalid if the rollout has ended or its alias is unprotected, and as `Approval.request` does.
+        """
         if not self.is_active or not self.alias.quorum:
             raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
         return Approval.request(

@@ -22,7 +22,7 @@ class AtForm(forms.Form):
 
 
 class ReasonForm(forms.Form):
-    """A reason."""
+    """A form with one required reason."""
 
     reason = forms.CharField(max_length=2000, widget=forms.TextInput, help_text="Recorded in the audit trail.")
 

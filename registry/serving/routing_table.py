@@ -135,7 +135,10 @@ def next_generation() -> tuple[int, float]:
 
 
 def alias_route(alias: Alias, rollout: Rollout | None, approved: set[str] | None) -> AliasRoute:
-    """Return the route of an alias: its stable version, its rollout, its cache rule, and the versions to name."""
+    """Return the route of an alias: stable version, rollout, cache rule, and the adapter whose bare name stands for it.
+
+    `approved` are the served names that callers may name themselves on a protected alias; None leaves them all open.
+    """
     return AliasRoute(
         project=alias.project.slug,
         stable=alias.version.served_name,

@@ -106,7 +106,10 @@ def parsed(body: bytes) -> dict[str, Any]:
 
 
 def carry_out(decision: dict[str, Any]) -> None:
-    """Verify the person, and approve, reject, review or break the glass in their name."""
+    """Verify the person, and approve, reject, review or break the glass in their name.
+
+    Raises Invalid for an unknown approval, and whatever the sign-in and the approval's method raise.
+    """
     request = request_of(decision)
     require_fresh_sign_in(request, decision["password"])
     approval = Approval.objects.filter(pk=decision["approval"]).first()

@@ -158,7 +158,7 @@ class Strict(BaseModel):
 
 
 class StreamOptions(Strict):
-    """Options of a stream."""
+    """Options of a streamed answer, as OpenAI's `stream_options`."""
 
     include_usage: bool | None = None
 
@@ -246,7 +246,7 @@ class ChatRequest(CompletionRequest):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens of the answer, by its newer name or the older one."""
+        """The most tokens of the answer: `max_completion_tokens`, else `max_tokens`; None leaves it to the context."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 

@@ -53,12 +53,12 @@ def missing_field(field: str, count: int) -> ApiError:
 
 
 def not_found(message: str, param: str | None = None) -> ApiError:
-    """Create a 404."""
+    """Return an error of status 404."""
     return ApiError(404, "NotFoundError", message, param)
 
 
 def internal(message: str) -> ApiError:
-    """Create a 500."""
+    """Return an error of status 500."""
     return ApiError(500, "InternalServerError", message)
 
 

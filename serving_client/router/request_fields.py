@@ -107,7 +107,7 @@ def require_allowed(path: str, body: Body) -> None:
 
 
 def require_few(body: Body) -> None:
-    """Bound the answers of one request: choices, and prompts times choices."""
+    """Bound the choices and the prompts of one request. Raises Refusal."""
     for name in ("n", "best_of"):
         answers = body.get(name)
         if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
@@ -154,7 +154,7 @@ def require_inline(message: Any) -> None:
 
 
 def require_small_patterns(field: str, value: Any) -> None:
-    """Bound the patterns of the field's schemas in all."""
+    """Bound the patterns of the field's schemas, all together. Raises Refusal."""
     size = 0
     for pattern in patterns_in(field, value):
         size += len(pattern)

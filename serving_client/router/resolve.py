@@ -173,7 +173,10 @@ def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
 
 
 def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None) -> Choice:
-    """Choose the version by the override, else the pinned lists, else the holdout, else the split."""
+    """Choose the version by the override, else the pinned lists, else the holdout, else the split.
+
+    Raises Refusal for an override to the candidate of a rollout that is not signed.
+    """
     rollout = alias.rollout
     if rollout is None:
         return Choice(alias.stable, "none")

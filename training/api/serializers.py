@@ -24,7 +24,7 @@ from training.models.retention import Retention
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
-    """A dataset."""
+    """A dataset with its digest, its counts, and the faults and warnings of its check."""
 
     project = serializers.SlugRelatedField[Project](slug_field="slug", read_only=True)
     kept_until = serializers.DateTimeField(read_only=True)
@@ -81,7 +81,7 @@ class ErasureSerializer(serializers.ModelSerializer[Erasure]):
 
 
 class NewDatasetSerializer(serializers.Serializer[Any]):
-    """The file to upload."""
+    """The file to upload, and how it is to be read."""
 
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
@@ -243,7 +243,7 @@ class ReallocationSerializer(serializers.Serializer[Any]):
 
 
 class TrainingRunSerializer(JobSerializer):
-    """A training run."""
+    """A training run with its request, its progress, and the version that it made."""
 
     start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
     adapter = serializers.SlugRelatedField[Adapter](slug_field="slug", read_only=True)
@@ -332,7 +332,7 @@ class CheckpointAnswerSerializer(serializers.ModelSerializer[CheckpointAnswer]):
 
 
 class CompressionSerializer(JobSerializer):
-    """A compression."""
+    """A compression with its budget, the version that it made, and the loss before and after."""
 
     source = serializers.SlugRelatedField[AdapterVersion](  # type: ignore[assignment]  # DRF takes it off the class
         slug_field="served_name", read_only=True
@@ -345,7 +345,7 @@ class CompressionSerializer(JobSerializer):
 
 
 class NewCompressionSerializer(serializers.Serializer[Any]):
-    """The compression to queue."""
+    """The compression to queue: the budget, and the dataset on which the loss is measured."""
 
     budget = BudgetSerializer()
     dataset = serializers.IntegerField(

@@ -126,7 +126,10 @@ def part_of(part: Any, column: str) -> str:
 
 
 def calls_of(message: Turn, column: str) -> list[Turn]:
-    """Return the calls of a message as {type, function: {name, arguments}}, with the arguments as an object."""
+    """Return the calls of a message as {type, function: {name, arguments}}, with the arguments as an object.
+
+    Raises BadLine.
+    """
     calls = parsed_json(message.get("tool_calls") or [], column)
     if one := message.get("function_call"):
         calls = [*calls, {"function": parsed_json(one, column)}]

@@ -127,7 +127,10 @@ def rows_in(stream: BinaryIO) -> Iterator[Record]:
 
 
 def items(text: Text) -> Iterator[tuple[str, Any]]:
-    """Yield (split, element) of an array at the top, or of each array that an object holds under a holder's name."""
+    """Yield (split, element) of an array at the top, or of each array that an object holds under a holder's name.
+
+    Raises BadLine for a document that is cut off or goes on after its end.
+    """
     if text.take("["):
         yield from (("", item) for item in elements(text))
     elif text.take("{"):

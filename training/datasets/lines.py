@@ -28,7 +28,7 @@ class BadLine(ValueError):
 
 
 def storable(text: str) -> str:
-    """Return the text with a replacement for half characters and NULs, which neither JSON nor Postgres can carry."""
+    """Return the text with "?" for NULs and lone surrogates, which Postgres and UTF-8 cannot store."""
     return text.encode(errors="replace").decode().replace("\0", "?")
 
 

@@ -173,7 +173,10 @@ def pairs_of(history: Any) -> Iterable[list[Record]]:
 
 
 def read_preference(named: Record) -> Row:
-    """Read a preferred and a rejected answer: texts after a prompt, or conversations, with or without a prompt."""
+    """Read a preferred and a rejected answer: texts after a prompt, or conversations, with or without a prompt.
+
+    Raises BadLine if both are the same, or texts have no prompt.
+    """
     sides = {column: side_of(named, column) for column in ("chosen", "rejected")}
     if sides["chosen"] == sides["rejected"]:
         raise BadLine("rejected", "same_answers", "chosen and rejected are the same.")

@@ -98,7 +98,10 @@ def weights_of(group: Sequence[TokenSequence], losses: torch.Tensor) -> torch.Te
 
 
 def groups(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
-    """Group sequences of similar length into batches of at most BATCH_TOKENS, padding included; one may be longer."""
+    """Group sequences of similar length into batches of at most BATCH_TOKENS tokens, padding included.
+
+    A sequence that is longer by itself is a batch of its own.
+    """
     batches: list[list[TokenSequence]] = []
     for sequence in sorted(sequences, key=lambda sequence: len(sequence.ids)):
         if not batches or (len(batches[-1]) + 1) * len(sequence.ids) > BATCH_TOKENS:

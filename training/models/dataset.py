@@ -65,7 +65,7 @@ class DatasetStatus(models.TextChoices):
 
 
 class DatasetQuerySet(models.QuerySet["Dataset"]):
-    """Queries of datasets."""
+    """Datasets by their status."""
 
     def ready(self) -> DatasetQuerySet:
         """Return the datasets that can be trained on."""

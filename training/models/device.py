@@ -13,7 +13,7 @@ REPORTED_WITHIN = timedelta(minutes=5)
 
 
 class DeviceQuerySet(models.QuerySet["Device"]):
-    """Queries of devices."""
+    """Devices by when a worker last reported them."""
 
     def alive(self) -> DeviceQuerySet:
         """Return devices whose worker reported recently, by the database's clock."""

@@ -98,7 +98,11 @@ class Erasure(models.Model):
         self.refresh_from_db()
 
     def decided(self, status: ErasureStatus, meaning: str, by: Actor) -> Erasure:
-        """Record the decision of another person and return the locked row. Raises NotAllowed."""
+        """Record the decision of another person and return the locked row.
+
+        Raises InvalidTransition if it was decided before, and NotAllowed for its author, tokens and people without the
+        role.
+        """
         erasure = Erasure.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=self.pk)
         user = require_role_for(APPROVE, erasure.dataset.project, by)
         require_another(user, [erasure.author])

@@ -15,7 +15,7 @@ from adapterhub.core.errors import Conflict, Invalid
 
 
 class Retention(models.TextChoices):
-    """The retention classes."""
+    """Retention classes: how long a run's or an analysis' files stay."""
 
     LIFECYCLE = "lifecycle", "10 years, as the documents of a lifecycle"
     SERVING = "serving", "6 months, as the logs of serving"
@@ -51,7 +51,7 @@ class RetentionMixin(models.Model):
         return created_at + RETAINED_FOR[Retention(self.retention)]
 
     def keep_as(self, retention: str, *, reason: str, by: Actor) -> None:
-        """Change the retention class."""
+        """Change the retention class, and record it. Raises Invalid for an unknown class."""
         if retention not in Retention.values:
             raise Invalid(f"retention must be one of {', '.join(Retention.values)}.", field="retention")
         self.change("retention_changed", {"retention": retention}, reason=reason, by=by)

@@ -141,7 +141,10 @@ class TrainingRun(RetentionMixin, GpuJob):
         }
 
     def resume(self, *, by: Actor) -> None:
-        """Queue a failed or cancelled run again; it continues from its last checkpoint."""
+        """Queue a failed or cancelled run again; it continues from its last checkpoint.
+
+        Raises InvalidTransition for others.
+        """
         with transaction.atomic():
             run = self.lock()
             if run.status not in (JobStatus.FAILED, JobStatus.CANCELLED):

@@ -64,7 +64,7 @@ def plan_of(method: str, chosen: Mapping[str, Any], *, on_gpu: bool = True) -> P
 
 
 def largest_device() -> Device | None:
-    """Return the device with the most memory that a worker reports."""
+    """Return the device with the most memory that a worker reports; None while none does."""
     return Device.objects.alive().order_by("-memory_bytes").first()
 
 
@@ -112,7 +112,7 @@ def situation(
 
 
 def divergence(dataset: Dataset, model: BaseModel) -> float | None:
-    """Return the mean divergence of the modules in the newest analysis that measured it, in nats a channel."""
+    """Return the modules' mean divergence, in nats a channel, in the newest analysis that measured it, or None."""
     finished = RankAnalysis.objects.filter(dataset=dataset, base_model=model, status=JobStatus.SUCCEEDED)
     for plan in finished.values_list("plan", flat=True):
         modules: list[dict[str, Any]] = plan["modules"]

@@ -167,7 +167,7 @@ def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path
 
 
 def mean(values: Any) -> float:
-    """Return the mean."""
+    """Return the mean of the numbers, of which there must be at least one."""
     numbers = list(values)
     return float(sum(numbers) / len(numbers))
 

@@ -141,7 +141,10 @@ class Problem:
 
     @classmethod
     def of(cls, names: Sequence[str], shapes: Sequence[Shape], budget: int, bounds: Bounds, kinds: str) -> Problem:
-        """Build the problem; with `kinds` mlp attention stays at the minimum. Raises AllocationError."""
+        """Build the problem from shapes (out, in); with `kinds` mlp attention stays at the minimum.
+
+        Raises AllocationError: NothingOpen, or BudgetTooSmall and BudgetTooLarge with the nearest budget that works.
+        """
         open_to = [kinds == "all" or not is_attention(name) for name in names]
         lows, highs = bounds.of(shapes, open_to=open_to)
         if not highs.any():
@@ -182,7 +185,10 @@ def allocate_linear(scores: Sequence[float], problem: Problem) -> list[int]:
 
 
 def normalised(scores: Sequence[float], costs: Quanta) -> NDArray[np.float64]:
-    """Scale scores to (0, 1] for the solver's tolerances; if all are 0, each parameter is worth the same."""
+    """Scale scores to (0, 1] for the solver's tolerances; if all are 0, each parameter is worth the same.
+
+    Raises BadScores for a score that is negative or not finite.
+    """
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all() or (values < 0).any():
         raise BadScores(f"Score {int(np.argmax(~(values >= 0) | np.isinf(values)))} is not a finite number >= 0.")

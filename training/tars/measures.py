@@ -85,7 +85,10 @@ class GradientSketch:
         distributed.add_up(self.y, self.z)
 
     def spectrum(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return at most `count` singular values, descending, and right singular vectors (count, in), on CPU."""
+        """Return at most `count` singular values, descending, and right singular vectors (count, in): float64, on CPU.
+
+        Raises ValueError before a gradient was added.
+        """
         if self.y is None or self.z is None:
             raise ValueError("No gradients were added.")
         basis = torch.linalg.qr(self.y)[0]
@@ -139,7 +142,10 @@ class OutputMoments:
         distributed.add_up(self.sums, self.squares, self.tokens)
 
     def of(self, half: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return (mean, variance) of each channel, (out,) each, over the whole sample or one half."""
+        """Return (mean, variance) of each channel, (out,) each, over the whole sample or one half (0 or 1).
+
+        Raises ValueError before an output was added.
+        """
         if self.sums is None or self.squares is None or self.tokens is None:
             raise ValueError("No outputs were added.")
         parts = slice(None) if half is None else slice(half, half + 1)

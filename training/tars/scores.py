@@ -55,7 +55,10 @@ class Scores:
 
     @property
     def learning_rate(self) -> float | None:
-        """Return a rate for a whole run with decay: a multiple of the constant rate that did best in the probe."""
+        """Return a rate for a whole run with decay: a multiple of the constant rate that did best in the probe.
+
+        None if the analysis had no probe.
+        """
         return RUN_OVER_PROBE * min(self.probes, key=lambda tried: tried.reached).rate if self.probes else None
 
     def of(self, name: str) -> dict[str, Any]:

@@ -31,7 +31,10 @@ def more_urgent(named: GpuJob) -> list[GpuJob]:
 
 
 def claim_within_limit(job: GpuJob) -> GpuJob | None:
-    """Claim the job unless its project is at its limit; locking the project's row makes the count exact."""
+    """Claim the job, unless another worker has or its project is at its limit: then return None.
+
+    The project's row is locked while its running jobs are counted.
+    """
     if not settings.PROJECT_RUNNING:
         return type(job).claim(job.pk)
     with transaction.atomic():

@@ -11,7 +11,7 @@ from registry.signer.server import application
 
 
 class Command(BaseCommand):
-    """The command."""
+    """The command that starts the signer: the process that inserts signatures under its own database role."""
 
     help = "Verify approvers and insert their signatures. DATABASE_URL names the signer's own role."
 
@@ -22,7 +22,10 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int)
 
     def handle(self, *, socket: Path | None, host: str, port: int | None, **_: Any) -> None:
-        """Serve until stopped."""
+        """Serve on the socket, or on host and port, until a signal ends the process.
+
+        Raises CommandError unless one is named.
+        """
         if (socket is None) == (port is None):
             raise CommandError("Name --socket, or --port and --host.")
         # Web publishes: this process knows neither Valkey nor the settings that stand in the routing table.

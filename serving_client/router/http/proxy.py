@@ -98,7 +98,10 @@ class Proxy:
             return refusal.response(answer.headers())
 
     async def cached_answer(self, path: str, body: Body, answer: Answer) -> Response | None:
-        """Return the cached answer of the request, a stream in one piece; on a miss arrange that it is cached."""
+        """Return the cached answer of the request, a stream in one piece; None on a miss or if its alias caches none.
+
+        A miss is noted in `answer`, so that the replica's answer is cached.
+        """
         rule = rule_for(self.table(), answer.target, body)
         if rule is None:
             return None
@@ -210,7 +213,7 @@ class PassedThrough(StreamingResponse):
             self._finished(self._answer)
 
     async def chunks(self, reply: Reply) -> AsyncIterator[bytes]:
-        """Yield the replica's chunks; if it breaks off, so does this: a cut answer must not look whole."""
+        """Yield the replica's chunks. Raises CutOff if the replica breaks off: a cut answer must not look whole."""
         self._answer.saw(reply.begun)
         yield reply.begun
         try:

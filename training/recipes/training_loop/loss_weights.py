@@ -13,7 +13,7 @@ COLUMN = "loss_weights"
 
 
 class WeightedCollator(DataCollatorForLanguageModeling):
-    """TRL's collator, with the weights of the labels beside them."""
+    """TRL's collator, which also pads each example's column of loss weights, one a label, and adds it to the batch."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate the examples; weights are padded and joined as the labels are."""

@@ -25,7 +25,10 @@ class Command(BaseCommand):
 
     @transaction.atomic
     def handle(self, *, slug: str, name: str | None, admin: str | None, **_: Any) -> str:
-        """Create the project unless it exists, and grant the role."""
+        """Create the project unless it exists, and make `admin`, if named, its admin. Returns the slug.
+
+        Raises CommandError for an unknown user.
+        """
         project, created = Project.objects.get_or_create(slug=slug, defaults={"name": name or slug})
         if created:
             AuditEvent.record(Tag.PROJECT_CREATED, project, by=system("command"), project=project)

@@ -33,7 +33,7 @@ class Command(BaseCommand):
     def handle(
         self, *, name: str, project: str, scope: list[str], days: int, person: str | None = None, **_: Any
     ) -> str:
-        """Create the token and return its text."""
+        """Create the token and return its text. Raises CommandError naming the bad option."""
         tenant = Project.objects.filter(slug=project).first()
         if not 1 <= days <= tokens.LONGEST_DAYS:
             raise CommandError(f"--days {days}: choose 1 to {tokens.LONGEST_DAYS}.")

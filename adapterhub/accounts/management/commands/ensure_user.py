@@ -31,7 +31,11 @@ class Command(BaseCommand):
 
     @transaction.atomic
     def handle(self, *, name: str, password_file: Path, member: str, email: str = "", **_: Any) -> None:
-        """Create the user, or change nothing but the role and the mail address of one that exists."""
+        """Create the user: an administrator of the installation, or a `member` of a project with a role.
+
+        Of a user who exists only the role and the mail address change. Raises CommandError for a password that is too
+        short.
+        """
         password = password_file.read_text().strip()
         if len(password) < SHORTEST:
             raise CommandError(f"--password-file: the password must have at least {SHORTEST} characters.")

@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--reason", required=True)
 
     def handle(self, *, name: str, reason: str, **_: Any) -> None:
-        """Remove the second factor and record the reason."""
+        """Remove the second factor and record the reason. Raises CommandError for a user without one."""
         factor = SecondFactor.objects.filter(user__username=name).select_related("user").first()
         if factor is None:
             raise CommandError(f"{name!r} has no second factor: check the name.")

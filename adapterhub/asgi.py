@@ -15,7 +15,7 @@ from django.conf import settings  # noqa: E402 - they are ready now
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware  # noqa: E402 - with the other imports
 
 from adapterhub import tracing  # noqa: E402 - with the settings
-from adapterhub.asgi_handler import OneThread  # noqa: E402 - it reads the settings
+from adapterhub.http.asgi_handler import OneThread  # noqa: E402 - it reads the settings
 from adapterhub.workspace import sweep_work_folder  # noqa: E402 - with the settings
 
 tracing.start("web")

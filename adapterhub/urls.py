@@ -7,11 +7,13 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
-from adapterhub.accounts import role_pages, service_account_pages, token_pages
 from adapterhub.accounts.api import ProjectsViewSet, ServiceAccountViewSet, TokenViewSet
-from adapterhub.accounts.pages import admin_sign_in, refused, sign_in
-from adapterhub.accounts.second_factor_pages import manage, second_step
-from adapterhub.accounts.session_pages import sessions
+from adapterhub.accounts.pages import roles as role_pages
+from adapterhub.accounts.pages import service_accounts as service_account_pages
+from adapterhub.accounts.pages import tokens as token_pages
+from adapterhub.accounts.pages.second_factor import manage, second_step
+from adapterhub.accounts.pages.sessions import sessions
+from adapterhub.accounts.pages.sign_in import admin_sign_in, refused, sign_in
 from adapterhub.api.theme import choose
 from adapterhub.api.views import healthz
 from adapterhub.audit import views as audit

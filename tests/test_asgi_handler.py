@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 from django.test import override_settings
 from django.urls import path
 
-from adapterhub.asgi_handler import OneThread
+from adapterhub.http.asgi_handler import OneThread
 from tests.waiting import wait_until
 
 Seen = list[tuple[str, str]]

@@ -17,8 +17,8 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from adapterhub.asgi_handler import OneThread
 from adapterhub.environment import home
+from adapterhub.http.asgi_handler import OneThread
 from tests.fakes.server import Server
 from tests.waiting import wait_until
 

@@ -11,7 +11,7 @@ from django.core.checks import Tags, Warning, register
 class HubAdminConfig(AdminConfig):
     """Configuration of the admin pages, with our site."""
 
-    default_site = "adapterhub.accounts.pages.HubAdmin"
+    default_site = "adapterhub.accounts.pages.sign_in.HubAdmin"
 
 
 class AccountsConfig(AppConfig):

@@ -16,9 +16,9 @@ import pytest
 from django.db import connections
 from django.test import Client
 
-from adapterhub import body_guard
 from adapterhub.accounts.models import User
-from adapterhub.asgi_handler import OneThread
+from adapterhub.http import body_guard
+from adapterhub.http.asgi_handler import OneThread
 from serving_client.http_protocol import BoundedHead
 from serving_client.router.http import bodies
 from tests.fakes.routing import INFER, make_table

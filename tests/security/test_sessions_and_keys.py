@@ -23,8 +23,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from adapterhub.accounts import memberships
 from adapterhub.accounts.models import ApiToken, Membership, Project, SecondFactor, SignIn, User
 from adapterhub.api.models import IdempotentRequest
-from adapterhub.asgi_handler import OneThread
 from adapterhub.environment import BadSetting, networks
+from adapterhub.http.asgi_handler import OneThread
 from tests.builders import member
 from tests.builders.people import app_code
 from tests.fakes.server import Server

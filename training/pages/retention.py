@@ -11,8 +11,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_POST
 
+from adapterhub.accounts.pages.tokens import SigningForm
 from adapterhub.accounts.signing_rules import require_fresh_sign_in
-from adapterhub.accounts.token_pages import SigningForm
 from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import APPROVE, Scope

@@ -19,8 +19,8 @@ from django.urls import reverse, reverse_lazy
 
 from adapterhub.accounts.login_lockout import is_typed_password
 from adapterhub.accounts.models import User
+from adapterhub.accounts.pages.second_factor import begin
 from adapterhub.accounts.second_factor import is_needed
-from adapterhub.accounts.second_factor_pages import begin
 from adapterhub.accounts.sessions import note
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.throttling import require_room_for_stranger

@@ -18,7 +18,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from adapterhub import scratch_files
-from adapterhub.body_guard import BodyGuard
+from adapterhub.http.body_guard import BodyGuard
 from adapterhub.workspace import work_folder
 
 

@@ -1,0 +1,1 @@
+"""Pages: signing in, sessions, the second factor, tokens, service accounts and roles."""

@@ -187,9 +187,9 @@ class FolderStore:
         """Do nothing: a folder cannot be locked, so its bytes are verified at every read."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Copy the artifact to `target`, in one step, and verify it; a target that exists is verified too.
+        """Copy the artifact to `target` in one step, or verify a target that exists; return `target`.
 
-        Raises ArtifactError for an unknown artifact or changed files.
+        Raises ArtifactError.
         """
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")

@@ -17,7 +17,7 @@ from adapterhub.core.actor import Actor
 
 @transaction.atomic
 def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool = False) -> Membership:
-    """Grant the role; if it is held already, change nothing and write no event."""
+    """Grant the role and return the membership; if it is held already, change nothing and write no event."""
     membership, is_new = Membership.objects.get_or_create(
         project=project, user=user, role=role, defaults={"by_group": by_group}
     )

@@ -185,10 +185,10 @@ class Replay(Exception):
 
 
 def claim_key(request: Request, key: str) -> IdempotentRequest:
-    """Claim the key for this request.
+    """Return a new row that claims the key for this request.
 
-    Raises Replay if an earlier request with the key was answered, Conflict (409) if it is in flight, and Invalid (422)
-    if it had another body or the key is too long, NotAllowed (403) if the caller lost a scope that the answer needed.
+    Raises Replay if an earlier request with the key was answered, Conflict (409) if it is in flight, Invalid (422) if
+    it had another body or the key is too long, and NotAllowed (403) if the caller lost a scope that the answer needed.
     """
     if len(key) > 255:
         raise Invalid("An Idempotency-Key can have at most 255 characters: use a shorter one.", field="Idempotency-Key")

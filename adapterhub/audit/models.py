@@ -82,7 +82,7 @@ class AuditEvent(models.Model):
         reason: str = "",
         evidence: JsonObject | None = None,
     ) -> AuditEvent:
-        """Append an event to the project's chain.
+        """Append an event to the project's chain and return it.
 
         Call it last in the transaction of the change: it holds the chain's lock until the commit. Raises
         TransactionManagementError outside of a transaction.

@@ -34,7 +34,7 @@ def planned(state: State) -> list[Change]:
 
 
 def lines(changes: list[Change]) -> str:
-    """Return the plan as readable text, one line per change."""
+    """Return the plan as readable text, one line per change, or a sentence that nothing changes."""
     if not changes:
         return "Nothing changed: everything is as the file says."
     return "\n".join(f"{SIGNS[one.action]} {one.action} {one.kind} {one.name}: {one.why}" for one in changes)

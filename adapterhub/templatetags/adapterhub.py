@@ -136,7 +136,7 @@ def as_told(value: Any) -> str:
 
 @register.filter
 def is_trained(message: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Tell if the loss counts a message of a dataset's row."""
+    """Return True if the loss counts this message of a dataset's row."""
     return message["role"] == "assistant" and 0 not in (message.get("weight"), row.get("weight"))
 
 

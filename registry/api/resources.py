@@ -48,7 +48,11 @@ class ByName(NewestFirst):
 
 
 def named_record(view: ProjectViewSet, model: type[Model], name: str, value: str, scope: str, field: str) -> Any:
-    """Return the object that a request body names; require the scope in its project. Raises Invalid if not visible."""
+    """Return the object that a request body names, and require the scope in its project.
+
+    `name` is the field by which it is named. Raises Invalid for one that is not visible or whose project is archived,
+    NotAllowed without the scope.
+    """
     path = "adapter__project" if model is models.AdapterVersion else "project"
     visible = seen_in(model._default_manager.select_related(path), path, view.request)
     live = visible.filter(**{f"{path}__archived_at": None})

@@ -84,7 +84,10 @@ def merge(source: Path, base: Path, target: Path, dtype: str) -> None:
 
 
 def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """Fold each module's scale s into its B, at an unchanged rank: s * B @ A = (s * B) @ A, with scale 1."""
+    """Return (configuration, tensors) with each module's scale s folded into its B, at an unchanged rank.
+
+    s * B @ A = (s * B) @ A, so the scale is 1 everywhere; the tensors are float32.
+    """
     scaled, ranks = {}, {}
     for module in modules_of(tensors):
         a, b = (tensors[f"{module}.lora_{side}.weight"].float() for side in "AB")
@@ -98,7 +101,7 @@ def folded(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Te
 
 
 def portable(config: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """Rewrite an adapter to one rank and scale 1, for engines that ignore the patterns and rsLoRA.
+    """Return (configuration, tensors) with one rank and scale 1, for engines that ignore the patterns and rsLoRA.
 
     s * B @ A = (s * B | 0) @ (A | 0): each scale goes into B, and zeros pad both to the highest rank.
     """

@@ -74,7 +74,10 @@ def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
 
 
 def fetched(version: AdapterVersion, target: Path) -> Path:
-    """Copy the version's files to `target`. Raises Unavailable."""
+    """Copy the version's files to `target` and return that.
+
+    Raises Unavailable for files that are lost or were changed.
+    """
     with readable(version):
         return version.fetch(target)
 

@@ -350,7 +350,10 @@ class AdapterVersion(models.Model):
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
-        """Copy the stored files to `target` and verify them. Raises ArtifactError, also for an invalid signature."""
+        """Copy the stored files to `target`, verify them and return `target`.
+
+        Raises ArtifactError, also for an invalid signature.
+        """
         self.require_signature()
         return self.stored(target)
 
@@ -365,5 +368,8 @@ class AdapterVersion(models.Model):
             yield folder
 
     def stored(self, target: Path) -> Path:
-        """Copy the stored files to `target` and verify them by digest, not by signature. Raises ArtifactError."""
+        """Copy the stored files to `target`, verify them by digest, not by signature, and return `target`.
+
+        Raises ArtifactError.
+        """
         return store().fetch_dir(self.digest, target)

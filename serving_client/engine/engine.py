@@ -78,7 +78,10 @@ class Engine:
         self.adapters = AdapterPool(name, self._read_adapter, max_in_memory=limits.max_cpu_loras)
 
     async def begin(self, request: CompletionRequest) -> Answer:
-        """Queue a request. Raises ApiError 404 for an unknown model, 400 for a request that does not fit."""
+        """Queue a request and return its answer, whose tokens come as they are computed.
+
+        Raises ApiError 404 for an unknown model, 400 for a request that does not fit.
+        """
         name = request.model or self.name
         characters = self._require_size(request)
         adapter = await self._adapter(name)

@@ -22,7 +22,7 @@ class Patience:
         self._not_before = 0.0
 
     async def ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
-        """Return the answer, or None if there is none in time or calls are paused."""
+        """Return the answer; None if Valkey fails or is too slow, after which calls are paused, and while they are."""
         if time.monotonic() < self._not_before:
             return None
         try:

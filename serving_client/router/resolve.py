@@ -102,7 +102,7 @@ def salt_of(project: str) -> str:
 
 
 def resolve(table: RoutingTable, token: TokenRoute, headers: Mapping[str, str], body: Body) -> Target:
-    """Select the version that answers.
+    """Return the version that answers, with its arm and if the statistics count the answer.
 
     Raises Refusal: 400 without a name or with a bad override, 403 for an override without the scope and for a version
     that is not approved, 404 for an unknown name.

@@ -113,7 +113,7 @@ def readable(text: bytes | str) -> RoutingTable | None:
 
 
 def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> RoutingTable:
-    """Apply the changes that are newer than the table."""
+    """Return the table with the changes that are newer, in their order; a change that cannot be read is skipped."""
     for change in map(readable, changes):
         if change and change.generation > table.generation:
             table = table.changed_by(change)

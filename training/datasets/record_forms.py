@@ -63,13 +63,13 @@ def any_of(*columns: str) -> Callable[[Record], bool]:
 
 
 def read_pretokenised(named: Record) -> Row:
-    """Refuse a row of token numbers."""
+    """Raise BadLine: a row of token numbers is not taken."""
     message = "The row is pre-tokenised (input_ids): its numbers fit one tokenizer alone. Upload the text instead."
     raise BadLine("input_ids", "pre_tokenised", message)
 
 
 def read_unpaired(named: Record) -> Row:
-    """Refuse a row that is marked good or bad."""
+    """Raise BadLine: a row that is marked good or bad is not taken."""
     message = (
         "The row is marked good or bad (label), for KTO, which is not trained here: keep the good rows, without label."
     )

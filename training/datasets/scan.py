@@ -155,7 +155,7 @@ class Scan:
         return held_out
 
     def distinct(self, split: str) -> Any:
-        """Return the split's sorted, unique hashes."""
+        """Return the split's hashes, sorted and each once, as an array of uint64."""
         return np.unique(np.frombuffer(self.hashes[split], np.uint64)) if self.hashes[split] else np.empty(0, np.uint64)
 
     def warnings(self) -> list[str]:
@@ -218,7 +218,11 @@ def scan(
     escape: bool = False,
     most_bytes: int | None = None,
 ) -> Scan:
-    """Write the valid records to FOLDER/train.jsonl and eval.jsonl. Raises NotThisFormat, UnfoldsTooFar."""
+    """Write the valid records to FOLDER/train.jsonl and eval.jsonl; return what was found.
+
+    A bad record is counted and left out, at most MAX_BROKEN of them. Raises NotThisFormat, and UnfoldsTooFar over
+    `most_bytes` of rows.
+    """
     result, every, written = Scan(), folder / "every.jsonl", 0
     with every.open("w", encoding="utf-8") as file:
         for number, record in records:

@@ -112,7 +112,7 @@ def conversation_without_system(row: Row) -> list[dict[str, Any]]:
 
 
 def relabelled(groups: Any, pairs: Any) -> Any:
-    """Unite the groups of each pair; a united group has the least hash of its members."""
+    """Return the groups with those of each pair united; a united group has the least hash of its members."""
     parent: dict[int, int] = {}
 
     def root(group: int) -> int:
@@ -144,9 +144,10 @@ class Split:
 
 
 def split(keys: Keys) -> Split:
-    """Hold out whole groups from the lowest hash on, until HELD_OUT_SHARE of the rows is reached.
+    """Return which rows are held out: whole groups from the lowest hash on, up to HELD_OUT_SHARE of the rows.
 
-    A group that would exceed the share is passed over. Where every group exceeds it the smallest is held out.
+    A group that would exceed the share is passed over. Where every group exceeds it the smallest is held out; a single
+    group is never.
     """
     names, places, sizes = np.unique(keys.united(), return_inverse=True, return_counts=True)
     if len(names) < 2:

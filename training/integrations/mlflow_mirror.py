@@ -42,7 +42,10 @@ def mirror() -> int:
 
 
 def copy(run: TrainingRun, server: Tracking) -> bool:
-    """Write the run to MLflow; a copy that was interrupted by a lost response is continued, not duplicated."""
+    """Write the run to MLflow and note that; return False for a run that was deleted meanwhile.
+
+    A copy that was interrupted by a lost response is continued, not duplicated.
+    """
     experiment = server.experiment(f"{run.project.slug}/{run.adapter.slug}")
     there = server.run_of(experiment, run) or server.create(experiment, run)
     for batch in batches(run):

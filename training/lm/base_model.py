@@ -56,9 +56,10 @@ def sequences_of(
     most: int | None = None,
     cuts: data.Cuts | None = None,
 ) -> list[data.TokenSequence]:
-    """Tokenise the rows of a file that `choose` selects, and count what is cut.
+    """Return the rows of a file that `choose` selects as sequences of tokens; what is cut is counted in `cuts`.
 
-    Raises BadInput with the field, and the line of a bad row.
+    Raises BadInput with the field: for a bad row with its line, and for a file of which no completion begins within
+    `max_length`.
     """
     try:
         sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most, cuts)

@@ -167,7 +167,7 @@ class Cuts:
 def tokenised(
     rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
 ) -> list[TokenSequence]:
-    """Tokenise rows to at most `max_length` tokens, until there are `most` sequences, and count what is cut.
+    """Return rows as sequences of at most `max_length` tokens, `most` of them at most; `cuts` counts what is cut.
 
     Rows of which the loss counts nothing are left out: their completion lies wholly beyond it, or has no weight.
     """

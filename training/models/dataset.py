@@ -191,7 +191,7 @@ class Dataset(RetentionMixin):
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
-        """Store the uploaded file and wake a worker to check it."""
+        """Store the uploaded file, save the dataset as `checking`, wake a worker after the commit; return the dataset."""
         self.status, self.upload = DatasetStatus.CHECKING, stored_alone(file)
         with transaction.atomic():
             self.save(force_insert=True)
@@ -332,7 +332,7 @@ def known_format(named: str, filename: str) -> str:
 
 
 def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
-    """Check that the mapping names our columns. Raises Invalid."""
+    """Return the mapping if it names the file's columns for columns of ours. Raises Invalid."""
     for name, column in mapping.items():
         if name not in rows.COLUMNS or not isinstance(column, str) or not column:
             message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."

@@ -75,7 +75,7 @@ Criterion = Callable[[str, Situation], Reason]
 
 
 def memory(method: str, situation: Situation) -> Reason:
-    """Rate whether the method fits into the device."""
+    """Rate whether the method fits into the device; a method that does not is excluded."""
     if situation.verdicts is None:
         return Reason("memory", 0, "No device is known: name its memory to see what fits.", "stated")
     verdict = situation.verdicts[method]

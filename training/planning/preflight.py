@@ -150,7 +150,10 @@ def require(run: TrainingRun) -> None:
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
-    """Compare the memory that the run needs with the device's."""
+    """Compare the memory that the run needs with the device's; return bytes, parts, device, verdict and a sentence.
+
+    The verdict is unknown without a device.
+    """
     needed = estimate(shape, plan)
     parts = {name: round(size) for name, size in needed.parts().items()}
     answer = {"bytes": round(needed.total), "parts": parts, "device": str(device or ""), "device_bytes": None}

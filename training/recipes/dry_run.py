@@ -44,7 +44,10 @@ def main(arguments: list[str]) -> int:
 
 
 def dry_run(record: Record, method: str, steps: int) -> Record:
-    """Run the recipe for a few steps and measure it. Raises BadInput with the recipe's error if it ended too early."""
+    """Run the recipe for a few steps in a child process; return the time, memory and energy that all steps would take.
+
+    Raises BadInput with the recipe's error if it ended too early.
+    """
     with tempfile.TemporaryDirectory(prefix="dry-run-") as name:
         folder = Path(name)
         path = folder / "run.json"

@@ -27,7 +27,10 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
 
 
 def in_full_precision(model: Any, run: Run, material: Any) -> tuple[Any, None]:
-    """Make float32 weights trainable, with products in bfloat16: bfloat16 weights would round most updates away."""
+    """Return the model in float32, with every weight to be trained: bfloat16 weights would round most updates away.
+
+    Products are computed in bfloat16.
+    """
     return all_weights(model.float(), run, material)
 
 

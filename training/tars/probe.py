@@ -70,7 +70,11 @@ def probe(
     seed: int,
     done: Callable[[], None] = lambda: None,
 ) -> Probe:
-    """Train `steps` batches, repeating them if there are fewer. Raises LossNotFinite for the first step's loss."""
+    """Train LoRA factors of `rank` for `steps` steps at `rate`, and return their losses and spectra.
+
+    Batches are repeated if there are fewer; `done` is called after each step; the model is left as it was. Raises
+    LossNotFinite for the first step's loss.
+    """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     factors = {name: Factors.of(module, rank, generator, device) for name, module in modules.items()}

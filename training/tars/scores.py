@@ -193,7 +193,10 @@ def scored(
     config: AnalysisConfig,
     sequences: int,
 ) -> Scores:
-    """Compute score = sensitivity * weight, with weight the divergence (linear) or 1 + it over its mean (concave)."""
+    """Return the scores of all modules, over the whole sample and its halves, with the signals behind them.
+
+    score = sensitivity * weight, with weight the divergence (linear) or 1 + it over its mean (concave).
+    """
     names = list(target.modules)
     sketched = {n: watch.sketch.spectrum(config.rank_max) for n, watch in target.modules.items() if watch.sketch}
     spectra = spectra_of(sketched, probes, settings)

@@ -15,7 +15,11 @@ from training.recipes.training_loop.trainer import Facts, Trained
 
 
 def keep(trained: Trained, run: Run) -> Facts:
-    """Write OUTPUT/model and OUTPUT/adapter."""
+    """Write OUTPUT/model and OUTPUT/adapter; return the facts for the result.
+
+    They are the parameters, the error of the adapter against the model (relative, Frobenius), and the loss of the
+    adapter as served.
+    """
     base = {name: weight.detach() for name, weight in load_model(run.base_model).named_parameters()}
     save_checkpoint(trained, run, next(iter(base.values())).dtype)
     factors, error = nearest(changes_of(run, trained.weights, base), run)

@@ -17,7 +17,10 @@ from training.recipes.run_file import Run
 
 
 def join(run: Run, events: RunEvents) -> PartialState:
-    """Set up this process' device and rank. Only the first reports progress, all report errors. Raises BadInput."""
+    """Set up this process' device and rank and return their state. Raises BadInput for another number of processes.
+
+    `events` of all but the first process report errors only.
+    """
     if run.devices > 1:
         end_with_launcher()
     state = PartialState(cpu=not on_gpu())

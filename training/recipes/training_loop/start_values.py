@@ -28,7 +28,10 @@ def started(model: Any, config: Any, run: Run, material: Material) -> tuple[Any,
 
 
 def eva(model: Any, config: Any, material: Material) -> Any:
-    """Initialise A along directions from the first batches; the ranks stay as planned (rho = 1), B starts at zero."""
+    """Wrap the model in PEFT's LoRA and return it, with A along directions from the first batches and B zero.
+
+    The ranks stay as planned (rho = 1). `config` is changed.
+    """
     config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=1.0)
     wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
     initialize_lora_eva_weights(wrapped, dataloader=batches(material, next(model.parameters()).device))
@@ -47,9 +50,10 @@ def batches(material: Material, device: torch.device) -> list[dict[str, Tensor]]
 
 
 def from_file(model: Any, path: Path) -> Any:
-    """Set A from `path`, which holds at least (r, in) by module: its first r rows. B stays zero: no change at step 0.
+    """Set A from `path`, which holds at least (r, in) by module: its first r rows. Returns the model, changed in place.
 
-    A module without rows there keeps its random A. Raises BadInput when the file does not fit the adapter.
+    B stays zero, so nothing changes at step 0. A module without rows there keeps its random A. Raises BadInput when the
+    file does not fit the adapter.
     """
     weights = {name.removeprefix("base_model.model."): weight for name, weight in model.named_parameters()}
     try:

@@ -44,12 +44,12 @@ class Brake:
 
 
 def sign_in_brakes(name: str, request: HttpRequest | Request | None) -> list[Brake]:
-    """Return the brake of sign-ins with this name from the request's address."""
+    """Return the counters of sign-ins with this name from the request's address."""
     return [brake("password", name.casefold(), network_of(request))]
 
 
 def signature_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
-    """Return the brakes of a password that a signed-in person types: by name and address, and by session.
+    """Return the counters for a password that a signed-in person types: by name and address, and by session.
 
     Whoever holds somebody's session does not get more attempts by changing the address.
     """

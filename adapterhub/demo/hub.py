@@ -63,11 +63,11 @@ class Hub:
         return checked(self.rest.get(path, params=params))
 
     def post(self, path: str, body: Json) -> Any:
-        """Send a JSON body."""
+        """POST a JSON body and return the response's JSON. Raises StepFailed for an error."""
         return checked(self.rest.post(path, json=body))
 
     def upload(self, path: str, fields: Json, file: Path) -> Any:
-        """Send a file with fields."""
+        """POST a file with fields as multipart, and return the response's JSON. Raises StepFailed for an error."""
         with file.open("rb") as stream:
             return checked(self.rest.post(path, data=fields, files={"file": (file.name, stream)}))
 

@@ -66,7 +66,7 @@ class BodyGuard:
 
 
 class Refused(Exception):
-    """Raised out of the application while it reads a body."""
+    """A refusal of a body, raised out of the application while it reads the body; `error` is what the caller gets."""
 
     def __init__(self, error: DomainError) -> None:
         super().__init__(str(error))

@@ -89,7 +89,7 @@ def new_ones(reports: list[Outcome]) -> list[Outcome]:
 def response_row(
     report: Outcome, project: Project, version: AdapterVersion, rollouts: dict[tuple[int, str], list[Rollout]]
 ) -> Response:
-    """Return the row of a reported answer."""
+    """Return the unsaved row of a reported answer, with the rollout that was open for its alias at that time."""
     at = datetime.fromtimestamp(report.at, UTC)
     return Response(
         id=report.response_id,

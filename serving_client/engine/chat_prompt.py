@@ -48,7 +48,7 @@ def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> 
 
 
 def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
-    """Apply the tokenizer's template."""
+    """Return the turns as the tokenizer's chat template renders them."""
     return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True))
 
 

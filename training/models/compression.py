@@ -116,7 +116,10 @@ class Compression(GpuJob):
             self.write(**{f"loss_{event['when']}": event["loss"]})
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the smaller version and end the job, in one transaction under the fence."""
+        """Publish the smaller version and end the job, in one transaction.
+
+        Raises StaleAttempt if the lease has passed to a later attempt; then nothing is stored.
+        """
         report = json.loads((folder / "output" / "adapter.json").read_bytes())
         with transaction.atomic():
             self.heartbeat()

@@ -191,7 +191,7 @@ class Dataset(RetentionMixin):
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
     def check_later(self, file: Path, *, by: Actor) -> Dataset:
-        """Store the uploaded file, save the dataset as `checking`, wake a worker after the commit; return the dataset."""
+        """Store the uploaded file, save the dataset as `checking`, wake a worker after the commit; return the row."""
         self.status, self.upload = DatasetStatus.CHECKING, stored_alone(file)
         with transaction.atomic():
             self.save(force_insert=True)

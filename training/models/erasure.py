@@ -54,9 +54,10 @@ class Erasure(models.Model):
 
     @classmethod
     def request(cls, dataset: Dataset, *, reason: str, by: Actor) -> Erasure:
-        """Request the erasure.
+        """Request the erasure, and return the pending request, which may be an earlier one.
 
-        Raises Conflict under a legal hold or before the retention period ends, Invalid if nobody answers for `by`.
+        Raises Conflict under a legal hold or before the retention period ends, Invalid if nobody answers for `by` or
+        the dataset is not ready.
         """
         people_behind(by)
         with transaction.atomic():
@@ -70,7 +71,11 @@ class Erasure(models.Model):
         return erasure
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-        """Erase the content. Raises NotAllowed for the request's author and for tokens."""
+        """Erase the content: mark the dataset as erased, and delete its bytes after the commit.
+
+        Raises NotAllowed for the request's author and for tokens, InvalidTransition if it was decided before, and
+        Conflict under a legal hold or before the retention period ends.
+        """
         with transaction.atomic():
             erasure = self.decided(ErasureStatus.APPROVED, meaning, by)
             dataset = erasure.dataset.lock().require_erasable()

@@ -124,7 +124,10 @@ class Evaluation(GpuJob):
         return bool(run and run.hyperparameters.get("as_chat"))
 
     def succeeded(self, folder: Path) -> None:
-        """Store the measurements and end the job, in one transaction under the fence."""
+        """Store the measurements and end the job, in one transaction.
+
+        Raises StaleAttempt if the lease has passed to a later attempt; then nothing is stored.
+        """
         metrics = json.loads((folder / "output" / "result.json").read_bytes())
         with transaction.atomic():
             self.heartbeat()

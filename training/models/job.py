@@ -77,13 +77,19 @@ class GpuJob(LeasedJob):
         self.refresh_from_db()
 
     def failed(self, reason: str, message: str) -> None:
-        """End the job as failed under the fence, with the audit event."""
+        """End the job as failed, with the audit event.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         with transaction.atomic():
             self.end(JobStatus.FAILED, reason=reason, message=message)
             self.record_end()
 
     def cancelled(self) -> None:
-        """End the job as cancelled under the fence, with the audit event."""
+        """End the job as cancelled, with the audit event.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         with transaction.atomic():
             self.end(JobStatus.CANCELLED)
             self.record_end()
@@ -109,7 +115,7 @@ class GpuJob(LeasedJob):
         return start
 
     def note(self, event: dict[str, Any]) -> None:
-        """Store an event of the child under the fence."""
+        """Store an event of the child. Raises StaleAttempt if the lease has passed to a later attempt."""
         if event["kind"] == "progress":
             self.write(progress={name: event.get(name) for name in ("step", "total", "eta_s")})
 

@@ -160,7 +160,10 @@ class RankAnalysis(GpuJob):
         ]
 
     def succeeded(self, folder: Path) -> None:
-        """Store the start values, save the plan with their digest, and end the job under the fence."""
+        """Store the start values, save the plan with their digest, and end the job.
+
+        Raises StaleAttempt if the lease has passed to a later attempt.
+        """
         plan = json.loads((folder / "plan.json").read_bytes())
         plan["start_values"] = stored_start_values(folder)
         with transaction.atomic():

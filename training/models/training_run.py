@@ -262,7 +262,10 @@ class TrainingRun(RetentionMixin, GpuJob):
         return {**progress, "step": event["step"], "loss": event.get("loss")}
 
     def succeeded(self, folder: Path) -> None:
-        """Publish the version and end the run, in one transaction under the fence: never two versions."""
+        """Publish the version and end the run, in one transaction.
+
+        Raises StaleAttempt if the lease has passed to a later attempt, so that a run never has two versions.
+        """
         result = json.loads((folder / "output" / "result.json").read_bytes())
         if (folder / "output" / "model").is_dir():
             result["checkpoint"] = store().put_dir(folder / "output" / "model")

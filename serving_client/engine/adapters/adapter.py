@@ -29,7 +29,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """Return the rank."""
+        """Return the number of rows of `down`."""
         return self.down.shape[0]
 
 

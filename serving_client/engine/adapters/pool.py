@@ -44,7 +44,10 @@ class AdapterPool:
         self._lock = threading.Lock()
 
     def load(self, name: str, path: str, *, replace: bool = False) -> None:
-        """Read an adapter and register it. Raises ApiError with vLLM's status and text."""
+        """Read an adapter and register it under a name that is free, or with `replace` may be taken.
+
+        Raises ApiError with vLLM's status and text.
+        """
         self._check_name(name, replace)
         entry = Registered(name, path)
         adapter = self._read_first(entry)

@@ -123,7 +123,7 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
 
 
 async def completions(request: Request) -> Response:
-    """Complete a prompt."""
+    """Complete a prompt, in one answer or as a stream of server-sent events."""
     parsed = parse_completion(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = CompletionFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("cmpl"))
@@ -131,7 +131,7 @@ async def completions(request: Request) -> Response:
 
 
 async def chat_completions(request: Request) -> Response:
-    """Answer a conversation."""
+    """Answer a conversation, in one answer or as a stream of server-sent events."""
     parsed = parse_chat(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = ChatFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("chatcmpl"))

@@ -76,7 +76,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._values[row] = 0
 
     def release(self) -> None:
-        """Free the memory."""
+        """Free the memory of the keys and values; the layer has no rows afterwards."""
         self._keys = self._keys.new_empty(0, 0, 0, 0)
         self._values = self._values.new_empty(0, 0, 0, 0)
         self._window.moves += 1

@@ -17,7 +17,7 @@ BODY_S = 60.0
 
 
 class Bodies:
-    """The bytes of all bodies that this router holds."""
+    """The bytes of all bodies that this router holds, with a limit on their sum."""
 
     held_bytes = 0
 
@@ -32,7 +32,7 @@ class Bodies:
 
 
 class Share:
-    """One body's part of them."""
+    """One body's part of the bytes that the router holds."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies, self.taken_bytes = bodies, 0

@@ -50,7 +50,7 @@ class OutcomeReporter:
         return self._lost + (self._spool.dropped if self._spool else 0)
 
     def report(self, outcome: Outcome) -> None:
-        """Queue a report; a full queue drops it."""
+        """Queue a report; if the queue is full, drop it and count that in `dropped`."""
         if len(self._waiting) >= QUEUE_LENGTH:
             self._lost += 1
             return

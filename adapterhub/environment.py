@@ -88,6 +88,12 @@ TABLE = {
             "",
             "IP addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas; empty = none.",
         ),
+        Setting("ADAPTERHUB_CONNECTIONS", "4096", "Connections that web and each router keep open at once."),
+        Setting(
+            "ADAPTERHUB_CONNECTIONS_PER_ADDRESS",
+            "512",
+            "Of these, connections of one address, but those of ADAPTERHUB_PROXIES; 0 = no limit.",
+        ),
         Setting("ADAPTERHUB_SESSION_IDLE_MINUTES", "60", "Minutes without a click after which a session ends."),
         Setting("ADAPTERHUB_SESSION_HOURS", "12", "Hours after a sign-in when its session ends in any case."),
         Setting("ADAPTERHUB_TORCH_THREADS", "0", "Threads of a training process or an engine; 0 = torch decides."),
@@ -160,6 +166,11 @@ TABLE = {
             "ADAPTERHUB_ENGINE_HOSTS",
             "",
             "Where replicas may be: host, host:port, .domain or network, with commas; empty = the embedded engines.",
+        ),
+        Setting(
+            "ADAPTERHUB_TABLE_MAX_AGE_S",
+            "86400",
+            "Seconds that a router serves from one routing table; after them it answers 503 stale_table.",
         ),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
         Setting(
@@ -234,6 +245,14 @@ def networks(name: str, environ: Mapping[str, str] = os.environ) -> list[str]:
         except ValueError as error:
             raise BadSetting(f"{name}: {word!r} is no IP address or network: correct it, or unset it.") from error
     return words(name, environ)
+
+
+def engine_hosts(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return where replicas may be; by default at the addresses of the embedded engines. Raises BadSetting."""
+    first, count = integer("ADAPTERHUB_ENGINE_PORT", environ), integer("ADAPTERHUB_ENGINES", environ)
+    hosts = ("127.0.0.1", "localhost", "[::1]", read("ADAPTERHUB_HOST", environ))
+    embedded = [f"{host}:{first + engine}" for engine in range(count) for host in hosts]
+    return words("ADAPTERHUB_ENGINE_HOSTS", environ) or embedded
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:

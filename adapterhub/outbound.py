@@ -17,6 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from serving_client.engine_hosts import addresses, is_listed, target_of
+
 TIMEOUT_S = 10.0
 LONGEST_S, MOST_BYTES = 30.0, 2**18  # of an answer that is read
 # NAT64 (RFC 6052, 8215) and IPv4-compatible (RFC 4291) addresses, which end with an IPv4 address.
@@ -54,36 +56,15 @@ def require_engine(url: str, allowed: Iterable[str]) -> list[str]:
     An engine may be in the own network and speak http, for an operator listed it; a link-local address, where clouds
     keep their credentials, must be listed itself. Raises Forbidden, which does not tell where a name leads.
     """
-    parts = urlsplit(url)
-    host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
-    if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
+    if (target := target_of(url)) is None:
         raise Forbidden(f"{url!r} must be http://host:port or https://host:port without a user name.")
+    host, port = target
     resolved = addresses(host, port)
     if not is_listed(host, port, resolved, [entry.lower() for entry in allowed]):
         raise Forbidden(
             f"An engine at {host}:{port} is not allowed: ask an operator to add it to ADAPTERHUB_ENGINE_HOSTS."
         )
-    return sorted({f"{canonical(address)}:{port}{parts.path.rstrip('/')}" for address in resolved})
-
-
-def addresses(host: str, port: int) -> set[str]:
-    """Resolve the host to all its addresses; none if the name has none now."""
-    try:
-        return {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):
-        return set()
-
-
-def is_listed(host: str, port: int, resolved: set[str], allowed: list[str]) -> bool:
-    """Return True if an entry names the host or a domain above it, or if every address lies in a listed network."""
-    literal = f"[{host}]" if ":" in host else host
-    domains = [entry for entry in allowed if entry.startswith(".") and host.endswith(entry)]
-    named = domains or {host, literal, f"{literal}:{port}"} & set(allowed)
-    ips = [ipaddress.ip_address(address) for address in resolved]
-    if named:
-        return host in resolved or not any(ip.is_link_local or ip.is_multicast for ip in ips)
-    networks = [ipaddress.ip_network(entry, strict=False) for entry in allowed if "/" in entry]
-    return bool(ips) and all(any(ip in net for net in networks) for ip in ips)
+    return sorted({f"{canonical(address)}:{port}{urlsplit(url).path.rstrip('/')}" for address in resolved})
 
 
 def canonical(address: str) -> str:

@@ -305,12 +305,7 @@ CELERY_BEAT_SCHEDULE = {
 }
 
 MLFLOW_URL = env.read("ADAPTERHUB_MLFLOW_URL")
-EMBEDDED_ENGINES = [
-    f"{host}:{env.integer('ADAPTERHUB_ENGINE_PORT') + engine}"
-    for engine in range(env.integer("ADAPTERHUB_ENGINES"))
-    for host in ("127.0.0.1", "localhost", "[::1]", env.read("ADAPTERHUB_HOST"))
-]
-ENGINE_HOSTS = env.words("ADAPTERHUB_ENGINE_HOSTS") or EMBEDDED_ENGINES
+ENGINE_HOSTS = env.engine_hosts()
 WEBHOOK_HOSTS = env.words("ADAPTERHUB_WEBHOOK_HOSTS")
 JUDGE_URL = env.read("ADAPTERHUB_JUDGE_URL")
 JUDGE_MODEL = env.read("ADAPTERHUB_JUDGE_MODEL")

@@ -1,4 +1,4 @@
-"""`python -m adapterhub.web --host H --port P`: the web process, with an end to each request's head."""
+"""`python -m adapterhub.web --host H --port P`: the web process, with bounds of heads, answers and connections."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 
 import uvicorn
 
-from serving_client.http_protocol import BoundedHead
+from adapterhub import environment
+from serving_client.http_protocol import BoundedConnection, Connections, bounded_by_files
 
 
 def main() -> None:
@@ -20,12 +21,21 @@ def main() -> None:
         "adapterhub.asgi:application",
         host=arguments.host,
         port=arguments.port,
-        http=BoundedHead,
+        http=BoundedConnection.within(connections()),
         ws="none",
         access_log=False,
         # The application believes the proxies of ADAPTERHUB_PROXIES; uvicorn would believe whatever comes from here.
         proxy_headers=False,
         timeout_graceful_shutdown=arguments.grace_s,
+    )
+
+
+def connections() -> Connections:
+    """Return the bounds of connections that the environment sets."""
+    return Connections(
+        bounded_by_files(environment.integer("ADAPTERHUB_CONNECTIONS", least=1, most=2**20)),
+        environment.integer("ADAPTERHUB_CONNECTIONS_PER_ADDRESS"),
+        environment.networks("ADAPTERHUB_PROXIES"),
     )
 
 

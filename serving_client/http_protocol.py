@@ -1,32 +1,126 @@
-"""uvicorn's HTTP/1.1 with an end to the head of a request, which uvicorn itself awaits for ever and at any size."""
+"""uvicorn's HTTP/1.1 with bounds that uvicorn lacks: of a request's head, of a stalled answer, and of connections."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
+from collections import Counter
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_S = 10.0
 MOST_HEAD_BYTES = 2**16
+STALL_S = 120.0
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class BoundedHead(HttpToolsProtocol):
-    """A connection that ends when a request's line and headers take too long or too many bytes."""
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n"
 
-    head_s = HEAD_S
+
+# Files that a process opens besides: its log, its database, Valkey.
+OTHER_FILES = 256
+
+
+def bounded_by_files(most: int) -> int:
+    """Return how many connections the process has room for, at most `most`, after raising its limit of open files.
+
+    A request that is passed on, or that reads a file, takes a second one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * most + OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(most, (soft - OTHER_FILES) // 2))
+
+
+class Connections:
+    """The open connections of a process, at most `most` in all and `most_of_one` of one address.
+
+    A proxy's address stands for many callers, and only the bound in all holds for it. 0 is no bound. Of IPv6 the /64
+    network counts as one address, all of which one caller may have.
+    """
+
+    def __init__(self, most: int = 0, most_of_one: int = 0, proxies: Sequence[str] = ()) -> None:
+        self._most, self._most_of_one = most, most_of_one
+        self._proxies = [ip_network(proxy) for proxy in proxies]
+        self._count, self._by_address = 0, Counter[str]()
+        # Connections that await a request, the longest first.
+        self._idle: dict[BoundedConnection, None] = {}
+
+    def admit(self, connection: BoundedConnection) -> bool:
+        """Count a connection. Return False if its address has too many, or if there is no room for another one.
+
+        Where all places are taken, a connection that awaits a request makes room.
+        """
+        address = connection.address
+        if self._most_of_one and not self._is_proxy(address) and self._by_address[address] >= self._most_of_one:
+            return False
+        if self._most and self._count >= self._most:
+            if not self._idle:
+                return False
+            next(iter(self._idle)).give_way()
+        self._count += 1
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, connection: BoundedConnection) -> None:
+        """Count a connection no more."""
+        self._idle.pop(connection, None)
+        self._count -= 1
+        self._by_address[connection.address] -= 1
+        if not self._by_address[connection.address]:
+            del self._by_address[connection.address]
+
+    def is_idle(self, connection: BoundedConnection) -> None:
+        """Note that the connection awaits a request."""
+        self._idle[connection] = None
+
+    def is_busy(self, connection: BoundedConnection) -> None:
+        """Note that the connection has a request."""
+        self._idle.pop(connection, None)
+
+    def _is_proxy(self, address: str) -> bool:
+        # Connections of a Unix socket have no address; whoever may open it is trusted as a proxy is.
+        return not address or any(ip_network(address).overlaps(proxy) for proxy in self._proxies)
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """A connection that ends when a head takes too long or too many bytes, or when its caller reads no answer."""
+
+    head_s, stall_s = HEAD_S, STALL_S
+    open_connections = Connections()
+    address = ""
     _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _is_counted = False
+
+    @classmethod
+    def within(cls, connections: Connections) -> type[BoundedConnection]:
+        """Return the class of connections that are counted there."""
+        return type(cls.__name__, (cls,), {"open_connections": connections})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the deadline of the first head."""
+        """Count the connection and start the deadline of the first head; close it if there is no room."""
         super().connection_made(transport)
-        self._await_head()
+        self.address = network_of(transport.get_extra_info("peername"))
+        self._is_counted = self.open_connections.admit(self)
+        if self._is_counted:
+            self.open_connections.is_idle(self)
+            self._await_head()
+        else:
+            self._end(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the deadline."""
+        """End the deadlines."""
         self._stop_waiting()
+        self.resume_writing()
+        self._leave()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -38,15 +132,47 @@ class BoundedHead(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the deadline."""
         self._stop_waiting()
+        self.open_connections.is_busy(self)
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Note that the next request is awaited."""
+        super().on_response_complete()
+        if self._is_counted and self.timeout_keep_alive_task:
+            self.open_connections.is_idle(self)
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head that has not ended."""
+        if self.transport.is_closing():
+            return
         super().data_received(data)
         if self._deadline:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._end(TOO_LONG)
+
+    def pause_writing(self) -> None:
+        """Give the caller some time to read what was sent."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.stall_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the caller reads."""
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resume_writing()
+
+    def give_way(self) -> None:
+        """End the connection, which awaits a request, for another one."""
+        self._leave()
+        self._end(TOO_MANY if self._head_bytes else b"")
+
+    def _leave(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self.open_connections.leave(self)
 
     def _await_head(self) -> None:
         # The first request's time runs from the connection, also where no byte comes.
@@ -63,3 +189,13 @@ class BoundedHead(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+
+
+def network_of(peer: Any) -> str:
+    """Return the peer's address in the form that counts as one: of IPv6 the /64 network; nothing without an address."""
+    try:
+        ip = ip_address(str(peer[0]).partition("%")[0])
+    except (TypeError, IndexError, ValueError):
+        return ""
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return str(ip_network(f"{ip}/64", strict=False)) if ip.version == 6 else str(ip)

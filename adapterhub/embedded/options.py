@@ -35,6 +35,11 @@ class Options:
     is_whole: bool = True
     redis_url: str = ""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    engine_hosts: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+    table_max_age_s: int = 86_400
+    connections: int = 4096
+    connections_per_address: int = 512
 
     @property
     def has_signer(self) -> bool:
@@ -59,6 +64,11 @@ class Options:
             database_signer_url=environment.read("DATABASE_SIGNER_URL", environ),
             redis_url=environment.read("REDIS_URL", environ),
             hosts=tuple(environment.words("ADAPTERHUB_HOSTS", environ)),
+            engine_hosts=tuple(environment.engine_hosts(environ)),
+            proxies=tuple(environment.networks("ADAPTERHUB_PROXIES", environ)),
+            table_max_age_s=environment.integer("ADAPTERHUB_TABLE_MAX_AGE_S", environ, least=1),
+            connections=environment.integer("ADAPTERHUB_CONNECTIONS", environ, least=1, most=2**20),
+            connections_per_address=environment.integer("ADAPTERHUB_CONNECTIONS_PER_ADDRESS", environ),
         )
 
 

@@ -123,6 +123,9 @@ def _router(options: Options) -> ProcessSpec:
     argv = _python("-m", "serving_client.router", "--host", options.host, "--port", options.router_port)
     argv += ["--redis-url", valkey, "--snapshot", f"{folder / 'table.json'}", "--spool", f"{folder / 'outcomes.spool'}"]
     argv += ["--hosts", ",".join([*options.hosts, options.host])]
+    argv += ["--engine-hosts", ",".join(options.engine_hosts), "--table-max-age-s", str(options.table_max_age_s)]
+    argv += ["--connections", str(options.connections), "--proxies", ",".join(options.proxies)]
+    argv += ["--connections-per-address", str(options.connections_per_address)]
     argv += ["--metrics-token-file", str(folder / "metrics-token")]
     return _spec(options, "router", argv, _http(options, options.router_port, "/healthz"))
 

@@ -93,7 +93,7 @@ def observe(cluster: Cluster) -> list[Observation]:
     observations = []
     for replica, report in written(replica_calls.each(calls)):
         if report.problem:
-            replica.missed(report.problem)
+            missed(replica, report.problem, report.engine_text)
         elif replica.twin(report.endpoints):
             replica.missed("It is the engine of another replica under another address: give each engine one address.")
         else:
@@ -183,13 +183,20 @@ def load_requests(observation: Observation, wanted: Wanted, folders: Folders) ->
 def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> None:
     """Record the result of a load; a refused version is never routed to."""
     if result.problem:
-        observation.replica.missed(result.problem)
+        missed(observation.replica, result.problem, result.engine_text)
     elif result.refusal:
-        refuse(observation.replica, version, result.refusal)
+        refuse(observation.replica, version, result.refusal, engine_text=result.engine_text)
         observation.adapters.pop(result.name, None)
     else:
         loaded(observation.replica, version, result.path)
         observation.adapters[result.name] = result.path
+
+
+def missed(replica: Replica, problem: str, engine_text: str) -> None:
+    """Mark the replica unhealthy; the log has its words, once for each problem."""
+    if engine_text and (replica.is_healthy or replica.message != problem):
+        log.warning("%s is away: %s", replica, engine_text)
+    replica.missed(problem)
 
 
 def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
@@ -200,9 +207,12 @@ def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
         note(Tag.VERSION_LOADED, replica, version)
 
 
-def refuse(replica: Replica, version: AdapterVersion, message: str) -> None:
-    """Record the refusal of a version by a replica, so that the loop does not retry it for ever."""
-    log.error("%s was not loaded on %s: %s", version, replica, message)
+def refuse(replica: Replica, version: AdapterVersion, message: str, *, engine_text: str = "") -> None:
+    """Record the refusal of a version by a replica, so that the loop does not retry it for ever.
+
+    `engine_text` are the engine's own words, which go into the log alone.
+    """
+    log.error("%s was not loaded on %s: %s", version, replica, engine_text or message)
     with transaction.atomic():
         forget(replica, {version.served_name})
         replica.refused = {**replica.refused, version.served_name: message}

@@ -27,12 +27,16 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True)
 class ReplicaReport:
-    """A replica's report: its adapters (served name -> path) and engine version, or the reason why there is none."""
+    """A replica's report: its adapters (served name -> path) and engine version, or the reason why there is none.
+
+    `engine_text` are the words of what answered, for the operators' log alone.
+    """
 
     reported: dict[str, str]
     engine_version: str = ""
     problem: str = ""
     endpoints: tuple[str, ...] = ()
+    engine_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,16 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Result of a load: a `refusal` is final; `problem` means that the replica does not answer as it should."""
+    """Result of a load: a `refusal` is final; `problem` means that the replica does not answer as it should.
+
+    `engine_text` are the words of what answered, for the operators' log alone.
+    """
 
     name: str
     path: str
     refusal: str = ""
     problem: str = ""
+    engine_text: str = ""
 
 
 def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key, Told]]:
@@ -71,8 +79,10 @@ def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
         endpoints = tuple(require_engine(url, allowed))
         with EngineClient(url, timeout_s=INSPECT_TIMEOUT_S) as engine:
             models, version = engine.models(), engine.version()
-    except (EngineError, Forbidden) as error:
+    except Forbidden as error:
         return ReplicaReport({}, problem=str(error))
+    except EngineError as error:
+        return ReplicaReport({}, problem=error.reason, engine_text=error.engine_text)
     if base not in {model.name for model in models if model.parent is None}:
         return ReplicaReport({}, problem=f"It does not serve {base}.")
     adapters = {model.name: model.root for model in models if model.parent is not None}
@@ -100,9 +110,9 @@ def load(engine: EngineClient, request: LoadRequest) -> Loaded:
         probe(engine, request.name)
     except EngineRejected as error:
         take_out(engine, request.name)
-        return Loaded(request.name, request.path, refusal=str(error))
+        return Loaded(request.name, request.path, refusal=error.reason, engine_text=error.engine_text)
     except EngineError as error:
-        return Loaded(request.name, request.path, problem=str(error))
+        return Loaded(request.name, request.path, problem=error.reason, engine_text=error.engine_text)
     return Loaded(request.name, request.path)
 
 

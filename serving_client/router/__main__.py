@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from serving_client import telemetry
-from serving_client.http_protocol import BoundedHead
+from serving_client.http_protocol import BoundedConnection, Connections, bounded_by_files
 from serving_client.router.app import Settings, make_app
 from serving_client.router.http.hosts import LOOPBACK
 from serving_client.router.reporting.log_throttle import OnceAMinute
@@ -35,6 +35,18 @@ def main() -> None:
         "--hosts", default=",".join(LOOPBACK), help="host names that the router answers to, separated by commas"
     )
     parser.add_argument(
+        "--engine-hosts",
+        default=",".join(LOOPBACK),
+        help="where replicas may be: host, host:port, .domain or network, separated by commas",
+    )
+    parser.add_argument("--connections", type=int, default=4096, help="connections that are kept open at once")
+    parser.add_argument(
+        "--connections-per-address", type=int, default=512, help="of one address, but a proxy's; 0 = no limit"
+    )
+    parser.add_argument(
+        "--proxies", default="", help="addresses or networks of proxies, which many callers share, separated by commas"
+    )
+    parser.add_argument(
         "--table-max-age-s", type=float, default=MAX_AGE_S, help="seconds for which a routing table is served from"
     )
     parser.add_argument(
@@ -49,22 +61,26 @@ def main() -> None:
     # Objects made so far live to the end, and a request's objects die young; a full collection would stop all requests.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    hosts = tuple(host.strip() for host in arguments.hosts.split(","))
     token = kept_token(arguments.metrics_token_file) if arguments.metrics_token_file else None
     settings = Settings(
         arguments.redis_url,
         arguments.snapshot,
         arguments.spool,
         arguments.load_deadline_s,
-        hosts,
+        tuple(words(arguments.hosts)),
         arguments.table_max_age_s,
         token,
+        tuple(words(arguments.engine_hosts)),
     )
     uvicorn.run(
         make_app(settings),
         host=arguments.host,
         port=arguments.port,
-        http=BoundedHead,
+        http=BoundedConnection.within(
+            Connections(
+                bounded_by_files(arguments.connections), arguments.connections_per_address, words(arguments.proxies)
+            )
+        ),
         ws="none",
         access_log=False,
         proxy_headers=False,
@@ -72,6 +88,11 @@ def main() -> None:
         timeout_graceful_shutdown=30,
         log_level="info",
     )
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a list that is separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def kept_token(file: Path) -> str:

@@ -53,6 +53,7 @@ class Settings:
     hosts: tuple[str, ...] = LOOPBACK
     table_max_age_s: float = MAX_AGE_S
     metrics_token: str | None = None
+    engine_hosts: tuple[str, ...] = LOOPBACK
 
 
 def make_app(settings: Settings) -> Starlette:
@@ -64,7 +65,14 @@ def make_app(settings: Settings) -> Starlette:
         watcher = TableWatcher(valkey, settings.snapshot, settings.table_max_age_s)
         cold = ColdVersions(valkey, watcher, settings.load_deadline_s)
         reporter = OutcomeReporter(valkey, Spool(settings.spool) if settings.spool else None)
-        parts = (Upstream(), reporter, Metrics(), ResponseCache(valkey), RateLimits(valkey), Samples(valkey))
+        parts = (
+            Upstream(settings.engine_hosts),
+            reporter,
+            Metrics(),
+            ResponseCache(valkey),
+            RateLimits(valkey),
+            Samples(valkey),
+        )
         app.state.proxy = Proxy(watcher, cold, *parts)
         app.state.metrics_token = settings.metrics_token
         await app.state.proxy.upstream.start()

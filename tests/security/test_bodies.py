@@ -19,7 +19,7 @@ from django.test import Client
 from adapterhub.accounts.models import User
 from adapterhub.http import body_guard
 from adapterhub.http.asgi_handler import OneThread
-from serving_client.http_protocol import BoundedHead
+from serving_client.http_protocol import BoundedConnection
 from serving_client.router.http import bodies
 from tests.fakes.routing import INFER, make_table
 from tests.fakes.server import Server
@@ -218,8 +218,8 @@ def spoken(url: str, *parts: bytes, pause_s: float = 0.0) -> tuple[int, float]:
 @pytest.mark.threat("D18")
 @pytest.mark.parametrize("head", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: "])
 def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
-    monkeypatch.setattr(BoundedHead, "head_s", 0.3)
-    with Server(quiet, http=BoundedHead) as server:
+    monkeypatch.setattr(BoundedConnection, "head_s", 0.3)
+    with Server(quiet, http=BoundedConnection) as server:
         status, seconds = spoken(server.url, head)
         assert (status, seconds < 3) == (408, True)
 
@@ -227,16 +227,16 @@ def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch, h
 @pytest.mark.threat("D18")
 @pytest.mark.parametrize("head", [b"GET /" + b"a" * 10 * MB, b"GET / HTTP/1.1\r\nX: " + b"a" * 10 * MB])
 def test_a_head_without_end_is_cut_off(head: bytes) -> None:
-    with Server(quiet, http=BoundedHead) as server:
+    with Server(quiet, http=BoundedConnection) as server:
         status, seconds = spoken(server.url, head)
         assert status in (0, 431)
         assert seconds < 3
 
 
 def test_a_slow_answer_and_a_second_request_are_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedHead, "head_s", 0.2)
+    monkeypatch.setattr(BoundedConnection, "head_s", 0.2)
     request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-    with Server(slow, http=BoundedHead) as server:
+    with Server(slow, http=BoundedConnection) as server:
         assert spoken(server.url, request)[0] == 200
         assert spoken(server.url, request, request, pause_s=0.1)[0] == 200
 

@@ -10,6 +10,7 @@ import pytest
 from django.apps import apps
 from django.test import Client
 
+from adapterhub import environment
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Conflict, Invalid
@@ -286,7 +287,7 @@ def test_nothing_of_another_services_answer_comes_back(
 
 @pytest.mark.threat("D26")
 def test_the_embedded_engines_need_no_list(settings: Any, cluster: Cluster, alice: User) -> None:
-    settings.ENGINE_HOSTS = settings.EMBEDDED_ENGINES
+    settings.ENGINE_HOSTS = environment.engine_hosts({})
     for number in range(2):
         cluster.add_replica(url=f"http://127.0.0.1:{8100 + number}", by=alice.as_actor())
 

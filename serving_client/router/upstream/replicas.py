@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,6 +16,9 @@ from serving_client.protocol import VersionRoute
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import EMBEDDINGS
 from serving_client.router.upstream.breaker import Breaker
+from serving_client.router.upstream.engine_addresses import EngineAddresses, NotListed
+
+log = logging.getLogger(__name__)
 
 # The replica cannot serve this now, but another one may: it lost the version, is overloaded or is starting.
 TRY_ANOTHER = {404, 502, 503}
@@ -50,7 +54,8 @@ class BrokeOff(Exception):
 class Upstream:
     """Connection pool for all replicas, with the number of requests in flight on each."""
 
-    def __init__(self, timeout_s: float = 600.0) -> None:
+    def __init__(self, engine_hosts: Sequence[str], timeout_s: float = 600.0) -> None:
+        self._addresses = EngineAddresses(engine_hosts)
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0)
         self.in_flight: Counter[str] = Counter()
@@ -59,7 +64,7 @@ class Upstream:
     async def start(self) -> None:
         """Open the pool; call it inside the running event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, resolver=self._addresses),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             # Bytes are passed on unchanged, so replicas must not compress them, and nothing unfolds here if they do.
@@ -71,6 +76,7 @@ class Upstream:
         """Close the pool."""
         if self._session:
             await self._session.close()
+            await self._addresses.close()
 
     @asynccontextmanager
     async def post(
@@ -95,7 +101,7 @@ class Upstream:
                         raise Refusal(404, "no_embeddings", "The engine of this version does not support embeddings.")
                     if reply.response.status in TRY_ANOTHER:
                         continue
-                    if reply.response.status >= 500:
+                    if not 200 <= reply.response.status < 300 and not 400 <= reply.response.status < 500:
                         raise Refusal(502, "replica_failed", "The replica failed on this request.", retry_after_s=1)
                     yield reply
                     return
@@ -109,8 +115,8 @@ class Upstream:
         return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
 
     def _judge(self, url: str, status: int) -> None:
-        """Record a status for the breaker: 5xx is a failure, 404 and other 4xx come from a working replica."""
-        if status >= 500:
+        """Record a status for the breaker: 5xx and 3xx are failures, 404 and other 4xx come from a working replica."""
+        if status >= 500 or 300 <= status < 400:
             self.breaker.failed(url)
         else:
             self.breaker.answered(url)
@@ -126,11 +132,15 @@ class Upstream:
     async def _ask(self, url: str, path: str, body: bytes, headers: dict[str, str], is_stream: bool) -> Reply:
         """Send the request to one replica. Raises NotReached, BrokeOff, Refusal 504."""
         assert self._session is not None  # noqa: S101 - started by the lifespan
+        if not self._addresses.may_be_asked(url):
+            log.error("%s is not among --engine-hosts: it is not asked.", url)
+            raise NotReached
         self.breaker.trying(url)
         try:
             # Written in pieces when large, so that other requests go on meanwhile.
             payload = body if len(body) <= AT_ONCE_BYTES else io.BytesIO(body)
-            response = await self._session.post(url + path, data=payload, headers=headers)
+            # An engine that redirects would choose where the prompt goes.
+            response = await self._session.post(url + path, data=payload, headers=headers, allow_redirects=False)
             return await begun(response, is_stream)
         except (aiohttp.ClientError, TimeoutError) as error:
             self.breaker.failed(url)
@@ -159,6 +169,8 @@ async def whole(response: aiohttp.ClientResponse) -> bytes:
 
 def verdict(error: Exception) -> Exception:
     """Convert a connection error to NotReached, BrokeOff or, for a timeout, Refusal 504."""
+    if isinstance(cause := getattr(error, "os_error", None), NotListed):
+        log.error("%s", cause)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return NotReached()
     if isinstance(error, TimeoutError):

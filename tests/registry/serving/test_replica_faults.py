@@ -118,7 +118,7 @@ def test_an_engine_whose_core_died_is_away_and_the_version_is_not_to_blame(
     reconcile()
     replica = Replica.objects.get(url=engines[0].url)  # type: ignore[attr-defined]
     assert (replica.is_healthy, replica.refused) == (False, {})
-    assert "EngineCore" in replica.message
+    assert "not as a working engine" in replica.message
     engines[0].is_healthy = True
     reconcile()
     assert len(routed(served.version.served_name)) == 2

@@ -1,0 +1,40 @@
+"""An operator's list of where engines may be, which the control plane and every router hold addresses to."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+
+def target_of(url: str) -> tuple[str, int] | None:
+    """Return host and port of an engine's address; None if it is not `http(s)://host:port` without a user name.
+
+    Raises ValueError for a port that is none.
+    """
+    parts = urlsplit(url)
+    host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
+        return None
+    return host, port
+
+
+def addresses(host: str, port: int) -> set[str]:
+    """Resolve the host to all its addresses; none if the name has none now."""
+    try:
+        return {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def is_listed(host: str, port: int, resolved: set[str], allowed: Sequence[str]) -> bool:
+    """Return True if an entry names the host or a domain above it, or if every address lies in a listed network."""
+    literal = f"[{host}]" if ":" in host else host
+    domains = [entry for entry in allowed if entry.startswith(".") and host.endswith(entry)]
+    named = domains or {host, literal, f"{literal}:{port}"} & set(allowed)
+    ips = [ipaddress.ip_address(address) for address in resolved]
+    if named:
+        return host in resolved or not any(ip.is_link_local or ip.is_multicast for ip in ips)
+    networks = [ipaddress.ip_network(entry, strict=False) for entry in allowed if "/" in entry]
+    return bool(ips) and all(any(ip in net for net in networks) for ip in ips)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -84,8 +85,15 @@ def write_bundle(project: Tenant | None, folder: Path) -> None:
         path = folder / "checkpoints" / point.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(point.document))
+        for receipt in point.receipts.exclude(content=b""):
+            path.with_name(f"{path.name}.{host_of(receipt.witness)}.tsr").write_bytes(bytes(receipt.content))
     (folder / "public-key.pem").write_bytes(public_key_pem())
     (folder / "manifest.json").write_bytes(signed(MANIFEST_DOMAIN, manifest_of(project, folder)))
+
+
+def host_of(witness: str) -> str:
+    """Return the host in a witness' name, as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "_", witness.rpartition(":")[2])
 
 
 def bundle_archive(project: Tenant | None, archive: IO[bytes]) -> None:

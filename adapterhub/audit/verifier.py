@@ -13,11 +13,17 @@ gap      an event is missing, or stands in another order; `file` is missing
 tail     the trail ends before the sequence of a signed checkpoint
 rehash   the trail holds in itself, but is not the one whose head was signed; `sequence` is the checkpoint's
 time     the event is more than 5 minutes older than one before it, or than the checkpoint before it, or younger than
-         the checkpoint after it or than this moment; of reads and refusals, sealed later, only the last two
+         the checkpoint or time-stamp after it or than this moment; of reads and refusals, sealed later, only these
 
 The hash of an event is sha256("adapterhub.audit.v1\n" | hash before it | its canonical JSON, RFC 8785), 32 bytes; the
 first follows 32 zero bytes. Outside proof reaches up to `witnessed`, the sequence of the newest checkpoint in DIR,
 signed at `witnessed_at`: the `by_chain_alone` events after it are held by the chain, and by nothing outside.
+
+With `--tsa-certificates FILE`, and the package rfc3161-client, the time-stamps of RFC 3161 are verified that a bundle
+has beside its checkpoints (`*.tsr`, each for the file before `.json.` in its name): authorities whose roots FILE holds
+prove the events up to `stamped`, which existed at `stamped_at` by their clock, whoever has the installation's key.
+`stamps_refused` counts tokens that prove nothing: of other authorities, or for another checkpoint. The verdict has
+these three with the option alone.
 """
 
 from __future__ import annotations
@@ -35,6 +41,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificates
 
 DOMAIN = b"adapterhub.audit.v1\n"
 CHECKPOINT_DOMAIN = b"adapterhub.audit.checkpoint.v1\n"
@@ -299,6 +306,52 @@ def broken_file(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
     return None
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """An authority's time-stamp of a checkpoint: at `at` the project had `sequence` events."""
+
+    project: str
+    sequence: int
+    at: datetime
+
+
+def read_stamps(folder: Path, key: Ed25519PublicKey, roots: Path) -> list[Stamp | None]:
+    """Return the time-stamps beside the checkpoints; None for each that proves nothing. Raises Unreadable."""
+    try:
+        from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
+    except ImportError:
+        raise Unreadable("--tsa-certificates needs the package rfc3161-client: install it with pip.") from None
+    try:
+        certificates = load_pem_x509_certificates(roots.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"--tsa-certificates {roots} holds no certificates in PEM: name the authorities'.") from error
+    trusted = VerifierBuilder(roots=certificates).build()
+
+    def read(path: Path) -> Stamp | None:
+        document = path.with_name(path.name.rpartition(".json.")[0] + ".json")
+        point = read_checkpoint(document, key)
+        try:
+            response = decode_timestamp_response(path.read_bytes())
+            trusted.verify_message(response, document.read_bytes())
+        except (OSError, ValueError, VerificationError):
+            return None
+        return Stamp(point.project, point.sequence, response.tst_info.gen_time)
+
+    return [read(path) for path in sorted(folder.rglob("*.tsr"))]
+
+
+def stamped(verdict_on_trail: dict[str, object], stamps: list[Stamp | None]) -> dict[str, object]:
+    """Add to a verdict what the time-stamps of its project prove."""
+    own = [stamp for stamp in stamps if stamp and stamp.project == verdict_on_trail["project"]]
+    newest = max(own, key=lambda stamp: stamp.sequence, default=None)
+    return {
+        **verdict_on_trail,
+        "stamped": newest.sequence if newest else 0,
+        "stamped_at": newest.at.isoformat() if newest else None,
+        "stamps_refused": stamps.count(None),
+    }
+
+
 def require_complete(points: list[Checkpoint]) -> None:
     """Check that every checkpoint after the first follows a known one. Raises Unreadable."""
     known = {point.digest for point in points}
@@ -321,16 +374,20 @@ def project_of(events: list[tuple[str, Link]], points: list[Checkpoint], wanted:
     return signed.pop()
 
 
-def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> dict[str, object]:
+def verdict(
+    export: Path, folder: Path, public_key: Path, wanted: str = "", roots: Path | None = None
+) -> dict[str, object]:
     """Verify the export; return `{ok, project, sequence, fault}`. Raises Unreadable.
 
     `sequence` is that of the first fault, or the last one of an intact trail. For a bundle, `file` names a broken file.
     """
     key = read_public_key(public_key)
+    stamps = read_stamps(folder, key, roots) if roots else None
     if not export.is_dir():
-        return of_trail(export, read_checkpoints(folder, key), wanted)
+        return of_trail(export, read_checkpoints(folder, key), wanted, stamps)
     manifest = read_manifest(export / "manifest.json", key)
-    trail_verdict = of_trail(export / "events.jsonl", read_checkpoints(folder, key), wanted or manifest.project)
+    wanted = wanted or manifest.project
+    trail_verdict = of_trail(export / "events.jsonl", read_checkpoints(folder, key), wanted, stamps)
     broken = broken_file(export, manifest)
     if broken is None:
         return trail_verdict
@@ -340,7 +397,9 @@ def verdict(export: Path, folder: Path, public_key: Path, wanted: str = "") -> d
     return {**trail_verdict, **own, "file": name}
 
 
-def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, object]:
+def of_trail(
+    export: Path, points: list[Checkpoint], wanted: str, stamps: list[Stamp | None] | None
+) -> dict[str, object]:
     """Return the verdict on the events alone."""
     events = read_export(export)
     project = project_of(events, points, wanted)
@@ -354,8 +413,20 @@ def of_trail(export: Path, points: list[Checkpoint], wanted: str) -> dict[str, o
     fault = next(faults(links, points), None)
     stranger = next((Fault(link.sequence, "edited") for name, link in events if name != project), None)
     moments = [moment for moment in map(moment_of, links) if moment]
-    late = next(time_faults(moments, points, datetime.now(UTC)), None)
-    return answer(project, fault or stranger or late, len(events), max(points, key=lambda point: point.sequence))
+    late = next(time_faults(moments, points, datetime.now(UTC)), None) or next(
+        late_for(moments, stamps or [], project), None
+    )
+    newest = max(points, key=lambda point: point.sequence)
+    on_trail = answer(project, fault or stranger or late, len(events), newest)
+    return on_trail if stamps is None else stamped(on_trail, stamps)
+
+
+def late_for(moments: Iterable[Moment], stamps: list[Stamp | None], project: str) -> Iterator[Fault]:
+    """Yield the events that claim to be younger than a time-stamp which covers them."""
+    own = [stamp for stamp in stamps if stamp and stamp.project == project]
+    for moment in moments:
+        if any(moment.sequence <= stamp.sequence and moment.at > stamp.at + TOLERANCE for stamp in own):
+            yield Fault(moment.sequence, "time")
 
 
 def answer(project: str, fault: Fault | None, last: int, newest: Checkpoint) -> dict[str, object]:
@@ -381,9 +452,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, required=True, metavar="DIR", help="folder of signed checkpoints")
     parser.add_argument("--public-key", type=Path, required=True, metavar="FILE", help="Ed25519 public key, PEM")
     parser.add_argument("--project", default="", help="slug; needed for an empty export alone")
+    parser.add_argument("--tsa-certificates", type=Path, metavar="FILE", help="roots of time-stamping authorities, PEM")
     options = parser.parse_args(arguments)
     try:
-        outcome = verdict(options.export, options.checkpoints, options.public_key, options.project)
+        outcome = verdict(
+            options.export, options.checkpoints, options.public_key, options.project, options.tsa_certificates
+        )
     except Unreadable as error:
         sys.stderr.write(f"{error}\n")
         return 2

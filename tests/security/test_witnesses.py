@@ -8,6 +8,7 @@ import shutil
 import socketserver
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,12 +28,12 @@ from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project
 from adapterhub.audit import checkpoints, siem, tasks, verifier, witnesses
-from adapterhub.audit.export import export_lines
+from adapterhub.audit.export import export_lines, manifest_of, write_bundle
 from adapterhub.audit.models import AuditEvent, Checkpoint, Follower, Receipt
 from adapterhub.audit.proof import judged
-from adapterhub.audit.signing import public_key_pem
+from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.tags import Tag
-from adapterhub.audit.verifier import link_hash
+from adapterhub.audit.verifier import MANIFEST_DOMAIN, link_hash
 from adapterhub.core.actor import system
 from adapterhub.embedded.postgres import EmbeddedPostgres
 from tests.audit import tamper
@@ -156,13 +157,13 @@ def test_a_verdict_says_how_far_proof_reaches(
 @pytest.mark.threat("D33")
 def test_the_stand_alone_verifier_says_it_too(trail: Project, tmp_path: Path) -> None:
     checkpoints.write(trail)
-    signed = AuditEvent.objects.filter(project=trail).count()
+    last = AuditEvent.objects.filter(project=trail).count()
     record(trail, 2)
     (tmp_path / "events.jsonl").write_text("".join(export_lines(trail)))
     (tmp_path / "key.pem").write_bytes(public_key_pem())
     folder = Path(django_settings.ARTIFACT_STORE) / "checkpoints"
     verdict = verifier.verdict(tmp_path / "events.jsonl", folder, tmp_path / "key.pem")
-    assert (verdict["ok"], verdict["witnessed"], verdict["by_chain_alone"]) == (True, signed, 2)
+    assert (verdict["ok"], verdict["witnessed"], verdict["by_chain_alone"]) == (True, last, 2)
 
 
 @pytest.mark.threat("D33")
@@ -340,6 +341,64 @@ def test_a_stamp_of_another_authority_proves_nothing(
     (tmp_path / "other").mkdir()
     settings.AUDIT_TSA_CERTIFICATES = str(certificate(tmp_path / "other", "stamps", stamps=True)[0])
     assert judged(trail, []).witnessed == 0
+
+
+def alone(bundle: Path, *arguments: str | Path) -> dict[str, Any]:
+    """The verdict of the verifier as a program by itself, without AdapterHub."""
+    program = shutil.copy(verifier.__file__, bundle.parent / "verifier.py")
+    options = ["--checkpoints", bundle / "checkpoints", "--public-key", bundle / "public-key.pem", *arguments]
+    done = subprocess.run([sys.executable, "-I", program, bundle, *options], capture_output=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+@pytest.mark.threat("D33")
+@requires("openssl")
+def test_the_stand_alone_verifier_reads_the_time_stamps(
+    trail: Project, tmp_path: Path, settings: Any, authority: str
+) -> None:
+    """The attack: who has key and database makes trail and checkpoints again; a stamp of the old head remains."""
+    settings.AUDIT_WITNESSES = [authority]
+    tasks.checkpoint()
+    proved = Checkpoint.objects.filter(project=trail).latest("sequence").sequence
+    record(trail, 2)
+    write_bundle(trail, tmp_path / "bundle")
+    roots = settings.AUDIT_TSA_CERTIFICATES
+    outcome = alone(tmp_path / "bundle", "--tsa-certificates", roots)
+    assert (outcome["ok"], outcome["stamped"], outcome["stamps_refused"]) == (True, proved, 0)
+    assert abs(now() - dt.datetime.fromisoformat(outcome["stamped_at"])) < dt.timedelta(minutes=2)
+    assert (outcome["sequence"], outcome["by_chain_alone"]) == (proved + 2, 2)
+    assert "stamped" not in alone(tmp_path / "bundle")
+    (tmp_path / "other").mkdir()
+    other = certificate(tmp_path / "other", "stamps", stamps=True)[0]
+    outcome = alone(tmp_path / "bundle", "--tsa-certificates", other)
+    assert (outcome["stamped"], outcome["stamped_at"], outcome["stamps_refused"]) == (0, None, 1)
+    forge(proved - 1)
+    checkpoints.write(trail)
+    write_bundle(trail, tmp_path / "forged")
+    outcome = alone(tmp_path / "forged", "--tsa-certificates", roots)
+    assert (outcome["ok"], outcome["fault"], outcome["sequence"]) == (False, "rehash", proved)
+
+
+@pytest.mark.threat("D33")
+@requires("openssl")
+def test_a_stamp_holds_for_its_checkpoint_alone(trail: Project, tmp_path: Path, settings: Any, authority: str) -> None:
+    """The attack: the stamp of an old checkpoint is put beside a new one."""
+    settings.AUDIT_WITNESSES = [authority]
+    tasks.checkpoint()
+    settings.AUDIT_WITNESSES = []
+    record(trail, 2)
+    checkpoints.write(trail)
+    bundle = tmp_path / "bundle"
+    write_bundle(trail, bundle)
+    [stamp] = bundle.rglob("*.tsr")
+    older, newer = sorted((bundle / "checkpoints").rglob("*.json"))[-2:]
+    assert stamp.name.startswith(older.name)
+    stamp.rename(stamp.with_name(stamp.name.replace(older.name, newer.name)))
+    (bundle / "manifest.json").write_bytes(signed(MANIFEST_DOMAIN, manifest_of(trail, bundle)))
+    outcome = alone(bundle, "--tsa-certificates", settings.AUDIT_TSA_CERTIFICATES)
+    assert (outcome["stamped"], outcome["stamps_refused"]) == (0, 1)
 
 
 @pytest.mark.threat("D33")

@@ -8,6 +8,8 @@ from rest_framework.permissions import AllowAny
 from rest_framework.routers import SimpleRouter
 
 from adapterhub.accounts.api import ProjectsViewSet, ServiceAccountViewSet, TokenViewSet
+from adapterhub.accounts.invitations import pages as invitation_pages
+from adapterhub.accounts.invitations.api import InvitationViewSet
 from adapterhub.accounts.pages import roles as role_pages
 from adapterhub.accounts.pages import service_accounts as service_account_pages
 from adapterhub.accounts.pages import tokens as token_pages
@@ -40,6 +42,7 @@ from training.api.exposition import MetricsViewSet
 router = SimpleRouter()
 router.register("projects", ProjectsViewSet, "project")
 router.register("tokens", TokenViewSet, "token")
+router.register("invitations", InvitationViewSet, "invitation")
 router.register("service-accounts", ServiceAccountViewSet, "service-account")
 router.register("audit/events", AuditViewSet, "audit-event")
 router.register("webhooks", WebhookViewSet, "webhook")
@@ -89,12 +92,12 @@ urlpatterns = [
     path("tokens/", token_pages.tokens, name="tokens"),
     path("tokens/accounts/", service_account_pages.accounts, name="service-accounts"),
     path(
-        "tokens/accounts/<slug:project>/<str:name>/hand-over/",
+        "tokens/accounts/<slug:project>/<path:name>/hand-over/",
         service_account_pages.hand_over,
         name="hand-over-service-account",
     ),
     path(
-        "tokens/accounts/<slug:project>/<slug:name>/close/", service_account_pages.close, name="close-service-account"
+        "tokens/accounts/<slug:project>/<path:name>/close/", service_account_pages.close, name="close-service-account"
     ),
     path("tokens/<slug:pk>/", token_pages.token, name="token"),
     path("tokens/<slug:pk>/revoke/", token_pages.revoke, name="revoke-token"),
@@ -103,6 +106,9 @@ urlpatterns = [
     path("deliveries/", webhook_pages.deliveries, name="deliveries"),
     path("deliveries/<int:pk>/redeliver/", webhook_pages.redeliver, name="redeliver"),
     path("sessions/", sessions, name="sessions"),
+    path("invitations/", invitation_pages.invitations, name="invitations"),
+    path("invitations/<uuid:pk>/revoke/", invitation_pages.revoke, name="revoke-invitation"),
+    path("invitations/<uuid:pk>/<slug:verb>/", invitation_pages.answer, name="answer-invitation"),
     path("theme/", choose, name="theme"),
     path("login/", sign_in, name="login"),
     path("login/code/", second_step, name="second-step"),

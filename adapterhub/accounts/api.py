@@ -13,7 +13,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts import memberships, service_accounts, tokens
+from adapterhub.accounts.invitations.api import InvitingProjects
 from adapterhub.accounts.models import ApiToken, Membership, NamedVersions, Project, User
+from adapterhub.accounts.service_accounts import NAMED
 from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import (
@@ -60,30 +62,40 @@ class ProjectChangeSerializer(serializers.Serializer[Any]):
 class MemberSerializer(serializers.ModelSerializer[Membership]):
     """A user's role in a project."""
 
-    user = serializers.SlugRelatedField(slug_field="username", queryset=User.objects.all())
+    user = serializers.SlugRelatedField[User](slug_field="username", read_only=True)
 
     class Meta:
         model = Membership
         fields = ["user", "role"]
 
 
-class RevokedMemberSerializer(OptionalReasonSerializer, MemberSerializer):
+class NewMemberSerializer(serializers.Serializer[Any]):
+    """A further role of a member."""
+
+    # Never looked up among all accounts: an unknown name would get another answer than that of a stranger.
+    user = serializers.CharField(max_length=150, help_text="User name of a member.")
+    role = serializers.ChoiceField(Membership.Role.choices)
+
+
+class RevokedMemberSerializer(OptionalReasonSerializer, NewMemberSerializer):
     """The role to revoke, and the reason."""
 
-    class Meta(MemberSerializer.Meta):
-        fields = ["user", "role", "reason"]
+
+def account_name(**options: Any) -> serializers.RegexField:
+    """Return the field for the name of a service account that exists, with or without its project."""
+    return serializers.RegexField(NAMED, max_length=150, help_text="As `ci`, or in full as `eu/ci`.", **options)
 
 
 class AccountNameSerializer(OptionalReasonSerializer):
     """The name of a service account, and the reason for closing it."""
 
-    name = serializers.SlugField(max_length=150)
+    name = account_name()
 
 
 class HandOverSerializer(serializers.Serializer[Any]):
     """A new owner of a service account."""
 
-    name = serializers.SlugField(max_length=150, help_text="Of the service account.")
+    name = account_name()
     owner = serializers.CharField(max_length=150, help_text="The member who answers for it from now on.")
     reason = serializers.CharField(max_length=2000)
 
@@ -112,7 +124,7 @@ class ServiceAccountSerializer(serializers.ModelSerializer[User]):
         fields = ["name", "owner", "roles"]
 
 
-class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
+class ProjectsViewSet(InvitingProjects, ProjectViewSet, mixins.ListModelMixin, Retrieving):
     """Projects, the tenants. A superuser creates a project; a caller with scope `admin` manages its members."""
 
     queryset = Project.objects.all()
@@ -124,6 +136,9 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         "partial_update": Scope.ADMIN,
         "members": Scope.READ,
         "add_member": Scope.ADMIN,
+        "invitations": Scope.ADMIN,
+        "invite": Scope.ADMIN,
+        "revoke_invitation": Scope.ADMIN,
         "revoke_member": Scope.ADMIN,
         "close_account": Scope.ADMIN,
         "hand_over_account": Scope.ADMIN,
@@ -170,27 +185,23 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """List the members of a project with their roles."""
         return Response(MemberSerializer(self.get_object().memberships.select_related("user"), many=True).data)
 
-    @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
+    @extend_schema(request=NewMemberSerializer, responses={201: MemberSerializer})
     @members.mapping.post
     def add_member(self, request: Request, slug: str) -> Response:
-        """Grant a user a role in the project."""
+        """Grant a member a further role. Others are invited: invitations/."""
         project = self.get_object()
-        fields = self.read(MemberSerializer)
-        membership = memberships.grant(project, **fields, by=actor_of(request))
+        fields = self.read(NewMemberSerializer)
+        membership = memberships.grant_further(project, fields["user"], fields["role"], by=actor_of(request))
         return Response(MemberSerializer(membership).data, 201)
 
     @extend_schema(request=RevokedMemberSerializer, responses={204: None})
     @action(detail=True, methods=["post"], url_path="members/revoke")
     def revoke_member(self, request: Request, slug: str) -> Response:
         """Revoke a role of a member in the project."""
+        project = self.get_object()
         fields = self.read(RevokedMemberSerializer)
-        reason = fields.pop("reason")
-        membership = self.get_object().memberships.filter(**fields).first()
-        if membership is None:
-            raise Invalid(
-                f"{fields['user']} is not {fields['role']} in this project: see members/ for its roles.", field="role"
-            )
-        memberships.revoke(membership, by=actor_of(request), reason=reason)
+        membership = memberships.role_held(project, fields["user"], fields["role"])
+        memberships.revoke(membership, by=actor_of(request), reason=fields["reason"])
         return Response(status=204)
 
     @extend_schema(request=AccountNameSerializer, responses={204: None})
@@ -199,7 +210,7 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """Revoke a service account's tokens in this project and take its roles here."""
         project = self.get_object()
         fields = self.read(AccountNameSerializer)
-        account = named_account(project, fields["name"])
+        account = service_accounts.named(project, fields["name"])
         service_accounts.close(account, project, by=actor_of(request), reason=fields["reason"])
         return Response(status=204)
 
@@ -209,10 +220,8 @@ class ProjectsViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         """Make another member the owner of a service account. Owners cannot sign what their accounts ask."""
         project = self.get_object()
         fields = self.read(HandOverSerializer)
-        account = named_account(project, fields["name"])
-        owner = User.objects.filter(username=fields["owner"], memberships__project=project).distinct().first()
-        if owner is None:
-            raise Invalid(f"There is no member {fields['owner']!r} in this project.", field="owner")
+        account = service_accounts.named(project, fields["name"])
+        owner = service_accounts.owner_named(project, fields["owner"])
         service_accounts.hand_over(account, owner, project, by=actor_of(request), reason=fields["reason"])
         return Response(ServiceAccountSerializer(account).data)
 
@@ -250,7 +259,7 @@ class NewTokenSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=200)
     scopes = serializers.ListField(child=serializers.ChoiceField(Scope.choices), allow_empty=False)
     expires_at = serializers.DateTimeField(required=False)
-    account = serializers.SlugField(required=False, max_length=150, help_text="A service account to act as.")
+    account = account_name(required=False)
     reason = serializers.CharField(required=False, max_length=2000, help_text="Needed for scope `admin`.")
 
 
@@ -291,7 +300,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         if beyond := set(fields["scopes"]) - scopes_in(request, project):
             raise Invalid(f"You cannot grant scopes that you do not have: {', '.join(sorted(beyond))}.", field="scopes")
         if name := fields.pop("account", ""):
-            fields["account"] = named_account(project, name)
+            fields["account"] = service_accounts.named(project, name)
         token, text = tokens.create(project, by=actor_of(request), **fields)
         return ShownOnce({**TokenSerializer(token).data, "token": text}, 201, once="token")
 
@@ -314,19 +323,13 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         return self.write(token)
 
 
-def named_account(project: Project, name: str) -> User:
-    """Return the service account of this name. Raises Invalid when it has no role in the project."""
-    account = service_accounts.of(Project.objects.filter(pk=project.pk)).filter(username=name).first()
-    if account is None:
-        raise Invalid(f"There is no service account {name!r} in this project.", field="account")
-    return account
-
-
 class NewAccountSerializer(serializers.Serializer[Any]):
     """The service account to create."""
 
     project = serializers.SlugField()
-    name = serializers.SlugField(max_length=150)
+    name = serializers.SlugField(
+        max_length=service_accounts.LONGEST_NAME, help_text="`ci` in project `eu` is called `eu/ci` from then on."
+    )
     role = serializers.ChoiceField(service_accounts.ROLES)
 
 

@@ -13,17 +13,46 @@ from adapterhub.accounts.models import Membership, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
+from adapterhub.core.errors import Invalid
 
 
 @transaction.atomic
-def grant(project: Project, user: User, role: str, *, by: Actor, by_group: bool = False) -> Membership:
-    """Grant the role and return the membership; if it is held already, change nothing and write no event."""
+def grant(
+    project: Project, user: User, role: str, *, by: Actor, by_group: bool = False, invited_by: str = ""
+) -> Membership:
+    """Grant the role and return the membership; if it is held already, change nothing and write no event.
+
+    `invited_by` names who offered the role to a person who accepted it.
+    """
     membership, is_new = Membership.objects.get_or_create(
         project=project, user=user, role=role, defaults={"by_group": by_group}
     )
     if is_new:
-        role_fields = {"user": user.username, "role": role}
+        role_fields = {"user": user.username, "role": role, **({"invited_by": invited_by} if invited_by else {})}
         AuditEvent.record(Tag.MEMBERSHIP_GRANTED, membership, by=by, project=project, after=role_fields)
+    return membership
+
+
+def grant_further(project: Project, name: str, role: str, *, by: Actor) -> Membership:
+    """Grant a further role to somebody who is in the project.
+
+    Raises Invalid for everybody else, in the same words whether there is such an account or not.
+    """
+    user = User.objects.filter(username=name, memberships__project=project).first()
+    if user is None:
+        raise Invalid(
+            f"{name!r} is not in this project: invite the person with projects/{project.slug}/invitations/.",
+            field="user",
+            code="not_a_member",
+        )
+    return grant(project, user, role, by=by)
+
+
+def role_held(project: Project, name: str, role: str) -> Membership:
+    """Return the role that somebody of this name has. Raises Invalid, whether there is such an account or not."""
+    membership = project.memberships.filter(user__username=name, role=role).select_related("user").first()
+    if membership is None:
+        raise Invalid(f"{name!r} is not {role} in this project: see members/ for its roles.", field="role")
     return membership
 
 
@@ -94,7 +123,8 @@ def tenure_of(event: AuditEvent) -> Tenure:
     role_fields = event.after or {}
     user, _, rest = event.object_name.partition(" is ")
     role = role_fields.get("role", rest.split(" ")[0])
-    return Tenure(cast(Project, event.project), role_fields.get("user", user), role, event.at, event.actor_name)
+    by = role_fields.get("invited_by", event.actor_name)
+    return Tenure(cast(Project, event.project), role_fields.get("user", user), role, event.at, by)
 
 
 def roles_at(project: Project, at: datetime) -> list[Tenure]:

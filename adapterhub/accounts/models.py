@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -128,6 +129,60 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} in {self.project}"
+
+
+class InvitationQuerySet(models.QuerySet["Invitation"]):
+    """Queries of invitations."""
+
+    def open(self) -> InvitationQuerySet:
+        """Return the invitations that can still be accepted."""
+        return self.filter(state=Invitation.State.OPEN, expires_at__gt=now(), project__archived_at=None)
+
+
+class Invitation(models.Model):
+    """An offer of a role in a project to a person, who may have no account yet, and its end."""
+
+    class State(models.TextChoices):
+        """The state of an invitation; an open one ends by itself at `expires_at`."""
+
+        OPEN = "open"
+        ACCEPTED = "accepted"
+        DECLINED = "declined"
+        REVOKED = "revoked"
+        EXPIRED = "expired"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="invitations")
+    address = models.CharField(max_length=254, help_text="A mail address in small letters, or a user name.")
+    role = models.CharField(max_length=20, choices=Role.choices)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
+    invited_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=now, editable=False)
+    expires_at = models.DateTimeField(editable=False)
+    closed_at = models.DateTimeField(null=True, editable=False)
+
+    objects = InvitationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "address", "role"], condition=models.Q(state="open"), name="one_open_invitation"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state="open", closed_at=None) | ~models.Q(state="open") & ~models.Q(closed_at=None),
+                name="a_closed_invitation_says_since_when",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.address} as {self.role} in {self.project}"
+
+    @property
+    def state_now(self) -> str:
+        """Return the state, which is `expired` for an open invitation whose time is over."""
+        is_over = self.state == self.State.OPEN and self.expires_at <= now()
+        return str(self.State.EXPIRED if is_over else self.state)
 
 
 class SignInQuerySet(models.QuerySet["SignIn"]):

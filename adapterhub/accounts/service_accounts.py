@@ -1,4 +1,8 @@
-"""Service accounts for programs: they have roles and tokens, outlive their creators, and never sign in."""
+"""Service accounts for programs: they have roles and tokens, outlive their creators, and never sign in.
+
+Their names carry the project, as `eu/ci`, and no name of a person has a `/`: a name that is refused is one of the own
+project. Accounts from before keep their names.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +20,51 @@ from adapterhub.core.errors import Conflict, Invalid
 ROLES = [role for role in Membership.Role.values if role not in (Membership.Role.APPROVER, Membership.Role.ADMIN)]
 
 
+LONGEST_NAME = 90
+NAMED = r"^[-\w]+(/[-\w]+)?$"
+
+
+def full_name(project: Project, name: str) -> str:
+    """Return the name of a project's account among all accounts."""
+    return f"{project.slug}/{name}"
+
+
 def of(projects: models.QuerySet[Project]) -> models.QuerySet[User]:
     """Return the active service accounts with a role in the projects."""
     return User.objects.filter(is_service=True, is_active=True, memberships__project__in=projects).distinct()
 
 
+def named(project: Project, name: str) -> User:
+    """Return the service account of this name, short or in full. Raises Invalid when it has no role in the project."""
+    accounts = of(Project.objects.filter(pk=project.pk)).filter(username__in=(name, full_name(project, name)))
+    # An account from before has the short name itself.
+    account = min(accounts, key=lambda account: account.username != name, default=None)
+    if account is None:
+        raise Invalid(f"There is no service account {name!r} in this project.", field="account")
+    return account
+
+
+def owner_named(project: Project, name: str) -> User:
+    """Return the member of this name. Raises Invalid, whether there is such an account elsewhere or not."""
+    owner = User.objects.filter(username=name, memberships__project=project).distinct().first()
+    if owner is None:
+        raise Invalid(f"There is no member {name!r} in this project: choose a member.", field="owner")
+    return owner
+
+
 def create(project: Project, name: str, role: str, *, by: Actor) -> User:
     """Create an account that only tokens can use; the person behind `by` owns it.
 
-    Raises Invalid for its role and if nobody answers for `by`, Conflict for a name that is taken.
+    Raises Invalid for its role and if nobody answers for `by`, Conflict for a name that the project uses or used.
     """
     owner = min(people_behind(by), key=lambda person: person.pk)
     if role not in ROLES:
         raise Invalid(f"A service account can have one of these roles: {', '.join(ROLES)}.", field="role")
+    if of(Project.objects.filter(pk=project.pk)).filter(username=name).exists():
+        raise name_taken(name)
     try:
         with transaction.atomic():
-            account = User(username=name, is_service=True, owner=owner)
+            account = User(username=full_name(project, name), is_service=True, owner=owner)
             account.set_unusable_password()
             account.save()
             memberships.grant(project, account, role, by=by)
@@ -43,8 +76,13 @@ def create(project: Project, name: str, role: str, *, by: Actor) -> User:
                 after={"role": role, "owner": owner.username},
             )
     except IntegrityError:
-        raise Conflict(f"The name {name!r} is taken: choose another one.", field="name", code="name_taken") from None
+        raise name_taken(name) from None
     return account
+
+
+def name_taken(name: str) -> Conflict:
+    """Return the refusal of a name that an account of the project has or had."""
+    return Conflict(f"The name {name!r} is taken: choose another one.", field="name", code="name_taken")
 
 
 @transaction.atomic

@@ -47,6 +47,7 @@ NAVIGATION = [
             ("audit", "Audit"),
             ("tokens", "Tokens"),
             ("webhooks", "Webhooks"),
+            ("invitations", "Invitations"),
             ("settings", "Settings"),
         ],
     ),

@@ -153,7 +153,7 @@ def test_a_service_account_outlives_its_maker_and_does_what_its_roles_grant(
     project: Project, alice: User, base_model: BaseModel
 ) -> None:
     robot = service_accounts.create(project, "robot", "trainer", by=alice.as_actor())
-    with pytest.raises(Invalid, match="robot has no role here with operate"):
+    with pytest.raises(Invalid, match="eu/robot has no role here with operate"):
         tokens.create(project, "t", ["operate"], by=alice.as_actor(), account=robot)
     text = tokens.create(project, "t", ["read", "publish", "infer"], by=alice.as_actor(), account=robot)[1]
     User.objects.filter(pk=alice.pk).update(is_active=False)
@@ -166,14 +166,14 @@ def test_a_service_account_outlives_its_maker_and_does_what_its_roles_grant(
     assert api.post("/api/v1/adapters/", {"project": "eu", "slug": "y", "base_model": "tiny"}).status_code == 403
     service_accounts.close(robot, project, by=alice.as_actor())
     assert status_with(text) == 401
-    assert not User.objects.get(username="robot").is_active
+    assert not User.objects.get(username="eu/robot").is_active
 
 
 def test_what_it_does_stands_in_its_name(project: Project, alice: User) -> None:
     robot = service_accounts.create(project, "robot", "trainer", by=alice.as_actor())
     token = tokens.create(project, "nightly", ["train"], by=alice.as_actor(), account=robot)[0]
     actor = token.as_actor()
-    assert (actor.user, actor.name, actor.token_id) == (robot, "robot", token.pk)
+    assert (actor.user, actor.name, actor.token_id) == (robot, "eu/robot", token.pk)
 
 
 def test_a_service_account_never_signs_in(project: Project, alice: User) -> None:
@@ -186,18 +186,18 @@ def test_a_service_account_never_signs_in(project: Project, alice: User) -> None
 def test_it_is_made_and_closed_on_the_page_and_by_rest(project: Project, alice: User, client: Client) -> None:
     client.force_login(alice)
     client.post("/tokens/accounts/", {"project": "eu", "name": "robot", "role": "trainer"})
-    page = client.post("/tokens/", {"project": "eu", "name": "t", "scopes": ["read"], "days": 3, "account": "robot"})
-    assert b"as robot" in page.content
-    assert client.post("/tokens/accounts/eu/robot/close/").status_code == 422
-    client.post("/tokens/accounts/eu/robot/close/", {"reason": "The nightly job is gone."})
+    page = client.post("/tokens/", {"project": "eu", "name": "t", "scopes": ["read"], "days": 3, "account": "eu/robot"})
+    assert b"as eu/robot" in page.content
+    assert client.post("/tokens/accounts/eu/eu/robot/close/").status_code == 422
+    client.post("/tokens/accounts/eu/eu/robot/close/", {"reason": "The nightly job is gone."})
     assert ApiToken.objects.get().revoked_at is not None
     api = APIClient()
     api.force_login(alice)
     created = api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "operator"})
-    assert created.json() == {"name": "bot", "owner": "alice", "roles": [{"project": "eu", "role": "operator"}]}
+    assert created.json() == {"name": "eu/bot", "owner": "alice", "roles": [{"project": "eu", "role": "operator"}]}
     assert api.post("/api/v1/service-accounts/", {"project": "eu", "name": "bot", "role": "viewer"}).status_code == 409
     assert api.post("/api/v1/service-accounts/", {"project": "eu", "name": "boss", "role": "admin"}).status_code == 422
     listed = api.get("/api/v1/service-accounts/").json()["results"]
-    assert [one["name"] for one in listed] == ["bot"]
+    assert [one["name"] for one in listed] == ["eu/bot"]
     assert api.post("/api/v1/projects/eu/service-accounts/close/", {"name": "bot"}).status_code == 204
     assert api.get("/api/v1/service-accounts/").json()["results"] == []

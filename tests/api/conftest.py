@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adapterhub.accounts import service_accounts
+from adapterhub.accounts.invitations import verbs
 from adapterhub.accounts.models import ApiToken, Project, User
 from adapterhub.audit.models import AuditEvent
 from adapterhub.webhooks.models import Delivery, Webhook
@@ -44,6 +45,7 @@ def world(
     dataset.keep_as("none", reason="a test", by=by)
     erasure = Erasure.request(dataset, reason="a test", by=member("erna", project, "admin").as_actor())
     service_accounts.create(project, "robot", "trainer", by=by)
+    invitation = verbs.send(project, "somebody@example.org", "viewer", by=by)
     webhook = Webhook.objects.create(project=project, url="https://hook.example/", events=["token:*"])
     delivery = Delivery.objects.create(webhook=webhook, event=AuditEvent.objects.filter(project=project).first())
     response = Response.objects.create(
@@ -66,15 +68,22 @@ def world(
             "clusters": alias.cluster.slug,
             "base-models": "tiny",
         },
-        "name": {"aliases": alias.name, "tokens": "robot"},
+        "name": {"aliases": alias.name, "tokens": "eu/robot"},
         "project": {"tokens": "eu"},
         "number": {"adapters": candidate.number},
-        "verb": {"datasets": "reject", "rollouts": "rollback", "approvals": "approve", "training": "cancel"},
+        "verb": {
+            "invitations": "accept",
+            "datasets": "reject",
+            "rollouts": "rollback",
+            "approvals": "approve",
+            "training": "cancel",
+        },
         "pk": {
             "rollouts": rollout.pk,
             "approvals": rollout.approvals.get().pk,
             "replicas": replica.pk,
             "tokens": token.pk,
+            "invitations": invitation.pk,
             "datasets": dataset.pk,
             "erasures": erasure.pk,
             "training-runs": run.pk,

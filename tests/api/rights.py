@@ -29,6 +29,11 @@ NEEDS = {
     "api:token-revoke POST": ADMIN,
     "api:project-members POST": ADMIN,
     "api:project-revoke-member POST": ADMIN,
+    "api:project-invitations GET": ADMIN,
+    "api:project-invitations POST": ADMIN,
+    "api:project-revoke-invitation POST": ADMIN,
+    "invitations POST": ADMIN,
+    "revoke-invitation POST": ADMIN,
     "tokens GET": ADMIN,
     "tokens POST": ADMIN,
     "webhooks GET": ADMIN,
@@ -144,6 +149,8 @@ NEEDS = {
     "api:compression-cancel POST": TRAIN,
 }
 WRITING = {TRAIN, PUBLISH, OPERATE, ADMIN, APPROVE}
+# Open to the person who is invited, whatever their roles.
+PERSONAL = {"api:invitation-list", "api:invitation-accept", "api:invitation-decline", "answer-invitation"}
 OPEN_TO_EVERY_MEMBER = {"api:base-model-list", "api:base-model-detail"}
 
 
@@ -176,6 +183,8 @@ def shows_or_does(answer: Any, name: str, method: str) -> bool:
 def granted(role: str, name: str, method: str) -> bool | None:
     """What the role may expect; None where only the table's silence speaks, and only readers are judged."""
     need = NEEDS.get(f"{name} {method}")
+    if name in PERSONAL:
+        return None
     if need is None and method == "GET":
         need = READ
     if need is None:

@@ -11,6 +11,7 @@ from django.apps import apps
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import URLPattern, get_resolver, reverse
 
+from adapterhub.accounts.models import Invitation
 from adapterhub.api.models import IdempotentRequest
 from registry.models import AdapterVersion, Response, Rollout
 from tests.builders.adapters import write_adapter
@@ -49,6 +50,8 @@ POST_ONLY = {
     "compress-version",
     "cancel-compression",
     "revoke-token",
+    "revoke-invitation",
+    "answer-invitation",
     "theme",
     "revoke-webhook",
     "redeliver",
@@ -110,7 +113,9 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
     served = AdapterVersion.objects.order_by("number")[0].served_name
     dataset = Dataset.objects.order_by("pk")[0].pk
     bodies: dict[str, dict[str, Any]] = {
-        "api:project-members": {"user": "charlie", "role": "viewer"},
+        "api:project-members": {"user": "erna", "role": "viewer"},
+        "api:project-invitations": {"address": "charlie", "role": "viewer"},
+        "api:project-revoke-invitation": {"id": str(Invitation.objects.get().pk), "reason": "x"},
         "api:service-account-list": {"project": "eu", "name": "bot", "role": "trainer"},
         "api:project-close-account": {"name": "robot"},
         "api:project-hand-over-account": {"name": "robot", "owner": "alice", "reason": "x"},

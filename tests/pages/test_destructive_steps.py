@@ -47,7 +47,7 @@ PAGES = {
     "run": lambda thing: (("training-run", thing.pk), ("move-training-run", thing.pk, "cancel")),
     "analysis": lambda thing: (("rank-analysis", thing.pk), ("cancel-rank-analysis", thing.pk)),
     "compression": lambda thing: (("compression", thing.pk), ("cancel-compression", thing.pk)),
-    "account": lambda _: (("service-accounts",), ("close-service-account", "eu", "robot")),
+    "account": lambda _: (("service-accounts",), ("close-service-account", "eu", "eu/robot")),
     "token": lambda thing: (("tokens",), ("revoke-token", thing.pk)),
     "webhook": lambda thing: (("webhooks",), ("revoke-webhook", thing.pk)),
     "session": lambda _: (("sessions",), ("sessions",)),

@@ -56,8 +56,8 @@ CASES = [
     ("tokens", "state=revoked", lambda row: row.name, ["weekly"]),
     ("tokens", "q=robot&state=in+use", lambda row: row.name, ["nightly"]),
     ("tokens", "state=waiting", lambda row: row.name, []),
-    ("service-accounts", "sort=-name&role=trainer", lambda row: row.user.username, ["robot", "drone"]),
-    ("service-accounts", "q=drone", lambda row: row.user.username, ["drone"]),
+    ("service-accounts", "sort=-name&role=trainer", lambda row: row.user.username, ["eu/robot", "eu/drone"]),
+    ("service-accounts", "q=drone", lambda row: row.user.username, ["eu/drone"]),
     ("webhooks", "q=nightly:", lambda row: row.events, [["nightly:*"]]),
     ("webhooks", "state=revoked", lambda row: row.events, [["weekly:*"]]),
     ("deliveries", "status=failed&q=alias", lambda row: row.webhook.events, [["weekly:*"]]),
@@ -109,7 +109,7 @@ def test_what_an_alias_served_is_searched(listed: Client, alias: Alias) -> None:
 
 def test_who_had_which_role_is_searched(listed: Client) -> None:
     tenures = listed.get(reverse("audit-roles"), {"q": "ROBOT trainer"}).context["page"]
-    assert [(each.user, each.role, each.project.slug) for each in tenures] == [("robot", "trainer", "eu")]
+    assert [(each.user, each.role, each.project.slug) for each in tenures] == [("eu/robot", "trainer", "eu")]
     assert "No role matches." in listed.get(reverse("audit-roles"), {"q": "nobody"}).content.decode()
 
 

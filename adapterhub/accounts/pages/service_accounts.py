@@ -29,7 +29,7 @@ class AccountForm(forms.Form):
     project: forms.ModelChoiceField[Project] = forms.ModelChoiceField(
         queryset=None, to_field_name="slug", empty_label=None
     )
-    name = forms.SlugField(max_length=150)
+    name = forms.SlugField(max_length=service_accounts.LONGEST_NAME)
     role = forms.ChoiceField(choices=ROLES)
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any) -> None:
@@ -76,9 +76,9 @@ def hand_over(request: HttpRequest, project: str, name: str) -> HttpResponse:
     led = get_object_or_404(allowed(request, Scope.ADMIN), slug=project)
     account = get_object_or_404(User.objects.distinct(), username=name, is_service=True, memberships__project=led)
     form = OwnerForm(request.POST)
-    owner = form.is_valid() and User.objects.filter(username=form.cleaned_data["owner"], is_service=False).first()
-    if not owner:
+    if not form.is_valid():
         raise Invalid("Name a member of the project and a reason.", field="owner")
+    owner = service_accounts.owner_named(led, form.cleaned_data["owner"])
     service_accounts.hand_over(account, owner, led, by=actor_of(request), reason=form.cleaned_data["reason"])
     messages.success(request, f"{owner} answers for {account} from now on.")
     return redirect("service-accounts")

@@ -6,6 +6,7 @@
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
@@ -41,6 +42,10 @@ class Command(BaseCommand):
             raise CommandError(f"--password-file: the password must have at least {SHORTEST} characters.")
         user = User.objects.filter(username=name).first()
         if user is None:
+            try:
+                User.username_validator(name)
+            except ValidationError as error:
+                raise CommandError(f"{name!r}: {error.messages[0]}") from None
             make = User.objects.create_user if member else User.objects.create_superuser
             user = make(name, email=email, password=password)
         elif email and user.email != email:

@@ -1,0 +1,1 @@
+"""Invitations to projects: an admin offers a role, and the person accepts or declines it."""

@@ -58,7 +58,7 @@ def signature_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
 
 
 def code_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
-    """Return the brakes of codes of the second factor: by name and address, and by name alone.
+    """Return the counters for codes of the second factor: by name and address, and by name alone.
 
     Only somebody who knows the password gets as far as to a code, and a code has six digits.
     """
@@ -67,12 +67,15 @@ def code_brakes(user: User, request: HttpRequest | Request) -> list[Brake]:
 
 
 def brake(*parts: str, free: int = FREE) -> Brake:
-    """Return the brake of these parts, which its key does not tell."""
+    """Return a counter under the hash of these parts, which does not tell them; `free` attempts have no delay."""
     return Brake(hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest(), free)
 
 
 def claim(brakes: Iterable[Brake]) -> None:
-    """Count an attempt under each brake before the secret is checked. Raises TooMany while one of them has to wait."""
+    """Count an attempt under each counter before the secret is checked.
+
+    Raises TooMany while one of them has to wait.
+    """
     with transaction.atomic():
         counted = {one: attempts_under(one) for one in sorted(brakes, key=lambda one: one.key)}
         wait = max(attempts.blocked_until for attempts in counted.values()) - now()
@@ -87,7 +90,7 @@ def claim(brakes: Iterable[Brake]) -> None:
 
 
 def attempts_under(one: Brake) -> FailedAttempts:
-    """Return the locked counter of a brake; creates it on the first attempt."""
+    """Return the locked row of a counter; creates it on the first attempt."""
     FailedAttempts.objects.bulk_create([FailedAttempts(key=one.key)], ignore_conflicts=True)
     return FailedAttempts.objects.select_for_update().get(key=one.key)
 

@@ -132,7 +132,7 @@ class Membership(models.Model):
 
 
 class InvitationQuerySet(models.QuerySet["Invitation"]):
-    """Queries of invitations."""
+    """Invitations by their state."""
 
     def open(self) -> InvitationQuerySet:
         """Return the invitations that can still be accepted."""

@@ -58,7 +58,7 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
 
 
 def sayable(text: str) -> str:
-    """Return the text with a replacement for half characters, which a message may quote and no answer can hold."""
+    """Return the text with U+FFFD for lone surrogates, which a message may quote and no response can hold."""
     return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

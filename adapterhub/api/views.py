@@ -143,7 +143,7 @@ def require_few_values(request: Request) -> None:
 
 
 class Selectable(serializers.Serializer[Any]):
-    """A serializer that `?fields=` chooses from; `wanted` is read by those that compute dear fields only on demand."""
+    """A serializer that `?fields=` chooses from; `wanted` is read by those that compute a costly field on demand."""
 
     wanted: list[str]
 

@@ -9,5 +9,5 @@ class AuditConfig(AppConfig):
     name = "adapterhub.audit"
 
     def ready(self) -> None:
-        """Connect the receivers."""
+        """Connect the receivers of the signals that the audit trail records."""
         from adapterhub.audit import receivers  # noqa: F401 - its import connects them

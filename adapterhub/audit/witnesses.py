@@ -202,7 +202,10 @@ def witness_all() -> int:
 
 
 def given_to(witness: Witness) -> int:
-    """Give a witness what it lacks, up to BATCH. One that is away is asked again at the next round."""
+    """Give a witness what it lacks, up to BATCH, and return how many it took.
+
+    One that is away is asked again at the next round.
+    """
     waiting = Checkpoint.objects.exclude(receipts__witness=witness.name).order_by("pk")[:BATCH]
     taken = 0
     try:

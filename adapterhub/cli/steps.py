@@ -80,7 +80,7 @@ def known(value: T | None) -> T:
 
 
 class Step(Protocol):
-    """A step: `look` checks the current state and returns the missing change; `do` carries it out."""
+    """A step: `plan` checks the current state and returns the missing change; `do` carries it out."""
 
     def plan(self, state: State) -> Change | None:
         """Return the change that the declaration needs; None if there is nothing to do. Raises Ended."""

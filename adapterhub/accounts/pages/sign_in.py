@@ -106,7 +106,7 @@ class NewPasswordForm(PasswordChangeForm):
 
 
 class NewPassword(views.PasswordChangeView):
-    """The admin's page of the own password: its old one is braked, and the change is an event."""
+    """The admin's page of the own password: the old one is checked with lockout, and the change is an event."""
 
     form_class = NewPasswordForm
     template_name = "registration/password_change_form.html"

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 
 class WithoutCasts(TrainerCallback):
-    """Callback that removes the casts in training steps only: without autocast, as in evaluation, they are needed."""
+    """Callback that removes PEFT's casts in training steps; without autocast, as in evaluation, they are needed."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Switch PEFT's casts off for a step in bfloat16."""

@@ -128,6 +128,7 @@ def _expand(
     y_stride,
     RANK: tl.constexpr,
     SLICES: tl.constexpr,
+    SPREAD: tl.constexpr,
     ADDS: tl.constexpr,
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
@@ -159,7 +160,9 @@ def _expand(
                 places = start + tl.arange(0, RANKS)
                 known = places < RANK
                 values = tl.load(inner + (which * row_count + row) * RANK + places, mask=known, other=0)
-                weights = tl.load(lines + places[None, :] * up_rank, mask=inside[:, None] & known[None, :], other=0)
+                # Where the outputs lie next to each other, those of one rank are as long as the slice.
+                lanes = places * out if SPREAD else places * up_rank
+                weights = tl.load(lines + lanes[None, :], mask=inside[:, None] & known[None, :], other=0)
                 total += tl.sum(weights.to(tl.float32) * values.to(tl.float32)[None, :], axis=1)
             if ADDS:
                 total += tl.load(target, mask=inside, other=0).to(tl.float32)
@@ -231,7 +234,7 @@ def expand(
     """Add `inner` B^T of each row's slot to y (rows, all outputs), the first slice's at column `start`.
 
     `inner` (slices, rows, rank); `ups` (slots, out, rank), one a slice, whose slots lie one after the other; slices of
-    one module share the strides of their last two dimensions. With `adds` False the columns are written instead, and
+    one module share the order of their last two dimensions. With `adds` False the columns are written instead, and
     rows without an adapter become zero. The rest is as in `shrink`.
     """
     rows = y.shape[0]
@@ -263,6 +266,7 @@ def expand(
             y.stride(0),
             RANK=rank,
             SLICES=len(group),
+            SPREAD=up0.stride(1) == 1,
             ADDS=adds,
             ROWS=tile.rows,
             RANKS=tile.ranks,

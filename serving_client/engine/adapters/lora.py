@@ -68,7 +68,7 @@ class LoraLinear(nn.Module):
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self._groups: SlotRows | None = None
-        self._linear = packed(linear)
+        self.linear = packed(linear)
         self._ranks: dict[int, int] = {}  # of the update in each slot
         self._down = linear.weight.new_zeros(0, 0, linear.in_features)  # (slots, rank, in)
         self._up = linear.weight.new_zeros(0, 0, linear.out_features)  # (slots, rank, out)
@@ -78,6 +78,11 @@ class LoraLinear(nn.Module):
     def device(self) -> torch.device:
         """The device that holds the slots."""
         return self._down.device
+
+    @property
+    def slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All slots' down (slots, rank, in) and up (slots, rank, out)."""
+        return self._down, self._up
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
         """Prepare a slot for an update of that rank, 0 for none; return True if slots moved in memory.
@@ -116,7 +121,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (rows, tokens, in) -> (rows, tokens, out), each row with its adapter's update."""
-        y: torch.Tensor = self._linear(x)
+        y: torch.Tensor = self.linear(x)
         if self._groups is None:
             return y
         if self._groups.kernel:

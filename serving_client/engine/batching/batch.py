@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -14,7 +14,11 @@ from serving_client.engine.batching.fixed_steps import FixedSteps, Inputs, NotRe
 from serving_client.engine.batching.kv_cache import RowCache
 from serving_client.engine.batching.sampling import choose_tokens
 from serving_client.engine.batching.sequence import Sequence
+from serving_client.engine.batching.step import PendingStep, Result
 from serving_client.engine.errors import NOT_FINITE
+
+if TYPE_CHECKING:
+    from serving_client.engine.batching.fused_model import FusedModel
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ class RunningBatch:
         self.residents = ResidentAdapters(self._modules, max_loras)
         self._kernel = row_kernel(self._device)
         self._fixed: FixedSteps | None = FixedSteps(self._in_fixed_shape, self._device)
+        self._fused = _fused_model(model) if self._kernel else None
+        self._ahead: PendingStep | None = None
         self.rows: list[Sequence] = []
 
     @property
@@ -40,6 +46,7 @@ class RunningBatch:
 
     def join(self, sequences: list[Sequence]) -> None:
         """Prefill the prompts in one forward pass and sample first tokens. The adapters must be resident."""
+        self._settle()
         lengths = torch.tensor([len(sequence.prompt) for sequence in sequences])
         longest = int(lengths.max())
         self._cache.start(len(self.rows), len(sequences), longest)
@@ -50,20 +57,48 @@ class RunningBatch:
         places = torch.arange(longest, device=self._device)
         self.residents.route([sequence.adapter for sequence in sequences])
         logits = self._forward(tokens, places[None], None, ends.to(self._device))
-        self._choose(sequences, logits[torch.arange(len(sequences)), which])
+        logits = logits[torch.arange(len(sequences)), which]
+        self._choose(PendingStep(sequences, Result.of(logits)))
 
     def step(self) -> None:
         """Add one token to every row."""
-        self._choose(self.rows, self._logits())
+        pending = self._ahead or PendingStep(self.rows, self._result())
+        self._ahead = self._run_ahead(pending)
+        self._choose(pending)
 
-    def _logits(self) -> torch.Tensor:
-        if self._fixed and runs_in_fixed_shapes(self._device, len(self.rows)):
-            try:
-                return self._fixed_step(self._fixed)
-            except NotRecordable as error:
-                log.warning("The steps of this model are computed one by one, which takes longer: %s", error)
-                self._fixed = None
-        return self._step()
+    def _settle(self) -> None:
+        """Add the tokens of the step that runs ahead."""
+        pending, self._ahead = self._ahead, None
+        if pending:
+            self._choose(pending)
+
+    def _run_ahead(self, pending: PendingStep) -> PendingStep | None:
+        """Queue the step after the pending one, so that the GPU does not wait until its tokens are told.
+
+        None unless every row takes the most likely token and needs one more after the pending one.
+        """
+        if not self._fixed or pending.rows != self.rows:
+            return None
+        if not all(s.params.takes_most_likely and s.needs_more_than(1) and not s.is_finished for s in self.rows):
+            return None
+        result = self._fixed_result(pending.tokens, [sequence.position + 1 for sequence in self.rows])
+        return PendingStep(self.rows, result) if result else None
+
+    def _result(self) -> Result:
+        tokens = [sequence.last_token for sequence in self.rows]
+        result = self._fixed_result(tokens, [sequence.position for sequence in self.rows])
+        return result or Result.of(self._step())
+
+    def _fixed_result(self, tokens: list[int] | torch.Tensor, positions: list[int]) -> Result | None:
+        """Run a step of fixed shape; None where the model or the number of rows does not allow one."""
+        if not self._fixed or not runs_in_fixed_shapes(self._device, len(self.rows)):
+            return None
+        try:
+            return self._fixed_step(self._fixed, tokens, positions)
+        except NotRecordable as error:
+            log.warning("The steps of this model are computed one by one, which takes longer: %s", error)
+            self._fixed = None
+            return None
 
     def _step(self) -> torch.Tensor:
         length = max(sequence.position for sequence in self.rows) + 1
@@ -72,18 +107,20 @@ class RunningBatch:
         self.residents.route([sequence.adapter for sequence in self.rows])
         return self._add_token(tokens, positions, length)
 
-    def _fixed_step(self, steps: FixedSteps) -> torch.Tensor:
+    def _fixed_step(self, steps: FixedSteps, tokens: list[int] | torch.Tensor, positions: list[int]) -> Result:
         slots = self.residents.slots_of([sequence.adapter for sequence in self.rows])
-        inputs = Inputs([s.last_token for s in self.rows], [s.position for s in self.rows], slots)
-        shape = Shape(len(self.rows), max(inputs.positions) + 1, max(slots) + 1).padded()
+        shape = Shape(len(self.rows), max(positions) + 1, max(slots) + 1).padded()
         self._cache.reserve(shape.rows, shape.length)
-        return steps.logits(shape, inputs, (self._cache.moves, self.residents.moves))
+        return steps.run(shape, Inputs(tokens, positions, slots), (self._cache.moves, self.residents.moves))
 
-    def _in_fixed_shape(self, inputs: torch.Tensor, shape: Shape) -> torch.Tensor:
+    def _in_fixed_shape(self, inputs: torch.Tensor, shape: Shape) -> Result:
         tokens, positions, slots = inputs
+        if self._fused:
+            used_slots = slots if shape.slots else None
+            return Result.of(self._fused.logits(self._cache, tokens, positions, used_slots, shape.length))
         used = SlotRows(slice(0, shape.slots), slots, kernel=self._kernel)
         self.residents.use(used if shape.slots else None)
-        return self._add_token(tokens, positions, shape.length)
+        return Result.of(self._add_token(tokens, positions, shape.length))
 
     def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
         """Run a step on the last tokens (rows,) at their positions; return logits (rows, vocabulary)."""
@@ -116,15 +153,25 @@ class RunningBatch:
     def _here(self, numbers: list[Any]) -> torch.Tensor:
         return torch.tensor(numbers, device=self._device)
 
-    def _choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
-        finite = logits.isfinite().all(dim=-1)
-        for sequence in (s for s, is_finite in zip(sequences, finite.tolist(), strict=True) if not is_finite):
-            self._cache.clear(self.rows.index(sequence))
-            sequence.fail(NOT_FINITE)
-        good = [sequence for sequence in sequences if not sequence.is_finished]
-        tokens = choose_tokens(logits[finite], [s.params for s in good], [s.generator for s in good])
-        for sequence, token in zip(good, tokens, strict=True):
-            sequence.add(token, self._ends)
+    def _choose(self, step: PendingStep) -> None:
+        likely, finite = step.read()
+        chosen: dict[int, int] = {}
+        for row, sequence in enumerate(step.rows):
+            if sequence.is_finished or sequence.is_cancelled:
+                continue
+            if not finite[row]:
+                self._cache.clear(self.rows.index(sequence))
+                sequence.fail(NOT_FINITE)
+            else:
+                chosen[row] = likely[row]
+        sampled = [row for row in chosen if not step.rows[row].params.takes_most_likely]
+        if sampled:
+            sequences = [step.rows[row] for row in sampled]
+            logits = step.logits[self._here(sampled)]
+            tokens = choose_tokens(logits, [s.params for s in sequences], [s.generator for s in sequences])
+            chosen.update(zip(sampled, tokens, strict=True))
+        for row, token in chosen.items():
+            step.rows[row].add(token, self._ends)
 
     def drop_finished(self) -> None:
         """Free the rows of requests that are finished or cancelled."""
@@ -140,6 +187,12 @@ class RunningBatch:
         self._cache.remove(row, len(self.rows))
         if row < len(self.rows):
             self.rows[row] = last
+
+
+def _fused_model(model: PreTrainedModel) -> FusedModel | None:
+    from serving_client.engine.batching.fused_model import fused
+
+    return fused(model)
 
 
 def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:

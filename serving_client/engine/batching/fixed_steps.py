@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from serving_client.engine.batching.step import Result
+
 # Each recording takes some megabytes of a GPU's memory.
 MOST_STEPS = 64
 SHORTEST = 64
@@ -32,9 +34,12 @@ class Shape(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Inputs of a step, one number a row each: the token, its position, and its adapter's slot or -1."""
+    """Inputs of a step, one number a row each: the token, its position, and its adapter's slot or -1.
 
-    tokens: list[int]
+    Tokens that a step before has chosen may lie on the device; then nobody has to wait for them.
+    """
+
+    tokens: list[int] | torch.Tensor
     positions: list[int]
     slots: list[int]
 
@@ -43,8 +48,8 @@ class NotRecordable(Exception):
     """The step cannot be recorded: the model reads a value on the host, or no memory is left."""
 
 
-Forward = Callable[[torch.Tensor, Shape], torch.Tensor]
-"""(3, rows) inputs -> (rows, vocabulary) logits, without a look at a value on the way."""
+Forward = Callable[[torch.Tensor, Shape], Result]
+"""(3, rows) inputs -> the result of all rows, without a look at a value on the way."""
 
 
 class FixedStep:
@@ -55,16 +60,23 @@ class FixedStep:
         self._inputs = torch.zeros(3, shape.rows, dtype=torch.long, device=device)
         self._is_warm = False
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._logits: torch.Tensor | None = None
+        self._result: Result | None = None
 
-    def logits(self, inputs: Inputs) -> torch.Tensor:
-        """Return logits (rows, vocabulary) of the real rows; valid until the next step of any shape."""
-        padding = self._shape.rows - len(inputs.tokens)
-        rows = [[*numbers, *[filler] * padding] for numbers, filler in zip(inputs, (0, 0, NO_SLOT), strict=True)]
-        self._inputs.copy_(torch.tensor(rows))
-        return self._run()[: len(inputs.tokens)]
+    def run(self, inputs: Inputs) -> Result:
+        """Return the result of the real rows; valid until the next step of any shape."""
+        count = len(inputs.positions)
+        padding = self._shape.rows - count
+        tokens: list[int] = [0] * count if isinstance(inputs.tokens, torch.Tensor) else inputs.tokens
+        rows = [
+            [*numbers, *[filler] * padding]
+            for numbers, filler in zip((tokens, inputs.positions, inputs.slots), (0, 0, NO_SLOT), strict=True)
+        ]
+        self._inputs.copy_(torch.tensor(rows), non_blocking=True)
+        if isinstance(inputs.tokens, torch.Tensor):
+            self._inputs[0, :count].copy_(inputs.tokens)
+        return self._run().first(count)
 
-    def _run(self) -> torch.Tensor:
+    def _run(self) -> Result:
         if not self._is_warm or not self._inputs.is_cuda:
             self._is_warm = True
             return self._forward(self._inputs, self._shape)
@@ -77,15 +89,15 @@ class FixedStep:
         try:
             # Another thread may pin an adapter's weights meanwhile; only this thread's calls must not synchronise.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                self._logits = self._forward(self._inputs, self._shape)
+                self._result = self._forward(self._inputs, self._shape)
         except RuntimeError as error:
             raise NotRecordable(str(error).partition("\n")[0]) from error
         self._graph = graph
 
-    def _replayed(self) -> torch.Tensor:
-        assert self._graph is not None and self._logits is not None  # noqa: S101, PT018 - recorded above
+    def _replayed(self) -> Result:
+        assert self._graph is not None and self._result is not None  # noqa: S101, PT018 - recorded above
         self._graph.replay()
-        return self._logits
+        return self._result
 
 
 class FixedSteps:
@@ -97,8 +109,8 @@ class FixedSteps:
         self._places: object = None
         self._pool: Any = None
 
-    def logits(self, shape: Shape, inputs: Inputs, places: object) -> torch.Tensor:
-        """Return logits (rows, vocabulary).
+    def run(self, shape: Shape, inputs: Inputs, places: object) -> Result:
+        """Return the result of the real rows; valid until the next step of any shape.
 
         `places` identifies the addresses of cache and slots: a changed value voids all recorded steps. Raises
         NotRecordable; then nothing has changed but values that the same step writes again.
@@ -109,9 +121,11 @@ class FixedSteps:
         self._steps[shape] = step
         if len(self._steps) > MOST_STEPS:
             del self._steps[next(iter(self._steps))]
-        return step.logits(inputs)
+        return step.run(inputs)
 
     def _void(self, places: object) -> None:
+        if self._steps and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # a recording that still runs must not be freed
         self._steps.clear()
         self._places = places
         # One memory pool for the temporaries of all steps, which never run at once. It is freed with the last of them.

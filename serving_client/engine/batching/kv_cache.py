@@ -65,6 +65,10 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._values[rows, :, : values.shape[2]] = values
         return keys, values
 
+    def memory(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all keys and all values: (rows, heads, length, head size), contiguous."""
+        return self._keys, self._values
+
     def move(self, source: int, target: int) -> None:
         """Copy a row over another."""
         self._keys[target] = self._keys[source]
@@ -116,6 +120,10 @@ class RowCache(Cache):
         """Allocate memory for so many rows of that length. Needs a running row."""
         for layer in self._rows:
             layer.reserve(rows, length)
+
+    def memory(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the keys and values of each layer: (rows, heads, length, head size), contiguous."""
+        return [layer.memory() for layer in self._rows]
 
     def extend(self, positions: torch.Tensor, length: int) -> None:
         """Make the next forward pass add a token to the first rows at `positions` (rows,), below `length`."""

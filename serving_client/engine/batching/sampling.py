@@ -25,6 +25,11 @@ class SamplingParams:
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def takes_most_likely(self) -> bool:
+        """True if the most likely token is always the answer's next one, whatever else the logits say."""
+        return self.temperature < GREEDY_BELOW and not self.logit_bias
+
     def generator(self) -> torch.Generator | None:
         """Return a generator with the request's seed, or None without a seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)

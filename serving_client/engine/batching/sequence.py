@@ -58,6 +58,10 @@ class Sequence:
         """The position of the last token, counted from the start of the prompt."""
         return len(self.prompt) + len(self.tokens) - 1
 
+    def needs_more_than(self, tokens: int) -> bool:
+        """Return True if the answer may get more than so many further tokens."""
+        return len(self.tokens) + tokens < self.params.max_tokens
+
     def cancel(self) -> None:
         """Mark the request as cancelled: the engine drops it before its next step."""
         self.is_cancelled = True

@@ -1,0 +1,73 @@
+"""Linear modules of one input, computed as one product, with the updates of their adapters row by row. For GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import nn
+
+from serving_client.engine.adapters.lora import LoraLinear
+from serving_client.vllm_plugin.row_kernels import expand, shrink
+
+
+class JoinedLinear:
+    """One product for several modules. Their weights move into one tensor, of which each module keeps its part."""
+
+    def __init__(self, modules: Sequence[LoraLinear]) -> None:
+        self._modules = tuple(modules)
+        widths = [module.out_features for module in modules]
+        self._starts = [0, *accumulate(widths)][:-1]
+        self._weight = _joined([module.linear.weight for module in modules])
+        biases = [module.linear.bias for module in modules if module.linear.bias is not None]
+        self._bias = _joined(biases) if biases else None
+
+    def __call__(self, x: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
+        """Multiply (rows, in) -> (rows, all outputs).
+
+        `slots` (rows,) holds the adapter slot of each row, -1 for none; None means that no row has one.
+        """
+        y = nn.functional.linear(x, self._weight, self._bias)
+        if slots is not None:
+            self._add_updates(x, y, slots)
+        return y
+
+    def _add_updates(self, x: torch.Tensor, y: torch.Tensor, slots: torch.Tensor) -> None:
+        downs, ups = zip(*(module.slots for module in self._modules), strict=True)
+        ranks = {down.shape[1] for down in downs}
+        if len(ranks) == 1 and 0 not in ranks:
+            _update(x, y, downs, ups, slots, 0)
+            return
+        for down, up, start in zip(downs, ups, self._starts, strict=True):
+            if down.shape[1]:
+                _update(x, y, (down,), (up,), slots, start)
+
+
+def can_join(modules: Sequence[LoraLinear]) -> bool:
+    """Return True for modules of one input of which all or none have a bias."""
+    biases = {module.linear.bias is None for module in modules if isinstance(module.linear, nn.Linear)}
+    all_plain = all(isinstance(module.linear, nn.Linear) for module in modules)
+    return all_plain and len(biases) == 1 and len({module.in_features for module in modules}) == 1
+
+
+def _joined(parameters: list[torch.Tensor]) -> torch.Tensor:
+    if len(parameters) == 1:
+        return parameters[0]
+    joined = torch.cat([parameter.detach() for parameter in parameters])
+    for parameter, part in zip(parameters, joined.split([len(parameter) for parameter in parameters]), strict=True):
+        parameter.data = part
+    return joined
+
+
+def _update(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    downs: Sequence[torch.Tensor],
+    ups: Sequence[torch.Tensor],
+    slots: torch.Tensor,
+    start: int,
+) -> None:
+    inner = x.new_empty(len(downs), len(slots), downs[0].shape[1], dtype=torch.float32)
+    shrink(x, downs, inner, slots)
+    expand(inner, [up.mT for up in ups], y, slots, start=start)

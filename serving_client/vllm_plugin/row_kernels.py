@@ -32,8 +32,15 @@ def shrink_tile(wide: int) -> Tile:
     return Tile(rows=1, ranks=2, width=1024 if wide > 8192 else 2048, warps=4)
 
 
-def expand_tile(rank: int) -> Tile:
-    """Return the tile that was fastest on an H200 for ranks of 16 and 64 and outputs of 1,024 to 14,336."""
+def expand_tile(rank: int, *, is_spread: bool = False) -> Tile:
+    """Return the tile that was fastest on an H200 for ranks of 16 and 64 and outputs of 1,024 to 14,336.
+
+    `is_spread`: the outputs of a rank lie next to each other, not the ranks of an output.
+    """
+    if is_spread:
+        # A second warp would read columns so far apart that the tile takes up to four times as long.
+        ranks = min(32, triton.next_power_of_2(rank))
+        return Tile(rows=1, ranks=ranks, width=4096 // max(8, ranks), warps=1)
     ranks = min(64, triton.next_power_of_2(rank))
     return Tile(rows=1, ranks=ranks, width=4096 // ranks, warps=4) if ranks < 64 else Tile(1, ranks, 128, 2)
 
@@ -239,7 +246,8 @@ def expand(
     """
     rows = y.shape[0]
     slot_count, _, rank = ups[0].shape
-    tile = tile or expand_tile(rank)
+    is_spread = ups[0].stride(1) == 1
+    tile = tile or expand_tile(rank, is_spread=is_spread)
     for first in range(0, len(ups), MOST_SLICES):
         group = ups[first : first + MOST_SLICES]
         up0, up1, up2 = (*group, group[0], group[0])[:MOST_SLICES]
@@ -266,7 +274,7 @@ def expand(
             y.stride(0),
             RANK=rank,
             SLICES=len(group),
-            SPREAD=up0.stride(1) == 1,
+            SPREAD=is_spread,
             ADDS=adds,
             ROWS=tile.rows,
             RANKS=tile.ranks,

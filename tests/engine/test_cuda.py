@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import transformers
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from serving_client.engine.adapters.adapter import Adapter, LowRank
-from serving_client.engine.adapters.lora import row_kernel
+from serving_client.engine.adapters.lora import row_kernel, wrap_linears
 from serving_client.engine.batching import batch as batches
 from serving_client.engine.batching.batch import RunningBatch
 from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.batching.sequence import Sequence
-from serving_client.engine.engine import Engine
 from tests.tools import requires
+
+if TYPE_CHECKING:
+    from serving_client.engine.engine import Engine
+if find_spec("triton"):
+    from serving_client.engine.batching.fused_model import fused
+    from serving_client.engine.kernels.decode import attend
 
 pytestmark = requires("gpu")
 RANKS = (4, 64, 8, 16, 32, 4, 8, 16)
@@ -103,6 +111,7 @@ def test_a_model_that_looks_at_a_value_is_computed_step_by_step(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Mixtures of experts do; to a recording that is an error."""
+    monkeypatch.setattr(batches, "row_kernel", lambda _: None)
     expected = answers()
     forward = LlamaForCausalLM.forward
 
@@ -115,6 +124,51 @@ def test_a_model_that_looks_at_a_value_is_computed_step_by_step(
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "The steps of this model are computed one by one, which takes longer"
     ]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fused_model_computes_what_transformers_does(family: str, dtype: torch.dtype) -> None:
+    assert fused(wrapped(family, dtype))
+
+
+def test_a_model_that_computes_something_else_keeps_its_own_steps(caplog: pytest.LogCaptureFixture) -> None:
+    assert fused(wrapped("Granite", torch.float32, residual_multiplier=0.3)) is None
+    assert "its logits differ by" in caplog.text
+
+
+def wrapped(family: str, dtype: torch.dtype, **fields: Any) -> Any:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{family}Config")(
+        **shape, num_key_value_heads=2, vocab_size=300, initializer_range=0.2, pad_token_id=0, **fields
+    )
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    for name, parameter in model.named_parameters():
+        if "bias" in name or "norm" in name:
+            parameter.data += torch.randn_like(parameter) * 0.3
+    model = model.to("cuda", dtype).eval().requires_grad_(False)
+    wrap_linears(model)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "key_heads", "size"), [(4, 2, 16), (9, 3, 64), (32, 8, 128), (8, 8, 80)])
+@pytest.mark.parametrize("length", [64, 1024, 4096])
+def test_attention_reads_each_row_to_its_position(
+    dtype: torch.dtype, heads: int, key_heads: int, size: int, length: int
+) -> None:
+    torch.manual_seed(0)
+    positions = torch.tensor([0, length // 3, length - 1], device="cuda")
+    queries = torch.randn(3, heads * size).to("cuda", dtype)
+    keys, values = torch.randn(2, 4, key_heads, length, size).to("cuda", dtype)
+    mask = torch.arange(length, device="cuda") <= positions[:, None]
+    repeated = (states[:3].repeat_interleave(heads // key_heads, dim=1).double() for states in (keys, values))
+    asked = queries.view(3, heads, 1, size).double()
+    expected = scaled_dot_product_attention(asked, *repeated, attn_mask=mask[:, None, None], scale=0.1)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    actual = attend(queries, keys, values, positions, 0.1, length)
+    torch.testing.assert_close(actual.double(), expected.view(3, -1), rtol=tolerance, atol=tolerance)
 
 
 async def test_a_mixed_batch_on_a_gpu_answers_as_peft_does_on_a_cpu(
@@ -142,7 +196,7 @@ def test_each_row_gets_its_own_adapters_update(dtype: torch.dtype, rank: int, wi
     torch.manual_seed(0)
     slots = torch.tensor([3, -1, 0, 0, 2, -1, 3], device="cuda")
     x, y, down, up = (
-        torch.randn(shape, device="cuda", dtype=dtype)
+        torch.randn(shape).to("cuda", dtype)
         for shape in ((7, 1, wide), (7, 1, out), (4, rank, wide), (4, rank, out))
     )
     own = (slots >= 0)[:, None, None] * torch.bmm(torch.bmm(x.double(), down[slots].double().mT), up[slots].double())

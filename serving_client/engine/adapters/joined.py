@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from serving_client.engine.adapters.lora import LoraLinear
 from serving_client.vllm_plugin.row_kernels import expand, shrink
+
+
+class _Update(NamedTuple):
+    """Modules whose slots have one rank, and the column of their first output."""
+
+    downs: Sequence[torch.Tensor]
+    ups: Sequence[torch.Tensor]
+    start: int
 
 
 class JoinedLinear:
@@ -28,20 +38,30 @@ class JoinedLinear:
 
         `slots` (rows,) holds the adapter slot of each row, -1 for none; None means that no row has one.
         """
+        if slots is None:
+            return nn.functional.linear(x, self._weight, self._bias)
+        updates = self._updates()
+        here, beside = torch.cuda.current_stream(x.device), _stream_beside(x.device)
+        beside.wait_stream(here)
+        # Small kernels that wait for memory: the product that reads the base weights hides them.
+        with torch.cuda.stream(beside):
+            inners = [_shrunk(x, update.downs, slots) for update in updates]
         y = nn.functional.linear(x, self._weight, self._bias)
-        if slots is not None:
-            self._add_updates(x, y, slots)
+        here.wait_stream(beside)
+        for inner, update in zip(inners, updates, strict=True):
+            expand(inner, update.ups, y, slots, start=update.start)
         return y
 
-    def _add_updates(self, x: torch.Tensor, y: torch.Tensor, slots: torch.Tensor) -> None:
+    def _updates(self) -> list[_Update]:
         downs, ups = zip(*(module.slots for module in self._modules), strict=True)
         ranks = {down.shape[1] for down in downs}
         if len(ranks) == 1 and 0 not in ranks:
-            _update(x, y, downs, ups, slots, 0)
-            return
-        for down, up, start in zip(downs, ups, self._starts, strict=True):
-            if down.shape[1]:
-                _update(x, y, (down,), (up,), slots, start)
+            return [_Update(downs, [up.mT for up in ups], 0)]
+        return [
+            _Update((down,), (up.mT,), start)
+            for down, up, start in zip(downs, ups, self._starts, strict=True)
+            if down.shape[1]
+        ]
 
 
 def can_join(modules: Sequence[LoraLinear]) -> bool:
@@ -60,14 +80,12 @@ def _joined(parameters: list[torch.Tensor]) -> torch.Tensor:
     return joined
 
 
-def _update(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    downs: Sequence[torch.Tensor],
-    ups: Sequence[torch.Tensor],
-    slots: torch.Tensor,
-    start: int,
-) -> None:
+@cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _shrunk(x: torch.Tensor, downs: Sequence[torch.Tensor], slots: torch.Tensor) -> torch.Tensor:
     inner = x.new_empty(len(downs), len(slots), downs[0].shape[1], dtype=torch.float32)
     shrink(x, downs, inner, slots)
-    expand(inner, [up.mT for up in ups], y, slots, start=start)
+    return inner

@@ -1,4 +1,4 @@
-"""Decode speed of vLLM when one batch mixes adapters: vLLM's own kernels against those of adapterhub-vllm. On a GPU.
+"""Decode speed when one batch mixes adapters: stock vLLM, vLLM with adapterhub-vllm, the embedded engine. On a GPU.
 
     python benchmarks/vllm_adapters.py --out benchmarks/results/vllm_adapters.json --log FILE
 
@@ -6,7 +6,7 @@ Needs vLLM 0.24 and the wheel adapterhub-vllm in this environment. An 8B Llama o
 all linear modules, 64 tokens in and 192 out, greedy. Every engine is a process of its own; those of one wave hold the
 GPU's memory together and are measured in turns, one at a time, so that both sides meet the same machine. Of the cells
 with 32 slots there are three starts a side: the median counts, and the lowest and highest are in the log.
-`--waves tiles,32+128,32+64,32` picks parts.
+The embedded engine is measured in turn with both. `--waves tiles,32+128,32+64,32,embedded` picks parts.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ LINEARS = {
     "mlp.down_proj": (INNER, HIDDEN),
 }
 TOKENS = {"32": 192, "128": 96, "64": 192}  # of an answer
+EMBEDDED_AHEAD = 8  # adapters from which on the embedded engine is to be ahead of stock vLLM
 PREFILLS = 3  # of each start: one takes 0.6 s
 Cell = tuple[int, int]  # requests, adapters
 Figures = dict[str, Any]
@@ -69,12 +70,14 @@ WAVES: dict[str, tuple[int, int, int, int, tuple[Cell, ...]]] = {
 }
 
 
-# Waves in their order, each with its engines: a side and the lane of its compile cache.
-TURNS = {
-    "32+128": [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3)],
-    "32+64": [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3)],
-    "32": [("stock", 0), ("plugin", 1), ("tuned", 4)],
+# Turns in their order: waves that share the GPU, and their engines: a side and the lane of its compile cache.
+TURNS: dict[str, tuple[str, list[tuple[str, int]]]] = {
+    "32+128": ("32+128", [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3)]),
+    "32+64": ("32+64", [("stock", 0), ("plugin", 1), ("stock", 2), ("plugin", 3)]),
+    "32": ("32", [("stock", 0), ("plugin", 1), ("tuned", 4)]),
+    "embedded": ("32+128", [("stock", 0), ("embedded", 5), ("stock", 2), ("embedded", 6)]),
 }
+PROGRAMS = {"embedded": "embedded_engine.py"}  # by side; the others are vLLM
 
 
 class Engine:
@@ -88,7 +91,7 @@ class Engine:
         own |= {"VLLM_TUNED_CONFIG_FOLDER": str(work / "tiles")} if side == "tuned" else {}
         self._log = (work / f"{side}-{lane}.log").open("a")
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, str(ROOT / "benchmarks/vllm_engine.py"), json.dumps(settings)],
+            [sys.executable, str(ROOT / "benchmarks" / PROGRAMS.get(side, "vllm_engine.py")), json.dumps(settings)],
             env=os.environ | own,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -146,9 +149,9 @@ class Bench:
         for wave, engine in engines:
             self._say(f"wave {wave} {engine.side}: started in {engine.ready():.0f} s")
         for wave, engine in engines:
-            # Loads the adapters and compiles what is left.
+            # Loads the adapters and compiles what is left; the embedded engine records a step for each length.
             for rows, adapters in WAVES[wave][4]:
-                self._cell(engine, wave, rows, adapters, tokens=8)
+                self._cell(engine, wave, rows, adapters, tokens=TOKENS[wave] if engine.side == "embedded" else 8)
         for wave, engine in engines:
             for rows, adapters in WAVES[wave][4]:
                 figures = self._cell(engine, wave, rows, adapters, tokens=TOKENS[wave])
@@ -245,11 +248,15 @@ def rows_of(cells_measured: list[Figures]) -> list[Row]:
 
     for wave, (slots, rank, _, _, cells) in WAVES.items():
         for cell in cells:
-            if (wave, "plugin", str(cell)) not in figures_of:
-                continue
             requests, adapters = cell
             many = f"{adapters or 'no'} adapter{'s' * (adapters != 1)}"
             place = f"rank {rank}, {slots} slots, {requests} requests, {many}"
+            if (wave, "embedded", str(cell)) in figures_of:
+                goal = 0.8 if not adapters else 1.0 if adapters >= EMBEDDED_AHEAD else None
+                ours = speed(wave, "embedded", cell)
+                add(f"tokens/s, embedded engine, {place}, against stock vLLM", ours, speed(wave, "stock", cell), goal)
+            if (wave, "plugin", str(cell)) not in figures_of:
+                continue
             goal = {("32", (32, 32)): 2.5, ("32", (32, 0)): 0.97, ("32", (32, 1)): 0.97}.get((wave, cell))
             ours = speed(wave, "plugin", cell)
             add(f"tokens/s, {place}, against stock vLLM", ours, speed(wave, "stock", cell), goal)
@@ -279,9 +286,9 @@ def main() -> None:
         subprocess.run([sys.executable, str(ROOT / "benchmarks/vllm_tiles.py"), str(work / "tiles")], check=True)  # noqa: S603
     for rank in (16, 64):
         write_adapter(work / f"adapter-{rank}", rank, LAYERS, LINEARS)
-    for name, sides in TURNS.items():
+    for name, (shared, sides) in TURNS.items():
         if name in waves:
-            bench.wave(name, sides)
+            bench.wave(shared, sides)
             bench.save(log)
     if bench.figures:
         publish("vllm_adapters", rows_of(json.loads(log.read_text())), options.out)

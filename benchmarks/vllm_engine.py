@@ -12,8 +12,7 @@ import json
 import os
 import sys
 import time
-from itertools import pairwise
-from statistics import median, quantiles
+from pathlib import Path
 from typing import Any
 
 os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
@@ -25,6 +24,10 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.engine_figures import Times, answer, figures, prompt_of
 
 
 def started(settings: dict[str, Any]) -> AsyncLLM:
@@ -59,7 +62,9 @@ class Client:
 
     async def cell(self, cell: dict[str, Any]) -> dict[str, Any]:
         """`rows` requests at once that take turns over the adapters' folders (none: the base model)."""
-        prompts = cell.get("prompts") or [self._prompt(row, cell["prompt"]) for row in range(cell["rows"])]
+        prompts = cell.get("prompts") or [
+            prompt_of(row, cell["prompt"], self._vocabulary) for row in range(cell["rows"])
+        ]
         folders = cell["folders"]
         names = [row % len(folders) if folders else None for row in range(cell["rows"])]
         began = time.perf_counter()
@@ -67,15 +72,12 @@ class Client:
             *(self._ask(prompt, cell, name, folders) for prompt, name in zip(prompts, names, strict=True))
         )
         seconds = time.perf_counter() - began
-        figures = self._figures(streams, began, seconds, cell)
-        return figures | {"answers": [stream[1] for stream in streams]} if cell.get("answers") else figures
-
-    def _prompt(self, row: int, length: int) -> list[int]:
-        return [(7919 * row + 104729 * place) % (self._vocabulary - 10) + 5 for place in range(length)]
+        taken = figures([times for times, _ in streams], began, seconds, cell)
+        return taken | {"answers": [stream[1] for stream in streams]} if cell.get("answers") else taken
 
     async def _ask(
         self, prompt: list[int], cell: dict[str, Any], name: int | None, folders: list[str]
-    ) -> tuple[list[tuple[float, int]], list[Any]]:
+    ) -> tuple[Times, list[Any]]:
         """(when, tokens) of each delta, and the tokens; with `answers` also the two best log-probabilities of each."""
         self._asked += 1
         params = SamplingParams(
@@ -87,7 +89,7 @@ class Client:
             logprobs=2 if cell.get("answers") else None,
         )
         adapter = None if name is None else LoRARequest(f"adapter-{name}", name + 1, folders[name])
-        times: list[tuple[float, int]] = []
+        times: Times = []
         tokens: list[Any] = []
         async for output in self._engine.generate(
             {"prompt_token_ids": prompt}, params, f"request-{self._asked}", lora_request=adapter
@@ -99,35 +101,6 @@ class Client:
                 tokens += list(zip(answer.token_ids, best, strict=True))
         return times, tokens
 
-    def _figures(
-        self,
-        streams: list[tuple[list[tuple[float, int]], list[Any]]],
-        began: float,
-        seconds: float,
-        cell: dict[str, Any],
-    ) -> dict[str, Any]:
-        times = [stream[0] for stream in streams]
-        firsts = [each[0][0] - began for each in times]
-        figures = {
-            "seconds": seconds,
-            "prompt_tokens_per_s": cell["rows"] * cell.get("prompt", 0) / seconds,
-            "ttft_p50": median(firsts),
-            "ttft_max": max(firsts),
-        }
-        # While all requests decode: from the last first token to the first last one.
-        begin, end = max(each[0][0] for each in times), min(each[-1][0] for each in times)
-        if end > begin:
-            within = sum(count for each in times for when, count in each if begin < when <= end)
-            gaps = [
-                later[0] - earlier[0]
-                for each in times
-                for earlier, later in pairwise(each)
-                if begin < earlier[0] and later[0] <= end
-            ]
-            cuts = quantiles(gaps, n=20)
-            figures |= {"tokens_per_s": within / (end - begin), "itl_p50": cuts[9], "itl_p95": cuts[18]}
-        return figures
-
 
 async def main() -> None:
     settings = json.loads(sys.argv[1])
@@ -138,11 +111,6 @@ async def main() -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         answer(await client.cell(json.loads(line)))
     engine.shutdown()
-
-
-def answer(result: dict[str, Any]) -> None:
-    sys.stdout.write(f"RESULT {json.dumps(result)}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -196,8 +196,7 @@ def test_each_row_gets_its_own_adapters_update(dtype: torch.dtype, rank: int, wi
     torch.manual_seed(0)
     slots = torch.tensor([3, -1, 0, 0, 2, -1, 3], device="cuda")
     x, y, down, up = (
-        torch.randn(shape).to("cuda", dtype)
-        for shape in ((7, 1, wide), (7, 1, out), (4, rank, wide), (4, rank, out))
+        torch.randn(shape).to("cuda", dtype) for shape in ((7, 1, wide), (7, 1, out), (4, rank, wide), (4, rank, out))
     )
     own = (slots >= 0)[:, None, None] * torch.bmm(torch.bmm(x.double(), down[slots].double().mT), up[slots].double())
     expected = (y.double() + own).float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,10 +27,11 @@ class JoinedLinear:
 
     def __init__(self, modules: Sequence[LoraLinear]) -> None:
         self._modules = tuple(modules)
+        linears: list[Any] = [module.linear for module in modules]
         widths = [module.out_features for module in modules]
         self._starts = [0, *accumulate(widths)][:-1]
-        self._weight = _joined([module.linear.weight for module in modules])
-        biases = [module.linear.bias for module in modules if module.linear.bias is not None]
+        self._weight = _joined([linear.weight for linear in linears])
+        biases = [linear.bias for linear in linears if linear.bias is not None]
         self._bias = _joined(biases) if biases else None
 
     def __call__(self, x: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
@@ -75,14 +76,16 @@ def _joined(parameters: list[torch.Tensor]) -> torch.Tensor:
     if len(parameters) == 1:
         return parameters[0]
     joined = torch.cat([parameter.detach() for parameter in parameters])
-    for parameter, part in zip(parameters, joined.split([len(parameter) for parameter in parameters]), strict=True):
+    for parameter, part in zip(
+        parameters, torch.split(joined, [len(parameter) for parameter in parameters]), strict=True
+    ):
         parameter.data = part
     return joined
 
 
 @cache
 def _stream_beside(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _shrunk(x: torch.Tensor, downs: Sequence[torch.Tensor], slots: torch.Tensor) -> torch.Tensor:

@@ -28,13 +28,13 @@ class RunningBatch:
 
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
-        self._device = model.device
+        self.device = model.device
         self._ends = ends
         self._modules = wrap_linears(model)
         self._cache = RowCache(model.config.get_text_config().num_hidden_layers)
         self.residents = ResidentAdapters(self._modules, max_loras)
-        self._kernel = row_kernel(self._device)
-        self._fixed: FixedSteps | None = FixedSteps(self._in_fixed_shape, self._device)
+        self._kernel = row_kernel(self.device)
+        self._fixed: FixedSteps | None = FixedSteps(self._in_fixed_shape, self.device)
         self._fused = _fused_model(model) if self._kernel else None
         self._ahead: PendingStep | None = None
         self.rows: list[Sequence] = []
@@ -54,9 +54,9 @@ class RunningBatch:
         # Padding is on the right: no token attends to it, and the row's own tokens overwrite its cache later.
         tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
         ends, which = torch.unique(lengths - 1, return_inverse=True)
-        places = torch.arange(longest, device=self._device)
+        places = torch.arange(longest, device=self.device)
         self.residents.route([sequence.adapter for sequence in sequences])
-        logits = self._forward(tokens, places[None], None, ends.to(self._device))
+        logits = self._forward(tokens, places[None], None, ends.to(self.device))
         logits = logits[torch.arange(len(sequences)), which]
         self._choose(PendingStep(sequences, Result.of(logits)))
 
@@ -91,7 +91,7 @@ class RunningBatch:
 
     def _fixed_result(self, tokens: list[int] | torch.Tensor, positions: list[int]) -> Result | None:
         """Run a step of fixed shape; None where the model or the number of rows does not allow one."""
-        if not self._fixed or not runs_in_fixed_shapes(self._device, len(self.rows)):
+        if not self._fixed or not runs_in_fixed_shapes(self.device, len(self.rows)):
             return None
         try:
             return self._fixed_step(self._fixed, tokens, positions)
@@ -125,9 +125,9 @@ class RunningBatch:
     def _add_token(self, tokens: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
         """Run a step on the last tokens (rows,) at their positions; return logits (rows, vocabulary)."""
         self._cache.extend(positions, length)
-        hidden = torch.arange(length, device=self._device) > positions[:, None]
+        hidden = torch.arange(length, device=self.device) > positions[:, None]
         # A float mask, because attention would convert a boolean one in every layer.
-        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device).masked_fill_(
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self.device).masked_fill_(
             hidden, float("-inf")
         )
         return self._forward(tokens[:, None], positions[:, None], mask[:, None, None, :], 1)[:, -1]
@@ -151,7 +151,7 @@ class RunningBatch:
         return logits
 
     def _here(self, numbers: list[Any]) -> torch.Tensor:
-        return torch.tensor(numbers, device=self._device)
+        return torch.tensor(numbers, device=self.device)
 
     def _choose(self, step: PendingStep) -> None:
         likely, finite = step.read()
@@ -179,7 +179,7 @@ class RunningBatch:
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
         # Recorded steps hold addresses of the cache: recording them again costs more than keeping the memory.
-        if not self.rows and self._device.type != "cuda":
+        if not self.rows and self.device.type != "cuda":
             self._cache.release()
 
     def _free(self, row: int) -> None:

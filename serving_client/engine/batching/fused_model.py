@@ -51,9 +51,8 @@ class _Layer:
         self.key_width: int = attention.k_proj.out_features
         self.scaling: float = attention.scaling
         self.norms = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self.head_norms: tuple[nn.Module, nn.Module] | None = None
-        if getattr(attention, "q_norm", None) is not None:
-            self.head_norms = attention.q_norm, attention.k_norm
+        has_head_norms = getattr(attention, "q_norm", None) is not None
+        self.head_norms: tuple[Any, ...] = (attention.q_norm, attention.k_norm) if has_head_norms else ()
 
 
 class FusedModel:
@@ -70,7 +69,7 @@ class FusedModel:
         try:
             self._layers = [_Layer(layer) for layer in decoder.layers]
             self._last_norm = _norm(decoder.norm)
-            self._embedding: nn.Module = decoder.embed_tokens
+            self._embedding: Callable[..., torch.Tensor] = decoder.embed_tokens
             self._angles: Callable[..., tuple[torch.Tensor, torch.Tensor]] = decoder.rotary_emb
         except AttributeError as error:
             raise Unsupported(f"{error.name} is missing") from error
@@ -89,7 +88,7 @@ class FusedModel:
         `slots` (rows,) holds the adapter slot of each row, -1 for none; None means that no row has one. The cache must
         have room for `length` positions, which none of the rows exceeds.
         """
-        x: torch.Tensor = self._embedding(tokens)
+        x = self._embedding(tokens)
         cos, sin = (angles[0].contiguous() for angles in self._angles(x[None], position_ids=positions[None]))
         residual = torch.empty_like(x)
         adds = False
@@ -106,10 +105,8 @@ class FusedModel:
 
 
 def _normalise_heads(qkv: torch.Tensor, layer: _Layer) -> None:
-    if layer.head_norms is None:
-        return
     begin = 0
-    for norm, width in zip(layer.head_norms, (layer.query_width, layer.key_width), strict=True):
+    for norm, width in zip(layer.head_norms, (layer.query_width, layer.key_width), strict=False):
         part = qkv[:, begin : begin + width]
         heads = part.view(len(qkv), -1, norm.weight.numel())
         heads.copy_(norm(heads))

@@ -40,7 +40,7 @@ class PendingStep:
             # To pageable memory the copy would wait, and the next step could not be queued meanwhile.
             host = torch.empty(self._values.shape, dtype=torch.long, pin_memory=True)
             self._values = host.copy_(self._values, non_blocking=True)
-            self._done = torch.cuda.Event()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
     def read(self) -> tuple[list[int], list[bool]]:

@@ -197,7 +197,8 @@ def _join(parts, largest, weights, out, count, SIZE: tl.constexpr, SIZES: tl.con
 def splits_for(rows: int, key_heads: int, length: int) -> int:
     """Return how many programs share a row's keys, so that few rows of great length keep the GPU busy."""
     wanted = min(triton.cdiv(PROGRAMS, rows * key_heads), length // KEYS, MOST_SPLITS)
-    return max(1, triton.next_power_of_2(wanted + 1) // 2)
+    splits: int = triton.next_power_of_2(wanted + 1) // 2
+    return max(1, splits)
 
 
 def attend(

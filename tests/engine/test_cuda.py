@@ -164,8 +164,8 @@ def test_attention_reads_each_row_to_its_position(
     keys, values = torch.randn(2, 4, key_heads, length, size).to("cuda", dtype)
     mask = torch.arange(length, device="cuda") <= positions[:, None]
     repeated = (states[:3].repeat_interleave(heads // key_heads, dim=1).double() for states in (keys, values))
-    asked = queries.view(3, heads, 1, size).double()
-    expected = scaled_dot_product_attention(asked, *repeated, attn_mask=mask[:, None, None], scale=0.1)
+    rows = queries.view(3, heads, 1, size).double()
+    expected = scaled_dot_product_attention(rows, *repeated, attn_mask=mask[:, None, None], scale=0.1)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     actual = attend(queries, keys, values, positions, 0.1, length)
     torch.testing.assert_close(actual.double(), expected.view(3, -1), rtol=tolerance, atol=tolerance)

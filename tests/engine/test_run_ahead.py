@@ -48,12 +48,12 @@ def queued(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 def answers(model: LlamaForCausalLM, params: list[SamplingParams], *, cancelled: int | None = None) -> list[list[int]]:
     """Two requests begin; the others join at every third step. One is cancelled after five steps."""
     batch = RunningBatch(model, max_loras=1, ends=frozenset())
-    told: list[list[int]] = [[] for _ in params]
+    answered: list[list[int]] = [[] for _ in params]
     sequences = []
     for number, each in enumerate(params):
 
         def tell(delta: Delta, number: int = number) -> None:
-            told[number] += delta.token_ids
+            answered[number] += delta.token_ids
 
         sequences.append(Sequence([3 + number, 5, 7 + number], each, None, Letters(), tell))
     waiting, step = sequences[2:], 0
@@ -68,7 +68,7 @@ def answers(model: LlamaForCausalLM, params: list[SamplingParams], *, cancelled:
             batch.step()
         batch.drop_finished()
         step += 1
-    return told
+    return answered
 
 
 def greedy(tokens: int, *stop: str) -> SamplingParams:

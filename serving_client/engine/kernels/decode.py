@@ -148,7 +148,7 @@ def _attend(
     member, column = tl.arange(0, GROUPS), tl.arange(0, SIZES)
     chosen = (member < GROUP)[:, None] & (column < SIZE)[None, :]
     here = member[:, None] * SIZE + column[None, :]
-    asked = tl.load(queries + row * query_row + head * GROUP * SIZE + here, mask=chosen, other=0)
+    block = tl.load(queries + row * query_row + head * GROUP * SIZE + here, mask=chosen, other=0)
     base = row.to(tl.int64) * cache_row + head * cache_head
     top = tl.full([GROUPS], float("-inf"), tl.float32)
     total = tl.zeros([GROUPS], tl.float32)
@@ -157,7 +157,7 @@ def _attend(
         places = start + tl.arange(0, BLOCK)
         known = (places < end)[:, None] & (column < SIZE)[None, :]
         at = base + places[:, None] * SIZE + column[None, :]
-        scores = tl.dot(asked, tl.trans(tl.load(keys + at, mask=known, other=0)), input_precision=PRECISION) * scaling
+        scores = tl.dot(block, tl.trans(tl.load(keys + at, mask=known, other=0)), input_precision=PRECISION) * scaling
         scores = tl.where((places < end)[None, :], scores, float("-inf"))
         highest = tl.maximum(top, tl.max(scores, axis=1))
         shares = tl.exp(scores - highest[:, None])

@@ -110,7 +110,7 @@ def sent(http: httpx.Client, path: str, body: bytes) -> Callable[[], object]:
 def exported(http: httpx.Client, version: AdapterVersion, kind: str) -> Callable[[], object]:
     def ask() -> None:
         path = f"/api/v1/adapters/{version.adapter.slug}/versions/{version.number}/export/"
-        assert http.get(path, params={"format": kind}).status_code in (200, 422, 429, 503)
+        assert http.get(path, params={"format": kind}).status_code != 500
 
     return ask
 
@@ -118,7 +118,7 @@ def exported(http: httpx.Client, version: AdapterVersion, kind: str) -> Callable
 def compared(http: httpx.Client, version: AdapterVersion) -> Callable[[], object]:
     def ask() -> None:
         path = f"/api/v1/adapters/{version.adapter.slug}/versions/{version.number}/compare/"
-        assert http.get(path, params={"to": 1}).status_code in (200, 422, 429, 503)
+        assert http.get(path, params={"to": 1}).status_code != 500
 
     return ask
 

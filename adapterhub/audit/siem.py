@@ -73,7 +73,7 @@ def line_of(project: Tenant | None, event: AuditEvent) -> str:
 
 
 def send(lines: Sequence[str]) -> None:
-    """Send lines to the SIEM of ADAPTERHUB_AUDIT_SIEM. Raises NotTaken."""
+    """Send lines to the SIEM of ADAPTERHUB_AUDIT_SIEM. Raises NotTaken, and ImproperlyConfigured for another scheme."""
     parts = urlsplit(settings.AUDIT_SIEM)
     if parts.scheme == "https":
         post(settings.AUDIT_SIEM, parts.hostname or "", lines)

@@ -400,7 +400,10 @@ def verdict(
 def of_trail(
     export: Path, points: list[Checkpoint], wanted: str, stamps: list[Stamp | None] | None
 ) -> dict[str, object]:
-    """Return the verdict on the events alone."""
+    """Return the verdict on the events alone.
+
+    Raises Unreadable if a checkpoint is missing or none is for the export.
+    """
     events = read_export(export)
     project = project_of(events, points, wanted)
     points = [point for point in points if point.project == project]

@@ -37,7 +37,7 @@ from registry.uploads.inbox import NAME, take_folder
 
 
 class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
-    """A version of an adapter."""
+    """A version of an adapter: its served name, its digests, its ranks, and the state of its check."""
 
     adapter = slug_of()
 

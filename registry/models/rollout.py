@@ -112,7 +112,8 @@ class Rollout(SignedPlan):
     ) -> Rollout:
         """Open a rollout, or keep it as a draft. Traffic moves only after the replicas have loaded the candidate.
 
-        `targeting` is {allow, deny, holdout}, with units as clients send them; only their hashes are stored.
+        `targeting` is {allow, deny, holdout}, with units as clients send them; only their hashes are stored. Raises
+        Invalid for a plan or candidate that cannot be carried out, and as `open` does.
         """
         require_of_project(candidate, alias.project)
         rollout = cls(

@@ -190,7 +190,10 @@ class RankAnalysis(GpuJob):
         return plan
 
     def uniform_range(self) -> tuple[int, int]:
-        """Return the least and highest uniform rank whose parameters the plan's bounds can meet."""
+        """Return the least and highest uniform rank whose parameters the plan's bounds can meet.
+
+        Raises Invalid before the analysis has a plan.
+        """
         plan = self.require_plan()
         modules = plan["modules"]
         names, shapes = [module["name"] for module in modules], [module["shape"] for module in modules]

@@ -200,7 +200,10 @@ class TrainingRun(RetentionMixin, GpuJob):
         return whole
 
     def rank_plan(self) -> dict[str, Any]:
-        """Return the ranks of every module: from the analysis' plan, or one rank everywhere."""
+        """Return the ranks of every module: from the analysis' plan, or one rank everywhere.
+
+        Raises Invalid if the analysis has no plan yet.
+        """
         if self.rank_analysis:
             analysis = self.rank_analysis
             plan = analysis.reallocate(self.budget) if self.budget else analysis.require_plan()

@@ -44,7 +44,7 @@ class LoraShape:
     rank_stabilised: bool
 
     def rank_of(self, module: str) -> int:
-        """Return the rank of a module, named as in the base model."""
+        """Return the rank of a module, by its name in the base model; `rank` where no pattern names it."""
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:

@@ -56,7 +56,7 @@ class Reporter(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Report the step's metrics."""
+        """Report the step's metrics. Raises Diverged for a loss or a gradient norm that is no number."""
         if not logs or "loss" not in logs:
             return
         known: dict[str, float] = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}

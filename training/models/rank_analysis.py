@@ -205,7 +205,10 @@ class RankAnalysis(GpuJob):
         return least, max(least, int(highs @ costs) // each)
 
     def start_values_file(self) -> Path:
-        """Fetch a verified local copy of the plan's start values for A."""
+        """Return the path of a verified local copy of the plan's start values for A, of which a plan may have none.
+
+        Raises Invalid before the analysis has a plan, and ArtifactError if the store has lost the file.
+        """
         digest = self.require_plan()["start_values"]
         return store().fetch_dir(digest, settings.WORK_DIR / "start-values" / digest) / START_VALUES
 

@@ -200,10 +200,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         return whole
 
     def rank_plan(self) -> dict[str, Any]:
-        """Return the ranks of every module: from the analysis' plan, or one rank everywhere.
-
-        Raises Invalid if the analysis has no plan yet.
-        """
+        """Return each module's rank: the analysis' plan, else one everywhere. Raises Invalid without a plan."""
         if self.rank_analysis:
             analysis = self.rank_analysis
             plan = analysis.reallocate(self.budget) if self.budget else analysis.require_plan()

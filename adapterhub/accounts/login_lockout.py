@@ -1,4 +1,4 @@
-"""The one brake of everything that is guessed: passwords, wherever they are asked for, and codes.
+"""Lockout after failed attempts, the same for passwords, wherever they are asked for, and for codes.
 
 Attempts are counted under a name at an address, so that nobody locks a stranger's name out from elsewhere. After a few
 wrong ones the next has to wait, each time twice as long. An attempt is counted before the secret is checked: a hundred

@@ -86,7 +86,7 @@ class Layout:
 
     @property
     def postgres_sockets(self) -> Path:
-        """Return the folder of Postgres' socket, whose path must be short."""
+        """Return the folder of Postgres' socket, whose path is short enough for Unix sockets."""
         return self._short_enough(self.postgres / "run", POSTGRES_SOCKET)
 
     @property

@@ -30,7 +30,7 @@ def valkey_for_publication() -> redis.Redis:
 
 @cache
 def hasty_connections(url: str) -> redis.ConnectionPool:
-    """Return the connections for publications to a Valkey server."""
+    """Return the pool of connections for publications, which wait for PUBLISH_TIMEOUT_S and ask once."""
     once = Retry(NoBackoff(), 0)
     return redis.ConnectionPool.from_url(
         url, socket_timeout=PUBLISH_TIMEOUT_S, socket_connect_timeout=PUBLISH_TIMEOUT_S, retry=once

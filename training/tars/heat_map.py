@@ -37,7 +37,7 @@ def kind_of(name: str) -> str:
 
 
 def text(x: int, y: int, content: str, anchor: str) -> str:
-    """Return a text of the picture."""
+    """Return an SVG text element at (x, y), with the content escaped."""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(content)}</text>'
 
 

@@ -25,7 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from adapterhub.core.errors import Unavailable
-from adapterhub.scratch_files import locked, space_in
+from adapterhub.scratch_files import appear, flush, flush_entry, heal, locked, space_in
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CONNECT_S, ATTEMPTS = 5, 3
@@ -80,13 +80,19 @@ def verify(folder: Path, digest: str) -> None:
         raise ArtifactError(f"{folder} holds {actual[:12]}, not {digest[:12]}: its files were changed.")
 
 
+def is_intact(folder: Path, digest: str) -> bool:
+    """Return True if the folder exists and its files match the digest."""
+    return folder.exists() and digest_of(manifest_of(folder)) == digest
+
+
 class ArtifactStore(Protocol):
     """A content-addressed store of folders.
 
     put_dir copies a folder in and returns its digest; give_dir does the same but may move the folder instead.
-    fetch_dir copies an artifact out and verifies it. opened lends an artifact's files unverified: the reader verifies.
-    stored yields the digest and the time of the last put of every artifact. drop deletes an artifact unless it was put
-    again since `before`, and returns True if it did. hold protects an artifact from being overwritten or deleted.
+    fetch_dir copies an artifact out and verifies it; a damaged copy is made again. opened lends an artifact's files
+    unverified: the reader verifies. stored yields the digest and the time of the last put of every artifact. drop
+    deletes an artifact unless it was put again since `before`, and returns True if it did. hold protects an artifact
+    from being overwritten or deleted.
     """
 
     def put_dir(self, folder: Path) -> str:
@@ -187,21 +193,19 @@ class FolderStore:
         """Do nothing: a folder cannot be locked, so its bytes are verified at every read."""
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Copy the artifact to `target` in one step, or verify a target that exists; return `target`.
-
-        Raises ArtifactError.
-        """
+        """Copy the artifact to `target`, in one step, and verify it; a damaged target is copied again."""
         if not self.has(digest):
             raise ArtifactError(f"Artifact {digest[:12]} is not in the store {self.root}.")
-        if target.exists():
-            verify(target, digest)
-        else:
+        if not is_intact(target, digest):
             copy_in_one_step(self.place(digest), target, digest)
         return target
 
 
 def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
-    """Copy a folder atomically: readers see all of it or nothing. With a digest, verify the copy before it appears."""
+    """Copy a folder atomically: readers see all of it or nothing, also after a loss of power.
+
+    With a digest, verify the copy before it appears; it then takes the place of a damaged one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-copy-"))
     try:
@@ -209,7 +213,12 @@ def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
             shutil.copytree(source, partial, dirs_exist_ok=True)
             if digest:
                 verify(partial, digest)
-            appear(partial, target)
+            flush(partial)
+            if digest and target.exists():
+                heal(partial, target)
+            else:
+                appear(partial, target)
+            flush_entry(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -217,18 +226,11 @@ def copy_in_one_step(source: Path, target: Path, digest: str = "") -> None:
 def move_in_one_step(source: Path, target: Path) -> None:
     """Rename the folder to `target`; copy it when the target is on another disk."""
     if os.stat(source).st_dev == os.stat(target.parent).st_dev:
+        flush(source)
         appear(source, target)
+        flush_entry(target.parent)
     else:
         copy_in_one_step(source, target)
-
-
-def appear(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`. If a concurrent writer was first, keep its folder, which holds the same bytes."""
-    try:
-        os.rename(partial, target)
-    except OSError:
-        if not target.is_dir():
-            raise
 
 
 class S3Store:
@@ -296,9 +298,8 @@ class S3Store:
             raise StoreAway(f"{reason}: nothing was changed, try again.") from error
 
     def fetch_dir(self, digest: str, target: Path) -> Path:
-        """Download the artifact to `target`, or verify the copy that is there. Raises ArtifactError."""
-        if target.exists():
-            verify(target, digest)
+        """Download the artifact to `target`, unless an intact copy is there. Raises ArtifactError."""
+        if is_intact(target, digest):
             return target
         with self.opened(digest) as folder:
             copy_in_one_step(folder, target, digest)

@@ -1,4 +1,4 @@
-"""Temporary folders, told from those that a killed process left behind, and disks that are full."""
+"""Temporary folders, told from those that a killed process left; full disks; folders that survive a power loss."""
 
 from __future__ import annotations
 
@@ -113,3 +113,38 @@ def require_space(folder: Path, log: str) -> None:
     """
     if any(os.strerror(code) in log for code in FULL) or shutil.disk_usage(folder).free < 2**16:
         raise out_of_space(folder.parent)
+
+
+def heal(partial: Path, target: Path) -> None:
+    """Replace the files of a damaged folder one by one, so that it never vanishes under whoever has loaded from it."""
+    intact = {path.relative_to(partial) for path in partial.rglob("*") if path.is_file()}
+    for surplus in [path for path in target.rglob("*") if path.is_file() and path.relative_to(target) not in intact]:
+        surplus.unlink()
+    for name in sorted(intact):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial / name, target / name)
+    flush(target)
+
+
+def flush(folder: Path) -> None:
+    """Have the disk keep every file of the folder and their names."""
+    for path in [*folder.rglob("*"), folder]:
+        flush_entry(path)
+
+
+def flush_entry(path: Path) -> None:
+    """Have the disk keep a file's bytes, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def appear(partial: Path, target: Path) -> None:
+    """Rename `partial` to `target`. If a concurrent writer was first, keep its folder, which holds the same bytes."""
+    try:
+        os.rename(partial, target)
+    except OSError:
+        if not target.is_dir():
+            raise

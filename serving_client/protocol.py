@@ -124,7 +124,8 @@ class VersionRoute:
     """A servable version and the replicas that hold it; without replicas it is cold.
 
     `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text
-    of more than `most_characters` cannot fit into the context; None if that is not known.
+    of more than `most_characters` cannot fit into the context; None if that is not known. `refusal` says why no replica
+    will hold it, and what to do; None if one may.
     """
 
     project: str
@@ -133,6 +134,7 @@ class VersionRoute:
     replicas: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()
     most_characters: int | None = None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,7 @@ def _version(raw: dict[str, Any]) -> VersionRoute:
         tuple(raw["replicas"]),
         tuple(raw.get("spare", ())),
         None if most is None else int(most),
+        raw.get("refusal"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import uuid
 from datetime import timedelta
@@ -115,6 +116,52 @@ def test_a_flipped_byte_is_found_and_leaves_nothing(store: ArtifactStore, tmp_pa
         store.fetch_dir(digest, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "surplus"])
+def test_a_damaged_copy_is_made_again_and_never_vanishes(store: ArtifactStore, tmp_path: Path, damage: str) -> None:
+    digest = store.put_dir(folder(tmp_path / "a", x="one", y="two"))
+    copy = store.fetch_dir(digest, tmp_path / "out")
+    before = copy.stat().st_ino
+    if damage == "surplus":
+        (copy / "deep/z").write_text("three")
+    elif damage == "missing":
+        (copy / "deep/x").unlink()
+    else:
+        (copy / "deep/x").write_text("onf" if damage == "flipped" else "o")
+    assert store.fetch_dir(digest, copy) == copy
+    assert {path.name: path.read_text() for path in (copy / "deep").iterdir()} == {"x": "one", "y": "two"}
+    assert copy.stat().st_ino == before, "the folder itself stays: an engine may hold it"
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_damaged_copy_stays_while_the_store_is_damaged_too(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    digest = store.put_dir(folder(tmp_path / "a", x="one"))
+    copy = store.fetch_dir(digest, tmp_path / "out")
+    for place in (copy, store.place(digest)):
+        (place / "deep/x").write_text("two")
+    with pytest.raises(ArtifactError, match="changed"):
+        store.fetch_dir(digest, copy)
+    assert (copy / "deep/x").read_text() == "two"
+
+
+def test_a_full_disk_leaves_the_copy_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path / "store")
+    digest = store.put_dir(folder(tmp_path / "a", x="one"))
+    copy = store.fetch_dir(digest, tmp_path / "out")
+    (copy / "deep/x").write_text("two")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(OSError, match="No space"):
+        store.fetch_dir(digest, copy)
+    assert (copy.is_dir(), list(tmp_path.glob(".partial-*"))) == (True, [])
+    monkeypatch.undo()
+    store.fetch_dir(digest, copy)
+    assert (copy / "deep/x").read_text() == "one"
 
 
 def test_what_is_old_is_dropped_and_what_was_put_again_stays(store: ArtifactStore, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ PARTS = {
     "adapterhub/client/*.py": "",
     "adapterhub/console.py": "",
     "adapterhub/cli/*.py": "cli",
+    "adapterhub/cli/conversion/*.py": "cli",
+    "adapterhub/cli/conversion/pickled.py": "train",
     "adapterhub/demo/*.py": "embedded",
     "adapterhub/embedded/*.py": "embedded",
     "registry/exports/process.py": "train",

@@ -70,7 +70,8 @@ def problem_response(exc: Exception, context: dict[str, Any]) -> Response | None
         set_rollback()
         if isinstance(exc, NotAllowed):
             note_refusal(exc, context["request"])
-        errors = [{"field": exc.field, "code": exc.code, "message": exc.detail}] if exc.field else []
+        one = [{"field": exc.field, "code": exc.code, "message": exc.detail}] if exc.field else []
+        errors = exc.errors or one
         return answer(problem(exc.status, exc.code, exc.detail, errors), headers_of(exc))
     if isinstance(exc, Http404):
         exc = exceptions.NotFound("The requested object does not exist.")

@@ -42,6 +42,7 @@ class Tag(StrEnum):
     WEBHOOK_REVOKED = "webhook:revoked"
     WEBHOOK_REDELIVERED = "webhook:redelivered"
     BASE_MODEL_REGISTERED = "base_model:registered"
+    BASE_MODEL_CHANGED = "base_model:changed"
     BASE_MODEL_REJECTED = "base_model:rejected"
     DATASET_CREATED = "dataset:created"
     DATASET_UPLOADED = "dataset:uploaded"

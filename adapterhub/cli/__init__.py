@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.cli import apply_commands, blind, config, evidence, hub, serving, version_commands
+from adapterhub.cli import apply_commands, blind, config, evidence, hub, intake_commands, serving, version_commands
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, code_of, readable_lines
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
@@ -33,7 +33,8 @@ app.add_typer(evidence.audit, name="audit")
 app.add_typer(blind.blind, name="blind")
 app.add_typer(hub.hub, name="hub")
 for command in (
-    version_commands.push,
+    intake_commands.check,
+    intake_commands.push,
     version_commands.analyze,
     version_commands.train,
     serving.rollout,

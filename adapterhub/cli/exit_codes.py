@@ -61,6 +61,10 @@ def readable_lines(error: Exception) -> list[str]:
     """Return the error as readable lines: each field that the server names, else the error's message."""
     if not isinstance(error, ApiError):
         return [str(error)]
-    field_errors = [f"{fault['field']}: {fault['message']}" for fault in error.errors if fault.get("field")]
+    field_errors = [
+        f"{fault['field']}: {fault['message']} {fault.get('route', '')}".rstrip()
+        for fault in error.errors
+        if fault.get("field")
+    ]
     # The server's message already joins those of the fields.
     return field_errors or [error.detail]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -15,14 +14,17 @@ import typer
 
 from adapterhub.cli import session
 from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.intake_commands import ConfirmBase, Fold, From, Layout, send
 from adapterhub.cli.model_card import card
 from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, say
-from adapterhub.cli.version_commands import push
 from adapterhub.client import Client, calls
 
 hub = typer.Typer(no_args_is_help=True, help="A hub of the Hugging Face kind: HF_ENDPOINT, HF_TOKEN.")
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The hub's repository.")]
 FILES = ["adapter_model.safetensors", "adapter_config.json"]
+# The files that an import fetches: an adapter in any layout that is converted.
+TAKEN = [*FILES, "adapter_model*.safetensors", "adapter_model.safetensors.index.json", "adapter_model.bin"]
+TAKEN += ["adapters.safetensors"]
 
 
 @contextmanager
@@ -77,27 +79,28 @@ def take(
     repository: Repository,
     adapter: Annotated[str, typer.Option("--adapter", help="The adapter that gets a new version.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
-    fold: Annotated[bool, typer.Option("--fold", help="Fold different effective scales into B.")] = False,
+    subfolder: Annotated[str, typer.Option(help="The adapter's folder in the repository.")] = "",
+    layout: From = Layout.AUTO,
+    fold: Fold = False,
+    confirm_base: ConfirmBase = "",
     wait: Wait = False,
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Publish an adapter from the hub as the next version here; it is checked like an upload."""
-    from huggingface_hub import snapshot_download
+    """Publish an adapter from the hub as the next version here; it is checked like an upload.
+
+    The version records the repository and the commit.
+    """
+    from huggingface_hub import HfApi, snapshot_download
 
     with TemporaryDirectory() as folder:
         with foreseen():
-            snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=FILES)
-        missing = [name for name in FILES if not (Path(folder) / name).is_file()]
-        if missing:
-            raise Ended(f"{repository} lacks {', '.join(missing)}: it is not a PEFT adapter.", Exit.USAGE)
-        require_json(Path(folder) / FILES[1])
-        push(Path(folder), adapter, fold=fold, wait=wait, timeout=timeout, as_json=as_json)
-
-
-def require_json(file: Path) -> None:
-    """Check that the downloaded file is JSON. Raises Ended."""
-    try:
-        json.loads(file.read_text())
-    except ValueError as error:
-        raise Ended(f"{file.name} of the hub is not valid JSON: {error}", Exit.USAGE) from None
+            commit = HfApi(library_name="adapterhub").model_info(repository, revision=revision).sha
+            patterns = [f"{subfolder.strip('/')}/{name}" if subfolder else name for name in TAKEN]
+            snapshot_download(repository, revision=commit, local_dir=folder, allow_patterns=patterns)
+        place = Path(folder, *PurePosixPath(subfolder).parts)
+        if not place.is_dir() or ".." in PurePosixPath(subfolder).parts:
+            raise Ended(f"{repository} has no folder {subfolder!r} with an adapter.", Exit.USAGE)
+        origin = f"Imported from {repository}{f'/{subfolder}' if subfolder else ''} at {commit}."
+        options = {"fold": fold, "confirm_base": confirm_base, "wait": wait, "timeout": timeout, "as_json": as_json}
+        send(place, adapter, layout, origin=origin, **options)

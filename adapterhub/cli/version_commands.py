@@ -1,9 +1,8 @@
-"""The commands that make and measure versions: push, analyze, train, eval."""
+"""The commands that make and measure versions: analyze, train, eval."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,23 +33,6 @@ def value_of(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="PEFT's two files.")],
-    adapter: Annotated[str, typer.Option("--adapter", help="The adapter that gets a new version.")],
-    fold: Annotated[bool, typer.Option("--fold", help="Fold different effective scales into B.")] = False,
-    wait: Wait = False,
-    timeout: Timeout = LONGEST_S,
-    as_json: AsJson = False,
-) -> None:
-    """Publish an adapter trained elsewhere; --wait follows its check."""
-    with hub() as api:
-        version = api.send(calls.push(adapter, folder, fold=fold))
-        if wait:
-            call = calls.version(adapter, version["number"])
-            version = until_ended(api, call, version["served_name"], timeout)
-    say(version, f"{version['served_name']} {version['status']}", as_json)
 
 
 def analyze(

@@ -142,10 +142,19 @@ def training_run(pk: str) -> Call[TrainingRun]:
     return get(f"training-runs/{part(pk)}/")
 
 
-def push(adapter: str, folder: Path, *, fold: bool = False) -> Call[Version]:
-    """Publish the PEFT folder as the adapter's next version."""
+def push(adapter: str, folder: Path, *, fold: bool = False, **fields: str) -> Call[Version]:
+    """Publish the PEFT folder as the adapter's next version. Fields: confirm_base, source_sha256, conversions."""
     files = {"adapter_model": folder / "adapter_model.safetensors", "adapter_config": folder / "adapter_config.json"}
-    return Call("POST", f"adapters/{part(adapter)}/versions/", {"fold": str(fold).lower()}, files=files)
+    return Call("POST", f"adapters/{part(adapter)}/versions/", {"fold": str(fold).lower(), **fields}, files=files)
+
+
+def check_adapter(
+    adapter: str, config: Path, header: Path, size: int, *, fold: bool = False, confirm_base: str = ""
+) -> Call[Json]:
+    """Check an adapter before its upload; `header` holds the first bytes of weights of `size` bytes."""
+    fields = {"size": str(size), "fold": str(fold).lower(), "confirm_base": confirm_base}
+    files = {"adapter_config": config, "header": header}
+    return Call("POST", f"adapters/{part(adapter)}/versions/check/", fields, files=files)
 
 
 def version(adapter: str, number: int) -> Call[Version]:

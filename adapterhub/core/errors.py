@@ -18,7 +18,10 @@ from __future__ import annotations
 
 
 class DomainError(Exception):
-    """The base of all domain errors, with a stable `code` and, if one field is at fault, its name."""
+    """The base of all domain errors, with a stable `code` and, if one field is at fault, its name.
+
+    `errors` lists several faults as {field, code, message, route}; empty, `field` alone is at fault.
+    """
 
     status = 400
     code = "error"
@@ -28,6 +31,7 @@ class DomainError(Exception):
         self.detail = detail
         self.field = field
         self.code = code or self.code
+        self.errors: list[dict[str, str]] = []
 
 
 class Conflict(DomainError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from serving_client.patterns import BadPattern, compiled
 
 
@@ -12,3 +14,9 @@ def pattern_fault(pattern: str) -> str:
     except BadPattern as error:
         return f"not a regular expression: {error}."
     return ""
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Return a test of texts by the pattern, anywhere in the text. Raises ValueError if RE2 cannot compile it."""
+    search = compiled(pattern).search
+    return lambda text: search(text) is not None

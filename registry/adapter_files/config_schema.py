@@ -1,16 +1,23 @@
 """Allow-list of fields and values for an uploaded adapter_config.json. Pure: no torch, no database.
 
 Engines and libraries act on some of these fields: they import modules, run regular expressions, open other paths and
-change the base weights. So every key must be known, and a key that acts must have the value that does nothing.
+change the base weights. So a key that acts must have the value that does nothing, and an unknown one must be switched
+off. Replicas never read this file: the configuration that they read is written anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from registry.adapter_files.findings import Finding, fault, listed, notice, printable
+from registry.adapter_files.pattern_keys import PatternKeys
+from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import CONVERT, MERGE
 
 MAX_NAMES = 1000
 MAX_TEXT = 500
+MAX_PATTERN = 20_000
 
 Check = Callable[[Any], bool]
 
@@ -45,6 +52,16 @@ def is_names(value: Any) -> bool:
     return value is None or (isinstance(value, list) and len(value) <= MAX_NAMES and all(map(is_text, value)))
 
 
+def is_targets(value: Any) -> bool:
+    """Return True for a list of module names, a pattern, `all-linear`, or None."""
+    return (isinstance(value, str) and len(value) <= MAX_PATTERN) or is_names(value)
+
+
+def is_layers(value: Any) -> bool:
+    """Return True for a layer's number, a list of them, or None."""
+    return value is None or all(type(layer) is int for layer in (value if isinstance(value, list) else [value]))
+
+
 def is_pattern(value: Any) -> bool:
     """Return True for a mapping of modules to positive numbers, or None."""
     return value is None or (isinstance(value, dict) and all(map(is_alpha, value.values())))
@@ -73,7 +90,10 @@ def is_unread(value: Any) -> bool:
 FIELDS: dict[str, tuple[Check, str]] = {
     "r": (is_rank, "a whole number from 1 to 32768"),
     "lora_alpha": (is_alpha, "a positive number"),
-    "target_modules": (is_names, "a list of names, not a pattern"),
+    "target_modules": (is_targets, "a list of names, a pattern, or all-linear"),
+    "exclude_modules": (is_targets, "a list of names, or a pattern"),
+    "layers_to_transform": (is_layers, "a layer's number, or a list of them"),
+    "layers_pattern": (is_targets, "a name, or a list of them"),
     "rank_pattern": (is_pattern, "an object of module names and positive numbers"),
     "alpha_pattern": (is_pattern, "an object of module names and positive numbers"),
     "use_rslora": (is_flag, "true or false"),
@@ -87,16 +107,12 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "init_lora_weights": (is_plain_init, "an initialisation that leaves the base model as it is"),
     "megatron_core": (is_default_module, "left out"),
 }
-FIELDS |= dict.fromkeys(
-    ("exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size", "loftq_config", "eva_config"),
-    (is_unread, ""),
-)
+FIELDS |= dict.fromkeys(("auto_mapping", "qalora_group_size", "loftq_config", "eva_config"), (is_unread, ""))
 # Each of these fields changes the meaning of the weights, or the code that runs when the file is opened.
 FIELDS |= dict.fromkeys(
     (
         "alora_invocation_tokens",
         "arrow_config",
-        "auto_mapping",
         "bias",
         "corda_config",
         "ensure_weight_tying",
@@ -120,14 +136,73 @@ FIELDS |= dict.fromkeys(
 )
 
 
-def fault(config: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the first invalid field and an error message for it, or None if the configuration is valid."""
+# The way out of a field that cannot be served; the others are to be left out or switched off.
+ROUTES = {
+    "bias": "Train with bias = none, or merge: " + MERGE[0].lower() + MERGE[1:],
+    "fan_in_fan_out": "This base model has linear layers: save the adapter with fan_in_fan_out = false.",
+    "init_lora_weights": "The base model was changed before the training. Save it as plain LoRA: PEFT's "
+    "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`.",
+    "lora_alpha": "Write the alpha of the training; PEFT loads no null, and takes 8 where the field is missing.",
+    "lora_bias": MERGE,
+    "modules_to_save": MERGE,
+    "target_parameters": MERGE,
+    "trainable_token_indices": MERGE,
+    "use_dora": MERGE,
+}
+METHOD_ROUTES = {"ADALORA": CONVERT}
+
+
+def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
+    """Yield every fault of a configuration, and a notice of the unknown keys that are off."""
+    if other_method := method_fault(config):
+        yield other_method
+        return
+    ignored = []
     for name, value in config.items():
         if name not in FIELDS:
-            # The name becomes part of an error response, so characters outside ASCII are escaped.
-            printable = name[:100].encode("ascii", "backslashreplace").decode()
-            return printable, f"{printable!r} is not a known field of a LoRA configuration: remove it."
-        check, wanted = FIELDS[name]
-        if not check(value):
-            return name, f"{name} must be {wanted}."
-    return None
+            if is_off(value):
+                ignored.append(name)
+            else:
+                yield unknown_field(name)
+        elif not FIELDS[name][0](value):
+            yield fault("bad_field", f"{CONFIG}.{name}", f"{name} must be {FIELDS[name][1]}.", ROUTES.get(name, ""))
+    if ignored:
+        cause = f"Fields that are not known here and are switched off were left out: {listed(sorted(ignored), 8)}."
+        yield notice("fields_ignored", CONFIG, cause)
+    for field in ("rank_pattern", "alpha_pattern"):
+        yield from pattern_findings(config.get(field), f"{CONFIG}.{field}")
+
+
+def are_valid(config: dict[str, Any], names: Iterable[str]) -> bool:
+    """Return True if each of these fields has a permitted value or is left out."""
+    return all(name not in config or FIELDS[name][0](config[name]) for name in names)
+
+
+def method_fault(config: dict[str, Any]) -> Finding | None:
+    """Return the fault of a configuration that is not PEFT's, or of another method than LoRA; None for LoRA."""
+    method = config.get("peft_type")
+    if method == "LORA":
+        return None
+    if "fine_tune_type" in config or "lora_parameters" in config:
+        return fault("mlx", f"{CONFIG}.peft_type", "This is a configuration of MLX, not of PEFT.", CONVERT)
+    named = printable(method)[:40] if isinstance(method, str) else "not named"
+    cause = f"peft_type is not LORA: the method is {named}, and engines serve LORA."
+    return fault("other_method", f"{CONFIG}.peft_type", cause, METHOD_ROUTES.get(named, MERGE))
+
+
+def unknown_field(name: str) -> Finding:
+    """Return the fault of a key that is not known and is switched on."""
+    # The name becomes part of an error response, so characters outside ASCII are escaped.
+    quoted = printable(name[:100])
+    cause = f"{quoted!r} is not a known field of a LoRA configuration, and it is switched on."
+    return fault("unknown_field", f"{CONFIG}.{quoted}", cause, "Remove it if the adapter works without it.")
+
+
+def pattern_findings(pattern: Any, field: str) -> Iterator[Finding]:
+    """Yield the fault of a pattern whose keys cannot be run."""
+    if not isinstance(pattern, dict):
+        return
+    try:
+        PatternKeys(pattern)
+    except ValueError as error:
+        yield fault("bad_pattern", field, f"{error}.", "Write the keys as full module names.")

@@ -1,4 +1,4 @@
-"""Check of an adapter's weights for NaN, infinity and all-zero B matrices. No torch, no database.
+"""Check of an adapter's weights for NaN, infinity and modules without effect. No torch, no database.
 
 Files are read in blocks, so that memory use does not grow with their size.
 """
@@ -23,14 +23,17 @@ FORMATS: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 def fault_in(path: Path) -> str:
     """Return the fault in the weights of a safetensors file whose header was already checked, or ""."""
-    changes_something = False
+    zeros: dict[str, bool] = {}
     with path.open("rb") as stream:
         for name, tensor in in_order(stream):
             finite, zero = judge(stream, tensor)
             if not finite:
                 return f"{name} contains NaN or infinite numbers: the training diverged, or the file is damaged."
-            changes_something |= not zero and ".lora_B." in name
-    return "" if changes_something else "Every B matrix is zero: the adapter changes nothing."
+            module = name.rpartition(".lora_")[0]
+            zeros[module] = zeros.get(module, False) or zero
+    if all(zeros.values()):
+        return "In every module A or B is zero: the adapter changes nothing. Was it saved before its training?"
+    return ""
 
 
 def in_order(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:

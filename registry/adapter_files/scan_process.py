@@ -1,6 +1,6 @@
 """Child process that scans an uploaded adapter, under memory and CPU limits that it sets for itself.
 
-    python -m registry.adapter_files.scan_process FOLDER
+    python -m registry.adapter_files.scan_process FOLDER NORMS.json OUT.json
 
 Exit 0: the weights are valid. Exit 3: they are not, and the last line of output says why. Any other exit: the scan was
 stopped.
@@ -8,12 +8,17 @@ stopped.
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from registry.adapter_files.findings import faults_of
 from registry.adapter_files.finite_check import fault_in
-from registry.adapter_files.manifest import WEIGHTS
+from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
+from registry.adapter_files.update_sizes import size_findings, update_sizes
 
 MEMORY_BYTES = 2 * 2**30
 CPU_S = 120
@@ -26,14 +31,24 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
 
 
-def main(folder: Path) -> int:
-    """Scan the weights; print a fault and return REJECTED, or 0."""
+def main(folder: Path, norms: Path, target: Path) -> int:
+    """Scan the weights; print a fault and return REJECTED, or 0. The measured sizes are written to `target`."""
     limit()
     if fault := fault_in(folder / WEIGHTS):
         sys.stdout.write(f"{fault}\n")
+        return REJECTED
+    sizes = update_sizes(folder, json.loads((folder / CONFIG).read_bytes()), json.loads(norms.read_bytes()))
+    findings = list(size_findings(sizes))
+    measured = {
+        "updates": {name: asdict(size) for name, size in sizes.items()},
+        "measured": [finding.as_dict() for finding in findings],
+    }
+    target.write_text(json.dumps(measured))
+    if faults := faults_of(findings):
+        sys.stdout.write(f"{faults[0].message}\n")
         return REJECTED
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from registry.adapter_files.pattern_keys import PatternKeys
+
 CONFIG = "adapter_config.json"
+# PEFT's value of `r` and of `lora_alpha` where a configuration leaves them out.
+PEFT_DEFAULT = 8
 
 Config = dict[str, Any]
 
@@ -17,11 +21,11 @@ def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
 
     `ranks` maps module names to ranks. The caller adds the base model's name.
     """
-    alphas = {
-        module: pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha")) for module in ranks
-    }
-    rank = config.get("r") or max(ranks.values())
-    alpha = config.get("lora_alpha") or next(iter(alphas.values()))
+    own_rank, own_alpha = config.get("r", PEFT_DEFAULT), config.get("lora_alpha", PEFT_DEFAULT)
+    pattern = PatternKeys(config.get("alpha_pattern"))
+    alphas = {module: pattern.value(module, own_alpha) for module in ranks}
+    pairs = {(rank, alphas[module]) for module, rank in ranks.items()}
+    rank, alpha = (own_rank, own_alpha) if (own_rank, own_alpha) in pairs else max(pairs)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -53,12 +57,3 @@ def targets(ranks: dict[str, int], layers: int) -> list[str]:
 def write_config(folder: Path, config: Config) -> None:
     """Overwrite the folder's configuration file; equal configurations give identical bytes."""
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def pattern_value(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first key that names the module, as PEFT does, without running keys as regexes."""
-    parts = module.split(".")
-    names = [".".join(parts[start:]) for start in range(len(parts))]
-    keys = ("^" + module, "^" + re.escape(module), *names, *map(re.escape, names))
-    matching = [key for key in keys if key in pattern]
-    return pattern[min(matching, key=list(pattern).index)] if matching else default

@@ -26,6 +26,7 @@ class BaseModelSerializer(serializers.ModelSerializer[BaseModel]):
             "slug",
             "source",
             "revision",
+            "also_named",
             "status",
             "message",
             "digest",
@@ -63,6 +64,17 @@ class NewBaseModelSerializer(serializers.Serializer[Any]):
         return fields
 
 
+class BaseModelChangeSerializer(serializers.Serializer[Any]):
+    """The fields of a base model that can change."""
+
+    also_named = serializers.ListField(
+        child=serializers.CharField(max_length=300),
+        max_length=100,
+        help_text="Further names by which adapters may name it: copies of the same weights, quantised ones included.",
+    )
+    reason = serializers.CharField(max_length=2000)
+
+
 class BaseModelViewSet(Reading):
     """Base models. They belong to the installation, so every project may train on them."""
 
@@ -71,7 +83,7 @@ class BaseModelViewSet(Reading):
     pagination_class = BySlug
     lookup_field = "slug"
     filters = {"status": "status", "source": "source"}
-    scopes = {"create": Scope.ADMIN}
+    scopes = {"create": Scope.ADMIN, "partial_update": Scope.ADMIN}
 
     def get_queryset(self) -> Any:
         """Return all base models, which every project may use."""
@@ -94,6 +106,15 @@ class BaseModelViewSet(Reading):
         else:
             model = BaseModel.register(by=actor_of(request), **fields)
         return self.write(model, 202)
+
+    @extend_schema(request=BaseModelChangeSerializer, responses=BaseModelSerializer)
+    def partial_update(self, request: Request, slug: str) -> Response:
+        """Declare the names by which adapters may name the base model."""
+        fields = self.read(BaseModelChangeSerializer)
+        require_admin_somewhere(request)
+        model = self.get_object()
+        model.declare_names(fields["also_named"], reason=fields["reason"], by=actor_of(request))
+        return self.write(model)
 
 
 def whole_version(request: Request, served_name: str) -> AdapterVersion:

@@ -22,8 +22,8 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Conflict, Invalid, Unavailable
 from adapterhub.core.tenancy import Scope
 from adapterhub.workspace import store
-from registry.adapter_files.manifest import WEIGHTS
 from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
 from registry.models import Adapter
 
 LINK_S = 3600

@@ -28,6 +28,7 @@ from registry.api.adapters import AdapterViewSet
 from registry.api.evidence import SCOPES as EVIDENCE
 from registry.api.evidence import VersionEvidence
 from registry.api.fields import ReasonSerializer, slug_of
+from registry.api.intake_check import CheckSerializer, HeaderSerializer
 from registry.api.resources import Reading
 from registry.api.transfers import SCOPES as TRANSFERS
 from registry.api.transfers import VersionTransfers, take
@@ -62,6 +63,7 @@ class VersionSerializer(serializers.ModelSerializer[AdapterVersion]):
             "size_bytes",
             "metrics",
             "lineage",
+            "report",
             "created_at",
         ]
 
@@ -78,6 +80,19 @@ class UploadSerializer(serializers.Serializer[Any]):
         NAME, default="", allow_blank=True, help_text="Instead of the files: a folder in the project's inbox."
     )
     fold = serializers.BooleanField(default=False, help_text="Fold different effective scales into B.")
+    confirm_base = serializers.CharField(
+        default="",
+        allow_blank=True,
+        max_length=2000,
+        help_text="The reason why the adapter fits this base model although its configuration names another. "
+        "It is kept with the version and in the audit trail.",
+    )
+    source_sha256 = serializers.RegexField(
+        r"^[0-9a-f]{64}$", default="", allow_blank=True, help_text="sha256 of the weights before they were converted."
+    )
+    conversions = serializers.CharField(
+        default="", allow_blank=True, max_length=10_000, help_text="What the sender converted, a line each."
+    )
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Check that both files or their place are named. Raises ValidationError."""
@@ -98,13 +113,14 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
     serializer_class = VersionSerializer
-    takes_files = ("create",)
+    takes_files = ("create", "check")
     project_path = "adapter__project"
     lookup_field = "number"
     lookup_value_regex = r"\d+"
     filters = {"status": "status", "method": "method", "digest": "digest"}
     scopes = {
         "create": Scope.PUBLISH,
+        "check": Scope.PUBLISH,
         "archive": Scope.PUBLISH,
         "export": Scope.READ,
         "download": Scope.READ,
@@ -137,11 +153,35 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         adapter = self.adapter()
         with scratch() as place:
             folder = receive(adapter, files, place / "given")
-            folder = exports.folded(adapter, folder) if files["fold"] else folder
+            reason, sent = files["confirm_base"], None
+            if files["fold"]:
+                folder, sent = exports.folded(adapter, folder, reason)
             version = AdapterVersion.publish(
-                adapter, folder, method="upload", by=actor_of(request), foreign=True, may_move=True
+                adapter,
+                folder,
+                method="upload",
+                by=actor_of(request),
+                foreign=True,
+                may_move=True,
+                sent=sent,
+                confirmation=reason,
+                lineage=converted_from(files),
             )
         return self.write(version, 201)
+
+    @extend_schema(request={"multipart/form-data": HeaderSerializer}, responses=CheckSerializer)
+    @action(detail=False, methods=["post"], pagination_class=None)
+    def check(self, request: Request, slug: str) -> Response:
+        """Check an adapter before its upload: every fault and notice at once. Nothing is stored."""
+        files = self.read(HeaderSerializer)
+        inspection = self.adapter().inspect(
+            files["adapter_config"].read(),
+            files["header"].read(),
+            files["size"],
+            any_scale=files["fold"],
+            confirmation=files["confirm_base"],
+        )
+        return Response(inspection.as_dict())
 
     @extend_schema(request=ReasonSerializer)
     @action(detail=True, methods=["post"])
@@ -177,6 +217,13 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         dtype = choice(request, "dtype", exports.Dtype, exports.Dtype.FP32)
         observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
         return as_zip(exports.export(version, form, dtype), f"{version.served_name}-{form}-{dtype}")
+
+
+def converted_from(files: dict[str, Any]) -> dict[str, Any]:
+    """Return the lineage of an adapter that its sender converted: the source's digest and what was changed."""
+    if not files["conversions"] and not files["source_sha256"]:
+        return {}
+    return {"source_sha256": files["source_sha256"], "conversions": files["conversions"].splitlines()}
 
 
 def choice(request: Request, name: str, choices: type[StrEnum], default: StrEnum) -> Any:

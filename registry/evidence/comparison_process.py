@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.adapter_files.finite_check import in_order
-from registry.adapter_files.manifest import WEIGHTS, scale_of
+from registry.adapter_files.manifest import scale_of
 from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
 
 Matrix = NDArray[np.float32]
 Half = tuple[Matrix, Matrix, float]

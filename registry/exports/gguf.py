@@ -15,8 +15,8 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file
 
-from registry.adapter_files.manifest import WEIGHTS
 from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
 
 FILE = "adapter.gguf"
 PREFIX = "base_model.model."

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from registry.adapter_files.manifest import WEIGHTS
+from registry.adapter_files.tensor_names import WEIGHTS
 
 # Relative error of an update (Frobenius); bf16 keeps 8 bits of each factor.
 TOLERANCES = {"fp32": 1e-5, "bf16": 2e-2}

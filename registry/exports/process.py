@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.core.errors import DomainError
 from adapterhub.jobs.child import REFUSED
-from registry.adapter_files.manifest import WEIGHTS, read_config, scale_of
+from registry.adapter_files.manifest import read_config, scale_of
 from registry.adapter_files.served_config import CONFIG, anchored
+from registry.adapter_files.tensor_names import WEIGHTS
 from registry.exports.peft_equivalence import check_export, check_merged, logits_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -19,7 +19,7 @@ from adapterhub.core.errors import Conflict, Unavailable
 from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.scratch_files import require_space, temporary_file
 from adapterhub.workspace import place_for_child, scratch, work_folder
-from registry.adapter_files.manifest import read_parts
+from registry.adapter_files.manifest import Manifest
 from registry.models import Adapter, AdapterVersion
 
 EXPORT_S = 300
@@ -91,15 +91,17 @@ def readable(version: AdapterVersion) -> Iterator[None]:
         raise Unavailable(f"The files of {version} cannot be read: {error}", code="artifact_unreadable") from error
 
 
-def folded(adapter: Adapter, folder: Path) -> Path:
-    """Fold the differing scales of an uploaded adapter into its B matrices; return the new folder beside `folder`.
+def folded(adapter: Adapter, folder: Path, confirmation: str = "") -> tuple[Path, Manifest]:
+    """Fold the differing scales of an uploaded adapter into its B matrices.
 
-    Raises Invalid if the files are not an adapter of the base model, and Unavailable if the child process fails.
+    Return the new folder beside `folder`, and the manifest of what was sent. Raises Invalid if the files are not an
+    adapter of the base model, Conflict if they cannot be folded, and Unavailable if the child process fails.
     """
-    # The child process opens the files with a library, so the header must be checked first.
-    read_parts(folder, adapter.base_model.linear_shapes(), adapter.base_model.layers)
+    # The child process opens the files with a library, so they are checked and written anew first.
+    sent = adapter.read(folder, foreign=True, any_scale=True, confirmation=confirmation)
     with place_for_child(adapter.project_id):
-        return rewrite(folder, adapter.base_model.folder, folder.with_name("folded"), "folded", Dtype.FP32)
+        base = adapter.base_model.folder
+        return rewrite(folder, base, folder.with_name("folded"), "folded", Dtype.FP32), sent
 
 
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:

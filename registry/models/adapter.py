@@ -23,10 +23,14 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Conflict, Invalid, InvalidTransition
 from adapterhub.workspace import store
+from registry.adapter_files.base_copies import copy_faults
 from registry.adapter_files.engine_compatibility import Traits, Verdict, verdicts
+from registry.adapter_files.findings import refusal
 from registry.adapter_files.finite_check import fault_in
-from registry.adapter_files.manifest import WEIGHTS, Manifest, refused
-from registry.adapter_files.served_config import write_config
+from registry.adapter_files.inspection import Inspection
+from registry.adapter_files.manifest import Manifest, config_of, inspect_files, inspect_folder, parsed, refused
+from registry.adapter_files.safetensors_header import header_of
+from registry.adapter_files.tensor_names import WEIGHTS
 from registry.domain_signals import version_uploaded
 from registry.models.base_model import BaseModel
 from registry.signing.version_signature import require_signed, sign
@@ -76,17 +80,25 @@ class Adapter(models.Model):
             raise Conflict(f"The slug {slug!r} is taken: choose another.", field="slug", code="slug_taken") from None
         return adapter
 
-    def read(self, folder: Path, *, foreign: bool) -> Manifest:
-        """Check the folder against the base model, and rewrite its adapter_config.json from the checked fields.
+    def read(self, folder: Path, *, foreign: bool, any_scale: bool = False, confirmation: str = "") -> Manifest:
+        """Check the folder against the base model and rewrite its files as they are served. Raises Invalid.
 
-        Returns what the folder holds. The configuration of a `foreign` folder, made elsewhere, may name no other base
-        model. Raises Invalid naming the field.
+        With `any_scale` the modules may have different effective scales. `confirmation` is a person's reason why the
+        adapter fits although it names another base model.
         """
-        base = self.base_model
-        manifest = Manifest.read(folder, base.linear_shapes(), base.layers, base.names if foreign else ())
-        manifest.config["base_model_name_or_path"] = base.source
-        write_config(folder, manifest.config)
+        facts = self.base_model.facts(self.project, named=foreign)
+        inspection = inspect_folder(folder, facts, is_foreign=foreign, any_scale=any_scale, confirmation=confirmation)
+        manifest = Manifest.of(folder, inspection, facts.layers)
+        if changed := copy_faults(folder, inspection.copies, self.base_model.folder):
+            raise refusal(changed)
+        manifest.config["base_model_name_or_path"] = self.base_model.source
+        manifest.write(folder)
         return manifest
+
+    def inspect(self, config: bytes, header: bytes, size: int, **options: Any) -> Inspection:
+        """Check an adapter of which only the configuration and the first bytes of its weights are here."""
+        read = (parsed(lambda: config_of(config)), parsed(lambda: header_of(header, size)))
+        return inspect_files(*read, self.base_model.facts(self.project, named=True), **options)
 
     @property
     def etag(self) -> str:
@@ -129,12 +141,13 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         return self.filter(adapter__base_model=base_model)
 
     def servable_on(self, cluster: Any) -> AdapterVersionQuerySet:
-        """Return the versions of the cluster's base model that belong to projects which the cluster serves."""
-        return self.trained_on(cluster.base_model).filter(adapter__project__in=cluster.projects())
+        """Return the versions that the cluster may and can serve: of its base model and projects, of ranks that fit."""
+        versions = self.trained_on(cluster.base_model).filter(adapter__project__in=cluster.projects())
+        return versions.filter(max_rank__lte=cluster.max_lora_rank)
 
 
 # The large fields of a version, which no list shows.
-BODY = ("config", "ranks", "lineage")
+BODY = ("config", "ranks", "lineage", "report")
 
 
 Rows = TypeVar("Rows", bound=models.QuerySet[Any])
@@ -172,6 +185,7 @@ class AdapterVersion(models.Model):
     size_bytes = models.PositiveBigIntegerField()
     metrics = models.JSONField(default=dict)
     lineage = models.JSONField(default=dict)
+    report = models.JSONField(default=dict, help_text="what was sent, and what its check found and changed")
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
 
@@ -206,16 +220,19 @@ class AdapterVersion(models.Model):
         lineage: dict[str, Any] | None = None,
         foreign: bool = False,
         may_move: bool = False,
+        sent: Manifest | None = None,
+        confirmation: str = "",
     ) -> AdapterVersion:
         """Store the folder's weights and record them as the adapter's next version.
 
         The folder's configuration is rewritten from its checked fields. Files are stored before the row is written: a
         crash leaves an orphan artifact, never a version without weights. A `foreign` version, uploaded from outside,
         stays `checking` until a child process has scanned its weights. With `may_move` the folder may be moved into
-        the store. Raises Invalid if the files are not an adapter of the base model, and Conflict if a version has
-        these weights.
+        the store. `sent` is the manifest of what came, if the folder was folded since. `confirmation` is a person's
+        reason why it fits although it names another base model. Raises Invalid if the files are not an adapter of the
+        base model, and Conflict if a version has these weights.
         """
-        manifest = adapter.read(folder, foreign=foreign)
+        manifest = adapter.read(folder, foreign=foreign, confirmation=confirmation)
         if not foreign and (fault := fault_in(folder / WEIGHTS)):
             raise refused(fault, WEIGHTS)
         digest = store().give_dir(folder) if may_move else store().put_dir(folder)
@@ -241,6 +258,7 @@ class AdapterVersion(models.Model):
                 size_bytes=manifest.size_bytes,
                 metrics=metrics or {},
                 lineage=lineage or {},
+                report=(sent or manifest).report(folded=bool(sent)) if foreign else {},
                 created_by=by.user,
             )
             version.signature = "" if foreign else sign(version.identity(), signing_key())
@@ -252,6 +270,7 @@ class AdapterVersion(models.Model):
                 project=adapter.project,
                 after={"digest": digest, "served_name": version.served_name},
                 evidence=metrics,
+                reason=confirmation,
             )
             transaction.on_commit(lambda: store().hold(digest))
             if foreign:
@@ -268,14 +287,19 @@ class AdapterVersion(models.Model):
             "base_digest": self.base_digest,
         }
 
-    def passed(self, *, by: Actor) -> None:
-        """Sign the version and mark it ready, because its check found no fault. A second call changes nothing."""
-        signature = sign(self.identity(), signing_key())
-        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature)
+    def passed(self, *, by: Actor, scan: dict[str, Any] | None = None) -> None:
+        """Sign the version and mark it ready, because its check found no fault. A second call changes nothing.
 
-    def reject(self, message: str, *, by: Actor) -> None:
+        `scan` is what the check measured; it is kept in the report.
+        """
+        signature = sign(self.identity(), signing_key())
+        report = {**self.report, **(scan or {})}
+        self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature, report=report)
+
+    def reject(self, message: str, *, by: Actor, scan: dict[str, Any] | None = None) -> None:
         """Mark the version rejected, because its check found a fault. A second call changes nothing."""
-        self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message)
+        report = {**self.report, **(scan or {})}
+        self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message, report=report)
 
     def sign_late(self, *, by: Actor) -> None:
         """Sign a ready version that was published before versions were signed."""

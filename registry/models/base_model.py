@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models, transaction
 from django.utils.timezone import now
 from safetensors import safe_open
@@ -19,6 +20,8 @@ from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
+from registry.adapter_files.base_identity import BaseFacts
+from registry.adapter_files.update_sizes import weight_norms
 from registry.domain_signals import base_model_registered
 from serving_client.slots import BFLOAT16_BYTES, slot_bytes
 
@@ -50,12 +53,14 @@ class BaseModel(models.Model):
     slug = models.SlugField(unique=True)
     source = models.CharField(max_length=300, help_text="Folder below the models folder, or a hub id.")
     revision = models.CharField(max_length=100, blank=True)
+    also_named = ArrayField(models.CharField(max_length=300), default=list, blank=True)
     status = models.CharField(max_length=20, choices=BaseModelStatus.choices, default=BaseModelStatus.CHECKING)
     message = models.TextField(blank=True)
     digest = models.CharField(max_length=64, blank=True, editable=False)
     tokenizer_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     template_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     config = models.JSONField(default=dict, editable=False)
+    weight_norms = models.JSONField(default=dict, editable=False, help_text="module name -> Frobenius norm")
     longest_token = models.PositiveIntegerField(default=0, editable=False, help_text="characters; 0: not known")
     parameters = models.PositiveBigIntegerField(default=0, editable=False)
     size_bytes = models.PositiveBigIntegerField(default=0, editable=False)
@@ -104,6 +109,18 @@ class BaseModel(models.Model):
         """The served name of the version that this model was made of; empty for other models."""
         return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
 
+    def declare_names(self, names: list[str], *, reason: str, by: Actor) -> None:
+        """Set the further names by which adapters may name this model: copies elsewhere, quantised ones included."""
+        with transaction.atomic():
+            model = BaseModel.objects.select_for_update().get(pk=self.pk)
+            before = {"also_named": model.also_named}
+            BaseModel.objects.filter(pk=self.pk).update(also_named=names)
+            after = {"also_named": names}
+            AuditEvent.record(
+                Tag.BASE_MODEL_CHANGED, self, by=by, project=None, before=before, after=after, reason=reason
+            )
+        self.refresh_from_db()
+
     def inspect(self) -> None:
         """Read digests, configuration, size and parameter count from the folder, and save the model as ready.
 
@@ -120,9 +137,18 @@ class BaseModel(models.Model):
         self.longest_token = longest_token(self.folder / "tokenizer.json")
         self.size_bytes = sum(file.size for file in files)
         self.config = json.loads((self.folder / "config.json").read_bytes())
+        self.weight_norms = weight_norms(self.folder)
         self.parameters = sum(count_parameters(path) for path in self.folder.glob("*.safetensors"))
         self.status = BaseModelStatus.READY
         self.save()
+
+    def measured_norms(self) -> dict[str, float]:
+        """Return the norm of each linear module's weight, measured once and kept."""
+        if not self.weight_norms:
+            self.weight_norms = weight_norms(self.folder)
+            BaseModel.objects.filter(pk=self.pk).update(weight_norms=self.weight_norms)
+        norms: dict[str, float] = self.weight_norms
+        return norms
 
     def identity_files(self) -> list[File]:
         """Hash and return the files that the digest covers."""
@@ -139,8 +165,26 @@ class BaseModel(models.Model):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that an uploaded configuration may use for this model: its slug, or the last part of its source."""
-        return (self.slug, self.source.rsplit("/", 1)[-1])
+        """The names that an uploaded configuration may use: its slug, the last part of its source, declared ones."""
+        return (self.slug, self.source.rsplit("/", 1)[-1], *self.also_named)
+
+    def facts(self, project: Any, *, named: bool) -> BaseFacts:
+        """Return what the files of a project's adapter are checked against.
+
+        If `named`, that includes the names that they may give for their base model.
+        """
+        limits = self.clusters.serving(project).values_list("max_lora_rank", flat=True)
+        twins = BaseModel.objects.filter(digest=self.digest).exclude(digest="").exclude(pk=self.pk)
+        names = [*self.names, *(name for twin in twins for name in twin.names)] if named else []
+        return BaseFacts(
+            self.linear_shapes(),
+            self.layers,
+            tuple(names),
+            self.revision,
+            int(self.config.get("vocab_size", 0)),
+            int(self.config.get("hidden_size", 0)),
+            max(limits, default=0),
+        )
 
     @property
     def layers(self) -> int:

@@ -99,9 +99,21 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         "heat": heat_map(viewed.ranks),
         "evaluations": viewed.evaluations.select_related("against__adapter__project")[:5],
         "verdicts": viewed.verdicts(),
+        **intake_report(viewed),
         "others": without_bodies(viewed.adapter.versions.exclude(pk=viewed.pk), "")[:COMPARED],
     }
     return render(request, "registry/version.html", context)
+
+
+def intake_report(version: AdapterVersion) -> dict[str, Any]:
+    """Return the parts of an upload's report: its notices, its conversions and its updates, the largest first."""
+    report = version.report
+    updates = report.get("updates", {})
+    return {
+        "notices": [*report.get("findings", ()), *report.get("measured", ())],
+        "conversions": [*version.lineage.get("conversions", ()), *report.get("conversions", ())],
+        "updates": sorted(updates.items(), key=lambda item: -item[1]["norm"]),
+    }
 
 
 @login_required

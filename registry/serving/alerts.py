@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from registry.models import Replica
+
+RANK = re.compile(r"max[_-]lora[_-]rank")
+DAMAGED = re.compile(r"files were changed|not in (?:the store|bucket)|signature|have been changed")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ def refusals(replica: Replica) -> Iterator[Alarm]:
             replica.cluster.slug,
             served_name,
             f"{served_name} was not loaded on {replica.url}: {reason}",
-            "The previous version keeps serving. Restore the stored files or publish a new version, then restart the "
-            "replica to try again.",
+            remedy_of(reason),
         )
+
+
+def remedy_of(reason: str) -> str:
+    """Return what to do about a refusal, by the reason that the replica or the store gave."""
+    if RANK.search(reason):
+        return (
+            "The engine was started with a lower highest rank than the cluster declares. Start it with the cluster's "
+            "max_lora_rank, or lower that; or compress the version to the engine's rank."
+        )
+    if DAMAGED.search(reason):
+        return (
+            "The previous version keeps serving. Restore the stored files or publish a new version, then restart the "
+            "replica to try again."
+        )
+    return "The previous version keeps serving. Mend what the reason names, then restart the replica to try again."

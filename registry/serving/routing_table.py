@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -173,18 +174,52 @@ def sampling(rollout: Rollout) -> Sampling | None:
 
 def version_routes(**only: Any) -> dict[str, VersionRoute]:
     """Return routes of the ready versions that a cluster may serve; only the needed columns are read."""
-    replicas, granted = holders(), granted_clusters()
+    replicas, granted, refusals = holders(), granted_clusters(), Refusals.read()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
-    columns = ("served_name", "digest", "adapter__project__slug", "adapter__base_model__slug")
+    columns = ("served_name", "digest", "max_rank", "adapter__project__slug", "adapter__base_model__slug")
     size = ("adapter__base_model__longest_token", "adapter__base_model__config__max_position_embeddings")
     rows = ready.values_list(*columns, *size, "adapter__project", "adapter__base_model")
     return {
         name: VersionRoute(
-            project, base, digest, *addresses(replicas.get(name, ()), granted[key]), most_characters(longest, positions)
+            project,
+            base,
+            digest,
+            *addresses(replicas.get(name, ()), granted[key]),
+            most_characters(longest, positions),
+            refusals.of(name, rank, granted[key]),
         )
-        for name, digest, project, base, longest, positions, *pair in rows
+        for name, digest, rank, project, base, longest, positions, *pair in rows
         if (key := tuple(pair)) in granted
     }
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """The reasons why clusters will not hold a version: their highest ranks, and what all their replicas refused."""
+
+    limits: Mapping[int, int]
+    refused: Mapping[int, set[str]]
+
+    @classmethod
+    def read(cls) -> Refusals:
+        """Read them from the database."""
+        refused: dict[int, set[str]] = {}
+        for cluster, names in Replica.objects.filter(is_healthy=True).values_list("cluster", "refused"):
+            refused[cluster] = refused.get(cluster, set(names)) & set(names)
+        return cls(dict(Cluster.objects.values_list("pk", "max_lora_rank")), refused)
+
+    def of(self, name: str, rank: int, clusters: set[int]) -> str | None:
+        """Return why none of the clusters will hold the version, for callers of the router; None if one may."""
+        able = [cluster for cluster in clusters if self.limits[cluster] >= rank]
+        if not able:
+            highest = max(self.limits[cluster] for cluster in clusters)
+            return (
+                f"{name} has rank {rank}; its clusters serve at most {highest}. Compress the version to that rank, or "
+                f"have an operator raise a cluster's max_lora_rank."
+            )
+        if all(name in self.refused.get(cluster, ()) for cluster in able):
+            return f"Every replica refused {name}: the alarms name the reason."
+        return None
 
 
 def most_characters(longest_token: int, positions: Any) -> int | None:

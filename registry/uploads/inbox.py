@@ -16,8 +16,8 @@ from django.conf import settings
 
 from adapterhub.accounts.models import Project
 from adapterhub.core.errors import Invalid
-from registry.adapter_files.manifest import WEIGHTS
 from registry.adapter_files.served_config import CONFIG
+from registry.adapter_files.tensor_names import WEIGHTS
 
 NAME = r"^[A-Za-z0-9][\w.-]{0,99}$"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from adapterhub.artifacts import ArtifactError
 from adapterhub.core.actor import system
@@ -15,41 +18,54 @@ CHECKER = system("checker")
 CHECK_S = 300
 
 
+@dataclass(frozen=True)
+class Scan:
+    """The result of a scan: its fault, or "", and what it measured of the updates."""
+
+    fault: str
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
 def check(version: AdapterVersion) -> None:
     """Scan the version's stored files and mark it ready or rejected. Safe to call twice: the first result counts."""
-    if message := judged(version):
-        version.reject(message, by=CHECKER)
+    scan = scanned(version)
+    if scan.fault:
+        version.reject(scan.fault, by=CHECKER, scan=scan.measured)
     else:
-        version.passed(by=CHECKER)
+        version.passed(by=CHECKER, scan=scan.measured)
 
 
 def sign_unsigned(version: AdapterVersion) -> str:
     """Sign a ready version that has no signature, if its files pass the scan. Return the fault found, or ""."""
-    fault = judged(version)
+    fault = scanned(version).fault
     if not fault:
         version.sign_late(by=CHECKER)
     return fault
 
 
-def judged(version: AdapterVersion) -> str:
-    """Fetch the version's stored files and scan them. Return the fault found, or ""."""
+def scanned(version: AdapterVersion) -> Scan:
+    """Fetch the version's stored files and scan them."""
     with scratch() as folder:
+        norms = folder / "norms.json"
+        norms.write_text(json.dumps(version.adapter.base_model.measured_norms()))
         try:
-            return fault_of(version.stored(folder / "stored"))
+            return scan_of(version.stored(folder / "stored"), norms)
         except ArtifactError as error:
-            return str(error)
+            return Scan(str(error))
 
 
-def fault_of(folder: Path) -> str:
-    """Scan the folder in a child process. Return its fault, a message if it was stopped by its limits, or ""."""
-    log = folder.with_name("log.txt")
-    child = Child(["registry.adapter_files.scan_process", str(folder)], folder.with_name("events.jsonl"), log)
+def scan_of(folder: Path, norms: Path) -> Scan:
+    """Scan the folder in a child process; a child that was stopped by its limits is a fault of the files."""
+    log, out = folder.with_name("log.txt"), folder.with_name("scan.json")
+    arguments = ["registry.adapter_files.scan_process", str(folder), str(norms), str(out)]
+    child = Child(arguments, folder.with_name("events.jsonl"), log)
     try:
         status = child.wait(CHECK_S)
     finally:
         child.kill()
+    measured = json.loads(out.read_bytes()) if status in (0, REJECTED) and out.is_file() else {}
     if status == 0:
-        return ""
+        return Scan("", measured)
     if status == REJECTED:
-        return log.read_text(errors="replace").strip()[-1000:]
-    return "Its weights could not be read within the limits of memory and time: it was rejected."
+        return Scan(log.read_text(errors="replace").strip()[-1000:], measured)
+    return Scan("Its weights could not be read within the limits of memory and time: it was rejected.")

@@ -90,6 +90,7 @@ POSTS = [name for name, method in CALLS if method == "POST" and name.startswith(
 # What they answer changes nothing, so that nothing could happen twice.
 ASKING = {
     "api:dataset-check",
+    "api:version-check",
     "api:estimate-list",
     "api:advisor-list",
     "api:rank-analysis-reallocate",
@@ -121,6 +122,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:project-hand-over-account": {"name": "robot", "owner": "alice", "reason": "x"},
         "api:project-detail": {"named_versions": "any", "reason": "x"},
         "api:project-revoke-member": {"user": "erna", "role": "admin"},
+        "api:base-model-detail": {"also_named": ["acme/copy"], "reason": "x"},
         "api:token-list": {"project": "eu", "name": "t", "scopes": ["read"]},
         "api:webhook-list": {"project": "eu", "url": "https://hook.example/", "events": ["rollout:*"]},
         "api:adapter-list": {"project": "eu", "slug": "new", "base_model": "tiny"},
@@ -154,6 +156,14 @@ def files(name: str, tmp_path: Path) -> dict[str, Any] | None:
         folder = write_adapter(tmp_path / "up", seed=9)
         return {
             "adapter_model": io.BytesIO((folder / "adapter_model.safetensors").read_bytes()),
+            "adapter_config": io.BytesIO((folder / "adapter_config.json").read_bytes()),
+        }
+    if name == "api:version-check":
+        folder = write_adapter(tmp_path / "check", seed=9)
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+        return {
+            "header": io.BytesIO(weights),
+            "size": len(weights),
             "adapter_config": io.BytesIO((folder / "adapter_config.json").read_bytes()),
         }
     return None

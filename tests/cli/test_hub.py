@@ -59,5 +59,6 @@ def test_an_adapter_is_imported(command: Command, adapter: Adapter, far: hub.Hub
     assert done.returncode == 0, done.stderr
     version = AdapterVersion.objects.get()
     assert (json.loads(done.stdout)["served_name"], version.adapter) == (version.served_name, adapter)
+    assert version.lineage["conversions"] == [f"Imported from acme/foreign at {far.head('acme/foreign')}."]
     assert command("hub", "import", "acme/empty", "--adapter", "dora", **there).returncode == 2
     assert command("hub", "import", "acme/none", "--adapter", "dora", **there).returncode == 1

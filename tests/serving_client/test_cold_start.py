@@ -40,6 +40,32 @@ def test_nobody_waits_longer_than_the_deadline(start_router: Callable[..., Route
     assert router.reported()[0]["status"] == 504
 
 
+def test_a_version_that_no_replica_will_hold_is_told_at_once(
+    start_router: Callable[..., Router], valkey: Valkey
+) -> None:
+    router = start_router()
+    table = make_table()
+    refused = replace(table.versions[CANDIDATE], refusal="It has rank 256; its clusters serve at most 64. Compress it.")
+    router.publish(replace(table, versions={**table.versions, CANDIDATE: refused}))
+    answer = router.complete(model=CANDIDATE)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_servable")
+    assert "at most 64" in answer.json()["error"]["message"]
+    assert wants(valkey) == []
+
+
+def test_who_waits_hears_that_every_replica_refused(start_router: Callable[..., Router], valkey: Valkey) -> None:
+    router = start_router()
+    router.publish(make_table())
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(router.complete)
+        wait_until(lambda: wants(valkey), what="a want")
+        table = make_table(generation=2)
+        refused = replace(table.versions[STABLE], refusal="Every replica refused it.")
+        announce(valkey, replace(table, versions={**table.versions, STABLE: refused}))
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_servable")
+
+
 def test_a_want_is_sent_when_valkey_is_back(
     start_router: Callable[..., Router], engine: Engine, valkey: Valkey
 ) -> None:

@@ -73,6 +73,8 @@ EXAMPLES: dict[str, Any] = {
     "SigningRequest": REASON,
     "SigningTokenRequest": REASON,
     "TransitionRequest": {**REASON, "expected_generation": 3},
+    "PatchedBaseModelChangeRequest": {"also_named": ["unsloth/SmolLM2-135M-Instruct"], "reason": "the same weights"},
+    "HeaderRequest": {"adapter_config": "(the file's bytes)", "header": "(its first bytes)", "size": 461952},
     "UploadRequest": {"adapter_model": "(the file's bytes)", "adapter_config": "(the file's bytes)"},
     "VoteRequest": {"letter": "A"},
     "WithdrawnGrantRequest": {"project": "us-law", **REASON},

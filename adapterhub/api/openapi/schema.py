@@ -21,7 +21,7 @@ PROBLEM = {
             "items": {
                 "type": "object",
                 "required": ["field", "code", "message"],
-                "properties": {name: {"type": "string"} for name in ("field", "code", "message")},
+                "properties": {name: {"type": "string"} for name in ("field", "code", "message", "route")},
             },
         },
     },

@@ -118,20 +118,38 @@ class Proxy:
         return Response(content, 200, answer.headers(), media_type)
 
     async def route(self, target: Target) -> VersionRoute:
-        """Return the route to replicas that hold the version, waiting for a cold one. Raises Refusal 503 or 504."""
+        """Return the route to replicas that hold the version, waiting for a cold one.
+
+        Raises Refusal: 404 or 503 at once for a version that no replica will hold, 503 or 504 after the wait.
+        """
         version = target.version
         route = self.table().versions.get(version)
         if route is None:
             raise Refusal(503, "not_servable", f"No cluster serves the base model of {version}.", retry_after_s=30)
         if route.replicas:
             return route
+        self.require_servable(target)
         with self.metrics.load_wait.time():
-            table = await self.cold.wait(version, lambda: is_current(self.table(), target))
+            table = await self.cold.wait(version, lambda: self.is_wanted(target))
         if table is None and not is_current(self.table(), target):
             raise Refusal(503, "alias_moved", f"{target.alias} was moved in the meantime: try again.", retry_after_s=1)
+        self.require_servable(target)
         if table is None:
             raise Refusal(504, "load_timeout", f"{version} is not loaded yet: try again.", retry_after_s=5)
         return table.versions[version]
+
+    def require_servable(self, target: Target) -> None:
+        """Check that a replica may hold the version. Raises Refusal: 404 with what to do, 503 behind an alias."""
+        route = self.table().versions.get(target.version)
+        if route and route.refusal and not route.replicas:
+            if target.alias:
+                raise Refusal(503, "not_servable", route.refusal, retry_after_s=30)
+            raise Refusal(404, "not_servable", route.refusal)
+
+    def is_wanted(self, target: Target) -> bool:
+        """Return True while a request should wait for the version to be loaded."""
+        route = self.table().versions.get(target.version)
+        return is_current(self.table(), target) and not (route and route.refusal)
 
     async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
         """Forward the request and pass its answer on as it arrives. Raises Refusal 502, 503 or 504."""

@@ -14,8 +14,11 @@ from adapterhub.accounts.models import User
 from adapterhub.artifacts import FolderStore
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
+from registry.serving.alerts import remedy_of
 from registry.serving.reconciler import reconcile
-from tests.builders.adapters import flip_a_byte
+from registry.serving.valkey import valkey
+from serving_client.protocol import WANTED_VERSION, WANTS
+from tests.builders.adapters import flip_a_byte, flipped
 from tests.builders.fleet import names, published
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Server, closed_url
@@ -77,6 +80,55 @@ def test_the_refusal_is_an_alarm_until_its_cause_is_gone(
     assert page.count("was not loaded on") == len(engines)
     Replica.objects.update(refused={})
     assert client.get("/api/v1/alarms/", headers={"Authorization": f"Bearer {ci}"}).json()["results"] == []
+
+
+def test_a_damaged_local_copy_heals_from_the_store(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+    alice: User,
+) -> None:
+    reconcile()
+    candidate = make_version(adapter, seed=7336)
+    weights = candidate.served_folder() / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(flipped(weights.read_bytes()))
+    Rollout.create(alias=served, candidate=candidate, steps=[{"weight": 50}], reason="try", by=alice.as_actor())
+    reconcile()
+    assert names(engines[0]) == names(engines[1]) == {served.version.served_name, candidate.served_name}
+    assert not any(replica.refused for replica in Replica.objects.all())
+
+
+def test_a_rank_above_the_clusters_is_never_sent_and_told_at_once(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    adapter: Adapter,
+    make_version: Callable[..., AdapterVersion],
+) -> None:
+    wide = make_version(adapter, seed=7337, rank=128)
+    type(served.cluster).objects.update(max_lora_rank=64)
+    valkey().xadd(WANTS, {WANTED_VERSION: wide.served_name})
+    reconcile()
+    assert names(engines[0]) == {served.version.served_name}
+    assert not any(replica.refused for replica in Replica.objects.all())
+    refusal = published().versions[wide.served_name].refusal
+    assert refusal is not None
+    assert "rank 128" in refusal
+    assert "at most 64" in refusal
+    assert published().versions[served.version.served_name].refusal is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("LoRA rank 128 is greater than max_lora_rank 64.", "max_lora_rank"),
+        ("/srv/served/ab holds 0123, not 4567: its files were changed.", "Restore the stored files"),
+        ("The probe of dora.v1 gave no finite result.", "Mend what the reason names"),
+    ],
+)
+def test_the_alarm_says_what_helps(reason: str, remedy: str) -> None:
+    assert remedy in remedy_of(reason)
 
 
 def test_a_store_that_is_away_refuses_nothing(

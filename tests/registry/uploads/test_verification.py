@@ -52,7 +52,12 @@ def test_bfloat16_is_read_too(tmp_path: Path) -> None:
     from safetensors.torch import save_file as save_torch
 
     name = f"base_model.model.{module_name(0, 'q_proj')}.lora_B.weight"
-    for value, fault in ((1.0, ""), (float("nan"), name), (float("inf"), name), (0.0, "Every B matrix is zero")):
+    for value, fault in (
+        (1.0, ""),
+        (float("nan"), name),
+        (float("inf"), name),
+        (0.0, "In every module A or B is zero"),
+    ):
         save_torch({name: torch.full((16, 4), value, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
         assert fault_in(tmp_path / WEIGHTS).startswith(fault)
 

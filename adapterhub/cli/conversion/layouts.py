@@ -1,0 +1,217 @@
+"""Other tools' layouts of an adapter as PEFT's: pure functions from (tensors, configuration) to the same with notes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from adapterhub.cli.conversion.raw_tensors import RawTensor, Tensors
+from adapterhub.cli.exit_codes import Ended, Exit
+
+PREFIX = "base_model.model."
+WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
+# A low-rank matrix in PEFT's manner: anything, the module from `layers.` on, the side, perhaps the adapter's name.
+LORA = re.compile(r"(?P<before>.*?)(?P<module>layers\.\d+\.[\w.]+?)\.lora_(?P<side>[AB])(?:\.(?!weight)\w+)?\.weight")
+BEFORE = {"base_model", "model", "module", "language_model", ""}
+TORCHTUNE = re.compile(r"layers\.(?P<layer>\d+)\.(?P<place>attn|mlp)\.(?P<kind>\w+)\.lora_(?P<side>[ab])\.weight")
+TORCHTUNE_KINDS = {
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "output_proj": "self_attn.o_proj",
+    "w1": "mlp.gate_proj",
+    "w2": "mlp.down_proj",
+    "w3": "mlp.up_proj",
+}
+MLX = re.compile(r"(?P<module>[\w.]+)\.lora_(?P<side>[ab])")
+ADALORA = re.compile(r"(?P<module>[\w.]+)\.lora_(?P<side>[ABE])(?:\.\w+)?")
+# PEFT divides by the number of ranks and this, so that a module without one is not divided by zero.
+ADALORA_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter on its way to PEFT's layout; `notes` say what was changed."""
+
+    tensors: Tensors
+    config: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    is_pickle: bool = False
+
+    def noted(self, text: str, tensors: Tensors, config: dict[str, Any] | None = None) -> Adapter:
+        """Return the adapter with other tensors and one more note."""
+        return replace(self, tensors=tensors, config=config or self.config, notes=(*self.notes, text))
+
+
+def from_mlx(adapter: Adapter) -> Adapter:
+    """Convert MLX: A (in, r) and B (r, out) are transposed, and the scale becomes alpha = scale * rank."""
+    own = adapter.config.get("lora_parameters")
+    matches = {name: match for name in adapter.tensors if (match := MLX.fullmatch(name))}
+    if not isinstance(own, dict) or len(matches) < len(adapter.tensors):
+        return adapter
+    tensors, modules = {}, set()
+    for name, match in matches.items():
+        modules.add(match["module"].rsplit(".", 1)[-1])
+        side = match["side"].upper()
+        tensors[f"{PREFIX}{match['module']}.lora_{side}.weight"] = adapter.tensors[name].transposed()
+    rank = int(own["rank"])
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.config.get("model"),
+        "r": rank,
+        "lora_alpha": float(own["scale"]) * rank,
+        "target_modules": sorted(modules),
+        "layers_to_transform": sorted(
+            {int(layer) for name in tensors for layer in re.findall(r"layers\.(\d+)\.", name)}
+        ),
+        "use_dora": adapter.config.get("fine_tune_type") == "dora",
+    }
+    text = f"MLX: {len(tensors)} matrices transposed; scale {own['scale']} became lora_alpha {config['lora_alpha']:g}."
+    return adapter.noted(text, tensors, config)
+
+
+def from_torchtune(adapter: Adapter) -> Adapter:
+    """Rename torchtune's modules. Raises Ended for queries and keys of its own .pt files.
+
+    Their rows are in another order; in its safetensors files they are in PEFT's.
+    """
+    matches = {name: match for name in adapter.tensors if (match := TORCHTUNE.fullmatch(name))}
+    known = all(match["kind"] in TORCHTUNE_KINDS for match in matches.values())
+    if not matches or not known or len(matches) < len(adapter.tensors):
+        return adapter
+    if adapter.is_pickle and any(match["kind"] in ("q_proj", "k_proj") for match in matches.values()):
+        raise Ended(
+            "torchtune's own .pt has queries and keys in another order: send the adapter_model.safetensors that its "
+            "checkpointer writes beside it.",
+            Exit.USAGE,
+        )
+    tensors = {}
+    for name, match in matches.items():
+        module = f"model.layers.{match['layer']}.{TORCHTUNE_KINDS[match['kind']]}"
+        tensors[f"{PREFIX}{module}.lora_{match['side'].upper()}.weight"] = adapter.tensors[name]
+    return adapter.noted(f"torchtune: {len(tensors)} tensors renamed.", tensors)
+
+
+def from_tinker(adapter: Adapter) -> Adapter:
+    """Rename tinker's `unembed_tokens`, which is the output embedding `lm_head`."""
+    named = [name for name in adapter.tensors if ".unembed_tokens." in name]
+    if not named:
+        return adapter
+    tensors = {name.replace("model.unembed_tokens.", "lm_head."): value for name, value in adapter.tensors.items()}
+    return adapter.noted("tinker: unembed_tokens is lm_head.", tensors)
+
+
+def from_adalora(adapter: Adapter) -> Adapter:
+    """Convert AdaLoRA exactly: its update (lora_alpha / init_r) B diag(E) A is that of a LoRA with A' = diag(E) A.
+
+    Rows that its rank pattern drops are left out, as PEFT does. Raises Ended for one without effect.
+    """
+    if adapter.config.get("peft_type") != "ADALORA":
+        return adapter
+    modules: dict[str, dict[str, RawTensor]] = {}
+    for name, tensor in adapter.tensors.items():
+        if match := ADALORA.fullmatch(name):
+            modules.setdefault(match["module"], {})[match["side"]] = tensor
+    tensors, ranks = {}, {}
+    for module, sides in modules.items():
+        a, b = adalora_factors(sides, pattern_rows(adapter.config.get("rank_pattern"), module))
+        if a.shape[0]:
+            ranks[module.removeprefix(PREFIX)] = a.shape[0]
+            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = (
+                RawTensor("F32", a),
+                RawTensor("F32", b),
+            )
+    if not ranks:
+        raise Ended("Every singular value of this AdaLoRA is zero: it changes nothing.", Exit.USAGE)
+    config = adalora_config(adapter.config, ranks)
+    return adapter.noted(f"AdaLoRA: {len(ranks)} modules became LoRA, their singular values in A.", tensors, config)
+
+
+def pattern_rows(pattern: Any, module: str) -> np.ndarray | None:
+    """Return the rows that AdaLoRA's rank pattern keeps of a module; None if it names none."""
+    for name, rows in pattern.items() if isinstance(pattern, dict) else ():
+        if name.split(".lora_E")[0].removeprefix(PREFIX) == module.removeprefix(PREFIX) and isinstance(rows, list):
+            return np.array(rows, bool)
+    return None
+
+
+def adalora_factors(sides: dict[str, RawTensor], rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 A' (rank, in) and B (out, rank) of a module, without the rows that change nothing."""
+    a, b, values = sides["A"].as_float32(), sides["B"].as_float32(), sides["E"].as_float32().reshape(-1)
+    chosen = values != 0
+    if rows is not None and len(rows) == len(values):
+        chosen &= rows
+    return np.ascontiguousarray((a * values[:, None])[chosen]), np.ascontiguousarray(b[:, chosen])
+
+
+def adalora_config(config: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:
+    """Return the configuration of the LoRA that an AdaLoRA became: the scale of each module is PEFT's for AdaLoRA."""
+    start = config.get("init_r", 12)
+    alpha = config.get("lora_alpha", 8)
+    scale = (alpha if alpha > 0 else start) / (start + ADALORA_EPSILON)
+    highest = max(ranks.values(), default=1)
+    differing = {"^" + re.escape(name): rank for name, rank in ranks.items() if rank != highest}
+    return {
+        "peft_type": "LORA",
+        **{name: config.get(name) for name in ("task_type", "base_model_name_or_path", "revision", "peft_version")},
+        "r": highest,
+        "lora_alpha": scale * highest,
+        "rank_pattern": differing,
+        "alpha_pattern": {key: scale * rank for key, rank in differing.items()},
+        "target_modules": sorted(ranks),
+    }
+
+
+def with_pefts_names(adapter: Adapter) -> Adapter:
+    """Rename tensors that have another beginning, an adapter's name, or a wrapper's parts in their names."""
+    tensors, renamed = {}, 0
+    for name, tensor in adapter.tensors.items():
+        match = LORA.fullmatch(WRAPPERS.sub("", name))
+        is_known = match and set(match["before"].rstrip(".").split(".")) <= BEFORE
+        new = f"{PREFIX}model.{match['module']}.lora_{match['side']}.weight" if match and is_known else name
+        renamed += new != name
+        tensors[new] = tensor
+    if not renamed or len(tensors) != len(adapter.tensors):
+        return adapter
+    return adapter.noted(f"{renamed} tensors renamed as PEFT names them.", tensors)
+
+
+def with_served_types(adapter: Adapter) -> Adapter:
+    """Convert float64 to float32, and 8-bit floats to float16, which holds each of them exactly."""
+    others = [name for name, tensor in adapter.tensors.items() if tensor.dtype not in ("F32", "F16", "BF16")]
+    if not others:
+        return adapter
+    types = sorted({adapter.tensors[name].dtype for name in others})
+    tensors = {name: served_type(tensor) for name, tensor in adapter.tensors.items()}
+    return adapter.noted(f"{len(others)} tensors of {', '.join(types)} converted.", tensors)
+
+
+def served_type(tensor: RawTensor) -> RawTensor:
+    """Return the tensor in a type that engines load."""
+    if tensor.dtype == "F64":
+        return RawTensor("F32", tensor.as_float32())
+    if tensor.dtype.startswith("F8"):
+        return RawTensor("F16", tensor.as_float32().astype(np.float16))
+    return tensor
+
+
+STEPS: tuple[Callable[[Adapter], Adapter], ...] = (
+    from_mlx,
+    from_torchtune,
+    from_tinker,
+    from_adalora,
+    with_pefts_names,
+    with_served_types,
+)
+
+
+def converted(adapter: Adapter) -> Adapter:
+    """Return the adapter in PEFT's layout; one that has it already is returned as it is."""
+    for step in STEPS:
+        adapter = step(adapter)
+    return adapter

@@ -1,0 +1,195 @@
+"""The place of an adapter: a folder, a run's folder with checkpoints, a zip or a tar; its files read into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+from adapterhub.cli.conversion.layouts import Adapter, converted
+from adapterhub.cli.conversion.raw_tensors import Tensors, read_safetensors, write_safetensors
+from adapterhub.cli.exit_codes import Ended, Exit
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+INDEX = "adapter_model.safetensors.index.json"
+MLX_WEIGHTS = "adapters.safetensors"
+PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+MOST_BYTES = 16 * 2**30
+MOST_FILES = 1000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """PEFT's two files, ready to be sent, what was changed to make them, and the sha256 of the weights as they were."""
+
+    folder: Path
+    notes: tuple[str, ...]
+    source_sha256: str
+
+
+@contextmanager
+def prepared(source: Path) -> Iterator[Prepared]:
+    """Find the adapter in a folder or archive and provide it in PEFT's layout. Raises Ended."""
+    with TemporaryDirectory() as scratch:
+        folder, notes = source, []
+        if source.is_file():
+            folder = Path(scratch) / "unpacked"
+            unpack(source, folder)
+            notes.append(f"{source.name} was unpacked.")
+        place = adapter_folder(folder)
+        if place != folder:
+            notes.append(f"Taken from {place.relative_to(folder)}/.")
+        digest = sha256_of(weight_files(place))
+        if is_plain(place) and (ready := read(place)) and converted(ready).notes == ready.notes:
+            yield Prepared(place, tuple(notes), digest)
+            return
+        adapter = converted(read(place))
+        target = Path(scratch) / "prepared"
+        target.mkdir()
+        write_safetensors(adapter.tensors, target / WEIGHTS)
+        (target / CONFIG).write_text(json.dumps(adapter.config, indent=2, sort_keys=True) + "\n")
+        yield Prepared(target, (*notes, *adapter.notes), digest)
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Return the folder with the adapter's files: this one, its newest checkpoint, or the only folder in it that has.
+
+    Raises Ended.
+    """
+    if has_adapter(folder):
+        return folder
+    inside = [place for place in sorted(folder.iterdir()) if place.is_dir() and not place.is_symlink()]
+    checkpoints = [place for place in inside if CHECKPOINT.fullmatch(place.name) and has_adapter(place)]
+    if checkpoints:
+        return max(checkpoints, key=lambda place: int(place.name.rpartition("-")[2]))
+    if adapters := [place for place in inside if has_adapter(place)]:
+        if len(adapters) > 1:
+            names = ", ".join(place.name for place in adapters)
+            raise Ended(f"{folder} holds several adapters ({names}): name one of these folders.", Exit.USAGE)
+        return adapters[0]
+    if len(inside) == 1:
+        return adapter_folder(inside[0])
+    raise Ended(f"{folder} holds no adapter: neither {CONFIG} with weights, nor a checkpoint that does.", Exit.USAGE)
+
+
+def has_adapter(folder: Path) -> bool:
+    """Return True if the folder holds a configuration and weights."""
+    return (folder / CONFIG).is_file() and bool(weight_files(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the adapter's weights; none if there are none."""
+    for name in (WEIGHTS, MLX_WEIGHTS, *PICKLES):
+        if (folder / name).is_file():
+            return [folder / name]
+    return shards_of(folder) if (folder / INDEX).is_file() else []
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Return the files that an index names. Raises Ended for a missing one, and for a name that is a path."""
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise Ended(f"{folder / INDEX} cannot be read.", Exit.USAGE) from None
+    missing = [name for name in names if PurePosixPath(name).name != name or not (folder / name).is_file()]
+    if missing or not names:
+        raise Ended(f"{folder / INDEX} names {', '.join(missing) or 'no file'}, which is not there.", Exit.USAGE)
+    return [folder / name for name in names]
+
+
+def is_plain(folder: Path) -> bool:
+    """Return True if the weights lie in one file under PEFT's name."""
+    return (folder / WEIGHTS).is_file()
+
+
+def read(folder: Path) -> Adapter:
+    """Read the adapter's files. Raises Ended."""
+    try:
+        config: Any = json.loads((folder / CONFIG).read_bytes())
+    except ValueError as error:
+        raise Ended(f"{folder / CONFIG} is not valid JSON: {error}", Exit.USAGE) from None
+    if not isinstance(config, dict):
+        raise Ended(f"{folder / CONFIG} holds no JSON object.", Exit.USAGE)
+    files = weight_files(folder)
+    if files[0].name in PICKLES:
+        note = f"{files[0].name} was read with weights_only."
+        return Adapter(from_pickle(files[0]), config, (note,), is_pickle=True)
+    tensors: Tensors = {}
+    for file in files:
+        tensors |= read_safetensors(file)
+    return Adapter(tensors, config, (f"{len(files)} shards were joined.",) if len(files) > 1 else ())
+
+
+def from_pickle(path: Path) -> Tensors:
+    """Read PyTorch's file in a child process that unpickles tensors alone. Raises Ended."""
+    with TemporaryDirectory() as scratch:
+        target = Path(scratch) / WEIGHTS
+        command = [sys.executable, "-m", "adapterhub.cli.conversion.pickled", str(path), str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - argv list, no shell
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise Ended(f"{path} cannot be read: {reason[:300]}", Exit.USAGE)
+        return read_safetensors(target)
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip or a tar: plain files alone, inside the target, within limits. Raises Ended."""
+    target.mkdir()
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            rows = [(info.filename, info.file_size, info) for info in opened.infolist() if not info.is_dir()]
+            require_small(archive, [size for _, size, _ in rows])
+            for name, size, info in rows:
+                with opened.open(info) as stream:
+                    put(stream, target, name, size)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as opened_tar:
+            members = [member for member in opened_tar.getmembers() if member.isfile()]
+            require_small(archive, [member.size for member in members])
+            for member in members:
+                stream_of = opened_tar.extractfile(member)
+                if stream_of:
+                    put(stream_of, target, member.name, member.size)
+    else:
+        raise Ended(f"{archive} is neither a folder nor a zip nor a tar.", Exit.USAGE)
+
+
+def require_small(archive: Path, sizes: list[int]) -> None:
+    """Check what an archive announces. Raises Ended."""
+    if len(sizes) > MOST_FILES or sum(sizes) > MOST_BYTES:
+        raise Ended(f"{archive} holds over {MOST_FILES} files or 16 GiB: unpack it and name the folder.", Exit.USAGE)
+
+
+def put(stream: IO[bytes], target: Path, name: str, size: int) -> None:
+    """Write an archive's file below the target. Raises Ended for a name that leads out of it, or a longer file."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise Ended(f"The archive names {name!r}, which leads out of its folder.", Exit.USAGE)
+    place = target / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as sink:
+        shutil.copyfileobj(stream, sink, 2**20)
+        if sink.tell() != size:
+            raise Ended(f"{name} in the archive has not the size that it announces.", Exit.USAGE)
+
+
+def sha256_of(files: list[Path]) -> str:
+    """Return the sha256 of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""The commands that bring an adapter from elsewhere: check it before its upload, convert it, and push it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, hub, say
+from adapterhub.cli.waiting import until_ended
+from adapterhub.client import Client, calls
+from adapterhub.client.shapes import Json
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+Source = Annotated[
+    Path, typer.Argument(metavar="DIR", exists=True, help="PEFT's two files; with --from auto also other layouts.")
+]
+AdapterName = Annotated[str, typer.Option("--adapter", help="The adapter that gets a new version.")]
+Fold = Annotated[bool, typer.Option("--fold", help="Fold different effective scales into B.")]
+ConfirmBase = Annotated[
+    str,
+    typer.Option("--confirm-base", help="Why it fits this base model although it names another; kept in the trail."),
+]
+
+
+class Layout(StrEnum):
+    """The layouts that `--from` names."""
+
+    PEFT = "peft"
+    AUTO = "auto"
+
+
+From = Annotated[
+    Layout,
+    typer.Option(
+        "--from",
+        help="auto: a checkpoint in a run's folder, zip, tar, .bin, shards, MLX, torchtune, tinker, AdaLoRA, float64 "
+        "and 8-bit floats are converted on this machine.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """PEFT's two files in a folder, with what was changed to make them and the sha256 of their source."""
+
+    folder: Path
+    notes: tuple[str, ...] = ()
+    source_sha256: str = ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Return the fields that record a conversion; none if nothing was converted."""
+        return {"conversions": "\n".join(self.notes), "source_sha256": self.source_sha256} if self.notes else {}
+
+
+@contextmanager
+def ready(source: Path, layout: Layout) -> Iterator[Ready]:
+    """Provide the adapter in PEFT's layout, and say on stderr what was changed. Raises Ended."""
+    if layout is Layout.PEFT:
+        missing = [name for name in (WEIGHTS, CONFIG) if not (source / name).is_file()]
+        if missing:
+            raise Ended(f"{source} lacks {', '.join(missing)}: `--from auto` reads other layouts.", Exit.USAGE)
+        yield Ready(source)
+        return
+    try:
+        from adapterhub.cli.conversion.sources import prepared
+    except ImportError as error:
+        raise Ended(f"--from auto needs {error.name}: pip install 'adapterhub[cli]'.", Exit.USAGE) from None
+    with prepared(source) as made:
+        for note in made.notes:
+            typer.echo(note, err=True)
+        yield Ready(made.folder, made.notes, made.source_sha256)
+
+
+def checked(api: Client, adapter: str, folder: Path, *, fold: bool, confirm_base: str) -> Json:
+    """Send the configuration and the header of the weights to be checked, and return the answer."""
+    weights = folder / WEIGHTS
+    with TemporaryDirectory() as scratch, weights.open("rb") as stream:
+        header = Path(scratch) / "header"
+        length = stream.read(8)
+        header.write_bytes(length + stream.read(min(int.from_bytes(length, "little"), 2 * 2**20)))
+        size = weights.stat().st_size
+        call = calls.check_adapter(adapter, folder / CONFIG, header, size, fold=fold, confirm_base=confirm_base)
+        return api.send(call)
+
+
+def check(
+    folder: Source,
+    adapter: AdapterName,
+    source: From = Layout.AUTO,
+    fold: Fold = False,
+    confirm_base: ConfirmBase = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check an adapter before its upload: every fault and notice at once; only its header is sent.
+
+    Ends with 2 if it would be refused.
+    """
+    with hub() as api, ready(folder, source) as made:
+        answer = checked(api, adapter, made.folder, fold=fold, confirm_base=confirm_base)
+    faults = [finding for finding in answer["findings"] if finding["level"] == "fault"]
+    lines = [line_of(finding) for finding in answer["findings"]]
+    verdict = f"{len(faults)} faults: it would be refused." if faults else "It would be accepted."
+    say(answer, "\n".join([*lines, verdict]), as_json)
+    if faults:
+        sys.exit(Exit.USAGE)
+
+
+def line_of(finding: Json) -> str:
+    """Return a finding as a readable line."""
+    return f"{finding['level']} {finding['field']}: {finding['cause']} {finding['route']}".rstrip()
+
+
+def push(
+    folder: Source,
+    adapter: AdapterName,
+    source: From = Layout.PEFT,
+    fold: Fold = False,
+    confirm_base: ConfirmBase = "",
+    wait: Wait = False,
+    timeout: Timeout = LONGEST_S,
+    as_json: AsJson = False,
+) -> None:
+    """Publish an adapter trained elsewhere; --wait follows its check."""
+    options = {"fold": fold, "confirm_base": confirm_base, "wait": wait, "timeout": timeout, "as_json": as_json}
+    send(folder, adapter, source, **options)
+
+
+def send(folder: Path, adapter: str, layout: Layout, *, origin: str = "", **options: Any) -> None:
+    """Publish the adapter; `origin` is one more line of its lineage. Options: those of `push`. Raises Ended."""
+    with hub() as api, ready(folder, layout) as made:
+        noted = replace(made, notes=(origin, *made.notes)) if origin else made
+        confirmed = {"confirm_base": options["confirm_base"]} if options["confirm_base"] else {}
+        version = api.send(calls.push(adapter, made.folder, fold=options["fold"], **confirmed, **noted.fields))
+        if options["wait"]:
+            call = calls.version(adapter, version["number"])
+            version = until_ended(api, call, version["served_name"], options["timeout"])
+    say(version, f"{version['served_name']} {version['status']}", options["as_json"])

@@ -1,0 +1,68 @@
+"""Comparison of whole embeddings in an adapter's file with those of its base model. numpy, no torch, no database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from registry.adapter_files.findings import Finding, fault, listed
+from registry.adapter_files.numbers import as_float32, rounded_to
+from registry.adapter_files.safetensors_header import Tensor, Unreadable, read_header
+from registry.adapter_files.tensor_names import MERGE, WEIGHTS
+
+ROWS_BYTES = 8 * 2**20
+# The base model's names for an embedding; with tied weights the output embedding is stored as the input embedding.
+PLACES = {
+    "embed_tokens": ("model.embed_tokens.weight",),
+    "lm_head": ("lm_head.weight", "model.embed_tokens.weight"),
+}
+
+
+def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Finding]:
+    """Return the fault of embeddings that differ from the base model's; `copies` maps tensors to their embedding."""
+    changed = [name for name, embedding in copies.items() if not is_copy(adapter / WEIGHTS, name, base, embedding)]
+    if not changed:
+        return []
+    cause = f"{listed(sorted(changed))} was trained: it differs from the base model's."
+    return [fault("embeddings_changed", WEIGHTS, cause, MERGE)]
+
+
+def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
+    """Return True if the tensor holds the base model's embedding, also if it was rounded to fewer bits."""
+    for place in PLACES[embedding]:
+        for shard in sorted(base.glob("*.safetensors")):
+            own = base_tensors(shard).get(place)
+            if own is not None:
+                return equal(weights, read_header(weights)[name], shard, own)
+    return False
+
+
+def base_tensors(shard: Path) -> dict[str, Tensor]:
+    """Return the tensors of a base model's file; none if its header cannot be read here."""
+    try:
+        return read_header(shard)
+    except Unreadable:
+        return {}
+
+
+def equal(weights: Path, tensor: Tensor, shard: Path, own: Tensor) -> bool:
+    """Compare two tensors block by block, the base's rounded to the type of the copy."""
+    if tensor.shape != own.shape:
+        return False
+    with weights.open("rb") as ours, shard.open("rb") as theirs:
+        pairs = zip(blocks(ours, tensor), blocks(theirs, own), strict=True)
+        return all(np.array_equal(copy, rounded_to(tensor.dtype, block)) for copy, block in pairs)
+
+
+def blocks(stream: BinaryIO, tensor: Tensor) -> Iterator[np.ndarray]:
+    """Yield the tensor's numbers as float32, in blocks of the same number of elements for every type."""
+    stream.seek(0)
+    stream.seek(8 + int.from_bytes(stream.read(8), "little") + tensor.start)
+    count = int(np.prod(tensor.shape, dtype=np.int64))
+    width = (tensor.stop - tensor.start) // max(count, 1)
+    step = ROWS_BYTES // 4
+    for start in range(0, count, step):
+        yield as_float32(tensor.dtype, stream.read(min(step, count - start) * width))

@@ -1,0 +1,121 @@
+"""The base model that a configuration names, as trainers write it: hub ids, folders, caches, quantised copies. Pure.
+
+A name is compared with the names of the adapter's base model. Where it stands (the owner, the folder) does not count,
+because a copy of the same weights lies anywhere; what differs in the name does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from registry.adapter_files.findings import Finding, fault, notice, printable
+from registry.adapter_files.served_config import CONFIG
+
+LONGEST_NAME = 500
+FIELD = f"{CONFIG}.base_model_name_or_path"
+# The Hugging Face cache: .../models--OWNER--NAME/snapshots/COMMIT
+CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)(?:/snapshots/(?P<commit>[0-9a-f]{7,40}))?/?$")
+# Endings that name a copy with fewer bits, of which an adapter can be trained; several may follow one another.
+QUANTISED = re.compile(
+    r"[-_.](?:unsloth|dynamic|quantized|bnb|nf4|fp4|[48]-?bits?|int[48]|gptq|awq|hqq|aqlm|eetq|fp8|w[48]a(?:8|16)|"
+    r"g(?:32|64|128)|gguf|mlx|nvfp4|mxfp4|marlin|autoround)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """The adapter's base model as the check knows it. Without `names` any name is accepted.
+
+    `shapes` maps a kind of module to (out, in). `highest_rank` is what its clusters serve; 0 if there is no cluster.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    layers: int
+    names: tuple[str, ...] = ()
+    revision: str = ""
+    vocabulary: int = 0
+    hidden: int = 0
+    highest_rank: int = 0
+
+
+@dataclass(frozen=True)
+class NamedBase:
+    """A base model as a configuration names it: owner, name without the mark of its quantisation, and commit."""
+
+    owner: str
+    name: str
+    is_quantised: bool
+    commit: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> NamedBase:
+        """Read a hub id, a path, or a place in the hub's cache."""
+        if cached := CACHED.search(text.replace("\\", "/")):
+            owner, name, commit = cached["owner"], cached["name"], cached["commit"] or ""
+        else:
+            path, commit = text.replace("\\", "/").rstrip("/"), ""
+            owner, _, name = path.rpartition("/")
+        plain = name
+        while marked := QUANTISED.search(plain):
+            plain = plain[: marked.start()]
+        return cls(owner, plain or name, plain != name, commit)
+
+
+def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "") -> Iterator[Finding]:
+    """Yield what the configuration's base model means for this adapter. `confirmation` is a person's reason."""
+    if not base.names:
+        return
+    text = config.get("base_model_name_or_path")
+    text = text[:LONGEST_NAME] if isinstance(text, str) else ""
+    if not text:
+        yield notice("base_unnamed", FIELD, "The configuration names no base model: only the shapes could be compared.")
+        return
+    named = NamedBase.read(text)
+    if not fits(text, named, base.names):
+        yield other_base(text, base, confirmation)
+    elif named.is_quantised:
+        yield notice(
+            "base_quantised",
+            FIELD,
+            f"It was trained on {printable(text)!r}, a copy of {base.names[0]!r} with fewer bits.",
+        )
+    yield from revision_findings(config, named, base)
+
+
+def fits(text: str, named: NamedBase, names: tuple[str, ...]) -> bool:
+    """Return True if the name is one of the base model's, whole or by its last part."""
+    known = {name.casefold() for name in names}
+    return bool({text.casefold(), named.name.casefold()} & known) or last(text) in known
+
+
+def last(text: str) -> str:
+    """Return the last part of a path in lower case."""
+    return text.rstrip("/").rsplit("/", 1)[-1].casefold()
+
+
+def other_base(text: str, base: BaseFacts, confirmation: str) -> Finding:
+    """Return the finding on an adapter that names another base model: a notice if a person confirmed the base."""
+    cause = f"The configuration names the base model {printable(text)[:100]!r}; this adapter's is {base.names[0]!r}."
+    if confirmation:
+        return notice("base_confirmed", FIELD, cause, f"A person confirmed that it fits: {confirmation}")
+    route = (
+        "Send it to an adapter of that base model; or, if both are the same weights, send `confirm_base` with the "
+        "reason, which the audit trail keeps."
+    )
+    return fault("other_base", FIELD, cause, route)
+
+
+def revision_findings(config: dict[str, Any], named: NamedBase, base: BaseFacts) -> Iterator[Finding]:
+    """Yield a notice if the adapter was trained on a revision that is not known to be the served one."""
+    revision = str(config.get("revision") or named.commit or "")
+    if revision and revision not in (base.revision, "main"):
+        served = f"revision {base.revision!r}" if base.revision else "an unnamed revision"
+        yield notice(
+            "base_revision",
+            f"{CONFIG}.revision",
+            f"It was trained on revision {printable(revision)[:60]!r}; the registered base model is {served}.",
+        )

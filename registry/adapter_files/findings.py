@@ -1,0 +1,83 @@
+"""Findings about an adapter's files: what is wrong or worth knowing, where, why, and the way out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from adapterhub.core.errors import Invalid
+
+# An answer names this many faults; more of them would not be read.
+LONGEST = 40
+
+
+class Level(StrEnum):
+    """The weight of a finding: a fault refuses the adapter, a notice is kept with the version."""
+
+    FAULT = "fault"
+    NOTICE = "notice"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault or notice. `field` names the file and its field, `cause` what was found, `route` what to do."""
+
+    level: Level
+    code: str
+    field: str
+    cause: str
+    route: str = ""
+
+    @property
+    def is_fault(self) -> bool:
+        """Return True if the adapter is refused for it."""
+        return self.level is Level.FAULT
+
+    @property
+    def message(self) -> str:
+        """Return cause and route as one text."""
+        return f"{self.cause} {self.route}".strip()
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the finding as JSON."""
+        names = ("code", "field", "cause", "route")
+        return {"level": str(self.level), **{name: getattr(self, name) for name in names}}
+
+
+def fault(code: str, field: str, cause: str, route: str = "") -> Finding:
+    """Return a fault."""
+    return Finding(Level.FAULT, code, field, cause, route)
+
+
+def notice(code: str, field: str, cause: str, route: str = "") -> Finding:
+    """Return a notice."""
+    return Finding(Level.NOTICE, code, field, cause, route)
+
+
+def faults_of(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings that refuse the adapter."""
+    return [finding for finding in findings if finding.is_fault]
+
+
+def refusal(faults: Sequence[Finding]) -> Invalid:
+    """Return the error of an adapter that is not accepted; it holds every fault."""
+    first = faults[0]
+    rest = f" {len(faults) - 1} more: see `errors`." if len(faults) > 1 else ""
+    error = Invalid(f"{first.message}{rest}", field=first.field, code="bad_adapter")
+    error.errors = [
+        {"field": finding.field, "code": finding.code, "message": finding.cause, "route": finding.route}
+        for finding in faults[:LONGEST]
+    ]
+    return error
+
+
+def listed(names: Sequence[str], count: int = 3) -> str:
+    """Return the first names of a long list and the number of the others."""
+    rest = f" and {len(names) - count:,} more" if len(names) > count else ""
+    return f"{', '.join(map(printable, names[:count]))}{rest}"
+
+
+def printable(name: str) -> str:
+    """Return a foreign name for a message: its first characters, with those outside ASCII escaped."""
+    return name[:200].encode("ascii", "backslashreplace").decode()

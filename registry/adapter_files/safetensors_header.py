@@ -1,0 +1,131 @@
+"""The header of a safetensors file, parsed with size limits before any library opens the file. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.adapter_files.findings import Finding, fault
+from registry.adapter_files.tensor_names import CONVERT, WEIGHTS
+
+MAX_HEADER_BYTES = 2 * 2**20
+MAX_TENSORS = 20_000
+DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+DTYPE_BYTES |= dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1)
+# First bytes of files that are sent under the weights' name -> what they are, and the way out.
+KINDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"GGUF", "a GGUF file", "Send the adapter from which it was converted: PEFT's two files."),
+    (b"PK\x03\x04", "a zip, as PyTorch's .bin files and archives are", CONVERT),
+    (b"\x80\x02", "a Python pickle, which is never opened here", CONVERT),
+    (b"\x80\x03", "a Python pickle, which is never opened here", CONVERT),
+    (b"\x80\x04", "a Python pickle, which is never opened here", CONVERT),
+    (b"\x1f\x8b", "a gzip archive", CONVERT),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file", "Fetch the file with `git lfs pull`."),
+    (b"<!DOCTYPE", "a web page", "The download failed: sign in to the hub and fetch the file again."),
+    (b"<html", "a web page", "The download failed: sign in to the hub and fetch the file again."),
+    (b"\x89HDF", "an HDF5 file", "Save the adapter with PEFT's `save_pretrained`."),
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's entry in the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Unreadable(Exception):
+    """Raised for a file of which nothing can be read; `finding` says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Return the tensors that a file's header names. Raises Unreadable."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        return header_of(stream.read(min(size, MAX_HEADER_BYTES + 8)), size)
+
+
+def header_of(first: bytes, size: int) -> dict[str, Tensor]:
+    """Return the tensors of a file of `size` bytes from its first bytes. Raises Unreadable."""
+    # safetensors itself takes a header of 100 MB, and the last of two tensors with one name.
+    length = int.from_bytes(first[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise Unreadable(other_file(first))
+    raw = first[8 : 8 + length]
+    if len(raw) < length:
+        cause = f"The header has {length:,} bytes; only {len(raw):,} of them were sent."
+        raise Unreadable(
+            fault("header_cut", WEIGHTS, cause, "Send the file's first bytes up to the end of the header.")
+        )
+    refuse_crowd(raw)
+    try:
+        return check_tensors(json.loads(raw, object_pairs_hook=no_duplicates), size - 8 - length)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        cause = "The safetensors header cannot be read, or does not match the file's length."
+        raise Unreadable(fault("bad_header", WEIGHTS, cause, "Save or upload the file again.")) from None
+
+
+def other_file(first: bytes) -> Finding:
+    """Return the fault of a file that is no safetensors file, named by its first bytes."""
+    for magic, meaning, route in KINDS:
+        if first.startswith(magic):
+            return fault("no_safetensors", WEIGHTS, f"This is not a safetensors file, but {meaning}.", route)
+    cause = "This is not a safetensors file, or its header is over 2 MB."
+    return fault("no_safetensors", WEIGHTS, cause, "Save the adapter with PEFT's `save_pretrained`.")
+
+
+def refuse_crowd(raw: bytes) -> None:
+    """Reject a header of too many tensors, by counting brackets before it is parsed. Raises Unreadable."""
+    if raw.count(b"{") > MAX_TENSORS + 2 or raw.count(b"[") > 2 * MAX_TENSORS:
+        cause = f"The safetensors header names more than {MAX_TENSORS:,} tensors."
+        raise Unreadable(fault("too_many_tensors", WEIGHTS, cause))
+
+
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a dictionary of JSON pairs. Raises ValueError for a key that stands there twice."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
+    """Return the tensors, after checking offsets and sizes. Raises ValueError, TypeError or LookupError.
+
+    Tensors must fill the file's body without gap or overlap, and each one's length must match its shape.
+    """
+    if not isinstance(header, dict):
+        raise TypeError("no object")
+    header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise ValueError("too many tensors")
+    end = 0
+    for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"]):
+        start, stop = tensor["data_offsets"]
+        # JSON integers have no size limit: the product of unchecked ones could take minutes.
+        if not all(map(is_size, (start, stop, *tensor["shape"][:5]))) or len(tensor["shape"]) > 4:
+            raise ValueError("size")
+        if start != end or stop - start != math.prod(tensor["shape"]) * DTYPE_BYTES[tensor["dtype"]]:
+            raise ValueError("offsets")
+        end = stop
+    if end != body_bytes:
+        raise ValueError("body")
+    return {
+        name: Tensor(tensor["dtype"], tuple(tensor["shape"]), *tensor["data_offsets"])
+        for name, tensor in header.items()
+    }
+
+
+def is_size(value: Any) -> bool:
+    """Return True for a whole number that can be a size or an offset."""
+    return type(value) is int and 0 <= value < 2**48

@@ -1,0 +1,128 @@
+"""The names of an adapter's tensors, as PEFT writes them and as other tools do. Pure.
+
+PEFT's own name is `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`. Wrappers of training frameworks,
+the adapter's own name and a missing beginning are read as PEFT would have written them; the layouts of other tools are
+recognised, so that the refusal can name the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from registry.adapter_files.findings import Finding, fault, listed
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+GROUPS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn")
+GROUPS |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp")
+# Parts that frameworks put into names, which say nothing of the module.
+WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module|base_layer)\.")
+LORA = re.compile(
+    r"(?P<before>(?:\w+\.)*?)layers\.(?P<layer>\d{1,6})\.(?P<group>self_attn|mlp)\.(?P<kind>\w+_proj)"
+    r"\.lora_(?P<side>[AB])(?:\.(?P<adapter>\w+))?\.weight",
+    re.ASCII,
+)
+BEFORE = {"base_model", "model", "module", "language_model"}
+EMBEDDINGS = re.compile(
+    r"(?:(?:base_model|model|module)\.)*(?P<name>embed_tokens|lm_head)(?:\.modules_to_save(?:\.\w+)?)?\.weight"
+)
+MERGE = (
+    "Merge it into its base model (PEFT: `merge_and_unload`, `save_pretrained`) and register the result as a base "
+    "model, or train without it."
+)
+CONVERT = "`adapterhub push FOLDER --from auto` converts it on your machine and says what it changed."
+# Mark in a tensor's name -> code, what it is, and the way out. The first that fits counts.
+FOREIGN: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
+    (re.compile(r"\.experts\."), "experts", "are low-rank matrices of experts, which no engine here serves", MERGE),
+    (
+        re.compile(r"lora_magnitude_vector"),
+        "dora",
+        "are DoRA's magnitudes, which engines do not serve",
+        MERGE,
+    ),
+    (re.compile(r"\.lora_E\b|\.ranknum\b"), "adalora", "are singular values of AdaLoRA", CONVERT),
+    (
+        re.compile(r"(?:lm_head|unembed_tokens|output)\.lora_[ABab]\b"),
+        "output_embedding",
+        "adapt the output embedding (`lm_head`; tinker calls it `unembed_tokens`), which engines do not serve",
+        MERGE,
+    ),
+    (
+        re.compile(r"lora_embedding_[AB]|embed_tokens\.(?:.*\.)?lora_|wte\."),
+        "input_embedding",
+        "adapt the input embedding, which engines do not serve",
+        MERGE,
+    ),
+    (
+        re.compile(r"token_adapter|trainable_tokens"),
+        "token_rows",
+        "are single rows of the embedding that were trained",
+        MERGE,
+    ),
+    (re.compile(r"\.(?:hada_|lokr_)"), "other_method", "belong to LoHa or LoKr, which no engine serves", MERGE),
+    (re.compile(r"\.ia3_l\b"), "other_method", "are IA3's scaling vectors, which no engine serves", MERGE),
+    (re.compile(r"vera_(?:lambda|A|B)"), "other_method", "belong to VeRA, which no engine serves", MERGE),
+    (
+        re.compile(r"(?:^|\.)layers\.\d+\.(?:attn|mlp\.w[123]).*\.lora_[ab]\.weight"),
+        "torchtune",
+        "are named as torchtune names them",
+        CONVERT,
+    ),
+    (re.compile(r"\.lora_[ab]$"), "mlx", "are named as MLX names them, and transposed", CONVERT),
+    (re.compile(r"\.bias$"), "bias", "are biases, which are no low-rank matrices and cannot be served", MERGE),
+    (
+        re.compile(r"modules_to_save|embed_tokens|lm_head"),
+        "whole_modules",
+        "are whole modules, which an adapter cannot replace while it is served",
+        MERGE,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class LoraName:
+    """A tensor of a LoRA: the module in the base model's words, its kind, layer and side (A or B)."""
+
+    module: str
+    kind: str
+    layer: int
+    side: str
+
+    @property
+    def peft(self) -> str:
+        """Return the name that PEFT writes."""
+        return f"{PREFIX}{self.module}.lora_{self.side}.weight"
+
+
+def lora_name(tensor: str) -> LoraName | None:
+    """Return what a tensor's name says, whoever wrote it in PEFT's manner; None for any other name."""
+    match = LORA.fullmatch(WRAPPERS.sub("", tensor))
+    if match is None or not set(filter(None, match["before"].split("."))) <= BEFORE:
+        return None
+    if GROUPS.get(match["kind"], match["group"]) != match["group"]:
+        return None
+    layer = int(match["layer"])
+    return LoraName(f"model.layers.{layer}.{match['group']}.{match['kind']}", match["kind"], layer, match["side"])
+
+
+def embedding_of(tensor: str) -> str:
+    """Return `embed_tokens` or `lm_head` for a tensor that holds that whole module, else ""."""
+    match = EMBEDDINGS.fullmatch(WRAPPERS.sub("", tensor))
+    return match["name"] if match else ""
+
+
+def foreign_findings(tensors: Iterable[str]) -> Iterator[Finding]:
+    """Yield one fault for each kind of tensor that is no LoRA of a linear module, with the first of its names."""
+    kinds: dict[int, list[str]] = {}
+    for tensor in tensors:
+        kind = next((place for place, row in enumerate(FOREIGN) if row[0].search(tensor)), len(FOREIGN))
+        kinds.setdefault(kind, []).append(tensor)
+    for kind, names in sorted(kinds.items()):
+        if kind == len(FOREIGN):
+            cause = f"{listed(names)}: no LoRA tensor of this base model."
+            yield fault("unknown_tensor", WEIGHTS, cause, "Save the adapter with PEFT's `save_pretrained`.")
+        else:
+            _, code, meaning, route = FOREIGN[kind]
+            yield fault(code, WEIGHTS, f"{len(names):,} tensors ({listed(names, 1)}) {meaning}.", route)

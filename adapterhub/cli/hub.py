@@ -99,8 +99,9 @@ def take(
             patterns = [f"{subfolder.strip('/')}/{name}" if subfolder else name for name in TAKEN]
             snapshot_download(repository, revision=commit, local_dir=folder, allow_patterns=patterns)
         place = Path(folder, *PurePosixPath(subfolder).parts)
-        if not place.is_dir() or ".." in PurePosixPath(subfolder).parts:
-            raise Ended(f"{repository} has no folder {subfolder!r} with an adapter.", Exit.USAGE)
+        if ".." in PurePosixPath(subfolder).parts or not any(place.glob("adapter*")):
+            where = f"the folder {subfolder!r} of {repository}" if subfolder else repository
+            raise Ended(f"There is no adapter in {where}: name its folder with --subfolder.", Exit.USAGE)
         origin = f"Imported from {repository}{f'/{subfolder}' if subfolder else ''} at {commit}."
         options = {"fold": fold, "confirm_base": confirm_base, "wait": wait, "timeout": timeout, "as_json": as_json}
         send(place, adapter, layout, origin=origin, **options)

@@ -70,7 +70,7 @@ def adapter_folder(folder: Path) -> Path:
     """
     if has_adapter(folder):
         return folder
-    inside = [place for place in sorted(folder.iterdir()) if place.is_dir() and not place.is_symlink()]
+    inside = [place for place in sorted(folder.iterdir()) if place.is_dir() and not is_aside(place)]
     checkpoints = [place for place in inside if CHECKPOINT.fullmatch(place.name) and has_adapter(place)]
     if checkpoints:
         return max(checkpoints, key=lambda place: int(place.name.rpartition("-")[2]))
@@ -82,6 +82,11 @@ def adapter_folder(folder: Path) -> Path:
     if len(inside) == 1:
         return adapter_folder(inside[0])
     raise Ended(f"{folder} holds no adapter: neither {CONFIG} with weights, nor a checkpoint that does.", Exit.USAGE)
+
+
+def is_aside(folder: Path) -> bool:
+    """Return True for a link, which may lead anywhere, and for a hidden folder, such as a cache."""
+    return folder.is_symlink() or folder.name.startswith(".")
 
 
 def has_adapter(folder: Path) -> bool:

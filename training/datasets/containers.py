@@ -12,8 +12,16 @@ from typing import BinaryIO
 CHUNK = 2**20
 # Text packs to about an eighth; what unpacks further than this was made to fill a disk.
 MOST_UNPACKED, FREE_BYTES = 50, 64 * 2**20
-COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-PACKED_SUFFIXES = (".gz", ".zst", ".zstd")
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+PACKED_SUFFIXES = (".gz", ".zst", ".zstd", ".bz2")
+# Files that hold others, by their first bytes; office documents are zip archives.
+ARCHIVES = {
+    b"PK\x03\x04": "a zip archive or an office document",
+    b"\xd0\xcf\x11\xe0": "an old office document",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"\xfd7zX": "packed with xz",
+}
 # The longer marks first: UTF-32's begins with UTF-16's.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -22,6 +30,8 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# Where the zero bytes of two first letters of two bytes each stand.
+NULS = {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}
 ENCODINGS = {
     "cp1252": "Windows Western",
     "cp1250": "Windows Central European",
@@ -69,9 +79,18 @@ def compression_of(path: Path) -> str | None:
     return next((name for mark, name in COMPRESSIONS.items() if start.startswith(mark)), None)
 
 
+def refuse_archive(path: Path) -> None:
+    """Raise NotThisFormat for a file that holds others, or is packed in a way that is not read."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if archive := next((name for mark, name in ARCHIVES.items() if start.startswith(mark)), None):
+        raise NotThisFormat(f"The file is {archive}: send the table in it as CSV, JSON lines or Parquet, or as .gz.")
+
+
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """Yield the file itself, or a temporary file beside it with its unpacked content. Raises NotThisFormat."""
+    refuse_archive(path)
     compression = compression_of(path)
     if compression is None:
         yield path
@@ -109,6 +128,8 @@ def as_utf8(path: Path, encoding: str = "") -> Iterator[BinaryIO]:
     with path.open("rb") as stream:
         start = stream.read(4)
         mark = next((name for mark, name in MARKS if start.startswith(mark)), encoding or "utf-8")
+        if mark == "utf-8" and (likely := NULS.get(tuple(byte == 0 for byte in start))):
+            raise NotThisFormat(f"The file is text in {likely} without a byte-order mark: choose encoding={likely}.")
         stream.seek(3 if mark == "utf-8-sig" else 0)
         if mark in ("utf-8", "utf-8-sig"):
             yield stream

@@ -15,7 +15,7 @@ CALL = "function_call"
 ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("user", "human", "prompter"), USER),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), ASSISTANT),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "claude"), ASSISTANT),
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), TOOL),
     **dict.fromkeys(("function_call", "tool_call"), CALL),
 }
@@ -46,7 +46,7 @@ def turn_of(message: Any, column: str) -> Turn:
     """Return a message as {role, content, ...} with only the fields that it has. Raises BadLine."""
     message = without_nulls(message)
     speaker = message.get("from", message.get("role")) if isinstance(message, dict) else None
-    role = ROLES.get(speaker) if isinstance(speaker, str) else None
+    role = role_of(speaker)
     if role is None:
         named = ", not " + repr(speaker)[:40] if speaker is not None else ""
         raise BadLine(column, "bad_role", f"A message's role is system, developer, user, assistant or tool{named}.")
@@ -60,6 +60,11 @@ def turn_of(message: Any, column: str) -> Turn:
             **weight_of(message, column),
         }
     return READERS[role](message, text, column)
+
+
+def role_of(speaker: Any) -> str | None:
+    """Return the role of a speaker, in capitals or not; None for an unknown one."""
+    return ROLES.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
 
 
 def refuse_unread(message: dict[str, Any], column: str) -> None:

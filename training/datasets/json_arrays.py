@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from training.datasets.lines import MAX_ROW_BYTES, BadLine, not_utf8, too_long
+from training.datasets.lines import MAX_ROW_BYTES, BadLine, not_utf8, too_long, without_twins
 from training.datasets.rows import HELD_OUT_WORDS, TRAIN_WORDS
 
 CHUNK = 2**16
@@ -31,6 +31,9 @@ NAMES = "|".join(HOLDERS).encode()
 SCALAR = rb'("[^"\\]*"|[\d.eE+-]+|true|false|null)'
 # An object whose rows follow a holder's name, perhaps after scalars: {"version": 1, "data": [...
 OPENING = re.compile(rb'\{\s*("[^"\\]*"\s*:\s*' + SCALAR + rb'\s*,\s*)*"(' + NAMES + rb')"\s*:\s*\[')
+# A brace alone on its line, and the first name on the next.
+LONE_BRACE = re.compile(rb'\{[ \t\r]*\n\s*"')
+DECODER = json.JSONDecoder(object_pairs_hook=without_twins)
 Record = tuple[int, dict[str, Any] | BadLine]
 
 
@@ -96,7 +99,9 @@ class Text:
         self.peek()
         while True:
             try:
-                value, end = json.JSONDecoder().raw_decode(self.buffer, self.at)
+                value, end = DECODER.raw_decode(self.buffer, self.at)
+            except BadLine:
+                raise
             except (ValueError, RecursionError) as error:
                 if len(self.buffer) - self.at > MAX_ROW_BYTES:
                     raise too_long() from None
@@ -110,11 +115,20 @@ class Text:
             return value
 
 
-def rows_in(stream: BinaryIO) -> Iterator[Record]:
-    """Yield the objects of the document's arrays with their number from 1. Ends at what is no JSON."""
+def is_sequence(start: bytes) -> bool:
+    """Return True if a JSON file that begins with `start` has objects over several lines, one after the other."""
+    plain = start.lstrip()
+    return LONE_BRACE.match(plain) is not None and OPENING.match(plain) is None
+
+
+def rows_in(stream: BinaryIO, read: Callable[[Text], Iterator[tuple[str, Any]]] | None = None) -> Iterator[Record]:
+    """Yield the objects of the document's arrays with their number from 1, or those that `read` takes from the text.
+
+    Ends at what is no JSON.
+    """
     text, number = Text(stream), 0
     try:
-        for split, item in items(text):
+        for split, item in (read or items)(text):
             number += 1
             if not isinstance(item, dict):
                 yield number, BadLine("", "not_an_object", "The element of the array is no JSON object.")
@@ -134,20 +148,38 @@ def items(text: Text) -> Iterator[tuple[str, Any]]:
     if text.take("["):
         yield from (("", item) for item in elements(text))
     elif text.take("{"):
-        while text.peek() == '"':
-            name = text.value()
-            if not text.take(":"):
-                break
-            if name in HOLDERS and text.take("["):
-                split = name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else ""
-                yield from ((split, item) for item in elements(text))
-            else:
-                text.value()
-            text.take(",")
-        if not text.take("}"):
-            raise BadLine("", "not_json", "The object does not end: the file is cut off.")
+        yield from held_rows(text)
     if text.peek():
         raise BadLine("", "not_json", "There is more after the end of the JSON document.")
+
+
+def objects(text: Text) -> Iterator[tuple[str, Any]]:
+    """Yield (split, element) of objects that stand one after the other, and of arrays that one of them holds."""
+    while text.peek() == "{":
+        record = text.value()
+        holders = [name for name in HOLDERS if is_rows(record.get(name))]
+        for name in holders:
+            yield from ((name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else "", item) for item in record[name])
+        if not holders:
+            yield "", record
+    if text.peek():
+        raise BadLine("", "not_json", "What follows is no JSON object.")
+
+
+def held_rows(text: Text) -> Iterator[tuple[str, Any]]:
+    """Yield (split, element) of each array of an object whose brace was taken, if its name says that it holds rows."""
+    while text.peek() == '"':
+        name = text.value()
+        if not text.take(":"):
+            break
+        if name in HOLDERS and text.take("["):
+            split = name if name in (*TRAIN_WORDS, *HELD_OUT_WORDS) else ""
+            yield from ((split, item) for item in elements(text))
+        else:
+            text.value()
+        text.take(",")
+    if not text.take("}"):
+        raise BadLine("", "not_json", "The object does not end: the file is cut off.")
 
 
 def elements(text: Text) -> Iterator[Any]:

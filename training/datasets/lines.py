@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_ROW_BYTES = 4 * 2**20
+KINDS = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,31 @@ def json_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_ROW_BYTES:
         raise too_long()
     try:
-        row = json.loads(raw)
+        row = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=without_twins)
     except UnicodeDecodeError:
         raise not_utf8() from None
+    except BadLine:
+        raise
     except (ValueError, RecursionError) as error:
-        raise BadLine("", "not_json", f"The line is no JSON: {error}.") from None
+        raise BadLine("", "not_json", f"The line is no JSON: {error}.{advice(error)}") from None
     if not isinstance(row, dict):
         raise BadLine("", "not_an_object", "The line is no JSON object.")
     return row
+
+
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises BadLine for a name that stands in it twice: of two values one would be dropped."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadLine(twice, "name_twice", f"An object has {twice!r} twice: keep one.")
+    return row
+
+
+def advice(error: Exception) -> str:
+    """Return what to do about a line that is no JSON, where its error tells."""
+    return " Write one object a line, with no comma behind it." if "Extra data" in str(error) else ""
 
 
 def too_long() -> BadLine:
@@ -61,7 +79,10 @@ def not_utf8() -> BadLine:
 def text_in(row: dict[str, Any], column: str) -> str:
     """Return the column's text. Raises BadLine when it is missing, blank, no text or too long."""
     value = row.get(column)
-    if not isinstance(value, str) or not value.strip():
+    if value is not None and not isinstance(value, str):
+        kind = KINDS.get(type(value), type(value).__name__)
+        raise BadLine(column, "not_text", f"{column} is {kind}, and no text: write a text in quotes.")
+    if value is None or not value.strip():
         raise BadLine(column, "empty", f"{column} is missing, empty or no text.")
     return sized(value, column)
 

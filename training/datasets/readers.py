@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ SUFFIXES = {
 # Rows decoded at once: of the longest ones 64 take 256 MB.
 PARQUET_BATCH = 64
 DELIMITERS = ",;\t|"
+# The first line by which spreadsheets name the delimiter.
+SEPARATOR = re.compile(r"(?i)sep=([,;\t|])")
 # Bytes by which a JSON file is recognised as one document or as a row a line.
 PEEK = 2**16
 
@@ -58,12 +61,15 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def jsonl(stream: BinaryIO) -> Iterator[Record]:
-    """Read an object a line; or one document, an array of objects or an object that holds such arrays."""
+    """Read an object a line, or over several; or one document, an array of objects or an object that holds arrays."""
     start = stream.tell()
-    is_array = json_arrays.is_array(stream.read(PEEK))
+    beginning = stream.read(PEEK)
     stream.seek(start)
-    if is_array:
+    if json_arrays.is_array(beginning):
         yield from json_arrays.rows_in(stream)
+        return
+    if json_arrays.is_sequence(beginning):
+        yield from json_arrays.rows_in(stream, json_arrays.objects)
         return
     for number, raw in numbered_lines(stream):
         if raw.strip():
@@ -89,11 +95,19 @@ def parquet(path: Path) -> Iterator[Record]:
             for batch in file.iter_batches(PARQUET_BATCH, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row
+                    yield number, {name: as_text(value) for name, value in row.items()}
     except pyarrow.ArrowMemoryError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
         raise NotThisFormat(f"This Parquet file cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def as_text(value: Any) -> Any:
+    """Return bytes that are UTF-8 as text, as columns without a logical type hold it; other values unchanged."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 def delimited(stream: BinaryIO) -> Iterator[Record]:
@@ -102,7 +116,9 @@ def delimited(stream: BinaryIO) -> Iterator[Record]:
     lines = text_lines(stream)
     try:
         header = next(lines, "")
-        delimiter = max(DELIMITERS, key=header.count)
+        named = SEPARATOR.fullmatch(header.rstrip("\r\n"))
+        header = next(lines, "") if named else header
+        delimiter = named[1] if named else max(DELIMITERS, key=header.count)
         columns = next(csv.reader([header], delimiter=delimiter, strict=True), [])
     except (csv.Error, BadLine) as error:
         reason = str(error) if isinstance(error, BadLine) else "Name the columns in the first line."
@@ -111,7 +127,7 @@ def delimited(stream: BinaryIO) -> Iterator[Record]:
     if len(set(columns)) < len(columns):
         yield 1, BadLine("", "not_csv", "The header names a column twice: give each its own name.")
         return
-    yield from cells(csv.reader(lines, delimiter=delimiter, strict=True), columns)
+    yield from cells(csv.reader(lines, delimiter=delimiter, strict=True), columns, 3 if named else 2)
 
 
 def text_lines(stream: BinaryIO) -> Iterator[str]:
@@ -125,10 +141,10 @@ def text_lines(stream: BinaryIO) -> Iterator[str]:
             raise not_utf8() from None
 
 
-def cells(reader: Any, columns: list[str]) -> Iterator[Record]:
+def cells(reader: Any, columns: list[str], first: int = 2) -> Iterator[Record]:
     """Yield the records of a CSV file; stop at an unclosed quote, as the start of the next record is then unknown."""
     while True:
-        number = reader.line_num + 2
+        number = reader.line_num + first
         try:
             values = next(reader)
         except StopIteration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,12 @@ Record = dict[str, Any]
 SHARED_COLUMNS = ("messages", "conversations", "conversation")
 # Other names for a prompt and its completion, in the order in which they are proposed.
 PROPOSED = (
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("user_message", "assistant_message"),
+    ("user_prompt", "response"),
+    ("input_text", "output_text"),
+    ("input_text", "target_text"),
     ("question", "answer"),
     ("query", "response"),
     ("query", "answer"),
@@ -258,7 +265,7 @@ def unknown_form(named: Record) -> BadLine:
 
 def proposed_mapping(named: Record) -> dict[str, str] | None:
     """Return the mapping that the columns' names suggest, or None."""
-    columns = {str(name).strip().casefold(): str(name) for name in named}
+    columns = {plain_name(name): str(name) for name in named}
     for question, answered in PROPOSED:
         if question in columns and answered in columns:
             about = next((columns[name] for name in CONTEXTS if name in columns and name != question), None)
@@ -266,3 +273,8 @@ def proposed_mapping(named: Record) -> dict[str, str] | None:
                 return {"prompt": columns[question], "completion": columns[answered]}
             return {"instruction": columns[question], "input": about, "output": columns[answered]}
     return None
+
+
+def plain_name(name: Any) -> str:
+    """Return a column's name without capitals, and with one underscore for what parts its words."""
+    return re.sub(r"[\W_]+", "_", str(name).strip().casefold()).strip("_")

@@ -66,10 +66,18 @@ def reading(record: Record, mapping: dict[str, str] | None = None, *, escape: bo
     form = next((form for form in FORMS if form.fits(named)), None)
     if form is None:
         raise unknown_form(named)
+    refuse_media(named)
     row = form.read(named) | use_of(named)
     row = escaped(row) if escape else row
     notices = frozenset(notices_of(named, row, form))
     return Reading(row, form.name, held_out_by(named), unused_of(record, named, form, mapping or {}), notices)
+
+
+def refuse_media(named: Record) -> None:
+    """Raise BadLine for a column of images or sound, without which the row's text means something else."""
+    for column in MEDIA:
+        if not is_blank(named.get(column)) and named.get(column) is not None:
+            raise BadLine(column, "not_text", f"The row has {column}, and only text is trained: leave such rows out.")
 
 
 def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]) -> frozenset[str]:
@@ -81,6 +89,8 @@ def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]
     )
 
 
+# What a model of text cannot see or hear.
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 # Facts of a request that change nothing in what an answer should be.
 UNUSED_IN_SILENCE = ("parallel_tool_calls",)
 
@@ -125,6 +135,8 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
     calls = [call for turn in row.get("messages", ()) for call in turn.get("tool_calls", ())]
     if any(not call["function"]["name"] for call in calls):
         yield "a function call has no name"
+    if any(isinstance(call["function"].get("arguments"), str) for call in calls):
+        yield "the arguments of a call are no JSON, and are trained as they are"
 
 
 def control_tokens_in(row: Row) -> Iterable[str]:
@@ -163,7 +175,7 @@ def spaced(text: str) -> str:
 def is_empty_system(message: Any) -> bool:
     """Return True for a system message without text."""
     role = message.get("role", message.get("from")) if isinstance(message, dict) else None
-    empty = isinstance(role, str) and conversations.ROLES.get(role) == SYSTEM
+    empty = conversations.role_of(role) == SYSTEM
     return empty and not str(message.get("content", message.get("value")) or "").strip()
 
 

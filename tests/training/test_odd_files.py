@@ -1,0 +1,336 @@
+"""Other spellings, encodings, containers and mistakes than those of tests/cases/: read alike, or refused by name."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from training.datasets.containers import NotThisFormat
+from training.datasets.readers import format_of, records_of
+from training.datasets.scan import scan
+
+N = range(40)
+Rows = list[dict[str, Any]]
+
+
+def question(n: int) -> dict[str, Any]:
+    return {"role": "user", "content": f"What is {n}?"}
+
+
+def reply(n: int, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": f"It is {n}.", **fields}
+
+
+def talks(make: Callable[[int], list[Any]], column: str = "messages", **columns: Any) -> Rows:
+    return [{column: make(n), **columns} for n in N]
+
+
+def lines(rows: Rows, encoding: str = "utf-8", end: str = "\n", mark: bytes = b"") -> bytes:
+    return mark + "".join(json.dumps(row, ensure_ascii=False) + end for row in rows).encode(encoding)
+
+
+def prompts(answer: Any = "A", **columns: Any) -> Rows:
+    return [{"prompt": f"Q{n} é", "completion": answer, **columns} for n in N]
+
+
+def parquet(**columns: Any) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def zipped() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("rows.jsonl", lines(prompts()))
+    return sink.getvalue()
+
+
+def pretty(rows: Rows) -> bytes:
+    return "\n".join(json.dumps(row, indent=2) for row in rows).encode()
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A file's name and content; what it is read as with a text of its first row, or a text of its refusal."""
+
+    name: str
+    content: bytes
+    form: str = "prompt and completion"
+    first: str = ""
+    warned: str = ""
+    refused: str = ""
+    encoding: str = ""
+    rows: int = 40
+
+
+OPENAI, SHAREGPT = "OpenAI messages", "ShareGPT"
+CALL = {"type": "function", "function": {"name": "f", "arguments": '{"n": 1}'}}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+READ = {
+    "roles in capitals": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [{"role": "User", "content": f"Q{n}"}, {"role": "ASSISTANT", "content": "A"}])),
+        OPENAI,
+        '"role": "assistant"',
+    ),
+    "an assistant of another name": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [{"from": "human", "value": f"Q{n}"}, {"from": "bing", "value": "A"}], "conversations")),
+        SHAREGPT,
+        '"role": "assistant"',
+    ),
+    "roles of OpenAI in ShareGPT": Odd(
+        "a.jsonl",
+        lines(
+            talks(lambda n: [{"from": "user", "value": f"Q{n}"}, {"from": "assistant", "value": "A"}], "conversations")
+        ),
+        SHAREGPT,
+    ),
+    "messages called conversations": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n)], "conversations")), OPENAI
+    ),
+    "tools as JSON text": Odd(
+        "a.jsonl",
+        lines(
+            talks(
+                lambda n: [question(n), {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+                tools=json.dumps(TOOLS),
+            )
+        ),
+        OPENAI,
+        '"arguments": {"n": 1}',
+    ),
+    "one bare tool": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n)], tools={"name": "f"})), OPENAI, '"type": "function"'
+    ),
+    "functions and their old calls": Odd(
+        "a.jsonl",
+        lines(
+            talks(
+                lambda n: [
+                    question(n),
+                    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+                    {"role": "function", "name": "f", "content": "3"},
+                    reply(n),
+                ],
+                functions=[{"name": "f"}],
+            )
+        ),
+        OPENAI,
+        '"tool_calls"',
+    ),
+    "arguments that are no JSON": Odd(
+        "a.jsonl",
+        lines(
+            talks(
+                lambda n: [
+                    question(n),
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{n: 1"}}]},
+                ],
+                tools=TOOLS,
+            )
+        ),
+        OPENAI,
+        warned="the arguments of a call are no JSON",
+    ),
+    "a mark and CRLF around a chat": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n)]), end="\r\n", mark=b"\xef\xbb\xbf"), OPENAI
+    ),
+    "nulls at every depth": Odd(
+        "a.jsonl",
+        lines(
+            talks(lambda n: [{**question(n), "tool_calls": None}, reply(n, weight=None, tool_calls=None)], tools=None)
+        ),
+        OPENAI,
+        '"content": "It is 0."',
+    ),
+    "chats and prompts in one file": Odd(
+        "a.jsonl",
+        lines([*prompts()[:20], *talks(lambda n: [question(n), reply(n)])[20:]]),
+        "prompt and completion (20 rows), OpenAI messages (20 rows)",
+    ),
+    "messages beside a prompt": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n)], prompt="P")), OPENAI, warned="'prompt' is not used"
+    ),
+    "a weight as text": Odd(
+        "a.jsonl", lines(talks(lambda n: [question(n), reply(n, weight="0")])), OPENAI, '"weight": 0'
+    ),
+    "a turn not to be trained": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, train=False), question(n), reply(n)])),
+        OPENAI,
+        '"weight": 0',
+    ),
+    "parts of text in the Responses' spelling": Odd(
+        "a.jsonl",
+        lines(
+            talks(
+                lambda n: [
+                    {"role": "user", "content": [{"type": "input_text", "text": f"Q{n}"}]},
+                    {"role": "assistant", "content": [{"type": "output_text", "text": "A"}]},
+                ]
+            )
+        ),
+        OPENAI,
+        '"content": "A"',
+    ),
+    "earlier turns in history": Odd(
+        "a.jsonl", lines([{"instruction": f"I{n}", "output": "A", "history": [["q", "a"]]} for n in N]), "Alpaca", '"q"'
+    ),
+    "UTF-16, big end first": Odd("a.jsonl", lines(prompts(), "utf-16-be", mark=b"\xfe\xff"), first="é"),
+    "UTF-32": Odd("a.jsonl", lines(prompts(), "utf-32-le", mark=b"\xff\xfe\x00\x00"), first="é"),
+    "UTF-16 without a mark, by choice": Odd("a.jsonl", lines(prompts(), "utf-16-le"), first="é", encoding="utf-16-le"),
+    "objects over several lines": Odd("a.json", pretty(prompts())),
+    "chats over several lines": Odd("a.json", pretty(talks(lambda n: [question(n), reply(n)])), OPENAI),
+    "an object of arrays behind a nested one": Odd(
+        "a.json", json.dumps({"meta": {"by": {"who": "us"}}, "data": prompts()}, indent=1).encode()
+    ),
+    "arrays called train and test": Odd(
+        "a.json", json.dumps({"train": prompts()[:36], "test": prompts()[36:]}, indent=1).encode()
+    ),
+    "bzip2": Odd("a.jsonl.bz2", bz2.compress(lines(prompts()))),
+    "a spreadsheet's line of its delimiter": Odd(
+        "a.csv", b"sep=;\r\nprompt;completion\r\n" + b"".join(b"Q%d;A, or B\r\n" % n for n in N), first="A, or B"
+    ),
+    "cells with quotes and lines": Odd(
+        "a.csv", b"prompt,completion\n" + b"".join(b'"Q%d\nline","A, ""b"""\n' % n for n in N), first='A, \\"b\\"'
+    ),
+    "tabs": Odd("a.tsv", b"prompt\tcompletion\n" + b"".join(b"Q%d\tA\n" % n for n in N)),
+    "messages as JSON in a cell": Odd(
+        "a.csv",
+        b"messages\n"
+        + b"".join(b'"%s"\n' % json.dumps([question(n), reply(n)]).replace('"', '""').encode() for n in N),
+        OPENAI,
+    ),
+    "bytes in Parquet": Odd("a.parquet", parquet(prompt=[f"Q{n}".encode() for n in N], completion=[b"A"] * 40)),
+    "a dictionary in Parquet": Odd(
+        "a.parquet", parquet(prompt=[f"Q{n}" for n in N], completion=pa.array(["A"] * 40).dictionary_encode())
+    ),
+    "ShareGPT in Parquet": Odd(
+        "a.parquet",
+        parquet(conversations=[[{"from": "human", "value": f"Q{n}"}, {"from": "gpt", "value": "A"}] for n in N]),
+        SHAREGPT,
+    ),
+    "no line": Odd("a.jsonl", b"", "", rows=0),
+    "blank lines alone": Odd("a.jsonl", b"\n \n\n", "", rows=0),
+    "an empty array": Odd("a.json", b"[]", "", rows=0),
+    "a header alone": Odd("a.csv", b"prompt,completion\n", "", rows=0),
+}
+REFUSED = {
+    "numbers as roles": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [{"role": 1, "content": "Q"}, {"role": 2, "content": "A"}])),
+        refused="bad_role, messages: A message's role is system, developer, user, assistant or tool, not 1",
+    ),
+    "texts as messages": Odd("a.jsonl", lines(talks(lambda n: ["Q", "A"])), refused="A message's role is system"),
+    "a part that is an image": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, reply(n)])),
+        refused="A part of a message is of type 'image_url'; only text is trained",
+    ),
+    "a column of images": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n)], images=["a.png"])),
+        refused="not_text, images: The row has images, and only text is trained",
+    ),
+    "an image beside ShareGPT": Odd(
+        "a.jsonl",
+        lines(
+            talks(
+                lambda n: [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A"}],
+                "conversations",
+                image="x",
+            )
+        ),
+        refused="not_text, image: The row has image",
+    ),
+    "a name twice": Odd(
+        "a.jsonl",
+        b'{"prompt": "Q", "prompt": "R", "completion": "A"}\n' * 40,
+        refused="name_twice, prompt: An object has 'prompt' twice: keep one",
+    ),
+    "a name twice within": Odd(
+        "a.json",
+        b'[{"messages": [{"role": "user", "content": "Q", "content": "R"}]}]',
+        refused="name_twice, content: An object has 'content' twice",
+    ),
+    "a huge row": Odd("a.jsonl", lines(prompts("x" * 5 * 2**20)[:1]), refused="line_too_long"),
+    "a weight of two": Odd(
+        "a.jsonl",
+        lines(talks(lambda n: [question(n), reply(n, weight=2)])),
+        refused="weight is 2; it must lie between 0",
+    ),
+    "a list as completion": Odd(
+        "a.jsonl", lines(prompts(["A", "B"])), refused="not_text, completion: completion is a list, and no text"
+    ),
+    "numbers as completion": Odd("a.jsonl", lines(prompts(3)), refused="not_text, completion: completion is a number"),
+    "other names in capitals": Odd(
+        "a.csv",
+        b" Prompt ,Completion\n" + b"Q,A\n" * 40,
+        refused='This mapping would work: {"prompt": " Prompt ", "completion": "Completion"}',
+    ),
+    "two objects on a line": Odd(
+        "a.jsonl", json.dumps(prompts()[0]).encode() * 2, refused="Write one object a line, with no comma behind it"
+    ),
+    "commas behind the lines": Odd("a.jsonl", lines(prompts(), end=",\n"), refused="with no comma behind it"),
+    "objects over several lines, cut off": Odd("a.json", pretty(prompts())[:-9], refused="line 40, not_json"),
+    "more cells than columns": Odd(
+        "a.csv",
+        b"prompt,completion\nQ,A,B\n",
+        refused="line 2, wrong_cells, : The record has 3 cells, the header has 2",
+    ),
+    "a column twice": Odd("a.csv", b"prompt,completion,prompt\nQ,A,B\n", refused="The header names a column twice"),
+    "a wrong cell behind the line of a delimiter": Odd(
+        "a.csv", b"sep=;\nprompt;completion\nQ;A\nQ\n", refused="line 4, wrong_cells"
+    ),
+    "UTF-16 without a mark": Odd("a.jsonl", lines(prompts(), "utf-16-le"), refused="choose encoding=utf-16-le"),
+    "letters alone in UTF-16": Odd(
+        "a.csv", "prompt,completion\nQ,A\n".encode("utf-16-be"), refused="choose encoding=utf-16-be"
+    ),
+    "a zip archive by another name": Odd(
+        "a.jsonl", zipped(), refused="The file is a zip archive or an office document"
+    ),
+    "a spreadsheet by another name": Odd("a.csv", zipped(), refused="send the table in it as CSV"),
+    "half a character": Odd("a.jsonl", b'{"prompt": "Q \\ud800", "completion": "A"}\n', refused="half a character"),
+    "an answer that is missing": Odd("a.jsonl", lines(talks(lambda n: [question(n)])), refused="no_answer"),
+    "a split that is none": Odd("a.jsonl", lines(prompts(split="fold3")), refused="split is 'fold3'"),
+}
+
+
+def outcome(odd: Odd, folder: Path) -> Any:
+    file = folder / odd.name
+    file.write_bytes(odd.content)
+    return scan(records_of(file, str(format_of(odd.name)), odd.encoding), folder)
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_an_odd_file_is_read(kind: str, tmp_path: Path) -> None:
+    odd = READ[kind]
+    result = outcome(odd, tmp_path)
+    assert result.errors == []
+    assert (result.rows, result.read_as) == (odd.rows, odd.form)
+    if odd.rows:
+        assert odd.first in (tmp_path / "train.jsonl").read_text().splitlines()[0]
+    assert odd.warned in " ".join(result.warnings())
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_odd_file_is_refused_with_the_way_out(kind: str, tmp_path: Path) -> None:
+    odd = REFUSED[kind]
+    try:
+        first = outcome(odd, tmp_path).errors[0]
+        message = f"line {first.line}, {first.code}, {first.column}: {first.message}"
+    except NotThisFormat as error:
+        message = str(error)
+    assert odd.refused in message

@@ -172,6 +172,11 @@ TABLE = {
             "86400",
             "Seconds that a router serves from one routing table; after them it answers 503 stale_table.",
         ),
+        Setting(
+            "ADAPTERHUB_DATASET_SOURCES",
+            "",
+            "What datasets may be read from: s3://bucket/prefix or hf://owner, with commas; project=s3://... for one.",
+        ),
         Setting("ADAPTERHUB_WEBHOOK_HOSTS", "", "Host names that webhooks may be sent to, separated by commas."),
         Setting(
             "ADAPTERHUB_JUDGE_URL", "", "OpenAI-compatible API of the rollouts' judge, https://host/v1; empty = none."

@@ -35,7 +35,7 @@ from registry.api import (
     rollouts,
     versions,
 )
-from training.api import estimates, evaluations
+from training.api import compressions, estimates, evaluations
 from training.api import views as training
 from training.api.exposition import MetricsViewSet
 
@@ -66,8 +66,10 @@ router.register("training-runs", training.TrainingRunViewSet, "training-run")
 router.register("estimates", estimates.EstimateViewSet, "estimate")
 router.register("advisor", estimates.AdviceViewSet, "advisor")
 router.register("evaluations", evaluations.EvaluationViewSet, "evaluation")
-router.register("compressions", training.CompressionViewSet, "compression")
-router.register(rf"adapters/(?P<slug>{REFERENCE})/versions", training.VersionCompressionViewSet, "version-compression")
+router.register("compressions", compressions.CompressionViewSet, "compression")
+router.register(
+    rf"adapters/(?P<slug>{REFERENCE})/versions", compressions.VersionCompressionViewSet, "version-compression"
+)
 
 handler404 = "adapterhub.api.problems.not_found"
 handler500 = "adapterhub.api.problems.server_error"

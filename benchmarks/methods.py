@@ -109,6 +109,8 @@ class Bench:
                 "batch_size": 4,
                 "max_length": 128,
                 "learning_rate": rate,
+                "scheduler": "cosine",
+                "warmup_steps": 4,
                 "seed": seed,
                 "checkpoint_steps": 10**6,
                 "eval_tokens": self.tokens,

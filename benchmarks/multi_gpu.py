@@ -89,7 +89,7 @@ def run_file(folder: Path, options: argparse.Namespace, devices: int, sharding: 
     """A LoRA run on the domain's text with four rows a step, however many devices read them."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = {"steps": 20, "batch_size": 4 // devices, "max_length": 256, "checkpoint_steps": 10, "seed": 1}
-    chosen |= {"learning_rate": 1e-4}
+    chosen |= {"learning_rate": 1e-4, "scheduler": "cosine", "warmup_steps": 4}
     record = {
         "base_model": str(options.model),
         "base_model_name": "base",

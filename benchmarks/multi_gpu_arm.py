@@ -114,6 +114,8 @@ def settings(options: argparse.Namespace, output: Path) -> Run:
             packing=1,
             max_length=256 if options.shape == "tiny" else 2048,
             checkpoint_steps=10**6,
+            scheduler="cosine",
+            warmup_steps=4,
         ),
     )
 

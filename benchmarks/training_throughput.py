@@ -145,6 +145,8 @@ def settings(steps: int, batch: int, length: int, folder: str, ranks: dict[str, 
             packing=int(on_gpu()),
             checkpoint_steps=10**6,
             learning_rate=1e-4,
+            scheduler="cosine",
+            warmup_steps=4,
         ),
     )
 

@@ -41,11 +41,15 @@ def tls() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A row of /v1/models: `root` is the path it was loaded from, `parent` the base model of an adapter."""
+    """A row of /v1/models: `root` is the path it was loaded from, `parent` the base model of an adapter.
+
+    `max_length`: tokens of a request and its answer together, where the engine tells it.
+    """
 
     name: str
     root: str
     parent: str | None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,10 @@ class EngineClient:
         """List the base model and every adapter that the replica knows by name."""
         answer = self._json("GET", "/v1/models")
         with self._understood():
-            return [LoadedModel(row["id"], row.get("root") or "", row.get("parent")) for row in answer["data"]]
+            return [
+                LoadedModel(row["id"], row.get("root") or "", row.get("parent"), positive(row.get("max_model_len")))
+                for row in answer["data"]
+            ]
 
     def load_adapter(self, name: str, path: str) -> None:
         """Load the folder `path` as `name`. Raises AdapterAlreadyLoaded, EngineRejected, EngineFailed."""
@@ -223,3 +230,8 @@ def message_in(body: Any) -> str:
     if "error" in body:
         return str(body["error"]["message"])
     return str(body["error_message"] if "error_message" in body else body["message"])
+
+
+def positive(value: Any) -> int | None:
+    """Return a whole number above zero that an engine tells; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None

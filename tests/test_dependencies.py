@@ -43,6 +43,7 @@ PARTS = {
     "registry/exports/peft_equivalence.py": "train",
     "registry/exports/gguf.py": "train",
     "registry/evidence/sigstore_bundle.py": "sigstore",
+    "training/datasets/hub_process.py": "train",
     "training/lm/**/*.py": "train",
     "training/recipes/**/*.py": "train",
     "training/tars/**/*.py": "train",
@@ -54,8 +55,9 @@ PARTS = {
     "serving_client/engine/**/*.py": "engine",
     "serving_client/vllm_plugin/*.py": "engine",
 }
-# Triton comes with the builds of torch for GPUs; the plugin is loaded by a vLLM that is there.
-FROM_ELSEWHERE = {"triton", "vllm"}
+# Triton comes with the builds of torch for GPUs; the plugin is loaded by a vLLM that is there; whoever takes a run to
+# Weights & Biases has its package.
+FROM_ELSEWHERE = {"triton", "vllm", "wandb"}
 LOCKED = re.compile(r"\S+==\S+ .*\\\n( +--hash=sha256:[0-9a-f]{64}.*\n)+")
 STALE = "requirements/{}.lock does not belong to pyproject.toml: run `make lock`."
 

@@ -12,7 +12,17 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.cli import apply_commands, blind, config, evidence, hub, intake_commands, serving, version_commands
+from adapterhub.cli import (
+    apply_commands,
+    blind,
+    config,
+    evidence,
+    hub,
+    intake_commands,
+    metric_commands,
+    serving,
+    version_commands,
+)
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, code_of, readable_lines
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
@@ -37,6 +47,7 @@ for command in (
     intake_commands.push,
     version_commands.analyze,
     version_commands.train,
+    metric_commands.metrics,
     serving.rollout,
     serving.promote,
     serving.rollback,

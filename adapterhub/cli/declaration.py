@@ -44,6 +44,13 @@ class Budget(Strict):
         return self
 
 
+class Mixed(Strict):
+    """A dataset, by its number, that is mixed into the data, whose weight is 1."""
+
+    dataset: Annotated[int, Field(ge=1)]
+    weight: Annotated[float, Field(gt=0, le=1000)]
+
+
 class Gates(Strict):
     """The gates that a version passes before it serves users.
 
@@ -91,6 +98,8 @@ class Declaration(Strict):
     base: Slug
     data: Annotated[str, Field(min_length=1)]
     project: Slug | None = None
+    mixture: list[Mixed] = []
+    validation_dataset: Annotated[int, Field(ge=1)] | None = None
     method: Literal["lora", "qlora", "dora", "adalora", "galore", "full"] = "lora"
     budget: Budget | None = None
     hyperparameters: dict[str, int | float | str] = {}

@@ -11,6 +11,7 @@ import typer
 from adapterhub.cli import config
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.client import Client, calls
+from adapterhub.client.shapes import Dataset
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the audit trail.")]
@@ -52,9 +53,24 @@ def dataset_of(api: Client, project: str, source: str) -> int:
     """Return the id of a dataset, or upload the file first; the same content is the same dataset. Raises Ended."""
     if source.isdecimal():
         return int(source)
-    if not Path(source).is_file():
-        raise Ended(f"--dataset {source!r} is neither a number nor a file.", Exit.USAGE)
-    return api.send(calls.upload_dataset(project, Path(source)))["id"]
+    if source.startswith(("s3://", "hf://")):
+        address, _, revision = source.partition("@")
+        sent = api.send(calls.bring_dataset(project, address, **({"revision": revision} if revision else {})))
+    elif Path(source).is_file():
+        sent = api.send(calls.upload_dataset(project, Path(source)))
+    else:
+        raise Ended(f"--dataset {source!r} is neither a number, a file nor a source (s3://, hf://).", Exit.USAGE)
+    return checked(api, sent)["id"]
+
+
+def checked(api: Client, dataset: Dataset) -> Dataset:
+    """Wait until a worker has checked the dataset. Raises Ended when it was rejected."""
+    if dataset["status"] == "checking":
+        states = api.poll(calls.dataset(dataset["id"]), LONGEST_S)
+        dataset = next(state for state in states if state["status"] != "checking")
+    if dataset["status"] == "rejected":
+        raise Ended(f"The dataset was rejected: {dataset['message']}")
+    return dataset
 
 
 def say(resource: Any, line: str, as_json: bool) -> None:

@@ -211,7 +211,10 @@ class TheVersion:
     def recipe(self, state: State) -> Json:
         """Return the part of a run's request that the declaration decides."""
         planned = {"rank_analysis": state.analysis["id"]} if state.analysis else {}
-        return {"method": state.declared.method, "hyperparameters": state.declared.hyperparameters, **planned}
+        mixture = [mixed.model_dump() for mixed in state.declared.mixture]
+        data = {"mixture": mixture, "validation_dataset": state.declared.validation_dataset}
+        chosen = {name: value for name, value in data.items() if value}
+        return {"method": state.declared.method, "hyperparameters": state.declared.hyperparameters, **chosen, **planned}
 
     def runs(self, state: State) -> Call[Json]:
         """Return the call that lists the adapter's runs on this data by this method."""
@@ -230,8 +233,10 @@ class TheVersion:
 
         def same(run: Json) -> bool:
             recipe_of_run = (run["hyperparameters"], run["rank_analysis"], run["budget"])
+            data_of_run = (run["mixture"], run["validation_dataset"])
             alive = run["status"] in UNDER_WAY or (run["status"] == "succeeded" and self.is_usable(state, run))
-            return recipe_of_run == (whole["hyperparameters"], recipe.get("rank_analysis"), None) and alive
+            is_recipe = recipe_of_run == (whole["hyperparameters"], recipe.get("rank_analysis"), None)
+            return is_recipe and data_of_run == (recipe.get("mixture", []), recipe.get("validation_dataset")) and alive
 
         return same
 

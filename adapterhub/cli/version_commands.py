@@ -10,10 +10,23 @@ import typer
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, dataset_of, hub, project_of, say
 from adapterhub.cli.waiting import until_ended
-from adapterhub.client import calls
+from adapterhub.client import Client, calls
 
 Data = Annotated[str, typer.Option("--dataset", help="Number of a dataset, or a file to upload.")]
+Mix = Annotated[
+    list[str],
+    typer.Option("--mix", metavar="DATASET=WEIGHT", help="Mix in a dataset; --dataset has the weight 1. Repeatable."),
+]
 Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; can be repeated.")]
+
+
+def mixed(api: Client, project: str, pair: str) -> dict[str, Any]:
+    """Parse `DATASET=WEIGHT` and upload a named file. Raises Ended."""
+    data, _, weight = pair.rpartition("=")
+    try:
+        return {"dataset": dataset_of(api, project, data), "weight": float(weight)}
+    except ValueError:
+        raise Ended(f"--mix {pair!r} is not DATASET=WEIGHT, such as 12=0.5.", Exit.USAGE) from None
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
@@ -63,6 +76,8 @@ def train(
     method: Annotated[str, typer.Option(help="lora, qlora, dora, adalora, galore or full.")] = "lora",
     analysis: Annotated[str, typer.Option(help="Id of a rank analysis whose ranks are used.")] = "",
     settings: Settings = [],  # noqa: B006 - typer reads the default, nobody changes it
+    mix: Mix = [],  # noqa: B006 - typer reads the default, nobody changes it
+    validation: Annotated[str, typer.Option(help="Dataset whose rows are all evaluated on: number or file.")] = "",
     anyway: Annotated[bool, typer.Option(help="Start even if the preflight check says that it will not fit.")] = False,
     project: Project = "",
     wait: Wait = False,
@@ -73,7 +88,11 @@ def train(
     fields: dict[str, Any] = {"method": method, "hyperparameters": settings_of(settings), "anyway": anyway}
     with hub() as api:
         owner = project_of(api, project)
-        planned = {"rank_analysis": analysis} if analysis else {}
+        planned: dict[str, Any] = {"rank_analysis": analysis} if analysis else {}
+        if mix:
+            planned["mixture"] = [mixed(api, owner, pair) for pair in mix]
+        if validation:
+            planned["validation_dataset"] = dataset_of(api, owner, validation)
         run = api.send(calls.train(owner, adapter, dataset_of(api, owner, dataset), **fields, **planned))
         if wait:
             run = until_ended(api, calls.training_run(run["id"]), f"training {adapter}", timeout)

@@ -96,6 +96,11 @@ def change_adapter(slug: str, **fields: Any) -> Call[Json]:
     return Call("PATCH", f"adapters/{part(slug)}/", fields)
 
 
+def bring_dataset(project: str, source: str, **fields: Any) -> Call[Dataset]:
+    """Have a worker read `s3://bucket/key` or `hf://owner/name`. Fields: name, revision, config, split, mapping."""
+    return post("datasets/", project=project, source=source, **fields)
+
+
 def dataset(pk: int) -> Call[Dataset]:
     """Read a dataset."""
     return get(f"datasets/{pk}/")
@@ -133,13 +138,26 @@ def preflight(project: str, adapter: str, dataset: int, **fields: Any) -> Call[J
 
 
 def train(project: str, adapter: str, dataset: int, **fields: Any) -> Call[TrainingRun]:
-    """Queue a training run. Fields: method, rank_analysis, hyperparameters, priority, anyway."""
+    """Queue a training run.
+
+    Fields: method, mixture, validation_dataset, rank_analysis, hyperparameters, prompts, priority, anyway.
+    """
     return post("training-runs/", project=project, adapter=adapter, dataset=dataset, **fields)
 
 
 def training_run(pk: str) -> Call[TrainingRun]:
     """Read a training run."""
     return get(f"training-runs/{part(pk)}/")
+
+
+def run_metrics(pk: str) -> Call[list[Json]]:
+    """List the metrics of every logged step of a training run."""
+    return get(f"training-runs/{part(pk)}/metrics/")
+
+
+def metric_file(pk: str, kind: str = "csv") -> Call[bytes]:
+    """Download the metrics of a training run as `csv` or as an event file of `tensorboard`."""
+    return get(f"training-runs/{part(pk)}/metric-file/", **{"as": kind})
 
 
 def push(adapter: str, folder: Path, *, fold: bool = False, **fields: str) -> Call[Version]:

@@ -28,6 +28,7 @@ HYPERPARAMETERS = {
     "max_length": 84,
     "learning_rate": 3e-3,
     "warmup_steps": 4,
+    "scheduler": "cosine",
     "checkpoint_steps": 20,
     "eval_tokens": 4400,
 }

@@ -80,7 +80,18 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
 
     class Meta:
         model = Replica
-        fields = ["id", "cluster", "url", "is_healthy", "engine_version", "loaded", "refused", "message", "seen_at"]
+        fields = [
+            "id",
+            "cluster",
+            "url",
+            "is_healthy",
+            "engine_version",
+            "max_length",
+            "loaded",
+            "refused",
+            "message",
+            "seen_at",
+        ]
 
 
 class NewReplicaSerializer(serializers.Serializer[Any]):

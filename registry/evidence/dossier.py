@@ -67,10 +67,17 @@ def development(version: AdapterVersion) -> dict[str, Any]:
         "configuration": version.config,
         "parameters": version.parameters,
         "highest rank": version.max_rank,
-        "data": lineage.get("dataset") or NOT_KNOWN,
+        "data": data_of(lineage),
         "plan": lineage.get("rank_analysis") or "No rank analysis: the ranks were given.",
         "as recorded": lineage,
     }
+
+
+def data_of(lineage: dict[str, Any]) -> Any:
+    """Return the digest of the data; of a mixture all digests with their weights."""
+    digest = lineage.get("dataset") or NOT_KNOWN
+    mixture = lineage.get("mixture")
+    return [{"dataset": digest, "weight": 1.0}, *mixture] if mixture else digest
 
 
 def control(version: AdapterVersion, past: Past) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def origins(version: AdapterVersion) -> list[Node]:
     ):
         if lineage.get(field):
             nodes.append(node(kind, lineage[field], str(lineage[field])[:12]))
+    nodes += [node("dataset", mixed["dataset"], mixed["dataset"][:12]) for mixed in lineage.get("mixture", [])]
     if source := lineage.get("compressed_from"):
         nodes.append(node("version", source["digest"], source["served_name"]))
     return nodes

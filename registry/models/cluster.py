@@ -200,6 +200,16 @@ def not_granted(cluster: Cluster) -> Invalid:
     )
 
 
+class ReplicaQuerySet(models.QuerySet["Replica"]):
+    """Queries for replicas by what they serve."""
+
+    def lengths(self, base_model: BaseModel, project: Project) -> list[int]:
+        """Return the lengths that the engines of a base model serve to a project, shortest first; each once."""
+        clusters = Cluster.objects.serving(project).filter(base_model=base_model)
+        known = self.filter(cluster__in=clusters, max_length__isnull=False)
+        return sorted(set(known.values_list("max_length", flat=True)))
+
+
 class ClusterGrantQuerySet(models.QuerySet["ClusterGrant"]):
     """Queries for grants by their state."""
 
@@ -245,6 +255,9 @@ class Replica(models.Model):
     endpoints = ArrayField(models.CharField(max_length=300), default=list, editable=False)
     is_healthy = models.BooleanField(default=False, editable=False)
     engine_version = models.CharField(max_length=60, blank=True, editable=False)
+    max_length = models.PositiveIntegerField(
+        null=True, editable=False, help_text="Tokens of a request and its answer that its engine serves."
+    )
     loaded = models.JSONField(default=dict, editable=False)
     refused = models.JSONField(default=dict, editable=False, help_text="served name -> why its load failed")
     message = models.TextField(blank=True, editable=False)
@@ -252,13 +265,21 @@ class Replica(models.Model):
     returns = models.JSONField(default=list, editable=False, help_text="When it came back lately, epoch seconds.")
     rests_until = models.DateTimeField(null=True, editable=False)
 
+    objects = ReplicaQuerySet.as_manager()
+
     class Meta:
         ordering = ["id"]
 
     def __str__(self) -> str:
         return self.url
 
-    def saw(self, reported: dict[str, str], engine_version: str, endpoints: Sequence[str] = ()) -> None:
+    def saw(
+        self,
+        reported: dict[str, str],
+        engine_version: str,
+        endpoints: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> None:
         """Record a report: the replica is healthy and holds those reported adapters that we loaded and probed there.
 
         Other reported adapters are probed before they get traffic. A replica that comes back is asked again for what it
@@ -270,7 +291,7 @@ class Replica(models.Model):
         self.seen_at = now()
         known = {name: path for name, path in self.loaded.items() if reported.get(name) == path}
         where = list(endpoints) or self.endpoints
-        fields = {"engine_version": engine_version, "endpoints": where, "message": ""}
+        fields = {"engine_version": engine_version, "max_length": max_length, "endpoints": where, "message": ""}
         self._now(is_healthy=True, loaded=known, refused=refused, **fields)
 
     def twin(self, endpoints: Sequence[str]) -> Replica | None:

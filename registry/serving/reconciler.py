@@ -97,7 +97,7 @@ def observe(cluster: Cluster) -> list[Observation]:
         elif replica.twin(report.endpoints):
             replica.missed("It is the engine of another replica under another address: give each engine one address.")
         else:
-            replica.saw(report.reported, report.engine_version, report.endpoints)
+            replica.saw(report.reported, report.engine_version, report.endpoints, report.max_length)
             observations.append(Observation(replica, dict(report.reported)))
     Replica.objects.filter(pk__in=[observation.replica.pk for observation in observations]).update(seen_at=now())
     return observations

@@ -30,6 +30,7 @@ class ReplicaReport:
     """A replica's report: its adapters (served name -> path) and engine version, or the reason why there is none.
 
     `engine_text` are the words of what answered, for the operators' log alone.
+    `max_length`: tokens of a request and its answer that the engine serves, where it tells them.
     """
 
     reported: dict[str, str]
@@ -37,6 +38,7 @@ class ReplicaReport:
     problem: str = ""
     endpoints: tuple[str, ...] = ()
     engine_text: str = ""
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,12 @@ def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
         return ReplicaReport({}, problem=str(error))
     except EngineError as error:
         return ReplicaReport({}, problem=error.reason, engine_text=error.engine_text)
-    if base not in {model.name for model in models if model.parent is None}:
+    served = {model.name: model for model in models if model.parent is None}
+    if base not in served:
         return ReplicaReport({}, problem=f"It does not serve {base}.")
     adapters = {model.name: model.root for model in models if model.parent is not None}
-    return ReplicaReport(adapters, version if VERSION.fullmatch(version) else "unknown", endpoints=endpoints)
+    known = version if VERSION.fullmatch(version) else "unknown"
+    return ReplicaReport(adapters, known, endpoints=endpoints, max_length=served[base].max_length)
 
 
 def push(url: str, requests: list[LoadRequest]) -> list[Loaded]:

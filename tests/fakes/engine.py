@@ -40,6 +40,7 @@ class FakeEngine:
         self.gate.set()
         self.breaks = False
         self.embeds = False
+        self.max_length: Any = 512
         self.is_healthy = True
 
     def app(self) -> Starlette:
@@ -63,7 +64,8 @@ class FakeEngine:
         return JSONResponse({"version": "0.32.0"})
 
     async def models(self, request: Request) -> Response:
-        rows = [{"id": BASE, "object": "model", "owned_by": "vllm", "root": "models/tiny", "parent": None}]
+        base = {"id": BASE, "object": "model", "owned_by": "vllm", "root": "models/tiny", "parent": None}
+        rows = [{**base, "max_model_len": self.max_length}]
         for name, path in self.adapters.items():
             rows.append({"id": name, "object": "model", "owned_by": "vllm", "root": path, "parent": BASE})
         return JSONResponse({"object": "list", "data": rows})

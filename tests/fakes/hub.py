@@ -77,7 +77,9 @@ class Answers(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/\w+)?", path):
             self.about(match[1])
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/\w+", path):
+        elif match := re.fullmatch(r"/api/(datasets/[^/]+/[^/]+)(?:/revision/(\w+))?", path):
+            self.about(match[1], match[2])
+        elif match := re.fullmatch(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)/tree/[\w/]+", path):
             files = self.server.repositories[match[1]].items()
             self.tell(
                 [
@@ -85,14 +87,17 @@ class Answers(BaseHTTPRequestHandler):
                     for name, content in files
                 ]
             )
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/\w+/(.+)", path):
             self.file(*match.groups())
         else:
             self.tell({"error": path}, 404)
 
-    def about(self, name: str) -> None:
+    def about(self, name: str, revision: str | None = None) -> None:
         if name not in self.server.repositories:
             self.send_error_code("RepoNotFound")
+            return
+        if revision not in (None, "main", self.server.head(name)):
+            self.send_error_code("RevisionNotFound")
             return
         files = [{"rfilename": path} for path in self.server.repositories[name]]
         self.tell({"id": name, "modelId": name, "sha": self.server.head(name), "siblings": files, "private": False})

@@ -9,7 +9,7 @@ import pytest
 
 from adapterhub.accounts.models import User
 from adapterhub.core.errors import Invalid
-from registry.models import Adapter, BaseModel
+from registry.models import Adapter, BaseModel, Cluster, Replica
 from tests.builders import write_jsonl
 from tests.tiny_model import save_base_model
 from training.models import Dataset, TrainingRun
@@ -72,6 +72,27 @@ def test_a_length_over_the_models_is_refused_and_the_default_keeps_within(plan: 
     assert plan(rows).hyperparameters["max_length"] == 128
 
 
+@pytest.mark.parametrize(
+    ("lengths", "length", "verdict"),
+    [((), 64, "unknown"), ((64, 128), 64, "fits"), ((64, 128), 100, "tight"), ((64, 96), 100, "will not fit")],
+)
+def test_a_length_over_the_engines_is_refused_with_theirs(
+    plan: Any, alice: User, lengths: tuple[int, ...], length: int, verdict: str
+) -> None:
+    run = plan([{"prompt": f"a {n}", "completion": "bank"} for n in range(20)], max_length=length)
+    cluster = Cluster.create(project=run.project, slug="cpu", base_model=run.base_model, by=alice.as_actor())
+    for place, served in enumerate(lengths):
+        replica = Replica.objects.create(cluster=cluster, url=f"http://127.0.0.1:{9000 + place}")
+        replica.saw({}, "0.32.0", max_length=served)
+    need = preflight.needs(run)["serving"]
+    assert (need["verdict"], need["lengths"]) == (verdict, sorted(lengths))
+    if verdict == "will not fit":
+        assert "max_length 100 is over what the engines of talking serve: 96 tokens." in need["text"]
+        with pytest.raises(Invalid) as caught:
+            preflight.require(run)
+        assert caught.value.field == "hyperparameters.max_length"
+
+
 def test_memory_follows_the_rows_and_not_the_limit(plan: Any) -> None:
     rows = [{"prompt": f"a {n}", "completion": "bank"} for n in range(20)]
     assert preflight.row_length(plan(rows, max_length=128)) == 4
@@ -106,6 +127,41 @@ def test_it_says_how_often_the_data_are_read(plan: Any) -> None:
     by_epochs = plan(rows, epochs=3, batch_size=4)
     assert preflight.data(by_epochs)["reads"] == 3
     assert preflight.planned_tokens(by_epochs) == 3 * 18 * 4
+
+
+def test_the_best_weights_are_counted_into_the_disk(plan: Any) -> None:
+    rows = [{"prompt": f"a {n}", "completion": "bank"} for n in range(20)]
+    plain, curved = (preflight.needs(plan(rows, **chosen))["disk"]["bytes"] for chosen in ({}, {"eval_steps": 2}))
+    assert curved > plain
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "field"),
+    [
+        ("full", {"lora_dropout": 0.1}, "lora_dropout"),
+        ("galore", {"lora_dropout": 0.1}, "lora_dropout"),
+        ("galore", {"weight_decay": 0.1}, "weight_decay"),
+    ],
+)
+def test_what_a_method_does_not_have_is_refused_by_name(
+    plan: Any, alice: User, method: str, chosen: dict[str, float], field: str
+) -> None:
+    run = plan([{"prompt": f"a {n}", "completion": "bank"} for n in range(20)])
+    with pytest.raises(Invalid, match=f"{field} does nothing with {method}") as caught:
+        TrainingRun.planned(
+            by=alice.as_actor(), adapter=run.adapter, dataset=run.dataset, method=method, hyperparameters=chosen
+        )
+    assert caught.value.field == f"hyperparameters.{field}"
+
+
+def test_the_preflight_measures_what_the_loss_counts(plan: Any) -> None:
+    answers = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bank"}]
+    rows = [
+        {"messages": [{"role": "user", "content": f"the {n}"}, {"role": "assistant", "content": "bank"}, *answers * 5]}
+        for n in range(20)
+    ]
+    assert preflight.data(plan(rows, max_length=16))["left_out"] == 0
+    assert preflight.data(plan(rows, max_length=16, loss="last_answer"))["left_out"] == 18
 
 
 @pytest.mark.parametrize("chosen", [{"patience": 2}, {"eval_steps": 2, "sharded": 1}])

@@ -58,6 +58,17 @@ def test_a_tool_call_is_shown_as_counted_and_its_answer_is_not() -> None:
     assert "The third pier." in joined(row, "read")
 
 
+def test_a_prompt_is_shown_by_the_chat_template_and_counted_by_choice() -> None:
+    row = {"prompt": "the bank", "completion": "shall report"}
+    plain, counted = (
+        rendering.rendered(row, make_tokenizer(), 100, rendering.ReadingOfRows(in_chat, loss))
+        for in_chat, loss in ((True, "answers"), (True, "with_prompt"))
+    )
+    assert joined(plain).split() == ["<user>", "the", "bank", "<end>", "<assistant>", "shall", "report", "<end>"]
+    assert joined(plain, "counted").split() == ["shall", "report", "<end>"]
+    assert joined(counted, "counted").split() == ["the", "bank", "<end>", "<assistant>", "shall", "report", "<end>"]
+
+
 def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
     from training.lm.base_model import sequences_of
 

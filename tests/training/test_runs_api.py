@@ -125,7 +125,7 @@ def test_a_file_is_run_for_those_who_may_train(run: TrainingRun, tmp_path: Path,
 def test_a_preflight_stores_nothing(signed_in: Client, run: TrainingRun) -> None:
     answer = post(signed_in, reverse("api:training-run-preflight"), **specification.body_of(run))
     assert answer.status_code == 200
-    assert set(answer.json()) == {"data", "memory", "time", "disk", "queue", "hyperparameters"}
+    assert set(answer.json()) == {"data", "memory", "time", "disk", "serving", "queue", "hyperparameters"}
     assert TrainingRun.objects.count() == 1
 
 

@@ -9,7 +9,10 @@ from rest_framework import serializers
 from adapterhub.accounts.models import Project, User
 from adapterhub.api.parsers import BoundedJSONField
 from registry.models import Adapter, AdapterVersion, BaseModel
+from training.api.run_fields import HyperparametersField, MixedSerializer
 from training.datasets import containers, readers
+from training.datasets.rendering import ReadingOfRows
+from training.lm.data import ANSWERS, LOSSES
 from training.models import (
     CheckpointAnswer,
     Compression,
@@ -41,6 +44,7 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
             "encoding",
             "escape",
             "read_as",
+            "source",
             "digest",
             "rows",
             "splits",
@@ -60,6 +64,13 @@ class RenderingSerializer(serializers.Serializer[Any]):
 
     base_model = serializers.SlugRelatedField(slug_field="slug", queryset=BaseModel.objects.ready())
     max_length = serializers.IntegerField(min_value=16, max_value=1_000_000, default=256)
+    loss = serializers.ChoiceField(LOSSES, default=ANSWERS)
+    as_chat = serializers.BooleanField(default=False)
+
+    @property
+    def reading(self) -> ReadingOfRows:
+        """Return how a run with these choices reads the rows."""
+        return ReadingOfRows(self.validated_data["as_chat"], self.validated_data["loss"])
 
 
 class KeepingSerializer(serializers.Serializer[Any]):
@@ -80,12 +91,28 @@ class ErasureSerializer(serializers.ModelSerializer[Erasure]):
         fields = ["id", "dataset", "status", "reason", "author_name", "signer", "meaning", "created_at", "decided_at"]
 
 
+SOURCE_CHOICES = ("revision", "config", "split")
+
+
 class NewDatasetSerializer(serializers.Serializer[Any]):
     """The file to upload, and how it is to be read."""
 
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
-    file = serializers.FileField(help_text="Rows of prompt and completion, messages, or text.")
+    file = serializers.FileField(required=False, help_text="Rows of prompt and completion, messages, or text.")
+    source = serializers.CharField(
+        required=False, max_length=1000, help_text="Instead of a file: s3://bucket/key or hf://owner/name; 202."
+    )
+    revision = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=200,
+        help_text="Of a source: a hub's branch, tag or commit, an object's version.",
+    )
+    config = serializers.CharField(required=False, allow_blank=True, max_length=200, help_text="Of a hub's dataset.")
+    split = serializers.CharField(
+        required=False, allow_blank=True, max_length=200, help_text="Of a hub's dataset; else all of them."
+    )
     format = serializers.ChoiceField(
         readers.FORMATS, required=False, help_text="By default, from the file's extension."
     )
@@ -96,6 +123,15 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
         default=False, help_text="Put a space into control tokens of prompts, so that none is read as one."
     )
     mapping = BoundedJSONField(required=False, help_text='Our column -> the file\'s: {"prompt": "question"}.')
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Check that there is either a file or a source. Raises ValidationError."""
+        if ("file" in fields) == ("source" in fields):
+            raise serializers.ValidationError({"file": ["Send a file, or name a source, and not both."]})
+        chosen = [name for name in SOURCE_CHOICES if fields.get(name)]
+        if chosen and "source" not in fields:
+            raise serializers.ValidationError({chosen[0]: [f"{chosen[0]} is a choice of a source: name one."]})
+        return {name: value for name, value in fields.items() if name not in SOURCE_CHOICES or value}
 
     def validate_mapping(self, mapping: Any) -> dict[str, str]:
         """Check that the mapping is an object. Raises ValidationError."""
@@ -246,6 +282,7 @@ class TrainingRunSerializer(JobSerializer):
     """A training run with its request, its progress, and the version that it made."""
 
     start_values = serializers.BooleanField(source="takes_start_values", read_only=True)
+    mixture = MixedSerializer(many=True, read_only=True)
     adapter = serializers.SlugRelatedField[Adapter](slug_field="slug", read_only=True)
     version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
 
@@ -262,6 +299,7 @@ class TrainingRunSerializer(JobSerializer):
             "hyperparameters",
             "prompts",
             "validation_dataset",
+            "mixture",
             "version",
             "loss_before",
             "loss_after",
@@ -281,6 +319,11 @@ class NewTrainingRunSerializer(serializers.Serializer[Any]):
     validation_dataset = serializers.IntegerField(
         required=False, allow_null=True, help_text="All of its rows are evaluated on, instead of the held-out ones."
     )
+    mixture = MixedSerializer(
+        many=True,
+        required=False,
+        help_text="Datasets that are mixed in. `dataset` has the weight 1: a mixed one of 0.5 gives half as many rows.",
+    )
     method = serializers.ChoiceField(TrainingRun.Method.choices, default=TrainingRun.Method.LORA)
     rank_analysis = serializers.UUIDField(required=False, allow_null=True)
     budget = BudgetSerializer(
@@ -289,7 +332,7 @@ class NewTrainingRunSerializer(serializers.Serializer[Any]):
     start_values = serializers.BooleanField(
         required=False, allow_null=True, help_text="Start from the start values of the analysis; null: if it has any."
     )
-    hyperparameters = serializers.DictField(required=False, default=dict)
+    hyperparameters = HyperparametersField(required=False, default=dict)
     prompts = serializers.DictField(
         child=serializers.CharField(max_length=8000),
         required=False,
@@ -308,9 +351,10 @@ class CloneSerializer(serializers.Serializer[Any]):
     adapter = serializers.SlugField(required=False)
     dataset = serializers.IntegerField(required=False)
     validation_dataset = serializers.IntegerField(required=False, allow_null=True)
+    mixture = MixedSerializer(many=True, required=False)
     method = serializers.ChoiceField(TrainingRun.Method.choices, required=False)
     rank_analysis = serializers.UUIDField(required=False, allow_null=True)
-    hyperparameters = serializers.DictField(required=False)
+    hyperparameters = HyperparametersField(required=False)
     priority = serializers.IntegerField(required=False, min_value=-100, max_value=100)
     anyway = serializers.BooleanField(default=False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.http.response import HttpResponseBase
+from django.http.response import HttpResponse, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins
@@ -18,23 +18,26 @@ from rest_framework.response import Response
 
 from adapterhub.accounts.api import SigningTokenSerializer
 from adapterhub.accounts.authentication import may_still
+from adapterhub.accounts.models import Project
 from adapterhub.accounts.signing_rules import require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
-from adapterhub.api.permissions import actor_of, named_project, seen_in
+from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.problems import answer, problem
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.tags import Tag
+from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
-from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.fields import ReasonSerializer
-from registry.models import Adapter, AdapterVersion
 from training.api import events
 from training.api import serializers as shapes
+from training.datasets.remote import Source
 from training.datasets.uploads import copied
-from training.models import Compression, Dataset, Erasure, RankAnalysis, RunLog, TrainingRun
+from training.integrations.metric_files import METRIC_FILES, download_of
+from training.lm.data import LOSSES
+from training.models import Dataset, Erasure, RankAnalysis, RunLog, TrainingRun
 from training.models.dataset import BrokenLines, DatasetStatus
 from training.models.retention import keep
 from training.planning import preflight
@@ -107,10 +110,13 @@ class DatasetViewSet(Keeping):
         """Upload a file as a dataset.
 
         Broken lines are refused with 422 `broken_lines`: each error names its line, and nothing is stored. A file over
-        32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`.
+        32 MB is answered with 202 and checked by a worker: follow `status`, and read `errors`. So is a `source`, whose
+        bytes `source.read` pins when a worker has read it.
         """
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
+        if "source" in fields:
+            return self.write(brought(project, fields, by=actor_of(request)), 202)
         upload = fields.pop("file")
         name = fields.pop("name", "") or Path(upload.name).stem
         with copied(upload) as file:
@@ -128,6 +134,8 @@ class DatasetViewSet(Keeping):
         """
         fields = self.read(shapes.NewDatasetSerializer)
         project = named_project(request, fields.pop("project"), Scope.TRAIN)
+        if "file" not in fields:
+            raise Invalid("Only a file can be checked at once: send one.", field="file")
         upload = fields.pop("file")
         fields.pop("name", None)
         with copied(upload) as file:
@@ -147,7 +155,12 @@ class DatasetViewSet(Keeping):
 
     @extend_schema(
         responses={200: OpenApiTypes.OBJECT},
-        parameters=[OpenApiParameter("base_model", str), OpenApiParameter("max_length", int)],
+        parameters=[
+            OpenApiParameter("base_model", str),
+            OpenApiParameter("max_length", int),
+            OpenApiParameter("loss", str, enum=LOSSES, description="What a run's loss counts."),
+            OpenApiParameter("as_chat", bool, description="Render prompts and completions by the chat template."),
+        ],
     )
     @action(detail=True, pagination_class=None)
     def preview(self, request: Request, pk: str) -> Response:
@@ -160,9 +173,10 @@ class DatasetViewSet(Keeping):
         observe(Tag.DATASET_READ, by=actor_of(request), project=dataset.project, resource=request.path)
         preview = {"rows": dataset.preview()}
         if "base_model" in request.GET:
-            rendering = shapes.RenderingSerializer(data=request.GET)
-            rendering.is_valid(raise_exception=True)
-            preview |= dataset.rendered(rendering.validated_data["base_model"], rendering.validated_data["max_length"])
+            chosen = shapes.RenderingSerializer(data=request.GET)
+            chosen.is_valid(raise_exception=True)
+            model, max_length = (chosen.validated_data[name] for name in ("base_model", "max_length"))
+            preview |= dataset.rendered(model, max_length, chosen.reading)
         return Response(preview)
 
     @extend_schema(request=ReasonSerializer, responses={201: shapes.ErasureSerializer})
@@ -172,6 +186,12 @@ class DatasetViewSet(Keeping):
         fields = self.read(ReasonSerializer)
         erasure = Erasure.request(self.get_object(), by=actor_of(request), **fields)
         return Response(shapes.ErasureSerializer(erasure).data, 201)
+
+
+def brought(project: Project, fields: dict[str, Any], *, by: Actor) -> Dataset:
+    """Have a worker bring the dataset that the request names."""
+    chosen = {name: fields.pop(name, "") for name in ("revision", "config", "split")}
+    return Dataset.bring(project=project, source=Source(fields.pop("source"), **chosen), by=by, **fields)
 
 
 class ErasureViewSet(Reading):
@@ -240,7 +260,7 @@ class TrainingRunViewSet(Cancelling, Keeping):
     filters = {**OF_JOBS, "adapter": "adapter__slug", "method": "method", "rank_analysis": "rank_analysis"}
     scopes = {
         **dict.fromkeys(("create", "cancel", "resume", "clone", "preflight"), Scope.TRAIN),
-        **dict.fromkeys(("metrics", "answers", "logs", "events", "compare"), Scope.READ),
+        **dict.fromkeys(("metrics", "metric_file", "answers", "logs", "events", "compare"), Scope.READ),
         "keep": Scope.ADMIN,
     }
     long_fields = frozenset({"prompts"})
@@ -323,6 +343,18 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """List the metrics of every logged step."""
         return Response(shapes.RunMetricSerializer(self.get_object().metrics.all(), many=True).data)
 
+    @extend_schema(
+        responses={(200, "text/csv"): OpenApiTypes.STR, (200, "application/octet-stream"): OpenApiTypes.BINARY},
+        parameters=[OpenApiParameter("as", str, enum=tuple(METRIC_FILES))],
+    )
+    @action(detail=True, pagination_class=None, url_path="metric-file")
+    def metric_file(self, request: Request, pk: str) -> HttpResponse:
+        """Download the metrics of every logged step as `csv` (the default) or as an event file of `tensorboard`."""
+        kind = request.GET.get("as", "csv")
+        if kind not in METRIC_FILES:
+            raise Invalid(f"There is no metric file as {kind!r}: choose {', '.join(METRIC_FILES)}.", field="as")
+        return download_of(self.get_object(), kind)
+
     @extend_schema(responses=shapes.CheckpointAnswerSerializer(many=True))
     @action(detail=True, pagination_class=None)
     def answers(self, request: Request, pk: str) -> Response:
@@ -335,44 +367,3 @@ class TrainingRunViewSet(Cancelling, Keeping):
         """Return the end of the training process's log."""
         text = RunLog.tail(self.get_object(), 20_000)
         return Response({"text": text})
-
-
-class CompressionViewSet(Cancelling):
-    """Compressions: jobs that make stored versions smaller after their training."""
-
-    queryset = Compression.objects.select_related("project", "base_model", "source", "version")
-    serializer_class = shapes.CompressionSerializer
-    pagination_class = ByCreation
-    filters = {**OF_JOBS, "source": "source__served_name"}
-    scopes = {"cancel": Scope.TRAIN}
-
-
-class VersionCompressionViewSet(ProjectViewSet):
-    """Compression of a version, which makes it smaller."""
-
-    queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
-    serializer_class = shapes.CompressionSerializer
-    project_path = "adapter__project"
-    lookup_field = "number"
-    lookup_value_regex = r"\d+"
-    scopes = {"compress": Scope.TRAIN}
-
-    def get_queryset(self) -> Any:
-        """Return the versions of the adapter in the URL."""
-        rows = super().get_queryset()
-        adapters = seen_in(Adapter.objects.all(), "project", self.request)
-        return rows.filter(adapter=named(adapters, "project", "slug", self.kwargs.get("slug", "")))
-
-    @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})
-    @action(detail=True, methods=["post"])
-    def compress(self, request: Request, slug: str, number: str) -> Response:
-        """Queue a compression of the version.
-
-        The updates are cut to their leading directions, and the result is a new version of the adapter.
-        """
-        version = self.get_object()
-        fields = self.read(shapes.NewCompressionSerializer)
-        pk = fields.get("dataset")
-        dataset = pk and of_project(Dataset, version.project, "dataset", pk=pk)
-        compression = Compression.launch(version, dict(fields["budget"]), dataset=dataset, by=actor_of(request))
-        return self.write(compression, 202)

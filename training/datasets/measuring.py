@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.datasets.rendering import sequence_of, tokenizer_of
-from training.lm.data import IGNORED, as_chat
+from training.datasets.rendering import PLAIN_READING, ReadingOfRows, sequence_of, tokenizer_of
+from training.lm.data import IGNORED
 
 SAMPLED_ROWS = 300
 
@@ -67,11 +67,10 @@ class Sample:
         return sum(trained) / max(len(trained), 1)
 
 
-def sample_of(file: Path, model: Path, model_digest: str, rows: int, *, in_chat: bool = False) -> Sample:
+def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: ReadingOfRows = PLAIN_READING) -> Sample:
     """Measure a sample of the file's rows, drawn over all of it. Raises NotReadable."""
     tokenizer = tokenizer_of(model, model_digest)
-    chosen = as_chat(drawn(file, rows)) if in_chat else drawn(file, rows)
-    return Sample(tuple(measured(row, tokenizer) for row in chosen), rows)
+    return Sample(tuple(measured(row, tokenizer, reading) for row in drawn(file, rows)), rows)
 
 
 def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
@@ -83,9 +82,9 @@ def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def measured(row: dict[str, Any], tokenizer: Any) -> Measured:
+def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> Measured:
     """Measure a row as the recipes read it. Raises NotReadable."""
-    sequence = sequence_of(row, tokenizer)
+    sequence = sequence_of(row, tokenizer, reading)
     first, last = counted_between(sequence.labels)
     return Measured(len(sequence.ids), first, last)
 

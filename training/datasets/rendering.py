@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.datasets.record_forms import Row
-from training.lm.data import IGNORED, UNCUT, DataError, TokenSequence, tokenise
+from training.lm.data import ANSWERS, IGNORED, UNCUT, DataError, TokenSequence, as_chat, tokenise
 
 MEASURED_ROWS = 500
 BINS = 24
@@ -26,6 +26,17 @@ class NotReadable(ValueError):
 
 class NoTokenizer(NotReadable):
     """The model has no tokenizer that can be loaded."""
+
+
+@dataclass(frozen=True)
+class ReadingOfRows:
+    """A run's way to read its rows: prompts `in_chat` templates or as they stand, and what the `loss` counts."""
+
+    in_chat: bool = False
+    loss: str = ANSWERS
+
+
+PLAIN_READING = ReadingOfRows()
 
 
 @dataclass(frozen=True)
@@ -86,19 +97,20 @@ def tokenizer_of(folder: Path, digest: str) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
-def rendered(row: Row, tokenizer: Any, max_length: int) -> Rendered:
+def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING) -> Rendered:
     """Render a row as the recipes read it, with its length and loss targets in tokens. Raises NotReadable."""
-    sequence = sequence_of(row, tokenizer)
+    sequence = sequence_of(row, tokenizer, reading)
     spans = spans_of(sequence, tokenizer, max_length)
     return Rendered(len(sequence.ids), sequence.cut(max_length).targets, shortened(spans))
 
 
-def sequence_of(row: Row, tokenizer: Any) -> TokenSequence:
+def sequence_of(row: Row, tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> TokenSequence:
     """Tokenise the row without a limit. Raises NotReadable."""
     from jinja2 import TemplateError
 
     try:
-        return tokenise(row, tokenizer, UNCUT)
+        (worded,) = as_chat([row]) if reading.in_chat else [row]
+        return tokenise(worded, tokenizer, UNCUT, reading.loss)
     except (DataError, TemplateError) as error:
         raise NotReadable(str(error)) from None
 
@@ -159,15 +171,18 @@ def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
     )
 
 
-def preview(file: Path, tokenizer: Any, max_length: int, count: int = 8) -> dict[str, Any]:
+def preview(
+    file: Path, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING, count: int = 8
+) -> dict[str, Any]:
     """Render the first rows and measure the lengths of the first MEASURED_ROWS. Raises NotReadable."""
     rows = list(islice(rows_of(file), MEASURED_ROWS))
-    measured = [sequence_of(row, tokenizer) for row in rows]
+    measured = [sequence_of(row, tokenizer, reading) for row in rows]
     lengths = lengths_of(measured, max_length)
     return {
-        "rendered": [asdict(rendered(row, tokenizer, max_length)) for row in rows[:count]],
+        "rendered": [asdict(rendered(row, tokenizer, max_length, reading)) for row in rows[:count]],
         "lengths": {**asdict(lengths), "cut_share": lengths.cut_share},
         "max_length": max_length,
+        **asdict(reading),
     }
 
 

@@ -1,4 +1,4 @@
-"""An uploaded file as a temporary file on this process' disk, while it is checked."""
+"""An uploaded file: a temporary copy while it is checked, and what its name and its sender say of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 
 from django.core.files.uploadedfile import UploadedFile
 
+from adapterhub.core.errors import Invalid
 from adapterhub.workspace import scratch
+from training.datasets import readers, rows
+
+ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz")
 
 
 @contextmanager
@@ -20,3 +24,23 @@ def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
             for chunk in upload.chunks():
                 file.write(chunk)
         yield path
+
+
+def known_format(named: str, filename: str) -> str:
+    """Return the named format, or the one of the file's name. Raises Invalid."""
+    form = named or readers.format_of(filename) or ""
+    if form not in readers.FORMATS:
+        message = f"The format of {filename!r} is unknown: name it (format: {', '.join(readers.FORMATS)})."
+        if Path(filename).suffix.lower() in ARCHIVES:
+            message = f"{filename!r} holds other files: send the table in it as CSV, JSON lines or Parquet, or as .gz."
+        raise Invalid(message, field="format", code="unknown_format")
+    return form
+
+
+def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
+    """Check that the mapping names our columns. Raises Invalid."""
+    for name, column in mapping.items():
+        if name not in rows.COLUMNS or not isinstance(column, str) or not column:
+            message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."
+            raise Invalid(message, field="mapping", code="bad_mapping")
+    return mapping

@@ -15,7 +15,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from adapterhub.jobs.models import TERMINAL, JobStatus
-from training.models import TrainingRun
+from training.models import Dataset, TrainingRun
 
 BATCH = 20
 TIMEOUT_S = 10.0
@@ -50,7 +50,7 @@ def copy(run: TrainingRun, server: Tracking) -> bool:
     there = server.run_of(experiment, run) or server.create(experiment, run)
     for batch in batches(run):
         server.post("runs/log-batch", run_id=there, **batch)
-    server.post("runs/log-inputs", run_id=there, datasets=[dataset(run)])
+    server.post("runs/log-inputs", run_id=there, datasets=[input_of(part.dataset) for part in run.parts()])
     server.post("runs/update", run_id=there, status=STATUS[JobStatus(run.status)], end_time=millis(run.finished_at))
     return bool(TrainingRun.objects.filter(pk=run.pk).update(mirrored_at=Now()))
 
@@ -104,9 +104,8 @@ def tags_of(run: TrainingRun) -> dict[str, str]:
     return {name: value[:MOST_LETTERS] for name, value in tags.items() if value}
 
 
-def dataset(run: TrainingRun) -> Json:
-    """Return the run's dataset as MLflow's input."""
-    used = run.dataset
+def input_of(used: Dataset) -> Json:
+    """Return a dataset of the run as MLflow's input."""
     return {
         "tags": [{"key": "mlflow.data.context", "value": "training"}],
         "dataset": {"name": used.name, "digest": used.digest[:36], "source_type": "adapterhub", "source": used.digest},

@@ -55,6 +55,7 @@ def sequences_of(
     choose: Choose = lambda rows: rows,
     most: int | None = None,
     cuts: data.Cuts | None = None,
+    loss: str = data.ANSWERS,
 ) -> list[data.TokenSequence]:
     """Return the rows of a file that `choose` selects as sequences of tokens; what is cut is counted in `cuts`.
 
@@ -62,7 +63,7 @@ def sequences_of(
     `max_length`.
     """
     try:
-        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most, cuts)
+        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most, cuts, loss)
     except data.DataError as error:
         raise BadInput(f"{field}: {error}") from None
     if not sequences:

@@ -27,7 +27,7 @@ from training.lm.chat_template import (
 
 @dataclass(frozen=True)
 class Span:
-    """Characters of the rendered text that the loss counts with a weight."""
+    """Characters of an answer in the rendered text, which the loss counts with a weight; 0 counts nothing."""
 
     start: int
     end: int
@@ -36,7 +36,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered conversation: its counted spans, and the weight of an end token that the text lacks, or None."""
+    """A rendered conversation: its answers' spans, and the weight of an end token that the text lacks, or None."""
 
     text: str
     spans: list[Span]
@@ -44,7 +44,7 @@ class Conversation:
 
 
 def rendered(messages: Sequence[Turn], tools: list[Turn] | None, tokenizer: Any, weight: float = 1) -> Conversation:
-    """Render a conversation and find what the loss counts. Raises ChatError naming the template and what it lacks."""
+    """Render a conversation and find its answers. Raises ChatError naming the template and what it lacks."""
     template = Template(tokenizer, tools)
     text = template.text(messages)
     require_everything(template, messages, text)
@@ -69,11 +69,10 @@ def counted(template: Template, messages: Sequence[Turn], text: str, marks: list
         end, is_closed = end_of(template, messages, place, text[pieces[-1].end : stop])
         end += pieces[-1].end
         share = weight * messages[place].get("weight", 1)
-        if share:
-            breaks = breaks_in(template, messages, place, text, pieces)
-            spans += [Span(*part, share) for part in parts_of(start, end, breaks)]
-            if following is None and not is_closed:
-                open_end = share
+        breaks = breaks_in(template, messages, place, text, pieces)
+        spans += [Span(*part, share) for part in parts_of(start, end, breaks)]
+        if following is None and not is_closed:
+            open_end = share
         before = pieces[-1].end
     return Conversation(text, spans, open_end)
 
@@ -176,8 +175,7 @@ def from_prefixes(template: Template, messages: Sequence[Turn], text: str, weigh
             return None
         if not text.startswith(start) or not text.startswith(whole.rstrip()) or len(whole.rstrip()) <= len(start):
             return None
-        if share := weight * turn.get("weight", 1):
-            spans.append(Span(len(start), len(whole.rstrip()), share))
+        spans.append(Span(len(start), len(whole.rstrip()), weight * turn.get("weight", 1)))
     return Conversation(text, spans, open_end_of(template, text, spans))
 
 
@@ -192,9 +190,9 @@ def from_contents(template: Template, messages: Sequence[Turn], text: str, weigh
                 continue
             raise lacking(template, "the answers as they are written")
         position = start + len(content)
-        if turn["role"] == "assistant" and (share := weight * turn.get("weight", 1)):
+        if turn["role"] == "assistant":
             match = template.end.match(text, position)
-            spans.append(Span(start, match.end() if match else position, share))
+            spans.append(Span(start, match.end() if match else position, weight * turn.get("weight", 1)))
     return Conversation(text, spans, open_end_of(template, text, spans))
 
 

@@ -15,6 +15,8 @@ from training.lm.chat import Conversation, rendered
 from training.lm.chat_template import ChatError
 
 IGNORED = -100
+# What the loss counts: every answer, only the last one of a conversation, or prompts as well.
+ANSWERS, LAST_ANSWER, WITH_PROMPT = LOSSES = ("answers", "last_answer", "with_prompt")
 # Longer than any row.
 UNCUT = 2**31
 
@@ -165,7 +167,12 @@ class Cuts:
 
 
 def tokenised(
-    rows: Iterable[Row], tokenizer: Any, max_length: int, most: int | None = None, cuts: Cuts | None = None
+    rows: Iterable[Row],
+    tokenizer: Any,
+    max_length: int,
+    most: int | None = None,
+    cuts: Cuts | None = None,
+    loss: str = ANSWERS,
 ) -> list[TokenSequence]:
     """Return rows as sequences of at most `max_length` tokens, `most` of them at most; `cuts` counts what is cut.
 
@@ -175,30 +182,31 @@ def tokenised(
 
     def cut() -> Iterator[TokenSequence]:
         for row in rows:
-            whole = tokenise(row, tokenizer, UNCUT)
+            whole = tokenise(row, tokenizer, UNCUT, loss)
             counted.note(whole, max_length)
             yield whole.cut(max_length)
 
     return list(islice((sequence for sequence in cut() if sequence.targets), most))
 
 
-def tokenise(row: Row, tokenizer: Any, max_length: int) -> TokenSequence:
+def tokenise(row: Row, tokenizer: Any, max_length: int, loss: str = ANSWERS) -> TokenSequence:
     """Tokenise a row; completions and texts end with EOS. Raises DataError for a conversation that cannot be rendered.
 
-    A row or an answer of weight 0 is read, and not counted.
+    A row or an answer of weight 0 is read, and not counted, whatever the `loss` counts (one of LOSSES). The tokens are
+    the same for each of them.
     """
-    whole = (conversation if "messages" in row else plain)(row, tokenizer)
+    whole = (conversation if "messages" in row else plain)(row, tokenizer, loss)
     return replace(whole.cut(max_length), source=row.get("source", ""))
 
 
-def plain(row: Row, tokenizer: Any) -> TokenSequence:
+def plain(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
     """Tokenise a prompt and its completion, or a text."""
     prompt = tokenizer(row["prompt"])["input_ids"] if "prompt" in row else []
     answer = tokenizer(row["completion"] if prompt else row["text"], add_special_tokens=not prompt)["input_ids"]
     ids = without_second_start([*prompt, *answer], tokenizer)
     end = ending(ids, tokenizer)
     ids += end
-    counted = len(answer) + len(end) if prompt else len(ids)
+    counted = len(answer) + len(end) if prompt and loss != WITH_PROMPT else len(ids)
     return weighted(ids, [0.0] * (len(ids) - counted) + [float(row.get("weight", 1))] * counted)
 
 
@@ -221,14 +229,16 @@ def weighted(ids: list[int], weights: list[float]) -> TokenSequence:
     return TokenSequence(ids, labels, None if set(weights) <= {0.0, 1.0} else weights)
 
 
-def conversation(row: Row, tokenizer: Any) -> TokenSequence:
-    """Apply the chat template and label the answers. Raises DataError."""
+def conversation(row: Row, tokenizer: Any, loss: str) -> TokenSequence:
+    """Apply the chat template and label what the loss counts. Raises DataError."""
+    share = float(row.get("weight", 1))
+    messages = without_earlier(row["messages"]) if loss == LAST_ANSWER else row["messages"]
     try:
-        talk = rendered(row["messages"], row.get("tools"), tokenizer, float(row.get("weight", 1)))
+        talk = rendered(messages, row.get("tools"), tokenizer, share)
     except ChatError as error:
         raise DataError(str(error)) from None
     ids, places = tokens_of(talk, tokenizer)
-    weights = [0.0] * len(ids)
+    weights = [share if loss == WITH_PROMPT else 0.0] * len(ids)
     for span in talk.spans:
         for token, (start, end) in enumerate(places):
             if start < span.end and max(end, start + 1) > span.start:
@@ -236,6 +246,15 @@ def conversation(row: Row, tokenizer: Any) -> TokenSequence:
     if talk.open_end is not None and tokenizer.eos_token_id is not None:
         ids, weights = [*ids, tokenizer.eos_token_id], [*weights, talk.open_end]
     return weighted(ids, weights)
+
+
+def without_earlier(messages: Sequence[Row]) -> list[Row]:
+    """Return the messages with the weight 0 for every answer before the last."""
+    last = max(place for place, turn in enumerate(messages) if turn["role"] == "assistant")
+    return [
+        {**turn, "weight": 0} if turn["role"] == "assistant" and place < last else turn
+        for place, turn in enumerate(messages)
+    ]
 
 
 def tokens_of(talk: Conversation, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:

@@ -60,10 +60,15 @@ def by_source(sequences: Sequence[TokenSequence], chance: random.Random) -> list
 def held_out_loss(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> HeldOutLoss:
     """Measure a causal model's loss, independent of batching and order. The model's mode is restored."""
     measured = example_losses(model, sequences, pad)
-    weights = [sequence.weight for sequence in sequences]
-    total = sum(example.loss * weight for example, weight in zip(measured, weights, strict=True))
+    losses = [example.loss for example in measured]
     tokens = sum(example.tokens for example in measured)
-    return HeldOutLoss(total / sum(weights), tokens, len(measured), [example.loss for example in measured])
+    return HeldOutLoss(mean_loss(losses, sequences), tokens, len(measured), losses)
+
+
+def mean_loss(losses: Sequence[float], sequences: Sequence[TokenSequence]) -> float:
+    """Return the mean over the sequences' tokens from the mean of each, by their weights."""
+    weights = [sequence.weight for sequence in sequences]
+    return sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
 
 
 def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: int) -> list[HeldOutLoss]:

@@ -26,11 +26,14 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import place_for_child, scratch, store
 from registry.models import BaseModel
-from training.datasets import containers, readers, rendering, rows
+from training.datasets import containers, rendering
 from training.datasets.bounded_scan import checked, needs_child
 from training.datasets.choices import Choices
+from training.datasets.remote import Source
 from training.datasets.scan import Report
+from training.datasets.uploads import known_format, known_mapping
 from training.domain_signals import dataset_uploaded
+from training.models.dataset_source import SourceMixin
 from training.models.retention import RetentionMixin
 
 MIN_ROWS = 2
@@ -77,7 +80,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
-class Dataset(RetentionMixin):
+class Dataset(SourceMixin, RetentionMixin):
     """A dataset: rows in one normal form, split into train and eval by a hash of the document or prompt."""
 
     subject = "dataset"
@@ -149,7 +152,8 @@ class Dataset(RetentionMixin):
             created_by=by.user,
         )
         if weight_of(file) > AT_ONCE_BYTES:
-            return dataset.check_later(file, by=by)
+            dataset.upload = stored_alone(file)
+            return dataset.check_later(by=by, what={"upload": dataset.upload})
         with dataset.place_for(file), dataset.stored(file) as (report, digest):
             if twin := cls.objects.filter(project=project, digest=digest).first():
                 twin.require_not_erased()
@@ -190,12 +194,33 @@ class Dataset(RetentionMixin):
             dataset.describe(report)
         return cls.objects.filter(project=project, digest=dataset.digest).first() or dataset
 
-    def check_later(self, file: Path, *, by: Actor) -> Dataset:
-        """Store the uploaded file, save the dataset as `checking`, wake a worker after the commit; return the row."""
-        self.status, self.upload = DatasetStatus.CHECKING, stored_alone(file)
+    @classmethod
+    def bring(
+        cls, *, project: Project, source: Source, by: Actor, name: str = "", format: str = "", **choices: Any
+    ) -> Dataset:
+        """Have a worker read a file in a bucket or rows of a hub, and check them.
+
+        `choices` are those of `create`. Raises Invalid if an operator does not allow it.
+        """
+        source.require_allowed(project.slug)
+        dataset = cls(
+            project=project,
+            name=name or Path(source.filename).stem,
+            format=known_format("" if source.is_hub else format, source.filename),
+            mapping=known_mapping(choices.pop("mapping", None) or {}),
+            source=asdict(source),
+            size_bytes=0,
+            created_by=by.user,
+            **choices,
+        )
+        return dataset.check_later(by=by, what={"source": dataset.source})
+
+    def check_later(self, *, by: Actor, what: dict[str, Any]) -> Dataset:
+        """Save the dataset as `checking`, wake a worker after the commit; return the row."""
+        self.status = DatasetStatus.CHECKING
         with transaction.atomic():
             self.save(force_insert=True)
-            AuditEvent.record(Tag.DATASET_UPLOADED, self, by=by, project=self.project, after={"upload": self.upload})
+            AuditEvent.record(Tag.DATASET_UPLOADED, self, by=by, project=self.project, after=what)
             send_on_commit(dataset_uploaded, dataset=self.pk)
         return self
 
@@ -207,14 +232,19 @@ class Dataset(RetentionMixin):
         return cls.objects.get(pk=pk) if waiting.update(check_began_at=now()) else None
 
     def judge(self) -> None:
-        """Check the stored upload and mark it ready or rejected; idempotent."""
+        """Check the stored upload, or what its source gives, and mark it ready or rejected; idempotent."""
         with scratch() as folder:
-            (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
             try:
+                file = self.fetched(folder) if self.source else self.stored_upload(folder)
                 with self.stored(file) as (report, digest):
                     self.end_check(report, digest)
             except Invalid as error:
                 self.reject(error)
+
+    def stored_upload(self, folder: Path) -> Path:
+        """Return a copy of the stored upload."""
+        (file,) = store().fetch_dir(self.upload, folder / "upload").iterdir()
+        return file
 
     def end_check(self, report: Report, digest: str) -> None:
         """Accept the dataset unless its check has ended already. Raises Invalid if the content exists."""
@@ -231,7 +261,7 @@ class Dataset(RetentionMixin):
         self.describe(report)
         with transaction.atomic():
             self.save()
-            after = {"digest": digest, "rows": self.rows}
+            after = {"digest": digest, "rows": self.rows, **({"source": self.source} if self.source else {})}
             AuditEvent.record(Tag.DATASET_CREATED, self, by=by, project=self.project, after=after)
 
     @property
@@ -312,38 +342,23 @@ class Dataset(RetentionMixin):
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [json.loads(line) for line in islice(stream, count)]
 
-    def rendered(self, model: BaseModel, max_length: int) -> dict[str, Any]:
+    def rendered(
+        self, model: BaseModel, max_length: int, reading: rendering.ReadingOfRows = rendering.PLAIN_READING
+    ) -> dict[str, Any]:
         """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
         file = self.folder() / "train.jsonl"
         try:
-            return rendering.preview(file, rendering.tokenizer_of(model.folder, model.digest), max_length)
+            return rendering.preview(file, rendering.tokenizer_of(model.folder, model.digest), max_length, reading)
         except rendering.NotReadable as error:
             raise Invalid(str(error), field="base_model", code="not_readable") from None
-
-
-def known_format(named: str, filename: str) -> str:
-    """Return the named format, or the one of the file's name. Raises Invalid."""
-    form = named or readers.format_of(filename) or ""
-    if form not in readers.FORMATS:
-        known = ", ".join(readers.FORMATS)
-        message = f"The format of {filename!r} is unknown: name it (format: {known})."
-        raise Invalid(message, field="format", code="unknown_format")
-    return form
-
-
-def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
-    """Return the mapping if it names the file's columns for columns of ours. Raises Invalid."""
-    for name, column in mapping.items():
-        if name not in rows.COLUMNS or not isinstance(column, str) or not column:
-            message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."
-            raise Invalid(message, field="mapping", code="bad_mapping")
-    return mapping
 
 
 def require_enough(report: Report) -> None:
     """Check that the file has no broken line and enough rows. Raises BrokenLines and Invalid."""
     if report.errors:
         raise BrokenLines(report)
+    if not report.rows:
+        raise Invalid("The file has no rows.", field="file", code="too_short")
     if report.rows < MIN_ROWS:
         message = f"{report.rows} rows are too few to train and evaluate on: add more."
         raise Invalid(message, field="file", code="too_short")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapterhub.core.errors import Invalid
+from training.lm.data import LOSSES
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,21 @@ TABLE: dict[str, Hyperparameter | Choice] = {
     "gradient_accumulation": Hyperparameter(1, 1, 1024, "Micro-batches per step."),
     "learning_rate": Hyperparameter(1e-3, 1e-7, 1.0, "Peak learning rate; 1e-3 suits LoRA on small models."),
     "max_length": Hyperparameter(256, 16, 1_000_000, "Tokens per sequence; longer ones are cut."),
-    "warmup_steps": Hyperparameter(4, 0, 100_000, "Steps until the peak learning rate."),
+    "warmup_steps": Hyperparameter(0, 0, 100_000, "Steps in which the learning rate rises to its peak; TRL's is 0."),
+    "scheduler": Choice(
+        ("linear", "cosine", "constant", "inverse_sqrt"),
+        "How the learning rate falls after the warm-up; linear, to zero at the last step, is TRL's.",
+    ),
+    "weight_decay": Hyperparameter(
+        0.0, 0, 1, "Share of the learning rate by which each step shrinks the trained weights; TRL's is 0. Not GaLore."
+    ),
+    "lora_dropout": Hyperparameter(
+        0.0, 0, 0.9, "Share of a LoRA's inputs that is dropped at random in training; PEFT's is 0. Not full, GaLore."
+    ),
+    "loss": Choice(
+        LOSSES,
+        "What the loss counts: every answer, last_answer: only a conversation's last one, with_prompt: prompts, too.",
+    ),
     "seed": Hyperparameter(0, 0, 2**31, "Seed of order and start values."),
     "checkpoint_steps": Hyperparameter(20, 1, 1_000_000, "Steps between two checkpoints."),
     "eval_tokens": Hyperparameter(4096, 1, 100_000_000, "Held-out tokens to evaluate on, before and after."),
@@ -60,6 +75,8 @@ TABLE: dict[str, Hyperparameter | Choice] = {
 }
 # What the run is made of; the rest is the recipe's.
 OUTER = ("rank", "scale", "rslora", "devices", "sharded", "init")
+# What some methods do not have; 0 is as good as not named.
+WITHOUT = {"lora_dropout": ("full", "galore"), "weight_decay": ("galore",)}
 
 
 def with_defaults(values: dict[str, Any]) -> dict[str, int | float | str]:
@@ -83,6 +100,32 @@ def checked(name: str, value: Any) -> int | float | str:
         raise refused(name, f"is {value}; it must lie between {entry.least:g} and {entry.most:g}.")
     number: int | float = value
     return number
+
+
+def require_of_method(method: str, chosen: dict[str, Any]) -> None:
+    """Raise Invalid for a hyper-parameter that the method's optimiser or weights do not know."""
+    for name, methods in WITHOUT.items():
+        if method in methods and chosen[name]:
+            message = f"{name} does nothing with {method}: leave it 0, or take another method."
+            raise Invalid(message, field=f"hyperparameters.{name}", code="not_of_method")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of the hyper-parameters, for the description of the API."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: schema_of(entry) for name, entry in TABLE.items()},
+    }
+
+
+def schema_of(entry: Hyperparameter | Choice) -> dict[str, Any]:
+    """Return the JSON schema of one hyper-parameter."""
+    common = {"default": entry.default, "description": entry.meaning}
+    if isinstance(entry, Choice):
+        return {"type": "string", "enum": list(entry.words), **common}
+    kind = "integer" if isinstance(entry.default, int) else "number"
+    return {"type": kind, "minimum": entry.least, "maximum": entry.most, **common}
 
 
 def refused(name: str, message: str) -> Invalid:

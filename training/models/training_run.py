@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ from adapterhub.workspace import store
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training.models.checkpoint_answer import CheckpointAnswer, Prompts, checked
 from training.models.dataset import Dataset
-from training.models.hyperparameters import OUTER, TABLE, with_defaults
+from training.models.hyperparameters import OUTER, TABLE, require_of_method, with_defaults
 from training.models.job import GpuJob
+from training.models.mixture import Mixed, MixtureMixin, checked_mixture, require_validation
 from training.models.rank_analysis import RankAnalysis
 from training.models.retention import RetentionMixin
 from training.models.run_log import RunLog
 from training.recipes import launch
 
 
-class TrainingRun(RetentionMixin, GpuJob):
+class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
     """One training of one adapter; its configuration is frozen when it is requested."""
 
     class Method(models.TextChoices):
@@ -89,6 +91,7 @@ class TrainingRun(RetentionMixin, GpuJob):
         priority: int = 0,
         prompts: Prompts | None = None,
         validation_dataset: Dataset | None = None,
+        mixture: Sequence[Mixed] = (),
     ) -> TrainingRun:
         """Build an unsaved run, for a preflight or to be queued. Raises Invalid.
 
@@ -110,17 +113,20 @@ class TrainingRun(RetentionMixin, GpuJob):
             priority=priority,
             prompts=prompts or {},
             validation_dataset=validation_dataset,
+            mixture=checked_mixture(mixture, dataset),
             created_by=by.user,
         )
         checked(run.prompts, sharded=bool(run.hyperparameters.get("sharded")))
         check_init(run)
         check_rslora(run)
         check_curve(run)
+        require_of_method(method, run.hyperparameters)
         run.require_of_project("dataset", dataset)
         dataset.require_answers()
         if validation_dataset:
             run.require_of_project("validation_dataset", validation_dataset)
-            require_validation(validation_dataset, dataset)
+            for part in run.parts():
+                require_validation(validation_dataset, part.dataset)
         run.require_of_project("rank_analysis", rank_analysis)
         return run
 
@@ -138,6 +144,7 @@ class TrainingRun(RetentionMixin, GpuJob):
             "start_values": self.takes_start_values,
             **({"prompts": sorted(self.prompts)} if self.prompts else {}),
             **({"validation_dataset": self.validation_dataset.digest} if self.validation_dataset else {}),
+            **({"mixture": self.mixed_digests()} if self.mixture else {}),
         }
 
     def resume(self, *, by: Actor) -> None:
@@ -177,6 +184,8 @@ class TrainingRun(RetentionMixin, GpuJob):
             "base_model_name": self.base_model.slug,
             "train": str(data / "train.jsonl"),
             "eval": str(self.held_out_file(folder)),
+            "data_name": str(self.dataset),
+            "mixture": self.mixed_files(),
             "output": str(folder / "output"),
             "events": str(folder / "events.jsonl"),
             **self.rank_plan(),
@@ -324,15 +333,6 @@ def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]
     return {**given, "max_length": limit}
 
 
-def require_validation(validation: Dataset, dataset: Dataset) -> None:
-    """Raise Invalid for a validation dataset that is not ready, holds preference pairs, or is the training data."""
-    field = "validation_dataset"
-    if validation.pk == dataset.pk:
-        raise Invalid("The validation dataset is the one that is trained on: name another.", field=field)
-    if validation.status != "ready" or "chosen" in validation.columns:
-        raise Invalid(f"{validation} is no ready dataset with one answer a row.", field=field, code="dataset_not_ready")
-
-
 def check_init(run: TrainingRun) -> None:
     """Raise Invalid for an `init` other than random with another method than lora."""
     init = run.hyperparameters["init"]
@@ -343,13 +343,13 @@ def check_init(run: TrainingRun) -> None:
 
 
 def check_curve(run: TrainingRun) -> None:
-    """Raise Invalid for an early stop without a held-out curve, or a curve where the best weights cannot be kept."""
+    """Raise Invalid for an early stop without a held-out curve, or a curve of weights that no process has whole."""
     chosen = run.hyperparameters
     if chosen["patience"] and not chosen["eval_steps"]:
         message = "patience counts held-out losses: give eval_steps, too."
         raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
-    if chosen["eval_steps"] and (run.method not in ("lora", "qlora", "dora") or chosen["sharded"]):
-        message = "eval_steps keeps the best weights of lora, qlora and dora that are not in shards: leave it 0."
+    if chosen["eval_steps"] and chosen["sharded"]:
+        message = "eval_steps keeps the best weights, which a run in shards has nowhere whole: leave it 0."
         raise Invalid(message, field="hyperparameters.eval_steps", code="bad_curve")
 
 

@@ -30,6 +30,7 @@ from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import JobStatus
 from registry.pages.adapters import find_version
 from registry.pages.forms import cleaned
+from training.datasets.remote import Source
 from training.datasets.uploads import copied
 from training.models import Compression, Dataset, RankAnalysis
 from training.models.dataset import DatasetStatus
@@ -71,8 +72,14 @@ def datasets(request: HttpRequest) -> HttpResponse:
 
 
 def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
-    """Store the uploaded file as a dataset."""
+    """Store the uploaded file as a dataset, or have a worker read its source."""
     require_scope(request, fields["project"], Scope.TRAIN)
+    choices = {name: fields[name] for name in ("format", "encoding", "escape", "mapping")}
+    if fields["source"]:
+        source = Source(fields["source"], fields["revision"], fields["config"], fields["split"])
+        return Dataset.bring(
+            project=fields["project"], source=source, name=fields["name"], by=actor_of(request), **choices
+        )
     file = fields["file"]
     with copied(file) as copy:
         return Dataset.create(
@@ -81,10 +88,7 @@ def upload(request: HttpRequest, fields: dict[str, Any]) -> Dataset:
             file=copy,
             filename=file.name,
             by=actor_of(request),
-            format=fields["format"],
-            encoding=fields["encoding"],
-            escape=fields["escape"],
-            mapping=fields["mapping"],
+            **choices,
         )
 
 
@@ -105,7 +109,8 @@ def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:
     if not form.is_valid():
         return {}
     try:
-        rendering = dataset.rendered(form.cleaned_data["base_model"], form.cleaned_data["max_length"])
+        chosen = form.cleaned_data
+        rendering = dataset.rendered(chosen["base_model"], chosen["max_length"], form.reading)
     except DomainError as error:
         form.add_error(error.field if error.field in form.fields else None, error.detail)
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.db.models import QuerySet
@@ -15,9 +15,12 @@ from registry.models import Adapter, BaseModel
 from training.datasets.containers import ENCODINGS
 from training.datasets.lines import LineError
 from training.datasets.readers import FORMATS
+from training.datasets.rendering import ReadingOfRows
+from training.lm.data import ANSWERS, LOSSES
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.analysis_settings import NAMES
 from training.models.hyperparameters import TABLE, Choice
+from training.models.mixture import Mixed
 from training.models.retention import Retention
 from training.tars.presets import CHOICES
 
@@ -51,8 +54,20 @@ class UploadForm(forms.Form):
     project = forms.ModelChoiceField(Project.objects.none(), empty_label=None)
     name = forms.CharField(max_length=200, required=False, help_text="Default: the file's name.")
     file = forms.FileField(
-        help_text="JSONL, JSON, CSV, Parquet or text, also as .gz or .zst; over 32 MB a worker checks it."
+        required=False,
+        help_text="JSONL, JSON, CSV, Parquet or text, also as .gz or .zst; over 32 MB a worker checks it.",
     )
+    source = forms.CharField(
+        max_length=1000,
+        required=False,
+        label="Or a source",
+        help_text="s3://bucket/key or hf://owner/name, as operators allow; a worker reads it.",
+    )
+    revision = forms.CharField(
+        max_length=200, required=False, help_text="Of a source: a hub's branch, tag or commit, an object's version."
+    )
+    config = forms.CharField(max_length=200, required=False, help_text="Of a hub's dataset.")
+    split = forms.CharField(max_length=200, required=False, help_text="Of a hub's dataset. Empty: all of them.")
     format = forms.ChoiceField(
         choices=[("", "by the file's extension"), *((form, form) for form in FORMATS)], required=False
     )
@@ -69,6 +84,12 @@ class UploadForm(forms.Form):
     )
     broken: Sequence[LineError] = ()
 
+    def clean(self) -> dict[str, Any]:
+        """Add an error unless there is either a file or a source."""
+        if bool(self.cleaned_data.get("file")) == bool(self.cleaned_data.get("source")):
+            self.add_error("file", "Choose a file, or name a source, and not both.")
+        return self.cleaned_data
+
     def __init__(self, *args: Any, projects: QuerySet[Project], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         offer(self, project=projects)
@@ -79,10 +100,21 @@ class RenderingForm(forms.Form):
 
     base_model = forms.ModelChoiceField(BaseModel.objects.none(), to_field_name="slug", empty_label=None)
     max_length = forms.IntegerField(min_value=16, max_value=1_000_000, initial=256, help_text="Tokens of a sequence.")
+    loss = forms.ChoiceField(
+        choices=[(word, word) for word in LOSSES], required=False, help_text="What a run's loss counts."
+    )
+    as_chat = forms.BooleanField(
+        required=False, label="Render by the chat template", help_text="Prompts and completions become turns."
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         offer(self, base_model=BaseModel.objects.ready())
+
+    @property
+    def reading(self) -> ReadingOfRows:
+        """Return how a run with these choices reads the rows."""
+        return ReadingOfRows(self.cleaned_data["as_chat"], self.cleaned_data["loss"] or ANSWERS)
 
 
 class PromptsField(forms.CharField):
@@ -102,6 +134,46 @@ class PromptsField(forms.CharField):
         return {name.strip(): prompt.strip() for name, _, prompt in parted}
 
 
+class MixtureField(forms.CharField):
+    """Form field of datasets and their weights, one a line; `datasets` holds those that may be named."""
+
+    datasets: QuerySet[Dataset] = Dataset.objects.none()
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return a stored mixture as lines of NUMBER: WEIGHT."""
+        if not isinstance(value, list):
+            return value
+        return "\n".join(f"{part['dataset']}: {part['weight']:g}" for part in value)
+
+    def to_python(self, value: Any) -> list[tuple[str, float]]:  # type: ignore[override]  # a field gives what it likes
+        """Parse lines of NAME: WEIGHT. Raises ValidationError."""
+        lines = [line for line in (super().to_python(value) or "").splitlines() if line.strip()]
+        parted = [line.rpartition(":") for line in lines]
+        try:
+            return [(name.strip(), float(weight)) for name, _, weight in parted]
+        except ValueError:
+            raise forms.ValidationError("Write NAME: WEIGHT on each line, such as support-chats: 0.5.") from None
+
+    def named_in(self, project: int, mixture: list[tuple[str, float]]) -> list[Mixed]:
+        """Return the project's datasets of these names or numbers. Raises ValidationError."""
+        return [Mixed(self.one_named(project, name), weight) for name, weight in mixture]
+
+    def one_named(self, project: int, name: str) -> Dataset:
+        """Return the project's dataset of this name or number. Raises ValidationError."""
+        of_project = self.datasets.filter(project=project)
+        if name.isdecimal() and (numbered := of_project.filter(pk=int(name)).first()):
+            return numbered
+        named = list(of_project.filter(name=name)[:2])
+        if len(named) == 1:
+            return named[0]
+        numbers = ", ".join(str(each.pk) for each in named)
+        raise forms.ValidationError(
+            f"Several datasets are called {name!r}: write a number ({numbers}, ...)."
+            if named
+            else f"There is no ready dataset {name!r} in the adapter's project."
+        )
+
+
 class RunForm(forms.Form):
     """Form of a new training run; defaults and bounds of its numbers come from the hyper-parameter table."""
 
@@ -112,6 +184,12 @@ class RunForm(forms.Form):
         required=False,
         empty_label="the dataset's held-out rows",
         help_text="All rows of it are evaluated on.",
+    )
+    mixture = MixtureField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2, "placeholder": "support-chats: 0.5"}),
+        label="Mix in other datasets",
+        help_text="One per line, as NAME: WEIGHT or NUMBER: WEIGHT. The dataset above has the weight 1.",
     )
     method = forms.ChoiceField(choices=TrainingRun.Method.choices)
     rank_analysis = forms.ModelChoiceField(
@@ -158,6 +236,7 @@ class RunForm(forms.Form):
             validation_dataset=Dataset.objects.ready().filter(project__in=projects),
             rank_analysis=planned.select_related("dataset").defer("plan"),
         )
+        self.mixed.datasets = Dataset.objects.ready().filter(project__in=projects)
         for name, entry in TABLE.items():
             if isinstance(entry, Choice):
                 words = [(word, word) for word in entry.words]
@@ -189,7 +268,21 @@ class RunForm(forms.Form):
             chosen = self.cleaned_data.get(name)
             if adapter and chosen and chosen.project_id != adapter.project_id:
                 self.add_error(name, f"{chosen} belongs to another project than the adapter.")
+        if adapter and self.cleaned_data.get("mixture"):
+            self.name_mixed(adapter.project_id)
         return self.cleaned_data
+
+    @property
+    def mixed(self) -> MixtureField:
+        """Return the field of the datasets to mix in."""
+        return cast("MixtureField", self.fields["mixture"])
+
+    def name_mixed(self, project: int) -> None:
+        """Replace names and numbers of mixed datasets by the project's datasets; add an error for an unknown one."""
+        try:
+            self.cleaned_data["mixture"] = self.mixed.named_in(project, self.cleaned_data["mixture"])
+        except forms.ValidationError as error:
+            self.add_error("mixture", error)
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the hyperparameters of the form."""
@@ -198,7 +291,10 @@ class RunForm(forms.Form):
     def launch_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments with which to launch the run."""
         return {
-            **{name: self.cleaned_data[name] for name in ("adapter", "dataset", "validation_dataset", "method")},
+            **{
+                name: self.cleaned_data[name]
+                for name in ("adapter", "dataset", "validation_dataset", "mixture", "method")
+            },
             "priority": self.cleaned_data["priority"] or 0,
             "hyperparameters": self.hyperparameters(),
             "prompts": self.cleaned_data["prompts"],

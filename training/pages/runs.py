@@ -80,6 +80,7 @@ def proposed(request: HttpRequest) -> dict[str, Any]:
         "adapter": past.adapter_id,
         "dataset": past.dataset_id,
         "validation_dataset": past.validation_dataset_id,
+        "mixture": past.mixture,
         "rank_analysis": past.rank_analysis_id,
         "method": past.method,
         "priority": past.priority,
@@ -151,6 +152,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "keeping": form_for(viewed, scopes),
     }
     if not request.headers.get("HX-Request"):
+        context["mixed"] = viewed.parts()[1:]
         near = (
             TrainingRun.objects.filter(project=viewed.project).exclude(pk=viewed.pk).select_related("adapter__project")
         )

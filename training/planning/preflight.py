@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -13,8 +13,10 @@ from django.db.models import Q
 from adapterhub.artifacts import ArtifactError
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import LEASED, JobStatus
+from registry.models import Replica
 from training.datasets.measuring import Sample, sample_of
-from training.datasets.rendering import NoTokenizer, NotReadable
+from training.datasets.rendering import NoTokenizer, NotReadable, ReadingOfRows
+from training.lm.data import ANSWERS
 from training.models.dataset import Dataset
 from training.models.device import Device
 from training.models.job import kinds
@@ -26,7 +28,11 @@ UNKNOWN = "unknown"
 PAST_RUNS = 5
 # The trainer keeps two, and writes a third before it removes the oldest.
 CHECKPOINTS = 3
+# The best weights so far, while better ones are written.
+BEST_COPIES = 2
 UNSEEN_MARGIN = 1.25
+# What a refusal names, where it is not the part of the preflight.
+FIELDS = {"serving": "hyperparameters.max_length"}
 
 
 def check(run: TrainingRun) -> dict[str, Any]:
@@ -35,25 +41,47 @@ def check(run: TrainingRun) -> dict[str, Any]:
 
 
 def needs(run: TrainingRun) -> dict[str, Any]:
-    """Estimate memory and disk on the largest known device, for rows as long as the data's."""
+    """Estimate memory and disk on the largest known device, for rows as long as the data's, and what engines serve."""
     device = sizing.largest_device()
     shape = sizing.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
     chosen = {**run.hyperparameters, "max_length": row_length(run)}
     plan = sizing.plan_of(run.method, chosen, on_gpu=on_gpu)
-    return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device)}
+    copies = BEST_COPIES if run.hyperparameters.get("eval_steps") else 0
+    return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device, copies), "serving": serving(run)}
+
+
+def serving(run: TrainingRun) -> dict[str, Any]:
+    """Compare max_length with what the engines serve that have the base model and may serve the project."""
+    lengths = Replica.objects.lengths(run.base_model, run.project)
+    length = run.hyperparameters["max_length"]
+    if not lengths:
+        return {
+            "verdict": UNKNOWN,
+            "lengths": [],
+            "text": f"No engine of {run.base_model} has told its longest request.",
+        }
+    engines = f"the engines of {run.base_model}"
+    if length > lengths[-1]:
+        text = f"max_length {length} is over what {engines} serve: {lengths[-1]} tokens. Lower max_length to that."
+        return {"verdict": "will not fit", "lengths": lengths, "text": text}
+    if length > lengths[0]:
+        text = f"Some of {engines} serve at most {lengths[0]} tokens: longer requests fail there."
+        return {"verdict": "tight", "lengths": lengths, "text": text}
+    return {"verdict": "fits", "lengths": lengths, "text": f"All {engines} serve {lengths[0]} tokens or more."}
 
 
 def require_trainable(run: TrainingRun) -> None:
-    """Raise Invalid if the run would train on nothing, or on rows longer than its model reads."""
+    """Raise Invalid if a dataset of the run has no row to train on, or rows are longer than the model reads."""
     require_length(run)
-    sample = sample_for(run)
-    if sample is not None and sample.cut_to(run.hyperparameters["max_length"])["left_out"] == sample.rows:
-        message = (
-            f"No row of {run.dataset} can be trained: no answer that the loss counts begins within "
-            f"{run.hyperparameters['max_length']} tokens. Raise max_length, or shorten the prompts."
-        )
-        raise Invalid(message, field="hyperparameters.max_length", code="nothing_to_train")
+    length = run.hyperparameters["max_length"]
+    for part in parts_of(run) or []:
+        if part.trainable(length) == 0:
+            message = (
+                f"No row of {part.dataset} can be trained: no answer that the loss counts begins within "
+                f"{length} tokens. Raise max_length, or shorten the prompts."
+            )
+            raise Invalid(message, field="hyperparameters.max_length", code="nothing_to_train")
 
 
 def require_length(run: TrainingRun) -> None:
@@ -64,47 +92,107 @@ def require_length(run: TrainingRun) -> None:
         raise Invalid(message, field="hyperparameters.max_length", code="max_length_over_model")
 
 
-def sample_for(run: TrainingRun) -> Sample | None:
-    """Return a sample of the rows in the base model's tokens; None without a tokenizer or without the data.
+@dataclass(frozen=True)
+class Part:
+    """A dataset of a run: its share of the rows that are read, and a sample of its own rows."""
+
+    dataset: Dataset
+    share: float
+    sample: Sample
+
+    def trainable(self, length: int) -> int:
+        """Return the rows that are not left out."""
+        return self.sample.rows - self.sample.cut_to(length)["left_out"]
+
+
+def parts_of(run: TrainingRun) -> list[Part] | None:
+    """Return the run's datasets, its own first; None without a tokenizer or without the data of one.
 
     Raises Invalid when the model cannot render a row: its chat template refuses it, or leaves out what it says.
     """
-    run.dataset.require_ready()
+    mixed = run.parts()
+    total = sum(part.weight for part in mixed)
+    parts = []
+    for part in mixed:
+        sample = sample_for(run, part.dataset)
+        if sample is None:
+            return None
+        parts.append(Part(part.dataset, part.weight / total, sample))
+    return parts
+
+
+def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
+    """Return a sample of a dataset's rows in the base model's tokens; None without a tokenizer or without the data.
+
+    Raises Invalid when the model cannot render a row.
+    """
+    dataset.require_ready()
     try:
-        model, rows = run.base_model, run.dataset.splits["train"]
-        return sampled(run.dataset.digest, model.folder, model.digest, rows, bool(run.hyperparameters.get("as_chat")))
+        model, rows = run.base_model, dataset.splits["train"]
+        return sampled(dataset.digest, model.folder, model.digest, rows, reading_of(run))
     except (NoTokenizer, ArtifactError):
         return None
     except NotReadable as error:
-        raise Invalid(str(error), field="dataset", code="not_readable") from None
+        which = f"{dataset}: " if run.mixture else ""
+        raise Invalid(f"{which}{error}", field="dataset", code="not_readable") from None
+
+
+def reading_of(run: TrainingRun) -> ReadingOfRows:
+    """Return how the run reads its rows."""
+    chosen = run.hyperparameters
+    return ReadingOfRows(bool(chosen.get("as_chat")), chosen.get("loss", ANSWERS))
 
 
 @lru_cache(maxsize=64)
-def sampled(digest: str, model: Path, model_digest: str, rows: int, in_chat: bool) -> Sample:
+def sampled(digest: str, model: Path, model_digest: str, rows: int, reading: ReadingOfRows) -> Sample:
     """Sample a dataset, cached by the digests: to verify it all takes as long as to read it.
 
     Raises NotReadable, and ArtifactError when the store has lost the dataset.
     """
-    return sample_of(Dataset(digest=digest).folder() / "train.jsonl", model, model_digest, rows, in_chat=in_chat)
+    return sample_of(Dataset(digest=digest).folder() / "train.jsonl", model, model_digest, rows, reading)
 
 
 def data(run: TrainingRun) -> dict[str, Any]:
-    """Return what max_length cuts of the rows, estimated from a sample."""
-    sample, length = sample_for(run), run.hyperparameters["max_length"]
-    if sample is None:
+    """Return what max_length cuts of the rows, estimated from a sample, and what each dataset of a mixture gives."""
+    parts, length = parts_of(run), run.hyperparameters["max_length"]
+    if parts is None:
         return {"verdict": UNKNOWN, "text": "The rows cannot be read with this base model's tokenizer yet."}
-    cuts = sample.cut_to(length)
-    verdict = "will not fit" if cuts["left_out"] == sample.rows else "cut" if cuts["cut"] else "fits"
-    reads = planned_rows(run, sample) / trainable_rows(run, sample)
-    # A packed row holds several of the data's: how many, only the training knows.
-    often = "" if run.hyperparameters["packing"] else f" The run reads the data {reads:.1f} times."
-    text = f"{cuts_in_words(sample, length)}{often}{offer(run)}"
+    described = [of_part(run, part, parts) for part in parts]
+    counts = {name: sum(each[name] for each in described) for name in ("rows", "cut", "left_out", "without_end")}
+    verdict = "will not fit" if counts["left_out"] == counts["rows"] else "cut" if counts["cut"] else "fits"
+    if len(parts) > 1:
+        text = " ".join(each["text"] for each in described)
+    else:
+        # A packed row holds several of the data's: how many, only the training knows.
+        often = "" if run.hyperparameters["packing"] else f" The run reads the data {described[0]['reads']:.1f} times."
+        text = f"{cuts_in_words(parts[0].sample, length)}{often}{offer(run)}"
     return {
-        **cuts,
-        "rows": sample.rows,
-        "reads": round(reads, 2),
-        "longest": sample.longest,
+        **counts,
+        "reads": described[0]["reads"],
+        "longest": max(part.sample.longest for part in parts),
         "verdict": verdict,
+        "text": text,
+        **({"datasets": described} if len(parts) > 1 else {}),
+    }
+
+
+def of_part(run: TrainingRun, part: Part, parts: list[Part]) -> dict[str, Any]:
+    """Return what a run reads of one of its datasets: its share, rows, how often, and tokens, from a sample."""
+    length = run.hyperparameters["max_length"]
+    read = sequences_read(run, parts) * part.share
+    reads = read / max(1, part.trainable(length))
+    tokens = read * part.sample.mean_tokens(length)
+    text = (
+        f"{part.dataset}: {100 * part.share:.0f} % of the rows, {reads:.1f} times its {part.sample.rows:,}, about "
+        f"{tokens:,.0f} tokens. {cuts_in_words(part.sample, length)}"
+    )
+    return {
+        "dataset": part.dataset.pk,
+        "share": round(part.share, 4),
+        "rows": part.sample.rows,
+        **part.sample.cut_to(length),
+        "reads": round(reads, 2),
+        "tokens": round(tokens),
         "text": text,
     }
 
@@ -133,12 +221,12 @@ def cuts_in_words(sample: Sample, length: int) -> str:
 def row_length(run: TrainingRun) -> int:
     """Return the tokens of the longest row that a batch is padded to."""
     most: int = run.hyperparameters["max_length"]
-    sample = sample_for(run)
-    if sample is None or run.hyperparameters["packing"]:
+    parts = parts_of(run)
+    if parts is None or run.hyperparameters["packing"]:
         return most
-    # Rows beyond the sample may be longer than those in it.
-    margin = 1 if sample.is_whole else UNSEEN_MARGIN
-    return max(1, min(most, round(margin * sample.longest)))
+    # Rows beyond a sample may be longer than those in it.
+    longest = max((1 if part.sample.is_whole else UNSEEN_MARGIN) * part.sample.longest for part in parts)
+    return max(1, min(most, round(longest)))
 
 
 def require(run: TrainingRun) -> None:
@@ -146,7 +234,7 @@ def require(run: TrainingRun) -> None:
     for part, need in needs(run).items():
         if need["verdict"] == "will not fit":
             text = f"{need['text']} Change it, or queue it with anyway = true."
-            raise Invalid(text, field=part, code="will_not_fit")
+            raise Invalid(text, field=FIELDS.get(part, part), code="will_not_fit")
 
 
 def memory(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
@@ -204,32 +292,45 @@ def past_paces(run: TrainingRun) -> list[float]:
 def planned_tokens(run: TrainingRun) -> int | None:
     """Estimate the tokens that the run will read from the mean row length; None without a tokenizer."""
     chosen = run.hyperparameters
-    sample = sample_for(run)
-    if sample is None:
+    parts = parts_of(run)
+    if parts is None:
         return None
-    length: float = chosen["max_length"] if chosen["packing"] else sample.mean_tokens(chosen["max_length"])
-    return round(planned_rows(run, sample) * length)
+    if chosen["packing"] and not chosen.get("epochs"):
+        return planned_rows(run, parts) * int(chosen["max_length"])
+    return round(planned_rows(run, parts) * mean_tokens(parts, chosen["max_length"]))
 
 
-def planned_rows(run: TrainingRun, sample: Sample) -> int:
-    """Return the rows that the run reads: as often as its epochs say, else in its steps."""
+def mean_tokens(parts: list[Part], length: int) -> float:
+    """Return the mean tokens that are read of a row of any dataset."""
+    return sum(part.share * part.sample.mean_tokens(length) for part in parts)
+
+
+def sequences_read(run: TrainingRun, parts: list[Part]) -> float:
+    """Return how many of the data's rows are read, where a packed row holds as many as fit on average."""
+    chosen, rows = run.hyperparameters, planned_rows(run, parts)
+    if not chosen["packing"] or chosen.get("epochs"):
+        return rows
+    return rows * chosen["max_length"] / max(1.0, mean_tokens(parts, chosen["max_length"]))
+
+
+def planned_rows(run: TrainingRun, parts: list[Part]) -> int:
+    """Return the rows that the run reads: as often as its epochs say, else in its steps.
+
+    An epoch of a mixture has read every row; datasets with few rows for their share are read more often.
+    """
     chosen = run.hyperparameters
     if chosen.get("epochs"):
-        return int(chosen["epochs"]) * trainable_rows(run, sample)
+        each = max(max(1, part.trainable(chosen["max_length"])) / part.share for part in parts)
+        return int(chosen["epochs"]) * round(each)
     rows: int = chosen["steps"] * chosen["batch_size"] * chosen["gradient_accumulation"] * run.devices
     return rows
 
 
-def trainable_rows(run: TrainingRun, sample: Sample) -> int:
-    """Return the rows that are not left out."""
-    return max(1, sample.rows - sample.cut_to(run.hyperparameters["max_length"])["left_out"])
-
-
-def disk(shape: Shape, plan: Plan, device: Device | None) -> dict[str, Any]:
-    """Estimate the disk for checkpoints with two moments of the trained weights, and for the final output."""
+def disk(shape: Shape, plan: Plan, device: Device | None, copies: int = 0) -> dict[str, Any]:
+    """Estimate the disk for checkpoints with two moments of the trained weights, for copies, and the final output."""
     whole = plan.method in ("full", "galore")
     trained = shape.parameters if whole else shape.adapter_parameters(plan.rank)
-    needed = CHECKPOINTS * 12 * trained + 4 * trained
+    needed = CHECKPOINTS * 12 * trained + 4 * (1 + copies) * trained
     if device is None:
         return {"bytes": needed, "free_bytes": None, "verdict": UNKNOWN, "text": f"{needed / GB:.3g} GB at most."}
     verdict = "fits" if needed <= 0.9 * device.disk_free_bytes else "will not fit"

@@ -37,7 +37,14 @@ def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
             "loss_served": loss_as_served(trained, run),
         }
 
-    trainer.train(run, events, cancel, trainer.Method("adalora", keep, adapt=adapt, callbacks=[Pruning(run)]))
+    method = trainer.Method("adalora", keep, adapt=adapt, callbacks=[Pruning(run)], settled=pruned_at)
+    trainer.train(run, events, cancel, method)
+
+
+def pruned_at(run: Run) -> int:
+    """Return the step after which nothing more is pruned: before it the output would have too high ranks."""
+    config = adalora_config(run)
+    return int(config.total_step - config.tfinal)
 
 
 def adalora_config(run: Run) -> Any:
@@ -55,7 +62,7 @@ def adalora_config(run: Run) -> Any:
         total_step=max(steps, 3),
         lora_alpha=run.lora_alpha / run.r * target,  # type: ignore[arg-type]  # a scale need not be whole
         target_modules=run.target_modules,
-        lora_dropout=0.0,
+        lora_dropout=run.hyperparameters.lora_dropout,
     )
 
 

@@ -47,7 +47,7 @@ def lora_config(run: Run, **changes: Any) -> Any:
         rank_pattern=dict(run.rank_pattern),
         alpha_pattern=dict(run.alpha_pattern),
         target_modules=run.target_modules,
-        lora_dropout=0.0,
+        lora_dropout=run.hyperparameters.lora_dropout,
         **changes,
     )
 

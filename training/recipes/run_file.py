@@ -28,6 +28,7 @@ FIXES = {
     "missing": "is missing: add it",
     "greater_than": "{input} is too small: it must be above {gt:g}",
     "greater_than_equal": "{input} is too small: it must be at least {ge:g}",
+    "less_than": "{input} is too large: it must be below {lt:g}",
     "literal_error": "choose {expected}, not {input!r}",
     "too_short": "give a list with at least one entry",
 }
@@ -55,7 +56,8 @@ class Hyperparameters(Checked):
     to, 0 = the run's ranks; `galore_rank` is that of the projected gradients;
     `as_chat` 1 renders prompts and completions as turns in the model's chat template; `epochs` over 0 reads the data so
     often, instead of `steps`; `eval_steps` over 0 measures the held-out loss so often, and the output is of the best of
-    these steps; `patience` over 0 stops after so many measurements without a better one.
+    these steps; `patience` over 0 stops after so many measurements without a better one. `loss`: what it counts, of the
+    held-out rows, too; `weight_decay` and `scheduler` are the optimiser's, `lora_dropout` is in [0, 1).
     """
 
     steps: Positive = 40
@@ -63,7 +65,11 @@ class Hyperparameters(Checked):
     gradient_accumulation: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     max_length: Positive = 256
-    warmup_steps: Counting = 4
+    warmup_steps: Counting = 0
+    scheduler: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss: Literal["answers", "last_answer", "with_prompt"] = "answers"
     seed: Counting = 0
     checkpoint_steps: Positive = 20
     eval_tokens: Positive = 4096
@@ -99,8 +105,22 @@ class RunFile(Checked):
         return made
 
 
+class Part(Checked):
+    """A dataset of a mixture: its files, and its weight beside the others'."""
+
+    name: str
+    train: TextPath
+    eval: TextPath | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    place: Counting = 0
+
+    def field(self, name: str) -> str:
+        """Return the name that an error gives a file of this part."""
+        return f"mixture.{self.place - 1}.{name}" if self.place else name
+
+
 class Run(RunFile):
-    """A training run: files, ranks and hyper-parameters.
+    """A training run: files, ranks and hyper-parameters. `mixture`: datasets beside `train`, whose weight is 1.
 
     Methods that train no LoRA use the ranks for the LoRA that they are converted to. `devices` processes train it, as
     replicas (ddp) or in shards (fsdp).
@@ -118,7 +138,15 @@ class Run(RunFile):
     devices: Positive = 1
     sharding: Literal["ddp", "fsdp"] = "ddp"
     init: str = "random"
+    data_name: str = "train"
+    mixture: list[Part] = []
     prompts: dict[str, str] = {}
+
+    @property
+    def parts(self) -> list[Part]:
+        """Return all datasets of the run, the first with the weight 1."""
+        first = Part(name=self.data_name, train=self.train, eval=self.eval)
+        return [first, *(part.model_copy(update={"place": place}) for place, part in enumerate(self.mixture, start=1))]
 
     @property
     def sequences(self) -> int:

@@ -14,6 +14,7 @@ from adapterhub.accounts.models import Project
 from adapterhub.core.errors import Invalid
 from registry.models import Adapter
 from training.models import Dataset, RankAnalysis, TrainingRun
+from training.models.mixture import Mixed
 
 Body = dict[str, Any]
 
@@ -44,6 +45,10 @@ def arguments(body: Mapping[str, Any], project: Project) -> dict[str, Any]:
         "priority": body.get("priority") or 0,
         "prompts": dict(body.get("prompts") or {}),
         "validation_dataset": validation and of_project(Dataset, project, "validation_dataset", pk=validation),
+        "mixture": [
+            Mixed(of_project(Dataset, project, "dataset", pk=part["dataset"]), part["weight"])
+            for part in body.get("mixture") or []
+        ],
     }
 
 
@@ -60,7 +65,12 @@ def body_of(run: TrainingRun) -> Body:
     }
     if run.rank_analysis_id:
         body |= {"rank_analysis": str(run.rank_analysis_id), "start_values": run.takes_start_values}
-    chosen = {"budget": run.budget, "prompts": run.prompts, "validation_dataset": run.validation_dataset_id}
+    chosen = {
+        "budget": run.budget,
+        "prompts": run.prompts,
+        "validation_dataset": run.validation_dataset_id,
+        "mixture": run.mixture,
+    }
     return {**body, **{name: value for name, value in chosen.items() if value}}
 
 

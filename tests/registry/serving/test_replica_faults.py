@@ -85,6 +85,17 @@ def test_replicas_are_worked_on_at_the_same_time(served: Alias, engines: list[En
     assert len(routed(served.version.served_name)) == 2
 
 
+@pytest.mark.parametrize(("reported", "known"), [(512, 512), (None, None), ("4096", None), (-1, None), (2**40, None)])
+def test_the_longest_request_of_an_engine_is_learnt(
+    reported: Any, known: int | None, served: Alias, engines: list[Engine]
+) -> None:
+    engines[0].max_length = reported
+    reconcile()
+    assert Replica.objects.get(url=engines[0].url).max_length == known  # type: ignore[attr-defined]
+    wanted = {512} | ({known} if known else set())
+    assert set(Replica.objects.lengths(served.cluster.base_model, served.project)) == wanted
+
+
 def test_a_load_whose_answer_was_lost_is_probed_before_it_is_routed_to(served: Alias, engines: list[Engine]) -> None:
     name = served.version.served_name
     engines[0].loses_answers = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -13,14 +15,24 @@ from training.lm.data import Cuts, Row, TokenSequence, as_chat, sample
 from training.lm.evaluation import held_out_sample
 from training.recipes.run_file import Run
 from training.recipes.training_loop.loss_weights import COLUMN
-from training.recipes.training_loop.sampling_order import packed, packed_rows, reading_order
+from training.recipes.training_loop.mixture import rounds, rows_of_an_epoch, shares_of
+from training.recipes.training_loop.sampling_order import Draw, packed, packed_rows, reading_order
+
+
+@dataclass(frozen=True)
+class HeldOutPart:
+    """A dataset of a mixture and the number of its rows among the held-out ones."""
+
+    name: str
+    rows: int
 
 
 @dataclass(frozen=True)
 class Material:
     """Training data: `rows` in reading order, `tokens` of each without padding, `held_out` for the loss.
 
-    `steps`: the run's own, or as many as its epochs take; `cuts`: what max_length did to the rows.
+    `steps`: the run's own, or as many as its epochs take; `cuts`: what max_length did to the rows; `parts`: the
+    datasets that the held-out rows are of, in their order.
     """
 
     rows: Dataset
@@ -28,6 +40,7 @@ class Material:
     held_out: list[TokenSequence]
     steps: int = 0
     cuts: Cuts = field(default_factory=Cuts)
+    parts: list[HeldOutPart] = field(default_factory=list)
 
     @property
     def is_weighted(self) -> bool:
@@ -40,26 +53,82 @@ class Material:
         return [TokenSequence(row["input_ids"], row["labels"]) for row in rows]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The data to read: tokens of each sequence, in the order of the datasets, each with its size and its share."""
+
+    lengths: list[int]
+    sizes: list[int]
+    shares: list[float]
+
+    @classmethod
+    def of_one(cls, lengths: list[int]) -> Reading:
+        """Return the reading of one dataset."""
+        return cls(lengths, [len(lengths)], [1.0])
+
+    def rounds(self, total: int = 0) -> Draw | None:
+        """Return what draws the rows of a run anew; None for one dataset, which is read in plain epochs.
+
+        `total`: the rows that are read, where they are known before.
+        """
+        return rounds(self.sizes, self.shares, total) if len(self.sizes) > 1 else None
+
+    @property
+    def rows_of_an_epoch(self) -> int:
+        """Return how many rows are read until each is read once."""
+        return rows_of_an_epoch(self.sizes, self.shares)
+
+
 def read_material(run: Run, tokenizer: Any) -> Material:
     """Tokenise only the rows that the run will read, in the trainer's reading order. Raises BadInput."""
     chosen = run.hyperparameters
     cuts = Cuts()
-    most = None if chosen.packing or chosen.epochs else run.sequences
-    sequences = sequences_of(
-        run.train, "train", tokenizer, chosen.max_length, lambda rows: to_read(rows, run), most, cuts
-    )
-    lengths = [len(sequence.ids) for sequence in sequences]
-    steps = steps_of(run, lengths)
-    groups = reading_groups(lengths, run, steps)
-    held_out = (
-        sequences_of(run.eval, "eval", tokenizer, chosen.max_length, lambda rows: worded(rows, run)) if run.eval else []
-    )
+    sequences, reading = read_train(run, tokenizer, cuts)
+    steps = steps_of(run, reading)
+    groups = reading_groups(reading, run, steps)
+    held_out, parts = read_held_out(run, tokenizer)
     rows = Dataset.from_list([joined([sequences[place] for place in group]) for group in groups])
     if not any(sequence.weights for sequence in sequences):
         rows = rows.remove_columns(COLUMN)
     tokens = [sum(lengths) for lengths in rows["seq_lengths"]]
     rows = rows if chosen.packing else rows.remove_columns("seq_lengths")
-    return Material(rows, tokens, held_out_sample(held_out, chosen.eval_tokens, chosen.seed), steps, cuts)
+    return Material(rows, tokens, held_out, steps, cuts, parts)
+
+
+def read_train(run: Run, tokenizer: Any, cuts: Cuts) -> tuple[list[TokenSequence], Reading]:
+    """Tokenise the rows to train on, of each dataset no more than the run reads of it, and count what is cut.
+
+    Raises BadInput.
+    """
+    chosen = run.hyperparameters
+    shares = shares_of([part.weight for part in run.parts])
+    sequences: list[TokenSequence] = []
+    sizes: list[int] = []
+    order = partial(to_read, run=run)
+    for part, share in zip(run.parts, shares, strict=True):
+        most = None if chosen.packing or chosen.epochs else math.ceil(run.sequences * share) + 1
+        field, length = part.field("train"), chosen.max_length
+        read = sequences_of(part.train, field, tokenizer, length, order, most, cuts, chosen.loss)
+        sequences, sizes = sequences + read, [*sizes, len(read)]
+    return sequences, Reading([len(sequence.ids) for sequence in sequences], sizes, shares)
+
+
+def read_held_out(run: Run, tokenizer: Any) -> tuple[list[TokenSequence], list[HeldOutPart]]:
+    """Tokenise the held-out rows and draw a sample; the loss counts in them what it counts in training.
+
+    Each dataset gives its share of the tokens, and at least one row. Raises BadInput.
+    """
+    chosen = run.hyperparameters
+    evaluated = [(part, part.eval) for part in run.parts if part.eval]
+    shares = shares_of([part.weight for part, _ in evaluated])
+    drawn: list[TokenSequence] = []
+    parts: list[HeldOutPart] = []
+    order = partial(worded, run=run)
+    for (part, path), share in zip(evaluated, shares, strict=True):
+        rows = sequences_of(path, part.field("eval"), tokenizer, chosen.max_length, order, loss=chosen.loss)
+        own = held_out_sample(rows, round(chosen.eval_tokens * share), chosen.seed)
+        drawn, parts = drawn + own, [*parts, HeldOutPart(part.name, len(own))]
+    return drawn, parts
 
 
 def to_read(rows: Sequence[Row], run: Run) -> list[Row]:
@@ -72,14 +141,14 @@ def worded(rows: Sequence[Row], run: Run) -> list[Row]:
     return as_chat(rows) if run.hyperparameters.as_chat else list(rows)
 
 
-def steps_of(run: Run, lengths: list[int]) -> int:
+def steps_of(run: Run, reading: Reading) -> int:
     """Return the steps in which the run reads its sequences as often as it should."""
     chosen = run.hyperparameters
     if not chosen.epochs:
         return chosen.steps
-    rows = chosen.epochs * len(lengths)
+    rows = chosen.epochs * reading.rows_of_an_epoch
     if chosen.packing:
-        rows = packed_rows(lengths, chosen.epochs, chosen.max_length, chosen.seed)
+        rows = packed_rows(reading.lengths, rows, chosen.max_length, chosen.seed, reading.rounds())
     return -(-rows // rows_in_step(run))
 
 
@@ -88,12 +157,12 @@ def rows_in_step(run: Run) -> int:
     return run.hyperparameters.batch_size * run.hyperparameters.gradient_accumulation * run.devices
 
 
-def reading_groups(lengths: list[int], run: Run, steps: int) -> list[list[int]]:
+def reading_groups(reading: Reading, run: Run, steps: int) -> list[list[int]]:
     """Return the sequences of each row that the trainer reads: one, or with packing as many as fit."""
-    chosen = run.hyperparameters
+    chosen, lengths, count = run.hyperparameters, reading.lengths, steps * rows_in_step(run)
     if chosen.packing:
-        return packed(lengths, steps * rows_in_step(run), chosen.max_length, chosen.seed)
-    order = reading_order(lengths, steps * rows_in_step(run), chosen.batch_size * run.devices, chosen.seed)
+        return packed(lengths, count, chosen.max_length, chosen.seed, reading.rounds())
+    order = reading_order(lengths, count, chosen.batch_size * run.devices, chosen.seed, reading.rounds(count))
     return [[place] for place in order]
 
 

@@ -17,13 +17,14 @@ from training.lm.events import Events
 from training.recipes.run_file import Hyperparameters, write_atomically
 from training.recipes.training_loop.distributed import anyone
 
-WEIGHTS, FACTS = "best.safetensors", "best.json"
+FACTS = "best.json"
 
 
 class HeldOutCurve(TrainerCallback):
     """Callback that measures the held-out loss every `eval_steps`, keeps the best weights, and stops after `patience`.
 
-    `patience` counts measurements without a better loss. Both survive a restart in the output folder.
+    `patience` counts measurements without a better loss. Both survive a restart in the output folder: a step that an
+    earlier attempt has measured is not counted again. Measurements before the step `begin` are only shown.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class HeldOutCurve(TrainerCallback):
         measure: Callable[[Any], HeldOutLoss | None],
         events: Events,
         state: PartialState,
+        begin: int = 0,
     ) -> None:
         self.chosen, self.folder, self.measure, self.events, self.state = chosen, folder, measure, events, state
+        self.begin = begin
         self.latest: tuple[int, float] | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -45,6 +48,8 @@ class HeldOutCurve(TrainerCallback):
         if measured is None:
             return
         self.latest = state.global_step, measured.loss
+        if state.global_step < self.begin:
+            return
         facts = self.judged(state.global_step, measured.loss, model)
         if self.chosen.patience and anyone(facts["worse_since"] >= self.chosen.patience, self.state):
             self.events.write("log", message=f"Stopped at step {state.global_step}: no better since {facts['step']}.")
@@ -52,18 +57,34 @@ class HeldOutCurve(TrainerCallback):
 
     def judged(self, step: int, loss: float, model: Any) -> dict[str, Any]:
         """Keep the weights if the loss is the best so far; return the best step and the measurements since."""
-        facts = best_of(self.folder) or {"loss": float("inf"), "step": 0, "worse_since": 0}
-        if facts["step"] >= step:
+        facts = best_of(self.folder)
+        if facts and facts["measured"] >= step:
             return facts
-        if loss < facts["loss"]:
-            facts = {"loss": loss, "step": step, "worse_since": 0}
+        if facts is None or loss < facts["loss"]:
+            facts = {"loss": loss, "step": step, "worse_since": 0, "measured": step}
             if self.state.is_main_process:
-                save_file(trained_weights(model), self.folder / WEIGHTS)
+                save_file(trained_weights(model), weights_file(self.folder, step))
         else:
-            facts = {**facts, "worse_since": facts["worse_since"] + 1}
+            facts = {**facts, "worse_since": facts["worse_since"] + 1, "measured": step}
+        # Another process must not read the next facts while it still has to judge by these.
+        self.state.wait_for_everyone()
         if self.state.is_main_process:
             write_atomically(self.folder / FACTS, facts)
+            drop_others(self.folder, facts["step"])
+        self.state.wait_for_everyone()
         return facts
+
+
+def weights_file(folder: Path, step: int) -> Path:
+    """Return the file of the weights at a step; `best.json` names the step, so one cut off by a crash is not read."""
+    return folder / f"best-{step}.safetensors"
+
+
+def drop_others(folder: Path, step: int) -> None:
+    """Delete the weights of steps that are no longer the best."""
+    for path in folder.glob("best-*.safetensors"):
+        if path != weights_file(folder, step):
+            path.unlink()
 
 
 def best_of(folder: Path) -> dict[str, Any] | None:
@@ -83,7 +104,7 @@ def restore_best(model: Any, folder: Path) -> int | None:
     facts = best_of(folder)
     if facts is None:
         return None
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(weights_file(folder, facts["step"]))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name in weights:

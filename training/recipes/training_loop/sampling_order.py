@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+
+# What gives the next rows to read: an epoch, or a round of a mixture; no row twice.
+Draw = Callable[[random.Random], list[int]]
 
 WINDOW_BATCHES = 16
 PACK_WINDOW = 64
 
 
-def reading_order(lengths: Sequence[int], count: int, batch_size: int, seed: int) -> list[int]:
+def reading_order(
+    lengths: Sequence[int], count: int, batch_size: int, seed: int, draw: Draw | None = None
+) -> list[int]:
     """Return `count` indices into `lengths`: shuffled epochs, with similar lengths in a batch to reduce padding.
 
     An epoch is complete before the next begins, and no batch holds a row twice unless there are fewer rows than that.
-    Batches are shuffled again, so that length says nothing about the step.
+    Batches are shuffled again, so that length says nothing about the step. `draw` gives other rounds than epochs.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    draw = draw or partial(shuffled, len(lengths))
     ordered: list[int] = []
     over: list[int] = []
     while len(ordered) < count:
-        epoch = shuffled(len(lengths), chance)
+        epoch = draw(chance)
         over, epoch = completed(over, epoch, batch_size)
         if len(over) < batch_size and over:
             continue
@@ -63,30 +70,33 @@ def by_length(places: list[int], lengths: Sequence[int], batch_size: int, chance
     return ordered
 
 
-def packed(lengths: Sequence[int], count: int, room: int, seed: int) -> list[list[int]]:
+def packed(lengths: Sequence[int], count: int, room: int, seed: int, draw: Draw | None = None) -> list[list[int]]:
     """Return `count` groups of indices of at most `room` tokens: shuffled epochs, best fit decreasing in windows.
 
-    An epoch is complete before the next begins, so no group holds a row twice.
+    An epoch is complete before the next begins, so no group holds a row twice. `draw` gives other rounds than epochs.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    draw = draw or partial(shuffled, len(lengths))
     groups: list[list[int]] = []
     while len(groups) < count:
-        groups += packed_epoch(lengths, room, chance, seed + len(groups))
+        groups += packed_epoch(draw(chance), lengths, room, seed + len(groups))
     return groups[:count]
 
 
-def packed_rows(lengths: Sequence[int], epochs: int, room: int, seed: int) -> int:
-    """Return the number of groups that so many epochs make."""
+def packed_rows(lengths: Sequence[int], rows: int, room: int, seed: int, draw: Draw | None = None) -> int:
+    """Return the number of groups that the epochs make in which so many rows are read."""
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    draw = draw or partial(shuffled, len(lengths))
     groups: list[list[int]] = []
-    for _ in range(epochs):
-        groups += packed_epoch(lengths, room, chance, seed + len(groups))
+    while rows > 0:
+        epoch = draw(chance)
+        rows -= len(epoch)
+        groups += packed_epoch(epoch, lengths, room, seed + len(groups))
     return len(groups)
 
 
-def packed_epoch(lengths: Sequence[int], room: int, chance: random.Random, seed: int) -> list[list[int]]:
-    """Return the groups of one shuffled epoch."""
-    epoch = shuffled(len(lengths), chance)
+def packed_epoch(epoch: list[int], lengths: Sequence[int], room: int, seed: int) -> list[list[int]]:
+    """Return the groups of one shuffled epoch, which is used up."""
     groups: list[list[int]] = []
     while epoch:
         window = [epoch.pop()]

@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from training.lm.base_model import load_model, load_tokenizer, on_gpu
 from training.lm.data import is_chat
-from training.lm.evaluation import HeldOutLoss, held_out_loss
+from training.lm.evaluation import HeldOutLoss, held_out_loss, mean_loss
 from training.recipes import run_file
 from training.recipes.compare import Question, question_of
 from training.recipes.entrypoint import Cancel, RunEvents
@@ -33,6 +33,8 @@ from training.recipes.training_loop.loss_weights import WeightedTrainer
 
 Facts = dict[str, Any]
 BEFORE = "before.json"
+# The trainer's own `constant` has no warm-up.
+SCHEDULERS = {"constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Trained:
 class Method:
     """A recipe's own parts: name, loading of the base, PEFT adaptation, trainer options, callbacks and output.
 
-    `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result.
+    `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result. `settled(run)`: the first step whose
+    weights could be the output.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Method:
     adapt: Callable[[Any, Run, Material], Any] = lambda model, run, material: (model, None)
     options: dict[str, Any] = field(default_factory=dict)
     callbacks: Sequence[TrainerCallback] = ()
+    settled: Callable[[Run], int] = lambda run: 0
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
@@ -94,7 +98,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     model, peft_config = method.adapt(model, run, material)
     trainer = make_trainer(run, method, model, peft_config, tokenizer, material)
     base_loss = [BaseLoss(evaluate_before)] if sharded else []
-    curve = [HeldOutCurve(chosen, run.output, measure, events, state)] if chosen.eval_steps else []
+    curve = [HeldOutCurve(chosen, run.output, measure, events, state, method.settled(run))] if chosen.eval_steps else []
     reporter = Reporter(events, cancel, material.tokens, state, curve[0] if curve else None)
     for callback in (*base_loss, *method.callbacks, *curve, reporter):
         trainer.add_callback(callback)
@@ -116,6 +120,7 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
         facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
         facts |= {"eval_tokens": after.tokens if after else 0, "eval_rows": after.rows if after else 0}
+        facts |= parts_of(material, before, after)
         facts |= {"train_tokens": sum(material.tokens), "train_rows": asdict(material.cuts)}
         facts |= {"best_step": best_step} if best_step else {}
         facts |= {
@@ -125,6 +130,25 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
         }
         run_file.write_atomically(run.output / "result.json", facts)
     state.wait_for_everyone()
+
+
+def parts_of(material: Material, before: HeldOutLoss | None, after: HeldOutLoss | None) -> Facts:
+    """Return the held-out losses of each dataset of a mixture, with their rows and tokens; nothing for one dataset."""
+    if len(material.parts) < 2 or before is None or after is None:
+        return {}
+    losses, start = [], 0
+    for part in material.parts:
+        rows = slice(start, start + part.rows)
+        sequences = material.held_out[rows]
+        measured = {
+            name: mean_loss(loss.examples[rows], sequences) for name, loss in (("before", before), ("after", after))
+        }
+        counted = {"rows": part.rows, "tokens": sum(sequence.targets for sequence in sequences)}
+        losses.append(
+            {"dataset": part.name, "loss_before": measured["before"], "loss_after": measured["after"], **counted}
+        )
+        start += part.rows
+    return {"held_out": losses}
 
 
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
@@ -138,7 +162,8 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         "per_device_train_batch_size": chosen.batch_size,
         "gradient_accumulation_steps": chosen.gradient_accumulation,
         "learning_rate": chosen.learning_rate,
-        "lr_scheduler_type": "cosine",
+        "lr_scheduler_type": SCHEDULERS.get(chosen.scheduler, chosen.scheduler),
+        "weight_decay": chosen.weight_decay,
         "warmup_steps": min(chosen.warmup_steps, chosen.steps),
         "seed": chosen.seed,
         "bf16": on_gpu(),

@@ -1,0 +1,62 @@
+"""REST resources of compressions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from adapterhub.api.pagination import ByCreation
+from adapterhub.api.permissions import actor_of, seen_in
+from adapterhub.api.views import ProjectViewSet
+from adapterhub.core.references import named
+from adapterhub.core.tenancy import Scope
+from registry.models import Adapter, AdapterVersion
+from training.api import serializers as shapes
+from training.api.views import OF_JOBS, Cancelling
+from training.models import Compression, Dataset
+from training.runs.specification import of_project
+
+
+class CompressionViewSet(Cancelling):
+    """Compressions: jobs that make stored versions smaller after their training."""
+
+    queryset = Compression.objects.select_related("project", "base_model", "source", "version")
+    serializer_class = shapes.CompressionSerializer
+    pagination_class = ByCreation
+    filters = {**OF_JOBS, "source": "source__served_name"}
+    scopes = {"cancel": Scope.TRAIN}
+
+
+class VersionCompressionViewSet(ProjectViewSet):
+    """Compression of a version, which makes it smaller."""
+
+    queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
+    serializer_class = shapes.CompressionSerializer
+    project_path = "adapter__project"
+    lookup_field = "number"
+    lookup_value_regex = r"\d+"
+    scopes = {"compress": Scope.TRAIN}
+
+    def get_queryset(self) -> Any:
+        """Return the versions of the adapter in the URL."""
+        rows = super().get_queryset()
+        adapters = seen_in(Adapter.objects.all(), "project", self.request)
+        return rows.filter(adapter=named(adapters, "project", "slug", self.kwargs.get("slug", "")))
+
+    @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})
+    @action(detail=True, methods=["post"])
+    def compress(self, request: Request, slug: str, number: str) -> Response:
+        """Queue a compression of the version.
+
+        The updates are cut to their leading directions, and the result is a new version of the adapter.
+        """
+        version = self.get_object()
+        fields = self.read(shapes.NewCompressionSerializer)
+        pk = fields.get("dataset")
+        dataset = pk and of_project(Dataset, version.project, "dataset", pk=pk)
+        compression = Compression.launch(version, dict(fields["budget"]), dataset=dataset, by=actor_of(request))
+        return self.write(compression, 202)

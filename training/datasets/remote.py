@@ -1,0 +1,173 @@
+"""Datasets that lie in a bucket or on a hub: which addresses a project may name, and how their bytes are brought.
+
+Operators list what may be read with the installation's own keys (`ADAPTERHUB_DATASET_SOURCES`), for all projects or for
+one: a user's address alone would let one team read another's bucket. The artifact store itself is never a source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from django.conf import settings
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from adapterhub.artifacts import S3Store
+from adapterhub.core.errors import Invalid
+from adapterhub.jobs.child import Child
+
+MOST_BYTES = 20 * 2**30
+CHUNK = 2**20
+# Below the time after which a check counts as lost.
+HUB_S = 1200
+FIELD = "source"
+HUB = re.compile(r"hf://\w[\w.-]*/\w[\w.-]*")
+BUCKET = re.compile(r"s3://[a-z0-9.-]{3,63}/\S.*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An address, `s3://bucket/key` or `hf://owner/name`, and what of it is read.
+
+    `revision` is a hub's branch, tag or commit, or a version of an object in a bucket; `config` and `split`: a hub's.
+    """
+
+    url: str
+    revision: str = ""
+    config: str = ""
+    split: str = ""
+
+    @property
+    def is_hub(self) -> bool:
+        """Return True for a dataset of a hub."""
+        return self.url.startswith("hf://")
+
+    @property
+    def repository(self) -> str:
+        """Return owner/name of a hub's dataset."""
+        return self.url.removeprefix("hf://")
+
+    @property
+    def filename(self) -> str:
+        """Return the name of the file that is brought, by which its format is known."""
+        return f"{self.repository.rpartition('/')[2]}.jsonl" if self.is_hub else PurePosixPath(self.url).name
+
+    def require_known(self) -> None:
+        """Raise Invalid for an address that is none, or a choice that its kind does not have."""
+        if not (HUB if self.is_hub else BUCKET).fullmatch(self.url):
+            raise Invalid(
+                f"{self.url!r} is no source: name s3://bucket/key or hf://owner/name.", field=FIELD, code="bad_source"
+            )
+        for name in ("config", "split"):
+            if getattr(self, name) and not self.is_hub:
+                raise Invalid(f"{name} is a choice of a hub's dataset: leave it out.", field=name, code="bad_source")
+
+    def require_allowed(self, project: str) -> None:
+        """Raise Invalid unless an operator allows the project to read the address, or when it is the artifact store's.
+
+        Entries are `s3://bucket/prefix`, `hf://owner` or a whole address, and may begin with `project=`.
+        """
+        self.require_known()
+        store = settings.ARTIFACT_STORE
+        if store.startswith("s3://") and is_below(self.url, store):
+            raise Invalid("The artifact store is no source of datasets.", field=FIELD, code="source_not_allowed")
+        if not any(is_below(self.url, prefix) for prefix in prefixes_of(project)):
+            raise Invalid(
+                f"{self.url} is not allowed here: ask an operator to add it to ADAPTERHUB_DATASET_SOURCES.",
+                field=FIELD,
+                code="source_not_allowed",
+            )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The bytes that were brought: the `revision` is a commit, or an object's version or entity tag."""
+
+    revision: str
+    sha256: str
+    size: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+
+def prefixes_of(project: str) -> Iterator[str]:
+    """Yield the addresses below which operators let the project read."""
+    for entry in settings.DATASET_SOURCES:
+        owner, is_for_one, prefix = entry.partition("=")
+        if not is_for_one or "://" in owner:
+            yield entry
+        elif owner == project:
+            yield prefix
+
+
+def is_below(url: str, prefix: str) -> bool:
+    """Return True if the address is the prefix, or lies below it as a path does."""
+    return url == prefix or url.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
+
+
+def brought_from_bucket(source: Source, store: S3Store, key: str, target: Path) -> Origin:
+    """Copy one version of an object to the target. Raises Invalid."""
+    named = {"VersionId": source.revision} if source.revision else {}
+    digest, size = hashlib.sha256(), 0
+    try:
+        answer = store.client.get_object(Bucket=store.bucket, Key=key, **named)
+        if answer["ContentLength"] > MOST_BYTES:
+            raise too_large()
+        with target.open("wb") as file:
+            for chunk in answer["Body"].iter_chunks(CHUNK):
+                size += file.write(chunk)
+                digest.update(chunk)
+    except (ClientError, BotoCoreError, OSError) as error:
+        raise not_given(source, str(error)) from None
+    version = answer.get("VersionId") or answer.get("ETag", "").strip('"')
+    return Origin(source.revision or version, digest.hexdigest(), size)
+
+
+def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
+    """Write the rows of a hub's commit to the target, as JSON lines, by a child process. Raises Invalid."""
+    commit = commit_of(source)
+    request = json.dumps(
+        {"repository": source.repository, "revision": commit, "config": source.config, "split": source.split}
+    )
+    events = folder / "events.jsonl"
+    arguments = ["training.datasets.hub_process", request, str(target), str(folder / "cache"), str(events)]
+    child = Child(arguments, events, folder / "log.txt")
+    try:
+        status = child.wait(HUB_S)
+    finally:
+        child.kill()
+    answer = next(child.new_events(), None) if status == 0 else None
+    if answer is None:
+        raise not_given(source, "the program that asks it ended early; see the worker's log")
+    if "fault" in answer:
+        raise Invalid(answer["fault"], field=FIELD, code="source_not_read")
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Origin(commit, digest, target.stat().st_size)
+
+
+def commit_of(source: Source) -> str:
+    """Ask the hub for the commit of the revision, the newest without one. Raises Invalid."""
+    try:
+        return str(HfApi().dataset_info(source.repository, revision=source.revision or None).sha)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise not_given(source, str(error).splitlines()[0]) from None
+
+
+def not_given(source: Source, why: str) -> Invalid:
+    """Return the error of a source that does not answer with its bytes."""
+    return Invalid(f"{source.url} cannot be read: {why}", field=FIELD, code="source_not_read")
+
+
+def too_large() -> Invalid:
+    """Return the error of an object over the cap."""
+    return Invalid(f"The object is over {MOST_BYTES >> 30} GB: part it.", field=FIELD, code="source_too_large")

@@ -1,0 +1,42 @@
+"""The source of a dataset that lies in a bucket or on a hub, and the bytes that were read there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+
+from adapterhub.artifacts import S3Store
+from training.datasets import remote
+from training.datasets.remote import Source
+
+FIELDS = ("url", "revision", "config", "split")
+
+
+class SourceMixin(models.Model):
+    """A dataset that may lie elsewhere: `source` has its address, and under `read` the bytes that a worker read."""
+
+    source = models.JSONField(
+        default=dict, editable=False, help_text="Where a dataset of a bucket or a hub lies, and the bytes read there."
+    )
+    project: Any
+    size_bytes: Any
+
+    class Meta:
+        abstract = True
+
+    def fetched(self, folder: Path) -> Path:
+        """Return a copy of what the source gives, and note which bytes these are. Raises Invalid."""
+        source, target = Source(**{name: self.source[name] for name in FIELDS}), folder / "rows"
+        # What operators allow may have changed since the dataset was asked for.
+        source.require_allowed(self.project.slug)
+        if source.is_hub:
+            origin = remote.brought_from_hub(source, target, folder)
+        else:
+            bucket, _, key = source.url.removeprefix("s3://").partition("/")
+            there = S3Store(bucket, "", settings.S3_ENDPOINT_URL, settings.S3_ADDRESSING)
+            origin = remote.brought_from_bucket(source, there, key, target)
+        self.source, self.size_bytes = {**self.source, "read": origin.facts()}, origin.size
+        return target

@@ -1,0 +1,92 @@
+"""The datasets of a run: those mixed in beside its own, stored by number and weight, and the one to evaluate on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import models
+
+from adapterhub.core.errors import Invalid
+from training.models.dataset import Dataset, DatasetStatus
+
+FIELD = "mixture"
+MOST_DATASETS = 20
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A dataset of a run, and its weight beside that of the run's own dataset, which is 1."""
+
+    dataset: Dataset
+    weight: float
+
+
+def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset) -> list[dict[str, Any]]:
+    """Return the mixture as it is stored. Raises Invalid for a dataset that cannot be mixed in, or a wrong weight."""
+    if len(mixture) > MOST_DATASETS:
+        raise Invalid(f"A mixture has at most {MOST_DATASETS} datasets beside the run's own.", field=FIELD)
+    seen = {dataset.pk}
+    for place, part in enumerate(mixture):
+        check(part, f"{FIELD}.{place}", dataset)
+        if part.dataset.pk in seen:
+            message = f"{part.dataset} is named twice: give each dataset once, with the weight that it should have."
+            raise Invalid(message, field=f"{FIELD}.{place}.dataset", code="dataset_twice")
+        seen.add(part.dataset.pk)
+    return [{"dataset": part.dataset.pk, "weight": part.weight} for part in mixture]
+
+
+def check(part: Mixed, field: str, dataset: Dataset) -> None:
+    """Raise Invalid for a dataset of another project, one that is not ready, or a weight that is none."""
+    if part.dataset.project_id != dataset.project_id:
+        raise Invalid(f"{part.dataset} belongs to another project.", field=f"{field}.dataset", code="unknown_dataset")
+    if part.dataset.status != DatasetStatus.READY:
+        message = f"{part.dataset} is {part.dataset.status}, not ready."
+        raise Invalid(message, field=f"{field}.dataset", code="dataset_not_ready")
+    part.dataset.require_answers()
+    if not math.isfinite(part.weight) or not 0 < part.weight <= 1000:
+        message = f"weight is {part.weight}; it must lie between 0 and 1000: the run's own dataset has 1."
+        raise Invalid(message, field=f"{field}.weight", code="bad_weight")
+
+
+def require_validation(validation: Dataset, dataset: Dataset) -> None:
+    """Raise Invalid for a validation dataset that is not ready, holds preference pairs, or is the training data."""
+    field = "validation_dataset"
+    if validation.pk == dataset.pk:
+        raise Invalid("The validation dataset is the one that is trained on: name another.", field=field)
+    if validation.status != "ready" or "chosen" in validation.columns:
+        raise Invalid(f"{validation} is no ready dataset with one answer a row.", field=field, code="dataset_not_ready")
+
+
+class MixtureMixin(models.Model):
+    """The datasets that a run mixes in. A run has its own `dataset`, and perhaps a `validation_dataset`."""
+
+    mixture = models.JSONField(
+        default=list, blank=True, help_text="Datasets beside the first, whose weight is 1: dataset, weight."
+    )
+    dataset: Any
+    validation_dataset: Any
+
+    class Meta:
+        abstract = True
+
+    def parts(self) -> list[Mixed]:
+        """Return all datasets that the run reads, its own first."""
+        datasets = Dataset.objects.in_bulk([part["dataset"] for part in self.mixture])
+        return [Mixed(self.dataset, 1.0), *(Mixed(datasets[part["dataset"]], part["weight"]) for part in self.mixture)]
+
+    def mixed_digests(self) -> list[dict[str, Any]]:
+        """Return the digests and weights of the datasets that are mixed in."""
+        return [{"dataset": part.dataset.digest, "weight": part.weight} for part in self.parts()[1:]]
+
+    def mixed_files(self) -> list[dict[str, Any]]:
+        """Return the files of the datasets that are mixed in; without own held-out rows if the run has others."""
+        files = []
+        for part in self.parts()[1:]:
+            data = part.dataset.folder()
+            held_out = {} if self.validation_dataset else {"eval": str(data / "eval.jsonl")}
+            name = f"{part.dataset} ({part.dataset.pk})"
+            files.append({"name": name, "train": str(data / "train.jsonl"), "weight": part.weight, **held_out})
+        return files

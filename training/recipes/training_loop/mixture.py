@@ -1,0 +1,63 @@
+"""Rows of several datasets in the proportion of their weights, drawn by the run's seed alone."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+from training.recipes.training_loop.sampling_order import completed, shuffled
+
+# Where a share of a round is a whole number but for rounding errors.
+ROUNDING = 1e-9
+
+
+def shares_of(weights: Sequence[float]) -> list[float]:
+    """Return each weight's share of their sum."""
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def rows_of_an_epoch(sizes: Sequence[int], shares: Sequence[float]) -> int:
+    """Return how many rows are read until every dataset is read once; those with few rows for their share more often.
+
+    With one dataset these are its rows.
+    """
+    return math.ceil(max(size / share for size, share in zip(sizes, shares, strict=True)) - ROUNDING)
+
+
+def rounds(sizes: Sequence[int], shares: Sequence[float], total: int = 0) -> Callable[[random.Random], list[int]]:
+    """Return a function that draws the next round of places, of which none stands twice in it.
+
+    Places count through the datasets in their order. Each dataset is read in shuffled epochs of its own, complete
+    before the next, and the sums over rounds keep to the shares within a row. A run of `total` rows has whole rounds.
+    """
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    most = min(size / share for size, share in zip(sizes, shares, strict=True))
+    most = total / math.ceil(total / most - ROUNDING) if total else most
+    waiting: list[list[int]] = [[] for _ in sizes]
+    number = 0
+
+    def taken(place: int, count: int, chance: random.Random) -> list[int]:
+        """Take rows of a dataset, from its next epoch when this one has too few."""
+        if len(waiting[place]) < count:
+            over, epoch = waiting[place], [starts[place] + row for row in shuffled(sizes[place], chance)]
+            if not over:
+                waiting[place] = epoch
+            else:
+                rows, waiting[place] = completed(over, epoch, count)
+                return rows
+        rows, waiting[place] = waiting[place][:count], waiting[place][count:]
+        return rows
+
+    def draw(chance: random.Random) -> list[int]:
+        nonlocal number
+        round_of_rows: list[int] = []
+        for place, share in enumerate(shares):
+            before, after = (math.floor(share * most * each + ROUNDING) for each in (number, number + 1))
+            round_of_rows += taken(place, min(after - before, sizes[place]), chance)
+        number += 1
+        chance.shuffle(round_of_rows)
+        return round_of_rows
+
+    return draw

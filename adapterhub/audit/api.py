@@ -16,8 +16,8 @@ from adapterhub.api.permissions import actor_of, named_project, projects_with
 from adapterhub.api.views import ProjectViewSet, Retrieving
 from adapterhub.audit.access_log import observe
 from adapterhub.audit.export import bundle_archive, csv_lines, export_lines
+from adapterhub.audit.external.proof import judged
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.proof import judged
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope, Tenant

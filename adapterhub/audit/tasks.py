@@ -2,7 +2,8 @@
 
 from celery import shared_task
 
-from adapterhub.audit import access_log, checkpoints, siem, witnesses
+from adapterhub.audit import access_log, checkpoints
+from adapterhub.audit.external import siem, witnesses
 
 
 @shared_task

@@ -13,9 +13,9 @@ from django.shortcuts import get_object_or_404, render
 from adapterhub.api.pages import allowed
 from adapterhub.api.permissions import actor_of
 from adapterhub.audit.access_log import observe
+from adapterhub.audit.external.proof import judged
 from adapterhub.audit.filters import AuditFilter
 from adapterhub.audit.models import AuditEvent, Checkpoint
-from adapterhub.audit.proof import judged
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import NotAllowed
 from adapterhub.core.tenancy import Scope, Tenant

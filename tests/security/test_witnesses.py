@@ -27,10 +27,11 @@ from django.db import connections, transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project
-from adapterhub.audit import checkpoints, siem, tasks, verifier, witnesses
+from adapterhub.audit import checkpoints, tasks, verifier
 from adapterhub.audit.export import export_lines, manifest_of, write_bundle
+from adapterhub.audit.external import siem, witnesses
+from adapterhub.audit.external.proof import judged
 from adapterhub.audit.models import AuditEvent, Checkpoint, Follower, Receipt
-from adapterhub.audit.proof import judged
 from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.tags import Tag
 from adapterhub.audit.verifier import MANIFEST_DOMAIN, link_hash

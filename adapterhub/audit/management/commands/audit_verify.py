@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from adapterhub.audit.proof import ALL, Verdict, judged
+from adapterhub.audit.external.proof import ALL, Verdict, judged
 from adapterhub.audit.verifier import INSTALLATION, Checkpoint, Unreadable, read_checkpoints, read_public_key
 from adapterhub.core.tenancy import Tenant, project_model
 

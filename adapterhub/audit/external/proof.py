@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from adapterhub.audit.external.witnesses import Away, configured
 from adapterhub.audit.models import Checkpoint, chain_name, verify
 from adapterhub.audit.verifier import Checkpoint as SignedHead
 from adapterhub.audit.verifier import Fault, Unreadable
-from adapterhub.audit.witnesses import Away, configured
 from adapterhub.core.tenancy import Tenant, row_of
 
 # Newest checkpoints of each witness that a verification over HTTP reads; a command reads them all.

@@ -17,7 +17,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from adapterhub.artifacts import S3Store, open_store
-from adapterhub.audit import timestamps, vault
+from adapterhub.audit import vault
+from adapterhub.audit.external import timestamps
 from adapterhub.audit.models import Checkpoint, Receipt, chain_name
 from adapterhub.audit.signing import trusted_keys
 from adapterhub.audit.verifier import Checkpoint as SignedHead

@@ -107,7 +107,8 @@ class RateLimit:
 class AliasRoute:
     """The served name of an alias' stable version and, while a rollout runs, its split.
 
-    `default_of` is the adapter whose bare name stands for this alias. `approved`, if not None, closes the stable
+    `created` is in epoch seconds, 0 from an older control plane. `default_of` is the adapter whose bare name stands for
+    this alias. `approved`, if not None, closes the stable
     version's adapter: of its versions callers may name only those that an alias lists here.
     """
 
@@ -117,6 +118,7 @@ class AliasRoute:
     cache: CacheRule | None = None
     default_of: str | None = None
     approved: tuple[str, ...] | None = None
+    created: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class VersionRoute:
 
     `spare` replicas hold it too, but have been unstable lately: they are asked when none of `replicas` answers. A text
     of more than `most_characters` cannot fit into the context; None if that is not known. `refusal` says why no replica
-    will hold it, and what to do; None if one may.
+    will hold it, and what to do; None if one may. `created` is in epoch seconds, 0 from an older control plane.
     """
 
     project: str
@@ -135,6 +137,7 @@ class VersionRoute:
     spare: tuple[str, ...] = ()
     most_characters: int | None = None
     refusal: str | None = None
+    created: int = 0
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,7 @@ def _alias(raw: dict[str, Any]) -> AliasRoute:
         _cache(cache) if cache else None,
         raw.get("default_of"),
         None if approved is None else tuple(approved),
+        int(raw.get("created", 0)),
     )
 
 
@@ -296,6 +300,7 @@ def _version(raw: dict[str, Any]) -> VersionRoute:
         tuple(raw.get("spare", ())),
         None if most is None else int(most),
         raw.get("refusal"),
+        int(raw.get("created", 0)),
     )
 
 
@@ -305,7 +310,10 @@ def _token(raw: dict[str, Any]) -> TokenRoute:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredAnswer:
-    """Measurements of one answer, times in milliseconds; None for what was not measured or has no rule."""
+    """Measurements of one answer, times in milliseconds; None for what was not measured or has no rule.
+
+    `tokens_estimated` is True where the engine sent no counts of tokens, and the router estimated them.
+    """
 
     status: int
     ttft_ms: float | None
@@ -316,6 +324,7 @@ class MeasuredAnswer:
     refusal: bool | None = None
     format_failure: bool | None = None
     differs: bool | None = None
+    tokens_estimated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

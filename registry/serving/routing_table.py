@@ -10,10 +10,10 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection
+from django.db.models import QuerySet
 from redis.client import Pipeline
 
 from adapterhub.accounts.models import ApiToken, NamedVersions, Project
-from adapterhub.core.tenancy import Scope
 from adapterhub.encryption import private_key
 from registry.models import AdapterVersion, Alias, Cluster, ClusterGrant, Replica, Rollout
 from registry.models.alias import AliasQuerySet
@@ -85,7 +85,7 @@ def routing_table() -> RoutingTable:
         aliases=aliases,
         adapters=adapters_of(aliases),
         versions=version_routes(),
-        tokens={token.pk: token_route(token) for token in infer_tokens()},
+        tokens={token.pk: token_route(token) for token in usable_tokens()},
         limits=rate_limits(),
         approved=approved_of(aliases),
     )
@@ -109,7 +109,7 @@ def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
     )
     running = {rollout.alias_id: rollout for rollout in serving if not rollout.waits_for_signature}
     approved = approved_names(aliases.filter(project__named_versions=NamedVersions.APPROVED))
-    columns = ("name", "policy", "project__slug", "version__served_name", "default_of__slug")
+    columns = ("name", "policy", "created_at", "project__slug", "version__served_name", "default_of__slug")
     rows = aliases.select_related("project", "version", "default_of").only(*columns)
     return {
         key_of(alias.project.slug, alias.name): alias_route(alias, running.get(alias.pk), approved.get(alias.pk))
@@ -147,6 +147,7 @@ def alias_route(alias: Alias, rollout: Rollout | None, approved: set[str] | None
         cache=CacheRule(**cache) if (cache := alias.policy.get("cache")) else None,
         default_of=alias.default_of.slug if alias.default_of else None,
         approved=None if approved is None else tuple(sorted(approved)),
+        created=int(alias.created_at.timestamp()),
     )
 
 
@@ -176,9 +177,10 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
     """Return routes of the ready versions that a cluster may serve; only the needed columns are read."""
     replicas, granted, refusals = holders(), granted_clusters(), Refusals.read()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
-    columns = ("served_name", "digest", "max_rank", "adapter__project__slug", "adapter__base_model__slug")
+    columns = ("served_name", "digest", "max_rank", "created_at")
+    names = ("adapter__project__slug", "adapter__base_model__slug")
     size = ("adapter__base_model__longest_token", "adapter__base_model__config__max_position_embeddings")
-    rows = ready.values_list(*columns, *size, "adapter__project", "adapter__base_model")
+    rows = ready.values_list(*columns, *names, *size, "adapter__project", "adapter__base_model")
     return {
         name: VersionRoute(
             project,
@@ -187,8 +189,9 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
             *addresses(replicas.get(name, ()), granted[key]),
             most_characters(longest, positions),
             refusals.of(name, rank, granted[key]),
+            int(created.timestamp()),
         )
-        for name, digest, rank, project, base, longest, positions, *pair in rows
+        for name, digest, rank, created, project, base, longest, positions, *pair in rows
         if (key := tuple(pair)) in granted
     }
 
@@ -257,12 +260,10 @@ def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[st
     return (steady, resting) if steady else (resting, ())
 
 
-def infer_tokens() -> list[ApiToken]:
-    """Return the usable tokens of scope infer."""
-    usable = ApiToken.objects.usable().filter(scopes__contains=[Scope.INFER])
-    owned = usable.select_related("project", "account", "created_by")
-    owned = owned.prefetch_related("account__memberships", "created_by__memberships")
-    return [token for token in owned if Scope.INFER in token.scopes_now()]
+def usable_tokens() -> QuerySet[ApiToken]:
+    """Return the usable tokens, those without scope infer included: a router tells them from unknown ones."""
+    owned = ApiToken.objects.usable().select_related("project", "account", "created_by")
+    return owned.prefetch_related("account__memberships", "created_by__memberships")
 
 
 def token_route(token: ApiToken) -> TokenRoute:

@@ -28,7 +28,9 @@ from serving_client.router.cache import ResponseCache
 from serving_client.router.errors import Refusal
 from serving_client.router.http.hosts import LOOPBACK, KnownHosts
 from serving_client.router.http.limits import RateLimits
+from serving_client.router.http.model_list import find_model, model_list
 from serving_client.router.http.proxy import Proxy
+from serving_client.router.http.request_ids import HEADER, RequestIds
 from serving_client.router.reporting.metrics import CLIENT_CLOSED, Metrics, OfProject
 from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.samples import Samples
@@ -86,13 +88,14 @@ def make_app(settings: Settings) -> Starlette:
     routes = [
         *(Route(path, complete, methods=["POST"]) for path in ALLOWED),
         Route("/v1/models", models),
+        Route("/v1/models/{name}", one_model),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
     handlers = {HTTPException: unknown, Refusal: refused, ClientDisconnect: client_left, 500: broken}
-    known = [Middleware(KnownHosts, hosts=settings.hosts)]
-    app = Starlette(routes=routes, lifespan=lifespan, middleware=known, exception_handlers=handlers)  # type: ignore[arg-type]
+    around = [Middleware(RequestIds), Middleware(KnownHosts, hosts=settings.hosts)]
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=around, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return app
 
@@ -135,19 +138,15 @@ async def models(request: Request) -> Response:
     """List the aliases of the caller's project, and the versions that may be named."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
-    aliases = [key.partition("/")[2] for key, alias in table.aliases.items() if alias.project == token.project]
-    rows = [model(name, "alias") for name in aliases]
-    rows += [
-        model(name, route.base)
-        for name, route in table.versions.items()
-        if route.project == token.project and table.may_be_named(name)
-    ]
+    rows = model_list(table, token.project)
     return Response(orjson.dumps({"object": "list", "data": rows}), media_type="application/json")
 
 
-def model(name: str, root: str) -> dict[str, str]:
-    """Return a model as /v1/models lists it."""
-    return {"id": name, "object": "model", "owned_by": "adapterhub", "root": root}
+async def one_model(request: Request) -> Response:
+    """Return one of the models that the caller may name. Raises Refusal 404."""
+    table = proxy_of(request).table()
+    token = authenticate(table, request.headers.get("authorization", ""))
+    return Response(orjson.dumps(find_model(table, token, request.path_params["name"])), media_type="application/json")
 
 
 async def healthz(request: Request) -> Response:
@@ -204,11 +203,12 @@ async def client_left(request: Request, error: ClientDisconnect) -> Response:
 
 async def broken(request: Request, error: Exception) -> Response:
     """Answer 500 for a bug of the router; the server logs the error."""
-    return Refusal(500, "internal_error", "The router failed on this request.").response()
+    # This answer goes around the middleware that sends the id.
+    return Refusal(500, "internal_error", "The router failed on this request.").response({HEADER: request.state.id})
 
 
 async def unknown(request: Request, error: HTTPException) -> Response:
     """Answer 404 or 405 for other paths: callers may not reach the engines' own endpoints."""
     if error.status_code == 405:
-        return Refusal(405, "method_not_allowed", f"{request.method} is not allowed here.").response()
+        return Refusal(405, "method_not_allowed", f"{request.method} is not allowed here.").response(error.headers)
     return Refusal(404, "not_found", f"There is no {request.url.path[:200]}.").response()

@@ -12,11 +12,11 @@ import redis.asyncio as redis
 
 from serving_client.protocol import CACHE, CacheRule, RoutingTable
 from serving_client.router.fail_fast import Patience
-from serving_client.router.request_fields import Body
+from serving_client.router.request_fields import ANNOTATIONS, Body
 from serving_client.router.resolve import Target
 
 # Fields that change who receives an answer or how the engine sends it, but not its content.
-NOT_OF_THE_ANSWER = {"model", "user", "priority", "request_id"}
+NOT_OF_THE_ANSWER = {"model", *ANNOTATIONS}
 
 # Index: members "<bytes>:<key>" sorted by their time of expiry; another key holds the sum of their bytes.
 # One atomic script, so that two routers cannot both use the last free bytes.

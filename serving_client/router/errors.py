@@ -9,11 +9,13 @@ from starlette.responses import Response
 
 TYPES = {
     400: "invalid_request_error",
-    401: "authentication_error",
+    401: "invalid_request_error",
     403: "permission_error",
-    404: "not_found_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
     408: "invalid_request_error",
     413: "invalid_request_error",
+    422: "invalid_request_error",
     429: "rate_limit_error",
 }
 # The rest of such a request's body is not worth reading.
@@ -29,12 +31,6 @@ class Refusal(Exception):
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """Return the refusal as OpenAI error JSON, with the given headers of the answer that it replaces."""
-        error = {
-            "message": self.message,
-            "type": TYPES.get(self.status, "server_error"),
-            "param": None,
-            "code": self.code,
-        }
         all_headers = dict(headers or {})
         if self.retry_after_s:
             all_headers["Retry-After"] = str(self.retry_after_s)
@@ -42,4 +38,10 @@ class Refusal(Exception):
             all_headers["WWW-Authenticate"] = "Bearer"
         if self.status in BODY_UNREAD:
             all_headers["Connection"] = "close"
-        return Response(orjson.dumps({"error": error}), self.status, all_headers, "application/json")
+        return Response(error_json(self.status, self.code, self.message), self.status, all_headers, "application/json")
+
+
+def error_json(status: int, code: str | None, message: str, param: str | None = None) -> bytes:
+    """Return an error as OpenAI writes it."""
+    error = {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code}
+    return orjson.dumps({"error": error})

@@ -12,6 +12,7 @@ from serving_client.patterns import unfolded
 from serving_client.router.errors import Refusal
 
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
+RESPONSES = "/v1/responses"
 ANNOTATIONS = {
     "metadata",
     "prompt_cache_key",
@@ -81,29 +82,77 @@ ALLOWED: Mapping[str, set[str]] = {
         "web_search_options",
     },
     EMBEDDINGS: {"model", *ANNOTATIONS, "dimensions", "encoding_format", "input"},
+    RESPONSES: {
+        "model",
+        *ANNOTATIONS,
+        "include",
+        "input",
+        "instructions",
+        "logit_bias",
+        "max_output_tokens",
+        "max_tool_calls",
+        "parallel_tool_calls",
+        "reasoning",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+    },
 }
+# Fields of a conversation that an engine keeps: the next request may reach another one.
+OF_STATE = {"background", "conversation", "previous_response_id"}
 MAX_ANSWERS, MAX_PROMPTS, MAX_INPUTS, MAX_PARTS = 8, 64, 2048, 4096
 # An engine looks for each at every token, between the steps of all requests.
 MAX_STOPS, LONGEST_STOP, MAX_TOKENS_NAMED = 16, 1000, 1024
 # Engines build a machine from a schema's patterns, of about as many states as the pattern unfolds to.
 MAX_UNFOLDED, MAX_SCHEMA_VALUES = 20_000, 20_000
-WITH_SCHEMAS = ("response_format", "tools", "functions")
+WITH_SCHEMAS = ("response_format", "tools", "functions", "text")
+ADDRESSES = ("image_url", "video_url", "audio_url", "file_url")
 
 Body = dict[str, Any]
 
 
 def require_allowed(path: str, body: Body) -> None:
     """Raise Refusal 400 for a field that is not for callers, or whose size would hold an engine up."""
+    if path == RESPONSES:
+        require_stateless(body)
     for name in body:
         if name not in ALLOWED[path]:
             raise Refusal(400, "field_not_allowed", f"{name[:200]} is not allowed: remove it.")
     require_few(body)
     require_short(body)
-    require_few_parts(messages := listed(body.get("messages")))
+    messages = conversation_of(body)
+    require_few_parts(messages)
     for message in messages:
         require_inline(message)
     for field in WITH_SCHEMAS:
         require_small_patterns(field, body.get(field))
+
+
+def require_stateless(body: Body) -> None:
+    """Refuse what needs an engine that remembers, and tools that an engine runs itself. Raises Refusal 400."""
+    for name in OF_STATE & body.keys():
+        if body[name]:
+            message = f"{name} is not allowed: no engine keeps conversations, so send the whole input."
+            raise Refusal(400, "field_not_allowed", message)
+    if body.get("store"):
+        raise Refusal(400, "field_not_allowed", "store must be false or left out: no engine keeps responses.")
+    if any(not isinstance(tool, dict) or tool.get("type") != "function" for tool in listed(body.get("tools"))):
+        raise Refusal(400, "tool_not_allowed", "tools may hold functions alone: engines run no tools themselves.")
+
+
+def conversation_of(body: Body) -> list[Any]:
+    """Return the messages of a chat, or the items of a response's input."""
+    return listed(body.get("messages")) or [item for item in listed(body.get("input")) if isinstance(item, dict)]
 
 
 def require_few(body: Body) -> None:
@@ -138,19 +187,20 @@ def require_few_parts(messages: list[Any]) -> None:
 
 
 def parts_of(message: Any) -> list[Any]:
-    """Return the parts of a message whose content is a list."""
-    return listed(message.get("content")) if isinstance(message, dict) else []
+    """Return the parts of a message, or of a tool's output, whose content is a list."""
+    if not isinstance(message, dict):
+        return []
+    return [part for name in ("content", "output") for part in listed(message.get(name))]
 
 
 def require_inline(message: Any) -> None:
     """Refuse a part of a message that names an address: the engine would fetch it, from inside the network."""
-    for part in parts_of(message):
-        if not isinstance(part, dict):
-            continue
-        place = part.get("image_url", part.get("video_url", part.get("audio_url")))
-        address = place.get("url") if isinstance(place, dict) else place
-        if address is not None and not (isinstance(address, str) and address.startswith("data:")):
-            raise Refusal(400, "address_not_allowed", "A message's image must come inline, as a data: URL.")
+    for part in [message, *parts_of(message)]:
+        for name in ADDRESSES if isinstance(part, dict) else ():
+            place = part.get(name)
+            address = place.get("url") if isinstance(place, dict) else place
+            if address is not None and not (isinstance(address, str) and address.startswith("data:")):
+                raise Refusal(400, "address_not_allowed", "A message's image must come inline, as a data: URL.")
 
 
 def require_small_patterns(field: str, value: Any) -> None:
@@ -191,7 +241,7 @@ def require_fitting(body: Body, most_characters: int | None) -> None:
 
 def size_of(body: Body) -> int:
     """Return the characters of a conversation, or of the longest text of a prompt or input."""
-    if conversation := listed(body.get("messages")):
+    if conversation := conversation_of(body):
         return sum(len(text) for message in conversation for text in texts_in(message))
     given = body.get("prompt", body.get("input"))
     return max((len(text) for text in [given, *listed(given)] if isinstance(text, str)), default=0)
@@ -199,8 +249,8 @@ def size_of(body: Body) -> int:
 
 def texts_in(message: Any) -> Iterator[str]:
     """Yield the texts of a message."""
-    content = message.get("content") if isinstance(message, dict) else None
-    for part in [content, *listed(content)]:
+    content, output = (message.get("content"), message.get("output")) if isinstance(message, dict) else (None, None)
+    for part in [content, *listed(content), output, *listed(output)]:
         text = part.get("text") if isinstance(part, dict) else part
         if isinstance(text, str):
             yield text

@@ -14,8 +14,11 @@ import orjson
 
 from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of, key_of
 from serving_client.router.errors import Refusal
-from serving_client.router.request_fields import Body, require_allowed
+from serving_client.router.request_fields import RESPONSES, Body, require_allowed
 from serving_client.routing import arm_of, bucket_of
+
+# Fields that say who asks.
+USERS = ("user", "safety_identifier")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
     if token is None:
         raise Refusal(401, "invalid_token", "A bearer token with scope infer is required.")
     if "infer" not in token.scopes:
-        raise Refusal(403, "scope_missing", "The token lacks scope infer.")
+        raise Refusal(403, "scope_missing", "The token lacks scope infer: use one that has it.")
     return token
 
 
@@ -80,7 +83,16 @@ def parse(raw: bytes, path: str) -> Body:
     if not isinstance(body, dict):
         raise Refusal(400, "bad_json", "The body is not a JSON object.")
     require_allowed(path, body)
-    return body
+    if path == RESPONSES:
+        # The next request may reach another engine.
+        body["store"] = False
+    return with_named_users(body)
+
+
+def with_named_users(body: Body) -> Body:
+    """Return the body with numbers for who asks as texts, which engines demand."""
+    numbers = {name: str(body[name]) for name in USERS if type(body.get(name)) is int}
+    return {**body, **numbers}
 
 
 def rewritten(body: Body, target: Target) -> bytes:
@@ -155,9 +167,9 @@ def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
 
 
 def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
-    """Return the unit that a rollout keeps in one arm: the session key, else the user, else None."""
-    unit = headers.get("x-session-key") or body.get("user")
-    return unit if isinstance(unit, str) and unit else None
+    """Return the unit that a rollout keeps in one arm: the session key, else who the body says asks, else None."""
+    named = (headers.get("x-session-key"), body.get("user"), body.get("safety_identifier"))
+    return next((unit for unit in named if isinstance(unit, str) and unit), None)
 
 
 def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:

@@ -28,7 +28,9 @@ class FakeEngine:
     """What happens is scripted by attributes.
 
     `adapters` name -> path; `folders` path -> rank of the adapter there; `script` answers that the next completions get
-    instead; `gate` closed holds every completion (a stream after its first chunk); `breaks` cuts a stream there.
+    instead; `gate` closed holds every completion (a stream after its first chunk); `breaks` cuts a stream there;
+    `words` model -> the texts of its chunks; `counts` of tokens come at the end of streams when `asked`, `never`, are
+    `refused` to who asks, or come `inline`, in each chunk.
     """
 
     def __init__(self, *adapters: str) -> None:
@@ -39,7 +41,9 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.breaks = False
-        self.embeds = False
+        self.embeds = self.responds = False
+        self.words: dict[str, list[str]] = {}
+        self.counts = "asked"
         self.max_length: Any = 512
         self.is_healthy = True
 
@@ -54,6 +58,7 @@ class FakeEngine:
                 Route("/v1/completions", self.complete, methods=["POST"]),
                 Route("/v1/chat/completions", self.complete, methods=["POST"]),
                 Route("/v1/embeddings", self.embed, methods=["POST"]),
+                Route("/v1/responses", self.respond, methods=["POST"]),
             ]
         )
 
@@ -101,8 +106,12 @@ class FakeEngine:
         if body["model"] not in (BASE, *self.adapters):
             text = f"The model `{body['model']}` does not exist. Valid aliases: {BASE}."
             return error(404, "NotFoundError", text, "model")
+        wants_counts = bool((body.get("stream_options") or {}).get("include_usage"))
+        if wants_counts and self.counts == "refused":
+            return error(400, "BadRequestError", "Unknown field: stream_options", "stream_options")
         if body.get("stream"):
-            return StreamingResponse(self.chunks(body["model"]), media_type="text/event-stream")
+            is_chat = request.url.path.endswith("/chat/completions")
+            return StreamingResponse(self.chunks(body["model"], wants_counts, is_chat), media_type="text/event-stream")
         await self.opened()
         choice = {"index": 0, "text": " two words", "logprobs": None, "finish_reason": "length"}
         answer = {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
@@ -120,13 +129,41 @@ class FakeEngine:
         usage = {"prompt_tokens": 3, "total_tokens": 3}
         return JSONResponse({"object": "list", "data": rows, "model": body["model"], "usage": usage})
 
-    async def chunks(self, model: str) -> AsyncIterator[str]:
-        yield event({"model": model, "choices": [{"index": 0, "text": " two"}]})
-        await self.opened()
-        if self.breaks:
-            raise ConnectionResetError("scripted")
-        yield event({"model": model, "choices": [{"index": 0, "text": " words", "finish_reason": "length"}]})
-        yield event({"model": model, "choices": [], "usage": USAGE})
+    async def respond(self, request: Request) -> Response:
+        """As vLLM writes responses, whole and as events."""
+        body = await request.json()
+        if not self.responds:
+            return error(404, "Not Found", "Not Found")
+        self.received.append((body, dict(request.headers)))
+        if self.script:
+            return self.script.popleft()
+        text = "".join(self.words.get(body["model"], [" two", " words"]))
+        usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+        whole = {"id": "resp_1", "object": "response", "model": body["model"], "output": [message], "usage": usage}
+        if not body.get("stream"):
+            return JSONResponse(whole)
+        parts = [
+            {"type": "response.output_text.delta", "delta": text},
+            {"type": "response.completed", "response": whole},
+        ]
+        events = (f"event: {part['type']}\n{event(part)}" for part in parts)
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    async def chunks(self, model: str, wants_counts: bool, is_chat: bool) -> AsyncIterator[str]:
+        words = self.words.get(model, [" two", " words"])
+        usage = USAGE | {"completion_tokens": len(words)}
+        counts = {"usage": usage} if self.counts == "inline" else {}
+        for number, word in enumerate(words):
+            ends = {"finish_reason": "length" if number == len(words) - 1 else None}
+            part = {"delta": {"content": word}} if is_chat else {"text": word}
+            yield event({"model": model, "choices": [{"index": 0, **part, **ends}], **counts})
+            if number == 0:
+                await self.opened()
+                if self.breaks:
+                    raise ConnectionResetError("scripted")
+        if wants_counts and self.counts == "asked":
+            yield event({"model": model, "choices": [], "usage": usage})
         yield "data: [DONE]\n\n"
 
     async def opened(self) -> None:

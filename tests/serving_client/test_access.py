@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
 
+from tests.fakes.engine import error
 from tests.fakes.routing import CANDIDATE, FOREIGN, FOREIGNER, INFER, SECRET, STABLE, make_table, token
 from tests.fakes.stage import Engine, Router, running_engine, running_router, running_valkey
 
@@ -79,6 +82,77 @@ def test_models_are_those_of_the_project(router: Router) -> None:
 
     assert names(INFER) == {"compliance", "unserved", STABLE, CANDIDATE}
     assert names(FOREIGNER) == {"billing", FOREIGN}
+
+
+def test_a_model_says_since_when_it_exists(router: Router, engine: Engine) -> None:
+    rows = router.http.get("/v1/models", headers=INFER).json()["data"]
+    assert all(isinstance(row["created"], int) for row in rows)
+    for row in rows:
+        assert router.http.get(f"/v1/models/{row['id']}", headers=INFER).json() == row
+    assert router.http.get("/v1/models/dora", headers=INFER).json()["id"] == "dora"
+
+
+@pytest.mark.threat("F2")
+@pytest.mark.parametrize("name", ["billing", "invoices", FOREIGN, "tiny", "nothing"])
+def test_a_model_of_others_and_of_nobody_404(router: Router, name: str) -> None:
+    assert refusal(router.http.get(f"/v1/models/{name}", headers=INFER)) == (404, "model_not_found")
+    assert refusal(router.http.get(f"/v1/models/{name}")) == (401, "invalid_token")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/chat/completions", "POST"), ("PUT", "/v1/completions", "POST"), ("POST", "/v1/models", "GET, HEAD")],
+)
+def test_another_method_405_names_those_that_are(router: Router, method: str, path: str, allowed: str) -> None:
+    answer = router.http.request(method, path, headers=INFER)
+    assert refusal(answer) == (405, "method_not_allowed")
+    assert ", ".join(sorted(answer.headers["allow"].split(", "))) == allowed
+
+
+def test_every_answer_has_an_id(router: Router, engine: Engine) -> None:
+    answer = router.complete()
+    assert answer.headers["x-request-id"] == answer.headers["x-response-id"]
+    others = [
+        router.complete({}),
+        router.complete(model="nothing"),
+        router.complete(foo=1),
+        router.http.get("/nowhere"),
+        router.http.get("/v1/models", headers=INFER | {"Host": "elsewhere"}),
+        router.http.get("/healthz"),
+    ]
+    assert [answer.status_code for answer in others] == [401, 404, 400, 404, 400, 200]
+    assert len({answer.headers["x-request-id"] for answer in others}) == len(others)
+
+
+def engine_says(status: int, body: object) -> Response:
+    return Response(body if isinstance(body, bytes) else json.dumps(body), status)
+
+
+ENGINE_ERRORS = [
+    (error(400, "BadRequestError", "bad top_p", "top_p"), ("bad top_p", "top_p", "bad_request")),
+    (engine_says(400, {"object": "error", "message": "no", "type": "BadRequestError"}), ("no", None, "bad_request")),
+    (engine_says(422, {"detail": [{"loc": ["body", "n"]}]}), ('[{"loc":["body","n"]}]', None, None)),
+    (engine_says(400, {"error": "words"}), ("words", None, None)),
+    (engine_says(400, b"<html>no</html>"), ("<html>no</html>", None, None)),
+    (engine_says(400, b""), ("The engine refused the request.", None, None)),
+    (
+        error(400, "BadRequestError", "This model's maximum context length is 512 tokens."),
+        ("This model's maximum context length is 512 tokens.", None, "context_length_exceeded"),
+    ),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("refusal_of_engine", "expected"), ENGINE_ERRORS)
+def test_errors_of_engines_have_the_same_form(
+    router: Router, engine: Engine, refusal_of_engine: Response, expected: tuple[Any, ...], stream: bool
+) -> None:
+    engine.fake.script.append(refusal_of_engine)
+    answer = router.complete(stream=stream)
+    body = answer.json()["error"]
+    assert (body["message"], body["param"], body["code"]) == expected
+    assert (answer.status_code, body["type"]) == (refusal_of_engine.status_code, "invalid_request_error")
+    assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.threat("F1")

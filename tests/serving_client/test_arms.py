@@ -99,6 +99,7 @@ def test_the_report_says_what_answered(router: Router, engine: Engine) -> None:
         "completion_tokens": 2,
         "cache": "bypass",
         "counted": True,
+        "tokens_estimated": False,
         **dict.fromkeys(("empty", "refusal", "format_failure", "differs", "mirrored")),
     }
     assert all(seconds > 0 for seconds in times.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving_client.router.__main__ import KEEP_ALIVE_S
 from tests.fakes.collector import Collector
 from tests.fakes.routing import INFER, make_table
 from tests.fakes.server import Server, closed_url
@@ -29,15 +31,20 @@ def environ() -> dict[str, str]:
 
 
 @pytest.fixture
+def options() -> list[str]:
+    return ["--load-deadline-s", "3"]
+
+
+@pytest.fixture
 def process(
-    valkey: Valkey, engine: Engine, tmp_path: Path, environ: dict[str, str]
+    valkey: Valkey, engine: Engine, tmp_path: Path, environ: dict[str, str], options: list[str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Router]]:
     """A router with a table."""
     announce(valkey, make_table(engine.url))
     url = closed_url()
     arguments = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--redis-url", valkey.url]
     arguments += ["--snapshot", str(tmp_path / "router/table.json"), "--spool", str(tmp_path / "router/spool")]
-    command = [sys.executable, "-m", "serving_client.router", *arguments, "--load-deadline-s", "3"]
+    command = [sys.executable, "-m", "serving_client.router", *arguments, *options]
     process = subprocess.Popen(command, env={**os.environ, **environ})
     with httpx.Client(base_url=url, timeout=15) as http:
         yield process, Router(http, valkey)
@@ -122,3 +129,24 @@ def streamed(router: Router, body: dict[str, object]) -> float:
     with router.http.stream("POST", "/v1/completions", headers=INFER, json=body) as answer:
         assert answer.read().endswith(b"[DONE]\n\n")
     return time.perf_counter() - began
+
+
+def test_an_idle_connection_outlasts_that_of_a_front() -> None:
+    longest_front_s = 600
+    assert longest_front_s < KEEP_ALIVE_S
+
+
+class TestImpatient:
+    """A router that keeps idle connections for a second."""
+
+    @pytest.fixture
+    def options(self) -> list[str]:
+        return ["--keep-alive-s", "1"]
+
+    def test_an_idle_connection_is_closed_in_the_end(self, process: tuple[subprocess.Popen[bytes], Router]) -> None:
+        _, router = process
+        wait_until(lambda: is_ready(router), 60, "the router to be ready")
+        with socket.create_connection(("127.0.0.1", router.http.base_url.port or 0), timeout=10) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert received.startswith(b"HTTP/1.1 200")

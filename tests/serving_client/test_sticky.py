@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from serving_client.protocol import hash_of
 from tests.fakes.routing import make_table
 from tests.fakes.stage import Engine, Router, running_router
 from tests.fakes.valkey import Valkey
@@ -36,3 +40,25 @@ def test_a_growing_ramp_takes_nobody_out_of_an_arm(router: Router, engine: Engin
         assert all(before[user] in ("stable", arm) for user, arm in after.items())
         before = after
     assert set(before.values()) == {"candidate", "control"}
+
+
+@pytest.mark.parametrize(
+    ("body", "unit"),
+    [
+        ({"user": 17}, "17"),
+        ({"user": "u"}, "u"),
+        ({"safety_identifier": "s"}, "s"),
+        ({"safety_identifier": 18}, "18"),
+        ({"user": "u", "safety_identifier": "s"}, "u"),
+        ({"user": "", "safety_identifier": "s"}, "s"),
+        ({"user": True}, None),
+        ({}, None),
+    ],
+)
+def test_who_asks_is_the_unit(router: Router, engine: Engine, body: dict[str, Any], unit: str | None) -> None:
+    router.publish(make_table(engine.url, generation=2, weight=50))
+    answer = router.complete(**body)
+    assert answer.headers.get("x-rollout-sticky") == (None if unit else "false")
+    assert router.reported()[0]["unit"] == (hash_of(unit) if unit else None)
+    sent = engine.fake.received[0][0]
+    assert all(isinstance(sent[name], str) for name in body if type(body[name]) is int)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from starlette.requests import ClientDisconnect, Request
@@ -19,17 +19,20 @@ from serving_client.protocol import RoutingTable, TokenRoute, VersionRoute
 from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.errors import Refusal
 from serving_client.router.http.bodies import Bodies, read_body
+from serving_client.router.http.engine_errors import as_openai
 from serving_client.router.http.limits import RateLimits
 from serving_client.router.http.response_context import Answer
+from serving_client.router.http.stream_usage import StreamReader, counted, is_counted, is_refused, visible
 from serving_client.router.reporting.metrics import Metrics
 from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.samples import Samples
 from serving_client.router.reporting.tracing import begun, ended
-from serving_client.router.request_fields import Body, require_fitting
+from serving_client.router.reporting.usage import tokens_of_question
+from serving_client.router.request_fields import EMBEDDINGS, Body, require_fitting
 from serving_client.router.resolve import Target, authenticate, is_current, parse, resolve, rewritten, rollout_of
 from serving_client.router.table import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
-from serving_client.router.upstream.replicas import Reply, Upstream
+from serving_client.router.upstream.replicas import Reply, Upstream, whole
 from serving_client.router.upstream.shadow_traffic import Afterwards, captured_for
 
 log = logging.getLogger(__name__)
@@ -79,16 +82,16 @@ class Proxy:
 
     async def answered(self, request: Request, token: TokenRoute, body: Body, began: float) -> Response:
         """Select the version, forward the request, and report the answer also when there is none."""
-        answer = Answer(resolve(self.table(), token, request.headers, body), uuid.uuid4().hex, began)
+        answer = Answer(resolve(self.table(), token, request.headers, body), request.state.id, began)
+        answer.question_tokens = tokens_of_question(body)
+        answer.has_text = request.url.path != EMBEDDINGS
         answer.span, answer.trace = begun(request.url.path, request.headers, answer.response_id)
         answer.captured = captured_for(rollout_of(self.table(), answer.target), answer.target, request.url.path, body)
         try:
             require_fitting(body, most_characters_of(self.table(), answer.target))
-            payload = rewritten(body, answer.target)
             if cached := await self.cached_answer(request.url.path, body, answer):
                 return cached
-            forwarding = self.forward(request.url.path, payload, bool(body.get("stream")), answer)
-            return await while_present(request, forwarding)
+            return await while_present(request, self.forward(request.url.path, body, answer))
         except ClientDisconnect:
             self.finished(answer)
             raise
@@ -115,6 +118,7 @@ class Proxy:
         answer.is_all(content)
         self.finished(answer)
         media_type = "text/event-stream" if body.get("stream") else "application/json"
+        content = visible(content) if is_counted(path, body) else content
         return Response(content, 200, answer.headers(), media_type)
 
     async def route(self, target: Target) -> VersionRoute:
@@ -151,25 +155,47 @@ class Proxy:
         route = self.table().versions.get(target.version)
         return is_current(self.table(), target) and not (route and route.refusal)
 
-    async def forward(self, path: str, payload: bytes, is_stream: bool, answer: Answer) -> Response:
-        """Forward the request and pass its answer on as it arrives. Raises Refusal 502, 503 or 504."""
+    async def forward(self, path: str, body: Body, answer: Answer) -> Response:
+        """Forward the request and pass its answer on as it arrives. Raises Refusal 400, 502, 503 or 504."""
         route = await self.route(answer.target)
+        asks_for_counts = is_counted(path, body)
+        payload = rewritten(counted(body) if asks_for_counts else body, answer.target)
         headers = {"Content-Type": "application/json", "X-Request-ID": answer.response_id} | answer.trace
+        is_stream = bool(body.get("stream"))
         async with AsyncExitStack() as stack:
-            reply = await stack.enter_async_context(
-                self.upstream.post(route, path, payload, headers, is_stream=is_stream)
-            )
+            post = partial(self.upstream.post, route, path, headers=headers, is_stream=is_stream)
+            reply = await stack.enter_async_context(post(payload))
+            if asks_for_counts and is_refused(reply.response.status, reply.begun):
+                await stack.aclose()
+                reply = await stack.enter_async_context(post(rewritten(body, answer.target)))
             answer.status = reply.response.status
+            if answer.status >= 400:
+                return await self.failed(reply, answer, is_stream)
             if is_stream:
-                return PassedThrough(reply, answer, stack.pop_all(), self.finished)
+                reader = StreamReader(hides_usage=asks_for_counts) if is_events(reply.response) else None
+                return PassedThrough(reply, reader, answer, stack.pop_all(), self.finished)
         answer.is_all(reply.begun)
         self.finished(answer)
         return Response(reply.begun, answer.status, response_headers(reply.response, answer))
+
+    async def failed(self, reply: Reply, answer: Answer, is_stream: bool) -> Response:
+        """Answer with the engine's refusal in OpenAI's form."""
+        content = reply.begun
+        if is_stream:
+            # What has arrived of a refusal is said even if its connection breaks.
+            with suppress(aiohttp.ClientError, TimeoutError):
+                content += await whole(reply.response)
+        answer.is_all(content)
+        self.finished(answer)
+        headers = response_headers(reply.response, answer) | {"Content-Type": "application/json"}
+        return Response(as_openai(answer.status, content), answer.status, headers)
 
     def finished(self, answer: Answer) -> None:
         """Count, trace, cache and report a finished answer."""
         outcome = answer.outcome()
         self.metrics.answered(outcome)
+        if outcome.tokens_estimated:
+            log.warning("The engine of %s sends no counts of tokens: they are estimated.", outcome.version)
         self.afterwards.follow(answer.target, answer.captured, outcome)
         if answer.span:
             ended(answer.span, outcome)
@@ -209,11 +235,12 @@ class PassedThrough(StreamingResponse):
     def __init__(
         self,
         reply: Reply,
+        reader: StreamReader | None,
         answer: Answer,
         stack: AsyncExitStack,
         finished: Callable[[Answer], None],
     ) -> None:
-        super().__init__(self.chunks(reply), reply.response.status, response_headers(reply.response, answer))
+        super().__init__(self.chunks(reply, reader), reply.response.status, response_headers(reply.response, answer))
         self._answer, self._stack, self._finished = answer, stack, finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -230,18 +257,34 @@ class PassedThrough(StreamingResponse):
         finally:
             self._finished(self._answer)
 
-    async def chunks(self, reply: Reply) -> AsyncIterator[bytes]:
+    async def chunks(self, reply: Reply, reader: StreamReader | None) -> AsyncIterator[bytes]:
         """Yield the replica's chunks. Raises CutOff if the replica breaks off: a cut answer must not look whole."""
-        self._answer.saw(reply.begun)
-        yield reply.begun
         try:
-            async for chunk in reply.response.content.iter_any():
+            async for chunk in arriving(reply):
                 self._answer.saw(chunk)
-                yield chunk
+                if seen := reader.read(chunk) if reader else chunk:
+                    yield seen
         except (aiohttp.ClientError, TimeoutError) as error:
             self._answer.status = 502
             raise CutOff(f"{reply.response.url}: {error}") from None
-        self._answer.is_whole = True
+        if reader is None:
+            self._answer.is_whole = True
+            return
+        self._answer.streamed(reader)
+        if rest := reader.end():
+            yield rest
+
+
+async def arriving(reply: Reply) -> AsyncIterator[bytes]:
+    """Yield the chunks of a stream, the one that has arrived already first."""
+    yield reply.begun
+    async for chunk in reply.response.content.iter_any():
+        yield chunk
+
+
+def is_events(response: aiohttp.ClientResponse) -> bool:
+    """Return True for an answer of server-sent events that can be read."""
+    return response.content_type == "text/event-stream" and "Content-Encoding" not in response.headers
 
 
 def response_headers(upstream: aiohttp.ClientResponse, answer: Answer) -> dict[str, str]:

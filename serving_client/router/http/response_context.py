@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from serving_client.protocol import Outcome
 from serving_client.router.cache import Entry
+from serving_client.router.http.stream_usage import StreamReader
 from serving_client.router.reporting.metrics import CLIENT_CLOSED
-from serving_client.router.reporting.outcomes import usage_of
+from serving_client.router.reporting.response_checks import text_of
+from serving_client.router.reporting.usage import Usage, tokens_of_text, usage_in
 from serving_client.router.resolve import Target
 from serving_client.router.upstream.shadow_traffic import CapturedResponse
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-TAIL_BYTES = 4096
 
 
 @dataclass
@@ -28,8 +28,10 @@ class Answer:
     began: float
     status: int = 0
     first_byte: float | None = None
-    tail: bytes = b""
+    usage: Usage | None = None
+    question_tokens: int = 0  # an estimate, for an engine that does not count
     is_whole: bool = False
+    has_text: bool = True
     cache: str = "bypass"
     entry: Entry | None = None
     captured: CapturedResponse | None = None
@@ -49,25 +51,35 @@ class Answer:
         return named
 
     def saw(self, chunk: bytes) -> None:
-        """Add a chunk of a stream. Usage comes at the end, so only the tail is kept."""
+        """Add a chunk of a stream."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
-        self._read(chunk)
+        self._pass(chunk)
+
+    def streamed(self, reader: StreamReader) -> None:
+        """Take what was read of a stream that has ended: its counts, and whether the engine failed in its midst."""
+        self.usage = reader.usage or Usage(self.question_tokens, reader.parts, is_estimated=True)
+        self.status = reader.failure or self.status
+        self.is_whole = True
 
     def is_all(self, content: bytes) -> None:
         """Add the whole answer in one piece, which gives no time of a first token."""
-        self._read(content)
+        self._pass(content)
         self.is_whole = True
+        if self.status == 200:
+            self.usage = usage_in(content) or self._estimated(content)
 
-    def _read(self, chunk: bytes) -> None:
-        self.tail = (self.tail + chunk)[-TAIL_BYTES:]
+    def _estimated(self, content: bytes) -> Usage:
+        return Usage(self.question_tokens, tokens_of_text(text_of(content)), is_estimated=True)
+
+    def _pass(self, chunk: bytes) -> None:
         for listener in (self.entry, self.captured):
             if listener:
                 listener.saw(chunk)
 
     def outcome(self) -> Outcome:
         """Return the report; an abandoned answer gets 499, neither a success nor a failure of the version."""
-        target = self.target
+        target, usage = self.target, self.usage or Usage()
         return Outcome(
             response_id=self.response_id,
             at=time.time(),
@@ -82,5 +94,9 @@ class Answer:
             total_ms=(time.perf_counter() - self.began) * 1000,
             cache=self.cache,
             counted=target.is_counted,
-            **usage_of(self.tail),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            tokens_estimated=usage.is_estimated,
+            # Embeddings have no text that could be empty.
+            empty=None if self.has_text else False,
         )

@@ -48,6 +48,12 @@ class Metrics:
         self.tokens = Counter(
             "adapterhub_tokens", "Tokens that engines read and wrote.", (*LABELS, "kind"), registry=self.registry
         )
+        self.estimated = Counter(
+            "adapterhub_tokens_estimated",
+            "Answers whose engine sent no counts of tokens: the router estimated them.",
+            LABELS,
+            registry=self.registry,
+        )
         self.cache = Counter("adapterhub_cache", "Answers by X-Cache.", (*LABELS, "result"), registry=self.registry)
         self.closed = Counter(
             "adapterhub_client_closed",
@@ -107,6 +113,8 @@ class Metrics:
     def _computed(self, labels: tuple[str, str, str, str], outcome: Outcome) -> None:
         self.tokens.labels(*labels, "prompt").inc(outcome.prompt_tokens)
         self.tokens.labels(*labels, "completion").inc(outcome.completion_tokens)
+        if outcome.tokens_estimated:
+            self.estimated.labels(*labels).inc()
         if outcome.ttft_ms is not None and outcome.completion_tokens > 1:
             pace_ms = (outcome.total_ms - outcome.ttft_ms) / (outcome.completion_tokens - 1)
             self.inter_token.labels(*labels).observe(pace_ms / 1000)

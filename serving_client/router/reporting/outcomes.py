@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 import orjson
 import redis.asyncio as redis
@@ -18,7 +16,6 @@ from redis.exceptions import RedisError
 from serving_client.protocol import OUTCOMES, REPORTS, Outcome
 from serving_client.router.reporting.spool import Spool
 
-USAGE = re.compile(rb'"(prompt_tokens|completion_tokens)":\s*(\d+)')
 # Number of entries, each with up to BATCH reports: at least a quarter of an hour's while nobody reads them.
 STREAM_LENGTH = 10_000
 QUEUE_LENGTH = 10_000
@@ -26,12 +23,6 @@ BATCH = 50
 PAUSE_S = 0.1
 RECHECK_S = 2.0
 log = logging.getLogger(__name__)
-
-
-def usage_of(content: bytes) -> dict[str, Any]:
-    """Extract the prompt and completion token counts that the engine sends at the end; 0 if missing."""
-    counts = {name.decode(): int(count) for name, count in USAGE.findall(content)}
-    return {name: counts.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
 
 
 class OutcomeReporter:

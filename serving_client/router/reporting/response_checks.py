@@ -13,6 +13,9 @@ from jsonschema.validators import validator_for
 from serving_client import patterns
 from serving_client.protocol import Checks
 
+# Events of /v1/responses that bring a part of the answer.
+RESPONSE_DELTAS = ("response.output_text.delta", "response.function_call_arguments.delta")
+
 
 def text_of(content: bytes) -> str:
     """Return the first choice's text of a whole answer or a stream; empty if there is none."""
@@ -30,11 +33,31 @@ def chunks(content: bytes) -> Iterator[Any]:
 
 
 def text_of_chunk(chunk: Any) -> str:
-    """Return the text in a chunk or whole answer; empty if it holds none."""
-    choices = chunk.get("choices") if isinstance(chunk, dict) else None
-    first = choices[0] if choices else {}
-    text = first.get("text") or (first.get("message") or first.get("delta") or {}).get("content")
-    return text if isinstance(text, str) else ""
+    """Return the text of the first choice in a chunk or whole answer, its calls of tools included; else nothing."""
+    if not isinstance(chunk, dict):
+        return ""
+    if chunk.get("object") == "response":
+        return "".join(map(text_of_item, chunk.get("output") or ()))
+    if chunk.get("type") in RESPONSE_DELTAS:
+        return str(chunk.get("delta") or "")
+    choices = chunk.get("choices")
+    first: dict[str, Any] = next((choice for choice in choices or () if not choice.get("index")), {})
+    message = first.get("message") or first.get("delta") or {}
+    text = first.get("text") or message.get("content")
+    return (text if isinstance(text, str) else "") + "".join(map(text_of_call, message.get("tool_calls") or ()))
+
+
+def text_of_item(item: Any) -> str:
+    """Return the text of an item of a response: that of a message, or the name and arguments of a call."""
+    parts = item.get("content") or () if item.get("type") == "message" else ()
+    text = "".join(part.get("text") or "" for part in parts)
+    return text + (text_of_call({"function": item}) if item.get("type") == "function_call" else "")
+
+
+def text_of_call(call: Any) -> str:
+    """Return the name and the arguments of a call, or the part of them that an event holds."""
+    function = call.get("function") or {}
+    return f"{function.get('name') or ''}{function.get('arguments') or ''}"
 
 
 def judged(checks: Checks, text: str) -> dict[str, Any]:

@@ -53,5 +53,5 @@ def sealed(sample: Sample, key: str) -> bytes | None:
 
 
 def question_of(body: dict[str, Any]) -> Any:
-    """Return the messages of a chat, or the prompt."""
-    return body.get("messages") or body.get("prompt")
+    """Return the messages of a chat, the input of a response, or the prompt."""
+    return body.get("messages") or body.get("input") or body.get("prompt")

@@ -14,7 +14,7 @@ import aiohttp
 
 from serving_client.protocol import VersionRoute
 from serving_client.router.errors import Refusal
-from serving_client.router.request_fields import EMBEDDINGS
+from serving_client.router.request_fields import EMBEDDINGS, RESPONSES
 from serving_client.router.upstream.breaker import Breaker
 from serving_client.router.upstream.engine_addresses import EngineAddresses, NotListed
 
@@ -24,7 +24,11 @@ log = logging.getLogger(__name__)
 TRY_ANOTHER = {404, 502, 503}
 # Below the 5 s after which engines close an idle connection: a request on a closing one would be lost.
 KEEPALIVE_S = 3.0
-# Not every engine has this path; one that has it names the missing version in its 404.
+# Not every engine has these paths; one that has them names the missing version in its 404.
+OPTIONAL = {
+    EMBEDDINGS: ("no_embeddings", "The engine of this version does not support embeddings."),
+    RESPONSES: ("no_responses", "The engine of this version has no responses: use /v1/chat/completions."),
+}
 LACKS_VERSION = b"does not exist"
 AT_ONCE_BYTES = 2**18
 # An answer that is not streamed is held whole: a replica that sends without end must not fill the memory.
@@ -97,8 +101,8 @@ class Upstream:
                     break
                 try:
                     self._judge(url, reply.response.status)
-                    if path == EMBEDDINGS and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
-                        raise Refusal(404, "no_embeddings", "The engine of this version does not support embeddings.")
+                    if path in OPTIONAL and reply.response.status == 404 and LACKS_VERSION not in reply.begun:
+                        raise Refusal(404, *OPTIONAL[path])
                     if reply.response.status in TRY_ANOTHER:
                         continue
                     if not 200 <= reply.response.status < 300 and not 400 <= reply.response.status < 500:

@@ -12,9 +12,10 @@ from typing import Any
 
 from serving_client.protocol import Checks, MeasuredAnswer, Outcome, RolloutRoute, Sample, VersionRoute
 from serving_client.router.errors import Refusal
-from serving_client.router.reporting.outcomes import OutcomeReporter, usage_of
+from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.response_checks import judged, text_of
 from serving_client.router.reporting.samples import Samples, question_of
+from serving_client.router.reporting.usage import Usage, estimated, usage_in
 from serving_client.router.request_fields import EMBEDDINGS, Body
 from serving_client.router.resolve import Target, rewritten
 from serving_client.router.table import TableWatcher
@@ -69,6 +70,7 @@ def stable_answer(outcome: Outcome, hints: dict[str, Any]) -> MeasuredAnswer:
         total_ms=outcome.total_ms,
         prompt_tokens=outcome.prompt_tokens,
         completion_tokens=outcome.completion_tokens,
+        tokens_estimated=outcome.tokens_estimated,
         **hints,
     )
 
@@ -131,6 +133,7 @@ class Afterwards:
         status, answer = await self._asked(replace(target, version=captured.rollout.candidate), captured, route)
         total_ms = (time.perf_counter() - began) * 1000
         checks, pair = captured.rollout.checks, (text_of(answer), text_of(content))
+        usage = (usage_in(answer) or estimated(captured.question, pair[0])) if status == 200 else Usage()
         hints, stable = await asyncio.to_thread(lambda: [judged(checks, text) for text in pair])
         shadow = replace(
             outcome,
@@ -141,7 +144,9 @@ class Afterwards:
             ttft_ms=None,
             total_ms=total_ms,
             mirrored=stable_answer(outcome, stable),
-            **usage_of(answer),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            tokens_estimated=usage.is_estimated,
         )
         hints_of_pair = {**hints, "differs": pair[0] != pair[1]} if status == 200 else {}
         self.reporter.report(replace(shadow, **hints_of_pair))

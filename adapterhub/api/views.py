@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import timedelta
 from typing import Any, Protocol, cast
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.utils.timezone import now
 from rest_framework import serializers, viewsets
 from rest_framework.renderers import JSONRenderer
@@ -17,6 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.api.conditions import conditional
+from adapterhub.api.json_types import require_types
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.parsers import require_texts
 from adapterhub.api.permissions import require_used_scopes, seen_in, used_scopes
@@ -29,6 +31,7 @@ from adapterhub.encryption import box
 
 SHOWN_ONCE = "Shown once: null when the answer is repeated for an Idempotency-Key."
 SHORT_BODY_BYTES, MOST_VALUES = 100_000, 200_000
+KEY = re.compile(r"[!-~]{1,255}")
 IN_FLIGHT_FOR = timedelta(minutes=10)
 
 
@@ -68,6 +71,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         require_texts(self.request.data, self.long_fields)
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         require_known(serializer, self.request.data)
+        if not isinstance(self.request.data, QueryDict):
+            require_types(serializer, self.request.data)
         serializer.is_valid(raise_exception=True)
         validated: dict[str, Any] = serializer.validated_data
         return validated
@@ -91,8 +96,8 @@ class ProjectViewSet(viewsets.GenericViewSet[Any]):
         require_few_values(request)
         require_texts(request.query_params)
         self.idempotent = None
-        key = request.headers.get("Idempotency-Key", "")
-        if request.method == "POST" and key:
+        key = request.headers.get("Idempotency-Key")
+        if request.method == "POST" and key is not None:
             self.idempotent = claim_key(request, key)
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
@@ -188,10 +193,12 @@ def claim_key(request: Request, key: str) -> IdempotentRequest:
     """Return a new row that claims the key for this request.
 
     Raises Replay if an earlier request with the key was answered, Conflict (409) if it is in flight, Invalid (422) if
-    it had another body or the key is too long, and NotAllowed (403) if the caller lost a scope that the answer needed.
+    it had another body or the key is no key, and NotAllowed (403) if the caller lost a scope that the answer needed.
     """
-    if len(key) > 255:
-        raise Invalid("An Idempotency-Key can have at most 255 characters: use a shorter one.", field="Idempotency-Key")
+    if not KEY.fullmatch(key):
+        raise Invalid(
+            "An Idempotency-Key is 1 to 255 visible ASCII characters: use another one.", field="Idempotency-Key"
+        )
     identity = {"caller": caller_of(request), "key": key, "path": request.path}
     fingerprint = hashlib.sha256(request_bytes(request)).hexdigest()
     IdempotentRequest.objects.filter(status=None, created_at__lt=now() - IN_FLIGHT_FOR, **identity).delete()

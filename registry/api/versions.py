@@ -138,7 +138,9 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
     def adapter(self) -> Adapter:
         """Return the adapter in the URL, if the caller sees it."""
-        view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=self.action, format_kwarg=None)
+        # The filters of this list are of versions: those of adapters would refuse them.
+        action = "retrieve" if self.action == "list" else self.action
+        view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=action, format_kwarg=None)
         view.scopes = self.scopes
         adapter: Adapter = view.get_object()
         return adapter

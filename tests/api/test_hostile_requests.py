@@ -27,9 +27,12 @@ def test_a_page_of_a_list_has_at_most_two_hundred_rows(ci: str, adapter: Adapter
     adapters = Adapter.objects.bulk_create(
         Adapter(project=adapter.project, slug=f"a-{number}", base_model=adapter.base_model) for number in range(250)
     )
-    page = client(ci).get("/api/v1/adapters/", {"page_size": 100_000}).json()
+    page = client(ci).get("/api/v1/adapters/", {"page_size": 200}).json()
     assert len(page["results"]) == 200 < len(adapters)
     assert page["next"]
+    for size in (201, 100_000, 0, -1, "", "all", "1.5"):
+        refused = problem(client(ci).get("/api/v1/adapters/", {"page_size": size}), 422, "invalid")
+        assert refused["errors"][0]["field"] == "page_size"
 
 
 @pytest.mark.threat("D2")

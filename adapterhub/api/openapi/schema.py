@@ -30,8 +30,8 @@ PROBLEM = {
         "title": "Cannot be processed",
         "status": 422,
         "code": "invalid",
-        "detail": "steps[0].weight: A valid number is required.",
-        "errors": [{"field": "steps[0].weight", "code": "invalid", "message": "A valid number is required."}],
+        "detail": "steps[0].weight must be a number.",
+        "errors": [{"field": "steps[0].weight", "code": "invalid", "message": "steps[0].weight must be a number."}],
     },
 }
 PROBLEM_ANSWER = {

@@ -1,0 +1,176 @@
+"""The meaning of each name in the pages' addresses, queries and forms, and the notes of what a page reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, QueryDict
+from django.http.response import HttpResponseBase
+
+from training.models import analysis_settings
+from training.models.hyperparameters import TABLE
+
+# First part of the address and parameter -> the kind of object that it names.
+OF_PAGE = {
+    "adapters number": "number",
+    "adapters slug": "adapter",
+    "aliases name": "open alias",
+    "approvals pk": "approval",
+    "approvals verb": "",
+    "audit pk": "event",
+    "blind-tests pk": "blind test",
+    "clusters slug": "cluster",
+    "compressions pk": "compression",
+    "datasets pk": "dataset",
+    "datasets verb": "",
+    "answer-invitation pk": "invitation",
+    "deliveries pk": "delivery",
+    "invitations verb": "",
+    "rank-analyses pk": "analysis",
+    "rollouts pk": "rollout",
+    "revoke-invitation pk": "sent invitation",
+    "rollouts verb": "",
+    "settings slug": "project",
+    "tokens name": "account",
+    "tokens pk": "token",
+    "tokens project": "project",
+    "training pk": "run",
+    "training verb": "",
+    "webhooks pk": "webhook",
+}
+VERBS = {
+    "invitations": "accept",
+    "approvals": "reject",
+    "datasets": "reject",
+    "rollouts": "rollback",
+    "training": "cancel",
+}
+# Query parameter or field of a form -> the kind of object that it names, or "". A key may begin with the page's name.
+NAMES = (
+    {
+        "account": "account",
+        "adapter": "adapter pk",
+        "alias": "open alias pk",
+        "clone": "run",
+        "dataset": "dataset",
+        "end": "sign-in",
+        "expected": "version pk",
+        "id": "response",
+        "models": "version",
+        "object": "alias",
+        "object_id": "rollout",
+        "owner": "user",
+        "project": "project",
+        "q": "project",
+        "rank_analysis": "analysis",
+        "validation_dataset": "dataset",
+        "version": "candidate pk",
+        "webhook": "webhook",
+        "who": "user",
+        "compare digest": "",
+        "compare to": "number",
+        "compare-plans to": "analysis",
+        "compare-training-runs to": "run",
+        "ask-all to": "number",
+        "datasets project": "project pk",
+        "dossier digest": "dossier",
+        "grant-cluster project": "",
+        "withdraw-grant project": "grantee",
+    }
+    | dict.fromkeys(
+        """
+    address anyway at base_model check code days device_gb devices distances draft encoding engine escape events
+    expected_generation file file-clear
+    format galore_rank hold keeps_general_skill kind least_latency letter many_adapters mapping max_length max_tokens
+    meaning method name named_versions object_type page password plan preset priority prompt prompts quantum rank
+    rank_max rank_min reason recompute retention role samples scopes seen session sharded since sort start_values state
+    status tag temperature theme uniform_rank until url verify weight
+    """.split(),  # noqa: SIM905 (a table)
+        "",
+    )
+    | dict.fromkeys([*TABLE, *analysis_settings.NAMES], "")
+)
+# Forms that pages take from a tenant who names only their own objects; `@kind` is the name of theirs. Others take a
+# reason.
+RUN = {
+    "adapter": "@adapter pk",
+    "dataset": "@dataset",
+    "method": "lora",
+    **{name: str(getattr(entry, "default", "")) for name, entry in TABLE.items()},
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "datasets": {"project": "@project pk", "name": "fresh", "file": "@file"},
+    "decide-erasure": {"reason": "x", "meaning": "approved"},
+    "grant-cluster": {"project": "far"},
+    "hand-over-service-account": {"owner": "@user", "reason": "x"},
+    "invitations": {"project": "@project", "address": "somebody", "role": "viewer", "reason": "x"},
+    "keep-dataset": {"retention": "none", "reason": "x"},
+    "keep-training-run": {"retention": "none", "reason": "x"},
+    "move-alias": {"version": "@candidate pk", "expected": "@version pk", "reason": "x"},
+    "named-versions": {"named_versions": "any", "reason": "x"},
+    "new-rank-analysis": {
+        **{"base_model": "@base model pk", "dataset": "@dataset", "preset": "default", "uniform_rank": 4},
+        **{"rank_max": 8, "quantum": 4, "samples": 2},
+    },
+    "new-training-run": RUN,
+    "playground": {"models": "@version", "prompt": "the bank", "max_tokens": 4, "temperature": 0},
+    "promote": {"alias": "@open alias pk", "plan": "", "weight": 5, "reason": "x"},
+    "service-accounts": {"project": "@project", "name": "fresh", "role": "viewer"},
+    "sessions": {"end": "@sign-in", "reason": "x"},
+    "tokens": {"project": "@project", "name": "fresh", "scopes": "read", "days": 3, "account": "@account"},
+    "vote": {"letter": "A"},
+    "webhooks": {"project": "@project", "url": "https://hook.example/", "events": "token:*"},
+    "withdraw-grant": {"project": "@grantee", "reason": "x"},
+    "ask-all": {"prompts": "the bank", "max_tokens": 4},
+    "compress-version": {"uniform_rank": 2},
+}
+QUERIES = {"compare": {"to": 1}, "ask-all": {"to": 1}}
+
+
+class Noted(QueryDict):
+    """A query or a form that notes the names which are read from it."""
+
+    names: set[str]
+
+    @classmethod
+    def of(cls, values: QueryDict, names: set[str]) -> Noted:
+        noted = cls(mutable=True)
+        for name, each in values.lists():
+            noted.setlist(name, each)
+        noted.names = names
+        return noted
+
+    def note(self, name: Any) -> None:
+        if hasattr(self, "names"):
+            self.names.add(name)
+
+    def __getitem__(self, name: Any) -> Any:
+        self.note(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: Any) -> bool:
+        self.note(name)
+        return super().__contains__(name)
+
+    def getlist(self, name: Any, default: Any = None) -> Any:
+        self.note(name)
+        return super().getlist(name, default)
+
+    def dict(self) -> Any:
+        return self
+
+
+QUERY_NAMES: set[str] = set()
+FORM_NAMES: set[str] = set()
+
+
+def noting(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware that notes the names which the page reads."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        request.GET = Noted.of(request.GET, QUERY_NAMES)
+        request.POST = Noted.of(request.POST, FORM_NAMES)  # type: ignore[misc]
+        return get_response(request)
+
+    return middleware

@@ -35,7 +35,7 @@ from registry.api import (
     rollouts,
     versions,
 )
-from training.api import compressions, estimates, evaluations
+from training.api import compressions, estimates, evaluations, plans
 from training.api import views as training
 from training.api.exposition import MetricsViewSet
 
@@ -65,6 +65,7 @@ router.register("rank-analyses", training.RankAnalysisViewSet, "rank-analysis")
 router.register("training-runs", training.TrainingRunViewSet, "training-run")
 router.register("estimates", estimates.EstimateViewSet, "estimate")
 router.register("advisor", estimates.AdviceViewSet, "advisor")
+router.register("plans", plans.PlanViewSet, "plan")
 router.register("evaluations", evaluations.EvaluationViewSet, "evaluation")
 router.register("compressions", compressions.CompressionViewSet, "compression")
 router.register(

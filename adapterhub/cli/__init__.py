@@ -1,14 +1,16 @@
 """The `adapterhub` command: the REST API for pipelines and people.
 
-Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused.
-Progress and errors go to stderr; stdout holds one line, or with --json the REST object.
+Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused,
+7 the rollout is paused, 8 people must sign first. Progress and errors go to stderr; stdout holds one line, or with
+--json the REST object, or the error as an object.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -21,16 +23,20 @@ from adapterhub.cli import (
     intake_commands,
     metric_commands,
     serving,
+    steering,
     version_commands,
 )
-from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, code_of, readable_lines
+from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, as_object, code_of, readable_lines
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
+from adapterhub.client.sending import require_address
 
 EPILOG = (
     "Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, "
-    "6 a gate refused."
+    "6 a gate refused, 7 the rollout is paused, 8 people must sign first."
 )
+# The base of all of Typer's errors about arguments; Typer publishes only this one of them.
+USAGE_ERROR = typer.BadParameter.__bases__[0]
 app = typer.Typer(
     name="adapterhub",
     no_args_is_help=True,
@@ -49,6 +55,10 @@ for command in (
     version_commands.train,
     metric_commands.metrics,
     serving.rollout,
+    steering.pause,
+    steering.resume,
+    steering.approve,
+    steering.cancel,
     serving.promote,
     serving.rollback,
     evidence.dossier,
@@ -81,8 +91,10 @@ def login(
     project: Annotated[str, typer.Option(help="Default project of later commands.")] = "",
 ) -> None:
     """Sign in: ask for a token or read it from a pipe, test it, and store it in a file that only you can read."""
-    if not url.startswith(("https://", "http://")):
-        raise Ended(f"{url!r} is not a URL: it must start with https://.", Exit.USAGE)
+    try:
+        require_address(url)
+    except ValueError as error:
+        raise Ended(str(error), Exit.USAGE) from None
     token = typer.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
     with Client(url, token) as api:
         slugs = projects_seen(api)
@@ -95,10 +107,21 @@ def login(
 
 
 def main() -> None:
-    """Run the console script: print an expected error on stderr and exit with its code."""
+    """Run the console script: print an expected error on stderr, with --json also on stdout, and exit with its code."""
+    as_json = "--json" in sys.argv[1:]
     try:
-        app()
+        # Typer ends the process after a wrong argument itself, unless it is asked for the exception.
+        sys.exit(app(standalone_mode=not as_json))
+    except USAGE_ERROR as error:
+        end(Ended(cast(Any, error).format_message(), Exit.USAGE), as_json=as_json)
     except FORESEEN as error:
-        for line in readable_lines(error):
-            typer.echo(line, err=True)
-        sys.exit(code_of(error))
+        end(error, as_json=as_json)
+
+
+def end(error: Exception, *, as_json: bool) -> NoReturn:
+    """Print the error and exit with its code."""
+    for line in readable_lines(error):
+        typer.echo(line, err=True)
+    if as_json:
+        typer.echo(json.dumps(as_object(error), indent=2, ensure_ascii=False))
+    sys.exit(code_of(error))

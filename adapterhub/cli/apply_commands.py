@@ -10,47 +10,86 @@ from typing import Annotated, Any
 import typer
 
 from adapterhub.cli import declaration
-from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.exit_codes import Ended, Exit, code_of_refusal
+from adapterhub.cli.plan_state import Change, State
 from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, hub, project_of, say
-from adapterhub.cli.steps import STEPS, Change, State, summary
-from adapterhub.cli.waiting import until_ended
+from adapterhub.cli.standing import exit_of, remedy, standing
+from adapterhub.cli.steps import STEPS, summary
+from adapterhub.cli.waiting import until_over
 from adapterhub.client import Client, calls
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The declaration.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking for confirmation.")]
 DEFAULT_FILE = Path("adapterhub.yaml")
 SIGNS = {"create": "+", "change": "~", "run": "+", "follow": ">", "open": "+"}
+# The scope that carrying out a change of this kind needs.
+NEEDS = {"adapter": "publish", "alias": "operate", "rollout": "operate"}
 
 
 def state_of(api: Client, file: Path, project: str, timeout_s: float) -> State:
-    """Return the state that the steps start from."""
+    """Return the state that the steps start from. A project of the command line goes before that of the file."""
     declared = declaration.read(file)
-    return State(api, declared, declared.project or project_of(api, project), file.parent, timeout_s)
+    chosen = project or declared.project or project_of(api, "")
+    return State(api, declared, chosen, file, timeout_s)
 
 
 def planned(state: State) -> list[Change]:
-    """Return the changes that `apply` would make, in order, without making them."""
-    return [change for step in STEPS if (change := step.plan(state))]
+    """Return the changes that `apply` would make, in order, without making them.
+
+    Raises Ended naming everything that the server would refuse on the way.
+    """
+    changes = [change for step in STEPS if (change := step.plan(state))]
+    check = state.check()
+    if refusals := check["refusals"]:
+        code = code_of_refusal(refusals[0]["code"], refusals[0]["status"])
+        raise declaration.refusal(state.file, refusals, code)
+    state.scopes = check["scopes"]
+    return changes
 
 
-def lines(changes: list[Change]) -> str:
-    """Return the plan as readable text, one line per change, or a sentence that nothing changes."""
-    if not changes:
-        return "Nothing changed: everything is as the file says."
-    return "\n".join(f"{SIGNS[one.action]} {one.action} {one.kind} {one.name}: {one.why}" for one in changes)
+def require_scopes(state: State, changes: list[Change]) -> None:
+    """Check that the token may carry out all of the changes, before the first. Raises Ended."""
+    needed = {NEEDS.get(change.kind, "train") for change in changes if change.action != "follow"}
+    if lacking := sorted(needed - set(state.scopes)):
+        scopes = ", ".join(f"{scope!r}" for scope in lacking)
+        raise Ended(f"Carrying this out needs scope {scopes} in project {state.project!r}.", Exit.NOT_ALLOWED)
+
+
+def lines(state: State, changes: list[Change]) -> str:
+    """Return the plan as readable text: a line per change, then the rollout that waits for somebody."""
+    text = [f"{SIGNS[one.action]} {one.action} {one.kind} {one.name}: {one.why}" for one in changes]
+    if exit_of(rollout_of(state)) is not Exit.DONE:
+        return "\n".join([*(text or ["There is nothing to create, but somebody has to act:"]), *ongoing(state)])
+    return "\n".join(text or ["Nothing changed: everything is as the file says."])
+
+
+def ongoing(state: State) -> list[str]:
+    """Return what the declared rollout does now, and what somebody has to do about it."""
+    rollout = rollout_of(state)
+    return [f"! {standing(rollout)}", *filter(None, [remedy(rollout)])] if rollout else []
+
+
+def rollout_of(state: State) -> dict[str, Any] | None:
+    """Return the declared rollout as it is now, if it was opened."""
+    return {**state.rollout} if state.rollout else None
 
 
 def answer(state: State, changes: list[Change]) -> dict[str, Any]:
-    """Return the changes and the ids that exist, for --json."""
-    return {"changes": [asdict(change) for change in changes], **summary(state)}
+    """Return the changes, the ids that exist, and the exit code, for --json."""
+    code = exit_of(rollout_of(state))
+    return {"changes": [asdict(change) for change in changes], **summary(state), "exit_code": code}
 
 
 def plan(file: File = DEFAULT_FILE, project: Project = "", as_json: AsJson = False) -> None:
-    """Show what `apply` would change, and why, without changing anything."""
+    """Show what `apply` would change, and why, without changing anything; a token of scope read suffices.
+
+    Exit code 7 when the declared rollout is paused, 8 when it waits for people to sign.
+    """
     with hub() as api:
         state = state_of(api, file, project, LONGEST_S)
         changes = planned(state)
-    say(answer(state, changes), lines(changes), as_json)
+    say(answer(state, changes), lines(state, changes), as_json)
+    raise typer.Exit(exit_of(rollout_of(state)))
 
 
 def apply(
@@ -61,18 +100,27 @@ def apply(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Show the changes that the file asks for and carry them out; --wait also follows the rollout."""
+    """Show the changes that the file asks for and carry them out; --wait also follows the rollout.
+
+    Exit code 7 when the rollout is paused, 8 when it waits for people to sign.
+    """
     with hub() as api:
-        changes = planned(state_of(api, file, project, timeout))
-        typer.echo(lines(changes), err=True)
+        before = state_of(api, file, project, timeout)
+        changes = planned(before)
+        typer.echo(lines(before, changes), err=True)
+        require_scopes(before, changes)
         if changes and not yes:
             require_yes()
         state = state_of(api, file, project, timeout)
         carry_out(state)
         if wait and state.rollout:
-            ended = until_ended(api, calls.rollout(state.rollout["id"]), "rollout", timeout)
-            state.rollout = {**ended}
+            call, name = calls.rollout(state.rollout["id"]), f"rollout of {state.rollout['alias']}"
+            state.rollout = until_over(api, call, name, timeout)
+        refresh(state)
+    if exit_of(rollout_of(state)) is not Exit.DONE and changes and not wait:
+        typer.echo("\n".join(ongoing(state)), err=True)
     say(answer(state, changes), line(state), as_json)
+    raise typer.Exit(exit_of(rollout_of(state)))
 
 
 def require_yes() -> None:
@@ -90,7 +138,16 @@ def carry_out(state: State) -> None:
             step.do(state)
 
 
+def refresh(state: State) -> None:
+    """Read the alias and the rollout again, as they are at the end."""
+    if state.alias:
+        state.alias = state.api.send(calls.alias(state.named(state.alias["name"])))
+    if state.rollout:
+        state.rollout = state.api.send(calls.rollout(state.rollout["id"]))
+
+
 def line(state: State) -> str:
-    """Return the result in one line."""
-    rollout = state.rollout
-    return f"{state.version} {rollout['id']} {rollout['status']}" if rollout else f"{state.version}"
+    """Return the result in one line: the version, what the alias serves, and the rollout."""
+    serving = f", {state.alias['name']} serves {state.alias['version']}" if state.alias else ""
+    rollout = rollout_of(state)
+    return f"{state.version}{serving}{f', {standing(rollout)}' if rollout else ''}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import AsJson, hub, say
 from adapterhub.client import calls
+from adapterhub.client.shapes import BlindTest
 
 blind = typer.Typer(
     no_args_is_help=True, help="Compare the answers of several versions without knowing which version gave which."
@@ -28,13 +29,13 @@ def lines_of(file: Path | None) -> list[str]:
     return [line for line in file.read_text().splitlines() if line.strip()]
 
 
-def preferred(test: dict[str, Any]) -> str:
+def preferred(test: BlindTest) -> str:
     """Return how often people preferred each version: `v3 2, v4 1, no difference 0`."""
     named = [(f"v{vote['number']}" if vote["number"] else "no difference", vote["votes"]) for vote in test["votes"]]
     return ", ".join(f"{name} {count}" for name, count in named)
 
 
-def short(test: dict[str, Any]) -> str:
+def short(test: BlindTest) -> str:
     """Return the test's prompt, cut to a line."""
     return shorten(test["prompt"], LINE)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from adapterhub import environment
+from adapterhub.client.sending import require_address
 
 
 class BadConfig(Exception):
@@ -26,12 +27,16 @@ class Config:
     project: str = ""
 
     def complete(self) -> Config:
-        """Return this configuration. Raises BadConfig when address or token is missing."""
+        """Return this configuration. Raises BadConfig when address or token is missing, or the address is none."""
         if not self.url or not self.token:
             missing = "address" if not self.url else "token"
             raise BadConfig(
                 f"No {missing} is configured: run `adapterhub login URL`, or set ADAPTERHUB_URL and ADAPTERHUB_TOKEN."
             )
+        try:
+            require_address(self.url)
+        except ValueError as error:
+            raise BadConfig(f"ADAPTERHUB_URL, or url in {path_of()}: {error}") from None
         return self
 
 

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adapterhub.cli.exit_codes import Ended, Exit
 
 Slug = Annotated[str, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """A loader that refuses a key which a mapping has twice; YAML's own keeps the last and drops the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping. Raises ConstructorError with the line of a key that is there already."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the key {key.value!r} is there twice"
+                    raise yaml.constructor.ConstructorError("in a mapping", node.start_mark, problem, key.start_mark)
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def file_or_number(value: Any) -> Any:
+    """Return the number of a dataset as text; anything else as it is. Raises ValueError for a number below 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value < 1:
+        raise ValueError("the number of a dataset is 1 or more")
+    return str(value)
 
 
 class Strict(BaseModel):
@@ -96,7 +123,7 @@ class Declaration(Strict):
 
     adapter: Adapter
     base: Slug
-    data: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1), BeforeValidator(file_or_number)]
     project: Slug | None = None
     mixture: list[Mixed] = []
     validation_dataset: Annotated[int, Field(ge=1)] | None = None
@@ -110,12 +137,19 @@ class Declaration(Strict):
 def read(path: Path) -> Declaration:
     """Read the file. Raises Ended naming each field that is wrong."""
     try:
-        return Declaration.model_validate(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
+        return Declaration.model_validate(UniqueKeys(path.read_text()).get_single_data())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise Ended(f"{path} is not valid YAML: {error}", Exit.USAGE) from None
     except ValidationError as error:
-        problems = [f"{path}: {place(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
-        raise Ended("\n".join(problems), Exit.USAGE) from None
+        faults = [{"field": place(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
+        raise refusal(path, faults, Exit.USAGE) from None
+
+
+def refusal(path: Path, faults: Sequence[Mapping[str, Any]], code: Exit) -> Ended:
+    """Return the error that names each fault of the file by its field, whose items the server counts as `steps.0`."""
+    placed = [{**fault, "field": re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", fault["field"])} for fault in faults]
+    lines = [f"{path}: {fault['field']}: {fault['message']}" for fault in placed]
+    return Ended("\n".join(lines), code, faults=placed)
 
 
 def place(parts: tuple[Any, ...]) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from typing import Any
 
 from adapterhub.cli.config import BadConfig
-from adapterhub.client import ApiError, TimedOut, Unreachable
+from adapterhub.client import ApiError, Failed, TimedOut, Unreachable
 
 
 class Exit(IntEnum):
-    """0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused."""
+    """Exit codes.
+
+    0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, 6 a gate refused, 7 the
+    rollout is paused, 8 people must sign or approve first.
+    """
 
     DONE = 0
     FAILED = 1
@@ -18,17 +24,29 @@ class Exit(IntEnum):
     CONFLICT = 4
     TIMED_OUT = 5
     REFUSED = 6
+    PAUSED = 7
+    UNSIGNED = 8
 
 
 class Ended(Exception):
-    """Raised when a command ends other than asked; `code` is the exit code."""
+    """Raised when a command ends other than asked; `code` is the exit code.
 
-    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+    `faults` are the single errors, {field, code, message}, and `resource` is the REST object that it is about.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: Exit = Exit.FAILED,
+        *,
+        faults: Sequence[Mapping[str, Any]] = (),
+        resource: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.faults, self.resource = code, faults, resource
 
 
-FORESEEN = (ApiError, BadConfig, Ended, OSError, TimedOut, Unreachable)
+FORESEEN = (ApiError, BadConfig, Ended, Failed, OSError, TimedOut, Unreachable)
 # Gates between a version and its users: signatures, evaluations, the estimate of memory.
 GATES = {"alias_protected", "approval_missing", "evaluation_objects", "review_overdue", "will_not_fit"}
 BY_STATUS = {
@@ -47,7 +65,9 @@ def code_of(error: Exception) -> Exit:
     """Return the exit code of an expected error."""
     match error:
         case ApiError():
-            return Exit.REFUSED if error.code in GATES else BY_STATUS.get(error.status, Exit.FAILED)
+            return code_of_refusal(error.code, error.status)
+        case Failed():
+            return Exit.PAUSED if error.resource["status"] == "paused" else Exit.FAILED
         case Ended():
             return error.code
         case TimedOut():
@@ -55,6 +75,24 @@ def code_of(error: Exception) -> Exit:
         case BadConfig() | OSError():
             return Exit.USAGE
     return Exit.FAILED
+
+
+def code_of_refusal(code: str, status: int) -> Exit:
+    """Return the exit code of a refusal by the server, from its `code` and HTTP status."""
+    return Exit.REFUSED if code in GATES else BY_STATUS.get(status, Exit.FAILED)
+
+
+def as_object(error: Exception) -> dict[str, Any]:
+    """Return the error as the object that --json prints."""
+    code = code_of(error)
+    answer: dict[str, Any] = {"message": "\n".join(readable_lines(error)), "code": code.name.lower(), "exit_code": code}
+    match error:
+        case ApiError():
+            answer |= {"code": error.code or answer["code"], "status": error.status, "errors": error.errors}
+        case Ended():
+            answer |= {"errors": list(error.faults)} if error.faults else {}
+    resource = getattr(error, "resource", None)
+    return {"error": answer, **({"resource": resource} if resource else {})}
 
 
 def readable_lines(error: Exception) -> list[str]:

@@ -51,7 +51,7 @@ def written(api: Client, served_name: str, folder: Path) -> None:
         (folder / name).write_bytes(archive.read(name))
     version, dossier = api.send(calls.version(adapter, int(number))), api.send(calls.dossier(adapter, int(number)))
     measured = api.send(calls.evaluations(version=served_name, status="succeeded"))["results"]
-    (folder / "README.md").write_text(card({**version}, dossier, measured))
+    (folder / "README.md").write_text(card({**version}, dossier, [{**one} for one in measured]))
 
 
 @hub.command()

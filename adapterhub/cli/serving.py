@@ -8,8 +8,9 @@ import typer
 
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import LONGEST_S, AsJson, Reason, Timeout, Wait, hub, say
-from adapterhub.cli.waiting import ENDED, following, until_ended, well_ended
+from adapterhub.cli.waiting import following, until_ended
 from adapterhub.client import ApiError, Client, calls
+from adapterhub.client.outcomes import ENDED, require_good
 from adapterhub.client.shapes import Guardrail, Rollout, Step
 
 alias = typer.Typer(no_args_is_help=True, help="Public names that applications send as `model`.")
@@ -62,18 +63,22 @@ def rollout(
     timeout: Timeout = LONGEST_S,
     as_json: AsJson = False,
 ) -> None:
-    """Send the candidate a share of the traffic; --wait follows it until promotion, or exits with 1."""
+    """Send the candidate a share of the traffic; --wait follows it until promotion, or exits with 1, paused with 7."""
     plan = [step_of(step) for step in steps]
+    if wait and not rails:
+        raise Ended("--wait: nothing ends a rollout without a --guardrail, so it would wait for ever.", Exit.USAGE)
     with hub() as api:
         opened = api.send(calls.open_rollout(name, candidate, plan, reason, [guardrail_of(rail) for rail in rails]))
         if wait:
             opened = until_ended(api, calls.rollout(opened["id"]), f"rollout of {name}", timeout)
+    if not rails:
+        typer.echo(f"It has no guardrail: it stays at {plan[0]['weight']:g} % until somebody moves it.", err=True)
     say(opened, f"{opened['id']} {opened['status']}", as_json)
 
 
 def newest(api: Client, name: str) -> Rollout:
     """Return the alias' latest rollout that was opened. Raises Ended when there is none."""
-    rows: list[Rollout] = api.send(calls.rollouts(name))["results"]
+    rows = api.send(calls.rollouts(name))["results"]
     opened = [row for row in rows if row["status"] not in ("draft", "discarded")]
     if not opened:
         raise Ended(f"{name!r} has no rollout that you can see.", Exit.USAGE)
@@ -109,7 +114,7 @@ def promote_when_allowed(api: Client, last: Rollout, reason: str, timeout_s: flo
             is_ready = rollout["status"] != "loading" or rollout["waits_for_signature"]
             if is_ready and (done := tried(api, rollout, reason)):
                 return done
-    well_ended({**rollout}, f"rollout of {rollout['alias']}")
+    require_good(rollout, f"rollout of {rollout['alias']}")
     return rollout
 
 
@@ -123,7 +128,7 @@ def tried(api: Client, rollout: Rollout, reason: str) -> Rollout | None:
     except ApiError as error:
         if error.code not in PASSING:
             raise
-    approvals = [one for one in api.send(calls.approvals())["results"] if one["rollout"] == rollout["id"]]
+    approvals = api.send(calls.approvals(rollout=rollout["id"]))["results"]
     if approvals and approvals[0]["status"] == "rejected":
         raise Ended(f"The promotion of {rollout['candidate']} was rejected.", Exit.REFUSED)
     return None

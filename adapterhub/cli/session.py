@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +10,8 @@ import typer
 from adapterhub.cli import config
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.client import Client, calls
-from adapterhub.client.shapes import Dataset
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the REST object, or the error as one.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the audit trail.")]
 Project = Annotated[
     str,
@@ -47,30 +45,6 @@ def only(slugs: list[str]) -> str:
     if len(slugs) != 1:
         raise Ended(f"The token has access to {len(slugs)} projects: choose one with --project.", Exit.USAGE)
     return slugs[0]
-
-
-def dataset_of(api: Client, project: str, source: str) -> int:
-    """Return the id of a dataset, or upload the file first; the same content is the same dataset. Raises Ended."""
-    if source.isdecimal():
-        return int(source)
-    if source.startswith(("s3://", "hf://")):
-        address, _, revision = source.partition("@")
-        sent = api.send(calls.bring_dataset(project, address, **({"revision": revision} if revision else {})))
-    elif Path(source).is_file():
-        sent = api.send(calls.upload_dataset(project, Path(source)))
-    else:
-        raise Ended(f"--dataset {source!r} is neither a number, a file nor a source (s3://, hf://).", Exit.USAGE)
-    return checked(api, sent)["id"]
-
-
-def checked(api: Client, dataset: Dataset) -> Dataset:
-    """Wait until a worker has checked the dataset. Raises Ended when it was rejected."""
-    if dataset["status"] == "checking":
-        states = api.poll(calls.dataset(dataset["id"]), LONGEST_S)
-        dataset = next(state for state in states if state["status"] != "checking")
-    if dataset["status"] == "rejected":
-        raise Ended(f"The dataset was rejected: {dataset['message']}")
-    return dataset
 
 
 def say(resource: Any, line: str, as_json: bool) -> None:

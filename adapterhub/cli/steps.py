@@ -3,107 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from adapterhub.cli.declaration import Declaration
+from adapterhub.cli import datasets
 from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.plan_state import Change, State, Step, known
 from adapterhub.cli.version_commands import require_no_worse
-from adapterhub.cli.waiting import until_ended
-from adapterhub.client import ApiError, Client, calls
+from adapterhub.client import ApiError, calls
 from adapterhub.client.calls import Call
-from adapterhub.client.shapes import Json
+from adapterhub.client.shapes import Json, Page, RankAnalysis, TrainingRun, Version
 
-T = TypeVar("T")
 UNDER_WAY = ("queued", "running")
 USABLE = ("checking", "ready")
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change that a step would make. `action` is create, change, run, follow or open."""
-
-    action: str
-    kind: str
-    name: str
-    why: str
-
-
-@dataclass
-class State:
-    """The state that the steps have found or made. None: missing, or unknown until an earlier step is carried out."""
-
-    api: Client
-    declared: Declaration
-    project: str
-    folder: Path
-    timeout_s: float
-    adapter: Json | None = None
-    dataset: int | None = None
-    analysis: Json | None = None
-    run: Json | None = None
-    version: str | None = None
-    alias: Json | None = None
-    evaluation: Json | None = None
-    rollout: Json | None = None
-
-    def find(self, call: Call[Json]) -> Json | None:
-        """Return the object, or None when the server answers 404."""
-        try:
-            return self.api.send(call)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            return None
-
-    def send(self, call: Call[Any]) -> Json:
-        """Send the call and return its object."""
-        answer: Json = self.api.send(call)
-        return answer
-
-    def followed(self, call: Call[Any], name: str) -> Json:
-        """Follow the object until it ends, and return it. Raises Ended when it did not end well, and TimedOut."""
-        ended: Json = until_ended(self.api, call, name, self.timeout_s)
-        return ended
-
-    def newest(self, call: Call[Json], fits: Callable[[Json], bool]) -> Json | None:
-        """Return the newest row of the list that fits; None if there is none."""
-        return next((row for row in self.api.rows(call) if fits(row)), None)
-
-
-def known(value: T | None) -> T:
-    """Return a value of an earlier step. Raises Ended when it is gone because somebody removed it in the meantime."""
-    if value is None:
-        raise Ended("An object that an earlier step used is gone: run the command again.", Exit.CONFLICT)
-    return value
-
-
-class Step(Protocol):
-    """A step: `plan` checks the current state and returns the missing change; `do` carries it out."""
-
-    def plan(self, state: State) -> Change | None:
-        """Return the change that the declaration needs; None if there is nothing to do. Raises Ended."""
-
-    def do(self, state: State) -> None:
-        """Carry the change out."""
 
 
 class TheAdapter:
     """The adapter, with its description and tags."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the creation or change of the adapter, or None. Raises Ended for another base model."""
+        """Return the creation or change of the adapter."""
         wanted = state.declared.adapter
-        state.adapter = stored = state.find(calls.adapter(wanted.slug))
+        state.adapter = stored = state.find(calls.adapter(state.named(wanted.slug)))
         if stored is None:
             return Change("create", "adapter", wanted.slug, f"an adapter of {state.declared.base}")
-        if stored["base_model"] != state.declared.base:
-            raise Ended(
-                f"base: {wanted.slug} is an adapter of {stored['base_model']}; an adapter's base model cannot change.",
-                Exit.USAGE,
-            )
-        changed = [name for name in ("description", "tags") if stored[name] != getattr(wanted, name)]
+        pairs = {
+            "description": (stored["description"], wanted.description),
+            "tags": (stored["tags"], wanted.tags),
+        }
+        changed = [name for name, (present, declared) in pairs.items() if present != declared]
         return Change("change", "adapter", wanted.slug, ", ".join(changed)) if changed else None
 
     def do(self, state: State) -> None:
@@ -111,48 +39,64 @@ class TheAdapter:
         wanted = state.declared.adapter
         fields = {"description": wanted.description, "tags": wanted.tags}
         if state.adapter:
-            state.adapter = state.send(calls.change_adapter(wanted.slug, **fields))
+            state.adapter = state.api.send(calls.change_adapter(state.named(wanted.slug), **fields))
         else:
             creation = calls.create_adapter(state.project, wanted.slug, state.declared.base, **fields)
-            state.adapter = state.send(creation)
+            state.adapter = state.api.send(creation)
 
 
 class TheData:
     """The dataset: a file's content, or a number."""
 
     def file(self, state: State) -> Path:
-        """Return the declared file, relative to the declaration."""
-        return state.folder / state.declared.data
+        """Return the path of the declared file, which is relative to the declaration."""
+        return state.file.parent / state.declared.data
 
     def plan(self, state: State) -> Change | None:
-        """Return the upload of content that the project does not hold, or None. Raises Ended without such a file."""
+        """Return the upload of content that the project does not hold, or the check to follow. Raises Ended."""
         if state.declared.data.isdecimal():
-            state.dataset = int(state.declared.data)
-            return None
+            return self.take(state, int(state.declared.data))
         if not self.file(state).is_file():
             raise Ended(f"data: {self.file(state)} is neither a file nor the number of a dataset.", Exit.USAGE)
+        same = datasets.looked_up(state.api, state.project, self.file(state))
+        if same["dataset"] is not None:
+            return self.take(state, same["dataset"], same["status"])
         try:
-            state.dataset = state.send(calls.check_dataset(state.project, self.file(state)))["dataset"]
+            checked = state.api.send(calls.check_dataset(state.project, self.file(state)))
+            state.dataset, state.columns = checked["dataset"], checked["columns"]
         except ApiError as error:
             if error.code != "too_large_to_look_at":
                 raise
-        return (
-            None if state.dataset else Change("create", "dataset", state.declared.data, "no dataset has this content")
-        )
+        if state.dataset:
+            return None
+        return Change("create", "dataset", state.declared.data, "no dataset has this content")
+
+    def take(self, state: State, pk: int, status: str | None = None) -> Change | None:
+        """Take a dataset that exists; return its check to follow, if that goes on."""
+        if status is None:
+            dataset = state.find(calls.dataset(pk))
+            status = dataset and dataset["status"]
+        if status != "checking":
+            state.dataset = pk
+            return None
+        state.checking = pk
+        return Change("follow", "dataset", state.declared.data, f"{pk} is being checked")
 
     def do(self, state: State) -> None:
-        """Upload the file and wait for its check."""
-        dataset = state.send(calls.upload_dataset(state.project, self.file(state)))
-        if dataset["status"] == "checking":
-            dataset = state.followed(calls.dataset(dataset["id"]), "check of the data")
-        state.dataset = dataset["id"]
+        """Upload the file unless that was done, and wait for its check."""
+        if state.checking is None:
+            state.dataset = datasets.uploaded(state.api, state.project, self.file(state), state.timeout_s)
+        else:
+            name = state.declared.data
+            dataset = state.api.send(calls.dataset(state.checking))
+            state.dataset, state.checking = datasets.checked(state.api, dataset, name, state.timeout_s), None
 
 
 class TheRanks:
     """The step that plans the ranks of every module before the training, if the file has a budget."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the analysis to run or to follow for the declared budget; None if it is done, or without a budget."""
+        """Return the analysis to run or to follow for the declared budget."""
         if state.declared.budget is None:
             return None
         wanted = state.declared.budget.model_dump(exclude_none=True)
@@ -179,13 +123,15 @@ class TheRanks:
         """Run the analysis, or follow it, to its end."""
         if state.analysis is None:
             wanted = known(state.declared.budget).model_dump(exclude_none=True)
-            state.analysis = state.send(calls.analyze(state.project, state.declared.base, known(state.dataset), wanted))
+            state.analysis = state.api.send(
+                calls.analyze(state.project, state.declared.base, known(state.dataset), wanted)
+            )
         state.analysis = state.followed(calls.rank_analysis(state.analysis["id"]), "rank analysis")
 
 
-def budget_of(analysis: Json) -> Json:
+def budget_of(analysis: RankAnalysis) -> Json:
     """Return the budget as requested; a finished plan holds it as kind and value."""
-    budget: Json = analysis["budget"]
+    budget = analysis["budget"]
     return {budget["kind"]: budget["value"]} if "kind" in budget else budget
 
 
@@ -193,9 +139,10 @@ class TheVersion:
     """The step that finds a usable version made by exactly this recipe, or trains one."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the training or the check to run or to follow; None if the version is there."""
+        """Return the training or the check to run or to follow."""
         slug = state.declared.adapter.slug
-        planned = state.declared.budget is None or (state.analysis or {}).get("status") == "succeeded"
+        analysis = state.analysis
+        planned = state.declared.budget is None or bool(analysis and analysis["status"] == "succeeded")
         if not (state.adapter and state.dataset and planned):
             return Change("run", "training", slug, "the data or the ranks are new")
         state.run = state.newest(self.runs(state), self.fits(state))
@@ -216,7 +163,7 @@ class TheVersion:
         chosen = {name: value for name, value in data.items() if value}
         return {"method": state.declared.method, "hyperparameters": state.declared.hyperparameters, **chosen, **planned}
 
-    def runs(self, state: State) -> Call[Json]:
+    def runs(self, state: State) -> Call[Page[TrainingRun]]:
         """Return the call that lists the adapter's runs on this data by this method."""
         return calls.training_runs(
             project=state.project,
@@ -225,39 +172,38 @@ class TheVersion:
             method=state.declared.method,
         )
 
-    def fits(self, state: State) -> Callable[[Json], bool]:
+    def fits(self, state: State) -> Callable[[TrainingRun], bool]:
         """Return a test for runs that the declaration would repeat."""
         recipe = self.recipe(state)
-        slug, dataset = state.declared.adapter.slug, known(state.dataset)
-        whole = state.send(calls.preflight(state.project, slug, dataset, **recipe))
+        whole = state.check()["hyperparameters"]
 
-        def same(run: Json) -> bool:
+        def same(run: TrainingRun) -> bool:
             recipe_of_run = (run["hyperparameters"], run["rank_analysis"], run["budget"])
             data_of_run = (run["mixture"], run["validation_dataset"])
             alive = run["status"] in UNDER_WAY or (run["status"] == "succeeded" and self.is_usable(state, run))
-            is_recipe = recipe_of_run == (whole["hyperparameters"], recipe.get("rank_analysis"), None)
+            is_recipe = recipe_of_run == (whole, recipe.get("rank_analysis"), None)
             return is_recipe and data_of_run == (recipe.get("mixture", []), recipe.get("validation_dataset")) and alive
 
         return same
 
-    def is_usable(self, state: State, run: Json) -> bool:
+    def is_usable(self, state: State, run: TrainingRun) -> bool:
         """Return True if the version of the run may be served."""
-        return self.of(state, run["version"])["status"] in USABLE
+        return self.of(state, known(run["version"]))["status"] in USABLE
 
-    def of(self, state: State, served_name: str) -> Json:
+    def of(self, state: State, served_name: str) -> Version:
         """Return the version with this served name."""
-        return state.send(calls.version(state.declared.adapter.slug, number_of(served_name)))
+        return state.api.send(calls.version(state.named(state.declared.adapter.slug), number_of(served_name)))
 
     def do(self, state: State) -> None:
         """Train, or follow the run, and wait for the version's check."""
         slug = state.declared.adapter.slug
         if state.run is None:
-            state.run = state.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
+            state.run = state.api.send(calls.train(state.project, slug, known(state.dataset), **self.recipe(state)))
         if state.version is None:
             state.run = state.followed(calls.training_run(state.run["id"]), f"training {slug}")
             state.version = state.run["version"]
         named = known(state.version)
-        state.followed(calls.version(slug, number_of(named)), f"check of {named}")
+        state.followed(calls.version(state.named(slug), number_of(named)), f"check of {named}")
 
 
 def number_of(served_name: str) -> int:
@@ -269,7 +215,7 @@ class TheGates:
     """The step that measures the version against what the alias serves, on held-out rows, and applies the gates."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the evaluation to run or to follow, or None. Raises Ended for a version that a gate refuses."""
+        """Return the evaluation to run or to follow. Raises Ended for a version that a gate refuses."""
         if state.declared.gates is None:
             return None
         name = state.version or state.declared.adapter.slug
@@ -293,10 +239,10 @@ class TheGates:
     def alias(self, state: State) -> None:
         """Read the declared alias, if there is one."""
         if state.declared.rollout and state.alias is None:
-            state.alias = state.find(calls.alias(state.declared.rollout.alias))
+            state.alias = state.find(calls.alias(state.named(state.declared.rollout.alias)))
 
     def serving(self, state: State) -> str | None:
-        """Return the served name of the version that the alias serves now; None without the alias."""
+        """Return the served name of the version that the alias serves now."""
         return state.alias["version"] if state.alias else None
 
     def do(self, state: State) -> None:
@@ -304,13 +250,13 @@ class TheGates:
         version = known(state.version)
         if state.evaluation is None:
             other = {"against": self.serving(state)} if self.serving(state) else {}
-            state.evaluation = state.send(calls.evaluate(state.project, version, known(state.dataset), **other))
+            state.evaluation = state.api.send(calls.evaluate(state.project, version, known(state.dataset), **other))
         state.evaluation = state.followed(calls.evaluation(state.evaluation["id"]), f"evaluation of {version}")
         self.judge(state)
 
     def judge(self, state: State) -> None:
         """Check the gates against the evaluation. Raises Ended when one refuses."""
-        gates, metrics = state.declared.gates, (state.evaluation or {}).get("metrics") or {}
+        gates, metrics = state.declared.gates, (state.evaluation and state.evaluation["metrics"]) or {}
         if gates and gates.no_worse:
             require_no_worse(metrics, state.version or "", self.serving(state) or "")
         loss = metrics.get("arms", {}).get("version", {}).get("loss")
@@ -325,7 +271,7 @@ class ThePolicy:
     """The step that sets how many signatures a promotion needs."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the change of the alias' quorum; None if it is as declared or the alias does not exist yet."""
+        """Return the change of the alias' quorum."""
         wanted = state.declared.gates.quorum if state.declared.gates else None
         if wanted is None or state.alias is None or state.alias["policy"].get("quorum", 0) == wanted:
             return None
@@ -334,44 +280,44 @@ class ThePolicy:
     def do(self, state: State) -> None:
         """Set the alias' quorum."""
         alias, gates = known(state.alias), known(state.declared.gates)
-        state.alias = state.send(calls.set_policy(alias["name"], {**alias["policy"], "quorum": gates.quorum}))
+        state.alias = state.api.send(
+            calls.set_policy(state.named(alias["name"]), {**alias["policy"], "quorum": gates.quorum})
+        )
 
 
 class TheRollout:
     """The step that opens a rollout, or creates the alias, which then serves its first version at once."""
 
     def plan(self, state: State) -> Change | None:
-        """Return the alias to create or the rollout to open, or None.
-
-        Raises Ended for a new alias without a cluster.
-        """
+        """Return the creation of the alias, or the rollout to open."""
         wanted = state.declared.rollout
         if wanted is None:
             return None
-        state.alias = state.alias or state.find(calls.alias(wanted.alias))
+        state.alias = state.alias or state.find(calls.alias(state.named(wanted.alias)))
         if state.alias is None:
-            if wanted.cluster is None:
-                raise Ended(
-                    f"rollout.cluster: there is no alias {wanted.alias}: name the cluster that should serve it.",
-                    Exit.USAGE,
-                )
-            return Change("create", "alias", wanted.alias, f"it does not exist yet; served by {wanted.cluster}")
+            where = wanted.cluster or "no cluster"
+            return Change("create", "alias", wanted.alias, f"it does not exist yet; served by {where}")
         if state.version is None:
             return Change("open", "rollout", wanted.alias, "the version is new")
-        if state.alias["version"] == state.version:
-            return None
         return self.plan_rollout(state, wanted.alias)
 
-    def plan_rollout(self, state: State, alias: str) -> Change | None:
-        """Return the rollout to open; None if it is under way. Raises Ended if one failed."""
-        rollout = state.newest(calls.rollouts(alias, candidate=state.version or ""), lambda _: True)
+    def plan_rollout(self, state: State, name: str) -> Change | None:
+        """Return the rollout to open; None if it is under way or done. Raises Ended if one failed."""
+        alias = known(state.alias)
+        query = calls.rollouts(state.named(name), candidate=state.version or "")
+        rollout = state.newest(query, lambda row: row["status"] not in ("draft", "discarded"))
+        if alias["version"] == state.version:
+            state.rollout = rollout if rollout and rollout["status"] == "promoted" else None
+            return None
         if rollout and rollout["status"] in ("rolled_back", "failed"):
+            reason = f" The reason was: {rollout['status_reason']}" if rollout["status_reason"] else ""
             outcome = rollout["status"].replace("_", " ")
-            raise Ended(f"rollout: that of {state.version} on {alias} {outcome}: change the data or the settings.")
-        if rollout and rollout["status"] not in ("promoted", "discarded"):
+            message = f"rollout: that of {state.version} on {name} {outcome}: change the data or the settings.{reason}"
+            raise Ended(message, resource=rollout)
+        if rollout and rollout["status"] != "promoted":
             state.rollout = rollout
             return None
-        return Change("open", "rollout", alias, f"it serves {state.alias and state.alias['version']}")
+        return Change("open", "rollout", name, f"it serves {alias['version']}")
 
     def do(self, state: State) -> None:
         """Create the alias, or open the rollout."""
@@ -379,26 +325,29 @@ class TheRollout:
         if state.alias is None:
             quorum = state.declared.gates.quorum if state.declared.gates else None
             policy = {"quorum": quorum} if quorum else {}
-            state.alias = state.send(
+            state.alias = state.api.send(
                 calls.create_alias(state.project, wanted.alias, known(wanted.cluster), version, policy)
             )
             return
         body = wanted.model_dump(exclude_none=True)
-        opened = calls.open_rollout(wanted.alias, version, body["steps"], wanted.reason, body["guardrails"])
-        state.rollout = state.send(opened)
+        opened = calls.open_rollout(
+            state.named(wanted.alias), version, body["steps"], wanted.reason, body["guardrails"]
+        )
+        state.rollout = state.api.send(opened)
 
 
 STEPS: list[Step] = [TheAdapter(), TheData(), TheRanks(), TheVersion(), TheGates(), ThePolicy(), TheRollout()]
 
 
 def summary(state: State) -> dict[str, Any]:
-    """Return the result of the declaration: the ids of what exists and the rollout."""
+    """Return the result of the declaration: the ids of what exists, what the alias serves, and the rollout."""
     return {
         "adapter": state.declared.adapter.slug,
         "dataset": state.dataset,
         "version": state.version,
-        "rank_analysis": (state.analysis or {}).get("id"),
-        "training_run": (state.run or {}).get("id"),
-        "evaluation": (state.evaluation or {}).get("id"),
+        "rank_analysis": state.analysis and state.analysis["id"],
+        "training_run": state.run and state.run["id"],
+        "evaluation": state.evaluation and state.evaluation["id"],
+        "serving": state.alias and state.alias["version"],
         "rollout": state.rollout,
     }

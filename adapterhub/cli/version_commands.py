@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from adapterhub.cli.datasets import dataset_of
 from adapterhub.cli.exit_codes import Ended, Exit
-from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, dataset_of, hub, project_of, say
+from adapterhub.cli.session import LONGEST_S, AsJson, Project, Timeout, Wait, hub, project_of, say
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import Client, calls
 
@@ -20,11 +21,11 @@ Mix = Annotated[
 Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting; can be repeated.")]
 
 
-def mixed(api: Client, project: str, pair: str) -> dict[str, Any]:
+def mixed(api: Client, project: str, pair: str, timeout_s: float) -> dict[str, Any]:
     """Parse `DATASET=WEIGHT` and upload a named file. Raises Ended."""
     data, _, weight = pair.rpartition("=")
     try:
-        return {"dataset": dataset_of(api, project, data), "weight": float(weight)}
+        return {"dataset": dataset_of(api, project, data, timeout_s), "weight": float(weight)}
     except ValueError:
         raise Ended(f"--mix {pair!r} is not DATASET=WEIGHT, such as 12=0.5.", Exit.USAGE) from None
 
@@ -63,7 +64,7 @@ def analyze(
     with hub() as api:
         owner = project_of(api, project)
         fields = settings_of(settings)
-        data = dataset_of(api, owner, dataset)
+        data = dataset_of(api, owner, dataset, timeout)
         analysis = api.send(calls.analyze(owner, base_model, data, settings_of([budget]), preset=preset, **fields))
         if wait:
             analysis = until_ended(api, calls.rank_analysis(analysis["id"]), "rank analysis", timeout)
@@ -90,10 +91,10 @@ def train(
         owner = project_of(api, project)
         planned: dict[str, Any] = {"rank_analysis": analysis} if analysis else {}
         if mix:
-            planned["mixture"] = [mixed(api, owner, pair) for pair in mix]
+            planned["mixture"] = [mixed(api, owner, pair, timeout) for pair in mix]
         if validation:
-            planned["validation_dataset"] = dataset_of(api, owner, validation)
-        run = api.send(calls.train(owner, adapter, dataset_of(api, owner, dataset), **fields, **planned))
+            planned["validation_dataset"] = dataset_of(api, owner, validation, timeout)
+        run = api.send(calls.train(owner, adapter, dataset_of(api, owner, dataset, timeout), **fields, **planned))
         if wait:
             run = until_ended(api, calls.training_run(run["id"]), f"training {adapter}", timeout)
     say(run, f"{run['id']} {run['status']} {run['version'] or ''}".strip(), as_json)
@@ -112,7 +113,7 @@ def evaluate(
     with hub() as api:
         owner = project_of(api, project)
         other = {"against": against} if against else {}
-        evaluation = api.send(calls.evaluate(owner, version, dataset_of(api, owner, dataset), **other))
+        evaluation = api.send(calls.evaluate(owner, version, dataset_of(api, owner, dataset, timeout), **other))
         if wait:
             evaluation = until_ended(api, calls.evaluation(evaluation["id"]), f"evaluation of {version}", timeout)
     say(evaluation, f"{evaluation['id']} {evaluation['status']}", as_json)

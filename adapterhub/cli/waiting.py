@@ -1,49 +1,76 @@
-"""Progress of server jobs on stderr: a bar in a terminal, a line per change of status in a log."""
+"""Progress of server jobs on stderr: a bar in a terminal, lines in a log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from adapterhub.cli.exit_codes import Ended
+from adapterhub.cli.standing import remedy
 from adapterhub.client import Client
 from adapterhub.client.calls import Call
+from adapterhub.client.outcomes import is_over, require_good
 
 T = TypeVar("T")
-ENDED = {"succeeded", "failed", "cancelled", "ready", "rejected", "promoted", "rolled_back"}
-GOOD = {"succeeded", "ready", "promoted"}
+# Seconds between two lines about the same status: after a change of the progress, and without one.
+CHANGED_S, SAME_S = 10.0, 60.0
 
 
 class Follower:
     """A display of the status of one job."""
 
-    def __init__(self, name: str, bar: Progress) -> None:
-        self.name, self.bar = name, bar
+    def __init__(self, name: str, bar: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self.bar, self.clock = name, bar, clock
         self.is_live = bar.console.is_terminal
         self.task: TaskID = bar.add_task(name, total=None, status="")
-        self.last = ""
+        self.began_at = self.printed_at = clock()
+        self.status, self.text = "", ""
 
     def update(self, resource: dict[str, Any]) -> None:
-        """Show the object's progress; off a terminal print each change of status."""
+        """Show the object's progress.
+
+        Off a terminal print a line for each change of status, for other progress every 10 s, and every minute anyway.
+        """
         done, total, status = state_of(resource)
         self.bar.update(self.task, completed=done, total=total, status=status)
-        if not self.is_live and status != self.last:
-            self.bar.console.print(f"{self.name}: {status}", soft_wrap=True, highlight=False, markup=False)
-        self.last = status
+        text = f"{status}{progress_in_words(resource)}"
+        passed = self.clock() - self.printed_at
+        is_due = status != self.status or passed >= (SAME_S if text == self.text else CHANGED_S)
+        if not self.is_live and is_due:
+            so_far = f", {self.clock() - self.began_at:.0f} s so far" if status == self.status else ""
+            self.print(f"{self.name}: {text}{so_far}")
+            self.printed_at, self.text = self.clock(), text
+        if status != self.status and (advice := remedy(resource)):
+            self.print(advice)
+        self.status = status
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.bar.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def state_of(resource: dict[str, Any]) -> tuple[float, float | None, str]:
     """Return the progress, its total (None: not known), and the status in words."""
     status = str(resource["status"]).replace("_", " ")
     if "weight" in resource:
-        return resource["weight"], 100, f"{status}, {resource['weight']:g} %"
+        signing = ", waits for signatures" if resource.get("waits_for_signature") else ""
+        return resource["weight"], 100, f"{status}, {resource['weight']:g} %{signing}"
     progress = resource.get("progress") or {}
     done, total = progress.get("step") or 0, progress.get("total")
     return done, total, status
+
+
+def progress_in_words(resource: dict[str, Any]) -> str:
+    """Return a job's progress: `, step 40 of 200, about 60 s left`; empty before there is any."""
+    progress = resource.get("progress") or {}
+    if not progress.get("total"):
+        return ""
+    left = f", about {progress['eta_s']:.0f} s left" if progress.get("eta_s") else ""
+    return f", step {progress.get('step') or 0} of {progress['total']}{left}"
 
 
 @contextmanager
@@ -55,20 +82,18 @@ def following(name: str) -> Iterator[Follower]:
         yield Follower(name, bar)
 
 
-def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
-    """Follow the object until it has ended. Raises TimedOut, and Ended when it failed or was rolled back."""
+def until_over(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
+    """Follow the object until it has ended, well or not, or is paused, and return it. Raises TimedOut."""
     with following(name) as follower:
         for answer in api.poll(call, timeout_s):
-            resource = cast(dict[str, Any], answer)
-            follower.update(resource)
-            if resource["status"] in ENDED:
+            follower.update(cast(dict[str, Any], answer))
+            if is_over(answer):
                 break
-    return cast(T, well_ended(resource, name))
+    return answer
 
 
-def well_ended(resource: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the object. Raises Ended unless it ended well."""
-    if resource["status"] not in GOOD:
-        explanation = resource.get("message") or resource.get("reason") or "no reason given"
-        raise Ended(f"{name} {str(resource['status']).replace('_', ' ')}: {explanation}")
-    return resource
+def until_ended(api: Client, call: Call[T], name: str, timeout_s: float) -> T:
+    """Follow the object until it has ended. Raises TimedOut, and Failed when it did not end well or is paused."""
+    answer = until_over(api, call, name, timeout_s)
+    require_good(answer, name)
+    return answer

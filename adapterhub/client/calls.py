@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from adapterhub.client.shapes import (
+    Adapter,
+    Alias,
+    Approval,
+    BlindTest,
+    CheckedFile,
     Dataset,
     Evaluation,
     Guardrail,
+    Job,
     Json,
     Move,
+    Page,
+    PlanCheck,
+    Preflight,
+    Project,
     RankAnalysis,
     Rollout,
+    SameFile,
     Step,
     TrainingRun,
     Verdict,
@@ -24,17 +36,23 @@ from adapterhub.client.shapes import (
 )
 
 T = TypeVar("T")
+Row = TypeVar("Row")
+File = str | PathLike[str]
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request below /api/v1/ whose response has the type T. `files` are sent as multipart, with `body` as fields."""
+    """A request below /api/v1/ whose response has the type T. `files` are sent as multipart, with `body` as fields.
+
+    `reading` returns the call that reads the object of a response again, to follow what it began.
+    """
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    reading: Callable[[Any], Call[Any]] | None = field(default=None, compare=False)
 
 
 def get(path: str, **params: str) -> Call[Any]:
@@ -47,12 +65,17 @@ def post(path: str, **body: Any) -> Call[Any]:
     return Call("POST", path, body)
 
 
-def page_after(call: Call[Json], listing: Json) -> Call[Json] | None:
+def following(call: Call[T], reading: Callable[[Any], Call[Any]]) -> Call[T]:
+    """Return the call with the one that reads its object again."""
+    return replace(call, reading=reading)
+
+
+def page_after(call: Call[Page[Row]], page: Page[Row]) -> Call[Page[Row]] | None:
     """Return the call of the list's next page; None after the last.
 
     Only the query of the link is used, so that the token is sent to the client's own address alone.
     """
-    query = urlsplit(listing["next"] or "").query
+    query = urlsplit(page["next"] or "").query
     return replace(call, params=dict(parse_qsl(query))) if query else None
 
 
@@ -61,19 +84,32 @@ def part(name: str) -> str:
     return quote(name, safe="")
 
 
-def projects() -> Call[Json]:
+def check_plan(project: str, declared: Json) -> Call[PlanCheck]:
+    """Check a declaration: what carrying it out would meet. Nothing is changed, and scope `read` suffices."""
+    return post("plans/", project=project, **declared)
+
+
+def projects() -> Call[Page[Project]]:
     """List the projects that the token sees."""
     return get("projects/")
 
 
-def upload_dataset(project: str, file: Path, **fields: Any) -> Call[Dataset]:
+def upload_dataset(project: str, file: File, **fields: Any) -> Call[Dataset]:
     """Upload a file. Fields: name, format, encoding, escape, mapping."""
-    return Call("POST", "datasets/", {"project": project, **as_form(fields)}, files={"file": file})
+    body = {"project": project, **as_form(fields)}
+    call: Call[Dataset] = Call("POST", "datasets/", body, files={"file": Path(file)})
+    return following(call, lambda created: dataset(created["id"]))
 
 
-def check_dataset(project: str, file: Path, **fields: Any) -> Call[Json]:
+def check_dataset(project: str, file: File, **fields: Any) -> Call[CheckedFile]:
     """Check a file without storing it; the response's `dataset` is the id of a dataset of the same content, or null."""
-    return Call("POST", "datasets/check/", {"project": project, **as_form(fields)}, files={"file": file})
+    body = {"project": project, **as_form(fields)}
+    return Call("POST", "datasets/check/", body, files={"file": Path(file)})
+
+
+def lookup_dataset(project: str, sha256: str, filename: str) -> Call[SameFile]:
+    """Find the dataset that was made of a file, by the sha256 of its bytes and its name."""
+    return get("datasets/lookup/", project=project, sha256=sha256, filename=filename)
 
 
 def as_form(fields: Json) -> Json:
@@ -81,24 +117,25 @@ def as_form(fields: Json) -> Json:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
 
 
-def adapter(slug: str) -> Call[Json]:
+def adapter(slug: str) -> Call[Adapter]:
     """Read an adapter."""
     return get(f"adapters/{part(slug)}/")
 
 
-def create_adapter(project: str, slug: str, base_model: str, **fields: Any) -> Call[Json]:
+def create_adapter(project: str, slug: str, base_model: str, **fields: Any) -> Call[Adapter]:
     """Create an adapter. Fields: description, tags."""
     return post("adapters/", project=project, slug=slug, base_model=base_model, **fields)
 
 
-def change_adapter(slug: str, **fields: Any) -> Call[Json]:
+def change_adapter(slug: str, **fields: Any) -> Call[Adapter]:
     """Change an adapter. Fields: description, tags."""
     return Call("PATCH", f"adapters/{part(slug)}/", fields)
 
 
 def bring_dataset(project: str, source: str, **fields: Any) -> Call[Dataset]:
     """Have a worker read `s3://bucket/key` or `hf://owner/name`. Fields: name, revision, config, split, mapping."""
-    return post("datasets/", project=project, source=source, **fields)
+    call = post("datasets/", project=project, source=source, **fields)
+    return following(call, lambda created: dataset(created["id"]))
 
 
 def dataset(pk: int) -> Call[Dataset]:
@@ -108,7 +145,8 @@ def dataset(pk: int) -> Call[Dataset]:
 
 def analyze(project: str, base_model: str, dataset: int, budget: Json, **settings: Any) -> Call[RankAnalysis]:
     """Queue a rank analysis. `budget` is one of {uniform_rank}, {parameters}, {bytes}."""
-    return post("rank-analyses/", project=project, base_model=base_model, dataset=dataset, budget=budget, **settings)
+    body = {"project": project, "base_model": base_model, "dataset": dataset, "budget": budget, **settings}
+    return following(post("rank-analyses/", **body), lambda created: rank_analysis(created["id"]))
 
 
 def rank_analysis(pk: str) -> Call[RankAnalysis]:
@@ -116,7 +154,7 @@ def rank_analysis(pk: str) -> Call[RankAnalysis]:
     return get(f"rank-analyses/{part(pk)}/")
 
 
-def rank_analyses(**filters: str) -> Call[Json]:
+def rank_analyses(**filters: str) -> Call[Page[RankAnalysis]]:
     """List rank analyses, newest first.
 
     Filters: project, base_model, dataset, preset, status, created_after, created_before.
@@ -124,7 +162,7 @@ def rank_analyses(**filters: str) -> Call[Json]:
     return get("rank-analyses/", page_size="200", **filters)
 
 
-def training_runs(**filters: str) -> Call[Json]:
+def training_runs(**filters: str) -> Call[Page[TrainingRun]]:
     """List training runs, newest first.
 
     Filters: project, adapter, dataset, method, rank_analysis, status, created_after, ...
@@ -132,7 +170,7 @@ def training_runs(**filters: str) -> Call[Json]:
     return get("training-runs/", page_size="200", **filters)
 
 
-def preflight(project: str, adapter: str, dataset: int, **fields: Any) -> Call[Json]:
+def preflight(project: str, adapter: str, dataset: int, **fields: Any) -> Call[Preflight]:
     """Estimate what a run needs and complete its hyperparameters; nothing is queued. Fields: those of `train`."""
     return post("training-runs/preflight/", project=project, adapter=adapter, dataset=dataset, **fields)
 
@@ -142,12 +180,28 @@ def train(project: str, adapter: str, dataset: int, **fields: Any) -> Call[Train
 
     Fields: method, mixture, validation_dataset, rank_analysis, hyperparameters, prompts, priority, anyway.
     """
-    return post("training-runs/", project=project, adapter=adapter, dataset=dataset, **fields)
+    call = post("training-runs/", project=project, adapter=adapter, dataset=dataset, **fields)
+    return following(call, lambda created: training_run(created["id"]))
 
 
 def training_run(pk: str) -> Call[TrainingRun]:
     """Read a training run."""
     return get(f"training-runs/{part(pk)}/")
+
+
+def cancel_job(job: Job, reason: str = "") -> Call[Any]:
+    """Cancel a job: a training run, a rank analysis, an evaluation. Its last checkpoint is kept."""
+    return post(f"{resource_of(job)}/{part(job['id'])}/cancel/", **({"reason": reason} if reason else {}))
+
+
+def resume_run(run: TrainingRun) -> Call[TrainingRun]:
+    """Queue a failed or cancelled run again; it continues from its last checkpoint."""
+    return following(post(f"training-runs/{part(run['id'])}/resume/"), lambda resumed: training_run(resumed["id"]))
+
+
+def resource_of(job: Job) -> str:
+    """Return the REST resource of a job, by the fields that only jobs of its kind have."""
+    return "training-runs" if "hyperparameters" in job else "evaluations" if "against" in job else "rank-analyses"
 
 
 def run_metrics(pk: str) -> Call[list[Json]]:
@@ -160,12 +214,6 @@ def metric_file(pk: str, kind: str = "csv") -> Call[bytes]:
     return get(f"training-runs/{part(pk)}/metric-file/", **{"as": kind})
 
 
-def push(adapter: str, folder: Path, *, fold: bool = False, **fields: str) -> Call[Version]:
-    """Publish the PEFT folder as the adapter's next version. Fields: confirm_base, source_sha256, conversions."""
-    files = {"adapter_model": folder / "adapter_model.safetensors", "adapter_config": folder / "adapter_config.json"}
-    return Call("POST", f"adapters/{part(adapter)}/versions/", {"fold": str(fold).lower(), **fields}, files=files)
-
-
 def check_adapter(
     adapter: str, config: Path, header: Path, size: int, *, fold: bool = False, confirm_base: str = ""
 ) -> Call[Json]:
@@ -173,6 +221,15 @@ def check_adapter(
     fields = {"size": str(size), "fold": str(fold).lower(), "confirm_base": confirm_base}
     files = {"adapter_config": config, "header": header}
     return Call("POST", f"adapters/{part(adapter)}/versions/check/", fields, files=files)
+
+
+def push(adapter: str, folder: File, *, fold: bool = False, **fields: str) -> Call[Version]:
+    """Publish the PEFT folder as the adapter's next version. Fields: confirm_base, source_sha256, conversions."""
+    names = {"adapter_model": "adapter_model.safetensors", "adapter_config": "adapter_config.json"}
+    files = {field: Path(folder) / name for field, name in names.items()}
+    path = f"adapters/{part(adapter)}/versions/"
+    call: Call[Version] = Call("POST", path, {"fold": str(fold).lower(), **fields}, files=files)
+    return following(call, lambda created: version(adapter, created["number"]))
 
 
 def version(adapter: str, number: int) -> Call[Version]:
@@ -192,10 +249,11 @@ def dossier(adapter: str, number: int) -> Call[Json]:
 
 def evaluate(project: str, version: str, dataset: int, **fields: Any) -> Call[Evaluation]:
     """Queue an evaluation of a served name. Fields: against, prompts, pattern."""
-    return post("evaluations/", project=project, version=version, dataset=dataset, **fields)
+    call = post("evaluations/", project=project, version=version, dataset=dataset, **fields)
+    return following(call, lambda created: evaluation(created["id"]))
 
 
-def evaluations(**filters: str) -> Call[Json]:
+def evaluations(**filters: str) -> Call[Page[Evaluation]]:
     """List evaluations, newest first.
 
     Filters: project, version, against, dataset, status, created_after, created_before.
@@ -208,7 +266,7 @@ def evaluation(pk: str) -> Call[Evaluation]:
     return get(f"evaluations/{part(pk)}/")
 
 
-def ask_blindly(adapter: str, versions: Sequence[int], prompts: Sequence[str], **fields: Any) -> Call[list[Json]]:
+def ask_blindly(adapter: str, versions: Sequence[int], prompts: Sequence[str], **fields: Any) -> Call[list[BlindTest]]:
     """Send each prompt to every version, for people to vote on the answers without knowing the version.
 
     Fields: max_tokens.
@@ -216,14 +274,17 @@ def ask_blindly(adapter: str, versions: Sequence[int], prompts: Sequence[str], *
     return post("blind-tests/", adapter=adapter, versions=list(versions), prompts=list(prompts), **fields)
 
 
-def blind_tests(adapter: str) -> Call[Json]:
+def blind_tests(adapter: str) -> Call[Page[BlindTest]]:
     """List blind tests with their votes, newest first."""
     return get("blind-tests/", adapter=adapter)
 
 
-def approvals() -> Call[Json]:
-    """List approval requests, newest first."""
-    return get("approvals/")
+def approvals(**filters: str) -> Call[Page[Approval]]:
+    """List requests for signatures, newest first. Filters: project, status, kind, alias, rollout.
+
+    People sign them on the page of approvals; no token can.
+    """
+    return get("approvals/", **filters)
 
 
 def history(alias: str, at: str = "") -> Call[list[Move]]:
@@ -231,24 +292,28 @@ def history(alias: str, at: str = "") -> Call[list[Move]]:
     return get(f"aliases/{part(alias)}/history/", **({"at": at} if at else {}))
 
 
-def alias(name: str) -> Call[Json]:
+def alias(name: str) -> Call[Alias]:
     """Read an alias."""
     return get(f"aliases/{part(name)}/")
 
 
-def create_alias(project: str, name: str, cluster: str, version: str, policy: Json) -> Call[Json]:
+def create_alias(project: str, name: str, cluster: str, version: str, policy: Json) -> Call[Alias]:
     """Create a public name that serves a version."""
     return post("aliases/", project=project, name=name, cluster=cluster, version=version, policy=policy)
 
 
-def set_policy(alias: str, policy: Json) -> Call[Json]:
+def set_policy(alias: str, policy: Json) -> Call[Alias]:
     """Set an alias' policy."""
     return Call("PATCH", f"aliases/{part(alias)}/", {"policy": policy})
 
 
-def rollouts(alias: str, **filters: str) -> Call[Json]:
-    """List the alias' rollouts, newest first. Filters: candidate, stable, status, created_after, created_before."""
-    return get("rollouts/", alias=alias, **filters)
+def rollouts(alias: str, **filters: str) -> Call[Page[Rollout]]:
+    """List the rollouts of an alias, `compliance` or `project.compliance`, newest first.
+
+    Filters: project, candidate, stable, status, created_after, created_before.
+    """
+    project, _, name = alias.rpartition(".")
+    return get("rollouts/", alias=name, **({"project": project} if project else {}), **filters)
 
 
 def rollout(pk: str) -> Call[Rollout]:
@@ -270,23 +335,54 @@ def open_rollout(
     `checks` are what answers are checked for: refusal, format, schema, judge.
     """
     plan = {"steps": list(steps), "guardrails": list(guardrails), "checks": checks or {}, "draft": draft}
-    return post("rollouts/", alias=alias, candidate=candidate, reason=reason, **plan)
+    call = post("rollouts/", alias=alias, candidate=candidate, reason=reason, **plan)
+    return following(call, lambda opened: rollout(opened["id"]))
+
+
+def moved(rollout: Rollout, verb: str, reason: str) -> Call[Rollout]:
+    """Return the call of a rollout's verb, on condition that nobody has changed the rollout since it was read."""
+    path = f"rollouts/{part(rollout['id'])}/"
+    call = post(f"{path}{verb}/", reason=reason, expected_generation=rollout["generation"])
+    return following(call, lambda _: get(path))
 
 
 def start(rollout: Rollout, reason: str) -> Call[Rollout]:
     """Start a draft, if nobody has changed it since it was read."""
-    return post(f"rollouts/{rollout['id']}/start/", reason=reason, expected_generation=rollout["generation"])
+    return moved(rollout, "start", reason)
+
+
+def pause(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """Send everybody to the stable version until the rollout is resumed."""
+    return moved(rollout, "pause", reason)
+
+
+def resume(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """Go on with a paused rollout: the same share, and everybody on the side that they had."""
+    return moved(rollout, "resume", reason)
+
+
+def approve(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """Approve the step with which the rollout waits for a person: the next one begins, or after the last the promotion.
+
+    This is no signature. What a protected alias needs is signed by people on the page of approvals.
+    """
+    is_last = rollout["step"] + 1 >= len(rollout["steps"])
+    return moved(rollout, "promote" if is_last else "advance", reason)
+
+
+def cancel(rollout: Rollout, reason: str) -> Call[Rollout]:
+    """End a rollout that is not promoted: everybody gets the stable version again. A draft is discarded."""
+    return moved(rollout, "discard", reason) if rollout["status"] == "draft" else roll_back(rollout, reason)
 
 
 def promote(rollout: Rollout, reason: str) -> Call[Rollout]:
     """Let the candidate serve all traffic, if nobody has changed the rollout since it was read."""
-    body = {"reason": reason, "expected_generation": rollout["generation"]}
-    return post(f"rollouts/{rollout['id']}/promote/", **body)
+    return moved(rollout, "promote", reason)
 
 
 def roll_back(rollout: Rollout, reason: str) -> Call[Rollout]:
     """Roll a rollout back."""
-    return post(f"rollouts/{rollout['id']}/rollback/", reason=reason)
+    return post(f"rollouts/{part(rollout['id'])}/rollback/", reason=reason)
 
 
 def verify_audit(project: str) -> Call[Verdict]:

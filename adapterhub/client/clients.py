@@ -13,11 +13,14 @@ import httpx
 
 from adapterhub.client.calls import Call, page_after
 from adapterhub.client.errors import TimedOut, Unreachable
+from adapterhub.client.outcomes import is_over, reading_of, require_good, require_waitable, twin_of
 from adapterhub.client.sending import ATTEMPTS, arguments, content, headers, options, passes, pause
-from adapterhub.client.shapes import Json
+from adapterhub.client.shapes import Page
 
 T = TypeVar("T")
+Row = TypeVar("Row")
 POLL_S = 1.0
+LONGEST_S = 4 * 3600.0
 
 
 class Client:
@@ -52,9 +55,29 @@ class Client:
                 return None, error
             return answer, None
 
-    def rows(self, call: Call[Json]) -> Iterator[Json]:
+    def wait(self, call: Call[T], timeout_s: float = LONGEST_S, *, until: str = "") -> T:
+        """Send the call, follow what it began or reads until that has ended, and return it.
+
+        `until` is a status to wait for in place of the end, such as `running` of a rollout. An upload of content that
+        is a dataset already returns that dataset. Raises Failed when it did not end well, and for a rollout that is
+        paused; TimedOut after `timeout_s`; ValueError for a call that begins nothing.
+        """
+        require_waitable(call)
+        answer = self.send(call)
+        if not is_over(answer, until):
+            answer = self.ended(reading_of(call, answer), timeout_s, until)
+        if twin := twin_of(answer):
+            return cast(T, self.send(twin))
+        require_good(answer, call.path, until)
+        return answer
+
+    def ended(self, call: Call[T], timeout_s: float, until: str = "") -> T:
+        """Return the object as soon as it has ended, well or not, or has the status `until`. Raises TimedOut."""
+        return next(answer for answer in self.poll(call, timeout_s) if is_over(answer, until))
+
+    def rows(self, call: Call[Page[Row]]) -> Iterator[Row]:
         """Yield the rows of a list, over all its pages."""
-        page: Call[Json] | None = call
+        page: Call[Page[Row]] | None = call
         while page:
             listing = self.send(page)
             yield from listing["results"]
@@ -104,9 +127,29 @@ class AsyncClient:
                 return None, error
             return answer, None
 
-    async def rows(self, call: Call[Json]) -> AsyncIterator[Json]:
+    async def wait(self, call: Call[T], timeout_s: float = LONGEST_S, *, until: str = "") -> T:
+        """Send the call, follow what it began or reads until that has ended, and return it.
+
+        `until` is a status to wait for in place of the end, such as `running` of a rollout. An upload of content that
+        is a dataset already returns that dataset. Raises Failed when it did not end well, and for a rollout that is
+        paused; TimedOut after `timeout_s`; ValueError for a call that begins nothing.
+        """
+        require_waitable(call)
+        answer = await self.send(call)
+        if not is_over(answer, until):
+            answer = await self.ended(reading_of(call, answer), timeout_s, until)
+        if twin := twin_of(answer):
+            return cast(T, await self.send(twin))
+        require_good(answer, call.path, until)
+        return answer
+
+    async def ended(self, call: Call[T], timeout_s: float, until: str = "") -> T:
+        """Return the object as soon as it has ended, well or not, or has the status `until`. Raises TimedOut."""
+        return await anext(answer async for answer in self.poll(call, timeout_s) if is_over(answer, until))
+
+    async def rows(self, call: Call[Page[Row]]) -> AsyncIterator[Row]:
         """Yield the rows of a list, over all its pages."""
-        page: Call[Json] | None = call
+        page: Call[Page[Row]] | None = call
         while page:
             listing = await self.send(page)
             for row in listing["results"]:

@@ -19,6 +19,17 @@ class TimedOut(ClientError):
     """Raised when the awaited state did not come in time; the work goes on at the server."""
 
 
+class Failed(ClientError):
+    """Raised when what was waited for did not end well; `resource` is the object as it was read last.
+
+    Its `status` is failed, cancelled, rejected, rolled_back or discarded, or it is a rollout that is paused.
+    """
+
+    def __init__(self, message: str, resource: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
 class ApiError(ClientError):
     """An error response, with the fields of RFC 9457 as AdapterHub sends them."""
 

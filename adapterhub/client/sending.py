@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -18,8 +19,24 @@ LONGEST_PAUSE_S = 30.0
 PASSING = (429, 503)
 
 
+def require_address(url: str) -> None:
+    """Check an address of AdapterHub. Raises ValueError naming what is missing."""
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right:
+        hint = f": write https://{url}" if url and "//" not in url else ""
+        raise ValueError(f"{url!r} is not an address of the form https://hub.example.org{hint}.")
+
+
 def options(url: str, token: str) -> dict[str, Any]:
-    """Return the arguments of both httpx clients. Redirects are not followed: the token must not go elsewhere."""
+    """Return the arguments of both httpx clients. Redirects are not followed: the token must not go elsewhere.
+
+    Raises ValueError for an address that is none.
+    """
+    require_address(url)
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, */*;q=0.5"}
     return {"base_url": f"{url.rstrip('/')}/api/v1/", "headers": headers, "timeout": TIMEOUT_S}
 

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 Json = dict[str, Any]
+Row = TypeVar("Row")
+
+
+class Page(TypedDict, Generic[Row]):
+    """A page of a list. `next` is the address of the next one; null on the last."""
+
+    next: str | None
+    results: list[Row]
+
+
+class Project(TypedDict):
+    """A project."""
+
+    slug: str
+    name: str
 
 
 class Dataset(TypedDict):
-    """A dataset as the API returns it."""
+    """A dataset. `status` is checking, ready, rejected or erased; `same_as` is the id of who has the same content."""
 
     id: int
     name: str
     status: str
     message: str
     digest: str
+    file_digest: str
+    same_as: int | None
     rows: int
+    splits: dict[str, int]
+    errors: list[Json]
+    warnings: list[Any]
+
+
+class CheckedFile(TypedDict):
+    """A file as it would be as a dataset. `dataset` is the id of the one with the same content, or null."""
+
+    dataset: int | None
+    digest: str
+    rows: int
+    splits: dict[str, int]
+    columns: list[str]
+
+
+class SameFile(TypedDict):
+    """The dataset that was made of a file, or nulls."""
+
+    dataset: int | None
+    status: str | None
+
+
+class Adapter(TypedDict):
+    """An adapter."""
+
+    slug: str
+    project: str
+    base_model: str
+    description: str
+    tags: list[str]
 
 
 class Job(TypedDict):
     """A job. `status` is queued, running, stopping, succeeded, failed or cancelled."""
 
     id: str
+    project: str
+    base_model: str
+    dataset: int
     status: str
     reason: str
     message: str
@@ -29,16 +79,32 @@ class Job(TypedDict):
 
 
 class RankAnalysis(Job):
-    """A rank analysis as the API returns it."""
+    """A rank analysis. Once it has succeeded, it also has the plan's fields: `rank_pattern`, `parameters`, ..."""
 
     budget: Json
 
 
+class Preflight(TypedDict):
+    """The needs of a training, and every hyper-parameter that it would have."""
+
+    data: Json
+    memory: Json
+    disk: Json
+    time: Json
+    queue: Json
+    hyperparameters: Json
+
+
 class TrainingRun(Job):
-    """A training run as the API returns it."""
+    """A training run."""
 
     adapter: str
     method: str
+    hyperparameters: Json
+    rank_analysis: str | None
+    budget: Json | None
+    mixture: list[Json]
+    validation_dataset: int | None
     version: str | None
     loss_before: float | None
     loss_after: float | None
@@ -63,17 +129,78 @@ class Version(TypedDict):
     digest: str
 
 
+class Alias(TypedDict):
+    """An alias. `version` is the served name of the version that it serves now."""
+
+    name: str
+    project: str
+    cluster: str
+    version: str
+    policy: Json
+    generation: int
+
+
 class Rollout(TypedDict):
-    """A rollout. `weight` is the candidate's share of the traffic in percent."""
+    """A rollout. `weight` is the candidate's share of the traffic in percent, `step` counts from 0.
+
+    `status` is draft, discarded, loading, running, paused, awaiting_approval, promoted, rolled_back or failed;
+    `status_reason` says why.
+    """
 
     id: str
     alias: str
     stable: str
     candidate: str
     status: str
+    status_reason: str
     weight: float
+    steps: list[Step]
+    step: int
+    guardrails: list[Guardrail]
     generation: int
+    reason: str
     waits_for_signature: bool
+
+
+class Approval(TypedDict):
+    """A request for signatures. `status` is pending, approved, rejected, used, ..."""
+
+    id: str
+    kind: str
+    alias: str
+    rollout: str | None
+    candidate: str | None
+    quorum: int
+    status: str
+    reason: str
+    signatures: list[Json]
+
+
+class BlindTest(TypedDict):
+    """A prompt that several versions answered, and people's votes."""
+
+    id: str
+    prompt: str
+    versions: list[int]
+    answers: list[Json]
+    votes: list[Json]
+
+
+class Refusal(TypedDict):
+    """A refusal that carrying out a declaration would meet; `field` is that of the file."""
+
+    field: str
+    code: str
+    message: str
+    status: int
+
+
+class PlanCheck(TypedDict):
+    """The check of a declaration. `hyperparameters` are null if no training is needed, or if they are bad."""
+
+    refusals: list[Refusal]
+    hyperparameters: Json | None
+    scopes: list[str]
 
 
 class Move(TypedDict):

@@ -43,6 +43,7 @@ class RolloutSerializer(serializers.ModelSerializer[Rollout]):
             "stable",
             "candidate",
             "status",
+            "status_reason",
             "weight",
             "steps",
             "step",

@@ -11,7 +11,7 @@ from jsonschema.validators import validator_for
 from adapterhub.core.errors import Invalid
 from adapterhub.core.patterns import pattern_fault
 from registry.experiments.guardrails import Guardrail, Kind
-from registry.experiments.metrics import METRICS, UNSEEN_ALONE
+from registry.experiments.metrics import METRICS, UNSEEN_ALONE, is_measured
 from serving_client.protocol import hash_of
 
 Steps = list[dict[str, Any]]
@@ -91,6 +91,24 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
     has_shadow = any(step.get("shadow") for step in steps)
     if not has_shadow and any(raw["metric"] in UNSEEN_ALONE for raw in guardrails):
         raise bad("difference_rate is measured only in shadow steps: add one.")
+
+
+def require_end(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
+    """Require a plan that the control loop ends: a promotion needs a guardrail that the last step measures.
+
+    Raises Invalid for a plan that only people end.
+    """
+    last = steps[-1]
+    measured = [raw for raw in guardrails if is_measured(raw["metric"], unseen=bool(last.get("shadow")))]
+    if guardrails and (measured or last.get("approval")):
+        return
+    missing = "none of its guardrails is measured in its last step" if guardrails else "it has no guardrail"
+    raise Invalid(
+        f"guardrails: the rollout would never end, since {missing}: only measurements promote a candidate. Declare "
+        "one, such as error_rate with a margin of 1.",
+        field="guardrails",
+        code="never_ends",
+    )
 
 
 def check_answers(checks: dict[str, Any], guardrails: list[dict[str, Any]]) -> None:

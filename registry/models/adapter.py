@@ -335,6 +335,10 @@ class AdapterVersion(models.Model):
     def require_servable_on(self, cluster: Any) -> None:
         """Require that the cluster can and may serve this version. Raises Invalid with the reason if not."""
         cluster.require_serves(self.project)
+        self.require_fits(cluster)
+
+    def require_fits(self, cluster: Any) -> None:
+        """Require a ready version, of the base model and a rank that the cluster serves. Raises Invalid."""
         if self.status != VersionStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="version", code="version_not_ready")
         if self.base_digest != cluster.base_model.digest:

@@ -148,6 +148,11 @@ class Cluster(models.Model):
             after = {"project": project.slug}
             AuditEvent.record(Tag.CLUSTER_GRANT_ACCEPTED, self, by=by, project=project, after=after)
 
+    def require_offered(self, project: Project) -> None:
+        """Require that the cluster is the project's own, or granted to it whether accepted or not. Raises Invalid."""
+        if project.pk != self.project_id and not self.grants.standing().filter(offered_to=project.slug).exists():
+            raise not_granted(self)
+
     def require_serves(self, project: Project) -> None:
         """Require that the cluster may serve the project. Raises Invalid."""
         if project.pk != self.project_id and not self.grants.standing().filter(project=project).exists():

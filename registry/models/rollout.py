@@ -61,6 +61,7 @@ class Rollout(SignedPlan):
     salt = models.CharField(max_length=40, default=new_salt, editable=False)
     generation = models.PositiveIntegerField(default=1, editable=False)
     reason = models.TextField()
+    status_reason = models.TextField(blank=True, default="", editable=False, help_text="Why it is in this status.")
     created_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField(default=now, editable=False)
     opened_at = models.DateTimeField(null=True, editable=False, help_text="Since when it moves its alias.")
@@ -189,7 +190,7 @@ class Rollout(SignedPlan):
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DISCARDED, expected_generation)
-            rollout.enter(RolloutStatus.DISCARDED)
+            rollout.enter(RolloutStatus.DISCARDED, reason)
             rollout.audit(Tag.ROLLOUT_DISCARDED, by=by, reason=reason)
         self.refresh_from_db()
 
@@ -202,7 +203,7 @@ class Rollout(SignedPlan):
             rollout = self.locked(None)
             if rollout.status != RolloutStatus.LOADING:
                 raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}: it has already started.")
-            rollout.enter(RolloutStatus.RUNNING)
+            rollout.enter(RolloutStatus.RUNNING, "Every replica holds the candidate.")
             rollout.audit(Tag.ROLLOUT_STARTED, by=by)
         self.refresh_from_db()
 
@@ -213,7 +214,7 @@ class Rollout(SignedPlan):
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.FAILED)
-            rollout.enter(RolloutStatus.FAILED)
+            rollout.enter(RolloutStatus.FAILED, reason)
             rollout.audit(Tag.ROLLOUT_FAILED, by=by, reason=reason)
         self.refresh_from_db()
 
@@ -234,7 +235,7 @@ class Rollout(SignedPlan):
             before = {"step": rollout.step, "weight": rollout.weight}
             rollout.step += 1
             rollout.weight = rollout.steps[rollout.step]["weight"]
-            rollout.enter(RolloutStatus.RUNNING)
+            rollout.enter(RolloutStatus.RUNNING, reason)
             rollout.audit(Tag.ROLLOUT_STEPPED, by=by, reason=reason, before=before, evidence=evidence)
         self.refresh_from_db()
 
@@ -248,7 +249,7 @@ class Rollout(SignedPlan):
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.AWAITING_APPROVAL, expected_generation)
-            rollout.enter(RolloutStatus.AWAITING_APPROVAL)
+            rollout.enter(RolloutStatus.AWAITING_APPROVAL, reason)
             rollout.audit(Tag.ROLLOUT_WAITS, by=by, reason=reason, evidence=evidence)
         self.refresh_from_db()
 
@@ -261,7 +262,7 @@ class Rollout(SignedPlan):
         """
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.PAUSED, expected_generation)
-            rollout.enter(RolloutStatus.PAUSED)
+            rollout.enter(RolloutStatus.PAUSED, reason)
             rollout.audit(Tag.ROLLOUT_PAUSED, by=by, reason=reason, evidence=evidence)
         self.refresh_from_db()
 
@@ -275,7 +276,7 @@ class Rollout(SignedPlan):
             rollout = self.locked(RolloutStatus.RUNNING, expected_generation)
             if rollout.status != RolloutStatus.PAUSED:
                 raise InvalidTransition(f"{rollout} is {rollout.get_status_display()}, not paused.")
-            rollout.enter(RolloutStatus.RUNNING)
+            rollout.enter(RolloutStatus.RUNNING, reason)
             rollout.audit(Tag.ROLLOUT_RESUMED, by=by, reason=reason)
         self.refresh_from_db()
 
@@ -296,7 +297,7 @@ class Rollout(SignedPlan):
                     code="no_control",
                 )
             before, rollout.weight = rollout.weight, weight
-            rollout.enter(RolloutStatus(rollout.status))
+            rollout.enter(RolloutStatus(rollout.status), rollout.status_reason)
             rollout.audit(Tag.ROLLOUT_WEIGHT_SET, by=by, reason=reason, before={"weight": before})
         self.refresh_from_db()
 
@@ -316,7 +317,7 @@ class Rollout(SignedPlan):
             approval = rollout.approval() if rollout.alias.quorum else None
             require_no_objection(rollout.candidate, rollout.alias.version)
             rollout.alias.point_to(rollout.candidate, reason=reason, by=by)
-            rollout.enter(RolloutStatus.PROMOTED)
+            rollout.enter(RolloutStatus.PROMOTED, reason)
             if approval:
                 approval.use(by=by)
             rollout.audit(Tag.ROLLOUT_PROMOTED, by=by, reason=reason, before=served(rollout.stable), evidence=evidence)
@@ -348,7 +349,7 @@ class Rollout(SignedPlan):
             if alias.version_id != self.candidate_id or alias.rollouts.active().exists():
                 raise Conflict(f"{alias} has been moved since: roll back that move first.", code="alias_moved")
             alias.point_to(self.stable, reason=reason, by=by)
-        self.enter(RolloutStatus.ROLLED_BACK)
+        self.enter(RolloutStatus.ROLLED_BACK, reason)
         self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate), evidence=evidence)
 
     def locked(self, target: RolloutStatus | None, expected_generation: int | None = None) -> Rollout:
@@ -371,18 +372,18 @@ class Rollout(SignedPlan):
             )
         return rollout
 
-    def enter(self, status: RolloutStatus) -> None:
-        """Save the status, increment the generation and publish the alias' new route after the commit.
+    def enter(self, status: RolloutStatus, reason: str) -> None:
+        """Save the status with its reason, increment the generation and publish the alias' new route after the commit.
 
         Raises NotAllowed if the candidate would get a share that nobody signed.
         """
         if status in SERVING:
             self.require_signed_share()
-        self.status = status
+        self.status, self.status_reason = status, reason
         self.generation += 1
         self.ended_at = None if status in ACTIVE else now()
         self.step_at = now() if status == RolloutStatus.RUNNING else self.step_at
-        self.save(update_fields=["status", "generation", "ended_at", "weight", "step", "step_at"])
+        self.save(update_fields=["status", "status_reason", "generation", "ended_at", "weight", "step", "step_at"])
         send_on_commit(routes_changed, alias=self.alias_id)
 
     def audit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -104,6 +105,13 @@ def test_the_same_large_file_twice_is_one_dataset(client: Client, small_limit: N
         check_dataset(pk)
     assert Dataset.objects.ready().get().pk == first
     assert f"number {first}" in Dataset.objects.get(pk=second).message
+    repeated = client.get(f"/api/v1/datasets/{second}/").json()
+    assert (repeated["status"], repeated["same_as"]) == ("rejected", first)
+    # What is checked already is the dataset at once, and is found without being sent.
+    assert upload(client, GOOD).json()["id"] == first
+    query = {"project": "eu", "sha256": hashlib.sha256(GOOD.encode()).hexdigest(), "filename": "rows.jsonl"}
+    assert client.get("/api/v1/datasets/lookup/", query).json() == {"dataset": first, "status": "ready"}
+    assert client.get("/api/v1/datasets/lookup/", {**query, "filename": "rows.txt"}).json()["dataset"] is None
 
 
 def test_a_check_whose_message_was_lost_is_found(client: Client, small_limit: None) -> None:

@@ -95,6 +95,7 @@ ASKING = {
     "api:advisor-list",
     "api:rank-analysis-reallocate",
     "api:training-run-preflight",
+    "api:plan-list",
 }
 
 
@@ -145,6 +146,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
         "api:evaluation-list": {"project": "eu", "version": served, "dataset": dataset},
         "api:training-run-list": {"project": "eu", "adapter": "dora", "dataset": dataset},
         "api:training-run-preflight": {"project": "eu", "adapter": "dora", "dataset": dataset},
+        "api:plan-list": {"project": "eu", "adapter": {"slug": "dora"}, "base": "tiny", "dataset": dataset},
     }
     return bodies.get(name, {"reason": "x"})
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from adapterhub.audit.models import AuditEvent
@@ -17,7 +18,7 @@ from training.models import Dataset, Evaluation, TrainingRun
 from training.runs.launch import launch_run
 
 FILE: dict[str, Any] = {"adapter": {"slug": "dora"}, "base": "tiny", "data": "rows.jsonl"}
-ROLLOUT = {"alias": "compliance", "steps": [{"weight": 10}]}
+ROLLOUT = {"alias": "compliance", "steps": [{"weight": 10}], "guardrails": [{"metric": "error_rate", "margin": 1}]}
 
 
 def declare(folder: Path, **fields: Any) -> Path:
@@ -52,6 +53,7 @@ def test_a_wrong_file_names_its_fields(command: Command, tmp_path: Path) -> None
     assert (missing.returncode, "rows.jsonl" in missing.stderr) == (2, True)
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_plan_changes_nothing_and_an_apply_asks(command: Command, adapter: Adapter, tmp_path: Path) -> None:
     declare(tmp_path, adapter={"slug": "new"}, rollout={**ROLLOUT, "cluster": "cpu"}, budget={"uniform_rank": 4})
     write_jsonl(tmp_path / "rows.jsonl", rows())
@@ -156,6 +158,7 @@ def test_a_gate_refuses(
     _, err = applying.communicate(timeout=60)
     assert (applying.returncode, "loss_below" in err, Rollout.objects.count()) == (6, True, 0), err
     declare(tmp_path, gates={"loss_below": 3.0, "quorum": 1}, rollout=ROLLOUT)
-    assert command("apply", "--yes").returncode == 0
+    # Its plan waits for a signature now.
+    assert command("apply", "--yes").returncode == 8
     alias.refresh_from_db()
     assert (alias.policy, Evaluation.objects.count(), Rollout.objects.count()) == ({"quorum": 1}, 1, 1)

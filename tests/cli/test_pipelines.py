@@ -1,4 +1,4 @@
-"""The pipelines of docs/ci and the README's example: their very commands, against the whole product."""
+"""The README's example, the pipelines of docs/ci and the page on Python: word for word, on the demo's state, twice."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from adapterhub.client import Client, calls
+from adapterhub.demo.walkthrough import ADAPTER, ALIAS, CLUSTER, PROJECT
+from adapterhub.embedded.options import DEFAULT_MODEL
 from tests.builders.product import Product
 from tests.cli.command import PROGRAM, ROOT
 from tests.tiny_model import save_base_model, sentences, write_jsonl
@@ -30,13 +32,15 @@ pytestmark = pytest.mark.slow
 SCOPES = ("read", "train", "publish", "operate", "infer", "audit", "admin")
 GITHUB = yaml.safe_load((ROOT / "docs/ci/github-actions.yml").read_text())
 GITLAB = yaml.safe_load((ROOT / "docs/ci/gitlab-ci.yml").read_text())
-Shell = Callable[[str, Path], subprocess.CompletedProcess[str]]
+DECLARED = yaml.safe_load((ROOT / "docs/ci/adapterhub.yaml").read_text())
+Done = subprocess.CompletedProcess[str]
+Shell = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
 def product() -> Iterator[Product]:
     home = Path(tempfile.mkdtemp(prefix="adapterhub-product-", dir="/tmp"))
-    base = save_base_model(home / "models" / "smollm2-135m")
+    base = save_base_model(home / "models" / DEFAULT_MODEL)
     running = Product(home)
     # Matrices this small take longer when threads share them.
     running.environ |= {"ADAPTERHUB_BASE_MODEL": str(base), "ADAPTERHUB_TORCH_THREADS": "1"}
@@ -51,22 +55,25 @@ def product() -> Iterator[Product]:
 
 @pytest.fixture(scope="module")
 def token(product: Product) -> str:
-    """The names that the demo and the documents use, over the tiny model."""
-    product.manage("create_project", "european-law")
+    """What the demo leaves behind, over the tiny model: its rows, adapter, cluster, and an alias that serves v1."""
+    product.manage("create_project", PROJECT)
     scopes = [part for scope in SCOPES for part in ("--scope", scope)]
-    token = product.manage("create_token", "ci", "--project", "european-law", *scopes)
+    token = product.manage("create_token", "ci", "--project", PROJECT, *scopes)
+    # The number makes each row another one: equal rows would end up in one split.
+    rows = [{"text": f"{number} {row['text']}"} for number, row in enumerate(sentences(120))]
+    described = {name: DECLARED["adapter"][name] for name in ("description", "tags")}
+    data = write_jsonl(product.home / "work" / "european-law.jsonl", rows)
     with Client(product.web, token) as api:
-        api.send(calls.post("base-models/", slug="smollm2-135m", source="smollm2-135m"))
-        base: calls.Call[Any] = calls.get("base-models/smollm2-135m/")
-
-        def is_ready() -> bool:
-            model = api.send(base)
-            assert model["status"] in ("checking", "ready"), model
-            return bool(model["status"] == "ready")
-
-        wait_until(is_ready, 180, "the base model is checked")
-        api.send(calls.post("clusters/", project="european-law", slug="laptop", base_model="smollm2-135m"))
-        api.send(calls.post("replicas/", cluster="laptop", url=product.engine))
+        api.send(calls.post("base-models/", slug=DEFAULT_MODEL, source=DEFAULT_MODEL))
+        api.wait(calls.get(f"base-models/{DEFAULT_MODEL}/"), 180)
+        api.send(calls.post("clusters/", project=PROJECT, slug=CLUSTER, base_model=DEFAULT_MODEL))
+        api.send(calls.post("replicas/", cluster=CLUSTER, url=product.engine))
+        api.send(calls.create_adapter(PROJECT, ADAPTER, DEFAULT_MODEL, **described))
+        dataset = api.wait(calls.upload_dataset(PROJECT, data))
+        run = api.wait(calls.train(PROJECT, ADAPTER, dataset["id"], hyperparameters={"steps": 5}), 180)
+        version = api.wait(calls.version(ADAPTER, 1), 60)
+        assert run["version"] == version["served_name"]
+        api.send(calls.create_alias(PROJECT, ALIAS, CLUSTER, version["served_name"], {}))
     return token
 
 
@@ -88,9 +95,9 @@ def shell(product: Product, token: str, tmp_path: Path) -> Shell:
         "ADAPTERHUB_CONFIG": str(tmp_path / "config.toml"),
     }
 
-    def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    def run(script: str, folder: Path, flags: tuple[str, ...] = ("-e", "-o", "pipefail")) -> Done:
         return subprocess.run(
-            ["/bin/bash", "-e", "-o", "pipefail", "-c", script],
+            ["/bin/bash", *flags, "-c", script],
             env=environ,
             cwd=folder,
             text=True,
@@ -102,10 +109,18 @@ def shell(product: Product, token: str, tmp_path: Path) -> Shell:
     return run
 
 
-def readme_example() -> str:
-    """The indented block below the README's heading on pipelines."""
+def readme_example(product: Product) -> str:
+    """The indented block below the README's heading on pipelines, for this product's address and folder."""
     section = (ROOT / "README.md").read_text().split("## In a pipeline")[1].split("\n## ")[0]
-    return "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    text = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    for documented, here in (
+        ("http://127.0.0.1:8000", product.web),
+        (".venv/bin/", ""),
+        ("var/work/", f"{product.home}/work/"),
+    ):
+        assert documented in text
+        text = text.replace(documented, here)
+    return text
 
 
 def commands(job: dict[str, Any]) -> str:
@@ -113,50 +128,74 @@ def commands(job: dict[str, Any]) -> str:
     return "\n".join(step["run"] for step in job["steps"] if "run" in step and step.get("name") != "Install")
 
 
-def checkout(folder: Path, order: slice) -> Path:
-    """Data whose words come in this order: what learned another order is worse there, so that no gate refuses."""
-    folder.mkdir()
-    shutil.copy(ROOT / "docs/ci/adapterhub.yaml", folder)
-    texts = [" ".join(row["text"].split()[order]) for row in sentences(120)]
-    # The number makes each row another one: equal rows would end up in one split.
-    write_jsonl(folder / "rows.jsonl", [{"text": f"{number} {text}"} for number, text in enumerate(texts)])
-    return folder
+def page_on_python() -> list[str]:
+    """The programs of docs/python.md."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.S)
 
 
-def promoted(shell: Shell, product: Product, token: str, folder: Path, version: str) -> None:
-    """The rollout that a pipeline opened comes to its good end, and then the router answers with its candidate."""
-    done = shell("adapterhub promote compliance --wait --reason good", folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_page_on_python_does_what_it_says(
+    product: Product, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(product.home / "work" / "european-law.jsonl", tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    first, second = page_on_python()
+    assert len(first.splitlines()) == 10
+    known: dict[str, Any] = {"token": token}
     with Client(product.web, token) as api:
-        last = api.send(calls.rollouts("compliance"))["results"][0]
-        assert (last["status"], last["candidate"]) == ("promoted", version)
-        assert api.send(calls.alias("compliance"))["version"] == version
-    wait_until(lambda: answering(product, token) == version, 60, f"the router answers with {version}")
+        stable = api.send(calls.alias(ALIAS))["version"]
+        for program, status, served in ((first, "promoted", 2), (second, "rolled_back", 2)):
+            exec(program.replace("http://127.0.0.1:8000", product.web), known)  # noqa: S102 - the page is ours
+            last = api.send(calls.rollouts(ALIAS))["results"][0]
+            assert last["status"] == status
+            assert api.send(calls.alias(ALIAS))["version"].startswith(f"{PROJECT}.{ADAPTER}.v{served}-")
+        promoted = next(row for row in api.rows(calls.rollouts(ALIAS)) if row["status"] == "promoted")
+        api.send(calls.roll_back(promoted, "as the demo ends"))
+        wait_until(lambda: answering(product, token) == stable, 60, f"the router answers with {stable}")
 
 
 def answering(product: Product, token: str) -> str:
-    body = {"model": "compliance", "prompt": "the bank shall", "max_tokens": 1}
+    body = {"model": ALIAS, "prompt": "the bank shall", "max_tokens": 1}
     answer = httpx.post(f"{product.router}/v1/completions", json=body, headers={"Authorization": f"Bearer {token}"})
     return answer.headers.get("X-Adapter-Version", "")
 
 
-def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Product, token: str, tmp_path: Path) -> None:
-    first = checkout(tmp_path / "first", slice(None))
-    (first / "docs").mkdir()
-    shutil.copytree(ROOT / "docs/ci", first / "docs/ci")
-    shutil.copy(first / "rows.jsonl", first / "docs/ci/rows.jsonl")
-    example = readme_example()
-    assert "http://127.0.0.1:8000" in example
-    done = shell(example.replace("http://127.0.0.1:8000", product.web).replace(".venv/bin/", ""), first)
-    assert done.returncode == 0, done.stderr
-    with Client(product.web, token) as api:
-        served = api.send(calls.alias("compliance"))["version"]
-        assert served.startswith("european-law.eu-compliance.v1-")
-        again = shell("adapterhub plan", first)
-        assert again.stdout == "Nothing changed: everything is as the file says.\n", again.stdout
+def large_checkout(folder: Path) -> Path:
+    """The shipped declaration with 34 MB of rows, which a worker checks."""
+    folder.mkdir()
+    shutil.copy(ROOT / "docs/ci/adapterhub.yaml", folder)
+    texts = [row["text"] for row in sentences(340)]
+    rows = [{"text": f"{number} {text} " * (100_000 // len(text))} for number, text in enumerate(texts)]
+    write_jsonl(folder / "rows.jsonl", rows)
+    assert (folder / "rows.jsonl").stat().st_size > 33 * 2**20
+    return folder
 
-        second = checkout(tmp_path / "second", slice(None, None, -1))
-        planned = shell(commands(GITHUB["jobs"]["plan"]), second)
+
+def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Product, token: str, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(ROOT / "docs/ci", first / "docs/ci")
+    with Client(product.web, token) as api:
+        served = api.send(calls.alias(ALIAS))["version"]
+        api.send(calls.set_policy(ALIAS, {"quorum": 1}))
+
+        def present() -> tuple[int, ...]:
+            lists = ("datasets/", "rank-analyses/", "training-runs/", "evaluations/", "rollouts/", "audit/events/")
+            return tuple(len(list(api.rows(calls.get(path, page_size="200")))) for path in lists)
+
+        before = present()
+        done = shell(readme_example(product), first, ())
+        assert (done.returncode, "people sign the plan" in done.stderr) == (8, True), done.stderr
+        [opened] = [row for row in api.rows(calls.rollouts(ALIAS)) if row["status"] == "loading"]
+        assert (opened["stable"], opened["waits_for_signature"]) == (served, True)
+        after = present()
+        assert [new - old for new, old in zip(after, before, strict=True)][:5] == [0, 1, 1, 1, 1]
+        again = shell(readme_example(product), first, ())
+        assert (again.returncode, present()) == (8, after), again.stderr
+
+        large = large_checkout(tmp_path / "large")
+        met = shell(commands(GITHUB["jobs"]["plan"]), large)
+        assert (met.returncode, "has a rollout" in met.stderr) == (1, True), met.stderr
+        assert shell("adapterhub cancel compliance --reason 'other data'", large).returncode == 0
+        planned = shell(commands(GITHUB["jobs"]["plan"]), large)
         kinds = re.findall(r"^[+~>] (\w+) ([a-z ]+?) \S+:", planned.stdout, re.M)
         assert kinds == [
             ("create", "dataset"),
@@ -165,23 +204,21 @@ def test_the_documented_pipelines_do_what_they_say(shell: Shell, product: Produc
             ("run", "evaluation"),
             ("open", "rollout"),
         ], planned.stdout + planned.stderr
-        applied = shell(commands(GITHUB["jobs"]["apply"]), second)
-        assert applied.returncode == 0, applied.stderr
-        result = json.loads((second / "applied.json").read_text())
+        results = []
+        for script in (
+            commands(GITHUB["jobs"]["apply"]),
+            commands(GITHUB["jobs"]["apply"]),
+            "\n".join(GITLAB["adapter"]["script"]) + " || [ $? -eq 8 ]",
+        ):
+            applied = shell(script, large)
+            assert applied.returncode == 0, applied.stderr
+            results.append((json.loads((large / "applied.json").read_text()), present()))
+        (result, then), *repeated = results
         opened = api.send(calls.rollout(result["rollout"]["id"]))
-        assert (opened["stable"], opened["candidate"]) == (served, result["version"])
-        assert result["version"].startswith("european-law.eu-compliance.v2-")
-        assert shell("adapterhub plan", second).stdout.startswith("Nothing changed")
-        promoted(shell, product, token, second, result["version"])
-        served = result["version"]
-
-        third = checkout(tmp_path / "third", slice(None, None, 2))
-        finished = shell("\n".join(GITLAB["adapter"]["script"]), third)
-        assert finished.returncode == 0, finished.stderr
-        last = api.send(calls.rollouts("compliance"))["results"][0]
-        assert (last["stable"], last["reason"]) == (served, "0f0f0f")
-        assert last["candidate"].startswith("european-law.eu-compliance.v3-")
-        promoted(shell, product, token, third, last["candidate"])
+        assert (opened["stable"], opened["candidate"], result["serving"]) == (served, result["version"], served)
+        for once_more, now in repeated:
+            assert (once_more["changes"], once_more["version"], now) == ([], result["version"], then)
+        assert shell("\n".join(GITLAB["plan"]["script"]), large).returncode == 8
 
 
 def test_they_install_the_command_line_with_its_packages() -> None:

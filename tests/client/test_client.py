@@ -10,8 +10,9 @@ import pytest
 
 from adapterhub.accounts.models import User
 from adapterhub.audit.models import AuditEvent
-from adapterhub.client import ApiError, AsyncClient, Client, TimedOut, Unreachable, calls
+from adapterhub.client import ApiError, AsyncClient, Client, Failed, TimedOut, Unreachable, calls
 from registry.models import Adapter, AdapterVersion, Alias, BlindTest, Rollout
+from registry.serving.reconciler import RECONCILER
 from tests.builders import write_adapter
 from training.models import Dataset, RankAnalysis, TrainingRun
 
@@ -76,6 +77,58 @@ def test_refusals_are_told_and_not_repeated(site: str, ci: str, alias: Alias, ad
     with Client(site, "ah_no_token") as stranger, pytest.raises(ApiError) as refused:
         stranger.send(calls.history("compliance"))
     assert refused.value.status == 401
+
+
+def test_what_was_begun_is_waited_for(
+    site: str, ci: str, alias: Alias, candidate: AdapterVersion, dataset: Dataset, tmp_path: Path
+) -> None:
+    with Client(site, ci) as hub:
+        # The same content as the dataset's; a path may be a text.
+        data = hub.wait(calls.upload_dataset("eu", str(tmp_path / "rows.jsonl")))
+        assert data["id"] == dataset.pk
+        run = hub.send(calls.train("eu", "dora", data["id"], hyperparameters={"steps": 5}))
+        hub.send(calls.cancel_job(run, "wrong data"))
+        with pytest.raises(Failed, match="cancelled") as cancelled:
+            hub.wait(calls.training_run(run["id"]))
+        assert cancelled.value.resource["status"] == "cancelled"
+        assert hub.send(calls.resume_run(run))["status"] == "queued"
+        with pytest.raises(TimedOut):
+            hub.wait(calls.training_run(run["id"]), timeout_s=0)
+        with pytest.raises(ValueError, match="begins nothing"):
+            hub.wait(calls.change_adapter("dora", description="x"))
+        with pytest.raises(ValueError, match="no status"):
+            hub.wait(calls.alias("compliance"))
+
+
+def test_a_rollout_is_steered(site: str, ci: str, alias: Alias, candidate: AdapterVersion) -> None:
+    with Client(site, ci) as hub:
+        opened = hub.send(calls.open_rollout("compliance", candidate.served_name, [{"weight": 10}], "CI"))
+        Rollout.objects.get().started(by=RECONCILER)
+        running = hub.wait(calls.rollout(opened["id"]), until="running")
+        paused = hub.send(calls.pause(running, "an incident"))
+        assert (paused["status"], paused["status_reason"]) == ("paused", "an incident")
+        with pytest.raises(Failed, match="an incident") as stopped:
+            hub.wait(calls.rollout(opened["id"]))
+        assert stopped.value.resource["stable"] == alias.version.served_name
+        resumed = hub.send(calls.resume(paused, "it is over"))
+        with pytest.raises(ApiError) as stale:
+            hub.send(calls.pause(paused, "again"))
+        assert (resumed["status"], stale.value.code) == ("running", "stale_generation")
+        assert hub.send(calls.cancel(resumed, "not this one"))["status"] == "rolled_back"
+
+    async def from_a_loop() -> str:
+        async with AsyncClient(site, ci) as hub:
+            with pytest.raises(Failed, match="not this one"):
+                await hub.wait(calls.rollout(opened["id"]))
+            return (await hub.wait(calls.version("dora", 1)))["status"]
+
+    assert asyncio.run(from_a_loop()) == "ready"
+
+
+@pytest.mark.parametrize("address", ["hub.example.org", "localhost:8000", "ftp://hub.example.org", "https://", ""])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="is not an address"):
+        Client(address, "t")
 
 
 def test_blind_tests_are_asked_for_and_read(site: str, ci: str, candidate: AdapterVersion, alice: User) -> None:

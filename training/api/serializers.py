@@ -45,6 +45,8 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
             "escape",
             "read_as",
             "source",
+            "file_digest",
+            "same_as",
             "digest",
             "rows",
             "splits",
@@ -148,6 +150,21 @@ class LookSerializer(serializers.ModelSerializer[Dataset]):
     class Meta:
         model = Dataset
         fields = ["dataset", "digest", "read_as", "rows", "splits", "columns", "warnings"]
+
+
+class LookupSerializer(serializers.Serializer[Any]):
+    """The file to find a dataset of."""
+
+    project = serializers.SlugField()
+    sha256 = serializers.RegexField("^[0-9a-f]{64}$", help_text="Of the file's bytes, in hexadecimal.")
+    filename = serializers.CharField(max_length=300, help_text="Its extension says how it is read.")
+
+
+class SameFileSerializer(serializers.Serializer[Any]):
+    """The dataset that was made of a file."""
+
+    dataset = serializers.IntegerField(allow_null=True, help_text="null: no dataset was made of this file.")
+    status = serializers.CharField(allow_null=True, help_text="That of the dataset.")
 
 
 class BudgetSerializer(serializers.Serializer[Any]):

@@ -96,7 +96,8 @@ class DatasetViewSet(Keeping):
     filters = {"project": "project__slug", "status": "status", "name": "name", "digest": "digest"}
     scopes = {
         "create": Scope.TRAIN,
-        "check": Scope.TRAIN,
+        "check": Scope.READ,
+        "lookup": Scope.READ,
         "preview": Scope.READ,
         "erase": Scope.ADMIN,
         "keep": Scope.ADMIN,
@@ -133,7 +134,7 @@ class DatasetViewSet(Keeping):
         Return what it would be as a dataset, and the number of the dataset that has the same content.
         """
         fields = self.read(shapes.NewDatasetSerializer)
-        project = named_project(request, fields.pop("project"), Scope.TRAIN)
+        project = named_project(request, fields.pop("project"), Scope.READ)
         if "file" not in fields:
             raise Invalid("Only a file can be checked at once: send one.", field="file")
         upload = fields.pop("file")
@@ -142,6 +143,17 @@ class DatasetViewSet(Keeping):
             return Response(
                 shapes.LookSerializer(Dataset.examined(project=project, file=file, filename=upload.name, **fields)).data
             )
+
+    @extend_schema(parameters=[shapes.LookupSerializer], responses=shapes.SameFileSerializer)
+    @action(detail=False, pagination_class=None)
+    def lookup(self, request: Request) -> Response:
+        """Return the dataset made of a file, found by the file's sha256 and name, of whatever size; else nulls."""
+        query = shapes.LookupSerializer(data=request.GET)
+        query.is_valid(raise_exception=True)
+        fields = query.validated_data
+        project = named_project(request, fields["project"], Scope.READ)
+        dataset = Dataset.of_file(project=project, file_digest=fields["sha256"], filename=fields["filename"])
+        return Response({"dataset": dataset and dataset.pk, "status": dataset and dataset.status})
 
     def handle_exception(self, exc: Exception) -> Response:
         """Name every broken line of an uploaded file in the errors."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 from django.core.files.uploadedfile import UploadedFile
 
 from adapterhub.core.errors import Invalid
-from adapterhub.workspace import scratch
+from adapterhub.workspace import scratch, store
 from training.datasets import readers, rows
 
 ARCHIVES = (".zip", ".xlsx", ".xls", ".ods", ".7z", ".rar", ".xz", ".tar", ".tgz")
@@ -24,6 +26,12 @@ def copied(upload: UploadedFile[bytes]) -> Iterator[Path]:
             for chunk in upload.chunks():
                 file.write(chunk)
         yield path
+
+
+def sha256_of(file: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def known_format(named: str, filename: str) -> str:
@@ -44,3 +52,10 @@ def known_mapping(mapping: dict[str, str]) -> dict[str, str]:
             message = f"mapping.{name}: a mapping names the file's column for {', '.join(rows.COLUMNS)}."
             raise Invalid(message, field="mapping", code="bad_mapping")
     return mapping
+
+
+def stored_alone(file: Path) -> str:
+    """Put one file into the store; return the digest of its folder."""
+    with scratch() as folder:
+        shutil.copyfile(file, folder / "rows")
+        return store().put_dir(folder)

@@ -31,9 +31,10 @@ from training.datasets.bounded_scan import checked, needs_child
 from training.datasets.choices import Choices
 from training.datasets.remote import Source
 from training.datasets.scan import Report
-from training.datasets.uploads import known_format, known_mapping
+from training.datasets.uploads import known_format, known_mapping, sha256_of, stored_alone
 from training.domain_signals import dataset_uploaded
 from training.models.dataset_source import SourceMixin
+from training.models.repeated_upload import RepeatedUploadMixin
 from training.models.retention import RetentionMixin
 
 MIN_ROWS = 2
@@ -80,7 +81,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
-class Dataset(SourceMixin, RetentionMixin):
+class Dataset(RepeatedUploadMixin, SourceMixin, RetentionMixin):
     """A dataset: rows in one normal form, split into train and eval by a hash of the document or prompt."""
 
     subject = "dataset"
@@ -149,9 +150,12 @@ class Dataset(SourceMixin, RetentionMixin):
             encoding=encoding,
             escape=escape,
             size_bytes=file.stat().st_size,
+            file_digest=sha256_of(file),
             created_by=by.user,
         )
         if weight_of(file) > AT_ONCE_BYTES:
+            if (twin := dataset.sent_before()) and twin.status == DatasetStatus.READY:
+                return twin
             dataset.upload = stored_alone(file)
             return dataset.check_later(by=by, what={"upload": dataset.upload})
         with dataset.place_for(file), dataset.stored(file) as (report, digest):
@@ -247,12 +251,18 @@ class Dataset(SourceMixin, RetentionMixin):
         return file
 
     def end_check(self, report: Report, digest: str) -> None:
-        """Accept the dataset unless its check has ended already. Raises Invalid if the content exists."""
+        """Accept the dataset unless its check has ended already; reject it as a repetition if the content exists.
+
+        Raises Invalid if the content was erased.
+        """
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
             if twin := Dataset.objects.filter(project=self.project, digest=digest).first():
-                raise Invalid(f"This content is already the dataset {twin} (number {twin.pk}).", field="file")
+                twin.require_not_erased()
+                message = f"This content is already the dataset {twin} (number {twin.pk})."
+                self.reject(Invalid(message, field="file"), same_as=twin)
+                return
             self.accept(report, digest, by=CHECKER)
 
     def accept(self, report: Report, digest: str, *, by: Actor) -> None:
@@ -274,12 +284,15 @@ class Dataset(SourceMixin, RetentionMixin):
         self.rows, self.splits, self.columns = report.rows, report.splits, report.columns
         self.read_as, self.warnings = report.read_as, report.warnings
 
-    def reject(self, error: Invalid) -> None:
-        """Mark the upload as rejected, with its errors line by line; does nothing after the check has ended."""
+    def reject(self, error: Invalid, *, same_as: Dataset | None = None) -> None:
+        """Mark the upload as rejected, with its errors line by line; does nothing after the check has ended.
+
+        `same_as` is the dataset that has its content.
+        """
         with transaction.atomic():
             if self.lock().status != DatasetStatus.CHECKING:
                 return
-            self.status, self.message = DatasetStatus.REJECTED, error.detail
+            self.status, self.message, self.same_as = DatasetStatus.REJECTED, error.detail, same_as
             self.errors = [asdict(line) for line in getattr(error, "errors", [])]
             self.save()
             AuditEvent.record(Tag.DATASET_REJECTED, self, by=CHECKER, project=self.project, reason=error.detail)
@@ -377,13 +390,6 @@ def require_enough(report: Report) -> None:
 def weight_of(file: Path) -> int:
     """Return the bytes that a check reads; of a compressed file about what it unpacks to."""
     return file.stat().st_size * (PACKED_RATIO if containers.is_packed(file) else 1)
-
-
-def stored_alone(file: Path) -> str:
-    """Put one file into the store; return the digest of its folder."""
-    with scratch() as folder:
-        shutil.copyfile(file, folder / "rows")
-        return store().put_dir(folder)
 
 
 def drop_bytes(digest: str) -> None:

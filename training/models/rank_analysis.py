@@ -62,7 +62,15 @@ class RankAnalysis(GpuJob):
         return f"rank analysis of {self.dataset}"
 
     @classmethod
-    def launch(
+    def launch(cls, **wanted: Any) -> RankAnalysis:
+        """Queue an analysis with the arguments of `planned`. Raises Invalid, and Conflict if the queue is full."""
+        analysis = cls.planned(**wanted)
+        with transaction.atomic():
+            analysis.request(Tag.RANK_ANALYSIS_REQUESTED, by=wanted["by"], after=analysis.asked_for())
+        return analysis
+
+    @classmethod
+    def planned(
         cls,
         *,
         project: Project,
@@ -73,7 +81,7 @@ class RankAnalysis(GpuJob):
         settings: dict[str, Any] | None = None,
         **fields: Any,
     ) -> RankAnalysis:
-        """Queue an analysis; the preset gives a missing `rank_min`, the project's clusters cap the ranks.
+        """Build an unsaved analysis; the preset gives a missing `rank_min`, the project's clusters cap the ranks.
 
         Raises Invalid naming the field when a setting is unknown or no ranks in the bounds meet the budget.
         """
@@ -85,8 +93,6 @@ class RankAnalysis(GpuJob):
         analysis.rank_min = analysis_settings.resolved(analysis.preset, rank_min, analysis.settings).rank_min
         analysis.rank_max = min([analysis.rank_max, *served_ranks(project, base_model)])
         analysis.check_budget()
-        with transaction.atomic():
-            analysis.request(Tag.RANK_ANALYSIS_REQUESTED, by=by, after=analysis.asked_for())
         return analysis
 
     def asked_for(self) -> dict[str, Any]:

@@ -127,6 +127,8 @@ def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
     Raises Invalid when the model cannot render a row.
     """
     dataset.require_ready()
+    if not dataset.digest:
+        return None
     try:
         model, rows = run.base_model, dataset.splits["train"]
         return sampled(dataset.digest, model.folder, model.digest, rows, reading_of(run))

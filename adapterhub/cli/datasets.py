@@ -1,0 +1,54 @@
+"""Datasets as commands name them: by number, or by a file that is uploaded once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.waiting import until_over
+from adapterhub.client import Client, calls
+from adapterhub.client.outcomes import require_good
+from adapterhub.client.shapes import Dataset, SameFile
+
+
+def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:
+    """Return the id of a dataset that is ready: of this number, source or file, which is uploaded if it is new.
+
+    Waits for a check that goes on. Raises Ended for neither, Failed if the check rejects it, TimedOut.
+    """
+    if source.isdecimal():
+        return checked(api, api.send(calls.dataset(int(source))), f"dataset {source}", timeout_s)
+    if source.startswith(("s3://", "hf://")):
+        address, _, revision = source.partition("@")
+        brought = api.send(calls.bring_dataset(project, address, **({"revision": revision} if revision else {})))
+        return checked(api, brought, source, timeout_s)
+    file = Path(source)
+    if not file.is_file():
+        raise Ended(f"--dataset {source!r} is neither a number, a file nor a source (s3://, hf://).", Exit.USAGE)
+    same = looked_up(api, project, file)
+    if same["dataset"] is None:
+        return uploaded(api, project, file, timeout_s)
+    return checked(api, api.send(calls.dataset(same["dataset"])), file.name, timeout_s)
+
+
+def looked_up(api: Client, project: str, file: Path) -> SameFile:
+    """Return the dataset that was made of this file before, without sending the file."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return api.send(calls.lookup_dataset(project, digest, file.name))
+
+
+def uploaded(api: Client, project: str, file: Path, timeout_s: float) -> int:
+    """Upload the file, wait for its check, and return the id of the dataset that has its content."""
+    return checked(api, api.send(calls.upload_dataset(project, file)), file.name, timeout_s)
+
+
+def checked(api: Client, dataset: Dataset, name: str, timeout_s: float) -> int:
+    """Wait for the check of a dataset and return its id, or that of the one with the same content."""
+    if dataset["status"] == "checking":
+        dataset = until_over(api, calls.dataset(dataset["id"]), f"check of {name}", timeout_s)
+    if dataset["same_as"] is not None:
+        return dataset["same_as"]
+    require_good(dataset, name)
+    return dataset["id"]

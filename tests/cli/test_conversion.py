@@ -175,6 +175,21 @@ def test_every_number_of_eight_bits_is_torchs(dtype: str, torchs: torch.dtype) -
     assert torch.equal(torch.nan_to_num(torch.from_numpy(EIGHT_BITS[dtype]), 7e7), torch.nan_to_num(expected, 7e7))
 
 
+@pytest.mark.parametrize(
+    ("first", "named"),
+    [
+        (b"GGUF\x03", "GGUF"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"<!DOCTYPE html>", "page"),
+    ],
+)
+def test_another_file_under_the_weights_name_is_named(first: bytes, named: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(first + b"\0" * 64)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(Ended, match=named), prepared(tmp_path):
+        pass
+
+
 def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
     with pytest.raises(Ended, match="holds no adapter"), prepared(tmp_path):
         pass

@@ -14,6 +14,14 @@ import numpy as np
 from adapterhub.cli.exit_codes import Ended, Exit
 
 MOST_HEADER_BYTES = 100 * 2**20
+# First bytes of files under the weights' name -> what they are, and what to do.
+KINDS = (
+    (b"GGUF", "a GGUF file: send PEFT's two files, from which it was converted."),
+    (b"PK\x03\x04", "a zip or PyTorch's pickle: name it adapter_model.bin if it is the latter."),
+    (b"\x80", "a Python pickle: name it adapter_model.bin to have its tensors read."),
+    (b"version https://git-lfs", "a pointer of Git LFS: fetch the file with git lfs pull."),
+    (b"<", "a web page: sign in to the hub and fetch the file again."),
+)
 # Type -> numpy's type of the same width. Numbers of BF16 and F8 are moved as bits.
 WIDTHS: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 
@@ -73,7 +81,8 @@ def read_safetensors(path: Path) -> Tensors:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(MOST_HEADER_BYTES, path.stat().st_size - 8):
-            raise Ended(f"{path} is not a safetensors file.", Exit.USAGE)
+            stream.seek(0)
+            raise Ended(f"{path} is {kind_of(stream.read(32))}", Exit.USAGE)
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
             header.pop("__metadata__", None)
@@ -81,6 +90,12 @@ def read_safetensors(path: Path) -> Tensors:
             return {name: tensor_of(entry, body) for name, entry in header.items()}
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise Ended(f"{path} cannot be read as safetensors: {error}", Exit.USAGE) from None
+
+
+def kind_of(first: bytes) -> str:
+    """Return what a file is that should be safetensors, by its first bytes, and what to do."""
+    known = (sentence for magic, sentence in KINDS if first.startswith(magic))
+    return next(known, "not a safetensors file: save the adapter with PEFT's save_pretrained.")
 
 
 def tensor_of(entry: dict[str, Any], body: bytes) -> RawTensor:

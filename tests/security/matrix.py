@@ -89,6 +89,8 @@ NAMES = (
         "post /clusters/{slug}/grants/withdraw/ project": "grantee",
         "post /datasets/ name": NEW_NAME + "dataset name",
         "post /datasets/check/ name": NEW_NAME + "dataset name",
+        "post /plans/ adapter": "",
+        "post /plans/ rollout": "",
         "post /projects/ name": NEW_NAME + "project",
         "post /projects/ slug": NEW_NAME + "project",
         "post /projects/{slug}/invitations/ address": NEW_NAME + "user",
@@ -99,15 +101,19 @@ NAMES = (
     }
     | dict.fromkeys(
         """
-    adapter_config adapter_model after also_named anyway as as_chat at base_model before budget budget.bytes
-    budget.parameters budget.uniform_rank checks checks.format checks.judge checks.judge.instruction
-    checks.judge.sample checks.refusal checks.schema config confirm_base conversions created_after created_before
-    cursor default description device_gb draft dtype encoding engine escape events expected_generation expires_at file
-    fold format guardrails guardrails.kind guardrails.level guardrails.margin guardrails.metric header hold
-    hyperparameters is_healthy keeps_general_skill kind least_latency letter log_from loss many_adapters mapping
-    max_length max_lora_rank max_loras max_tokens meaning method mixture mixture.weight named_versions object_type
-    outcome page_size password pattern policy preset priority prompts quantum rank_max rank_min reason retention
-    revision role samples scopes score seen settings size source source_sha256 split start_values status steps
+    adapter.description adapter.slug adapter.tags adapter_config adapter_model after also_named anyway as as_chat at
+    base base_model before budget budget.bytes budget.parameters budget.uniform_rank checks checks.format
+    checks.judge checks.judge.instruction checks.judge.sample checks.refusal checks.schema columns config
+    confirm_base conversions created_after created_before cursor default description device_gb draft dtype encoding
+    engine escape events expected_generation expires_at file filename fold format gates gates.loss_below
+    gates.no_worse gates.quorum guardrails guardrails.kind guardrails.level guardrails.margin guardrails.metric
+    header hold hyperparameters is_healthy keeps_general_skill kind least_latency letter log_from loss many_adapters
+    mapping max_length max_lora_rank max_loras max_tokens meaning method mixture mixture.weight named_versions
+    object_type outcome page_size password pattern policy preset priority prompts quantum rank_max rank_min reason
+    retention revision role rollout.alias rollout.cluster rollout.guardrails rollout.guardrails.kind
+    rollout.guardrails.level rollout.guardrails.margin rollout.guardrails.metric rollout.reason rollout.steps
+    rollout.steps.approval rollout.steps.hold_s rollout.steps.min_samples rollout.steps.shadow rollout.steps.weight
+    samples scopes score seen settings sha256 size source source_sha256 split start_values status steps
     steps.approval steps.hold_s steps.min_samples steps.shadow steps.weight tag tags targeting targeting.allow
     targeting.deny targeting.holdout type url weight
     """.split(),  # noqa: SIM905 (a table)
@@ -117,6 +123,10 @@ NAMES = (
 )
 # Differences between another project's name and one that exists nowhere which are meant, with the reason.
 MEANT = {
+    **dict.fromkeys(
+        (f"post /plans/ {name}" for name in ("dataset", "mixture.dataset", "validation_dataset", "version")),
+        "a plan is answered with 200, and names in its refusals what it does not find",
+    ),
     "post /replicas/ url": "one engine serves one cluster, whoever owns it; the refusal names no project (threat A2)",
 }
 # Things that only people have: to a token each is as one that exists nowhere.
@@ -128,6 +138,7 @@ QUERIES: dict[str, dict[str, Any]] = {
     "get /audit/events/": {"project": "@project"},
     "get /audit/export/": {"project": "@project"},
     "get /audit/verify/": {"project": "@project"},
+    "get /datasets/lookup/": {"project": "@project", "sha256": "0" * 64, "filename": "rows.jsonl"},
 }
 # Where a field inside others stands in a body.
 INSIDE = {"mixture.dataset": lambda value: {"mixture": [{"dataset": value, "weight": 1}]}}
@@ -167,6 +178,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"project": "@project", "version": "@version", "against": "@candidate", "dataset": "@dataset"}
     ],
     "post /feedback/": [{"response_id": "@response", "score": 1}],
+    "post /plans/": [{"project": "@project", "adapter": {"slug": "fresh"}, "base": "tiny"}],
     "post /projects/": [{"slug": "fresh", "name": "fresh"}],
     "patch /projects/{slug}/": [{"named_versions": "any", "reason": "x"}],
     "post /projects/{slug}/invitations/": [{"address": "somebody", "role": "viewer"}],

@@ -57,6 +57,7 @@ NAMES = (
         "end": "sign-in",
         "expected": "version pk",
         "id": "response",
+        "mixture": "dataset name",
         "models": "version",
         "object": "alias",
         "object_id": "rollout",
@@ -80,17 +81,19 @@ NAMES = (
     }
     | dict.fromkeys(
         """
-    address anyway at base_model check code days device_gb devices distances draft encoding engine escape events
-    expected_generation file file-clear
-    format galore_rank hold keeps_general_skill kind least_latency letter many_adapters mapping max_length max_tokens
-    meaning method name named_versions object_type page password plan preset priority prompt prompts quantum rank
-    rank_max rank_min reason recompute retention role samples scopes seen session sharded since sort start_values state
-    status tag temperature theme uniform_rank until url verify weight
+    address anyway at base_model check code config days device_gb devices distances draft encoding engine escape
+    events expected_generation file file-clear format galore_rank hold keeps_general_skill kind least_latency letter
+    many_adapters mapping max_length max_tokens meaning method name named_versions object_type page password plan
+    preset priority prompt prompts quantum rank rank_max rank_min reason recompute retention revision role samples
+    scopes seen session sharded since sort source split start_values state status tag temperature theme uniform_rank
+    until url verify weight
     """.split(),  # noqa: SIM905 (a table)
         "",
     )
     | dict.fromkeys([*TABLE, *analysis_settings.NAMES], "")
 )
+# How a form writes the name of an object, where it writes more.
+WRITTEN = {"mixture": "{}: 0.5"}
 # Forms that pages take from a tenant who names only their own objects; `@kind` is the name of theirs. Others take a
 # reason.
 RUN = {

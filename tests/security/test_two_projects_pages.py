@@ -21,7 +21,7 @@ from tests.builders.rows_of_project import project_rows
 from tests.builders.tenants import Tenant, nowhere, tenant
 from tests.builders.walk import PUBLIC, ROUTES
 from tests.security import page_matrix
-from tests.security.page_matrix import FORM_NAMES, FORMS, NAMES, OF_PAGE, QUERIES, QUERY_NAMES, VERBS
+from tests.security.page_matrix import FORM_NAMES, FORMS, NAMES, OF_PAGE, QUERIES, QUERY_NAMES, VERBS, WRITTEN
 
 OURS, THEIRS = "lemur", "zebra"
 PAGES = [name for name in ROUTES if not name.startswith("api:") and name not in PUBLIC]
@@ -82,7 +82,8 @@ class Walk:
             return method, reverse(name, kwargs=own), query | {part: value}, form
 
         def with_form(part: str, value: Any) -> Request:
-            return method, reverse(name, kwargs=own), query, form | {part: value}
+            written = WRITTEN.get(part, "{}").format(value)
+            return method, reverse(name, kwargs=own), query, form | {part: written}
 
         for parts, table, request in (
             (own, OF_PAGE, with_address),

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.errors import ApiError, bad_request, missing_field
+from serving_client.engine.field_values import (
+    Json,
+    Prompt,
+    bias_of,
+    choice_of,
+    few_tokens_of,
+    messages_of,
+    prompts_of,
+    schema_of,
+    stops_of,
+    tools_of,
+)
+from serving_client.engine.tool_calls import MOST_CALLS, ToolUse
 
 # Unsupported field -> its default values, which are accepted.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "n": (None, 1),
     "best_of": (None, 1),
-    "echo": (None, False),
     "suffix": (None, ""),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "prompt_logprobs": (None,),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "repetition_penalty": (None, 1),
     "min_p": (None, 0),
     "min_tokens": (None, 0),
-    "tool_choice": (None, "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "structured_outputs": (None,),
     "use_beam_search": (None, False),
     "reasoning_effort": (None,),
@@ -49,7 +55,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 ANNOTATIONS = {
     "cache_salt",
     "metadata",
-    "parallel_tool_calls",
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
@@ -58,97 +63,12 @@ ANNOTATIONS = {
     "user",
 }
 SHORT_ANSWER = 16
-MOST_MESSAGES = 4096
-# Each is looked for at every token, by the thread that serves all requests.
-MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
+MOST_ANSWERS, MOST_IN_ALL = 128, 512
+# As many as vLLM gives unless told otherwise.
+MOST_LOGPROBS = 20
 INT64 = 2**63
 # A message repeats what was sent.
 LONGEST_MESSAGE = 400
-Json = dict[str, Any]
-
-
-def _prompt(prompt: object) -> str | list[int]:
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and any(isinstance(item, str | list) for item in prompt):
-        raise bad_request("The embedded engine takes one prompt a request: send one request for each.", "prompt")
-    return _tokens(prompt, "prompt")
-
-
-def _tokens(tokens: object, field: str) -> list[int]:
-    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
-        raise bad_request(f"'{field}' must be a list of token ids.", field)
-    return tokens
-
-
-def _few_tokens(tokens: object, field: str) -> list[int]:
-    listed = _tokens(tokens, field)
-    if len(listed) > MOST_TOKENS_NAMED:
-        raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
-    return listed
-
-
-def _messages(messages: object) -> list[dict[str, Any]]:
-    if not isinstance(messages, list) or not messages:
-        raise bad_request("'messages' must be a list with at least one message.", "messages")
-    if len(messages) > MOST_MESSAGES:
-        raise bad_request(f"'messages' may hold {MOST_MESSAGES} messages.", "messages")
-    return [_message(message) for message in messages]
-
-
-def _message(message: object) -> dict[str, Any]:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise bad_request("Each message needs a 'role' and a 'content'.", "messages")
-    return {**message, "content": _content(message.get("content")), "tool_calls": _calls(message.get("tool_calls"))}
-
-
-def _calls(calls: object) -> list[dict[str, Any]]:
-    listed = calls or []
-    if not isinstance(listed, list) or not all(_is_function(call) for call in listed):
-        raise bad_request("Each of 'tool_calls' needs a function with a name and arguments.", "messages")
-    return list(listed)
-
-
-def _tools(tools: object) -> list[dict[str, Any]] | None:
-    if not tools:
-        return None
-    if not isinstance(tools, list) or not all(_is_function(tool) for tool in tools):
-        raise bad_request("Each of 'tools' needs a type and a function with a name.", "tools")
-    return tools
-
-
-def _is_function(item: object) -> bool:
-    function = item.get("function") if isinstance(item, dict) else None
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
-
-
-def _content(content: object) -> str:
-    parts = content if isinstance(content, list) else [{"text": content or ""}]
-    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise bad_request("A message's 'content' must be a string.", "messages")
-    return "".join(str(text) for text in texts)
-
-
-def _stop(stop: object) -> tuple[str, ...]:
-    stops = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
-        raise bad_request("'stop' must be a string or a list of strings, none of them empty.", "stop")
-    if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
-        raise bad_request(f"'stop' may hold {MOST_STOPS} strings of up to {LONGEST_STOP} characters.", "stop")
-    return tuple(stops)
-
-
-def _bias(wished: object) -> dict[int, Any]:
-    if not isinstance(wished, dict):
-        raise bad_request("'logit_bias' must be an object of token ids.", "logit_bias")
-    if len(wished) > MOST_TOKENS_NAMED:
-        raise bad_request(f"'logit_bias' may name {MOST_TOKENS_NAMED} tokens.", "logit_bias")
-    if not all(token.isdecimal() and token.isascii() and len(token) < 19 for token in wished):
-        raise bad_request("The names in 'logit_bias' must be token ids.", "logit_bias")
-    return {int(token): number for token, number in wished.items()}
 
 
 class Strict(BaseModel):
@@ -158,9 +78,14 @@ class Strict(BaseModel):
 
 
 class StreamOptions(Strict):
-    """Options of a streamed answer, as OpenAI's `stream_options`."""
+    """Options of a stream, of which one alone changes it."""
+
+    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool | None = None
+    # Padding against eavesdroppers, which OpenAI adds; and counts in each chunk, which vLLM does.
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class CompletionRequest(Strict):
@@ -168,26 +93,39 @@ class CompletionRequest(Strict):
 
     needed: ClassVar[str] = "prompt"
     # Fields of the other endpoint.
-    elsewhere: ClassVar[frozenset[str]] = frozenset({"messages", "max_completion_tokens"})
+    elsewhere: ClassVar[frozenset[str]] = frozenset(
+        {"messages", "max_completion_tokens", "parallel_tool_calls", "tool_choice", "tools", "top_logprobs"}
+    )
 
     model: str | None = Field(default=None, description="a text")
-    # Text or tokens; None for a chat. Lists are checked by us: pydantic would note each of a million wrong tokens.
-    prompt: Annotated[str | list[int] | None, PlainValidator(_prompt)] = None
-    messages: Annotated[list[Json] | None, PlainValidator(_messages)] = None
-    tools: Annotated[list[Json] | None, PlainValidator(_tools)] = None
-    max_tokens: int | None = Field(default=SHORT_ANSWER, ge=1, lt=INT64, description="an integer of at least 1")
+    # Texts or tokens; none for a chat. Lists are checked by us: pydantic would note each of a million wrong tokens.
+    prompt: Annotated[list[Prompt], PlainValidator(prompts_of)] = []
+    messages: Annotated[list[Json] | None, PlainValidator(messages_of)] = None
+    tools: Annotated[list[Json] | None, PlainValidator(tools_of)] = None
+    max_tokens: int | None = Field(
+        default=SHORT_ANSWER, ge=0, lt=INT64, description="an integer of at least 1; with 'echo' it may be 0"
+    )
+    n: int = Field(default=1, ge=1, le=MOST_ANSWERS, description=f"an integer from 1 to {MOST_ANSWERS}")
+    echo: bool = Field(default=False, description="true or false")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=MOST_LOGPROBS, description=f"an integer from 0 to {MOST_LOGPROBS}"
+    )
+    prompt_logprobs: int | None = Field(
+        default=None, ge=0, le=MOST_LOGPROBS, description=f"an integer from 0 to {MOST_LOGPROBS}"
+    )
     temperature: float = Field(default=1.0, ge=0, le=100, description="a number from 0 to 100")
     top_p: float = Field(default=1.0, gt=0, le=1, description="a number in (0, 1]")
     top_k: int = Field(default=0, ge=-1, lt=INT64, description="an integer of at least -1")
+    response_format: Annotated[Json | None, PlainValidator(schema_of)] = None
     seed: int | None = Field(default=None, ge=-INT64, lt=INT64, description="an integer of 64 bits")
-    stop: Annotated[tuple[str, ...], PlainValidator(_stop)] = ()
-    stop_token_ids: Annotated[list[int], PlainValidator(partial(_few_tokens, field="stop_token_ids"))] = []
+    stop: Annotated[tuple[str, ...], PlainValidator(stops_of)] = ()
+    stop_token_ids: Annotated[list[int], PlainValidator(partial(few_tokens_of, field="stop_token_ids"))] = []
     ignore_eos: bool = Field(default=False, description="true or false")
-    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bias)] = Field(
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(bias_of)] = Field(
         default={}, description="an object of numbers from -100 to 100"
     )
     stream: bool = Field(default=False, description="true or false")
-    stream_options: StreamOptions = Field(default=StreamOptions(), description="an object with true or false")
+    stream_options: StreamOptions = Field(default=StreamOptions(), description="an object with 'include_usage'")
     return_token_ids: bool = Field(default=False, description="true or false")
 
     @classmethod
@@ -197,7 +135,9 @@ class CompletionRequest(Strict):
             raise missing_field(cls.needed, len(body))
         _refuse_unsupported(body, cls.elsewhere)
         try:
-            return cls.model_validate({name: value for name, value in body.items() if value is not None})
+            request = cls.model_validate({name: value for name, value in body.items() if value is not None})
+            request.require_consistent()
+            return request
         except ValidationError as error:
             field = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
         message = f"{field} must be {cls.model_fields[field].description}, got {body[field]!r}."
@@ -213,25 +153,66 @@ class CompletionRequest(Strict):
         """True if the stream ends with the counts of tokens."""
         return bool(self.stream_options.include_usage)
 
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """The functions that may be called: none in a completion."""
+        return None
+
+    @property
+    def is_formed(self) -> bool:
+        """True if a grammar holds the answer to a form."""
+        use = self.tool_use
+        return self.response_format is not None or bool(use and (use.forced or use.is_strict))
+
+    @property
+    def alternatives(self) -> int | None:
+        """The number of likely tokens to list beside each token of the answer; None for no log-probabilities."""
+        return self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same for the tokens of the prompt, which an echo shows like those of the answer."""
+        return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
+
+    @property
+    def is_echo_only(self) -> bool:
+        """True if the answer is the prompt alone."""
+        return self.echo and self.limit == 0
+
+    def require_consistent(self) -> None:
+        """Check what no field says alone. Raises ApiError 400."""
+        if self.limit == 0 and not self.echo:
+            raise bad_request("max_tokens must be at least 1, but for an 'echo' of the prompt alone.", "max_tokens")
+        if self.prompt_logprobs is not None and self.stream:
+            raise bad_request("A stream holds no 'prompt_logprobs': leave out one of them.", "prompt_logprobs")
+        if self.n * len(self.prompt) > MOST_IN_ALL:
+            raise bad_request(f"'n' answers to each prompt may be {MOST_IN_ALL} in all: send more requests.", "n")
+
     def characters(self) -> int:
-        """Return the characters of the prompt, or of all texts of the messages; 0 for a prompt of tokens."""
+        """Return the characters of the longest prompt, or of all texts of the messages; 0 for prompts of tokens."""
         if self.messages is None:
-            return len(self.prompt) if isinstance(self.prompt, str) else 0
+            return max((len(prompt) for prompt in self.prompt if isinstance(prompt, str)), default=0)
         texts = (value for message in self.messages for value in message.values())
         return sum(len(text) for text in texts if isinstance(text, str))
 
-    def sampling(self, room: int) -> SamplingParams:
-        """Return the sampling parameters; `room` is the number of tokens that fit after the prompt."""
+    def sampling(self, room: int, number: int = 0) -> SamplingParams:
+        """Return the sampling parameters of the answer of that number to one prompt.
+
+        `room` is the number of tokens that fit after the prompt. Each answer has a seed of its own.
+        """
         return SamplingParams(
-            max_tokens=room if self.limit is None else self.limit,
+            # The model is asked for a token after an echo, too: nobody sees it.
+            max_tokens=room if self.limit is None else max(1, self.limit),
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=max(0, self.top_k),
-            seed=self.seed,
+            seed=None if self.seed is None else (self.seed + number + INT64) % (2 * INT64) - INT64,
             stop=self.stop,
             stop_token_ids=frozenset(self.stop_token_ids),
             ignore_eos=self.ignore_eos,
             logit_bias=self.logit_bias,
+            logprobs=self.alternatives,
+            prompt_logprobs=self.prompt_alternatives,
         )
 
 
@@ -239,10 +220,52 @@ class ChatRequest(CompletionRequest):
     """A validated request of a chat."""
 
     needed = "messages"
-    elsewhere = frozenset({"prompt"})
+    elsewhere = frozenset({"prompt", "echo"})
 
+    tool_choice: Annotated[str | None, PlainValidator(choice_of)] = None
+    parallel_tool_calls: bool = Field(default=True, description="true or false")
     max_tokens: int | None = Field(default=None, ge=1, lt=INT64, description="an integer of at least 1")
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=INT64, description="an integer of at least 1")
+    logprobs: bool = Field(default=False, description="true or false")
+    top_logprobs: int | None = Field(
+        default=None, ge=0, le=MOST_LOGPROBS, description=f"an integer from 0 to {MOST_LOGPROBS}"
+    )
+
+    @property
+    def alternatives(self) -> int | None:
+        """The number of likely tokens to list beside each token of the answer; None for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same for the tokens of the prompt."""
+        return self.prompt_logprobs
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """The functions that may be called; None without any, or if none is to be."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        functions = {tool["function"]["name"]: tool["function"] for tool in self.tools}
+        forced = None if self.tool_choice == "auto" else self.tool_choice
+        return ToolUse(functions, forced, MOST_CALLS if self.parallel_tool_calls else 1)
+
+    def require_consistent(self) -> None:
+        """Check what no field says alone. Raises ApiError 400."""
+        names = [tool["function"]["name"] for tool in self.tools or ()]
+        if self.tool_choice not in (None, "none", "auto", "required", *names):
+            raise bad_request(
+                f"'tool_choice' names {str(self.tool_choice)[:200]!r}, which is none of 'tools'.", "tool_choice"
+            )
+        if self.tool_choice == "required" and not names:
+            raise bad_request("'tool_choice' needs 'tools'.", "tool_choice")
+        if self.response_format is not None and self.tool_use:
+            message = "The embedded engine holds an answer to one form: leave out 'response_format' or 'tools'."
+            raise bad_request(message, "response_format")
+        if self.top_logprobs and not self.logprobs:
+            raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
+        if self.prompt_logprobs is not None and self.stream:
+            raise bad_request("A stream holds no 'prompt_logprobs': leave out one of them.", "prompt_logprobs")
 
     @property
     def limit(self) -> int | None:
@@ -279,5 +302,10 @@ def _refuse_unsupported(body: Json, elsewhere: frozenset[str]) -> None:
         if field not in KNOWN or field in elsewhere:
             raise bad_request(f"The embedded engine does not know '{field[:200]}': leave it out.", field[:200])
     for field, harmless in UNSUPPORTED.items():
-        if field in body and body[field] not in harmless:
+        if field in body and not any(_is_same(body[field], default) for default in harmless):
             raise bad_request(f"The embedded engine does not support '{field}': leave it out.", field)
+
+
+def _is_same(value: object, default: object) -> bool:
+    """Return True for the same value: Python takes 0 for False."""
+    return value == default and isinstance(value, bool) == isinstance(default, bool)

@@ -13,12 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from serving_client.engine.adapters.adapter import Adapter, read_adapter
 from serving_client.engine.adapters.pool import AdapterPool
 from serving_client.engine.batching.batch import RunningBatch
+from serving_client.engine.batching.grammar import BadGrammar, Grammar, Grammars
 from serving_client.engine.batching.loop import GenerationLoop
 from serving_client.engine.batching.sequence import Delta, Sequence
 from serving_client.engine.chat_prompt import ChatRefused, chat_prompt
 from serving_client.engine.completion_request import CompletionRequest
 from serving_client.engine.errors import bad_request, internal, not_found
 from serving_client.engine.model import BaseModel
+from serving_client.engine.tool_calls import CLOSES, OPENS
 
 # A text of this size is cut into tokens faster than a thread is asked to; a longer one would hold all requests up.
 AT_ONCE_CHARACTERS = 2048
@@ -36,12 +38,16 @@ class Limits:
 
 
 class Answer:
-    """One request in the engine. Iterate over its deltas; call `cancel` when no client waits for it."""
+    """One request in the engine: `count` answers to each of its prompts, those to the first prompt first.
 
-    def __init__(self, model: str, prompt: list[int]) -> None:
+    Iterate over its deltas; call `cancel` when no client waits for it.
+    """
+
+    def __init__(self, model: str, prompts: list[list[int]], count: int = 1) -> None:
         self.model = model
-        self.prompt = prompt
-        self.sequence: Sequence | None = None
+        self.prompts = prompts
+        self.count = count
+        self.sequences: list[Sequence] = []
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
@@ -52,18 +58,18 @@ class Answer:
 
     def cancel(self) -> None:
         """Make the engine drop the request."""
-        if self.sequence:
-            self.sequence.cancel()
+        for sequence in self.sequences:
+            sequence.cancel()
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """Yield all deltas; the last has a finish reason. Raises ApiError 500 if the engine failed."""
-        while True:
+        """Yield all deltas; the last of each answer has a finish reason. Raises ApiError 500 if the engine failed."""
+        unfinished = len(self.prompts) * self.count
+        while unfinished:
             delta = await self._deltas.get()
             if delta.failure:
                 raise internal(delta.failure)
             yield delta
-            if delta.is_last:
-                return
+            unfinished -= delta.is_last
 
 
 class Engine:
@@ -75,7 +81,13 @@ class Engine:
         self.limits = limits
         self.batch = RunningBatch(base.model, max_loras=limits.max_loras, ends=base.ends)
         self.loop = GenerationLoop(self.batch, max_batch=limits.max_batch, threads=limits.threads)
+        self._grammars = Grammars(base.tokenizer, self._vocabulary, base.ends)
         self.adapters = AdapterPool(name, self._read_adapter, max_in_memory=limits.max_cpu_loras)
+
+    @property
+    def _vocabulary(self) -> int:
+        size: int = self.base.model.config.get_text_config().vocab_size
+        return size
 
     async def begin(self, request: CompletionRequest) -> Answer:
         """Queue a request and return its answer, whose tokens come as they are computed.
@@ -85,16 +97,37 @@ class Engine:
         name = request.model or self.name
         characters = self._require_size(request)
         adapter = await self._adapter(name)
-        if characters <= AT_ONCE_CHARACTERS and not request.tools:
-            prompt = self._prompt_tokens(request)
+        if characters <= AT_ONCE_CHARACTERS and len(request.prompt) < 2 and not request.tools:
+            prompts = self._prompt_tokens(request)
         else:
-            prompt = await run_in_threadpool(self._prompt_tokens, request)
-        answer = Answer(name, prompt)
+            prompts = await run_in_threadpool(self._prompt_tokens, request)
         self._known_tokens([*request.logit_bias], "logit_bias")
-        sampling = request.sampling(self._room(request, len(prompt)))
-        answer.sequence = Sequence(prompt, sampling, adapter, self.base.tokenizer.backend_tokenizer, answer.tell)
-        self.loop.submit(answer.sequence)
+        rooms = [self._room(request, len(prompt)) for prompt in prompts]
+        answer = Answer(name, prompts, request.n)
+        grammar = await run_in_threadpool(self._grammar, request) if request.is_formed else None
+        decoder = self.base.tokenizer.backend_tokenizer
+        for index in range(len(prompts) * request.n):
+            place, number = divmod(index, request.n)
+            sampling = request.sampling(rooms[place], number)
+            own = grammar.copy() if grammar else None
+            answer.sequences.append(Sequence(prompts[place], sampling, adapter, decoder, answer.tell, index, own))
+        for sequence in answer.sequences:
+            self.loop.submit(sequence)
         return answer
+
+    def _grammar(self, request: CompletionRequest) -> Grammar | None:
+        """Compile what holds the answer to its form. Raises ApiError 400."""
+        use = request.tool_use
+        try:
+            if use and use.is_strict:
+                if OPENS not in str(self.base.tokenizer.get_chat_template(tools=request.tools)):
+                    raise BadGrammar(f"'strict' needs a forced call: the chat template does not know {OPENS}")
+                return self._grammars.of_calls(OPENS, use.openings(), f"}}\n{CLOSES}")
+            schema = use.schema() if use and use.forced else request.response_format
+            return self._grammars.of_schema(schema) if schema is not None else None
+        except ValueError as error:
+            field = "tools" if use and (use.forced or use.is_strict) else "response_format"
+            raise bad_request(f"'{field}' cannot be honoured: {error}.", field) from error
 
     def _read_adapter(self, name: str, folder: Path) -> Adapter:
         return read_adapter(
@@ -118,8 +151,9 @@ class Engine:
     def _require_size(self, request: CompletionRequest) -> int:
         """Return the prompt's characters. Raises ApiError 400 for a prompt that cannot fit, before it is tokenised."""
         limit = self.base.max_length
-        if isinstance(request.prompt, list) and len(request.prompt) > limit:
-            raise bad_request(_too_long(limit, request.limit or 1, len(request.prompt)), "input_tokens")
+        longest = max((len(prompt) for prompt in request.prompt if isinstance(prompt, list)), default=0)
+        if longest > limit:
+            raise bad_request(_too_long(limit, request.limit or 1, longest), "input_tokens")
         characters = request.characters()
         if characters > self.base.most_characters or len(request.messages or ()) > limit:
             raise bad_request(
@@ -129,14 +163,18 @@ class Engine:
             )
         return characters
 
-    def _prompt_tokens(self, request: CompletionRequest) -> list[int]:
-        prompt = request.prompt
+    def _prompt_tokens(self, request: CompletionRequest) -> list[list[int]]:
         if request.messages is not None:
-            prompt = self._chat_prompt(request.messages, request.tools)
-        if isinstance(prompt, str):
-            tokens: list[int] = self.base.tokenizer.encode(prompt, add_special_tokens=request.messages is None)
-            return tokens
-        return self._known_tokens(prompt or [])
+            prompt = self._chat_prompt(request.messages, request.tools if request.tool_use else None)
+            return [self.base.tokenizer.encode(prompt, add_special_tokens=False)]
+        return [
+            self.base.tokenizer.encode(prompt) if isinstance(prompt, str) else self._known_tokens(prompt)
+            for prompt in request.prompt
+        ]
+
+    def texts_of(self, prompts: list[str | list[int]]) -> list[str]:
+        """Return prompts as texts."""
+        return [prompt if isinstance(prompt, str) else str(self.base.tokenizer.decode(prompt)) for prompt in prompts]
 
     def _chat_prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         if not self.base.tokenizer.chat_template:
@@ -147,8 +185,7 @@ class Engine:
             raise bad_request(str(error), error.field) from error
 
     def _known_tokens(self, tokens: list[int], field: str = "prompt") -> list[int]:
-        vocabulary: int = self.base.model.config.get_text_config().vocab_size
-        if any(token >= vocabulary for token in tokens):
+        if any(token >= self._vocabulary for token in tokens):
             raise bad_request(f"Token id {max(tokens)} is out of vocabulary.", field)
         return tokens
 

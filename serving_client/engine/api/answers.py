@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
+from serving_client.engine.api.token_texts import TokenTexts
 from serving_client.engine.batching.sequence import Delta
+from serving_client.engine.tool_calls import Call, CallFilter, ToolUse
 
 VERSION = version("adapterhub")
 FINGERPRINT = f"adapterhub-{VERSION}"
@@ -29,9 +32,30 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 def joined(deltas: list[Delta]) -> Delta:
     """Join the deltas of an answer to one."""
-    text = "".join(delta.text for delta in deltas)
-    tokens = tuple(token for delta in deltas for token in delta.token_ids)
-    return Delta(text, tokens, deltas[-1].finish_reason, deltas[-1].stop_reason)
+    last = deltas[-1]
+    return Delta(
+        "".join(delta.text for delta in deltas),
+        tuple(token for delta in deltas for token in delta.token_ids),
+        last.finish_reason,
+        last.stop_reason,
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        prompt_logprobs=deltas[0].prompt_logprobs,
+        index=last.index,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Wishes of a client beside the text."""
+
+    return_token_ids: bool = False
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    # Of completions: the text of each prompt, to be visible before its answers; without answers if they are not wanted.
+    echoes: tuple[str, ...] = ()
+    is_echo_only: bool = False
+    # Of chats: what may be called.
+    tool_use: ToolUse | None = None
 
 
 @dataclass(frozen=True)
@@ -39,40 +63,52 @@ class Format(ABC):
     """Base of the response formats: the fields common to all parts of one answer."""
 
     model: str
-    prompt: list[int]
-    return_token_ids: bool
+    prompts: list[list[int]]
+    count: int
+    options: Options
+    texts: TokenTexts
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
+    filters: dict[int, CallFilter] = field(default_factory=dict)
+    # Of each answer: the characters of the tokens that were listed.
+    offsets: dict[int, int] = field(default_factory=dict)
+
+    def echo(self, index: int) -> str:
+        """Return the text that the answer of this index repeats of its prompt."""
+        return self.options.echoes[index // self.count] if self.options.echoes else ""
 
     def _head(self, kind: str) -> Json:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def _tokens(self, delta: Delta) -> list[int] | None:
-        return list(delta.token_ids) if self.return_token_ids else None
+        return list(delta.token_ids) if self.options.return_token_ids else None
 
-    def _prompt(self) -> list[int] | None:
-        return self.prompt if self.return_token_ids else None
+    def _prompt(self, index: int) -> list[int] | None:
+        return self.prompts[index // self.count] if self.options.return_token_ids else None
 
-    def _end(self, delta: Delta) -> Json:
-        return {"logprobs": None, "finish_reason": delta.finish_reason, "stop_reason": delta.stop_reason}
+    def _prompt_logprobs(self, delta: Delta) -> list[Json | None] | None:
+        return self.texts.prompt_logprobs(delta.prompt_logprobs) if self.options.prompt_logprobs else None
 
-    def _whole(self, kind: str, choice: Json, delta: Delta) -> Json:
+    def _whole(self, kind: str, choices: list[Json], completion_tokens: int) -> Json:
         return {
             **self._head(kind),
-            "choices": [choice],
+            "choices": choices,
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": usage(len(self.prompt), len(delta.token_ids)),
+            "usage": self._usage(completion_tokens),
             "kv_transfer_params": None,
         }
 
+    def _usage(self, completion_tokens: int) -> Json:
+        return usage(sum(map(len, self.prompts)), 0 if self.options.is_echo_only else completion_tokens)
+
     @abstractmethod
-    def whole(self, delta: Delta) -> Json:
-        """Return the body of an answer that is not streamed."""
+    def whole(self, answers: list[Delta]) -> Json:
+        """Return the body of answers that are not streamed, in the order of their index."""
 
     @abstractmethod
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the server-sent events of one delta."""
+        """Return the server-sent events of one delta; the deltas of an answer come in their order."""
 
     @abstractmethod
     def usage_chunk(self, completion_tokens: int) -> Json:
@@ -82,60 +118,146 @@ class Format(ABC):
 class CompletionFormat(Format):
     """Response format of /v1/completions."""
 
-    def whole(self, delta: Delta) -> Json:
+    def whole(self, answers: list[Delta]) -> Json:
         """Return the whole completion."""
-        choice = {
-            "index": 0,
-            "text": delta.text,
-            **self._end(delta),
-            "token_ids": self._tokens(delta),
-            "prompt_logprobs": None,
-            "prompt_token_ids": self._prompt(),
-        }
-        return self._whole("text_completion", choice, delta)
+        choices = []
+        for answer in answers:
+            visible = self._with_echo(answer)
+            choice = {
+                "index": answer.index,
+                "text": visible.text,
+                "logprobs": self._logprobs(visible, self._echoed(answer)),
+                **self._end(answer),
+                "token_ids": self._tokens(answer),
+                "prompt_logprobs": self._prompt_logprobs(answer),
+                "prompt_token_ids": self._prompt(answer.index),
+            }
+            choices.append(choice)
+        return self._whole("text_completion", choices, sum(len(answer.token_ids) for answer in answers))
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the chunks of a streamed part."""
+        """Return the chunks of a streamed part; an echo comes with the first one."""
+        visible = self._with_echo(delta) if is_first else self._only_wanted(delta)
         choice = {
-            "index": 0,
-            "text": delta.text,
+            "index": delta.index,
+            "text": visible.text,
+            "logprobs": self._logprobs(visible, self._echoed(delta) if is_first else None),
             **self._end(delta),
-            "prompt_token_ids": self._prompt() if is_first else None,
+            "prompt_token_ids": self._prompt(delta.index) if is_first else None,
             "token_ids": self._tokens(delta),
         }
         return [{**self._head("text_completion"), "choices": [choice]}]
 
     def usage_chunk(self, completion_tokens: int) -> Json:
         """Return the last chunk, with the counts of tokens."""
-        return {**self._head("text_completion"), "choices": [], "usage": usage(len(self.prompt), completion_tokens)}
+        return {**self._head("text_completion"), "choices": [], "usage": self._usage(completion_tokens)}
+
+    def _end(self, delta: Delta) -> Json:
+        return {"finish_reason": delta.finish_reason, "stop_reason": delta.stop_reason}
+
+    def _echoed(self, delta: Delta) -> list[int] | None:
+        return self.prompts[delta.index // self.count] if self.options.echoes else None
+
+    def _only_wanted(self, delta: Delta) -> Delta:
+        if not self.options.is_echo_only:
+            return delta
+        return Delta("", (), delta.finish_reason, delta.stop_reason, index=delta.index)
+
+    def _with_echo(self, delta: Delta) -> Delta:
+        answer = self._only_wanted(delta)
+        if not self.options.echoes:
+            return answer
+        text = self.echo(delta.index) + answer.text
+        logprobs = delta.prompt_logprobs + answer.logprobs
+        return replace(answer, text=text, logprobs=logprobs)
+
+    def _logprobs(self, visible: Delta, prompt: list[int] | None) -> Json | None:
+        if not self.options.logprobs:
+            return None
+        offset = self.offsets.get(visible.index, 0)
+        listed = self.texts.completion_logprobs(prompt[:1] if prompt else [], visible.logprobs, offset)
+        self.offsets[visible.index] = offset + sum(map(len, listed["tokens"]))
+        return listed
 
 
 class ChatFormat(Format):
     """Response format of /v1/chat/completions."""
 
-    def whole(self, delta: Delta) -> Json:
+    def whole(self, answers: list[Delta]) -> Json:
         """Return the whole chat completion."""
-        message: Json = {"role": "assistant", "content": delta.text, "refusal": None, "tool_calls": []}
-        choice = {"index": 0, "message": message, **self._end(delta), "token_ids": self._tokens(delta)}
-        extra = {"prompt_logprobs": None, "prompt_token_ids": self._prompt()}
-        return {**self._whole("chat.completion", choice, delta), **extra}
+        choices = [self._choice(answer) for answer in answers]
+        extra = {"prompt_logprobs": self._prompt_logprobs(answers[0]), "prompt_token_ids": self._prompt(0)}
+        return {**self._whole("chat.completion", choices, sum(len(answer.token_ids) for answer in answers)), **extra}
+
+    def _choice(self, answer: Delta) -> Json:
+        use = self.options.tool_use
+        text, calls = use.parsed(answer.text) if use else (answer.text, [])
+        content = None if calls and not text else text
+        listed = [called(call) for call in calls]
+        message: Json = {"role": "assistant", "content": content, "refusal": None, "tool_calls": listed}
+        end = self._end(answer, calls)
+        return {"index": answer.index, "message": message, **end, "token_ids": self._tokens(answer)}
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
         """Return the chunks of a streamed part; the first one opens the message."""
-        part = {"index": 0, "delta": {"content": delta.text}, **self._end(delta), "token_ids": self._tokens(delta)}
-        chunk = {**self._head("chat.completion.chunk"), "choices": [part]}
-        return [self._opening(), chunk] if is_first else [chunk]
+        text, calls = self._shown(delta)
+        opening = [self._opening(delta.index)] if is_first else []
+        if not (text or calls or delta.is_last or self.options.logprobs or self.options.return_token_ids):
+            return opening
+        visible: Json = {"content": text}
+        if calls:
+            visible |= {"tool_calls": [{"index": place, **called(call)} for place, call in enumerate(calls)]}
+        part = {
+            "index": delta.index,
+            "delta": visible,
+            **self._end(delta, calls),
+            "token_ids": self._tokens(delta),
+        }
+        return [*opening, {**self._head("chat.completion.chunk"), "choices": [part]}]
 
-    def _opening(self) -> Json:
-        part = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        return {**self._head("chat.completion.chunk"), "choices": [part], "prompt_token_ids": self._prompt()}
+    def _shown(self, delta: Delta) -> tuple[str, Sequence[Call]]:
+        """Return the text of a delta that is certainly no call, and at the end the calls."""
+        if self.options.tool_use is None:
+            return delta.text, ()
+        calls_filter = self.filters.setdefault(delta.index, CallFilter(self.options.tool_use))
+        text = calls_filter.add(delta.text)
+        if not delta.is_last:
+            return text, ()
+        rest, calls = calls_filter.end()
+        return text + rest, calls
+
+    def _end(self, delta: Delta, calls: Sequence[Call]) -> Json:
+        logprobs = self.texts.chat_logprobs(delta.logprobs) if self.options.logprobs else None
+        reason = delta.finish_reason
+        # As OpenAI has it: who names the function knows that it is called.
+        if calls and reason == "stop" and self.options.tool_use and not self.options.tool_use.is_named:
+            reason = "tool_calls"
+        return {"logprobs": logprobs, "finish_reason": reason, "stop_reason": delta.stop_reason}
+
+    def _opening(self, index: int) -> Json:
+        opening = {"role": "assistant", "content": ""}
+        part = {"index": index, "delta": opening, "logprobs": None, "finish_reason": None}
+        return {**self._head("chat.completion.chunk"), "choices": [part], "prompt_token_ids": self._prompt(index)}
 
     def usage_chunk(self, completion_tokens: int) -> Json:
         """Return the last chunk, with the counts of tokens."""
-        counts = usage(len(self.prompt), completion_tokens)
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": counts}
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(completion_tokens)}
+
+
+def called(call: Call) -> Json:
+    """Return a call as OpenAI writes it, with an id of its own."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
 def new_id(prefix: str) -> str:
     """Create an id in vLLM's form."""
     return f"{prefix}-{uuid.uuid4().hex[:16]}"
+
+
+def in_order(deltas: Iterable[Delta]) -> list[Delta]:
+    """Join the deltas of each answer, and return the answers in the order of their index."""
+    parts: dict[int, list[Delta]] = {}
+    for delta in deltas:
+        parts.setdefault(delta.index, []).append(delta)
+    return [joined(parts[index]) for index in sorted(parts)]

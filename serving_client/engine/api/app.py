@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
@@ -15,8 +15,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serving_client.engine.api.answers import VERSION, ChatFormat, CompletionFormat, Format, Json, joined, new_id
+from serving_client.engine.api.answers import (
+    VERSION,
+    ChatFormat,
+    CompletionFormat,
+    Format,
+    Json,
+    Options,
+    in_order,
+    new_id,
+)
 from serving_client.engine.api.metrics import metrics_text
+from serving_client.engine.api.token_texts import TokenTexts
 from serving_client.engine.completion_request import CompletionRequest, parse_chat, parse_completion, parse_json
 from serving_client.engine.engine import Answer, Engine
 from serving_client.engine.errors import ApiError, invalid_input, missing_field
@@ -24,6 +34,7 @@ from serving_client.engine.errors import ApiError, invalid_input, missing_field
 MAX_BODY_BYTES = 8 * 2**20
 # The status that web servers log for a client that went away; nobody reads this answer.
 CLIENT_CLOSED = 499
+Form = TypeVar("Form", bound=Format)
 
 
 def create_app(engine: Engine) -> Starlette:
@@ -37,6 +48,7 @@ def create_app(engine: Engine) -> Starlette:
 
     app = Starlette(routes=ROUTES, lifespan=lifespan, exception_handlers={ApiError: _answer_error})
     app.state.engine = engine
+    app.state.texts = TokenTexts(engine.base.tokenizer.backend_tokenizer)
     return app
 
 
@@ -126,7 +138,7 @@ async def completions(request: Request) -> Response:
     """Complete a prompt, in one answer or as a stream of server-sent events."""
     parsed = parse_completion(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
-    form = CompletionFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("cmpl"))
+    form = _format(CompletionFormat, request, parsed, answer, "cmpl")
     return await _respond(request, parsed, answer, form)
 
 
@@ -134,8 +146,22 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation, in one answer or as a stream of server-sent events."""
     parsed = parse_chat(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
-    form = ChatFormat(answer.model, answer.prompt, parsed.return_token_ids, new_id("chatcmpl"))
+    form = _format(ChatFormat, request, parsed, answer, "chatcmpl")
     return await _respond(request, parsed, answer, form)
+
+
+def _format(kind: type[Form], request: Request, parsed: CompletionRequest, answer: Answer, prefix: str) -> Form:
+    echoes = _engine(request).texts_of(parsed.prompt) if parsed.echo else ()
+    options = Options(
+        parsed.return_token_ids,
+        parsed.alternatives is not None,
+        parsed.prompt_logprobs is not None,
+        tuple(echoes),
+        parsed.is_echo_only,
+        parsed.tool_use,
+    )
+    texts: TokenTexts = request.app.state.texts
+    return kind(answer.model, answer.prompts, answer.count, options, texts, new_id(prefix))
 
 
 async def _respond(request: Request, parsed: CompletionRequest, answer: Answer, form: Format) -> Response:
@@ -153,7 +179,7 @@ async def _respond(request: Request, parsed: CompletionRequest, answer: Answer, 
 
 
 async def _whole(answer: Answer, form: Format) -> Json:
-    return form.whole(joined([delta async for delta in answer.deltas()]))
+    return form.whole(in_order([delta async for delta in answer.deltas()]))
 
 
 async def _disconnected(request: Request) -> None:
@@ -162,12 +188,15 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _events(parsed: CompletionRequest, answer: Answer, form: Format) -> AsyncIterator[bytes]:
-    count = 0
+    count, begun = 0, set[int]()
+    shows_all = parsed.return_token_ids or parsed.alternatives is not None
     try:
         async for delta in answer.deltas():
             count += len(delta.token_ids)
-            if delta.text or delta.is_last or parsed.return_token_ids or count == 1:
-                for chunk in form.chunks(delta, is_first=count == 1):
+            is_first = delta.index not in begun
+            begun.add(delta.index)
+            if delta.text or delta.is_last or shows_all or is_first:
+                for chunk in form.chunks(delta, is_first=is_first):
                     yield _event(chunk)
         if parsed.include_usage:
             yield _event(form.usage_chunk(count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,9 @@ from transformers import PreTrainedModel
 from serving_client.engine.adapters.adapter import ModuleShapes
 from serving_client.engine.adapters.lora import MOST_TOKENS, ResidentAdapters, SlotRows, row_kernel, wrap_linears
 from serving_client.engine.batching.fixed_steps import FixedSteps, Inputs, NotRecordable, Shape
+from serving_client.engine.batching.grammar import BadGrammar
 from serving_client.engine.batching.kv_cache import RowCache
+from serving_client.engine.batching.logprobs import TokenLogprobs, logprobs_of
 from serving_client.engine.batching.sampling import choose_tokens
 from serving_client.engine.batching.sequence import Sequence
 from serving_client.engine.batching.step import PendingStep, Result
@@ -53,10 +56,15 @@ class RunningBatch:
         self.rows += sequences
         # Padding is on the right: no token attends to it, and the row's own tokens overwrite its cache later.
         tokens = self._here([s.prompt + [0] * (longest - len(s.prompt)) for s in sequences])
-        ends, which = torch.unique(lengths - 1, return_inverse=True)
         places = torch.arange(longest, device=self.device)
         self.residents.route([sequence.adapter for sequence in sequences])
-        logits = self._forward(tokens, places[None], None, ends.to(self.device))
+        if any(sequence.params.prompt_logprobs is not None for sequence in sequences):
+            which = lengths - 1
+            logits = self._forward(tokens, places[None], None, places)
+            read_prompts(sequences, logits)
+        else:
+            ends, which = torch.unique(lengths - 1, return_inverse=True)
+            logits = self._forward(tokens, places[None], None, ends.to(self.device))
         logits = logits[torch.arange(len(sequences)), which]
         self._choose(PendingStep(sequences, Result.of(logits)))
 
@@ -75,11 +83,11 @@ class RunningBatch:
     def _run_ahead(self, pending: PendingStep) -> PendingStep | None:
         """Queue the step after the pending one, so that the GPU does not wait until its tokens are told.
 
-        None unless every row takes the most likely token and needs one more after the pending one.
+        None unless every row takes the most likely token, reads no logits, and needs one more after the pending one.
         """
         if not self._fixed or pending.rows != self.rows:
             return None
-        if not all(s.params.takes_most_likely and s.needs_more_than(1) and not s.is_finished for s in self.rows):
+        if not all(not s.needs_logits and s.needs_more_than(1) and not s.is_finished for s in self.rows):
             return None
         result = self._fixed_result(pending.tokens, [sequence.position + 1 for sequence in self.rows])
         return PendingStep(self.rows, result) if result else None
@@ -164,14 +172,15 @@ class RunningBatch:
                 sequence.fail(NOT_FINITE)
             else:
                 chosen[row] = likely[row]
-        sampled = [row for row in chosen if not step.rows[row].params.takes_most_likely]
-        if sampled:
-            sequences = [step.rows[row] for row in sampled]
-            logits = step.logits[self._here(sampled)]
-            tokens = choose_tokens(logits, [s.params for s in sequences], [s.generator for s in sequences])
-            chosen.update(zip(sampled, tokens, strict=True))
+        logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
+        if reading := [row for row in chosen if step.rows[row].needs_logits]:
+            sequences = [step.rows[row] for row in reading]
+            tokens, entries = tokens_from(sequences, step.logits[self._here(reading)])
+            chosen.update(zip(reading, tokens, strict=True))
+            logprobs = {reading[place]: entry for place, entry in entries.items()}
         for row, token in chosen.items():
-            step.rows[row].add(token, self._ends)
+            if not step.rows[row].is_finished:
+                step.rows[row].add(token, self._ends, logprobs.get(row, ()))
 
     def drop_finished(self) -> None:
         """Free the rows of requests that are finished or cancelled."""
@@ -193,6 +202,49 @@ def _fused_model(model: PreTrainedModel) -> FusedModel | None:
     from serving_client.engine.batching.fused_model import fused
 
     return fused(model)
+
+
+def tokens_from(
+    sequences: list[Sequence], logits: torch.Tensor
+) -> tuple[list[int], dict[int, tuple[TokenLogprobs, ...]]]:
+    """Choose a token of each row, and read the log-probabilities of the rows that want them.
+
+    The logits (rows, vocabulary) are modified in place. A sequence whose grammar cannot go on has failed then.
+    """
+    wanted = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+    own_logits = logits[wanted] if wanted else logits
+    forbid(sequences, logits)
+    tokens = choose_tokens(logits, [s.params for s in sequences], [s.generator for s in sequences])
+    return tokens, step_logprobs(own_logits, tokens, sequences, wanted) if wanted else {}
+
+
+def forbid(sequences: list[Sequence], logits: torch.Tensor) -> None:
+    """Make tokens impossible, in place, that a sequence's grammar forbids; fail one whose grammar cannot go on."""
+    for row, sequence in enumerate(sequences):
+        if sequence.grammar is None:
+            continue
+        try:
+            forbidden = sequence.grammar.forbidden(logits.shape[-1])
+        except BadGrammar as error:
+            sequence.fail(f"The form of the answer cannot be kept up: {error}")
+        else:
+            logits[row].masked_fill_(forbidden.to(logits.device), float("-inf"))
+
+
+def read_prompts(sequences: list[Sequence], logits: torch.Tensor) -> None:
+    """Give the log-probabilities of their prompts to those that want them; logits (rows, places, vocabulary)."""
+    for row, sequence in enumerate(sequences):
+        if (count := sequence.params.prompt_logprobs) is not None:
+            sequence.prompt_logprobs = tuple(logprobs_of(logits[row], sequence.prompt[1:], count))
+
+
+def step_logprobs(
+    logits: torch.Tensor, tokens: list[int], sequences: list[Sequence], rows: list[int]
+) -> dict[int, tuple[TokenLogprobs, ...]]:
+    """Map these rows to the log-probabilities of their tokens; logits (such rows, vocabulary)."""
+    counts = [sequences[row].params.logprobs or 0 for row in rows]
+    entries = logprobs_of(logits, [tokens[row] for row in rows], max(counts))
+    return {row: (replace(e, top=e.top[:count]),) for row, e, count in zip(rows, entries, counts, strict=True)}
 
 
 def runs_in_fixed_shapes(device: torch.device, rows: int) -> bool:

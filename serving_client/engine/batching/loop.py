@@ -133,6 +133,9 @@ class GenerationLoop:
         return self._batch.residents.admit(sequence.adapter, busy)
 
     def _is_full(self, joining: list[Sequence], sequence: Sequence) -> bool:
+        if joining and (joining[0].params.prompt_logprobs is None) != (sequence.params.prompt_logprobs is None):
+            # Logits of whole prompts are computed for those alone that want them.
+            return True
         longest = max(len(other.prompt) for other in (*joining, sequence))
         return bool(joining) and longest * (len(joining) + 1) > PROMPT_TOKENS[self._batch.device.type]
 

@@ -13,7 +13,11 @@ GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The sampling parameters of a request."""
+    """The sampling parameters of a request.
+
+    `logprobs` is how many likely tokens are wanted beside each token of the answer, `prompt_logprobs` of the prompt;
+    None for no log-probabilities at all.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -24,6 +28,8 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def takes_most_likely(self) -> bool:

@@ -6,19 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving_client.engine.adapters.adapter import Adapter
+from serving_client.engine.batching.grammar import BadGrammar, Grammar
+from serving_client.engine.batching.logprobs import TokenLogprobs
 from serving_client.engine.batching.sampling import SamplingParams
 from serving_client.engine.batching.text import Decoder, TextStream
 
 
 @dataclass(frozen=True)
 class Delta:
-    """The text and tokens that one step added to an answer. The last one has a finish reason or a failure."""
+    """The text and tokens that one step added to an answer. The last one has a finish reason or a failure.
+
+    `index` is the answer's place among those of its request. The first delta has the prompt's log-probabilities, of all
+    tokens but the first, if they are wanted.
+    """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     failure: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    index: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -36,12 +45,17 @@ class Sequence:
         adapter: Adapter | None,
         decoder: Decoder,
         tell: Callable[[Delta], None],
+        index: int = 0,
+        grammar: Grammar | None = None,
     ) -> None:
         self.prompt = prompt
         self.params = params
         self.adapter = adapter
         self.generator = params.generator()
+        self.index = index
+        self.grammar = grammar
         self.tokens: list[int] = []
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         self.steps_without_room = 0
         self.is_cancelled = False
         self.is_finished = False
@@ -58,6 +72,12 @@ class Sequence:
         """The position of the last token, counted from the start of the prompt."""
         return len(self.prompt) + len(self.tokens) - 1
 
+    @property
+    def needs_logits(self) -> bool:
+        """True if the next token, or what is told of it, depends on more than which token is the most likely."""
+        has_wishes = self.grammar is not None or self.params.logprobs is not None
+        return has_wishes or not self.params.takes_most_likely
+
     def needs_more_than(self, tokens: int) -> bool:
         """Return True if the answer may get more than so many further tokens."""
         return len(self.tokens) + tokens < self.params.max_tokens
@@ -66,25 +86,36 @@ class Sequence:
         """Mark the request as cancelled: the engine drops it before its next step."""
         self.is_cancelled = True
 
-    def add(self, token: int, ends: frozenset[int]) -> None:
+    def add(self, token: int, ends: frozenset[int], logprobs: tuple[TokenLogprobs, ...] = ()) -> None:
         """Add the next token and report its delta; `ends` are the model's end-of-text tokens."""
         self.tokens.append(token)
-        finish_reason, stop_reason = self._verdict(token, ends)
+        try:
+            finish_reason, stop_reason = self._verdict(token, ends)
+        except BadGrammar as error:
+            self.fail(f"The form of the answer cannot be kept up: {error}")
+            return
         if finish_reason:
             self._text.finish()
             self.is_finished = True
-        self._tell(Delta(self._text.take(), (token,), finish_reason, stop_reason))
+        of_prompt, self.prompt_logprobs = self.prompt_logprobs, ()
+        text = self._text.take()
+        self._tell(Delta(text, (token,), finish_reason, stop_reason, None, logprobs, of_prompt, self.index))
 
     def _verdict(self, token: int, ends: frozenset[int]) -> tuple[str | None, str | int | None]:
-        if token in ends and not self.params.ignore_eos:
+        # A grammar allows an end only where it is one.
+        if token in ends and (self.grammar or not self.params.ignore_eos):
             return "stop", None
         if token in self.params.stop_token_ids:
             return "stop", token
         if stop := self._text.add(token):
             return "stop", stop
+        if self.grammar:
+            self.grammar.take(token)
+            if self.grammar.is_over:
+                return "stop", None
         return ("length" if len(self.tokens) >= self.params.max_tokens else None), None
 
     def fail(self, reason: str) -> None:
         """End the request with a failure."""
         self.is_finished = True
-        self._tell(Delta(failure=reason))
+        self._tell(Delta(failure=reason, index=self.index))

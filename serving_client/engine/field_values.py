@@ -1,0 +1,132 @@
+"""Values of single fields of a request, checked by hand: the wrong one is named, and none is looked at twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving_client.engine.errors import bad_request
+
+MOST_PROMPTS = 64
+MOST_MESSAGES = 4096
+# Each is looked for at every token, by the thread that serves all requests.
+MOST_STOPS, LONGEST_STOP, MOST_TOKENS_NAMED = 16, 1000, 1024
+Json = dict[str, Any]
+Prompt = str | list[int]
+
+
+def prompts_of(prompt: object) -> list[Prompt]:
+    """Return the prompts of a field that holds one, or a list of them. Raises ApiError 400."""
+    listed = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
+    if len(listed) > MOST_PROMPTS:
+        raise bad_request(f"'prompt' may hold {MOST_PROMPTS} prompts: send more requests.", "prompt")
+    return [item if isinstance(item, str) else tokens_of(item, "prompt") for item in listed]
+
+
+def tokens_of(tokens: object, field: str) -> list[int]:
+    """Return a list of token ids. Raises ApiError 400."""
+    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+        raise bad_request(f"'{field}' must be a list of token ids.", field)
+    return tokens
+
+
+def few_tokens_of(tokens: object, field: str) -> list[int]:
+    """Return a short list of token ids. Raises ApiError 400."""
+    listed = tokens_of(tokens, field)
+    if len(listed) > MOST_TOKENS_NAMED:
+        raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
+    return listed
+
+
+def messages_of(messages: object) -> list[dict[str, Any]]:
+    """Return the messages of a conversation. Raises ApiError 400."""
+    if not isinstance(messages, list) or not messages:
+        raise bad_request("'messages' must be a list with at least one message.", "messages")
+    if len(messages) > MOST_MESSAGES:
+        raise bad_request(f"'messages' may hold {MOST_MESSAGES} messages.", "messages")
+    return [message_of(message) for message in messages]
+
+
+def message_of(message: object) -> dict[str, Any]:
+    """Return a message with its content as one text. Raises ApiError 400."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise bad_request("Each message needs a 'role' and a 'content'.", "messages")
+    return {**message, "content": content_of(message.get("content")), "tool_calls": calls_of(message.get("tool_calls"))}
+
+
+def calls_of(calls: object) -> list[dict[str, Any]]:
+    """Return the calls in a message. Raises ApiError 400."""
+    listed = calls or []
+    if not isinstance(listed, list) or not all(is_function(call) for call in listed):
+        raise bad_request("Each of 'tool_calls' needs a function with a name and arguments.", "messages")
+    return list(listed)
+
+
+def tools_of(tools: object) -> list[dict[str, Any]] | None:
+    """Return the tools, None without any. Raises ApiError 400."""
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(is_function(tool) for tool in tools):
+        raise bad_request("Each of 'tools' needs a type and a function with a name.", "tools")
+    return tools
+
+
+def is_function(item: object) -> bool:
+    """Return True for a tool or call with a named function."""
+    function = item.get("function") if isinstance(item, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("parameters") or {}, dict):
+        return False
+    return isinstance(function.get("name"), str)
+
+
+def content_of(content: object) -> str:
+    """Return the text of a message, in one or several parts. Raises ApiError 400."""
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request("A message's 'content' must be a string.", "messages")
+    return "".join(str(text) for text in texts)
+
+
+def choice_of(choice: object) -> str | None:
+    """Return a word, or the name of the function that is to be called. Raises ApiError 400."""
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else choice
+    if not isinstance(name, str) or (name is choice and name not in ("none", "auto", "required")):
+        raise bad_request("'tool_choice' must be none, auto, required or a function of 'tools'.", "tool_choice")
+    return name
+
+
+def schema_of(form: object) -> Json | None:
+    """Return the JSON Schema of a form; None for text. Raises ApiError 400."""
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    inside = form.get("json_schema") if isinstance(form, dict) and kind == "json_schema" else None
+    schema = inside.get("schema") if isinstance(inside, dict) else None
+    if not isinstance(schema, dict):
+        message = "'response_format' must be of type text, json_object, or json_schema with a schema."
+        raise bad_request(message, "response_format")
+    return schema
+
+
+def stops_of(stop: object) -> tuple[str, ...]:
+    """Return the texts that end an answer. Raises ApiError 400."""
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
+        raise bad_request("'stop' must be a string or a list of strings, none of them empty.", "stop")
+    if len(stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in stops):
+        raise bad_request(f"'stop' may hold {MOST_STOPS} strings of up to {LONGEST_STOP} characters.", "stop")
+    return tuple(stops)
+
+
+def bias_of(wished: object) -> dict[int, Any]:
+    """Return what is added to the logits of tokens, by their ids. Raises ApiError 400."""
+    if not isinstance(wished, dict):
+        raise bad_request("'logit_bias' must be an object of token ids.", "logit_bias")
+    if len(wished) > MOST_TOKENS_NAMED:
+        raise bad_request(f"'logit_bias' may name {MOST_TOKENS_NAMED} tokens.", "logit_bias")
+    if not all(token.isdecimal() and token.isascii() and len(token) < 19 for token in wished):
+        raise bad_request("The names in 'logit_bias' must be token ids.", "logit_bias")
+    return {int(token): number for token, number in wished.items()}

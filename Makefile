@@ -5,6 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 VLLM_STAMP := .venv-vllm/installed
 MLFLOW_STAMP := .venv-mlflow/installed
+CLIENTS_STAMP := .venv-clients/installed
 LOCKS := $(wildcard requirements/*.lock)
 
 .PHONY: demo run test test-slow test-bare test-vllm soak bench lint install stop screenshots lock sbom
@@ -28,6 +29,8 @@ $(STAMP): pyproject.toml $(LOCKS)
 lock:  ## requirements/*.lock from pyproject.toml; LOCK=--upgrade takes the newest versions
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/pip install -q "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"; }
 	$(BIN)/python .ci/lock.py $(LOCK)
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		-o tests/clients/requirements.txt tests/clients/requirements.in
 
 demo: install  ## the whole life of an adapter on real input; DEMO_EXIT=1 ends when it is done
 	$(BIN)/python -m adapterhub.demo
@@ -42,7 +45,7 @@ stop:  ## end a running AdapterHub of this data folder
 test: install  ## a verdict in 8 minutes on two cores: nearly all tests
 	$(BIN)/python -m pytest -q -m 'not slow and not vllm' $(ARGS)
 
-test-slow: install $(MLFLOW_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
+test-slow: install $(MLFLOW_STAMP) $(CLIENTS_STAMP)  ## the rest: soaks in short form, long fuzzing, real trainings, documented pipelines
 	$(BIN)/python -m pytest -q --timeout 600 -m 'slow and not vllm' $(ARGS)
 
 # A machine without nginx, Chromium, openssl, npm and Docker: the tests that look for them are left out, and say so.
@@ -59,6 +62,12 @@ $(MLFLOW_STAMP): tests/training/mlflow.txt
 	$(PYTHON) -m venv .venv-mlflow
 	.venv-mlflow/bin/pip install -q --disable-pip-version-check -r tests/training/mlflow.txt
 	touch $(MLFLOW_STAMP)
+
+# The packages that applications reach the router with: OpenAI's SDK, what is built on it, and lm-eval.
+$(CLIENTS_STAMP): tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install -q --disable-pip-version-check --require-hashes --no-deps -r tests/clients/requirements.txt
+	touch $(CLIENTS_STAMP)
 
 # An environment of its own: vLLM pins other releases of torch's company than the product. Our plugin is built from a
 # copy, so that nothing is built among the sources.

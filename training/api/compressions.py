@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,17 +16,39 @@ from adapterhub.api.views import ProjectViewSet
 from adapterhub.core.references import named
 from adapterhub.core.tenancy import Scope
 from registry.models import Adapter, AdapterVersion
-from training.api import serializers as shapes
+from training.api.serializers import BudgetSerializer, JobSerializer
 from training.api.views import OF_JOBS, Cancelling
 from training.models import Compression, Dataset
 from training.runs.specification import of_project
+
+
+class CompressionSerializer(JobSerializer):
+    """A compression with its budget, the version that it made, and the loss before and after."""
+
+    source = serializers.SlugRelatedField[AdapterVersion](  # type: ignore[assignment]  # DRF takes it off the class
+        slug_field="served_name", read_only=True
+    )
+    version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
+
+    class Meta(JobSerializer.Meta):
+        model = Compression
+        fields = [*JobSerializer.Meta.fields, "source", "budget", "version", "loss_before", "loss_after"]
+
+
+class NewCompressionSerializer(serializers.Serializer[Any]):
+    """The compression to queue: the budget, and the dataset on which the loss is measured."""
+
+    budget = BudgetSerializer()
+    dataset = serializers.IntegerField(
+        required=False, allow_null=True, help_text="The dataset to measure the loss on; by default the version's own."
+    )
 
 
 class CompressionViewSet(Cancelling):
     """Compressions: jobs that make stored versions smaller after their training."""
 
     queryset = Compression.objects.select_related("project", "base_model", "source", "version")
-    serializer_class = shapes.CompressionSerializer
+    serializer_class = CompressionSerializer
     pagination_class = ByCreation
     filters = {**OF_JOBS, "source": "source__served_name"}
     scopes = {"cancel": Scope.TRAIN}
@@ -35,7 +58,7 @@ class VersionCompressionViewSet(ProjectViewSet):
     """Compression of a version, which makes it smaller."""
 
     queryset = AdapterVersion.objects.select_related("adapter__project", "adapter__base_model")
-    serializer_class = shapes.CompressionSerializer
+    serializer_class = CompressionSerializer
     project_path = "adapter__project"
     lookup_field = "number"
     lookup_value_regex = r"\d+"
@@ -47,7 +70,7 @@ class VersionCompressionViewSet(ProjectViewSet):
         adapters = seen_in(Adapter.objects.all(), "project", self.request)
         return rows.filter(adapter=named(adapters, "project", "slug", self.kwargs.get("slug", "")))
 
-    @extend_schema(request=shapes.NewCompressionSerializer, responses={202: shapes.CompressionSerializer})
+    @extend_schema(request=NewCompressionSerializer, responses={202: CompressionSerializer})
     @action(detail=True, methods=["post"])
     def compress(self, request: Request, slug: str, number: str) -> Response:
         """Queue a compression of the version.
@@ -55,7 +78,7 @@ class VersionCompressionViewSet(ProjectViewSet):
         The updates are cut to their leading directions, and the result is a new version of the adapter.
         """
         version = self.get_object()
-        fields = self.read(shapes.NewCompressionSerializer)
+        fields = self.read(NewCompressionSerializer)
         pk = fields.get("dataset")
         dataset = pk and of_project(Dataset, version.project, "dataset", pk=pk)
         compression = Compression.launch(version, dict(fields["budget"]), dataset=dataset, by=actor_of(request))

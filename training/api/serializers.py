@@ -15,7 +15,6 @@ from training.datasets.rendering import ReadingOfRows
 from training.lm.data import ANSWERS, LOSSES
 from training.models import (
     CheckpointAnswer,
-    Compression,
     Dataset,
     Erasure,
     RankAnalysis,
@@ -390,25 +389,3 @@ class CheckpointAnswerSerializer(serializers.ModelSerializer[CheckpointAnswer]):
     class Meta:
         model = CheckpointAnswer
         fields = ["step", "name", "answer"]
-
-
-class CompressionSerializer(JobSerializer):
-    """A compression with its budget, the version that it made, and the loss before and after."""
-
-    source = serializers.SlugRelatedField[AdapterVersion](  # type: ignore[assignment]  # DRF takes it off the class
-        slug_field="served_name", read_only=True
-    )
-    version = serializers.SlugRelatedField[AdapterVersion](slug_field="served_name", read_only=True, allow_null=True)
-
-    class Meta(JobSerializer.Meta):
-        model = Compression
-        fields = [*JobSerializer.Meta.fields, "source", "budget", "version", "loss_before", "loss_after"]
-
-
-class NewCompressionSerializer(serializers.Serializer[Any]):
-    """The compression to queue: the budget, and the dataset on which the loss is measured."""
-
-    budget = BudgetSerializer()
-    dataset = serializers.IntegerField(
-        required=False, allow_null=True, help_text="The dataset to measure the loss on; by default the version's own."
-    )

@@ -378,10 +378,7 @@ class AdapterVersion(models.Model):
         return self.fetch(settings.SERVED_DIR / self.digest)
 
     def fetch(self, target: Path) -> Path:
-        """Copy the stored files to `target`, verify them and return `target`.
-
-        Raises ArtifactError, also for an invalid signature.
-        """
+        """Copy the stored files to `target`, verify files and signature, return `target`. Raises ArtifactError."""
         self.require_signature()
         return self.stored(target)
 
@@ -396,8 +393,5 @@ class AdapterVersion(models.Model):
             yield folder
 
     def stored(self, target: Path) -> Path:
-        """Copy the stored files to `target`, verify them by digest, not by signature, and return `target`.
-
-        Raises ArtifactError.
-        """
+        """Copy the stored files to `target`, verify their digest alone, return `target`. Raises ArtifactError."""
         return store().fetch_dir(self.digest, target)

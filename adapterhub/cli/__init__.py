@@ -36,7 +36,7 @@ EPILOG = (
     "6 a gate refused, 7 the rollout is paused, 8 people must sign first."
 )
 # The base of all of Typer's errors about arguments; Typer publishes only this one of them.
-USAGE_ERROR = typer.BadParameter.__bases__[0]
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])
 app = typer.Typer(
     name="adapterhub",
     no_args_is_help=True,

@@ -15,8 +15,8 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Conflict, Invalid, NotAllowed
 from registry.models import AdapterVersion, Alias, Approval, BaseModel, Rollout
 from registry.serving.reconciler import RECONCILER
-from registry.serving.routing_table import infer_tokens
 from tests.builders import member
+from tests.builders.tokens import infer_tokens
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from adapterhub.accounts import memberships, tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, SignIn, User
 from adapterhub.accounts.sessions import end
 from registry.models import Adapter, BaseModel
-from registry.serving.routing_table import infer_tokens
 from tests.builders import member
+from tests.builders.tokens import infer_tokens
 from training.models import Dataset, TrainingRun
 from training.runs.launch import launch_run
 

@@ -123,7 +123,10 @@ def within(traceparent: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def attached(traceparent: str) -> Iterator[None]:
-    """Make the trace context current inside the block."""
+    """Make the trace context current inside the block; one that is empty or malformed leaves the block no parent.
+
+    It imports OpenTelemetry in any case: `within` does nothing without a collector or a context.
+    """
     from opentelemetry import context
 
     token = context.attach(context_of({"traceparent": traceparent}))

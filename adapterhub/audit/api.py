@@ -95,7 +95,10 @@ PROJECT = OpenApiParameter("project", str, required=True, description="Slug of t
 
 
 class AuditViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
-    """Events of the audit trail, read only: who changed what, when and why."""
+    """Events of the audit trail (who changed what, when and why), the check of a project's chain, and its export.
+
+    No event can be changed here; each list, retrieval and export is itself recorded. The check asks the witnesses.
+    """
 
     queryset = AuditEvent.objects.select_related("project")
     serializer_class = AuditEventSerializer

@@ -32,7 +32,7 @@ ConfirmBase = Annotated[
 
 
 class Layout(StrEnum):
-    """The layouts that `--from` names."""
+    """The values of `--from`: `peft` takes PEFT's two files as they are, `auto` converts any layout it recognises."""
 
     PEFT = "peft"
     AUTO = "auto"

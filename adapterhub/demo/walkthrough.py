@@ -336,7 +336,7 @@ class Walkthrough:
         self.wait_for_router({stable})
 
     def wait_for_router(self, versions: set[str]) -> None:
-        """Wait until the router, which follows with a short delay, answers with exactly these versions."""
+        """Ask the router until exactly these versions answer six users. Raises StepFailed after 30 s."""
 
         def poll() -> Json | None:
             answers = self.ask(USERS[:6], 1)

@@ -133,9 +133,10 @@ class ApprovalViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return self.write(approval, 201)
 
     def named(self, model: Any, path: str, name: str, value: Any) -> Any:
-        """Return the alias or rollout that the body names.
+        """Return the alias or rollout whose field `name` is `value`; `path` leads from the model to its project.
 
-        Raises Invalid if the caller does not see it, and NotAllowed without scope operate in its project.
+        An alias may also be named as `project.alias`. Raises Invalid if the caller does not see it, Conflict if
+        several projects have an alias of that name, and NotAllowed without scope operate in its project.
         """
         rows = model.objects.filter(**{f"{path}__in": projects_of(self.request)})
         record = named(rows, path, name, value) if model is Alias else rows.filter(**{name: value}).first()

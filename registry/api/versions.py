@@ -222,7 +222,10 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
 
 
 def converted_from(files: dict[str, Any]) -> dict[str, Any]:
-    """Return the lineage of an adapter that its sender converted: the source's digest and what was changed."""
+    """Return the lineage that the fields of an upload name: the source's sha256, and each line of `conversions`.
+
+    It is empty for an adapter that its sender did not convert. `files` are the validated fields, not files.
+    """
     if not files["conversions"] and not files["source_sha256"]:
         return {}
     return {"source_sha256": files["source_sha256"], "conversions": files["conversions"].splitlines()}

@@ -60,7 +60,10 @@ def origins(version: AdapterVersion) -> list[Node]:
 
 
 def consequences(version: AdapterVersion, past: Past) -> list[Node]:
-    """List what followed: approvals, rollouts, the alias moves that served it, and the number of its answers."""
+    """List what followed, as `past` holds it: a node for each approval, rollout as candidate and alias move to it.
+
+    One more node has the number of its answers, unless that is 0.
+    """
     approvals = [
         node("approval", item.pk, f"{item.get_status_display()} for {item.alias}", item.created_at)
         for item in past.approvals

@@ -250,9 +250,9 @@ def holders() -> dict[str, list[Replica]]:
 
 
 def addresses(replicas: Iterable[Replica], clusters: set[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the addresses of the replicas in these clusters, and of spare ones.
+    """Return the addresses of the replicas in these clusters: those in use, and the spare ones.
 
-    A replica that rests after flapping is spare as long as another replica holds the version.
+    A replica that rests after flapping is spare, unless all of them rest: then all are in use, and none is spare.
     """
     usable = [replica for replica in replicas if replica.cluster_id in clusters]
     steady = tuple(replica.url for replica in usable if not replica.is_resting)

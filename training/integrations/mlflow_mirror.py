@@ -96,7 +96,10 @@ class Tracking(httpx.Client):
 
 
 def tags_of(run: TrainingRun) -> dict[str, str]:
-    """Return the run's lineage as MLflow tags: its inputs, and the version that it became."""
+    """Return MLflow tags: the run, adapter and reason; if it became a version, also that and its recorded inputs.
+
+    Empty values are left out, long ones are cut to MOST_LETTERS.
+    """
     tags = {OURS: str(run.pk), "adapterhub.adapter": run.adapter.slug, "adapterhub.reason": run.reason}
     if run.version:
         tags |= {"adapterhub.version": run.version.served_name, "adapterhub.digest": run.version.digest}

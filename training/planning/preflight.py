@@ -140,7 +140,7 @@ def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
 
 
 def reading_of(run: TrainingRun) -> ReadingOfRows:
-    """Return how the run reads its rows."""
+    """Return whether the run puts prompts in the chat template, and what its loss counts (default: all answers)."""
     chosen = run.hyperparameters
     return ReadingOfRows(bool(chosen.get("as_chat")), chosen.get("loss", ANSWERS))
 

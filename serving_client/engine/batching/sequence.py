@@ -64,7 +64,10 @@ class Sequence:
 
     @property
     def last_token(self) -> int:
-        """The token that the next step feeds to the model."""
+        """The newest token of the answer, which the next decoding step feeds to the model.
+
+        Raises IndexError before the first one: the prompt is not part of it.
+        """
         return self.tokens[-1]
 
     @property

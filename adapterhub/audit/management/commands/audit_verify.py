@@ -11,7 +11,10 @@ from adapterhub.core.tenancy import Tenant, project_model
 
 
 class Command(BaseCommand):
-    """Verify the audit chains."""
+    """Verify each project's chain and the installation's: exit 1 for a fault, 2 for unreadable checkpoints.
+
+    Each is compared with the checkpoints of the database, of a folder, and of the witnesses, over the network.
+    """
 
     help = "Verify the hash chain of every project, against the checkpoints of the database and of a folder."
 

@@ -103,5 +103,14 @@ def take(
             where = f"the folder {subfolder!r} of {repository}" if subfolder else repository
             raise Ended(f"There is no adapter in {where}: name its folder with --subfolder.", Exit.USAGE)
         origin = f"Imported from {repository}{f'/{subfolder}' if subfolder else ''} at {commit}."
-        options = {"fold": fold, "confirm_base": confirm_base, "wait": wait, "timeout": timeout, "as_json": as_json}
-        send(place, adapter, layout, origin=origin, **options)
+        send(
+            place,
+            adapter,
+            layout,
+            origin=origin,
+            fold=fold,
+            confirm_base=confirm_base,
+            wait=wait,
+            timeout=timeout,
+            as_json=as_json,
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -131,17 +131,36 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Publish an adapter trained elsewhere; --wait follows its check."""
-    options = {"fold": fold, "confirm_base": confirm_base, "wait": wait, "timeout": timeout, "as_json": as_json}
-    send(folder, adapter, source, **options)
+    send(
+        folder,
+        adapter,
+        source,
+        fold=fold,
+        confirm_base=confirm_base,
+        wait=wait,
+        timeout=timeout,
+        as_json=as_json,
+    )
 
 
-def send(folder: Path, adapter: str, layout: Layout, *, origin: str = "", **options: Any) -> None:
-    """Publish the adapter; `origin` is one more line of its lineage. Options: those of `push`. Raises Ended."""
+def send(
+    folder: Path,
+    adapter: str,
+    layout: Layout,
+    *,
+    fold: bool,
+    confirm_base: str,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+    origin: str = "",
+) -> None:
+    """Publish the adapter; `origin` is one more line of its lineage. The rest is as in `push`. Raises Ended."""
     with hub() as api, ready(folder, layout) as made:
         noted = replace(made, notes=(origin, *made.notes)) if origin else made
-        confirmed = {"confirm_base": options["confirm_base"]} if options["confirm_base"] else {}
-        version = api.send(calls.push(adapter, made.folder, fold=options["fold"], **confirmed, **noted.fields))
-        if options["wait"]:
+        confirmed = {"confirm_base": confirm_base} if confirm_base else {}
+        version = api.send(calls.push(adapter, made.folder, fold=fold, **confirmed, **noted.fields))
+        if wait:
             call = calls.version(adapter, version["number"])
-            version = until_ended(api, call, version["served_name"], options["timeout"])
-    say(version, f"{version['served_name']} {version['status']}", options["as_json"])
+            version = until_ended(api, call, version["served_name"], timeout)
+    say(version, f"{version['served_name']} {version['status']}", as_json)

@@ -39,7 +39,7 @@ class FindingSerializer(serializers.Serializer[Any]):
 
     level = serializers.ChoiceField(["fault", "notice"])
     code = serializers.CharField()
-    field = serializers.CharField(help_text="The file, or a field of the configuration.")  # type: ignore[assignment]
+    field = serializers.CharField(help_text="The file, or a field of the configuration.")
     cause = serializers.CharField(help_text="What was found.")
     route = serializers.CharField(help_text="What to do; may be empty.")
 

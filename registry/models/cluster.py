@@ -212,7 +212,7 @@ class ReplicaQuerySet(models.QuerySet["Replica"]):
         """Return the lengths that the engines of a base model serve to a project, shortest first; each once."""
         clusters = Cluster.objects.serving(project).filter(base_model=base_model)
         known = self.filter(cluster__in=clusters, max_length__isnull=False)
-        return sorted(set(known.values_list("max_length", flat=True)))
+        return sorted({length for length in known.values_list("max_length", flat=True) if length is not None})
 
 
 class ClusterGrantQuerySet(models.QuerySet["ClusterGrant"]):

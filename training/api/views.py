@@ -160,7 +160,7 @@ class DatasetViewSet(Keeping):
         if isinstance(exc, BrokenLines):
             errors = [
                 {"field": f"file.{error.line}.{error.column}".rstrip("."), "code": error.code, "message": error.message}
-                for error in exc.errors
+                for error in exc.lines
             ]
             return answer(problem(exc.status, exc.code, exc.detail, errors))
         return super().handle_exception(exc)

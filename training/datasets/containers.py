@@ -31,7 +31,7 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 # Where the zero bytes of two first letters of two bytes each stand.
-NULS = {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}
+NULS: dict[tuple[bool, ...], str] = {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}
 ENCODINGS = {
     "cp1252": "Windows Western",
     "cp1250": "Windows Central European",

@@ -56,7 +56,7 @@ class BrokenLines(Invalid):
         first = report.errors[0]
         more = f" ({report.broken} such lines)" if report.broken > 1 else ""
         super().__init__(f"Line {first.line}: {first.message}{more} Fix the file and send it again.", field="file")
-        self.errors = report.errors
+        self.lines = report.errors
 
 
 class DatasetStatus(models.TextChoices):

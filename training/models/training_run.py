@@ -202,7 +202,8 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
     def held_out_file(self, folder: Path) -> Path:
         """Return the file to evaluate on: all rows of the validation dataset, else the held-out rows."""
         if self.validation_dataset is None:
-            return self.dataset.folder() / "eval.jsonl"
+            rows: Path = self.dataset.folder() / "eval.jsonl"
+            return rows
         whole = folder / "validation.jsonl"
         parts = [self.validation_dataset.folder() / name for name in ("train.jsonl", "eval.jsonl")]
         whole.write_bytes(b"".join(part.read_bytes() for part in parts))

@@ -312,7 +312,8 @@ def sequences_read(run: TrainingRun, parts: list[Part]) -> float:
     chosen, rows = run.hyperparameters, planned_rows(run, parts)
     if not chosen["packing"] or chosen.get("epochs"):
         return rows
-    return rows * chosen["max_length"] / max(1.0, mean_tokens(parts, chosen["max_length"]))
+    length: int = chosen["max_length"]
+    return rows * length / max(1.0, mean_tokens(parts, length))
 
 
 def planned_rows(run: TrainingRun, parts: list[Part]) -> int:

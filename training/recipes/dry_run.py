@@ -69,8 +69,8 @@ def shortened(record: Record, steps: int, folder: Path) -> Record:
         "eval_steps": 0,
     }
     own = {"output": str(folder / "output"), "events": str(folder / "events.jsonl"), "eval": None}
-    own["mixture"] = [{**part, "eval": None} for part in record.get("mixture") or []]
-    return {**record, **own, "hyperparameters": chosen}
+    mixture = [{**part, "eval": None} for part in record.get("mixture") or []]
+    return {**record, **own, "mixture": mixture, "hyperparameters": chosen}
 
 
 @dataclass

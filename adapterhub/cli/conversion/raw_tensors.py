@@ -47,7 +47,8 @@ class RawTensor:
         if self.dtype == "BF16":
             return (self.values.astype(np.uint32) << 16).view(np.float32)
         if self.dtype in EIGHT_BITS:
-            return EIGHT_BITS[self.dtype][self.values]
+            table: np.ndarray = EIGHT_BITS[self.dtype]
+            return table[self.values]
         return self.values.astype(np.float32)
 
 

@@ -95,7 +95,14 @@ def test_only_the_table_reads_the_environment() -> None:
         and node.value.id == "os"
     }
     # What a launcher tells its processes is no setting: their rank, their threads, and the devices that they may see.
-    names = ("tars.distributed", "lm.error_reporting", "tars.__main__", "recipes.entrypoint", "datasets.scan_process")
+    names = (
+        "tars.distributed",
+        "lm.error_reporting",
+        "tars.__main__",
+        "recipes.entrypoint",
+        "datasets.scan_process",
+        "datasets.hub_process",
+    )
     launched = {f"training.{name}" for name in names}
     passing_on = {"adapterhub.asgi", "adapterhub.celery", *launched}
     assert {name for name in readers - passing_on if not name.startswith("adapterhub.embedded")} == MAY_READ_ENVIRON

@@ -143,7 +143,7 @@ def test_the_pages_show_each_bad_line_and_each_state(small_limit: None, project:
 
     page = sent('{"a": 1}\n', mapping="prompt=a")
     assert page.status_code == 422
-    assert "empty" in page.content.decode()
+    assert "not_text" in page.content.decode()
     assert "as prompt=question" in sent(GOOD, mapping="prompt").content.decode()
     assert "A worker reads its" in sent(GOOD).content.decode()
     pk = Dataset.objects.get().pk

@@ -117,7 +117,7 @@ def body(name: str, tmp_path: Path) -> dict[str, Any]:
     bodies: dict[str, dict[str, Any]] = {
         "api:project-members": {"user": "erna", "role": "viewer"},
         "api:project-invitations": {"address": "charlie", "role": "viewer"},
-        "api:project-revoke-invitation": {"id": str(Invitation.objects.get().pk), "reason": "x"},
+        "api:project-revoke-invitation": {"id": str(Invitation.objects.earliest("created_at").pk), "reason": "x"},
         "api:service-account-list": {"project": "eu", "name": "bot", "role": "trainer"},
         "api:project-close-account": {"name": "robot"},
         "api:project-hand-over-account": {"name": "robot", "owner": "alice", "reason": "x"},

@@ -14,8 +14,8 @@ from registry.serving.replica_calls import PROBE, LoadRequest, push
 from serving_client import EngineClient
 from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
-from serving_client.engine.errors import NOT_FINITE
 from serving_client.engine.model import open_model
+from serving_client.exceptions import BROKEN_WEIGHTS
 from tests.fakes.server import Server
 from tests.tiny_model import save_base_model
 
@@ -55,7 +55,7 @@ def test_numbers_that_overflow_are_the_adapters_fault_and_the_next_is_loaded(
     with replica(base_folder) as url, EngineClient(url) as engine:
         results = push(url, load_requests)
         assert [model.name for model in engine.models()] == ["tiny", "dora"]
-    assert [(one.refusal, one.problem) for one in results] == [(NOT_FINITE, ""), ("", "")]
+    assert [(one.refusal, one.problem) for one in results] == [(BROKEN_WEIGHTS, ""), ("", "")]
 
 
 def test_the_probe_fits_into_a_short_context(tmp_path: Path) -> None:

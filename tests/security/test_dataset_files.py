@@ -22,6 +22,13 @@ from training.models import Dataset
 CODECS = ["gzip", "zstd", "snappy", "brotli"]
 
 
+@pytest.fixture(autouse=True)
+def work_dir(settings: Any, tmp_path: Path) -> None:
+    """A work folder that no other test has left anything in."""
+    settings.WORK_DIR = tmp_path / "work"
+    settings.WORK_DIR.mkdir()
+
+
 def sent(token: str, content: bytes, call: str = "", name: str = "rows.parquet") -> Any:
     body = {"project": "eu", "file": SimpleUploadedFile(name, content)}
     return client(token).post(f"/api/v1/datasets/{call}", body, format="multipart")

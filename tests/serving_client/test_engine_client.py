@@ -40,7 +40,7 @@ def client(fake: FakeEngine) -> Iterator[EngineClient]:
 
 def test_load_list_complete_unload(client: EngineClient) -> None:
     client.load_adapter("one", PATH)
-    assert client.models() == [LoadedModel("tiny", "models/tiny", None), LoadedModel("one", PATH, "tiny")]
+    assert client.models() == [LoadedModel("tiny", "models/tiny", None, 512), LoadedModel("one", PATH, "tiny")]
     answer = client.complete("one", "This package was", max_tokens=2)
     assert (answer.text, answer.completion_tokens) == (" two words", 2)
     client.unload_adapter("one")

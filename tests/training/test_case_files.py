@@ -128,7 +128,8 @@ def test_a_file_is_read_or_refused_with_the_way_out(name: str, tmp_path: Path) -
 
 
 def test_no_case_is_forgotten() -> None:
-    assert {path.name for path in CASES.iterdir()} == set(CASE_OF)
+    files = {path.name for path in CASES.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert files == set(CASE_OF)
 
 
 @pytest.mark.parametrize("name", ["06c_latin1.jsonl", "31b_semicolon_cp1252.csv"])

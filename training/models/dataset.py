@@ -293,7 +293,7 @@ class Dataset(RepeatedUploadMixin, SourceMixin, RetentionMixin):
             if self.lock().status != DatasetStatus.CHECKING:
                 return
             self.status, self.message, self.same_as = DatasetStatus.REJECTED, error.detail, same_as
-            self.errors = [asdict(line) for line in getattr(error, "errors", [])]
+            self.errors = [asdict(line) for line in getattr(error, "lines", [])]
             self.save()
             AuditEvent.record(Tag.DATASET_REJECTED, self, by=CHECKER, project=self.project, reason=error.detail)
 

@@ -59,7 +59,7 @@ def datasets(request: HttpRequest) -> HttpResponse:
             return redirect("dataset", pk=upload(request, form.cleaned_data).pk)
         except DomainError as error:
             form.add_error(error.field if error.field in form.fields else "file", error.detail)
-            form.broken = getattr(error, "errors", [])
+            form.broken = getattr(error, "lines", [])
     listing = Listing(
         request,
         visible_rows(request, Dataset.objects.select_related("project")),

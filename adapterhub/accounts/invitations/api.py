@@ -85,6 +85,7 @@ class InvitationViewSet(ProjectViewSet):
     queryset = Invitation.objects.all()
     serializer_class = InvitationSerializer
     pagination_class = None
+    filters = {"project": "project__slug"}
     scopes = {"list": Scope.READ, "accept": Scope.READ, "decline": Scope.READ}
 
     def get_queryset(self) -> Any:

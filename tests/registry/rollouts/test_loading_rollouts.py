@@ -55,7 +55,7 @@ def test_half_of_the_fleet_refuses_it(fleet: Fleet, rollout: Rollout) -> None:
     reason = AuditEvent.objects.get(tag="rollout:failed").reason
     assert reason.startswith("2 of 4 replicas refused it.")
     assert [url for url in fleet if url in reason] == refusing
-    assert reason.count("greater than max_lora_rank 64") == 2
+    assert reason.count("rank is above the engine's --max-lora-rank") == 2
     reconcile()
     assert [set(engine.adapters) for engine in fleet.values()] == [{stable}] * 4, "unloaded where it was taken"
     assert not published().versions[candidate].replicas

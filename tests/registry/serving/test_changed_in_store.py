@@ -90,7 +90,7 @@ def test_a_damaged_local_copy_heals_from_the_store(
     alice: User,
 ) -> None:
     reconcile()
-    candidate = make_version(adapter, seed=7336)
+    candidate = make_version(adapter, seed=7346)
     weights = candidate.served_folder() / "adapter_model.safetensors"
     weights.chmod(0o644)
     weights.write_bytes(flipped(weights.read_bytes()))

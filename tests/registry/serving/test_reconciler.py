@@ -129,14 +129,15 @@ def test_a_damaged_artifact_is_not_loaded(
     assert len(table.versions[old].replicas) == 2
 
 
-def test_a_damaged_local_copy_is_not_loaded(
+def test_a_damaged_local_copy_is_made_again_and_loaded(
     served: Alias, engines: list[tuple[FakeEngine, Server]], make_version: Callable[..., AdapterVersion], alice: User
 ) -> None:
     damaged = make_version(served.version.adapter, seed=98)
     (damaged.served_folder() / "adapter_config.json").write_text("{}")
     served.move(damaged, expected=served.version, reason="newer", by=alice.as_actor())
     reconcile()
-    assert damaged.served_name not in names(engines[0])
+    assert damaged.served_name in names(engines[0])
+    assert (damaged.served_folder() / "adapter_config.json").read_text() != "{}"
 
 
 def test_a_cold_version_that_a_router_asks_for_is_loaded(

@@ -109,6 +109,11 @@ DATABASES = {
     "owner": dj_database_url.parse(env.read("DATABASE_OWNER_URL") or layout.database_owner_url(HOME)),
 }
 # The process that signs in people's names has a role of its own, which the application's role cannot take.
+SIGNER_DATABASE_URL = env.read("DATABASE_SIGNER_URL") or (
+    "" if env.read("DATABASE_URL") else layout.database_signer_url(HOME)
+)
+# For the command that makes what only that role may make; no server connects by it.
+SIGNER_DATABASE = dj_database_url.parse(SIGNER_DATABASE_URL) if SIGNER_DATABASE_URL else None
 SIGNER_URL, SIGNER_ROLE = env.read("ADAPTERHUB_SIGNER_URL"), env.read("ADAPTERHUB_SIGNER_ROLE")
 # A stopped process must not hold its locks for ever: the server ends a transaction that waits for its client.
 IDLE_IN_TRANSACTION_S = 120

@@ -10,8 +10,17 @@ class RegistryConfig(AppConfig):
     name = "registry"
 
     def ready(self) -> None:
-        """Connect the receivers."""
+        """Connect the receivers, and add approvals to what the signer carries out."""
+        from adapterhub.accounts.signer.kinds import KINDS, Kind, by_method
+        from adapterhub.accounts.signer.privileges import divide_rights, pin_triggers
         from registry import receivers  # noqa: F401 - its import connects them
-        from registry.signer.privileges import divide_rights
+        from registry.domain_signals import routes_changed
+        from registry.models import Approval
 
-        post_migrate.connect(divide_rights, sender=self)
+        def follow_up(approval: Approval) -> None:
+            routes_changed.send(sender=None, alias=approval.alias_id)
+
+        verbs = ("approve", "reject", "break_glass", "review")
+        KINDS["approval"] = Kind(Approval, verbs, by_method, follow_up, fields=("reason", "meaning", "seen"))
+        for prepare in (divide_rights, pin_triggers):
+            post_migrate.connect(prepare, sender=self)

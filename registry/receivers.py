@@ -6,6 +6,7 @@ or an alias; a base model whose message was lost stays `checking`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -13,6 +14,7 @@ from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.core.domain_signals import LEFT_TO_WEB, token_approved
 from adapterhub.core.tenancy import Scope
 from registry import tasks
 from registry.domain_signals import base_model_registered, cluster_changed, routes_changed, version_uploaded
@@ -36,18 +38,29 @@ def publish_and_reconcile(**_: Any) -> None:
     tasks.publish_and_reconcile()
 
 
-# The signer's process disconnects it by this name.
 @receiver(routes_changed, dispatch_uid="publish")
 def route_and_reconcile(alias: int, **_: Any) -> None:
     """Publish the alias' new route, and start the control loop."""
     tasks.route_and_reconcile(alias)
 
 
-@receiver(post_save, sender=ApiToken)
+LEFT_TO_WEB.append(partial(routes_changed.disconnect, dispatch_uid="publish"))
+
+
+@receiver(post_save, sender=ApiToken, dispatch_uid="publish token")
 def publish_token(instance: ApiToken, **_: Any) -> None:
     """Publish a new or revoked inference token at once, before the next tick of the control loop."""
     if Scope.INFER in instance.scopes:
         transaction.on_commit(tasks.publish_soon)
+
+
+LEFT_TO_WEB.append(partial(post_save.disconnect, sender=ApiToken, dispatch_uid="publish token"))
+
+
+@receiver(token_approved)
+def publish_approved_token(**_: Any) -> None:
+    """Publish a token that works from now on."""
+    tasks.publish_soon()
 
 
 @receiver([post_save, post_delete], sender=Membership)

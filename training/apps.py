@@ -9,5 +9,9 @@ class TrainingConfig(AppConfig):
     name = "training"
 
     def ready(self) -> None:
-        """Connect the receivers."""
+        """Connect the receivers, and add erasures to what the signer carries out."""
+        from adapterhub.accounts.signer.kinds import KINDS, Kind, by_method
         from training import receivers  # noqa: F401 - its import connects them
+        from training.models import Erasure
+
+        KINDS["erasure"] = Kind(Erasure, ("approve", "reject"), by_method, Erasure.drop_content)

@@ -16,6 +16,7 @@ from adapterhub.accounts import memberships, service_accounts, tokens
 from adapterhub.accounts.invitations.api import InvitingProjects
 from adapterhub.accounts.models import ApiToken, Membership, NamedVersions, Project, User
 from adapterhub.accounts.service_accounts import NAMED
+from adapterhub.accounts.signer import client as signer
 from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import (
@@ -318,8 +319,7 @@ class TokenViewSet(ProjectViewSet, mixins.ListModelMixin, viewsets.GenericViewSe
         """Approve a token of scope `admin`. Its author cannot approve it, and tokens cannot."""
         token = self.get_object()
         fields = self.read(SigningTokenSerializer)
-        require_fresh_sign_in(request, fields.pop("password"))
-        tokens.approve(token, by=actor_of(request), **fields)
+        signer.decide(token, "approve", request, **fields)
         return self.write(token)
 
 

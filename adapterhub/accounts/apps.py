@@ -20,8 +20,20 @@ class AccountsConfig(AppConfig):
     name = "adapterhub.accounts"
 
     def ready(self) -> None:
-        """Register the OpenAPI scheme and connect the receivers of sign-ins."""
+        """Register the OpenAPI scheme, connect the receivers of sign-ins, and have the signer approve tokens."""
         from adapterhub.accounts import oidc, openapi, sessions  # noqa: F401 - their imports register the scheme and the signals
+        from adapterhub.accounts.models import ApiToken
+        from adapterhub.accounts.signer.kinds import KINDS, Kind
+        from adapterhub.accounts.tokens import approve
+        from adapterhub.core.domain_signals import token_approved
+
+        def carry_out(token: ApiToken, verb: str, **fields: Any) -> None:
+            approve(token, **fields)
+
+        def follow_up(token: ApiToken) -> None:
+            token_approved.send(sender=None)
+
+        KINDS["token"] = Kind(ApiToken, ("approve",), carry_out, follow_up)
 
 
 @register(Tags.security, deploy=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,10 @@ from django.dispatch import Signal
 
 # Sent when a caller was refused a request, with `by` (Actor), `path` and `code`.
 access_refused = Signal()
+# Sent when a token was approved, by the process that asked the signer.
+token_approved = Signal()
+# Each disconnects a receiver, which the signer's process does without: web does that work after it has asked.
+LEFT_TO_WEB: list[Callable[[], object]] = []
 
 
 def send_on_commit(signal: Signal, **facts: Any) -> None:

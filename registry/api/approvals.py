@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Project
+from adapterhub.accounts.signer import client as signer
 from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, projects_of, require_scope
@@ -20,7 +21,6 @@ from adapterhub.core.references import named
 from adapterhub.core.tenancy import APPROVE, Scope
 from registry.api.fields import ReasonSerializer, reference
 from registry.models import AdapterVersion, Alias, Approval, Rollout, Signature
-from registry.signer import client as signer
 
 
 class SignatureSerializer(serializers.ModelSerializer[Signature]):

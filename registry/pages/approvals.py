@@ -13,6 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.models import ApiToken, User
+from adapterhub.accounts.signer import client as signer
 from adapterhub.accounts.signing_rules import Meaning
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, visible_or_404, visible_rows
@@ -23,7 +24,6 @@ from registry.models import Approval, Rollout, without_bodies
 from registry.models.approval import ApprovalKind, ApprovalStatus
 from registry.pages.forms import ReasonForm, cleaned
 from registry.pages.rollouts import find_rollout
-from registry.signer import client as signer
 
 PAGE = 50
 

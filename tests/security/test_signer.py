@@ -12,22 +12,26 @@ from typing import Any
 
 import pytest
 from django.contrib.sessions.backends.db import SessionStore
+from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.urls import reverse
 from rest_framework.test import APIClient
 
+from adapterhub.accounts import tokens
 from adapterhub.accounts.models import ApiToken, Membership, Project, User
+from adapterhub.accounts.signer.client import ask, connection_to
+from adapterhub.accounts.signer.privileges import divide_rights
 from adapterhub.audit.models import AuditEvent, verify
 from adapterhub.core.errors import Unavailable
 from adapterhub.embedded.layout import database_signer_url
+from adapterhub.workspace import store
 from registry.models import AdapterVersion, Alias, Approval, Rollout
 from registry.serving.reconciler import RECONCILER
-from registry.signer.client import ask, connection_to
-from registry.signer.privileges import divide_rights
 from tests.builders import member
 from tests.conftest import HOME
 from tests.waiting import wait_until
+from training.models import Dataset, Erasure
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +83,10 @@ def execute(statement: str, *values: Any) -> None:
         cursor.execute(statement, values)
 
 
+# A temporary table comes before the product's where a name says no more, and its owner may insert into it.
+OWN_TABLE = "CREATE TEMPORARY TABLE registry_signature (LIKE public.registry_signature) ON COMMIT DROP"
+
+
 def forge_a_signature(approval: Approval, dana: User) -> None:
     columns = "approval_id, author_id, user_id, name, decision, meaning, reason, bound, auth_method, at, person"
     execute(
@@ -98,6 +106,12 @@ def break_the_glass_as_nobody(approval: Approval, dana: User) -> None:
 def break_the_glass_as_somebody(approval: Approval, dana: User) -> None:
     change = "status = 'glass_broken', broken_by_id = %s, review_due_at = now()"
     execute(f"UPDATE registry_approval SET {change} WHERE id = %s", dana.pk, approval.pk)  # noqa: S608
+
+
+def break_the_glass_beside_a_table_of_ones_own(approval: Approval, dana: User) -> None:
+    with transaction.atomic():
+        execute(OWN_TABLE)
+        break_the_glass_as_somebody(approval, dana)
 
 
 def decide_it(approval: Approval, dana: User) -> None:
@@ -125,6 +139,7 @@ FORGERIES = [
     forge_a_signature,
     break_the_glass_as_nobody,
     break_the_glass_as_somebody,
+    break_the_glass_beside_a_table_of_ones_own,
     decide_it,
     take_the_signers_role,
     grant_it,
@@ -140,6 +155,103 @@ def test_the_applications_role_forges_nothing(approval: Approval, dana: User) ->
             forge(approval, dana)
         approval.refresh_from_db()
         assert (approval.status, approval.signatures.count()) == ("pending", 0), forge
+
+
+@pytest.fixture
+def waiting(divided: str, project: Project, alice: User) -> ApiToken:
+    """A token of scope admin that nobody has approved."""
+    return tokens.create(project, "terraform", ["admin"], by=alice.as_actor(), reason="It keeps the members.")[0]
+
+
+@pytest.fixture
+def erasure(divided: str, dataset: Dataset, project: Project) -> Erasure:
+    dataset.keep_as("none", reason="a test", by=member("erna", project, Membership.Role.ADMIN).as_actor())
+    return Erasure.request(dataset, reason="a letter", by=User.objects.get(username="erna").as_actor())
+
+
+TOKEN_FORGERIES = [
+    "UPDATE accounts_apitoken SET approved_at = now(), approved_by_id = {dana} WHERE id = '{token}'",
+    "UPDATE accounts_apitoken SET needs_approval = false WHERE id = '{token}'",
+    "UPDATE accounts_apitoken SET scopes = '{{admin}}' WHERE id = '{usable}'",
+    "UPDATE accounts_apitoken SET secret_hash = 'mine' WHERE id = '{token}'",
+    "UPDATE accounts_apitoken SET expires_at = now() + interval '9 years' WHERE id = '{token}'",
+    "INSERT INTO accounts_apitoken (id, name, project_id, scopes, secret_hash, created_at, reason, needs_approval) "
+    "SELECT 'forged', 'x', project_id, '{{admin}}', 'mine', now(), '', false FROM accounts_apitoken LIMIT 1",
+    "INSERT INTO accounts_apitoken (id, name, project_id, scopes, secret_hash, created_at, reason, needs_approval, "
+    "approved_at, approved_by_id) SELECT 'forged', 'x', project_id, '{{admin}}', 'mine', now(), '', true, now(), "
+    "{dana} FROM accounts_apitoken LIMIT 1",
+    "ALTER TABLE accounts_apitoken DISABLE TRIGGER approved",
+]
+ERASURE_FORGERIES = [
+    "UPDATE training_erasure SET status = 'approved', signer_id = {dana}, decided_at = now() WHERE id = {erasure}",
+    "UPDATE training_erasure SET status = 'rejected', signer_id = {dana}, decided_at = now() WHERE id = {erasure}",
+    "UPDATE training_dataset SET status = 'erased' WHERE id = {dataset}",
+    "DELETE FROM training_erasure WHERE id = {erasure}",
+    "INSERT INTO training_erasure (dataset_id, reason, author_name, status, signer_id, meaning, created_at, "
+    "decided_at) SELECT dataset_id, '', 'x', 'approved', {dana}, 'approved', now(), now() FROM training_erasure",
+]
+
+
+@pytest.mark.threat("B9")
+def test_the_applications_role_approves_no_token_and_no_erasure(
+    waiting: ApiToken, erasure: Erasure, dana: User, project: Project, alice: User
+) -> None:
+    usable = ApiToken.issue(name="ci", project=project, scopes=["read"], created_by=alice)[0]
+    names = {"dana": dana.pk, "token": waiting.pk, "usable": usable.pk}
+    names |= {"erasure": erasure.pk, "dataset": erasure.dataset_id}
+    for forgery in TOKEN_FORGERIES + ERASURE_FORGERIES:
+        for first in ("SELECT 1", OWN_TABLE):
+            with pytest.raises(DatabaseError):
+                execute(f"{first}; {forgery.format(**names)}")
+    waiting.refresh_from_db()
+    erasure.refresh_from_db()
+    assert (waiting.is_usable, erasure.status, erasure.dataset.status) == (False, "pending", "ready")
+    assert ApiToken.objects.count() == 2
+    usable.was_used()
+    tokens.revoke(waiting, by=alice.as_actor())
+    with pytest.raises(DatabaseError):
+        execute("UPDATE accounts_apitoken SET revoked_at = NULL WHERE id = %s", waiting.pk)
+
+
+@pytest.mark.threat("B9")
+def test_the_signer_approves_tokens_and_erasures_of_people_whom_it_verified(
+    signer: subprocess.Popen[bytes], waiting: ApiToken, erasure: Erasure, dana: User, alice: User
+) -> None:
+    maker, other = APIClient(), APIClient()
+    maker.force_login(alice)
+    other.force_login(dana)
+    session = other.session
+    session["signed_in_at"] = 0
+    session.save()
+    own = maker.post(f"/api/v1/tokens/{waiting.pk}/approve/", {"reason": "mine"})
+    assert own.status_code == 403, own.content
+    for url in (f"/api/v1/tokens/{waiting.pk}/approve/", f"/api/v1/erasures/{erasure.pk}/approve/"):
+        unproved = other.post(url, {"reason": "seen", "password": "wrong"})
+        assert (unproved.status_code, unproved.json()["code"]) == (403, "reauthentication_required")
+        signed = other.post(url, {"reason": "seen", "password": "dana-long-password"})
+        assert signed.status_code == 200, signed.content
+    waiting.refresh_from_db()
+    erasure.refresh_from_db()
+    assert (waiting.is_usable, waiting.approved_by) == (True, dana)
+    assert (erasure.status, erasure.signer, erasure.dataset.status) == ("approved", dana, "erased")
+    assert not store().has(erasure.dataset.digest)
+
+
+@pytest.mark.threat("B9")
+def test_a_command_makes_a_token_of_scope_admin_as_the_signer_alone(
+    divided: str, project: Project, alice: User, settings: Any
+) -> None:
+    settings.SIGNER_DATABASE = None
+    arguments = ["create_token", "setup", "--project", "eu", "--scope", "admin"]
+    with pytest.raises(CommandError, match="only the signer's role"):
+        call_command(*arguments)
+    assert not ApiToken.objects.exists()
+    env = {**os.environ, "DATABASE_URL": database_signer_url(HOME, divided)}
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert ApiToken.objects.get().is_usable
 
 
 def by_page(user: User, approval: Approval, **fields: str) -> str:
@@ -172,6 +284,7 @@ def test_the_signer_signs_for_people_whom_it_verified(
     assert tags[:2] == [("approval:approved", "dana"), ("approval:signed", "dana")]
     assert verify(project)[1] == []
     rollout = approval.rollout
+    assert rollout
     rollout.started(by=RECONCILER)
     rollout.promote(reason="signed", by=alice.as_actor())
     assert Alias.objects.get().version == rollout.candidate
@@ -197,7 +310,8 @@ def test_the_signer_believes_no_session_that_it_cannot_verify(
     makers: list[Callable[[User], str]] = [anonymous, forged]
     for make in makers:
         decision = {
-            "approval": str(approval.pk),
+            "kind": "approval",
+            "record": str(approval.pk),
             "verb": "approve",
             "session": make(dana),
             "password": "",
@@ -207,7 +321,13 @@ def test_the_signer_believes_no_session_that_it_cannot_verify(
         }
         with pytest.raises(Exception, match="session is over"):
             ask(decision)
-    for wrong in ({}, {**decision, "verb": "use"}, {**decision, "approval": "x"}):
+    wrongs: list[dict[str, Any]] = [
+        {"verb": "use"},
+        {"kind": "rollout"},
+        {"kind": "token", "verb": "reject"},
+        {"details": {"by": "me"}},
+    ]
+    for wrong in ({}, *({**decision, **change} for change in wrongs)):
         with pytest.raises(Exception, match="incomplete"):
             ask(wrong)
     assert Approval.objects.get().status == "pending"

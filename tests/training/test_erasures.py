@@ -107,6 +107,7 @@ def test_another_person_erases_the_bytes_and_the_trail_stays(
     dataset = erasure.dataset
     copy = dataset.folder()
     erasure.approve(reason="Seen the letter.", by=dana.as_actor(), meaning="approved")
+    erasure.drop_content()
     dataset = Dataset.objects.get()
     assert (dataset.status, store().has(dataset.digest), copy.exists()) == ("erased", False, False)
     with pytest.raises(Invalid, match="erased, not ready"):
@@ -120,6 +121,7 @@ def test_erased_content_does_not_come_back(
     fresh_database: str, erasure: Erasure, dana: User, alice: User, project: Project, tmp_path: Path
 ) -> None:
     erasure.approve(reason="yes", by=dana.as_actor())
+    erasure.drop_content()
     file = write_jsonl(tmp_path / "again.jsonl", rows())
     again = Dataset.objects.get()
     with pytest.raises(Invalid, match="cannot be uploaded again"):
@@ -189,6 +191,7 @@ def test_the_copies_of_a_host_go_too(fresh_database: str, erasure: Erasure, dana
 
     digest = erasure.dataset.digest
     erasure.approve(reason="yes", by=dana.as_actor())
+    erasure.drop_content()
     copy = settings.WORK_DIR / "datasets" / digest
     copy.mkdir(parents=True)
     assert drop_erased() == 1

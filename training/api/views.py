@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from adapterhub.accounts.api import SigningTokenSerializer
 from adapterhub.accounts.authentication import may_still
 from adapterhub.accounts.models import Project
-from adapterhub.accounts.signing_rules import require_fresh_sign_in
+from adapterhub.accounts.signer import client as signer
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.api.problems import answer, problem
@@ -218,8 +218,7 @@ class ErasureViewSet(Reading):
     def decide(self, verb: str) -> Response:
         """Apply the verb to the erasure, after a fresh sign-in."""
         erasure, fields = self.get_object(), self.read(SigningTokenSerializer)
-        require_fresh_sign_in(self.request, fields.pop("password"))
-        getattr(erasure, verb)(by=actor_of(self.request), **fields)
+        signer.decide(erasure, verb, self.request, **fields)
         return self.write(erasure)
 
     @extend_schema(request=SigningTokenSerializer)

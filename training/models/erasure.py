@@ -71,7 +71,7 @@ class Erasure(models.Model):
         return erasure
 
     def approve(self, *, reason: str, by: Actor, meaning: str = Meaning.APPROVED) -> None:
-        """Erase the content: mark the dataset as erased, and delete its bytes after the commit.
+        """Mark the content as erased; `drop_content` removes its bytes.
 
         Raises NotAllowed for the request's author and for tokens, InvalidTransition if it was decided before, and
         Conflict under a legal hold or before the retention period ends.
@@ -90,7 +90,6 @@ class Erasure(models.Model):
                 before={"digest": dataset.digest},
                 after={"meaning": str(meaning)},
             )
-            transaction.on_commit(dataset.drop_content)
         self.refresh_from_db()
 
     def reject(self, *, reason: str, by: Actor, meaning: str = Meaning.REVIEWED) -> None:
@@ -101,6 +100,11 @@ class Erasure(models.Model):
                 Tag.ERASURE_REJECTED, erasure.dataset, by=by, project=erasure.dataset.project, reason=reason
             )
         self.refresh_from_db()
+
+    def drop_content(self) -> None:
+        """Remove the bytes if the erasure was approved; idempotent."""
+        if self.status == ErasureStatus.APPROVED:
+            self.dataset.drop_content()
 
     def decided(self, status: ErasureStatus, meaning: str, by: Actor) -> Erasure:
         """Record the decision of another person and return the locked row.

@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_POST
 
 from adapterhub.accounts.pages.tokens import SigningForm
-from adapterhub.accounts.signing_rules import require_fresh_sign_in
+from adapterhub.accounts.signer import client as signer
 from adapterhub.api.pages import visible_or_404
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.core.tenancy import APPROVE, Scope
@@ -84,8 +84,6 @@ def decide_erasure(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
     erasure = get_object_or_404(Erasure, dataset=led(request, pk, APPROVE), status="pending")
     if verb not in ("approve", "reject"):
         raise Http404
-    fields = cleaned(SigningForm(request.POST))
-    require_fresh_sign_in(request, fields.pop("password"))
-    getattr(erasure, verb)(by=actor_of(request), **fields)
+    signer.decide(erasure, verb, request, **cleaned(SigningForm(request.POST)))
     messages.success(request, f"Done: the {erasure} is {erasure.get_status_display()}.")
     return redirect("dataset", pk=pk)

@@ -17,7 +17,8 @@ from django.views.decorators.http import require_POST
 from adapterhub.accounts import service_accounts
 from adapterhub.accounts import tokens as verbs
 from adapterhub.accounts.models import ApiToken, Project, User
-from adapterhub.accounts.signing_rules import Meaning, people_of, require_fresh_sign_in
+from adapterhub.accounts.signer import client as signer
+from adapterhub.accounts.signing_rules import Meaning, people_of
 from adapterhub.api.listing import Listing
 from adapterhub.api.pages import allowed, allowed_somewhere, offer, reason_in
 from adapterhub.api.permissions import actor_of, require_scope
@@ -109,8 +110,7 @@ def token(request: HttpRequest, pk: str) -> HttpResponse:
     api_token = get_object_or_404(queryset, pk=pk, project__in=allowed(request, APPROVE))
     form = SigningForm(request.POST or None)
     if form.is_valid():
-        require_fresh_sign_in(request, form.cleaned_data.pop("password"))
-        verbs.approve(api_token, by=actor_of(request), **form.cleaned_data)
+        signer.decide(api_token, "approve", request, **form.cleaned_data)
         messages.success(request, f"Done: {api_token} works.")
         return redirect("token", pk=pk)
     context = {

@@ -3,11 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
 from django.utils.timezone import now
 
 from adapterhub.accounts import tokens
 from adapterhub.accounts.models import Membership, Project, User
+from adapterhub.accounts.signer.privileges import may_sign_here
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import Scope
@@ -40,11 +43,29 @@ class Command(BaseCommand):
         if tenant is None:
             raise CommandError(f"--project {project!r}: there is no such project. Known: {known_projects()}.")
         expires_at = now() + timedelta(days=days)
+        if Scope.ADMIN in scope:
+            become_signer()
         by = Actor(name="system:command", method="system", user=answering(tenant, person, scope))
         try:
             return tokens.create(tenant, name, sorted(set(scope)), by=by, expires_at=expires_at)[1]
         except Invalid as error:
             raise CommandError(error.detail) from None
+
+
+def become_signer() -> None:
+    """Connect as the signer's database role where only that may make a token of scope admin. Raises CommandError."""
+    if may_sign_here():
+        return
+    if not settings.SIGNER_DATABASE:
+        raise CommandError(
+            "--scope admin: only the signer's role may make such a token. Run this where the signer runs, with its "
+            "DATABASE_URL, or set DATABASE_SIGNER_URL."
+        )
+    connection.close()
+    signer = settings.SIGNER_DATABASE
+    connection.settings_dict.update(
+        USER=signer["USER"], PASSWORD=signer["PASSWORD"], HOST=signer["HOST"], PORT=signer["PORT"]
+    )
 
 
 def answering(project: Project, name: str | None, scopes: list[str]) -> User | None:

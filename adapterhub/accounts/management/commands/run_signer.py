@@ -6,14 +6,14 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from registry.domain_signals import routes_changed
-from registry.signer.server import application
+from adapterhub.accounts.signer.server import application
+from adapterhub.core.domain_signals import LEFT_TO_WEB
 
 
 class Command(BaseCommand):
-    """The command that starts the signer: the process that inserts signatures under its own database role."""
+    """The command that starts the signer: the process that carries out what people sign under its own database role."""
 
-    help = "Verify approvers and insert their signatures. DATABASE_URL names the signer's own role."
+    help = "Verify people and carry out what they sign. DATABASE_URL names the signer's own role."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add where to listen."""
@@ -28,8 +28,9 @@ class Command(BaseCommand):
         """
         if (socket is None) == (port is None):
             raise CommandError("Name --socket, or --port and --host.")
-        # Web publishes: this process knows neither Valkey nor the settings that stand in the routing table.
-        routes_changed.disconnect(dispatch_uid="publish")
+        # This process knows neither Valkey, nor the settings that stand in the routing table, nor the store.
+        for disconnect in LEFT_TO_WEB:
+            disconnect()
         where: dict[str, Any] = {"host": host, "port": port}
         if socket:
             socket.unlink(missing_ok=True)

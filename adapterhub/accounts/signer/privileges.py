@@ -1,4 +1,4 @@
-"""The rights of the signer's database role: with a signer process only that role may insert signatures."""
+"""The rights of the signer's database role, and the tables that triggers look at."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ HOLDERS = """
 SELECT DISTINCT grantee FROM information_schema.role_table_grants
 WHERE table_name = %s AND privilege_type = 'INSERT' AND grantee NOT IN (current_user, %s)
 """
+TRIGGERS = """
+SELECT current_schema(), proname FROM pg_proc
+WHERE prorettype = 'trigger'::regtype AND pronamespace = current_schema()::regnamespace
+AND proowner = current_user::regrole AND NOT coalesce('search_path' = ANY(SELECT split_part(setting, '=', 1)
+    FROM unnest(proconfig) AS setting), false)
+"""
+
+
+def pin_triggers(using: str, **_: Any) -> None:
+    """Have the triggers look at the product's own tables, whatever a session calls its temporary ones.
+
+    Runs after each migration, as the owner of the functions: a temporary table comes first where nothing else is said.
+    """
+    if using != "owner":
+        return
+    with connections[using].cursor() as cursor:
+        cursor.execute(TRIGGERS)
+        for schema, function in cursor.fetchall():
+            pin = sql.SQL("ALTER FUNCTION {}() SET search_path = {}, pg_temp")
+            cursor.execute(pin.format(sql.Identifier(schema, function), sql.Identifier(schema)))
 
 
 def divide_rights(using: str, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Decisions about approvals, sent to the signer process; without one this process carries them out itself."""
+"""Decisions that people sign, sent to the signer process; without one this process carries them out itself."""
 
 from __future__ import annotations
 
@@ -11,46 +11,50 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.db import models
 from django.http import HttpRequest
 from rest_framework.request import Request
 
+from adapterhub.accounts.signer.kinds import kind_of
+from adapterhub.accounts.signer.privileges import may_sign_here
 from adapterhub.accounts.signing_rules import require_fresh_sign_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import Conflict, DomainError, Invalid, NotAllowed, TooMany, Unavailable
-from registry.domain_signals import routes_changed
-from registry.models import Approval
-from registry.signer.privileges import may_sign_here
 
 TIMEOUT_S = 20.0
 ERRORS = {error.status: error for error in (Conflict, Invalid, NotAllowed, Unavailable)}
 
 
-def decide(approval: Approval, verb: str, request: HttpRequest | Request, *, password: str = "", **fields: Any) -> None:
-    """Have a person approve, reject, review an approval or break its glass, as `verb` says.
+def decide(
+    record: models.Model, verb: str, request: HttpRequest | Request, *, password: str = "", **fields: Any
+) -> None:
+    """Have a person decide about a record of a kind that is signed, as `verb` says.
 
     Raises NotAllowed for tokens and without a fresh sign-in or the password, what the verb raises, and Unavailable if
     the signer does not answer.
     """
+    name, kind = kind_of(record)
     if not settings.SIGNER_URL:
         require_fresh_sign_in(request, password)
         require_right_to_sign()
-        getattr(approval, verb)(by=actor_of(request), **fields)
-        return
-    if getattr(request, "auth", None):
+        kind.carry_out(record, verb, by=actor_of(request), **fields)
+    elif getattr(request, "auth", None):
         raise NotAllowed("Tokens cannot approve: sign in as a person.", code="token_cannot_approve")
-    ask(
-        {
-            "approval": str(approval.pk),
-            "verb": verb,
-            "session": request.session.session_key,
-            "password": password,
-            "address": request.META.get("REMOTE_ADDR", ""),
-            "request_id": actor_of(request).request_id,
-            "details": fields,
-        }
-    )
-    approval.refresh_from_db()
-    routes_changed.send(sender=None, alias=approval.alias_id)
+    else:
+        ask(
+            {
+                "kind": name,
+                "record": str(record.pk),
+                "verb": verb,
+                "session": request.session.session_key,
+                "password": password,
+                "address": request.META.get("REMOTE_ADDR", ""),
+                "request_id": actor_of(request).request_id,
+                "details": fields,
+            }
+        )
+        record.refresh_from_db()
+    kind.follow_up(record)
 
 
 def require_right_to_sign() -> None:

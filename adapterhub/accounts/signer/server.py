@@ -18,14 +18,13 @@ from django.db import close_old_connections
 from django.http import HttpRequest
 from rest_framework import serializers
 
+from adapterhub.accounts.signer.kinds import KINDS
 from adapterhub.accounts.signing_rules import Meaning, require_fresh_sign_in
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.request_state import marked
 from adapterhub.core.errors import DomainError, Invalid, NotAllowed, TooMany
-from registry.models import Approval
 
 MOST_BYTES = 64 * 1024
-VERBS = ("approve", "reject", "break_glass", "review")
 
 Message = MutableMapping[str, Any]
 
@@ -39,10 +38,11 @@ class FieldsSerializer(serializers.Serializer[Any]):
 
 
 class DecisionSerializer(serializers.Serializer[Any]):
-    """A decision: the approval, the verb with its fields, and the session and password of who decides."""
+    """A decision: the record and its kind, the verb with its fields, and the session and password of who decides."""
 
-    approval = serializers.UUIDField()
-    verb = serializers.ChoiceField(VERBS)
+    kind = serializers.CharField(max_length=20)
+    record = serializers.CharField(max_length=40)
+    verb = serializers.CharField(max_length=20)
     session = serializers.CharField(max_length=40)
     password = serializers.CharField(allow_blank=True, trim_whitespace=False)
     address = serializers.CharField(max_length=100, allow_blank=True)
@@ -106,16 +106,17 @@ def parsed(body: bytes) -> dict[str, Any]:
 
 
 def carry_out(decision: dict[str, Any]) -> None:
-    """Verify the person, and approve, reject, review or break the glass in their name.
+    """Verify the person, and decide in their name.
 
-    Raises Invalid for an unknown approval, and whatever the sign-in and the approval's method raise.
+    Raises Invalid for what no kind of record knows, and whatever the sign-in and the record's verb raise.
     """
+    kind = KINDS.get(decision["kind"])
+    if kind is None:
+        raise Invalid(f"The decision is incomplete: there is no kind {decision['kind']!r}.", field="kind")
+    kind.require(decision["verb"], decision["details"])
     request = request_of(decision)
     require_fresh_sign_in(request, decision["password"])
-    approval = Approval.objects.filter(pk=decision["approval"]).first()
-    if approval is None:
-        raise Invalid("There is no such approval.", field="approval")
-    getattr(approval, decision["verb"])(by=actor_of(request), **decision["details"])
+    kind.carry_out(kind.record(decision["record"]), decision["verb"], by=actor_of(request), **decision["details"])
 
 
 def request_of(decision: dict[str, Any]) -> HttpRequest:

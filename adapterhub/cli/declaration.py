@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from adapterhub.cli.exit_codes import Ended, Exit
 
 Slug = Annotated[str, Field(pattern=r"^[-a-zA-Z0-9_]{1,50}$")]
+# Methods whose data hold preferences, which no rank analysis and no evaluation reads.
+PREFERENCE = ("dpo", "kto", "orpo")
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -127,11 +129,30 @@ class Declaration(Strict):
     project: Slug | None = None
     mixture: list[Mixed] = []
     validation_dataset: Annotated[int, Field(ge=1)] | None = None
-    method: Literal["lora", "qlora", "dora", "adalora", "galore", "full"] = "lora"
+    method: Literal["lora", "qlora", "dora", "adalora", "galore", "full", "dpo", "kto", "orpo"] = "lora"
     budget: Budget | None = None
     hyperparameters: dict[str, int | float | str] = {}
     gates: Gates | None = None
     rollout: Rollout | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Return True if a new version is evaluated on the held-out rows of the data."""
+        return self.gates is not None and self.method not in PREFERENCE
+
+    @model_validator(mode="after")
+    def needs_no_answers(self) -> Self:
+        """Check that nothing is to be measured on the answers of preference data. Raises ValueError."""
+        if self.method not in PREFERENCE:
+            return self
+        if self.budget:
+            raise ValueError(f"budget: a rank analysis reads answers, and {self.method} learns from preferences")
+        if self.gates and (self.gates.no_worse or self.gates.loss_below is not None):
+            raise ValueError(
+                f"gates: held-out answers are measured, and {self.method} learns from preferences: set no_worse to "
+                "false and leave loss_below out"
+            )
+        return self
 
 
 def read(path: Path) -> Declaration:

@@ -216,7 +216,7 @@ class TheGates:
 
     def plan(self, state: State) -> Change | None:
         """Return the evaluation to run or to follow. Raises Ended for a version that a gate refuses."""
-        if state.declared.gates is None:
+        if not state.declared.is_measured:
             return None
         name = state.version or state.declared.adapter.slug
         self.alias(state)

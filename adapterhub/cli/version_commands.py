@@ -74,7 +74,7 @@ def analyze(
 def train(
     adapter: Annotated[str, typer.Argument(help="The adapter that gets a new version.")],
     dataset: Data,
-    method: Annotated[str, typer.Option(help="lora, qlora, dora, adalora, galore or full.")] = "lora",
+    method: Annotated[str, typer.Option(help="lora, qlora, dora, adalora, galore, full, dpo, kto or orpo.")] = "lora",
     analysis: Annotated[str, typer.Option(help="Id of a rank analysis whose ranks are used.")] = "",
     settings: Settings = [],  # noqa: B006 - typer reads the default, nobody changes it
     mix: Mix = [],  # noqa: B006 - typer reads the default, nobody changes it

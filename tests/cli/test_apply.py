@@ -46,6 +46,8 @@ def test_a_wrong_file_names_its_fields(command: Command, tmp_path: Path) -> None
     assert refused.returncode == 2
     for field in ("methode", "budget", "rollout.alias", "rollout.steps[0].weight"):
         assert f"adapterhub.yaml: {field}: " in refused.stderr, refused.stderr
+    declare(tmp_path, method="dpo", gates={"quorum": 1})
+    assert "gates: held-out answers are measured, and dpo learns from preferences" in command("plan").stderr
     (tmp_path / "adapterhub.yaml").write_text("a: [")
     assert command("apply", "--yes").returncode == 2
     declare(tmp_path)

@@ -19,7 +19,7 @@ def loss(*examples: float) -> HeldOutLoss:
 
 
 def judged(before: HeldOutLoss | None, after: HeldOutLoss | None, vocabulary: int = 1000) -> None:
-    require_sound(before, after, [1.0] * (after.rows if after else 0), vocabulary)
+    require_sound(before, after, [1.0] * (after.rows if after else 0), math.log(vocabulary))
 
 
 @pytest.mark.parametrize(

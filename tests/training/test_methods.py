@@ -166,7 +166,7 @@ def test_rslora_is_pefts_own_in_a_configuration_that_every_engine_reads(
         ("dora", {"init": "eva"}, "init = eva is only for lora"),
         ("lora", {"init": "magic"}, "init is 'magic'; choose one of random, eva"),
         ("lora", {"devices": 0}, "devices is 0"),
-        ("galore", {"rslora": 1}, "rslora is only for lora, qlora and dora"),
+        ("galore", {"rslora": 1}, "rslora is only for lora, qlora, dora"),
     ],
 )
 def test_what_does_not_fit_is_refused(

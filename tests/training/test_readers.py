@@ -206,7 +206,6 @@ def measured(path: Path, form: str) -> list[int]:
             "no_form",
             '{"instruction": "instruction", "input": "context", "output": "response"}',
         ),
-        ({"prompt": "a", "completion": "b", "label": False}, "unpaired_preference", "label"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_text", "image_url"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 2}]},

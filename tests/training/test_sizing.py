@@ -57,7 +57,7 @@ def test_every_method_with_each_part_of_its_sum(signed_in: Client) -> None:
     ).json()
     assert answer["parameters"] == 70_553_706_496
     by_method = {row["method"]: row for row in answer["methods"]}
-    assert set(by_method) == {"lora", "qlora", "dora", "adalora", "galore", "full"}
+    assert set(by_method) == {"lora", "qlora", "dora", "adalora", "galore", "full", "dpo", "kto", "orpo"}
     for row in by_method.values():
         assert sum(part["bytes"] for part in row["parts"]) == pytest.approx(row["bytes"], abs=10)
     assert (by_method["lora"]["verdict"], by_method["qlora"]["verdict"]) == ("will not fit", "fits")

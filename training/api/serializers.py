@@ -100,7 +100,7 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
 
     project = serializers.SlugField()
     name = serializers.CharField(max_length=200, required=False)
-    file = serializers.FileField(required=False, help_text="Rows of prompt and completion, messages, or text.")
+    file = serializers.FileField(required=False, help_text="Rows of prompts, messages, text or preferences.")
     source = serializers.CharField(  # type: ignore[assignment]
         required=False, max_length=1000, help_text="Instead of a file: s3://bucket/key or hf://owner/name; 202."
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from training.datasets.lines import BadLine, parsed_json, sized, without_nulls
+from training.datasets.lines import BadLine, parsed_json, sized, text_in, without_nulls
 
 Turn = dict[str, Any]
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
@@ -218,3 +218,31 @@ def unread_fields(value: Any) -> Iterable[str]:
     for message in value if isinstance(value, list) else ():
         if isinstance(message, dict):
             yield from (name for name, each in message.items() if each is not None and name not in KNOWN)
+
+
+def with_system(turns: list[Turn], named: Turn) -> list[Turn]:
+    """Put the text of a column `system` before the turns. Raises BadLine when they have a system turn already."""
+    system = named.get("system")
+    if system is None or not str(system).strip():
+        return turns
+    if turns and turns[0]["role"] == SYSTEM:
+        raise BadLine(
+            "system", "two_systems", "There is a column system, and the messages begin with a system turn: keep one."
+        )
+    return [{"role": SYSTEM, "content": text_in(named, "system")}, *turns]
+
+
+def tools_in(named: Turn) -> Turn:
+    """Return {tools} where the record offers some. Raises BadLine."""
+    tools = named.get("tools", named.get("functions"))
+    definitions = tools_of(tools) if tools not in (None, "", []) else []
+    return {"tools": definitions} if definitions else {}
+
+
+def refuse_tools(named: Turn) -> None:
+    """Raise BadLine for tools that no conversation could be shown with."""
+    for column in ("tools", "functions"):
+        if named.get(column):
+            raise BadLine(
+                column, "tools_without_messages", f"{column} needs messages: a plain prompt cannot show tools."
+            )

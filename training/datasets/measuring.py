@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.datasets.rendering import PLAIN_READING, ReadingOfRows, sequence_of, tokenizer_of
-from training.lm.data import IGNORED
+from training.datasets.rendering import PLAIN_READING, ReadingOfRows, apart, sequence_of, tokenizer_of
+from training.lm import preference
+from training.lm.data import IGNORED, TokenSequence, as_chat
 
 SAMPLED_ROWS = 300
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A row's tokens, and the places of its first and last counted token; -1 where none is counted."""
+    """A row's tokens, and the places of its first and last counted token; -1 where none is counted.
+
+    A preference pair has the longer side's tokens, and the other side's beside them.
+    """
 
     tokens: int
     first: int
     last: int
+    other: int = 0
 
     def is_left_out(self, max_length: int) -> bool:
         """Return True if nothing that the loss counts lies within the length."""
@@ -63,14 +68,20 @@ class Sample:
 
     def mean_tokens(self, max_length: int) -> float:
         """Return the mean tokens that a training reads of a row."""
-        trained = [min(row.tokens, max_length) for row in self.measured if not row.is_left_out(max_length)]
-        return sum(trained) / max(len(trained), 1)
+        trained = [row for row in self.measured if not row.is_left_out(max_length)]
+        tokens = sum(min(count, max_length) for row in trained for count in (row.tokens, row.other))
+        return tokens / max(len(trained), 1)
 
 
 def sample_of(file: Path, model: Path, model_digest: str, rows: int, reading: ReadingOfRows = PLAIN_READING) -> Sample:
-    """Measure a sample of the file's rows, drawn over all of it. Raises NotReadable."""
+    """Measure a sample of the file's rows, drawn over all of it; where it is unpaired a pair is two.
+
+    Raises NotReadable.
+    """
     tokenizer = tokenizer_of(model, model_digest)
-    return Sample(tuple(measured(row, tokenizer, reading) for row in drawn(file, rows)), rows)
+    chosen = list(drawn(file, rows))
+    each = list(apart(chosen)) if reading.unpaired else chosen
+    return Sample(tuple(measured(row, tokenizer, reading) for row in each), rows * len(each) // len(chosen))
 
 
 def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
@@ -83,10 +94,21 @@ def drawn(file: Path, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def measured(row: dict[str, Any], tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> Measured:
-    """Measure a row as the recipes read it. Raises NotReadable."""
-    sequence = sequence_of(row, tokenizer, reading)
-    first, last = counted_between(sequence.labels)
-    return Measured(len(sequence.ids), first, last)
+    """Measure a row as the recipes read it, of a pair both sides as one. Raises NotReadable."""
+    is_preference = "chosen" in row or "label" in row
+    (row,) = (preference.as_chat([row]) if is_preference else as_chat([row])) if reading.in_chat else [row]
+    plain = replace(reading, in_chat=False)
+    sides = [of_sequence(sequence_of(side, tokenizer, plain)) for side in apart([row])]
+    other = min(side.tokens for side in sides) if len(sides) > 1 else 0
+    if any(side.first < 0 for side in sides):
+        return Measured(max(side.tokens for side in sides), -1, -1, other)
+    tokens, first, last = (max(getattr(side, name) for side in sides) for name in ("tokens", "first", "last"))
+    return Measured(tokens, first, last, other)
+
+
+def of_sequence(sequence: TokenSequence) -> Measured:
+    """Measure a sequence."""
+    return Measured(len(sequence.ids), *counted_between(sequence.labels))
 
 
 def counted_between(labels: Sequence[int]) -> tuple[int, int]:

@@ -8,8 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from training.datasets import conversations
-from training.datasets.conversations import ASSISTANT, SYSTEM, conversation, require_answer
+from training.datasets import preferences
+from training.datasets.conversations import (
+    ASSISTANT,
+    conversation,
+    refuse_tools,
+    require_answer,
+    tools_in,
+    with_system,
+)
 from training.datasets.lines import BadLine, text_in
 
 Row = dict[str, Any]
@@ -40,6 +47,20 @@ PROPOSED = (
     ("prompt", "output"),
     ("input", "target"),
 )
+# Other names for a preferred and a rejected answer, and for the prompt before them.
+PAIRED = (
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+    ("chosen_answer", "rejected_answer"),
+    ("preferred", "rejected"),
+    ("preferred", "dispreferred"),
+    ("preferred_output", "non_preferred_output"),
+    ("accepted", "rejected"),
+    ("response_j", "response_k"),
+    ("winner", "loser"),
+    ("win", "lose"),
+)
+PROMPTED = ("prompt", "instruction", "question", "query", "input", "user")
 # Other names for the text that a question is about.
 CONTEXTS = ("context", "input", "passage")
 
@@ -54,7 +75,7 @@ class Form:
     """A form of records: its name for people, the columns that it reads, how it is recognised, and how it is read."""
 
     name: str
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] | Callable[[Record], tuple[str, ...]]
     fits: Callable[[Record], bool]
     read: Callable[[Record], Row]
 
@@ -73,14 +94,6 @@ def read_pretokenised(named: Record) -> Row:
     """Raise BadLine: a row of token numbers is not taken."""
     message = "The row is pre-tokenised (input_ids): its numbers fit one tokenizer alone. Upload the text instead."
     raise BadLine("input_ids", "pre_tokenised", message)
-
-
-def read_unpaired(named: Record) -> Row:
-    """Raise BadLine: a row that is marked good or bad is not taken."""
-    message = (
-        "The row is marked good or bad (label), for KTO, which is not trained here: keep the good rows, without label."
-    )
-    raise BadLine("label", "unpaired_preference", message)
 
 
 def read_messages(named: Record) -> Row:
@@ -102,25 +115,6 @@ def read_conversational(named: Record) -> Row:
     return {"messages": turns} | tools_in(named)
 
 
-def with_system(turns: list[Record], named: Record) -> list[Record]:
-    """Put the text of a column `system` before the turns. Raises BadLine when they have a system turn already."""
-    system = named.get("system")
-    if system is None or not str(system).strip():
-        return turns
-    if turns and turns[0]["role"] == SYSTEM:
-        raise BadLine(
-            "system", "two_systems", "There is a column system, and the messages begin with a system turn: keep one."
-        )
-    return [{"role": SYSTEM, "content": text_in(named, "system")}, *turns]
-
-
-def tools_in(named: Record) -> Row:
-    """Return {tools} where the record offers some. Raises BadLine."""
-    tools = named.get("tools", named.get("functions"))
-    definitions = conversations.tools_of(tools) if tools not in (None, "", []) else []
-    return {"tools": definitions} if definitions else {}
-
-
 def read_prompt(named: Record) -> Row:
     """Read a prompt and its completion, after the text of a column `system`."""
     refuse_tools(named)
@@ -130,15 +124,6 @@ def read_prompt(named: Record) -> Row:
     if "system" in named and str(named["system"]).strip():
         prompt = f"{text_in(named, 'system')}\n\n{prompt}"
     return {"prompt": prompt, "completion": text_in(named, "completion")}
-
-
-def refuse_tools(named: Record) -> None:
-    """Raise BadLine for tools that no conversation could be shown with."""
-    for column in ("tools", "functions"):
-        if named.get(column):
-            raise BadLine(
-                column, "tools_without_messages", f"{column} needs messages: a plain prompt cannot show tools."
-            )
 
 
 def read_text(named: Record) -> Row:
@@ -179,35 +164,6 @@ def pairs_of(history: Any) -> Iterable[list[Record]]:
         yield [{"role": "user", "content": pair[0]}, {"role": ASSISTANT, "content": pair[1]}]
 
 
-def read_preference(named: Record) -> Row:
-    """Read a preferred and a rejected answer: texts after a prompt, or conversations, with or without a prompt.
-
-    Raises BadLine if both are the same, or texts have no prompt.
-    """
-    sides = {column: side_of(named, column) for column in ("chosen", "rejected")}
-    if sides["chosen"] == sides["rejected"]:
-        raise BadLine("rejected", "same_answers", "chosen and rejected are the same.")
-    prompt = side_of(named, "prompt") if "prompt" in named else None
-    if prompt is None and isinstance(sides["chosen"], str):
-        raise BadLine("prompt", "empty", "prompt is missing: chosen and rejected need one.")
-    return sides | ({"prompt": prompt} if prompt is not None else {}) | tools_in(named)
-
-
-def side_of(named: Record, column: str) -> Any:
-    """Return a text or a conversation of a preference pair. Raises BadLine."""
-    value = named[column]
-    if isinstance(value, dict):
-        value = [value]
-    return conversation(value, column) if isinstance(value, list) else text_in(named, column)
-
-
-def read_openai_preference(named: Record) -> Row:
-    """Read a preference pair in OpenAI's spelling."""
-    messages = named["input"].get("messages")
-    sides = {"chosen": named["preferred_output"], "rejected": named["non_preferred_output"], "prompt": messages}
-    return read_preference({**sides, "tools": named["input"].get("tools")})
-
-
 def is_talk(value: Any) -> bool:
     """Return True for a list that begins with an object, as messages do."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
@@ -219,14 +175,8 @@ def shared(named: Record) -> bool:
     return is_talk(container) and any("from" in turn for turn in container if isinstance(turn, dict))
 
 
-def is_judged(named: Record) -> bool:
-    """Return True for a completion that is marked good or bad."""
-    return "completion" in named and str(named.get("label")).lower() in ("true", "false")
-
-
 SHAREGPT, OPENAI = "ShareGPT", "OpenAI messages"
 TRL_CONVERSATION = "TRL conversational prompt and completion"
-PREFERENCE = "preference pairs (chosen, rejected)"
 TALKS = (SHAREGPT, OPENAI)
 TALK_COLUMNS = (*SHARED_COLUMNS, "functions")
 FORMS = (
@@ -235,10 +185,20 @@ FORMS = (
         "preference pairs of OpenAI",
         ("input", "preferred_output", "non_preferred_output"),
         lambda named: "preferred_output" in named and isinstance(named.get("input"), dict),
-        read_openai_preference,
+        preferences.read_openai_pair,
     ),
-    Form(PREFERENCE, ("prompt", "chosen", "rejected"), any_of("chosen", "rejected"), read_preference),
-    Form("unpaired preference", (), is_judged, read_unpaired),
+    Form(
+        "preference pairs (chosen, rejected)",
+        preferences.columns_of,
+        any_of("chosen", "rejected"),
+        preferences.read_pair,
+    ),
+    Form(
+        "answers marked good or bad (label)",
+        preferences.columns_of,
+        preferences.is_judged,
+        preferences.read_unpaired,
+    ),
     Form(SHAREGPT, TALK_COLUMNS, shared, read_messages),
     Form(OPENAI, TALK_COLUMNS, any_of(*SHARED_COLUMNS), read_messages),
     Form(
@@ -256,7 +216,7 @@ FORMS = (
 
 def unknown_form(named: Record) -> BadLine:
     """Return the error of a record of no known form, with the mapping that would work if its names suggest one."""
-    begin = "The row has neither prompt and completion, nor messages, nor text"
+    begin = "The row has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
     if mapping := proposed_mapping(named):
         return BadLine("", "no_form", f"{begin}. This mapping would work: {json.dumps(mapping, ensure_ascii=False)}")
     there = ", ".join(sorted(map(str, named))) or "nothing"
@@ -266,6 +226,11 @@ def unknown_form(named: Record) -> BadLine:
 def proposed_mapping(named: Record) -> dict[str, str] | None:
     """Return the mapping that the columns' names suggest, or None."""
     columns = {plain_name(name): str(name) for name in named}
+    for chosen, rejected in PAIRED:
+        if chosen in columns and rejected in columns:
+            prompt = next((columns[name] for name in PROMPTED if name in columns), None)
+            pair = {"chosen": columns[chosen], "rejected": columns[rejected]}
+            return pair if prompt is None else {"prompt": prompt, **pair}
     for question, answered in PROPOSED:
         if question in columns and answered in columns:
             about = next((columns[name] for name in CONTEXTS if name in columns and name != question), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from training.datasets.record_forms import Row
+from training.lm import preference
 from training.lm.data import ANSWERS, IGNORED, UNCUT, DataError, TokenSequence, as_chat, tokenise
 
 MEASURED_ROWS = 500
 BINS = 24
+# A preference row's side by its label.
+SIDES = {True: "chosen", False: "rejected"}
 # Characters of a row that a page shows.
 SHOWN_CHARACTERS = 6000
 
@@ -30,10 +33,14 @@ class NoTokenizer(NotReadable):
 
 @dataclass(frozen=True)
 class ReadingOfRows:
-    """A run's way to read its rows: prompts `in_chat` templates or as they stand, and what the `loss` counts."""
+    """A run's way to read its rows: prompts `in_chat` templates or as they stand, and what the `loss` counts.
+
+    `unpaired`: the two sides of a preference pair are rows of their own.
+    """
 
     in_chat: bool = False
     loss: str = ANSWERS
+    unpaired: bool = False
 
 
 PLAIN_READING = ReadingOfRows()
@@ -49,11 +56,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row as a training reads it: its tokens, those that the loss counts, and its text in spans."""
+    """A row as a training reads it: its tokens, those that the loss counts, and its text in spans.
+
+    `side`: of a preference row `chosen` or `rejected`.
+    """
 
     tokens: int
     counted: int
     spans: list[Span]
+    side: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,14 +112,24 @@ def rendered(row: Row, tokenizer: Any, max_length: int, reading: ReadingOfRows =
     """Render a row as the recipes read it, with its length and loss targets in tokens. Raises NotReadable."""
     sequence = sequence_of(row, tokenizer, reading)
     spans = spans_of(sequence, tokenizer, max_length)
-    return Rendered(len(sequence.ids), sequence.cut(max_length).targets, shortened(spans))
+    side = SIDES[row["label"]] if "label" in row else ""
+    return Rendered(len(sequence.ids), sequence.cut(max_length).targets, shortened(spans), side)
+
+
+def apart(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield preference pairs as two rows, the preferred and the rejected answer; other rows as they are."""
+    for row in rows:
+        yield from preference.unpaired([row]) if "chosen" in row else [row]
 
 
 def sequence_of(row: Row, tokenizer: Any, reading: ReadingOfRows = PLAIN_READING) -> TokenSequence:
-    """Tokenise the row without a limit. Raises NotReadable."""
+    """Tokenise the row, which is no pair, without a limit. Raises NotReadable."""
     from jinja2 import TemplateError
 
     try:
+        if "label" in row:
+            (marked,) = preference.as_chat([row]) if reading.in_chat else [row]
+            return preference.sequence_of(marked, marked["completion"], tokenizer)
         (worded,) = as_chat([row]) if reading.in_chat else [row]
         return tokenise(worded, tokenizer, UNCUT, reading.loss)
     except (DataError, TemplateError) as error:
@@ -174,15 +195,19 @@ def lengths_of(sequences: Sequence[TokenSequence], max_length: int) -> Lengths:
 def preview(
     file: Path, tokenizer: Any, max_length: int, reading: ReadingOfRows = PLAIN_READING, count: int = 8
 ) -> dict[str, Any]:
-    """Render the first rows and measure the lengths of the first MEASURED_ROWS. Raises NotReadable."""
-    rows = list(islice(rows_of(file), MEASURED_ROWS))
+    """Render the first rows and measure the lengths of the first MEASURED_ROWS, each side of a pair for itself.
+
+    Raises NotReadable.
+    """
+    rows = list(islice(apart(rows_of(file)), MEASURED_ROWS))
     measured = [sequence_of(row, tokenizer, reading) for row in rows]
     lengths = lengths_of(measured, max_length)
     return {
-        "rendered": [asdict(rendered(row, tokenizer, max_length, reading)) for row in rows[:count]],
+        "rendered": [asdict(rendered(row, tokenizer, max_length, reading)) for row in apart(rows[:count])],
         "lengths": {**asdict(lengths), "cut_share": lengths.cut_share},
         "max_length": max_length,
-        **asdict(reading),
+        "in_chat": reading.in_chat,
+        "loss": reading.loss,
     }
 
 

@@ -8,14 +8,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.datasets import conversations
+from training.datasets import conversations, preferences
 from training.datasets.conversations import ASSISTANT, SYSTEM
 from training.datasets.lines import BadLine, json_object, number_text, text_in
 from training.datasets.record_forms import FORMS, SHARED_COLUMNS, TALKS, Form, Record, Row, is_blank, unknown_form
 from training.datasets.split import text_hash
 
 # What a mapping may name; the first are the forms' own, the last say how any row is used.
-FORM_COLUMNS = ("prompt", "completion", "messages", "text", "chosen", "rejected", "instruction", "input", "output")
+FORM_COLUMNS = (
+    "prompt",
+    "completion",
+    "messages",
+    "text",
+    "chosen",
+    "rejected",
+    "label",
+    "instruction",
+    "input",
+    "output",
+)
 USE_COLUMNS = ("system", "tools", "document", "source", "weight", "split")
 COLUMNS = (*FORM_COLUMNS, *USE_COLUMNS)
 HELD_OUT_WORDS = ("test", "validation", "valid", "val", "eval", "evaluation", "dev", "held_out", "heldout")
@@ -45,12 +56,12 @@ def parse_row(raw: bytes) -> Row:
 def renamed(row: Record, mapping: dict[str, str]) -> Record:
     """Rename the columns by `mapping` (our name -> the file's). Raises BadLine for a missing column.
 
-    Columns that say how a row is used keep their own names, so that a mapping drops no weight and no tools.
+    Columns that say how a row is used keep their own names, so that a mapping drops no weight, no tools and no label.
     """
     for theirs in mapping.values():
         if theirs not in row:
             raise BadLine(theirs, "missing_column", f"There is no column {theirs!r}, which the mapping names.")
-    forms = {*FORM_COLUMNS, *SHARED_COLUMNS}
+    forms = {*FORM_COLUMNS, *SHARED_COLUMNS} - {"label"}
     hidden = set(mapping.values()) | (forms if forms & set(mapping) else set())
     rest = {name: value for name, value in row.items() if name not in hidden}
     return {**rest, **{ours: row[theirs] for ours, theirs in mapping.items()}}
@@ -82,7 +93,8 @@ def refuse_media(named: Record) -> None:
 
 def unused_of(record: Record, named: Record, form: Form, mapping: dict[str, str]) -> frozenset[str]:
     """Return the file's columns that hold something and are not read."""
-    used = {*form.columns, *USE_COLUMNS, *UNUSED_IN_SILENCE} & set(named)
+    columns = form.columns if isinstance(form.columns, tuple) else form.columns(named)
+    used = {*columns, *USE_COLUMNS, *UNUSED_IN_SILENCE} & set(named)
     read = {mapping.get(name, name) for name in used}
     return frozenset(
         name for name, value in record.items() if name not in read and value is not None and not is_blank(value)
@@ -132,7 +144,8 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
         for name in sorted(set(conversations.unread_fields(container))):
             yield f"the field {name!r} of messages is not used"
     yield from control_tokens_in(row)
-    calls = [call for turn in row.get("messages", ()) for call in turn.get("tool_calls", ())]
+    turns = [*row.get("messages", ()), *preferences.turns_in(row)]
+    calls = [call for turn in turns for call in turn.get("tool_calls", ())]
     if any(not call["function"]["name"] for call in calls):
         yield "a function call has no name"
     if any(isinstance(call["function"].get("arguments"), str) for call in calls):
@@ -141,11 +154,11 @@ def notices_of(named: Record, row: Row, form: Form) -> Iterable[str]:
 
 def control_tokens_in(row: Row) -> Iterable[str]:
     """Yield notices of text that a tokenizer reads as control tokens, in a prompt or in what is trained."""
-    talk = row.get("messages", ())
+    talk = [*row.get("messages", ()), *preferences.turns_in(row)]
     prompts = [turn["content"] for turn in talk if turn["role"] != ASSISTANT]
     prompts += [row["prompt"]] if isinstance(row.get("prompt"), str) else []
     answered = [turn["content"] for turn in talk if turn["role"] == ASSISTANT]
-    answered += [row[column] for column in ("completion", "text") if column in row]
+    answered += [row["text"]] if "text" in row else preferences.answers_in(row)
     if match := next(filter(None, map(CONTROL.search, prompts)), None):
         yield f"a prompt holds {match[0]}, which a tokenizer may read as a control token"
     if match := next(filter(None, map(CONTROL.search, answered)), None):
@@ -156,15 +169,13 @@ def escaped(row: Row) -> Row:
     """Return the row with a space in the control tokens of its prompts, so that no tokenizer reads them as such."""
     if isinstance(row.get("prompt"), str):
         row = {**row, "prompt": spaced(row["prompt"])}
-    if "messages" in row:
-        turns = row["messages"]
-        row = {
-            **row,
-            "messages": [
-                turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns
-            ],
-        }
-    return row
+    talks = ("messages", "prompt", *preferences.ANSWERS)
+    return {**row, **{name: escaped_turns(row[name]) for name in talks if isinstance(row.get(name), list)}}
+
+
+def escaped_turns(turns: list[Record]) -> list[Record]:
+    """Return the turns with a space in the control tokens of all that is no answer of the assistant."""
+    return [turn if turn["role"] == ASSISTANT else {**turn, "content": spaced(turn["content"])} for turn in turns]
 
 
 def spaced(text: str) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from training.datasets.lines import BadLine, LineError
+from training.datasets.preferences import kind_of
 from training.datasets.readers import Record
-from training.datasets.record_forms import PREFERENCE, Row
+from training.datasets.record_forms import Row
 from training.datasets.rows import Reading, content_hash, line_of, reading
 from training.datasets.split import HELD_OUT_SHARE, Keys, Split, split
 
@@ -25,6 +26,12 @@ SPLITS = ("train", "eval")
 # Lines that a warning names.
 NAMED_LINES = 5
 UNSAID, TRAIN, EVAL = 0, 1, 2
+NAMES = {"answers": "answers", "pairs": "preference pairs", "labels": "answers marked good or bad"}
+CONTRADICTIONS = {
+    "answers": "answer a prompt otherwise than an earlier row",
+    "pairs": "prefer the answer that an earlier row rejects",
+    "labels": "mark an answer otherwise than an earlier row",
+}
 
 
 class UnfoldsTooFar(ValueError):
@@ -91,9 +98,9 @@ class Scan:
         return ", ".join(f"{form} ({count} rows)" for form, count in self.forms.most_common())
 
     @property
-    def is_preference(self) -> bool:
-        """Return True once a preference pair was read."""
-        return any(form.startswith("preference") for form in self.forms)
+    def kind(self) -> str:
+        """Return what the rows hold: `pairs`, `labels`, or `answers`."""
+        return kind_of(self.columns)
 
     def refuse(self, number: int, error: BadLine) -> None:
         """Count a broken line, and keep its error among the first ones."""
@@ -124,11 +131,11 @@ class Scan:
         return row.row
 
     def note(self, number: int, row: Reading) -> None:
-        """Note a valid row. Raises BadLine when it is a preference pair among other rows, or the reverse."""
-        form = PREFERENCE if "chosen" in row.row else row.form
-        if self.forms and (form == PREFERENCE) != self.is_preference:
-            raise BadLine("", "mixed_forms", "Preference pairs and other rows cannot stand in one dataset: part them.")
-        self.forms[form] += 1
+        """Note a valid row. Raises BadLine when it holds another kind of data than those before it."""
+        if self.forms and kind_of(row.row) != self.kind:
+            message = f"The rows before hold {NAMES[self.kind]}, this one {NAMES[kind_of(row.row)]}: part them."
+            raise BadLine("", "mixed_forms", message)
+        self.forms[row.form] += 1
         self.unused.update(row.unused)
         for notice in row.notices:
             seen = self.notices.setdefault(notice, [0])
@@ -175,7 +182,7 @@ class Scan:
             )
         if lines := self.contradicting():
             named = ", ".join(map(str, lines[:NAMED_LINES])) + (", ..." if len(lines) > NAMED_LINES else "")
-            yield f"{len(lines)} rows answer a prompt otherwise than an earlier row (lines {named}): keep one answer."
+            yield f"{len(lines)} rows {CONTRADICTIONS[self.kind]} (lines {named}): keep one of them."
 
     def contradicting(self) -> list[int]:
         """Return the lines whose prompt stood before with another answer, whatever Unicode form either has."""

@@ -21,11 +21,11 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest())
 
 
-def turns_of(row: Row) -> list[str]:
+def turns_of(messages: list[dict[str, Any]]) -> list[str]:
     """Return the texts of a conversation's turns without the system turn, which many conversations share."""
     return [
         "\x1f".join((turn["role"], turn.get("content") or "", json.dumps(turn.get("tool_calls"), sort_keys=True)))
-        for turn in row["messages"]
+        for turn in messages
         if turn["role"] != "system"
     ]
 
@@ -60,21 +60,24 @@ class Keys:
     def add(self, row: Row) -> None:
         """Note a row: its document, else its prompt or text, else its conversation before the last answer."""
         self.prompt_hashes.append(prompt_hash(row))
-        if "messages" in row and "document" not in row:
-            self.add_conversation(row)
-        else:
+        if "document" in row or not ("messages" in row or isinstance(row.get("prompt"), list)):
             self.groups.append(text_hash(key_of(row)))
             self.wholes.append(0)
+        elif "messages" in row:
+            self.add_conversation(row["messages"], len(turns_of(row["messages"])) - 1)
+        else:
+            answer = row["completion"] if "completion" in row else row["chosen"]
+            self.add_conversation([*row["prompt"], *answer], len(turns_of(row["prompt"])))
 
-    def add_conversation(self, row: Row) -> None:
-        """Note a conversation and the conversations that begin it."""
-        hashes = prefix_hashes(turns_of(row))
-        for turn, place in zip(conversation_without_system(row)[:-1], hashes[1:], strict=False):
+    def add_conversation(self, messages: list[dict[str, Any]], prompt_turns: int) -> None:
+        """Note a conversation, whose group is its first `prompt_turns` turns, and the conversations that begin it."""
+        hashes = prefix_hashes(turns_of(messages))
+        for turn, place in zip(without_system(messages)[:-1], hashes[1:], strict=False):
             if turn["role"] == "assistant":
                 self.begun_rows.append(len(self.groups))
                 self.beginnings.append(place)
         # A conversation that is one answer alone has nothing before it: it is its own group.
-        self.groups.append(hashes[-2] or hashes[-1])
+        self.groups.append(hashes[prompt_turns] or hashes[-1])
         self.wholes.append(hashes[-1])
 
     def united(self) -> Any:
@@ -91,7 +94,15 @@ class Keys:
 
 
 def prompt_hash(row: Row) -> int:
-    """Return a hash of everything before a row's answer, the system turn and the tools too; 0 where nothing is."""
+    """Return a hash of what rows may answer in contradiction; 0 where nothing is.
+
+    It is everything before a row's answer, the system turn and the tools too; of a pair with both answers in any order,
+    and of an answer marked good or bad with the answer.
+    """
+    if "chosen" in row or "label" in row:
+        answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
+        texts = sorted(json.dumps(answer, sort_keys=True, ensure_ascii=False) for answer in answers)
+        return text_hash(json.dumps([row.get("tools"), row["prompt"], *texts], sort_keys=True, ensure_ascii=False))
     if "messages" in row:
         before = [*row.get("tools", ()), *row["messages"][:-1]]
         return text_hash(json.dumps(before, sort_keys=True, ensure_ascii=False)) if before else 0
@@ -102,13 +113,12 @@ def key_of(row: Row) -> str:
     """Return the text by which rows that are no conversation are grouped."""
     if "document" in row:
         return f"document\x1f{row['document']}"
-    question = row.get("prompt") or row.get("text") or row["chosen"][:-1]
-    return question if isinstance(question, str) else json.dumps(question, sort_keys=True)
+    return str(row.get("prompt") or row["text"])
 
 
-def conversation_without_system(row: Row) -> list[dict[str, Any]]:
+def without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the turns other than the system turn."""
-    return [turn for turn in row["messages"] if turn["role"] != "system"]
+    return [turn for turn in messages if turn["role"] != "system"]
 
 
 def relabelled(groups: Any, pairs: Any) -> Any:

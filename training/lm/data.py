@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ ANSWERS, LAST_ANSWER, WITH_PROMPT = LOSSES = ("answers", "last_answer", "with_pr
 UNCUT = 2**31
 
 Row = dict[str, Any]
+Check = Callable[[Any, Path, int], Row]
 
 
 class DataError(ValueError):
@@ -63,26 +64,27 @@ class TokenSequence:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, check: Check | None = None) -> list[Row]:
     """Read all rows of a `.jsonl`, `.json` (an object a line), `.parquet` or text file. Raises DataError.
 
-    A row of a text file is a paragraph.
+    A row of a text file is a paragraph. `check(row, path, line)` returns a row of the form that the caller reads, or
+    raises BadRow; without it a row is of one of the three forms of `checked`.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     readers = {".jsonl": read_jsonl, ".json": read_jsonl, ".parquet": read_parquet}
-    rows = list(readers.get(path.suffix, read_text)(path))
+    rows = list(readers.get(path.suffix, read_text)(path, check or checked))
     if not rows:
         raise DataError(f"{path.name} has no rows.")
     return rows
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path, check: Check) -> Iterator[Row]:
     """Yield the rows of a file of JSON lines. Raises BadRow."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield checked(parsed(line, path, number), path, number)
+                yield check(parsed(line, path, number), path, number)
 
 
 def parsed(line: bytes, path: Path, number: int) -> Any:
@@ -93,7 +95,7 @@ def parsed(line: bytes, path: Path, number: int) -> Any:
         raise BadRow(path, number, f"this is not valid JSON: {error}.") from None
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
+def read_parquet(path: Path, check: Check) -> Iterator[Row]:
     """Yield the rows of a Parquet file. Raises DataError and BadRow."""
     import pyarrow.parquet
 
@@ -102,16 +104,17 @@ def read_parquet(path: Path) -> Iterator[Row]:
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path.name} is not a Parquet file: {error}.") from None
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield checked(row, path, number)
+        yield check(row, path, number)
 
 
-def read_text(path: Path) -> Iterator[Row]:
+def read_text(path: Path, check: Check) -> Iterator[Row]:
     """Yield the paragraphs of a text file as rows. Raises DataError."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 text (byte {error.start}).") from None
-    return ({"text": paragraph.strip()} for paragraph in text.split("\n\n") if paragraph.strip())
+    paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
+    return (check({"text": paragraph}, path, number) for number, paragraph in enumerate(paragraphs, start=1))
 
 
 def checked(row: Any, path: Path, number: int) -> Row:
@@ -323,5 +326,8 @@ def talk_of(row: Row) -> Row:
 
 
 def is_chat(path: Path) -> bool:
-    """Return True if the file's first row is a conversation."""
-    return path.suffix in (".jsonl", ".json") and "messages" in next(iter(read_jsonl(path)), {})
+    """Return True if the file's first row is a conversation, or goes on from one."""
+    if path.suffix not in (".jsonl", ".json"):
+        return False
+    row = next(iter(read_jsonl(path, lambda row, *_: row)), {})
+    return "messages" in row or isinstance(row.get("prompt"), list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -17,25 +18,44 @@ BATCH_TOKENS = 1024
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Mean negative log-likelihood in nats over `tokens` completion tokens of `rows` rows; `examples`: each row's."""
+    """Mean negative log-likelihood in nats over `tokens` completion tokens of `rows` rows; `examples`: each row's.
+
+    Of a preference method it is that method's loss, and `rewards` are the mean ones by name.
+    """
 
     loss: float
     tokens: int
     rows: int = 1
     examples: list[float] = field(default_factory=list)
+    rewards: dict[str, float] = field(default_factory=dict)
 
     @property
     def summary(self) -> dict[str, float]:
-        """Return the loss with its tokens and rows, without the rows' own losses."""
-        return {"loss": self.loss, "tokens": self.tokens, "rows": self.rows}
+        """Return the loss with its tokens, rows and rewards, without the rows' own losses."""
+        return {"loss": self.loss, "tokens": self.tokens, "rows": self.rows, **self.rewards}
 
 
-def held_out_sample(sequences: Sequence[TokenSequence], most: int, seed: int) -> list[TokenSequence]:
+class Countable(Protocol):
+    """A tokenised row: the tokens that the loss counts, and the source that it names."""
+
+    @property
+    def targets(self) -> int:
+        """Return the tokens that the loss counts."""
+
+    @property
+    def source(self) -> str:
+        """Return the source."""
+
+
+Sequenced = TypeVar("Sequenced", bound=Countable)
+
+
+def held_out_sample(sequences: Sequence[Sequenced], most: int, seed: int) -> list[Sequenced]:
     """Return sequences with at most `most` loss tokens in all, drawn by the seed; always at least one.
 
     Sequences of every source are drawn in proportion. One that does not fit is passed over.
     """
-    taken: list[TokenSequence] = []
+    taken: list[Sequenced] = []
     room = most
     for sequence in by_source(sequences, random.Random(seed)):  # noqa: S311 - a sample, no secret
         if not taken or sequence.targets <= room:
@@ -44,9 +64,9 @@ def held_out_sample(sequences: Sequence[TokenSequence], most: int, seed: int) ->
     return taken
 
 
-def by_source(sequences: Sequence[TokenSequence], chance: random.Random) -> list[TokenSequence]:
+def by_source(sequences: Sequence[Sequenced], chance: random.Random) -> list[Sequenced]:
     """Return the sequences in random order, so that each beginning of it has its share of every source."""
-    sources: dict[str, list[TokenSequence]] = {}
+    sources: dict[str, list[Sequenced]] = {}
     for sequence in chance.sample(list(sequences), len(sequences)):
         sources.setdefault(sequence.source, []).append(sequence)
     ranked = [
@@ -84,13 +104,18 @@ def example_losses(model: nn.Module, sequences: Sequence[TokenSequence], pad: in
             counted = labels[:, 1:] != IGNORED
             losses = torch.zeros(counted.shape, dtype=torch.float64, device=device)
             losses[counted] = functional.cross_entropy(
-                logits[counted].float(), labels[:, 1:][counted], reduction="none"
+                widened(logits[counted]), labels[:, 1:][counted], reduction="none"
             ).double()
             totals = (losses * weights_of(group, losses)).sum(1).tolist()
             for sequence, total in zip(group, totals, strict=True):
                 measured[id(sequence)] = HeldOutLoss(total / sequence.weight, sequence.targets)
     model.train(was_training)
     return [measured[id(sequence)] for sequence in sequences]
+
+
+def widened(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def weights_of(group: Sequence[TokenSequence], losses: torch.Tensor) -> torch.Tensor:

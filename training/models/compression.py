@@ -153,8 +153,9 @@ class Compression(GpuJob):
 
 
 def trained_with(version: AdapterVersion) -> Dataset | None:
-    """Return the dataset that the version's lineage names, or None if the project no longer has it."""
-    return Dataset.objects.filter(project=version.project, digest=version.lineage.get("dataset") or "").first()
+    """Return the dataset that the version's lineage names; None if the project no longer has it, or of preferences."""
+    dataset = Dataset.objects.filter(project=version.project, digest=version.lineage.get("dataset") or "").first()
+    return dataset if dataset and dataset.kind == "answers" else None
 
 
 def check_budget(version: AdapterVersion, budget: dict[str, int]) -> None:

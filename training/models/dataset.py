@@ -33,6 +33,7 @@ from training.datasets.remote import Source
 from training.datasets.scan import Report
 from training.datasets.uploads import known_format, known_mapping, sha256_of, stored_alone
 from training.domain_signals import dataset_uploaded
+from training.models.dataset_kind import KindMixin
 from training.models.dataset_source import SourceMixin
 from training.models.repeated_upload import RepeatedUploadMixin
 from training.models.retention import RetentionMixin
@@ -81,7 +82,7 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(lost | Q(check_began_at__lt=now() - CHECK_LOST), status=DatasetStatus.CHECKING)
 
 
-class Dataset(RepeatedUploadMixin, SourceMixin, RetentionMixin):
+class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
     """A dataset: rows in one normal form, split into train and eval by a hash of the document or prompt."""
 
     subject = "dataset"
@@ -324,12 +325,6 @@ class Dataset(RepeatedUploadMixin, SourceMixin, RetentionMixin):
         if self.status != DatasetStatus.READY:
             raise Invalid(f"{self} is {self.status}, not ready.", field="dataset", code="dataset_not_ready")
 
-    def require_answers(self) -> None:
-        """Raise Invalid for preference pairs, which no job here reads."""
-        if "chosen" in self.columns:
-            message = f"{self} holds preference pairs (chosen, rejected), but a job needs one answer a row."
-            raise Invalid(message, field="dataset", code="preference_data")
-
     def require_not_erased(self) -> None:
         """Raise Invalid if this content was erased here, after dropping the bytes stored again."""
         if self.status == DatasetStatus.ERASED:
@@ -354,6 +349,10 @@ class Dataset(RepeatedUploadMixin, SourceMixin, RetentionMixin):
             return []
         with (self.folder() / "train.jsonl").open("rb") as stream:
             return [json.loads(line) for line in islice(stream, count)]
+
+    def is_conversation(self) -> bool:
+        """Return True if the rows are conversations, or prompts in the form of turns."""
+        return "messages" in self.columns or any(isinstance(row.get("prompt"), list) for row in self.preview(1))
 
     def rendered(
         self, model: BaseModel, max_length: int, reading: rendering.ReadingOfRows = rendering.PLAIN_READING

@@ -116,7 +116,7 @@ class Evaluation(GpuJob):
     def is_chat(self) -> bool:
         """Return True if prompts are asked in the chat template: unless the version was trained on other rows."""
         run = getattr(self.version, "run", None)
-        return run is None or "messages" in run.dataset.columns or self.reads_as_chat()
+        return run is None or self.reads_as_chat() or run.dataset.is_conversation()
 
     def reads_as_chat(self) -> bool:
         """Return True if the version was trained on prompts as chats."""

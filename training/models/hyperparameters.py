@@ -7,6 +7,7 @@ from typing import Any
 
 from adapterhub.core.errors import Invalid
 from training.lm.data import LOSSES
+from training.models.preference_methods import LEARNING_RATES
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ TABLE: dict[str, Hyperparameter | Choice] = {
     "steps": Hyperparameter(40, 1, 1_000_000, "Optimiser steps."),
     "batch_size": Hyperparameter(4, 1, 1024, "Sequences per micro-batch."),
     "gradient_accumulation": Hyperparameter(1, 1, 1024, "Micro-batches per step."),
-    "learning_rate": Hyperparameter(1e-3, 1e-7, 1.0, "Peak learning rate; 1e-3 suits LoRA on small models."),
+    "learning_rate": Hyperparameter(
+        1e-3,
+        1e-7,
+        1.0,
+        "Peak learning rate; 1e-3 suits LoRA on small models. Default of DPO, KTO: 5e-6, ORPO: 8e-5.",
+    ),
     "max_length": Hyperparameter(256, 16, 1_000_000, "Tokens per sequence; longer ones are cut."),
     "warmup_steps": Hyperparameter(0, 0, 100_000, "Steps in which the learning rate rises to its peak; TRL's is 0."),
     "scheduler": Choice(
@@ -50,7 +56,10 @@ TABLE: dict[str, Hyperparameter | Choice] = {
         0.0, 0, 1, "Share of the learning rate by which each step shrinks the trained weights; TRL's is 0. Not GaLore."
     ),
     "lora_dropout": Hyperparameter(
-        0.0, 0, 0.9, "Share of a LoRA's inputs that is dropped at random in training; PEFT's is 0. Not full, GaLore."
+        0.0,
+        0,
+        0.9,
+        "Share of a LoRA's inputs that is dropped at random in training; PEFT's is 0. For LoRA, QLoRA, DoRA, AdaLoRA.",
     ),
     "loss": Choice(
         LOSSES,
@@ -71,18 +80,27 @@ TABLE: dict[str, Hyperparameter | Choice] = {
     ),
     "patience": Hyperparameter(0, 0, 1000, "Held-out losses without a better one after which the run stops; 0: never."),
     "as_chat": Hyperparameter(0, 0, 1, "1: prompts and completions are read as chats in the model's chat template."),
+    "beta": Hyperparameter(
+        0.1, 1e-4, 100, "DPO, KTO: a higher one stays nearer to the base. ORPO: weight of the odds ratio. TRL's is 0.1."
+    ),
+    "desirable_weight": Hyperparameter(1.0, 0, 100, "KTO: weight of the good answers; TRL's is 1."),
+    "undesirable_weight": Hyperparameter(
+        1.0, 0, 100, "KTO: weight of the bad answers; good over bad, by weight and number, should be 1 to 1.33."
+    ),
     "init": Choice(("random", "eva"), "LoRA: where A starts, unless a rank analysis brings start values."),
 }
 # What the run is made of; the rest is the recipe's.
 OUTER = ("rank", "scale", "rslora", "devices", "sharded", "init")
-# What some methods do not have; 0 is as good as not named.
-WITHOUT = {"lora_dropout": ("full", "galore"), "weight_decay": ("galore",)}
+# What some methods do not have; 0 is as good as not named. TRL compares answers to preferences without dropout.
+WITHOUT = {"lora_dropout": ("full", "galore", *LEARNING_RATES), "weight_decay": ("galore",)}
 
 
-def with_defaults(values: dict[str, Any]) -> dict[str, int | float | str]:
-    """Validate the given values and add the defaults of the others. Raises Invalid naming the field."""
+def with_defaults(values: dict[str, Any], method: str = "lora") -> dict[str, int | float | str]:
+    """Validate the given values and add the method's defaults of the others. Raises Invalid naming the field."""
     if unknown := sorted(set(values) - set(TABLE)):
         raise refused(unknown[0], f"is unknown; there are {', '.join(TABLE)}.")
+    if method in LEARNING_RATES:
+        values = {"learning_rate": LEARNING_RATES[method], **values}
     return {name: checked(name, values.get(name, entry.default)) for name, entry in TABLE.items()}
 
 

@@ -11,6 +11,7 @@ from django.db import models
 
 from adapterhub.core.errors import Invalid
 from training.models.dataset import Dataset, DatasetStatus
+from training.models.preference_methods import LEARNS_FROM
 
 FIELD = "mixture"
 MOST_DATASETS = 20
@@ -24,13 +25,15 @@ class Mixed:
     weight: float
 
 
-def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset) -> list[dict[str, Any]]:
+def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset, method: str) -> list[dict[str, Any]]:
     """Return the mixture as it is stored. Raises Invalid for a dataset that cannot be mixed in, or a wrong weight."""
+    if mixture and method in LEARNS_FROM:
+        raise Invalid(f"{method} learns from one dataset: leave the mixture out.", field=FIELD, code="not_of_method")
     if len(mixture) > MOST_DATASETS:
         raise Invalid(f"A mixture has at most {MOST_DATASETS} datasets beside the run's own.", field=FIELD)
     seen = {dataset.pk}
     for place, part in enumerate(mixture):
-        check(part, f"{FIELD}.{place}", dataset)
+        check(part, f"{FIELD}.{place}", dataset, method)
         if part.dataset.pk in seen:
             message = f"{part.dataset} is named twice: give each dataset once, with the weight that it should have."
             raise Invalid(message, field=f"{FIELD}.{place}.dataset", code="dataset_twice")
@@ -38,26 +41,27 @@ def checked_mixture(mixture: Sequence[Mixed], dataset: Dataset) -> list[dict[str
     return [{"dataset": part.dataset.pk, "weight": part.weight} for part in mixture]
 
 
-def check(part: Mixed, field: str, dataset: Dataset) -> None:
-    """Raise Invalid for a dataset of another project, one that is not ready, or a weight that is none."""
+def check(part: Mixed, field: str, dataset: Dataset, method: str) -> None:
+    """Raise Invalid for a dataset of another project or kind, one that is not ready, or a weight that is none."""
     if part.dataset.project_id != dataset.project_id:
         raise Invalid(f"{part.dataset} belongs to another project.", field=f"{field}.dataset", code="unknown_dataset")
     if part.dataset.status != DatasetStatus.READY:
         message = f"{part.dataset} is {part.dataset.status}, not ready."
         raise Invalid(message, field=f"{field}.dataset", code="dataset_not_ready")
-    part.dataset.require_answers()
+    part.dataset.require_for(method, f"{field}.dataset")
     if not math.isfinite(part.weight) or not 0 < part.weight <= 1000:
         message = f"weight is {part.weight}; it must lie between 0 and 1000: the run's own dataset has 1."
         raise Invalid(message, field=f"{field}.weight", code="bad_weight")
 
 
-def require_validation(validation: Dataset, dataset: Dataset) -> None:
-    """Raise Invalid for a validation dataset that is not ready, holds preference pairs, or is the training data."""
+def require_validation(validation: Dataset, dataset: Dataset, method: str) -> None:
+    """Raise Invalid for a validation dataset that is not ready, of another kind, or the training data."""
     field = "validation_dataset"
     if validation.pk == dataset.pk:
         raise Invalid("The validation dataset is the one that is trained on: name another.", field=field)
-    if validation.status != "ready" or "chosen" in validation.columns:
-        raise Invalid(f"{validation} is no ready dataset with one answer a row.", field=field, code="dataset_not_ready")
+    if validation.status != "ready":
+        raise Invalid(f"{validation} is {validation.status}, not ready.", field=field, code="dataset_not_ready")
+    validation.require_for(method, field)
 
 
 class MixtureMixin(models.Model):

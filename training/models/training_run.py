@@ -24,10 +24,14 @@ from training.models.dataset import Dataset
 from training.models.hyperparameters import OUTER, TABLE, require_of_method, with_defaults
 from training.models.job import GpuJob
 from training.models.mixture import Mixed, MixtureMixin, checked_mixture, require_validation
+from training.models.preference_methods import LEARNS_FROM, require_settings
 from training.models.rank_analysis import RankAnalysis
 from training.models.retention import RetentionMixin
 from training.models.run_log import RunLog
 from training.recipes import launch
+
+# Methods that train a LoRA of fixed ranks.
+SMALL = ("lora", "qlora", "dora", *LEARNS_FROM)
 
 
 class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
@@ -40,6 +44,9 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         ADALORA = "adalora", "AdaLoRA"
         GALORE = "galore", "GaLore (all weights)"
         FULL = "full", "Full fine-tuning"
+        DPO = "dpo", "DPO (preference pairs)"
+        KTO = "kto", "KTO (good and bad answers)"
+        ORPO = "orpo", "ORPO (preference pairs; experimental in TRL)"
 
     subject = "training_run"
 
@@ -109,24 +116,25 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
             rank_analysis=rank_analysis,
             budget=budget,
             takes_start_values=takes_start_values(start_values, rank_analysis),
-            hyperparameters=with_defaults(within_model(hyperparameters or {}, adapter.base_model)),
+            hyperparameters=with_defaults(within_model(hyperparameters or {}, adapter.base_model), method),
             priority=priority,
             prompts=prompts or {},
             validation_dataset=validation_dataset,
-            mixture=checked_mixture(mixture, dataset),
+            mixture=checked_mixture(mixture, dataset, method),
             created_by=by.user,
         )
         checked(run.prompts, sharded=bool(run.hyperparameters.get("sharded")))
         check_init(run)
         check_rslora(run)
         check_curve(run)
+        require_settings(run.method, run.hyperparameters)
         require_of_method(method, run.hyperparameters)
         run.require_of_project("dataset", dataset)
-        dataset.require_answers()
+        dataset.require_for(run.method)
         if validation_dataset:
             run.require_of_project("validation_dataset", validation_dataset)
             for part in run.parts():
-                require_validation(validation_dataset, part.dataset)
+                require_validation(validation_dataset, part.dataset, run.method)
         run.require_of_project("rank_analysis", rank_analysis)
         return run
 
@@ -335,12 +343,11 @@ def within_model(given: dict[str, Any], base_model: BaseModel) -> dict[str, Any]
 
 
 def check_init(run: TrainingRun) -> None:
-    """Raise Invalid for an `init` other than random with another method than lora."""
+    """Raise Invalid for an `init` other than random with a method that does not train a plain LoRA."""
     init = run.hyperparameters["init"]
-    if init != "random" and run.method != TrainingRun.Method.LORA:
-        raise Invalid(
-            f"init = {init} is only for lora: leave it at random.", field="hyperparameters.init", code="bad_init"
-        )
+    if init != "random" and run.method not in (TrainingRun.Method.LORA, *LEARNS_FROM):
+        message = f"init = {init} is only for lora, {', '.join(LEARNS_FROM)}: leave it at random."
+        raise Invalid(message, field="hyperparameters.init", code="bad_init")
 
 
 def check_curve(run: TrainingRun) -> None:
@@ -356,12 +363,8 @@ def check_curve(run: TrainingRun) -> None:
 
 def check_rslora(run: TrainingRun) -> None:
     """Raise Invalid for rsLoRA with differing ranks, which would give the modules different scales."""
-    if not run.hyperparameters["rslora"]:
-        return
-    if run.rank_analysis or run.method not in ("lora", "qlora", "dora"):
-        message = (
-            "rslora is only for lora, qlora and dora with one rank everywhere: set it to 0, or leave out the analysis."
-        )
+    if run.hyperparameters["rslora"] and (run.rank_analysis or run.method not in SMALL):
+        message = f"rslora is only for {', '.join(SMALL)}, with one rank everywhere: set it to 0, or drop the analysis."
         raise Invalid(message, field="hyperparameters.rslora", code="bad_rslora")
 
 

@@ -30,6 +30,7 @@ from adapterhub.core.tenancy import Scope
 from adapterhub.jobs.models import JobStatus
 from registry.pages.adapters import find_version
 from registry.pages.forms import cleaned
+from training.datasets.preferences import kind_of
 from training.datasets.remote import Source
 from training.datasets.uploads import copied
 from training.models import Compression, Dataset, RankAnalysis
@@ -100,8 +101,26 @@ def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     observe(Tag.DATASET_READ, by=actor_of(request), project=viewed.project, resource=request.path)
     context = {"dataset": viewed, "form": form, **read_by_a_training(viewed, form), **keeping(request, viewed)}
     if "rendered" not in context:
-        context["rows"] = viewed.preview(8)
+        context["rows"] = [with_sides(row) for row in viewed.preview(8)]
     return render(request, "training/dataset.html", context)
+
+
+def with_sides(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a preference row for the page as {sides: [{name, turns}]}; other rows as they are."""
+    if kind_of(row) == "answers":
+        return row
+    names = {"completion": "good answer" if row.get("label") else "bad answer"}
+    sides = []
+    for name in ("prompt", "completion", "chosen", "rejected"):
+        if name in row:
+            turns = row[name] if isinstance(row[name], list) else [{"content": row[name]}]
+            counted = [name != "prompt" and turn.get("role", "assistant") == "assistant" for turn in turns]
+            marked = [
+                {**turn, "trains": trains, "speaker": f"{turn['role']}: " if "role" in turn else ""}
+                for turn, trains in zip(turns, counted, strict=True)
+            ]
+            sides.append({"name": names.get(name, name), "turns": marked})
+    return {"sides": sides}
 
 
 def read_by_a_training(dataset: Dataset, form: RenderingForm) -> dict[str, Any]:

@@ -243,12 +243,14 @@ class RunForm(forms.Form):
                 self.fields[name] = forms.ChoiceField(choices=words, help_text=entry.meaning)
                 continue
             number: Any = forms.IntegerField if isinstance(entry.default, int) else forms.FloatField
+            # Left empty it is the method's default, which differs by far between answers and preferences.
+            by_method = name == "learning_rate"
             self.fields[name] = number(
-                initial=entry.default,
+                initial=None if by_method else entry.default,
                 min_value=entry.least,
                 max_value=entry.most,
-                help_text=entry.meaning,
-                required=True,
+                help_text=f"{entry.meaning} Empty: the method's default." if by_method else entry.meaning,
+                required=not by_method,
             )
 
     def propose(self, named: str | None) -> None:
@@ -286,7 +288,7 @@ class RunForm(forms.Form):
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the hyperparameters of the form."""
-        return {name: self.cleaned_data[name] for name in TABLE}
+        return {name: self.cleaned_data[name] for name in TABLE if self.cleaned_data[name] is not None}
 
     def launch_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments with which to launch the run."""

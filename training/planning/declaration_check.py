@@ -135,7 +135,7 @@ class DeclarationCheck:
         """Check data, ranks, hyper-parameters and memory of the training."""
         with self.noting("data"):
             dataset = self.dataset()
-            dataset.require_answers()
+            dataset.require_for(self.declared["method"])
             is_checking = dataset.status == DatasetStatus.CHECKING
             if is_checking:
                 dataset = Dataset(project=self.project, name=dataset.name, status=DatasetStatus.READY)

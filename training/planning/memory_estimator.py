@@ -235,12 +235,25 @@ STATES = {
     "dora": dora_states,
     "adalora": adalora_states,
     "galore": galore_states,
+    "dpo": lora_states,
+    "kto": lora_states,
+    "orpo": lora_states,
 }
+# Preference methods read two sequences a row. The reference is the model with its adapter off: it adds no weights, and
+# its forward pass keeps no activations. KTO reads one, as its mismatched answers and its reference keep none.
+SEQUENCES = {"dpo": 2, "orpo": 2}
+# TRL's ORPO has the logits of all tokens at once.
+WHOLE_LOGITS = ("orpo",)
+
+
+def tokens_in_batch(plan: Plan) -> int:
+    """Return the tokens of a micro-batch whose activations are kept."""
+    return SEQUENCES.get(plan.method, 1) * plan.batch_size * plan.length
 
 
 def activation_bytes(shape: Shape, plan: Plan) -> float:
     """Return bytes kept for the backward pass; with recomputation layer inputs and one layer's working set."""
-    tokens = plan.batch_size * plan.length
+    tokens = tokens_in_batch(plan)
     layer = tokens * (34 * shape.hidden + 6 * max(0, shape.intermediate - 4 * shape.hidden // 3))
     values = 2 * shape.layers * tokens * shape.hidden + layer if plan.recompute else shape.layers * layer
     return values * plan.value_bytes / 2
@@ -248,8 +261,9 @@ def activation_bytes(shape: Shape, plan: Plan) -> float:
 
 def logit_bytes(shape: Shape, plan: Plan) -> float:
     """Return the bytes of 16-bit logits, their float32 copy and its gradient; a chunked loss has 256 tokens at once."""
-    tokens = plan.batch_size * plan.length
-    return (8 + plan.value_bytes) * (min(tokens, 256) if plan.chunked_loss else tokens) * shape.vocabulary
+    tokens = tokens_in_batch(plan)
+    is_chunked = plan.chunked_loss and plan.method not in WHOLE_LOGITS
+    return (8 + plan.value_bytes) * (min(tokens, 256) if is_chunked else tokens) * shape.vocabulary
 
 
 def transient_bytes(shape: Shape, plan: Plan) -> float:

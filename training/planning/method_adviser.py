@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 METHODS = ("lora", "qlora", "dora", "adalora", "full", "galore")
+# Methods by what the data hold: answers, pairs of a preferred and a rejected answer, or answers marked good or bad.
+METHODS_OF = {"answers": METHODS, "pairs": ("dpo", "kto", "orpo"), "labels": ("kto",)}
 WHOLE = ("full", "galore")
 # Rows under which, and above which, the article calls a dataset small and large: rules of thumb.
 SMALL_ROWS, LARGE_ROWS = 1_000, 100_000
@@ -27,7 +29,7 @@ class Situation:
     """Inputs of the advice. For an unknown input (None) the criterion says so and gives no points.
 
     `targets`: tokens that the loss counts; `divergence` in nats a channel; `verdicts` of the estimator by method, on
-    `devices` devices; `rank_parameters`: LoRA's parameters at rank 1.
+    `devices` devices; `rank_parameters`: LoRA's parameters at rank 1; `kind`: what the data hold (METHODS_OF).
     """
 
     rows: int | None = None
@@ -40,6 +42,12 @@ class Situation:
     many_adapters: bool = True
     keeps_general_skill: bool = True
     least_latency: bool = False
+    kind: str = "answers"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Return the methods that learn from data of this kind."""
+        return METHODS_OF[self.kind]
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,9 @@ def serving(method: str, situation: Situation) -> Reason:
         "qlora": (1, "Served on the 16-bit base: evaluate it there before a promotion."),
         "adalora": (2, "Becomes a plain LoRA exactly."),
         "dora": (0, "vLLM refuses DoRA: it becomes a LoRA by truncated SVD, with an error."),
+        "dpo": (2, "A LoRA: served as it is, beside hundreds of others."),
+        "kto": (2, "A LoRA: served as it is, beside hundreds of others."),
+        "orpo": (2, "A LoRA: served as it is, beside hundreds of others."),
         "galore": (-2, "A whole model: becomes a LoRA with an error, or has a cluster of its own."),
         "full": (-2, "A whole model: becomes a LoRA with an error, or has a cluster of its own."),
     }
@@ -177,20 +188,37 @@ def pace(method: str, situation: Situation) -> Reason:
     return Reason("training speed", 1 if PACE[method] >= 2 else 0, text, "rule of thumb")
 
 
+def preferences(method: str, situation: Situation) -> Reason:
+    """Rate how a method reads preferences; of data that hold none it says that they hold none."""
+    words = {
+        ("dpo", "pairs"): (2, "It compares both answers of a pair, which is all that a pair says."),
+        ("kto", "pairs"): (0, "It reads a pair as two answers, each good or bad for itself."),
+        ("orpo", "pairs"): (
+            -1,
+            "It learns the preferred answers, too, without a reference; experimental in TRL.",
+        ),
+        ("kto", "labels"): (2, "It learns from answers that are marked good or bad one by one."),
+    }
+    points, text = words.get((method, situation.kind), (0, "The data hold answers, no preferences."))
+    return Reason("preferences", points, text, "rule of thumb")
+
+
 CRITERIA: tuple[Criterion, ...] = (memory, capacity, data_size, domain_shift, serving, forgetting, latency, pace)
 
 
 def advise(situation: Situation) -> list[Advice]:
     """Rate all methods and sort them, best first; those that cannot be trained come last."""
-    ratings = [Advice(method, tuple(criterion(method, situation) for criterion in CRITERIA)) for method in METHODS]
-    return sorted(ratings, key=lambda advice: (not advice.is_possible, -advice.points, METHODS.index(advice.method)))
+    criteria = CRITERIA if situation.kind == "answers" else (preferences, *CRITERIA)
+    methods = situation.methods
+    ratings = [Advice(method, tuple(criterion(method, situation) for criterion in criteria)) for method in methods]
+    return sorted(ratings, key=lambda advice: (not advice.is_possible, -advice.points, methods.index(advice.method)))
 
 
 def alternatives(situation: Situation) -> Sequence[tuple[str, dict[str, Any]]]:
     """Return single changed inputs (one entry changes three together), each with its description."""
-    only_4_bit = {**dict.fromkeys(METHODS, "will not fit"), "qlora": "fits"}
+    only_4_bit = {**dict.fromkeys(situation.methods, "will not fit"), "qlora": "fits"}
     return [
-        ("every method fitted the device", {"verdicts": dict.fromkeys(METHODS, "fits")}),
+        ("every method fitted the device", {"verdicts": dict.fromkeys(situation.methods, "fits")}),
         ("only 4-bit weights fitted the device", {"verdicts": only_4_bit}),
         ("there were more than 100,000 rows", {"rows": LARGE_ROWS + 1}),
         ("the domain were extremely far from general text", {"divergence": 2 * EXTREME_SHIFT}),

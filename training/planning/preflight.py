@@ -20,6 +20,7 @@ from training.lm.data import ANSWERS
 from training.models.dataset import Dataset
 from training.models.device import Device
 from training.models.job import kinds
+from training.models.preference_methods import LEARNS_FROM
 from training.models.training_run import TrainingRun
 from training.planning import sizing
 from training.planning.memory_estimator import GB, Plan, Shape, estimate, largest_batch
@@ -142,7 +143,7 @@ def sample_for(run: TrainingRun, dataset: Dataset) -> Sample | None:
 def reading_of(run: TrainingRun) -> ReadingOfRows:
     """Return whether the run puts prompts in the chat template, and what its loss counts (default: all answers)."""
     chosen = run.hyperparameters
-    return ReadingOfRows(bool(chosen.get("as_chat")), chosen.get("loss", ANSWERS))
+    return ReadingOfRows(bool(chosen.get("as_chat")), chosen.get("loss", ANSWERS), run.method == run.Method.KTO)
 
 
 @lru_cache(maxsize=64)
@@ -201,8 +202,8 @@ def of_part(run: TrainingRun, part: Part, parts: list[Part]) -> dict[str, Any]:
 
 def offer(run: TrainingRun) -> str:
     """Return the advice to read prompts as chats, where the base model has a chat template and they are not."""
-    is_plain = "completion" in run.dataset.columns and not run.hyperparameters.get("as_chat")
-    if not is_plain or not run.base_model.template_digest:
+    is_plain = "prompt" in run.dataset.columns and not run.dataset.is_conversation()
+    if not is_plain or run.hyperparameters.get("as_chat") or not run.base_model.template_digest:
         return ""
     return (
         " The base model has a chat template: as_chat = 1 renders prompts and completions by it, as chats are served."
@@ -264,7 +265,7 @@ def hint(shape: Shape, plan: Plan, device_bytes: float) -> str:
     if not plan.recompute and (batch := largest_batch(shape, replace(plan, recompute=True), device_bytes)):
         return f"With recompute = 1, batch_size {min(batch, plan.batch_size)} fits."
     smaller = replace(plan, method="qlora", recompute=True, batch_size=1)
-    if plan.method != "qlora" and estimate(shape, smaller).verdict(device_bytes) == "fits":
+    if plan.method not in ("qlora", *LEARNS_FROM) and estimate(shape, smaller).verdict(device_bytes) == "fits":
         return "QLoRA with recompute = 1 and batch_size 1 fits."
     return "No batch fits: take a smaller base model, a shorter max_length, or shards on several devices."
 

@@ -14,6 +14,7 @@ from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import BaseModel
 from training.datasets.rendering import NotReadable, readable
+from training.lm.preference import unpaired
 from training.models.dataset import Dataset
 from training.models.device import Device
 from training.models.rank_analysis import RankAnalysis
@@ -96,7 +97,7 @@ def situation(
     device_bytes: float | None,
     dataset: Dataset | None,
     model: BaseModel | None,
-    **stated: bool,
+    **stated: Any,
 ) -> method_adviser.Situation:
     """Build the adviser's inputs: tokens by the model's tokenizer, divergence from the newest analysis that has it."""
     return method_adviser.Situation(
@@ -107,6 +108,7 @@ def situation(
         devices=plan.devices,
         rank_parameters=shape.adapter_parameters(1),
         rank=plan.rank,
+        kind=dataset.kind if dataset else "answers",
         **stated,
     )
 
@@ -157,7 +159,16 @@ def counted(digest: str, tokenizer: Path, whole: bool) -> float | None:
 
 
 def text_of(row: dict[str, Any], whole: bool) -> str:
-    """Return the text that the loss counts (completion, assistant's turns or text), or with `whole` the whole row."""
+    """Return the text that the loss counts (completion, assistant's turns or text), or with `whole` the whole row.
+
+    Of a pair it is both answers, each after the prompt.
+    """
+    if "chosen" in row:
+        return "\n".join(text_of(side, whole) for side in unpaired([row]))
+    if isinstance(row.get("completion"), list):
+        before = row["prompt"] if whole and isinstance(row.get("prompt"), list) else []
+        turns = [*before, *row["completion"]]
+        return text_of({"messages": turns, "tools": row.get("tools")}, whole)
     if "messages" in row:
         turns = [turn for turn in row["messages"] if whole or turn["role"] == "assistant"]
         return "\n".join(said_in(turn) for turn in [*turns, {"tools": row.get("tools")}][: None if whole else -1])

@@ -23,7 +23,7 @@ from training.recipes import launch
 from training.recipes.run_file import read_record
 
 POLL_S = 0.02
-METHODS = ("lora", "qlora", "dora", "adalora", "galore", "full")
+METHODS = ("lora", "qlora", "dora", "adalora", "galore", "full", "dpo", "kto", "orpo")
 Record = dict[str, Any]
 
 

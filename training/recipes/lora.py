@@ -8,10 +8,13 @@ Ranks are uniform or a plan's; `init` may be `eva` (PEFT's) or a file of start v
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.recipes.entrypoint import Cancel, RunEvents, program
 from training.recipes.run_file import Run
+
+if TYPE_CHECKING:
+    from training.recipes.training_loop.trainer import Trained
 
 
 def main(arguments: list[str]) -> int:
@@ -21,19 +24,25 @@ def main(arguments: list[str]) -> int:
 
 def train(run: Run, events: RunEvents, cancel: Cancel) -> None:
     """Train the run with LoRA. Raises BadInput."""
-    from training.recipes.output.adapter_output import save_adapter, trainable
     from training.recipes.training_loop import trainer
     from training.recipes.training_loop.autocast_fix import WithoutCasts
-    from training.recipes.training_loop.start_values import started
-
-    def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
-        return started(model, lora_config(run), run, material)
-
-    def keep(trained: trainer.Trained, run: Run) -> trainer.Facts:
-        save_adapter(trained.model, run, trained.weights)
-        return {"parameters": trainable(trained.model)}
 
     trainer.train(run, events, cancel, trainer.Method("lora", keep, adapt=adapt, callbacks=[WithoutCasts()]))
+
+
+def adapt(model: Any, run: Run, material: Any) -> tuple[Any, Any]:
+    """Return the model and PEFT's configuration, or the wrapped model with the run's start values and None."""
+    from training.recipes.training_loop.start_values import started
+
+    return started(model, lora_config(run), run, material)
+
+
+def keep(trained: Trained, run: Run) -> dict[str, Any]:
+    """Write OUTPUT/adapter, and return its parameters."""
+    from training.recipes.output.adapter_output import save_adapter, trainable
+
+    save_adapter(trained.model, run, trained.weights)
+    return {"parameters": trainable(trained.model)}
 
 
 def lora_config(run: Run, **changes: Any) -> Any:

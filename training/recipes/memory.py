@@ -39,4 +39,6 @@ def advice(chosen: Hyperparameters, method: str) -> str:
         return "Set recompute 1: activations are computed again, not kept."
     if chosen.max_length > 512:
         return f"Set max_length {chosen.max_length // 2}."
-    return "Take a smaller base model." if method == "qlora" else "Take method qlora: the base in 4 bits."
+    if method in ("qlora", "dpo", "kto", "orpo"):
+        return "Take a smaller base model."
+    return "Take method qlora: the base in 4 bits."

@@ -57,7 +57,8 @@ class Hyperparameters(Checked):
     `as_chat` 1 renders prompts and completions as turns in the model's chat template; `epochs` over 0 reads the data so
     often, instead of `steps`; `eval_steps` over 0 measures the held-out loss so often, and the output is of the best of
     these steps; `patience` over 0 stops after so many measurements without a better one. `loss`: what it counts, of the
-    held-out rows, too; `weight_decay` and `scheduler` are the optimiser's, `lora_dropout` is in [0, 1).
+    held-out rows, too; `weight_decay` and `scheduler` are the optimiser's, `lora_dropout` is in [0, 1); `beta` is that
+    of preference methods, the weights those of KTO's good and bad answers.
     """
 
     steps: Positive = 40
@@ -82,6 +83,9 @@ class Hyperparameters(Checked):
     epochs: Counting = 0
     eval_steps: Counting = 0
     patience: Counting = 0
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    desirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
 
     @property
     def sequences(self) -> int:

@@ -27,6 +27,15 @@ class HeldOutPart:
     rows: int
 
 
+# Columns that hold a sequence, of answers and of preference rows, and the columns of its labels.
+SEQUENCES = {
+    "input_ids": "labels",
+    "chosen_ids": "chosen_labels",
+    "rejected_ids": "rejected_labels",
+    "answer_ids": "answer_labels",
+}
+
+
 @dataclass(frozen=True)
 class Material:
     """Training data: `rows` in reading order, `tokens` of each without padding, `held_out` for the loss.
@@ -37,7 +46,7 @@ class Material:
 
     rows: Dataset
     tokens: list[int]
-    held_out: list[TokenSequence]
+    held_out: list[Any]
     steps: int = 0
     cuts: Cuts = field(default_factory=Cuts)
     parts: list[HeldOutPart] = field(default_factory=list)
@@ -50,7 +59,8 @@ class Material:
     def first_sequences(self, count: int) -> list[TokenSequence]:
         """Return the first `count` rows that the training reads."""
         rows = self.rows.select(range(min(count, len(self.rows))))
-        return [TokenSequence(row["input_ids"], row["labels"]) for row in rows]
+        names = [(ids, labels) for ids, labels in SEQUENCES.items() if ids in rows.column_names]
+        return [TokenSequence(row[ids], row[labels]) for row in rows for ids, labels in names]
 
 
 @dataclass(frozen=True)

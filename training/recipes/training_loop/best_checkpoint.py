@@ -38,7 +38,7 @@ class HeldOutCurve(TrainerCallback):
     ) -> None:
         self.chosen, self.folder, self.measure, self.events, self.state = chosen, folder, measure, events, state
         self.begin = begin
-        self.latest: tuple[int, float] | None = None
+        self.latest: tuple[int, HeldOutLoss] | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure at every `eval_steps` and at the end."""
@@ -47,7 +47,7 @@ class HeldOutCurve(TrainerCallback):
         measured = self.measure(model)
         if measured is None:
             return
-        self.latest = state.global_step, measured.loss
+        self.latest = state.global_step, measured
         if state.global_step < self.begin:
             return
         facts = self.judged(state.global_step, measured.loss, model)

@@ -19,6 +19,18 @@ from training.recipes.training_loop.distributed import anyone
 from training.recipes.training_loop.divergence import require_finite
 
 COMPLETE = "complete"
+# What TRL logs of a step, and our names of it.
+LOGGED = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "rewards/margins": "reward_margin",
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/chosen": "reward_chosen",
+    "rewards/rejected": "reward_rejected",
+    "kl": "kl",
+    "nll_loss": "nll_loss",
+}
 
 
 def last_complete(folder: Path) -> Path | None:
@@ -59,10 +71,11 @@ class Reporter(TrainerCallback):
         """Report the step's metrics. Raises Diverged for a loss or a gradient norm that is no number."""
         if not logs or "loss" not in logs:
             return
-        known: dict[str, float] = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        known: dict[str, float] = {name: logs[trls] for trls, name in LOGGED.items() if trls in logs}
         require_finite(state.global_step, known)
         if self.curve and self.curve.latest and self.curve.latest[0] == state.global_step:
-            known["held_out_loss"] = self.curve.latest[1]
+            measured = self.curve.latest[1]
+            known |= {"held_out_loss": measured.loss, **{f"held_out_{name}": x for name, x in measured.rewards.items()}}
         speed, memory = self.pace(args, state), peak_memory()
         self.events.write("metrics", step=state.global_step, **known, tokens_per_second=speed, memory_bytes=memory)
 

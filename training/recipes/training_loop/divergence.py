@@ -23,11 +23,12 @@ def require_finite(step: int, values: dict[str, float]) -> None:
 
 
 def require_sound(
-    before: HeldOutLoss | None, after: HeldOutLoss | None, weights: Sequence[float], vocabulary: int
+    before: HeldOutLoss | None, after: HeldOutLoss | None, weights: Sequence[float], guess: float | None
 ) -> None:
     """Raise Diverged if the held-out loss is no number, as bad as a guess, or worse than before beyond chance.
 
     A guess knows nothing: each of the vocabulary's tokens is as likely. A base that starts no better is not to blame.
+    Preference methods have none (None): their base is the guess.
     """
     if after is None:
         return
@@ -35,10 +36,10 @@ def require_sound(
         raise Diverged(f"The training diverged: its held-out loss is {after.loss}. {ADVICE}")
     if before is None or after.loss <= before.loss + ROUNDING:
         return
-    if after.loss >= math.log(vocabulary):
+    if guess is not None and after.loss >= guess:
         raise Diverged(
-            f"The training diverged: its held-out loss {after.loss:.3f} is no better than a guess among {vocabulary:,} "
-            f"tokens, and was {before.loss:.3f} before. {ADVICE}"
+            f"The training diverged: its held-out loss {after.loss:.3f} is no better than a guess among "
+            f"{math.exp(guess):,.0f} tokens, and was {before.loss:.3f} before. {ADVICE}"
         )
     if FEWEST_ROWS <= len(after.examples) == len(before.examples):
         change = paired_difference(after.examples, before.examples, weights)

@@ -12,24 +12,22 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback, set_seed
-from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from training.lm.base_model import load_model, load_tokenizer, on_gpu
 from training.lm.data import is_chat
-from training.lm.evaluation import HeldOutLoss, held_out_loss, mean_loss
+from training.lm.evaluation import HeldOutLoss, mean_loss
 from training.recipes import run_file
 from training.recipes.compare import Question, question_of
 from training.recipes.entrypoint import Cancel, RunEvents
 from training.recipes.rank_plan import check_plan
 from training.recipes.run_file import Run
 from training.recipes.training_loop import distributed
-from training.recipes.training_loop.attention import attend_within_bounds, has_kernel
-from training.recipes.training_loop.batches import Material, read_material
+from training.recipes.training_loop.batches import Material
 from training.recipes.training_loop.best_checkpoint import HeldOutCurve, restore_best
 from training.recipes.training_loop.checkpoint_answers import Answering
 from training.recipes.training_loop.checkpoints import Reporter, last_complete
 from training.recipes.training_loop.divergence import require_sound
-from training.recipes.training_loop.loss_weights import WeightedTrainer
+from training.recipes.training_loop.objective import Answers, Objective
 
 Facts = dict[str, Any]
 BEFORE = "before.json"
@@ -48,7 +46,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe's own parts: name, loading of the base, PEFT adaptation, trainer options, callbacks and output.
+    """A recipe's own parts: name, objective, loading of the base, PEFT adaptation, options, callbacks and output.
 
     `keep(trained, run)` writes OUTPUT/adapter and returns facts for the result. `settled(run)`: the first step whose
     weights could be the output.
@@ -61,6 +59,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     callbacks: Sequence[TrainerCallback] = ()
     settled: Callable[[Run], int] = lambda run: 0
+    objective: Objective = field(default_factory=Answers)
 
 
 def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
@@ -74,14 +73,14 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     run.output.mkdir(parents=True, exist_ok=True)
 
     tokenizer = load_tokenizer(run.base_model)
-    material = read_material(run, tokenizer)
+    material = method.objective.read(run, tokenizer)
     chosen = chosen.model_copy(update={"steps": material.steps})
-    run = run.model_copy(update={"hyperparameters": chosen})
+    run, pad = run.model_copy(update={"hyperparameters": chosen}), tokenizer.pad_token_id
     model = method.load(run)
     check_plan(run, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
 
     def measure(evaluated: Any) -> HeldOutLoss | None:
-        return held_out_loss(evaluated, material.held_out, tokenizer.pad_token_id) if material.held_out else None
+        return method.objective.measure(evaluated, run, material, pad) if material.held_out else None
 
     def evaluate(when: str, evaluated: Any) -> HeldOutLoss | None:
         if loss := measure(evaluated):
@@ -115,11 +114,11 @@ def train(run: Run, events: RunEvents, cancel: Cancel, method: Method) -> None:
     weights = distributed.whole_weights(trained)
     if state.is_main_process:
         before = stored_loss_before(run)
-        weights_of_rows = [sequence.weight for sequence in material.held_out]
-        require_sound(before, after, weights_of_rows, model.config.get_text_config().vocab_size)
-        facts = method.keep(Trained(trained, weights, lambda other: measured(other, material, tokenizer)), run)
+        require_sound(before, after, [row.weight for row in material.held_out], method.objective.guess(model))
+        facts = method.keep(Trained(trained, weights, lambda other: loss_of(measure(other))), run)
         facts |= {"loss_before": before.loss if before else None, "loss_after": after.loss if after else None}
         facts |= {"eval_tokens": after.tokens if after else 0, "eval_rows": after.rows if after else 0}
+        facts |= after.rewards if after else {}
         facts |= parts_of(material, before, after)
         facts |= {"train_tokens": sum(material.tokens), "train_rows": asdict(material.cuts)}
         facts |= {"best_step": best_step} if best_step else {}
@@ -154,8 +153,6 @@ def parts_of(material: Material, before: HeldOutLoss | None, after: HeldOutLoss 
 def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokenizer: Any, material: Material) -> Any:
     """Build TRL's trainer; its GPU defaults, which cost time on a CPU, are switched off there."""
     chosen = run.hyperparameters
-    if chosen.packing and has_kernel():
-        attend_within_bounds(model)
     options: dict[str, Any] = {
         "output_dir": str(run.output / "checkpoints"),
         "max_steps": chosen.steps,
@@ -169,9 +166,6 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         "bf16": on_gpu(),
         "use_cpu": not on_gpu(),
         "activation_checkpointing": bool(chosen.recompute),
-        "max_length": None,
-        "padding_free": bool(chosen.packing),
-        "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
         "train_sampling_strategy": "sequential",
         "logging_steps": 1,
@@ -186,14 +180,8 @@ def make_trainer(run: Run, method: Method, model: Any, peft_config: Any, tokeniz
         **distributed.sharding(run),
         **method.options,
     }
-    kind = WeightedTrainer if material.is_weighted else SFTTrainer
-    trainer = kind(
-        model=model,
-        args=SFTConfig(**options),
-        train_dataset=material.rows,
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
+    parts = {"model": model, "peft_config": peft_config, "processing_class": tokenizer}
+    trainer = method.objective.trainer(run, parts, material, options)
     trainer.remove_callback(PrinterCallback)
     if peft_config is not None:
         in_float32(trainer.model)
@@ -215,9 +203,9 @@ def fit(trainer: Any, checkpoint: Path | None, cancel: Cancel) -> Any:
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
-def measured(model: Any, material: Material, tokenizer: Any) -> float | None:
+def loss_of(measured: HeldOutLoss | None) -> float | None:
     """Return the held-out loss; None without held-out rows."""
-    return held_out_loss(model, material.held_out, tokenizer.pad_token_id).loss if material.held_out else None
+    return measured.loss if measured else None
 
 
 class BaseLoss(TrainerCallback):

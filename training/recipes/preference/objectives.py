@@ -1,0 +1,126 @@
+"""The objectives of DPO, KTO and ORPO, trained by TRL on our rows.
+
+The reference of DPO and KTO is the base model: the same weights with the adapter switched off, no second model.
+ORPO needs none.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer  # type: ignore[attr-defined]
+
+from training.lm.evaluation import HeldOutLoss
+from training.lm.preference_losses import held_out_dpo, held_out_kto, held_out_orpo
+from training.recipes.preference.collators import AnswerCollator, PairCollator, SideCollator
+from training.recipes.preference.material import read_answers, read_pairs
+from training.recipes.run_file import Run
+from training.recipes.training_loop.batches import Material
+
+
+class PairTrainer(DPOTrainer):
+    """TRL's trainer on rows that are tokenised already."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+class AnswerTrainer(KTOTrainer):
+    """TRL's trainer on rows that are tokenised already, with their mismatched answers."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+class Preference:
+    """The common part of the preference objectives."""
+
+    def guess(self, model: Any) -> float | None:
+        """Return None: the base, which is the reference, is the guess that knows nothing."""
+        return None
+
+
+class Dpo(Preference):
+    """Direct preference optimisation on pairs (arXiv 2305.18290)."""
+
+    def read(self, run: Run, tokenizer: Any) -> Material:
+        """Tokenise pairs. Raises BadInput."""
+        return read_pairs(run, tokenizer)
+
+    def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
+        """Return TRL's DPOTrainer."""
+        config = DPOConfig(**options, max_length=None, beta=run.hyperparameters.beta)
+        collator = PairCollator(parts["processing_class"].pad_token_id)
+        return with_base_as_reference(
+            PairTrainer(args=config, train_dataset=material.rows, data_collator=collator, **parts)
+        )
+
+    def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
+        """Return the loss and the rewards of the held-out pairs."""
+        return held_out_dpo(model, material.held_out, pad, run.hyperparameters.beta)
+
+
+class Kto(Preference):
+    """Kahneman-Tversky optimisation on answers that are marked good or bad (arXiv 2402.01306)."""
+
+    def read(self, run: Run, tokenizer: Any) -> Material:
+        """Tokenise answers, and both of each pair. Raises BadInput."""
+        return read_answers(run, tokenizer)
+
+    def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
+        """Return TRL's KTOTrainer."""
+        chosen = run.hyperparameters
+        weights: dict[str, Any] = {
+            "desirable_weight": chosen.desirable_weight,
+            "undesirable_weight": chosen.undesirable_weight,
+        }
+        config = KTOConfig(**options, **weights, max_length=None, beta=chosen.beta)
+        collator = AnswerCollator(parts["processing_class"].pad_token_id)
+        return with_base_as_reference(
+            AnswerTrainer(args=config, train_dataset=material.rows, data_collator=collator, **parts)
+        )
+
+    def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
+        """Return the loss and the rewards of the held-out answers."""
+        chosen = run.hyperparameters
+        weights = chosen.desirable_weight, chosen.undesirable_weight
+        return held_out_kto(model, material.held_out, pad, chosen.beta, weights, chosen.max_length)
+
+
+class Orpo(Preference):
+    """Odds ratio preference optimisation on pairs (arXiv 2403.07691), which has no reference; experimental in TRL."""
+
+    def read(self, run: Run, tokenizer: Any) -> Material:
+        """Tokenise pairs. Raises BadInput."""
+        return read_pairs(run, tokenizer)
+
+    def trainer(self, run: Run, parts: dict[str, Any], material: Material, options: dict[str, Any]) -> Any:
+        """Return TRL's ORPOTrainer."""
+        # It warns on its import that its interface may change; the pin of TRL and docs/training.md say so.
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        class SideTrainer(ORPOTrainer):
+            """TRL's trainer on rows that are tokenised already."""
+
+            def tokenize_row(self, feature: Any, model: Any = None) -> Any:
+                return feature
+
+        config = ORPOConfig(**options, max_length=run.hyperparameters.max_length, beta=run.hyperparameters.beta)
+        collator = SideCollator(parts["processing_class"].pad_token_id)
+        return SideTrainer(args=config, train_dataset=material.rows, data_collator=collator, **parts)
+
+    def measure(self, model: Any, run: Run, material: Material, pad: int) -> HeldOutLoss:
+        """Return the loss and the rewards of the held-out pairs."""
+        return held_out_orpo(model, material.held_out, pad, run.hyperparameters.beta)
+
+
+def with_base_as_reference(trainer: Any) -> Any:
+    """Remove the copy of the adapter that TRL takes as reference where the model came with start values.
+
+    An adapter with start values changes nothing before its first step, so that the base is the same reference.
+    """
+    if "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")
+    return trainer

@@ -1,0 +1,28 @@
+"""Settings of a run file that no preference method knows."""
+
+from __future__ import annotations
+
+from training.lm.data import ANSWERS
+from training.lm.error_reporting import BadInput
+from training.recipes.run_file import Run
+
+
+def require_supported(run: Run) -> None:
+    """Raise BadInput for what TRL's trainers of preferences do not do with our rows."""
+    chosen = run.hyperparameters
+    if chosen.packing:
+        raise BadInput("hyperparameters.packing: preference rows are not packed: set it to 0.")
+    if chosen.loss != ANSWERS:
+        raise BadInput(f"hyperparameters.loss: whole answers are compared: set it to {ANSWERS}.")
+    if chosen.lora_dropout:
+        raise BadInput("hyperparameters.lora_dropout: answers are compared without dropout: set it to 0.")
+    if run.mixture:
+        raise BadInput("mixture: preference methods learn from one dataset: leave it out.")
+    if run.sharding != "ddp":
+        raise BadInput("sharding: preference methods train replicas: choose 'ddp'.")
+
+
+def require_batches(run: Run) -> None:
+    """Raise BadInput for batches of one row, in which KTO has no mismatched answer."""
+    if run.hyperparameters.batch_size < 2:
+        raise BadInput("hyperparameters.batch_size: KTO compares the answers of a batch: take at least 2.")

@@ -84,7 +84,6 @@ class InvitationViewSet(ProjectViewSet):
 
     queryset = Invitation.objects.all()
     serializer_class = InvitationSerializer
-    pagination_class = None
     filters = {"project": "project__slug"}
     scopes = {"list": Scope.READ, "accept": Scope.READ, "decline": Scope.READ}
 

@@ -47,8 +47,8 @@ class RawTensor:
         if self.dtype == "BF16":
             return (self.values.astype(np.uint32) << 16).view(np.float32)
         if self.dtype in EIGHT_BITS:
-            table: np.ndarray = EIGHT_BITS[self.dtype]
-            return table[self.values]
+            numbers: np.ndarray = EIGHT_BITS[self.dtype][self.values]
+            return numbers
         return self.values.astype(np.float32)
 
 

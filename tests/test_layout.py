@@ -102,6 +102,7 @@ def test_only_the_table_reads_the_environment() -> None:
         "recipes.entrypoint",
         "datasets.scan_process",
         "datasets.hub_process",
+        "recipes.preference.objectives",
     )
     launched = {f"training.{name}" for name in names}
     passing_on = {"adapterhub.asgi", "adapterhub.celery", *launched}

@@ -55,8 +55,11 @@ def product() -> Iterator[Product]:
 
 @pytest.fixture(scope="module")
 def token(product: Product) -> str:
-    """What the demo leaves behind, over the tiny model: its rows, adapter, cluster, and an alias that serves v1."""
+    """What the demo leaves behind, over the tiny model: a person, rows, an adapter, a cluster, an alias on v1."""
     product.manage("create_project", PROJECT)
+    password = product.home / "password"
+    password.write_text("a password for the owner")
+    product.manage("ensure_user", "owner", "--password-file", str(password), "--email", "owner@example.org")
     scopes = [part for scope in SCOPES for part in ("--scope", scope)]
     token = product.manage("create_token", "ci", "--project", PROJECT, *scopes)
     # The number makes each row another one: equal rows would end up in one split.

@@ -38,7 +38,7 @@ class Product:
         with self.output.open("wb") as output:
             command = [sys.executable, "-m", "adapterhub.embedded", "run"]
             process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=output, stderr=subprocess.STDOUT)
-        wait_until(lambda: self.ready() or process.poll() is not None, 120, "the product is ready")
+        wait_until(lambda: self.ready() or process.poll() is not None, 300, "the product is ready")
         assert process.poll() is None, self.output.read_text()
         return process
 

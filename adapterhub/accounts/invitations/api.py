@@ -84,7 +84,7 @@ class InvitationViewSet(ProjectViewSet):
 
     queryset = Invitation.objects.all()
     serializer_class = InvitationSerializer
-    filters = {"project": "project__slug"}
+    filters = {"role": "role"}
     scopes = {"list": Scope.READ, "accept": Scope.READ, "decline": Scope.READ}
 
     def get_queryset(self) -> Any:

@@ -44,7 +44,7 @@ def test_problems_are_told_by_status(description: dict[str, Any]) -> None:
 
 
 def test_lists_alone_have_filters_and_pages(description: dict[str, Any]) -> None:
-    """What another call would not heed is not offered, and its answer is no page of a list."""
+    """A filter that a call does not heed is not offered there, and its answer is no page of a list."""
     calls = {
         f"{method} {path}": operation
         for path, item in description["paths"].items()

@@ -55,7 +55,7 @@ def product() -> Iterator[Product]:
 
 @pytest.fixture(scope="module")
 def token(product: Product) -> str:
-    """What the demo leaves behind, over the tiny model: a person, rows, an adapter, a cluster, an alias on v1."""
+    """A token, and what the demo leaves, on the tiny model: a person, rows, an adapter, a cluster, an alias on v1."""
     product.manage("create_project", PROJECT)
     password = product.home / "password"
     password.write_text("a password for the owner")

@@ -31,7 +31,7 @@ def model() -> LlamaForCausalLM:
 
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Whether each step in fixed shape found its tokens on the device, which those that run ahead do."""
+    """A flag for each step in fixed shape: True if its tokens lay on the device, as of steps that run ahead."""
     steps: list[bool] = []
     original = RunningBatch._fixed_step
 

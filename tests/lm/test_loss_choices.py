@@ -1,4 +1,4 @@
-"""What the loss counts by choice: every answer, the last one, or prompts as well; an answer of weight 0 never."""
+"""Tokens that the loss counts: every answer, the last one, or prompts as well; an answer of weight 0 never."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_embedded_and_compose_give_the_router_the_list() -> None:
 
 
 class Imposter(FakeEngine):
-    """What looks like an engine and answers a load, or its probe, with words that it should keep."""
+    """A server that looks like an engine and answers a load, or its probe, with words that it should keep."""
 
     def __init__(self, refusal: Any, *, at_probe: bool) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def test_the_words_of_a_load_that_failed_go_into_the_log_alone(
 def test_the_banner_of_another_service_goes_into_the_log_alone(
     fresh_database: str, alias: Alias, alice: Any, banner: bytes
 ) -> None:
-    """What a service says that speaks no HTTP was part of the error's text."""
+    """Words of a service that speaks no HTTP must not be part of the error's text."""
 
     class Greeting(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -29,7 +29,7 @@ from registry.api import (
     aliases,
     approvals,
     base_models,
-    blind,
+    blind_tests,
     clusters,
     responses,
     rollouts,
@@ -37,7 +37,7 @@ from registry.api import (
 )
 from training.api import compressions, estimates, evaluations, plans
 from training.api import views as training
-from training.api.exposition import MetricsViewSet
+from training.api.prometheus_metrics import MetricsViewSet
 
 router = SimpleRouter()
 router.register("projects", ProjectsViewSet, "project")
@@ -56,7 +56,7 @@ router.register("alarms", alarms.AlarmViewSet, "alarm")
 router.register("aliases", aliases.AliasViewSet, "alias")
 router.register("rollouts", rollouts.RolloutViewSet, "rollout")
 router.register("approvals", approvals.ApprovalViewSet, "approval")
-router.register("blind-tests", blind.BlindTestViewSet, "blind-test")
+router.register("blind-tests", blind_tests.BlindTestViewSet, "blind-test")
 router.register("feedback", rollouts.FeedbackViewSet, "feedback")
 router.register("responses", responses.ResponseViewSet, "response")
 router.register("datasets", training.DatasetViewSet, "dataset")

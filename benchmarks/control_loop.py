@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.report import Row, arguments, publish
 from benchmarks.router_sides import free_port, length_in, wait_for
 from serving_client.protocol import RoutingTable
-from serving_client.router.table import TableWatcher
+from serving_client.router.table_follower import TableWatcher
 
 LOAD_S, PROBE_S = 0.05, 0.01
 GOALS_S = {100: 1.0, 1000: 5.0}

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adapterhub.demo.material import LAW_PACKAGE, from_package  # noqa: E402 - a script finds the project first
+from adapterhub.demo.input_data import LAW_PACKAGE, from_package  # noqa: E402 - a script finds the project first
 
 SHORTEST = 150  # characters of a document
 REPEATED = 40  # characters from which a paragraph counts once: regulations share whole paragraphs

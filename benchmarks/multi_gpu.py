@@ -25,7 +25,7 @@ from typing import Any
 
 from report import Row, publish
 
-from training.recipes import launch
+from training.recipes import launch_command
 
 HERE = Path(__file__).parent
 KINDS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -111,7 +111,7 @@ def run_file(folder: Path, options: argparse.Namespace, devices: int, sharding: 
 
 def trained(folder: Path, options: argparse.Namespace, devices: int, sharding: str = "ddp") -> dict[int, float]:
     """Loss of each step of the recipe as a worker starts it."""
-    words = launch.command("training.recipes.lora", str(run_file(folder, options, devices, sharding)), devices)
+    words = launch_command.command("training.recipes.lora", str(run_file(folder, options, devices, sharding)), devices)
     subprocess.run([sys.executable, "-m", *words], check=True)  # noqa: S603
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     return {event["step"]: event["loss"] for event in events if event["kind"] == "metrics"}

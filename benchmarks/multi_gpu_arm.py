@@ -20,8 +20,8 @@ from training_throughput import KINDS, RANK, SHAPES, mixed_ranks, model, sequenc
 from transformers import PrinterCallback, TrainerCallback
 
 from training.lm.base_model import load_model, on_gpu
-from training.lm.data import TokenSequence
 from training.lm.error_reporting import last
+from training.lm.token_sequences import TokenSequence
 from training.recipes import full, qlora
 from training.recipes.entrypoint import RunEvents
 from training.recipes.lora import lora_config

@@ -25,7 +25,7 @@ from tars.plans import REFERENCE
 from tars.side_by_side import Run, together
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.lm.data import read_rows
+from training.lm.token_sequences import read_rows
 from training.tars import measures, signals
 from training.tars.analysis import linear_modules
 from training.tars.config import AnalysisConfig

@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTConfig, SFTTrainer
 
 from training.lm.base_model import on_gpu
-from training.lm.data import TokenSequence
+from training.lm.token_sequences import TokenSequence
 from training.recipes.lora import lora_config
 from training.recipes.run_file import Hyperparameters, Run
 from training.recipes.training_loop import trainer as loop

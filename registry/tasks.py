@@ -6,7 +6,7 @@ import redis
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
-from adapterhub.core.publication import note_unpublished
+from adapterhub.core.unpublished_changes import note_unpublished
 from registry.base_models.fetch import fetch_base_model
 from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest

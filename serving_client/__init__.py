@@ -1,5 +1,6 @@
 """Client library of inference engines, and the routing table; depends on neither Django nor torch."""
 
+from serving_client.arm_assignment import arm_of
 from serving_client.engine_client import Completion, EngineClient, LoadedModel
 from serving_client.exceptions import (
     AdapterAlreadyLoaded,
@@ -20,7 +21,6 @@ from serving_client.protocol import (
     TokenRoute,
     VersionRoute,
 )
-from serving_client.routing import arm_of
 from serving_client.sglang import SglangClient
 from serving_client.tensorrt_llm import TensorRtClient
 

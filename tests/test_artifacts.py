@@ -20,7 +20,7 @@ from django.utils.timezone import now
 from adapterhub.accounts.models import User
 from adapterhub.artifact_gc import collect
 from adapterhub.artifacts import ArtifactError, ArtifactStore, FolderStore, S3Store, StoreAway, open_store
-from adapterhub.audit.vault import lock_of
+from adapterhub.audit.checkpoint_store import lock_of
 from registry.models import Adapter, AdapterVersion
 from registry.tasks import check_version
 from tests.builders import write_adapter

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from adapterhub.accounts.models import ApiToken, Project
 from adapterhub.audit.models import AuditEvent
-from adapterhub.demo import hub, walkthrough
+from adapterhub.demo import api_client, walkthrough
 from registry.models import AdapterVersion, Alias, Rollout
 from registry.serving.reconciler import RECONCILER
 
@@ -45,7 +45,7 @@ def demo(
 ) -> walkthrough.Walkthrough:
     """A story whose hub speaks to this process' Django by HTTP."""
     transport = httpx.WSGITransport(app=get_wsgi_application())
-    monkeypatch.setattr(hub.httpx, "Client", partial(httpx.Client, transport=transport))
+    monkeypatch.setattr(api_client.httpx, "Client", partial(httpx.Client, transport=transport))
     monkeypatch.setattr(walkthrough, "ALIAS", alias.name)
     monkeypatch.setattr(walkthrough.Walkthrough, "wait_for_router", lambda *_: None)
     password = tmp_path / "password"
@@ -54,10 +54,10 @@ def demo(
     for name, role in (("anna", "trainer"), ("bernd", "approver"), ("olga", "operator")):
         who = ("--email", f"{name}@example.org", "--member", f"{project.slug}:{role}")
         call_command("ensure_user", name, "--password-file", str(password), *who)
-        people[name] = hub.Person(URL, name, password.read_text())
+        people[name] = api_client.Person(URL, name, password.read_text())
     cast = {"alice": people["anna"], "bob": people["bernd"], "olga": people["olga"]}
     token = ApiToken.issue(name="demo", project=project, scopes=["read"])[1]
-    return walkthrough.Walkthrough(hub.Hub(URL, URL, token), cast, Console(quiet=True), [])
+    return walkthrough.Walkthrough(api_client.Hub(URL, URL, token), cast, Console(quiet=True), [])
 
 
 def test_a_promotion_takes_olga_and_bob(demo: walkthrough.Walkthrough, alias: Alias, candidate: AdapterVersion) -> None:

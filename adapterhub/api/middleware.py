@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 
 from adapterhub import tracing
 from adapterhub.api.request_state import marked
-from adapterhub.core.publication import begin_request, is_unpublished
+from adapterhub.core.unpublished_changes import begin_request, is_unpublished
 from serving_client import telemetry
 
 # Anchors of regular-expression routes, removed from the route in a span's name.

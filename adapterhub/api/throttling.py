@@ -20,8 +20,8 @@ from rest_framework.throttling import BaseThrottle
 
 from adapterhub.api.request_state import Taken, marked
 from adapterhub.core.errors import TooMany
-from serving_client.buckets import TAKE, Bucket
 from serving_client.protocol import CALLER_RATE, RateLimit
+from serving_client.rate_limiter import TAKE, Bucket
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView

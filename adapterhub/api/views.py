@@ -17,7 +17,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.api.conditions import conditional
+from adapterhub.api.etags import conditional
 from adapterhub.api.json_types import require_types
 from adapterhub.api.models import IdempotentRequest
 from adapterhub.api.parsers import require_texts
@@ -25,8 +25,8 @@ from adapterhub.api.permissions import require_used_scopes, seen_in, used_scopes
 from adapterhub.api.throttling import headers_of
 from adapterhub.api.unknown_fields import require_known
 from adapterhub.core.errors import Conflict, Invalid, TooLarge
-from adapterhub.core.publication import is_unpublished
 from adapterhub.core.tenancy import Scope, Tenant
+from adapterhub.core.unpublished_changes import is_unpublished
 from adapterhub.encryption import box
 
 SHOWN_ONCE = "Shown once: null when the answer is repeated for an Idempotency-Key."

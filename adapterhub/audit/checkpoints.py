@@ -9,9 +9,9 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.timezone import now
 
-from adapterhub.audit import vault
+from adapterhub.audit import checkpoint_store
+from adapterhub.audit.installation_key import signed
 from adapterhub.audit.models import Checkpoint, head_of, lock_chain
-from adapterhub.audit.signing import signed
 from adapterhub.audit.verifier import CHECKPOINT_DOMAIN
 from adapterhub.audit.verifier import Checkpoint as SignedHead
 from adapterhub.core.tenancy import Tenant, project_model, row_of
@@ -43,7 +43,7 @@ def write(project: Tenant | None) -> Checkpoint:
     with transaction.atomic():
         lock_chain(project)
         point = Checkpoint.objects.create(**head_signed(project))
-        vault.keep(point.path, bytes(point.document))
+        checkpoint_store.keep(point.path, bytes(point.document))
     log.info("audit checkpoint %s", bytes(point.document).decode())
     return point
 

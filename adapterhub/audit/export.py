@@ -14,8 +14,8 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from django.utils.timezone import now
 
+from adapterhub.audit.installation_key import public_key_pem, signed
 from adapterhub.audit.models import AuditEvent, Checkpoint
-from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.verifier import MANIFEST_DOMAIN
 from adapterhub.core.tenancy import Tenant, row_of
 from adapterhub.workspace import scratch

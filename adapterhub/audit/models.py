@@ -12,7 +12,7 @@ from django.db import connection, models, transaction
 from django.utils.timezone import now
 
 from adapterhub.audit import verifier as chain
-from adapterhub.audit.shortening import shortened, shortened_text
+from adapterhub.audit.event_limits import shortened, shortened_text
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.tenancy import Tenant, row_of

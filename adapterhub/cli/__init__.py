@@ -16,20 +16,20 @@ import typer
 
 from adapterhub.cli import (
     apply_commands,
-    blind,
+    blind_test_commands,
     config,
-    evidence,
-    hub,
+    control_commands,
+    evidence_commands,
+    huggingface_commands,
     intake_commands,
     metric_commands,
-    serving,
-    steering,
+    rollout_commands,
     version_commands,
 )
 from adapterhub.cli.exit_codes import FORESEEN, Ended, Exit, as_object, code_of, readable_lines
 from adapterhub.cli.session import only, projects_seen
 from adapterhub.client import Client
-from adapterhub.client.sending import require_address
+from adapterhub.client.transport import require_address
 
 EPILOG = (
     "Exit codes: 0 done, 1 failed or rolled back, 2 usage, 3 not allowed, 4 conflict, 5 --wait timed out, "
@@ -44,24 +44,24 @@ app = typer.Typer(
     epilog=EPILOG,
     help="The whole life of a LoRA adapter, from a pipeline or a terminal.",
 )
-app.add_typer(serving.alias, name="alias")
-app.add_typer(evidence.audit, name="audit")
-app.add_typer(blind.blind, name="blind")
-app.add_typer(hub.hub, name="hub")
+app.add_typer(rollout_commands.alias, name="alias")
+app.add_typer(evidence_commands.audit, name="audit")
+app.add_typer(blind_test_commands.blind, name="blind")
+app.add_typer(huggingface_commands.hub, name="hub")
 for command in (
     intake_commands.check,
     intake_commands.push,
     version_commands.analyze,
     version_commands.train,
     metric_commands.metrics,
-    serving.rollout,
-    steering.pause,
-    steering.resume,
-    steering.approve,
-    steering.cancel,
-    serving.promote,
-    serving.rollback,
-    evidence.dossier,
+    rollout_commands.rollout,
+    control_commands.pause,
+    control_commands.resume,
+    control_commands.approve,
+    control_commands.cancel,
+    rollout_commands.promote,
+    rollout_commands.rollback,
+    evidence_commands.dossier,
     apply_commands.plan,
     apply_commands.apply,
 ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from adapterhub import environment
-from adapterhub.client.sending import require_address
+from adapterhub.client.transport import require_address
 
 
 class BadConfig(Exception):

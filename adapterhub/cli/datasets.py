@@ -8,8 +8,8 @@ from pathlib import Path
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.waiting import until_over
 from adapterhub.client import Client, calls
-from adapterhub.client.outcomes import require_good
-from adapterhub.client.shapes import Dataset, SameFile
+from adapterhub.client.final_states import require_good
+from adapterhub.client.rest_types import Dataset, SameFile
 
 
 def dataset_of(api: Client, project: str, source: str, timeout_s: float) -> int:

@@ -17,7 +17,7 @@ from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import LONGEST_S, AsJson, Timeout, Wait, hub, say
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import Client, calls
-from adapterhub.client.shapes import Json
+from adapterhub.client.rest_types import Json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Source = Annotated[

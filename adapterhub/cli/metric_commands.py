@@ -12,7 +12,7 @@ from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import AsJson, hub, say
 from adapterhub.cli.wandb_run import write_offline
 from adapterhub.client import calls
-from adapterhub.client.shapes import Json, TrainingRun
+from adapterhub.client.rest_types import Json, TrainingRun
 
 
 class Kind(StrEnum):

@@ -12,7 +12,7 @@ from adapterhub.cli.exit_codes import Ended, Exit, code_of
 from adapterhub.cli.waiting import until_ended
 from adapterhub.client import ApiError, Client, calls
 from adapterhub.client.calls import Call
-from adapterhub.client.shapes import Adapter, Alias, Evaluation, Page, PlanCheck, RankAnalysis, Rollout, TrainingRun
+from adapterhub.client.rest_types import Adapter, Alias, Evaluation, Page, PlanCheck, RankAnalysis, Rollout, TrainingRun
 
 T = TypeVar("T")
 

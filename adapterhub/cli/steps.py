@@ -12,7 +12,7 @@ from adapterhub.cli.plan_state import Change, State, Step, known
 from adapterhub.cli.version_commands import require_no_worse
 from adapterhub.client import ApiError, calls
 from adapterhub.client.calls import Call
-from adapterhub.client.shapes import Json, Page, RankAnalysis, TrainingRun, Version
+from adapterhub.client.rest_types import Json, Page, RankAnalysis, TrainingRun, Version
 
 UNDER_WAY = ("queued", "running")
 USABLE = ("checking", "ready")

@@ -10,10 +10,10 @@ from typing import Any, TypeVar, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from adapterhub.cli.standing import remedy
+from adapterhub.cli.rollout_state import remedy
 from adapterhub.client import Client
 from adapterhub.client.calls import Call
-from adapterhub.client.outcomes import is_over, require_good
+from adapterhub.client.final_states import is_over, require_good
 
 T = TypeVar("T")
 # Seconds between two lines about the same status: after a change of the progress, and without one.

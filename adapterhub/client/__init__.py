@@ -10,8 +10,18 @@ retried with it, so a lost answer has no second effect. Errors are `ApiError` (w
 
 from __future__ import annotations
 
-from adapterhub.client import calls, shapes
+from adapterhub.client import calls, rest_types
 from adapterhub.client.clients import AsyncClient, Client
 from adapterhub.client.errors import ApiError, ClientError, Failed, TimedOut, Unreachable
 
-__all__ = ["ApiError", "AsyncClient", "Client", "ClientError", "Failed", "TimedOut", "Unreachable", "calls", "shapes"]
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Failed",
+    "TimedOut",
+    "Unreachable",
+    "calls",
+    "rest_types",
+]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from adapterhub.client.shapes import (
+from adapterhub.client.rest_types import (
     Adapter,
     Alias,
     Approval,

@@ -13,9 +13,9 @@ import httpx
 
 from adapterhub.client.calls import Call, page_after
 from adapterhub.client.errors import TimedOut, Unreachable
-from adapterhub.client.outcomes import is_over, reading_of, require_good, require_waitable, twin_of
-from adapterhub.client.sending import ATTEMPTS, arguments, content, headers, options, passes, pause
-from adapterhub.client.shapes import Page
+from adapterhub.client.final_states import is_over, reading_of, require_good, require_waitable, twin_of
+from adapterhub.client.rest_types import Page
+from adapterhub.client.transport import ATTEMPTS, arguments, content, headers, options, passes, pause
 
 T = TypeVar("T")
 Row = TypeVar("Row")

@@ -14,14 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from adapterhub import environment
-from adapterhub.demo.hub import Hub, Person
-from adapterhub.demo.material import prepare_dataset, prepare_model
+from adapterhub.demo.api_client import Hub, Person
+from adapterhub.demo.input_data import prepare_dataset, prepare_model
 from adapterhub.demo.walkthrough import PROJECT, Record, Walkthrough
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import Layout
 from adapterhub.embedded.logs import Terminal
 from adapterhub.embedded.options import Options
-from adapterhub.embedded.processes import reachable_host
+from adapterhub.embedded.process_list import reachable_host
 from adapterhub.embedded.supervisor import Supervisor
 from adapterhub.environment import BadSetting
 

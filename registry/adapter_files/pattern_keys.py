@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from adapterhub.core.patterns import matcher
+from adapterhub.core.regex_check import matcher
 
 PLAIN = re.compile(r"(\^?)(\w+(?:(?:\.\w+)*|(?:\\\.\w+)*))", re.ASCII)
 MOST_PATTERNS = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from adapterhub.core.patterns import matcher
+from adapterhub.core.regex_check import matcher
 
 ALL_LINEAR = "all-linear"
 Config = dict[str, Any]

@@ -16,10 +16,10 @@ import numpy as np
 
 from registry.adapter_files.base_copies import base_tensors, blocks
 from registry.adapter_files.findings import Finding, fault, listed, notice
-from registry.adapter_files.numbers import FLOATS
 from registry.adapter_files.safetensors_header import Tensor, read_header
 from registry.adapter_files.scales import Scales
 from registry.adapter_files.tensor_names import PREFIX, WEIGHTS
+from registry.adapter_files.tensor_values import FLOATS
 
 # Below the first share of the base weights an update is lost in float32, below the second in bfloat16.
 LOST, NEGLIGIBLE = 2.0**-24, 2.0**-9 / 100

@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.api.conditions import wanted_tag
+from adapterhub.api.etags import wanted_tag
 from adapterhub.api.permissions import actor_of, named_project
 from adapterhub.core.tenancy import Scope
 from registry.api.fields import slug_of

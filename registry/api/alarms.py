@@ -11,7 +11,7 @@ from rest_framework.response import Response
 
 from adapterhub.api.views import ProjectViewSet
 from registry.models import Replica
-from registry.serving.alerts import open_alarms
+from registry.serving.open_alarms import open_alarms
 
 
 class AlarmSerializer(serializers.Serializer[Any]):

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.models import Project
-from adapterhub.api.conditions import wanted_tag
+from adapterhub.api.etags import wanted_tag
 from adapterhub.api.permissions import actor_of, named_project, seen_in
 from adapterhub.core.errors import Invalid
 from adapterhub.core.references import named, parts_of

@@ -13,7 +13,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from adapterhub.api.conditions import require_tag, wanted_tag
+from adapterhub.api.etags import require_tag, wanted_tag
 from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.views import ProjectViewSet

@@ -32,7 +32,7 @@ from registry.api.intake_check import CheckSerializer, HeaderSerializer
 from registry.api.resources import Reading
 from registry.api.transfers import SCOPES as TRANSFERS
 from registry.api.transfers import VersionTransfers, take
-from registry.exports import service as exports
+from registry.exports import zip_export as exports
 from registry.models import Adapter, AdapterVersion
 from registry.uploads.inbox import NAME, take_folder
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from adapterhub.artifacts import ArtifactError, copy_in_one_step
 from adapterhub.core.errors import DomainError
 from adapterhub.workspace import store
-from registry.exports import service as exports
+from registry.exports import zip_export as exports
 from registry.models import AdapterVersion, BaseModel
 
 FILES = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt", "chat_template.jinja"]

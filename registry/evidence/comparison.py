@@ -8,7 +8,7 @@ from typing import Any
 
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import place_for_child, scratch
-from registry.exports.service import fetched, run_child
+from registry.exports.zip_export import fetched, run_child
 from registry.models import AdapterVersion, VersionEvaluation
 
 FACTS = ("method", "base_digest", "tokenizer_digest", "template_digest", "max_rank", "parameters", "size_bytes")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapterhub.audit.installation_key import public_key_pem
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.signing import public_key_pem
 from registry.evidence.lineage import Past, lineage
 from registry.models import AdapterVersion, Rollout
 

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.validators import validator_for
 
 from adapterhub.core.errors import Invalid
-from adapterhub.core.patterns import pattern_fault
+from adapterhub.core.regex_check import pattern_fault
 from registry.experiments.guardrails import Guardrail, Kind
 from registry.experiments.metrics import METRICS, UNSEEN_ALONE, is_measured
 from serving_client.protocol import hash_of

@@ -4,14 +4,14 @@ from registry.models.adapter import Adapter, AdapterVersion, VersionStatus, with
 from registry.models.alias import Alias, AliasMove
 from registry.models.approval import Approval, ApprovalKind, ApprovalStatus, Signature
 from registry.models.base_model import BaseModel, BaseModelStatus
-from registry.models.blind import BlindTest, BlindVote
+from registry.models.blind_test import BlindTest, BlindVote
 from registry.models.cluster import Cluster, ClusterGrant, Replica
 from registry.models.dossier import Dossier
 from registry.models.evaluation import VersionEvaluation
 from registry.models.feedback import Feedback
-from registry.models.minute import RolloutMinute, RolloutUnit
 from registry.models.response import Response
 from registry.models.rollout import Rollout
+from registry.models.rollout_measurement import RolloutMinute, RolloutUnit
 from registry.models.rollout_states import RolloutStatus
 
 __all__ = [

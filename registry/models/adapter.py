@@ -15,9 +15,9 @@ from django.db.models import Max
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project, User
-from adapterhub.api.conditions import require_tag, tag_of
+from adapterhub.api.etags import require_tag, tag_of
+from adapterhub.audit.installation_key import signing_key, trusted_keys
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.signing import signing_key, trusted_keys
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.domain_signals import send_on_commit
@@ -33,7 +33,7 @@ from registry.adapter_files.safetensors_header import header_of
 from registry.adapter_files.tensor_names import WEIGHTS
 from registry.domain_signals import version_uploaded
 from registry.models.base_model import BaseModel
-from registry.signing.version_signature import require_signed, sign
+from registry.version_signature import require_signed, sign
 
 
 class AdapterQuerySet(models.QuerySet["Adapter"]):

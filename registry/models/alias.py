@@ -11,7 +11,7 @@ from django.db.models.functions import Lead
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project
-from adapterhub.api.conditions import require_tag, tag_of
+from adapterhub.api.etags import require_tag, tag_of
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor

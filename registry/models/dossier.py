@@ -10,12 +10,12 @@ from django.db import models, transaction
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import Project, User
+from adapterhub.audit.installation_key import signing_key
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.signing import signing_key
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from registry.models.adapter import AdapterVersion
-from registry.signing.version_signature import sign
+from registry.version_signature import sign
 
 
 class Dossier(models.Model):

@@ -8,8 +8,8 @@ from django.utils.timezone import now
 
 from adapterhub.core.errors import Conflict
 from registry.experiments.metrics import of_feedback
-from registry.models.minute import RolloutUnit
 from registry.models.response import Response
+from registry.models.rollout_measurement import RolloutUnit
 
 
 class Outcome(models.TextChoices):

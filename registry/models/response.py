@@ -6,8 +6,8 @@ from django.db import models
 
 from adapterhub.accounts.models import Project
 from registry.models.adapter import AdapterVersion
-from registry.models.minute import RolloutUnit
 from registry.models.rollout import Rollout
+from registry.models.rollout_measurement import RolloutUnit
 
 
 class Response(models.Model):

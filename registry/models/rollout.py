@@ -12,7 +12,7 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from adapterhub.accounts.models import User
-from adapterhub.api.conditions import require_tag
+from adapterhub.api.etags import require_tag
 from adapterhub.audit.models import AuditEvent
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
@@ -24,7 +24,7 @@ from registry.models.alias import Alias, require_of_project, served
 from registry.models.evaluation import require_no_objection
 from registry.models.rollout_states import ACTIVE, MOVES, SERVING, RolloutStatus
 from registry.models.signed_plan import SignedPlan
-from registry.models.slots import require_slots
+from registry.models.slot_admission import require_slots
 
 Evidence = dict[str, Any] | None  # the numbers that decided, for the audit trail
 

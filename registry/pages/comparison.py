@@ -19,7 +19,7 @@ from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.core.tenancy import Scope
 from registry.evidence.comparison import other_version, table, updates
 from registry.models import AdapterVersion, BlindTest, BlindVote, without_bodies
-from registry.models.blind import tally
+from registry.models.blind_test import tally
 from registry.pages.adapters import find_version
 from registry.playground.blind_tests import ask_blindly, view_of
 from registry.playground.client import MOST_MODELS, token_for

@@ -10,7 +10,7 @@ from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid, Unavailable
 from registry.models import AdapterVersion, BlindTest
 from registry.models.approved_versions import require_nameable
-from registry.models.blind import LETTERS, tally
+from registry.models.blind_test import LETTERS, tally
 from registry.playground.client import Answer, ask
 
 STORED_FIELDS = ("text", "response_id", "seconds", "tokens")

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from adapterhub.accounts.models import Project
 from registry.experiments.metrics import of_report
 from registry.models import AdapterVersion, Response, Rollout, RolloutUnit
-from registry.models.minute import Measured
+from registry.models.rollout_measurement import Measured
 from registry.serving.valkey import valkey
 from serving_client.protocol import OUTCOMES, REPORTS, MeasuredAnswer, Outcome
 

@@ -14,7 +14,7 @@ from serving_client.engine.api.app import create_app
 from serving_client.engine.engine import Engine, Limits
 from serving_client.engine.errors import ApiError, ModelUnusable
 from serving_client.engine.model import open_model
-from serving_client.engine.passing_thread import in_passing_thread
+from serving_client.engine.short_lived_thread import in_passing_thread
 
 GRACE_S = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

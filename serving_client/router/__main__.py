@@ -15,9 +15,9 @@ import uvicorn
 from serving_client import telemetry
 from serving_client.http_protocol import BoundedConnection, Connections, bounded_by_files
 from serving_client.router.app import Settings, make_app
-from serving_client.router.http.hosts import LOOPBACK
+from serving_client.router.http.host_header import LOOPBACK
 from serving_client.router.reporting.log_throttle import OnceAMinute
-from serving_client.router.table import MAX_AGE_S
+from serving_client.router.table_follower import MAX_AGE_S
 
 # Longer than fronts keep idle connections: nginx and AWS 60 s, Google 600 s. A request on a closing one would be lost.
 KEEP_ALIVE_S = 620

@@ -24,20 +24,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving_client.protocol import RoutingTable
-from serving_client.router.cache import ResponseCache
 from serving_client.router.errors import Refusal
-from serving_client.router.http.hosts import LOOPBACK, KnownHosts
-from serving_client.router.http.limits import RateLimits
+from serving_client.router.http.host_header import LOOPBACK, KnownHosts
 from serving_client.router.http.model_list import find_model, model_list
 from serving_client.router.http.proxy import Proxy
+from serving_client.router.http.rate_limits import RateLimits
 from serving_client.router.http.request_ids import HEADER, RequestIds
+from serving_client.router.reporting.judge_samples import Samples
 from serving_client.router.reporting.metrics import CLIENT_CLOSED, Metrics, OfProject
 from serving_client.router.reporting.outcomes import OutcomeReporter
-from serving_client.router.reporting.samples import Samples
 from serving_client.router.reporting.spool import Spool
 from serving_client.router.request_fields import ALLOWED
 from serving_client.router.resolve import authenticate, known_token
-from serving_client.router.table import MAX_AGE_S, TableWatcher
+from serving_client.router.response_cache import ResponseCache
+from serving_client.router.table_follower import MAX_AGE_S, TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import Upstream
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import orjson
 
+from serving_client.arm_assignment import arm_of, bucket_of
 from serving_client.protocol import AliasRoute, RolloutRoute, RoutingTable, TokenRoute, adapter_of, hash_of, key_of
 from serving_client.router.errors import Refusal
 from serving_client.router.request_fields import RESPONSES, Body, require_allowed
-from serving_client.routing import arm_of, bucket_of
 
 # Fields that say who asks.
 USERS = ("user", "safety_identifier")

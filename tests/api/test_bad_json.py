@@ -17,8 +17,8 @@ from drf_spectacular.generators import SchemaGenerator
 
 from adapterhub.accounts.models import User
 from adapterhub.api.parsers import DEEPEST, LARGEST_FIELD, LONGEST_TEXT, deep_field_of
+from adapterhub.audit.event_limits import KEPT, LARGEST_PART, shortened, shortened_text
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.shortening import KEPT, LARGEST_PART, shortened, shortened_text
 from registry.models import Adapter
 from tests.builders.rest import client, problem
 from tests.builders.walk import body, files

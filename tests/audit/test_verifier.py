@@ -18,8 +18,8 @@ from django.db import ProgrammingError, connection, transaction
 from adapterhub.accounts.models import Project
 from adapterhub.audit import checkpoints, verifier
 from adapterhub.audit.export import csv_lines, export_lines
+from adapterhub.audit.installation_key import public_key_pem
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.signing import public_key_pem
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import system
 from tests.audit import tamper

@@ -10,7 +10,7 @@ from pathlib import Path
 from adapterhub.embedded.options import Options
 from adapterhub.embedded.probes import HttpProbe, LogProbe
 from adapterhub.embedded.process import ProcessSpec
-from adapterhub.embedded.processes import Plan, Step
+from adapterhub.embedded.process_list import Plan, Step
 
 SERVER = """
 import http.server, sys

@@ -15,7 +15,7 @@ import pytest
 
 from adapterhub.embedded.layout import database_url
 from adapterhub.embedded.logs import Terminal
-from adapterhub.embedded.processes import Plan
+from adapterhub.embedded.process_list import Plan
 from adapterhub.embedded.supervisor import Supervisor
 from tests.embedded.fakes import alive, free_port, options
 from tests.tools import requires

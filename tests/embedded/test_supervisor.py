@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from adapterhub.embedded import supervised
+from adapterhub.embedded import restarted_process
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.logs import Terminal
-from adapterhub.embedded.processes import Plan
+from adapterhub.embedded.process_list import Plan
 from adapterhub.embedded.supervisor import Supervisor
 from tests.embedded.fakes import alive, free_port, options, plan, program, step
 from tests.waiting import wait_until
@@ -57,7 +57,7 @@ def test_a_failed_step_stops_the_start_and_leaves_nothing(home: Path) -> None:
 def test_a_process_that_never_comes_up_is_named_with_its_last_words(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervised, "LONGEST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(restarted_process, "LONGEST_BACKOFF_S", 0.0)
     broken = Plan(processes=[program("web", "raise SystemExit('no such module')")])
     lost = pytest.raises(StartError, match=r"web does not come up; see .*web\.log.*no such module")
     with Supervisor(options(home), broken, Terminal(quiet=True)) as hub, lost:

@@ -16,9 +16,9 @@ from transformers import LlamaForCausalLM
 from adapterhub.jobs.child import REFUSED
 from registry.adapter_files.manifest import Manifest
 from registry.adapter_files.served_config import write_config
-from registry.exports import process
+from registry.exports import export_process
+from registry.exports.export_process import export, export_checked
 from registry.exports.peft_equivalence import ExportMismatch, check_export
-from registry.exports.process import export, export_checked
 from registry.models.base_model import linear_shapes
 from serving_client.engine.engine import Engine
 from tests.builders.adapters import UNEVEN_ADAPTERS
@@ -156,5 +156,5 @@ def test_what_can_never_be_exported_is_told_apart_from_a_failure(
     other = json.loads((base_folder / "config.json").read_text()) | {"model_type": "gpt_neox"}
     (tmp_path / "base").mkdir()
     (tmp_path / "base/config.json").write_text(json.dumps(other))
-    status = process.main("gguf", "fp32", str(original), str(tmp_path / "base"), str(tmp_path / "out"))
+    status = export_process.main("gguf", "fp32", str(original), str(tmp_path / "base"), str(tmp_path / "out"))
     assert (status, "gpt_neox" in capsys.readouterr().out) == (REFUSED, True)

@@ -13,8 +13,8 @@ import torch
 from gguf import quants
 
 from registry.exports import gguf as gguf_export
+from registry.exports.export_process import export_checked
 from registry.exports.peft_equivalence import ExportMismatch, updates
-from registry.exports.process import export_checked
 from tests.builders.adapters import UNEVEN_ADAPTERS
 
 HEADS = {"q": "num_attention_heads", "k": "num_key_value_heads"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lm.chat_tokenizer import TEMPLATES, byte_tokenizer, counted_runs, trl_tokenizer
-from training.lm.data import DataError, tokenise
+from training.lm.token_sequences import DataError, tokenise
 
 CALL = {"id": "c12345678", "type": "function", "function": {"name": "lookup", "arguments": {"n": 3}}}
 TOOLS = [

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lm.chat_tokenizer import TEMPLATES, counted_runs, trl_tokenizer
-from training.lm.data import DataError, tokenise
+from training.lm.token_sequences import DataError, tokenise
 
 UNCUT = 10**6
 END = re.compile(r"\s*(<[^<>\s]+>)?")

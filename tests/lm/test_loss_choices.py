@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lm.chat_tokenizer import counted_runs, trl_tokenizer
-from training.lm.data import IGNORED, LOSSES, TokenSequence, tokenise
+from training.lm.token_sequences import IGNORED, LOSSES, TokenSequence, tokenise
 from training.recipes.training_loop.batches import joined
 
 UNCUT = 10**6

@@ -32,7 +32,7 @@ from registry.models import (
     Rollout,
     RolloutMinute,
 )
-from registry.models.blind import LETTERS
+from registry.models.blind_test import LETTERS
 from registry.models.evaluation import VersionEvaluation
 from registry.serving.reconciler import RECONCILER
 from tests.builders import member

@@ -14,8 +14,8 @@ from tests.recipes.runs import write_run
 from training.datasets.readers import records_of
 from training.datasets.scan import scan
 from training.lm.base_model import load_model, load_tokenizer
-from training.lm.data import tokenise
 from training.lm.evaluation import held_out_loss
+from training.lm.token_sequences import tokenise
 from training.recipes import lora
 
 CASES = Path(__file__).parent.parent / "cases"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.recipes.runs import events_of, losses, write_inputs, write_run
 from tests.tools import requires
 from tests.waiting import wait_until
-from training.recipes import launch, lora
+from training.recipes import launch_command, lora
 from training.recipes.training_loop.checkpoints import last_complete
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def start(path: Path, devices: int) -> subprocess.Popen[bytes]:
-    command = launch.command("training.recipes.lora", str(path), devices)
+    command = launch_command.command("training.recipes.lora", str(path), devices)
     return subprocess.Popen([sys.executable, "-m", *command], env=ENVIRONMENT)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.tiny_model import make_model, make_tokenizer, sentences
 from training.lm import evaluation
-from training.lm.data import TokenSequence, tokenised
+from training.lm.token_sequences import TokenSequence, tokenised
 from training.recipes.training_loop.sampling_order import reading_order
 
 

@@ -9,8 +9,8 @@ import torch
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from tests.tiny_model import make_model, make_tokenizer
-from training.lm.data import TokenSequence, tokenise
 from training.lm.evaluation import held_out_loss
+from training.lm.token_sequences import TokenSequence, tokenise
 from training.recipes.training_loop.batches import joined
 from training.recipes.training_loop.loss_weights import COLUMN, WeightedTrainer
 

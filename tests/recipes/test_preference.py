@@ -21,8 +21,8 @@ from tests.recipes.preferences import pairs
 from tests.recipes.runs import PLAN, events_of, losses, write_inputs, write_run
 from tests.tiny_model import make_model, make_tokenizer, write_jsonl
 from tests.waiting import wait_until
-from training.lm.data import TokenSequence
 from training.lm.preference import Answer, Pair
+from training.lm.token_sequences import TokenSequence
 from training.recipes import lora
 from training.recipes.preference.objectives import Dpo, Kto, Orpo
 from training.recipes.run_file import Run

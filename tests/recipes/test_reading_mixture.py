@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.recipes.runs import events_of, losses, write_inputs, write_run
 from tests.tiny_model import write_jsonl
 from training.lm.base_model import load_model, load_tokenizer
-from training.lm.data import read_rows, tokenised
 from training.lm.evaluation import held_out_loss
+from training.lm.token_sequences import read_rows, tokenised
 from training.recipes import lora
 from training.recipes.run_file import Run, read_record
 from training.recipes.training_loop.batches import read_material

@@ -14,7 +14,7 @@ import pytest
 
 from adapterhub.audit.models import AuditEvent
 from adapterhub.embedded.options import Options
-from adapterhub.embedded.processes import full_plan
+from adapterhub.embedded.process_list import full_plan
 from registry.models import Alias, Replica
 from registry.serving.reconciler import reconcile
 from serving_client import RoutingTable

@@ -269,7 +269,7 @@ def test_exports_of_one_project_have_two_places(
         assert go_on.wait(30)
         raise OutOfSpace("It was held up.")
 
-    monkeypatch.setattr("registry.exports.service.rewrite", stay)
+    monkeypatch.setattr("registry.exports.zip_export.rewrite", stay)
 
     def export(form: str) -> Any:
         try:

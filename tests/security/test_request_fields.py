@@ -12,7 +12,7 @@ import pytest
 
 from serving_client.engine.completion_request import parse_chat, parse_completion
 from serving_client.engine.errors import ApiError
-from serving_client.patterns import unfolded
+from serving_client.regex import unfolded
 from tests.fakes.routing import INFER, make_table
 from tests.fakes.stage import Engine, Router, running_engine, running_router, running_valkey
 

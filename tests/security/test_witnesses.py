@@ -31,8 +31,8 @@ from adapterhub.audit import checkpoints, tasks, verifier
 from adapterhub.audit.export import export_lines, manifest_of, write_bundle
 from adapterhub.audit.external import siem, witnesses
 from adapterhub.audit.external.proof import judged
+from adapterhub.audit.installation_key import public_key_pem, signed
 from adapterhub.audit.models import AuditEvent, Checkpoint, Follower, Receipt
-from adapterhub.audit.signing import public_key_pem, signed
 from adapterhub.audit.tags import Tag
 from adapterhub.audit.verifier import MANIFEST_DOMAIN, link_hash
 from adapterhub.core.actor import system

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving_client.router.http.hosts import LOOPBACK, KnownHosts, name_in
+from serving_client.router.http.host_header import LOOPBACK, KnownHosts, name_in
 from tests.fakes.routing import INFER
 from tests.fakes.stage import Engine, Router
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_client import RoutingTable, arm_of
-from serving_client.routing import bucket_of
+from serving_client.arm_assignment import bucket_of
 from tests.fakes.routing import make_table
 
 weights = st.floats(0, 50)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_client.router.table import is_newer, load_snapshot, save_snapshot
+from serving_client.router.table_follower import is_newer, load_snapshot, save_snapshot
 from tests.fakes.routing import make_table
 from tests.fakes.stage import Engine, Router, announce
 from tests.fakes.valkey import Valkey

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from serving_client import AliasRoute, RoutingTable
-from serving_client.router.table import load_snapshot
+from serving_client.router.table_follower import load_snapshot
 from tests.fakes.routing import CANDIDATE, STABLE, make_table
 from tests.fakes.stage import Engine, Router, announce
 from tests.fakes.valkey import Valkey

@@ -18,7 +18,7 @@ from typing import Any
 from adapterhub.core.errors import Invalid
 from registry.adapter_files.config_schema import FIELDS
 from registry.adapter_files.manifest import Manifest
-from training.recipes.memory import own_peak
+from training.recipes.peak_memory import own_peak
 
 SHAPES = {"q_proj": (16, 16), "v_proj": (8, 16)}
 LAYERS = 2

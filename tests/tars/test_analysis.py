@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.tiny_model import make_model, make_tokenizer, save_base_model, sentences, write_jsonl
-from training.lm.data import DataError
+from training.lm.token_sequences import DataError
 from training.tars import allocation
 from training.tars.__main__ import main
 from training.tars.analysis import NoLinearModules, analyze, linear_modules

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.tiny_model import make_model, make_tokenizer, sentences
-from training.lm.data import tokenised
+from training.lm.token_sequences import tokenised
 from training.tars.analysis import linear_modules
 from training.tars.probe import WARMUP, Factors, Probe, adapted, probe
 from training.tars.signals import LossNotFinite, batch_of, loss_by_sequence

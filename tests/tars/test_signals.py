@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tiny_model import make_model, make_tokenizer, sentences
-from training.lm.data import IGNORED, TokenSequence, tokenised
+from training.lm.token_sequences import IGNORED, TokenSequence, tokenised
 from training.tars import signals
 from training.tars.analysis import linear_modules
 from training.tars.measures import GradientNorms, GradientSketch, OutputMoments

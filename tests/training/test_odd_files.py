@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from training.datasets.containers import NotThisFormat
 from training.datasets.readers import format_of, records_of
 from training.datasets.scan import scan
+from training.datasets.text_streams import NotThisFormat
 
 N = range(40)
 Rows = list[dict[str, Any]]

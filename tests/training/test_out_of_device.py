@@ -20,7 +20,7 @@ from tests.tiny_model import save_base_model
 from tests.waiting import wait_until
 from training.models import Dataset, RunLog, TrainingRun
 from training.planning import preflight
-from training.recipes.memory import out_of_memory
+from training.recipes.peak_memory import out_of_memory
 from training.recipes.run_file import Hyperparameters
 from training.runs.launch import launch_run
 from training.worker import checkpoint_retention

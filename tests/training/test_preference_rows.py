@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.tiny_model import make_tokenizer, write_jsonl
-from training.datasets import rendering
-from training.datasets.lines import BadLine
-from training.datasets.measuring import measured
+from training.datasets import row_preview
+from training.datasets.line_errors import BadLine
 from training.datasets.readers import records_of
 from training.datasets.rows import reading
 from training.datasets.scan import Scan, scan
+from training.datasets.token_lengths import measured
 
 ASKED = {"role": "user", "content": "Where?"}
 GOOD = {"role": "assistant", "content": "At pier three."}
@@ -217,5 +217,5 @@ def test_kinds_of_rows_do_not_mix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prompt", [{}, {"prompt": "Where?"}], ids=["without a prompt", "with a text as prompt"])
 def test_conversations_that_an_older_release_stored_are_refused_by_name(in_chat: bool, prompt: dict[str, str]) -> None:
     stored = {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD], **prompt}
-    with pytest.raises(rendering.NotReadable, match="upload the file again"):
-        measured(stored, make_tokenizer(), rendering.ReadingOfRows(in_chat))
+    with pytest.raises(row_preview.NotReadable, match="upload the file again"):
+        measured(stored, make_tokenizer(), row_preview.ReadingOfRows(in_chat))

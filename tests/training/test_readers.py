@@ -14,10 +14,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.builders import rows
-from training.datasets.containers import NotThisFormat
-from training.datasets.lines import MAX_ROW_BYTES
+from training.datasets.line_errors import MAX_ROW_BYTES
 from training.datasets.readers import format_of, records_of
 from training.datasets.scan import Scan, scan
+from training.datasets.text_streams import NotThisFormat
 
 
 def scanned(path: Path, form: str = "", mapping: dict[str, str] | None = None) -> Scan:
@@ -157,7 +157,7 @@ def test_copies_and_leaks_are_found(tmp_path: Path) -> None:
 MEMORY = """
 import sys
 from pathlib import Path
-from training.recipes.memory import own_peak
+from training.recipes.peak_memory import own_peak
 from training.datasets.readers import records_of
 from training.datasets.scan import scan
 before = own_peak()

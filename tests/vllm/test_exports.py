@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from registry.exports.process import export
+from registry.exports.export_process import export
 from serving_client import EngineClient
 from tests.byte_llama import END, tokenizer
 from tests.vllm.server import VllmServer

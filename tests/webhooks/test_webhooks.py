@@ -23,8 +23,8 @@ from rest_framework.test import APIClient
 from adapterhub import outbound
 from adapterhub.accounts.models import Project, User
 from adapterhub.core.errors import Invalid, InvalidTransition
+from adapterhub.webhooks.delivery import send_due
 from adapterhub.webhooks.models import MOST_ATTEMPTS, Attempt, Delivery, DeliveryStatus, Webhook, pause_after
-from adapterhub.webhooks.sending import send_due
 from registry.models import Adapter, BaseModel
 
 HOOK = "https://hook.example/in"

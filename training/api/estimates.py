@@ -18,7 +18,7 @@ from adapterhub.core.tenancy import Scope
 from registry.models import BaseModel
 from training.models import Dataset, TrainingRun
 from training.models.hyperparameters import with_defaults
-from training.planning import sizing
+from training.planning import estimator_inputs
 from training.planning.memory_estimator import GB, Shape, largest_batch
 
 
@@ -61,7 +61,7 @@ class EstimateViewSet(ProjectViewSet):
         """Estimate the bytes of every method on each device, part by part, and say whether they fit."""
         fields = self.read(EstimateRequest)
         shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
-        estimates = sizing.estimates(shape, plan, device_bytes)
+        estimates = estimator_inputs.estimates(shape, plan, device_bytes)
         for row in estimates:
             chosen = replace(plan, method=row["method"])
             row["largest_batch"] = largest_batch(shape, chosen, device_bytes) if device_bytes else None
@@ -83,7 +83,9 @@ class AdviceViewSet(ProjectViewSet):
         shape, (plan, device_bytes) = requested_shape(fields), requested_plan(fields)
         model = BaseModel.objects.ready().filter(slug=fields.get("base_model")).first()
         stated = {name: fields[name] for name in ("many_adapters", "keeps_general_skill", "least_latency")}
-        return Response(sizing.advice(sizing.situation(shape, plan, device_bytes, dataset, model, **stated)))
+        return Response(
+            estimator_inputs.advice(estimator_inputs.situation(shape, plan, device_bytes, dataset, model, **stated))
+        )
 
 
 def requested_shape(fields: dict[str, Any]) -> Shape:
@@ -91,15 +93,17 @@ def requested_shape(fields: dict[str, Any]) -> Shape:
     if ("base_model" in fields) == ("config" in fields):
         raise Invalid("Name a base_model, or give a config, not both.", field="base_model", code="one_of_two")
     return (
-        sizing.shape_of(fields["config"], "config") if "config" in fields else sizing.named_shape(fields["base_model"])
+        estimator_inputs.shape_of(fields["config"], "config")
+        if "config" in fields
+        else estimator_inputs.named_shape(fields["base_model"])
     )
 
 
 def requested_plan(fields: dict[str, Any]) -> tuple[Any, float | None]:
     """Return the requested plan and the device's bytes: the stated ones, else the largest known device's."""
-    device = None if "device_gb" in fields else sizing.largest_device()
+    device = None if "device_gb" in fields else estimator_inputs.largest_device()
     on_gpu = device is None or device.kind == device.Kind.CUDA
-    plan = sizing.plan_of(TrainingRun.Method.LORA, with_defaults(fields["hyperparameters"]), on_gpu=on_gpu)
+    plan = estimator_inputs.plan_of(TrainingRun.Method.LORA, with_defaults(fields["hyperparameters"]), on_gpu=on_gpu)
     return plan, device.memory_bytes if device else fields.get("device_gb", 0) * GB or None
 
 

@@ -10,9 +10,9 @@ from adapterhub.accounts.models import Project, User
 from adapterhub.api.parsers import BoundedJSONField
 from registry.models import Adapter, AdapterVersion, BaseModel
 from training.api.run_fields import HyperparametersField, MixedSerializer
-from training.datasets import containers, readers
-from training.datasets.rendering import ReadingOfRows
-from training.lm.data import ANSWERS, LOSSES
+from training.datasets import readers, text_streams
+from training.datasets.row_preview import ReadingOfRows
+from training.lm.token_sequences import ANSWERS, LOSSES
 from training.models import (
     CheckpointAnswer,
     Dataset,
@@ -118,7 +118,7 @@ class NewDatasetSerializer(serializers.Serializer[Any]):
         readers.FORMATS, required=False, help_text="By default, from the file's extension."
     )
     encoding = serializers.ChoiceField(
-        tuple(containers.ENCODINGS), required=False, help_text="Else UTF-8, or what the file's byte-order mark says."
+        tuple(text_streams.ENCODINGS), required=False, help_text="Else UTF-8, or what the file's byte-order mark says."
     )
     escape = serializers.BooleanField(
         default=False, help_text="Put a space into control tokens of prompts, so that none is read as one."

@@ -36,7 +36,7 @@ from training.api import serializers as shapes
 from training.datasets.remote import Source
 from training.datasets.uploads import copied
 from training.integrations.metric_files import METRIC_FILES, download_of
-from training.lm.data import LOSSES
+from training.lm.token_sequences import LOSSES
 from training.models import Dataset, Erasure, RankAnalysis, RunLog, TrainingRun
 from training.models.dataset import BrokenLines, DatasetStatus
 from training.models.retention import keep

@@ -11,11 +11,11 @@ from adapterhub.core.errors import Invalid, Unavailable
 from adapterhub.jobs.child import Child
 from adapterhub.scratch_files import require_space
 from adapterhub.workspace import scratch
-from training.datasets.choices import Choices
-from training.datasets.containers import NotThisFormat, is_packed
-from training.datasets.lines import LineError
+from training.datasets.line_errors import LineError
 from training.datasets.readers import records_of
+from training.datasets.reading_options import Choices
 from training.datasets.scan import Report, scan
+from training.datasets.text_streams import NotThisFormat, is_packed
 
 # A short text cannot unfold, and a process of its own takes longer than reading it.
 SHORT_BYTES = 2**20

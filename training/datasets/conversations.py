@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from training.datasets.lines import BadLine, parsed_json, sized, text_in, without_nulls
+from training.datasets.line_errors import BadLine, parsed_json, sized, text_in, without_nulls
 
 Turn = dict[str, Any]
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"

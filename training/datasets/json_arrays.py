@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from training.datasets.lines import MAX_ROW_BYTES, BadLine, not_utf8, too_long, without_twins
+from training.datasets.line_errors import MAX_ROW_BYTES, BadLine, not_utf8, too_long, without_twins
 from training.datasets.rows import HELD_OUT_WORDS, TRAIN_WORDS
 
 CHUNK = 2**16

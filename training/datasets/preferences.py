@@ -20,7 +20,7 @@ from training.datasets.conversations import (
     tools_in,
     with_system,
 )
-from training.datasets.lines import BadLine, parsed_json, text_in
+from training.datasets.line_errors import BadLine, parsed_json, text_in
 
 Row = dict[str, Any]
 Record = dict[str, Any]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from training.datasets import json_arrays
-from training.datasets.containers import NotThisFormat, as_utf8, inner_name, unpacked
-from training.datasets.lines import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
+from training.datasets.line_errors import MAX_ROW_BYTES, BadLine, json_object, not_utf8, too_long
+from training.datasets.text_streams import NotThisFormat, as_utf8, inner_name, unpacked
 
 # The number of the line (of Parquet: of the row), from 1, with the record or the error that it has.
 Record = tuple[int, dict[str, Any] | BadLine]

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.datasets import conversations, preferences
 from training.datasets.conversations import ASSISTANT, SYSTEM
-from training.datasets.lines import BadLine, json_object, number_text, text_in
+from training.datasets.line_errors import BadLine, json_object, number_text, text_in
 from training.datasets.record_forms import FORMS, SHARED_COLUMNS, TALKS, Form, Record, Row, is_blank, unknown_form
 from training.datasets.split import text_hash
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from training.datasets.lines import BadLine, LineError
+from training.datasets.line_errors import BadLine, LineError
 from training.datasets.preferences import kind_of
 from training.datasets.readers import Record
 from training.datasets.record_forms import Row

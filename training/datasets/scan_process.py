@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.datasets.choices import Choices
+from training.datasets.reading_options import Choices
 
 MEMORY_BYTES = 2 * 2**30
 CPU_S = 30
@@ -37,9 +37,9 @@ def limit(file: Path) -> None:
 
 def report_on(file: Path, form: str, folder: Path, choices: Choices) -> dict[str, Any]:
     """Scan the file; return the report, or the fault that ended the scan."""
-    from training.datasets.containers import NotThisFormat
     from training.datasets.readers import records_of
     from training.datasets.scan import UnfoldsTooFar, scan
+    from training.datasets.text_streams import NotThisFormat
 
     most = FREE_BYTES + MOST_UNFOLDED * file.stat().st_size
     try:

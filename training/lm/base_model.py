@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from training.lm import data
+from training.lm import token_sequences
 from training.lm.error_reporting import BadInput
 
-Choose = Callable[[Sequence[data.Row]], Sequence[data.Row]]
+Choose = Callable[[Sequence[token_sequences.Row]], Sequence[token_sequences.Row]]
 
 
 def on_gpu() -> bool:
@@ -54,17 +54,19 @@ def sequences_of(
     max_length: int,
     choose: Choose = lambda rows: rows,
     most: int | None = None,
-    cuts: data.Cuts | None = None,
-    loss: str = data.ANSWERS,
-) -> list[data.TokenSequence]:
+    cuts: token_sequences.Cuts | None = None,
+    loss: str = token_sequences.ANSWERS,
+) -> list[token_sequences.TokenSequence]:
     """Return the rows of a file that `choose` selects as sequences of tokens; what is cut is counted in `cuts`.
 
     Raises BadInput with the field: for a bad row with its line, and for a file of which no completion begins within
     `max_length`.
     """
     try:
-        sequences = data.tokenised(choose(data.read_rows(path)), tokenizer, max_length, most, cuts, loss)
-    except data.DataError as error:
+        sequences = token_sequences.tokenised(
+            choose(token_sequences.read_rows(path)), tokenizer, max_length, most, cuts, loss
+        )
+    except token_sequences.DataError as error:
         raise BadInput(f"{field}: {error}") from None
     if not sequences:
         raise BadInput(f"{field}: no completion of {path.name} begins within max_length tokens; raise max_length.")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.lm.data import IGNORED, TokenSequence, padded
+from training.lm.token_sequences import IGNORED, TokenSequence, padded
 
 BATCH_TOKENS = 1024
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from training.lm.data import IGNORED, UNCUT, BadRow, Cuts, DataError, Row, TokenSequence, read_rows, tokenise
+from training.lm.token_sequences import IGNORED, UNCUT, BadRow, Cuts, DataError, Row, TokenSequence, read_rows, tokenise
 
 SIDES = ("chosen", "rejected")
 # The turns of Anthropic's HH-RLHF.

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from training.lm.data import TokenSequence
 from training.lm.evaluation import HeldOutLoss, example_losses
 from training.lm.preference import Answer, Pair
+from training.lm.token_sequences import TokenSequence
 
 
 @contextmanager

@@ -26,9 +26,9 @@ from adapterhub.core.domain_signals import send_on_commit
 from adapterhub.core.errors import Invalid
 from adapterhub.workspace import place_for_child, scratch, store
 from registry.models import BaseModel
-from training.datasets import containers, rendering
+from training.datasets import row_preview, text_streams
 from training.datasets.bounded_scan import checked, needs_child
-from training.datasets.choices import Choices
+from training.datasets.reading_options import Choices
 from training.datasets.remote import Source
 from training.datasets.scan import Report
 from training.datasets.uploads import known_format, known_mapping, sha256_of, stored_alone
@@ -355,13 +355,13 @@ class Dataset(KindMixin, RepeatedUploadMixin, SourceMixin, RetentionMixin):
         return "messages" in self.columns or any(isinstance(row.get("prompt"), list) for row in self.preview(1))
 
     def rendered(
-        self, model: BaseModel, max_length: int, reading: rendering.ReadingOfRows = rendering.PLAIN_READING
+        self, model: BaseModel, max_length: int, reading: row_preview.ReadingOfRows = row_preview.PLAIN_READING
     ) -> dict[str, Any]:
         """Render the first rows as a training on the model reads them, with row lengths. Raises Invalid."""
         file = self.folder() / "train.jsonl"
         try:
-            return rendering.preview(file, rendering.tokenizer_of(model.folder, model.digest), max_length, reading)
-        except rendering.NotReadable as error:
+            return row_preview.preview(file, row_preview.tokenizer_of(model.folder, model.digest), max_length, reading)
+        except row_preview.NotReadable as error:
             raise Invalid(str(error), field="base_model", code="not_readable") from None
 
 
@@ -388,7 +388,7 @@ def require_enough(report: Report) -> None:
 
 def weight_of(file: Path) -> int:
     """Return the bytes that a check reads; of a compressed file about what it unpacks to."""
-    return file.stat().st_size * (PACKED_RATIO if containers.is_packed(file) else 1)
+    return file.stat().st_size * (PACKED_RATIO if text_streams.is_packed(file) else 1)
 
 
 def drop_bytes(digest: str) -> None:

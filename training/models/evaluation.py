@@ -12,7 +12,7 @@ from django.db.models import Q
 from adapterhub.audit.tags import Tag
 from adapterhub.core.actor import Actor
 from adapterhub.core.errors import Invalid
-from adapterhub.core.patterns import pattern_fault
+from adapterhub.core.regex_check import pattern_fault
 from adapterhub.jobs.models import JobStatus
 from registry.models import AdapterVersion, VersionEvaluation
 from registry.models.adapter import VersionStatus

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapterhub.core.errors import Invalid
-from training.lm.data import LOSSES
+from training.lm.token_sequences import LOSSES
 from training.models.preference_methods import LEARNING_RATES
 
 

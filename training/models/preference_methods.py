@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapterhub.core.errors import Invalid
-from training.lm.data import ANSWERS
+from training.lm.token_sequences import ANSWERS
 
 # The kinds of data that a method learns from; every other method needs answers.
 LEARNS_FROM = {"dpo": ("pairs",), "kto": ("pairs", "labels"), "orpo": ("pairs",)}

@@ -28,7 +28,7 @@ from training.models.preference_methods import LEARNS_FROM, require_settings
 from training.models.rank_analysis import RankAnalysis
 from training.models.retention import RetentionMixin
 from training.models.run_log import RunLog
-from training.recipes import launch
+from training.recipes import launch_command
 
 # Methods that train a LoRA of fixed ranks.
 SMALL = ("lora", "qlora", "dora", *LEARNS_FROM)
@@ -176,7 +176,7 @@ class TrainingRun(MixtureMixin, RetentionMixin, GpuJob):
         """Write run.json and return the recipe's command-line arguments."""
         recipe = folder / "run.json"
         recipe.write_text(json.dumps(self.recipe(folder), indent=1))
-        return launch.command(f"training.recipes.{self.method}", str(recipe), self.devices)
+        return launch_command.command(f"training.recipes.{self.method}", str(recipe), self.devices)
 
     @property
     def devices(self) -> int:

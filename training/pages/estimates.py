@@ -14,7 +14,7 @@ from adapterhub.core.errors import DomainError
 from registry.models import BaseModel
 from training.models import TrainingRun
 from training.models.hyperparameters import with_defaults
-from training.planning import memory_estimator, sizing
+from training.planning import estimator_inputs, memory_estimator
 from training.planning.memory_estimator import GB
 
 TUNED = ("rank", "batch_size", "max_length", "devices", "galore_rank")
@@ -41,7 +41,7 @@ class EstimateForm(forms.Form):
             *ready,
             *((name, name) for name in memory_estimator.KNOWN),
         ]
-        device = sizing.largest_device()
+        device = estimator_inputs.largest_device()
         self.fields["device_gb"].initial = round(device.memory_bytes / GB, 1) if device else 80
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def estimates(request: HttpRequest) -> HttpResponse:
 def answer(form: EstimateForm) -> dict[str, Any]:
     """Return the context of the estimate: a bar of memory for every method."""
     device_bytes = form.cleaned_data["device_gb"] * GB
-    shape = sizing.named_shape(form.cleaned_data["base_model"])
-    plan = sizing.plan_of(TrainingRun.Method.LORA, form.hyperparameters())
-    estimates = sizing.estimates(shape, plan, device_bytes)
+    shape = estimator_inputs.named_shape(form.cleaned_data["base_model"])
+    plan = estimator_inputs.plan_of(TrainingRun.Method.LORA, form.hyperparameters())
+    estimates = estimator_inputs.estimates(shape, plan, device_bytes)
     names = list(dict.fromkeys(part["name"] for row in estimates for part in row["parts"]))
     rows = [bar_row(row, names, max(other["bytes"] for other in estimates), device_bytes) for row in estimates]
     return {"shape": shape, "adapter": shape.adapter_parameters(plan.rank), "rows": rows, "names": names}

@@ -12,11 +12,11 @@ from adapterhub.accounts.models import Project
 from adapterhub.api.pages import offer
 from adapterhub.jobs.models import JobStatus
 from registry.models import Adapter, BaseModel
-from training.datasets.containers import ENCODINGS
-from training.datasets.lines import LineError
+from training.datasets.line_errors import LineError
 from training.datasets.readers import FORMATS
-from training.datasets.rendering import ReadingOfRows
-from training.lm.data import ANSWERS, LOSSES
+from training.datasets.row_preview import ReadingOfRows
+from training.datasets.text_streams import ENCODINGS
+from training.lm.token_sequences import ANSWERS, LOSSES
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.analysis_settings import NAMES
 from training.models.hyperparameters import TABLE, Choice

@@ -16,7 +16,7 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.core.tenancy import APPROVE, Scope
 from adapterhub.jobs.models import TERMINAL
 from registry.models import Alias, Approval, Replica, Rollout, without_bodies
-from registry.serving.alerts import open_alarms
+from registry.serving.open_alarms import open_alarms
 from training.models import RankAnalysis, TrainingRun
 
 PAGE = 15

@@ -23,7 +23,7 @@ from training.models.hyperparameters import TABLE
 from training.pages.curves import curves
 from training.pages.forms import RunForm
 from training.pages.retention import form_for
-from training.planning import preflight, sizing
+from training.planning import estimator_inputs, preflight
 from training.runs import specification
 from training.runs.launch import launch_run
 
@@ -113,12 +113,14 @@ def foreseen(request: HttpRequest, form: RunForm) -> dict[str, Any]:
 
 def advice_for(run: TrainingRun, form: RunForm) -> dict[str, Any]:
     """Return the adviser's recommendation for the planned run."""
-    device = sizing.largest_device()
-    shape = sizing.shape_of(run.base_model.config)
-    plan = sizing.plan_of(run.method, run.hyperparameters, on_gpu=device is None or device.kind == device.Kind.CUDA)
+    device = estimator_inputs.largest_device()
+    shape = estimator_inputs.shape_of(run.base_model.config)
+    plan = estimator_inputs.plan_of(
+        run.method, run.hyperparameters, on_gpu=device is None or device.kind == device.Kind.CUDA
+    )
     memory = device.memory_bytes if device else None
-    situation = sizing.situation(shape, plan, memory, run.dataset, run.base_model, **form.stated())
-    return sizing.advice(situation)
+    situation = estimator_inputs.situation(shape, plan, memory, run.dataset, run.base_model, **form.stated())
+    return estimator_inputs.advice(situation)
 
 
 def named(text: str) -> UUID:

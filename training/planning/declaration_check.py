@@ -16,7 +16,7 @@ from registry.experiments.rollout_plan import require_end
 from registry.models import Adapter, AdapterVersion, Alias, BaseModel, Cluster, Rollout
 from registry.models.adapter import VersionStatus
 from registry.models.alias_policy import check_policy
-from registry.models.slots import require_slots
+from registry.models.slot_admission import require_slots
 from training.models import Dataset, RankAnalysis, TrainingRun
 from training.models.dataset import DatasetStatus
 from training.models.job import require_room

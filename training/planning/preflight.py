@@ -14,15 +14,15 @@ from adapterhub.artifacts import ArtifactError
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import LEASED, JobStatus
 from registry.models import Replica
-from training.datasets.measuring import Sample, sample_of
-from training.datasets.rendering import NoTokenizer, NotReadable, ReadingOfRows
-from training.lm.data import ANSWERS
+from training.datasets.row_preview import NoTokenizer, NotReadable, ReadingOfRows
+from training.datasets.token_lengths import Sample, sample_of
+from training.lm.token_sequences import ANSWERS
 from training.models.dataset import Dataset
 from training.models.device import Device
 from training.models.job import kinds
 from training.models.preference_methods import LEARNS_FROM
 from training.models.training_run import TrainingRun
-from training.planning import sizing
+from training.planning import estimator_inputs
 from training.planning.memory_estimator import GB, Plan, Shape, estimate, largest_batch
 
 UNKNOWN = "unknown"
@@ -43,11 +43,11 @@ def check(run: TrainingRun) -> dict[str, Any]:
 
 def needs(run: TrainingRun) -> dict[str, Any]:
     """Estimate memory and disk on the largest known device, for rows as long as the data's, and what engines serve."""
-    device = sizing.largest_device()
-    shape = sizing.shape_of(run.base_model.config)
+    device = estimator_inputs.largest_device()
+    shape = estimator_inputs.shape_of(run.base_model.config)
     on_gpu = device is None or device.kind == Device.Kind.CUDA
     chosen = {**run.hyperparameters, "max_length": row_length(run)}
-    plan = sizing.plan_of(run.method, chosen, on_gpu=on_gpu)
+    plan = estimator_inputs.plan_of(run.method, chosen, on_gpu=on_gpu)
     copies = BEST_COPIES if run.hyperparameters.get("eval_steps") else 0
     return {"memory": memory(shape, plan, device), "disk": disk(shape, plan, device, copies), "serving": serving(run)}
 

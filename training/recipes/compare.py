@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from training.lm.chat_template import prompt_text
-from training.lm.data import Row, TokenSequence, as_chat
 from training.lm.events import Events
+from training.lm.token_sequences import Row, TokenSequence, as_chat
 from training.recipes import entrypoint, run_file
 from training.recipes.run_file import Counting, Positive, RunFile, TextPath
 
@@ -151,7 +151,7 @@ def check_answers(result: dict[str, Any], arms: Arms, tokenizer: Any, data: Path
 
     The question of a conversation is all before its last answer, in the chat template, with its tools.
     """
-    from training.lm.data import read_rows
+    from training.lm.token_sequences import read_rows
     from training.recipes.scoring import exact_match, matches, token_f1
 
     rows = as_chat(read_rows(data)) if comparison.as_chat else read_rows(data)

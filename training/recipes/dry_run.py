@@ -19,7 +19,7 @@ from statistics import mean
 from typing import Any
 
 from training.lm.error_reporting import BadInput
-from training.recipes import launch
+from training.recipes import launch_command
 from training.recipes.run_file import read_record
 
 POLL_S = 0.02
@@ -52,7 +52,7 @@ def dry_run(record: Record, method: str, steps: int) -> Record:
         folder = Path(name)
         path = folder / "run.json"
         path.write_text(json.dumps(shortened(record, steps, folder)))
-        command = launch.command(f"training.recipes.{method}", str(path), record.get("devices", 1))
+        command = launch_command.command(f"training.recipes.{method}", str(path), record.get("devices", 1))
         watch = Watch(folder / "events.jsonl")
         with subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL) as child:  # noqa: S603
             watch.follow(child)

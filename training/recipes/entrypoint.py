@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from training.lm.error_reporting import guarded, last
 from training.lm.events import Events
 from training.recipes import run_file
-from training.recipes.memory import out_of_memory
+from training.recipes.peak_memory import out_of_memory
 from training.recipes.run_file import Run, RunFile
 
 CANCELLED = 143

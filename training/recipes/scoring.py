@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving_client.patterns import contains
+from serving_client.regex import contains
 
 RESAMPLES = 2000
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from training.lm import data
+from training.lm import token_sequences
 from training.lm.error_reporting import BadInput, guarded, last
 from training.lm.events import Events
 from training.tars import presets
-from training.tars.files import atomically, budget, named
+from training.tars.command_support import atomically, budget, named
 from training.tars.heat_map import kind_of, svg
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def run(options: argparse.Namespace, events: Events) -> Analysis:
     require_places(options)
     with named("--data"):
         presets.settings_of(options.preset, **{name: getattr(options, name) for name in presets.CHOICES})
-        rows = data.read_rows(options.data)
+        rows = token_sequences.read_rows(options.data)
     with named("--reference"):
         from_file = options.reference and options.reference != OWN_WORDS
-        reference = data.read_rows(Path(options.reference)) if from_file else None
+        reference = token_sequences.read_rows(Path(options.reference)) if from_file else None
     return analysed(options, rows, reference, events)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from training.lm.data import Row
+from training.lm.token_sequences import Row
 from training.tars import allocation, verdict
 from training.tars.allocation import Bounds
 from training.tars.config import AnalysisConfig

@@ -25,7 +25,7 @@ from training.lm.error_reporting import BadInput, guarded
 from training.lm.events import Events
 from training.tars import allocation
 from training.tars.allocation import Bounds
-from training.tars.files import atomically, budget, named
+from training.tars.command_support import atomically, budget, named
 from training.tars.presets import Settings
 
 PREFIX = "base_model.model."

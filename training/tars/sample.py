@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.lm import data
-from training.lm.data import Row, TokenSequence
+from training.lm import token_sequences
+from training.lm.token_sequences import Row, TokenSequence
 from training.tars.config import AnalysisConfig
 from training.tars.signals import Batch, batch_of
 
@@ -50,9 +50,11 @@ class Sample:
 
 def sampled_sequences(rows: Sequence[Row], tokenizer: Any, config: AnalysisConfig) -> list[TokenSequence]:
     """Return the tokenised sample. Raises DataError if it has no token to predict."""
-    sequences = data.tokenised(data.sample(rows, config.samples, config.seed), tokenizer, config.max_length)
+    sequences = token_sequences.tokenised(
+        token_sequences.sample(rows, config.samples, config.seed), tokenizer, config.max_length
+    )
     if not sequences:
-        raise data.DataError(
+        raise token_sequences.DataError(
             "No row has a token to predict: give rows of text, or raise max_length if completions begin beyond it."
         )
     return sequences

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.lm.data import IGNORED, TokenSequence, padded
+from training.lm.token_sequences import IGNORED, TokenSequence, padded
 from training.tars import distributed
 from training.tars.measures import HALVES, GradientNorms, GradientSketch, OutputMoments
 

@@ -17,10 +17,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from adapterhub.artifacts import S3Store, open_store
-from adapterhub.audit import vault
+from adapterhub.audit import checkpoint_store
 from adapterhub.audit.external import timestamps
+from adapterhub.audit.installation_key import trusted_keys
 from adapterhub.audit.models import Checkpoint, Receipt, chain_name
-from adapterhub.audit.signing import trusted_keys
 from adapterhub.audit.verifier import Checkpoint as SignedHead
 from adapterhub.audit.verifier import checkpoint_in
 from adapterhub.core.tenancy import Tenant, row_of
@@ -67,7 +67,7 @@ class FolderWitness(Witness):
     def keep(self, point: Checkpoint) -> bytes:
         """Write a new read-only file, unless it exists; return b"". Raises Away."""
         try:
-            vault.keep_in_folder(self.root / point.path, bytes(point.document))
+            checkpoint_store.keep_in_folder(self.root / point.path, bytes(point.document))
         except FileExistsError:
             return b""
         except OSError as error:
@@ -91,7 +91,7 @@ class BucketWitness(Witness):
     def keep(self, point: Checkpoint) -> bytes:
         """Put a new object, unless it exists; return b"". Raises Away."""
         try:
-            vault.keep_in_bucket(self._store(), point.path, bytes(point.document))
+            checkpoint_store.keep_in_bucket(self._store(), point.path, bytes(point.document))
         except ClientError as error:
             if error.response["Error"]["Code"] != "PreconditionFailed":
                 raise Away(f"{self.name}: {error}") from None

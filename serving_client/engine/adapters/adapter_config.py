@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving_client.engine.errors import AdapterMissing, AdapterUnusable
-from serving_client.patterns import BadPattern, compiled
+from serving_client.regex import BadPattern, compiled
 
 CONFIG_NAME = "adapter_config.json"
 Value = TypeVar("Value")

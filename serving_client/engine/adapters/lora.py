@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from serving_client.engine.adapters.adapter import Adapter
-from serving_client.engine.kernels.packed import packed
+from serving_client.engine.kernels.packed_linear import packed
 
 Rows = Sequence[Adapter | None]
 """The adapter of each row of a batch; None is the base model."""

@@ -18,7 +18,7 @@ from serving_client.engine.errors import (
     invalid_input,
     not_found,
 )
-from serving_client.engine.passing_thread import in_passing_thread
+from serving_client.engine.short_lived_thread import in_passing_thread
 
 
 @dataclass(frozen=True)

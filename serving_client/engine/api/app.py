@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serving_client.engine.api.answers import (
+from serving_client.engine.api.metrics import metrics_text
+from serving_client.engine.api.response_bodies import (
     VERSION,
     ChatFormat,
     CompletionFormat,
@@ -25,7 +26,6 @@ from serving_client.engine.api.answers import (
     in_order,
     new_id,
 )
-from serving_client.engine.api.metrics import metrics_text
 from serving_client.engine.api.token_texts import TokenTexts
 from serving_client.engine.completion_request import CompletionRequest, parse_chat, parse_completion, parse_json
 from serving_client.engine.engine import Answer, Engine

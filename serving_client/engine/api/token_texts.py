@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from serving_client.engine.batching.detokenizer import Decoder
 from serving_client.engine.batching.logprobs import TokenLogprobs
-from serving_client.engine.batching.text import Decoder
 
 # JSON has no infinity.
 LOWEST = -9999.0

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from serving_client.engine.adapters.adapter import ModuleShapes
 from serving_client.engine.adapters.lora import MOST_TOKENS, ResidentAdapters, SlotRows, row_kernel, wrap_linears
-from serving_client.engine.batching.fixed_steps import FixedSteps, Inputs, NotRecordable, Shape
+from serving_client.engine.batching.cuda_graphs import FixedSteps, Inputs, NotRecordable, Shape
 from serving_client.engine.batching.grammar import BadGrammar
 from serving_client.engine.batching.kv_cache import RowCache
 from serving_client.engine.batching.logprobs import TokenLogprobs, logprobs_of

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from serving_client.engine.adapters.joined import JoinedLinear, can_join
+from serving_client.engine.adapters.fused_linear import JoinedLinear, can_join
 from serving_client.engine.adapters.lora import LoraLinear
 from serving_client.engine.batching.kv_cache import RowCache
 from serving_client.engine.kernels.decode import add_norm, attend, gate, rotate_and_store

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving_client.engine.adapters.adapter import Adapter
+from serving_client.engine.batching.detokenizer import Decoder, TextStream
 from serving_client.engine.batching.grammar import BadGrammar, Grammar
 from serving_client.engine.batching.logprobs import TokenLogprobs
 from serving_client.engine.batching.sampling import SamplingParams
-from serving_client.engine.batching.text import Decoder, TextStream
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,21 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving_client.protocol import RoutingTable, TokenRoute, VersionRoute
-from serving_client.router.cache import Entry, ResponseCache, key_of, rule_for
 from serving_client.router.errors import Refusal
-from serving_client.router.http.bodies import Bodies, read_body
 from serving_client.router.http.engine_errors import as_openai
-from serving_client.router.http.limits import RateLimits
+from serving_client.router.http.rate_limits import RateLimits
+from serving_client.router.http.request_bodies import Bodies, read_body
 from serving_client.router.http.response_context import Answer
 from serving_client.router.http.stream_usage import StreamReader, counted, is_counted, is_refused, visible
+from serving_client.router.reporting.judge_samples import Samples
 from serving_client.router.reporting.metrics import Metrics
 from serving_client.router.reporting.outcomes import OutcomeReporter
-from serving_client.router.reporting.samples import Samples
 from serving_client.router.reporting.tracing import begun, ended
 from serving_client.router.reporting.usage import tokens_of_question
 from serving_client.router.request_fields import EMBEDDINGS, Body, require_fitting
 from serving_client.router.resolve import Target, authenticate, is_current, parse, resolve, rewritten, rollout_of
-from serving_client.router.table import TableWatcher
+from serving_client.router.response_cache import Entry, ResponseCache, key_of, rule_for
+from serving_client.router.table_follower import TableWatcher
 from serving_client.router.upstream.cold_start import ColdVersions
 from serving_client.router.upstream.replicas import Reply, Upstream, whole
 from serving_client.router.upstream.shadow_traffic import Afterwards, captured_for

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from serving_client.protocol import Outcome
-from serving_client.router.cache import Entry
 from serving_client.router.http.stream_usage import StreamReader
 from serving_client.router.reporting.metrics import CLIENT_CLOSED
 from serving_client.router.reporting.response_checks import text_of
 from serving_client.router.reporting.usage import Usage, tokens_of_text, usage_in
 from serving_client.router.resolve import Target
+from serving_client.router.response_cache import Entry
 from serving_client.router.upstream.shadow_traffic import CapturedResponse
 
 if TYPE_CHECKING:

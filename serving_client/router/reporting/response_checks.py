@@ -10,7 +10,7 @@ import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
-from serving_client import patterns
+from serving_client import regex
 from serving_client.protocol import Checks
 
 # Events of /v1/responses that bring a part of the answer.
@@ -81,8 +81,8 @@ def of_wrong_form(checks: Checks, text: str) -> bool | None:
 def contains(pattern: str, text: str) -> bool | None:
     """Search the pattern in the text; None for a pattern that the engine refuses, which says nothing of the answer."""
     try:
-        return patterns.contains(pattern, text)
-    except patterns.BadPattern:
+        return regex.contains(pattern, text)
+    except regex.BadPattern:
         return None
 
 

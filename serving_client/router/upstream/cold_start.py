@@ -10,7 +10,7 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from serving_client.protocol import WANTED_VERSION, WANTS, RoutingTable
-from serving_client.router.table import TableWatcher
+from serving_client.router.table_follower import TableWatcher
 
 WANTS_LENGTH = 1000
 RECHECK_S = 1.0

@@ -12,13 +12,13 @@ from typing import Any
 
 from serving_client.protocol import Checks, MeasuredAnswer, Outcome, RolloutRoute, Sample, VersionRoute
 from serving_client.router.errors import Refusal
+from serving_client.router.reporting.judge_samples import Samples, question_of
 from serving_client.router.reporting.outcomes import OutcomeReporter
 from serving_client.router.reporting.response_checks import judged, text_of
-from serving_client.router.reporting.samples import Samples, question_of
 from serving_client.router.reporting.usage import Usage, estimated, usage_in
 from serving_client.router.request_fields import EMBEDDINGS, Body
 from serving_client.router.resolve import Target, rewritten
-from serving_client.router.table import TableWatcher
+from serving_client.router.table_follower import TableWatcher
 from serving_client.router.upstream.replicas import Upstream
 
 MOST_BYTES = 2**16  # bytes of an answer; a longer one is not judged

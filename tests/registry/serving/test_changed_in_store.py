@@ -14,7 +14,7 @@ from adapterhub.accounts.models import User
 from adapterhub.artifacts import FolderStore
 from adapterhub.audit.models import AuditEvent
 from registry.models import Adapter, AdapterVersion, Alias, Replica, Rollout, RolloutStatus
-from registry.serving.alerts import remedy_of
+from registry.serving.open_alarms import remedy_of
 from registry.serving.reconciler import reconcile
 from registry.serving.valkey import valkey
 from serving_client.protocol import WANTED_VERSION, WANTS

@@ -16,7 +16,7 @@ from registry.serving import routing_table as publishing
 from registry.serving.routing_table import publish, publish_changes, routing_table
 from registry.serving.valkey import valkey
 from serving_client.protocol import NEWEST_TABLE, ROUTING_CHANGES, ROUTING_TABLE, RoutingTable
-from serving_client.router.table import changed_since
+from serving_client.router.table_follower import changed_since
 
 
 def empty() -> Redis:

@@ -19,7 +19,7 @@ from registry.adapter_files.finite_check import fault_in
 from registry.adapter_files.inspection import Inspection
 from registry.adapter_files.manifest import Manifest, inspect_folder
 from registry.adapter_files.tensor_names import WEIGHTS
-from registry.exports.process import export
+from registry.exports.export_process import export
 from registry.models import BaseModel
 from tests.cases.make_cases import CASES, make
 from tests.tiny_model import SMOLLM2, save_base_model

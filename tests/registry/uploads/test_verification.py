@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 from adapterhub.accounts.models import User
 from adapterhub.artifacts import ArtifactError
+from adapterhub.audit.installation_key import public_key_pem
 from adapterhub.audit.models import AuditEvent
-from adapterhub.audit.signing import public_key_pem
 from adapterhub.audit.tags import Tag
 from adapterhub.core.errors import Invalid
 from registry import tasks
 from registry.adapter_files.finite_check import BLOCK_BYTES, fault_in
-from registry.exports import service as exports
+from registry.exports import zip_export as exports
 from registry.models import Adapter, AdapterVersion, VersionStatus
 from registry.uploads import verification
 from tests.builders import LAYERS, SHAPES, module_name, write_adapter

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training.lm.data import IGNORED, TokenSequence, padded
+from training.lm.token_sequences import IGNORED, TokenSequence, padded
 
 Rows = Sequence[dict[str, Any]]
 Batch = dict[str, torch.Tensor]

@@ -14,7 +14,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer  # type: ignore[att
 from training.lm.evaluation import HeldOutLoss
 from training.lm.preference_losses import held_out_dpo, held_out_kto, held_out_orpo
 from training.recipes.preference.collators import AnswerCollator, PairCollator, SideCollator
-from training.recipes.preference.material import read_answers, read_pairs
+from training.recipes.preference.ordered_rows import read_answers, read_pairs
 from training.recipes.run_file import Run
 from training.recipes.training_loop.batches import Material
 

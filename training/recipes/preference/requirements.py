@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from training.lm.data import ANSWERS
 from training.lm.error_reporting import BadInput
+from training.lm.token_sequences import ANSWERS
 from training.recipes.run_file import Run
 
 

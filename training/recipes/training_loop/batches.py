@@ -11,8 +11,8 @@ from typing import Any
 from datasets import Dataset
 
 from training.lm.base_model import sequences_of
-from training.lm.data import Cuts, Row, TokenSequence, as_chat, sample
 from training.lm.evaluation import held_out_sample
+from training.lm.token_sequences import Cuts, Row, TokenSequence, as_chat, sample
 from training.recipes.run_file import Run
 from training.recipes.training_loop.loss_weights import COLUMN
 from training.recipes.training_loop.mixture import rounds, rows_of_an_epoch, shares_of

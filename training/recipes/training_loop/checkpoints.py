@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from training.lm.events import Events
 from training.recipes.entrypoint import Cancel
-from training.recipes.memory import peak_memory
+from training.recipes.peak_memory import peak_memory
 from training.recipes.training_loop.best_checkpoint import HeldOutCurve
 from training.recipes.training_loop.distributed import anyone
 from training.recipes.training_loop.divergence import require_finite

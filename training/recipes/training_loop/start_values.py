@@ -10,8 +10,8 @@ from peft import EvaConfig, get_peft_model, initialize_lora_eva_weights
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.lm.data import padded
 from training.lm.error_reporting import BadInput
+from training.lm.token_sequences import padded
 from training.recipes.run_file import Run
 from training.recipes.training_loop.batches import Material
 

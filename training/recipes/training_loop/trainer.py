@@ -14,8 +14,8 @@ from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from training.lm.base_model import load_model, load_tokenizer, on_gpu
-from training.lm.data import is_chat
 from training.lm.evaluation import HeldOutLoss, mean_loss
+from training.lm.token_sequences import is_chat
 from training.recipes import run_file
 from training.recipes.compare import Question, question_of
 from training.recipes.entrypoint import Cancel, RunEvents

@@ -13,7 +13,7 @@ from adapterhub.artifacts import ArtifactError
 from adapterhub.core.errors import Invalid
 from adapterhub.jobs.models import JobStatus
 from registry.models import BaseModel
-from training.datasets.rendering import NotReadable, readable
+from training.datasets.row_preview import NotReadable, readable
 from training.lm.preference import unpaired
 from training.models.dataset import Dataset
 from training.models.device import Device

@@ -11,7 +11,7 @@ import typer
 from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import AsJson, hub, say
 from adapterhub.client import calls
-from adapterhub.client.shapes import BlindTest
+from adapterhub.client.rest_types import BlindTest
 
 blind = typer.Typer(
     no_args_is_help=True, help="Compare the answers of several versions without knowing which version gave which."

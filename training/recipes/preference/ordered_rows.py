@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from datasets import Dataset
 
 from training.lm import preference
-from training.lm.data import Cuts, DataError, Row, TokenSequence, sample
 from training.lm.error_reporting import BadInput
 from training.lm.evaluation import held_out_sample
 from training.lm.preference import Answer, Pair
 from training.lm.preference_losses import mismatched
+from training.lm.token_sequences import Cuts, DataError, Row, TokenSequence, sample
 from training.recipes.run_file import Run
 from training.recipes.training_loop.batches import Material, Reading, reading_groups, steps_of
 

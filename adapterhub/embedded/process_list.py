@@ -80,7 +80,7 @@ def _migrate() -> Step:
 def _model_steps(options: Options) -> list[Step]:
     if not options.engines or model_folder(options.home, options.base_model).is_dir():
         return []
-    argv = _python("-m", "adapterhub.demo.material", "model", "--home", options.home)
+    argv = _python("-m", "adapterhub.demo.input_data", "model", "--home", options.home)
     failure = f"The base model {DEFAULT_MODEL} could not be prepared (or set ADAPTERHUB_BASE_MODEL to a model's folder)"
     return [Step("model", argv, failure)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from serving_client.engine.batching.text import TextStream
+from serving_client.engine.batching.detokenizer import TextStream
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_client import RateLimit
-from serving_client.buckets import Bucket
+from serving_client.rate_limiter import Bucket
 from tests.fakes.routing import FOREIGNER, INFER, make_table
 from tests.fakes.stage import Engine, Router
 

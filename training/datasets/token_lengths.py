@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.datasets.rendering import PLAIN_READING, ReadingOfRows, apart, sequence_of, tokenizer_of
+from training.datasets.row_preview import PLAIN_READING, ReadingOfRows, apart, sequence_of, tokenizer_of
 from training.lm import preference
-from training.lm.data import IGNORED, TokenSequence, as_chat
+from training.lm.token_sequences import IGNORED, TokenSequence, as_chat
 
 SAMPLED_ROWS = 300
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.lm import data
+from training.lm import token_sequences
 from training.lm.error_reporting import BadInput
 from training.tars import allocation, presets
 
@@ -28,7 +28,7 @@ def named(flag: str) -> Iterator[None]:
         yield
     except (allocation.AllocationError, presets.BadSettings) as error:
         raise BadInput(f"--{error.field.replace('_', '-')}: {error}") from None
-    except data.DataError as error:
+    except token_sequences.DataError as error:
         raise BadInput(f"{flag}: {error}") from None
 
 

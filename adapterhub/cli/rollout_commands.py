@@ -10,8 +10,8 @@ from adapterhub.cli.exit_codes import Ended, Exit
 from adapterhub.cli.session import LONGEST_S, AsJson, Reason, Timeout, Wait, hub, say
 from adapterhub.cli.waiting import following, until_ended
 from adapterhub.client import ApiError, Client, calls
-from adapterhub.client.outcomes import ENDED, require_good
-from adapterhub.client.shapes import Guardrail, Rollout, Step
+from adapterhub.client.final_states import ENDED, require_good
+from adapterhub.client.rest_types import Guardrail, Rollout, Step
 
 alias = typer.Typer(no_args_is_help=True, help="Public names that applications send as `model`.")
 Name = Annotated[str, typer.Argument(metavar="ALIAS")]

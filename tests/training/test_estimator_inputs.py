@@ -15,7 +15,7 @@ from adapterhub.core.errors import Conflict, Invalid
 from registry.models import Adapter
 from tests.builders import CONFIG
 from training.models import Dataset, Device, RankAnalysis, TrainingRun
-from training.planning import sizing
+from training.planning import estimator_inputs
 from training.planning.memory_estimator import GB
 from training.runs.launch import launch_run
 from training.worker import queue
@@ -108,10 +108,10 @@ def test_the_shift_comes_from_the_newest_analysis_that_measured_it(
         budget={"uniform_rank": 8},
         by=alice.as_actor(),
     )
-    assert sizing.divergence(dataset, adapter.base_model) is None
+    assert estimator_inputs.divergence(dataset, adapter.base_model) is None
     plan = {"modules": [{"divergence": 0.2}, {"divergence": 0.4}, {"divergence": None}]}
     RankAnalysis.objects.filter(pk=analysis.pk).update(status="succeeded", plan=plan)
-    assert sizing.divergence(dataset, adapter.base_model) == pytest.approx(0.3)
+    assert estimator_inputs.divergence(dataset, adapter.base_model) == pytest.approx(0.3)
 
 
 def test_the_page_shows_verdicts_and_says_what_is_wrong(signed_in: Client, adapter: Adapter) -> None:

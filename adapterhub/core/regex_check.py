@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving_client.patterns import BadPattern, compiled
+from serving_client.regex import BadPattern, compiled
 
 
 def pattern_fault(pattern: str) -> str:

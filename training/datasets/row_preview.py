@@ -13,7 +13,7 @@ from typing import Any
 
 from training.datasets.record_forms import Row
 from training.lm import preference
-from training.lm.data import ANSWERS, IGNORED, UNCUT, DataError, TokenSequence, as_chat, tokenise
+from training.lm.token_sequences import ANSWERS, IGNORED, UNCUT, DataError, TokenSequence, as_chat, tokenise
 
 MEASURED_ROWS = 500
 BINS = 24

@@ -9,11 +9,11 @@ from uuid import UUID
 import typer
 
 from adapterhub.cli.exit_codes import Ended, Exit
+from adapterhub.cli.rollout_state import ACTIVE, remedy, standing
 from adapterhub.cli.session import AsJson, Reason, hub, say
-from adapterhub.cli.standing import ACTIVE, remedy, standing
 from adapterhub.client import ApiError, Client, calls
 from adapterhub.client.calls import Call
-from adapterhub.client.shapes import Job, Rollout
+from adapterhub.client.rest_types import Job, Rollout
 
 Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The alias whose rollout it is.")]
 

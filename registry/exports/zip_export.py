@@ -106,7 +106,9 @@ def folded(adapter: Adapter, folder: Path, confirmation: str = "") -> tuple[Path
 
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
     """Run the export in a child process; `target` is a new folder beside its log. Raises Unavailable."""
-    run_child("export", ["registry.exports.process", form, dtype, str(stored), str(base), str(target)], target.parent)
+    run_child(
+        "export", ["registry.exports.export_process", form, dtype, str(stored), str(base), str(target)], target.parent
+    )
     return target
 
 

@@ -14,26 +14,26 @@ from tests.builders import write_jsonl
 from tests.lm.chat_tokenizer import trl_tokenizer
 from tests.markup import markup
 from tests.tiny_model import make_tokenizer, save_base_model
-from training.datasets import rendering
+from training.datasets import row_preview
 from training.models import Dataset
 
 CHAT = [{"role": "user", "content": "the bank"}, {"role": "assistant", "content": "shall report each incident"}]
 
 
-def joined(row: rendering.Rendered, kind: str = "") -> str:
+def joined(row: row_preview.Rendered, kind: str = "") -> str:
     return "".join(span.text for span in row.spans if kind in ("", span.kind))
 
 
 def test_a_chat_is_shown_as_its_template_renders_it() -> None:
     tokenizer = make_tokenizer()
-    row = rendering.rendered({"messages": CHAT}, tokenizer, 100)
+    row = row_preview.rendered({"messages": CHAT}, tokenizer, 100)
     assert joined(row).split() == tokenizer.apply_chat_template(CHAT, tokenize=False).split()
     assert joined(row, "counted").split() == ["shall", "report", "each", "incident", "<end>"]
     assert (row.tokens, row.counted) == (10, 5)
 
 
 def test_what_lies_behind_max_length_is_cut_and_not_counted() -> None:
-    row = rendering.rendered({"prompt": "the bank", "completion": "shall report each"}, make_tokenizer(), 4)
+    row = row_preview.rendered({"prompt": "the bank", "completion": "shall report each"}, make_tokenizer(), 4)
     assert [(span.kind, span.text.split()) for span in row.spans] == [
         ("read", ["the", "bank"]),
         ("counted", ["shall", "report"]),
@@ -51,7 +51,7 @@ def test_a_tool_call_is_shown_as_counted_and_its_answer_is_not() -> None:
         {"role": "tool", "content": "The third pier."},
         {"role": "assistant", "content": "At pier three."},
     ]
-    row = rendering.rendered({"messages": messages, "tools": tools}, trl_tokenizer("qwen2_5"), 4096)
+    row = row_preview.rendered({"messages": messages, "tools": tools}, trl_tokenizer("qwen2_5"), 4096)
     counted = joined(row, "counted")
     assert counted.startswith('Let me look.\n<tool_call>\n{"name": "lookup", "arguments": {"n": 3}}')
     assert counted.endswith("At pier three.<|im_end|>")
@@ -61,7 +61,7 @@ def test_a_tool_call_is_shown_as_counted_and_its_answer_is_not() -> None:
 def test_a_prompt_is_shown_by_the_chat_template_and_counted_by_choice() -> None:
     row = {"prompt": "the bank", "completion": "shall report"}
     plain, counted = (
-        rendering.rendered(row, make_tokenizer(), 100, rendering.ReadingOfRows(in_chat, loss))
+        row_preview.rendered(row, make_tokenizer(), 100, row_preview.ReadingOfRows(in_chat, loss))
         for in_chat, loss in ((True, "answers"), (True, "with_prompt"))
     )
     assert joined(plain).split() == ["<user>", "the", "bank", "<end>", "<assistant>", "shall", "report", "<end>"]
@@ -75,7 +75,7 @@ def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHAT}])
     tokenizer = make_tokenizer()
     (trained,) = sequences_of(file, "train", tokenizer, 100)
-    row = rendering.rendered({"messages": CHAT}, tokenizer, 100)
+    row = row_preview.rendered({"messages": CHAT}, tokenizer, 100)
     counted = [tokenizer.decode([label]) for label in trained.labels[1:] if label != -100]
     assert joined(row, "counted").split() == counted
 
@@ -83,7 +83,7 @@ def test_the_labels_are_the_trainings_own(tmp_path: Path) -> None:
 def test_lengths_tell_what_is_cut_and_what_is_left_out() -> None:
     tokenizer = make_tokenizer()
     rows = [{"text": "the bank " * count} for count in (1, 2, 10)] + [{"prompt": "the " * 9, "completion": "bank"}]
-    lengths = rendering.lengths_of([rendering.sequence_of(row, tokenizer) for row in rows], 8)
+    lengths = row_preview.lengths_of([row_preview.sequence_of(row, tokenizer) for row in rows], 8)
     assert (lengths.rows, lengths.longest, lengths.cut, lengths.silent) == (4, 21, 2, 1)
     assert lengths.cut_share == 0.5
     assert lengths.cut_tokens == pytest.approx((13 + 3) / (3 + 5 + 21 + 11))

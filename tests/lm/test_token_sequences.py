@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_model import make_tokenizer, write_jsonl
-from training.lm import data
+from training.lm import token_sequences
 
 TOKENIZER = make_tokenizer()
 
 
-def words(sequence: data.TokenSequence) -> tuple[str, str]:
+def words(sequence: token_sequences.TokenSequence) -> tuple[str, str]:
     """(what is read, what is learned)"""
-    learned = [label for label in sequence.labels if label != data.IGNORED]
+    learned = [label for label in sequence.labels if label != token_sequences.IGNORED]
     return TOKENIZER.decode(sequence.ids), TOKENIZER.decode(learned)
 
 
@@ -26,13 +26,13 @@ def words(sequence: data.TokenSequence) -> tuple[str, str]:
     ],
 )
 def test_the_loss_counts_the_completion_and_the_end(row, read: str, learned: str) -> None:
-    assert words(data.tokenise(row, TOKENIZER, 64)) == (read, learned)
+    assert words(token_sequences.tokenise(row, TOKENIZER, 64)) == (read, learned)
 
 
 def test_every_turn_of_the_assistant_is_learned() -> None:
     turns = [("user", "a bank"), ("assistant", "shall report"), ("user", "the risk"), ("assistant", "within hours")]
     messages = [{"role": role, "content": content} for role, content in turns]
-    read, learned = words(data.tokenise({"messages": messages}, TOKENIZER, 64))
+    read, learned = words(token_sequences.tokenise({"messages": messages}, TOKENIZER, 64))
     assert read.startswith("<user> a bank <end> <assistant> shall report <end> <user>")
     assert learned == "shall report <end> within hours <end>"
 
@@ -40,13 +40,13 @@ def test_every_turn_of_the_assistant_is_learned() -> None:
 def test_messages_without_a_template_are_refused() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
-    with pytest.raises(data.DataError, match="chat template"):
-        data.tokenise({"messages": [{"role": "assistant", "content": "a"}]}, tokenizer, 64)
+    with pytest.raises(token_sequences.DataError, match="chat template"):
+        token_sequences.tokenise({"messages": [{"role": "assistant", "content": "a"}]}, tokenizer, 64)
 
 
 def test_a_row_whose_completion_is_cut_off_is_left_out() -> None:
     rows = [{"prompt": "a bank shall report", "completion": "each"}, {"text": "a bank"}]
-    assert len(data.tokenised(rows, TOKENIZER, 4)) == 1
+    assert len(token_sequences.tokenised(rows, TOKENIZER, 4)) == 1
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_row_whose_completion_is_cut_off_is_left_out() -> None:
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n\n' + line + "\n")
-    with pytest.raises(data.BadRow, match=r"rows\.jsonl, line 3:") as caught:
-        data.read_rows(path)
+    with pytest.raises(token_sequences.BadRow, match=r"rows\.jsonl, line 3:") as caught:
+        token_sequences.read_rows(path)
     assert caught.value.line == 3
 
 
@@ -79,20 +79,24 @@ def test_text_parquet_and_jsonl_say_the_same(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     write_jsonl(tmp_path / "rows.jsonl", rows)
     for name in ("rows.txt", "rows.parquet", "rows.jsonl"):
-        assert data.read_rows(tmp_path / name) == rows
+        assert token_sequences.read_rows(tmp_path / name) == rows
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl", b"\n\n"), ("a.txt", b"\xff\xfe"), ("a.parquet", b"no")])
 def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(data.DataError, match=name):
-        data.read_rows(tmp_path / name)
+    with pytest.raises(token_sequences.DataError, match=name):
+        token_sequences.read_rows(tmp_path / name)
 
 
 def test_a_sample_is_fixed_by_its_seed() -> None:
     rows = [{"text": str(number)} for number in range(50)]
-    assert data.sample(rows, 10, 1) == data.sample(rows, 10, 1) != data.sample(rows, 10, 2)
-    assert len(data.sample(rows, 99, 0)) == 50
+    assert (
+        token_sequences.sample(rows, 10, 1)
+        == token_sequences.sample(rows, 10, 1)
+        != token_sequences.sample(rows, 10, 2)
+    )
+    assert len(token_sequences.sample(rows, 99, 0)) == 50
 
 
 def test_what_a_length_cuts_is_counted() -> None:
@@ -101,6 +105,6 @@ def test_what_a_length_cuts_is_counted() -> None:
         {"prompt": "a bank shall report", "completion": "each"},
         {"prompt": "a", "completion": "bank shall report each incident"},
     ]
-    cuts = data.Cuts()
-    assert len(data.tokenised(rows, TOKENIZER, 4, cuts=cuts)) == 2
+    cuts = token_sequences.Cuts()
+    assert len(token_sequences.tokenised(rows, TOKENIZER, 4, cuts=cuts)) == 2
     assert (cuts.rows, cuts.cut, cuts.left_out, cuts.without_end) == (3, 2, 1, 1)

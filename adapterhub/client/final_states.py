@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from adapterhub.client.calls import Call, dataset
 from adapterhub.client.errors import Failed
-from adapterhub.client.shapes import Json
+from adapterhub.client.rest_types import Json
 
 GOOD = {"succeeded", "ready", "promoted"}
 ENDED = {*GOOD, "failed", "cancelled", "rejected", "rolled_back", "discarded", "erased"}

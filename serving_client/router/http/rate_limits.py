@@ -9,8 +9,8 @@ from typing import cast
 
 import redis.asyncio as redis
 
-from serving_client.buckets import TAKE, Bucket
 from serving_client.protocol import PROJECT_RATE, RateLimit
+from serving_client.rate_limiter import TAKE, Bucket
 from serving_client.router.errors import Refusal
 from serving_client.router.fail_fast import Patience
 

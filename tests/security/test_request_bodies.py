@@ -20,7 +20,7 @@ from adapterhub.accounts.models import User
 from adapterhub.http import body_guard
 from adapterhub.http.asgi_handler import OneThread
 from serving_client.http_protocol import BoundedConnection
-from serving_client.router.http import bodies
+from serving_client.router.http import request_bodies
 from tests.fakes.routing import INFER, make_table
 from tests.fakes.server import Server
 from tests.fakes.stage import Router, running_engine, running_router, running_valkey
@@ -269,7 +269,7 @@ def test_the_router_reads_nothing_of_strangers_and_closes(router: Router) -> Non
 
 @pytest.mark.threat("D18")
 def test_the_router_holds_no_more_than_its_share(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "MOST_HELD_BYTES", MB)
+    monkeypatch.setattr(request_bodies, "MOST_HELD_BYTES", MB)
     answer = router.complete(prompt="a" * 2 * MB)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
     assert router.complete().status_code == 200
@@ -277,7 +277,7 @@ def test_the_router_holds_no_more_than_its_share(router: Router, monkeypatch: py
 
 @pytest.mark.threat("D18")
 def test_the_router_waits_for_a_body_for_a_while_only(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_S", 0.3)
+    monkeypatch.setattr(request_bodies, "BODY_S", 0.3)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: {INFER['Authorization']}\r\n"
     status, seconds = spoken(str(router.http.base_url).rstrip("/"), f"{head}Content-Length: 99\r\n\r\n{{".encode())
     assert (status, seconds < 3) == (408, True)

@@ -1,1 +1,0 @@
-"""Signing of versions with the installation's key. Pure."""

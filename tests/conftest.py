@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+# Of the controller and its workers, which inherit it.
+os.environ.setdefault("ADAPTERHUB_TESTS_SHARED", str(HOME))
 
 # The tests start hundreds of processes: what one compiles the others read.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -41,15 +44,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import django  # noqa: E402
 import pytest  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.core.management import call_command  # noqa: E402
 from django.db import OperationalError, connections  # noqa: E402
 
 from adapterhub.embedded.postgres import EmbeddedPostgres  # noqa: E402
 from adapterhub.embedded.valkey import EmbeddedValkey  # noqa: E402
+from tests.migrated import FORGETFUL, ROOT, migrated_cluster, place_cluster  # noqa: E402
 
 TEMPLATE = "adapterhub"
-# Nothing of a test has to outlive the machine. `synchronous_commit` stays on: tests kill servers.
-FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 # The fixtures of the cast import models.
 django.setup()
@@ -57,6 +58,7 @@ settings.PASSWORD_HASHERS = ["tests.passwords.HashedOnce"]
 
 
 MOST_WORKERS = 4
+MIGRATION = pytest.StashKey["subprocess.Popen[bytes]"]()
 EVERY_TEST = pytest.StashKey[list[pytest.Item]]()
 
 
@@ -64,12 +66,24 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the settings from the workers of pytest-xdist until each has a data folder of its own.
 
     A worker inherits the environment, and with this variable pytest-django would read the settings before this module.
+    The database is migrated while the workers start and collect.
     """
     if config.getoption("dist") != "no":
+        environ = dict(os.environ)
         del os.environ["DJANGO_SETTINGS_MODULE"]
+        config.stash[MIGRATION] = subprocess.Popen([sys.executable, "-m", "tests.migrated"], cwd=ROOT, env=environ)
 
 
-def pytest_unconfigure() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Wait in each worker for the migrated database, before the time of a test runs."""
+    if hasattr(session.config, "workerinput"):
+        migrated_cluster()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if migration := config.stash.get(MIGRATION, None):
+        migration.terminate()
+        migration.wait()
     shutil.rmtree(HOME, ignore_errors=True)
 
 
@@ -86,15 +100,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
+    place_cluster(HOME)
     with EmbeddedPostgres(HOME, FORGETFUL) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(postgres: EmbeddedPostgres, django_db_blocker: Any) -> Iterator[None]:
-    """Migrate the template once, as the owner; tests use copies of it, with every trigger, as the application role."""
+    """Copy the migrated template; tests use copies of it, with every trigger, as the application role."""
     with django_db_blocker.unblock():
-        call_command("migrate", verbosity=0)
+        # The first connection of each alias asks its own database for types; later ones remember them.
+        connections["owner"].ensure_connection()
         connections.close_all()
         copy_template("adapterhub_tests")
         use_database("adapterhub_tests")

@@ -80,7 +80,7 @@ def test_one_request_is_one_trace_from_rest_to_the_child_and_on_the_router(
             "method": "lora",
             "hyperparameters": {"steps": 2, "rank": 4, "max_length": 32},
         }
-        created = httpx.post(f"{product.web}/api/v1/training-runs/?fields=id", json=body, headers=traced)
+        created = httpx.post(f"{product.web}/api/v1/training-runs/?fields=id", json=body, headers=traced, timeout=60)
         assert created.status_code == 202, created.text
         run = ended(api, calls.training_run(created.json()["id"]), "succeeded")
         api.send(calls.post("clusters/", project="eu", slug="laptop", base_model="tiny"))
@@ -89,13 +89,13 @@ def test_one_request_is_one_trace_from_rest_to_the_child_and_on_the_router(
 
     def answer() -> httpx.Response:
         body = {"model": "compliance", "prompt": "the bank", "max_tokens": 1}
-        return httpx.post(f"{product.router}/v1/completions", json=body, headers=traced, timeout=30)
+        return httpx.post(f"{product.router}/v1/completions", json=body, headers=traced, timeout=120)
 
-    wait_until(lambda: answer().is_success, 60, "the version is served")
+    wait_until(lambda: answer().is_success, 180, "the version is served")
     first_export = collector[0]
     names = ("training.recipes.lora", "run/training.tasks.work", "POST /v1/completions", "POST api/v1/training-runs/")
     wait_until(
-        lambda: set(names) <= {span.name for span in first_export.of(TRACE)}, 30, f"{names} in {first_export.spans}"
+        lambda: set(names) <= {span.name for span in first_export.of(TRACE)}, 60, f"{names} in {first_export.spans}"
     )
 
     def only(name: str, service: str, kind: int) -> Span:

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 def product() -> Iterator[Product]:
     home = Path(tempfile.mkdtemp(prefix="adapterhub-product-", dir="/tmp"))
     save_base_model(home / "models" / "tiny")
-    product = Product(home)
+    product = Product(home, empty=True)
     yield product
     for process in product.processes():
         process.kill()

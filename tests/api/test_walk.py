@@ -33,6 +33,7 @@ def test_strangers_and_other_tenants_get_nothing(world: dict[str, Any], charlie:
 
 
 FOR_PEOPLE = {
+    "api:invitation-list",
     "api:erasure-approve",
     "api:erasure-reject",
     "api:token-approve",

@@ -10,16 +10,22 @@ from pathlib import Path
 import psutil
 
 from tests.builders.ports import free_ports
+from tests.migrated import place_cluster
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
 
 class Product:
-    """`python -m adapterhub.embedded run` in a data folder of its own."""
+    """`python -m adapterhub.embedded run` in a data folder of its own.
 
-    def __init__(self, home: Path) -> None:
+    Its database is migrated, unless it is to be `empty`: then the first start creates it.
+    """
+
+    def __init__(self, home: Path, *, empty: bool = False) -> None:
         self.home = home
+        if not empty:
+            place_cluster(home)
         web, router, engine = free_ports(3)
         self.web, self.router, self.engine = (f"http://127.0.0.1:{port}" for port in (web, router, engine))
         self.environ = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, viewsets
+from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from adapterhub.accounts.invitations import verbs
 from adapterhub.accounts.models import Invitation, Membership, Project, User
+from adapterhub.api.pagination import ByCreation
 from adapterhub.api.permissions import actor_of
 from adapterhub.api.reasons import OptionalReasonSerializer
 from adapterhub.api.views import ProjectViewSet
@@ -79,11 +80,12 @@ class InvitingProjects(viewsets.GenericViewSet[Any]):
         return Response(InvitationSerializer(invitation).data)
 
 
-class InvitationViewSet(ProjectViewSet):
-    """Invitations to the person who is signed in. Tokens have none."""
+class InvitationViewSet(mixins.ListModelMixin, ProjectViewSet):
+    """The open invitations to the person who is signed in. Tokens have none."""
 
     queryset = Invitation.objects.all()
     serializer_class = InvitationSerializer
+    pagination_class = ByCreation
     filters = {"role": "role"}
     scopes = {"list": Scope.READ, "accept": Scope.READ, "decline": Scope.READ}
 
@@ -96,12 +98,6 @@ class InvitationViewSet(ProjectViewSet):
     def project_of(self, record: Invitation) -> Tenant | None:
         """Return no project: whoever is invited has no role there yet."""
         return None
-
-    @extend_schema(responses=InvitationSerializer(many=True))
-    def list(self, request: Request) -> Response:
-        """List the open invitations to you."""
-        rows = self.filter_queryset(self.get_queryset())
-        return Response({"results": InvitationSerializer(rows, many=True).data})
 
     @extend_schema(request=None, responses=InvitationSerializer)
     @action(detail=True, methods=["post"])

@@ -5,7 +5,15 @@ import signal
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_embedded_init, beat_init, worker_init, worker_process_init, worker_ready
+from celery.signals import (
+    beat_embedded_init,
+    beat_init,
+    before_task_publish,
+    task_success,
+    worker_init,
+    worker_process_init,
+    worker_ready,
+)
 
 from adapterhub import tracing
 from serving_client.parent_death import die_with_parent
@@ -54,3 +62,19 @@ def watch(sender: Any, **_: object) -> None:
     from adapterhub.jobs.watchdog import Watchdog
 
     Watchdog(sender.app.amqp.queues.consume_from).start()
+
+
+@before_task_publish.connect
+def stamp(headers: dict[str, Any], **_: object) -> None:
+    """Write into every message when it was sent, so that the age of a queue can be told."""
+    from adapterhub.jobs import task_times
+
+    task_times.stamp(headers)
+
+
+@task_success.connect
+def note_success(sender: Any, **_: object) -> None:
+    """Keep when each task last succeeded: an age that grows is how a stalled worker shows."""
+    from adapterhub.jobs import task_times
+
+    task_times.note_success(sender.name)

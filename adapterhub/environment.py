@@ -158,6 +158,9 @@ TABLE = {
             "0",
             "Seconds after which Postgres ends a statement; the web process sets 30; 0 = never.",
         ),
+        Setting(
+            "ADAPTERHUB_DOWNLOAD_STALL_S", "300", "Seconds without a byte after which a base model's download fails."
+        ),
         Setting("ADAPTERHUB_RECONCILE_S", "2", "Seconds between two checks of the replicas."),
         Setting("ADAPTERHUB_LOAD_DEADLINE_S", "900", "Seconds that a rollout waits for its candidate to be loaded."),
         Setting("ADAPTERHUB_ROLLBACK_WINDOW_S", "3600", "Seconds that a replaced version stays loaded."),

@@ -277,11 +277,33 @@ CELERY_TASK_IGNORE_RESULT = True
 # A wake-up that cannot be sent now is sent by the sweeper; the request must not wait for it.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0.2}
 CELERY_TASK_DEFAULT_QUEUE = "default"
+# A queue for each kind of work, each with workers of its own: what waits for the world outside stalls no other kind.
+QUEUES = ("control", "default", "download", "gpu")
 CELERY_TASK_ROUTES = {
+    "registry.tasks.reconcile": {"queue": "control"},
+    "registry.tasks.look_at_rollouts": {"queue": "control"},
+    "registry.tasks.collect_outcomes": {"queue": "control"},
+    "registry.tasks.check_base_models": {"queue": "control"},
+    "adapterhub.jobs.tasks.sweep": {"queue": "control"},
+    "registry.tasks.check_base_model": {"queue": "download"},
+    "training.tasks.fetch_dataset": {"queue": "download"},
     "training.tasks.check_dataset": {"queue": "default"},
     "training.tasks.mirror": {"queue": "default"},
     "training.tasks.check_datasets": {"queue": "default"},
     "training.tasks.*": {"queue": "gpu"},
+}
+# No task may hold its worker for ever. Seconds until it is interrupted; GRACE_S later its process is killed.
+CONTROL_S, TASK_S, DOWNLOAD_S, JOB_S = 60, 600, 24 * 3600, 30 * 24 * 3600
+GRACE_S = 30
+CELERY_TASK_SOFT_TIME_LIMIT, CELERY_TASK_TIME_LIMIT = TASK_S, TASK_S + GRACE_S
+CELERY_TASK_ANNOTATIONS = {
+    task: {"soft_time_limit": seconds, "time_limit": seconds + GRACE_S}
+    for seconds, tasks in {
+        CONTROL_S: [task for task, route in CELERY_TASK_ROUTES.items() if route["queue"] == "control"],
+        DOWNLOAD_S: ["registry.tasks.check_base_model", "training.tasks.fetch_dataset"],
+        JOB_S: ["training.tasks.work"],
+    }.items()
+    for task in tasks
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -295,6 +317,7 @@ CELERY_BEAT_SCHEDULE = {
     },
     "sweep": {"task": "adapterhub.jobs.tasks.sweep", "schedule": 5.0, "options": {"expires": 10}},
     "check": {"task": "registry.tasks.check_versions", "schedule": 30.0, "options": {"expires": 60}},
+    "bases": {"task": "registry.tasks.check_base_models", "schedule": 30.0, "options": {"expires": 60}},
     "datasets": {"task": "training.tasks.check_datasets", "schedule": 30.0, "options": {"expires": 60}},
     "seal": {"task": "adapterhub.audit.tasks.seal", "schedule": 5.0, "options": {"expires": 10}},
     "checkpoint": {"task": "adapterhub.audit.tasks.checkpoint", "schedule": 10.0, "options": {"expires": 20}},
@@ -346,6 +369,7 @@ PROJECT_REQUESTS_PER_S = env.integer("ADAPTERHUB_PROJECT_REQUESTS_PER_S")
 API_REQUESTS_PER_S = env.integer("ADAPTERHUB_API_REQUESTS_PER_S")
 STRANGER_REQUESTS_PER_S = env.integer("ADAPTERHUB_STRANGER_REQUESTS_PER_S")
 CHECKPOINTS_KEPT = timedelta(days=env.integer("ADAPTERHUB_CHECKPOINT_DAYS", most=36_500))
+DOWNLOAD_STALL_S = env.integer("ADAPTERHUB_DOWNLOAD_STALL_S", least=1)
 LOAD_DEADLINE = timedelta(seconds=env.integer("ADAPTERHUB_LOAD_DEADLINE_S", least=1))
 ROLLBACK_WINDOW = timedelta(seconds=env.integer("ADAPTERHUB_ROLLBACK_WINDOW_S"))
 TORCH_THREADS = env.integer("ADAPTERHUB_TORCH_THREADS", most=1024)

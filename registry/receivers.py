@@ -1,7 +1,6 @@
 """Signal receivers that start the registry's tasks, on its own signals and on changes to inference tokens.
 
-Errors in sending a task's message are not caught here. Periodic tasks make up for a lost signal of a version, a cluster
-or an alias; a base model whose message was lost stays `checking`.
+Errors in sending a task's message are not caught here. Periodic tasks make up for a lost signal.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def check_version(version: int, **_: Any) -> None:
 @receiver(base_model_registered)
 def check_base_model(base_model: int, **_: Any) -> None:
     """Have a worker fetch and inspect the files of a base model."""
-    tasks.check_base_model.delay(base_model)
+    tasks.check_base_model_soon(base_model)
 
 
 @receiver(cluster_changed)

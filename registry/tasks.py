@@ -7,12 +7,13 @@ from celery import shared_task
 from kombu.exceptions import OperationalError
 
 from adapterhub.core.unpublished_changes import note_unpublished
-from registry.base_models.fetch import fetch_base_model
-from registry.models import AdapterVersion, BaseModel, BaseModelStatus, VersionStatus
+from adapterhub.jobs import task_times
+from registry.base_models import check as base_model_check
+from registry.models import AdapterVersion, BaseModel, VersionStatus
 from registry.rollouts import controller, judge_queue, outcome_ingest
-from registry.serving import reconciler as control_loop
 from registry.serving import routing_table as publishing
 from registry.serving.coalescing import CoalescedRun, StillRunning
+from registry.serving.side_by_side import resident
 from registry.uploads import verification
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ changes = CoalescedRun(lambda: tell_changes())
 @shared_task
 def reconcile() -> None:
     """Bring every cluster's replicas to the versions that its aliases and rollouts need."""
-    control_loop.reconcile()
+    resident.reconcile()
 
 
 @shared_task
@@ -49,9 +50,25 @@ def judge_samples() -> None:
 @shared_task
 def check_base_model(pk: int) -> None:
     """Fetch and inspect a registered base model."""
-    model = BaseModel.objects.filter(pk=pk, status=BaseModelStatus.CHECKING).first()
-    if model and fetch_base_model(model):
-        model.inspect()
+    base_model_check.check(pk)
+
+
+@shared_task
+def check_base_models() -> None:
+    """Queue the check of base models again whose message or worker was lost."""
+    waiting = list(BaseModel.objects.waiting().values_list("pk", flat=True))
+    # Messages that wait there will be delivered.
+    if waiting and task_times.is_empty("download"):
+        for pk in waiting:
+            check_base_model.delay(pk)
+
+
+def check_base_model_soon(pk: int) -> None:
+    """Queue the check of a base model; call it after the commit. Without Valkey `check_base_models` does it."""
+    try:
+        check_base_model.delay(pk)
+    except OperationalError as error:
+        log.warning("Valkey does not answer (%s): the base model is checked later.", error)
 
 
 @shared_task

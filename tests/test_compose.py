@@ -13,7 +13,8 @@ from registry.models.cluster import Cluster
 from serving_client.slots import VLLM_RANKS
 from tests.composition import ROOT, SITE, composition, config, our_services, services
 
-OURS = {"migrate", "web", "signer", "worker", "beat", "gpu-worker", "router"}
+WORKERS = {"control-worker", "default-worker", "download-worker", "gpu-worker"}
+OURS = {"migrate", "web", "signer", "beat", "router", *WORKERS}
 
 
 def test_the_file_is_valid_and_has_every_process() -> None:
@@ -53,7 +54,7 @@ def test_only_the_proxy_is_reachable_from_outside() -> None:
     networks = composition()["networks"]
     assert {name for name, network in networks.items() if not network.get("internal")} == {"edge"}
     on_edge = {name for name, service in services().items() if "edge" in service["networks"]}
-    assert on_edge == {"proxy", "web", "worker", "router"}
+    assert on_edge == {"proxy", "web", "default-worker", "download-worker", "router"}
 
 
 def test_the_signer_alone_knows_the_password_of_its_role() -> None:
@@ -73,7 +74,7 @@ def test_an_engine_shares_its_network_only_with_those_who_call_it() -> None:
     assert list(services()["vllm"]["networks"]) == ["serving"]
     assert {name for name, service in services().items() if "serving" in service["networks"]} == {
         "vllm",
-        "worker",
+        "control-worker",
         "router",
     }
 
@@ -126,7 +127,7 @@ def test_vllm_finds_models_and_adapters_at_the_paths_that_it_is_told() -> None:
     mounts = {volume["target"]: volume for volume in services()["vllm"]["volumes"]}
     assert set(mounts) == configured
     assert all(mount["read_only"] for mount in mounts.values())
-    at_worker = {volume["target"]: volume["source"] for volume in services()["worker"]["volumes"]}
+    at_worker = {volume["target"]: volume["source"] for volume in services()["control-worker"]["volumes"]}
     assert {target: mount["source"] for target, mount in mounts.items()}.items() <= at_worker.items()
     assert services()["vllm"]["command"][0] == f"{home}/models/{SITE['BASE_MODEL']}"
     assert f"ADAPTERHUB_HOME={home}" in (ROOT / "Dockerfile").read_text()

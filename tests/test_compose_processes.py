@@ -28,7 +28,8 @@ from tests.waiting import wait_until
 
 START_S = 60
 IMAGE_PACKAGES = runpy.run_path(str(ROOT / ".ci/image_packages.py"))
-READY = {"worker": " ready.", "gpu-worker": " ready.", "beat": "beat: Starting..."}
+WORKERS = ("control-worker", "default-worker", "download-worker", "gpu-worker")
+READY = {**dict.fromkeys(WORKERS, " ready."), "beat": "beat: Starting..."}
 
 
 class Started:

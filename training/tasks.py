@@ -5,6 +5,7 @@ import logging
 from celery import shared_task
 from kombu.exceptions import OperationalError
 
+from adapterhub.jobs import task_times
 from training.integrations import mlflow_mirror
 from training.models import Dataset, erasure
 from training.worker import checkpoint_retention, runner
@@ -45,15 +46,29 @@ def check_dataset(pk: int) -> None:
 
 
 @shared_task
+def fetch_dataset(pk: int) -> None:
+    """Read a dataset of a bucket or a hub, and check it; on a queue where nobody waits for the world outside."""
+    check_dataset(pk)
+
+
+@shared_task
 def check_datasets() -> None:
-    """Check uploads whose message or worker was lost."""
-    for pk in Dataset.objects.waiting().values_list("pk", flat=True):
+    """Check uploads whose message or worker was lost; those that lie elsewhere go to the downloads' queue again."""
+    waiting = Dataset.objects.waiting()
+    for pk in waiting.filter(source={}).values_list("pk", flat=True):
         check_dataset(pk)
+    elsewhere = list(waiting.exclude(source={}).values_list("pk", flat=True))
+    # Messages that wait there will be delivered.
+    if elsewhere and task_times.is_empty("download"):
+        for pk in elsewhere:
+            fetch_dataset.delay(pk)
 
 
 def check_dataset_soon(pk: int) -> None:
     """Queue a dataset's check, after the commit. Without Valkey the next `check_datasets` does it."""
+    lies_elsewhere = Dataset.objects.filter(pk=pk).exclude(source={}).exists()
+    task = fetch_dataset if lies_elsewhere else check_dataset
     try:
-        check_dataset.delay(pk)
+        task.delay(pk)
     except OperationalError as error:
         log.warning("Valkey does not answer (%s): the dataset is checked later.", error)

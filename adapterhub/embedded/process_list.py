@@ -49,8 +49,7 @@ def full_plan(options: Options) -> Plan:
         processes=[
             _web(options),
             *_signers(options),
-            _worker(options),
-            _gpu_worker(options),
+            *_workers(options),
             _router(options),
             *_engines(options),
         ],
@@ -102,15 +101,21 @@ def _signers(options: Options) -> list[ProcessSpec]:
     return [ProcessSpec(name="signer", argv=argv, env=env, probe=probe, cwd=PROJECT)]
 
 
-def _worker(options: Options) -> ProcessSpec:
+def _workers(options: Options) -> list[ProcessSpec]:
+    """Return a worker for each queue, so that what one waits for stalls no other; beat runs in the first."""
     schedule = Layout(options.home).run / "beat-schedule"
-    argv = _celery("worker", "-Q", "default", "-B", "-s", schedule, "--concurrency", 2, "-n", "worker@%h")
-    return _spec(options, "worker", argv, CELERY_READY)
+    return [
+        _worker(options, "control", 2, "-B", "-s", schedule),
+        _worker(options, "default", 1),
+        _worker(options, "download", 1),
+        _worker(options, "gpu", 1),
+    ]
 
 
-def _gpu_worker(options: Options) -> ProcessSpec:
-    argv = _celery("worker", "-Q", "gpu", "--concurrency", 1, "--prefetch-multiplier", 1, "-n", "gpu-worker@%h")
-    return _spec(options, "gpu-worker", argv, CELERY_READY)
+def _worker(options: Options, queue: str, processes: int, *arguments: str | Path) -> ProcessSpec:
+    name = f"{queue}-worker"
+    argv = _celery("worker", "-Q", queue, "--concurrency", processes, "-n", f"{name}@%h", *arguments)
+    return _spec(options, name, argv, CELERY_READY)
 
 
 def _celery(*arguments: str | Path | int) -> list[str]:

@@ -6,62 +6,92 @@ The source is a folder that is already there, a snapshot from a hub, or a versio
 from __future__ import annotations
 
 import shutil
+import time
+from pathlib import Path
 
 from django.conf import settings
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from adapterhub.artifacts import ArtifactError, copy_in_one_step
-from adapterhub.core.errors import DomainError
+from adapterhub.artifacts import copy_in_one_step
+from adapterhub.jobs.child import REFUSED, Child
 from adapterhub.workspace import store
 from registry.exports import zip_export as exports
 from registry.models import AdapterVersion, BaseModel
 
-FILES = ["*.safetensors", "*.json", "tokenizer.model", "merges.txt", "chat_template.jinja"]
+POLL_S = 1.0
 
 
-def fetch_base_model(model: BaseModel) -> bool:
-    """Fetch the model's files. Return True when they are in place; otherwise reject the model with the reason."""
+class NotFetched(Exception):
+    """The files of a base model cannot be had; the message says why."""
+
+
+def fetch_base_model(model: BaseModel) -> None:
+    """Fetch the model's files, unless its folder is there.
+
+    Raises NotFetched, DomainError, ArtifactError and OSError with the reason.
+    """
     if model.folder.is_dir():
-        return True
+        return
     if served_name := model.made_of:
-        return take_whole(model, AdapterVersion.objects.get(served_name=served_name))
-    if "/" not in model.source or model.source.startswith((".", "/")):
-        model.reject(f"There is no folder {model.source!r} in {settings.MODELS_DIR}: put the checkpoint there.")
-        return False
-    return download(model)
+        take_whole(model, AdapterVersion.objects.get(served_name=served_name))
+    elif "/" not in model.source or model.source.startswith((".", "/")):
+        raise NotFetched(f"There is no folder {model.source!r} in {settings.MODELS_DIR}: put the checkpoint there.")
+    else:
+        download(model)
 
 
-def download(model: BaseModel) -> bool:
-    """Download a hub snapshot to a temporary folder, then rename it, so that a failed download never looks complete.
+def download(model: BaseModel) -> None:
+    """Download a hub snapshot to a temporary folder, then rename it, so that a part never looks complete.
 
-    Return False and reject the model if the hub does not deliver it.
+    A download that was interrupted goes on where it stopped. Raises NotFetched.
     """
     partial = model.folder.with_name(f".partial-{model.slug}")
+    partial.mkdir(parents=True, exist_ok=True)
+    log = partial / "download.log"
+    arguments = ["registry.base_models.download_process", model.source, model.revision, str(partial / "files")]
+    child = Child(arguments, partial / "events.jsonl", log)
     try:
-        snapshot_download(model.source, revision=model.revision or None, local_dir=partial, allow_patterns=FILES)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        model.reject(f"The hub did not give {model.source!r}: {error}")
-        return False
-    partial.rename(model.folder)
-    return True
+        wait_while_it_grows(child, partial)
+    finally:
+        child.kill()
+    if status := child.process.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a message"]
+        if status == REFUSED:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise NotFetched(f"The hub did not give {model.source!r}: {lines[-1][:300]}")
+    (partial / "files").rename(model.folder)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
-def take_whole(model: BaseModel, version: AdapterVersion) -> bool:
-    """Copy the checkpoint that the version's training stored, or merge its adapter into its base model.
+def wait_while_it_grows(child: Child, folder: Path) -> None:
+    """Wait for the child's end. Raises NotFetched if no byte arrives for `DOWNLOAD_STALL_S`."""
+    size, grown_at = 0, time.monotonic()
+    while child.wait(POLL_S) is None:
+        if (now_there := bytes_in(folder)) != size:
+            size, grown_at = now_there, time.monotonic()
+        elif time.monotonic() - grown_at > settings.DOWNLOAD_STALL_S:
+            raise NotFetched(
+                f"The hub has sent nothing for {settings.DOWNLOAD_STALL_S} s, after {size >> 20} MB: register the "
+                "model again once it answers."
+            )
 
-    Return False and reject the model if that fails.
-    """
-    try:
-        if digest := version.metrics.get("checkpoint"):
-            store().fetch_dir(digest, model.folder)
-        else:
-            merge(version, model)
-    except (ArtifactError, DomainError, OSError) as error:
-        model.reject(f"The checkpoint of {version} cannot be created: {error}")
-        return False
-    return True
+
+def bytes_in(folder: Path) -> int:
+    """Return the bytes of all files below the folder; files that go meanwhile count as none."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def take_whole(model: BaseModel, version: AdapterVersion) -> None:
+    """Copy the checkpoint that the version's training stored, or merge its adapter into its base model."""
+    if digest := version.metrics.get("checkpoint"):
+        store().fetch_dir(digest, model.folder)
+    else:
+        merge(version, model)
 
 
 def merge(version: AdapterVersion, model: BaseModel) -> None:

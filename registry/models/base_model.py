@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.db import models, transaction
+from django.db import IntegrityError, models, transaction
+from django.db.models import F, Q
 from django.utils.timezone import now
 from safetensors import safe_open
 
@@ -25,6 +27,8 @@ from registry.adapter_files.update_sizes import weight_norms
 from registry.domain_signals import base_model_registered
 from serving_client.slots import BFLOAT16_BYTES, slot_bytes
 
+# A check without a sign of life for this long was lost with its worker.
+CHECK_LOST = timedelta(seconds=90)
 # Prefix of the source of a model that was made of a version; clients cannot send it.
 MADE_OF = "version:"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
@@ -46,6 +50,15 @@ class BaseModelQuerySet(models.QuerySet["BaseModel"]):
         """Return the base models that can be used."""
         return self.filter(status=BaseModelStatus.READY, archived_at=None)
 
+    def waiting(self) -> BaseModelQuerySet:
+        """Return models whose check has to be started again: their message or their worker was lost."""
+        lost = Q(checked_at=None, created_at__lt=now() - CHECK_LOST) | Q(checked_at__lt=now() - CHECK_LOST)
+        return self.filter(lost, status=BaseModelStatus.CHECKING)
+
+    def checked_by(self, model: BaseModel) -> BaseModelQuerySet:
+        """Return the model's row if this attempt still checks it, else nothing."""
+        return self.filter(pk=model.pk, status=BaseModelStatus.CHECKING, check_attempt=model.check_attempt)
+
 
 class BaseModel(models.Model):
     """A full checkpoint; its digest covers weights, tokenizer and configuration together."""
@@ -66,6 +79,8 @@ class BaseModel(models.Model):
     size_bytes = models.PositiveBigIntegerField(default=0, editable=False)
     archived_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=now, editable=False)
+    checked_at = models.DateTimeField(null=True, editable=False, help_text="The last sign of life of its check.")
+    check_attempt = models.PositiveIntegerField(default=0, editable=False)
 
     objects = BaseModelQuerySet.as_manager()
 
@@ -84,15 +99,39 @@ class BaseModel(models.Model):
     def register(cls, *, slug: str, source: str, revision: str = "", by: Actor) -> BaseModel:
         """Record the model and, after the commit, start its check, which computes the digest.
 
-        Raises Invalid for a used slug.
+        A rejected model's slug is free: its row is used again. Raises Invalid for a used slug.
         """
-        if cls.objects.filter(slug=slug).exists():
-            raise Invalid(f"A base model {slug!r} is registered already.", field="slug", code="slug_taken")
+        origin = {"source": source, "revision": revision}
+        again = {"message": "", "checked_at": None, "check_attempt": 0, "created_at": now(), "archived_at": None}
         with transaction.atomic():
-            model = cls.objects.create(slug=slug, source=source, revision=revision)
+            rejected = cls.objects.filter(slug=slug, status=BaseModelStatus.REJECTED)
+            if not rejected.update(status=BaseModelStatus.CHECKING, also_named=[], **origin, **again):
+                cls._insert(slug, **origin)
+            model = cls.objects.get(slug=slug)
             AuditEvent.record(Tag.BASE_MODEL_REGISTERED, model, by=by, project=None, after={"source": source})
             send_on_commit(base_model_registered, base_model=model.pk)
         return model
+
+    @classmethod
+    def _insert(cls, slug: str, **origin: str) -> None:
+        try:
+            with transaction.atomic():
+                cls.objects.create(slug=slug, **origin)
+        except IntegrityError:
+            raise Invalid(f"A base model {slug!r} is registered already.", field="slug", code="slug_taken") from None
+
+    @classmethod
+    def begin_check(cls, pk: int) -> BaseModel | None:
+        """Claim the check of a model; None if it has ended, or another worker has claimed it and is alive."""
+        free = Q(checked_at=None) | Q(checked_at__lt=now() - CHECK_LOST)
+        claimed = cls.objects.filter(free, pk=pk, status=BaseModelStatus.CHECKING).update(
+            checked_at=now(), check_attempt=F("check_attempt") + 1
+        )
+        return cls.objects.get(pk=pk) if claimed else None
+
+    def check_goes_on(self) -> bool:
+        """Give a sign of life of this attempt's check; return False if another attempt has taken it over."""
+        return bool(BaseModel.objects.checked_by(self).update(checked_at=now()))
 
     @classmethod
     def register_version(cls, *, slug: str, version: Any, by: Actor) -> BaseModel:

@@ -57,6 +57,7 @@ class Cluster(models.Model):
     max_lora_rank = models.PositiveIntegerField(default=64, choices=[(rank, str(rank)) for rank in VLLM_RANKS])
     max_loras = models.PositiveIntegerField(default=8, help_text="Adapters a replica holds at once.")
     created_at = models.DateTimeField(default=now, editable=False)
+    reconciled_at = models.DateTimeField(null=True, editable=False, help_text="End of its last complete round.")
 
     objects = ClusterQuerySet.as_manager()
 

@@ -6,12 +6,11 @@ It compares the replicas with the database and relies on no event, so that any r
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import TypeVar
 
 import redis
 from django.conf import settings
@@ -29,30 +28,42 @@ from registry.serving.desired_versions import Wanted, wanted_versions
 from registry.serving.routing_table import publish
 
 RECONCILER = system("reconciler")
-TOGETHER = 50
-Result = TypeVar("Result")
+# No load or unload of a round begins later than this. The last one may take as long as its call's timeout.
+ROUND_S = 60.0
+# While replicas still load, what others have loaded is published this often.
+PUBLISH_EVERY_S = 1.0
 log = logging.getLogger(__name__)
 
 
 def reconcile() -> None:
-    """Reconcile every cluster once. Returns at once if another process is doing so."""
-    with only_one() as has_lock:
+    """Reconcile every cluster once, one after another. Clusters that another process is reconciling are left out."""
+    for cluster in Cluster.objects.select_related("base_model", "project"):
+        reconcile_alone(cluster)
+
+
+def reconcile_alone(cluster: Cluster) -> bool:
+    """Reconcile the cluster and record when, unless another thread or process does. Return True if it was done."""
+    with only_one(cluster) as has_lock:
         if has_lock:
-            for cluster in Cluster.objects.select_related("base_model", "project"):
-                reconcile_cluster(cluster)
+            reconcile_cluster(cluster)
+            Cluster.objects.filter(pk=cluster.pk).update(reconciled_at=now())
+    return has_lock
 
 
 @contextmanager
-def only_one() -> Iterator[bool]:
-    """Try to take a database session lock and yield True on success, so that two loops never load the same adapter."""
+def only_one(cluster: Cluster) -> Iterator[bool]:
+    """Try to take the cluster's session lock in the database and yield True on success.
+
+    Two loops never load the same adapter into the same replica.
+    """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'))")
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext('adapterhub.reconcile'), %s)", [cluster.pk])
         has_lock = bool(cursor.fetchone()[0])
         try:
             yield has_lock
         finally:
             if has_lock:
-                cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.reconcile'))")
+                cursor.execute("SELECT pg_advisory_unlock(hashtext('adapterhub.reconcile'), %s)", [cluster.pk])
 
 
 @dataclass
@@ -73,15 +84,19 @@ class Observation:
 
 
 def reconcile_cluster(cluster: Cluster) -> None:
-    """Load the desired versions, then route to them, then unload the rest. Replicas are handled in parallel."""
+    """Load the desired versions, then route to them, then unload the rest. Replicas are handled in parallel.
+
+    A round begins no call to a replica after ROUND_S, so that a replica that hangs cannot hold the cluster for long.
+    """
+    until = time.monotonic() + ROUND_S
     wanted = wanted_versions(cluster)
     observations = observe(cluster)
     if full := [observation for observation in observations if observation.lacks_room(wanted)]:
-        take_out_of_use(full, wanted)
-    load_missing(observations, wanted)
+        take_out_of_use(full, wanted, until)
+    load_missing(observations, wanted, until)
     start_loaded_rollouts(cluster)
     take_back_refused_moves(cluster)
-    take_out_of_use(observations, wanted)
+    take_out_of_use(observations, wanted, until)
 
 
 def observe(cluster: Cluster) -> list[Observation]:
@@ -91,52 +106,58 @@ def observe(cluster: Cluster) -> list[Observation]:
         for replica in cluster.replicas.all()
     ]
     observations = []
-    for replica, report in written(replica_calls.each(calls)):
-        if report.problem:
-            missed(replica, report.problem, report.engine_text)
-        elif replica.twin(report.endpoints):
-            replica.missed("It is the engine of another replica under another address: give each engine one address.")
-        else:
-            replica.saw(report.reported, report.engine_version, report.endpoints, report.max_length)
-            observations.append(Observation(replica, dict(report.reported)))
+    for batch in replica_calls.each(calls):
+        # One commit for each result would take longer than the calls. No transaction waits for a replica, so that the
+        # chain of the audit trail is not locked for long.
+        with transaction.atomic():
+            for replica, report in batch:
+                if recorded(replica, report):
+                    observations.append(Observation(replica, dict(report.reported)))
     Replica.objects.filter(pk__in=[observation.replica.pk for observation in observations]).update(seen_at=now())
     return observations
 
 
-def written(results: Iterator[Result]) -> Iterator[Result]:
-    """Yield the results in transactions of up to `TOGETHER`: the caller's writes about them are committed together.
+def recorded(replica: Replica, report: replica_calls.ReplicaReport) -> bool:
+    """Record the report; return True if the replica answered as one that serves this cluster."""
+    if report.problem:
+        missed(replica, report.problem, report.engine_text)
+    elif replica.twin(report.endpoints):
+        replica.missed("It is the engine of another replica under another address: give each engine one address.")
+    else:
+        replica.saw(report.reported, report.engine_version, report.endpoints, report.max_length)
+        return True
+    return False
 
-    A commit for each result would take longer than the calls. No transaction waits for a replica, so that the chain of
-    the audit trail is not locked for long.
-    """
-    while batch := list(islice(results, TOGETHER)):
-        with transaction.atomic():
-            yield from batch
 
-
-def take_out_of_use(observations: list[Observation], wanted: Wanted) -> None:
+def take_out_of_use(observations: list[Observation], wanted: Wanted, until: float) -> None:
     """Take surplus versions out of the routing table, publish it, and unload them once the routers have it."""
     for observation in observations:
         forget(observation.replica, observation.surplus(wanted))
     if tell_routers():
-        unload(observations, wanted)
+        unload(observations, wanted, until)
 
 
-def load_missing(observations: list[Observation], wanted: Wanted) -> None:
-    """Load each desired version that a replica lacks or holds from another path; probe those that others loaded."""
+def load_missing(observations: list[Observation], wanted: Wanted, until: float) -> None:
+    """Load each desired version that a replica lacks or holds from another path; probe those that others loaded.
+
+    What is loaded is published while slower replicas still load.
+    """
     folders = Folders()
+    requests = [(observation, list(load_requests(observation, wanted, folders))) for observation in observations]
     calls = [
-        (
-            observation,
-            partial(replica_calls.push, observation.replica.url, list(load_requests(observation, wanted, folders))),
-        )
-        for observation in observations
+        (observation, partial(replica_calls.push, observation.replica.url, missing, until))
+        for observation, missing in requests
+        if missing
     ]
-    for observation, results in written(
-        replica_calls.each((observation, call) for observation, call in calls if call.args[1])
-    ):
-        for result in results:
-            take(observation, wanted[result.name], result)
+    published = time.monotonic()
+    for batch in replica_calls.each(calls):
+        with transaction.atomic():
+            for observation, results in batch:
+                for result in results:
+                    take(observation, wanted[result.name], result)
+        if time.monotonic() - published > PUBLISH_EVERY_S:
+            tell_routers()
+            published = time.monotonic()
 
 
 class Folders:
@@ -226,19 +247,20 @@ def note(tag: Tag, replica: Replica, version: AdapterVersion, reason: str = "") 
     AuditEvent.record(tag, replica, by=RECONCILER, project=version.project, after=after, reason=reason)
 
 
-def unload(observations: list[Observation], wanted: Wanted) -> None:
+def unload(observations: list[Observation], wanted: Wanted, until: float) -> None:
     """Unload surplus versions. Call it after the new table is published, so that no request is routed to them.
 
     Answers that are running end undisturbed.
     """
     leaving = [(observation, observation.surplus(wanted)) for observation in observations]
     calls = [
-        (observation, partial(replica_calls.remove, observation.replica.url, names))
+        (observation, partial(replica_calls.remove, observation.replica.url, names, until))
         for observation, names in leaving
         if names
     ]
-    for observation, removed in replica_calls.each(calls):
-        observation.adapters = {name: path for name, path in observation.adapters.items() if name not in removed}
+    for batch in replica_calls.each(calls):
+        for observation, removed in batch:
+            observation.adapters = {name: path for name, path in observation.adapters.items() if name not in removed}
 
 
 def forget(replica: Replica, names: set[str]) -> None:

@@ -5,9 +5,11 @@ A slow or dead replica delays no other; it only occupies one of `AT_ONCE` thread
 
 from __future__ import annotations
 
+import queue
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +17,8 @@ from adapterhub.outbound import Forbidden, require_engine
 from serving_client import AdapterAlreadyLoaded, AdapterNotLoaded, EngineClient, EngineError, EngineRejected
 
 AT_ONCE = 64
+# Results are handed over in lists of up to TOGETHER, which wait for no result longer than LINGER_S.
+TOGETHER, LINGER_S = 50, 0.05
 VERSION = re.compile(r"[\w.+-]{1,60}")
 # A query is quick; a load reads weights from disk and installs them in the engine.
 INSPECT_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
@@ -64,12 +68,27 @@ class Loaded:
     engine_text: str = ""
 
 
-def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[tuple[Key, Told]]:
-    """Run the calls in parallel and yield (key, result) in the order in which they finish."""
+def each(calls: Iterable[tuple[Key, Callable[[], Told]]]) -> Iterator[list[tuple[Key, Told]]]:
+    """Run the calls in parallel and yield lists of (key, result) in the order in which they finish."""
+    finished: queue.SimpleQueue[Future[Told]] = queue.SimpleQueue()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="replica") as threads:
         running = {threads.submit(call): key for key, call in calls}
-        for done in as_completed(running):
-            yield running[done], done.result()
+        for future in running:
+            future.add_done_callback(finished.put)
+        while running:
+            batch = batch_of(finished, min(TOGETHER, len(running)))
+            yield [(running.pop(future), future.result()) for future in batch]
+
+
+def batch_of(finished: queue.SimpleQueue[Future[Told]], most: int) -> list[Future[Told]]:
+    """Wait for a finished call, and return it with those that finish within LINGER_S, at most `most`."""
+    batch, end = [finished.get()], time.monotonic() + LINGER_S
+    while len(batch) < most:
+        try:
+            batch.append(finished.get(timeout=max(0.0, end - time.monotonic())))
+        except queue.Empty:
+            break
+    return batch
 
 
 def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
@@ -93,14 +112,16 @@ def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
     return ReplicaReport(adapters, known, endpoints=endpoints, max_length=served[base].max_length)
 
 
-def push(url: str, requests: list[LoadRequest]) -> list[Loaded]:
+def push(url: str, requests: list[LoadRequest], until: float) -> list[Loaded]:
     """Load and probe the versions one by one and return their results; stop after the first `problem`.
 
-    A refused version does not stop the others.
+    A refused version does not stop the others. No load begins after `until` (of time.monotonic()).
     """
     results: list[Loaded] = []
     with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
         for request in requests:
+            if time.monotonic() > until:
+                break
             results.append(load(engine, request))
             if results[-1].problem:
                 break
@@ -144,10 +165,13 @@ def probe(engine: EngineClient, name: str) -> None:
         raise EngineRejected(f"The probe of {name} gave no finite result.")
 
 
-def remove(url: str, names: Iterable[str]) -> set[str]:
-    """Unload the names and return those that the replica does not hold any more."""
+def remove(url: str, names: Iterable[str], until: float) -> set[str]:
+    """Unload the names and return those that the replica does not hold any more.
+
+    No unload begins after `until` (of time.monotonic()).
+    """
     with EngineClient(url, timeout_s=LOAD_TIMEOUT_S) as engine:
-        return {name for name in names if take_out(engine, name)}
+        return {name for name in names if time.monotonic() <= until and take_out(engine, name)}
 
 
 def take_out(engine: EngineClient, name: str) -> bool:

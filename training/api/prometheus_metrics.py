@@ -1,11 +1,13 @@
-"""Prometheus metrics of the control plane: jobs, losses, rollouts, replicas, signatures and deliveries."""
+"""Prometheus metrics of the control plane: jobs, losses, rollouts, replicas, signatures, deliveries, queues."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
+import redis
 from django.db.models import Count, F, Min, QuerySet
 from django.http import HttpResponse
 from django.utils.timezone import now
@@ -20,9 +22,10 @@ from adapterhub.accounts.models import Project
 from adapterhub.api.permissions import projects_with
 from adapterhub.api.views import ProjectViewSet
 from adapterhub.core.tenancy import Scope
+from adapterhub.jobs import task_times
 from adapterhub.jobs.models import LEASED, JobStatus
 from adapterhub.webhooks.models import Delivery, DeliveryStatus
-from registry.models import Approval, Replica, Rollout
+from registry.models import Approval, Cluster, Replica, Rollout
 from registry.models.approval import ApprovalStatus
 from training.models import Compression, Evaluation, RankAnalysis, TrainingRun
 
@@ -32,6 +35,9 @@ JOBS = {
     "rank_analysis": RankAnalysis,
     "training_run": TrainingRun,
 }
+# The control loop asks every replica each two seconds: what it said longer ago is no longer known.
+SEEN_WITHIN = timedelta(seconds=60)
+LOOP = "registry.tasks.reconcile"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 Projects = QuerySet[Project]
 
@@ -87,13 +93,60 @@ def serving(projects: Projects) -> Iterator[GaugeMetricFamily]:
         ["project", "alias", "candidate", "status"],
         [(row[:4], row[4]) for row in weights],
     )
-    replicas = Replica.objects.filter(cluster__project__in=projects)
-    states = replicas.values_list("cluster__project__slug", "cluster__slug", "url", "is_healthy", "refused")
-    labels = ["project", "cluster", "replica"]
-    yield family("replica_healthy", "1: it responded to the last check.", labels, [(row[:3], row[3]) for row in states])
+    yield from clusters(projects)
+
+
+def clusters(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    """Yield the age of each cluster's last complete round of the control loop, and the state of its replicas."""
+    rounds = Cluster.objects.filter(project__in=projects).values_list("project__slug", "slug", "reconciled_at")
     yield family(
-        "replica_refused_loads", "Versions that it refused to load.", labels, [(row[:3], len(row[4])) for row in states]
+        "cluster_reconciled_age_seconds",
+        "Seconds since the control loop's last complete round of the cluster.",
+        ["project", "cluster"],
+        [(row[:2], (now() - row[2]).total_seconds()) for row in rounds if row[2]],
     )
+    columns = ("cluster__project__slug", "cluster__slug", "url", "is_healthy", "seen_at", "refused")
+    states = list(Replica.objects.filter(cluster__project__in=projects).values_list(*columns))
+    labels = ["project", "cluster", "replica"]
+    since = now() - SEEN_WITHIN
+    yield family(
+        "replica_healthy",
+        f"1: it responded to the last check, which was less than {SEEN_WITHIN.seconds} s ago.",
+        labels,
+        [(row[:3], row[3] and row[4] is not None and row[4] > since) for row in states],
+    )
+    yield family(
+        "replica_refused_loads", "Versions that it refused to load.", labels, [(row[:3], len(row[5])) for row in states]
+    )
+
+
+def tasks(projects: Projects) -> Iterator[GaugeMetricFamily]:
+    """Yield the ages of the queues and of each task's last success, of the whole installation.
+
+    Nothing for a caller without a project. When Valkey is away, only `valkey_up` is told.
+    """
+    if not projects.exists():
+        return
+    try:
+        queues, successes = task_times.queue_ages(), task_times.success_ages()
+    except redis.RedisError:
+        yield family("valkey_up", "1: the server that holds the queues answers.", [], [((), 0)])
+        return
+    yield family("valkey_up", "1: the server that holds the queues answers.", [], [((), 1)])
+    yield family(
+        "queue_age_seconds",
+        "Seconds that the oldest message of a queue has waited.",
+        ["queue"],
+        [((name,), age) for name, age in queues.items()],
+    )
+    yield family(
+        "task_age_seconds",
+        "Seconds since a task last succeeded.",
+        ["task"],
+        [((name,), age) for name, age in successes.items()],
+    )
+    loop = [((), successes[LOOP])] if LOOP in successes else []
+    yield family("loop_age_seconds", "Seconds since the control loop last went over all clusters.", [], loop)
 
 
 def waiting(projects: Projects) -> Iterator[GaugeMetricFamily]:
@@ -124,7 +177,7 @@ class Exposition:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield every metric of the projects."""
-        for part in (jobs, losses, serving, waiting):
+        for part in (jobs, losses, serving, waiting, tasks):
             yield from part(self.projects)
 
 

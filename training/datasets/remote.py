@@ -27,6 +27,8 @@ MOST_BYTES = 20 * 2**30
 CHUNK = 2**20
 # Below the time after which a check counts as lost.
 HUB_S = 1200
+# A hub that accepts the connection and never answers.
+ANSWER_S = 30.0
 FIELD = "source"
 HUB = re.compile(r"hf://\w[\w.-]*/\w[\w.-]*")
 BUCKET = re.compile(r"s3://[a-z0-9.-]{3,63}/\S.*")
@@ -158,7 +160,7 @@ def brought_from_hub(source: Source, target: Path, folder: Path) -> Origin:
 def commit_of(source: Source) -> str:
     """Ask the hub for the commit of the revision, the newest without one. Raises Invalid."""
     try:
-        return str(HfApi().dataset_info(source.repository, revision=source.revision or None).sha)
+        return str(HfApi().dataset_info(source.repository, revision=source.revision or None, timeout=ANSWER_S).sha)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise not_given(source, str(error).splitlines()[0]) from None
 

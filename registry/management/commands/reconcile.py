@@ -6,7 +6,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from registry.serving.reconciler import reconcile
+from adapterhub.jobs.task_times import note_success
+from registry.serving.side_by_side import ClusterThreads
+
+# The task that a resident loop stands in for: its age is the loop's in /metrics.
+TASK = "registry.tasks.reconcile"
 
 
 class Command(BaseCommand):
@@ -21,7 +25,10 @@ class Command(BaseCommand):
     def handle(self, *, loop: bool, **_: Any) -> None:
         """Reconcile once, or until the process is stopped."""
         pause_s: Any = settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"]
-        reconcile()
+        clusters = ClusterThreads()
+        clusters.reconcile()
         while loop:
+            note_success(TASK)
             time.sleep(pause_s)
-            reconcile()
+            clusters.reconcile()
+        clusters.close()

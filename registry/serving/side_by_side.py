@@ -1,0 +1,58 @@
+"""Clusters are reconciled side by side, each in a thread of its own, so that none waits for the replicas of another."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from django.db import connection
+
+from registry.models import Cluster
+from registry.serving.reconciler import reconcile_alone
+
+# A round of a cluster that takes longer goes on in its thread, and the others are not kept waiting for it.
+PATIENCE_S = 1.0
+# Clusters that hang at the same time.
+THREADS = 64
+log = logging.getLogger(__name__)
+
+
+class ClusterThreads:
+    """A thread for each cluster whose round has not ended; no cluster has two rounds at once."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._rounds: dict[int, Future[None]] = {}
+
+    def reconcile(self) -> None:
+        """Begin a round of every cluster that has none, and wait up to PATIENCE_S for all of them.
+
+        Postgres' locks keep other processes from reconciling the same cluster.
+        """
+        # Made on the first call, as a pool's threads do not survive the fork of a worker.
+        self._threads = self._threads or ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")
+        self._rounds = {pk: ended for pk, ended in self._rounds.items() if not ended.done()}
+        for cluster in Cluster.objects.select_related("base_model", "project"):
+            if cluster.pk not in self._rounds:
+                self._rounds[cluster.pk] = self._threads.submit(reconcile_in_thread, cluster)
+        wait(self._rounds.values(), PATIENCE_S)
+
+    def close(self) -> None:
+        """Wait for the rounds that have begun, and end the threads."""
+        if self._threads:
+            self._threads.shutdown()
+        self._threads, self._rounds = None, {}
+
+
+def reconcile_in_thread(cluster: Cluster) -> None:
+    """Reconcile the cluster with a connection to the database of its own; an error ends the round only."""
+    try:
+        reconcile_alone(cluster)
+    except Exception:
+        log.exception("The round of %s failed; the next one begins anew.", cluster.ref)
+    finally:
+        # The next round may come to another thread of the pool.
+        connection.close()
+
+
+resident = ClusterThreads()

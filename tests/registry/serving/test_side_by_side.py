@@ -1,0 +1,115 @@
+"""Clusters are reconciled side by side: a replica that hangs holds up neither other clusters nor its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adapterhub.accounts.models import User
+from registry.models import AdapterVersion, Alias, Cluster, Replica
+from registry.serving import reconciler
+from registry.serving.reconciler import reconcile_alone
+from registry.serving.side_by_side import PATIENCE_S, ClusterThreads
+from tests.builders.fleet import OnDisk, names, published
+from tests.fakes.engine import FakeEngine
+from tests.fakes.server import Server
+from tests.waiting import wait_until
+
+
+class Hanging:
+    """An engine that answers no call of a path until it is released."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.released, self.asked = path, threading.Event(), threading.Event()
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        async def delayed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] == self.path:
+                self.asked.set()
+                while not self.released.is_set():
+                    await asyncio.sleep(0.02)
+            await app(scope, receive, send)
+
+        return delayed
+
+
+@pytest.fixture
+def hanging(served: Alias, alice: User) -> Iterator[Hanging]:
+    """A second cluster, of the same project, whose only replica hangs."""
+    hang = Hanging("/v1/models")
+    other = Cluster.create(project=served.project, slug="a", base_model=served.cluster.base_model, by=alice.as_actor())
+    with Server(hang.around(FakeEngine().app())) as server:
+        other.add_replica(url=server.url, by=alice.as_actor())
+        yield hang
+        hang.released.set()
+
+
+@pytest.fixture
+def clusters() -> Iterator[ClusterThreads]:
+    threads = ClusterThreads()
+    yield threads
+    threads.close()
+
+
+def test_a_replica_that_hangs_in_one_cluster_holds_up_no_other(
+    served: Alias,
+    engines: list[tuple[FakeEngine, Server]],
+    candidate: AdapterVersion,
+    hanging: Hanging,
+    clusters: ClusterThreads,
+    alice: User,
+) -> None:
+    clusters.reconcile()
+    wait_until(lambda: len(names(engines[0])) == 1, what="the quiet cluster's version")
+    served.move(candidate, expected=served.version, reason="newer", by=alice.as_actor())
+    began = time.monotonic()
+    wait_until(lambda: clusters.reconcile() or candidate.served_name in names(engines[0]), what="the new version")
+    assert time.monotonic() - began < 3 * PATIENCE_S, "a hung replica is waited for 5 s"
+    assert hanging.asked.is_set()
+    assert not hanging.released.is_set()
+    served.cluster.refresh_from_db()
+    assert served.cluster.reconciled_at
+    assert Cluster.objects.get(slug="a").reconciled_at is None
+    assert not reconcile_alone(Cluster.objects.get(slug="a")), "its round goes on in its thread"
+
+
+def test_a_cluster_is_healed_when_its_replica_answers_again(hanging: Hanging, clusters: ClusterThreads) -> None:
+    clusters.reconcile()
+    hanging.released.set()
+    wait_until(lambda: clusters.reconcile() or Cluster.objects.get(slug="a").reconciled_at, what="a whole round")
+    assert Replica.objects.get(cluster__slug="a").is_healthy
+
+
+def test_a_replica_that_hangs_on_a_load_keeps_no_other_out_of_the_table(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], monkeypatch: pytest.MonkeyPatch, alice: User
+) -> None:
+    monkeypatch.setattr(reconciler, "PUBLISH_EVERY_S", 0)
+    hang = Hanging("/v1/load_lora_adapter")
+    slow = FakeEngine()
+    slow.folders = OnDisk()
+    name = served.version.served_name
+    with Server(hang.around(slow.app())) as server:
+        served.cluster.add_replica(url=server.url, by=alice.as_actor())
+        threads = ClusterThreads()
+        threads.reconcile()
+        wait_until(lambda: len(published().versions[name].replicas) == 2, what="the table with two replicas")
+        assert hang.asked.is_set()
+        hang.released.set()
+        threads.close()
+    assert len(published().versions[name].replicas) == 3
+
+
+def test_no_load_begins_after_the_end_of_a_round(
+    served: Alias, engines: list[tuple[FakeEngine, Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "ROUND_S", -1)
+    assert reconcile_alone(served.cluster)
+    assert names(engines[0]) == set()
+    monkeypatch.undo()
+    assert reconcile_alone(served.cluster)
+    assert names(engines[0]) == {served.version.served_name}

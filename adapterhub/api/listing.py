@@ -10,6 +10,7 @@ from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
 
 MOST_LETTERS = 100
+PAGE_ROWS = 50
 
 
 class Listing:
@@ -56,7 +57,7 @@ class Listing:
         first = F(field).desc(nulls_last=True) if self.sort.startswith("-") else F(field).asc(nulls_last=True)
         return queryset.order_by(first, "pk")
 
-    def context(self, size: int) -> dict[str, Any]:
+    def context(self, size: int = PAGE_ROWS) -> dict[str, Any]:
         """Return the template context: `page`, and `listing` for the filter form and the column headers."""
         page = Paginator(self.queryset, size).get_page(self.request.GET.get("page"))
         return {"page": page, "listing": self}

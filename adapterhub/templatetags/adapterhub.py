@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django import template
+from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.db.models import Model
 from django.utils.dateformat import format as date_format
 from django.utils.html import format_html
@@ -177,6 +178,12 @@ def moment(at: datetime, shape: str = "minute") -> str:
     """Return a <time> element: the text is in UTC, and the page's script converts it to the reader's time zone."""
     text = date_format(at, SHAPES[shape])
     return format_html('<time datetime="{}" data-shape="{}">{}</time>', at.isoformat(), shape, text)
+
+
+@register.simple_tag
+def ago(at: datetime) -> str:
+    """Return a <time> element that says how long ago the moment was; its title is the moment in ISO 8601."""
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), at.isoformat(), naturaltime(at))
 
 
 @register.inclusion_tag("components/sort.html", takes_context=True)

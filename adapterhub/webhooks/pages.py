@@ -18,7 +18,7 @@ from adapterhub.api.permissions import actor_of, require_scope
 from adapterhub.core.tenancy import Scope
 from adapterhub.webhooks.models import Delivery, DeliveryStatus, Webhook
 
-PAGE, OFFERED = 50, 100
+OFFERED = 100
 STATES = {"in use": Q(revoked_at=None), "revoked": Q(revoked_at__isnull=False)}
 
 
@@ -52,7 +52,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
         states=STATES,
         sorts={"address": "url", "project": "project__slug", "made": "created_at"},
     )
-    context = {"form": form, "shown": secret, **listing.context(PAGE)}
+    context = {"form": form, "shown": secret, **listing.context()}
     response = render(request, "webhooks/webhooks.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response
@@ -78,7 +78,7 @@ def deliveries(request: HttpRequest) -> HttpResponse:
         sorts={"made": "created_at", "attempts": "attempts"},
         choices={"status": DeliveryStatus.choices, "webhook": [(str(each.pk), each.url) for each in webhooks]},
     )
-    return render(request, "webhooks/deliveries.html", listing.context(PAGE))
+    return render(request, "webhooks/deliveries.html", listing.context())
 
 
 @login_required

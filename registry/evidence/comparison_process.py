@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from registry.adapter_files.finite_check import in_order
 from registry.adapter_files.manifest import scale_of
 from registry.adapter_files.served_config import CONFIG
-from registry.adapter_files.tensor_names import WEIGHTS
+from registry.adapter_files.tensor_names import PREFIX, WEIGHTS
 
 Matrix = NDArray[np.float32]
 Half = tuple[Matrix, Matrix, float]
-PREFIX = "base_model.model."
 
 
 def read_modules(folder: Path) -> dict[str, Half]:

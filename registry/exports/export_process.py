@@ -20,11 +20,10 @@ from adapterhub.core.errors import DomainError
 from adapterhub.jobs.child import REFUSED
 from registry.adapter_files.manifest import read_config, scale_of
 from registry.adapter_files.served_config import CONFIG, anchored
-from registry.adapter_files.tensor_names import WEIGHTS
+from registry.adapter_files.tensor_names import PREFIX, WEIGHTS
 from registry.exports.peft_equivalence import check_export, check_merged, logits_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-PREFIX = "base_model.model."
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 COPIED_FIELDS = ("base_model_name_or_path", "task_type", "revision")
 

@@ -16,10 +16,9 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file
 
 from registry.adapter_files.served_config import CONFIG
-from registry.adapter_files.tensor_names import WEIGHTS
+from registry.adapter_files.tensor_names import PREFIX, WEIGHTS
 
 FILE = "adapter.gguf"
-PREFIX = "base_model.model."
 TYPES = {"fp32": GGMLQuantizationType.F32, "bf16": GGMLQuantizationType.BF16}
 # Model type -> architecture, and whether its queries and keys are stored with the halves of each head interleaved.
 ARCHITECTURES = {

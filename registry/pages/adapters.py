@@ -13,7 +13,7 @@ from django.shortcuts import redirect, render
 from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 
-from adapterhub.api.listing import Listing
+from adapterhub.api.listing import PAGE_ROWS, Listing
 from adapterhub.api.pages import visible_or_404, visible_rows
 from adapterhub.api.permissions import actor_of, require_scope, scopes_in
 from adapterhub.audit.models import AuditEvent
@@ -24,7 +24,7 @@ from registry.models.adapter import VersionStatus
 from registry.pages.forms import PromoteForm, cleaned
 from registry.pages.lineage_graph import ancestry
 
-PAGE, EVENTS, COMPARED, DRAWN = 50, 20, 12, 8
+EVENTS, COMPARED, DRAWN = 20, 12, 8
 ADAPTER_SORTS = {"name": "slug", "versions": "count", "newest": "newest"}
 # Their links name the project.
 ALIASES = Prefetch("aliases", Alias.objects.select_related("project"))
@@ -37,7 +37,7 @@ def adapters(request: HttpRequest) -> HttpResponse:
     visible = visible_rows(request, Adapter.objects.select_related("project", "base_model"))
     counted = visible.annotate(count=Count("versions"), newest=Max("versions__created_at")).order_by("slug")
     listing = Listing(request, counted, search=("slug", "description", "tags__icontains"), sorts=ADAPTER_SORTS)
-    return render(request, "registry/adapters.html", listing.context(PAGE))
+    return render(request, "registry/adapters.html", listing.context())
 
 
 @login_required
@@ -57,7 +57,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
         "events": history(viewed)[:EVENTS],
         "ancestry": ancestry(newest),
         "traffic": traffic(viewed),
-        **listing.context(PAGE),
+        **listing.context(),
     }
     return render(request, "registry/adapter.html", context)
 
@@ -65,7 +65,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
 def history(adapter: Adapter) -> QuerySet[AuditEvent]:
     """Return the audit events of the adapter and its newest versions, newest first."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
-    keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE]]
+    keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE_ROWS]]
     about = Q(object_type=names[Adapter], object_id=str(adapter.pk))
     about |= Q(object_type=names[AdapterVersion], object_id__in=keys)
     return AuditEvent.objects.filter(about).order_by("-id")

@@ -15,7 +15,7 @@ from adapterhub.core.tenancy import Scope
 from registry.models import Alias, without_bodies
 from registry.pages.forms import AtForm, MoveForm, ReasonForm, cleaned
 
-PAGE, LATEST = 50, 10
+LATEST = 10
 
 
 def find_alias(request: HttpRequest, name: str) -> Alias:
@@ -47,7 +47,7 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
         "may_operate": may_operate,
         "active": active,
         "form": MoveForm(alias=viewed, initial=initial) if movable else None,
-        **listing.context(PAGE),
+        **listing.context(),
     }
     return render(request, "registry/alias.html", context)
 

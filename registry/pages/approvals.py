@@ -25,8 +25,6 @@ from registry.models.approval import ApprovalKind, ApprovalStatus
 from registry.pages.forms import ReasonForm, cleaned
 from registry.pages.rollouts import find_rollout
 
-PAGE = 50
-
 
 class PersonForm(ReasonForm):
     """Form for a decision: its reason, and the password unless the sign-in is fresh."""
@@ -70,7 +68,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
         choices={"status": ApprovalStatus.choices, "kind": ApprovalKind.choices},
     )
     tokens = ApiToken.objects.waiting().filter(project__in=allowed(request, APPROVE)).select_related("created_by")
-    return render(request, "registry/approvals.html", {"tokens": tokens, **listing.context(PAGE)})
+    return render(request, "registry/approvals.html", {"tokens": tokens, **listing.context()})
 
 
 def find(request: HttpRequest, pk: str) -> Approval:

@@ -18,8 +18,6 @@ from registry.models import AdapterVersion, Cluster, without_bodies
 from registry.pages.forms import GrantForm, cleaned
 from registry.serving.cluster_state import cluster_state
 
-PAGE = 50
-
 
 @login_required
 def clusters(request: HttpRequest) -> HttpResponse:
@@ -34,8 +32,9 @@ def clusters(request: HttpRequest) -> HttpResponse:
         choices={"engine": Cluster.Engine.choices},
         sorts={"name": "slug", "base": "base_model__slug", "rank": "max_lora_rank"},
     )
-    context = listing.context(PAGE)
-    return render(request, "registry/clusters.html", {**context, "rows": [in_short(each) for each in context["page"]]})
+    context = listing.context()
+    context["page"].object_list = [in_short(cluster) for cluster in context["page"]]
+    return render(request, "registry/clusters.html", context)
 
 
 def in_short(cluster: Cluster) -> dict[str, Any]:

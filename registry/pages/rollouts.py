@@ -20,7 +20,6 @@ from registry.models.rollout_states import SERVING
 from registry.pages.forms import PlanForm, ReasonForm, SteeringForm, WeightForm, cleaned, plan_of
 from registry.pages.rollout_summary import summary
 
-PAGE = 50
 ROLLOUT_SORTS = {"alias": "alias__name", "opened": "created_at"}
 VERBS = {
     "edit": PlanForm,
@@ -50,7 +49,7 @@ def rollouts(request: HttpRequest) -> HttpResponse:
         search=("alias__name", "reason", "stable__served_name", "candidate__served_name"),
         choices={"status": RolloutStatus.choices},
     )
-    return render(request, "registry/rollouts.html", listing.context(PAGE))
+    return render(request, "registry/rollouts.html", listing.context())
 
 
 def find_rollout(request: HttpRequest, pk: str) -> Rollout:

@@ -22,7 +22,6 @@ from adapterhub.core.tenancy import Scope
 from registry.models import Alias
 from registry.pages.forms import ReasonForm, cleaned
 
-PAGE = 50
 GUARDED = 20
 
 
@@ -48,7 +47,7 @@ def settings(request: HttpRequest) -> HttpResponse:
     aliases = visible_rows(request, Alias.objects.filter(policy__quorum__gte=1).select_related("project"))
     context = {
         "roles": Membership.objects.filter(user=cast(User, request.user)).select_related("project"),
-        **listing.context(PAGE),
+        **listing.context(),
         "tokens": ApiToken.objects.usable().filter(project__in=led).count(),
         "guarded": aliases[:GUARDED],
         "guarded_count": aliases.count(),

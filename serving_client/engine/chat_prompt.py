@@ -6,11 +6,9 @@ import json
 import re
 from typing import Any
 
-from jinja2 import TemplateError
+from serving_client.chat_conventions import REASONING, REFUSALS
 
 Turn = dict[str, Any]
-REASONING = ("reasoning_content", "reasoning", "thinking")
-REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
 class ChatRefused(ValueError):

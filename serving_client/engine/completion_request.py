@@ -23,6 +23,7 @@ from serving_client.engine.field_values import (
     tools_of,
 )
 from serving_client.engine.tool_calls import MOST_CALLS, ToolUse
+from serving_client.request_annotations import ANNOTATIONS
 
 # Unsupported field -> its default values, which are accepted.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -50,17 +51,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "add_special_tokens": (None,),
     "add_generation_prompt": (None, True),
     "continue_final_message": (None, False),
-}
-# They say who asks and why, and change no answer; the router adds cache_salt.
-ANNOTATIONS = {
-    "cache_salt",
-    "metadata",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
 }
 SHORT_ANSWER = 16
 MOST_ANSWERS, MOST_IN_ALL = 128, 512
@@ -273,7 +263,8 @@ class ChatRequest(CompletionRequest):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-KNOWN = ChatRequest.model_fields.keys() | ANNOTATIONS | UNSUPPORTED.keys()
+# The router adds cache_salt.
+KNOWN = ChatRequest.model_fields.keys() | ANNOTATIONS | {"cache_salt"} | UNSUPPORTED.keys()
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:

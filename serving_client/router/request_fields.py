@@ -9,19 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serving_client.regex import unfolded
+from serving_client.request_annotations import ANNOTATIONS
 from serving_client.router.errors import Refusal
 
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"
-ANNOTATIONS = {
-    "metadata",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
-}
 SAMPLING = {
     "frequency_penalty",
     "ignore_eos",

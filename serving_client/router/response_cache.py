@@ -11,8 +11,9 @@ import orjson
 import redis.asyncio as redis
 
 from serving_client.protocol import CACHE, CacheRule, RoutingTable
+from serving_client.request_annotations import ANNOTATIONS
 from serving_client.router.fail_fast import Patience
-from serving_client.router.request_fields import ANNOTATIONS, Body
+from serving_client.router.request_fields import Body
 from serving_client.router.resolve import Target
 
 # Fields that change who receives an answer or how the engine sends it, but not its content.

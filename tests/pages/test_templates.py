@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,6 +72,22 @@ def test_a_message_shows_its_calls_and_is_coloured_where_the_loss_counts_it() ->
         False,
     ]
     assert not is_trained({"role": "user"}, {})
+
+
+def test_a_time_past_says_how_long_ago_it_was_and_when_exactly() -> None:
+    at = datetime.now(UTC) - timedelta(hours=3)
+    text = Template("{% load adapterhub %}{% ago at %}").render(Context({"at": at}))
+    assert text == f'<time datetime="{at.isoformat()}" title="{at.isoformat()}">3\xa0hours ago</time>'
+
+
+def test_a_list_is_laid_out_in_one_template() -> None:
+    texts = {path.name: path.read_text() for path in TEMPLATES}
+    lists = {name for name, text in texts.items() if '{% extends "list_page.html" %}' in text}
+    assert {"tokens.html", "invitations.html", "webhooks.html", "deliveries.html", "service_accounts.html"} <= lists
+    assert {
+        name for name in lists if "components/find.html" in texts[name] or "components/pager.html" in texts[name]
+    } == set()
+    assert {name for name, text in texts.items() if "naturaltime" in text} == set()
 
 
 def test_a_sentence_over_lines_is_one_line_and_escaped_once() -> None:

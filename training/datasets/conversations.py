@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from serving_client.chat_conventions import REASONING
 from training.datasets.line_errors import BadLine, parsed_json, sized, text_in, without_nulls
 
 Turn = dict[str, Any]
@@ -21,7 +22,6 @@ ROLES = {
 }
 # Other projects' words for "the loss counts this turn".
 TRAINED = ("weight", "train", "training", "trainable", "loss")
-REASONING = ("reasoning_content", "reasoning", "thinking")
 REFUSED = ("audio", "images", "image", "video", "videos", "refusal")
 CONTENT = ("role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id")
 KNOWN = {*CONTENT, *TRAINED, *REASONING, *REFUSED}

@@ -21,12 +21,12 @@ from training.datasets.conversations import (
     with_system,
 )
 from training.datasets.line_errors import BadLine, parsed_json, text_in
+from training.lm.preference import SIDES
 
 Row = dict[str, Any]
 Record = dict[str, Any]
 Turn = dict[str, Any]
 
-SIDES = ("chosen", "rejected")
 ANSWERS = ("completion", *SIDES)
 TALKS = ("messages", "conversations", "conversation")
 QUESTIONS = ("prompt", "question", "instruction")

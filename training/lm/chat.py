@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from serving_client.chat_conventions import REFUSALS
 from training.lm.chat_marks import Mark, Marked, marks_in
 from training.lm.chat_template import (
-    REFUSALS,
     Template,
     Turn,
     generation_prompt,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.lm.chat_template import REFUSALS, Template, Turn, lacking, renders_reasoning, unused_word
+from serving_client.chat_conventions import REFUSALS
+from training.lm.chat_template import Template, Turn, lacking, renders_reasoning, unused_word
 
 THINK = re.compile(r"(</?think>)")
 

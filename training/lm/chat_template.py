@@ -10,12 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from serving_client.chat_conventions import REASONING, REFUSALS
 
 Turn = dict[str, Any]
-REASONING = ("reasoning_content", "reasoning", "thinking")
-# What templates raise for a conversation that they do not take.
-REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 # Characters of a content that no markup holds by chance.
 TELLING = 24
 # An end of turn as templates write it, for tokenizers that do not call it special.

@@ -41,7 +41,6 @@ from training.pages.plan_comparison import comparable
 from training.pages.retention import keeping
 from training.tars.allocation import cost
 
-PAGE = 50
 # Rows of the score table that are shown without a click.
 SHOWN_MODULES = 15
 MAIN_FIELDS = ("base_model", "dataset", "preset", "rank_min", "rank_max", "quantum", "samples")
@@ -68,7 +67,7 @@ def datasets(request: HttpRequest) -> HttpResponse:
         sorts={"name": "name", "rows": "rows", "added": "created_at"},
         choices={"status": DatasetStatus.choices},
     )
-    context = {**listing.context(PAGE), "form": form, "may_train": may_train.exists()}
+    context = {**listing.context(), "form": form, "may_train": may_train.exists()}
     return render(request, "training/datasets.html", context, status=422 if form.errors else 200)
 
 
@@ -148,7 +147,7 @@ def analyses(request: HttpRequest) -> HttpResponse:
         sorts={"requested": "created_at"},
         choices={"status": JobStatus.choices},
     )
-    return render(request, "training/analyses.html", listing.context(PAGE))
+    return render(request, "training/analyses.html", listing.context())
 
 
 @login_required

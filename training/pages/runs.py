@@ -27,7 +27,6 @@ from training.planning import estimator_inputs, preflight
 from training.runs import specification
 from training.runs.launch import launch_run
 
-PAGE = 50
 OTHERS = 20
 LOG_TAIL = 8_000
 OFFERED = ("adapter", "dataset", "rank_analysis", "uniform_rank")
@@ -46,7 +45,7 @@ def runs(request: HttpRequest) -> HttpResponse:
         sorts={"requested": "created_at", "loss": "loss_after"},
         choices={"status": JobStatus.choices, "method": TrainingRun.Method.choices},
     )
-    return render(request, "training/runs.html", listing.context(PAGE))
+    return render(request, "training/runs.html", listing.context())
 
 
 @login_required

@@ -22,7 +22,6 @@ from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import DomainError
 from adapterhub.core.tenancy import Scope
 
-PAGE = 50
 OPEN = Invitation.State.OPEN
 
 
@@ -68,7 +67,7 @@ def invitations(request: HttpRequest) -> HttpResponse:
         },
     )
     context = {"mine": verbs.for_person(cast(User, request.user)), "form": form, "leads": led.exists()}
-    context |= listing.context(PAGE)
+    context |= listing.context()
     return render(request, "accounts/invitations.html", context, status=422 if form.errors else 200)
 
 

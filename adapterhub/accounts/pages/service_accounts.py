@@ -19,7 +19,6 @@ from adapterhub.api.permissions import actor_of
 from adapterhub.core.errors import DomainError, Invalid
 from adapterhub.core.tenancy import Scope
 
-PAGE = 50
 ROLES = [(role, role) for role in service_accounts.ROLES]
 
 
@@ -58,7 +57,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
         choices={"role": ROLES},
         sorts={"name": "user__username", "project": "project__slug"},
     )
-    context = {"form": form, **listing.context(PAGE)}
+    context = {"form": form, **listing.context()}
     return render(request, "accounts/service_accounts.html", context, status=422 if form.errors else 200)
 
 

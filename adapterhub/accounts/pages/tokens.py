@@ -26,7 +26,6 @@ from adapterhub.audit.models import AuditEvent
 from adapterhub.core.errors import Invalid
 from adapterhub.core.tenancy import APPROVE, Scope
 
-PAGE = 50
 SORTS = {"name": "name", "expires": "expires_at", "used": "last_used_at", "made": "created_at"}
 WAITS = Q(needs_approval=True, approved_at=None)
 STATES = {
@@ -84,7 +83,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
     listing = Listing(
         request, visible_tokens, search=("name", "id", "account__username", "project__slug"), sorts=SORTS, states=STATES
     )
-    context = {"form": form, "shown": secret, "now": now(), **listing.context(PAGE)}
+    context = {"form": form, "shown": secret, "now": now(), **listing.context()}
     response = render(request, "accounts/tokens.html", context, status=422 if form.errors else 200)
     response["Cache-Control"] = "no-store"
     return response

@@ -1,0 +1,15 @@
+"""Fields of a completion request that change no answer: who asks and why, and what may be kept. Pure."""
+
+from __future__ import annotations
+
+ANNOTATIONS = frozenset(
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)

@@ -21,7 +21,7 @@ from registry.domain_signals import base_model_registered, cluster_changed, rout
 
 @receiver(version_uploaded)
 def check_version(version: int, **_: Any) -> None:
-    """Have a worker check the weights of an uploaded version."""
+    """Queue the check of an uploaded version's weights."""
     tasks.check_version_soon(version)
 
 
@@ -33,13 +33,13 @@ def check_base_model(base_model: int, **_: Any) -> None:
 
 @receiver(cluster_changed)
 def publish_and_reconcile(**_: Any) -> None:
-    """Publish the routing table at once, and start the control loop."""
+    """Publish the routing table at once, and queue a run of the control loop."""
     tasks.publish_and_reconcile()
 
 
 @receiver(routes_changed, dispatch_uid="publish")
 def route_and_reconcile(alias: int, **_: Any) -> None:
-    """Publish the alias' new route, and start the control loop."""
+    """Publish the alias' new route at once, and queue a run of the control loop."""
     tasks.route_and_reconcile(alias)
 
 
@@ -48,7 +48,7 @@ LEFT_TO_WEB.append(partial(routes_changed.disconnect, dispatch_uid="publish"))
 
 @receiver(post_save, sender=ApiToken, dispatch_uid="publish token")
 def publish_token(instance: ApiToken, **_: Any) -> None:
-    """Publish a new or revoked inference token at once, before the next tick of the control loop."""
+    """Publish the routing table after the commit if the token may infer, before the next tick of the control loop."""
     if Scope.INFER in instance.scopes:
         transaction.on_commit(tasks.publish_soon)
 
@@ -58,19 +58,25 @@ LEFT_TO_WEB.append(partial(post_save.disconnect, sender=ApiToken, dispatch_uid="
 
 @receiver(token_approved)
 def publish_approved_token(**_: Any) -> None:
-    """Publish a token that works from now on."""
+    """Publish the routing table, since a token works from now on."""
     tasks.publish_soon()
 
 
 @receiver([post_save, post_delete], sender=Membership)
 def publish_tokens_of_member(instance: Membership, **_: Any) -> None:
-    """Publish the inference tokens of a user whose roles changed: their roles limit what the tokens may do."""
+    """Publish the routing table after the commit if a user whose roles changed owns inference tokens.
+
+    Roles limit them.
+    """
     publish_tokens_of(instance.user_id)
 
 
 @receiver(post_save, sender=User)
 def publish_tokens_of_account(instance: User, update_fields: frozenset[str] | None = None, **_: Any) -> None:
-    """Publish the inference tokens of an account that may have been closed; a sign-in changes nothing of them."""
+    """Publish the routing table after the commit if an account that changed owns inference tokens: it may be closed.
+
+    The update of a sign-in's time is ignored.
+    """
     if update_fields != frozenset({"last_login"}):
         publish_tokens_of(instance.pk)
 
@@ -83,6 +89,6 @@ def publish_tokens_of(user_id: int) -> None:
 
 @receiver(post_save, sender=Project)
 def publish_project(created: bool, **_: Any) -> None:
-    """Publish the whole table when a project's settings change: they decide which versions may be named."""
+    """Publish the whole table after a change of a project's settings, which decide which versions may be named."""
     if not created:
         transaction.on_commit(tasks.publish_soon)

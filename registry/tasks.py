@@ -73,7 +73,7 @@ def check_base_model_soon(pk: int) -> None:
 
 @shared_task
 def check_version(pk: int) -> None:
-    """Check the files of an uploaded version."""
+    """Check the files of an uploaded version that waits for it; no effect on any other."""
     version = AdapterVersion.objects.filter(pk=pk, status=VersionStatus.CHECKING).first()
     if version:
         verification.check(version)
@@ -87,7 +87,10 @@ def check_versions() -> None:
 
 
 def check_version_soon(pk: int) -> None:
-    """Queue the check of a version; call it after the commit. If Valkey is down, the next `check_versions` does it."""
+    """Queue the check of a version; call it after the commit.
+
+    If the broker is down, the next `check_versions` does it.
+    """
     try:
         check_version.delay(pk)
     except OperationalError as error:
@@ -95,7 +98,10 @@ def check_version_soon(pk: int) -> None:
 
 
 def publish_soon() -> None:
-    """Publish the routing table; call it after the commit. If Valkey is down, the next tick publishes."""
+    """Publish the routing table now; call it after the commit.
+
+    If Valkey is down, the next tick of the control loop does.
+    """
     try:
         publication.join()
     except (redis.RedisError, StillRunning) as error:
@@ -103,7 +109,7 @@ def publish_soon() -> None:
 
 
 def publish_and_reconcile() -> None:
-    """Publish the routing table and start the control loop; call it after the commit.
+    """Publish the routing table and queue a run of the control loop; call it after the commit.
 
     If Valkey is down, the next tick does both.
     """
@@ -116,7 +122,7 @@ def publish_and_reconcile() -> None:
 
 
 def route_and_reconcile(alias: int) -> None:
-    """Publish the alias' route and start the control loop; call it after the commit.
+    """Publish the alias' route and queue a run of the control loop; call it after the commit.
 
     If Valkey is down, the next tick does both.
     """
@@ -130,7 +136,7 @@ def route_and_reconcile(alias: int) -> None:
 
 
 def reconcile_soon() -> None:
-    """Start the control loop; if Valkey is down, its next tick comes by itself."""
+    """Queue a run of the control loop; if the broker is down, its next tick comes by itself."""
     try:
         reconcile.delay()
     except OperationalError as error:
@@ -138,7 +144,7 @@ def reconcile_soon() -> None:
 
 
 def published_later(error: Exception) -> None:
-    """Log that a committed change waits for Valkey, and have the answer to its request say so."""
+    """Log that a committed change waits for Valkey, and let the answer to the request say so."""
     log.warning("Valkey does not answer (%s): the control loop will publish the change.", error)
     note_unpublished()
 

@@ -19,7 +19,7 @@ DOMAIN = b"adapterhub.version.v1\n"
 
 
 def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> str:
-    """Return a JSON document with the signed text and its signature."""
+    """Return a JSON document with the content's canonical text and the key's signature of it."""
     return signed_with(key, DOMAIN, content).decode()
 
 

@@ -22,7 +22,11 @@ PLACES = {
 
 
 def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Finding]:
-    """Return the fault of embeddings that differ from the base model's; `copies` maps tensors to their embedding."""
+    """Return one fault that names every embedding which differs from the base model's, or an empty list.
+
+    `copies` maps names of tensors in the folder `adapter` to the embedding that each holds; `base` is the base model's
+    folder.
+    """
     changed = [name for name, embedding in copies.items() if not is_copy(adapter / WEIGHTS, name, base, embedding)]
     if not changed:
         return []
@@ -31,7 +35,10 @@ def copy_faults(adapter: Path, copies: dict[str, str], base: Path) -> list[Findi
 
 
 def is_copy(weights: Path, name: str, base: Path, embedding: str) -> bool:
-    """Return True if the tensor holds the base model's embedding, also if it was rounded to fewer bits."""
+    """Return True if the tensor holds the base model's embedding, also if it was rounded to fewer bits.
+
+    False if it differs, or if the base model's files hold no such embedding.
+    """
     for place in PLACES[embedding]:
         for shard in sorted(base.glob("*.safetensors")):
             own = base_tensors(shard).get(place)
@@ -49,7 +56,10 @@ def base_tensors(shard: Path) -> dict[str, Tensor]:
 
 
 def equal(weights: Path, tensor: Tensor, shard: Path, own: Tensor) -> bool:
-    """Compare two tensors block by block, the base's rounded to the type of the copy."""
+    """Return True if the tensor equals the base's tensor `own`, rounded to the type of the copy.
+
+    It reads block by block.
+    """
     if tensor.shape != own.shape:
         return False
     with weights.open("rb") as ours, shard.open("rb") as theirs:
@@ -58,7 +68,7 @@ def equal(weights: Path, tensor: Tensor, shard: Path, own: Tensor) -> bool:
 
 
 def blocks(stream: BinaryIO, tensor: Tensor) -> Iterator[np.ndarray]:
-    """Yield the tensor's numbers as float32, in blocks of the same number of elements for every type."""
+    """Yield the tensor's numbers as float32 arrays of a fixed number of elements, whatever the type of the tensor."""
     stream.seek(0)
     stream.seek(8 + int.from_bytes(stream.read(8), "little") + tensor.start)
     count = int(np.prod(tensor.shape, dtype=np.int64))

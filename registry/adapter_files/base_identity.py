@@ -44,7 +44,11 @@ class BaseFacts:
 
 @dataclass(frozen=True)
 class NamedBase:
-    """A base model as a configuration names it: owner, name without the mark of its quantisation, and commit."""
+    """A base model as a configuration names it.
+
+    `name` lacks the mark of a quantisation (`-bnb-4bit`), which sets `is_quantised`; `commit` is "" outside the hub's
+    cache.
+    """
 
     owner: str
     name: str
@@ -53,7 +57,7 @@ class NamedBase:
 
     @classmethod
     def read(cls, text: str) -> NamedBase:
-        """Read a hub id, a path, or a place in the hub's cache."""
+        """Parse the text of `base_model_name_or_path`: a hub id, a path, or a place in the hub's cache."""
         if cached := CACHED.search(text.replace("\\", "/")):
             owner, name, commit = cached["owner"], cached["name"], cached["commit"] or ""
         else:
@@ -66,7 +70,10 @@ class NamedBase:
 
 
 def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "") -> Iterator[Finding]:
-    """Yield what the configuration's base model means for this adapter. `confirmation` is a person's reason."""
+    """Yield a fault if the configuration names another base model, and notices on its revision and quantisation.
+
+    A person's reason in `confirmation` makes the fault a notice. Nothing is yielded if `base.names` is empty.
+    """
     if not base.names:
         return
     text = config.get("base_model_name_or_path")
@@ -87,7 +94,7 @@ def base_findings(config: dict[str, Any], base: BaseFacts, confirmation: str = "
 
 
 def fits(text: str, named: NamedBase, names: tuple[str, ...]) -> bool:
-    """Return True if the name is one of the base model's, whole or by its last part."""
+    """Return True if the whole text, its last part, or the name without its quantisation is one of `names`."""
     known = {name.casefold() for name in names}
     return bool({text.casefold(), named.name.casefold()} & known) or last(text) in known
 

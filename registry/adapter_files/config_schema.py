@@ -23,7 +23,7 @@ Check = Callable[[Any], bool]
 
 
 def is_text(value: Any) -> bool:
-    """Return True for a short text or None."""
+    """Return True for None or a text of at most MAX_TEXT characters."""
     return value is None or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
@@ -48,12 +48,12 @@ def is_alpha(value: Any) -> bool:
 
 
 def is_names(value: Any) -> bool:
-    """Check for a list of module names, or None if the file omits the field."""
+    """Return True for None or a list of at most MAX_NAMES texts."""
     return value is None or (isinstance(value, list) and len(value) <= MAX_NAMES and all(map(is_text, value)))
 
 
 def is_targets(value: Any) -> bool:
-    """Return True for a list of module names, a pattern, `all-linear`, or None."""
+    """Return True for a list of module names, a short text (a pattern or `all-linear`), or None."""
     return (isinstance(value, str) and len(value) <= MAX_PATTERN) or is_names(value)
 
 
@@ -63,17 +63,17 @@ def is_layers(value: Any) -> bool:
 
 
 def is_pattern(value: Any) -> bool:
-    """Return True for a mapping of modules to positive numbers, or None."""
+    """Return True for a mapping whose values are all positive numbers, or None."""
     return value is None or (isinstance(value, dict) and all(map(is_alpha, value.values())))
 
 
 def is_off(value: Any) -> bool:
-    """Return True for a value that switches the feature off."""
+    """Return True for a value that switches the feature off: None, False, "", "none", or an empty list or object."""
     return value in (None, False, "", "none") or value == [] or value == {}
 
 
 def is_plain_init(value: Any) -> bool:
-    """Accept initialisations that keep the base weights; any other makes the adapter alone silently wrong."""
+    """Return True for an initialisation that keeps the base weights; with any other the adapter alone is wrong."""
     return value in (None, True, False, "gaussian", "eva", "orthogonal")
 
 
@@ -83,7 +83,7 @@ def is_default_module(value: Any) -> bool:
 
 
 def is_unread(value: Any) -> bool:
-    """Accept any value of a field that only a new training run reads; neither we nor the engines read it."""
+    """Return True for every value: neither we nor the engines read the field."""
     return True
 
 
@@ -153,7 +153,10 @@ METHOD_ROUTES = {"ADALORA": CONVERT}
 
 
 def config_findings(config: dict[str, Any]) -> Iterator[Finding]:
-    """Yield every fault of a configuration, and a notice of the unknown keys that are off."""
+    """Yield every fault of a configuration, and a notice of the unknown keys that are off.
+
+    A configuration of another method yields only the fault that says so.
+    """
     if other_method := method_fault(config):
         yield other_method
         return
@@ -199,7 +202,7 @@ def unknown_field(name: str) -> Finding:
 
 
 def pattern_findings(pattern: Any, field: str) -> Iterator[Finding]:
-    """Yield the fault of a pattern whose keys cannot be run."""
+    """Yield a fault if the pattern has a key that RE2 cannot run; nothing if it is no mapping."""
     if not isinstance(pattern, dict):
         return
     try:

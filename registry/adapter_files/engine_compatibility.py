@@ -37,7 +37,7 @@ LABELS = {
 
 
 class Outcome(StrEnum):
-    """The results of judging an adapter for an engine."""
+    """The results of judging an adapter for an engine: it serves as it is, only after an export, or not at all."""
 
     SERVES = "serves"
     SERVES_AFTER_EXPORT = "serves_after_export"
@@ -77,7 +77,7 @@ class Traits:
 
     @property
     def max_rank(self) -> int:
-        """Return the highest rank of a module."""
+        """Return the highest rank of any module."""
         return max(self.ranks.values())
 
 

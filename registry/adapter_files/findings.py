@@ -61,7 +61,7 @@ def faults_of(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def refusal(faults: Sequence[Finding]) -> Invalid:
-    """Return the error of an adapter that is not accepted; it holds every fault."""
+    """Return the error that refuses an adapter: the first fault as its text, and up to LONGEST faults in `errors`."""
     first = faults[0]
     rest = f" {len(faults) - 1} more: see `errors`." if len(faults) > 1 else ""
     error = Invalid(f"{first.message}{rest}", field=first.field, code="bad_adapter")
@@ -73,11 +73,11 @@ def refusal(faults: Sequence[Finding]) -> Invalid:
 
 
 def listed(names: Sequence[str], count: int = 3) -> str:
-    """Return the first names of a long list and the number of the others."""
+    """Return the first `count` names joined by commas, and how many others there are."""
     rest = f" and {len(names) - count:,} more" if len(names) > count else ""
     return f"{', '.join(map(printable, names[:count]))}{rest}"
 
 
 def printable(name: str) -> str:
-    """Return a foreign name for a message: its first characters, with those outside ASCII escaped."""
+    """Return the first 200 characters of a name that others wrote, with those outside ASCII escaped."""
     return name[:200].encode("ascii", "backslashreplace").decode()

@@ -22,7 +22,12 @@ FORMATS: dict[str, tuple[np.dtype[Any], int, int]] = {
 
 
 def fault_in(path: Path) -> str:
-    """Return the fault in the weights of a safetensors file whose header was already checked, or ""."""
+    """Return what is wrong with the weights of a safetensors file, or "".
+
+    NaN, infinity, or no module that changes anything.
+
+    The header must have been checked before.
+    """
     zeros: dict[str, bool] = {}
     with path.open("rb") as stream:
         for name, tensor in in_order(stream):
@@ -44,7 +49,10 @@ def in_order(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def judge(stream: BinaryIO, tensor: dict[str, Any]) -> tuple[bool, bool]:
-    """Read the next tensor from the stream and return (all values finite, all values zero)."""
+    """Read the next tensor from the stream; return (all values finite, all values zero).
+
+    Both are False if it is cut.
+    """
     kind, exponent, magnitude = FORMATS[tensor["dtype"]]
     start, stop = tensor["data_offsets"]
     zero = True

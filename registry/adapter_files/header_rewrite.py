@@ -13,7 +13,10 @@ BLOCK_BYTES = 4 * 2**20
 
 
 def rewrite(path: Path, names: dict[str, str]) -> None:
-    """Keep the tensors that `names` maps, under their new names; the file is replaced in one step."""
+    """Replace a safetensors file by one that has only the tensors that `names` maps, under their new names.
+
+    The file is replaced in one step; the tensors' bytes stay as they are.
+    """
     tensors = read_header(path)
     chosen = [(tensors[old], new) for old, new in names.items()]
     chosen.sort(key=lambda row: row[0].start)

@@ -65,7 +65,7 @@ class Inspection:
         return max(self.ranks.values(), default=0)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer of a check as JSON."""
+        """Return the result as the JSON of a check's answer, with at most LONGEST findings."""
         return {
             "accepted": not faults_of(self.findings),
             "findings": [finding.as_dict() for finding in self.findings[:LONGEST]],
@@ -95,7 +95,7 @@ class Inspection:
         }
 
     def require(self) -> None:
-        """Raise Invalid with every fault, if there is one."""
+        """Raise Invalid with the inspection's faults, if there are any."""
         if faults := faults_of(self.findings):
             raise refusal(faults)
 
@@ -109,10 +109,11 @@ def inspect(
     any_scale: bool = False,
     confirmation: str = "",
 ) -> Inspection:
-    """Check a configuration and the header of its weights against a base model.
+    """Check a configuration and the header of its weights against a base model; return all findings, and raise none.
 
     A foreign adapter is also checked for contradictions between the two files. With `any_scale` the modules may have
     different effective scales. `confirmation` is a person's reason why the adapter fits although it names another base.
+    A configuration of another method than LoRA is not looked at further.
     """
     if other_method := method_fault(config):
         return Inspection(config, (other_method,))
@@ -158,7 +159,7 @@ def rank_findings(ranks: dict[str, int], base: BaseFacts) -> Iterator[Finding]:
 
 
 def no_tensors(tensors: dict[str, Tensor]) -> Finding:
-    """Return the fault of a file without any low-rank matrix."""
+    """Return the fault of a file without any LoRA tensor."""
     return fault(
         "no_tensors",
         WEIGHTS,
@@ -168,7 +169,7 @@ def no_tensors(tensors: dict[str, Tensor]) -> Finding:
 
 
 def dtype_findings(tensors: dict[str, Tensor]) -> Iterator[Finding]:
-    """Yield a fault for each kind of number that engines do not load as an adapter."""
+    """Yield a fault for each number format in the file that engines do not load as an adapter."""
     for dtype, count in sorted(Counter(tensor.dtype for tensor in tensors.values()).items()):
         if dtype not in NATIVE:
             route = CONVERT if dtype in CONVERTIBLE else "Save it as float32, float16 or bfloat16."
@@ -177,7 +178,7 @@ def dtype_findings(tensors: dict[str, Tensor]) -> Iterator[Finding]:
 
 
 def copy_findings(copies: dict[str, str], tensors: dict[str, Tensor], base: BaseFacts) -> Iterator[Finding]:
-    """Yield what whole embeddings in the file mean: a fault for another shape, else that they are compared."""
+    """Yield a fault if an embedding has another shape than the base model's, else a notice that it will be compared."""
     if not copies:
         return
     resized = [name for name in copies if tensors[name].shape != (base.vocabulary, base.hidden)]
@@ -206,7 +207,7 @@ def name_findings(loras: dict[str, LoraName]) -> Iterator[Finding]:
 def ranks_of(
     loras: dict[str, LoraName], tensors: dict[str, Tensor], base: BaseFacts
 ) -> tuple[dict[str, int], list[Finding]]:
-    """Return the rank of each module whose A and B fit the base model, and the faults of the others."""
+    """Return the rank of each module whose A and B fit the base model, and the faults of all other LoRA tensors."""
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     unknown = []
     for name, lora in loras.items():
@@ -260,7 +261,10 @@ def linear_modules(base: BaseFacts) -> list[str]:
 def modules_against_configuration(
     config: Config, ranks: dict[str, int], base: BaseFacts
 ) -> tuple[int | None, list[Finding]]:
-    """Return how many modules the configuration adapts, and where that contradicts the file's tensors."""
+    """Return the number of modules that the configuration adapts (None if it cannot be known), and the findings.
+
+    A fault is a module with tensors that is not adapted, or an adapted one without tensors.
+    """
     target = f"{CONFIG}.target_modules"
     try:
         wanted = adapted_modules(config, linear_modules(base))

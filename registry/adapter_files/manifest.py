@@ -39,7 +39,7 @@ class Manifest:
 
     @property
     def max_rank(self) -> int:
-        """Return the highest rank of a module."""
+        """Return the highest rank of any module."""
         return max(self.ranks.values())
 
     @classmethod
@@ -68,14 +68,20 @@ class Manifest:
         return report
 
     def write(self, folder: Path) -> None:
-        """Write the served configuration, and the weights under PEFT's names without copies of embeddings."""
+        """Replace the folder's configuration by the one to serve.
+
+        Rewrite the weights if names change or embeddings go.
+        """
         if self.inspection.renamed or self.inspection.copies:
             rewrite(folder / WEIGHTS, self.inspection.names)
         write_config(folder, self.config)
 
 
 def inspect_folder(folder: Path, base: BaseFacts, **options: Any) -> Inspection:
-    """Check a folder's two files against a base model, see `inspect`. Raises Invalid if one of them is missing."""
+    """Check a folder's two files against a base model, with the options of `inspect`; return the findings.
+
+    Raises Invalid if the folder does not hold exactly these two files.
+    """
     refuse_other_files(folder)
     config = parsed(lambda: load_config(folder / CONFIG))
     tensors = parsed(lambda: read_header(folder / WEIGHTS))
@@ -83,7 +89,10 @@ def inspect_folder(folder: Path, base: BaseFacts, **options: Any) -> Inspection:
 
 
 def inspect_files(config: Any, tensors: Any, base: BaseFacts, **options: Any) -> Inspection:
-    """Check a configuration and a header, each of which may be the Finding why it cannot be read."""
+    """Inspect a configuration and a header, with the options of `inspect`.
+
+    Each may be the Finding why it cannot be read.
+    """
     unread = tuple(part for part in (config, tensors) if isinstance(part, Finding))
     if isinstance(config, Finding):
         return Inspection({}, unread)
@@ -93,7 +102,7 @@ def inspect_files(config: Any, tensors: Any, base: BaseFacts, **options: Any) ->
 
 
 def parsed(read: Any) -> Any:
-    """Return what the function reads, or the Finding why it cannot."""
+    """Return what the function reads; if it raises Unreadable, return the Finding that says why."""
     try:
         return read()
     except Unreadable as error:
@@ -101,14 +110,14 @@ def parsed(read: Any) -> Any:
 
 
 def read_parts(folder: Path, shapes: Shapes, layers: int) -> Inspection:
-    """Return the inspection of a folder whose modules may have different scales. Raises Invalid."""
+    """Return the inspection of an adapter whose modules may have different scales. Raises Invalid with its faults."""
     inspection = inspect_folder(folder, BaseFacts(shapes, layers), any_scale=True)
     inspection.require()
     return inspection
 
 
 def refused(message: str, field: str) -> Invalid:
-    """Return the error of an adapter that is not accepted."""
+    """Return, without raising it, the error of an adapter that is not accepted."""
     return Invalid(message, field=field, code="bad_adapter")
 
 
@@ -121,7 +130,7 @@ def refuse_other_files(folder: Path) -> None:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read a configuration as JSON. Raises Unreadable."""
+    """Read a configuration as JSON. Raises Unreadable if it is over 1 MB or no JSON object."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise Unreadable(
             fault("config_too_large", CONFIG, "The configuration is over 1 MB.", "Send PEFT's file alone.")
@@ -130,7 +139,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def config_of(raw: bytes) -> dict[str, Any]:
-    """Parse a configuration. Raises Unreadable."""
+    """Parse a configuration. Raises Unreadable if it is no JSON object."""
     try:
         config = json.loads(raw)
     except (ValueError, RecursionError):
@@ -142,7 +151,7 @@ def config_of(raw: bytes) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the configuration and reject fields that engines would not serve alike. Raises Invalid."""
+    """Read a configuration from a file. Raises Invalid if it cannot be read or has a fault."""
     config = parsed(lambda: load_config(path))
     if isinstance(config, Finding):
         raise refusal([config])

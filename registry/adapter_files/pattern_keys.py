@@ -17,7 +17,12 @@ MOST_PATTERNS = 64
 
 
 class PatternKeys:
-    """The entries of a pattern, prepared for many modules. Raises ValueError for a key that RE2 cannot run."""
+    """The entries of a rank or alpha pattern, prepared for many modules.
+
+    The first key that matches decides, as in PEFT.
+
+    Raises ValueError for a key that RE2 cannot run.
+    """
 
     def __init__(self, pattern: Mapping[str, Any] | None) -> None:
         self.keys, self.values = list(pattern or {}), list((pattern or {}).values())
@@ -51,7 +56,10 @@ class PatternKeys:
 
 
 def compiled(key: str) -> Callable[[str], bool]:
-    """Return a test of module names by a key. Raises ValueError with the key if RE2 cannot run it."""
+    """Return a function that tells if a key matches a module's name, whole or from a dot on.
+
+    Raises ValueError with the key if RE2 cannot run it.
+    """
     try:
         return matcher(rf"^(?:.*\.)?(?:{key})$")
     except ValueError as error:

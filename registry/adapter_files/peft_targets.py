@@ -39,14 +39,17 @@ def is_adapted(config: Config, targets: Any, module: str) -> bool:
 
 
 def names_module(targets: Any, module: str) -> bool:
-    """Return True if a list names the module or its last parts, or if a pattern matches the whole name."""
+    """Return True if a list names the module or its last parts, or if a pattern matches the whole name.
+
+    Raises Undecided.
+    """
     if isinstance(targets, str):
         return whole_match(targets, module)
     return any(module == name or module.endswith(f".{name}") for name in targets)
 
 
 def whole_match(pattern: str, text: str) -> bool:
-    """Match a pattern against the whole text. Raises Undecided."""
+    """Return True if the pattern matches the whole text. Raises Undecided if RE2 cannot run the pattern."""
     try:
         return matcher(f"^(?:{pattern})$")(text)
     except ValueError as error:
@@ -65,7 +68,12 @@ def is_in_layers(config: Config, module: str) -> bool:
 
 
 def layer_of(module: str, patterns: Iterable[str]) -> int | None:
-    """Return the number after the last part that a pattern matches, such as 3 in `model.layers.3.mlp`."""
+    """Return the layer's number that stands after a part matched by a pattern.
+
+    3 in `model.layers.3.mlp`; None without one.
+
+    Of several such numbers the last counts. Raises Undecided.
+    """
     parts = module.split(".")
     for place in range(len(parts) - 2, 0, -1):
         before = ".".join(parts[:place])

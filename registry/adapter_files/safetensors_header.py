@@ -32,7 +32,7 @@ KINDS: tuple[tuple[bytes, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's entry in the header."""
+    """A tensor's entry in the header: data type, shape, and its bytes' place [start, stop) behind the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -49,14 +49,17 @@ class Unreadable(Exception):
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Return the tensors that a file's header names. Raises Unreadable."""
+    """Return the tensors that a file's header names, by name. Raises Unreadable."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         return header_of(stream.read(min(size, MAX_HEADER_BYTES + 8)), size)
 
 
 def header_of(first: bytes, size: int) -> dict[str, Tensor]:
-    """Return the tensors of a file of `size` bytes from its first bytes. Raises Unreadable."""
+    """Return the tensors of a file of `size` bytes from its first bytes, which must hold the header.
+
+    Raises Unreadable.
+    """
     # safetensors itself takes a header of 100 MB, and the last of two tensors with one name.
     length = int.from_bytes(first[:8], "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
@@ -76,7 +79,7 @@ def header_of(first: bytes, size: int) -> dict[str, Tensor]:
 
 
 def other_file(first: bytes) -> Finding:
-    """Return the fault of a file that is no safetensors file, named by its first bytes."""
+    """Return the fault of a file that is not in safetensors format; its first bytes tell what it is instead."""
     for magic, meaning, route in KINDS:
         if first.startswith(magic):
             return fault("no_safetensors", WEIGHTS, f"This is not a safetensors file, but {meaning}.", route)
@@ -127,5 +130,5 @@ def check_tensors(header: Any, body_bytes: int) -> dict[str, Tensor]:
 
 
 def is_size(value: Any) -> bool:
-    """Return True for a whole number that can be a size or an offset."""
+    """Return True for a whole number from 0 to 2**48 - 1."""
     return type(value) is int and 0 <= value < 2**48

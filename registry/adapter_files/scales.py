@@ -23,19 +23,20 @@ class Scales:
         self.is_stabilised = bool(config.get("use_rslora"))
 
     def rank_of(self, module: str) -> Any:
-        """Return the module's declared rank."""
+        """Return the rank that the configuration declares for the module."""
         return self.rank_pattern.value(module, self.rank)
 
     def of(self, module: str, rank: int) -> float:
-        """Return the module's scale at this rank."""
+        """Return the module's scale at this rank: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         alpha: float = self.alpha_pattern.value(module, self.alpha)
         return alpha / (math.sqrt(rank) if self.is_stabilised else rank)
 
 
 def scale_findings(config: Config, ranks: dict[str, int], *, any_scale: bool) -> Iterator[Finding]:
-    """Yield where the declared ranks differ from the file's, and if the modules' scales differ.
+    """Yield faults for ranks that differ from the file's and for unequal scales, and a notice of keys without a match.
 
-    With a single scale, engines that ignore the patterns still scale correctly.
+    Unequal scales are allowed with `any_scale`: with a single scale, engines that ignore the patterns still scale
+    correctly. Nothing is yielded for values that are no numbers.
     """
     try:
         scales = Scales(config)

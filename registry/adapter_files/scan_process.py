@@ -32,7 +32,10 @@ def limit() -> None:
 
 
 def main(folder: Path, norms: Path, target: Path) -> int:
-    """Scan the weights; print a fault and return REJECTED, or 0. The measured sizes are written to `target`."""
+    """Scan the weights under limits; return 0, or print the fault to stdout and return REJECTED.
+
+    The sizes of the updates are written as JSON to `target`, unless the weights themselves are faulty.
+    """
     limit()
     if fault := fault_in(folder / WEIGHTS):
         sys.stdout.write(f"{fault}\n")

@@ -44,7 +44,7 @@ def served_config(config: Config, ranks: dict[str, int], layers: int) -> Config:
 
 
 def anchored(pattern: dict[str, Any]) -> dict[str, Any]:
-    """Anchor each key with ^, so that it matches one module; PEFT takes the first key that matches."""
+    """Return the pattern with each key escaped and anchored by ^, so that it matches one module alone."""
     return {f"^{re.escape(module)}": value for module, value in pattern.items()}
 
 

@@ -83,7 +83,7 @@ FOREIGN: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class LoraName:
-    """A tensor of a LoRA: the module in the base model's words, its kind, layer and side (A or B)."""
+    """The parts of a LoRA tensor's name: full name of its module, kind (`q_proj`), layer, and side (A or B)."""
 
     module: str
     kind: str
@@ -97,7 +97,7 @@ class LoraName:
 
 
 def lora_name(tensor: str) -> LoraName | None:
-    """Return what a tensor's name says, whoever wrote it in PEFT's manner; None for any other name."""
+    """Parse a tensor's name as PEFT or a wrapper of it (FSDP, torch.compile) writes it; None for any other name."""
     match = LORA.fullmatch(WRAPPERS.sub("", tensor))
     if match is None or not set(filter(None, match["before"].split("."))) <= BEFORE:
         return None
@@ -114,7 +114,7 @@ def embedding_of(tensor: str) -> str:
 
 
 def foreign_findings(tensors: Iterable[str]) -> Iterator[Finding]:
-    """Yield one fault for each kind of tensor that is no LoRA of a linear module, with the first of its names."""
+    """Yield one fault for each kind of tensor that is no LoRA of a linear module, with a name or two as examples."""
     kinds: dict[int, list[str]] = {}
     for tensor in tensors:
         kind = next((place for place, row in enumerate(FOREIGN) if row[0].search(tensor)), len(FOREIGN))

@@ -15,7 +15,7 @@ def as_float32(dtype: str, raw: bytes) -> np.ndarray:
 
 
 def rounded_to(dtype: str, values: np.ndarray) -> np.ndarray:
-    """Return float32 values rounded to the nearest of the type, as float32."""
+    """Return the float32 values rounded to what the type can hold, as float32; unchanged for types but F16 and BF16."""
     if dtype == "F16":
         return values.astype(np.float16).astype(np.float32)
     if dtype == "BF16":

@@ -29,7 +29,10 @@ MANY_ZERO_ROWS = 0.1
 
 @dataclass(frozen=True)
 class UpdateSize:
-    """A module's update: its norm, its share of the base weight's norm (None if not known), and B's rows of zeros."""
+    """The size of a module's update: its Frobenius norm, and the norm's share of the base weight's (None if not known).
+
+    `zero_rows` of B's `rows` rows are zero.
+    """
 
     norm: float
     share: float | None
@@ -38,7 +41,10 @@ class UpdateSize:
 
 
 def weight_norms(base: Path) -> dict[str, float]:
-    """Return the Frobenius norm of each weight of a base model's linear modules, by module name."""
+    """Return the Frobenius norm of each linear module's weight by module name, from all safetensors files in `base`.
+
+    Weights of integer types are left out.
+    """
     norms = {}
     for shard in sorted(base.glob("*.safetensors")):
         for name, tensor in base_tensors(shard).items():
@@ -71,7 +77,7 @@ def matrix(path: Path, tensor: Tensor) -> np.ndarray:
 
 
 def size_findings(sizes: Mapping[str, UpdateSize]) -> Iterator[Finding]:
-    """Yield what the sizes mean: a fault for an adapter without effect, notices for the rest."""
+    """Yield a fault if the adapter changes nothing in float32, and notices of small or idle modules and zero rows."""
     shares = [size.share for size in sizes.values() if size.share is not None]
     if shares and len(shares) == len(sizes) and max(shares) < LOST:
         cause = f"The largest update is {max(shares):.1e} of its base weight, which float32 does not add to it."

@@ -64,7 +64,7 @@ class AdapterViewSet(Named):
 
     @extend_schema(request=AdapterChangeSerializer, responses=AdapterSerializer)
     def partial_update(self, request: Request, slug: str) -> Response:
-        """Change an adapter's description and tags."""
+        """Change an adapter's description or tags; with If-Match only in the state that the tag names."""
         adapter = self.get_object()
         changes = self.read(AdapterChangeSerializer)
         adapter.describe(by=actor_of(request), expected=wanted_tag(request), **changes)

@@ -44,6 +44,9 @@ class AlarmViewSet(ProjectViewSet):
 
     @extend_schema(responses=AlarmPageSerializer)
     def list(self, request: Request) -> Response:
-        """List alarms: replicas that do not answer, and loads that were refused."""
+        """List the open alarms, such as replicas that do not answer and loads that were refused.
+
+        The list has one page.
+        """
         rows = [alarm.as_dict() for alarm in open_alarms(self.filter_queryset(self.get_queryset()))]
         return Response({"next": None, "previous": None, "results": rows})

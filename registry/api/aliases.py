@@ -92,8 +92,8 @@ class AliasMoveSerializer(serializers.ModelSerializer[AliasMove]):
 def cluster_for(request: Request, project: Project, reference: str) -> Cluster:
     """Return the cluster that an alias of the project is to be served on. Raises Invalid for an unknown one.
 
-    Another project's cluster is named with its project, `infra.gpu`, unless the caller sees it or it serves this
-    project already: whoever grants a cluster cannot make a caller take it by mistake.
+    A cluster of another project that neither the caller sees nor serves this project yet must be named with its
+    project, `infra.gpu`: so nobody who grants a cluster can make a caller take it by mistake.
     """
     owner, _ = parts_of(reference)
     clusters = Cluster.objects.select_related("project", "base_model")

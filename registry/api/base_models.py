@@ -118,9 +118,9 @@ class BaseModelViewSet(Reading):
 
 
 def whole_version(request: Request, served_name: str) -> AdapterVersion:
-    """Return the version to register as a base model. Raises Invalid for an unknown one.
+    """Return the version to register as a base model. Raises Invalid for one that the caller does not see.
 
-    The caller must be an admin of its project, because all projects can use its weights then.
+    Raises NotAllowed unless the caller is an admin of its project: all projects can use its weights then.
     """
     visible = AdapterVersion.objects.filter(adapter__project__in=projects_of(request))
     version = visible.select_related("adapter__project", "adapter__base_model").filter(served_name=served_name).first()
@@ -131,7 +131,10 @@ def whole_version(request: Request, served_name: str) -> AdapterVersion:
 
 
 def require_admin_somewhere(request: Request) -> None:
-    """Require a token of scope admin, or an admin of any project: base models belong to no project."""
+    """Check that the caller is a token of scope admin or an admin of their first project: base models belong to none.
+
+    Raises NotAllowed, or Invalid if the caller has no project.
+    """
     token = cast(ApiToken | None, request.auth)
     project = token.project if token else Project.objects.visible_to(cast(User, request.user)).first()
     named_project(request, project.slug if project else "", Scope.ADMIN)

@@ -57,7 +57,10 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
         fields = ["id", "adapter", "versions", "prompt", "answers", "votes", "asked_by", "created_at"]
 
     def view_of(self, test: BlindTest) -> dict[str, Any]:
-        """Return the test as the caller may see it; a token hides what its person may not know before their vote."""
+        """Return the test as the caller may see it: versions and votes are hidden from whoever may still vote.
+
+        A token sees what the person behind it may see.
+        """
         user = actor_of(self.context["request"]).user
         return view_of(test, user.pk if user else None, self.may_vote(test))
 
@@ -82,7 +85,7 @@ class BlindTestSerializer(serializers.ModelSerializer[BlindTest]):
 
     @extend_schema_field(PreferenceSerializer(many=True))
     def get_votes(self, test: BlindTest) -> list[dict[str, Any]]:
-        """Return the votes by version."""
+        """Return the votes by version; none while the caller may still vote."""
         votes: list[dict[str, Any]] = self.view_of(test)["votes"]
         return votes
 
@@ -134,9 +137,10 @@ class BlindTestViewSet(ProjectViewSet, mixins.ListModelMixin, Retrieving):
         return Response(self.get_serializer(tests, many=True).data, 201)
 
     def named(self, slug: str, numbers: list[int]) -> list[AdapterVersion]:
-        """Return the adapter's versions with these numbers.
+        """Return the two or more versions of the adapter with these numbers.
 
-        Raises Invalid for ones that the caller cannot see, and NotAllowed without the scope infer.
+        Raises Invalid for unknown or repeated numbers or an adapter that the caller does not see, and NotAllowed
+        without scope infer.
         """
         adapter = named(Adapter.objects.filter(project__in=projects_of(self.request)), "project", "slug", slug)
         if adapter is None:

@@ -102,7 +102,10 @@ class NewReplicaSerializer(serializers.Serializer[Any]):
     url = serializers.RegexField(r"^https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?/?$", max_length=300)
 
     def validate_url(self, url: str) -> str:
-        """Check the address' host and port. Raises ValidationError."""
+        """Return the address.
+
+        Raises ValidationError if its port is 0 or no number, or its IPv6 address is malformed.
+        """
         try:
             parts = urlsplit(url)
             is_reachable = parts.port != 0 and ("[" not in url or IPv6Address(parts.hostname or ""))

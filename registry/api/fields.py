@@ -15,7 +15,7 @@ def slug_of(name: str = "slug", **options: Any) -> serializers.SlugRelatedField[
 
 
 def reference(**options: Any) -> serializers.RegexField:
-    """Return a field for a project's thing: `dora`, or `eu.dora` where two of the caller's projects have one."""
+    """Return a text field for an object's name in its project, `dora`, or with its project, `eu.dora`."""
     return serializers.RegexField(REFERENCE_IN_BODY, max_length=101, **options)
 
 

@@ -22,13 +22,13 @@ class HeaderSerializer(serializers.Serializer[Any]):
     confirm_base = serializers.CharField(default="", allow_blank=True, max_length=2000)
 
     def validate_adapter_config(self, file: Any) -> Any:
-        """Check the configuration's size. Raises ValidationError."""
+        """Return the file. Raises ValidationError if the configuration is over 1 MB."""
         if file.size > MAX_CONFIG_BYTES:
             raise serializers.ValidationError("The configuration is over 1 MB.")
         return file
 
     def validate_header(self, file: Any) -> Any:
-        """Check the header's size. Raises ValidationError."""
+        """Return the file. Raises ValidationError if the header is over 2 MB."""
         if file.size > MAX_HEADER_BYTES + 8:
             raise serializers.ValidationError("The header is over 2 MB: send the first bytes of the file, not all.")
         return file

@@ -26,7 +26,11 @@ class Named(Reading):
     lookup_value_regex = REFERENCE
 
     def get_object(self) -> Any:
-        """Return the object that the path names. Raises Conflict if several projects have one of this name."""
+        """Return the object that the path names, if the caller may act on it.
+
+        Raises Http404 for one that the caller does not see, Conflict if several projects have one of this name, and
+        NotAllowed.
+        """
         rows = self.filter_queryset(self.get_queryset())
         thing = named(rows, self.project_path, self.lookup_field, self.kwargs[self.lookup_field])
         if thing is None:

@@ -34,7 +34,7 @@ class ResponseSerializer(serializers.ModelSerializer[Response]):
         ]
 
     def get_approvals(self, response: Response) -> list[str]:
-        """Return the ids of the approvals behind the version on this alias."""
+        """Return the ids of the approvals that allowed the version on this alias."""
         return [str(approval.pk) for approval in approvals_of(response.version, response.alias_name)]
 
 

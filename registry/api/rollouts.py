@@ -205,7 +205,7 @@ class RolloutViewSet(Reading):
     @extend_schema(request=WeightSerializer)
     @action(detail=True, methods=["post"], url_path="set-weight")
     def set_weight(self, request: Request, pk: str) -> Response:
-        """Change the candidate's share."""
+        """Change the share of users, in percent, whom the candidate serves."""
         return self.move("set_weight", WeightSerializer)
 
     @extend_schema(request=TransitionSerializer)
@@ -219,7 +219,7 @@ class RolloutViewSet(Reading):
     def rollback(self, request: Request, pk: str) -> Response:
         """Roll back to the stable version for everybody, also after the promotion.
 
-        A second call changes nothing.
+        A second call changes nothing. With If-Match it happens only in the state that the tag names.
         """
         rollout, fields = self.get_object(), self.read(ReasonSerializer)
         rollout.rollback(by=actor_of(request), expected_tag=wanted_tag(request), **fields)

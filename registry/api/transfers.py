@@ -58,7 +58,10 @@ class VersionTransfers(ProjectViewSet):
     @extend_schema(responses=LinksSerializer)
     @action(detail=True)
     def links(self, request: Request, slug: str, number: str) -> Response:
-        """Return a link to each file in the store. Verify each downloaded file by its sha256."""
+        """Return a link to each file in the store, valid for an hour. Verify each downloaded file by its sha256.
+
+        The request is recorded as a read of the weights.
+        """
         version = self.get_object()
         try:
             version.require_signature()
@@ -73,7 +76,7 @@ class VersionTransfers(ProjectViewSet):
     @extend_schema(request=None, responses={201: NewUploadSerializer})
     @action(detail=False, methods=["post"])
     def uploads(self, request: Request, slug: str) -> Response:
-        """Create links to which the client uploads the two files before it creates the version from them."""
+        """Create links, valid for an hour, to upload the two files to before the version is created from them."""
         adapter, key = self.adapter(), uuid.uuid4().hex
         urls = {name: bucket().upload_url(f"{key}/{name}", LINK_S) for name in (WEIGHTS, CONFIG)}
         upload = signing.dumps({"adapter": adapter.pk, "key": key}, salt="upload")
@@ -89,7 +92,11 @@ def bucket() -> S3Store:
 
 
 def take(upload: str, adapter: Adapter, folder: Path) -> None:
-    """Move the uploaded files from the store into the folder. Raises Invalid."""
+    """Move the uploaded files from the store into the folder.
+
+    Raises Invalid if the links are over an hour old or of another adapter, or a file is missing or too large, and
+    Conflict if the store is a folder.
+    """
     try:
         claims = signing.loads(upload, salt="upload", max_age=LINK_S)
     except signing.BadSignature:

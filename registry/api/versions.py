@@ -95,7 +95,10 @@ class UploadSerializer(serializers.Serializer[Any]):
     )
 
     def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Check that both files or their place are named. Raises ValidationError."""
+        """Return the fields.
+
+        Raises ValidationError unless both files, an upload by links, or a folder of the inbox is given.
+        """
         missing = [name for name in ("adapter_model", "adapter_config") if name not in fields]
         if missing and not (fields["upload"] or fields["folder"]):
             raise serializers.ValidationError(dict.fromkeys(missing, "Send the file, an upload, or a folder."))
@@ -137,7 +140,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
         return rows if getattr(self, "swagger_fake_view", False) else rows.filter(adapter=self.adapter())
 
     def adapter(self) -> Adapter:
-        """Return the adapter in the URL, if the caller sees it."""
+        """Return the adapter in the URL, if the caller sees it and has the scope of the action in its project."""
         # The filters of this list are of versions: those of adapters would refuse them.
         action = "retrieve" if self.action == "list" else self.action
         view = AdapterViewSet(request=self.request, kwargs=self.kwargs, action=action, format_kwarg=None)
@@ -188,7 +191,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     @extend_schema(request=ReasonSerializer)
     @action(detail=True, methods=["post"])
     def archive(self, request: Request, slug: str, number: str) -> Response:
-        """Archive the version: take it out of use."""
+        """Archive the version: it can no longer be served."""
         version = self.get_object()
         version.archive(by=actor_of(request), **self.read(ReasonSerializer))
         return self.write(version)
@@ -196,7 +199,10 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
     @action(detail=True)
     def download(self, request: Request, slug: str, number: str) -> FileResponse:
-        """Return the files of the version as they were published, in a ZIP."""
+        """Return the files of the version as they were published, in a ZIP.
+
+        The request is recorded as a read of the weights.
+        """
         version = self.get_object()
         observe(Tag.WEIGHTS_READ, by=actor_of(request), project=version.adapter.project, resource=request.path)
         return as_zip(exports.download(version), version.served_name)
@@ -210,7 +216,7 @@ class VersionViewSet(Reading, VersionEvidence, VersionTransfers):
     )
     @action(detail=True, content_negotiation_class=FormatIsNoRenderer)
     def export(self, request: Request, slug: str, number: str) -> FileResponse:
-        """Return the adapter for other engines, in a ZIP.
+        """Return the adapter for other engines, in a ZIP. The request is recorded as a read of the weights.
 
         The format `portable` has one rank and one scale, so that it is right in every engine.
         """
@@ -245,9 +251,9 @@ def as_zip(archive: IO[bytes], name: str) -> FileResponse:
 
 
 def receive(adapter: Adapter, files: dict[str, Any], folder: Path) -> Path:
-    """Put the adapter's files into a new folder: from the request, from an upload by link, or from the inbox.
+    """Put the adapter's files into a new folder, from the request, an upload by links, or the inbox; return the folder.
 
-    The files get fixed names: a client's file name never becomes a path.
+    The files get fixed names: a client's file name never becomes a path. Raises Invalid.
     """
     folder.mkdir()
     if files["upload"]:

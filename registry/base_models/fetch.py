@@ -95,7 +95,10 @@ def take_whole(model: BaseModel, version: AdapterVersion) -> None:
 
 
 def merge(version: AdapterVersion, model: BaseModel) -> None:
-    """Merge the version's adapter into its base model, in float32 if that is the base's type, otherwise in bfloat16."""
+    """Merge the version's adapter into its base model, in float32 if that is the base's type, otherwise in bfloat16.
+
+    The result appears in the model's folder in one step. Raises ArtifactError, OSError and the errors of an export.
+    """
     base = version.adapter.base_model
     named = base.config.get("dtype") or base.config.get("torch_dtype")
     dtype = exports.Dtype.FP32 if named == "float32" else exports.Dtype.BF16

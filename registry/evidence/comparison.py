@@ -23,9 +23,9 @@ def other_version(version: AdapterVersion, number: Any) -> AdapterVersion:
 
 
 def compare(one: AdapterVersion, other: AdapterVersion) -> dict[str, Any]:
-    """Compare two versions: facts, configuration, metrics, ranks, and weight updates with one row a module.
+    """Return the differences of two versions: facts, configuration, metrics, ranks, and weight updates per module.
 
-    Raises Unavailable if the files cannot be read.
+    Raises Unavailable if the files cannot be read or the child process fails, and TooMany.
     """
     return {
         "from": one.served_name,
@@ -70,7 +70,10 @@ def row_of(name: str, values: list[Any]) -> dict[str, Any]:
 
 
 def measurements(versions: Sequence[AdapterVersion]) -> dict[int, dict[str, Any]]:
-    """Return the figures of each version's latest evaluation, by primary key."""
+    """Return the figures of each version's latest evaluation, by the version's primary key.
+
+    Names begin with `evaluated`.
+    """
     rows = VersionEvaluation.objects.filter(version__in=versions).order_by("created_at")
     arms = {row.version_id: row.metrics.get("arms", {}).get("version", {}) for row in rows}
     return {key: {f"evaluated {name}": value for name, value in figures(arm).items()} for key, arm in arms.items()}
@@ -82,9 +85,9 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def updates(one: AdapterVersion, other: AdapterVersion) -> list[dict[str, Any]]:
-    """Compute the norms and cosine distance of the weight updates of each module, in a child process.
+    """Return the norms and the cosine distance of the two weight updates for each module, computed in a child process.
 
-    Raises Unavailable if the files cannot be read or the child fails, and TooMany.
+    Raises Unavailable if the files cannot be read or the child fails, and TooMany if too many such children run.
     """
     with place_for_child(one.project.pk), scratch() as folder:
         places = [str(fetched(version, folder / name)) for version, name in ((one, "from"), (other, "to"))]

@@ -59,7 +59,10 @@ def product(one: Half, other: Half) -> float:
 
 
 def distances(one: dict[str, Half], other: dict[str, Half]) -> list[dict[str, object]]:
-    """Return a row for each module that either side adapts; distance is None if one side has no update there."""
+    """Return a row of norms and cosine distance for each module that either side adapts.
+
+    The distance is None if one side has no update there.
+    """
     rows = []
     for module in sorted(one.keys() | other.keys()):
         norms = [

@@ -20,7 +20,7 @@ NOT_KNOWN = "Not recorded by AdapterHub: add it where the whole system is docume
 
 
 def dossier(version: AdapterVersion) -> dict[str, Any]:
-    """Return all records about the version, as JSON values only."""
+    """Return the version's dossier, section by section, as JSON values only."""
     past = Past.of(version)
     return {
         "title": f"Technical dossier of {version}",
@@ -60,7 +60,7 @@ def general(version: AdapterVersion) -> dict[str, Any]:
 
 
 def development(version: AdapterVersion) -> dict[str, Any]:
-    """Return section 2: method, configuration, data and plan."""
+    """Return section 2: method, configuration, data, rank plan, and the recorded lineage as it is."""
     lineage = version.lineage
     return {
         "method": version.method,
@@ -81,7 +81,10 @@ def data_of(lineage: dict[str, Any]) -> Any:
 
 
 def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
-    """Return what decided on the version's use: approvals, rollouts and moves of aliases."""
+    """Return section 3.
+
+    Where the version is live, its approvals, rollouts and moves of aliases, and its number of answers.
+    """
     return {
         "live as": [alias.name for alias in version.aliases.all()],
         "approvals": [approval_row(approval) for approval in past.approvals],
@@ -95,7 +98,7 @@ def control(version: AdapterVersion, past: Past) -> dict[str, Any]:
 
 
 def approval_row(approval: Any) -> dict[str, Any]:
-    """Return an approval with its signatures."""
+    """Return an approval with its signatures as JSON."""
     return {
         "id": str(approval.pk),
         "alias": approval.alias.name,
@@ -110,7 +113,7 @@ def approval_row(approval: Any) -> dict[str, Any]:
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
-    """Return a rollout with its plan."""
+    """Return a rollout with its plan as JSON."""
     return {
         "id": str(rollout.pk),
         "alias": rollout.alias.name,
@@ -122,7 +125,7 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
 
 
 def limits(version: AdapterVersion) -> dict[str, Any]:
-    """Return the known limits of the version's use."""
+    """Return section 5: the engines that cannot serve the version, and what AdapterHub does not check."""
     cannot = [verdict.label for verdict in version.verdicts() if verdict.outcome == "cannot"]
     return {
         "risk management": NOT_KNOWN,
@@ -133,7 +136,7 @@ def limits(version: AdapterVersion) -> dict[str, Any]:
 
 
 def events(version: AdapterVersion) -> list[dict[str, Any]]:
-    """Return the audit events about the version."""
+    """Return the audit events about the version as JSON, oldest first."""
     return [
         {
             "sequence": event.sequence,
@@ -148,7 +151,7 @@ def events(version: AdapterVersion) -> list[dict[str, Any]]:
 
 
 def integrity(version: AdapterVersion) -> dict[str, Any]:
-    """Return the digests, the signature and how to verify them."""
+    """Return section 7: the digests, the signature, the public key, and how to verify them."""
     return {
         "artifact": f"sha256:{version.digest}",
         "base model": f"sha256:{version.base_digest}",

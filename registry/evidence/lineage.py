@@ -28,7 +28,12 @@ class Past:
 
 
 def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]:
-    """Return the graph: `nodes` are {id, kind, name, at}; `edges` are [from, to], in the direction of time."""
+    """Return the version's graph.
+
+    `nodes` are {id, kind, name, at}; `edges` are pairs [from, to] of ids, in order of time.
+
+    The past is read from the database unless it is given.
+    """
     before, after = origins(version), consequences(version, past or Past.of(version))
     own = node("version", version.pk, version.served_name, version.created_at)
     edges = [[item["id"], own["id"]] for item in before]
@@ -37,7 +42,7 @@ def lineage(version: AdapterVersion, past: Past | None = None) -> dict[str, Any]
 
 
 def node(kind: str, key: Any, name: str, at: Any = None) -> Node:
-    """Return a node of the lineage."""
+    """Return a node of the lineage as JSON; its id is `kind:key`."""
     return {"id": f"{kind}:{key}", "kind": kind, "name": name, "at": at.isoformat() if at else None}
 
 

@@ -33,7 +33,10 @@ def write_signed(version: AdapterVersion, target: Path, private_key: Path) -> Pa
 
 
 def require_signed_by(folder: Path, public_key: Path) -> None:
-    """Verify that the folder holds exactly the files that the key signed. Raises Invalid if not."""
+    """Check that the folder holds exactly the files that the key signed.
+
+    Raises Invalid if it does not, and Unavailable without the package model-signing.
+    """
     config = package().verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     try:
         config.set_hashing_config(hashing(folder / BUNDLE)).verify(folder, folder / BUNDLE)
@@ -42,12 +45,12 @@ def require_signed_by(folder: Path, public_key: Path) -> None:
 
 
 def hashing(bundle: Path) -> Any:
-    """Configure hashing of every file of the folder but the bundle, as the package's own command does."""
+    """Return the settings that hash every file of the folder but the bundle, as the package's own command does."""
     return package().hashing.Config().set_ignored_paths(paths=[bundle], ignore_git_paths=True)
 
 
 def package() -> Any:
-    """Import the package model-signing. Raises Unavailable if it is not installed."""
+    """Import and return the package model-signing. Raises Unavailable if it is not installed."""
     if not find_spec("model_signing"):
         raise Unavailable("The package model-signing is not installed: `pip install adapterhub[sigstore]`.")
     import model_signing

@@ -53,7 +53,7 @@ class Sample:
         return self.total / np.where(np.greater(self.count, 0), self.count, np.nan)
 
     def variance(self, bounds: Bounds | None) -> Number:
-        """Return the plug-in variance.
+        """Return the plug-in variance, never below zero.
 
         With bounds, one imagined value at each bound keeps it above zero (Agresti and Caffo 2000 do so for
         proportions), so that "no failure yet" is not taken for "no failure ever".
@@ -99,16 +99,16 @@ def mean_difference(control: Sample, candidate: Sample, alpha: float, bounds: Bo
 
 
 def around(estimate: Number, half: Number, most: float) -> Interval:
-    """Return the interval with this half width around the estimate, clipped to -most and most."""
+    """Return the interval of this half width around the estimate (0 if it is NaN), clipped to -most and most."""
     known = np.nan_to_num(estimate)
     return Interval(np.maximum(known - half, -most), estimate, np.minimum(known + half, most))
 
 
 def boundary(samples: Number, alpha: float) -> Number:
-    """Return the bound that a Brownian motion stays within at all times with probability 1 - alpha.
+    """Return the bound on a standardised sum of `samples` values that holds at all times with probability 1 - alpha.
 
-    It is the two-sided normal mixture (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon, "Time-uniform,
-    nonparametric, nonasymptotic confidence sequences", 2021, equation 14).
+    It is the two-sided normal mixture for a Brownian motion (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon,
+    "Time-uniform, nonparametric, nonasymptotic confidence sequences", 2021, equation 14).
     """
     prior = concentration(alpha)
     return np.sqrt((samples + prior) * np.log((samples + prior) / (prior * alpha**2)))
@@ -138,7 +138,7 @@ def judged(interval: Interval, margin: float) -> Verdict:
 
 
 def mirrored(interval: Interval) -> Interval:
-    """Return the interval of control minus candidate."""
+    """Return the interval of control minus candidate: signs reversed, ends exchanged."""
     return Interval(-interval.upper, -interval.estimate, -interval.lower)
 
 

@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 
 class Action(StrEnum):
-    """Actions for a rollout, from the most urgent to the least."""
+    """The actions for a rollout, the most urgent first."""
 
     ROLL_BACK = "roll back"
     PAUSE = "pause"
@@ -79,11 +79,14 @@ class Guardrail:
 
     @property
     def scale(self) -> float:
-        """Return the factor from the measured unit to the displayed one."""
+        """Return the factor from the measured unit to the displayed one: 100 for points, else 1."""
         return 100.0 if self.unit == "points" else 1.0
 
     def difference(self, before: Values, after: Values, alpha: float) -> Interval:
-        """Return after minus before, with the sign reversed if less is worse, so that more is always worse."""
+        """Return the interval of after minus before, with signs reversed if less is worse: more is always worse.
+
+        It is in the measured unit: a fraction for points.
+        """
         if self.level is not None:
             interval = quantile_difference(before.histogram, after.histogram, self.level, alpha)
         else:
@@ -91,7 +94,7 @@ class Guardrail:
         return mirrored(interval) if self.less_is_worse else interval
 
     def judge(self, interval: Interval) -> Verdict:
-        """Compare the interval with the margin."""
+        """Return the verdict on the interval against the guardrail's margin."""
         return judged(interval, self.margin / self.scale)
 
 
@@ -168,7 +171,10 @@ def analysis(
 
 
 def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datetime, now: datetime) -> Finding:
-    """Judge one guardrail and choose its action."""
+    """Return the finding of one guardrail: interval, verdict, and the action that follows.
+
+    A bad verdict does not count if the control got worse, too; any other does not if an arm has no row since `since`.
+    """
     own_rows = [row for row in rows if row.metric == guardrail.metric]
     control, candidate = measured(own_rows, Arm.CONTROL), measured(own_rows, Arm.CANDIDATE)
     interval = guardrail.difference(control, candidate, alpha)
@@ -185,17 +191,17 @@ def finding(guardrail: Guardrail, rows: list[Minute], alpha: float, since: datet
 
 
 def measured(rows: list[Minute], arm: Arm) -> Values:
-    """Add up what the rows of the arm hold."""
+    """Return the sum of all values that the rows of the arm hold."""
     return sum((row.values for row in rows if row.arm is arm), Values())
 
 
 def outage(guardrail: Guardrail, baseline: Values, control: Values, alpha: float) -> bool:
-    """Return True if the control exceeds the margin too, compared with its baseline before the rollout."""
+    """Return True if the control is worse than its baseline from before the rollout by more than the margin."""
     return guardrail.judge(guardrail.difference(baseline, control, alpha)) is Verdict.BAD
 
 
 def quiet(rows: list[Minute], since: datetime) -> list[str]:
-    """Return the arms without a row since that time."""
+    """Return the names of the arms, control and candidate, that have no row since that time."""
     reporting = {row.arm for row in rows if row.at >= since}
     return [arm.value for arm in (Arm.CONTROL, Arm.CANDIDATE) if arm not in reporting]
 
@@ -213,7 +219,7 @@ def action_without_evidence(kind: Kind) -> Action:
 
 
 def words(guardrail: Guardrail, interval: Interval, verdict: Verdict) -> str:
-    """Describe the verdict in a sentence that an on-call person can act on."""
+    """Return a sentence on the verdict with the interval and the margin, for an on-call person."""
     low, high = (
         difference_in_words(float(end) * guardrail.scale, guardrail.unit) for end in (interval.lower, interval.upper)
     )
@@ -228,7 +234,7 @@ def words(guardrail: Guardrail, interval: Interval, verdict: Verdict) -> str:
 
 
 def difference_in_words(end: float, unit: str) -> str:
-    """Return one end of the interval in words."""
+    """Return one end of the interval in words, such as "2.5 points worse"; `end` is in the displayed unit."""
     if not isfinite(end):
         return "any number worse" if end > 0 else "any number better"
     return f"{abs(end):.3g} {unit} {'worse' if end >= 0 else 'better'}"

@@ -45,7 +45,8 @@ def is_measured(metric: str, *, unseen: bool) -> bool:
 def of_report(report: MeasuredAnswer) -> dict[str, float]:
     """Compute metric values from one router's report, without those that the report lacks.
 
-    A client's error (4xx) gives none, because it says nothing about the candidate.
+    An answer of status 500 or above gives only error_rate 1; a client's error (4xx) gives nothing, because it says
+    nothing about the candidate.
     """
     if report.status >= FAILED:
         return {"error_rate": 1.0}
@@ -53,7 +54,10 @@ def of_report(report: MeasuredAnswer) -> dict[str, float]:
 
 
 def of_answer(report: MeasuredAnswer) -> dict[str, float]:
-    """Return the metrics of one reported answer."""
+    """Return the metrics of one answered request: rates as 0 or 1, latency in seconds, length and cost in tokens.
+
+    An answer without tokens counts as empty unless the report says otherwise.
+    """
     hints = {metric: getattr(report, key) for metric, key in HINTS.items()}
     if hints["empty_rate"] is None:
         hints["empty_rate"] = report.completion_tokens == 0
@@ -80,6 +84,9 @@ def paced(report: MeasuredAnswer) -> dict[str, float]:
 
 
 def of_feedback(outcome: str | None, score: float | None) -> dict[str, float]:
-    """Return the metrics of one feedback."""
+    """Return the metrics of one feedback.
+
+    Bad_feedback_rate as 0 or 1 if there is an outcome, and the score if there is one.
+    """
     values = {"bad_feedback_rate": float(outcome == "bad")} if outcome else {}
     return values if score is None else {**values, "feedback_score": score}

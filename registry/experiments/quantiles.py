@@ -16,7 +16,7 @@ EDGES: NDArray[np.float64] = 1e-3 * 1.05 ** np.arange(284, dtype=np.float64)
 
 
 def empty() -> NDArray[np.int64]:
-    """Return counts of zero."""
+    """Return an array of zeros, one for each bin of a histogram."""
     return np.zeros(len(EDGES) + 1, dtype=np.int64)
 
 
@@ -48,7 +48,10 @@ class Histogram:
         return int(self.counts.sum())
 
     def holding(self, rank: float) -> tuple[float, float]:
-        """Return both edges of the bin that holds the value of this rank; ranks start at 1."""
+        """Return (low, high), the edges of the bin that holds the value of this rank.
+
+        Ranks start at 1, `high` may be infinite.
+        """
         place = int(np.searchsorted(np.cumsum(self.counts), rank))
         edges = (0.0, *EDGES, inf)
         return float(edges[place]), float(edges[place + 1])
@@ -87,10 +90,11 @@ def middle(low: float, high: float) -> float:
 
 
 def rank_limits(count: int, level: float, alpha: float) -> tuple[int, int | None]:
-    """Return the plausible ranks of the quantile.
+    """Return (low, high).
 
-    First the fewest values below it that do not contradict it, then the rank above which it cannot lie, or None while
-    it may lie above every value.
+    Between these ranks lies the quantile of `count` values, at all times, with probability 1 - alpha.
+
+    `low` is 0 if it may lie below every value, `high` None if it may lie above every value.
     """
     few = least_plausible(count, level, alpha)
     above = least_plausible(count, 1 - level, alpha)

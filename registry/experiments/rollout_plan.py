@@ -50,7 +50,7 @@ GUARDRAILS: list[dict[str, Any]] = [
 
 
 def guardrail(raw: dict[str, Any]) -> Guardrail:
-    """Parse one guardrail of a request. Raises Invalid with the value to correct."""
+    """Parse one guardrail of a request. Raises Invalid, which says what to correct."""
     metric = METRICS.get(raw.get("metric", ""))
     if metric is None:
         raise bad(f"metric must be one of {', '.join(METRICS)}, not {raw.get('metric')!r}.")
@@ -64,12 +64,15 @@ def guardrail(raw: dict[str, Any]) -> Guardrail:
 
 
 def bad(detail: str) -> Invalid:
-    """Return the error of an invalid guardrail."""
+    """Return, without raising it, the error of an invalid guardrail."""
     return Invalid(f"guardrails: {detail}", field="guardrails", code="bad_guardrail")
 
 
 def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
-    """Check steps and guardrails together. Raises Invalid for a plan that could not be carried out."""
+    """Check steps and guardrails together.
+
+    Raises Invalid for weights that do not rise and other plans that cannot be run.
+    """
     weights = [step["weight"] for step in steps]
     if not steps or weights != sorted(set(weights)):
         raise Invalid("steps: each step's weight must be above the one before.", field="steps", code="bad_steps")
@@ -94,9 +97,11 @@ def check(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
 
 
 def require_end(steps: Steps, guardrails: list[dict[str, Any]]) -> None:
-    """Require a plan that the control loop ends: a promotion needs a guardrail that the last step measures.
+    """Check that the control loop can end the rollout.
 
-    Raises Invalid for a plan that only people end.
+    A guardrail is measured in the last step, or that step needs approval.
+
+    Raises Invalid for a plan without guardrails, or with none that the last step measures.
     """
     last = steps[-1]
     measured = [raw for raw in guardrails if is_measured(raw["metric"], unseen=bool(last.get("shadow")))]
@@ -136,7 +141,10 @@ def require_judge(checks: dict[str, Any], *, has_judge: bool) -> None:
 
 
 def require_schema(schema: Any) -> None:
-    """Check a JSON Schema. Raises Invalid, also for one that is too large, and for what could run without end."""
+    """Check a JSON Schema.
+
+    Raises Invalid if it is none, too large or too deep, or has keywords that could run without end.
+    """
     # Only after this, since the check itself compiles the patterns and follows the schema to its depth.
     if forbidden := NOT_IN_SCHEMAS & set(keys(schema)):
         raise bad_check("schema", f"{', '.join(sorted(forbidden))} may not be used.")
@@ -147,7 +155,10 @@ def require_schema(schema: Any) -> None:
 
 
 def keys(schema: Any) -> Iterator[str]:
-    """Yield every key of a schema. Raises Invalid for one that is no object, too deep or too large."""
+    """Yield every key of every object in a schema.
+
+    Raises Invalid if it is no object, too deep or too large; what was yielded before may be a part of it.
+    """
     if not isinstance(schema, dict):
         raise bad_check("schema", "not a JSON Schema: give an object.")
     waiting, count = [(schema, 1)], 0
@@ -163,14 +174,15 @@ def keys(schema: Any) -> Iterator[str]:
 
 
 def bad_check(name: str, detail: str) -> Invalid:
-    """Return the error of an invalid check of answers."""
+    """Return, without raising it, the error of an invalid check of answers."""
     return Invalid(f"checks.{name}: {detail}", field=f"checks.{name}", code="bad_check")
 
 
 def targets(targeting: dict[str, Any]) -> dict[str, Any]:
-    """Convert a request's targeting to the form that routers read. Raises Invalid.
+    """Convert a request's targeting to the form that routers read: {pinned: {sha256: arm}, holdout: share}.
 
-    Units are replaced by their sha256, since they may be names of people.
+    Units are replaced by their sha256, since they may be names of people. Raises Invalid for a unit in both lists or
+    too many.
     """
     allowed, denied = targeting.get("allow", []), targeting.get("deny", [])
     if twice := set(allowed) & set(denied):

@@ -36,7 +36,10 @@ def mismatch_evidence(exposures: Iterable[Exposure], alpha: float) -> Number:
 
 
 def evidence(exposure: Exposure, prior: float) -> Number:
-    """Return the log of the evidence against the intended split. Raises ValueError for a share outside [0, 1]."""
+    """Return the log evidence against the intended split at one weight; 0 for a share of 0 or 1.
+
+    Raises ValueError for a share outside [0, 1].
+    """
     if not 0 <= exposure.share <= 1:
         raise ValueError(f"share must be between 0 and 1, not {exposure.share}.")
     if exposure.share in (0, 1):

@@ -28,7 +28,12 @@ exec "${{PYTHON:-python3}}" -m serving_client.engine --model "$model" --served-m
 
 
 def write_bundle(alias: Alias, target: Path) -> None:
-    """Write the bundle of the alias' stable version into the new folder `target`. Raises ArtifactError."""
+    """Write the bundle of the version that the alias serves into the existing folder `target`.
+
+    Files, checksums and `run.sh`.
+
+    Raises ArtifactError if the version's files are lost or changed.
+    """
     version = alias.version
     base = version.adapter.base_model
     version.fetch(target / "adapter")

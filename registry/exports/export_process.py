@@ -53,7 +53,10 @@ def export_checked(source: Path, base: Path, target: Path, form: str, dtype: str
 
 
 def to_gguf(source: Path, base: Path, target: Path, dtype: str) -> None:
-    """Write one GGUF file for llama.cpp, read it back and compare it with PEFT's updates. Raises ExportMismatch."""
+    """Write one GGUF file into the new folder `target`, read it back and compare it with PEFT's updates.
+
+    Two folders beside `target` are left. Raises ExportMismatch.
+    """
     from registry.exports.gguf import FILE, read_gguf, write_gguf
 
     portable, again = target.with_name("portable"), target.with_name("again")
@@ -120,7 +123,10 @@ def modules_of(tensors: Tensors) -> list[str]:
 
 
 def plain_config(config: dict[str, Any], rank: int) -> dict[str, Any]:
-    """Return a configuration that every engine interprets alike, with alpha = r, for the modules of `config`."""
+    """Return a configuration that every engine interprets alike, with this rank and alpha = r.
+
+    It keeps the modules of `config`.
+    """
     return {
         **{key: config[key] for key in COPIED_FIELDS if config.get(key)},
         "peft_type": "LORA",
@@ -139,7 +145,10 @@ REWRITES = {"folded": folded, "portable": portable}
 
 
 def main(form: str, dtype: str, source: str, base: str, target: str) -> int:
-    """Write the export; print the reason and return REFUSED if these files can never give it, else return 0."""
+    """Write the export and return 0.
+
+    If these files can never give it, print the reason to stdout and return REFUSED.
+    """
     try:
         export_checked(Path(source), Path(base), Path(target), form, dtype)
     except (ValueError, DomainError) as error:

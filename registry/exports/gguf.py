@@ -61,12 +61,12 @@ class Layout:
 
 
 def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Interleave the two halves of each head in an (out, rank) matrix, as llama.cpp's rotary embedding expects."""
+    """Return an (out, rank) matrix with the two halves of each head's rows interleaved, as llama.cpp rotates them."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
 def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder each head's rows from halves to pairs, as llama.cpp rotates them."""
+    """Return an (out, rank) matrix with each head's rows in two halves again: the inverse of `interleaved`."""
     return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -92,7 +92,10 @@ def write_gguf(portable: Path, base: Path, target: Path, dtype: str) -> None:
 
 
 def read_gguf(path: Path, base: Path, names: list[str]) -> Tensors:
-    """Read the tensors with these PEFT names from a GGUF file. Raises KeyError if one is missing."""
+    """Return the tensors with these PEFT names from a GGUF file, in PEFT's order of rows.
+
+    Raises KeyError if one is missing.
+    """
     layout = Layout(base)
     tensors = {
         tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors
@@ -101,5 +104,5 @@ def read_gguf(path: Path, base: Path, names: list[str]) -> Tensors:
 
 
 def restored(values: np.ndarray, heads: int) -> np.ndarray:
-    """Undo the reordering for a tensor that has heads."""
+    """Return the tensor in PEFT's order of rows; unchanged if `heads` is 0."""
     return np.array(in_halves(values, heads) if heads else values)

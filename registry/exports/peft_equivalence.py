@@ -30,7 +30,10 @@ class ExportMismatch(ValueError):
 
 
 def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
-    """Compare the updates of two adapters of a base model. Raises ExportMismatch with the first module that differs."""
+    """Compare the updates that two adapters of a base model give for random inputs, within the tolerance of `dtype`.
+
+    Raises ExportMismatch naming the first module that differs.
+    """
     before, after = updates(stored, base), updates(export, base)
     if before.keys() != after.keys():
         raise ExportMismatch(f"the export adapts other modules: {sorted(before.keys() ^ after.keys())[0]}")
@@ -41,14 +44,17 @@ def check_export(stored: Path, export: Path, base: Path, dtype: str) -> None:
 
 
 def check_merged(logits: torch.Tensor, merged: torch.Tensor, dtype: str) -> None:
-    """Compare PEFT's logits with the merged model's, both (1, tokens, vocabulary). Raises ExportMismatch."""
+    """Compare PEFT's logits with the merged model's, both (1, tokens, vocabulary), within the tolerance of `dtype`.
+
+    Raises ExportMismatch.
+    """
     error = float((merged - logits).float().norm() / logits.float().norm())
     if not error <= TOLERANCES[dtype]:
         raise ExportMismatch(f"the merged model's logits differ by {error:.1e}, more than {TOLERANCES[dtype]}")
 
 
 def logits_of(model: Any) -> torch.Tensor:
-    """Return the model's logits for a fixed sequence of random tokens."""
+    """Return the model's logits, (1, PROMPT_TOKENS, vocabulary), for a fixed sequence of random tokens."""
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (1, PROMPT_TOKENS), generator=random)
     with torch.inference_mode():
@@ -62,7 +68,10 @@ def updates(adapter: Path, base: Path) -> Updates:
 
 
 def opened(adapter: Path, base: Path) -> Any:
-    """Load the adapter onto a base model on the meta device; only LoRA's factors are read. Raises ExportMismatch."""
+    """Return a PEFT model with the adapter on a base model without weights (meta device). Raises ExportMismatch.
+
+    Only LoRA's factors are read; a tensor that PEFT does not know is refused.
+    """
     with torch.device("meta"):
         empty: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))  # type: ignore[no-untyped-call]
     model = get_peft_model(empty, LoraConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)
@@ -81,7 +90,7 @@ def is_adapted(layer: Any) -> bool:
 
 
 def update(layer: Any) -> torch.Tensor:
-    """Return the layer's update of fixed random inputs."""
+    """Return what the layer's LoRA adds for fixed random inputs, (SAMPLES, out), in float32."""
     a, b = layer.lora_A["default"].weight.float(), layer.lora_B["default"].weight.float()
     inputs = torch.randn(SAMPLES, a.shape[1], generator=torch.Generator().manual_seed(0))
     return torch.as_tensor(layer.scaling["default"] * (inputs @ a.T) @ b.T)

@@ -44,7 +44,7 @@ class Dtype(StrEnum):
 
 
 def download(version: AdapterVersion) -> IO[bytes]:
-    """Return a zip of the published files, whose digest is verified while they are copied. Raises Unavailable."""
+    """Return an open zip of the published files. Raises Unavailable if they are lost or not what the digest says."""
     with readable(version), version.opened() as folder:
         archive, files = zipped(folder)
         if digest_of(files) != version.digest:
@@ -74,7 +74,7 @@ def scratch_copy(version: AdapterVersion) -> Iterator[Path]:
 
 
 def fetched(version: AdapterVersion, target: Path) -> Path:
-    """Copy the version's files to `target` and return that.
+    """Copy the version's files to `target` and return `target`.
 
     Raises Unavailable for files that are lost or were changed.
     """
@@ -105,7 +105,10 @@ def folded(adapter: Adapter, folder: Path, confirmation: str = "") -> tuple[Path
 
 
 def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> Path:
-    """Run the export in a child process; `target` is a new folder beside its log. Raises Unavailable."""
+    """Run the export in a child process and return `target`, a new folder; its log is left beside it.
+
+    Raises Conflict if the files can never be exported so, and Unavailable if the child fails or takes too long.
+    """
     run_child(
         "export", ["registry.exports.export_process", form, dtype, str(stored), str(base), str(target)], target.parent
     )
@@ -113,10 +116,11 @@ def rewrite(stored: Path, base: Path, target: Path, form: str, dtype: Dtype) -> 
 
 
 def run_child(task: str, arguments: list[str], folder: Path) -> None:
-    """Run a child process that works in the folder.
+    """Run `python -m ARGUMENTS` as a child process that works in the folder, and wait for its end.
 
-    Raises Conflict if its input can never give a result, which no retry changes, and Unavailable if it fails for
-    another reason or takes over EXPORT_S seconds; each quotes the last line of its log.
+    Raises Conflict if its input can never give a result, which no retry changes, OutOfSpace if the disk is full, and
+    Unavailable if it fails for another reason or takes over EXPORT_S seconds; the errors quote the last line of its
+    log.
     """
     log = folder / "log.txt"
     child = Child(arguments, folder / "events.jsonl", log)

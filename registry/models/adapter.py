@@ -71,7 +71,7 @@ class Adapter(models.Model):
 
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Adapter:
-        """Create an adapter. Slugs are unique in the project and never reused. Raises Conflict for a used one."""
+        """Create and record an adapter. Raises Conflict for a slug that the project uses or used."""
         try:
             with transaction.atomic():
                 adapter = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -81,10 +81,10 @@ class Adapter(models.Model):
         return adapter
 
     def read(self, folder: Path, *, foreign: bool, any_scale: bool = False, confirmation: str = "") -> Manifest:
-        """Check the folder against the base model and rewrite its files as they are served. Raises Invalid.
+        """Check the folder against the base model and replace its files by those to serve; return the manifest.
 
-        With `any_scale` the modules may have different effective scales. `confirmation` is a person's reason why the
-        adapter fits although it names another base model.
+        Raises Invalid with every fault. With `any_scale` the modules may have different effective scales.
+        `confirmation` is a person's reason why the adapter fits although it names another base model.
         """
         facts = self.base_model.facts(self.project, named=foreign)
         inspection = inspect_folder(folder, facts, is_foreign=foreign, any_scale=any_scale, confirmation=confirmation)
@@ -96,7 +96,7 @@ class Adapter(models.Model):
         return manifest
 
     def inspect(self, config: bytes, header: bytes, size: int, **options: Any) -> Inspection:
-        """Check an adapter of which only the configuration and the first bytes of its weights are here."""
+        """Return all findings on a configuration and the first bytes of a weights file of `size` bytes."""
         read = (parsed(lambda: config_of(config)), parsed(lambda: header_of(header, size)))
         return inspect_files(*read, self.base_model.facts(self.project, named=True), **options)
 
@@ -133,7 +133,7 @@ class AdapterVersionQuerySet(models.QuerySet["AdapterVersion"]):
         return self.filter(status=VersionStatus.READY)
 
     def waiting_long(self) -> AdapterVersionQuerySet:
-        """Return versions that have waited for their check for over a minute."""
+        """Return the versions whose check has not ended a minute after they were published."""
         return self.filter(status=VersionStatus.CHECKING, created_at__lt=now() - timedelta(minutes=1))
 
     def trained_on(self, base_model: BaseModel) -> AdapterVersionQuerySet:
@@ -288,21 +288,18 @@ class AdapterVersion(models.Model):
         }
 
     def passed(self, *, by: Actor, scan: dict[str, Any] | None = None) -> None:
-        """Sign the version and mark it ready, because its check found no fault. A second call changes nothing.
-
-        `scan` is what the check measured; it is kept in the report.
-        """
+        """Mark the version ready and sign it, unless a check has ended; `scan`, its measurements, joins the report."""
         signature = sign(self.identity(), signing_key())
         report = {**self.report, **(scan or {})}
         self.end_check(Tag.VERSION_CHECKED, by, status=VersionStatus.READY, signature=signature, report=report)
 
     def reject(self, message: str, *, by: Actor, scan: dict[str, Any] | None = None) -> None:
-        """Mark the version rejected, because its check found a fault. A second call changes nothing."""
+        """Mark the version rejected with the message, unless a check has ended; `scan` joins the report."""
         report = {**self.report, **(scan or {})}
         self.end_check(Tag.VERSION_REJECTED, by, status=VersionStatus.REJECTED, message=message, report=report)
 
     def sign_late(self, *, by: Actor) -> None:
-        """Sign a ready version that was published before versions were signed."""
+        """Sign a ready version that was published before versions were signed; no effect on any other."""
         with transaction.atomic():
             signature = sign(self.identity(), signing_key())
             if AdapterVersion.objects.ready().filter(pk=self.pk, signature="").update(signature=signature):
@@ -319,7 +316,7 @@ class AdapterVersion(models.Model):
         self.refresh_from_db()
 
     def archive(self, *, reason: str, by: Actor) -> None:
-        """Take the version out of use; its row stays. Raises InvalidTransition while an alias or rollout serves it."""
+        """Take the version out of use. Raises InvalidTransition if it is archived, or an alias or rollout serves it."""
         with transaction.atomic():
             version = AdapterVersion.objects.select_for_update().get(pk=self.pk)
             if version.status == VersionStatus.ARCHIVED:
@@ -370,7 +367,10 @@ class AdapterVersion(models.Model):
         return verdicts(Traits.of(self.config, self.ranks, self.base_digest)) if self.config else []
 
     def require_signature(self) -> None:
-        """Require a signature of the version's identity by a key that we trust. Raises ArtifactError."""
+        """Check the stored signature of the version's identity.
+
+        Raises ArtifactError if no key that we trust made it.
+        """
         require_signed(self.signature, self.identity(), trusted_keys())
 
     def served_folder(self) -> Path:

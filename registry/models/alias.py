@@ -70,7 +70,7 @@ class Alias(models.Model):
 
     @property
     def quorum(self) -> int:
-        """Approvals that a promotion needs; 0 = unprotected."""
+        """Number of approvals that a promotion needs; 0 for an alias that is not protected."""
         return int(self.policy.get("quorum", 0))
 
     @property
@@ -92,8 +92,8 @@ class Alias(models.Model):
     ) -> Alias:
         """Create an alias that serves a version at once; with `default`, its adapter's bare name stands for it.
 
-        Raises Invalid or Conflict for an unusable version or name, and Conflict like `set_default`. The first alias of
-        a project on another project's cluster accepts the grant of that cluster.
+        Raises Invalid for a policy or version that cannot be used, Conflict for a used name or like `set_default`. The
+        first alias of a project on another project's cluster accepts the grant of that cluster.
         """
         check_policy(policy)
         require_signed_canary(policy, quorum=0)
@@ -119,7 +119,8 @@ class Alias(models.Model):
         """Serve another version at once, if the alias still serves the expected one.
 
         Raises Conflict with the served version if that is not the expected one, and while a rollout is active;
-        NotAllowed for a protected alias; PreconditionFailed if `expected_tag` is given and is not the ETag.
+        NotAllowed for a protected alias; Invalid for a version that the cluster cannot serve; PreconditionFailed if
+        `expected_tag` is given and is not the ETag.
         """
         with transaction.atomic():
             alias = (
@@ -154,10 +155,11 @@ class Alias(models.Model):
         self.version, self.generation = version, alias.generation
 
     def set_default(self, wanted: bool, *, by: Actor, reason: str = "", expected_tag: str = "") -> None:
-        """Let the bare name of the served adapter stand for this alias, or for none.
+        """Let the bare name of the served adapter stand for this alias, or, with `wanted` False, no longer.
 
-        Raises PreconditionFailed like `move`, and Conflict if that takes the name from a protected alias, whose callers
-        would get versions that nobody approved for it.
+        The name is taken from the alias that had it. No effect if nothing would change. Raises PreconditionFailed like
+        `move`, and Conflict if that takes the name from a protected alias, whose callers would get versions that nobody
+        approved for it.
         """
         with transaction.atomic():
             alias = Alias.objects.select_for_update().get(pk=self.pk)
@@ -189,7 +191,10 @@ class Alias(models.Model):
         self.refresh_from_db()
 
     def served_before_a_new_version(self, since: datetime) -> AdapterVersion | None:
-        """Return the version that the last move replaced, if it was made after `since` and to a version new here."""
+        """Return the version that the last move replaced, or None.
+
+        It is None if the last move was before `since`, the first one, or to a version that the alias had served before.
+        """
         last, *former = self.moves.select_related("version").order_by("-at", "-id")[:2]
         is_new = not self.moves.filter(version=last.version).exclude(pk=last.pk).exists()
         return former[0].version if former and is_new and last.at >= since else None
@@ -252,7 +257,10 @@ class Alias(models.Model):
         )
 
     def request_policy(self, policy: dict[str, Any], *, reason: str, by: Actor) -> Approval:
-        """Request approval for a new policy of a protected alias. Raises Invalid if the alias is not protected."""
+        """Request approval for a new policy of a protected alias; return the request.
+
+        Raises Invalid for a bad policy or an alias that is not protected, and as `Approval.request` does.
+        """
         check_policy(policy)
         if not self.quorum:
             raise Invalid(
@@ -312,7 +320,7 @@ def require_of_project(version: AdapterVersion, project: Project) -> None:
 
 
 def require_signed_canary(policy: dict[str, Any], *, quorum: int) -> None:
-    """Refuse a canary share in a policy that needs no signature now, since `quorum` is 0. Raises Invalid."""
+    """Refuse a canary share in the policy unless the alias has a quorum already. Raises Invalid."""
     if "canary" in policy and not quorum:
         raise Invalid(
             "canary: it counts only when signed. Set quorum first, then request approval of a policy with canary.",

@@ -15,7 +15,7 @@ MAX_CACHE_BYTES = 2**30
 
 
 def check_policy(policy: dict[str, Any]) -> None:
-    """Check a policy's keys and ranges. Raises Invalid with the key and its permitted values."""
+    """Check a policy's keys and values. Raises Invalid, which names the key and its permitted values."""
     require(
         not set(policy) - {"quorum", "canary", "cache"}, "A policy may only have the keys quorum, canary and cache."
     )

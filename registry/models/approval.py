@@ -56,7 +56,7 @@ OPEN = (ApprovalStatus.PENDING, ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BR
 
 
 def digest_of(evidence: dict[str, Any]) -> str:
-    """Return the sha256 hex of the evidence's canonical JSON, which a signature is bound to."""
+    """Return the sha256 in hexadecimal of the evidence's canonical JSON, which a signature is bound to."""
     return hashlib.sha256(rfc8785.dumps(evidence)).hexdigest()
 
 
@@ -147,7 +147,8 @@ class Approval(models.Model):
         """Sign the request; the last signature of the quorum approves it.
 
         `seen` is the digest of the evidence that the signer looked at; empty means the request's own evidence. Raises
-        Conflict if the evidence is another, and NotAllowed for a person who may not sign.
+        Conflict if the evidence is another (the request then lapses if it changed), InvalidTransition if it is not
+        pending, and NotAllowed for a person who may not sign.
         """
         self.lapse_when_changed(by=by)
         with transaction.atomic():
@@ -167,7 +168,8 @@ class Approval(models.Model):
     def reject(self, *, reason: str, by: Actor) -> None:
         """Reject the request for good, with a signature.
 
-        Raises InvalidTransition if it is not pending, and NotAllowed for a person who may not sign.
+        Raises InvalidTransition if it is not pending, NotAllowed for a person who may not sign, and Conflict for one
+        who has signed.
         """
         with transaction.atomic():
             approval = self.locked(ApprovalStatus.PENDING)
@@ -209,9 +211,9 @@ class Approval(models.Model):
             self.enter(ApprovalStatus.USED, Tag.APPROVAL_USED, by=by)
 
     def lapse_when_changed(self, *, by: Actor) -> None:
-        """Raise Conflict if the evidence of an open approval has changed since the request.
+        """Raise Conflict if the evidence of an open approval has changed since the request; the approval then lapses.
 
-        The approval then lapses, unless its glass is broken.
+        One whose glass is broken stays open for its review.
         """
         if self.status not in OPEN or self.bound == self.bound_now():
             return
@@ -234,7 +236,7 @@ class Approval(models.Model):
         return approval
 
     def require_may_sign(self, by: Actor) -> None:
-        """Require a person who may sign.
+        """Check that the actor is a person who may sign now.
 
         Raises NotAllowed for tokens, authors (also under a second account) and people without the role, and Conflict
         for a second signature.
@@ -245,9 +247,10 @@ class Approval(models.Model):
             raise Conflict("You have already signed this: another person must sign.", code="already_signed")
 
     def authors(self) -> list[User]:
-        """Return who may not sign.
+        """Return the accounts that may not sign.
 
-        Those who requested it, broke the glass, opened the rollout, edited its plan, or made the version.
+        They requested it, broke the glass, opened the rollout, edited its plan, made the version, or stand behind one
+        who did.
         """
         rollout, candidate = self.rollout, self.candidate
         named = (self.author, self.broken_by, rollout and rollout.created_by, candidate and candidate.created_by)
@@ -258,7 +261,10 @@ class Approval(models.Model):
         return [*User.objects.filter(behind), *(author for author in named if author)]
 
     def may_be_signed_by(self, user: User) -> bool:
-        """Return True if the user is none of the people behind the request; for pages, which ask before the click."""
+        """Return True if the user is none of the people behind the request.
+
+        Role and earlier signatures are not looked at.
+        """
         return user not in people_of(self.authors())
 
     def sign(self, decision: str, meaning: str, reason: str, by: Actor) -> None:
@@ -275,7 +281,7 @@ class Approval(models.Model):
         )
 
     def enter(self, status: ApprovalStatus, tag: Tag, *, by: Actor, reason: str = "") -> None:
-        """Set the status and record it."""
+        """Set the status with the time, record it, and send the signal that routes may change."""
         before, self.status, self.decided_at = self.status, status, now()
         self.save(update_fields=["status", "decided_at", "broken_by", "review_due_at"])
         # The candidate's permitted share follows the approval.
@@ -283,7 +289,7 @@ class Approval(models.Model):
         self.record(tag, by=by, reason=reason, before={"status": before})
 
     def record(self, tag: Tag, *, by: Actor, reason: str = "", **change: Any) -> None:
-        """Record an audit event that carries the evidence."""
+        """Record an audit event that carries the evidence; `after` is the status unless `change` names it."""
         AuditEvent.record(
             tag,
             self,

@@ -15,7 +15,7 @@ from registry.models.rollout_share import EARNED
 
 
 def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
-    """Map each protected alias among these to the served names that it served or that were approved for it."""
+    """Map the key of each protected alias to the served names that it served or that were approved for it."""
     names: dict[int, set[str]] = {pk: set() for pk in aliases.protected().values_list("pk", flat=True)}
     if not names:
         return {}
@@ -30,7 +30,10 @@ def approved_names(aliases: AliasQuerySet) -> dict[int, set[str]]:
 
 
 def require_nameable(versions: Sequence[AdapterVersion]) -> None:
-    """Require versions that the router answers by their own name. Raises Invalid with the first that it refuses."""
+    """Check that the router answers these versions by their own name.
+
+    Raises Invalid naming the first that it refuses.
+    """
     keys = [version.pk for version in versions]
     allowed = set(nameable(AdapterVersion.objects.filter(pk__in=keys)).values_list("pk", flat=True))
     for version in versions:
@@ -44,7 +47,11 @@ def require_nameable(versions: Sequence[AdapterVersion]) -> None:
 
 
 def nameable(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
-    """Return the versions that callers may name."""
+    """Return the versions that callers of the router may ask by their own name.
+
+    All are but those of an adapter that a protected alias serves, in a project that allows approved ones alone: these
+    must have been served by or approved for such an alias.
+    """
     closed = Alias.objects.protected().filter(project__named_versions=NamedVersions.APPROVED)
     closed = closed.filter(version__adapter=OuterRef("adapter"))
     of_adapter = Q(alias__policy__quorum__gte=1, alias__version__adapter=OuterRef("adapter"))

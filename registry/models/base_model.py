@@ -47,7 +47,7 @@ class BaseModelQuerySet(models.QuerySet["BaseModel"]):
     """Base models by their status."""
 
     def ready(self) -> BaseModelQuerySet:
-        """Return the base models that can be used."""
+        """Return the base models that are checked and not archived."""
         return self.filter(status=BaseModelStatus.READY, archived_at=None)
 
     def waiting(self) -> BaseModelQuerySet:
@@ -149,7 +149,7 @@ class BaseModel(models.Model):
         return self.source.removeprefix(MADE_OF) if self.source.startswith(MADE_OF) else ""
 
     def declare_names(self, names: list[str], *, reason: str, by: Actor) -> None:
-        """Set the further names by which adapters may name this model: copies elsewhere, quantised ones included."""
+        """Replace the further names by which adapters may name this model, such as those of its quantised copies."""
         with transaction.atomic():
             model = BaseModel.objects.select_for_update().get(pk=self.pk)
             before = {"also_named": model.also_named}
@@ -161,7 +161,7 @@ class BaseModel(models.Model):
         self.refresh_from_db()
 
     def inspect(self) -> None:
-        """Read digests, configuration, size and parameter count from the folder, and save the model as ready.
+        """Read digests, configuration, norms, size and parameter count from the folder, and save the model as ready.
 
         A folder without weights, configuration or tokenizer.json makes it rejected, with the reason in `message`.
         """
@@ -182,7 +182,7 @@ class BaseModel(models.Model):
         self.save()
 
     def measured_norms(self) -> dict[str, float]:
-        """Return the norm of each linear module's weight, measured once and kept."""
+        """Return the Frobenius norm of each linear module's weight by name; the first call measures and stores them."""
         if not self.weight_norms:
             self.weight_norms = weight_norms(self.folder)
             BaseModel.objects.filter(pk=self.pk).update(weight_norms=self.weight_norms)
@@ -194,7 +194,7 @@ class BaseModel(models.Model):
         return matching(self.folder, IDENTITY_FILES)
 
     def reject(self, message: str) -> None:
-        """Reject the base model with a message, and record it."""
+        """Mark the base model rejected with a message, and record it."""
         with transaction.atomic():
             self.status, self.message = BaseModelStatus.REJECTED, message
             self.save()
@@ -204,13 +204,17 @@ class BaseModel(models.Model):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that an uploaded configuration may use: its slug, the last part of its source, declared ones."""
+        """The names that an uploaded configuration may use.
+
+        Its slug, the last part of its source, and declared ones.
+        """
         return (self.slug, self.source.rsplit("/", 1)[-1], *self.also_named)
 
     def facts(self, project: Any, *, named: bool) -> BaseFacts:
         """Return what the files of a project's adapter are checked against.
 
-        If `named`, that includes the names that they may give for their base model.
+        If `named`, that includes the names that they may give for their base model, also those of registered copies of
+        it.
         """
         limits = self.clusters.serving(project).values_list("max_lora_rank", flat=True)
         twins = BaseModel.objects.filter(digest=self.digest).exclude(digest="").exclude(pk=self.pk)
@@ -231,7 +235,7 @@ class BaseModel(models.Model):
         return int(self.config.get("num_hidden_layers", 0))
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return the shapes (out, in) of the linear modules of a Llama-like architecture, by module kind."""
+        """Return the shapes (out, in) of the linear modules of a Llama-like architecture, by kind (`q_proj`)."""
         return linear_shapes(self.config)
 
     def slot_bytes(self, rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
@@ -250,7 +254,7 @@ def longest_token(path: Path) -> int:
 
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> list[File]:
-    """Return the manifest of the files that match a pattern."""
+    """Return the path, size and sha256 of each file in the folder that matches a pattern."""
     return manifest_of(folder, {path for pattern in patterns for path in folder.glob(pattern)})
 
 

@@ -48,7 +48,7 @@ class BlindTest(models.Model):
 
     @classmethod
     def keep(cls, adapter: Adapter, prompt: str, answers: list[dict[str, Any]], *, by: Actor) -> BlindTest:
-        """Store the answers, one of each version, in an unpredictable random order."""
+        """Store a test with its answers, one of each version, in a random order that nobody can predict; return it."""
         shuffled = list(answers)
         secrets.SystemRandom().shuffle(shuffled)
         numbers = sorted(answer["number"] for answer in answers)
@@ -59,7 +59,7 @@ class BlindTest(models.Model):
         return test
 
     def vote(self, letter: str, *, by: Actor) -> BlindVote:
-        """Store a person's only vote, which is final and reveals the versions to them.
+        """Store and return a person's only vote, which is final and reveals the versions to them.
 
         Raises Invalid for a letter that no answer has, and Conflict if the person has voted already.
         """
@@ -73,7 +73,10 @@ class BlindTest(models.Model):
         return vote
 
     def number_of(self, letter: str) -> int | None:
-        """Return the version's number behind a letter; None for no difference. Raises Invalid."""
+        """Return the number of the version behind a letter; None for "no difference".
+
+        Raises Invalid for any other letter.
+        """
         if letter == NO_DIFFERENCE:
             return None
         place = LETTERS.find(letter) if len(letter) == 1 else -1
@@ -100,7 +103,7 @@ class BlindVote(models.Model):
 
 
 def tally(numbers: list[int], votes: Iterable[int | None]) -> list[dict[str, Any]]:
-    """Count votes and their share for each version, with "no difference" (number None) as the last row."""
+    """Return votes and their share (0 to 1) for each version, with "no difference" (number None) as the last row."""
     counted = Counter(votes)
     total = max(1, counted.total())
     rows = [(number, counted[number]) for number in (*numbers, None)]

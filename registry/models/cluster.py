@@ -35,7 +35,10 @@ class ClusterQuerySet(models.QuerySet["Cluster"]):
         return self.filter(models.Q(project=project) | models.Q(pk__in=accepted.values("cluster")))
 
     def offered_to(self, project: Any) -> ClusterQuerySet:
-        """Return the clusters on which the project may put an alias: its own, and those granted to it."""
+        """Return the clusters on which the project may put an alias.
+
+        Its own, and those granted to it, accepted or not.
+        """
         granted = ClusterGrant.objects.standing().filter(offered_to=project.slug)
         return self.filter(models.Q(project=project) | models.Q(pk__in=granted.values("cluster")))
 
@@ -85,7 +88,10 @@ class Cluster(models.Model):
 
     @classmethod
     def create(cls, *, project: Project, slug: str, base_model: BaseModel, by: Actor, **fields: Any) -> Cluster:
-        """Create a cluster without replicas, which are added one by one. Raises Conflict for a used slug."""
+        """Create a cluster without replicas, which are added one by one, and record it.
+
+        Raises Conflict for a used slug.
+        """
         try:
             with transaction.atomic():
                 cluster = cls.objects.create(project=project, slug=slug, base_model=base_model, **fields)
@@ -137,7 +143,10 @@ class Cluster(models.Model):
         return granted
 
     def accept_for(self, project: Project, *, by: Actor) -> None:
-        """Accept, for the project, the grant of this cluster. Raises Invalid if there is none."""
+        """Accept, for the project, the grant of this cluster; no effect on the own project or an accepted grant.
+
+        Raises Invalid if there is no grant.
+        """
         if project.pk == self.project_id:
             return
         granted = self.grants.standing().select_for_update().filter(offered_to=project.slug).first()
@@ -155,7 +164,7 @@ class Cluster(models.Model):
             raise not_granted(self)
 
     def require_serves(self, project: Project) -> None:
-        """Require that the cluster may serve the project. Raises Invalid."""
+        """Check that the cluster is the project's own, or that the project accepted its grant. Raises Invalid."""
         if project.pk != self.project_id and not self.grants.standing().filter(project=project).exists():
             raise not_granted(self)
 
@@ -163,7 +172,11 @@ class Cluster(models.Model):
         AuditEvent.record(tag, self, by=by, project=self.project, after={"project": project}, reason=reason)
 
     def add_replica(self, *, url: str, by: Actor) -> Replica:
-        """Add a running engine process to this cluster. Raises Invalid or Conflict for a bad or taken address."""
+        """Add a running engine process to this cluster and start the control loop after the commit.
+
+        Raises Invalid for an address that no engine may have here, and Conflict for an engine that is a replica
+        already.
+        """
         try:
             endpoints = require_engine(url, settings.ENGINE_HOSTS)
         except (Forbidden, ValueError) as error:
@@ -188,7 +201,10 @@ class Cluster(models.Model):
 
 
 def taken(url: str, other: Replica | None = None) -> Conflict:
-    """Return the refusal of an engine that is a replica already; the other is named only to its own project."""
+    """Return, without raising it, the error of an engine that is a replica already.
+
+    The replica `other` is named only if it is given: callers give it for their own project alone.
+    """
     owner = f" as {other} of {other.cluster}" if other else ""
     return Conflict(
         f"{url} is the engine of a replica already{owner}: give each engine to one cluster, under one address.",
@@ -198,7 +214,7 @@ def taken(url: str, other: Replica | None = None) -> Conflict:
 
 
 def not_granted(cluster: Cluster) -> Invalid:
-    """Return the refusal of a cluster to a project that it was not granted to."""
+    """Return, without raising it, the error of a cluster that was not granted to the project."""
     return Invalid(
         f"{cluster} does not serve this project: its owner grants it with POST clusters/{cluster}/grants/.",
         field="cluster",
@@ -210,7 +226,10 @@ class ReplicaQuerySet(models.QuerySet["Replica"]):
     """Queries for replicas by what they serve."""
 
     def lengths(self, base_model: BaseModel, project: Project) -> list[int]:
-        """Return the lengths that the engines of a base model serve to a project, shortest first; each once."""
+        """Return the context lengths that the engines of a base model serve to a project, in tokens, shortest first.
+
+        Each length is there once; engines that name none are left out.
+        """
         clusters = Cluster.objects.serving(project).filter(base_model=base_model)
         known = self.filter(cluster__in=clusters, max_length__isnull=False)
         return sorted({length for length in known.values_list("max_length", flat=True) if length is not None})
@@ -288,8 +307,8 @@ class Replica(models.Model):
     ) -> None:
         """Record a report: the replica is healthy and holds those reported adapters that we loaded and probed there.
 
-        Other reported adapters are probed before they get traffic. A replica that comes back is asked again for what it
-        refused before, and all its adapters are checked again.
+        `reported` maps served names to paths. Other reported adapters are probed before they get traffic. A replica
+        that comes back is asked again for what it refused before, and all its adapters are checked again.
         """
         refused = self.refused if self.is_healthy else {}
         if not self.is_healthy and self.seen_at:
@@ -301,11 +320,17 @@ class Replica(models.Model):
         self._now(is_healthy=True, loaded=known, refused=refused, **fields)
 
     def twin(self, endpoints: Sequence[str]) -> Replica | None:
-        """Return an older replica at one of these endpoints, as both are one engine, or None."""
+        """Return a replica that was added before this one and has one of these endpoints, so that both are one engine.
+
+        Else None.
+        """
         return Replica.objects.filter(endpoints__overlap=list(endpoints), pk__lt=self.pk).first()
 
     def missed(self, message: str) -> None:
-        """Mark the replica unhealthy because it did not answer; nothing is routed to it until it does."""
+        """Mark the replica unhealthy, with the reason, because it did not answer.
+
+        Nothing is routed to it until it does.
+        """
         self._now(is_healthy=False, loaded={}, message=message)
 
     @property

@@ -40,7 +40,7 @@ class VersionEvaluation(models.Model):
 
 
 def unmeasured(version: AdapterVersion) -> str:
-    """Return an error message if the version was never measured on the base that will serve it, otherwise ""."""
+    """Return an error message for a QLoRA version never measured on the 16-bit base that serves it, else ""."""
     if version.method != "qlora" or version.metrics.get("loss_served") is not None or measured(version).exists():
         return ""
     return f"{version} was trained on a 4-bit base model and never measured on the 16-bit one: evaluate it first."
@@ -52,7 +52,7 @@ def measured(version: AdapterVersion) -> models.QuerySet[VersionEvaluation]:
 
 
 def evaluations_of(version: AdapterVersion) -> list[dict[str, Any]]:
-    """List every evaluation of the version as evidence for a signer; a further evaluation changes what was signed."""
+    """List every evaluation of the version as JSON, oldest first: evidence that a signer signs."""
     rows = version.evaluations.select_related("against__adapter").order_by("created_at", "id")
     return [
         {
@@ -77,6 +77,6 @@ def objection(version: AdapterVersion, stable: AdapterVersion) -> str:
 
 
 def require_no_objection(version: AdapterVersion, stable: AdapterVersion | None = None) -> None:
-    """Require that no evaluation objects to serving the version, in place of `stable` if given. Raises Conflict."""
+    """Check that no evaluation objects to serving the version, in place of `stable` if given. Raises Conflict."""
     if message := objection(version, stable) if stable else unmeasured(version):
         raise Conflict(message, field="version", code="evaluation_objects")

@@ -38,7 +38,10 @@ class Feedback(models.Model):
 
     @classmethod
     def give(cls, response: Response, *, outcome: str = "", score: float | None = None) -> Feedback:
-        """Store feedback and add it to the minute of the answer. Raises Conflict if the answer has feedback already."""
+        """Store feedback, count it in the answer's rollout if it has one, and return it.
+
+        Raises Conflict if the answer has feedback already.
+        """
         try:
             with transaction.atomic():
                 feedback = cls.objects.create(response=response, outcome=outcome, score=score)
@@ -48,7 +51,10 @@ class Feedback(models.Model):
         return feedback
 
     def count(self) -> None:
-        """Add the feedback to the rollout's minutes, if the rollout counts this user and it is the user's first."""
+        """Add the feedback to the rollout's minutes if the answer's user is counted.
+
+        Only a user's first value of a metric counts.
+        """
         answer = self.response
         if answer.rollout is None or answer.unit_id is None:
             return

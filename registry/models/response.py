@@ -11,7 +11,7 @@ from registry.models.rollout_measurement import RolloutUnit
 
 
 class Response(models.Model):
-    """An answer that a router sent. The texts of request and answer are not stored."""
+    """An answer that a router sent: version, arm, times and numbers of tokens. The texts are not stored."""
 
     id = models.CharField(primary_key=True, max_length=64)
     project = models.ForeignKey(Project, models.PROTECT, related_name="+")

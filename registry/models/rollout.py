@@ -41,7 +41,7 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
         return self.filter(status__in=SERVING)
 
     def by_alias(self, names: set[str | None]) -> dict[tuple[int, str], list[Rollout]]:
-        """Group the rollouts of aliases with these names by project and alias name, the newest first."""
+        """Group the rollouts of aliases with these names by (project key, alias name), the newest first."""
         groups: dict[tuple[int, str], list[Rollout]] = {}
         for rollout in self.filter(alias__name__in=names).select_related("alias"):
             groups.setdefault((rollout.alias.project_id, rollout.alias.name), []).append(rollout)
@@ -94,7 +94,7 @@ class Rollout(SignedPlan):
         return self.stable.responses.filter(alias_name=self.alias.name, at__range=(since, opened_at))
 
     def was_open(self, at: datetime) -> bool:
-        """Return True if the rollout had been opened and had not ended at that time."""
+        """Return True if the rollout had been opened by that time and had not ended before it."""
         return self.opened_at is not None and self.opened_at <= at and (self.ended_at is None or at <= self.ended_at)
 
     @classmethod
@@ -111,7 +111,9 @@ class Rollout(SignedPlan):
         targeting: dict[str, Any] | None = None,
         draft: bool = False,
     ) -> Rollout:
-        """Open a rollout, or keep it as a draft. Traffic moves only after the replicas have loaded the candidate.
+        """Open a rollout, or with `draft` store it as one; return it.
+
+        Traffic moves only after the replicas loaded the candidate.
 
         `targeting` is {allow, deny, holdout}, with units as clients send them; only their hashes are stored. Raises
         Invalid for a plan or candidate that cannot be carried out, and as `open` does.
@@ -137,7 +139,7 @@ class Rollout(SignedPlan):
         return rollout
 
     def open(self, *, by: Actor, reason: str) -> None:
-        """Start loading the candidate. The alias must be locked; its present version becomes the stable one.
+        """Start loading the candidate. The alias must be locked; the version that it serves now becomes the stable one.
 
         A protected alias gets a request for approval as well. Raises Invalid for a candidate that cannot be served or
         does not fit into the slots, and Conflict if the alias has an active rollout.
@@ -184,10 +186,7 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def discard(self, *, reason: str, by: Actor, expected_generation: int | None = None) -> None:
-        """End a draft that nobody will start.
-
-        Raises InvalidTransition if it is no draft, Conflict for another generation.
-        """
+        """End a draft. Raises InvalidTransition if it is none, and Conflict for another generation."""
         with transaction.atomic():
             rollout = self.locked(RolloutStatus.DISCARDED, expected_generation)
             rollout.enter(RolloutStatus.DISCARDED, reason)
@@ -208,7 +207,7 @@ class Rollout(SignedPlan):
         self.refresh_from_db()
 
     def refused(self, *, reason: str, by: Actor) -> None:
-        """End a loading rollout as failed, because a replica cannot load the candidate; users are not affected.
+        """End a loading rollout as failed: a replica refused the candidate.
 
         Raises InvalidTransition if it is not loading.
         """
@@ -242,7 +241,9 @@ class Rollout(SignedPlan):
     def wait_for_approval(
         self, *, reason: str, by: Actor, expected_generation: int | None = None, evidence: Evidence = None
     ) -> None:
-        """Wait for a person's approval, the only condition that is left; traffic does not change.
+        """Record that the rollout waits for a person's approval of its next step or its promotion.
+
+        Traffic does not change.
 
         Raises InvalidTransition if it is not running, NotAllowed for a share that nobody signed, and Conflict for
         another generation.
@@ -353,9 +354,10 @@ class Rollout(SignedPlan):
         self.audit(Tag.ROLLOUT_ROLLED_BACK, by=by, reason=reason, before=served(self.candidate), evidence=evidence)
 
     def locked(self, target: RolloutStatus | None, expected_generation: int | None = None) -> Rollout:
-        """Return the rollout, locked after its alias.
+        """Return the rollout as it is now, locked after its alias.
 
-        Raises Conflict for a stale generation, and InvalidTransition if `target` may not follow the present status.
+        Raises Conflict for a stale generation, and InvalidTransition if `target` may not follow its status; None allows
+        any.
         """
         alias = Alias.objects.select_for_update().get(pk=self.alias_id)
         rollout = Rollout.objects.select_for_update().get(pk=self.pk)
@@ -373,9 +375,10 @@ class Rollout(SignedPlan):
         return rollout
 
     def enter(self, status: RolloutStatus, reason: str) -> None:
-        """Save the status with its reason, increment the generation and publish the alias' new route after the commit.
+        """Save the status with its reason, increment the generation and send the signal of changed routes on commit.
 
-        Raises NotAllowed if the candidate would get a share that nobody signed.
+        A rollout that enters RUNNING begins its step anew; one that is no longer active gets its end. Raises NotAllowed
+        if the candidate would get a share that nobody signed.
         """
         if status in SERVING:
             self.require_signed_share()
@@ -389,7 +392,7 @@ class Rollout(SignedPlan):
     def audit(
         self, tag: Tag, *, by: Actor, reason: str = "", before: dict[str, Any] | None = None, evidence: Evidence = None
     ) -> None:
-        """Record an audit event with the status, weight and candidate as they are now, and the numbers that decided."""
+        """Record an audit event with the status, weight and candidate as they are now, and the evidence, if any."""
         after = {"status": self.status, "weight": self.weight, "candidate": self.candidate.served_name}
         values = {**after, "evidence": evidence} if evidence else after
         AuditEvent.record(tag, self, by=by, project=self.alias.project, before=before, after=values, reason=reason)

@@ -51,7 +51,10 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add(cls, measured: Iterable[Measured]) -> None:
-        """Add values to the rows of their minutes, in one transaction; a value of None adds no more than the row."""
+        """Add (rollout, arm, time, metric, value) to the rows of their minutes, in one transaction.
+
+        A value of None only ensures that the row exists.
+        """
         grouped: dict[tuple[Any, ...], list[float]] = {}
         for rollout, arm, at, metric, value in measured:
             minute = at.replace(second=0, microsecond=0)
@@ -63,7 +66,10 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def add_values(cls, rollout: Any, at: datetime, arm: str, metric: str, *, values: list[float]) -> None:
-        """Add values to one minute of an arm; without values insert the row alone."""
+        """Add values to the row of one minute, arm and metric, which is inserted if it is missing.
+
+        Seconds go into its histogram.
+        """
         key = {"rollout_id": rollout, "at": at, "arm": arm, "metric": metric}
         RolloutMinute.objects.bulk_create([RolloutMinute(**key)], ignore_conflicts=True)
         if not values:
@@ -84,9 +90,10 @@ class RolloutMinute(models.Model):
 
     @classmethod
     def remember_baseline(cls, rollout: Rollout) -> None:
-        """Record, once, what the stable version measured in the hour before the rollout, as the baseline arm.
+        """Store, unless it is stored already, what the stable version measured before the rollout, as the baseline arm.
 
-        If the control is past a margin against this baseline too, there is an outage that is not the candidate's fault.
+        These are its latest BASELINE_ANSWERS answers under the alias in BASELINE_HOURS. If the control is past a margin
+        against this baseline too, there is an outage that is not the candidate's fault.
         """
         if rollout.minutes.filter(arm=Arm.BASELINE).exists():
             return
@@ -95,13 +102,13 @@ class RolloutMinute(models.Model):
             cls.add((rollout, Arm.BASELINE, answer.at, metric, value) for metric, value in values.items())
 
     def as_minute(self, arm: Arm) -> Minute:
-        """Convert the row to the input of the statistics, attributed to this arm."""
+        """Return the row as input of the statistics, attributed to this arm."""
         values = Values(Sample(self.count, self.total, self.squares), Histogram(self.dense()))
         return Minute(self.at, arm, METRICS[self.metric].label, values)
 
 
 def sparse(counts: np.ndarray) -> dict[str, int]:
-    """Return the counts that are not zero, by place."""
+    """Return the counts that are not zero, by their place in the array as text."""
     return {str(place): int(counts[place]) for place in np.flatnonzero(counts)}
 
 
@@ -137,7 +144,7 @@ class RolloutUnit(models.Model):
 
     @property
     def key(self) -> UnitKey:
-        """Return the identity of the user in the arm."""
+        """Return (rollout key, hash of the user, arm)."""
         return self.rollout_id, self.unit, self.arm
 
     @classmethod
@@ -151,7 +158,10 @@ class RolloutUnit(models.Model):
 
     @classmethod
     def count_first(cls, measurements: Iterable[tuple[RolloutUnit, Measured]]) -> None:
-        """Add each user's first value of a metric to its minute; record of later values only that they arrived."""
+        """Add each user's first value of a metric to its minute; record of later values only that the minute has a row.
+
+        `measurements` are pairs of a locked user and (rollout, arm, time, metric, value).
+        """
         changed, measured = {}, []
         for unit, (rollout, arm, at, metric, value) in measurements:
             name = f"{arm} {metric}"

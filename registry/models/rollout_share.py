@@ -12,9 +12,11 @@ EARNED = (ApprovalStatus.APPROVED, ApprovalStatus.USED, ApprovalStatus.GLASS_BRO
 
 
 def share_of(weight: float, shadow: float, targeting: dict[str, Any]) -> float:
-    """Return the percent of the traffic that reaches the candidate: served to users, mirrored, or pinned to it.
+    """Return the percent of the traffic that reaches the candidate.
 
-    Pinned units may be anybody's, however few they are: they count as all of the traffic.
+    The larger of `weight` (served) and `shadow` (mirrored).
+
+    It is 100 if units are pinned to the candidate: they may be anybody's, however few they are.
     """
     is_pinned = "candidate" in targeting.get("pinned", {}).values()
     return 100.0 if is_pinned else max(weight, shadow)
@@ -26,7 +28,7 @@ def planned_share(plan: dict[str, Any]) -> float:
 
 
 def canary_share(alias: Any, candidate: Any) -> float:
-    """Return the share that the alias' signed policy permits a candidate before its own signature.
+    """Return the share, in percent, that the alias' signed policy permits a candidate before its own signature.
 
     It is 0 for a candidate that an approver rejected for this alias and nobody has approved since.
     """
@@ -39,6 +41,6 @@ def canary_share(alias: Any, candidate: Any) -> float:
 
 
 def signed_share(approvals: Iterable[Approval], plan: dict[str, Any]) -> float | None:
-    """Return the share that the approvals permit a rollout with this plan; None if none of them is about the plan."""
+    """Return the percent that the approvals permit a rollout with this plan; None if none of them is about the plan."""
     is_signed = any(each.status in EARNED and each.evidence.get("plan") == plan for each in approvals)
     return planned_share(plan) if is_signed else None

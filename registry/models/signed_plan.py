@@ -41,7 +41,10 @@ class SignedPlan(models.Model):
 
     @property
     def is_active(self) -> bool:
-        """Return True until the rollout has ended."""
+        """True while the rollout is loading, running, paused or awaiting approval.
+
+        False for a draft and after the end.
+        """
         return self.status in ACTIVE
 
     @property
@@ -95,7 +98,12 @@ class SignedPlan(models.Model):
         checks: dict[str, Any],
         targeting: dict[str, Any] | None,
     ) -> None:
-        """Set steps, guardrails, checks and targeting. Raises Invalid for a plan that could not be carried out."""
+        """Set steps, guardrails, checks, targeting and the first step's weight, without saving.
+
+        None keeps the targeting.
+
+        Raises Invalid for a plan that could not be carried out.
+        """
         check_plan(steps, guardrails)
         check_answers(checks, guardrails)
         require_judge(checks, has_judge=bool(settings.JUDGE_URL))
@@ -103,15 +111,18 @@ class SignedPlan(models.Model):
         self.targeting = self.targeting if targeting is None else targets(targeting)
 
     def require_servable(self) -> None:
-        """Require a candidate that the alias' cluster can serve and that it does not serve already. Raises Invalid."""
+        """Check that the alias' cluster can serve the candidate and that the alias does not serve it already.
+
+        Raises Invalid.
+        """
         self.candidate.require_servable_on(self.alias.cluster)
         if self.candidate_id == self.alias.version_id:
             raise Invalid(f"{self.alias} serves {self.candidate} already.", field="candidate", code="same_version")
 
     def request_approval(self, *, reason: str, by: Actor) -> Approval:
-        """Ask other people to sign the plan: the candidate's shares and its promotion.
+        """Request other people's signatures for the candidate's shares and its promotion; return the request.
 
-        Raises Invalid if the rollout has ended or its alias is unprotected, and as `Approval.request` does.
+        Raises Invalid if the rollout is not active or its alias is unprotected, and as `Approval.request` does.
         """
         if not self.is_active or not self.alias.quorum:
             raise Invalid(f"{self} needs no approval now.", field="rollout", code="no_approval_needed")
@@ -126,7 +137,7 @@ class SignedPlan(models.Model):
         )
 
     def approval(self) -> Approval:
-        """Return, locked, the approval for the present evidence. Raises NotAllowed if there is none."""
+        """Return, locked, an approval that allows the present plan and evidence. Raises NotAllowed if there is none."""
         if approval := self.earned_approvals().select_for_update().first():
             return approval
         raise NotAllowed(
@@ -135,12 +146,15 @@ class SignedPlan(models.Model):
         )
 
     def earned_approvals(self) -> models.QuerySet[Approval]:
-        """Return the unused approvals of the rollout whose evidence is the present one."""
+        """Return the rollout's approvals for its present evidence that can still be used, broken glass included."""
         allowing = (ApprovalStatus.APPROVED, ApprovalStatus.GLASS_BROKEN, ApprovalStatus.REVIEWED)
         return self.approvals.filter(status__in=allowing, bound=digest_of(self.evidence()))
 
     def require_signed_share(self) -> None:
-        """Require the signatures for the present share of a protected alias. Raises NotAllowed."""
+        """Check that signatures permit the present share on a protected alias.
+
+        Raises NotAllowed with what is permitted.
+        """
         if not self.alias.quorum:
             return
         if self.earned_approvals().exists():
@@ -158,7 +172,7 @@ class SignedPlan(models.Model):
             )
 
     def evidence(self) -> dict[str, Any]:
-        """Return the content that an approver signs: both versions' digests, the evaluations, the plan, the quorum."""
+        """Return what an approver signs, as JSON: both versions' digests, the evaluations, the plan and the quorum."""
         return {
             "alias": self.alias.name,
             "stable": served(self.stable),

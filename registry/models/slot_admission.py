@@ -12,7 +12,7 @@ from registry.models.alias import Alias
 
 
 def require_slots(alias: Alias, candidate: AdapterVersion, active: QuerySet[Any]) -> None:
-    """Require free adapter slots for a rollout of `candidate` on the alias' cluster.
+    """Check that the alias' cluster has adapter slots for a rollout of `candidate`.
 
     Both sides of every running rollout stay loaded on each replica; the other aliases share the slots that remain.
     Raises Invalid with the numbers if this rollout does not fit beside those in `active`.

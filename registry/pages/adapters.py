@@ -63,7 +63,7 @@ def adapter(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def history(adapter: Adapter) -> QuerySet[AuditEvent]:
-    """Return the audit events of the adapter and its newest versions, newest first."""
+    """Return the audit events of the adapter and of its PAGE_ROWS newest versions, newest first."""
     names = {model: model._meta.model_name for model in (Adapter, AdapterVersion)}
     keys = [str(key) for key in adapter.versions.values_list("pk", flat=True)[:PAGE_ROWS]]
     about = Q(object_type=names[Adapter], object_id=str(adapter.pk))
@@ -106,7 +106,10 @@ def version(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 
 
 def intake_report(version: AdapterVersion) -> dict[str, Any]:
-    """Return the parts of an upload's report: its notices, its conversions and its updates, the largest first."""
+    """Return the parts of an upload's report.
+
+    Its notices, its conversions, and its modules' updates by norm, largest first.
+    """
     report = version.report
     updates = report.get("updates", {})
     return {
@@ -119,7 +122,10 @@ def intake_report(version: AdapterVersion) -> dict[str, Any]:
 @login_required
 @require_POST
 def promote(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Open a rollout that moves an alias to this version."""
+    """Open a rollout that moves an alias to this version, or store it as a draft, and redirect to its page.
+
+    Raises NotAllowed without scope operate, Invalid for a field of the form, and as `Rollout.create` does.
+    """
     candidate = find_version(request, slug, number)
     require_scope(request, candidate.project, Scope.OPERATE)
     form = PromoteForm(request.POST, version=candidate)

@@ -26,7 +26,10 @@ def find_alias(request: HttpRequest, name: str) -> Alias:
 
 @login_required
 def alias(request: HttpRequest, name: str) -> HttpResponse:
-    """Show what the alias serves, its moves and its rollouts, with a form for operators to move it."""
+    """Show what the alias serves, its moves and its rollouts; `at` asks what it served at a time.
+
+    Operators get a form to move it, unless it is protected or a rollout is active.
+    """
     viewed = find_alias(request, name)
     led = viewed.rollouts.select_related("stable__adapter__project", "candidate__adapter__project")
     rollouts = list(without_bodies(led, "stable", "candidate")[:LATEST])
@@ -55,7 +58,7 @@ def alias(request: HttpRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def move_alias(request: HttpRequest, name: str) -> HttpResponse:
-    """Move the alias to another version at once."""
+    """Move the alias to another version at once. Raises NotAllowed without scope operate, and as `Alias.move` does."""
     moved = find_alias(request, name)
     require_scope(request, moved.project, Scope.OPERATE)
     fields = cleaned(MoveForm(request.POST, alias=moved))
@@ -67,7 +70,10 @@ def move_alias(request: HttpRequest, name: str) -> HttpResponse:
 @login_required
 @require_POST
 def set_default(request: HttpRequest, name: str) -> HttpResponse:
-    """Let the bare name of the served adapter stand for this alias, or for none if it does already."""
+    """Let the bare name of the served adapter stand for this alias; if it does already, let it stand for none.
+
+    Raises NotAllowed without scope operate, and as `Alias.set_default` does.
+    """
     changed = find_alias(request, name)
     require_scope(request, changed.project, Scope.OPERATE)
     changed.set_default(changed.default_of_id is None, by=actor_of(request), **cleaned(ReasonForm(request.POST)))

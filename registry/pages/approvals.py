@@ -87,7 +87,7 @@ def find(request: HttpRequest, pk: str) -> Approval:
 
 @login_required
 def approval(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a request for approval: its evidence, signatures and decisions."""
+    """Show a request for approval: its evidence, signatures, events, and the forms to decide."""
     viewed = find(request, pk)
     scopes = scopes_in(request, viewed.project)
     context = {
@@ -123,7 +123,10 @@ def decide(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
 @login_required
 @require_POST
 def ask(request: HttpRequest, pk: str) -> HttpResponse:
-    """Request approval of a rollout's plan and promotion, also again after an approval lapsed."""
+    """Request approval of a rollout's plan and promotion, also again after an approval lapsed.
+
+    Redirect to the request.
+    """
     rollout: Rollout = find_rollout(request, pk)
     require_scope(request, rollout.alias.project, Scope.OPERATE)
     requested = rollout.request_approval(by=actor_of(request), **cleaned(ReasonForm(request.POST)))

@@ -21,7 +21,7 @@ from registry.serving.cluster_state import cluster_state
 
 @login_required
 def clusters(request: HttpRequest) -> HttpResponse:
-    """List the clusters with a summary of their replicas."""
+    """List the clusters with a summary of their replicas; the query string searches, sorts and pages."""
     visible = visible_rows(
         request, Cluster.objects.select_related("project", "base_model").prefetch_related("replicas").order_by("slug")
     )
@@ -38,7 +38,7 @@ def clusters(request: HttpRequest) -> HttpResponse:
 
 
 def in_short(cluster: Cluster) -> dict[str, Any]:
-    """Summarise a cluster: number of replicas, of healthy ones, and of slots taken on the fullest replica."""
+    """Return a cluster with its number of replicas and healthy ones, and the slots taken on the fullest replica."""
     replicas = list(cluster.replicas.all())
     return {
         "cluster": cluster,
@@ -92,7 +92,10 @@ def withdraw_grant(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def operated(request: HttpRequest, slug: str) -> Cluster:
-    """Return the cluster if the user may operate it. Raises NotAllowed."""
+    """Return the cluster if the user may operate it.
+
+    Raises Http404 for one that the user does not see, and NotAllowed.
+    """
     viewed: Cluster = visible_or_404(request, Cluster.objects.select_related("project"), slug=slug)
     require_scope(request, viewed.project, Scope.OPERATE)
     return viewed

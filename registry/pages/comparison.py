@@ -38,7 +38,7 @@ class PromptsForm(forms.Form):
     max_tokens = forms.IntegerField(min_value=1, max_value=1024, initial=64, label="Longest answer, in tokens")
 
     def clean_prompts(self) -> list[str]:
-        """Return the prompts, one a line. Raises ValidationError for too many."""
+        """Return the prompts, one a line, without blank lines. Raises ValidationError for more than MOST_PROMPTS."""
         prompts = [line for line in self.cleaned_data["prompts"].splitlines() if line.strip()]
         if len(prompts) > MOST_PROMPTS:
             raise forms.ValidationError(f"You entered {len(prompts)} prompts: the limit is {MOST_PROMPTS} at once.")
@@ -47,7 +47,10 @@ class PromptsForm(forms.Form):
 
 @login_required
 def compare_versions(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Show versions of an adapter side by side, with their blind tests."""
+    """Show versions of an adapter side by side, with their blind tests.
+
+    With `distances` heat maps of their distances.
+    """
     version = find_version(request, slug, number)
     versions = chosen(version, request.GET)
     if "distances" in request.GET:
@@ -62,7 +65,10 @@ def is_part(request: HttpRequest) -> bool:
 
 
 def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
-    """Return the version and the others that `to` names, each once. Raises Invalid for none, too many or unknown."""
+    """Return the version and the others of its adapter that `to` names, each once.
+
+    Raises Invalid for an unknown number, and unless they are 2 to MOST_MODELS versions.
+    """
     others = [other_version(version, number) for number in query.getlist("to") or [""]]
     versions = list({each.pk: each for each in (version, *others)}.values())
     if not 2 <= len(versions) <= MOST_MODELS:
@@ -73,7 +79,7 @@ def chosen(version: AdapterVersion, query: QueryDict) -> list[AdapterVersion]:
 def render_comparison(
     request: HttpRequest, versions: list[AdapterVersion], form: PromptsForm, problem: str = ""
 ) -> HttpResponse:
-    """Render the comparison with the form and its errors."""
+    """Return the page of the comparison, with status 422 if the form has errors; `problem` is a text to show."""
     version, numbers = versions[0], sorted(version.number for version in versions)
     about = BlindTest.objects.filter(adapter=version.adapter, numbers=numbers)
     scopes = scopes_in(request, version.project)
@@ -96,7 +102,7 @@ def render_comparison(
 
 
 def address(version: AdapterVersion, numbers: list[int]) -> str:
-    """Return the URL of the comparison."""
+    """Return the URL of the comparison of a version with the others of these numbers."""
     query = QueryDict(mutable=True)
     query.setlist("to", [str(number) for number in numbers if number != version.number])
     return f"{reverse('compare', args=[version.adapter.ref, version.number])}?{query.urlencode()}"
@@ -109,7 +115,12 @@ def distance_maps(versions: list[AdapterVersion]) -> list[dict[str, Any]]:
 
 
 def distance_map(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Make a heat map of cosine distances: 0 is the same direction, 1 a right angle or beyond."""
+    """Return a heat map of cosine distances.
+
+    0 is the same direction, 1 a right angle, which also stands for larger ones.
+
+    A module without a distance is drawn as 0.
+    """
     shares = {row["module"]: min(1.0, row["cosine_distance"] or 0.0) for row in rows}
     heat = heat_map({module: round(1000 * share) for module, share in shares.items()})
     for cell, (module, share) in zip(heat["cells"], shares.items(), strict=True):
@@ -138,7 +149,10 @@ def ask_all(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def vote(request: HttpRequest, pk: str) -> HttpResponse:
-    """Store the person's only vote on a blind test."""
+    """Store the person's only vote on a blind test and redirect to it.
+
+    Raises NotAllowed, and as `BlindTest.vote` does.
+    """
     test = visible_or_404(request, BlindTest.objects.select_related("adapter__project"), "adapter__project", pk=pk)
     require_scope(request, test.project, Scope.INFER)
     vote_cast = test.vote(request.POST.get("letter", ""), by=actor_of(request))

@@ -19,7 +19,7 @@ from registry.pages.adapters import find_version
 
 @login_required
 def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Show the version's dossier as of now, or a frozen one by its digest."""
+    """Show the version's dossier as of now, or the frozen one whose digest the query string names."""
     version = find_version(request, slug, number)
     frozen = version.dossiers.filter(digest=request.GET.get("digest", "")).first()
     content = frozen.content if frozen else dossier(version)
@@ -38,7 +38,7 @@ def show_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
 @login_required
 @require_POST
 def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Freeze the version's dossier."""
+    """Store a signed copy of the version's dossier as it is now. Raises NotAllowed without scope publish."""
     version = find_version(request, slug, number)
     require_scope(request, version.project, Scope.PUBLISH)
     frozen = Dossier.freeze(version, dossier(version), by=actor_of(request))
@@ -48,7 +48,7 @@ def freeze_dossier(request: HttpRequest, slug: str, number: int) -> HttpResponse
 
 @login_required
 def answers(request: HttpRequest) -> HttpResponse:
-    """Find the version that gave an answer, by the answer's X-Response-ID."""
+    """Show the version that gave an answer, and the approvals behind it; `id` is the answer's X-Response-ID."""
     key = request.GET.get("id", "").strip()[:64]
     answer = (
         visible_rows(request, Response.objects.select_related("version__adapter__project", "project"))

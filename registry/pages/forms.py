@@ -55,7 +55,7 @@ def plans() -> list[tuple[str, str]]:
 
 
 def plan_of(steps: list[dict[str, Any]]) -> str:
-    """Return the name of the template with these steps, or BY_HAND."""
+    """Return the name of the template that has these steps, or BY_HAND if none has."""
     return next((name for name, template in TEMPLATES.items() if template == steps), BY_HAND)
 
 
@@ -72,7 +72,7 @@ class PlanForm(SteeringForm):
     field_order = ("plan", "weight", "reason")
 
     def clean(self) -> dict[str, Any]:
-        """Return the fields with the `steps` and `guardrails` of the chosen plan."""
+        """Return the fields with the `steps` and `guardrails` of the chosen plan in place of its name and weight."""
         fields = super().clean() or self.cleaned_data
         by_hand = [{"weight": fields.pop("weight", None)}]
         steps = TEMPLATES.get(fields.pop("plan", ""), by_hand)
@@ -118,7 +118,7 @@ class MoveForm(ReasonForm):
         self.order_fields(["version", "reason", "expected"])
 
     def offered(self, servable: QuerySet[AdapterVersion]) -> list[tuple[int | str, str]]:
-        """Return the versions to choose from: the named one and the newest."""
+        """Return the choices of versions: the one that the URL names, and the OFFERED newest."""
         named = str(self.initial.get("version") or "")
         wanted = servable.filter(pk=named) if named.isdecimal() and len(named) < 19 else servable.none()
         rows = {each.pk: str(each) for each in [*wanted, *servable.order_by("-pk")[:OFFERED]]}

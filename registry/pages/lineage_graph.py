@@ -15,7 +15,7 @@ Box = dict[str, Any]
 
 
 def ancestry(versions: Iterable[AdapterVersion]) -> dict[str, Any]:
-    """Lay out boxes in columns, in the direction of time, and the lines between them, for an SVG."""
+    """Return the boxes and lines of an SVG of these versions' lineage, in columns from the data to the aliases."""
     boxes: dict[str, Box] = {}
     lines, free = [], [0] * 5
     for row, version in enumerate(versions):
@@ -73,5 +73,5 @@ def place(boxes: dict[str, Box], free: list[int], row: int, column: int, key: st
 
 
 def line(one: Box, other: Box) -> tuple[float, float, float, float]:
-    """Return the line from one box's right edge to the other's left edge."""
+    """Return (x1, y1, x2, y2) from the middle of one box's right edge to the middle of the other's left edge."""
     return one["x"] + WIDE, one["y"] + HIGH / 2, other["x"], other["y"] + HIGH / 2

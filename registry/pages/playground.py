@@ -41,7 +41,7 @@ class PlaygroundForm(forms.Form):
     )
 
     def clean_models(self) -> list[str]:
-        """Return the names of the models, each once. Raises ValidationError."""
+        """Return the names of the models, each once. Raises ValidationError unless they are 1 to MOST_MODELS."""
         names = list(dict.fromkeys(name.strip() for name in self.cleaned_data["models"].split(",") if name.strip()))
         if not 1 <= len(names) <= MOST_MODELS:
             raise forms.ValidationError(f"Name 1 to {MOST_MODELS} models, separated by commas.")
@@ -50,7 +50,10 @@ class PlaygroundForm(forms.Form):
 
 @login_required
 def playground(request: HttpRequest) -> HttpResponse:
-    """Show the form, filled from the query string; a POST sends the prompt and shows the answers."""
+    """Show the form, filled from the query string; a POST sends the prompt and shows the answers.
+
+    Raises NotAllowed for a POST of a person without scope infer anywhere.
+    """
     projects = allowed(request, Scope.INFER).filter(archived_at=None)
     if request.method == "POST":
         projects = allowed_somewhere(request, Scope.INFER)
@@ -61,7 +64,7 @@ def playground(request: HttpRequest) -> HttpResponse:
 
 
 def offered(projects: Any) -> list[str]:
-    """Return the names to offer in the form: aliases first, then the newest versions."""
+    """Return the names to offer in the form: aliases first, then the OFFERED newest versions that callers may name."""
     aliases = Alias.objects.filter(project__in=projects).values_list("name", "project__slug")
     count = Counter(name for name, _ in aliases)
     names = [name if count[name] == 1 else f"{project}.{name}" for name, project in aliases]
@@ -70,7 +73,10 @@ def offered(projects: Any) -> list[str]:
 
 
 def sent(request: HttpRequest, projects: Any, form: PlaygroundForm) -> list[Any]:
-    """Send the prompt to every model; add an error to the form if no project owns all the names."""
+    """Send the prompt to every model and return the answers.
+
+    If no single project of the user has all the names, return none and add an error to the form.
+    """
     fields = form.cleaned_data
     named = models_of(projects, fields["models"])
     if named is None:

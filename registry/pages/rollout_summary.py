@@ -44,7 +44,10 @@ UNDECIDED = " A verdict that is not good yet holds only the promotion."
 
 
 def summary(rollout: Rollout, at: datetime) -> dict[str, Any]:
-    """Return the context of the rollout's page, except for its state; charts exist for measured metrics only."""
+    """Return the template context of the rollout's page: forecast, verdicts, charts, ramp and plan.
+
+    Charts exist only for metrics that were measured.
+    """
     rows = minutes(rollout)
     analysis = judge(rollout, at, rows) if rollout.guardrails and rollout.opened_at else None
     return {
@@ -66,7 +69,7 @@ def promise(rail: Guardrail) -> str:
 
 
 def what_next(rollout: Rollout, at: datetime, analysis: Analysis | None) -> str:
-    """Describe what the control loop will do next by itself, and when."""
+    """Return a sentence on what the control loop will do next by itself, and when."""
     if analysis and rollout.status in SERVING and analysis.action in URGENT:
         return URGENT[analysis.action]
     if rollout.waits_for_signature:
@@ -87,7 +90,10 @@ def what_next(rollout: Rollout, at: datetime, analysis: Analysis | None) -> str:
 
 
 def at_the_end(rollout: Rollout, when: str, analysis: Analysis) -> str:
-    """Describe the end of the last step: only good verdicts end it; a protected alias needs approval as well."""
+    """Return a sentence on the end of the last step.
+
+    Only good verdicts end it; a protected alias needs approval as well.
+    """
     ends = "It asks for an approval of the promotion" if rollout.alias.quorum else "It is promoted to 100 %"
     if analysis.action is Action.PROMOTE:
         return f"{ends} {when}."
@@ -95,7 +101,7 @@ def at_the_end(rollout: Rollout, when: str, analysis: Analysis) -> str:
 
 
 def conditions(progress: Progress, at: datetime) -> str:
-    """Describe when a step is complete: the time and the users still missing."""
+    """Return a phrase on when the step is complete: the time left and the users still missing."""
     when = f"in {duration(progress.hold_left_s)} at the earliest" if progress.hold_left_s else "within seconds"
     missing = max(0, progress.needed - progress.samples)
     return f"{when}, after {missing} more users in each arm" if missing else when
@@ -140,12 +146,12 @@ def picture(rail: Guardrail, rows: list[Minute], guardrails: int) -> dict[str, A
 
 
 def then(rail: Guardrail, rows: list[Minute], end: datetime, guardrails: int) -> Finding:
-    """Return the finding as it was at the minute `end`."""
+    """Return the guardrail's finding as it would have been at the minute `end`."""
     return finding(rail, [row for row in rows if row.at <= end], 0.05 / guardrails, end, end)
 
 
 def ramp(rollout: Rollout, at: datetime) -> str:
-    """Return the candidate's share over time as points of a stepped line, from the rollout's audit events."""
+    """Return the candidate's share over time as points of a stepped SVG line, from the audit events; "" without any."""
     events = AuditEvent.objects.about(rollout).order_by("id")
     weights = [(event.at, event.after) for event in events if event.after and "weight" in event.after]
     if not weights:
@@ -157,6 +163,6 @@ def ramp(rollout: Rollout, at: datetime) -> str:
 
 
 def share(after: dict[str, Any]) -> float:
-    """Return the percent of users that the candidate serves in this state."""
+    """Return the percent of users that the candidate serves in the state of an audit event."""
     fixed = {"promoted": 100.0, "running": after["weight"], "awaiting_approval": after["weight"]}
     return float(fixed.get(after["status"], 0))

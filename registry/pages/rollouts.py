@@ -62,7 +62,10 @@ def find_rollout(request: HttpRequest, pk: str) -> Rollout:
 
 @login_required
 def rollout(request: HttpRequest, pk: str) -> HttpResponse:
-    """Show a rollout: state, metrics, plan, and the verbs that its status allows."""
+    """Show a rollout: state, metrics, plan, and the verbs that its status allows.
+
+    A poll gets the changing part alone.
+    """
     viewed = find_rollout(request, pk)
     prefetch_related_objects([viewed], "minutes", "approvals")
     context = {
@@ -90,7 +93,10 @@ def plan_form(draft: Rollout) -> PlanForm:
 @login_required
 @require_POST
 def move_rollout(request: HttpRequest, pk: str, verb: str) -> HttpResponse:
-    """Call the rollout's method that `verb` names, one of VERBS; answer 404 for another."""
+    """Call the rollout's method that `verb` names, one of VERBS, with the form's fields, and redirect to the rollout.
+
+    Raises Http404 for another verb, NotAllowed without scope operate, and as the method does.
+    """
     if verb not in VERBS:
         raise Http404
     moved = find_rollout(request, pk)

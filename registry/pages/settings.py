@@ -61,7 +61,10 @@ def settings(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def named_versions(request: HttpRequest, slug: str) -> HttpResponse:
-    """Choose which versions callers may name, of the project's adapters with a protected alias."""
+    """Choose which versions callers may name, of the project's adapters with a protected alias.
+
+    Raises Http404 for people who are no admin of the project, and NotAllowed without a fresh sign-in or the password.
+    """
     project = get_object_or_404(allowed(request, Scope.ADMIN), slug=slug)
     fields = cleaned(NamedVersionsForm(request.POST))
     require_fresh_sign_in(request, fields.pop("password"))

@@ -39,7 +39,7 @@ def ask_blindly(
 
 
 def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequence[Answer], by: Actor) -> BlindTest:
-    """Store the answers as a blind test. Raises Unavailable unless every version answered."""
+    """Store the answers as a blind test and return it. Raises Unavailable unless every version answered."""
     if problem := next((answer.problem for answer in answers if answer.problem), ""):
         raise Unavailable(f"{prompt[:80]!r} has no answer of every version. {problem}", code="not_answered")
     stored_answers = [
@@ -50,9 +50,9 @@ def store_test(versions: Sequence[AdapterVersion], prompt: str, answers: Sequenc
 
 
 def view_of(test: BlindTest, viewer: int | None, may_vote: bool) -> dict[str, Any]:
-    """Return what the viewer may see of a test.
+    """Return what the viewer may see of a test: answers by letter, their own votes, and the tally.
 
-    Versions are revealed (`is_open` is False) once the viewer has voted, or if they may not vote.
+    `is_open` is True while the viewer may still vote: whoever shows the result must then hide versions and votes.
     """
     own_votes = [vote for vote in test.votes.all() if vote.voter_id == viewer]
     answers = [{**answer, "letter": letter} for letter, answer in zip(LETTERS, test.answers, strict=False)]

@@ -26,7 +26,10 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer; `problem` says what went wrong and what to do, and is empty otherwise."""
+    """One model's answer, after `seconds` and with `tokens`.
+
+    `problem` says what went wrong and what to do, else it is "".
+    """
 
     model: str
     text: str = ""
@@ -39,7 +42,12 @@ class Answer:
 
 
 def token_for(request: HttpRequest, project: Project) -> str:
-    """Return a token of scope infer, valid for an hour; it is stored in the person's session and used again."""
+    """Return a token of scope infer in the project, valid for an hour.
+
+    It is stored in the person's session and used again.
+
+    Raises Invalid if the person's roles do not grant the scope.
+    """
     stored = request.session.setdefault("playground", {})
     text: str = stored.get(project.slug, "")
     if not (text and ApiToken.objects.usable().filter(pk=text.split("_")[1]).exists()):
@@ -63,7 +71,7 @@ def ask(models: Sequence[str], token: str, session: str, body: dict[str, Any]) -
 
 
 def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
-    """Ask one model; an error becomes the answer's problem."""
+    """Return the model's answer; an error of the network or the router is its `problem`."""
     began = time.monotonic()
     try:
         answer = client.post("/v1/completions", json={**body, "model": model})
@@ -78,7 +86,7 @@ def ask_one(client: httpx.Client, model: str, body: dict[str, Any]) -> Answer:
 
 
 def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
-    """Return the response as an answer."""
+    """Return a successful response of the router as an answer."""
     body, headers = answer.json(), answer.headers
     return Answer(
         model,
@@ -92,7 +100,7 @@ def answered(model: str, answer: httpx.Response, seconds: float) -> Answer:
 
 
 def error_message(answer: httpx.Response) -> str:
-    """Return the router's error message, or its status if the response is not JSON."""
+    """Return the router's status and error message, or its status alone if the response is not JSON."""
     if "application/json" not in answer.headers.get("Content-Type", ""):
         return f"The router answered {answer.status_code}. Your prompt is still here: try again."
     error = answer.json().get("error", {})

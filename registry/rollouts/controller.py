@@ -43,7 +43,10 @@ class Progress:
 
 
 def judge_all() -> None:
-    """Judge and move every serving rollout that has guardrails; one that somebody else moved meanwhile is skipped."""
+    """Judge and move every serving rollout that has guardrails.
+
+    One that somebody else moved meanwhile, or that may not move, is skipped with a line in the log.
+    """
     serving = Rollout.objects.serving().exclude(guardrails=[])
     for rollout in serving.select_related("alias__project", "stable", "candidate"):
         try:
@@ -67,7 +70,12 @@ def judge_and_act(rollout: Rollout, at: datetime) -> Analysis:
 
 
 def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
-    """Leave a completed step: wait for people, advance, or promote. An undecided comparison never promotes."""
+    """Leave a completed step.
+
+    Wait for people, advance, or promote; do nothing in the last step without a verdict to promote.
+
+    People are waited for if the step asks for approval, or signatures are missing.
+    """
     step, same = rollout.steps[rollout.step], {**details, "expected_generation": rollout.generation}
     is_unsigned = not rollout.is_last_step and not rollout.is_signed
     if (
@@ -83,7 +91,9 @@ def go_on(rollout: Rollout, action: Action, details: dict[str, Any]) -> None:
 
 
 def judge(rollout: Rollout, at: datetime, measured: list[Minute] | None = None) -> Analysis:
-    """Analyse the rollout's measurements so far; WAIT if none of its guardrails is measured in this step.
+    """Return the analysis of the rollout's measurements so far.
+
+    WAIT if none of its guardrails is measured in this step.
 
     `measured` are its `minutes`, if the caller has read them already.
     """
@@ -111,14 +121,17 @@ def minutes(rollout: Rollout) -> list[Minute]:
 
 
 def exposures(rollout: Rollout) -> list[Exposure]:
-    """Count the users first served at a weight of up to 50 percent, where both arms are of equal size."""
+    """Return the count of users first served at a weight of up to 50 percent, where both arms are of equal size.
+
+    The list is empty without such users.
+    """
     rows = rollout.units.filter(weight__gt=0, weight__lte=50).values("arm").annotate(count=Count("pk"))
     users = {row["arm"]: row["count"] for row in rows}
     return [Exposure(users.get("control", 0), users.get("candidate", 0), 0.5)] if users else []
 
 
 def in_both(rollout: Rollout, split: list[Exposure]) -> float:
-    """Return the fraction of the candidate's users whom the control served too."""
+    """Return the fraction of the candidate's users whom the control served too; 0 without users."""
     users = sum(float(one.candidate) for one in split)
     return RolloutUnit.objects.in_both_arms(rollout).count() / users if users else 0.0
 
@@ -173,5 +186,5 @@ def finding(result: Finding) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """Round to six decimals; None for NaN (not known yet) and for infinity (an open interval)."""
+    """Return the value rounded to six decimals; None for NaN (not known yet) and for infinity (an open interval)."""
     return round(float(value), 6) if isfinite(float(value)) else None

@@ -50,7 +50,7 @@ def ask_judge(body: dict[str, Any]) -> bytes:
 
 
 def scored(content: bytes) -> float:
-    """Extract the one score from the judge's response. Raises NoScore for none, several, or one out of range."""
+    """Return the one score in the judge's response. Raises NoScore for none, several different, or one out of range."""
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
         [value] = {float(number) for number in SCORE.findall(text)}

@@ -42,7 +42,7 @@ class Scored:
 
 
 def judge_waiting() -> int:
-    """Score the waiting samples, in one worker at a time, and return the number of scores."""
+    """Score the waiting samples and return the number of scores; 0 without a judge, or while another worker scores."""
     if not settings.JUDGE_URL:
         return 0
     with valkey() as client:
@@ -67,7 +67,10 @@ def rounds(client: redis.Redis) -> Iterator[list[Scored]]:
 
 
 def take_samples(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout, Sample]]:
-    """Delete the named samples from Valkey and return those whose rollout still serves and has a judge."""
+    """Delete the named samples from Valkey and return those whose rollout still serves and has a judge.
+
+    The others are lost, as are those that were encrypted for a former key.
+    """
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.getdel(name)
@@ -77,7 +80,7 @@ def take_samples(client: redis.Redis, names: list[bytes]) -> list[tuple[Rollout,
 
 
 def opened(sealed: bytes) -> Sample | None:
-    """Decrypt a sample; return None if it was encrypted for a former key."""
+    """Decrypt and parse a sample; return None if it was encrypted for a former key."""
     try:
         text = SEALED_FOR_US.decrypt(sealed, private_key(SAMPLES))
     except (InvalidTag, ValueError):
@@ -86,7 +89,7 @@ def opened(sealed: bytes) -> Sample | None:
 
 
 def scored(rollout: Rollout, sample: Sample) -> Scored | None:
-    """Have the judge score the sample; None if it gives no score."""
+    """Have the judge score the sample; return None, with a warning in the log, if it gives no score."""
     try:
         value = score(rollout.checks["judge"]["instruction"], sample.question, sample.answer)
     except NoScore as error:
@@ -96,7 +99,7 @@ def scored(rollout: Rollout, sample: Sample) -> Scored | None:
 
 
 def keep(scores: list[Scored]) -> int:
-    """Add the scores to the minutes of their answers, one for each user, and return their number."""
+    """Add each user's first score to the minute of the answer, and return the number of scores given."""
     with transaction.atomic():
         units = [
             RolloutUnit(rollout=one.rollout, unit=one.unit, arm=one.arm, weight=one.rollout.weight) for one in scores

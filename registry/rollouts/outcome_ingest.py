@@ -24,7 +24,10 @@ ARMS = ("candidate", "control", "shadow")
 
 
 def collect() -> int:
-    """Read the waiting reports, store them and return their number. A report that is read twice changes nothing."""
+    """Read the waiting reports, store them, acknowledge them and return their number.
+
+    A report that is read twice changes nothing.
+    """
     count = 0
     with valkey() as client:
         ensure_group(client)
@@ -58,7 +61,10 @@ def read(client: redis.Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes
 
 
 def keep(reports: list[Outcome]) -> None:
-    """Store the new answers and add them to their rollouts' minutes, in one transaction."""
+    """Store the new answers and add them to their rollouts' minutes, in one transaction.
+
+    A report of an unknown version or project is dropped.
+    """
     versions = AdapterVersion.objects.in_bulk({report.version for report in reports}, field_name="served_name")
     projects = {project.slug: project for project in Project.objects.all()}
     with transaction.atomic(), connection.cursor() as cursor:
@@ -80,7 +86,7 @@ def keep(reports: list[Outcome]) -> None:
 
 
 def new_ones(reports: list[Outcome]) -> list[Outcome]:
-    """Remove duplicate reports and those that have a row already."""
+    """Return the reports, each response once, without those that have a row already."""
     once = {report.response_id: report for report in reports}
     there = set(Response.objects.filter(pk__in=once).values_list("pk", flat=True))
     return [report for key, report in once.items() if key not in there]
@@ -109,12 +115,15 @@ def response_row(
 
 
 def at_that_time(rollouts: list[Rollout], at: datetime) -> Rollout | None:
-    """Return the rollout that was open at that time, if any."""
+    """Return the first of the rollouts that was open at that time; None if none was."""
     return next((rollout for rollout in rollouts if rollout.was_open(at)), None)
 
 
 def rollout_users(rows: list[Response], reports: dict[str, Outcome]) -> dict[str, RolloutUnit]:
-    """Map response ids to the user that the rollout counts; answers that it does not count are left out."""
+    """Map response ids to the locked row of the user that the rollout counts, which is inserted if it is new.
+
+    Answers that the rollout does not count are left out.
+    """
     users = {
         row.pk: RolloutUnit(rollout=row.rollout, unit=str(reports[row.pk].unit), arm=row.arm, weight=row.rollout.weight)
         for row in rows
@@ -130,7 +139,7 @@ def is_counted(row: Response, report: Outcome) -> bool:
 
 
 def measure(rows: list[Response], reports: dict[str, Outcome]) -> None:
-    """Add the measurements of counted users' answers to their minutes."""
+    """Add the measurements of counted users' answers to their minutes; only a user's first value of a metric counts."""
     measurements = [
         (row.unit, value)
         for row in rows
@@ -141,12 +150,12 @@ def measure(rows: list[Response], reports: dict[str, Outcome]) -> None:
 
 
 def alone(row: Response, report: Outcome) -> Iterator[Measured]:
-    """Yield the measurements of an answer that nothing is compared with."""
+    """Yield the measurements of an answer that is not compared with another one."""
     yield from values(row, row.arm, report)
 
 
 def values(row: Response, arm: str, report: MeasuredAnswer) -> Iterator[Measured]:
-    """Yield the measurements of a report as those of an arm."""
+    """Yield the measurements of a report as those of an arm; none for an answer without a rollout."""
     if row.rollout:
         for metric, value in of_report(report).items():
             yield row.rollout, arm, row.at, metric, value

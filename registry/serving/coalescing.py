@@ -11,7 +11,7 @@ PATIENCE_S = 3.0
 
 
 class StillRunning(Exception):
-    """Another run of the work has not ended in time."""
+    """Raised when another run of the work has not ended in time."""
 
 
 class CoalescedRun:

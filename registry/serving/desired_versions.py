@@ -21,7 +21,9 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def wanted_versions(cluster: Cluster) -> Wanted:
-    """Return served name -> version, at most as many as a replica has slots.
+    """Return the versions that the cluster's replicas should hold, by served name.
+
+    At most as many as a replica has slots.
 
     The order of priority is: both sides of active rollouts; versions that requests wait for, in their order; versions
     requested or used last; versions that a rollback may need. The rest wait until a request asks for them.
@@ -51,7 +53,7 @@ def used(versions: QuerySet[AdapterVersion]) -> QuerySet[AdapterVersion]:
 
 
 def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) -> list[AdapterVersion]:
-    """Sort by the latest request or answer, newest first; versions without any come last."""
+    """Return the versions by their latest request or answer, newest first; versions without any come last."""
 
     def last(version: AdapterVersion) -> datetime:
         return max(getattr(version, "used_at", None) or NEVER, requested.get(version.served_name, NEVER))
@@ -60,7 +62,7 @@ def by_last_use(versions: list[AdapterVersion], requested: dict[str, datetime]) 
 
 
 def within_slots(cluster: Cluster, wanted: Wanted) -> Wanted:
-    """Return the first versions, as many as a replica has slots."""
+    """Return the first versions, as many as a replica has slots; the log says if some are left out."""
     if len(wanted) > cluster.max_loras:
         log.info(
             "%s needs %d versions, a replica has %d slots: the least recently used wait.",

@@ -78,7 +78,10 @@ class Observation:
         return set(self.adapters) - set(wanted)
 
     def lacks_room(self, wanted: Wanted) -> bool:
-        """Return True if the missing versions do not fit beside the loaded ones."""
+        """Return True if the versions to load do not fit beside the loaded ones.
+
+        Versions that it refused are not counted.
+        """
         needed = set(wanted) - set(self.adapters) - set(self.replica.refused)
         return bool(needed) and len(self.adapters) + len(needed) > self.replica.cluster.max_loras
 
@@ -100,7 +103,10 @@ def reconcile_cluster(cluster: Cluster) -> None:
 
 
 def observe(cluster: Cluster) -> list[Observation]:
-    """Ask every replica what it holds and record it. Return the replicas that serve this cluster's base model."""
+    """Ask every replica what it holds and record it. Return those that answer and serve this cluster's base model.
+
+    A replica whose engine is another replica's, too, counts as not answering.
+    """
     calls = [
         (replica, partial(replica_calls.inspect, replica.url, cluster.base_model.slug, settings.ENGINE_HOSTS))
         for replica in cluster.replicas.all()
@@ -167,9 +173,10 @@ class Folders:
         self._copies: dict[str, str | ArtifactError | OSError] = {}
 
     def of(self, version: AdapterVersion) -> str:
-        """Return the path of the version's copy.
+        """Return the path of the version's verified copy, which the first call makes.
 
         Raises ArtifactError for a damaged version, and OSError if it cannot be copied now, which is not its fault.
+        Later calls raise the same error.
         """
         if version.digest not in self._copies:
             self._copies[version.digest] = self._copied(version)
@@ -187,7 +194,11 @@ class Folders:
 
 
 def load_requests(observation: Observation, wanted: Wanted, folders: Folders) -> Iterator[replica_calls.LoadRequest]:
-    """Yield the loads that the replica needs; a version whose copy is damaged is recorded as refused instead."""
+    """Yield the loads that the replica needs; those that it refused before are left out.
+
+    A version whose copy is damaged is recorded as refused instead; one that cannot be copied now waits for the next
+    run.
+    """
     for name, version in wanted.items():
         path = str(settings.SERVED_DIR / version.digest)
         if observation.replica.loaded.get(name) == path or observation.replica.refused.get(name):
@@ -202,7 +213,7 @@ def load_requests(observation: Observation, wanted: Wanted, folders: Folders) ->
 
 
 def take(observation: Observation, version: AdapterVersion, result: replica_calls.Loaded) -> None:
-    """Record the result of a load; a refused version is never routed to."""
+    """Record the result of a load: the replica holds the version, refused it for good, or does not answer."""
     if result.problem:
         missed(observation.replica, result.problem, result.engine_text)
     elif result.refusal:
@@ -214,14 +225,14 @@ def take(observation: Observation, version: AdapterVersion, result: replica_call
 
 
 def missed(replica: Replica, problem: str, engine_text: str) -> None:
-    """Mark the replica unhealthy; the log has its words, once for each problem."""
+    """Mark the replica unhealthy with the problem; the log gets the engine's words once for each problem."""
     if engine_text and (replica.is_healthy or replica.message != problem):
         log.warning("%s is away: %s", replica, engine_text)
     replica.missed(problem)
 
 
 def loaded(replica: Replica, version: AdapterVersion, path: str) -> None:
-    """Record that the replica holds the version."""
+    """Record on the replica and in the audit trail that it holds the version."""
     with transaction.atomic(savepoint=False):
         replica.loaded = {**replica.loaded, version.served_name: path}
         replica.save(update_fields=["loaded"])
@@ -264,7 +275,7 @@ def unload(observations: list[Observation], wanted: Wanted, until: float) -> Non
 
 
 def forget(replica: Replica, names: set[str]) -> None:
-    """Remove these names from the adapters that routers may use on the replica."""
+    """Remove these names from the adapters that routers may use on the replica, from the next routing table on."""
     if names & set(replica.loaded):
         replica.loaded = {name: path for name, path in replica.loaded.items() if name not in names}
         replica.save(update_fields=["loaded"])
@@ -281,7 +292,10 @@ def tell_routers() -> bool:
 
 
 def start_loaded_rollouts(cluster: Cluster) -> None:
-    """Start rollouts whose candidate every healthy replica holds; fail those that one refused or past the deadline."""
+    """Start rollouts whose candidate every healthy replica holds; fail those that one refused or past the deadline.
+
+    A rollout that was changed meanwhile or lacks a signature is skipped with a line in the log.
+    """
     healthy = list(cluster.replicas.filter(is_healthy=True))
     for alias in cluster.aliases.all():
         for rollout in alias.rollouts.filter(status=RolloutStatus.LOADING).select_related("alias", "candidate"):
@@ -294,7 +308,7 @@ def start_loaded_rollouts(cluster: Cluster) -> None:
 def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
     """Start the rollout, fail it, or leave it loading, also while its first share waits for a signature.
 
-    Raises Conflict if it was changed since it was read.
+    Raises Conflict if it was changed since it was read, and NotAllowed for a share that nobody signed.
     """
     name = rollout.candidate.served_name
     lacking = [replica for replica in healthy if name not in replica.loaded]
@@ -309,7 +323,10 @@ def start_or_fail(rollout: Rollout, healthy: list[Replica]) -> None:
 
 
 def take_back_refused_moves(cluster: Cluster) -> None:
-    """Move an alias back to its former version if every healthy replica refuses the one it was just moved to."""
+    """Move an alias back to its former version if every healthy replica refuses the one it was just moved to.
+
+    That holds within the rollback window and for a version that is new to the alias.
+    """
     refused = [replica.refused for replica in cluster.replicas.filter(is_healthy=True)]
     by_all = set.intersection(*map(set, refused)) if refused else set()
     for alias in cluster.aliases.filter(version__served_name__in=by_all).select_related("version"):
@@ -323,5 +340,8 @@ def take_back_refused_moves(cluster: Cluster) -> None:
 
 
 def missing(lacking: list[Replica]) -> str:
-    """Describe what keeps the rollout from starting."""
+    """Return a phrase on what keeps the rollout from starting.
+
+    The replicas that lack the candidate, or that none answers.
+    """
     return f"{', '.join(map(str, lacking))} did not load it" if lacking else "No replica answered"

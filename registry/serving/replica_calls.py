@@ -92,9 +92,10 @@ def batch_of(finished: queue.SimpleQueue[Future[Told]], most: int) -> list[Futur
 
 
 def inspect(url: str, base: str, allowed: Sequence[str]) -> ReplicaReport:
-    """Ask a replica for its adapters and engine version; not serving the base model is a problem.
+    """Ask a replica for its adapters and engine version; return the report, which names a problem if it cannot be used.
 
-    An address that operators do not allow is not asked. Nothing of an answer that is not an engine's is reported.
+    Not serving the base model is a problem. An address that operators do not allow is not asked. Nothing of an answer
+    that is not an engine's is reported.
     """
     try:
         endpoints = tuple(require_engine(url, allowed))
@@ -129,7 +130,7 @@ def push(url: str, requests: list[LoadRequest], until: float) -> list[Loaded]:
 
 
 def load(engine: EngineClient, request: LoadRequest) -> Loaded:
-    """Load and probe a version; one that is refused or fails its probe is unloaded again."""
+    """Load and probe a version and return the result; one that is refused or fails its probe is unloaded again."""
     try:
         load_once(engine, request)
         probe(engine, request.name)
@@ -144,7 +145,8 @@ def load(engine: EngineClient, request: LoadRequest) -> Loaded:
 def load_once(engine: EngineClient, request: LoadRequest) -> None:
     """Load a version from its path, replacing another path under its name.
 
-    If the engine already holds it from this path, as after a load whose answer was lost, that counts as success.
+    If the engine already holds it from this path, as after a load whose answer was lost, that counts as success. Raises
+    EngineRejected, and EngineError if the engine does not answer as it should.
     """
     if request.loaded_from == request.path:
         return
@@ -160,7 +162,7 @@ def load_once(engine: EngineClient, request: LoadRequest) -> None:
 
 
 def probe(engine: EngineClient, name: str) -> None:
-    """Send a prompt through the new adapter. Raises EngineRejected if broken weights give non-finite numbers."""
+    """Send a prompt through the new adapter. Raises EngineRejected if it gives non-finite numbers, and EngineError."""
     if not engine.is_finite(name, PROBE):
         raise EngineRejected(f"The probe of {name} gave no finite result.")
 
@@ -175,7 +177,7 @@ def remove(url: str, names: Iterable[str], until: float) -> set[str]:
 
 
 def take_out(engine: EngineClient, name: str) -> bool:
-    """Unload a name. Return True if it is gone or was not loaded, False if the engine did not do it."""
+    """Unload a name. Return True if it is gone or was not loaded, False if the engine failed or did not answer."""
     try:
         engine.unload_adapter(name)
     except AdapterNotLoaded:

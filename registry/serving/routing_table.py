@@ -42,7 +42,10 @@ MOST_CHANGES = 200
 
 
 def publish() -> RoutingTable:
-    """Build the table and publish it. Raises RedisError if Valkey is down; the routers keep their last table then."""
+    """Build the whole table, publish it and return it.
+
+    Raises RedisError if Valkey is down; the routers keep their last table then.
+    """
     table = routing_table()
     with valkey_for_publication() as client:
         client.transaction(partial(put, table, table.to_json()), NEWEST_TABLE)
@@ -50,7 +53,10 @@ def publish() -> RoutingTable:
 
 
 def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
-    """Replace the published table unless that is newer; changes newer than this table stay published."""
+    """Replace the published table unless it is newer than this one; changes newer than this table stay published.
+
+    `pipe` watches the key of the newest table, so the caller repeats the call if another process publishes meanwhile.
+    """
     generation, published_at = json.loads(pipe.get(NEWEST_TABLE) or "[0, 0]")
     if generation > table.generation and published_at > table.published_at:
         return
@@ -64,7 +70,12 @@ def put(table: RoutingTable, text: str, pipe: Pipeline) -> None:
 
 
 def publish_changes(aliases: Collection[int]) -> None:
-    """Publish the routes of these aliases alone; the cost of the whole table grows with the number of versions."""
+    """Publish the routes of these aliases alone, which costs less than the whole table.
+
+    After many such changes publish it.
+
+    Raises RedisError if Valkey is down.
+    """
     change = routes_of(aliases)
     with valkey_for_publication() as client, client.pipeline() as pipe:
         pipe.zadd(ROUTING_CHANGES, {change.to_json(): change.generation})
@@ -76,7 +87,7 @@ def publish_changes(aliases: Collection[int]) -> None:
 
 
 def routing_table() -> RoutingTable:
-    """Build the whole table from the database."""
+    """Return the whole table, with a new generation, from the database."""
     generation, published_at = next_generation()
     aliases = alias_routes(Alias.objects.all())
     return RoutingTable(
@@ -92,7 +103,7 @@ def routing_table() -> RoutingTable:
 
 
 def routes_of(aliases: Collection[int]) -> RoutingTable:
-    """Build the part of the table for these aliases: their routes and the versions that the routes name."""
+    """Return a table of these aliases alone: their routes and the versions that the routes name."""
     generation, published_at = next_generation()
     routes = alias_routes(Alias.objects.filter(pk__in=aliases))
     names = {name for route in routes.values() for name in (route.stable, route.rollout and route.rollout.candidate)}
@@ -118,7 +129,10 @@ def alias_routes(aliases: AliasQuerySet) -> dict[str, AliasRoute]:
 
 
 def rate_limits() -> dict[str, RateLimit]:
-    """Return the same rate limit for each project, with a burst of two seconds' worth; empty if there is no limit."""
+    """Return the rate limit of each project by slug, the same for all, with a burst of two seconds' worth.
+
+    Empty if unlimited.
+    """
     per_s = settings.PROJECT_REQUESTS_PER_S
     limit = RateLimit(per_s, 2 * per_s)
     return dict.fromkeys(Project.objects.values_list("slug", flat=True), limit) if per_s > 0 else {}
@@ -167,14 +181,20 @@ def rollout_route(rollout: Rollout) -> RolloutRoute:
 
 
 def sampling(rollout: Rollout) -> Sampling | None:
-    """Return the sample rate and the public key for the judge; None if the rollout or the installation has no judge."""
+    """Return the percent of answers to sample and the public key that encrypts them for the judge.
+
+    None if the rollout or the installation has no judge.
+    """
     judge = rollout.checks.get("judge")
     key = private_key(SAMPLES).public_key().public_bytes_raw()
     return Sampling(judge["sample"], key.hex()) if judge and settings.JUDGE_URL else None
 
 
 def version_routes(**only: Any) -> dict[str, VersionRoute]:
-    """Return routes of the ready versions that a cluster may serve; only the needed columns are read."""
+    """Return the routes of the ready versions that a cluster may serve, by served name.
+
+    `only` are filters of the versions.
+    """
     replicas, granted, refusals = holders(), granted_clusters(), Refusals.read()
     ready = AdapterVersion.objects.ready().filter(adapter__base_model__in=Cluster.objects.values("base_model"), **only)
     columns = ("served_name", "digest", "max_rank", "created_at")
@@ -198,14 +218,17 @@ def version_routes(**only: Any) -> dict[str, VersionRoute]:
 
 @dataclass(frozen=True)
 class Refusals:
-    """The reasons why clusters will not hold a version: their highest ranks, and what all their replicas refused."""
+    """The reasons why clusters will not hold a version.
+
+    By cluster, its highest rank, and what all its replicas refused.
+    """
 
     limits: Mapping[int, int]
     refused: Mapping[int, set[str]]
 
     @classmethod
     def read(cls) -> Refusals:
-        """Read them from the database."""
+        """Read the limits of all clusters, and what all healthy replicas of each refused, from the database."""
         refused: dict[int, set[str]] = {}
         for cluster, names in Replica.objects.filter(is_healthy=True).values_list("cluster", "refused"):
             refused[cluster] = refused.get(cluster, set(names)) & set(names)
@@ -226,7 +249,7 @@ class Refusals:
 
 
 def most_characters(longest_token: int, positions: Any) -> int | None:
-    """Return the characters that no text within a base model's context exceeds; None if that is not known."""
+    """Return the most characters that a text within a base model's context can have; None if that is not known."""
     return longest_token * positions if longest_token and isinstance(positions, int) else None
 
 
@@ -267,6 +290,6 @@ def usable_tokens() -> QuerySet[ApiToken]:
 
 
 def token_route(token: ApiToken) -> TokenRoute:
-    """Return what routers need to recognise a token."""
+    """Return what routers need of a token: the secret's hash, its project, its scopes now, and its end in seconds."""
     expires = token.expires_at.timestamp() if token.expires_at else None
     return TokenRoute(token.secret_hash, token.project.slug, tuple(sorted(token.scopes_now())), expires)

@@ -10,7 +10,10 @@ MIB = 2**20
 
 
 def require_memory(cluster: Cluster, memory: int, number_bytes: int) -> int:
-    """Return the bytes that a replica's slots take. Raises Invalid, saying what fits, if `memory` (bytes) is less."""
+    """Return the bytes that a replica's slots take.
+
+    Raises Invalid, saying what would fit, if that is over `memory` bytes.
+    """
     base, rank, slots = cluster.base_model, cluster.max_lora_rank, cluster.max_loras
     one = base.slot_bytes(rank, number_bytes)
     if slots * one <= memory:

@@ -19,18 +19,18 @@ PUBLISH_TIMEOUT_S = 2.0
 
 
 def valkey() -> redis.Redis:
-    """Return a client of the Valkey server that all routers use."""
+    """Return a client of the Valkey server that all routers use; it waits up to 5 seconds for an answer."""
     return redis.Redis(connection_pool=connections(settings.REDIS_URL))
 
 
 def valkey_for_publication() -> redis.Redis:
-    """Return a client that waits for PUBLISH_TIMEOUT_S and asks once."""
+    """Return a client that waits at most PUBLISH_TIMEOUT_S seconds and does not retry."""
     return redis.Redis(connection_pool=hasty_connections(settings.REDIS_URL))
 
 
 @cache
 def hasty_connections(url: str) -> redis.ConnectionPool:
-    """Return the pool of connections for publications, which wait for PUBLISH_TIMEOUT_S and ask once."""
+    """Return the process' pool of connections for publications: they wait PUBLISH_TIMEOUT_S and do not retry."""
     once = Retry(NoBackoff(), 0)
     return redis.ConnectionPool.from_url(
         url, socket_timeout=PUBLISH_TIMEOUT_S, socket_connect_timeout=PUBLISH_TIMEOUT_S, retry=once
@@ -39,7 +39,7 @@ def hasty_connections(url: str) -> redis.ConnectionPool:
 
 @cache
 def connections(url: str) -> redis.ConnectionPool:
-    """Return the process' pool of connections to this address."""
+    """Return the process' pool of connections to this address, which wait up to 5 seconds for an answer."""
     return redis.ConnectionPool.from_url(url, socket_timeout=5)
 
 
@@ -55,7 +55,10 @@ def wanted_now() -> dict[str, datetime]:
 
 
 def still_open(requested: dict[str, datetime], loaded: set[str]) -> list[str]:
-    """Return the requested versions that were not seen loaded since their request, the longest waiting first."""
+    """Return the requested versions that were not seen loaded since their request, the longest waiting first.
+
+    Those in `loaded` are noted in Valkey as seen now. Raises RedisError if Valkey is down.
+    """
     with valkey() as client:
         # Valkey's clock, because the requests were recorded by it.
         seconds, micros = client.time()

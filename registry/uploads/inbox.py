@@ -23,7 +23,10 @@ NAME = r"^[A-Za-z0-9][\w.-]{0,99}$"
 
 
 def take_folder(name: str, project: Project, target: Path) -> None:
-    """Copy PEFT's two files from `inbox/<project>/<name>` to `target`. Raises Invalid if one is missing or a link."""
+    """Copy PEFT's two files from `inbox/<project>/<name>` to `target`.
+
+    Raises Invalid if one is missing, or one or the folder is a link or no plain file.
+    """
     place = settings.INBOX_DIR / project.slug
     try:
         with opened(place, os.O_DIRECTORY) as owner, opened(name, os.O_DIRECTORY, owner) as folder:
@@ -50,7 +53,7 @@ def opened(path: Path | str, flags: int = 0, below: int | None = None) -> Iterat
 
 
 def copy_plain(name: str, folder: int, target: Path) -> None:
-    """Copy a plain file of the folder, never through a link. Raises OSError."""
+    """Copy the plain file `name` of the open folder to `target`. Raises OSError for a link or another kind of file."""
     with opened(name, 0, folder) as number:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise OSError(f"{name} is not a plain file")

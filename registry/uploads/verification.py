@@ -27,7 +27,10 @@ class Scan:
 
 
 def check(version: AdapterVersion) -> None:
-    """Scan the version's stored files and mark it ready or rejected. Safe to call twice: the first result counts."""
+    """Scan the version's stored files, and mark it ready and sign it, or reject it.
+
+    It is safe to call twice: the first result counts.
+    """
     scan = scanned(version)
     if scan.fault:
         version.reject(scan.fault, by=CHECKER, scan=scan.measured)
@@ -44,7 +47,10 @@ def sign_unsigned(version: AdapterVersion) -> str:
 
 
 def scanned(version: AdapterVersion) -> Scan:
-    """Fetch the version's stored files and scan them."""
+    """Fetch the version's stored files and return the result of their scan.
+
+    Files that cannot be fetched are a fault.
+    """
     with scratch() as folder:
         norms = folder / "norms.json"
         norms.write_text(json.dumps(version.adapter.base_model.measured_norms()))
@@ -55,7 +61,10 @@ def scanned(version: AdapterVersion) -> Scan:
 
 
 def scan_of(folder: Path, norms: Path) -> Scan:
-    """Scan the folder in a child process; a child that was stopped by its limits is a fault of the files."""
+    """Scan the folder in a child process; a child that was stopped by its limits is a fault of the files.
+
+    `norms` is the JSON file with the norms of the base model's weights.
+    """
     log, out = folder.with_name("log.txt"), folder.with_name("scan.json")
     arguments = ["registry.adapter_files.scan_process", str(folder), str(norms), str(out)]
     child = Child(arguments, folder.with_name("events.jsonl"), log)

@@ -23,7 +23,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, dry_run: bool, grace_hours: float, **options: Any) -> None:
-        """Delete the artifacts and print their digests."""
+        """Delete the artifacts, or with `dry_run` none, and print their digests and number."""
         count = 0
         for digest in collect(store(), timedelta(hours=grace_hours), dry_run=dry_run):
             self.stdout.write(digest)

@@ -21,7 +21,10 @@ class Command(BaseCommand):
         parser.add_argument("folder", type=Path)
 
     def handle(self, *, alias: str, folder: Path, **_: Any) -> None:
-        """Write the bundle. Raises CommandError."""
+        """Write the bundle.
+
+        Raises CommandError for an unknown alias, a folder that exists, or files that cannot be read.
+        """
         record = Alias.objects.filter(name=alias).first()
         if record is None:
             raise CommandError(f"There is no alias {alias!r}.")

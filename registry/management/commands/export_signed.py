@@ -23,7 +23,11 @@ class Command(BaseCommand):
         parser.add_argument("--key", type=Path, required=True, help="an elliptic private key, PEM without a password")
 
     def handle(self, *, version: str, folder: Path, key: Path, **_: Any) -> None:
-        """Write and sign the files. Raises CommandError."""
+        """Write and sign the files, and print the path of the signature bundle.
+
+        Raises CommandError for a version that is not ready, a folder that exists, a bad key, or files that cannot be
+        read.
+        """
         record = AdapterVersion.objects.ready().filter(served_name=version).first()
         if record is None:
             raise CommandError(f"There is no version {version!r} that is ready.")

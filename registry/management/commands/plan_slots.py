@@ -21,7 +21,7 @@ class Command(BaseCommand):
         parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=2, help="2 = bfloat16, 4 = float32")
 
     def handle(self, *, cluster: str, memory_mib: int, number_bytes: int, **_: Any) -> None:
-        """Print the memory of the slots. Raises CommandError if it is too much."""
+        """Print the memory of all the cluster's slots in MiB. Raises CommandError if it exceeds `memory_mib`."""
         record = Cluster.objects.select_related("base_model").filter(slug=cluster).first()
         if record is None:
             raise CommandError(f"There is no cluster {cluster!r}.")

@@ -23,7 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--loop", action="store_true", help="repeat until stopped")
 
     def handle(self, *, loop: bool, **_: Any) -> None:
-        """Reconcile once, or until the process is stopped."""
+        """Reconcile once; with `loop` go on until the process is stopped, pausing as long as beat's schedule says."""
         pause_s: Any = settings.CELERY_BEAT_SCHEDULE["reconcile"]["schedule"]
         clusters = ClusterThreads()
         clusters.reconcile()

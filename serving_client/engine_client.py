@@ -72,7 +72,8 @@ class Answer:
 class EngineClient:
     """Client of one replica, never through a load balancer or a proxy. Nothing is retried here. Thread-safe.
 
-    `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds.
+    `timeout_s` bounds each wait for the replica; a load reads weights from disk and may take seconds. Every call raises
+    EngineUnreachable if the replica does not answer, and EngineFailed if the answer cannot be understood.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
@@ -100,7 +101,7 @@ class EngineClient:
             return str(answer["version"])
 
     def models(self) -> list[LoadedModel]:
-        """List the base model and every adapter that the replica knows by name."""
+        """Return the base model and every adapter that the replica knows by name."""
         answer = self._json("GET", "/v1/models")
         with self._understood():
             return [
@@ -109,7 +110,11 @@ class EngineClient:
             ]
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load the folder `path` as `name`. Raises AdapterAlreadyLoaded, EngineRejected, EngineFailed."""
+        """Load the folder `path`, on the replica's disk, as `name`.
+
+        Raises AdapterAlreadyLoaded for a taken name, EngineRejected for an adapter that the engine refuses, else
+        EngineFailed.
+        """
         response = self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if is_success(response):
             return
@@ -132,7 +137,10 @@ class EngineClient:
     def complete(
         self, model: str, prompt: str, *, max_tokens: int = 16, temperature: float = 0.0, **fields: Any
     ) -> Completion:
-        """Complete a prompt. Raises AdapterNotLoaded, EngineRejected, EngineFailed."""
+        """Return the completion of a prompt; `fields` are further fields of the request.
+
+        Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        """
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, **fields}
         response = self._send("POST", "/v1/completions", self._naming(model) | body)
         if not is_success(response):
@@ -143,7 +151,7 @@ class EngineClient:
             return Completion(choice["text"], answer["usage"]["completion_tokens"], choice.get("token_ids"))
 
     def is_finite(self, model: str, prompt: str) -> bool:
-        """Probe whether the model computes finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
+        """Return True if the model computes finite numbers. Raises AdapterNotLoaded, EngineRejected, EngineFailed.
 
         With NaN or infinity vLLM repeats token 0 for ever, which in most vocabularies is "!" and in some the end of
         text or nothing readable. A sound model may answer the same, so such an answer is followed by a request that
@@ -208,7 +216,7 @@ class EngineClient:
 
 
 def is_telling(text: str) -> bool:
-    """Return True if the text holds more than the characters that token 0 may stand for."""
+    """Return True if the text holds anything but exclamation marks, which token 0 stands for."""
     return bool(text.replace("!", ""))
 
 
@@ -218,7 +226,10 @@ def is_success(response: Answer) -> bool:
 
 
 def error_message(response: Answer) -> str:
-    """Return the engine's error message, or the status alone: another body is not an engine's and goes no further."""
+    """Return the engine's error message.
+
+    If the body is not an engine's, only the status, so that its content goes no further.
+    """
     try:
         return message_in(json.loads(response.data))
     except (ValueError, KeyError, TypeError):
@@ -226,12 +237,15 @@ def error_message(response: Answer) -> str:
 
 
 def message_in(body: Any) -> str:
-    """Return the message of an error of vLLM, TensorRT-LLM or SGLang, or of SGLang's response about an adapter."""
+    """Return the message in an error's body of vLLM, TensorRT-LLM or SGLang.
+
+    Raises KeyError or TypeError for another body.
+    """
     if "error" in body:
         return str(body["error"]["message"])
     return str(body["error_message"] if "error_message" in body else body["message"])
 
 
 def positive(value: Any) -> int | None:
-    """Return a whole number above zero that an engine tells; None for anything else."""
+    """Return the value if it is a whole number from 1 to 2**31 - 1; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None

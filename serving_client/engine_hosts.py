@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 
 def target_of(url: str) -> tuple[str, int] | None:
-    """Return host and port of an engine's address; None if it is not `http(s)://host:port` without a user name.
+    """Return (host, port) of an engine's address; None if it is not `http(s)://host[:port]` without a user name.
 
-    Raises ValueError for a port that is none.
+    Raises ValueError for a port that is no number up to 65535.
     """
     parts = urlsplit(url)
     host, port = (parts.hostname or "").rstrip(".").lower(), parts.port or (443 if parts.scheme == "https" else 80)
@@ -21,7 +21,7 @@ def target_of(url: str) -> tuple[str, int] | None:
 
 
 def addresses(host: str, port: int) -> set[str]:
-    """Resolve the host to all its addresses; none if the name has none now."""
+    """Resolve the host to all its IP addresses; the set is empty if the name has none now."""
     try:
         return {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
@@ -29,7 +29,10 @@ def addresses(host: str, port: int) -> set[str]:
 
 
 def is_listed(host: str, port: int, resolved: set[str], allowed: Sequence[str]) -> bool:
-    """Return True if an entry names the host or a domain above it, or if every address lies in a listed network."""
+    """Return True if `allowed` names the host or a domain above it, or if all its addresses lie in a listed network.
+
+    A listed name whose address is link-local or multicast is refused.
+    """
     literal = f"[{host}]" if ":" in host else host
     domains = [entry for entry in allowed if entry.startswith(".") and host.endswith(entry)]
     named = domains or {host, literal, f"{literal}:{port}"} & set(allowed)

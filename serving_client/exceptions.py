@@ -32,7 +32,7 @@ class EngineError(Exception):
 
     @property
     def reason(self) -> str:
-        """A fixed sentence, which repeats nothing of the engine's answer."""
+        """A fixed sentence on the failure, which repeats nothing of the engine's answer."""
         return self.sentence
 
     @property
@@ -60,7 +60,7 @@ class EngineRejected(EngineError):
 
     @property
     def reason(self) -> str:
-        """A fixed sentence for the cause, if it is a known one."""
+        """A fixed sentence on the refusal's cause if it is a known one, else the general one."""
         return next((sentence for words, sentence in KNOWN_CAUSES if words in str(self)), self.sentence)
 
 

@@ -26,9 +26,9 @@ OTHER_FILES = 256
 
 
 def bounded_by_files(most: int) -> int:
-    """Return how many connections the process has room for, at most `most`, after raising its limit of open files.
+    """Raise the process' limit of open files if allowed; return how many connections there is room for, 1 to `most`.
 
-    A request that is passed on, or that reads a file, takes a second one.
+    Two files are counted for each: a request that is passed on, or that reads a file, takes a second one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * most + OTHER_FILES
@@ -53,9 +53,9 @@ class Connections:
         self._idle: dict[BoundedConnection, None] = {}
 
     def admit(self, connection: BoundedConnection) -> bool:
-        """Count a connection. Return False if its address has too many, or if there is no room for another one.
+        """Count a connection and return True; return False if its address has too many, or there is no room.
 
-        Where all places are taken, a connection that awaits a request makes room.
+        Where all places are taken, a connection that awaits a request is closed to make room.
         """
         address = connection.address
         if self._most_of_one and not self._is_proxy(address) and self._by_address[address] >= self._most_of_one:
@@ -69,7 +69,7 @@ class Connections:
         return True
 
     def leave(self, connection: BoundedConnection) -> None:
-        """Count a connection no more."""
+        """Remove a connection from the counts."""
         self._idle.pop(connection, None)
         self._count -= 1
         self._by_address[connection.address] -= 1
@@ -102,7 +102,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     @classmethod
     def within(cls, connections: Connections) -> type[BoundedConnection]:
-        """Return the class of connections that are counted there."""
+        """Return a class of connections that are counted in `connections`."""
         return type(cls.__name__, (cls,), {"open_connections": connections})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -117,7 +117,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._end(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the deadlines."""
+        """End the deadlines and remove the connection from the counts."""
         self._stop_waiting()
         self.resume_writing()
         self._leave()
@@ -130,19 +130,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._await_head()
 
     def on_headers_complete(self) -> None:
-        """End the deadline."""
+        """End the head's deadline and note that the connection is busy."""
         self._stop_waiting()
         self.open_connections.is_busy(self)
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Note that the next request is awaited."""
+        """Note that the connection awaits its next request, if it is kept alive."""
         super().on_response_complete()
         if self._is_counted and self.timeout_keep_alive_task:
             self.open_connections.is_idle(self)
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes of a head that has not ended."""
+        """Pass the bytes on; answer 431 and close if a head has more than MOST_HEAD_BYTES."""
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -152,20 +152,20 @@ class BoundedConnection(HttpToolsProtocol):
                 self._end(TOO_LONG)
 
     def pause_writing(self) -> None:
-        """Give the caller some time to read what was sent."""
+        """Start the deadline by which the caller must read what was sent, or the connection is aborted."""
         super().pause_writing()
         if self._stalled is None:
             self._stalled = self.loop.call_later(self.stall_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the caller reads."""
+        """End the deadline, as the caller reads again."""
         if self._stalled:
             self._stalled.cancel()
             self._stalled = None
         super().resume_writing()
 
     def give_way(self) -> None:
-        """End the connection, which awaits a request, for another one."""
+        """Close this connection, which awaits a request, to make room for another one."""
         self._leave()
         self._end(TOO_MANY if self._head_bytes else b"")
 
@@ -192,7 +192,7 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 def network_of(peer: Any) -> str:
-    """Return the peer's address in the form that counts as one: of IPv6 the /64 network; nothing without an address."""
+    """Return the peer's address as text, of IPv6 the /64 network; "" for a peer without an IP address."""
     try:
         ip = ip_address(str(peer[0]).partition("%")[0])
     except (TypeError, IndexError, ValueError):

@@ -32,7 +32,7 @@ CACHE, PROJECT_RATE, CALLER_RATE = "ah:cache", "ah:rate", "ah:api"
 
 
 class Fielded(Protocol):
-    """The protocol of dataclasses, for type hints."""
+    """The type of dataclass instances, for type hints."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -108,8 +108,8 @@ class AliasRoute:
     """The served name of an alias' stable version and, while a rollout runs, its split.
 
     `created` is in epoch seconds, 0 from an older control plane. `default_of` is the adapter whose bare name stands for
-    this alias. `approved`, if not None, closes the stable
-    version's adapter: of its versions callers may name only those that an alias lists here.
+    this alias. `approved`, if not None, closes the stable version's adapter: of its versions callers may name only
+    those that some alias of the adapter lists.
     """
 
     project: str
@@ -169,7 +169,10 @@ class RoutingTable:
     approved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def may_be_named(self, version: str) -> bool:
-        """Return True if a caller may name this version; an alias may serve it all the same."""
+        """Return True if a caller may ask for this version by its own name.
+
+        Raises KeyError for a version not in the table.
+        """
         names = self.approved.get(key_of(self.versions[version].project, adapter_of(version)))
         return names is None or version in names
 
@@ -182,7 +185,7 @@ class RoutingTable:
         return orjson.dumps(self).decode()
 
     def changed_by(self, change: RoutingTable) -> RoutingTable:
-        """Return this table with a change of some aliases: their routes and the versions behind them."""
+        """Return this table with the routes and versions of `change` added or replaced, and its generation."""
         aliases = {**self.aliases, **change.aliases}
         return replace(
             self,
@@ -196,7 +199,7 @@ class RoutingTable:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RoutingTable:
-        """Parse a table; fields added by a newer control plane are ignored. Raises ValueError."""
+        """Parse a table; fields added by a newer control plane are ignored. Raises ValueError for any other text."""
         try:
             return _table(orjson.loads(text))
         except (KeyError, TypeError, AttributeError) as error:
@@ -226,7 +229,7 @@ def key_of(project: str, name: str) -> str:
 
 
 def adapter_of(served_name: str) -> str:
-    """Return the adapter of a served name: `dora` of `dora.v3-0123456789ab` or `eu.dora.v3-0123456789ab`."""
+    """Return the adapter's slug in a served name: `dora` of `dora.v3-0123456789ab` or `eu.dora.v3-0123456789ab`."""
     return served_name.rpartition(".v")[0].rpartition(".")[2]
 
 
@@ -375,12 +378,12 @@ class Sample:
 
     @classmethod
     def from_json(cls, text: bytes) -> Sample:
-        """Parse a sample. Raises ValueError."""
+        """Parse a sample; fields added by a newer router are ignored. Raises ValueError."""
         return _record(cls, orjson.loads(text))
 
 
 def hash_of(unit: str) -> str:
-    """Return the sha256 by which tables, outcomes and samples name a unit, which may be a person's name."""
+    """Return the sha256 in hexadecimal by which tables, outcomes and samples name a unit, often a person's name."""
     return hashlib.sha256(unit.encode()).hexdigest()
 
 

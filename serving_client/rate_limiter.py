@@ -21,7 +21,7 @@ return {wait, math.floor(level)}
 
 
 class Bucket:
-    """A token bucket local to this process; `now` in seconds of any monotonic clock."""
+    """A token bucket local to this process, full at the start; `now` in seconds of any monotonic clock."""
 
     def __init__(self, limit: RateLimit, now: float) -> None:
         self.level, self._at = float(limit.burst), now

@@ -22,7 +22,7 @@ class BadPattern(ValueError):
 
 @lru_cache(maxsize=256)
 def compiled(pattern: str) -> re2._Regexp:
-    """Compile a pattern. Raises BadPattern if it is invalid or too long."""
+    """Compile a pattern for RE2. Raises BadPattern if it is invalid, too long or too large."""
     if len(pattern) > LONGEST:
         raise BadPattern(f"at most {LONGEST} characters")
     options = re2.Options()
@@ -36,21 +36,22 @@ def compiled(pattern: str) -> re2._Regexp:
 
 
 def reason(error: re2.error) -> str:
-    """Return RE2's reason as text, with the hint that look-around and back references are not offered."""
+    """Return RE2's error as text, with a hint where it lacks the feature: look-around and back references."""
     text: str = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error.args[0])
     is_feature = text.startswith(("invalid perl operator", "invalid escape sequence"))
     return f"{text} (RE2's syntax: no look-around, no back references)" if is_feature else text
 
 
 def contains(pattern: str, text: str) -> bool:
-    """Search the pattern in the text. Raises BadPattern."""
+    """Return True if the text holds a match of the pattern. Raises BadPattern."""
     return compiled(pattern).search(text) is not None
 
 
 def unfolded(pattern: str) -> int:
-    """Estimate the size of a pattern with its repetitions written out: for engines other than ours, which write them.
+    """Return an upper estimate of a pattern's size with its repetitions written out, as other engines write them.
 
-    Each character counts one, and {n,m} multiplies the character, class or group before it by the larger bound.
+    Each character counts one, and {n,m} multiplies the character, class or group before it by the larger bound. MANY
+    stands for any larger size and for a pattern that cannot be read.
     """
     groups, last, place = [0], 0, 0
     while place < len(pattern):

@@ -16,10 +16,10 @@ from serving_client.exceptions import (
 
 
 class SglangClient(EngineClient):
-    """Client of SGLang.
+    """Client of one replica of SGLang.
 
     SGLang scales every layer by the configuration's alpha / r: give it the portable export, whose ranks are folded. It
-    refuses every load with 400 and unloads once the running answers have ended.
+    answers each refused load with 400, and unloads once the running answers have ended.
     """
 
     def version(self) -> str:
@@ -50,7 +50,7 @@ class SglangClient(EngineClient):
 
     @functools.cached_property
     def base(self) -> str:
-        """The base model's name."""
+        """The base model's name, which the replica is asked for. Raises EngineError."""
         return next(model.name for model in self.models() if model.parent is None)
 
     def _naming(self, model: str) -> dict[str, Any]:

@@ -10,5 +10,5 @@ BFLOAT16_BYTES = 2
 
 
 def slot_bytes(shapes: Iterable[Sequence[int]], rank: int, number_bytes: int = BFLOAT16_BYTES) -> int:
-    """Return the bytes of a slot: A and B of each linear module, whose shapes these are, all at the highest rank."""
+    """Return the bytes of one slot: A and B at this rank for each linear module; `shapes` are their (out, in)."""
     return rank * number_bytes * sum(map(sum, shapes))

@@ -29,7 +29,7 @@ def is_on() -> bool:
 
 
 def start(process: str) -> None:
-    """Start sending this process' spans if a collector is named."""
+    """Start sending this process' spans if a collector is named; `process` is the end of the service's name."""
     if not is_on():
         return
     from opentelemetry import trace
@@ -79,7 +79,7 @@ def end(span: Span, status: int, **attributes: Any) -> None:
 
 
 def tell(span: Span, status: int, **attributes: Any) -> None:
-    """Add the status and attributes to the span; a status from 500 on is a failure."""
+    """Add the HTTP status and attributes to the span; a status from 500 on marks it as failed."""
     span.set_attributes({"http.response.status_code": status, **dotted(attributes)})
     if status >= 500:
         fail(span)

@@ -11,7 +11,7 @@ from serving_client.exceptions import AdapterAlreadyLoaded, AdapterNotLoaded
 
 
 class TensorRtClient(EngineClient):
-    """Client that holds the folder of each adapter name itself: the replica keeps nothing between requests.
+    """Client of one replica of TensorRT-LLM; it remembers the folder of each adapter itself, as the replica does not.
 
     A load therefore proves nothing before the first completion, which may refuse the adapter.
     """
@@ -36,7 +36,7 @@ class TensorRtClient(EngineClient):
 
     @functools.cached_property
     def base(self) -> str:
-        """The base model's name."""
+        """The base model's name, which the replica is asked for. Raises EngineError."""
         return super().models()[0].name
 
     def _naming(self, model: str) -> dict[str, Any]:
@@ -49,5 +49,8 @@ class TensorRtClient(EngineClient):
 
 
 def number_of(name: str) -> int:
-    """Return the number by which the engine caches weights: equal for all clients, and different for each version."""
+    """Return a number from 1 to 2**31 - 1 made of the name, by which the engine caches weights.
+
+    The same for all clients.
+    """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % (2**31 - 1) + 1

@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line; a wrong one ends the process with status 2, as argparse does."""
     parser = argparse.ArgumentParser(prog="python -m serving_client.engine", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of the base model")
     parser.add_argument("--served-model-name", required=True, help="name of the base model for clients")
@@ -61,7 +61,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def build_engine(options: argparse.Namespace) -> Engine:
-    """Build the engine with the base model and the adapters of --lora-modules. Raises ModelUnusable."""
+    """Return an engine with the base model and the adapters of --lora-modules. Raises ModelUnusable."""
     limits = Limits(
         max_loras=options.max_loras,
         max_cpu_loras=max(options.max_cpu_loras, options.max_loras),
@@ -78,7 +78,7 @@ def build_engine(options: argparse.Namespace) -> Engine:
 
 
 def load(engine: Engine, name: str, folder: str) -> None:
-    """Load an adapter at the start. Raises ModelUnusable."""
+    """Load an adapter into the engine under the name. Raises ModelUnusable if it cannot be served."""
     try:
         engine.adapters.load(name, folder)
     except ApiError as error:
@@ -86,7 +86,7 @@ def load(engine: Engine, name: str, folder: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until a signal ends the process; return 2 if the model cannot be served."""
+    """Serve until a signal ends the process and return 0; if the model cannot be served, print why and return 2."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     disable_progress_bar()  # type: ignore[no-untyped-call]

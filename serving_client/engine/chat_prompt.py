@@ -12,7 +12,7 @@ Turn = dict[str, Any]
 
 
 class ChatRefused(ValueError):
-    """The template cannot render the request; `field` is what it refuses."""
+    """Raised when the template cannot render the request; `field` names the request's field that it refuses."""
 
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
@@ -20,7 +20,10 @@ class ChatRefused(ValueError):
 
 
 def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
-    """Render the conversation up to the answer to come. Raises ChatRefused for what the template does not render."""
+    """Return the text of the conversation up to the answer to come.
+
+    Raises ChatRefused if the template leaves something out.
+    """
     try:
         text = rendered(tokenizer, messages, tools)
         bare = rendered(tokenizer, messages, None) if tools else ""
@@ -35,7 +38,10 @@ def chat_prompt(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) 
 
 
 def rendered(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> str:
-    """Render with the arguments of calls as objects, or as JSON for a template that joins them to a text."""
+    """Return the conversation as the template renders it, with the arguments of calls as objects.
+
+    If that fails and there are calls, the arguments are given as JSON text. Raises what templates raise.
+    """
     source = str(tokenizer.get_chat_template(tools=tools))
     try:
         return applied(tokenizer, [worded(turn, source, as_text=False) for turn in messages], tools)
@@ -51,7 +57,7 @@ def applied(tokenizer: Any, messages: list[Turn], tools: list[Turn] | None) -> s
 
 
 def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
-    """Return a turn in the template's own words for the developer, reasoning and arguments."""
+    """Return a turn with the role, the field of its reasoning and the arguments of calls as the template reads them."""
     plain = {
         name: value for name, value in turn.items() if name not in (*REASONING, "tool_calls") and value is not None
     }
@@ -66,7 +72,7 @@ def worded(turn: Turn, source: str, *, as_text: bool) -> Turn:
 
 
 def with_arguments(call: Turn, *, as_text: bool) -> Turn:
-    """Return a call with its arguments as an object, where they are the JSON of one, or as JSON."""
+    """Return a call whose arguments are JSON text, or, unless `as_text`, the object that they are the JSON of."""
     function = call["function"]
     arguments = function.get("arguments") or {}
     if as_text:

@@ -62,13 +62,13 @@ LONGEST_MESSAGE = 400
 
 
 class Strict(BaseModel):
-    """A part of a body: a text is no number, and a number no truth value."""
+    """Base of the parts of a body, validated without conversions: "5" is no number, and 1 is not true."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
 
 class StreamOptions(Strict):
-    """Options of a stream, of which one alone changes it."""
+    """The options of a stream; only `include_usage` changes it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -135,7 +135,7 @@ class CompletionRequest(Strict):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens of the answer; None for as many as there is room for."""
+        """The most tokens of the answer; None for as many as fit into the context."""
         return self.max_tokens
 
     @property
@@ -150,7 +150,7 @@ class CompletionRequest(Strict):
 
     @property
     def is_formed(self) -> bool:
-        """True if a grammar holds the answer to a form."""
+        """True if a grammar constrains the answer: a response format, a forced call, or a strict function."""
         use = self.tool_use
         return self.response_format is not None or bool(use and (use.forced or use.is_strict))
 
@@ -161,7 +161,10 @@ class CompletionRequest(Strict):
 
     @property
     def prompt_alternatives(self) -> int | None:
-        """The same for the tokens of the prompt, which an echo shows like those of the answer."""
+        """The number of likely tokens to list beside each token of the prompt; None for no log-probabilities.
+
+        An echo of the prompt has those of the answer.
+        """
         return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
 
     @property
@@ -170,7 +173,7 @@ class CompletionRequest(Strict):
         return self.echo and self.limit == 0
 
     def require_consistent(self) -> None:
-        """Check what no field says alone. Raises ApiError 400."""
+        """Check the fields against each other. Raises ApiError 400."""
         if self.limit == 0 and not self.echo:
             raise bad_request("max_tokens must be at least 1, but for an 'echo' of the prompt alone.", "max_tokens")
         if self.prompt_logprobs is not None and self.stream:
@@ -228,12 +231,12 @@ class ChatRequest(CompletionRequest):
 
     @property
     def prompt_alternatives(self) -> int | None:
-        """The same for the tokens of the prompt."""
+        """The number of likely tokens to list beside each token of the prompt; None for no log-probabilities."""
         return self.prompt_logprobs
 
     @property
     def tool_use(self) -> ToolUse | None:
-        """The functions that may be called; None without any, or if none is to be."""
+        """The functions that may be called; None without tools, or if tool_choice is none."""
         if not self.tools or self.tool_choice == "none":
             return None
         functions = {tool["function"]["name"]: tool["function"] for tool in self.tools}
@@ -241,7 +244,7 @@ class ChatRequest(CompletionRequest):
         return ToolUse(functions, forced, MOST_CALLS if self.parallel_tool_calls else 1)
 
     def require_consistent(self) -> None:
-        """Check what no field says alone. Raises ApiError 400."""
+        """Check the fields against each other. Raises ApiError 400."""
         names = [tool["function"]["name"] for tool in self.tools or ()]
         if self.tool_choice not in (None, "none", "auto", "required", *names):
             raise bad_request(
@@ -259,7 +262,10 @@ class ChatRequest(CompletionRequest):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens of the answer: `max_completion_tokens`, else `max_tokens`; None leaves it to the context."""
+        """The most tokens of the answer.
+
+        `max_completion_tokens`, else `max_tokens`; None for as many as fit into the context.
+        """
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -268,7 +274,7 @@ KNOWN = ChatRequest.model_fields.keys() | ANNOTATIONS | {"cache_salt"} | UNSUPPO
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises ApiError 400."""
+    """Parse a body that must be a JSON object. Raises ApiError 400."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

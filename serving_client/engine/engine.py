@@ -40,7 +40,7 @@ class Limits:
 class Answer:
     """One request in the engine: `count` answers to each of its prompts, those to the first prompt first.
 
-    Iterate over its deltas; call `cancel` when no client waits for it.
+    Iterate over `deltas`; call `cancel` when no client waits for it.
     """
 
     def __init__(self, model: str, prompts: list[list[int]], count: int = 1) -> None:
@@ -52,17 +52,20 @@ class Answer:
         self._loop = asyncio.get_running_loop()
 
     def tell(self, delta: Delta) -> None:
-        """Pass a delta from the engine's thread to the event loop; dropped if the loop is closed."""
+        """Pass a delta from the engine's thread to the event loop; drop it if the loop is closed."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deltas.put_nowait, delta)
 
     def cancel(self) -> None:
-        """Make the engine drop the request."""
+        """Mark every sequence of the request as cancelled; the engine drops them before its next step."""
         for sequence in self.sequences:
             sequence.cancel()
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """Yield all deltas; the last of each answer has a finish reason. Raises ApiError 500 if the engine failed."""
+        """Yield the deltas of all answers as they come; the last of each has a finish reason.
+
+        Raises ApiError 500 if the engine failed.
+        """
         unfinished = len(self.prompts) * self.count
         while unfinished:
             delta = await self._deltas.get()
@@ -173,7 +176,7 @@ class Engine:
         ]
 
     def texts_of(self, prompts: list[str | list[int]]) -> list[str]:
-        """Return prompts as texts."""
+        """Return the prompts as texts; those of token ids are decoded."""
         return [prompt if isinstance(prompt, str) else str(self.base.tokenizer.decode(prompt)) for prompt in prompts]
 
     def _chat_prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:

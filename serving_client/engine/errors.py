@@ -37,17 +37,17 @@ class ApiError(EngineError):
 
 
 def invalid_input(message: str) -> ApiError:
-    """Create a 400 of the LoRA endpoints."""
+    """Return the error 400 of the LoRA endpoints."""
     return ApiError(400, "InvalidUserInput", message)
 
 
 def bad_request(message: str, param: str | None = None) -> ApiError:
-    """Create a 400 of the completion endpoints."""
+    """Return the error 400 of the completion endpoints; `param` is the field."""
     return ApiError(400, "BadRequestError", message, param)
 
 
 def missing_field(field: str, count: int) -> ApiError:
-    """Create a 400 for a missing required field; `count` is the number of fields in the body."""
+    """Return the error 400 of a missing field, as vLLM words it; `count` is the number of fields in the body."""
     detail = {"type": "missing", "loc": f"body.{field}", "msg": "Field required", "input": f"<dict of {count} items>"}
     return ApiError(400, "Bad Request", f"1 validation error:\n  {detail}", f"body.{field}")
 
@@ -63,7 +63,7 @@ def internal(message: str) -> ApiError:
 
 
 def add_lora_failed(reason: str) -> ApiError:
-    """Create the 500 by which vLLM reports weights that cannot be read or used."""
+    """Return the error 500 by which vLLM reports weights that cannot be read or used."""
     return internal(
         f"Call to add_lora method failed: Worker failed with error '{reason}', "
         "please check the stack trace above for the root cause"

@@ -15,7 +15,10 @@ Prompt = str | list[int]
 
 
 def prompts_of(prompt: object) -> list[Prompt]:
-    """Return the prompts of a field that holds one, or a list of them. Raises ApiError 400."""
+    """Return the prompts, each a text or a list of token ids, of a field that holds one or several.
+
+    Raises ApiError 400.
+    """
     listed = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
     if len(listed) > MOST_PROMPTS:
         raise bad_request(f"'prompt' may hold {MOST_PROMPTS} prompts: send more requests.", "prompt")
@@ -23,14 +26,14 @@ def prompts_of(prompt: object) -> list[Prompt]:
 
 
 def tokens_of(tokens: object, field: str) -> list[int]:
-    """Return a list of token ids. Raises ApiError 400."""
+    """Return the list of token ids. Raises ApiError 400, naming `field`, for anything else."""
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
         raise bad_request(f"'{field}' must be a list of token ids.", field)
     return tokens
 
 
 def few_tokens_of(tokens: object, field: str) -> list[int]:
-    """Return a short list of token ids. Raises ApiError 400."""
+    """Return the list of token ids. Raises ApiError 400 for anything else or more than MOST_TOKENS_NAMED."""
     listed = tokens_of(tokens, field)
     if len(listed) > MOST_TOKENS_NAMED:
         raise bad_request(f"'{field}' may name {MOST_TOKENS_NAMED} tokens.", field)
@@ -38,7 +41,7 @@ def few_tokens_of(tokens: object, field: str) -> list[int]:
 
 
 def messages_of(messages: object) -> list[dict[str, Any]]:
-    """Return the messages of a conversation. Raises ApiError 400."""
+    """Return the messages, each with its content as one text. Raises ApiError 400 for none, too many or bad ones."""
     if not isinstance(messages, list) or not messages:
         raise bad_request("'messages' must be a list with at least one message.", "messages")
     if len(messages) > MOST_MESSAGES:
@@ -47,14 +50,14 @@ def messages_of(messages: object) -> list[dict[str, Any]]:
 
 
 def message_of(message: object) -> dict[str, Any]:
-    """Return a message with its content as one text. Raises ApiError 400."""
+    """Return a message with its content as one text and its calls as a list. Raises ApiError 400."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise bad_request("Each message needs a 'role' and a 'content'.", "messages")
     return {**message, "content": content_of(message.get("content")), "tool_calls": calls_of(message.get("tool_calls"))}
 
 
 def calls_of(calls: object) -> list[dict[str, Any]]:
-    """Return the calls in a message. Raises ApiError 400."""
+    """Return the tool calls of a message; an empty list for none. Raises ApiError 400 for malformed ones."""
     listed = calls or []
     if not isinstance(listed, list) or not all(is_function(call) for call in listed):
         raise bad_request("Each of 'tool_calls' needs a function with a name and arguments.", "messages")
@@ -62,7 +65,7 @@ def calls_of(calls: object) -> list[dict[str, Any]]:
 
 
 def tools_of(tools: object) -> list[dict[str, Any]] | None:
-    """Return the tools, None without any. Raises ApiError 400."""
+    """Return the tools; None for none. Raises ApiError 400 for malformed ones."""
     if not tools:
         return None
     if not isinstance(tools, list) or not all(is_function(tool) for tool in tools):
@@ -71,7 +74,7 @@ def tools_of(tools: object) -> list[dict[str, Any]] | None:
 
 
 def is_function(item: object) -> bool:
-    """Return True for a tool or call with a named function."""
+    """Return True for a tool or a call whose function has a name, and an object as parameters if it has any."""
     function = item.get("function") if isinstance(item, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("parameters") or {}, dict):
         return False
@@ -79,7 +82,10 @@ def is_function(item: object) -> bool:
 
 
 def content_of(content: object) -> str:
-    """Return the text of a message, in one or several parts. Raises ApiError 400."""
+    """Return a message's content as one text; parts are joined, and null is "".
+
+    Raises ApiError 400 for parts without text.
+    """
     parts = content if isinstance(content, list) else [{"text": content or ""}]
     texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
     if not all(isinstance(text, str) for text in texts):
@@ -88,7 +94,7 @@ def content_of(content: object) -> str:
 
 
 def choice_of(choice: object) -> str | None:
-    """Return a word, or the name of the function that is to be called. Raises ApiError 400."""
+    """Return `none`, `auto`, `required`, or the name of the function to call. Raises ApiError 400."""
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else choice
     if not isinstance(name, str) or (name is choice and name not in ("none", "auto", "required")):
@@ -97,7 +103,7 @@ def choice_of(choice: object) -> str | None:
 
 
 def schema_of(form: object) -> Json | None:
-    """Return the JSON Schema of a form; None for text. Raises ApiError 400."""
+    """Return the JSON Schema of a `response_format`; None for plain text. Raises ApiError 400."""
     kind = form.get("type") if isinstance(form, dict) else None
     if kind == "text":
         return None
@@ -112,7 +118,7 @@ def schema_of(form: object) -> Json | None:
 
 
 def stops_of(stop: object) -> tuple[str, ...]:
-    """Return the texts that end an answer. Raises ApiError 400."""
+    """Return the texts that end an answer. Raises ApiError 400 for empty, too many or too long ones."""
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(isinstance(item, str) and item for item in stops):
         raise bad_request("'stop' must be a string or a list of strings, none of them empty.", "stop")
@@ -122,7 +128,7 @@ def stops_of(stop: object) -> tuple[str, ...]:
 
 
 def bias_of(wished: object) -> dict[int, Any]:
-    """Return what is added to the logits of tokens, by their ids. Raises ApiError 400."""
+    """Return what to add to the logits, by token id; the numbers are not checked here. Raises ApiError 400."""
     if not isinstance(wished, dict):
         raise bad_request("'logit_bias' must be an object of token ids.", "logit_bias")
     if len(wished) > MOST_TOKENS_NAMED:

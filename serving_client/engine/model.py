@@ -22,7 +22,7 @@ from serving_client.engine.errors import ModelUnusable
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A causal language model with its tokenizer."""
+    """A causal language model with its tokenizer, end tokens, context length, and its longest token in characters."""
 
     folder: str
     model: PreTrainedModel
@@ -33,7 +33,7 @@ class BaseModel:
 
     @property
     def most_characters(self) -> int:
-        """Characters that no prompt within the context can have: the limit in the longest tokens there are."""
+        """The most characters that a prompt can have: the context's length in tokens times the longest token."""
         return self.max_length * self.longest_token
 
 

@@ -15,6 +15,6 @@ Result = TypeVar("Result")
 
 
 def in_passing_thread(work: Callable[[], Result]) -> Result:
-    """Run the work in a thread that ends with it, and wait for the result."""
+    """Run the work in a new thread that ends with it, and return its result; its exceptions are raised here."""
     with ThreadPoolExecutor(1, thread_name_prefix="passing") as thread:
         return thread.submit(work).result()

@@ -24,7 +24,7 @@ class Call:
 
 @dataclass(frozen=True)
 class ToolUse:
-    """The functions of a request by name, and how they are to be called.
+    """The functions of a request by name, how they are to be called, and at most how many calls there may be.
 
     `forced` is a function's name, or `required` for any of them; None if the model decides.
     """
@@ -35,11 +35,14 @@ class ToolUse:
 
     @property
     def is_named(self) -> bool:
-        """True if one function is to be called, and its arguments are all of the answer."""
+        """True if one named function must be called; the whole answer is its arguments then."""
         return self.forced in self.functions
 
     def schema(self) -> Json | None:
-        """Return the JSON Schema of the whole answer where a call is forced. Raises ValueError for two that clash."""
+        """Return the JSON Schema of the whole answer if a call is forced, else None.
+
+        Raises ValueError if definitions in the functions' schemas clash.
+        """
         if self.forced is None:
             return None
         if self.is_named:
@@ -50,7 +53,7 @@ class ToolUse:
 
     @property
     def is_strict(self) -> bool:
-        """True if the model decides, and a function's arguments must follow its schema all the same."""
+        """True if the model decides, but at least one function demands arguments that follow its schema."""
         return self.forced is None and any(function.get("strict") for function in self.functions.values())
 
     def openings(self) -> dict[str, Json]:
@@ -71,7 +74,10 @@ class ToolUse:
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
     def parsed(self, text: str) -> tuple[str, list[Call]]:
-        """Return the text beside the calls, and the calls."""
+        """Return (text beside the calls, calls) of a complete answer.
+
+        If one call cannot be read, none counts: then all is text, or "" where a call was forced.
+        """
         if self.is_named:
             return "", [Call(str(self.forced), text)]
         rest, items = in_tags(text) if OPENS in text and self.forced is None else ("", json_or_none(text))
@@ -91,12 +97,12 @@ class ToolUse:
 
 
 def parameters_of(function: Json) -> Json:
-    """Return the JSON Schema of a function's arguments; any object without one."""
+    """Return the JSON Schema of a function's arguments; that of any object if it has none."""
     return function.get("parameters") or {"type": "object"}
 
 
 def in_tags(text: str) -> tuple[str, list[object]]:
-    """Return the text outside of the tags, and the JSON in them; None for what is no JSON."""
+    """Return the text outside of the call tags, and the parsed JSON inside each; None for what is no JSON."""
     before, *parts = text.split(OPENS)
     rest, items = [before], []
     for part in parts:
@@ -115,7 +121,7 @@ def json_or_none(text: str) -> object:
 
 
 class CallFilter:
-    """Text of a stream whose calls are not shown as text: `add` parts, and show what it returns."""
+    """The text of a stream without its tool calls: `add` each part and show what it returns, then `end`."""
 
     def __init__(self, use: ToolUse) -> None:
         self._use = use
@@ -123,14 +129,14 @@ class CallFilter:
         self.text = ""
 
     def add(self, part: str) -> str:
-        """Add a part of the text; return what is certainly no call."""
+        """Add a part of the text; return the new text that certainly belongs to no call."""
         self.text += part
         end = self._certain()
         visible, self._shown = self.text[self._shown : end], max(self._shown, end)
         return visible
 
     def end(self) -> tuple[str, Sequence[Call]]:
-        """Return the text that was held back, and the calls."""
+        """Return the text that was held back and is no call, and the calls."""
         rest, calls = self._use.parsed(self.text)
         if not calls:
             return rest[self._shown :], []

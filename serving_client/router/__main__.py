@@ -24,7 +24,7 @@ KEEP_ALIVE_S = 620
 
 
 def main() -> None:
-    """Run the router with the command line's options."""
+    """Run the router with the command line's options until a signal ends the process."""
     parser = argparse.ArgumentParser(prog="python -m serving_client.router", description="AdapterHub's router.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
@@ -106,7 +106,10 @@ def words(text: str) -> list[str]:
 
 
 def kept_token(file: Path) -> str:
-    """Return the token in the file; a missing file is made, with a new token that only its owner reads."""
+    """Return the token in the file; a missing file is made, with a new token that only its owner can read.
+
+    Raises SystemExit for an empty file.
+    """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileExistsError), open(file, "x", opener=for_owner) as stream:
         stream.write(secrets.token_urlsafe(32))
@@ -116,7 +119,7 @@ def kept_token(file: Path) -> str:
 
 
 def for_owner(path: str, flags: int) -> int:
-    """Open a file that only its owner may read."""
+    """Open a file, new ones with the rights 0600, and return its descriptor."""
     return os.open(path, flags, 0o600)
 
 

@@ -59,7 +59,7 @@ class Settings:
 
 
 def make_app(settings: Settings) -> Starlette:
-    """Create a router that follows the routing table at `settings.redis_url`."""
+    """Return the router's application; it follows the routing table at `settings.redis_url` while it runs."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -101,13 +101,16 @@ def make_app(settings: Settings) -> Starlette:
 
 
 def connect(url: str) -> redis.Redis:
-    """Connect to Valkey with one retry, for connections gone stale in the pool; callers handle longer outages."""
+    """Return a client of Valkey that waits 5 seconds and retries once, for connections gone stale in the pool."""
     return redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 1))
 
 
 @contextlib.asynccontextmanager
 async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run endless work in the background of the block; if a bug ends it, that is logged at once."""
+    """Run endless work in the background of the block and cancel it at the end.
+
+    If a bug ends it, that is logged at once.
+    """
     task = asyncio.create_task(work)
     task.add_done_callback(tell_death)
     try:
@@ -118,7 +121,7 @@ async def running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 def tell_death(task: asyncio.Task[None]) -> None:
-    """Log a background task that has ended, which the router cannot work without."""
+    """Log as critical that a background task has ended; a cancelled one is not logged."""
     if not task.cancelled():
         log.critical("%s ended: restart the router.", task.get_coro(), exc_info=task.exception())
 
@@ -130,12 +133,12 @@ def proxy_of(request: Request) -> Proxy:
 
 
 async def complete(request: Request) -> Response:
-    """Answer a completion or chat completion."""
+    """Answer a request of one of the completion paths. Raises Refusal."""
     return await proxy_of(request).complete(request)
 
 
 async def models(request: Request) -> Response:
-    """List the aliases of the caller's project, and the versions that may be named."""
+    """List the aliases of the caller's project, and the versions that may be named. Raises Refusal 401, 403 or 503."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     rows = model_list(table, token.project)
@@ -143,7 +146,7 @@ async def models(request: Request) -> Response:
 
 
 async def one_model(request: Request) -> Response:
-    """Return one of the models that the caller may name. Raises Refusal 404."""
+    """Return one of the models that the caller may name. Raises Refusal 401, 403, 404 or 503."""
     table = proxy_of(request).table()
     token = authenticate(table, request.headers.get("authorization", ""))
     return Response(orjson.dumps(find_model(table, token, request.path_params["name"])), media_type="application/json")
@@ -155,7 +158,10 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answer that the router is ready if it has a table that is not too old: it serves while all else is down."""
+    """Answer that the router has a routing table that is not too old. Raises Refusal 503 otherwise.
+
+    It does not ask Valkey or replicas: the router serves while all else is down.
+    """
     table: RoutingTable = proxy_of(request).table()
     return Response(orjson.dumps({"status": "ok", "generation": table.generation}), media_type="application/json")
 
@@ -208,7 +214,7 @@ async def broken(request: Request, error: Exception) -> Response:
 
 
 async def unknown(request: Request, error: HTTPException) -> Response:
-    """Answer 404 or 405 for other paths: callers may not reach the engines' own endpoints."""
+    """Answer 405 for a wrong method, and 404 for every other path: callers may not reach the engines' own endpoints."""
     if error.status_code == 405:
         return Refusal(405, "method_not_allowed", f"{request.method} is not allowed here.").response(error.headers)
     return Refusal(404, "not_found", f"There is no {request.url.path[:200]}.").response()

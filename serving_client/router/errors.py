@@ -30,7 +30,7 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
-        """Return the refusal as OpenAI error JSON, with the given headers of the answer that it replaces."""
+        """Return the refusal as a response in OpenAI's error JSON; `headers` are added to its own."""
         all_headers = dict(headers or {})
         if self.retry_after_s:
             all_headers["Retry-After"] = str(self.retry_after_s)
@@ -42,6 +42,6 @@ class Refusal(Exception):
 
 
 def error_json(status: int, code: str | None, message: str, param: str | None = None) -> bytes:
-    """Return an error as OpenAI writes it."""
+    """Return an error as OpenAI's JSON; `param` is the field that it is about."""
     error = {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code}
     return orjson.dumps({"error": error})

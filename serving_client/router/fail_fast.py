@@ -22,7 +22,10 @@ class Patience:
         self._not_before = 0.0
 
     async def ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
-        """Return the answer; None if Valkey fails or is too slow, after which calls are paused, and while they are."""
+        """Await `question()` and return its result; None, at once, while calls are paused after a failure.
+
+        If Valkey fails or takes longer than the timeout, that is logged, calls are paused, and None is returned.
+        """
         if time.monotonic() < self._not_before:
             return None
         try:

@@ -114,7 +114,10 @@ Body = dict[str, Any]
 
 
 def require_allowed(path: str, body: Body) -> None:
-    """Raise Refusal 400 for a field that is not for callers, or whose size would hold an engine up."""
+    """Check that callers may send every field, and that none would hold an engine up by its size.
+
+    Raises Refusal 400.
+    """
     if path == RESPONSES:
         require_stateless(body)
     for name in body:
@@ -131,7 +134,10 @@ def require_allowed(path: str, body: Body) -> None:
 
 
 def require_stateless(body: Body) -> None:
-    """Refuse what needs an engine that remembers, and tools that an engine runs itself. Raises Refusal 400."""
+    """Check a body of /v1/responses: nothing that needs a stored conversation, and no tools but functions.
+
+    Raises Refusal 400.
+    """
     for name in OF_STATE & body.keys():
         if body[name]:
             message = f"{name} is not allowed: no engine keeps conversations, so send the whole input."
@@ -143,12 +149,12 @@ def require_stateless(body: Body) -> None:
 
 
 def conversation_of(body: Body) -> list[Any]:
-    """Return the messages of a chat, or the items of a response's input."""
+    """Return the messages of a chat, or the objects in a response's input; else an empty list."""
     return listed(body.get("messages")) or [item for item in listed(body.get("input")) if isinstance(item, dict)]
 
 
 def require_few(body: Body) -> None:
-    """Bound the choices and the prompts of one request. Raises Refusal."""
+    """Check the numbers of choices, prompts and inputs of one request. Raises Refusal 400."""
     for name in ("n", "best_of"):
         answers = body.get(name)
         if answers is not None and not (isinstance(answers, int) and 1 <= answers <= MAX_ANSWERS):
@@ -160,7 +166,7 @@ def require_few(body: Body) -> None:
 
 
 def require_short(body: Body) -> None:
-    """Bound what an engine looks for at each token. Raises Refusal 400."""
+    """Check the number and length of stop texts, and the numbers of tokens that are named. Raises Refusal 400."""
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else listed(stop)
     if len(stops) > MAX_STOPS or any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
@@ -172,21 +178,24 @@ def require_short(body: Body) -> None:
 
 
 def require_few_parts(messages: list[Any]) -> None:
-    """Bound the messages and their parts. Raises Refusal 400."""
+    """Check the number of messages and of all their parts. Raises Refusal 400."""
     is_few = len(messages) <= MAX_PARTS
     if not is_few or sum(len(parts_of(message)) for message in messages) > MAX_PARTS:
         raise Refusal(400, "too_many_messages", f"messages may hold {MAX_PARTS} messages, and as many parts of them.")
 
 
 def parts_of(message: Any) -> list[Any]:
-    """Return the parts of a message, or of a tool's output, whose content is a list."""
+    """Return the parts of a message's content and of a tool's output, where these are lists."""
     if not isinstance(message, dict):
         return []
     return [part for name in ("content", "output") for part in listed(message.get(name))]
 
 
 def require_inline(message: Any) -> None:
-    """Refuse a part of a message that names an address: the engine would fetch it, from inside the network."""
+    """Check that images and files are sent inline, as a data: URL. Raises Refusal 400 for another address.
+
+    The engine would fetch it, from inside the network.
+    """
     for part in [message, *parts_of(message)]:
         for name in ADDRESSES if isinstance(part, dict) else ():
             place = part.get(name)
@@ -196,7 +205,7 @@ def require_inline(message: Any) -> None:
 
 
 def require_small_patterns(field: str, value: Any) -> None:
-    """Bound the patterns of the field's schemas, all together. Raises Refusal."""
+    """Check the size of all patterns in the field's schemas together, repetitions written out. Raises Refusal 400."""
     size = 0
     for pattern in patterns_in(field, value):
         size += len(pattern)
@@ -206,7 +215,7 @@ def require_small_patterns(field: str, value: Any) -> None:
 
 
 def patterns_in(field: str, value: Any) -> Iterator[str]:
-    """Yield the regular expressions of a JSON Schema, wherever they stand. Raises Refusal 400 for one without end."""
+    """Yield the regular expressions of a JSON Schema at any depth. Raises Refusal 400 for one with too many values."""
     waiting, count = [value], 0
     while waiting:
         count += 1
@@ -224,7 +233,10 @@ def patterns_in(field: str, value: Any) -> Iterator[str]:
 
 
 def require_fitting(body: Body, most_characters: int | None) -> None:
-    """Raise Refusal 400 for a text that no tokenizer could cut into so few tokens as the context holds."""
+    """Check that the text can fit into the context.
+
+    Raises Refusal 400 for one over `most_characters`; None is no bound.
+    """
     size = size_of(body)
     if most_characters is not None and size > most_characters:
         message = f"The text has {size} characters; the context of this model holds no more than {most_characters}."
@@ -240,7 +252,7 @@ def size_of(body: Body) -> int:
 
 
 def texts_in(message: Any) -> Iterator[str]:
-    """Yield the texts of a message."""
+    """Yield the texts in a message's content and output, whole or in parts."""
     content, output = (message.get("content"), message.get("output")) if isinstance(message, dict) else (None, None)
     for part in [content, *listed(content), output, *listed(output)]:
         text = part.get("text") if isinstance(part, dict) else part

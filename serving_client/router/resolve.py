@@ -41,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen version and arm, whether the unit would get it again, and whether it counts in the statistics."""
+    """The chosen version and arm, whether the unit would get them again, and whether the statistics count the answer."""
 
     version: str
     arm: str
@@ -50,7 +50,7 @@ class Choice:
 
 
 def authenticate(table: RoutingTable, authorization: str) -> TokenRoute:
-    """Return the token of `Bearer ah_<id>_<secret>` with scope infer. Raises Refusal 401 or 403."""
+    """Return the token of `Bearer ah_<id>_<secret>`. Raises Refusal 401 unless it is valid, 403 without scope infer."""
     token = known_token(table, authorization)
     if token is None:
         raise Refusal(401, "invalid_token", "A bearer token with scope infer is required.")
@@ -69,13 +69,16 @@ def known_token(table: RoutingTable, authorization: str) -> TokenRoute | None:
 
 
 def holds(token: TokenRoute, secret: str) -> bool:
-    """Return True if the token is valid and this is its secret."""
+    """Return True if this is the token's secret and the token has not expired."""
     digest = hashlib.sha256(secret.encode()).hexdigest()
     return hmac.compare_digest(token.hash, digest) and (token.expires_at is None or token.expires_at > time.time())
 
 
 def parse(raw: bytes, path: str) -> Body:
-    """Parse the body as a JSON object of allowed fields. Raises Refusal 400."""
+    """Return the body as a JSON object with allowed fields alone. Raises Refusal 400.
+
+    `store` is set to False for /v1/responses, and numbers that name users become texts.
+    """
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -90,7 +93,7 @@ def parse(raw: bytes, path: str) -> Body:
 
 
 def with_named_users(body: Body) -> Body:
-    """Return the body with numbers for who asks as texts, which engines demand."""
+    """Return the body with the fields that name a user as texts where they are numbers: engines demand texts."""
     numbers = {name: str(body[name]) for name in USERS if type(body.get(name)) is int}
     return {**body, **numbers}
 
@@ -155,7 +158,7 @@ def unknown(table: RoutingTable, token: TokenRoute, name: str) -> str:
 
 
 def is_current(table: RoutingTable, target: Target) -> bool:
-    """Return True if the alias still serves the version, or if the request named the version itself."""
+    """Return True if the alias still serves the version, or if no alias of the table was asked."""
     alias = table.alias(target.project, target.alias)
     return alias is None or target.version in (alias.stable, alias.rollout and alias.rollout.candidate)
 
@@ -167,13 +170,19 @@ def rollout_of(table: RoutingTable, target: Target) -> RolloutRoute | None:
 
 
 def unit_of(headers: Mapping[str, str], body: Body) -> str | None:
-    """Return the unit that a rollout keeps in one arm: the session key, else who the body says asks, else None."""
+    """Return the unit that a rollout keeps in one arm.
+
+    X-Session-Key, else `user`, else `safety_identifier`, else None.
+    """
     named = (headers.get("x-session-key"), body.get("user"), body.get("safety_identifier"))
     return next((unit for unit in named if isinstance(unit, str) and unit), None)
 
 
 def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
-    """Return the arm that the caller demands; None without the header. Raises Refusal."""
+    """Return the arm in X-Rollout-Override; None without the header.
+
+    Raises Refusal 403 without scope operate, and 400 for another word than candidate or stable.
+    """
     override = headers.get("x-rollout-override")
     if override is None:
         return None
@@ -187,7 +196,8 @@ def override_of(token: TokenRoute, headers: Mapping[str, str]) -> str | None:
 def choose(name: str, alias: AliasRoute, unit: str | None, override: str | None) -> Choice:
     """Choose the version by the override, else the pinned lists, else the holdout, else the split.
 
-    Raises Refusal for an override to the candidate of a rollout that is not signed.
+    Without a unit the split is random. Raises Refusal 403 for an override to the candidate of a rollout that is not
+    signed.
     """
     rollout = alias.rollout
     if rollout is None:

@@ -79,7 +79,7 @@ class ResponseCache:
         self._keeping: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> bytes | None:
-        """Return the bytes of a whole answer, or None for a miss."""
+        """Return the bytes of a whole answer; None for a miss, and while Valkey is away."""
         return await self._patience.ask(lambda: cast("Awaitable[bytes | None]", self._valkey.get(key)))
 
     async def keep(self, key: str, answer: bytes, rule: CacheRule) -> None:
@@ -91,7 +91,7 @@ class ResponseCache:
         await self._patience.ask(lambda: cast("Awaitable[int]", self._keep(keys, [answer, rule.ttl_s, rule.max_bytes])))
 
     def keep_soon(self, entry: Entry) -> None:
-        """Store a whole answer in a background task."""
+        """Store a whole answer in a background task and return at once."""
         task = asyncio.create_task(self.keep(entry.key, entry.answer(), entry.rule))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)

@@ -41,7 +41,7 @@ class TableWatcher:
         return max(0.0, time.time() - self.table.published_at) if self.table else 0.0
 
     async def run(self) -> None:
-        """Follow the table until cancelled; while Valkey is away the last good one stays."""
+        """Follow the published table until cancelled; while Valkey is away the last good one stays."""
         while True:
             try:
                 await self._follow()
@@ -67,7 +67,10 @@ class TableWatcher:
         await self.take(text if is_news else None, changes)
 
     async def take(self, text: bytes | str | None, changes: Sequence[bytes | str] = ()) -> None:
-        """Use a published table, if it is valid and newer, together with all changes since, in order."""
+        """Use a published table, if it is valid and newer, with all changes since in order; else the changes alone.
+
+        `text` is None if the table has not changed. The new table is saved as snapshot.
+        """
         whole = readable(text) if text is not None else None
         if is_next := whole is not None and is_newer(whole, self._whole):
             self._whole = whole
@@ -90,7 +93,7 @@ class TableWatcher:
             log.error("The table is in use but could not be kept (%s): free or repair the disk.", error)
 
     async def wait_for_replica(self, version: str, timeout_s: float) -> RoutingTable | None:
-        """Wait for a table in which a replica holds the version; None after the timeout."""
+        """Wait for a table in which a replica holds the version and return it; None after `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._changed:
                 while not (table := self._holding(version)):
@@ -104,7 +107,7 @@ class TableWatcher:
 
 
 def readable(text: bytes | str) -> RoutingTable | None:
-    """Parse a published table; None if it cannot be read."""
+    """Parse a published table; return None, with an error in the log, if it cannot be read."""
     try:
         return RoutingTable.from_json(text)
     except ValueError as error:
@@ -113,7 +116,7 @@ def readable(text: bytes | str) -> RoutingTable | None:
 
 
 def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> RoutingTable:
-    """Return the table with the changes that are newer, in their order; a change that cannot be read is skipped."""
+    """Return the table with the changes of higher generations, in their order; one that cannot be read is skipped."""
     for change in map(readable, changes):
         if change and change.generation > table.generation:
             table = table.changed_by(change)
@@ -121,7 +124,7 @@ def changed_since(table: RoutingTable, changes: Sequence[bytes | str]) -> Routin
 
 
 def is_newer(table: RoutingTable, current: RoutingTable | None) -> bool:
-    """Return True for a higher generation, or a later publication: Valkey or the database was restored."""
+    """Return True for a higher generation, or a later publication, as after a restore of Valkey or the database."""
     return current is None or table.generation > current.generation or table.published_at > current.published_at
 
 
@@ -138,7 +141,7 @@ def save_snapshot(path: Path, text: bytes) -> None:
 
 
 def load_snapshot(path: Path) -> RoutingTable | None:
-    """Return the snapshot of an earlier run, or None if there is none or it is damaged."""
+    """Return the table saved by an earlier run; None without one, or, with an error in the log, if it is damaged."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
         if hashlib.sha256(text).hexdigest().encode() != digest:

@@ -13,7 +13,7 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 
 def skip_repeated_lookups() -> None:
-    """Replace vLLM's update of the active adapters, which repeats work while they stay the same."""
+    """Replace vLLM's update of the active adapters by one that returns at once while the adapters stay the same."""
     stock = LRUCacheWorkerLoRAManager._apply_adapters
 
     @wraps(stock)

@@ -24,9 +24,9 @@ Apply = Callable[..., torch.Tensor]
 
 
 def replace_apply() -> None:
-    """Layers whose forward is a product and nothing else; the others stay as they are.
+    """Replace `apply` of vLLM's LoRA layers whose forward is a matrix product and nothing else; leave the others.
 
-    Those that shard A and B as S-LoRA does have an `apply` of their own.
+    Layers that shard A and B as S-LoRA does have an `apply` of their own, which stays.
     """
     plain = tuple(
         maybe_get_oot_by_class(kind)
@@ -37,7 +37,7 @@ def replace_apply() -> None:
 
 
 def follow_batches() -> None:
-    """Tell the operators of each new batch whether it only decodes."""
+    """Replace vLLM's `update_metadata` by one that also tells the operators whether each new batch only decodes."""
     stock = PunicaWrapperGPU.update_metadata
 
     @wraps(stock)
@@ -50,7 +50,10 @@ def follow_batches() -> None:
 
 
 def beside_the_base(stock: Apply, plain: tuple[type, ...]) -> Apply:
-    """Return vLLM's `apply` with the adapters' update computed beside the base layer."""
+    """Return a function in place of vLLM's `apply`: it computes the adapters' update beside the base layer's product.
+
+    Layers of other kinds than `plain` are left to `stock`.
+    """
 
     @wraps(stock)
     def apply(self: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

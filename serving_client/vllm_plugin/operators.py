@@ -35,7 +35,7 @@ def takes_rows(token_lora_mapping: torch.Tensor) -> bool:
 
 
 def note_batch(token_lora_mapping: torch.Tensor, *, decodes: bool) -> None:
-    """Note of the batch whose slots lie there whether each of its requests has as many rows as it samples tokens."""
+    """Store, by the address of a batch's slots, whether each of its requests has as many rows as it samples tokens."""
     _decodes[token_lora_mapping.data_ptr()] = decodes
 
 
@@ -52,7 +52,10 @@ def lora_shrink(
     num_active_loras: torch.Tensor,
     scaling: float,
 ) -> None:
-    """Multiply each row by the A of its adapter, as vLLM's operator of this name does."""
+    """Write each row times the A of its adapter into `output_tensor`, in the signature of vLLM's operator of this name.
+
+    Row kernels compute it for decode batches, vLLM's own kernels for others.
+    """
     if no_lora_flag_cpu.item():
         return
     if takes_rows(token_lora_mapping):
@@ -87,7 +90,10 @@ def lora_expand(
     offset_start: int = 0,
     add_inputs: bool = False,
 ) -> None:
-    """Multiply each row by the B of its adapter and add it, as vLLM's operator of this name does."""
+    """Add each row times the B of its adapter to `output_tensor`, in the signature of vLLM's operator of this name.
+
+    Row kernels compute it for decode batches, vLLM's own kernels for others.
+    """
     if no_lora_flag_cpu.item():
         return
     if takes_rows(token_lora_mapping):
@@ -126,7 +132,10 @@ def lora_update_aside(
     lora_ids: torch.Tensor,
     no_lora_flag_cpu: torch.Tensor,
 ) -> torch.Tensor:
-    """Compute the adapters' update into a tensor of its own; empty if this batch takes vLLM's way."""
+    """Start computing the adapters' update on a stream of its own; return the tensor, which is not filled yet.
+
+    Its content is undefined if the batch has no adapter or is left to vLLM's kernels.
+    """
     update = _room(inputs, lora_a_weights, lora_b_weights)
     if no_lora_flag_cpu.item() or not takes_rows(token_lora_mapping):
         return update
@@ -161,7 +170,10 @@ def lora_add_joined(
     no_lora_flag_cpu: torch.Tensor,
     num_active_loras: torch.Tensor,
 ) -> None:
-    """Add the update to the output, or compute it as vLLM does if there is none."""
+    """Wait for the update and add it to `output_tensor`.
+
+    In batches that are left to vLLM's kernels compute it with them.
+    """
     # The other stream reads `inputs` until here: an argument of this operator is not freed before.
     if no_lora_flag_cpu.item():
         return

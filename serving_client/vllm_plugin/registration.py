@@ -34,7 +34,7 @@ _is_registered = False
 
 
 def register() -> None:
-    """Put the row kernels in, or say in one line why vLLM's own kernels run. A second call changes nothing."""
+    """Install the row kernels, or log in one line why vLLM's own kernels run. A second call changes nothing."""
     global _is_registered
     if _is_registered:
         return
@@ -72,7 +72,7 @@ def unfit_machine() -> str | None:
 
 
 def changed_code() -> str | None:
-    """Return what of vLLM's interfaces is not as the operators expect it, or None."""
+    """Return which of vLLM's functions has other parameters than the operators expect; None if all are as expected."""
     from vllm.lora.ops.triton_ops.lora_expand_op import _lora_expand
     from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
     from vllm.lora.ops.triton_ops.lora_shrink_op import _lora_shrink
@@ -89,7 +89,7 @@ def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def install() -> None:
-    """Put the operators in the place of vLLM's."""
+    """Replace vLLM's operators and hooks by those of the plugin, in this process."""
     import torch
     from vllm.lora.punica_wrapper import punica_gpu
 
@@ -106,7 +106,7 @@ def install() -> None:
 
 
 def mark_compile_cache() -> None:
-    """Name and version become part of the key of vLLM's compiled graphs, which knows nothing of plugins.
+    """Add the plugin's name and version to the key of vLLM's compiled graphs.
 
     Without it a graph that was compiled without the plugin would be loaded, and run vLLM's own operators in silence.
     """

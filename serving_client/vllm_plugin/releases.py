@@ -25,6 +25,6 @@ def refusal(version: str, *, takes_unmeasured: bool) -> str | None:
 
 
 def series(version: str) -> str:
-    """`0.24` of `0.24.1+cu130`; the whole text where it begins otherwise."""
+    """Return the series of a version, `0.24` of `0.24.1+cu130`; the whole text if it begins otherwise."""
     match = re.match(r"\d+\.\d+(?=\.)", version)
     return match[0] if match else version

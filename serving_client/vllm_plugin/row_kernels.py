@@ -28,7 +28,10 @@ class Tile(NamedTuple):
 
 
 def shrink_tile(wide: int) -> Tile:
-    """Return the fastest tile on an H200 for widths of 4,096 and 14,336, ranks of 16 and 64, and 32 and 128 rows."""
+    """Return the tile that was fastest on an H200 for inputs of this width.
+
+    Measured with widths of 4,096 and 14,336, ranks of 16 and 64, and 32 and 128 rows.
+    """
     return Tile(rows=1, ranks=2, width=1024 if wide > 8192 else 2048, warps=4)
 
 

@@ -21,7 +21,10 @@ _tables: dict[int, torch.Tensor] = {}
 
 
 def ranks_of(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """(slices, slots) of the module whose stacked A or B these are; None for a module that is not followed."""
+    """Return the ranks (slices, slots) in the slots of a module whose stacked A or B these are.
+
+    None if it is not followed.
+    """
     return _tables.get(weights[0].data_ptr())
 
 

@@ -22,7 +22,10 @@ ModuleShapes = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class LowRank:
-    """The update of one linear module: y += (x @ down.T) @ up, with the scale folded into `up`."""
+    """The update of one linear module: y += (x @ down.T) @ up, of `down` (rank, in) and `up` (rank, out).
+
+    The scale is folded into `up`.
+    """
 
     down: torch.Tensor  # (rank, in)
     up: torch.Tensor  # (rank, out)
@@ -35,14 +38,22 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One loaded adapter, compared by identity: two loads of one name are two adapters."""
+    """One loaded adapter, with the update of each module by its name. Two loads of one name are two adapters.
+
+    `block` is the pinned memory that holds all matrices one after the other, if there is one.
+    """
 
     name: str
     modules: dict[str, LowRank]
     block: torch.Tensor | None = None  # in pinned memory: all matrices, one after the other
 
     def matrices(self, device: torch.device) -> list[torch.Tensor]:
-        """Return `down` and `up` of each module on the device; a pinned block is sent in one asynchronous copy."""
+        """Return `down` and `up` of each module in turn.
+
+        Those of a pinned block as copies on the device, others where they are.
+
+        The block is sent in one asynchronous copy.
+        """
         flat = _flat(self.modules)
         return flat if self.block is None else _cut(self.block.to(device, non_blocking=True), flat)
 
@@ -56,9 +67,10 @@ def read_adapter(
     dtype: torch.dtype = torch.float32,
     is_pinned: bool = False,
 ) -> Adapter:
-    """Read a PEFT folder. Raises AdapterMissing without an adapter, AdapterUnusable if it would answer wrongly.
+    """Read a PEFT folder as an adapter, with its matrices in `dtype`.
 
-    With `is_pinned` the matrices are in pinned memory, from which a GPU copies without waiting.
+    Raises AdapterMissing without an adapter, and AdapterUnusable if it would answer wrongly or its rank is over
+    `max_rank`. With `is_pinned` the matrices are in pinned memory, from which a GPU copies without waiting.
     """
     shape = read_lora_shape(folder)
     if shape.largest_rank > max_rank:

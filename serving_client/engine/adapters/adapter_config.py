@@ -55,7 +55,7 @@ class LoraShape:
 
     @property
     def largest_rank(self) -> int:
-        """The highest rank of any module."""
+        """The highest rank that the configuration names, used by a module or not."""
         return max(self.rank, *self.rank_pattern.values()) if self.rank_pattern else self.rank
 
 
@@ -65,7 +65,11 @@ def _first_match(pattern: dict[str, Value], module: str, default: Value) -> Valu
 
 
 def read_lora_shape(folder: Path) -> LoraShape:
-    """Read the ranks and scales of a PEFT folder. Raises AdapterMissing or AdapterUnusable."""
+    """Read the ranks and scales of a PEFT folder's configuration.
+
+    Raises AdapterMissing without one, and AdapterUnusable for one that cannot be read or has options that change
+    answers.
+    """
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise AdapterMissing(f"No {CONFIG_NAME} in {folder}.")

@@ -66,7 +66,7 @@ class JoinedLinear:
 
 
 def can_join(modules: Sequence[LoraLinear]) -> bool:
-    """Return True for modules of one input of which all or none have a bias."""
+    """Return True for plain linear modules of the same input width of which all or none have a bias."""
     biases = {module.linear.bias is None for module in modules if isinstance(module.linear, nn.Linear)}
     all_plain = all(isinstance(module.linear, nn.Linear) for module in modules)
     return all_plain and len(biases) == 1 and len({module.in_features for module in modules}) == 1

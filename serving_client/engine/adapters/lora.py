@@ -31,7 +31,7 @@ MOST_TOKENS = 256
 
 @dataclass(frozen=True)
 class SlotRows:
-    """The slot of each batch row: the slot whose adapter the row is multiplied with."""
+    """The slot of the adapter that each batch row is multiplied with; -1 stands for no adapter."""
 
     slots: slice  # from the first to the last slot in use
     of_rows: torch.Tensor  # (all rows,) slot of each, counted from the first in use; -1 is the base model
@@ -39,7 +39,10 @@ class SlotRows:
     _foreign: dict[int, torch.Tensor] = field(default_factory=dict, kw_only=True)
 
     def foreign(self, rank: int) -> torch.Tensor | None:
-        """Return (all rows, 1, slots x rank), True where a rank is another row's adapter's; None if there are none."""
+        """Return a mask (all rows, 1, slots x rank) that is True for the columns of adapters other than the row's own.
+
+        It is made once for each rank.
+        """
         if rank not in self._foreign:
             slots = torch.arange(self.slots.stop - self.slots.start, device=self.of_rows.device)
             self._foreign[rank] = (self.of_rows[:, None] != slots).repeat_interleave(rank, dim=1)[:, None]
@@ -85,9 +88,9 @@ class LoraLinear(nn.Module):
         return self._down, self._up
 
     def make_room(self, rank: int, slot: int, slots: int) -> bool:
-        """Prepare a slot for an update of that rank, 0 for none; return True if slots moved in memory.
+        """Prepare a slot for an update of that rank, 0 for none; return True if the slots moved in memory.
 
-        All slots are as wide as the highest rank; the rest of a lower one is zero.
+        All slots are as wide as the highest rank; the rest of a lower one is set to zero.
         """
         if not rank and not self._ranks.get(slot):
             return False
@@ -111,7 +114,10 @@ class LoraLinear(nn.Module):
         return (down, up) if rank == len(down) else (down[:rank], up[:rank])
 
     def use(self, groups: SlotRows | None) -> None:
-        """Set the slots of the rows of the next forward pass. Call it again after every `make_room`."""
+        """Set the adapter slot of each row for the next forward passes; None for no adapter.
+
+        Call it after every `make_room`.
+        """
         rank = self._down.shape[1]
         self._groups = groups if rank else None
         if groups and rank and not groups.kernel:
@@ -120,7 +126,7 @@ class LoraLinear(nn.Module):
             self._in_use = down, up, groups.foreign(rank)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (rows, tokens, in) -> (rows, tokens, out), each row with its adapter's update."""
+        """Return x (rows, tokens, in) times the weights, (rows, tokens, out), plus the update of each row's adapter."""
         y: torch.Tensor = self.linear(x)
         if self._groups is None:
             return y
@@ -209,7 +215,7 @@ class ResidentAdapters:
         torch._foreach_copy_(list(chain(*rooms)), adapter.matrices(self._device), non_blocking=True)
 
     def route(self, rows: Rows) -> None:
-        """Make the next forward pass use these adapters, one a row; all must be resident."""
+        """Set the adapters of the next forward passes, one a row, None for the base model; all must be resident."""
         if self._routed != list(rows):
             groups = _groups([self._slots[adapter] if adapter else None for adapter in rows], self._device)
             self.use(groups)
@@ -220,7 +226,7 @@ class ResidentAdapters:
         return [self._slots[adapter] if adapter else -1 for adapter in rows]
 
     def use(self, groups: SlotRows | None) -> None:
-        """Make the next forward pass use these slots."""
+        """Set the slots of the next forward passes on every module."""
         self._routed = None
         for module in self._modules.values():
             module.use(groups)
@@ -246,7 +252,10 @@ def _groups(slots: list[int | None], device: torch.device) -> Groups | None:
 
 
 def wrap_linears(model: PreTrainedModel) -> dict[str, LoraLinear]:
-    """Replace every linear module but the output head by a LoraLinear; return them by the module's name."""
+    """Replace every linear module but the output head by a LoraLinear, and pack the head.
+
+    Return the LoraLinears by name.
+    """
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     wrapped = {}

@@ -30,9 +30,10 @@ class Registered:
 
 
 class AdapterPool:
-    """Registry that loads and unloads adapters. Thread-safe. Running requests keep the weights they began with.
+    """The adapters that the engine serves by name; the weights of the latest are in memory. Thread-safe.
 
-    `read_adapter` is given a name and a folder; it raises AdapterMissing and AdapterUnusable.
+    Running requests keep the weights that they began with. `read_adapter` is given a name and a folder; it raises
+    AdapterMissing and AdapterUnusable.
     """
 
     def __init__(self, base_name: str, read_adapter: Callable[[str, Path], Adapter], *, max_in_memory: int) -> None:
@@ -44,9 +45,9 @@ class AdapterPool:
         self._lock = threading.Lock()
 
     def load(self, name: str, path: str, *, replace: bool = False) -> None:
-        """Read an adapter and register it under a name that is free, or with `replace` may be taken.
+        """Read an adapter and register it under a name; with `replace` the name may be taken.
 
-        Raises ApiError with vLLM's status and text.
+        Raises ApiError with vLLM's status and text for a taken name or a folder that cannot be served.
         """
         self._check_name(name, replace)
         entry = Registered(name, path)
@@ -65,7 +66,10 @@ class AdapterPool:
             self._in_memory.pop(self._registered.pop(name), None)
 
     def get(self, name: str) -> Adapter:
-        """Return the weights, reading evicted ones again. Raises KeyError, or ApiError 500 if unreadable."""
+        """Return the weights, which are read again if they were evicted from memory.
+
+        Raises KeyError for an unknown name, and ApiError 500 if the folder cannot be read any more.
+        """
         with self._lock:
             entry = self._registered[name]
             adapter = self._in_memory.get(entry)

@@ -95,7 +95,7 @@ def _card(name: str, root: str, parent: str | None, max_length: int | None) -> J
 
 
 async def load_lora_adapter(request: Request) -> Response:
-    """Load an adapter folder under a name."""
+    """Load an adapter folder under a name. Raises ApiError as vLLM answers."""
     body = await _lora_body(request, "lora_name", "lora_path")
     name, path = body["lora_name"], body["lora_path"]
     if not name or not path:
@@ -105,7 +105,7 @@ async def load_lora_adapter(request: Request) -> Response:
 
 
 async def unload_lora_adapter(request: Request) -> Response:
-    """Unload an adapter; its running requests finish with it."""
+    """Unload an adapter; its running requests finish with it. Raises ApiError 404 for an unknown name."""
     name = (await _lora_body(request, "lora_name"))["lora_name"]
     if not name:
         raise invalid_input("'lora_name' needs to be provided to unload a LoRA adapter.")
@@ -135,7 +135,7 @@ async def _lora_body(request: Request, *fields: str) -> dict[str, Any]:
 
 
 async def completions(request: Request) -> Response:
-    """Complete a prompt, in one answer or as a stream of server-sent events."""
+    """Complete one or several prompts, in one answer or as a stream of server-sent events. Raises ApiError."""
     parsed = parse_completion(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = _format(CompletionFormat, request, parsed, answer, "cmpl")
@@ -143,7 +143,7 @@ async def completions(request: Request) -> Response:
 
 
 async def chat_completions(request: Request) -> Response:
-    """Answer a conversation, in one answer or as a stream of server-sent events."""
+    """Answer a conversation, in one answer or as a stream of server-sent events. Raises ApiError."""
     parsed = parse_chat(parse_json(await _body(request)))
     answer = await _engine(request).begin(parsed)
     form = _format(ChatFormat, request, parsed, answer, "chatcmpl")

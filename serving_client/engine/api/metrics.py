@@ -8,7 +8,7 @@ from serving_client.engine.engine import Engine
 
 
 def metrics_text(engine: Engine) -> str:
-    """Return all metrics with their current values."""
+    """Return all metrics with their current values in Prometheus' text format."""
     load = engine.loop.load()
     label = f'{{model_name="{_escaped(engine.name)}"}}'
     values = [

@@ -31,7 +31,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def joined(deltas: list[Delta]) -> Delta:
-    """Join the deltas of an answer to one."""
+    """Join one or more deltas of one answer to a single one."""
     last = deltas[-1]
     return Delta(
         "".join(delta.text for delta in deltas),
@@ -46,7 +46,7 @@ def joined(deltas: list[Delta]) -> Delta:
 
 @dataclass(frozen=True)
 class Options:
-    """Wishes of a client beside the text."""
+    """A client's options that change the form of the answer: token ids, log-probabilities, echoes, tools."""
 
     return_token_ids: bool = False
     logprobs: bool = False
@@ -74,7 +74,7 @@ class Format(ABC):
     offsets: dict[int, int] = field(default_factory=dict)
 
     def echo(self, index: int) -> str:
-        """Return the text that the answer of this index repeats of its prompt."""
+        """Return the prompt's text that the answer of this index repeats, or ""."""
         return self.options.echoes[index // self.count] if self.options.echoes else ""
 
     def _head(self, kind: str) -> Json:
@@ -104,11 +104,14 @@ class Format(ABC):
 
     @abstractmethod
     def whole(self, answers: list[Delta]) -> Json:
-        """Return the body of answers that are not streamed, in the order of their index."""
+        """Return the JSON body of answers that are not streamed; they come in the order of their index."""
 
     @abstractmethod
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the server-sent events of one delta; the deltas of an answer come in their order."""
+        """Return the server-sent events (JSON) of one delta, none if it shows nothing.
+
+        The deltas of an answer come in order.
+        """
 
     @abstractmethod
     def usage_chunk(self, completion_tokens: int) -> Json:
@@ -119,7 +122,7 @@ class CompletionFormat(Format):
     """Response format of /v1/completions."""
 
     def whole(self, answers: list[Delta]) -> Json:
-        """Return the whole completion."""
+        """Return the JSON body of a whole completion."""
         choices = []
         for answer in answers:
             visible = self._with_echo(answer)
@@ -136,7 +139,7 @@ class CompletionFormat(Format):
         return self._whole("text_completion", choices, sum(len(answer.token_ids) for answer in answers))
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the chunks of a streamed part; an echo comes with the first one."""
+        """Return the one event of a streamed part; an echo of the prompt comes with the first one."""
         visible = self._with_echo(delta) if is_first else self._only_wanted(delta)
         choice = {
             "index": delta.index,
@@ -184,7 +187,7 @@ class ChatFormat(Format):
     """Response format of /v1/chat/completions."""
 
     def whole(self, answers: list[Delta]) -> Json:
-        """Return the whole chat completion."""
+        """Return the JSON body of a whole chat completion."""
         choices = [self._choice(answer) for answer in answers]
         extra = {"prompt_logprobs": self._prompt_logprobs(answers[0]), "prompt_token_ids": self._prompt(0)}
         return {**self._whole("chat.completion", choices, sum(len(answer.token_ids) for answer in answers)), **extra}
@@ -199,7 +202,7 @@ class ChatFormat(Format):
         return {"index": answer.index, "message": message, **end, "token_ids": self._tokens(answer)}
 
     def chunks(self, delta: Delta, *, is_first: bool) -> list[Json]:
-        """Return the chunks of a streamed part; the first one opens the message."""
+        """Return the events of a streamed part, none if it shows nothing; the first one opens the message."""
         text, calls = self._shown(delta)
         opening = [self._opening(delta.index)] if is_first else []
         if not (text or calls or delta.is_last or self.options.logprobs or self.options.return_token_ids):
@@ -245,18 +248,18 @@ class ChatFormat(Format):
 
 
 def called(call: Call) -> Json:
-    """Return a call as OpenAI writes it, with an id of its own."""
+    """Return a tool call in OpenAI's form, with a new random id."""
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
 def new_id(prefix: str) -> str:
-    """Create an id in vLLM's form."""
+    """Return a new random id in vLLM's form, `PREFIX-16 hexadecimal digits`."""
     return f"{prefix}-{uuid.uuid4().hex[:16]}"
 
 
 def in_order(deltas: Iterable[Delta]) -> list[Delta]:
-    """Join the deltas of each answer, and return the answers in the order of their index."""
+    """Join the deltas of each answer to one, and return the answers in the order of their index."""
     parts: dict[int, list[Delta]] = {}
     for delta in deltas:
         parts.setdefault(delta.index, []).append(delta)

@@ -16,13 +16,16 @@ Json = dict[str, Any]
 
 
 class TokenTexts:
-    """Texts of a tokenizer's tokens, each for itself: that of half a character is a replacement character."""
+    """The texts of a tokenizer's tokens, one by one: a token that is a part of a character has the text U+FFFD."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.of = lru_cache(MOST_TEXTS)(lambda token: decoder.decode([token], skip_special_tokens=False))
 
     def completion_logprobs(self, unscored: Sequence[int], entries: Sequence[TokenLogprobs], offset: int) -> Json:
-        """Return the `logprobs` of a completion: first the tokens that nothing precedes, which have none."""
+        """Return the `logprobs` of a completion: first the `unscored` tokens, which have null, then those of `entries`.
+
+        `offset` is where the first text begins, in characters.
+        """
         tokens = [*map(self.of, unscored), *(self.of(entry.token) for entry in entries)]
         nothing: list[None] = [None] * len(unscored)
         offsets = []
@@ -48,7 +51,10 @@ class TokenTexts:
         return {"content": content}
 
     def prompt_logprobs(self, entries: Sequence[TokenLogprobs]) -> list[Json | None]:
-        """Return the `prompt_logprobs`: an object by token id for each token of the prompt but the first."""
+        """Return the `prompt_logprobs`.
+
+        For each token of the prompt an object by token id, and null for the first token.
+        """
         return [None, *map(self._by_id, entries)]
 
     def _token(self, token: int, logprob: float) -> Json:
@@ -70,5 +76,5 @@ class TokenTexts:
 
 
 def bounded(logprob: float) -> float:
-    """Return the number, or the lowest that is written."""
+    """Return the log-probability, at least LOWEST: JSON knows no infinity."""
     return max(logprob, LOWEST)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class RunningBatch:
-    """The requests that hold a cache row. Not thread-safe: used by the engine's thread alone."""
+    """The requests that hold a cache row, in `rows`. Not thread-safe: used by the engine's thread alone."""
 
     def __init__(self, model: PreTrainedModel, *, max_loras: int, ends: frozenset[int]) -> None:
         self._model = model
@@ -48,7 +48,10 @@ class RunningBatch:
         return {name: (module.in_features, module.out_features) for name, module in self._modules.items()}
 
     def join(self, sequences: list[Sequence]) -> None:
-        """Prefill the prompts in one forward pass and sample first tokens. The adapters must be resident."""
+        """Add sequences: compute their prompts in one forward pass and sample the first tokens.
+
+        Adapters must be resident.
+        """
         self._settle()
         lengths = torch.tensor([len(sequence.prompt) for sequence in sequences])
         longest = int(lengths.max())
@@ -69,7 +72,7 @@ class RunningBatch:
         self._choose(PendingStep(sequences, Result.of(logits)))
 
     def step(self) -> None:
-        """Add one token to every row."""
+        """Add one token to every row; on a GPU the next pass is queued before the tokens are read."""
         pending = self._ahead or PendingStep(self.rows, self._result())
         self._ahead = self._run_ahead(pending)
         self._choose(pending)
@@ -183,7 +186,10 @@ class RunningBatch:
                 step.rows[row].add(token, self._ends, logprobs.get(row, ()))
 
     def drop_finished(self) -> None:
-        """Free the rows of requests that are finished or cancelled."""
+        """Free the rows of requests that are finished or cancelled.
+
+        Without any row left, a CPU's cache memory is freed, too.
+        """
         for row in reversed(range(len(self.rows))):
             if self.rows[row].is_finished or self.rows[row].is_cancelled:
                 self._free(row)
@@ -207,7 +213,7 @@ def _fused_model(model: PreTrainedModel) -> FusedModel | None:
 def tokens_from(
     sequences: list[Sequence], logits: torch.Tensor
 ) -> tuple[list[int], dict[int, tuple[TokenLogprobs, ...]]]:
-    """Choose a token of each row, and read the log-probabilities of the rows that want them.
+    """Return a token for each row, and by row the log-probabilities of the rows that want them.
 
     The logits (rows, vocabulary) are modified in place. A sequence whose grammar cannot go on has failed then.
     """
@@ -219,7 +225,10 @@ def tokens_from(
 
 
 def forbid(sequences: list[Sequence], logits: torch.Tensor) -> None:
-    """Make tokens impossible, in place, that a sequence's grammar forbids; fail one whose grammar cannot go on."""
+    """Set the logits of the tokens that a sequence's grammar forbids to -inf, in place.
+
+    A sequence whose grammar cannot go on fails.
+    """
     for row, sequence in enumerate(sequences):
         if sequence.grammar is None:
             continue
@@ -232,7 +241,7 @@ def forbid(sequences: list[Sequence], logits: torch.Tensor) -> None:
 
 
 def read_prompts(sequences: list[Sequence], logits: torch.Tensor) -> None:
-    """Give the log-probabilities of their prompts to those that want them; logits (rows, places, vocabulary)."""
+    """Store the prompts' log-probabilities in the sequences that want them; logits (rows, places, vocabulary)."""
     for row, sequence in enumerate(sequences):
         if (count := sequence.params.prompt_logprobs) is not None:
             sequence.prompt_logprobs = tuple(logprobs_of(logits[row], sequence.prompt[1:], count))
@@ -241,7 +250,7 @@ def read_prompts(sequences: list[Sequence], logits: torch.Tensor) -> None:
 def step_logprobs(
     logits: torch.Tensor, tokens: list[int], sequences: list[Sequence], rows: list[int]
 ) -> dict[int, tuple[TokenLogprobs, ...]]:
-    """Map these rows to the log-probabilities of their tokens; logits (such rows, vocabulary)."""
+    """Return by row the log-probabilities of its token; `logits` (len(rows), vocabulary) holds these rows alone."""
     counts = [sequences[row].params.logprobs or 0 for row in rows]
     entries = logprobs_of(logits, [tokens[row] for row in rows], max(counts))
     return {row: (replace(e, top=e.top[:count]),) for row, e, count in zip(rows, entries, counts, strict=True)}

@@ -22,7 +22,7 @@ NO_SLOT = -1
 
 
 class Shape(NamedTuple):
-    """Minimum size of a step: rows of the batch, cache positions that they attend to, and adapter slots."""
+    """The size of a step: rows of the batch, cache positions that they attend to, and adapter slots."""
 
     rows: int
     length: int
@@ -63,7 +63,10 @@ class FixedStep:
         self._result: Result | None = None
 
     def run(self, inputs: Inputs) -> Result:
-        """Return the result of the real rows; valid until the next step of any shape."""
+        """Compute the step and return the result of the real rows, without the padding.
+
+        Valid until the next step of any shape.
+        """
         count = len(inputs.positions)
         padding = self._shape.rows - count
         tokens: list[int] = [0] * count if isinstance(inputs.tokens, torch.Tensor) else inputs.tokens
@@ -110,7 +113,9 @@ class FixedSteps:
         self._pool: Any = None
 
     def run(self, shape: Shape, inputs: Inputs, places: object) -> Result:
-        """Return the result of the real rows; valid until the next step of any shape.
+        """Compute a step of at least this shape.
+
+        Return the result of the real rows, valid until the next step of any shape.
 
         `places` identifies the addresses of cache and slots: a changed value voids all recorded steps. Raises
         NotRecordable; then nothing has changed but values that the same step writes again.

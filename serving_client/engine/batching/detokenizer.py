@@ -30,7 +30,10 @@ class TextStream:
         self.text = ""
 
     def add(self, token: int) -> str | None:
-        """Add a token; if the text now holds a stop string, return it and cut the text before it."""
+        """Add a token.
+
+        If the text now holds a stop string, cut the text before it and return the stop string, else None.
+        """
         self._tokens.append(token)
         piece = self._new_text()
         if piece.endswith(UNFINISHED):
@@ -38,7 +41,7 @@ class TextStream:
         return self._append(piece)
 
     def finish(self) -> None:
-        """Release text held back as the possible start of a character or stop string."""
+        """Release the text that was held back as the possible start of a character or a stop string."""
         self._append(self._new_text())
         self._held_back = 0
 

@@ -30,7 +30,7 @@ FIXED_ROTATIONS = {"default", "linear", "llama3", "yarn"}
 
 
 class Unsupported(Exception):
-    """The model is not of the shape, or computes something else."""
+    """Raised when a model is not of the shape that the kernels compute, or its logits come out different."""
 
 
 class _Layer:
@@ -121,7 +121,10 @@ def _norm(module: Any) -> tuple[torch.Tensor, float]:
 
 @torch.inference_mode()
 def fused(model: PreTrainedModel) -> FusedModel | None:
-    """Return the fused form of a model whose linear modules are wrapped, or None with a line in the log."""
+    """Return the fused form of a model whose linear modules are wrapped.
+
+    It is None, with a line in the log, if the model has another shape or the fused logits differ from its own.
+    """
     try:
         candidate = FusedModel(model)
         difference = _difference(model, candidate)

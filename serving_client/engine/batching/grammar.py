@@ -29,17 +29,17 @@ LIMITS: dict[str, Any] = {
 
 
 class BadGrammar(ValueError):
-    """The schema cannot be compiled, or the form cannot be kept up; the message says why."""
+    """Raised when a schema cannot be compiled or an answer cannot follow it any more; the message says why."""
 
 
 class Grammar:
-    """One answer's way through a grammar. Not thread-safe."""
+    """The position of one answer in a grammar. Not thread-safe."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     def copy(self) -> Grammar:
-        """Return a way of its own, from where this one is."""
+        """Return an independent copy at the same position."""
         return Grammar(self._matcher.deep_copy())
 
     def forbidden(self, size: int) -> torch.Tensor:
@@ -54,13 +54,13 @@ class Grammar:
         return mask
 
     def take(self, token: int) -> None:
-        """Go on by a token. Raises BadGrammar."""
+        """Advance by a token. Raises BadGrammar if the grammar cannot go on."""
         self._matcher.consume_token(token)
         self._require_sound()
 
     @property
     def is_over(self) -> bool:
-        """True once nothing may follow."""
+        """True once the answer is complete and no token may follow."""
         return self._matcher.is_stopped()
 
     def _require_sound(self) -> None:
@@ -69,7 +69,7 @@ class Grammar:
 
 
 class Grammars:
-    """Compiler of grammars for one tokenizer, which is prepared when the first of them is needed. Thread-safe."""
+    """Compiler of grammars for one tokenizer, whose tables are made when the first is needed. Thread-safe."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, ends: Collection[int]) -> None:
         self._tokenizer, self._ends = tokenizer, sorted(ends)
@@ -79,7 +79,7 @@ class Grammars:
         self._compiled = lru_cache(MOST_GRAMMARS)(self._compile)
 
     def of_schema(self, schema: Mapping[str, Any]) -> Grammar:
-        """Compile a JSON Schema. Raises BadGrammar."""
+        """Return a grammar of the JSON that follows the schema. Raises BadGrammar."""
         try:
             source = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)  # type: ignore[arg-type]
         except ValueError as error:
@@ -87,10 +87,10 @@ class Grammars:
         return self._compiled(source).copy()
 
     def of_calls(self, trigger: str, calls: Mapping[str, Mapping[str, Any]], end: str) -> Grammar:
-        """Compile free text with calls in it.
+        """Return a grammar of free text with tool calls in it. Raises BadGrammar.
 
-        `calls` maps the text that opens a call, which starts with the trigger, to the schema of its arguments. Raises
-        BadGrammar.
+        `calls` maps the text that opens a call, which starts with `trigger`, to the schema of its arguments; `end`
+        closes a call.
         """
         style = {"x-guidance": JSON_STYLE}
         tags = [
@@ -113,5 +113,5 @@ class Grammars:
 
 
 def first_line(message: str) -> str:
-    """Return the first line of an error."""
+    """Return the first line of an error's message, at most 300 characters."""
     return message.strip().partition("\n")[0][:300]

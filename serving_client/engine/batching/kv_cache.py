@@ -14,7 +14,7 @@ FIRST_LENGTH = 256
 
 @dataclass
 class Window:
-    """The write position of the next forward: new rows from their start, or one token for each running row."""
+    """The place that the next forward pass writes to: new rows from their start, or one token in each running row."""
 
     first: int = 0
     count: int = 0
@@ -34,7 +34,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._values = torch.empty(0, 0, 0, 0)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate the memory that the window needs."""
+        """Allocate the memory that the window needs, with the type and device of these states."""
         self._grow(self._window.first + self._window.count, self._window.length, key_states, value_states)
 
     def reserve(self, rows: int, length: int) -> None:
@@ -50,7 +50,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values at the window; return all that its rows may attend to."""
+        """Write the new keys and values at the window; return the keys and values that its rows may attend to."""
         self.lazy_initialization(key_states, value_states)
         if self._window.places is None:
             return self._start_rows(key_states, value_states)
@@ -86,7 +86,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._window.moves += 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the length of the keys that a query attends to, and their offset."""
+        """Return the number of keys that a query attends to, and their offset, 0."""
         return (query_length if self._window.places is None else self._window.length), 0
 
     def get_seq_length(self) -> int:
@@ -132,13 +132,13 @@ class RowCache(Cache):
         self.window.places, self.window.length = (rows, slice(None), positions), length
 
     def remove(self, row: int, last: int) -> None:
-        """Free a row by moving the last one into its place, so that running rows stay contiguous."""
+        """Free a row by copying the last one into its place, so that running rows stay contiguous."""
         if row != last:
             for layer in self._rows:
                 layer.move(last, row)
 
     def clear(self, row: int) -> None:
-        """Zero a row: even a masked NaN spoils the sum (0 * NaN), so it must not stay for the next request."""
+        """Set a row to zero, so that no NaN stays for the next request: even a masked NaN spoils the sum (0 * NaN)."""
         for layer in self._rows:
             layer.clear(row)
 

@@ -22,7 +22,10 @@ class TokenLogprobs:
 
 
 def logprobs_of(logits: torch.Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
-    """Return what logits (places, vocabulary) say of one token each, with the `count` most likely ones."""
+    """Return, for one token a place, its log-probability and rank and the `count` most likely tokens.
+
+    `logits` is (places, vocabulary), before biases and temperature.
+    """
     entries: list[TokenLogprobs] = []
     for start in range(0, len(tokens), PLACES_AT_ONCE):
         few = tokens[start : start + PLACES_AT_ONCE]

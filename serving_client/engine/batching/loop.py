@@ -23,7 +23,7 @@ PATIENCE_STEPS = 64
 
 @dataclass(frozen=True)
 class Load:
-    """The engine's running and waiting requests, and its totals of prompt and generated tokens."""
+    """The adapter's name of each running and each waiting request, and the totals of prompt and generated tokens."""
 
     running: tuple[str, ...]  # adapter name of each running request, "" for the base model
     waiting: tuple[str, ...]
@@ -51,7 +51,7 @@ class GenerationLoop:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread after its current step; open requests fail."""
+        """End the thread after its current step and wait for it; open requests fail."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()

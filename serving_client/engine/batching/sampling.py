@@ -33,18 +33,18 @@ class SamplingParams:
 
     @property
     def takes_most_likely(self) -> bool:
-        """True if the most likely token is always the answer's next one, whatever else the logits say."""
+        """True if the next token is always the most likely one: temperature 0 and no biases."""
         return self.temperature < GREEDY_BELOW and not self.logit_bias
 
     def generator(self) -> torch.Generator | None:
-        """Return a generator with the request's seed, or None without a seed."""
+        """Return a new random generator with the request's seed, or None without a seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
 
 
 def choose_tokens(
     logits: torch.Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """Sample one token id a row from finite logits (rows, vocabulary), which are modified in place."""
+    """Return one token id a row, sampled from finite logits (rows, vocabulary), to which biases are added in place."""
     for row, parameters in enumerate(params):
         for token, bias in parameters.logit_bias.items():
             logits[row, token] += bias

@@ -77,12 +77,12 @@ class Sequence:
 
     @property
     def needs_logits(self) -> bool:
-        """True if the next token, or what is told of it, depends on more than which token is the most likely."""
+        """True if the next token depends on more than the most likely one, or log-probabilities are wanted."""
         has_wishes = self.grammar is not None or self.params.logprobs is not None
         return has_wishes or not self.params.takes_most_likely
 
     def needs_more_than(self, tokens: int) -> bool:
-        """Return True if the answer may get more than so many further tokens."""
+        """Return True if max_tokens allows more than this many further tokens."""
         return len(self.tokens) + tokens < self.params.max_tokens
 
     def cancel(self) -> None:
@@ -90,7 +90,10 @@ class Sequence:
         self.is_cancelled = True
 
     def add(self, token: int, ends: frozenset[int], logprobs: tuple[TokenLogprobs, ...] = ()) -> None:
-        """Add the next token and report its delta; `ends` are the model's end-of-text tokens."""
+        """Append the next token and report its delta; `ends` are the model's end-of-text tokens.
+
+        The sequence is finished after a stop string, an end, or the last token, and fails if its grammar cannot go on.
+        """
         self.tokens.append(token)
         try:
             finish_reason, stop_reason = self._verdict(token, ends)
@@ -119,6 +122,6 @@ class Sequence:
         return ("length" if len(self.tokens) >= self.params.max_tokens else None), None
 
     def fail(self, reason: str) -> None:
-        """End the request with a failure."""
+        """Finish the request and report a delta with the reason of its failure."""
         self.is_finished = True
         self._tell(Delta(failure=reason, index=self.index))

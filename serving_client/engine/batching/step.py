@@ -18,7 +18,10 @@ class Result(NamedTuple):
 
     @classmethod
     def of(cls, logits: torch.Tensor) -> Result:
-        """Find the most likely tokens of finite or other logits (rows, vocabulary)."""
+        """Return the result for logits (rows, vocabulary).
+
+        The most likely token of each row, and whether all its logits are finite.
+        """
         smallest, largest = logits.aminmax(dim=-1)
         return cls(logits, logits.argmax(dim=-1), smallest.isfinite() & largest.isfinite())
 
@@ -44,7 +47,7 @@ class PendingStep:
             self._done.record()
 
     def read(self) -> tuple[list[int], list[bool]]:
-        """Return the most likely token of each row, and whether its logits are finite."""
+        """Wait for the pass; return the most likely token of each row, and whether its logits are finite."""
         if self._done:
             self._done.synchronize()
         tokens, finite = self._values.tolist()

@@ -35,7 +35,10 @@ def _add_norm(x, residual, weight, normed, width, eps, ADDS: tl.constexpr, WIDTH
 def add_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, *, adds: bool = True
 ) -> torch.Tensor:
-    """Add x (rows, width) to `residual` in place, or copy it there, and return the sum's RMS norm times `weight`."""
+    """Add x (rows, width) to `residual` in place, or with `adds` False copy it there.
+
+    Return the sum's RMS norm x `weight`.
+    """
     normed = torch.empty_like(x)
     width = x.shape[1]
     size = triton.next_power_of_2(width)
@@ -195,7 +198,7 @@ def _join(parts, largest, weights, out, count, SIZE: tl.constexpr, SIZES: tl.con
 
 
 def splits_for(rows: int, key_heads: int, length: int) -> int:
-    """Return how many programs share a row's keys, so that few rows of great length keep the GPU busy."""
+    """Return how many programs share a row's keys, a power of two, so that few long rows keep the GPU busy."""
     wanted = min(triton.cdiv(PROGRAMS, rows * key_heads), length // KEYS, MOST_SPLITS)
     splits: int = triton.next_power_of_2(wanted + 1) // 2
     return max(1, splits)

@@ -10,7 +10,7 @@ TYPICAL_ROWS = 16
 
 
 class PackedLinear(nn.Module):
-    """A replacement of a linear module that holds no reference to it, so that its weights can be freed."""
+    """A linear module with packed weights; it holds no reference to the original, so that its weights can be freed."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -19,12 +19,12 @@ class PackedLinear(nn.Module):
         self._bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (rows, tokens, in) -> (rows, tokens, out)."""
+        """Return the product (rows, tokens, out) of x (rows, tokens, in)."""
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return y
 
 
 def packed(linear: nn.Linear) -> nn.Module:
-    """Return the packed form of a linear module, or the module itself on a GPU and without oneDNN."""
+    """Return the packed form of a linear module; the module itself on a GPU and without oneDNN."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return PackedLinear(linear) if has_onednn and linear.weight.device.type == "cpu" else linear

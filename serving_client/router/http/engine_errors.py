@@ -15,7 +15,7 @@ LONGEST_MESSAGE = 4000
 
 
 def as_openai(status: int, content: bytes) -> bytes:
-    """Return an engine's error as OpenAI's clients read it, with its message and the field that it is about."""
+    """Return an engine's error body as OpenAI's error JSON, with its message, code and the field that it is about."""
     error = parsed(content)
     message = message_in(error) or content.decode(errors="replace").strip() or "The engine refused the request."
     param = error.get("param")
@@ -24,7 +24,7 @@ def as_openai(status: int, content: bytes) -> bytes:
 
 
 def parsed(content: bytes) -> dict[str, Any]:
-    """Return the error's object: under `error`, or all of the body; empty if there is none."""
+    """Return the error's object: the one under `error`, or the whole body; {} for a body that is not JSON."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -34,7 +34,7 @@ def parsed(content: bytes) -> dict[str, Any]:
 
 
 def message_in(error: dict[str, Any]) -> str:
-    """Return the message; FastAPI's engines say `detail`, a text or a list of places and messages."""
+    """Return the message, or the `detail` that FastAPI's engines give, as text; "" without any."""
     for name in ("message", "detail"):
         if value := error.get(name):
             return value if isinstance(value, str) else orjson.dumps(value).decode()
@@ -42,7 +42,10 @@ def message_in(error: dict[str, Any]) -> str:
 
 
 def code_of(error: dict[str, Any]) -> str | None:
-    """Return the stable code: the engine's own if it is a word, else its type, as `bad_request` for BadRequestError."""
+    """Return the engine's own code if it is a word, else one made of its type; None without either.
+
+    The type BadRequestError becomes `bad_request`.
+    """
     code, kind = error.get("code"), error.get("type")
     if isinstance(code, str) and not code.isdigit():
         return code

@@ -31,6 +31,6 @@ class KnownHosts:
 
 
 def name_in(host: str) -> str:
-    """Return the name or address in a Host header, without its port."""
+    """Return the name or address in a Host header, in lower case, without its port."""
     name, _, port = host.lower().rpartition(":")
     return name if name and not port.endswith("]") else host.lower()

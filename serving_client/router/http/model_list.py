@@ -12,7 +12,7 @@ Model = dict[str, Any]
 
 
 def model_list(table: RoutingTable, project: str) -> list[Model]:
-    """Return the models of a project."""
+    """Return the models of a project in OpenAI's form: all aliases, then the versions that callers may name."""
     aliases = [
         model(key.partition("/")[2], "alias", route.created)
         for key, route in table.aliases.items()
@@ -27,7 +27,10 @@ def model_list(table: RoutingTable, project: str) -> list[Model]:
 
 
 def find_model(table: RoutingTable, token: TokenRoute, name: str) -> Model:
-    """Return the model of that name, which may be an adapter's that has a default alias. Raises Refusal 404."""
+    """Return the model of that name in OpenAI's form: an alias, an adapter with a default alias, or a version.
+
+    Raises Refusal 404, also for a version that may not be named.
+    """
     if alias := table.alias(token.project, name):
         return model(name, "alias", alias.created)
     default = table.adapters.get(key_of(token.project, name))

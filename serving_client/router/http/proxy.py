@@ -46,7 +46,7 @@ class CutOff(Exception):
 
 @dataclass
 class Proxy:
-    """Handler of completions with all the services it needs, created once."""
+    """The handler of completions: it authenticates, chooses the version, asks a replica, and reports. Created once."""
 
     watcher: TableWatcher
     cold: ColdVersions
@@ -71,7 +71,7 @@ class Proxy:
         return self.watcher.table
 
     async def complete(self, request: Request) -> Response:
-        """Answer a completion or chat completion."""
+        """Answer a completion: check the token, the project's rate and the body, then forward. Raises Refusal."""
         began = time.perf_counter()
         token = authenticate(self.table(), request.headers.get("authorization", ""))
         request.state.project = token.project
@@ -81,7 +81,10 @@ class Proxy:
             return await self.answered(request, token, body, began)
 
     async def answered(self, request: Request, token: TokenRoute, body: Body, began: float) -> Response:
-        """Select the version, forward the request, and report the answer also when there is none."""
+        """Select the version, answer from the cache or forward the request, and report the answer, refusals included.
+
+        Raises Refusal if no version can be selected, and ClientDisconnect.
+        """
         answer = Answer(resolve(self.table(), token, request.headers, body), request.state.id, began)
         answer.question_tokens = tokens_of_question(body)
         answer.has_text = request.url.path != EMBEDDINGS
@@ -103,7 +106,7 @@ class Proxy:
     async def cached_answer(self, path: str, body: Body, answer: Answer) -> Response | None:
         """Return the cached answer of the request, a stream in one piece; None on a miss or if its alias caches none.
 
-        A miss is noted in `answer`, so that the replica's answer is cached.
+        A hit is reported. A miss is noted in `answer`, so that the replica's answer is stored.
         """
         rule = rule_for(self.table(), answer.target, body)
         if rule is None:
@@ -156,7 +159,12 @@ class Proxy:
         return is_current(self.table(), target) and not (route and route.refusal)
 
     async def forward(self, path: str, body: Body, answer: Answer) -> Response:
-        """Forward the request and pass its answer on as it arrives. Raises Refusal 400, 502, 503 or 504."""
+        """Forward the request and return its answer, a stream while it arrives.
+
+        Raises Refusal 400, 404, 502, 503 or 504.
+
+        An engine that refuses to count a stream's tokens is asked again without.
+        """
         route = await self.route(answer.target)
         asks_for_counts = is_counted(path, body)
         payload = rewritten(counted(body) if asks_for_counts else body, answer.target)
@@ -179,7 +187,7 @@ class Proxy:
         return Response(reply.begun, answer.status, response_headers(reply.response, answer))
 
     async def failed(self, reply: Reply, answer: Answer, is_stream: bool) -> Response:
-        """Answer with the engine's refusal in OpenAI's form."""
+        """Return the engine's error as a response in OpenAI's form, and report it."""
         content = reply.begun
         if is_stream:
             # What has arrived of a refusal is said even if its connection breaks.
@@ -191,7 +199,7 @@ class Proxy:
         return Response(as_openai(answer.status, content), answer.status, headers)
 
     def finished(self, answer: Answer) -> None:
-        """Count, trace, cache and report a finished answer."""
+        """Count the finished answer in the metrics, report it, end its span, and store it if it is to be cached."""
         outcome = answer.outcome()
         self.metrics.answered(outcome)
         if outcome.tokens_estimated:
@@ -204,7 +212,10 @@ class Proxy:
 
 
 async def while_present(request: Request, work: Coroutine[None, None, Response]) -> Response:
-    """Await the work, and cancel it when the client leaves: its replica stops then. Raises ClientDisconnect."""
+    """Await the work and return its response; if the client leaves first, cancel it, so that its replica stops.
+
+    Raises ClientDisconnect.
+    """
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -224,7 +235,7 @@ async def disconnected(request: Request) -> None:
 
 
 def most_characters_of(table: RoutingTable, target: Target) -> int | None:
-    """Return the bound of a text for the version; None if it is not known."""
+    """Return the most characters of a text that fit the version's context; None if that is not known."""
     route = table.versions.get(target.version)
     return route.most_characters if route else None
 
@@ -258,7 +269,10 @@ class PassedThrough(StreamingResponse):
             self._finished(self._answer)
 
     async def chunks(self, reply: Reply, reader: StreamReader | None) -> AsyncIterator[bytes]:
-        """Yield the replica's chunks. Raises CutOff if the replica breaks off: a cut answer must not look whole."""
+        """Yield what the client may see of the replica's chunks, and note them in the answer.
+
+        Raises CutOff if the replica breaks off, so that a cut answer does not look whole.
+        """
         try:
             async for chunk in arriving(reply):
                 self._answer.saw(chunk)
@@ -283,7 +297,7 @@ async def arriving(reply: Reply) -> AsyncIterator[bytes]:
 
 
 def is_events(response: aiohttp.ClientResponse) -> bool:
-    """Return True for an answer of server-sent events that can be read."""
+    """Return True for an uncompressed answer of server-sent events."""
     return response.content_type == "text/event-stream" and "Content-Encoding" not in response.headers
 
 

@@ -24,7 +24,10 @@ class RateLimits:
         self._here: dict[str, Bucket] = {}
 
     async def admit(self, project: str, limit: RateLimit | None) -> None:
-        """Take a token of the project. Raises Refusal 429 with the seconds until the next one."""
+        """Take a token of the project's bucket; no effect without a limit.
+
+        Raises Refusal 429 with the seconds to wait.
+        """
         if limit is None:
             return
         wait_ms = await self._shared(project, limit)

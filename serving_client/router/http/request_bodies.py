@@ -23,7 +23,7 @@ class Bodies:
 
     @contextmanager
     def share(self) -> Iterator[Share]:
-        """Yield the part of one body, which is given back at the end of the block."""
+        """Yield the count of one body's bytes, which are given back at the end of the block."""
         share = Share(self)
         try:
             yield share
@@ -32,13 +32,16 @@ class Bodies:
 
 
 class Share:
-    """One body's part of the bytes that the router holds."""
+    """The bytes that one body takes of those that the router may hold."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies, self.taken_bytes = bodies, 0
 
     def take(self, count: int) -> None:
-        """Count bytes. Raises Refusal 413, and 503 if the others leave no room."""
+        """Count more bytes.
+
+        Raises Refusal 413 if the body is too large, and 503 if the router holds too many in all.
+        """
         if self.taken_bytes + count > MAX_BODY_BYTES:
             raise Refusal(413, "body_too_large", "The body is over 4 MB.")
         if self._bodies.held_bytes + count > MOST_HELD_BYTES:

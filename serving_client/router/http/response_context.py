@@ -51,7 +51,7 @@ class Answer:
         return named
 
     def saw(self, chunk: bytes) -> None:
-        """Add a chunk of a stream."""
+        """Add a chunk of a stream; the first one sets the time to the first byte."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
         self._pass(chunk)
@@ -63,7 +63,10 @@ class Answer:
         self.is_whole = True
 
     def is_all(self, content: bytes) -> None:
-        """Add the whole answer in one piece, which gives no time of a first token."""
+        """Add the whole answer in one piece, without a time of a first byte.
+
+        Read its counts of tokens, or estimate them.
+        """
         self._pass(content)
         self.is_whole = True
         if self.status == 200:

@@ -26,7 +26,7 @@ REFUSES_OPTIONS = re.compile(rb"stream_options|include_usage")
 
 
 def is_counted(path: str, body: Body) -> bool:
-    """Return True for a stream whose counts the client does not ask for itself."""
+    """Return True for a stream of a completion whose client does not ask for counts of tokens: the router asks then."""
     options = body.get("stream_options")
     if path not in (COMPLETIONS, CHAT) or body.get("stream") is not True:
         return False
@@ -34,14 +34,17 @@ def is_counted(path: str, body: Body) -> bool:
 
 
 def counted(body: Body) -> Body:
-    """Return the body with the wish for counts at the end of the stream, and there alone."""
+    """Return the body with the request for counts of tokens at the end of the stream, and there alone."""
     options = {**(body.get("stream_options") or {}), "include_usage": True}
     options.pop("continuous_usage_stats", None)
     return {**body, "stream_options": options}
 
 
 class StreamReader:
-    """Reader of a stream of server-sent events: what its client may see, its counts, and the status of a failure."""
+    """Reader of a stream of server-sent events.
+
+    What the client may see, the counts of tokens, and an error's status.
+    """
 
     def __init__(self, *, hides_usage: bool) -> None:
         self._hides_usage = hides_usage
@@ -51,7 +54,12 @@ class StreamReader:
         self.failure: int | None = None
 
     def read(self, chunk: bytes) -> bytes:
-        """Read a chunk, and return what of the stream the client may see next."""
+        """Read a chunk; return the whole events in it, without counts if they are hidden.
+
+        The rest waits for the next one.
+
+        An event over MOST_EVENT_BYTES is passed on as it is.
+        """
         content, searched_from = self._rest + chunk, max(0, len(self._rest) - 3)
         seen, start = [], 0
         for end in EVENT_END.finditer(content, searched_from):
@@ -63,7 +71,7 @@ class StreamReader:
         return b"".join(seen)
 
     def end(self) -> bytes:
-        """Return what was held back of an event without an end."""
+        """Return what was held back: the beginning of an event that never ended."""
         rest, self._rest = self._rest, b""
         return rest
 
@@ -83,7 +91,7 @@ class StreamReader:
 
 
 def without_usage(event: bytes) -> bytes:
-    """Return an event without its counts; nothing for one that holds only them."""
+    """Return an event without its counts; b"" for one that holds only them, and the event itself if it is not JSON."""
     try:
         chunk: dict[str, Any] = orjson.loads(event.strip().removeprefix(b"data:"))
     except orjson.JSONDecodeError:
@@ -95,11 +103,11 @@ def without_usage(event: bytes) -> bytes:
 
 
 def is_refused(status: int, content: bytes) -> bool:
-    """Return True if the engine refuses to count the tokens of a stream."""
+    """Return True if this is an engine's refusal of the option that asks for counts."""
     return status in (400, 422) and bool(REFUSES_OPTIONS.search(content))
 
 
 def visible(content: bytes) -> bytes:
-    """Return a whole stream without its counts."""
+    """Return a whole recorded stream without the events and fields that hold counts."""
     reader = StreamReader(hides_usage=True)
     return reader.read(content) + reader.end()

@@ -29,7 +29,12 @@ class Samples:
     valkey: redis.Redis
 
     async def offer(self, sample: Sample, key: str) -> None:
-        """Leave the encrypted sample in Valkey for the hub; a sample that cannot be left is dropped."""
+        """Encrypt the sample and leave it in Valkey for the hub; it expires.
+
+        `key` is the hub's public key in hexadecimal.
+
+        A sample whose question is too long, or that Valkey does not take, is dropped, as are the oldest of too many.
+        """
         content = await asyncio.to_thread(sealed, sample, key)
         if content is None:
             return
@@ -53,5 +58,5 @@ def sealed(sample: Sample, key: str) -> bytes | None:
 
 
 def question_of(body: dict[str, Any]) -> Any:
-    """Return the messages of a chat, the input of a response, or the prompt."""
+    """Return the messages of a chat, the input of a response, or the prompt, as the caller sent them."""
     return body.get("messages") or body.get("input") or body.get("prompt")

@@ -21,7 +21,7 @@ class OnceAMinute(logging.Filter):
         self._said: dict[tuple[str, int, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return True for a message that was not logged within the last minute."""
+        """Return True for a message that was not logged within the last minute; its arguments do not count."""
         message = (record.name, record.levelno, str(record.msg))
         is_news = self._clock() - self._said.get(message, float("-inf")) >= EVERY_S
         if is_news:

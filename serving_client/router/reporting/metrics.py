@@ -94,7 +94,7 @@ class Metrics:
         return registry
 
     def answered(self, outcome: Outcome) -> None:
-        """Count an answer, including an error, of a request that was routed.
+        """Count an answer, errors included, with its times and tokens.
 
         How long a client stayed says nothing of the version, so those that left are counted apart.
         """
@@ -134,18 +134,18 @@ class Metrics:
 
 
 class OfProject(Collector):
-    """The part of the metrics that a project may read: its own, and those that name nothing of anybody."""
+    """The part of the metrics that a project may read: its own samples, and those that name no project or replica."""
 
     def __init__(self, metrics: Metrics, project: str) -> None:
         self.registry, self.project = metrics.registry, project
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics without the samples of other projects and of replicas, which projects may share."""
+        """Yield the metrics with only the samples that the project may see."""
         for metric in self.registry.collect():
             metric.samples = [sample for sample in metric.samples if self.may_see(sample.labels)]
             if metric.samples:
                 yield metric
 
     def may_see(self, labels: Mapping[str, str]) -> bool:
-        """Return True for a sample of the project, or one that has no label but the bound of a bucket."""
+        """Return True for a sample of the project, or one that has no label but a bucket's bound."""
         return labels["project"] == self.project if "project" in labels else labels.keys() <= {"le"}

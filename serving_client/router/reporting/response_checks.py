@@ -23,7 +23,7 @@ def text_of(content: bytes) -> str:
 
 
 def chunks(content: bytes) -> Iterator[Any]:
-    """Yield the JSON of a whole answer, or of each event of a stream."""
+    """Yield the JSON of a whole answer, or of each event of a stream; what is not JSON is left out."""
     events = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
     for part in events or [content]:
         try:
@@ -33,7 +33,7 @@ def chunks(content: bytes) -> Iterator[Any]:
 
 
 def text_of_chunk(chunk: Any) -> str:
-    """Return the text of the first choice in a chunk or whole answer, its calls of tools included; else nothing."""
+    """Return the text of the first choice in a chunk or whole answer, with its tool calls; "" if there is none."""
     if not isinstance(chunk, dict):
         return ""
     if chunk.get("object") == "response":
@@ -61,7 +61,10 @@ def text_of_call(call: Any) -> str:
 
 
 def judged(checks: Checks, text: str) -> dict[str, Any]:
-    """Return `empty`, `refusal` and `format_failure`, each only if there is a rule to check the text against."""
+    """Return the results of the checks as booleans.
+
+    `empty` always, `refusal` and `format_failure` if they have a rule.
+    """
     hints: dict[str, bool | None] = {"empty": not text.strip()}
     hints["refusal"] = contains(checks.refusal, text) if checks.refusal else None
     hints["format_failure"] = of_wrong_form(checks, text)
@@ -69,7 +72,10 @@ def judged(checks: Checks, text: str) -> dict[str, Any]:
 
 
 def of_wrong_form(checks: Checks, text: str) -> bool | None:
-    """Return True if the text breaks the schema or the pattern; None without a rule that could be checked."""
+    """Return True if the text breaks the schema or the pattern, False if it keeps to them.
+
+    None without a rule, or if the pattern cannot be run.
+    """
     if checks.schema is not None and not obeys(checks.schema, text):
         return True
     matches = contains(checks.format, text) if checks.format else None
@@ -79,7 +85,7 @@ def of_wrong_form(checks: Checks, text: str) -> bool | None:
 
 
 def contains(pattern: str, text: str) -> bool | None:
-    """Search the pattern in the text; None for a pattern that the engine refuses, which says nothing of the answer."""
+    """Return True if the text holds a match; None for a pattern that RE2 refuses, which says nothing of the answer."""
     try:
         return regex.contains(pattern, text)
     except regex.BadPattern:
@@ -87,7 +93,7 @@ def contains(pattern: str, text: str) -> bool | None:
 
 
 def obeys(schema: Any, text: str) -> bool:
-    """Return True if the text is JSON of the schema."""
+    """Return True if the text is JSON that the schema permits."""
     try:
         return bool(validator_for(schema, Draft202012Validator)(schema).is_valid(json.loads(text)))
     except (ValueError, RecursionError):

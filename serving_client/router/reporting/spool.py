@@ -36,7 +36,10 @@ class Spool:
             log.error("Reports are lost, as the spool cannot be written: %s.", error)
 
     def read(self) -> list[bytes]:
-        """Return every whole report; a crash may have cut one off."""
+        """Return every whole report in the file, oldest first.
+
+        None if it is missing or cannot be read, which is logged.
+        """
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -47,12 +50,12 @@ class Spool:
         return [line for line in lines if is_whole(line)]
 
     def clear(self) -> None:
-        """Delete the file after everything was sent."""
+        """Delete the file, if it exists."""
         self._path.unlink(missing_ok=True)
 
 
 def is_whole(line: bytes) -> bool:
-    """Return True for a line that was written to its end."""
+    """Return True for a line that is a JSON object, which one cut off by a crash is not."""
     try:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:

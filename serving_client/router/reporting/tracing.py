@@ -19,7 +19,7 @@ MAX_STATE = 512
 
 
 def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span | None, dict[str, str]]:
-    """Begin a span of the request if a collector is named; return it and the headers for the replica."""
+    """Begin a span of the request if a collector is configured; return it, or None, and the headers for the replica."""
     if not telemetry.is_on():
         return None, trace_headers(headers, response_id)
     span = telemetry.begin(f"POST {path}", headers, http__request__method="POST", url__path=path)
@@ -27,14 +27,17 @@ def begun(path: str, headers: Mapping[str, str], response_id: str) -> tuple[Span
 
 
 def ended(span: Span, outcome: Outcome) -> None:
-    """End the request's span with the outcome's attributes."""
+    """End the request's span with the status, version, arm and response id of the outcome."""
     version, arm = outcome.version, outcome.arm
     attributes = {"adapterhub__version": version, "adapterhub__arm": arm, "adapterhub__response": outcome.response_id}
     telemetry.end(span, outcome.status, **attributes)
 
 
 def trace_headers(headers: Mapping[str, str], response_id: str) -> dict[str, str]:
-    """Return the trace headers to send to the replica; `response_id` is 32 hex digits."""
+    """Return the caller's trace headers if they are valid, else the start of a trace whose id is `response_id`.
+
+    `response_id` is 32 hexadecimal digits.
+    """
     parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
     if not TRACEPARENT.fullmatch(parent):
         return {"traceparent": f"00-{response_id}-{secrets.token_hex(8)}-00"}

@@ -28,7 +28,7 @@ class Usage:
 
 
 def usage_in(content: bytes) -> Usage | None:
-    """Return the counts in a whole answer or an event; None if it holds none."""
+    """Return the last counts of tokens in a whole answer or an event; None if it holds none."""
     counts: dict[bytes, bytes] = dict(COUNTS.findall(content[-TAIL_BYTES:]) or COUNTS.findall(content))
     if not counts:
         return None
@@ -37,17 +37,20 @@ def usage_in(content: bytes) -> Usage | None:
 
 
 def tokens_of_text(text: str) -> int:
-    """Estimate the tokens of a text: none only for an empty one."""
+    """Return an estimate of the tokens in a text, from its characters; 0 only for an empty one."""
     return math.ceil(len(text) / CHARACTERS_A_TOKEN)
 
 
 def tokens_of_question(body: Body) -> int:
-    """Estimate the tokens of the messages, prompts or inputs; tokens are counted."""
+    """Return an estimate of the tokens in the messages, prompts or inputs; those sent as token ids are counted."""
     return tokens_in(body.get("messages") or body.get("prompt") or body.get("input"))
 
 
 def tokens_in(part: Any, depth: int = 0) -> int:
-    """Estimate the tokens of a text, a message or a list of them; count a list of tokens."""
+    """Return an estimate of the tokens in a text, a message or a list of them; token ids are counted.
+
+    What is nested deeper than DEEPEST counts 0.
+    """
     if isinstance(part, str):
         return tokens_of_text(part)
     if depth > DEEPEST:
@@ -60,5 +63,5 @@ def tokens_in(part: Any, depth: int = 0) -> int:
 
 
 def estimated(body: Body, answer: str) -> Usage:
-    """Estimate the tokens of a question and its answer."""
+    """Return estimated counts of tokens for a question and its answer."""
     return Usage(tokens_of_question(body), tokens_of_text(answer), is_estimated=True)

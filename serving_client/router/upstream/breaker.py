@@ -20,7 +20,7 @@ class Breaker:
         self._open_until: dict[str, float] = {}
 
     def is_open(self, url: str) -> bool:
-        """Return True if other replicas should be asked before this one."""
+        """Return True while the replica's breaker is open: others should be asked before it."""
         return self._clock() < self._open_until.get(url, 0.0)
 
     def trying(self, url: str) -> None:
@@ -29,7 +29,7 @@ class Breaker:
             self._open_until[url] = self._clock() + self._pause_s
 
     def failed(self, url: str) -> None:
-        """Count a failure: no answer, or one that says that the replica cannot serve."""
+        """Count a failure in a row; at the limit open the replica's breaker for `pause_s` seconds."""
         self._in_a_row[url] = self._in_a_row.get(url, 0) + 1
         if self._in_a_row[url] >= self._failures:
             self._open_until[url] = self._clock() + self._pause_s

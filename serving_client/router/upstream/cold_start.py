@@ -17,7 +17,7 @@ RECHECK_S = 1.0
 
 
 class ColdVersions:
-    """Waiting for cold versions to be loaded; `deadline_s` bounds each wait."""
+    """Requests that wait for cold versions to be loaded, `waiting` in number; `deadline_s` bounds each wait."""
 
     def __init__(self, valkey: redis.Redis, watcher: TableWatcher, deadline_s: float) -> None:
         self._valkey = valkey
@@ -27,7 +27,10 @@ class ColdVersions:
         self.waiting = 0
 
     async def wait(self, version: str, is_wanted: Callable[[], bool]) -> RoutingTable | None:
-        """Wait for a table in which a replica holds the version; None after the deadline, or once unwanted."""
+        """Ask for the version and wait for a table in which a replica holds it; return that table.
+
+        None after the deadline, or once `is_wanted()` is False.
+        """
         self.waiting += 1
         try:
             async with asyncio.timeout(self._deadline_s):

@@ -17,7 +17,7 @@ class NotListed(OSError):
 
 
 class EngineAddresses(AbstractResolver):
-    """Resolver of replicas' names. The addresses that it checks are those that the connection goes to."""
+    """Resolver of replicas' names that returns only listed addresses, which the connection then goes to."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = [entry.lower() for entry in allowed]
@@ -26,7 +26,7 @@ class EngineAddresses(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Resolve a name. Raises NotListed."""
+        """Return the addresses of a name. Raises NotListed if the operators' list does not have it, and OSError."""
         if self._resolver is None:
             self._resolver = DefaultResolver()
         results = await self._resolver.resolve(host, port, family)
@@ -35,7 +35,10 @@ class EngineAddresses(AbstractResolver):
         return results
 
     def may_be_asked(self, url: str) -> bool:
-        """Return False for an address that is no listed one; a name is looked up, and held to the list, later."""
+        """Return False for a malformed address, or an IP address that is not listed; True for a name.
+
+        `resolve` checks it.
+        """
         try:
             target = target_of(url)
         except ValueError:

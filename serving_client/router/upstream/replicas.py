@@ -66,7 +66,7 @@ class Upstream:
         self.breaker = Breaker()
 
     async def start(self) -> None:
-        """Open the pool; call it inside the running event loop."""
+        """Open the pool of connections; call it inside the running event loop."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, resolver=self._addresses),
             timeout=self._timeout,
@@ -86,7 +86,12 @@ class Upstream:
     async def post(
         self, route: VersionRoute, path: str, body: bytes, headers: dict[str, str], *, is_stream: bool
     ) -> AsyncIterator[Reply]:
-        """Yield the reply of the first replica that gives one. Raises Refusal 502 if none does, 504 after timeout_s."""
+        """Ask the replicas of the route one after the other, the least loaded first.
+
+        Yield the reply of the first that gives one.
+
+        Raises Refusal 502 if none does or one fails, 504 after timeout_s, and 404 for a path that the engine lacks.
+        """
         attempts_left = MOST_BROKEN
         for url in (*self.least_loaded(route.replicas), *self.least_loaded(route.spare)):
             with self._counted(url):
@@ -114,7 +119,7 @@ class Upstream:
         raise Refusal(502, *(NOBODY if attempts_left == MOST_BROKEN else BROKE_OFF), retry_after_s=1)
 
     def least_loaded(self, replicas: Sequence[str]) -> list[str]:
-        """Sort by open breaker, then requests in flight; equals in random order, so that all are used."""
+        """Return the replicas, those with an open breaker last, by requests in flight; equals in random order."""
         shuffled = random.sample(replicas, len(replicas))
         return sorted(shuffled, key=lambda url: (self.breaker.is_open(url), self.in_flight[url]))
 
@@ -161,7 +166,7 @@ async def begun(response: aiohttp.ClientResponse, is_stream: bool) -> Reply:
 
 
 async def whole(response: aiohttp.ClientResponse) -> bytes:
-    """Read the whole body. Raises Refusal 502 for one without end."""
+    """Read and return the whole body. Raises Refusal 502 for one over MOST_ANSWER_BYTES."""
     parts, size = [], 0
     async for part in response.content.iter_any():
         size += len(part)
@@ -172,7 +177,7 @@ async def whole(response: aiohttp.ClientResponse) -> bytes:
 
 
 def verdict(error: Exception) -> Exception:
-    """Convert a connection error to NotReached, BrokeOff or, for a timeout, Refusal 504."""
+    """Return the exception that stands for a connection error: NotReached, BrokeOff or, for a timeout, Refusal 504."""
     if isinstance(cause := getattr(error, "os_error", None), NotListed):
         log.error("%s", cause)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

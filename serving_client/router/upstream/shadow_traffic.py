@@ -36,7 +36,7 @@ class CapturedResponse:
         self._room = MOST_BYTES
 
     def saw(self, chunk: bytes) -> None:
-        """Add a chunk of the answer."""
+        """Add a chunk of the answer, as long as it is below the limit."""
         self._room -= len(chunk)
         if self._room >= 0:
             self._parts.append(chunk)
@@ -47,7 +47,10 @@ class CapturedResponse:
 
 
 def captured_for(rollout: RolloutRoute | None, target: Target, path: str, body: Body) -> CapturedResponse | None:
-    """Return a recorder if the answer is to be mirrored, sampled or checked, else None."""
+    """Return a recorder if the answer is to be mirrored, sampled or checked, else None.
+
+    The shares are drawn at random.
+    """
     if rollout is None or not target.is_counted or not target.is_sticky or path == EMBEDDINGS:
         return None
     is_measured = target.arm in MEASURED
@@ -63,7 +66,7 @@ def chosen_by_chance(percent: float) -> bool:
 
 
 def stable_answer(outcome: Outcome, hints: dict[str, Any]) -> MeasuredAnswer:
-    """Return what was measured of the stable version's answer, with the hints about its text."""
+    """Return the measurements of the stable version's answer, with `hints`, the results of the checks of its text."""
     return MeasuredAnswer(
         status=outcome.status,
         ttft_ms=outcome.ttft_ms,
@@ -77,7 +80,7 @@ def stable_answer(outcome: Outcome, hints: dict[str, Any]) -> MeasuredAnswer:
 
 @dataclass
 class Afterwards:
-    """Background work on answers. `follow` never waits; its tasks end by themselves, `drain` waits for them."""
+    """Background work on answers. `follow` never waits; `drain` waits for the tasks, which end by themselves."""
 
     watcher: TableWatcher
     upstream: Upstream
@@ -88,7 +91,12 @@ class Afterwards:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, target: Target, captured: CapturedResponse | None, outcome: Outcome) -> None:
-        """Report the answer, after checking its text if it was captured."""
+        """Report the answer.
+
+        If it was captured, first check its text or sample it, or mirror its request to the candidate.
+
+        With MOST_AT_ONCE tasks running, and for failed or too long answers, it is only reported.
+        """
         content = captured.answer() if captured and outcome.status == 200 else None
         if captured is None or content is None or len(self._tasks) >= MOST_AT_ONCE:
             self.reporter.report(outcome)
